@@ -1,0 +1,1 @@
+"""Commands; they talk to the daemon through its control socket."""

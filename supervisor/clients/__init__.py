@@ -1,0 +1,1 @@
+"""The VPN clients as processes."""

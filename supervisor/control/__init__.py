@@ -1,0 +1,1 @@
+"""What comes in: control socket, HTTP, signals, sd_notify."""

@@ -1,0 +1,80 @@
+"""Who should be called: one verdict per tunnel, a function of the snapshot."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from supervisor.core.state import Phase, Snapshot, TunnelState, Want
+from tunnels.settings import Tunnel
+
+
+class Verdict(enum.Enum):
+    """What an incident about a tunnel should be."""
+
+    FIRING = "firing"   # open it, if it is not open
+    CLEAR = "clear"     # resolve it, if it is open
+    HOLD = "hold"       # leave it as it is: not bad for long enough, not well for long enough, or not known
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """The verdict on one tunnel, and what a tired engineer must be told."""
+
+    tunnel: str
+    verdict: Verdict
+    severity: str
+    summary: str
+    since: float                        # monotonic seconds: when it became what it is
+    details: Mapping[str, str]
+
+
+def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], float | None]:
+    """A verdict for each tunnel, and the monotonic moment at which one may change without any event (None: never)."""
+    alerts = {}
+    moments = []
+    for name, (tunnel, state) in snapshot.tunnels.items():
+        verdict, due = _judge(tunnel, state, snapshot.now)
+        if due is not None:
+            moments.append(due)
+        alerts[name] = Alert(
+            name, verdict, tunnel.alert.severity, _summary(facilitator, tunnel, state), state.well_since, _details(tunnel, state, snapshot.now)
+        )
+    return alerts, min(moments, default=None)
+
+
+def _judge(tunnel: Tunnel, state: TunnelState, now: float) -> tuple[Verdict, float | None]:
+    if state.want is Want.DOWN:
+        return Verdict.CLEAR, None
+    if state.phase is Phase.FAILED:
+        return Verdict.FIRING, None
+    hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if state.well else (tunnel.alert.after, Verdict.FIRING)
+    due = state.well_since + hold
+    return (verdict, None) if now >= due else (Verdict.HOLD, due)
+
+
+def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState) -> str:
+    subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
+    why = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
+    what = "waits for a human" if state.phase is Phase.FAILED else "is down"
+    return f"{facilitator}: tunnel {subject} {what}{why}"
+
+
+def _details(tunnel: Tunnel, state: TunnelState, now: float) -> dict[str, str]:
+    details = {
+        "tunnel": tunnel.name,
+        "kind": tunnel.kind,
+        "destinations": ", ".join(str(d.staff_side) for d in tunnel.destinations),
+        "phase": state.phase.value,
+        "health": state.health.value,
+        "reason": state.reason.value,
+        "down_for_seconds": f"{now - state.well_since:.0f}",
+        "sessions_tried": str(state.session.number),
+        "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}",
+    }
+    if state.failure is not None:
+        details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
+    if state.phase is Phase.BACKOFF and state.deadline is not None:
+        details["next_attempt_in_seconds"] = f"{max(0.0, state.deadline - now):.0f}"
+    return details

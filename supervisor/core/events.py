@@ -1,0 +1,104 @@
+"""What happened (facts, past tense) and what to do about it (orders, imperative)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunnels.base import Connected, Failed, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to one tunnel. `session` is the run it belongs to; None: to the tunnel as such."""
+
+    tunnel: str
+    session: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Event):
+    """Somebody wants the tunnel up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or anew (RESTARTED, RECONFIGURED)."""
+
+    reason: Reason = Reason.STARTED
+
+
+@dataclass(frozen=True, slots=True)
+class InputsChanged(Event):
+    """A secret or file of the client has new content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned(Event):
+    """The client process runs."""
+
+    pid: int = 0
+    id: str = ""
+    device: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed(Event):
+    """There is no client process, and why."""
+
+    reason: Reason = Reason.LOCAL
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSaid(Event):
+    """The client said something about the session."""
+
+    what: Connected | Failed = Connected()
+
+
+@dataclass(frozen=True, slots=True)
+class Exited(Event):
+    """The client process ended: with `code`, or by `signal`; both None when the kernel did not tell us."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLost(Event):
+    """The session's network device vanished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed(Event):
+    """A probe round ended; `rtt` in seconds, None: no target answered."""
+
+    rtt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick(Event):
+    """The state's deadline is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start the client as this session."""
+
+    tunnel: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Ask the client and all its descendants to end."""
+
+    tunnel: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the client and all its descendants."""
+
+    tunnel: str
+    session: int
+
+
+Action = Spawn | Terminate | Kill

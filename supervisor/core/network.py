@@ -1,0 +1,82 @@
+"""What the kernel should hold, as a value: a function of the configuration and the tunnels' states.
+
+Each tunnel owns a *lane*: a number that is packet mark, connection mark and routing table in one. New flows from staff to a
+destination get the mark of the lane that carries it; the lane's table leads into the tunnel while it is up and is unreachable
+otherwise. A lane outlives its sessions, so a flow survives a reconnect that keeps its address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from supervisor.core.state import Phase, Snapshot, TunnelState
+from tunnels.base import IPNetwork, device_name
+from tunnels.settings import Tunnel
+
+FIRST_LANE = 173_001    # marks and tables from here on are ours
+LAST_LANE = 173_999
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """How one tunnel's packets leave."""
+
+    tunnel: str
+    number: int                     # mark and routing table
+    device: str | None              # the tunnel's device (it may not exist at the moment); None: a proxy carries the lane
+    up: bool                        # packets may leave now
+    port: int | None = None         # local port of the proxy, while up
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """One destination, as staff address it, and the lane that carries it now."""
+
+    network: IPNetwork              # as staff address it
+    lane: int
+    real: IPNetwork                 # what it is at the far side (differs with a 1:1 mapping)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """The whole desired state of the kernel. Everything in `carries` is fail-closed whether or not its lane is up."""
+
+    staff: tuple[IPNetwork, ...] = ()
+    lanes: tuple[Lane, ...] = ()
+    carries: tuple[Carry, ...] = ()
+
+
+def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
+    """A lane for each tunnel: the one it had, else the lowest free one. ValueError when there are more tunnels than lanes."""
+    lanes = {name: known[name] for name in names if name in known}
+    free = (n for n in range(FIRST_LANE, LAST_LANE + 1) if n not in set(lanes.values()))
+    for name in names:
+        if name not in lanes:
+            number = next(free, None)
+            if number is None:
+                raise ValueError(f"more than {LAST_LANE - FIRST_LANE + 1} tunnels")
+            lanes[name] = number
+    return lanes
+
+
+def desired(staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot) -> NetworkPlan:
+    """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port."""
+    plan_lanes = []
+    best: dict[IPNetwork, tuple[tuple[bool, int, str], Carry]] = {}
+    for name, (tunnel, state) in snapshot.tunnels.items():
+        plan_lanes.append(_lane(tunnel, state, lanes[name], name in proxies))
+        rank = (not state.well, tunnel.priority, name)
+        for destination in tunnel.destinations:
+            network = destination.staff_side
+            if network not in best or rank < best[network][0]:
+                best[network] = (rank, Carry(network, lanes[name], destination.network))
+    carries = sorted((carry for _, carry in best.values()), key=lambda c: (c.network.version, c.network))
+    return NetworkPlan(staff, tuple(plan_lanes), tuple(carries))
+
+
+def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool) -> Lane:
+    up = state.phase is Phase.UP
+    if proxy:
+        return Lane(tunnel.name, number, None, up, state.session.port if up else None)
+    return Lane(tunnel.name, number, device_name(tunnel), up)

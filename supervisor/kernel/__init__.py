@@ -1,0 +1,1 @@
+"""Routes, rules, nftables and link events."""

@@ -1,0 +1,38 @@
+"""Fixtures and rules for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns import Namespace, sweep
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Root tests are skipped, with a plain reason, where there is no root."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root") or item.get_closest_marker("nspawn"):
+            item.add_marker(pytest.mark.skip(reason="needs root: makes network namespaces"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _swept() -> Iterator[None]:
+    """What a killed earlier run left behind goes first."""
+    if os.geteuid() == 0:
+        sweep()
+    yield
+
+
+@pytest.fixture
+def netns() -> Iterator[Namespace]:
+    """An empty private network namespace, entered by the test's thread."""
+    namespace = Namespace("t")
+    try:
+        with namespace.entered():
+            yield namespace
+    finally:
+        namespace.remove()

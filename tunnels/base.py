@@ -1,0 +1,172 @@
+"""What a VPN kind *is*: the vocabulary shared by the files of this package and by the daemon.
+
+A kind is a value (`Kind`): it says which inputs it reads, how its client is launched, and how the client's words are understood.
+It does no I/O. The daemon launches the `Launch`, feeds every line that the client utters to the `Dialogue`, and acts on what comes back.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
+
+__all__ = [
+    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Kind", "Launch", "Login", "Network",
+    "Observation", "Place", "Probe", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "device_name",
+]
+
+
+class Reason(enum.StrEnum):
+    """Why something happened to a tunnel. The same word stands in log, metric, history, status and incident."""
+
+    # asked for
+    CONFIGURED = "configured"               # it stands in the configuration
+    STARTED = "started"                     # an operator said start
+    STOPPED = "stopped"                     # an operator said stop
+    RESTARTED = "restarted"                 # an operator said restart
+    RECONFIGURED = "reconfigured"           # its configuration changed
+    INPUTS_CHANGED = "inputs-changed"       # a secret or a file of the client changed
+    SHUTDOWN = "shutdown"                   # the daemon ends
+    # progress
+    RETRY = "retry"                         # the pause after a failure is over
+    CONNECTED = "connected"                 # the client says that it is up
+    HEALTHY = "healthy"                     # a probe was answered
+    # transient: tried again for ever
+    EXITED = "exited"                       # the client ended and gave no reason
+    KILLED = "killed"                       # a signal ended the client
+    START_TIMEOUT = "start-timeout"         # the client did not come up in time
+    UNHEALTHY = "unhealthy"                 # probes stayed unanswered
+    DEVICE_LOST = "device-lost"             # the tunnel's network device vanished
+    NETWORK = "network"                     # the far side cannot be reached
+    DNS = "dns"                             # its name cannot be resolved
+    PEER_TIMEOUT = "peer-timeout"           # the far side fell silent
+    PEER_CLOSED = "peer-closed"             # the far side ended the session
+    HANDSHAKE = "handshake"                 # the handshake was refused without a word
+    LOCAL = "local"                         # something on this host is busy or missing for the moment
+    # logins: tried again `login.max_attempts` times
+    AUTH = "auth"                           # the far side refused the account
+    # permanent: waits for a human, a changed secret or a changed configuration
+    KICKED = "kicked"                       # an administrator of the far side ended the session for good
+    CERTIFICATE = "certificate"             # a certificate or host key is not trusted
+    KEY = "key"                             # our key was refused or cannot be used
+    CLIENT_CONFIG = "client-config"         # the client refuses its configuration
+    MISSING_INPUT = "missing-input"         # a secret or file cannot be read
+    MISSING_BINARY = "missing-binary"       # the client is not installed
+    MISSING_RIGHT = "missing-right"         # the daemon lacks a capability
+
+
+class Carrier(enum.Enum):
+    """How a running session takes packets."""
+
+    DEVICE = "device"   # a network device: packets are routed into it
+    PROXY = "proxy"     # a local TCP port: connections are redirected to it
+
+
+class Source(enum.Enum):
+    """Where a line of the client came from."""
+
+    OUTPUT = "output"           # stdout or stderr
+    MANAGEMENT = "management"   # its management socket
+    NOTIFY = "notify"           # a datagram on its private NOTIFY_SOCKET (sd_notify(3)), one field a line
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Something that is read anew before each start, and watched while a tunnel waits for it to change."""
+
+    name: str                   # what the kind calls it
+    where: Secret | Path        # a secret, or a plain file
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one session runs."""
+
+    directory: Path             # private (0700) directory of the tunnel below runtime_dir
+    device: str                 # device name to use (Carrier.DEVICE)
+    port: int                   # free local port to listen on (Carrier.PROXY)
+    python: str                 # interpreter for programs of our own
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One start of a client. It must stay in the foreground. No secret in argv or environment: those go into `files`."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)    # beside a minimal one (PATH, LANG)
+    files: Mapping[str, bytes] = field(default_factory=dict)        # anonymous files; `{name}` in argv becomes the inherited descriptor's number
+    management: Path | None = None                                  # unix socket that the client makes and we connect to
+    notify: bool = False                                            # give it a private NOTIFY_SOCKET
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A line to send to the client's management socket. `secret` keeps it out of every log."""
+
+    line: str
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The client says that the tunnel is up."""
+
+    address: str | None = None              # our address inside the tunnel
+    peer: str | None = None                 # address of the far side's server
+    routes: tuple[IPNetwork, ...] = ()      # what the far side pushed: read, never installed
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The client says why this session cannot go on."""
+
+    reason: Reason
+    text: str
+
+
+Observation = Connected | Failed
+
+
+class Dialogue(Protocol):
+    """Sans-IO understanding of one session's client. Never raises, whatever the client utters."""
+
+    def receive(self, source: Source, line: str) -> Iterable[Say | Observation]:
+        """Take one line (no newline) and give what to answer and what it means. The empty MANAGEMENT line means: just connected."""
+        ...
+
+
+TunnelT = TypeVar("TunnelT", bound=Tunnel)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[TunnelT]):
+    """A VPN kind: everything the daemon must know to run it."""
+
+    name: str
+    options: type[TunnelT]                                                      # its settings (pydantic model)
+    carrier: Carrier
+    inputs: Callable[[TunnelT], tuple[Input, ...]]
+    launch: Callable[[TunnelT, Place, Mapping[str, bytes]], Launch]             # ValueError(text): the inputs cannot be used
+    dialogue: Callable[[TunnelT, Mapping[str, bytes]], Dialogue]
+    binaries: tuple[str, ...]                                                   # programs that must be installed
+    start_timeout: float = 60.0                                                 # seconds from spawn to Connected
+    stop_timeout: float = 5.0                                                   # seconds from SIGTERM to SIGKILL
+
+
+AnyKind = Kind[Any]
+
+
+def device_name(tunnel: Tunnel) -> str:
+    """The tunnel's device: what the configuration says, else `t-NAME`, shortened with a checksum to the kernel's 15 characters."""
+    if tunnel.device is not None:
+        return tunnel.device
+    full = f"t-{tunnel.name}"
+    if len(full) <= 15:
+        return full
+    checksum = sum((i + 1) * ord(c) for i, c in enumerate(tunnel.name)) % 46656
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return f"{full[:11]}-{digits[checksum // 1296]}{digits[checksum // 36 % 36]}{digits[checksum % 36]}"
