@@ -98,7 +98,7 @@ class Launch:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)    # beside a minimal one (PATH, LANG)
-    files: Mapping[str, bytes] = field(default_factory=dict)        # anonymous files; `{name}` in argv becomes the inherited descriptor's number
+    files: Mapping[str, bytes] = field(default_factory=dict)        # anonymous files; `{name}` in argv becomes the descriptor's number
     management: Path | None = None                                  # unix socket that the client makes and we connect to
     notify: bool = False                                            # give it a private NOTIFY_SOCKET
 

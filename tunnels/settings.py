@@ -79,7 +79,7 @@ class Destination(Settings):
     """One network behind the tunnel, and the addresses under which staff reach it when that differs (1:1 mapping)."""
 
     network: Network = Field(description="the network at the far side")
-    presented_as: Network | None = Field(None, description="what staff use instead, of the same size, where two sites use the same addresses")
+    presented_as: Network | None = Field(None, description="what staff use instead, where two sites use the same addresses; same size")
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +123,7 @@ class Planned(Settings):
 
     every: Seconds = Field(description="how long the far side lets a session live")
     before: Seconds = Field(600.0, description="how long before that to reconnect")
-    window: str | None = Field(None, pattern=r"^\d\d:\d\d-\d\d:\d\d$", description="local time of day in which to prefer it, as 02:00-05:00")
+    window: str | None = Field(None, pattern=r"^\d\d:\d\d-\d\d:\d\d$", description="local time of day to prefer, as 02:00-05:00")
 
 
 class Reconnect(Settings):
@@ -169,11 +169,13 @@ class Tunnel(Settings):
     kind: str = Field(description="which VPN client runs it")
     description: str = Field("", description="for people: shown in status and incidents")
     destinations: tuple[Destination, ...] = Field(min_length=1, description="the networks that this tunnel carries")
-    priority: Annotated[int, Field(ge=0, le=65535)] = Field(100, description="of two tunnels to one destination the healthy one with the lowest number carries it")
+    priority: Annotated[int, Field(ge=0, le=65535)] = Field(
+        100, description="of two tunnels to one destination the healthy one with the lowest number carries it"
+    )
     login: Login = Field(default_factory=Login)
     probe: Probe = Field(default_factory=Probe)
     reconnect: Reconnect = Field(default_factory=Reconnect)
     alert: Alert = Field(default_factory=Alert)
-    allow: tuple[Allowance, ...] | None = Field(None, description="which staff segments may enter; absent means everybody in staff.networks")
+    allow: tuple[Allowance, ...] | None = Field(None, description="which staff segments may enter; absent means everybody")
     device: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,14}$", description="name of the tunnel's network device")
     mtu: Annotated[int, Field(ge=576, le=9000)] | None = Field(None, description="largest packet in bytes that fits into the tunnel")

@@ -38,9 +38,8 @@ def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], fl
         verdict, due = _judge(tunnel, state, snapshot.now)
         if due is not None:
             moments.append(due)
-        alerts[name] = Alert(
-            name, verdict, tunnel.alert.severity, _summary(facilitator, tunnel, state), state.well_since, _details(tunnel, state, snapshot.now)
-        )
+        summary, details = _summary(facilitator, tunnel, state), _details(tunnel, state, snapshot.now)
+        alerts[name] = Alert(name, verdict, tunnel.alert.severity, summary, state.well_since, details)
     return alerts, min(moments, default=None)
 
 
