@@ -7,14 +7,19 @@ The Protocols below are all that the engine knows about the world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
-from supervisor.core.alerts import Alert
-from supervisor.core.events import Event
-from supervisor.core.network import NetworkPlan
-from supervisor.core.state import Snapshot, Transition
+from supervisor.core.alerts import Alert, verdicts
+from supervisor.core.events import Action, Asked, Event, Kill, Spawn, Terminate, Tick
+from supervisor.core.machine import Limits, step
+from supervisor.core.network import NetworkPlan, assign_lanes, desired
+from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Want
+from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
 from tunnels.settings import Probe, Tunnel
 
 Post = Callable[[Event], None]
@@ -70,3 +75,177 @@ class Recorder(Protocol):
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Everything the engine drives."""
+
+    runner: Runner
+    network: Network
+    prober: Prober
+    alerter: Alerter
+    recorder: Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What all tunnels have in common."""
+
+    facilitator: str                        # name of this facilitator
+    staff: tuple[IPNetwork, ...]            # whose traffic may enter
+
+
+class Engine:
+    """Holds the state of every tunnel and drives it; `advance` is the whole logic, `run` only waits."""
+
+    def __init__(self, outputs: Outputs, kinds: Mapping[str, AnyKind], *, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+        """`clock` gives monotonic seconds, `chance` a number in [0, 1)."""
+        self._out = outputs
+        self._kinds = kinds
+        self._clock = clock
+        self._chance = chance
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
+        self._tunnels: dict[str, Tunnel] = {}
+        self._states: dict[str, TunnelState] = {}
+        self._retiring: set[str] = set()
+        self._lanes: dict[str, int] = {}
+        self._scope = Scope("", ())
+        self._alerts_due: float | None = None
+        self.draining = False
+        self.plan = NetworkPlan()
+
+    # --- what goes in ----------------------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Put an event into the inbox. Only from the loop's own thread."""
+        self._inbox.put_nowait(event)
+
+    def configure(self, scope: Scope, tunnels: Mapping[str, Tunnel], *, held: frozenset[str], restart: frozenset[str] = frozenset()) -> None:
+        """Take over a configuration: new tunnels start (unless `held`), those in `restart` connect anew, the missing ones end."""
+        now = self._clock()
+        self._scope = scope
+        for name in self._tunnels.keys() - tunnels.keys():
+            self._retiring.add(name)
+            self.post(Asked(name, reason=Reason.STOPPED))
+        for name, tunnel in tunnels.items():
+            fresh = name not in self._tunnels
+            anew = name in restart or name in self._retiring
+            self._retiring.discard(name)
+            self._tunnels[name] = tunnel
+            if fresh:
+                self._states[name] = TunnelState(want=Want.DOWN if name in held else Want.UP, since=now, well_since=now)
+            if (fresh or anew) and name not in held:
+                self.post(Asked(name, reason=Reason.CONFIGURED if fresh else Reason.RECONFIGURED))
+        self._lanes = assign_lanes(list(self._tunnels), self._lanes)
+        self._publish()
+
+    # --- what comes out --------------------------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All tunnels now."""
+        pairs = {name: (tunnel, self._states[name]) for name, tunnel in self._tunnels.items()}
+        return Snapshot(MappingProxyType(pairs), self._clock(), self.draining)
+
+    async def wait_for(self, condition: Callable[[Snapshot], bool]) -> None:
+        """Return as soon as the snapshot satisfies the condition."""
+        if condition(self.snapshot):
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[future] = condition
+        try:
+            await future
+        finally:
+            del self._waiters[future]
+
+    # --- the loop --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Wait for the inbox or the nearest deadline, for ever."""
+        due: float | None = None
+        while True:
+            events = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                    events.append(await self._inbox.get())
+            while not self._inbox.empty():
+                events.append(self._inbox.get_nowait())
+            due = self.advance(events)
+
+    def advance(self, events: Iterable[Event]) -> float | None:
+        """Take the events, then the deadlines that are reached; publish what changed. Returns the next deadline (monotonic seconds)."""
+        now = self._clock()
+        changed = [self._apply(event, now) for event in events]
+        for name, state in list(self._states.items()):
+            if state.deadline is not None and state.deadline <= now:
+                changed.append(self._apply(Tick(name, state.session.number), now))
+        if any(changed):
+            self._publish()
+        elif self._alerts_due is not None and self._alerts_due <= now:
+            self._publish_alerts()
+        deadlines = [state.deadline for state in self._states.values() if state.deadline is not None]
+        return min([*deadlines, *([] if self._alerts_due is None else [self._alerts_due])], default=None)
+
+    def _apply(self, event: Event, now: float) -> bool:
+        """One step of one tunnel; True when something changed that outputs depend on."""
+        tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
+        if tunnel is None or before is None:
+            return False
+        kind = self._kinds[tunnel.kind]
+        after, actions = step(tunnel, before, event, now, self._chance(), Limits(kind.start_timeout, kind.stop_timeout))
+        self._states[tunnel.name] = after
+        if _moved(before, after):
+            self._out.recorder.record(_transition(tunnel.name, before, after, now), self.snapshot)
+        for action in actions:
+            self._perform(tunnel, action)
+        if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
+            self._forget(tunnel.name)
+        return _moved(before, after) or before.session != after.session or before.want != after.want
+
+    def _perform(self, tunnel: Tunnel, action: Action) -> None:
+        match action:
+            case Spawn():
+                self._out.runner.spawn(tunnel, action.session)
+            case Terminate():
+                self._out.runner.terminate(tunnel.name, action.session)
+            case Kill():
+                self._out.runner.kill(tunnel.name, action.session)
+
+    def _forget(self, name: str) -> None:
+        self._retiring.discard(name)
+        del self._tunnels[name], self._states[name], self._lanes[name]
+
+    def _publish(self) -> None:
+        snapshot = self.snapshot
+        proxies = frozenset(n for n, t in self._tunnels.items() if self._kinds[t.kind].carrier is Carrier.PROXY)
+        plan = desired(self._scope.staff, self._lanes, proxies, snapshot)
+        if plan != self.plan:
+            self.plan = plan
+            self._out.network.set(plan)
+        self._out.prober.set(dict(self._jobs()))
+        self._publish_alerts()
+        for future, condition in list(self._waiters.items()):
+            if not future.done() and condition(snapshot):
+                future.set_result(None)
+
+    def _publish_alerts(self) -> None:
+        alerts, self._alerts_due = verdicts(self._scope.facilitator, self.snapshot)
+        self._out.alerter.set(alerts)
+
+    def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
+        for name, tunnel in self._tunnels.items():
+            state = self._states[name]
+            if state.phase is Phase.UP and tunnel.probe.targets:
+                yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, self._lanes[name])
+
+
+def _moved(before: TunnelState, after: TunnelState) -> bool:
+    return (before.phase, before.health, before.session.number) != (after.phase, after.health, after.session.number)
+
+
+def _transition(name: str, before: TunnelState, after: TunnelState, now: float) -> Transition:
+    failure = after.failure if after.failure is not None and after.failure is not before.failure else None
+    text = failure.text if failure is not None else ""
+    return Transition(name, after.session.number, before.phase, after.phase, after.health, after.reason, text, now, now - before.since)

@@ -130,7 +130,13 @@ def _exited(m: Moment, state: TunnelState, event: ev.Exited) -> Result:
 def _exited_stopping(m: Moment, state: TunnelState, event: ev.Exited) -> Result:
     if state.want is Want.DOWN:
         return _rest(m, state, state.reason)
+    if state.reason is Reason.DEVICE_LOST:  # a device goes with its process: how that ended explains it better
+        return _exited(m, state, event)
     return _ended(m, state, state.reason)
+
+
+def _never_spawned(m: Moment, state: TunnelState, event: ev.SpawnFailed) -> Result:
+    return _exited_stopping(m, state, ev.Exited(event.tunnel, event.session))
 
 
 def _device_lost(m: Moment, state: TunnelState, event: ev.DeviceLost) -> Result:
@@ -239,7 +245,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STOPPING, ev.Asked): _ask_stopping,
     (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,
     (Phase.STOPPING, ev.Spawned): _spawned,
-    (Phase.STOPPING, ev.SpawnFailed): _exited_stopping,
+    (Phase.STOPPING, ev.SpawnFailed): _never_spawned,
     (Phase.STOPPING, ev.Exited): _exited_stopping,
     (Phase.STOPPING, ev.Tick): _stop_deadline,
     (Phase.FAILED, ev.Asked): _ask_idle,

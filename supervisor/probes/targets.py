@@ -1,0 +1,108 @@
+"""One probe of one target: seconds until an answer that proves the path, or None. Sockets are pinned to the lane; none needs CAP_NET_RAW."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+_ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
+_ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
+_BANNER_SHARE = 0.25    # of the time limit is spent waiting for a server that speaks first
+_sequence = itertools.count(os.getpid())
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where a probe's packets must go: out of `device`, or with `mark` into the proxy that carries it."""
+
+    device: str | None
+    mark: int
+
+
+async def probe(target: str, path: Path, timeout: float) -> float | None:
+    """Seconds until the target answered, or None when it did not within `timeout` seconds or the path is closed."""
+    url = urlsplit(target)
+    host, port = url.hostname or "", url.port
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        async with asyncio.timeout(timeout):
+            match url.scheme:
+                case "icmp":
+                    await _icmp(host, path)
+                case "tcp":
+                    await _tcp(host, port or 0, path, timeout)
+                case "http":
+                    await _http(host, port or 80, url.path or "/", path)
+    except (TimeoutError, OSError):
+        return None
+    return loop.time() - started
+
+
+@contextlib.contextmanager
+def _socket(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Iterator[socket.socket]:
+    """A non-blocking socket that can only use the path. A device that is gone is an OSError at once (ENODEV)."""
+    family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+    with socket.socket(family, kind, protocol) as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, path.mark)
+        if path.device is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, path.device.encode() + b"\0")
+        yield sock
+
+
+async def _icmp(host: str, path: Path) -> None:
+    """Echo over a datagram ICMP socket (icmp(7): the kernel fills identifier and checksum; needs net.ipv4.ping_group_range)."""
+    loop = asyncio.get_running_loop()
+    number = next(_sequence) & 0xFFFF
+    protocol = socket.IPPROTO_ICMPV6 if ip_address(host).version == 6 else socket.IPPROTO_ICMP
+    with _socket(host, socket.SOCK_DGRAM, protocol, path) as sock:
+        sock.connect((host, 0))
+        await loop.sock_sendall(sock, struct.pack("!BBHHH", _ECHO_REQUEST[sock.family], 0, 0, 0, number))
+        while True:
+            reply = await loop.sock_recv(sock, 256)
+            if len(reply) >= 8 and reply[0] == _ECHO_REPLY[sock.family] and struct.unpack_from("!H", reply, 6)[0] == number:
+                return
+
+
+async def _tcp(host: str, port: int, path: Path, timeout: float) -> None:
+    """Through a device a finished handshake or a refusal proves the path; through a proxy only received bytes do."""
+    loop = asyncio.get_running_loop()
+    with _socket(host, socket.SOCK_STREAM, 0, path) as sock:
+        if path.device is not None:
+            with contextlib.suppress(ConnectionRefusedError):
+                await loop.sock_connect(sock, (host, port))
+            return
+        await loop.sock_connect(sock, (host, port))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout * _BANNER_SHARE):
+                return await _answered(sock)
+        await loop.sock_sendall(sock, _head(host, "/"))
+        await _answered(sock)
+
+
+async def _http(host: str, port: int, resource: str, path: Path) -> None:
+    """Any HTTP response proves the path, whatever its status."""
+    loop = asyncio.get_running_loop()
+    with _socket(host, socket.SOCK_STREAM, 0, path) as sock:
+        await loop.sock_connect(sock, (host, port))
+        await loop.sock_sendall(sock, _head(host, resource))
+        await _answered(sock)
+
+
+async def _answered(sock: socket.socket) -> None:
+    if not await asyncio.get_running_loop().sock_recv(sock, 64):
+        raise ConnectionResetError("closed without an answer")
+
+
+def _head(host: str, resource: str) -> bytes:
+    name = f"[{host}]" if ":" in host else host
+    return f"HEAD {resource} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: facilitator-probe\r\n\r\n".encode("ascii", "replace")
