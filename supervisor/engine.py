@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -122,7 +122,7 @@ class Engine:
         """Put an event into the inbox. Only from the loop's own thread."""
         self._inbox.put_nowait(event)
 
-    def configure(self, scope: Scope, tunnels: Mapping[str, Tunnel], *, held: frozenset[str], restart: frozenset[str] = frozenset()) -> None:
+    def configure(self, scope: Scope, tunnels: Mapping[str, Tunnel], *, held: Container[str], restart: Container[str] = ()) -> None:
         """Take over a configuration: new tunnels start (unless `held`), those in `restart` connect anew, the missing ones end."""
         now = self._clock()
         self._scope = scope

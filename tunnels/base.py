@@ -7,6 +7,7 @@ It does no I/O. The daemon launches the `Launch`, feeds every line that the clie
 from __future__ import annotations
 
 import enum
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,8 @@ def device_name(tunnel: Tunnel) -> str:
     full = f"t-{tunnel.name}"
     if len(full) <= 15:
         return full
-    checksum = sum((i + 1) * ord(c) for i, c in enumerate(tunnel.name)) % 46656
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    return f"{full[:11]}-{digits[checksum // 1296]}{digits[checksum // 36 % 36]}{digits[checksum % 36]}"
+    checksum, digits = zlib.crc32(tunnel.name.encode()), ""
+    for _ in range(4):
+        checksum, digit = divmod(checksum, 36)
+        digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
+    return f"{full[:10]}-{digits}"

@@ -1,11 +1,12 @@
-"""One probe of one target: seconds until an answer that proves the path, or None. Sockets are pinned to the lane; none needs CAP_NET_RAW."""
+"""One probe of one target: seconds until an answer that proves the path, or None.
+
+Sockets are pinned to the lane (SO_MARK, SO_BINDTODEVICE); none needs CAP_NET_RAW.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 _ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 _ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
 _BANNER_SHARE = 0.25    # of the time limit is spent waiting for a server that speaks first
-_sequence = itertools.count(os.getpid())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,13 @@ def _socket(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> It
 async def _icmp(host: str, path: Path) -> None:
     """Echo over a datagram ICMP socket (icmp(7): the kernel fills identifier and checksum; needs net.ipv4.ping_group_range)."""
     loop = asyncio.get_running_loop()
-    number = next(_sequence) & 0xFFFF
     protocol = socket.IPPROTO_ICMPV6 if ip_address(host).version == 6 else socket.IPPROTO_ICMP
     with _socket(host, socket.SOCK_DGRAM, protocol, path) as sock:
         sock.connect((host, 0))
-        await loop.sock_sendall(sock, struct.pack("!BBHHH", _ECHO_REQUEST[sock.family], 0, 0, 0, number))
+        await loop.sock_sendall(sock, struct.pack("!BBHHH", _ECHO_REQUEST[sock.family], 0, 0, 0, 1))
         while True:
             reply = await loop.sock_recv(sock, 256)
-            if len(reply) >= 8 and reply[0] == _ECHO_REPLY[sock.family] and struct.unpack_from("!H", reply, 6)[0] == number:
+            if reply and reply[0] == _ECHO_REPLY[sock.family]:
                 return
 
 
@@ -80,12 +79,18 @@ async def _tcp(host: str, port: int, path: Path, timeout: float) -> None:
         if path.device is not None:
             with contextlib.suppress(ConnectionRefusedError):
                 await loop.sock_connect(sock, (host, port))
-            return
-        await loop.sock_connect(sock, (host, port))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout * _BANNER_SHARE):
-                return await _answered(sock)
-        await loop.sock_sendall(sock, _head(host, "/"))
+        else:
+            await loop.sock_connect(sock, (host, port))
+            await _elicit(sock, host, timeout * _BANNER_SHARE)
+
+
+async def _elicit(sock: socket.socket, host: str, patience: float) -> None:
+    """Wait for a server that speaks first; then ask one that does not, in words to which every text protocol has an answer."""
+    try:
+        async with asyncio.timeout(patience):
+            await _answered(sock)
+    except TimeoutError:
+        await asyncio.get_running_loop().sock_sendall(sock, _head(host, "/"))
         await _answered(sock)
 
 

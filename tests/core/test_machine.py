@@ -1,0 +1,224 @@
+"""The table: every pair of phase and event, and one named test for each number of the policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor.core import events as ev
+from supervisor.core.machine import KILL_INTERVAL, ROUNDS, TABLE, Limits, step
+from supervisor.core.restart import RETRY, Retry, backoff, pause
+from supervisor.core.state import Health, Phase, Session, TunnelState, Want
+from tunnels.base import Connected, Failed, Reason
+from tunnels.settings import Login, Probe, Reconnect, Tunnel
+
+TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
+LIMITS = Limits(start=60.0, stop=5.0)
+EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.Tick)
+
+
+def run(state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL):
+    actions: tuple[ev.Action, ...] = ()
+    for event in events:
+        state, actions = step(tunnel, state, event, now, jitter, LIMITS)
+    return state, actions
+
+
+def started(now: float = 0.0) -> TunnelState:
+    return run(TunnelState(), ev.Asked("acme", reason=Reason.CONFIGURED), now=now)[0]
+
+
+def up(now: float = 0.0) -> TunnelState:
+    return run(started(now), ev.Spawned("acme", 1, 42, "id", "t-acme"), ev.ClientSaid("acme", 1, Connected("10.78.0.2")), now=now)[0]
+
+
+def healthy(now: float = 0.0) -> TunnelState:
+    return run(up(now), ev.Probed("acme", 1, 0.01), now=now)[0]
+
+
+# What each pair leads to; what is not named here must leave the state as it is.
+EXPECTED = {
+    (Phase.STOPPED, ev.Asked): Phase.STARTING,
+    (Phase.STARTING, ev.SpawnFailed): Phase.BACKOFF,
+    (Phase.STARTING, ev.ClientSaid): Phase.UP,
+    (Phase.STARTING, ev.Exited): Phase.BACKOFF,
+    (Phase.STARTING, ev.Tick): Phase.STOPPING,
+    (Phase.UP, ev.Exited): Phase.BACKOFF,
+    (Phase.UP, ev.DeviceLost): Phase.STOPPING,
+    (Phase.BACKOFF, ev.Asked): Phase.STARTING,
+    (Phase.BACKOFF, ev.Tick): Phase.STARTING,
+    (Phase.STOPPING, ev.SpawnFailed): Phase.BACKOFF,
+    (Phase.STOPPING, ev.Exited): Phase.BACKOFF,
+    (Phase.FAILED, ev.Asked): Phase.STARTING,
+    (Phase.FAILED, ev.InputsChanged): Phase.STARTING,
+}
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda e: e.__name__)
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_pair_of_phase_and_event(phase: Phase, event: type[ev.Event]) -> None:
+    before = TunnelState(phase=phase, session=Session(1), reason=Reason.UNHEALTHY)
+    after, _ = run(before, event("acme"))
+    assert after.phase is EXPECTED.get((phase, event), phase)
+    if (phase, event) not in TABLE:
+        assert after == before
+
+
+@pytest.mark.parametrize("event", [e for e in EVENTS if e is not ev.Asked], ids=lambda e: e.__name__)
+@pytest.mark.parametrize("phase", list(Phase))
+def test_an_event_of_an_earlier_session_changes_nothing(phase: Phase, event: type[ev.Event]) -> None:
+    before = TunnelState(phase=phase, session=Session(2))
+    assert run(before, event("acme", 1)) == (before, ())
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_after_a_tick_the_deadline_is_gone_or_later(phase: Phase) -> None:
+    after, _ = run(TunnelState(phase=phase, session=Session(1), deadline=100.0), ev.Tick("acme", 1), now=100.0)
+    assert (phase, ev.Tick) not in TABLE or after.deadline is None or after.deadline > 100.0
+
+
+def test_every_reason_has_a_policy() -> None:
+    assert set(RETRY) == set(Reason)
+
+
+def test_start_spawns_the_next_session_with_a_deadline() -> None:
+    state, actions = run(TunnelState(), ev.Asked("acme", reason=Reason.CONFIGURED), now=7.0)
+    assert (state.phase, state.session.number, state.deadline, actions) == (Phase.STARTING, 1, 67.0, (ev.Spawn("acme", 1),))
+
+
+def test_a_client_that_does_not_come_up_is_stopped_at_the_deadline() -> None:
+    state, actions = run(started(), ev.Tick("acme", 1), now=60.0)
+    assert (state.phase, state.reason, actions) == (Phase.STOPPING, Reason.START_TIMEOUT, (ev.Terminate("acme", 1),))
+
+
+def test_a_client_that_ignores_sigterm_is_killed_again_and_again() -> None:
+    state, _ = run(up(), ev.Asked("acme", reason=Reason.STOPPED), now=10.0)
+    assert state.deadline == 15.0
+    state, actions = run(state, ev.Tick("acme", 1), now=15.0)
+    assert (actions, state.deadline) == ((ev.Kill("acme", 1),), 15.0 + KILL_INTERVAL)
+    state, actions = run(state, ev.Tick("acme", 1), now=17.0)
+    assert actions == (ev.Kill("acme", 1),)
+
+
+def test_stop_ends_in_stopped_and_start_is_needed() -> None:
+    state, _ = run(up(), ev.Asked("acme", reason=Reason.STOPPED), ev.Exited("acme", 1, 0))
+    assert (state.phase, state.want, state.reason, state.deadline) == (Phase.STOPPED, Want.DOWN, Reason.STOPPED, None)
+    assert run(state, ev.InputsChanged("acme"))[0] == state
+    assert run(state, ev.Asked("acme", reason=Reason.STARTED))[0].phase is Phase.STARTING
+
+
+def test_start_while_stopping_starts_after_the_old_client_is_gone() -> None:
+    state, _ = run(up(), ev.Asked("acme", reason=Reason.STOPPED), ev.Asked("acme", reason=Reason.STARTED))
+    assert state.phase is Phase.STOPPING
+    state, actions = run(state, ev.Exited("acme", 1, 0))
+    assert (state.phase, actions) == (Phase.STARTING, (ev.Spawn("acme", 2),))
+
+
+def test_restart_reconnects_without_a_pause() -> None:
+    state, actions = run(up(), ev.Asked("acme", reason=Reason.RESTARTED))
+    assert actions == (ev.Terminate("acme", 1),)
+    state, actions = run(state, ev.Exited("acme", 1, 0))
+    assert (state.phase, state.reason, actions) == (Phase.STARTING, Reason.RESTARTED, (ev.Spawn("acme", 2),))
+
+
+def test_one_answer_is_health_and_three_rounds_without_one_are_not() -> None:
+    state = healthy()
+    assert (state.health, state.phase) == (Health.HEALTHY, Phase.UP)
+    for _ in range(ROUNDS - 1):
+        state, actions = run(state, ev.Probed("acme", 1, None))
+        assert (state.health, actions) == (Health.HEALTHY, ())
+    assert run(state, ev.Probed("acme", 1, 0.01))[0].misses == 0
+    state, actions = run(state, ev.Probed("acme", 1, None))
+    assert (state.phase, state.health, state.reason) == (Phase.STOPPING, Health.UNHEALTHY, Reason.UNHEALTHY)
+    assert actions == (ev.Terminate("acme", 1),)
+
+
+def test_first_retry_after_a_stable_session_is_immediate() -> None:
+    state, actions = run(healthy(), ev.Exited("acme", 1, None, 9), now=60.0)
+    assert (state.phase, state.reason, actions) == (Phase.STARTING, Reason.KILLED, (ev.Spawn("acme", 2),))
+
+
+def test_a_session_that_was_not_healthy_for_stable_after_waits() -> None:
+    state, actions = run(healthy(), ev.Exited("acme", 1, None, 9), now=59.0)
+    assert (state.phase, actions) == (Phase.BACKOFF, ())
+
+
+def test_being_connected_is_not_being_stable_where_probes_are_configured() -> None:
+    assert run(up(), ev.Exited("acme", 1, 1), now=600.0)[0].phase is Phase.BACKOFF
+
+
+def test_failures_are_forgotten_only_after_stable_after_of_health() -> None:
+    state = replace(healthy(), attempts=5)
+    assert state.deadline == 60.0
+    assert run(state, ev.Tick("acme", 1), now=59.0)[0].attempts == 5
+    assert run(state, ev.Tick("acme", 1), now=60.0)[0].attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "jitter", "seconds"),
+    [(0, 0.9, 0.0), (1, 0.9, 1.0), (2, 0.0, 1.0), (2, 0.5, 1.5), (4, 0.999999, 8.0), (8, 1.0, 120.0), (10**6, 0.5, 60.5)],
+)
+def test_backoff_is_full_jitter_between_first_and_a_doubling_capped_ceiling(attempts: int, jitter: float, seconds: float) -> None:
+    assert backoff(Reconnect(first="1s", max="2m"), attempts, jitter) == pytest.approx(seconds, abs=1e-4)
+
+
+def test_transient_causes_are_tried_for_ever() -> None:
+    state = started()
+    for _ in range(1000):
+        state, _ = run(state, ev.Exited("acme", state.session.number, 1))
+        assert state.phase is Phase.BACKOFF
+        state, _ = run(state, ev.Tick("acme", state.session.number))
+        assert state.phase is Phase.STARTING
+
+
+def test_permanent_causes_wait_for_a_human_or_a_change() -> None:
+    permanent = [r for r, retry in RETRY.items() if retry is Retry.NEVER]
+    assert {Reason.MISSING_BINARY, Reason.KEY, Reason.CLIENT_CONFIG, Reason.CERTIFICATE} <= set(permanent)
+    for reason in permanent:
+        state, _ = run(started(), ev.ClientSaid("acme", 1, Failed(reason, "no")), ev.Exited("acme", 1, 0))
+        assert (state.phase, state.reason, state.deadline) == (Phase.FAILED, reason, None)
+
+
+def test_a_wrong_password_is_tried_max_attempts_times_and_wakes_on_a_changed_secret() -> None:
+    tunnel = TUNNEL.model_copy(update={"login": Login(max_attempts=3)})
+    state = started()
+    pauses = []
+    while state.phase is not Phase.FAILED:
+        number = state.session.number
+        state, _ = run(state, ev.ClientSaid("acme", number, Failed(Reason.AUTH, "bad")), ev.Exited("acme", number, 0), tunnel=tunnel)
+        if state.phase is Phase.BACKOFF:
+            pauses.append(state.deadline - 100.0)
+            state, _ = run(state, ev.Tick("acme", number), tunnel=tunnel)
+    assert (state.session.number, pauses) == (3, [5.0, 10.0])
+    state, actions = run(state, ev.InputsChanged("acme"), tunnel=tunnel)
+    assert (state.phase, state.refusals, actions) == (Phase.STARTING, 0, (ev.Spawn("acme", 4),))
+
+
+def test_changed_inputs_do_not_cut_a_transient_pause_short() -> None:
+    state, _ = run(started(), ev.Exited("acme", 1, 1))
+    assert run(state, ev.InputsChanged("acme")) == (state, ())
+
+
+def test_the_end_of_the_process_explains_a_vanished_device() -> None:
+    state, _ = run(up(), ev.DeviceLost("acme"), ev.Exited("acme", 1, None, 9))
+    assert state.reason is Reason.KILLED
+
+
+def test_last_words_explain_a_timeout() -> None:
+    state, _ = run(started(), ev.Tick("acme", 1), ev.ClientSaid("acme", 1, Failed(Reason.DNS, "no such name")), ev.Exited("acme", 1, 1), now=60.0)
+    assert (state.phase, state.reason) == (Phase.BACKOFF, Reason.DNS)
+
+
+def test_well_since_moves_only_when_being_well_changes() -> None:
+    state = healthy(10.0)
+    assert state.well_since == 10.0
+    assert run(state, ev.Probed("acme", 1, None), now=20.0)[0].well_since == 10.0
+    assert run(state, ev.Exited("acme", 1, 1), now=30.0)[0].well_since == 30.0
+
+
+def test_pause_of_each_policy() -> None:
+    assert pause(TUNNEL, TunnelState(), Reason.RESTARTED, 0.5) == 0.0
+    assert pause(TUNNEL, TunnelState(attempts=1), Reason.EXITED, 0.5) == 1.0
+    assert pause(TUNNEL, TunnelState(refusals=3), Reason.AUTH, 0.5) is None
+    assert pause(TUNNEL, TunnelState(), Reason.MISSING_BINARY, 0.5) is None

@@ -1,0 +1,74 @@
+"""The plan is a function of the snapshot."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from supervisor.core.network import FIRST_LANE, LAST_LANE, Lane, assign_lanes, desired
+from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
+from tunnels.base import device_name
+from tunnels.settings import Tunnel
+
+STAFF = (ip_network("10.8.0.0/16"),)
+
+
+def tunnel(name: str, *destinations: object, **settings: object) -> Tunnel:
+    return Tunnel(name=name, kind="test", destinations=destinations, **settings)
+
+
+def plan(*pairs: tuple[Tunnel, TunnelState], proxies: frozenset[str] = frozenset()):
+    names = [t.name for t, _ in pairs]
+    return desired(STAFF, assign_lanes(names, {}), proxies, Snapshot({t.name: (t, s) for t, s in pairs}, 0.0))
+
+
+def test_a_lane_outlives_sessions_and_other_tunnels() -> None:
+    first = assign_lanes(["a", "b", "c"], {})
+    assert first == {"a": FIRST_LANE, "b": FIRST_LANE + 1, "c": FIRST_LANE + 2}
+    assert assign_lanes(["c", "d"], first) == {"c": FIRST_LANE + 2, "d": FIRST_LANE}
+
+
+def test_too_many_tunnels_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 999 tunnels"):
+        assign_lanes([f"t{i}" for i in range(LAST_LANE - FIRST_LANE + 2)], {})
+
+
+def test_destinations_are_carried_whether_or_not_the_tunnel_is_up() -> None:
+    down = plan((tunnel("a", "10.77.0.0/24"), TunnelState()))
+    up = plan((tunnel("a", "10.77.0.0/24"), TunnelState(phase=Phase.UP)))
+    assert down.carries == up.carries
+    assert down.lanes == (Lane("a", FIRST_LANE, "t-a", False),)
+    assert up.lanes == (Lane("a", FIRST_LANE, "t-a", True),)
+
+
+def test_a_proxy_has_a_port_while_up_and_no_device() -> None:
+    state = TunnelState(phase=Phase.UP, session=Session(1, port=17301))
+    assert plan((tunnel("a", "10.90.0.0/16"), state), proxies=frozenset({"a"})).lanes == (Lane("a", FIRST_LANE, None, True, 17301),)
+
+
+def test_a_mapping_is_carried_under_the_presented_network() -> None:
+    (carry,) = plan((tunnel("a", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}), TunnelState())).carries
+    assert (str(carry.network), str(carry.real)) == ("100.64.0.0/16", "10.0.0.0/16")
+
+
+@pytest.mark.parametrize(
+    ("main", "spare", "carrier"),
+    [
+        (TunnelState(phase=Phase.UP), TunnelState(phase=Phase.UP), "main"),
+        (TunnelState(phase=Phase.BACKOFF), TunnelState(phase=Phase.UP), "spare"),
+        (TunnelState(phase=Phase.UP, health=Health.UNHEALTHY), TunnelState(phase=Phase.UP), "spare"),
+        (TunnelState(), TunnelState(), "main"),
+    ],
+)
+def test_the_well_tunnel_with_the_lowest_priority_carries(main: TunnelState, spare: TunnelState, carrier: str) -> None:
+    result = plan((tunnel("spare", "10.77.0.0/24", priority=200), spare), (tunnel("main", "10.77.0.0/24", priority=100), main))
+    assert [c.lane for c in result.carries] == [next(lane.number for lane in result.lanes if lane.tunnel == carrier)]
+
+
+def test_device_names_fit_the_kernel_and_differ() -> None:
+    names = [device_name(tunnel(f"customer-frankfurt-{i}", "10.0.0.0/24")) for i in range(100)]
+    assert len(set(names)) == 100
+    assert all(len(n) <= 15 and n.startswith("t-") for n in names)
+    assert device_name(tunnel("acme-dc", "10.0.0.0/24")) == "t-acme-dc"
+    assert device_name(tunnel("acme", "10.0.0.0/24", device="vpn7")) == "vpn7"
