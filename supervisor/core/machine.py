@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
-from supervisor.core.restart import pause, stable
+from supervisor.core.restart import RETRY, Retry, pause, stable
 from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want
 from tunnels.base import Connected, Reason
 from tunnels.settings import Tunnel
@@ -193,7 +193,7 @@ def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
     number = state.session.number + 1
     fresh = replace(
         state, session=Session(number, started=m.now), health=Health.UNKNOWN, misses=0, healthy_since=None, last_rtt=None,
-        deadline=m.now + m.limits.start,
+        deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
     return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number),)
 

@@ -78,6 +78,7 @@ class TunnelState:
     refusals: int = 0                       # logins that were refused, in a row
     failure: Failure | None = None          # the last one
     last_rtt: float | None = None           # seconds, of the last answered probe
+    reconnects: int = 0                     # sessions begun because an earlier one had ended, nobody having asked
 
     @property
     def well(self) -> bool:

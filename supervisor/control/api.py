@@ -1,0 +1,218 @@
+"""The HTTP face of the daemon: one set of read-only routes for TCP, and the control socket that may also change things.
+
+Both speak the same JSON. Handlers know nothing but the `Daemon` below; what they are asked to change goes to the inbox through it.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+GROUP = "facilitator"       # its members may use the control socket
+_VERBS = ("start", "stop", "restart")
+_MAX_WAIT = 120.0           # seconds that one request may wait for a tunnel
+
+
+class Daemon(Protocol):
+    """What the daemon offers to its callers."""
+
+    def status(self) -> dict[str, Any]:
+        """The status document."""
+
+    def alive(self) -> str | None:
+        """None while the loop works; else what is wrong."""
+
+    def ready(self) -> str | None:
+        """None while the configuration is loaded and nothing drains; else why not."""
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Body and content type for a scraper that accepts `accept`."""
+
+    async def plan(self) -> dict[str, Any]:
+        """`wanted` and `changes`: lines of text."""
+
+    def tail(self, tunnel: str, lines: int) -> list[str]:
+        """The last lines of the tunnel's client, secrets masked."""
+
+    def follow(self, tunnel: str) -> AsyncIterator[str]:
+        """Every further line."""
+
+    async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+        """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its entry of the status."""
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again: `done` lines, or `errors`."""
+
+    def known(self, tunnel: str) -> bool:
+        """Is there such a tunnel."""
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """Handlers over a daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def public(self) -> web.Application:
+        """What TCP serves: read-only."""
+        app = web.Application(client_max_size=4096)
+        app.add_routes([
+            web.get("/metrics", self._metrics),
+            web.get("/healthz", self._healthz),
+            web.get("/readyz", self._readyz),
+            web.get("/api/v1/status", self._status),
+        ])
+        return app
+
+    def control(self) -> web.Application:
+        """What the control socket serves: everything, changes only to those who may."""
+        app = self.public()
+        app.middlewares.append(_authorised)
+        app.add_routes([
+            web.get("/api/v1/plan", self._plan),
+            web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
+            web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
+            web.post("/api/v1/reload", self._reload),
+        ])
+        return app
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = await self._daemon.metrics(request.headers.get("Accept", ""))
+        response = web.Response(body=body, headers={"Content-Type": content_type})
+        response.enable_compression()
+        return response
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _verdict(self._daemon.alive())
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _verdict(self._daemon.ready())
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._daemon.status())
+
+    async def _plan(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._daemon.plan())
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        tunnel = self._tunnel(request)
+        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+        await response.prepare(request)
+        for line in self._daemon.tail(tunnel, _number(request, "lines", 200)):
+            await response.write(f"{line}\n".encode())
+        if "follow" in request.query:
+            async for line in self._daemon.follow(tunnel):
+                await response.write(f"{line}\n".encode())
+        return response
+
+    async def _ask(self, request: web.Request) -> web.Response:
+        tunnel, verb = self._tunnel(request), request.match_info["verb"]
+        if verb not in _VERBS:
+            raise web.HTTPNotFound(text=f"no such command: {verb}")
+        wait = min(_MAX_WAIT, _number(request, "wait", 0))
+        return web.json_response(await self._daemon.ask(tunnel, verb, wait))
+
+    async def _reload(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._daemon.reload())
+
+    def _tunnel(self, request: web.Request) -> str:
+        tunnel = request.match_info["tunnel"]
+        if not self._daemon.known(tunnel):
+            raise web.HTTPNotFound(text=f"no such tunnel: {tunnel}")
+        return tunnel
+
+
+def _verdict(problem: str | None) -> web.Response:
+    return web.Response(text=f"{problem or 'ok'}\n", status=200 if problem is None else 503)
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    try:
+        return int(request.query.get(name, default))
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"{name} must be a whole number") from None
+
+
+@web.middleware
+async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method not in ("GET", "HEAD") and not _may_change(request.transport):
+        raise web.HTTPForbidden(text=f"only root, the daemon's own user and the group {GROUP} may change anything")
+    return await handler(request)
+
+
+def _may_change(transport: Any) -> bool:
+    """Does the peer of this unix connection have the right (SO_PEERCRED, unix(7): credentials checked by the kernel)."""
+    peer: socket.socket | None = transport.get_extra_info("socket") if transport is not None else None
+    if peer is None:
+        return False
+    _, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return uid in (0, os.geteuid()) or GROUP in _groups(uid, gid)
+
+
+def _groups(uid: int, gid: int) -> set[str]:
+    try:
+        ids = {gid, *os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)}
+    except KeyError:
+        ids = {gid}
+    return {entry.gr_name for entry in grp.getgrall() if entry.gr_gid in ids}
+
+
+class Servers:
+    """The listening sockets of an `Api`."""
+
+    def __init__(self) -> None:
+        self._runners: list[web.AppRunner] = []
+
+    async def listen_unix(self, app: web.Application, path: Path) -> None:
+        """Serve on a unix socket that only its user and the group `facilitator` can open."""
+        path.unlink(missing_ok=True)
+        await web.UnixSite(await self._runner(app), str(path)).start()
+        path.chmod(0o660)
+        share(path)
+
+    async def listen_tcp(self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        """Serve on TCP. OSError when the address cannot be had."""
+        await web.TCPSite(await self._runner(app), host, port, ssl_context=tls, reuse_address=True).start()
+
+    async def close(self) -> None:
+        """Close the sockets; running requests get a moment."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _runner(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+
+def share(path: Path) -> bool:
+    """Give a file or directory to the group `facilitator` where that exists and we may; True when it is so now."""
+    try:
+        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+    except (KeyError, PermissionError):
+        return False
+    return True
+
+
+def tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    """A server context, TLS 1.2 or newer; with `client_ca` every client must show a certificate signed by it. OSError or ssl.SSLError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,66 @@
+"""How the commands talk to a running daemon: plain HTTP over its control socket, standard library only, so that commands start fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Unreachable(Exception):
+    """The daemon does not answer; the text says where it was looked for and what to do."""
+
+
+class Refused(Exception):
+    """The daemon answered, and the answer is no; the text is its own."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over an AF_UNIX stream socket."""
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("facilitator", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class ControlClient:
+    """Requests to the daemon behind one control socket."""
+
+    def __init__(self, path: Path, timeout: float = 10.0) -> None:
+        """`timeout`: seconds to wait for an answer."""
+        self._path = path
+        self._timeout = timeout
+
+    def get(self, path: str) -> Any:
+        """The JSON document at `path`."""
+        return json.loads(self._ask("GET", path, self._timeout).read())
+
+    def post(self, path: str, wait: float = 0.0) -> Any:
+        """Ask for a change; the answer may take `wait` seconds longer."""
+        return json.loads(self._ask("POST", path, self._timeout + wait).read())
+
+    def lines(self, path: str) -> Iterator[str]:
+        """The lines of a text that may never end."""
+        for line in self._ask("GET", path, None):
+            yield line.decode(errors="replace").rstrip("\n")
+
+    def _ask(self, method: str, path: str, timeout: float | None) -> http.client.HTTPResponse:
+        connection = _UnixConnection(self._path, timeout)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+        except PermissionError:
+            raise Refused(f"{self._path} may only be used by root, the daemon's own user and the group facilitator") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"no daemon answers at {self._path} ({error}); is `facilitator run` up?") from None
+        if response.status >= 400:
+            raise Refused(response.read().decode(errors="replace").strip())
+        return response

@@ -1,0 +1,78 @@
+"""The snapshot as other programs see it: the JSON of `status` and `/api/v1/status`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from supervisor.core.network import NetworkPlan
+from supervisor.core.state import Phase, Session, Snapshot, TunnelState
+from tunnels.settings import Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who speaks."""
+
+    facilitator: str
+    version: str
+    pid: int
+    started: float          # Unix time in seconds
+    wall_offset: float      # what turns monotonic seconds into Unix time
+
+
+def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan) -> dict[str, Any]:
+    """The status document (contract, section 2). Times are ISO 8601 in UTC."""
+    carried: dict[int, list[str]] = {}
+    for carry in plan.carries:
+        carried.setdefault(carry.lane, []).append(str(carry.network))
+    lanes = {lane.tunnel: lane.number for lane in plan.lanes if lane.up}
+    return {
+        "facilitator": who.facilitator,
+        "version": who.version,
+        "pid": who.pid,
+        "started": iso(who.started),
+        "draining": snapshot.draining,
+        "tunnels": [
+            _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), [])) for name, (tunnel, state) in sorted(snapshot.tunnels.items())
+        ],
+    }
+
+
+def iso(moment: float) -> str:
+    """Unix time as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str]) -> dict[str, Any]:
+    waiting = state.phase is Phase.BACKOFF and state.deadline is not None
+    return {
+        "name": tunnel.name,
+        "kind": tunnel.kind,
+        "description": tunnel.description,
+        "phase": state.phase.value,
+        "health": state.health.value,
+        "want": state.want.value,
+        "destinations": [str(d.staff_side) for d in tunnel.destinations],
+        "carries": carries,
+        "reason": state.reason.value,
+        "since": iso(who.wall_offset + state.since),
+        "session": _session(who, state.session) if state.running else None,
+        "probe_rtt_seconds": state.last_rtt,
+        "reconnects": state.reconnects,
+        "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
+        "last_error": f"{state.failure.reason}: {state.failure.text}" if state.failure is not None else None,
+    }
+
+
+def _session(who: Identity, session: Session) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "pid": session.pid,
+        "device": session.device,
+        "port": session.port,
+        "address": session.address,
+        "peer": session.peer,
+        "started": iso(who.wall_offset + session.started),
+    }
