@@ -1,0 +1,152 @@
+"""The lab as a whole: build it, break it, and take it away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import FrameType
+
+from tests.lab import network as net
+from tests.lab import traffic
+from tests.lab.config import ROUTING_KEY, Config, configuration
+from tests.lab.daemon import Daemon, PagerDuty
+from tests.lab.pki import Authority
+from tests.lab.servers import BastionServer, OpenVpnServer, Server, web_server
+from tests.netns import PREFIX, sweep
+
+
+class Lab:
+    """Everything running: `with Lab() as lab`. Root is needed; nothing outside the namespaces and one directory is touched."""
+
+    def __init__(self) -> None:
+        sweep()
+        _sweep_directories()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-"))
+        self.directory.chmod(0o711)         # sshd reads the authorized keys as the account's own user
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process, namespace and file of the lab. A second call does nothing."""
+        self._closing.close()
+
+    # --- what happens in it ---
+
+    def request(self, url: str, timeout: float = 5.0) -> traffic.Reply:
+        """One HTTP request from the laptop."""
+        return traffic.request(self.network["laptop"], url, timeout)
+
+    def outage(self, address: IPv4Address, fault: Callable[[], object], within: float = 30.0) -> traffic.Outage:
+        """How long the laptop went without answers of a web server because of a fault."""
+        return traffic.outage(self.network["laptop"], address, self.directory, fault, within)
+
+    def poller(self, address: IPv4Address) -> traffic.Poller:
+        """A laptop that asks a web server every 10 ms."""
+        return traffic.Poller(self.network["laptop"], address, self.directory)
+
+    def reachable_within(self, address: IPv4Address, seconds: float) -> float:
+        """Seconds until the laptop's requests to a web server are answered without a miss; AssertionError when they never are."""
+        with self.poller(address) as poller:
+            start = time.monotonic()
+            return poller.wait_settled(seconds, start) - start
+
+    def flood(self, *addresses: IPv4Address, rate: int = 1000) -> traffic.Flood:
+        """The laptop sends datagrams, `rate` a second to each address."""
+        return traffic.Flood(self.network["laptop"], addresses, rate)
+
+    def capture(self) -> traffic.Capture:
+        """Watches the facilitator's uplink for packets of the destinations in clear."""
+        return traffic.Capture(self.network["facilitator"], net.UPLINK, net.DESTINATIONS, self.directory)
+
+    def blackhole(self, site: IPv4Address) -> None:
+        """The path to `CUSTOMER` or `BASTION` silently drops everything."""
+        self.network.blackhole(site)
+
+    def unblock(self, site: IPv4Address) -> None:
+        """The path works again."""
+        self.network.unblock(site)
+
+    # --- the product in it ---
+
+    def pagerduty(self) -> PagerDuty:
+        """A fresh PagerDuty double beside the facilitator."""
+        return PagerDuty(self.network["facilitator"], self.directory)
+
+    def configuration(self, pagerduty: PagerDuty | None = None) -> Config:
+        """The configuration of both tunnels, to be changed and given to `daemon`."""
+        return configuration(self.directory, pagerduty.url if pagerduty else None)
+
+    def daemon(self, config: Config) -> Daemon:
+        """The facilitator with this configuration and a clean state; not started."""
+        return Daemon(self.network["facilitator"], self.directory, config)
+
+    def password_server(self) -> OpenVpnServer:
+        """A second OpenVPN server of the customer that asks for a password; already started."""
+        if self._password_server is None:
+            self._password_server = OpenVpnServer(self.network["customer"], self.directory, self._authority, passwords=True)
+            self._password_server.start()
+            self._secret("acme-password.ovpn", self._password_server.client_config(str(net.CUSTOMER)))
+            self._secret("acme-password", "correct horse\n")
+        return self._password_server
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Replace a secret file as careful people do: a new file moved over the old one."""
+        self._secret(f"{name}.new", value).replace(self.directory / name)
+
+    def _build(self) -> None:
+        self.network = net.Network()
+        self._closing.callback(self.network.remove)
+        self._authority = Authority(self.directory)
+        self._password_server: OpenVpnServer | None = None
+        self.openvpn = OpenVpnServer(self.network["customer"], self.directory, self._authority)
+        self.sshd = BastionServer(self.network["bastion"], self.directory)
+        webs: tuple[Server, ...] = (
+            web_server(self.network["datacentre"], self.directory, "datacentre"),
+            web_server(self.network["cloud"], self.directory, "cloud"),
+        )
+        for server in (*webs, self.openvpn, self.sshd):
+            server.start()
+        self._secret("acme.ovpn", self.openvpn.client_config(str(net.CUSTOMER)))
+        self._secret("known_hosts", self.sshd.known_hosts(str(net.BASTION)))
+        self._secret("pagerduty-routing-key", f"{ROUTING_KEY}\n")
+
+    def _secret(self, name: str, value: str) -> Path:
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_text(value)
+        return path
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program like Ctrl-C, so that the context managers clean up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
+
+
+def _sweep_directories() -> None:
+    """Remove directories of labs whose process is gone."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*-*"):
+        if not Path(f"/proc/{path.name.split('-')[1]}").exists():
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""The cables and addresses of the lab, and the faults that happen on the way."""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import IPv4Address, IPv4Network
+
+from tests.netns import Namespace, link
+
+STAFF = IPv4Network("10.8.0.0/16")
+LAPTOP = IPv4Address("10.8.0.2")
+
+FACILITATOR_UPLINK = IPv4Address("198.51.100.2")
+UPLINK = "uplink"                                   # the facilitator's device towards the outside: where a leak would be seen
+
+CUSTOMER = IPv4Address("203.0.113.2")               # public address of the customer's OpenVPN servers
+DATACENTRE = IPv4Network("10.77.0.0/24")
+DATACENTRE_GATEWAY = IPv4Address("10.77.0.1")
+DATACENTRE_WEB = IPv4Address("10.77.0.10")
+
+BASTION = IPv4Address("203.0.113.6")                # public address of our own cloud's sshd
+CLOUD = IPv4Network("10.90.0.0/16")
+BASTION_INSIDE = IPv4Address("10.90.0.1")
+CLOUD_WEB = IPv4Address("10.90.0.10")
+
+DESTINATIONS = (DATACENTRE, CLOUD)
+
+_CABLES = (
+    # end, device, address                          end, device, address
+    ("laptop", "lan", f"{LAPTOP}/16", "hub", "lan", "10.8.0.1/16"),
+    ("hub", "vpc", "10.60.0.1/30", "facilitator", "vpc", "10.60.0.2/30"),
+    ("facilitator", UPLINK, f"{FACILITATOR_UPLINK}/30", "transport", "fac", "198.51.100.1/30"),
+    ("transport", "site1", "203.0.113.1/30", "customer", "wan", f"{CUSTOMER}/30"),
+    ("transport", "site2", "203.0.113.5/30", "bastion", "wan", f"{BASTION}/30"),
+    ("customer", "inside", f"{DATACENTRE_GATEWAY}/24", "datacentre", "lan", f"{DATACENTRE_WEB}/24"),
+    ("bastion", "inside", f"{BASTION_INSIDE}/16", "cloud", "lan", f"{CLOUD_WEB}/16"),
+)
+_ROUTES = (
+    ("laptop", "default", "10.8.0.1"),
+    ("hub", str(DATACENTRE), "10.60.0.2"),          # the cloud router's part: destinations go to the facilitator
+    ("hub", str(CLOUD), "10.60.0.2"),
+    ("facilitator", str(STAFF), "10.60.0.1"),
+    ("facilitator", "default", "198.51.100.1"),
+    ("customer", "default", "203.0.113.1"),
+    ("bastion", "default", "203.0.113.5"),
+    ("datacentre", "10.78.0.0/15", str(DATACENTRE_GATEWAY)),    # only the tunnels' addresses: nobody there knows the staff network
+)
+_ROUTERS = ("hub", "facilitator", "transport", "customer")
+_DROPS = """
+table inet faults {
+  set sites { type ipv4_addr; }
+  chain forward { type filter hook forward priority 0; ip saddr @sites drop; ip daddr @sites drop; }
+}
+"""
+
+
+class Network:
+    """The lab's namespaces, connected. `network["laptop"]` is one of them."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Namespace] = {}
+        try:
+            self._build()
+        except BaseException:
+            self.remove()
+            raise
+
+    def __getitem__(self, name: str) -> Namespace:
+        return self._names[name]
+
+    def blackhole(self, site: IPv4Address) -> None:
+        """From now on the transport silently drops everything from and to the site."""
+        self["transport"].run("nft", f"add element inet faults sites {{ {site} }}")
+
+    def unblock(self, site: IPv4Address) -> None:
+        """The path to the site works again."""
+        self["transport"].run("nft", f"delete element inet faults sites {{ {site} }}")
+
+    def remove(self) -> None:
+        """End every process in the namespaces and delete them."""
+        for namespace in self._names.values():
+            with contextlib.suppress(OSError):
+                namespace.remove()
+        self._names.clear()
+
+    def _build(self) -> None:
+        for end in dict.fromkeys(name for a, _, _, b, _, _ in _CABLES for name in (a, b)):
+            self._names[end] = Namespace(end)
+        for a, a_device, a_address, b, b_device, b_address in _CABLES:
+            link(self[a], a_device, self[b], b_device)
+            self[a].run("ip", "address", "add", a_address, "dev", a_device)
+            self[b].run("ip", "address", "add", b_address, "dev", b_device)
+        for name, destination, gateway in _ROUTES:
+            self[name].run("ip", "route", "add", destination, "via", gateway)
+        for name in _ROUTERS:
+            self[name].run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self["transport"].run("nft", "-f", "-", input=_DROPS)

@@ -1,0 +1,44 @@
+"""Ask for http://ADDRESS/ every 10 ms and print one line for each attempt: `start end ok` in monotonic seconds, in order of their ends.
+
+An attempt has half a second: a longer one would measure the client's own SYN retransmission instead of the tunnel.
+"""
+
+import asyncio
+import sys
+import time
+
+ADDRESS, INTERVAL, PATIENCE = sys.argv[1], 0.01, 0.5
+REQUEST = f"GET / HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n".encode()
+
+
+async def ask() -> bool:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(ADDRESS, 80)
+            try:
+                writer.write(REQUEST)
+                return (await reader.readline()).startswith(b"HTTP/1.1 200")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
+async def attempt() -> None:
+    start = time.monotonic()
+    ok = await ask()
+    print(f"{start:.4f} {time.monotonic():.4f} {int(ok)}", flush=True)
+
+
+async def main() -> None:
+    running = set()
+    due = time.monotonic()
+    while True:
+        task = asyncio.create_task(attempt())
+        running.add(task)
+        task.add_done_callback(running.discard)
+        due = max(due + INTERVAL, time.monotonic())
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+asyncio.run(main())
