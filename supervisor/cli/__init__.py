@@ -1,1 +1,19 @@
-"""Commands; they talk to the daemon through its control socket."""
+"""Commands; those about running tunnels talk to the daemon through its control socket."""
+
+from __future__ import annotations
+
+import click
+
+from supervisor import __version__
+from supervisor.cli.host import check, cleanup, plan, run
+from supervisor.cli.tunnels import logs, reload, restart, start, status, stop
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="facilitator")
+def main() -> None:
+    """Runs the company's site VPNs once, for everybody, and keeps them up."""
+
+
+for _command in (run, check, plan, status, start, stop, restart, logs, reload, cleanup):
+    main.add_command(_command)

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from supervisor.core.state import Phase, Snapshot, TunnelState, Want
+from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.settings import Tunnel
 
 
@@ -48,7 +48,7 @@ def _judge(tunnel: Tunnel, state: TunnelState, now: float) -> tuple[Verdict, flo
         return Verdict.CLEAR, None
     if state.phase is Phase.FAILED:
         return Verdict.FIRING, None
-    hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if state.well else (tunnel.alert.after, Verdict.FIRING)
+    hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if well(tunnel, state) else (tunnel.alert.after, Verdict.FIRING)
     due = state.well_since + hold
     return (verdict, None) if now >= due else (Verdict.HOLD, due)
 

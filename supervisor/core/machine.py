@@ -15,7 +15,7 @@ from typing import Any
 
 from supervisor.core import events as ev
 from supervisor.core.restart import RETRY, Retry, pause, stable
-from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want
+from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want, well
 from tunnels.base import Connected, Reason
 from tunnels.settings import Tunnel
 
@@ -51,7 +51,7 @@ def step(tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter
     if handler is None:
         return state, ()
     after, actions = handler(Moment(tunnel, limits, now, jitter), state, event)
-    return (after if after.well == state.well else replace(after, well_since=now)), actions
+    return (after if well(tunnel, after) == well(tunnel, state) else replace(after, well_since=now)), actions
 
 
 # --- asked for ---------------------------------------------------------------------------------------------------------------

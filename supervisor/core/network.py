@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from supervisor.core.state import Phase, Snapshot, TunnelState
+from supervisor.core.state import Phase, Snapshot, TunnelState, well
 from tunnels.base import IPNetwork, device_name
 from tunnels.settings import Tunnel
 
@@ -66,7 +66,7 @@ def desired(staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: fro
     best: dict[IPNetwork, tuple[tuple[bool, int, str], Carry]] = {}
     for name, (tunnel, state) in snapshot.tunnels.items():
         plan_lanes.append(_lane(tunnel, state, lanes[name], name in proxies))
-        rank = (not state.well, tunnel.priority, name)
+        rank = (not well(tunnel, state), tunnel.priority, name)
         for destination in tunnel.destinations:
             network = destination.staff_side
             if network not in best or rank < best[network][0]:

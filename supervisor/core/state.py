@@ -81,14 +81,22 @@ class TunnelState:
     reconnects: int = 0                     # sessions begun because an earlier one had ended, nobody having asked
 
     @property
-    def well(self) -> bool:
-        """Up and not known to be sick: what `facilitator_tunnel_up` says."""
-        return self.phase is Phase.UP and self.health is not Health.UNHEALTHY
-
-    @property
     def running(self) -> bool:
         """A client process may exist."""
         return self.phase in (Phase.STARTING, Phase.UP, Phase.STOPPING)
+
+
+def up(state: TunnelState) -> bool:
+    """Connected and not known to be sick: what `facilitator_tunnel_up` says."""
+    return state.phase is Phase.UP and state.health is not Health.UNHEALTHY
+
+
+def well(tunnel: Tunnel, state: TunnelState) -> bool:
+    """Proven to work: up, and where there is something to probe, answered.
+
+    A client that connects again and again while nothing passes is up for some seconds each time, and never well.
+    """
+    return up(state) and (state.health is Health.HEALTHY or not tunnel.probe.targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,8 @@ def test_the_end_of_the_process_explains_a_vanished_device() -> None:
 
 
 def test_last_words_explain_a_timeout() -> None:
-    state, _ = run(started(), ev.Tick("acme", 1), ev.ClientSaid("acme", 1, Failed(Reason.DNS, "no such name")), ev.Exited("acme", 1, 1), now=60.0)
+    last_words = ev.ClientSaid("acme", 1, Failed(Reason.DNS, "no such name"))
+    state, _ = run(started(), ev.Tick("acme", 1), last_words, ev.Exited("acme", 1, 1), now=60.0)
     assert (state.phase, state.reason) == (Phase.BACKOFF, Reason.DNS)
 
 
@@ -215,6 +216,13 @@ def test_well_since_moves_only_when_being_well_changes() -> None:
     assert state.well_since == 10.0
     assert run(state, ev.Probed("acme", 1, None), now=20.0)[0].well_since == 10.0
     assert run(state, ev.Exited("acme", 1, 1), now=30.0)[0].well_since == 30.0
+
+
+def test_a_client_that_connects_while_nothing_passes_was_never_well() -> None:
+    state = up(10.0)
+    for _ in range(ROUNDS):
+        state, _ = run(state, ev.Probed("acme", 1, None), now=20.0)
+    assert state.well_since == 0.0
 
 
 def test_pause_of_each_policy() -> None:

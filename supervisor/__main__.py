@@ -1,0 +1,31 @@
+"""Entry point: refuses to start beside PyPI's supervisord, which owns an import package of the same name, then runs the command line."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import packages_distributions
+
+_OURS = "vpn-facilitator"
+
+
+def foreign_owner() -> str | None:
+    """Name of another distribution that installed files into our package `supervisor`, or None."""
+    owners = set(packages_distributions().get("supervisor", ())) - {_OURS}
+    return min(owners, default=None)
+
+
+def main() -> None:
+    """Run the command line; exit 1 with one sentence when another distribution shares our package."""
+    other = foreign_owner()
+    if other is not None:
+        sys.exit(
+            f"facilitator: the distribution {other!r} has installed files into the package 'supervisor' beside ours; "
+            f"install {_OURS} into a virtual environment of its own"
+        )
+    from supervisor.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What all commands share: options, exit codes, and finding the daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from supervisor.control.client import ControlClient, Refused, Unreachable
+
+DEFAULT_RUNTIME_DIR = "/run/facilitator"
+CONTROL_SOCKET = "control.sock"
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """Exit codes (contract, section 2; 75, 77 and 78 are those of sysexits.h)."""
+
+    FAILED = 1
+    USAGE = 2
+    NOT_UP = 3
+    NO_DAEMON = 4
+    RUNNING = 75
+    NO_RIGHT = 77
+    CONFIG = 78
+
+
+def fail(code: Exit, sentence: str) -> NoReturn:
+    """One sentence on stderr, and the exit code."""
+    click.echo(f"facilitator: {sentence}", err=True)
+    sys.exit(code)
+
+
+def config_option(command: AnyFunction) -> AnyFunction:
+    """`-c FILE`, on every command."""
+    default = os.environ.get("FACILITATOR_CONFIG") or "/etc/facilitator/config.yaml"
+    return click.option(
+        "-c", "--config", type=click.Path(path_type=Path), default=Path(default), show_default=True,
+        help="The configuration file; $FACILITATOR_CONFIG names another default.",
+    )(command)
+
+
+def socket_option(command: AnyFunction) -> AnyFunction:
+    """`--socket PATH`, on every command that talks to the daemon."""
+    path = click.Path(path_type=Path)
+    return config_option(click.option("--socket", "socket_path", type=path, help="The daemon's control socket, instead of by the file.")(command))
+
+
+def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path | None) -> Any:
+    """Put a request to the daemon; ends the command with one sentence when there is no good answer."""
+    try:
+        return request(ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET))
+    except Unreachable as error:
+        fail(Exit.NO_DAEMON, str(error))
+    except Refused as error:
+        fail(Exit.NO_RIGHT if "may only" in str(error) or "may change" in str(error) else Exit.FAILED, str(error))
+
+
+def runtime_dir(config: Path) -> Path:
+    """The runtime directory that the file names, else the default. Lenient: the daemon may run with an older, valid file."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(config.read_text())
+        named = document["facilitator"]["runtime_dir"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        named = None
+    return Path(named if isinstance(named, str) else DEFAULT_RUNTIME_DIR)

@@ -1,0 +1,154 @@
+"""Commands about tunnels: all of them are questions to the running daemon, or wishes put to it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from supervisor.cli.common import Exit, ask, fail, socket_option
+
+_WAIT = 90      # seconds that start, stop and restart wait for what comes of it
+
+
+@click.command()
+@click.argument("tunnel", required=False)
+@click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
+@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
+@socket_option
+def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_path: Path | None) -> None:
+    """Show what is up, what carries what, and why not.
+
+    Exit code 3: a tunnel is not up.
+
+    \b
+    Example: facilitator status --watch
+    """
+
+    def document() -> dict[str, Any]:
+        whole: dict[str, Any] = ask(lambda client: client.get("/api/v1/status"), config, socket_path)
+        return _only(whole, tunnel)
+
+    if watch:
+        _watch(document)
+        return
+    now = document()
+    if as_json:
+        click.echo(json.dumps(now, indent=2))
+    else:
+        from supervisor.cli.table import print_status
+
+        print_status(now)
+    if not all(entry["phase"] == "up" and entry["health"] != "unhealthy" for entry in now["tunnels"]):
+        sys.exit(Exit.NOT_UP)
+
+
+def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
+    if tunnel is None:
+        return document
+    chosen = [entry for entry in document["tunnels"] if entry["name"] == tunnel]
+    if not chosen:
+        fail(Exit.FAILED, f"no such tunnel: {tunnel}; there are: {', '.join(e['name'] for e in document['tunnels'])}")
+    return {**document, "tunnels": chosen}
+
+
+def _watch(document: Any) -> None:
+    from rich.live import Live
+
+    from supervisor.cli.table import status_view
+
+    try:
+        with Live(status_view(document()), auto_refresh=False, screen=sys.stdout.isatty()) as live:
+            while True:
+                time.sleep(1.0)     # the refresh rate for a person's eye
+                live.update(status_view(document()), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
+    entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT}", _WAIT), config, socket_path)
+    line = f"{tunnel}: {entry['phase']} ({entry['reason']})"
+    if entry["phase"] in done:
+        click.echo(line)
+        return
+    fail(Exit.FAILED, f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {tunnel}")
+
+
+@click.command()
+@click.argument("tunnel")
+@socket_option
+def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
+    """Bring a tunnel up, and wait until it is.
+
+    \b
+    Example: facilitator start acme-dc
+    """
+    _wish("start", tunnel, config, socket_path, ("up",))
+
+
+@click.command()
+@click.argument("tunnel")
+@socket_option
+def stop(tunnel: str, config: Path, socket_path: Path | None) -> None:
+    """Take a tunnel down. It stays down, also over a restart of the daemon, until `start`.
+
+    \b
+    Example: facilitator stop acme-dc
+    """
+    _wish("stop", tunnel, config, socket_path, ("stopped",))
+
+
+@click.command()
+@click.argument("tunnel")
+@socket_option
+def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
+    """Connect a tunnel anew, and wait until it is up.
+
+    \b
+    Example: facilitator restart acme-dc
+    """
+    _wish("restart", tunnel, config, socket_path, ("up",))
+
+
+@click.command()
+@click.argument("tunnel")
+@click.option("-f", "--follow", is_flag=True, help="Go on with every further line.")
+@click.option("-n", "--lines", default=200, show_default=True, help="How many of the last lines.")
+@socket_option
+def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path | None) -> None:
+    """Show the client's own output, secrets masked.
+
+    \b
+    Example: facilitator logs acme-dc -f
+    """
+
+    def show(client: Any) -> None:
+        for line in client.lines(f"/api/v1/tunnels/{tunnel}/logs?lines={lines}" + ("&follow=1" if follow else "")):
+            click.echo(line)
+
+    try:
+        ask(show, config, socket_path)
+    except KeyboardInterrupt:
+        return
+
+
+@click.command()
+@socket_option
+def reload(config: Path, socket_path: Path | None) -> None:
+    """Read the configuration again and say what was done. A wrong file changes nothing.
+
+    \b
+    Example: facilitator reload
+    """
+    answer = ask(lambda client: client.post("/api/v1/reload", 30.0), config, socket_path)
+    for line in answer.get("errors", ()):
+        click.echo(line, err=True)
+    if answer.get("errors"):
+        fail(Exit.CONFIG, "the configuration is wrong; nothing was changed")
+    for line in answer["done"] or ["nothing changed"]:
+        click.echo(line)

@@ -1,0 +1,193 @@
+"""Small stand-ins for the world, with the engine's own Protocols: they hold state and time, and patch nothing."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from supervisor.core.alerts import Alert, Verdict
+from supervisor.core.events import ClientSaid, Event, Exited, Probed, Spawned
+from supervisor.core.network import NetworkPlan
+from supervisor.core.state import Phase, Snapshot, Transition
+from supervisor.engine import Engine, Outputs, ProbeJob, Scope
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch
+from tunnels.settings import Tunnel
+
+
+class FakeDialogue:
+    """Understands nothing."""
+
+    def receive(self, source, line):
+        return ()
+
+
+KIND = Kind("test", Tunnel, Carrier.DEVICE, lambda t: (), lambda t, p, i: Launch(("true",)), lambda t, i: FakeDialogue(), ())
+
+
+@dataclass
+class Habits:
+    """How the clients of a simulated world behave. Times in seconds."""
+
+    connects_in: Callable[[], float | None] = lambda: 0.5       # None: never
+    lives: Callable[[], float] = lambda: float("inf")           # from connected to dropped
+    says: Callable[[], Failed | None] = lambda: None            # instead of connecting
+    obeys_sigterm: Callable[[], bool] = lambda: True
+    path_alive: Callable[[float], bool] = lambda now: True
+
+
+class World:
+    """Virtual time: things happen in order, and no instant may see more than a bounded number of them."""
+
+    SPIN_BUDGET = 10_000
+
+    def __init__(self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1) -> None:
+        self.now = 0.0
+        self.habits = habits
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        chance = random.Random(seed)
+        self.runner, self.prober = FakeRunner(self), FakeProber(self)
+        self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
+        outputs = Outputs(self.runner, self.network, self.prober, self.alerter, self.recorder)
+        self.engine = Engine(outputs, {"test": KIND}, clock=lambda: self.now, chance=chance.random)
+        self.engine.configure(Scope("sim", ()), tunnels, held=())
+        self.events: list[Event] = []
+        self._drain_inbox()
+
+    def post(self, event: Event) -> None:
+        """Deliver an event now."""
+        self.engine.post(event)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something in virtual time."""
+        if seconds != float("inf"):
+            self._count += 1
+            heapq.heappush(self._heap, (self.now + seconds, self._count, act))
+
+    def run(self, until: float) -> None:
+        """Let virtual time pass."""
+        spins, due = 0, self._drain_inbox()
+        while True:
+            upcoming = min(self._heap[0][0] if self._heap else float("inf"), due if due is not None else float("inf"))
+            if upcoming > until:
+                self.now = until
+                return
+            spins = spins + 1 if upcoming <= self.now else 0
+            assert spins < self.SPIN_BUDGET, f"something spins at {self.now}"
+            self.now = max(self.now, upcoming)
+            while self._heap and self._heap[0][0] <= self.now:
+                heapq.heappop(self._heap)[2]()
+            due = self._drain_inbox()
+
+    def _drain_inbox(self) -> float | None:
+        events = []
+        while not self.engine._inbox.empty():
+            events.append(self.engine._inbox.get_nowait())
+        return self.engine.advance(events)
+
+    def phase(self, name: str = "acme") -> Phase:
+        """The tunnel's phase now."""
+        return self.engine.snapshot.tunnels[name][1].phase
+
+
+@dataclass
+class FakeRunner:
+    """Clients that live in virtual time. At most one per tunnel, or the test fails."""
+
+    world: World
+    alive: dict[str, int] = field(default_factory=dict)
+    spawned: list[tuple[float, str, int]] = field(default_factory=list)
+
+    def spawn(self, tunnel: Tunnel, session: int) -> None:
+        assert tunnel.name not in self.alive, f"{tunnel.name} would run twice"
+        self.alive[tunnel.name] = session
+        self.spawned.append((self.world.now, tunnel.name, session))
+        self.world.post(Spawned(tunnel.name, session, 1000 + session, f"id-{session}", f"t-{tunnel.name}"))
+        refusal, connects_in = self.world.habits.says(), self.world.habits.connects_in()
+        if refusal is not None:
+            self._later(0.2, tunnel.name, session, lambda: self.world.post(ClientSaid(tunnel.name, session, refusal)))
+        elif connects_in is not None:
+            self._later(connects_in, tunnel.name, session, lambda: self._connected(tunnel.name, session))
+
+    def terminate(self, tunnel: str, session: int) -> None:
+        if self.world.habits.obeys_sigterm():
+            self._later(0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0)))
+
+    def kill(self, tunnel: str, session: int) -> None:
+        self._later(0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9)))
+
+    def _connected(self, name: str, session: int) -> None:
+        self.world.post(ClientSaid(name, session, Connected("10.78.0.2")))
+        self._later(self.world.habits.lives(), name, session, lambda: self._exit(name, session, Exited(name, session, 1)))
+
+    def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
+        self.world.later(seconds, lambda: act() if self.alive.get(name) == session else None)
+
+    def _exit(self, name: str, session: int, event: Exited) -> None:
+        del self.alive[name]
+        self.world.post(event)
+
+
+@dataclass
+class FakeProber:
+    """Answers after 10 ms while the path is alive, gives up after the timeout otherwise."""
+
+    world: World
+    jobs: dict[str, ProbeJob] = field(default_factory=dict)
+
+    def set(self, jobs: Mapping[str, ProbeJob]) -> None:
+        for name, job in jobs.items():
+            if self.jobs.get(name) != job:
+                self.world.later(0.0, lambda job=job: self._round(job))
+        self.jobs = dict(jobs)
+
+    def _round(self, job: ProbeJob) -> None:
+        if self.jobs.get(job.tunnel) != job:
+            return
+        alive = self.world.habits.path_alive(self.world.now)
+        self.world.later(0.01 if alive else job.probe.timeout, lambda: self._ended(job, alive))
+
+    def _ended(self, job: ProbeJob, alive: bool) -> None:
+        if self.jobs.get(job.tunnel) == job:
+            self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None))
+            self.world.later(job.probe.interval - 0.01 if alive else 0.0, lambda: self._round(job))
+
+
+@dataclass
+class FakeNetwork:
+    """Remembers the plans."""
+
+    plans: list[NetworkPlan] = field(default_factory=list)
+
+    def set(self, plan: NetworkPlan) -> None:
+        self.plans.append(plan)
+
+
+@dataclass
+class FakeAlerter:
+    """Keeps incidents as the verdicts say, like the real one, and counts them."""
+
+    open: set[str] = field(default_factory=set)
+    opened: list[str] = field(default_factory=list)
+    resolved: list[str] = field(default_factory=list)
+
+    def set(self, alerts: Mapping[str, Alert]) -> None:
+        for name, alert in alerts.items():
+            if alert.verdict is Verdict.FIRING and name not in self.open:
+                self.open.add(name)
+                self.opened.append(name)
+            elif alert.verdict is Verdict.CLEAR and name in self.open:
+                self.open.discard(name)
+                self.resolved.append(name)
+
+
+@dataclass
+class FakeRecorder:
+    """Remembers the transitions."""
+
+    transitions: list[Transition] = field(default_factory=list)
+
+    def record(self, transition: Transition, snapshot: Snapshot) -> None:
+        self.transitions.append(transition)
