@@ -1,0 +1,68 @@
+# Everything that one does with this repository. `make` alone explains itself.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+# The interpreter for the virtual environment: Debian's own if it is new enough, else the one in PATH.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 python3 python3.13 python3.12 python3.11,\
+	$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
+
+# Debian packages whose programs the lab and the root tests run.
+LAB_PACKAGES := openvpn openssh-server openssh-client nftables iproute2 iputils-ping tcpdump conntrack procps curl openssl \
+	prometheus util-linux
+PACKAGING_PACKAGES := mmdebstrap systemd-container nodejs npm
+
+ROOT := $(filter 0,$(shell id -u))
+UNIT := not root and not nspawn
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages check test demo bench lab clean
+
+help: ## show this list
+	@echo 'make TARGET, where TARGET is one of:'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@echo 'Each does all the set-up that it needs, in $(VENV)/ and, as root on Debian, with apt. PYTHON=... chooses the interpreter.'
+
+setup: $(READY) packages ## the virtual environment and the Debian packages
+
+$(READY): setup.cfg pyproject.toml
+	@if [ -z '$(PYTHON)' ]; then echo 'Python 3.11 or newer is needed and not found: say make PYTHON=/path/to/python3'; exit 1; fi
+	@$(PYTHON) $(NEW_ENOUGH) || { echo '$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
+	@echo 'Installing into $(VENV) with $(PYTHON)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+packages:
+	@.ci/packages $(LAB_PACKAGES) $(PACKAGING_PACKAGES)
+
+check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -m '$(UNIT)'
+
+test: packages check ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
+ifdef ROOT
+	$(BIN)/python -m pytest -m 'not ($(UNIT))'
+else
+	@echo
+	@echo 'SKIPPED, because they need root (they make network namespaces and containers): run `sudo make test` for these'
+	@$(BIN)/python -m pytest --collect-only -qq -m 'not ($(UNIT))'
+endif
+
+demo: packages $(READY) ## watch two tunnels break and heal in a private network with real servers (root)
+	@$(BIN)/python -m tests.lab.demo
+
+lab: packages $(READY) ## the same network to play with: shells, logs, faults by hand (root)
+	@$(BIN)/python -m tests.lab
+
+bench: packages $(READY) ## measure reaction times and the daemon's appetite (root)
+	@$(BIN)/python -m tests.bench
+
+clean: ## remove everything that make has made here
+	rm -rf $(VENV) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
