@@ -9,10 +9,10 @@ NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 python3 python3.13 python3.12 python3.11,\
 	$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 
-# Debian packages whose programs the lab and the root tests run.
-LAB_PACKAGES := openvpn openssh-server openssh-client nftables iproute2 iputils-ping tcpdump conntrack procps curl openssl \
-	prometheus util-linux
-PACKAGING_PACKAGES := mmdebstrap systemd-container nodejs npm
+# PROGRAM:PACKAGE (or PROGRAM alone) that the lab, and the tests of packages and units, run.
+LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 ping:iputils-ping tcpdump conntrack ps:procps \
+	curl openssl promtool:prometheus unshare:util-linux
+PACKAGING_PROGRAMS := mmdebstrap systemd-nspawn:systemd-container node:nodejs npm
 
 ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
@@ -37,7 +37,7 @@ $(READY): setup.cfg pyproject.toml
 	@touch $@
 
 packages:
-	@.ci/packages $(LAB_PACKAGES) $(PACKAGING_PACKAGES)
+	@.ci/packages $(LAB_PROGRAMS) $(PACKAGING_PROGRAMS)
 
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from tests.lab import traffic
 from tests.lab.config import ROUTING_KEY, Config, configuration
 from tests.lab.daemon import Daemon, PagerDuty
 from tests.lab.pki import Authority
-from tests.lab.servers import BastionServer, OpenVpnServer, Server, web_server
+from tests.lab.servers import PASSWORD, BastionServer, OpenVpnServer, Server, web_server
 from tests.netns import PREFIX, sweep
 
 
@@ -98,14 +99,14 @@ class Lab:
         """The facilitator with this configuration and a clean state; not started."""
         return Daemon(self.network["facilitator"], self.directory, config)
 
+    @functools.cached_property
     def password_server(self) -> OpenVpnServer:
-        """A second OpenVPN server of the customer that asks for a password; already started."""
-        if self._password_server is None:
-            self._password_server = OpenVpnServer(self.network["customer"], self.directory, self._authority, passwords=True)
-            self._password_server.start()
-            self._secret("acme-password.ovpn", self._password_server.client_config(str(net.CUSTOMER)))
-            self._secret("acme-password", "correct horse\n")
-        return self._password_server
+        """A second OpenVPN server of the customer that asks for a password; running."""
+        server = OpenVpnServer(self.network["customer"], self.directory, self._authority, passwords=True)
+        server.start()
+        self._secret("acme-password.ovpn", server.client_config(str(net.CUSTOMER)))
+        self._secret("acme-password", f"{PASSWORD}\n")
+        return server
 
     def set_secret(self, name: str, value: str) -> None:
         """Replace a secret file as careful people do: a new file moved over the old one."""
@@ -115,7 +116,6 @@ class Lab:
         self.network = net.Network()
         self._closing.callback(self.network.remove)
         self._authority = Authority(self.directory)
-        self._password_server: OpenVpnServer | None = None
         self.openvpn = OpenVpnServer(self.network["customer"], self.directory, self._authority)
         self.sshd = BastionServer(self.network["bastion"], self.directory)
         webs: tuple[Server, ...] = (

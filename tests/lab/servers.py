@@ -16,6 +16,7 @@ from tests.netns import Namespace
 
 PROGRAMS = Path(__file__).parent / "programs"
 KEEPALIVE = "10 60"             # what real servers push
+PASSWORD = "correct horse"
 
 
 class Server:
@@ -141,7 +142,7 @@ class OpenVpnServer(Server):
             [ $verdict = accepted ]
             """))
         script.chmod(0o755)
-        self.change_password("correct horse")
+        self.change_password(PASSWORD)
         return f"script-security 2\nverify-client-cert none\nusername-as-common-name\nauth-user-pass-verify {script} via-file\n"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab import BASTION, CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, Lab
 from tests.lab.network import BASTION_INSIDE, DESTINATIONS
+from tests.lab.servers import PASSWORD
 from tests.lab.traffic import watched
 from tests.lab.wait import eventually
 
@@ -102,9 +103,9 @@ def test_the_server_can_be_stopped_killed_and_started(lab: Lab) -> None:
         lab.openvpn.start()
 
 
-@pytest.mark.parametrize(("password", "verdict"), [("correct horse", "accepted"), ("wrong", "refused")])
+@pytest.mark.parametrize(("password", "verdict"), [(PASSWORD, "accepted"), ("wrong", "refused")])
 def test_the_password_server_counts_logins(lab: Lab, tmp_path: Path, password: str, verdict: str) -> None:
-    server = lab.password_server()
+    server = lab.password_server
     before = len(server.attempts)
     login = tmp_path / "login"
     login.write_text(f"svc-facilitator\n{password}\n")

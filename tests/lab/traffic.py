@@ -117,7 +117,7 @@ class Flood:
     """A steady stream of datagrams to several addresses; `sent` is known after the end of the context."""
 
     def __init__(self, namespace: Namespace, addresses: tuple[IPv4Address, ...], rate: int = 1000) -> None:
-        self._argv = program("flood", str(rate), *map(str, addresses))
+        self._argv = program("flood", str(rate), *(str(address) for address in addresses))
         self._namespace = namespace
         self.sent = 0
 
@@ -129,8 +129,7 @@ class Flood:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        out, _ = self._process.communicate(timeout=10)
-        self.sent = int(out)
+        self.sent = int(self._process.communicate(timeout=10)[0])
 
 
 class Capture:
@@ -148,7 +147,7 @@ class Capture:
 
     def __enter__(self) -> Capture:
         watched = " or ".join(f"net {network}" for network in self._networks)
-        argv = ("tcpdump", "-n", "-l", "--immediate-mode", "-B", "8192", "-Z", "root", "-i", self._device, watched)
+        argv = ["tcpdump", "-n", "-l", "--immediate-mode", "-B", "8192", "-Z", "root", "-i", self._device, watched]
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = self._namespace.popen(*argv, stdout=out, stderr=err, start_new_session=True)
         eventually(lambda: "listening on" in self._err.read_text(), 10, "tcpdump listens")
