@@ -5,6 +5,7 @@ Both speak the same JSON. Handlers know nothing but the `Daemon` below; what the
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import pwd
@@ -125,7 +126,7 @@ class Api:
         return web.json_response(await self._daemon.ask(tunnel, verb, wait))
 
     async def _reload(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._daemon.reload())
+        return web.json_response(await asyncio.shield(self._daemon.reload()))
 
     def _tunnel(self, request: web.Request) -> str:
         tunnel = request.match_info["tunnel"]
@@ -186,13 +187,17 @@ class Servers:
         """Serve on TCP. OSError when the address cannot be had."""
         await web.TCPSite(await self._runner(app), host, port, ssl_context=tls, reuse_address=True).start()
 
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """Where it listens: paths and (host, port) pairs."""
+        return [address[:2] if isinstance(address, tuple) else address for runner in self._runners for address in runner.addresses]
+
     async def close(self) -> None:
         """Close the sockets; running requests get a moment."""
         for runner in self._runners:
             await runner.cleanup()
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
         self._runners.append(runner)
         return runner

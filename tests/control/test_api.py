@@ -1,0 +1,152 @@
+"""The HTTP face over real sockets: what is served where, and who may change something."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from supervisor.control.api import Api, Servers
+from supervisor.control.client import ControlClient, Refused, Unreachable
+
+
+class FakeDaemon:
+    """Two tunnels' worth of answers; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, float]] = []
+        self.problem: str | None = None
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def status(self) -> dict[str, Any]:
+        return {"facilitator": "test", "tunnels": []}
+
+    def alive(self) -> str | None:
+        return None
+
+    def ready(self) -> str | None:
+        return self.problem
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        return b"facilitator_draining 0\n", "text/plain; version=0.0.4; charset=utf-8"
+
+    async def plan(self) -> dict[str, Any]:
+        return {"wanted": [], "changes": []}
+
+    def tail(self, tunnel: str, lines: int) -> list[str]:
+        return ["one", "two"][-lines:]
+
+    async def follow(self, tunnel: str) -> AsyncIterator[str]:
+        while True:
+            yield await self.lines.get()
+
+    async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+        self.asked.append((tunnel, verb, wait))
+        return {"name": tunnel, "phase": "up", "reason": "connected", "last_error": None}
+
+    async def reload(self) -> dict[str, Any]:
+        return {"done": ["acme-dc: probe changed"], "errors": []}
+
+    def known(self, tunnel: str) -> bool:
+        return tunnel == "acme-dc"
+
+
+@pytest.fixture
+async def served(tmp_path: Path):
+    """A daemon on a control socket and on loopback TCP."""
+    daemon, servers = FakeDaemon(), Servers()
+    api = Api(daemon)
+    await servers.listen_unix(api.control(), tmp_path / "control.sock")
+    await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
+    port = servers.addresses()[-1][1]
+    yield daemon, tmp_path / "control.sock", f"http://127.0.0.1:{port}"
+    await servers.close()
+
+
+async def test_tcp_is_read_only(served) -> None:
+    _, _, base = served
+    async with ClientSession() as http:
+        for path, status in (("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/api/v1/status", 200), ("/api/v1/plan", 404)):
+            assert (await http.get(base + path)).status == status, path
+        assert (await http.post(base + "/api/v1/tunnels/acme-dc/stop")).status == 404
+        assert (await http.post(base + "/api/v1/status")).status == 405
+
+
+async def test_readiness_says_why_not(served) -> None:
+    daemon, _, base = served
+    daemon.problem = "draining"
+    async with ClientSession() as http:
+        answer = await http.get(base + "/readyz")
+        assert (answer.status, (await answer.text()).strip()) == (503, "draining")
+
+
+async def test_commands_reach_the_daemon(served) -> None:
+    daemon, path, _ = served
+    client = ControlClient(path)
+    assert (await asyncio.to_thread(client.post, "/api/v1/tunnels/acme-dc/restart?wait=7"))["phase"] == "up"
+    assert daemon.asked == [("acme-dc", "restart", 7)]
+    assert (await asyncio.to_thread(client.post, "/api/v1/reload"))["done"] == ["acme-dc: probe changed"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("/api/v1/tunnels/nope/start", "no such tunnel: nope"), ("/api/v1/tunnels/acme-dc/explode", "no such command: explode"),
+     ("/api/v1/tunnels/acme-dc/start?wait=long", "wait must be a whole number")],
+)
+async def test_a_wrong_wish_is_refused_in_words(served, path: str, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        await asyncio.to_thread(ControlClient(served[1]).post, path)
+
+
+async def test_logs_follow(served) -> None:
+    daemon, path, _ = served
+    lines = ControlClient(path).lines("/api/v1/tunnels/acme-dc/logs?lines=1&follow=1")
+    assert await asyncio.to_thread(next, lines) == "two"
+    daemon.lines.put_nowait("three")
+    assert await asyncio.to_thread(next, lines) == "three"
+
+
+async def test_the_socket_is_closed_to_others(served) -> None:
+    assert served[1].stat().st_mode & 0o777 == 0o660
+
+
+def test_no_daemon_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=r"no daemon answers at .*control.sock.*is `facilitator run` up\?"):
+        ControlClient(tmp_path / "control.sock").get("/api/v1/status")
+
+
+@pytest.mark.root
+async def test_a_stranger_may_look_but_not_touch(served) -> None:
+    """Even when the file's mode lets a foreign user connect, the kernel's word about the peer decides."""
+    daemon, path, _ = served
+    path.chmod(0o666)
+    script = """
+import json, os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+answers = []
+for line in ("GET /api/v1/status", "POST /api/v1/tunnels/acme-dc/stop"):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sys.argv[1])
+        s.sendall((line + " HTTP/1.0\\r\\nContent-Length: 0\\r\\n\\r\\n").encode())
+        answers.append(s.makefile().readline().split()[1])
+print(json.dumps(answers))
+"""
+    parents = [p for p in path.parents if "pytest" in str(p) and p.stat().st_uid == os.geteuid()]
+    modes = {p: p.stat().st_mode for p in parents}
+    for parent in parents:
+        parent.chmod(0o755)
+    try:
+        done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    finally:
+        for parent, mode in modes.items():
+            parent.chmod(mode)
+    assert json.loads(done.stdout) == ["200", "403"], done.stderr
+    assert daemon.asked == []
