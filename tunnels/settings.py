@@ -7,24 +7,59 @@ Nothing in this module reads a file: a `Secret` is only the name of a place wher
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Annotated, Any, Literal, Self
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
 
+# --- durations -----------------------------------------------------------------------------------------------------------------
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
+_ALMOST_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
+_ALMOST_UNITS = {
+    "": "s", "msec": "ms", "msecs": "ms", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m", "minute": "m",
+    "minutes": "m", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d",
+}
+_SHORTEST = 0.01                # seconds: a shorter pause is a busy loop
+_LONGEST = 10 * 365 * 86400.0   # a longer duration is a typing mistake, and overflows what counts with it
 
 
 def parse_duration(value: Any) -> float:
     """Seconds from `250ms`, `5s`, `2m`, `4h` or `1d`; ValueError says what a duration looks like."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a duration; write a number with a unit, such as 250ms, 5s, 2m, 4h or 1d")
-    return float(match[1]) * _UNITS[match[2]]
+        raise ValueError(f"{value!r} is not a duration; write a number with a unit, such as 250ms, 5s, 2m, 4h or 1d{_meant(value)}")
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST:
+        raise ValueError(f"{value!r} is longer than ten years")
+    return seconds
+
+
+def _meant(value: Any) -> str:
+    match = _ALMOST_DURATION.fullmatch(str(value).strip().lower())
+    if match is None:
+        return ""
+    unit = _ALMOST_UNITS.get(match[2], match[2])
+    return f" (probably {match[1]}{unit})" if unit in _UNITS else ""
+
+
+def _long_enough(seconds: float) -> float:
+    if seconds < _SHORTEST:
+        raise ValueError("must be at least 10ms: anything shorter is a busy loop")
+    return seconds
+
+
+_DURATION_SCHEMA = WithJsonSchema({"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]})
+Seconds = Annotated[float, BeforeValidator(parse_duration), _DURATION_SCHEMA]
+Pause = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_long_enough), _DURATION_SCHEMA]
+
+# --- networks and probe targets ------------------------------------------------------------------------------------------------
 
 
 def parse_network(value: Any) -> IPNetwork:
@@ -43,10 +78,80 @@ def parse_network(value: Any) -> IPNetwork:
         raise ValueError(f"{value!r} has host bits set; the network is probably {meant}") from None
 
 
-Seconds = Annotated[
-    float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"})
+Network = Annotated[
+    IPNetwork, BeforeValidator(parse_network),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(/\d{1,3})?$", "examples": ["10.77.0.0/24"]}),
 ]
-Network = Annotated[IPNetwork, BeforeValidator(parse_network), WithJsonSchema({"type": "string", "format": "cidr"})]
+
+
+class Target(NamedTuple):
+    """One probe target, taken apart."""
+
+    scheme: str             # tcp, icmp or http
+    address: IPAddress
+    port: int | None        # None: icmp has none
+    path: str               # of http: at least /
+
+
+_TARGET = re.compile(r"(?P<scheme>[a-z]+)://(?P<rest>[!-~]+)", re.ASCII)
+_TARGET_FORMS = "tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
+
+
+def parse_target(value: str) -> Target:
+    """A probe target taken apart; ValueError says what is wrong with it and what was probably meant."""
+    match = _TARGET.fullmatch(value)
+    if match is None or set(match["rest"]) & set("@?#"):
+        raise ValueError(f"{value!r} is not a probe target; write {_TARGET_FORMS}")
+    if match["scheme"] not in ("tcp", "icmp", "http"):
+        raise ValueError(f"{value!r}: {match['scheme']} cannot be probed; write {_TARGET_FORMS}")
+    host, port, path = _taken_apart(value)
+    try:
+        address = ip_address(host)
+    except ValueError:
+        why = "is not an IP address; names are not resolved, because DNS may fail where the tunnel does not"
+        raise ValueError(f"{value!r}: {host!r} {why}") from None
+    return _fitting(value, Target(match["scheme"], address, port, path))
+
+
+def _taken_apart(value: str) -> tuple[str, int | None, str]:
+    brackets = "an IPv6 address stands in brackets, as in tcp://[2001:db8::1]:443"
+    try:
+        url = urlsplit(value)
+        host, port = url.hostname or "", url.port
+    except ValueError as error:
+        hint = f"; {brackets}" if value.count(":") > 2 else ""
+        raise ValueError(f"{value!r}: {str(error)[:1].lower()}{str(error)[1:]}{hint}") from None
+    if url.netloc.count(":") > 1 and not url.netloc.startswith("["):
+        raise ValueError(f"{value!r}: {brackets}")
+    return host, port, url.path
+
+
+def _fitting(value: str, target: Target) -> Target:
+    """The target, if it has the parts that its scheme wants and no others."""
+    host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
+    if target.port == 0:
+        raise ValueError(f"{value!r}: port 0 cannot be probed")
+    if target.scheme == "http":
+        return target._replace(port=target.port or 80, path=target.path or "/")
+    if target.scheme == "icmp" and (target.port is not None or target.path):
+        raise ValueError(f"{value!r}: icmp has neither port nor path; write icmp://{host}")
+    if target.scheme == "tcp" and target.port is None:
+        raise ValueError(f"{value!r}: the port is missing; write tcp://{host}:PORT")
+    if target.scheme == "tcp" and target.path:
+        raise ValueError(f"{value!r}: tcp has no path; write tcp://{host}:{target.port}")
+    return target
+
+
+def _checked_target(value: str) -> str:
+    parse_target(value)
+    return value
+
+
+_TargetText = Annotated[
+    str, AfterValidator(_checked_target), WithJsonSchema({"type": "string", "pattern": "^(tcp|icmp|http)://", "examples": ["tcp://10.77.0.10:443"]})
+]
+
+# --- the settings --------------------------------------------------------------------------------------------------------------
 
 
 class Settings(BaseModel):
@@ -54,19 +159,30 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False)
 
+    whole: ClassVar[bool] = False           # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+
 
 class Secret(Settings):
     """Where a secret lies: a file (looked up in the credential directories) or an environment variable. Never the secret itself."""
 
-    file: str | None = Field(None, description="name or path of the file that holds the secret")
-    env: str | None = Field(None, description="name of the environment variable that holds the secret")
+    whole: ClassVar[bool] = True
+
+    file: Annotated[str, Field(min_length=1)] | None = Field(None, description="name or path of the file that holds the secret")
+    env: Annotated[str, Field(min_length=1)] | None = Field(None, description="name of the environment variable that holds the secret")
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_literal(cls, value: Any) -> Any:
-        if isinstance(value, dict | Secret):
+        """Refuse anything that may be the secret itself. The texts never repeat it."""
+        if isinstance(value, Secret):
             return value
-        raise ValueError("a secret is never written here; put it in a file and say {file: NAME}, or {env: NAME}")
+        if not isinstance(value, dict):
+            raise PydanticCustomError(
+                "literal_secret", "a secret is never written here; put it into a file and say {file: NAME}, or {env: NAME}"
+            )
+        if not set(value) <= {"file", "env"}:
+            raise PydanticCustomError("literal_secret", "a secret is {file: NAME} or {env: NAME}, nothing else")
+        return value
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -84,7 +200,7 @@ class Destination(Settings):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"network": value} if isinstance(value, str) else value
+        return value if isinstance(value, dict | Destination) else {"network": value}
 
     @model_validator(mode="after")
     def _same_size(self) -> Self:
@@ -106,31 +222,54 @@ class Login(Settings):
     username: str | None = Field(None, description="account name at the far side")
     password: Secret | None = Field(None, description="where the password lies")
     totp: Secret | None = Field(None, description="where the base32 seed or otpauth:// address of the one-time codes lies")
-    max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="rejected logins in a row before the tunnel waits for a human")
+    max_attempts: Annotated[int, Field(strict=True, ge=1, le=10)] = Field(
+        3, description="rejected logins in a row before the tunnel waits for a human"
+    )
     reconnect_on_change: bool = Field(False, description="log in anew when a secret changes while the tunnel is up")
 
 
 class Probe(Settings):
     """What proves that traffic passes: any one target that answers."""
 
-    targets: tuple[str, ...] = Field((), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]")
-    interval: Seconds = Field(5.0, description="time between rounds while all is well")
-    timeout: Seconds = Field(2.0, description="how long one round waits for an answer; also the pause after a missed round")
+    targets: tuple[_TargetText, ...] = Field((), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]")
+    interval: Pause = Field(5.0, description="time between rounds while all is well")
+    timeout: Pause = Field(2.0, description="how long one round waits for an answer; also the pause after a missed round")
+
+
+_HOUR = r"([01]\d|2[0-3]):[0-5]\d"
+_WINDOW = re.compile(rf"{_HOUR}-{_HOUR}", re.ASCII)
+
+
+def _checked_window(value: str) -> str:
+    if _WINDOW.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not a time of day from-to; write it as 02:00-05:00")
+    if value[:5] == value[6:]:
+        raise ValueError(f"{value!r} is empty; leave the window out if any time of day is right")
+    return value
+
+
+_Window = Annotated[str, AfterValidator(_checked_window), WithJsonSchema({"type": "string", "pattern": f"^{_HOUR}-{_HOUR}$"})]
 
 
 class Planned(Settings):
     """Reconnect before the far side cuts the session."""
 
-    every: Seconds = Field(description="how long the far side lets a session live")
+    every: Pause = Field(description="how long the far side lets a session live")
     before: Seconds = Field(600.0, description="how long before that to reconnect")
-    window: str | None = Field(None, pattern=r"^\d\d:\d\d-\d\d:\d\d$", description="local time of day to prefer, as 02:00-05:00")
+    window: _Window | None = Field(None, description="local time of day to prefer, as 02:00-05:00")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.before >= self.every:
+            raise ValueError(f"before ({self.before:g}s) must be shorter than every ({self.every:g}s)")
+        return self
 
 
 class Reconnect(Settings):
     """When a lost tunnel is tried again: at once after a stable session, then full jitter between `first` and `max`."""
 
-    first: Seconds = Field(1.0, description="shortest pause before a retry")
-    max: Seconds = Field(120.0, description="longest pause before a retry")
+    first: Pause = Field(1.0, description="shortest pause before a retry")
+    max: Pause = Field(120.0, description="longest pause before a retry")
     stable_after: Seconds = Field(60.0, description="health for this long makes a session stable and forgets earlier failures")
     planned: Planned | None = Field(None, description="reconnect ahead of the far side's session limit")
 
@@ -150,16 +289,38 @@ class Alert(Settings):
     routing_key: Secret | None = Field(None, description="another PagerDuty service for this tunnel")
 
 
+_PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+
+
+def _checked_ports(value: str) -> str:
+    match = _PORTS.fullmatch(value)
+    first, last = (int(match[2]), int(match[3] or match[2])) if match else (0, 0)
+    if not 1 <= first <= last <= 65535:
+        raise ValueError(f"{value!r} is not a port; write it as tcp/443, udp/53 or tcp/8000-8100")
+    return value
+
+
 class Allowance(Settings):
     """One staff segment that may enter the tunnel, optionally only to some ports."""
 
     segment: str = Field(description="a name under staff.segments")
-    ports: tuple[str, ...] | None = Field(None, description="such as tcp/443; absent means all")
+    ports: tuple[Annotated[str, AfterValidator(_checked_ports)], ...] | None = Field(None, description="such as tcp/443; absent means all")
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"segment": value} if isinstance(value, str) else value
+        return value if isinstance(value, dict | Allowance) else {"segment": value}
+
+
+_RESERVED_DEVICES = ("all", "default", "lo")
+
+
+def _checked_device(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", value, re.ASCII) is None:
+        raise ValueError(f"{value!r} is not a device name; at most 15 letters, digits, '_', '.', '-', a letter first")
+    if value in _RESERVED_DEVICES:
+        raise ValueError(f"{value!r} belongs to the kernel; choose another name for the device")
+    return value
 
 
 class Tunnel(Settings):
@@ -169,7 +330,7 @@ class Tunnel(Settings):
     kind: str = Field(description="which VPN client runs it")
     description: str = Field("", description="for people: shown in status and incidents")
     destinations: tuple[Destination, ...] = Field(min_length=1, description="the networks that this tunnel carries")
-    priority: Annotated[int, Field(ge=0, le=65535)] = Field(
+    priority: Annotated[int, Field(strict=True, ge=0, le=65535)] = Field(
         100, description="of two tunnels to one destination the healthy one with the lowest number carries it"
     )
     login: Login = Field(default_factory=Login)
@@ -177,5 +338,7 @@ class Tunnel(Settings):
     reconnect: Reconnect = Field(default_factory=Reconnect)
     alert: Alert = Field(default_factory=Alert)
     allow: tuple[Allowance, ...] | None = Field(None, description="which staff segments may enter; absent means everybody")
-    device: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,14}$", description="name of the tunnel's network device")
-    mtu: Annotated[int, Field(ge=576, le=9000)] | None = Field(None, description="largest packet in bytes that fits into the tunnel")
+    device: Annotated[str, AfterValidator(_checked_device)] | None = Field(None, description="name of the tunnel's network device")
+    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] | None = Field(
+        None, description="largest packet in bytes that fits into the tunnel"
+    )
