@@ -1,0 +1,1 @@
+"""`make bench`: what the supervision costs, the floor and ours side by side in one run."""

@@ -1,0 +1,13 @@
+"""The whole daemon with one more kind: `python -m tests.bench.daemon CONFIG`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from supervisor.app import run
+from tests.bench.trivial import KIND
+from tunnels import KINDS
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1]), kinds={**KINDS, "trivial": KIND}))

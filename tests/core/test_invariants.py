@@ -1,0 +1,69 @@
+"""Whatever happens, in whatever order: what must always hold."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.core import events as ev
+from supervisor.core.machine import Limits, step
+from supervisor.core.state import Phase, TunnelState, Want
+from tunnels.base import Connected, Failed, Reason
+from tunnels.settings import Probe, Tunnel
+
+TUNNELS = [
+    Tunnel(name="t", kind="test", destinations=("10.0.0.0/24",), probe=Probe(targets=targets))
+    for targets in ((), ("icmp://10.0.0.1",))
+]
+ASKS = [Reason.CONFIGURED, Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.SHUTDOWN]
+sessions = st.integers(0, 1)        # 0: the current one, 1: an earlier one
+happenings = st.one_of(
+    st.builds(lambda r: lambda n: ev.Asked("t", reason=r), st.sampled_from(ASKS)),
+    st.just(lambda n: ev.InputsChanged("t")),
+    st.just(lambda n: ev.DeviceLost("t")),
+    st.builds(lambda old: lambda n: ev.Spawned("t", n - old, 7), sessions),
+    st.builds(lambda old, r: lambda n: ev.SpawnFailed("t", n - old, r, "x"), sessions, st.sampled_from(Reason)),
+    st.builds(lambda old: lambda n: ev.ClientSaid("t", n - old, Connected()), sessions),
+    st.builds(lambda old, r: lambda n: ev.ClientSaid("t", n - old, Failed(r, "x")), sessions, st.sampled_from(Reason)),
+    st.builds(lambda old, c: lambda n: ev.Exited("t", n - old, c), sessions, st.integers(0, 255)),
+    st.builds(lambda old, rtt: lambda n: ev.Probed("t", n - old, rtt), sessions, st.none() | st.floats(0, 2)),
+    st.just(lambda n: ev.Tick("t", n)),
+)
+
+
+@given(st.sampled_from(TUNNELS), st.lists(st.tuples(happenings, st.floats(0, 300), st.floats(0, 0.999)), max_size=60))
+def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
+    state, now, alive = TunnelState(), 0.0, None
+    for make, passed, jitter in story:
+        event = make(state.session.number)
+        if isinstance(event, ev.Tick):
+            if state.deadline is None:
+                continue
+            now = max(now, state.deadline)      # a Tick comes when the deadline is reached, never before
+        else:
+            now += passed
+        if isinstance(event, ev.Exited | ev.SpawnFailed) and event.session == state.session.number:
+            if alive != event.session or (isinstance(event, ev.SpawnFailed) and state.phase is Phase.UP):
+                continue                        # a client ends at most once, and one that connected was spawned
+            alive = None
+        before = state
+        state, actions = step(tunnel, state, event, now, jitter, Limits())
+
+        spawned = [a for a in actions if isinstance(a, ev.Spawn)]
+        assert len(spawned) <= 1
+        if spawned:
+            assert alive is None, "two clients of one tunnel"
+            alive = spawned[0].session
+            assert alive == state.session.number == before.session.number + 1
+        assert all(a.session == alive for a in actions if isinstance(a, ev.Terminate | ev.Kill))
+        assert state.running == (alive is not None)
+        assert state.session.number >= before.session.number
+        assert (state.deadline is None) or state.deadline > now or not isinstance(event, ev.Tick)
+        if state.phase in (Phase.STARTING, Phase.STOPPING, Phase.BACKOFF):
+            assert state.deadline is not None, "it could stay like this for ever"
+        if state.phase in (Phase.STOPPED, Phase.FAILED):
+            assert state.deadline is None
+        if state.want is Want.DOWN:
+            assert state.phase in (Phase.STOPPED, Phase.STOPPING)
+        assert state.attempts >= 0
+        assert 0 <= state.refusals <= tunnel.login.max_attempts
