@@ -14,6 +14,7 @@ LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:i
 	curl openssl promtool:prometheus unshare:util-linux
 PACKAGING_PROGRAMS := mmdebstrap systemd-nspawn:systemd-container node:nodejs npm
 
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
 

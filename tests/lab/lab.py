@@ -135,14 +135,29 @@ class Lab:
         return path
 
 
+PROGRAMS = ("ip", "nft", "sysctl", "openvpn", "openssl", "ssh", "ssh-keygen", "/usr/sbin/sshd", "tcpdump", "curl", "unshare", "ps")
+
+
+def unfit() -> list[str]:
+    """Why the lab cannot run on this machine, one sentence each."""
+    reasons = [f"The program {program} is missing: say `make setup` as root." for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        return ["The lab needs root, because it makes network namespaces. It touches nothing of this machine's own network."]
+    if not Path("/dev/net/tun").exists():
+        reasons.append("/dev/net/tun is missing: say `modprobe tun`.")
+    return reasons
+
+
 def end_on_signals() -> None:
-    """SIGTERM and SIGHUP end the program like Ctrl-C, so that the context managers clean up."""
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the program through its context managers; a second one does not disturb that."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, interrupt)
 
 
 def _sweep_directories() -> None:

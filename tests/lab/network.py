@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from tests.netns import Namespace, link
@@ -73,8 +75,9 @@ class Network:
         self["transport"].run("nft", f"add element inet faults sites {{ {site} }}")
 
     def unblock(self, site: IPv4Address) -> None:
-        """The path to the site works again."""
-        self["transport"].run("nft", f"delete element inet faults sites {{ {site} }}")
+        """The path to the site works; also if it did before."""
+        element = f"element inet faults sites {{ {site} }}"
+        self["transport"].run("nft", f"add {element}; delete {element}")
 
     def remove(self) -> None:
         """End every process in the namespaces and delete them."""
@@ -85,7 +88,8 @@ class Network:
 
     def _build(self) -> None:
         for end in dict.fromkeys(name for a, _, _, b, _, _ in _CABLES for name in (a, b)):
-            self._names[end] = Namespace(end)
+            with _uninterrupted():
+                self._names[end] = Namespace(end)
         for a, a_device, a_address, b, b_device, b_address in _CABLES:
             link(self[a], a_device, self[b], b_device)
             self[a].run("ip", "address", "add", a_address, "dev", a_device)
@@ -95,3 +99,13 @@ class Network:
         for name in _ROUTERS:
             self[name].run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         self["transport"].run("nft", "-f", "-", input=_DROPS)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until what was made is also known, so that it can be removed."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,214 @@
+"""`make demo`: the product shown in the lab. Two tunnels are broken in every common way; each healing is timed as a laptop sees it.
+
+On a terminal the status table stays live above the story; otherwise the story comes as plain lines. Exits 0 only if all healed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from supervisor.cli.table import status_view
+from tests.lab import CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from tests.lab.config import Config
+from tests.lab.daemon import PagerDuty
+from tests.lab.lab import end_on_signals, unfit
+from tests.lab.wait import eventually
+
+PICTURE = """\
+laptop ── hub ── facilitator ──┬── customer (OpenVPN) ── datacentre  10.77.0.0/24
+10.8.0.2                       └── bastion (sshd) ────── own cloud   10.90.0.0/16"""
+
+
+@dataclass
+class Story:
+    """What was shown so far: told line by line, and summed up in the end."""
+
+    console: Console
+    daemon: Daemon | None = None
+    started: float = field(default_factory=time.monotonic)
+    lines: list[Text] = field(default_factory=list)
+    shown: list[tuple[str, str]] = field(default_factory=list)
+
+    def tell(self, text: str, style: str = "") -> None:
+        """One line, with the time since the start."""
+        line = Text(f"{time.monotonic() - self.started:5.1f} s  ", "dim").append(text, style)
+        self.lines.append(line)
+        if not self.console.is_terminal:
+            self.console.print(line, soft_wrap=True)
+
+    def show(self, what: str, result: object) -> None:
+        """A result for the final table."""
+        self.shown.append((what, str(result)))
+        self.tell(f"{what}: {result}", "green")
+
+    def view(self) -> RenderableType:
+        """The picture, the status as `facilitator status` prints it, and the last lines."""
+        return Group(Panel(PICTURE, expand=False), self._status(), Text(), *self.lines[-12:])
+
+    def _status(self) -> RenderableType:
+        if self.daemon is None:
+            return Text("the facilitator does not run", "dim")
+        try:
+            return status_view(self.daemon.status())
+        except AssertionError:
+            return Text("the facilitator does not answer", "yellow")
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """The view, refreshed for as long as the context lasts, if somebody looks at a terminal."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self.view, console=self.console, refresh_per_second=5, transient=False):
+            yield
+
+    def summary(self) -> Table:
+        """What was shown, with its times."""
+        table = Table("shown", "result", title="What you have seen")
+        for what, result in self.shown:
+            table.add_row(what, result)
+        return table
+
+
+def _config(lab: Lab, pagerduty: PagerDuty) -> Config:
+    """The product's defaults, but an incident after seconds instead of minutes, and a session that counts as stable sooner."""
+    config = lab.configuration(pagerduty)
+    config["defaults"] = {
+        "reconnect": {"first": "500ms", "max": "3s", "stable_after": "1s"},
+        "probe": {"interval": "2s", "timeout": "1s"},
+        "alert": {"after": "5s", "clear_after": "2s"},
+    }
+    return config
+
+
+def _demo(story: Story) -> None:
+    story.tell("building the private network with real servers ...")
+    with Lab() as lab, lab.pagerduty() as pagerduty:
+        daemon = lab.daemon(_config(lab, pagerduty))
+        with daemon, lab.capture() as capture:
+            story.daemon = daemon
+            _connect(story, lab, daemon)
+            for chapter in (_kill_clients, _delete_routes, _silence, _stop_server):
+                chapter(story, lab, daemon, pagerduty)
+            story.daemon = None
+            _clean_up(story, daemon)
+            clear = capture.finish()
+        assert not clear, f"packets in clear on the uplink: {clear[:3]}"
+        story.show("Packets of a destination in clear on the uplink during all of this", 0)
+
+
+def _connect(story: Story, lab: Lab, daemon: Daemon) -> None:
+    story.tell("the facilitator starts an openvpn client and an sshuttle ...")
+    since = time.monotonic()
+    daemon.wait_well()
+    story.show("Both tunnels up and healthy", _seconds(since))
+    for address in (DATACENTRE_WEB, CLOUD_WEB):
+        reply = lab.request(f"http://{address}/")
+        assert reply.status == 200, reply
+        story.show(f"The laptop (10.8.0.2) asks http://{address}/", f"“{reply.body}” in {reply.seconds * 1000:.0f} ms")
+
+
+def _kill_clients(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+    for program, tunnel, address in (("openvpn", "acme-dc", DATACENTRE_WEB), ("ssh", "own-cloud", CLOUD_WEB)):
+        story.tell(f"kill -9 the {program} of {tunnel} ...")
+        daemon.wait_for(tunnel, phase="up", health="healthy")
+        (victim,) = daemon.client_pids(program)
+        _healed(story, lab, f"kill -9 {program}", address, functools.partial(os.kill, victim, signal.SIGKILL))
+
+
+def _delete_routes(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+    story.tell("delete the tunnels' routes behind its back ...")
+    daemon.wait_well()
+    flush = functools.partial(lab.network["facilitator"].run, "ip", "route", "flush", "table", "all", "proto", "173")
+    _healed(story, lab, "ip route flush", DATACENTRE_WEB, flush)
+
+
+def _silence(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+    story.tell("the path to the customer silently drops everything ...")
+    daemon.wait_well()
+    before = time.monotonic()
+    lab.blackhole(CUSTOMER)
+    eventually(lambda: daemon.tunnel("acme-dc")["phase"] != "up", 15, "the silence is noticed")
+    story.show("Silent path noticed, though nothing said a word", f"after {_seconds(before)}")
+    _healed(story, lab, "path drops, then works again", DATACENTRE_WEB, functools.partial(lab.unblock, CUSTOMER), settled=False)
+
+
+def _stop_server(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+    story.tell("the customer's OpenVPN server goes down for longer ...")
+    daemon.wait_well()
+    since = time.monotonic()
+    lab.openvpn.stop()
+    eventually(lambda: pagerduty.incidents("triggered"), 30, "an incident opens")
+    story.show("Server down: incident opened at PagerDuty", f"after {_seconds(since)} (hold time 5 s)")
+    _healed(story, lab, "server back", DATACENTRE_WEB, lab.openvpn.start, settled=False)
+    since = time.monotonic()
+    eventually(lambda: not pagerduty.incidents("triggered"), 30, "the incident is resolved")
+    story.show("Incident resolved by itself", f"after {_seconds(since)} (hold time 2 s)")
+
+
+def _clean_up(story: Story, daemon: Daemon) -> None:
+    since = time.monotonic()
+    code = daemon.stop()
+    assert code == 0, f"the daemon exited with {code}"
+    daemon.cli("cleanup")
+    assert daemon.leftovers() == {}, daemon.leftovers()
+    story.show("Stopped: processes, routes, rules, tables, devices left", f"0, after {_seconds(since)}")
+
+
+def _healed(
+    story: Story, lab: Lab, what: str, address: IPv4Address, fault: Callable[[], object], *, settled: bool = True
+) -> None:
+    """Make the fault and time what the laptop sees; `settled=False`: it is down already, and this heals it."""
+    if settled:
+        story.show(f"{what}: no answers for", lab.outage(address, fault))
+        return
+    since = time.monotonic()
+    fault()
+    lab.reachable_within(address, 40)
+    story.show(f"{what}: answers again after", _seconds(since))
+
+
+def _seconds(since: float) -> str:
+    return f"{time.monotonic() - since:.1f} s"
+
+
+def main() -> int:
+    """Exit code 0: everything healed; 1: something did not, or this machine is unfit; 130: Ctrl-C."""
+    end_on_signals()
+    console = Console()
+    if reasons := unfit():
+        console.print("\n".join(reasons))
+        return 1
+    story = Story(console)
+    try:
+        with story.live():
+            _demo(story)
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing is left behind", style="yellow")
+        return 130
+    except AssertionError as error:
+        console.print(f"NOT HEALED: {error}", style="red", markup=False)
+        return 1
+    finally:
+        if story.shown:
+            console.print(story.summary())
+    console.print(f"All healed. {time.monotonic() - story.started:.0f} s in all.", style="bold green")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
