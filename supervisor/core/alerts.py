@@ -28,6 +28,7 @@ class Alert:
     summary: str
     since: float                        # monotonic seconds: when it became what it is
     details: Mapping[str, str]
+    reason: str = ""                    # the word for why it is down
 
 
 def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], float | None]:
@@ -35,20 +36,25 @@ def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], fl
     alerts = {}
     moments = []
     for name, (tunnel, state) in snapshot.tunnels.items():
-        verdict, due = _judge(tunnel, state, snapshot.now)
+        verdict, due = _judge(tunnel, state, snapshot.now, snapshot.draining)
         if due is not None:
             moments.append(due)
         summary, details = _summary(facilitator, tunnel, state), _details(tunnel, state, snapshot.now)
-        alerts[name] = Alert(name, verdict, tunnel.alert.severity, summary, state.well_since, details)
+        reason = (state.failure.reason if state.failure is not None else state.reason).value
+        alerts[name] = Alert(name, verdict, tunnel.alert.severity, summary, state.well_since, details, reason)
     return alerts, min(moments, default=None)
 
 
-def _judge(tunnel: Tunnel, state: TunnelState, now: float) -> tuple[Verdict, float | None]:
+def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool) -> tuple[Verdict, float | None]:
+    """While the daemon drains nobody is called for what it ends itself, and its end proves nothing well: only health still resolves."""
     if state.want is Want.DOWN:
-        return Verdict.CLEAR, None
+        return (Verdict.HOLD if draining else Verdict.CLEAR), None
+    is_well = well(tunnel, state)
+    if draining and not is_well:
+        return Verdict.HOLD, None
     if state.phase is Phase.FAILED:
         return Verdict.FIRING, None
-    hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if well(tunnel, state) else (tunnel.alert.after, Verdict.FIRING)
+    hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if is_well else (tunnel.alert.after, Verdict.FIRING)
     due = state.well_since + hold
     return (verdict, None) if now >= due else (Verdict.HOLD, due)
 

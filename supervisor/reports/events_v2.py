@@ -1,0 +1,162 @@
+"""PagerDuty's Events API v2: what is said (bodies without the routing key), and how it is sent.
+
+The bodies of resolves are minimal on purpose: an optional field that is refused must not keep an incident open.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from typing import Any
+
+import requests
+import urllib3
+
+from supervisor.core.alerts import Alert
+from supervisor.core.view import iso
+from supervisor.reports.incident import Action, Outcome
+
+SUMMARY = 1024              # characters, PagerDuty's limit
+DEDUP_KEY = 255             # characters, PagerDuty's limit
+BODY = 400_000              # bytes; PagerDuty's limit is 512 kB
+LINES = 200_000             # bytes of the client's last words in it
+TIMEOUT = (5.0, 10.0)       # seconds to connect, seconds of silence
+RETRY_AFTER = 3600.0        # seconds: longest wait that we let the far side impose
+_RETRYABLE = frozenset({408, 425})
+_ANSWER = 4096              # bytes of an answer that are read
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one attempt."""
+
+    outcome: Outcome
+    text: str = ""              # for people
+    retry_after: float = 0.0    # seconds that the far side asked for
+
+
+class Wrong(enum.IntEnum):
+    """Refusals that mean that the routing key or the address is wrong, not the message."""
+
+    UNAUTHORIZED = 401
+    FORBIDDEN = 403
+    NOT_FOUND = 404
+
+
+def dedup_key(facilitator: str, tunnel: str) -> str:
+    """The name of a tunnel's incident: the same for ever, whatever happens to the daemon."""
+    key = f"facilitator/{facilitator}/{tunnel}"
+    return key if len(key) <= DEDUP_KEY else f"facilitator/{sha256(key.encode()).hexdigest()}"
+
+
+def trigger(facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
+    """The body that opens the incident. `since` is Unix time; `lines` are the client's last ones."""
+    details: dict[str, Any] = {**alert.details, "last_lines": _newest(lines)}
+    body = _trigger(facilitator, alert, since, details)
+    if len(body.encode()) > BODY:
+        body = _trigger(facilitator, alert, since, {"note": "left out, too long", "tunnel": alert.tunnel})
+    return body
+
+
+def resolve(key: str) -> str:
+    """The body that closes it."""
+    return json.dumps({"event_action": Action.RESOLVE.value, "dedup_key": key})
+
+
+def _trigger(facilitator: str, alert: Alert, since: float, details: dict[str, Any]) -> str:
+    summary = alert.summary if len(alert.summary) <= SUMMARY else alert.summary[: SUMMARY - 1] + "…"
+    return json.dumps({
+        "event_action": Action.TRIGGER.value,
+        "dedup_key": dedup_key(facilitator, alert.tunnel),
+        "client": "facilitator",
+        "payload": {
+            "summary": summary,
+            "source": facilitator,
+            "severity": alert.severity,
+            "timestamp": iso(since),
+            "component": alert.tunnel,
+            "group": facilitator,
+            "class": alert.reason or "down",
+            "custom_details": details,
+        },
+    })
+
+
+def _newest(lines: Sequence[str]) -> list[str]:
+    """As many of the newest lines as fit."""
+    kept: list[str] = []
+    room = LINES
+    for line in reversed(lines):
+        room -= len(json.dumps(line)) + 2
+        if room < 0:
+            break
+        kept.append(line)
+    return kept[::-1]
+
+
+class Sender:
+    """Posts events; one attempt a call, it never raises for what the far side does."""
+
+    def __init__(self) -> None:
+        self._session = requests.Session()
+
+    def send(self, url: str, routing_key: str, body: str) -> Answer:
+        """One attempt, 15 s at most as long as the far side says nothing. `url` is the service region's, without a path."""
+        event = {"routing_key": routing_key, **json.loads(body)}
+        try:
+            with self._session.post(
+                f"{url.rstrip('/')}/v2/enqueue", json=event, timeout=TIMEOUT, allow_redirects=False, stream=True,
+            ) as response:
+                return _understood(response)
+        except requests.RequestException as error:
+            return Answer(Outcome.FAILED, f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._session.close()
+
+
+def _understood(response: requests.Response) -> Answer:
+    """The status line alone says that an event was taken; the rest of that answer may get lost."""
+    status = response.status_code
+    if status == 202:
+        return Answer(Outcome.ACCEPTED)
+    wait = _retry_after(response.headers.get("Retry-After", ""))
+    text = f"{status} {response.reason}: {_words(response)}"
+    if status == 429:
+        return Answer(Outcome.THROTTLED, text, wait)
+    if status >= 500 or status in _RETRYABLE:
+        return Answer(Outcome.FAILED, text, wait)
+    if status in set(Wrong):
+        text = f"the routing key or alerts.pagerduty.url is wrong: {text}"
+    return Answer(Outcome.REJECTED, text)
+
+
+def _words(response: requests.Response) -> str:
+    """`message` and `errors` of PagerDuty's answer, or what else it says."""
+    try:
+        raw = response.raw.read(_ANSWER, decode_content=True)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        return str(error)
+    try:
+        said = json.loads(raw)
+        return f"{said['message']} {'; '.join(map(str, said.get('errors', ())))}".strip()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(raw.decode("utf-8", "backslashreplace"))[:200]
+
+
+def _retry_after(value: str) -> float:
+    """Seconds from a Retry-After header (seconds or a date); 0 when it says nothing usable."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(0.0, seconds), RETRY_AFTER)

@@ -1,0 +1,110 @@
+"""The incidents in memory, and their copy on disk that may be late: memory is the truth while the daemon lives, disk when it died.
+
+Without a usable disk incidents are still opened and resolved; what a crash would lose then is said by a metric and a log line.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+
+import structlog
+
+from supervisor.reports.incident import Incident, Message, There, recovered
+from supervisor.reports.store import Store
+
+HEAL_INTERVAL = 10.0    # seconds between attempts to bring a lagging disk up to date
+
+
+class Outbox:
+    """Every incident that is not finished, by dedup key. One thread only."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._incidents: dict[str, Incident] = {}
+        self._loaded = False
+        self._heal_at = 0.0             # monotonic seconds
+        self._log = structlog.get_logger()
+        self.usable = True              # the disk has what memory has
+
+    def __iter__(self) -> Iterator[Incident]:
+        return iter(list(self._incidents.values()))
+
+    def get(self, dedup_key: str) -> Incident | None:
+        """The incident under this key."""
+        return self._incidents.get(dedup_key)
+
+    @property
+    def heal_at(self) -> float | None:
+        """Monotonic moment at which `heal` should be called; None: no need."""
+        return None if self.usable and self._loaded else self._heal_at
+
+    def heal(self, now: float) -> bool:
+        """Bring disk and memory together, when it is due; True when incidents of an earlier run were found."""
+        if self.heal_at is None or now < self._heal_at:
+            return False
+        try:
+            found = [] if self._loaded else self._store.load()
+            merged = {**self._incidents, **{mine.dedup_key: mine for mine in map(self._merge, found)}}
+            self._store.replace(merged.values())
+        except (sqlite3.Error, OSError) as error:
+            self._trouble(error, now)
+            return False
+        self._incidents = merged
+        self._loaded = True
+        if not self.usable:
+            self._log.info("incident store is usable again", path=str(self._store.path))
+        self.usable = True
+        return bool(found)
+
+    def put(self, incident: Incident, now: float) -> None:
+        """Remember the incident, on disk before this returns when the disk can be used."""
+        if incident.finished:
+            self._incidents.pop(incident.dedup_key, None)
+        else:
+            self._incidents[incident.dedup_key] = incident
+        if not (self.usable and self._loaded):
+            return
+        try:
+            self._store.save(incident)
+        except (sqlite3.Error, OSError) as error:
+            self._trouble(error, now)
+
+    def delay(self, incident: Incident, due: float) -> None:
+        """Do not send its message before `due` (monotonic seconds). Not kept on disk: a restart tries at once."""
+        if incident.message is not None:
+            self._incidents[incident.dedup_key] = replace(incident, message=replace(incident.message, due=due))
+
+    def bury(self, incident: Incident, error: str, now: float) -> None:
+        """Keep its message as a dead letter."""
+        if not self.usable:
+            return
+        try:
+            self._store.bury(incident, error)
+        except (sqlite3.Error, OSError) as trouble:
+            self._trouble(trouble, now)
+
+    def waiting(self) -> list[tuple[Incident, Message]]:
+        """The incidents with an unsent message, the next one to send first."""
+        pairs = [(i, i.message) for i in self._incidents.values() if i.message is not None]
+        return sorted(pairs, key=lambda pair: (pair[1].due, pair[1].created))
+
+    def close(self) -> None:
+        """Let go of the disk."""
+        self._store.close()
+
+    def _merge(self, found: Incident) -> Incident:
+        """What an earlier run left, unless this run has begun the same incident meanwhile: then only doubt is added."""
+        mine = self._incidents.get(found.dedup_key)
+        if mine is None:
+            return recovered(found)
+        if mine.there is There.CLOSED:
+            return replace(mine, there=There.UNKNOWN, fingerprint=mine.fingerprint or found.fingerprint)
+        return mine
+
+    def _trouble(self, error: Exception, now: float) -> None:
+        self._heal_at = now + HEAL_INTERVAL
+        if self.usable:
+            self._log.error("incident store is unusable, incidents are sent from memory", path=str(self._store.path), error=str(error))
+        self.usable = False
