@@ -5,30 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from supervisor.control.client import ControlClient, Refused, Unreachable
+from supervisor.core.exits import Exit
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
 CONTROL_SOCKET = "control.sock"
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
-
-
-class Exit(IntEnum):
-    """Exit codes (contract, section 2; 75, 77 and 78 are those of sysexits.h)."""
-
-    FAILED = 1
-    USAGE = 2
-    NOT_UP = 3
-    NO_DAEMON = 4
-    RUNNING = 75
-    NO_RIGHT = 77
-    CONFIG = 78
 
 
 def fail(code: Exit, sentence: str) -> NoReturn:

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from supervisor.cli.common import Exit, ask, fail, socket_option
+from supervisor.cli.common import ask, fail, socket_option
+from supervisor.core.exits import Exit
 
 _WAIT = 90      # seconds that start, stop and restart wait for what comes of it
 

@@ -1,0 +1,91 @@
+"""The shape of the code: the document that describes it is true, and the budgets hold."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.document import DOCUMENT, ROOT, rendered
+
+SOURCES = sorted([*ROOT.glob("supervisor/**/*.py"), *ROOT.glob("tunnels/**/*.py")])
+# Modules of PyPI's supervisord: a file of ours with such a name would mix with theirs where both are installed.
+SUPERVISORD = {
+    "childutils", "compat", "confecho", "datatypes", "dispatchers", "events", "http", "http_client", "loggers", "medusa", "options", "pidproxy",
+    "poller", "process", "rpcinterface", "skel", "socket_manager", "states", "supervisorctl", "supervisord", "templating", "web", "xmlrpc",
+}
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path):
+    return [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def depth(node: ast.AST, level: int = 0) -> int:
+    """How deep if, for, while, with, try and match are nested; an elif is not deeper."""
+    deepest = level
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        nests = isinstance(child, ast.If | ast.For | ast.AsyncFor | ast.While | ast.With | ast.AsyncWith | ast.Try | ast.Match)
+        chained = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+        deepest = max(deepest, depth(child, level + (nests and not chained)))
+    return deepest
+
+
+def test_the_architecture_document_is_up_to_date() -> None:
+    assert rendered(DOCUMENT.read_text()) == DOCUMENT.read_text(), "run: make docs"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names)
+def test_a_file_fits_in_one_reading(path: Path) -> None:
+    code = [line for line in path.read_text().splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert len(code) <= 350
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names)
+def test_functions_are_short_and_flat(path: Path) -> None:
+    for function in functions(path):
+        assert function.end_lineno - function.lineno < 60, f"{function.name} is too long"
+        assert depth(function) <= 4, f"{function.name} is nested too deeply"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names)
+def test_no_global_state(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.Global)]
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict | ast.List | ast.Set):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            assert all(isinstance(t, ast.Name) and (t.id.isupper() or t.id.startswith("_") or t.id == "__all__") for t in targets)
+
+
+def test_functions_are_mostly_tiny() -> None:
+    lengths = sorted(f.end_lineno - f.lineno + 1 for path in SOURCES for f in functions(path))
+    assert sum(lengths) / len(lengths) <= 12
+    assert lengths[int(len(lengths) * 0.95)] <= 40
+
+
+def test_broad_excepts_stand_only_at_the_top_of_a_task() -> None:
+    broad = [
+        f"{names(path)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"))
+    ]
+    assert len(broad) <= 4, broad
+
+
+def test_no_module_shares_a_name_with_supervisord() -> None:
+    direct = {path.stem for path in (ROOT / "supervisor").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert not direct & SUPERVISORD
+
+
+def test_nothing_imports_the_folders_that_hold_no_python() -> None:
+    for path in SOURCES:
+        imported = {a.name.split(".")[0] for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import) for a in n.names}
+        assert not imported & {"systemd", "nomad"}, names(path)
