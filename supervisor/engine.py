@@ -96,16 +96,40 @@ class Scope:
     staff: tuple[IPNetwork, ...]            # whose traffic may enter
 
 
+class Inbox:
+    """Where everything that happens is put. Only from the loop's own thread."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def post(self, event: Event) -> None:
+        """Put an event in; returns at once."""
+        self._queue.put_nowait(event)
+
+    def take(self) -> list[Event]:
+        """All that is in it, in order."""
+        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+
+    async def wait(self, seconds: float | None) -> list[Event]:
+        """All that is in it as soon as there is something; nothing, after that many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return [await self._queue.get(), *self.take()]
+        return []
+
+
 class Engine:
     """Holds the state of every tunnel and drives it; `advance` is the whole logic, `run` only waits."""
 
-    def __init__(self, outputs: Outputs, kinds: Mapping[str, AnyKind], *, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+    def __init__(
+        self, inbox: Inbox, outputs: Outputs, kinds: Mapping[str, AnyKind], *, clock: Callable[[], float], chance: Callable[[], float]
+    ) -> None:
         """`clock` gives monotonic seconds, `chance` a number in [0, 1)."""
+        self._inbox = inbox
         self._out = outputs
         self._kinds = kinds
         self._clock = clock
         self._chance = chance
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
         self._tunnels: dict[str, Tunnel] = {}
         self._states: dict[str, TunnelState] = {}
@@ -118,17 +142,13 @@ class Engine:
 
     # --- what goes in ----------------------------------------------------------------------------------------------------
 
-    def post(self, event: Event) -> None:
-        """Put an event into the inbox. Only from the loop's own thread."""
-        self._inbox.put_nowait(event)
-
     def configure(self, scope: Scope, tunnels: Mapping[str, Tunnel], *, held: Container[str], restart: Container[str] = ()) -> None:
         """Take over a configuration: new tunnels start (unless `held`), those in `restart` connect anew, the missing ones end."""
         now = self._clock()
         self._scope = scope
         for name in self._tunnels.keys() - tunnels.keys():
             self._retiring.add(name)
-            self.post(Asked(name, reason=Reason.STOPPED))
+            self._inbox.post(Asked(name, reason=Reason.STOPPED))
         for name, tunnel in tunnels.items():
             fresh = name not in self._tunnels
             anew = name in restart or name in self._retiring
@@ -137,7 +157,7 @@ class Engine:
             if fresh:
                 self._states[name] = TunnelState(want=Want.DOWN if name in held else Want.UP, since=now, well_since=now)
             if (fresh or anew) and name not in held:
-                self.post(Asked(name, reason=Reason.CONFIGURED if fresh else Reason.RECONFIGURED))
+                self._inbox.post(Asked(name, reason=Reason.CONFIGURED if fresh else Reason.RECONFIGURED))
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._publish()
 
@@ -166,13 +186,7 @@ class Engine:
         """Wait for the inbox or the nearest deadline, for ever."""
         due: float | None = None
         while True:
-            events = []
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
-                    events.append(await self._inbox.get())
-            while not self._inbox.empty():
-                events.append(self._inbox.get_nowait())
-            due = self.advance(events)
+            due = self.advance(await self._inbox.wait(None if due is None else max(0.0, due - self._clock())))
 
     def advance(self, events: Iterable[Event]) -> float | None:
         """Take the events, then the deadlines that are reached; publish what changed. Returns the next deadline (monotonic seconds)."""

@@ -11,7 +11,7 @@ from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, Probed, Spawned
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Phase, Snapshot, Transition
-from supervisor.engine import Engine, Outputs, ProbeJob, Scope
+from supervisor.engine import Engine, Inbox, Outputs, ProbeJob, Scope
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch
 from tunnels.settings import Tunnel
 
@@ -51,14 +51,14 @@ class World:
         self.runner, self.prober = FakeRunner(self), FakeProber(self)
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
         outputs = Outputs(self.runner, self.network, self.prober, self.alerter, self.recorder)
-        self.engine = Engine(outputs, {"test": KIND}, clock=lambda: self.now, chance=chance.random)
+        self.inbox = Inbox()
+        self.engine = Engine(self.inbox, outputs, {"test": KIND}, clock=lambda: self.now, chance=chance.random)
         self.engine.configure(Scope("sim", ()), tunnels, held=())
-        self.events: list[Event] = []
         self._drain_inbox()
 
     def post(self, event: Event) -> None:
         """Deliver an event now."""
-        self.engine.post(event)
+        self.inbox.post(event)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something in virtual time."""
@@ -82,10 +82,7 @@ class World:
             due = self._drain_inbox()
 
     def _drain_inbox(self) -> float | None:
-        events = []
-        while not self.engine._inbox.empty():
-            events.append(self.engine._inbox.get_nowait())
-        return self.engine.advance(events)
+        return self.engine.advance(self.inbox.take())
 
     def phase(self, name: str = "acme") -> Phase:
         """The tunnel's phase now."""
