@@ -1,0 +1,195 @@
+"""Performs a `Launch` for real, without the daemon: anonymous files, management socket, NOTIFY_SOCKET, and everything written down.
+
+A run can be kept as a transcript (`Run.transcript`), which `replay` feeds to a fresh dialogue later, without root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from tests.netns import Namespace
+from tunnels.base import AnyKind, Connected, Dialogue, Failed, Launch, Observation, Place, Say, Source, Tunnel
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+Words = queue.SimpleQueue[tuple[Source, str] | None]
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Poll a condition that has no event."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+class Run:
+    """One session of a kind's client."""
+
+    def __init__(self, kind: AnyKind, tunnel: Tunnel, place: Place, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str) -> None:
+        self.launch: Launch = kind.launch(tunnel, place, inputs)
+        self.dialogue: Dialogue = kind.dialogue(tunnel, inputs)
+        self.transcript: list[str] = []
+        self.said: list[Say] = []
+        self.observations: list[Observation] = []
+        self._words: Words = queue.SimpleQueue()
+        self._management: socket.socket | None = None
+        self._notify = self._notify_socket(place.directory) if self.launch.notify else None
+        self.process = self._spawn(place, namespace, prefix)
+        threading.Thread(target=self._read_output, daemon=True).start()
+        if self.launch.management is not None:
+            threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True).start()
+        if self._notify is not None:
+            threading.Thread(target=self._read_notify, args=(self._notify,), daemon=True).start()
+
+    def _spawn(self, place: Place, namespace: Namespace, prefix: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        descriptors = {name: _anonymous_file(name, content) for name, content in self.launch.files.items()}
+        argv = list(self.launch.argv)
+        for name, descriptor in descriptors.items():
+            argv = [word.replace(f"{{{name}}}", str(descriptor)) for word in argv]
+        notify = {"NOTIFY_SOCKET": str(place.directory / "notify.sock")} if self.launch.notify else {}
+        try:
+            return subprocess.Popen(
+                namespace.argv(*prefix, *argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env={**ENVIRONMENT, **self.launch.environment, **notify}, pass_fds=tuple(descriptors.values()), start_new_session=True,
+                cwd=place.directory,
+            )
+        finally:
+            for descriptor in descriptors.values():
+                os.close(descriptor)
+
+    # --- sources, one thread each ----------------------------------------------------------------------------------------------
+
+    def _read_output(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._words.put((Source.OUTPUT, line.decode(errors="replace").rstrip("\r\n")))
+        self.process.wait()
+        self._words.put(None)
+
+    def _read_management(self, path: Path) -> None:
+        connection = socket.socket(socket.AF_UNIX)
+        while self.process.poll() is None:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                connection.connect(str(path))
+                break
+            time.sleep(0.005)
+        else:
+            return
+        self._management = connection
+        self._words.put((Source.MANAGEMENT, ""))
+        with contextlib.suppress(OSError):
+            for line in connection.makefile(errors="replace"):
+                self._words.put((Source.MANAGEMENT, line.rstrip("\r\n")))
+
+    def _notify_socket(self, directory: Path) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        listener.bind(str(directory / "notify.sock"))
+        return listener
+
+    def _read_notify(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while datagram := listener.recv(4096):
+                for line in datagram.decode().splitlines():
+                    self._words.put((Source.NOTIFY, line))
+
+    # --- what the test does ------------------------------------------------------------------------------------------------------
+
+    def words(self, timeout: float) -> Iterator[tuple[Source, str]]:
+        """Every line until the client is gone."""
+        deadline = time.monotonic() + timeout
+        while (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None:
+            yield heard
+
+    def pump(self, until: Callable[[], bool], timeout: float = 15.0) -> None:
+        """Feed the dialogue until a condition holds or the client is gone."""
+        for source, line in self.words(timeout):
+            self.transcript.append(f"{source.value}|{line}")
+            for answer in self.dialogue.receive(source, line):
+                self._take(answer)
+            if until():
+                return
+
+    def _take(self, answer: Say | Observation) -> None:
+        self.transcript.append(describe(answer))
+        if isinstance(answer, Say):
+            self.said.append(answer)
+            assert self._management is not None
+            with contextlib.suppress(OSError):
+                self._management.sendall(answer.line.encode() + b"\n")
+        else:
+            self.observations.append(answer)
+
+    def connected(self, timeout: float = 15.0) -> Connected:
+        """Run on until it is connected."""
+        self.pump(lambda: bool(self.observations), timeout)
+        assert self.observations and isinstance(self.observations[-1], Connected), "\n".join(self.transcript)
+        return self.observations[-1]
+
+    def failed(self, timeout: float = 30.0) -> Failed:
+        """Run on until it says why it failed."""
+        self.pump(lambda: any(isinstance(o, Failed) for o in self.observations), timeout)
+        assert self.observations and isinstance(self.observations[-1], Failed), "\n".join(self.transcript)
+        return self.observations[-1]
+
+    def to_end(self, timeout: float = 15.0) -> None:
+        """Run on until the client is gone."""
+        self.pump(lambda: False, timeout)
+
+    def stop(self) -> int:
+        """SIGTERM its process group; SIGKILL after five seconds. Gives the exit code."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+                break
+        for closable in (self._management, self._notify):
+            if closable is not None:
+                closable.close()
+        return self.process.wait()
+
+
+def _anonymous_file(name: str, content: bytes) -> int:
+    descriptor = os.memfd_create(name)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+# --- transcripts -----------------------------------------------------------------------------------------------------------------
+
+
+def describe(answer: Say | Observation) -> str:
+    """One line of a transcript for what a dialogue gave."""
+    match answer:
+        case Say(line, secret):
+            return f"say|{'(secret) ' if secret else ''}{line}"
+        case Connected(address, peer, routes):
+            return f"connected|{address}|{peer}|{' '.join(str(route) for route in routes)}"
+        case Failed(reason, text):
+            return f"failed|{reason.value}|{text}"
+
+
+_SOURCES = {source.value: source for source in Source}
+
+
+def replay(dialogue: Dialogue, lines: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What a transcript's client said, fed to a dialogue: (what it gave, what the transcript says it should give)."""
+    given: list[str] = []
+    wanted: list[str] = []
+    for line in lines:
+        source, _, words = line.partition("|")
+        if source in _SOURCES:
+            given.extend(describe(answer) for answer in dialogue.receive(_SOURCES[source], words))
+        else:
+            wanted.append(line)
+    return given, wanted

@@ -1,0 +1,156 @@
+"""A real OpenVPN server in a namespace, with its own certificate authority."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.netns import Namespace, link
+from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
+from tunnels import KINDS
+from tunnels.base import Place
+
+CLIENT, SERVER = "198.18.0.1", "198.18.0.2"
+USER, PASSWORD = "svc-facilitator", 'pa ss"w\\ord'
+_VERIFY = """#!/bin/sh
+# the password says what the server answers: the right one, or `say TEXT` for a refusal with that text
+{ read -r user; read -r password; } < "$1"
+case "$password" in
+  'say '*) printf '%s' "${password#say }" > "$auth_failed_reason_file"; exit 1;;
+  'pa ss"w\\ord') [ "$user" = svc-facilitator ];;
+  *) exit 1;;
+esac
+"""
+
+
+class Authority:
+    """A certificate authority and the certificates that it signs, below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650", "-subj", "/CN=ca",
+                      "-keyout", "ca.key", "-out", "ca.crt")
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=self.directory, check=True, capture_output=True)
+
+    def sign(self, name: str, usage: str, *, days: int = 3650) -> None:
+        """NAME.key and NAME.crt."""
+        (self.directory / "extensions").write_text(f"keyUsage=digitalSignature\nextendedKeyUsage={usage}\nsubjectAltName=DNS:{name}\n")
+        self._openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+                      "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", str(days),
+                      "-extfile", "extensions", "-out", f"{name}.crt")
+
+    def encrypt(self, name: str) -> None:
+        """NAME-encrypted.key, which needs a passphrase."""
+        self._openssl("ec", "-in", f"{name}.key", "-aes256", "-passout", "pass:secret", "-out", f"{name}-encrypted.key")
+
+    def text(self, name: str) -> str:
+        return (self.directory / name).read_text()
+
+
+class Lab:
+    """Client and server namespaces, one cable, the certificates; servers come and go."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ca, self.other = Authority(directory / "ca"), Authority(directory / "other")
+        self.ca.sign("server", "serverAuth")
+        self.ca.sign("client", "clientAuth")
+        self.ca.sign("expired", "clientAuth", days=-1)
+        self.ca.encrypt("client")
+        self.other.sign("client", "clientAuth")
+        verify = directory / "verify"
+        verify.write_text(_VERIFY)
+        verify.chmod(0o755)
+        self.client, self.server = Namespace("c"), Namespace("s")
+        link(self.client, "eth0", self.server, "eth0")
+        self.client.run("ip", "addr", "add", f"{CLIENT}/30", "dev", "eth0")
+        self.server.run("ip", "addr", "add", f"{SERVER}/30", "dev", "eth0")
+        self._runs = 0
+
+    def close(self) -> None:
+        self.client.remove()
+        self.server.remove()
+
+    def place(self, device: str = "t-acme") -> Place:
+        self._runs += 1
+        directory = self.directory / f"run{self._runs}"
+        directory.mkdir(mode=0o700)
+        return Place(directory, device, 0, "/usr/bin/python3")
+
+    def profile(self, *lines: str, ca: str | None = None, certificate: str | None = "client", authority: Authority | None = None,
+                key: str | None = None) -> str:
+        """A customer's .ovpn with everything inline."""
+        authority = authority or self.ca
+        blocks = [("ca", ca or self.ca.text("ca.crt"))]
+        if certificate is not None:
+            blocks += [("cert", authority.text(f"{certificate}.crt")), ("key", key or authority.text(f"{certificate}.key"))]
+        inline = "".join(f"<{tag}>\n{text}</{tag}>\n" for tag, text in blocks)
+        return "\n".join(("client", "dev tun", "remote-cert-tls server", *lines, inline))
+
+    def run(self, profile: str, *, username: str | None = None, password: str | None = None, device: str = "t-acme",
+            prefix: tuple[str, ...] = (), **settings: object) -> Run:
+        """Start the kind `openvpn` in the client's namespace."""
+        kind = KINDS["openvpn"]
+        login = {} if username is None else {"username": username, "password": {"file": "password"}}
+        tunnel = kind.options.model_validate({
+            "name": "acme", "destinations": ["10.77.0.0/24"], "config": self.directory / "acme.ovpn", "login": login, **settings,
+        })
+        inputs = {"config": profile.encode()} | ({} if password is None else {"password": password.encode() + b"\n"})
+        return Run(kind, tunnel, self.place(device), inputs, self.client, *prefix)
+
+
+class OpenVPNServer:
+    """One server process; with its management socket a test can throw clients out."""
+
+    def __init__(self, lab: Lab, proto: str, port: int, *options: str) -> None:
+        self.path = lab.directory / f"server-{proto}-{port}.sock"
+        ca = lab.ca.directory
+        self.process = subprocess.Popen(
+            lab.server.argv(
+                "openvpn", "--dev-type", "tun", "--dev", f"s{port}", "--proto", f"{proto}-server" if proto == "tcp" else proto,
+                "--port", str(port), "--mode", "server", "--tls-server", "--topology", "subnet", "--push", "topology subnet",
+                "--ifconfig", "10.78.0.1", "255.255.255.0", "--ifconfig-pool", "10.78.0.2", "10.78.0.250", "255.255.255.0",
+                "--ifconfig-ipv6", "fd00:78::1/64", "fd00:78::2", "--ifconfig-ipv6-pool", "fd00:78::2/64",
+                "--push", "route 10.77.0.0 255.255.255.0", "--push", "route-ipv6 fd00:77::/64", "--push", "route-gateway 10.78.0.1",
+                "--ca", str(ca / "ca.crt"), "--cert", str(ca / "server.crt"), "--key", str(ca / "server.key"), "--dh", "none",
+                "--keepalive", "10", "60", "--script-security", "2", "--management", str(self.path), "unix",
+                "--duplicate-cn", "--verb", "3", *options,
+            ),
+            stdout=(lab.directory / f"server-{proto}-{port}.log").open("wb"), stderr=subprocess.STDOUT, env=ENVIRONMENT,
+        )
+        wait_for(self.path.exists)
+        wait_for(lambda: "Initialization Sequence Completed" in (lab.directory / f"server-{proto}-{port}.log").read_text())
+
+    def tell(self, command: str) -> str:
+        """One management command, its answer up to END or the first SUCCESS/ERROR."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.path))
+            connection.sendall(command.encode() + b"\n")
+            answer = ""
+            for line in connection.makefile():
+                answer += line
+                if line.startswith(("END", "SUCCESS", "ERROR")):
+                    break
+            return answer
+
+    def client_id(self) -> str:
+        """The id of the newest client."""
+        return str(max(int(line.split(",")[10]) for line in self.tell("status 2").splitlines() if line.startswith("CLIENT_LIST")))
+
+    def kill(self) -> None:
+        """SIGKILL: gone without a word."""
+        self.process.kill()
+        self.process.wait()
+        self.path.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        self.process.wait()
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""OpenVPN: one process per session, in the foreground, driven through its management socket.
+
+The customer's .ovpn goes through tunnels.openvpn_config into an anonymous file, so an inline private key touches neither disk nor argv;
+the words of the process go to tunnels.openvpn_management. Routes and names are the daemon's: OpenVPN only makes its device and address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tunnels.base import Carrier, Input, Kind, Launch, Place, Tunnel
+from tunnels.openvpn_config import read_profile
+from tunnels.openvpn_management import Account, OpenVPNDialogue
+
+CONNECT_TIMEOUT = 10    # seconds that one server gets to answer at all
+HAND_WINDOW = 20        # seconds for the TLS handshake with it
+
+
+class OpenVPN(Tunnel):
+    """A tunnel of kind openvpn."""
+
+    kind: Literal["openvpn"] = Field("openvpn", description="OpenVPN")
+    config: Path = Field(description="the customer's .ovpn; what the daemon owns in it (device, routes, names, scripts) is left out")
+
+
+def _inputs(tunnel: OpenVPN) -> tuple[Input, ...]:
+    config = Input("config", tunnel.config)
+    return (config,) if tunnel.login.password is None else (config, Input("password", tunnel.login.password))
+
+
+def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launch:
+    profile = read_profile(inputs["config"])
+    if profile.asks_login and (tunnel.login.username is None or "password" not in inputs):
+        raise ValueError("the profile asks for a user name and a password (auth-user-pass); set login.username and login.password")
+    asks_login = profile.asks_login or tunnel.login.username is not None
+    management = place.directory / "management.sock"
+    return Launch(
+        argv=(
+            "openvpn",
+            "--cd", str(tunnel.config.parent),              # its relative ca, cert and key files lie there
+            "--config", "/proc/self/fd/{config}",
+            *_network(tunnel, place),
+            *_process(management),
+            *(("--auth-user-pass",) if asks_login else ()),
+        ),
+        files={"config": profile.text.encode()},
+        management=management,
+    )
+
+
+def _network(tunnel: OpenVPN, place: Place) -> tuple[str, ...]:
+    """Its device is ours to name; its routes are read, never installed."""
+    mtu = () if tunnel.mtu is None else ("--tun-mtu", str(tunnel.mtu), "--pull-filter", "ignore", "tun-mtu")
+    return (
+        "--dev", place.device, "--dev-type", "tun", "--nobind", "--route-noexec", *mtu,
+        # a kernel (DCO) device outlives a killed process; a tun device goes with it
+        "--ignore-unknown-option", "disable-dco", "--disable-dco",
+    )
+
+
+def _process(management: Path) -> tuple[str, ...]:
+    """One bounded pass over the profile's servers; it never asks, retries or runs anything by itself."""
+    return (
+        "--management", str(management), "unix", "--management-hold", "--management-query-passwords",
+        "--auth-nocache", "--auth-retry", "none", "--script-security", "1",
+        "--connect-timeout", str(CONNECT_TIMEOUT), "--hand-window", str(HAND_WINDOW), "--connect-retry-max", "1", "--resolv-retry", "1",
+        "--suppress-timestamps", "--verb", "3",
+    )
+
+
+def _dialogue(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> OpenVPNDialogue:
+    password = inputs.get("password")
+    return OpenVPNDialogue(Account(tunnel.login.username, None if password is None else _text(password)))
+
+
+def _text(secret: bytes) -> str:
+    return secret.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+OPENVPN = Kind(
+    name="openvpn", options=OpenVPN, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("openvpn",),
+)
