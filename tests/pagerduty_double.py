@@ -28,10 +28,10 @@ PAYLOAD = {"summary", "source", "severity", "timestamp", "component", "group", "
 
 @dataclass
 class Step:
-    """How one request is treated. `process`: is the event taken before the answer goes out (or does not)."""
+    """How one request is treated."""
 
     status: int = 202
-    process: bool = True
+    process: bool | None = None # is the event taken before the answer goes out (or does not)? None: when the status says so
     cut: str = ""               # "answer": close without any answer; "body": status and headers only
     delay: float = 0.0          # seconds before the answer
     hang: bool = False          # no answer until `release`
@@ -199,7 +199,7 @@ class Double:
         if self._too_many(event["routing_key"]):
             self.refusals.append(["too many"])
             return Step(429), {"status": "throttle exceeded", "message": "Requests for this service are arriving too quickly"}
-        if step.process and step.status < 400:
+        if step.status < 400 if step.process is None else step.process:
             self._process(event)
         if step.status >= 400:
             return step, {"status": "error", "message": f"scripted {step.status}", "errors": ["scripted"]}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -15,6 +15,24 @@ from supervisor.reports.incident import Incident, Message, There, recovered
 from supervisor.reports.store import Store
 
 HEAL_INTERVAL = 10.0    # seconds between attempts to bring a lagging disk up to date
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStatus:
+    """What `facilitator alerts` and the metrics show."""
+
+    incidents: tuple[Incident, ...] = ()
+    usable: bool = True                     # the store on disk
+
+    @property
+    def pending(self) -> int:
+        """Messages that are not taken yet."""
+        return sum(incident.message is not None for incident in self.incidents)
+
+    @property
+    def oldest(self) -> float | None:
+        """Unix time at which the oldest of them was written."""
+        return min((i.message.created for i in self.incidents if i.message is not None), default=None)
 
 
 class Outbox:

@@ -22,7 +22,7 @@ from supervisor.core.alerts import Alert, Verdict
 from supervisor.reports import events_v2
 from supervisor.reports.events_v2 import Answer, Sender
 from supervisor.reports.incident import Action, Incident, Message, Outcome, There, answered, rekeyed, wish
-from supervisor.reports.outbox import Outbox
+from supervisor.reports.outbox import Outbox, OutboxStatus
 from supervisor.reports.redact import Secrets
 from supervisor.reports.routing import Budget, Keyring, Paging, ReadSecret, RoutingKey
 from supervisor.reports.store import Store
@@ -45,24 +45,6 @@ class Waits:
         state.attempt_number = attempts
         wait = self.throttled if answer.outcome is Outcome.THROTTLED else self.failed
         return max(wait(state), answer.retry_after)
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxStatus:
-    """What `facilitator alerts` and the metrics show."""
-
-    incidents: tuple[Incident, ...] = ()
-    usable: bool = True                     # the store on disk
-
-    @property
-    def pending(self) -> int:
-        """Messages that are not taken yet."""
-        return sum(incident.message is not None for incident in self.incidents)
-
-    @property
-    def oldest(self) -> float | None:
-        """Unix time at which the oldest of them was written."""
-        return min((i.message.created for i in self.incidents if i.message is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +100,7 @@ class PagerDuty:
             self._paging = paging
 
     def test(self) -> Future[tuple[Answer, Answer]]:
-        """Open and resolve an incident of its own through the real path; gives both answers, or OSError, LookupError, ValueError: no key."""
+        """Open and resolve an incident of its own through the real way; gives both answers or OSError, LookupError, ValueError: no key."""
         future: Future[tuple[Answer, Answer]] = Future()
         with self._changed:
             self._tests.append(future)

@@ -1,0 +1,130 @@
+"""Metrics: what `/metrics` says, as a function of one snapshot and of what is counted (`reports.tally`).
+
+The loop takes the snapshot, a worker thread calls `render`: device statistics and process usage are read there, at scrape time only.
+A tunnel that left the configuration leaves with its series.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from supervisor.core.state import Snapshot, Transition
+from supervisor.reports.incident import Action, Outcome
+from supervisor.reports.outbox import OutboxStatus
+from supervisor.reports.series import Sources, TunnelSeries
+from supervisor.reports.tally import Tally
+
+PREFIX = "facilitator"
+_EVENTS = tuple((action.value, outcome.value) for action in Action for outcome in Outcome)
+
+
+@dataclass(slots=True)
+class _Daemon:
+    """What is known about the daemon as a whole."""
+
+    reload_ok: bool = True
+    loop_lag: float = 0.0
+    repairs: Counter[str] = field(default_factory=Counter)
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Metrics:
+    """Counts what happens (also as a recorder), and renders it."""
+
+    def __init__(self, version: str, wall_offset: float, sources: Sources) -> None:
+        """`wall_offset` is Unix time minus monotonic time."""
+        self._version = version
+        self._sources = sources
+        self._tally = Tally()
+        self._series = TunnelSeries(wall_offset, sources)
+        self._daemon = _Daemon()
+        self._counting = threading.Lock()
+        self._rendering = threading.Lock()
+        self._process = ProcessCollector(registry=CollectorRegistry())
+
+    def record(self, transition: Transition, snapshot: Snapshot) -> None:
+        """Count a transition."""
+        self._tally.record(transition, snapshot)
+
+    def kernel_repaired(self, what: str) -> None:
+        """Something of ours was missing in the kernel, or changed, and was put right. `what`: route, rule, table, ..."""
+        with self._counting:
+            self._daemon.repairs[what] += 1
+
+    def pagerduty_event(self, action: str, result: str) -> None:
+        """An event was sent, or was not."""
+        with self._counting:
+            self._daemon.events[action, result] += 1
+
+    def reloaded(self, successful: bool) -> None:
+        """The configuration was read again."""
+        self._daemon.reload_ok = successful
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop was."""
+        self._daemon.loop_lag = seconds
+
+    def render(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
+        """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker thread; scrapes take turns."""
+        encode, content_type = choose_encoder(accept)
+        with self._rendering:
+            return encode(_Families(list(self._families(snapshot)))), content_type
+
+    def _families(self, snapshot: Snapshot) -> Iterator[Metric]:
+        yield InfoMetricFamily(f"{PREFIX}_build", "Version of the daemon.", value={"version": self._version})
+        yield from self._series.collect(snapshot, self._tally.take(snapshot.tunnels))
+        yield from self._of_daemon(snapshot)
+        yield from self._of_pagerduty(self._sources.pagerduty())
+        yield from self._process.collect()
+
+    def _of_daemon(self, snapshot: Snapshot) -> Iterator[Metric]:
+        with self._counting:
+            repairs = dict(self._daemon.repairs)
+        yield _counter("kernel_repairs", "Things of ours in the kernel that were missing or changed and were put right.", ("what",),
+                       {(what,): count for what, count in repairs.items()})
+        yield _gauge("config_last_reload_successful", "1 if the last reading of the configuration was successful.", self._daemon.reload_ok)
+        yield _gauge("draining", "1 while the daemon takes no new sessions because it is about to end.", snapshot.draining)
+        yield _gauge("event_loop_lag_seconds", "How late the event loop was at worst in the last minute.", self._daemon.loop_lag)
+        yield _counter("log_events_dropped", "Log lines dropped because nobody read them in time.", (), {(): self._sources.log_dropped()})
+
+    def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:
+        if status is None:
+            return
+        with self._counting:
+            events: dict[tuple[str, ...], int] = {pair: self._daemon.events[pair] for pair in _EVENTS}
+        yield _counter("pagerduty_events", "Attempts to send an event to PagerDuty.", ("action", "result"), events)
+        yield _gauge("pagerduty_outbox_pending", "Events that PagerDuty has not taken yet.", status.pending)
+        age = 0.0 if status.oldest is None else max(0.0, time.time() - status.oldest)
+        yield _gauge("pagerduty_outbox_oldest_age_seconds", "Age of the oldest of them; 0 when there is none.", age)
+        yield _gauge("pagerduty_store_usable", "1 if incidents would survive a crash: their store on disk can be written.", status.usable)
+
+
+class _Families(Collector):
+    """One scrape, as the encoders want it."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, in their order."""
+        return self._families
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], int]) -> Metric:
+    family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

@@ -1,0 +1,146 @@
+"""The series of each tunnel: one function of the snapshot, the counts and what a scrape reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+
+from supervisor.core.state import Phase, Snapshot, TunnelState, up
+from supervisor.reports.outbox import OutboxStatus
+from supervisor.reports.tally import Counts, Readings, cumulative
+
+_TUNNEL = ("tunnel",)
+
+
+class Usage(Protocol):
+    """What a client's process tree uses."""
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time since the session's start."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory."""
+
+    @property
+    def open_files(self) -> int | None:
+        """File descriptors; None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is asked at scrape time, in the scrape's thread; None as an answer leaves the series out."""
+
+    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None           # received, sent
+    usage: Callable[[str], Usage | None] = lambda tunnel: None
+    routes: Callable[[str], tuple[int, int] | None] = lambda tunnel: None               # wanted, installed
+    pagerduty: Callable[[], OutboxStatus | None] = lambda: None
+    log_dropped: Callable[[], int] = lambda: 0                                          # lines
+
+
+States = Mapping[str, TunnelState]
+Row = tuple[str, float | None]     # tunnel and value; None: left out
+
+
+class TunnelSeries:
+    """All families with the label `tunnel`. What is not known is left out, not made up."""
+
+    def __init__(self, wall_offset: float, sources: Sources) -> None:
+        """`wall_offset` is Unix time minus monotonic time."""
+        self._wall_offset = wall_offset
+        self._sources = sources
+        self._readings = Readings()
+
+    def collect(self, snapshot: Snapshot, counts: Mapping[str, Counts]) -> Iterator[Metric]:
+        """One scrape. Reads device statistics and process usage; one thread at a time."""
+        self._readings.keep(snapshot.tunnels)
+        states = {name: state for name, (_, state) in snapshot.tunnels.items()}
+        yield _info(snapshot)
+        yield from self._states(states)
+        yield from _counted({name: counts.get(name, Counts()) for name in states})
+        yield from self._traffic(states)
+        yield from self._routes(states)
+        yield from self._clients(states)
+
+    def _states(self, states: States) -> Iterator[Metric]:
+        yield _gauge("up", "1 if the tunnel is connected and not known to be sick.", ((n, up(s)) for n, s in states.items()))
+        phases = GaugeMetricFamily("facilitator_tunnel_phase", "1 for the phase that the tunnel is in, 0 for all others.",
+                                   labels=("tunnel", "phase"))
+        for name, state in states.items():
+            for phase in Phase:
+                phases.add_metric((name, phase.value), state.phase is phase)
+        yield phases
+        yield _gauge("connected_timestamp_seconds", "Unix time at which the running session was connected.", (
+            (n, s.session.connected + self._wall_offset)
+            for n, s in states.items() if s.session.connected is not None and s.phase is Phase.UP
+        ))
+        yield _gauge("probe_success", "1 if the last probe round was answered.", (
+            (n, s.misses == 0) for n, s in states.items() if s.phase is Phase.UP and (s.misses > 0 or s.last_rtt is not None)
+        ))
+        yield _gauge("probe_rtt_seconds", "Time to the answer of the last answered probe.", (
+            (n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP
+        ))
+
+    def _traffic(self, states: States) -> Iterator[Metric]:
+        totals = {name: self._readings.bytes(name, state.session.number, self._link_bytes(state)) for name, state in states.items()}
+        known = {name: total for name, total in totals.items() if total is not None}
+        yield _counter("receive_bytes", "Bytes that came out of the tunnel's device.", ((n, total[0]) for n, total in known.items()))
+        yield _counter("transmit_bytes", "Bytes that went into the tunnel's device.", ((n, total[1]) for n, total in known.items()))
+
+    def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
+        return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None
+
+    def _routes(self, states: States) -> Iterator[Metric]:
+        routes = {name: pair for name in states if (pair := self._sources.routes(name)) is not None}
+        yield _gauge("routes_wanted", "Routes that the tunnel should have in the kernel now.", ((n, pair[0]) for n, pair in routes.items()))
+        yield _gauge("routes_installed", "Routes of these that the kernel has.", ((n, pair[1]) for n, pair in routes.items()))
+
+    def _clients(self, states: States) -> Iterator[Metric]:
+        usage = {n: use for n, s in states.items() if s.running and (use := self._sources.usage(n)) is not None}
+        cpu = {n: self._readings.cpu(n, s.session.number, usage[n].cpu_seconds if n in usage else None) for n, s in states.items()}
+        yield _counter("client_cpu_seconds", "Processor time of the client and its children, over all sessions.", cpu.items())
+        yield _gauge("client_resident_memory_bytes", "Memory of the client and its children.",
+                     ((n, use.resident_bytes) for n, use in usage.items()))
+        yield _gauge("client_open_files", "File descriptors of the client and its children.",
+                     ((n, use.open_files) for n, use in usage.items()))
+
+
+def _info(snapshot: Snapshot) -> Metric:
+    family = InfoMetricFamily("facilitator_tunnel", "What the tunnel is.", labels=_TUNNEL)
+    for name, (tunnel, _) in snapshot.tunnels.items():
+        family.add_metric((name,), {"kind": tunnel.kind})
+    return family
+
+
+def _counted(counts: Mapping[str, Counts]) -> Iterator[Metric]:
+    reconnects = CounterMetricFamily("facilitator_tunnel_reconnects", "Sessions that ended and were followed by another attempt.",
+                                     labels=("tunnel", "reason"))
+    connects = HistogramMetricFamily("facilitator_tunnel_connect_seconds", "Time from the start of the client to the connected tunnel.",
+                                     labels=_TUNNEL)
+    for name, count in counts.items():
+        for reason, number in count.reconnects.items():
+            reconnects.add_metric((name, reason), number)
+        connects.add_metric((name,), list(cumulative(count)), count.connect_seconds)
+    yield reconnects
+    yield connects
+    yield _counter("login_failures", "Sessions whose login the far side refused.", ((n, c.login_failures) for n, c in counts.items()))
+
+
+def _gauge(name: str, text: str, rows: Iterable[Row]) -> Metric:
+    return _filled(GaugeMetricFamily(f"facilitator_tunnel_{name}", text, labels=_TUNNEL), rows)
+
+
+def _counter(name: str, text: str, rows: Iterable[Row]) -> Metric:
+    return _filled(CounterMetricFamily(f"facilitator_tunnel_{name}", text, labels=_TUNNEL), rows)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: Iterable[Row]) -> Metric:
+    for name, value in rows:
+        if value is not None:
+            family.add_metric((name,), value)
+    return family

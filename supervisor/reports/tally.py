@@ -1,0 +1,125 @@
+"""What is counted about tunnels: everything that only grows, one record per tunnel, so that a removed tunnel takes its counts along.
+
+Transitions come from the engine's thread, readings from the scrape's; counters never go back over reconnects of a tunnel.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import Counter
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+
+from supervisor.core.state import Phase, Snapshot, Transition
+from tunnels.base import Reason
+
+BUCKETS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)      # seconds from start to connected
+
+_RUNNING = frozenset({Phase.STARTING, Phase.UP, Phase.STOPPING})
+_AGAIN = frozenset({Phase.STARTING, Phase.BACKOFF})
+_AUTH_SEEN = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
+
+
+class Rising:
+    """A counter over sources that begin anew: what an earlier source had reached is kept."""
+
+    __slots__ = ("_base", "_last", "_resets", "_source")
+
+    def __init__(self, *, resets: bool) -> None:
+        """`resets`: a smaller reading of the same source means that it began anew; otherwise it is ignored."""
+        self._resets = resets
+        self._source: int | None = None
+        self._base = 0.0
+        self._last = 0.0
+
+    def read(self, source: int, value: float) -> float:
+        """The counter after this reading of this source (a session's number)."""
+        if source != self._source or (self._resets and value < self._last):
+            self._base += self._last
+            self._source, self._last = source, value
+        self._last = max(self._last, value)
+        return self.value
+
+    @property
+    def value(self) -> float:
+        """The sum over all sources."""
+        return self._base + self._last
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to one tunnel since the daemon started."""
+
+    reconnects: Counter[str] = field(default_factory=Counter)       # by reason
+    login_failures: int = 0
+    connects: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))      # per bucket, the last one without a bound
+    connect_seconds: float = 0.0
+    refused_session: int | None = None                              # whose refused login was counted last
+
+    def copy(self) -> Counts:
+        """One consistent moment of it."""
+        return Counts(self.reconnects.copy(), self.login_failures, self.connects.copy(), self.connect_seconds, self.refused_session)
+
+
+class Tally:
+    """The recorder that counts."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counts] = {}
+        self._lock = threading.Lock()
+
+    def record(self, transition: Transition, snapshot: Snapshot) -> None:
+        """Count one transition."""
+        with self._lock:
+            counts = self._counts.setdefault(transition.tunnel, Counts())
+            if transition.before in _RUNNING and transition.after in _AGAIN:
+                counts.reconnects[transition.reason.value] += 1
+            if transition.before is Phase.STARTING and transition.after is Phase.UP:
+                counts.connects[bisect.bisect_left(BUCKETS, transition.lasted)] += 1
+                counts.connect_seconds += transition.lasted
+            if transition.reason is Reason.AUTH and transition.after in _AUTH_SEEN and counts.refused_session != transition.session:
+                counts.refused_session = transition.session
+                counts.login_failures += 1
+
+    def take(self, tunnels: Container[str]) -> dict[str, Counts]:
+        """Counts of these tunnels now; those of all others are forgotten."""
+        with self._lock:
+            self._counts = {name: counts for name, counts in self._counts.items() if name in tunnels}
+            return {name: counts.copy() for name, counts in self._counts.items()}
+
+
+class Readings:
+    """Counters that are read at each scrape: bytes of the device, processor time of the client. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._received: dict[str, Rising] = {}
+        self._sent: dict[str, Rising] = {}
+        self._cpu: dict[str, Rising] = {}
+
+    def bytes(self, tunnel: str, session: int, reading: tuple[int, int] | None) -> tuple[float, float] | None:
+        """Received and sent bytes over all sessions; None as long as nothing was ever read. A session's device may be made anew in it."""
+        if reading is not None:
+            self._received.setdefault(tunnel, Rising(resets=True)).read(session, reading[0])
+            self._sent.setdefault(tunnel, Rising(resets=True)).read(session, reading[1])
+        return (self._received[tunnel].value, self._sent[tunnel].value) if tunnel in self._received else None
+
+    def cpu(self, tunnel: str, session: int, seconds: float | None) -> float | None:
+        """Processor seconds over all sessions. A process of the client's tree that ends takes nothing away."""
+        if seconds is not None:
+            self._cpu.setdefault(tunnel, Rising(resets=False)).read(session, seconds)
+        return self._cpu[tunnel].value if tunnel in self._cpu else None
+
+    def keep(self, tunnels: Container[str]) -> None:
+        """Forget all other tunnels."""
+        for rising in (self._received, self._sent, self._cpu):
+            for name in [name for name in rising if name not in tunnels]:
+                del rising[name]
+
+
+def cumulative(counts: Counts) -> Iterator[tuple[str, float]]:
+    """The histogram's buckets as (upper bound, observations up to it)."""
+    total = 0
+    for bound, count in zip([*map(str, BUCKETS), "+Inf"], counts.connects, strict=True):
+        total += count
+        yield bound, total
