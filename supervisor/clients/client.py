@@ -1,0 +1,134 @@
+"""One session of one client: the process, what it says, and what its dialogue makes of that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from supervisor.clients.lines import LINE_CAP, Masker
+from supervisor.clients.log import Log
+from supervisor.clients.notices import Notices
+from supervisor.clients.output import Follower
+from supervisor.clients.reaper import Family
+from supervisor.clients.sockets import Management, NotifySocket
+from supervisor.core.events import ClientSaid, Event
+from tunnels.base import Connected, Dialogue, Failed, Observation, Say, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """Hears a session's client: every line goes through the kind's dialogue, and what it means is posted."""
+
+    tunnel: str
+    session: int
+    dialogue: Dialogue
+    masker: Masker
+    log: Log
+    post: Callable[[Event], None]
+
+    def hear(self, source: Source, line: str) -> list[Say]:
+        """One line of the client; what to answer."""
+        try:
+            heard = list(self.dialogue.receive(source, line))
+        except Exception as error:      # a kind that does not keep its promise must not take the other tunnels down
+            self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
+            return []
+        says = []
+        for item in heard:
+            if isinstance(item, Say):
+                says.append(item)
+            else:
+                self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
+        return says
+
+    def _masked(self, what: Observation) -> Connected | Failed:
+        return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all clients of a runner share."""
+
+    notices: Notices
+    turn: asyncio.Lock      # held while a follower works
+
+
+class Client:
+    """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while it goes on without us."""
+
+    def __init__(self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int) -> None:
+        self.family, self.id, self.session = family, id, voice.session
+        self._voice, self._desk = voice, desk
+        self.pidfd = os.pidfd_open(family.pid)
+        self.reaped = False
+        try:
+            self._follower = Follower(directory, offset, desk.notices, desk.turn, self._take, voice.log)
+        except OSError:
+            os.close(self.pidfd)
+            raise
+        self._management: Management | None = None
+        self._notify: NotifySocket | None = None
+
+    def attach(self, management: Path | None, notify: NotifySocket | None) -> None:
+        """Talk to the management socket as soon as the client has made it, and hear its notifications."""
+        if management is not None:
+            self._management = Management(management, self._desk.notices, lambda line: self.hear(Source.MANAGEMENT, line), self._voice.log)
+        if notify is not None:
+            self._notify = notify
+            notify.listen(lambda line: self.hear(Source.NOTIFY, line))
+
+    def hear(self, source: Source, line: str) -> None:
+        """One line of the client, from wherever; answers go to the management socket."""
+        for say in self._voice.hear(source, line):
+            if self._management is not None:
+                self._management.send(say.line)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process group. Descendants are remembered: some may have left the group and must be found again at the end."""
+        if not self.reaped:
+            self.family.look()
+            self._signal_group(number)
+
+    def reap(self) -> tuple[int | None, int | None]:
+        """Collect the ended main process: (exit code, signal), one of which is None. The rest of its group goes with it."""
+        self._signal_group(signal.SIGKILL)
+        self.reaped = True
+        try:
+            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        except ChildProcessError:
+            return None, None
+        finally:
+            os.close(self.pidfd)
+        if result is None:
+            return None, None
+        return (result.si_status, None) if result.si_code == os.CLD_EXITED else (None, result.si_status)
+
+    async def drain(self, within: float) -> None:
+        """Hear out what the ended client has said, for about `within` seconds at most, and close."""
+        if self._notify is not None:
+            self._notify.drain()
+        await asyncio.gather(self._follower.drain(within), *([] if self._management is None else [self._management.drain(within)]))
+        self._voice.log.flush()
+
+    async def close(self) -> None:
+        """Stop listening; the process is left alone."""
+        if self._notify is not None:
+            self._notify.close()
+        await asyncio.gather(self._follower.close(), *([] if self._management is None else [self._management.close()]))
+        if not self.reaped:
+            os.close(self.pidfd)
+            self.reaped = True
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.family.pid, number)      # the unreaped leader keeps the number from being used again
+
+    def _take(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.hear(Source.OUTPUT, line[:LINE_CAP])
+        self._voice.log.add(self._voice.masker.lines(lines))

@@ -1,0 +1,109 @@
+"""From a kind's `Launch` to a running process: inputs read, secrets into anonymous files, a minimal environment, no shell."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from supervisor.clients.processes import TAG
+from supervisor.clients.sockets import LONGEST_PATH
+from tunnels.base import Input, Launch, Reason
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PACKAGES = {"ssh": "openssh-client", "wg": "wireguard-tools", "swanctl": "strongswan-swanctl", "pppd": "ppp"}
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class SpawnError(Exception):
+    """No client process, for `reason`, in words."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason, self.text = reason, text
+
+
+def read_inputs(inputs: Iterable[Input], read: Callable[[Input], bytes]) -> dict[str, bytes]:
+    """The contents by the kind's names. SpawnError(MISSING_INPUT)."""
+    try:
+        return {item.name: read(item) for item in inputs}
+    except (OSError, ValueError) as error:
+        raise SpawnError(Reason.MISSING_INPUT, str(error)) from error
+
+
+def require(programs: Iterable[str]) -> None:
+    """SpawnError(MISSING_BINARY) that says what to install."""
+    for program in programs:
+        if shutil.which(program, path=PATH) is None and not os.path.exists(program):
+            package = _PACKAGES.get(os.path.basename(program), os.path.basename(program))
+            raise SpawnError(Reason.MISSING_BINARY, f"{program} is not installed (Debian and Ubuntu: apt install {package})")
+
+
+def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
+    """The tunnel's private directory; with a launch, without the socket that an earlier client left. SpawnError(LOCAL)."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        if launch is not None and launch.management is not None:
+            launch.management.unlink(missing_ok=True)
+    except OSError as error:
+        raise SpawnError(Reason.LOCAL, f"{directory}: {error.strerror}") from error
+    if launch is not None and launch.management is not None and len(os.fsencode(launch.management)) > LONGEST_PATH:
+        raise SpawnError(Reason.LOCAL, f"{launch.management} is longer than a socket's path may be; choose a shorter runtime_dir")
+
+
+def start(launch: Launch, directory: Path, tag: str, output: int, notify: Path | None) -> int:
+    """Start the client in a session of its own; its pid. SpawnError: it does not run. The caller watches and reaps it."""
+    with contextlib.ExitStack() as opened:
+        numbers = {name: _anonymous(name, data) for name, data in launch.files.items()}
+        for fd in numbers.values():
+            opened.callback(os.close, fd)
+        argv = [_filled(word, numbers) for word in launch.argv]
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=directory,
+                env=_environment(launch.environment, tag, notify),
+                pass_fds=tuple(numbers.values()),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _explained(argv[0], error) from error
+    process.returncode = 0      # Popen's own waiting must not get in the way of ours
+    return process.pid
+
+
+def _anonymous(name: str, data: bytes) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+def _filled(word: str, numbers: Mapping[str, int]) -> str:
+    for name, fd in numbers.items():
+        word = word.replace("{" + name + "}", str(fd))
+    return word
+
+
+def _environment(own: Mapping[str, str], tag: str, notify: Path | None) -> dict[str, str]:
+    environment = {"PATH": PATH, "LANG": "C.UTF-8", **own, TAG: tag}
+    environment.pop("NOTIFY_SOCKET", None)
+    return environment if notify is None else {**environment, "NOTIFY_SOCKET": str(notify)}
+
+
+def _explained(program: str, error: OSError) -> SpawnError:
+    if isinstance(error, FileNotFoundError):
+        return SpawnError(Reason.MISSING_BINARY, f"{program} cannot be run: it or its interpreter is not installed")
+    if isinstance(error, PermissionError):
+        return SpawnError(Reason.MISSING_RIGHT, f"{program}: the daemon has no right to run it")
+    return SpawnError(Reason.LOCAL, f"{program} cannot be run: {error.strerror}")

@@ -1,0 +1,41 @@
+"""Local ports for clients that listen (Carrier.PROXY)."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+FIRST_PORT = 17300
+LAST_PORT = 18299
+REST = 60.0     # seconds; late packets and connections of an earlier session must not reach a new one
+
+
+class PortPicker:
+    """Goes round the reserved range, so that a port is used again as late as possible."""
+
+    def __init__(self, first: int = FIRST_PORT, last: int = LAST_PORT, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ports = range(first, last + 1)
+        self._clock = clock
+        self._picked: dict[int, float] = {}
+        self._next = 0
+
+    def pick(self) -> int:
+        """A port that nobody listens on and that was not picked in the last minute. OSError: there is none."""
+        now = self._clock()
+        for step in range(len(self._ports)):
+            port = self._ports[(self._next + step) % len(self._ports)]
+            if now - self._picked.get(port, -REST) >= REST and _free(port):
+                self._next = (self._next + step + 1) % len(self._ports)
+                self._picked[port] = now
+                return port
+        raise OSError(f"no free port between {self._ports[0]} and {self._ports[-1]}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(("0.0.0.0", port))   # noqa: S104 - only asks; nothing listens
+        except OSError:
+            return False
+    return True

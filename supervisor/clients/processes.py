@@ -1,0 +1,126 @@
+"""What the kernel says about processes, and the few process-wide settings that supervising needs.
+
+Every descendant of a client inherits the tag in its environment, so whatever a crashed daemon left behind can be told from everything
+else on the host. Pids are only trusted together with a pidfd, a start time, or the fact that they are our own unreaped children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import functools
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+TAG = "FACILITATOR_CLIENT"
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The part of /proc/PID/stat that identifies a process."""
+
+    state: str      # one letter; Z: dead and not reaped
+    session: int    # process session, setsid(2)
+    start: int      # clock ticks since boot: tells a process from a later one with the same pid
+
+
+def stat(pid: int) -> Stat | None:
+    """The process's identity; None: there is no such process."""
+    try:
+        raw = _read(f"/proc/{pid}/stat")
+    except OSError:
+        return None
+    fields = raw[raw.rindex(b")") + 2 :].split()    # the command before it may hold blanks and brackets
+    return Stat(fields[0].decode(), int(fields[3]), int(fields[19]))
+
+
+def tag_of(pid: int) -> str | None:
+    """The tag that the process inherited; None: it has none, is dead, or may not be looked into."""
+    try:
+        environment = _read(f"/proc/{pid}/environ")
+    except OSError:
+        return None
+    prefix = f"{TAG}=".encode()
+    return next((os.fsdecode(field[len(prefix) :]) for field in environment.split(b"\0") if field.startswith(prefix)), None)
+
+
+def children(pid: int) -> set[int]:
+    """The direct children, dead ones included until they are reaped. Costs microseconds: all of /proc is not looked through."""
+    if not _kernel_lists_children():
+        with contextlib.suppress(psutil.Error):
+            return {child.pid for child in psutil.Process(pid).children()}
+        return set()
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                found.update(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """Children, their children, and so on; not the process itself."""
+    found: set[int] = set()
+    new = children(pid)
+    while new:
+        found |= new
+        new = set().union(*map(children, new)) - found
+    return found
+
+
+def all_pids() -> Iterator[int]:
+    """Every process that we can see."""
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def boot_id() -> str:
+    """Changes with each boot of the host: start times of two boots cannot be compared."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def become_subreaper() -> None:
+    """From now on descendants whose parent ends become our children, however often they forked. OSError: the kernel refuses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def reset_sigchld() -> None:
+    """An inherited SIG_IGN would make the kernel drop exit statuses."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one, which is returned: each client costs a handful of descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+@functools.cache
+def _kernel_lists_children() -> bool:
+    return os.path.exists("/proc/thread-self/children")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+async def ended(pidfd: int) -> None:
+    """Wait until the process is dead. It need not be a child of ours."""
+    loop = asyncio.get_running_loop()
+    dead = asyncio.Event()
+    loop.add_reader(pidfd, dead.set)
+    try:
+        await dead.wait()
+    finally:
+        loop.remove_reader(pidfd)

@@ -1,0 +1,106 @@
+"""Orphans: what a client's main process leaves behind becomes our child (we are a subreaper), is told to its client, ended and reaped.
+
+Clients run in process sessions of their own, so every child of ours in another session is a client or an orphan of one; children in
+our own session belong to other parts of the daemon and are never touched. Hence nothing else in the daemon may start a child in a new
+session. Nobody calls waitpid(-1), so the pid of a child of ours cannot be recycled under us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+
+from supervisor.clients import processes
+
+
+@dataclass(slots=True)
+class Family:
+    """One client's processes, and how to recognise a stray member."""
+
+    pid: int                                                    # main process; its session has the same number
+    tag: str
+    seen: dict[int, int] = field(default_factory=dict)          # pid -> start time of descendants seen before the end
+
+    def look(self) -> None:
+        """Remember the descendants while they can still be found through their parents."""
+        for pid in processes.descendants(self.pid):
+            if (known := processes.stat(pid)) is not None:
+                self.seen[pid] = known.start
+
+    def owns(self, pid: int, known: processes.Stat, tag: str | None) -> bool:
+        """This orphan came from here."""
+        return tag == self.tag or known.session == self.pid or self.seen.get(pid) == known.start
+
+
+class Reaper:
+    """Watches for orphans of all clients. Needs the main thread (SIGCHLD tells it that some child ended)."""
+
+    def __init__(self) -> None:
+        self._mains: set[int] = set()
+        self._tags: dict[int, str | None] = {}
+        self._ended = asyncio.Event()
+        self._session = os.getsid(0)
+
+    def start(self) -> None:
+        """Become the parent of all orphans, and hear of their end."""
+        processes.become_subreaper()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._some_child_ended)
+
+    def close(self) -> None:
+        """Hear no more."""
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    def add(self, main: int) -> None:
+        """A client's main process: its owner reaps it."""
+        self._mains.add(main)
+
+    def discard(self, main: int) -> None:
+        """The main process was reaped."""
+        self._mains.discard(main)
+
+    def orphans(self) -> dict[int, processes.Stat]:
+        """Living orphans of all clients; dead ones are reaped on the way."""
+        found = {}
+        for pid in processes.children(os.getpid()) - self._mains:
+            known = processes.stat(pid)
+            if known is None or known.session == self._session:
+                continue
+            if not self._reap(pid):
+                found[pid] = known
+        self._tags = {pid: tag for pid, tag in self._tags.items() if pid in found}
+        return found
+
+    async def end(self, family: Family, within: float) -> bool:
+        """Kill and reap what is left of a client whose main process ended; False: something still lives after `within` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while left := self._left(family):
+                    for pid in left:
+                        with contextlib.suppress(PermissionError):
+                            os.kill(pid, signal.SIGKILL)    # its children become ours, and are found in the next round
+                    await self._ended.wait()
+                return True
+        return False
+
+    def _left(self, family: Family) -> list[int]:
+        self._ended.clear()
+        return [pid for pid, known in self.orphans().items() if family.owns(pid, known, self._tag(pid))]
+
+    def _tag(self, pid: int) -> str | None:
+        if pid not in self._tags:
+            self._tags[pid] = processes.tag_of(pid)
+        return self._tags[pid]
+
+    def _some_child_ended(self) -> None:
+        self.orphans()
+        self._ended.set()
+
+    @staticmethod
+    def _reap(pid: int) -> bool:
+        try:
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+        except ChildProcessError:
+            return True

@@ -1,0 +1,265 @@
+"""Runs the clients: the engine's `Runner`. Orders come in, and what comes of them is posted as events.
+
+spawn -> launch.start -> Client (output, management, notifications -> dialogue -> ClientSaid) -> its end, told by a pidfd -> whatever
+it left behind is ended and reaped -> what it had said is heard out -> Exited. One process tree per tunnel at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.clients import launch as launching
+from supervisor.clients import output, processes
+from supervisor.clients.client import Client, Desk, Voice
+from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.launch import SpawnError
+from supervisor.clients.lines import Masker
+from supervisor.clients.log import Log
+from supervisor.clients.notices import Notices
+from supervisor.clients.ports import PortPicker
+from supervisor.clients.reaper import Family, Reaper
+from supervisor.clients.sockets import NotifySocket
+from supervisor.clients.sweep import tag
+from supervisor.clients.usage import Usage, usage_of
+from supervisor.core.events import Event, Exited, Spawned, SpawnFailed
+from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Tunnel, device_name
+
+LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
+DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Everything that must be known before a process is started."""
+
+    session: int
+    place: Place
+    launch: Launch
+    voice: Voice
+    carrier: Carrier
+
+
+class Runner:
+    """Starts, watches and ends clients; see `supervisor.engine.Runner`. Everything happens on the event loop of the main thread."""
+
+    def __init__(
+        self,
+        kinds: Mapping[str, AnyKind],
+        runtime_dir: Path,
+        read_input: Callable[[Input], bytes],
+        post: Callable[[Event], None],
+        ports: PortPicker | None = None,
+        on_line: Callable[[str, str], None] = lambda tunnel, text: None,
+        lane_of: Callable[[str], int | None] = lambda tunnel: None,
+    ) -> None:
+        self._kinds, self._directory, self._read_input, self._post = kinds, runtime_dir.resolve(), read_input, post
+        self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
+        self._desk = Desk(Notices(), asyncio.Lock())
+        self._journal, self._boot = Journal(self._directory), processes.boot_id()
+        self._reaper = Reaper()
+        self._clients: dict[str, Client] = {}
+        self._logs: dict[str, Log] = {}
+        self._waiting: dict[str, tuple[Tunnel, int]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept by now."""
+        self._desk.notices.start()
+        self._reaper.start()
+
+    async def close(self) -> None:
+        """Stop listening to the clients. They go on running: ending them is the engine's business."""
+        self._reaper.close()
+        for client in self._clients.values():
+            if not client.reaped:
+                asyncio.get_running_loop().remove_reader(client.pidfd)
+        for task in self._ending:
+            task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+        for log in self._logs.values():
+            log.close()
+        await self._desk.notices.close()
+
+    # --- orders ------------------------------------------------------------------------------------------------------------
+
+    def spawn(self, tunnel: Tunnel, session: int) -> None:
+        """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are spread over turns of the loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._spawn_next)
+        self._waiting[tunnel.name] = (tunnel, session)
+
+    def terminate(self, tunnel: str, session: int) -> None:
+        """SIGTERM to the client's process group. `Exited` follows when the whole tree is gone."""
+        self._signal(tunnel, session, signal.SIGTERM)
+
+    def kill(self, tunnel: str, session: int) -> None:
+        """SIGKILL to the client's process group; what has left the group follows as soon as the main process is dead."""
+        self._signal(tunnel, session, signal.SIGKILL)
+
+    def _signal(self, tunnel: str, session: int, number: signal.Signals) -> None:
+        client = self._clients.get(tunnel)
+        if client is not None and client.session == session:
+            client.send_signal(number)
+        elif self._waiting.get(tunnel, (None, None))[1] == session:
+            del self._waiting[tunnel]
+            self._post(Exited(tunnel, session, signal=number))
+
+    # --- questions ---------------------------------------------------------------------------------------------------------
+
+    def tail(self, tunnel: str, count: int) -> list[str]:
+        """The last lines that the tunnel's clients said, secrets masked, oldest first; at most 200."""
+        return self._logs[tunnel].tail(count) if tunnel in self._logs else []
+
+    def follow(self, tunnel: str) -> AsyncIterator[str]:
+        """Lines as the tunnel's clients say them, over all sessions, until the runner is closed."""
+        return self._log(tunnel).follow()
+
+    def usage(self, tunnel: str) -> Usage | None:
+        """What the client's process tree costs now; None: none runs. Safe in any thread."""
+        client = self._clients.get(tunnel)
+        return None if client is None or client.reaped else usage_of(client.family.pid)
+
+    # --- the beginning of a client -----------------------------------------------------------------------------------------
+
+    def _spawn_next(self) -> None:
+        if not self._waiting:
+            return
+        tunnel, session = self._waiting.pop(next(iter(self._waiting)))
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._spawn_next)
+        try:
+            event = self._spawn(tunnel, session)
+        except SpawnError as error:
+            event = SpawnFailed(tunnel.name, session, error.reason, error.text)
+        except Exception as error:      # a defect in a kind fails its own tunnel only; the text could hold a secret
+            event = SpawnFailed(tunnel.name, session, Reason.LOCAL, f"the client could not be started: {type(error).__name__}")
+        self._post(event)
+
+    def _spawn(self, tunnel: Tunnel, session: int) -> Event:
+        if tunnel.name in self._clients:
+            raise SpawnError(Reason.LOCAL, "the previous client has not ended")
+        prepared = self._prepare(tunnel, session)
+        id = uuid.uuid4().hex
+        with _local_trouble():
+            client = self._run(prepared, id)
+        self._clients[tunnel.name] = client
+        asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
+        device, port = self._carried(prepared)
+        self._write_down(tunnel.name, client, prepared, device, port)
+        return Spawned(tunnel.name, session, client.family.pid, id, device, port)
+
+    def _prepare(self, tunnel: Tunnel, session: int) -> _Prepared:
+        kind = self._kinds[tunnel.kind]
+        wanted = kind.inputs(tunnel)
+        inputs = launching.read_inputs(wanted, self._read_input)
+        launching.require(kind.binaries)
+        with _local_trouble():
+            port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
+        place = Place(self._directory / "clients" / tunnel.name, device_name(tunnel), port, sys.executable)
+        try:
+            launch = kind.launch(tunnel, place, inputs)
+            dialogue = kind.dialogue(tunnel, inputs)
+        except ValueError as error:
+            raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+        launching.require(launch.argv[:1])
+        masker = Masker(inputs[item.name] for item in wanted if isinstance(item.where, Secret))
+        voice = Voice(tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post)
+        return _Prepared(session, place, launch, voice, kind.carrier)
+
+    def _run(self, prepared: _Prepared, id: str) -> Client:
+        """Start the process and everything that listens to it; nothing is left behind when that fails."""
+        directory, launch = prepared.place.directory, prepared.launch
+        launching.prepare_directory(directory, launch)
+        carried = tag(self._directory, prepared.voice.tunnel, id)
+        with contextlib.ExitStack() as undo:
+            notify = NotifySocket(directory / "notify.sock") if launch.notify else None
+            if notify is not None:
+                undo.callback(notify.close)
+            fd = output.open_for_client(directory)
+            try:
+                offset = os.fstat(fd).st_size
+                pid = launching.start(launch, directory, carried, fd, None if notify is None else notify.path)
+            finally:
+                os.close(fd)
+            self._reaper.add(pid)
+            undo.callback(self._undo_start, pid)
+            client = Client(Family(pid, carried), id, prepared.voice, self._desk, directory, offset)
+            undo.callback(lambda: self._in_background(client.close()))
+            client.attach(launch.management, notify)
+            undo.pop_all()
+        return client
+
+    def _undo_start(self, pid: int) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._reaper.discard(pid)
+
+    @staticmethod
+    def _carried(prepared: _Prepared) -> tuple[str | None, int | None]:
+        if prepared.carrier is Carrier.DEVICE:
+            return prepared.place.device, None
+        return None, prepared.place.port
+
+    def _write_down(self, tunnel: str, client: Client, prepared: _Prepared, device: str | None, port: int | None) -> None:
+        known = processes.stat(client.family.pid)
+        management = prepared.launch.management
+        entry = Entry(
+            tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
+            device=device, port=port, lane=self._lane_of(tunnel), management=None if management is None else str(management),
+        )
+        try:
+            self._journal.update(entry)
+        except OSError as error:        # a full disk is no reason to run without tunnels; the tag still finds the process
+            self._log(tunnel).note(f"the journal cannot be written: {error.strerror}")
+
+    # --- the end of a client -----------------------------------------------------------------------------------------------
+
+    def _on_end(self, tunnel: str, client: Client) -> None:
+        asyncio.get_running_loop().remove_reader(client.pidfd)
+        code, number = client.reap()
+        self._reaper.discard(client.family.pid)
+        self._in_background(self._finish(tunnel, client, code, number))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _finish(self, tunnel: str, client: Client, code: int | None, number: int | None) -> None:
+        try:
+            if not await self._reaper.end(client.family, LEFTOVERS_WITHIN):
+                self._log(tunnel).note("a process of the client hangs in the kernel and could not be ended")
+            await client.drain(DRAIN_WITHIN)
+        except Exception as error:      # whatever happens, the engine must learn that the client is gone
+            self._log(tunnel).note(f"trouble after the client's end: {type(error).__name__}: {error}")
+        del self._clients[tunnel]
+        try:
+            self._journal.remove(tunnel)
+        except OSError as error:
+            self._log(tunnel).note(f"the journal cannot be written: {error.strerror}")
+        self._post(Exited(tunnel, client.session, code, number))
+
+    def _log(self, tunnel: str) -> Log:
+        if tunnel not in self._logs:
+            self._logs[tunnel] = Log(lambda text: self._on_line(tunnel, text))
+        return self._logs[tunnel]
+
+
+@contextlib.contextmanager
+def _local_trouble() -> Iterator[None]:
+    """What this host refuses becomes a SpawnError."""
+    try:
+        yield
+    except OSError as error:
+        raise SpawnError(Reason.LOCAL, error.strerror or str(error)) from error

@@ -1,0 +1,114 @@
+"""Ends what an earlier daemon left behind: at the start of the daemon, and by `facilitator cleanup`.
+
+Only for whoever holds the lock of the runtime_dir: to everybody else the clients of a living daemon look like leftovers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.clients import processes
+from supervisor.clients.journal import Entry, Journal
+
+GRACE = 5.0             # seconds from SIGTERM to SIGKILL
+_ROUNDS = 10            # SIGKILLs of what appears while we look
+_ROUND = 1.0            # seconds between them
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process of an earlier daemon that still runs. Whoever gets it closes `pidfd`."""
+
+    tunnel: str
+    pid: int
+    pidfd: int
+
+
+def tag(runtime_dir: Path, tunnel: str, session: str) -> str:
+    """What every process of a session carries in its environment. `session` is the session's id."""
+    return f"{runtime_dir.resolve()}/{tunnel}/{session}"
+
+
+def still_runs(entry: Entry) -> bool:
+    """The recorded process is alive, and is that one and no later one with its pid."""
+    known = processes.stat(entry.pid)
+    return known is not None and known.state != "Z" and (known.start, processes.boot_id()) == (entry.start, entry.boot)
+
+
+def leftovers(journal: Journal) -> list[Leftover]:
+    """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads all of /proc, once."""
+    mains = {entry.pid: entry.tunnel for entry in journal.load().values() if still_runs(entry)}
+    found = {}
+    for pid, tunnel, start in _ours(mains, f"{journal.runtime_dir.resolve()}/"):
+        if pid not in found and (pidfd := _pinned(pid, start)) is not None:
+            found[pid] = Leftover(tunnel, pid, pidfd)
+    return list(found.values())
+
+
+async def sweep(journal: Journal, grace: float = GRACE) -> list[tuple[str, int]]:
+    """Ask all leftovers to end, kill those that do not within `grace` seconds, forget the journal; (tunnel, pid) of what there was."""
+    there_was: dict[int, str] = {}
+    patience, sent = grace, signal.SIGTERM
+    for _ in range(1 + _ROUNDS):
+        left = leftovers(journal)
+        if not left:
+            break
+        there_was |= {one.pid: one.tunnel for one in left}
+        await _signal_and_wait(left, sent, patience)
+        patience, sent = _ROUND, signal.SIGKILL
+    journal.clear()
+    return [(tunnel, pid) for pid, tunnel in there_was.items()]
+
+
+def _ours(mains: dict[int, str], prefix: str) -> Iterator[tuple[int, str, int]]:
+    """Pid, tunnel and start time of whatever is, descends from, or shares the session of a known main process, or carries our tag."""
+    trees = dict(mains)
+    for pid, tunnel in mains.items():
+        trees |= dict.fromkeys(processes.descendants(pid), tunnel)
+    for pid in processes.all_pids():
+        known = processes.stat(pid)
+        if known is None or known.state == "Z" or pid == os.getpid():
+            continue
+        owner = trees.get(pid) or mains.get(known.session) or _tunnel_of(processes.tag_of(pid), prefix)
+        if owner is not None:
+            yield pid, owner, known.start
+
+
+def _tunnel_of(carried: str | None, prefix: str) -> str | None:
+    if carried is None or not carried.startswith(prefix):
+        return None
+    tunnel, _, session = carried.removeprefix(prefix).partition("/")
+    return tunnel if session and "/" not in session else None     # else the tag of a runtime_dir inside ours
+
+
+def _pinned(pid: int, start: int) -> int | None:
+    """A pidfd, which is of that very process because it still has its start time after the pidfd was opened."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    known = processes.stat(pid)
+    if known is not None and known.start == start:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+async def _signal_and_wait(left: Sequence[Leftover], number: signal.Signals, within: float) -> None:
+    try:
+        for one in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(one.pidfd, number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                for one in left:
+                    await processes.ended(one.pidfd)
+    finally:
+        for one in left:
+            os.close(one.pidfd)
