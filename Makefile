@@ -9,24 +9,23 @@ NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 python3 python3.13 python3.12 python3.11,\
 	$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 
-# PROGRAM:PACKAGE (or PROGRAM alone) that the lab, and the tests of packages and units, run.
-LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 ping:iputils-ping tcpdump conntrack ps:procps \
-	curl openssl promtool:prometheus unshare:util-linux
-PACKAGING_PROGRAMS := mmdebstrap systemd-nspawn:systemd-container node:nodejs npm
+# PROGRAM:PACKAGE (or PROGRAM alone) that the lab runs, and that the tests run beside it.
+LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 tcpdump ps:procps curl openssl unshare:util-linux
+TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus mmdebstrap systemd-nspawn:systemd-container node:nodejs npm
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check test demo bench lab clean
+.PHONY: help setup lab-programs test-programs check test demo bench lab clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
 	@echo 'Each does all the set-up that it needs, in $(VENV)/ and, as root on Debian, with apt. PYTHON=... chooses the interpreter.'
 
-setup: $(READY) packages ## the virtual environment and the Debian packages
+setup: $(READY) test-programs ## the virtual environment and the Debian packages
 
 $(READY): setup.cfg pyproject.toml
 	@if [ -z '$(PYTHON)' ]; then echo 'Python 3.11 or newer is needed and not found: say make PYTHON=/path/to/python3'; exit 1; fi
@@ -37,8 +36,11 @@ $(READY): setup.cfg pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-packages:
-	@.ci/packages $(LAB_PROGRAMS) $(PACKAGING_PROGRAMS)
+lab-programs:
+	@.ci/packages $(LAB_PROGRAMS)
+
+test-programs:
+	@.ci/packages $(LAB_PROGRAMS) $(TEST_PROGRAMS)
 
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
 	$(BIN)/ruff check .
@@ -46,7 +48,7 @@ check: $(READY) ## style, types, layers and the tests that need no root (under a
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -m '$(UNIT)'
 
-test: packages check ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
+test: test-programs check ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
 ifdef ROOT
 	$(BIN)/python -m pytest -m 'not ($(UNIT))'
 else
@@ -55,13 +57,13 @@ else
 	@$(BIN)/python -m pytest --collect-only -qq -m 'not ($(UNIT))'
 endif
 
-demo: packages $(READY) ## watch two tunnels break and heal in a private network with real servers (root)
+demo: lab-programs $(READY) ## watch two tunnels break and heal in a private network with real servers (root)
 	@$(BIN)/python -m tests.lab.demo
 
-lab: packages $(READY) ## the same network to play with: shells, logs, faults by hand (root)
+lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
 
-bench: packages $(READY) ## measure reaction times and the daemon's appetite (root)
+bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
 	@$(BIN)/python -m tests.bench
 
 clean: ## remove everything that make has made here
