@@ -33,12 +33,13 @@ _TUN = Path("/dev/net/tun")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 # $1 scratch directory, $2 root file system, $3 cgroups, then the command.
-# /run/systemd is hidden because nspawn leaves files there when it is killed.
+# /run/systemd is hidden because nspawn leaves files there when it is killed. /dev/net/tun is open to all, as udev makes it.
 _START = """
 set -eu; scratch=$1; root=$2; cgroups=$3; shift 3
 for cgroup in $cgroups; do echo $$ > "$cgroup/cgroup.procs"; done
 mkdir -p /run/systemd; mount -t tmpfs tmpfs /run/systemd
 mount -t tmpfs -o mode=0755 tmpfs "$scratch"; mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
+mknod "$scratch/tun" c 10 200; chmod 0666 "$scratch/tun"
 mount -t overlay -o "lowerdir=$root,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$scratch/root"
 exec "$@"
 """
@@ -155,8 +156,8 @@ class Machine:
         overlay.mkdir()
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--directory={overlay}/root", f"--machine={self.name}",
-            f"--network-namespace-path=/run/netns/{self.name}", "--capability=all", f"--bind={_TUN}", "--notify-ready=yes",
-            "--console=read-only", *(f"--bind-ro={host}:{inside}" for host, inside in binds.items()), "--boot",
+            f"--network-namespace-path=/run/netns/{self.name}", "--capability=all", f"--bind={overlay}/tun:{_TUN}",
+            "--notify-ready=yes", "--console=read-only", *(f"--bind-ro={host}:{inside}" for host, inside in binds.items()), "--boot",
         ]
         start = [
             "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private",
