@@ -1,1 +1,9 @@
-"""The configuration file as a value."""
+"""The configuration file as a value: text in, `Config` out, or every mistake with its place."""
+
+from supervisor.config.difference import ConfigDifference, difference
+from supervisor.config.model import Config
+from supervisor.config.parse import parse
+from supervisor.config.report import ConfigErrors, Problem
+from supervisor.config.secrets import candidates
+
+__all__ = ["Config", "ConfigDifference", "ConfigErrors", "Problem", "candidates", "difference", "parse"]

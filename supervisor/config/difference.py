@@ -1,0 +1,78 @@
+"""What a new configuration changes: which tunnels come, go, start anew or go on under new settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from supervisor.config.model import Config
+from tunnels.settings import Settings, Tunnel
+
+# The client does not see these: routes, probes, alerts and pauses are the daemon's own.
+_LIVE = frozenset({
+    "description", "destinations", "priority", "probe", "reconnect", "alert", "allow", "login.max_attempts", "login.reconnect_on_change",
+})
+# Places that the daemon took at its start.
+_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit")
+_FIXED = ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDifference:
+    """The way from one configuration to the next. Tunnels by name; the values say which settings changed."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # their clients must start anew
+    updated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # their clients go on
+    globals: tuple[str, ...] = ()                                           # takes effect at once, such as staff or alerts
+    fixed: tuple[str, ...] = ()                                             # takes effect when the daemon starts anew
+
+    def __bool__(self) -> bool:
+        return any((self.added, self.removed, self.restart, self.updated, self.globals, self.fixed))
+
+    def lines(self) -> tuple[str, ...]:
+        """For people, one change a line."""
+        return tuple(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield from (f"{name}: added" for name in self.added)
+        yield from (f"{name}: removed" for name in self.removed)
+        yield from (f"{name}: {', '.join(what)} changed, starts anew" for name, what in self.restart.items())
+        yield from (f"{name}: {', '.join(what)} changed" for name, what in self.updated.items())
+        yield from (f"{what} changed" for what in self.globals)
+        yield from (f"{what} changed: takes effect when the daemon starts anew" for what in self.fixed)
+
+
+def difference(old: Config, new: Config) -> ConfigDifference:
+    """What changes from `old` to `new`; false when nothing does."""
+    changes = {
+        name: changed for name in new.tunnels
+        if name in old.tunnels and (changed := _changed(old.tunnels[name], new.tunnels[name]))
+    }
+    restart = {name: what for name, what in changes.items() if not _LIVE.issuperset(what)}
+    return ConfigDifference(
+        added=tuple(name for name in new.tunnels if name not in old.tunnels),
+        removed=tuple(name for name in old.tunnels if name not in new.tunnels),
+        restart=restart,
+        updated={name: what for name, what in changes.items() if name not in restart},
+        globals=tuple(name for name in _GLOBAL if _at(old, name) != _at(new, name)),
+        fixed=tuple(path for path in _FIXED if _at(old, path) != _at(new, path)),
+    )
+
+
+def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:
+    """The settings in which they differ; of `login` each by itself."""
+    if type(old) is not type(new):
+        return ("kind",)
+    names = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
+    login = [f"login.{name}" for name in type(new.login).model_fields if getattr(old.login, name) != getattr(new.login, name)]
+    return tuple(path for name in names for path in (login if name == "login" else [name]))
+
+
+def _at(settings: Settings, path: str) -> Any:
+    value: Any = settings
+    for step in path.split("."):
+        value = getattr(value, step)
+    return value

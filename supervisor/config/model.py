@@ -1,0 +1,104 @@
+"""The configuration file as a value.
+
+`Globals` is everything but the tunnels; `Config` adds them. The schema in `docs/` and the errors of `facilitator check` come from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from supervisor.config.report import Problem
+from supervisor.config.words import Directory, File, Listen, ListenText, Name, ShortDirectory, Size, Url
+from tunnels.settings import Network, Pause, Seconds, Secret, Settings, Tunnel
+
+
+class Facilitator(Settings):
+    """This daemon."""
+
+    name: Name | None = Field(None, description="in metrics, alerts and logs; absent means the host's name")
+    state_dir: Directory = Field(Path("/var/lib/facilitator"), description="database of sessions, transitions and unsent alerts")
+    runtime_dir: ShortDirectory = Field(
+        Path("/run/facilitator"), description="control socket, management sockets, logs of the clients"
+    )
+
+
+class Staff(Settings):
+    """Whose traffic may enter the tunnels."""
+
+    networks: tuple[Network, ...] = Field((), description="the hub's clients, or the hub's nodes if they masquerade")
+    segments: Mapping[str, tuple[Network, ...]] = Field(default_factory=dict, description="parts of staff, for a tunnel's `allow`")
+
+
+class Tls(Settings):
+    """TLS of the HTTP server."""
+
+    certificate: File = Field(description="PEM file with the certificate chain")
+    key: File = Field(description="PEM file with the private key")
+    client_ca: File | None = Field(None, description="PEM file; when given, clients must show a certificate of this CA")
+
+
+class Http(Settings):
+    """Metrics, health, status page and read-only API."""
+
+    listen: ListenText = Field(Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes")
+    tls: Tls | None = Field(None, description="absent means plain HTTP")
+
+
+class PagerDuty(Settings):
+    """Incidents in PagerDuty (Events API v2)."""
+
+    routing_key: Secret = Field(description="where the integration key of the service lies")
+    url: Url = Field("https://events.pagerduty.com", description="service region, or a test double")
+
+
+class Webhook(Settings):
+    """Incidents as JSON to an address of your own."""
+
+    url: Secret = Field(description="where the address lies; it usually holds a token")
+
+
+class Alerts(Settings):
+    """Where incidents go."""
+
+    pagerduty: PagerDuty | None = Field(None, description="PagerDuty")
+    webhook: Webhook | None = Field(None, description="any HTTP service")
+
+
+class Drain(Settings):
+    """How a planned end waits for the flows that still run."""
+
+    timeout: Seconds = Field(8 * 3600.0, description="longest wait for flows to end")
+    idle: Pause = Field(15 * 60.0, description="a flow without packets for this long counts as ended")
+
+
+class Audit(Settings):
+    """A record of who used which tunnel."""
+
+    file: File = Field(description="where the records go, one JSON object a line")
+    max_size: Size = Field(100 * 10**6, description="size at which the file is rotated")
+    keep: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(5, description="how many rotated files are kept")
+
+
+class Globals(Settings):
+    """Everything in the file but the tunnels and their defaults."""
+
+    facilitator: Facilitator = Field(default_factory=Facilitator)
+    staff: Staff = Field(default_factory=Staff)
+    http: Http = Field(default_factory=Http)
+    alerts: Alerts = Field(default_factory=Alerts)
+    drain: Drain = Field(default_factory=Drain)
+    on_exit: Literal["remove", "keep"] = Field(
+        "remove", description="what an ordinary end of the daemon leaves behind: nothing, or the layer that keeps destinations closed"
+    )
+    audit: Audit | None = Field(None, description="absent means no audit file")
+
+
+class Config(Globals):
+    """A configuration that was found right. Tunnels have the defaults merged in."""
+
+    tunnels: Mapping[str, Tunnel] = Field(default_factory=dict)
+    warnings: tuple[Problem, ...] = Field((), description="what is allowed and may surprise")

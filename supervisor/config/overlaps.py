@@ -1,0 +1,75 @@
+"""Which destinations collide, by the addresses that staff use.
+
+Networks are nested or apart. So one walk over them in order, with the chain of networks around the current one, finds everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from itertools import groupby
+
+from supervisor.config.report import Mark, Where, dotted
+from tunnels.settings import IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One destination as staff address it, and who carries it."""
+
+    network: IPNetwork
+    tunnel: str
+    priority: int
+    where: Where
+    mark: Mark
+
+    @property
+    def place(self) -> str:
+        """For people: where it stands."""
+        return f"{dotted(self.where)} in line {self.mark.line}"
+
+
+def collisions(claims: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
+    """The later of each two claims that collide, and why. The same network in two tunnels of different priority is failover."""
+    around: list[list[Claim]] = []      # from the widest to the narrowest, each with all claims of this very network
+    for _, equal in groupby(sorted(claims, key=_order), key=lambda claim: claim.network):
+        group = list(equal)
+        while around and not contains(around[-1][0].network, group[0].network):
+            around.pop()
+        yield from _twins(group)
+        if around:
+            yield from (_nested(around[-1][0], claim) for claim in group)
+        around.append(group)
+
+
+def contains(outer: IPNetwork, inner: IPNetwork) -> bool:
+    """Does the inner network lie in the outer one?"""
+    if isinstance(outer, IPv4Network):
+        return isinstance(inner, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(inner, IPv6Network) and inner.subnet_of(outer)
+
+
+def _order(claim: Claim) -> tuple[int, int, int, Mark]:
+    return claim.network.version, int(claim.network.network_address), claim.network.prefixlen, claim.mark
+
+
+def _twins(group: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
+    tunnels: dict[str, Claim] = {}
+    priorities: dict[int, Claim] = {}
+    for claim in group:
+        same, rival = tunnels.get(claim.tunnel), priorities.get(claim.priority)
+        if same is not None:
+            yield claim, f"{claim.network} is there already: {same.place}"
+        elif rival is not None:
+            advice = "give the two tunnels different priorities if one stands in for the other"
+            yield claim, f"{claim.network} is also {rival.place}, with the same priority {claim.priority}; {advice}"
+        tunnels.setdefault(claim.tunnel, claim)
+        priorities.setdefault(claim.priority, claim)
+
+
+def _nested(outer: Claim, inner: Claim) -> tuple[Claim, str]:
+    """The one that comes later in the file is reported."""
+    first, second = sorted((outer, inner), key=lambda claim: claim.mark)
+    relation = "lies inside" if second is inner else "contains"
+    return second, f"{second.network} {relation} {first.network}, which is {first.place}"

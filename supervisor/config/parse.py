@@ -1,0 +1,81 @@
+"""The text of the configuration file -> `Config`, or all of its mistakes at once. Pure: nothing is read but the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from supervisor.config.document import Group, load
+from supervisor.config.explain import report_invalid
+from supervisor.config.model import Config, Globals
+from supervisor.config.pending import report_pending
+from supervisor.config.report import Report
+from supervisor.config.rules import Checked, check
+from supervisor.config.tunnels import Entry, Kinds, all_options, read_tunnels
+from tunnels.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def parse(text: str, name: str, kinds: Kinds) -> Config:
+    """The configuration in `text`. ConfigErrors holds every mistake by position; `name` is the file's path as errors show it.
+
+    Relative names of plain files become paths beside `name`; secrets keep their names (see `candidates`).
+    """
+    report = Report(name)
+    root = load(text, report)
+    if root is None:
+        report.finish()
+        raise AssertionError("a file that cannot be read is reported")
+    sections = dict(_sections(root, kinds, report))
+    merged, entries = read_tunnels(root, kinds, report)
+    report_pending(root, report)
+    globals_ = Globals.model_validate(sections)
+    check(Checked(merged, globals_.staff, entries, report))
+    return _config(globals_, entries, Path(name).parent, report)
+
+
+def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, Any]]:
+    """The top-level groups that are right; each is checked for itself, so that one mistake hides no other."""
+    hints = _misplaced(kinds)
+    for key, node in root.entries.items():
+        if key in ("tunnels", "defaults"):
+            continue
+        try:
+            yield key, getattr(Globals.model_validate({key: node.plain()}), key)
+        except ValidationError as error:
+            report_invalid(error, Config, root, (), report, hints)
+
+
+def _misplaced(kinds: Kinds) -> dict[str, str]:
+    """Keys that people put one level too high, and where they belong."""
+    known = {field for options in all_options(kinds) for field in options.model_fields} - {"name"}
+    return {key: "a setting of a tunnel; it belongs to a tunnel or under defaults:" for key in known} | {
+        "warnings": "not a setting",
+    }
+
+
+def _config(globals_: Globals, entries: tuple[Entry, ...], directory: Path, report: Report) -> Config:
+    warnings = report.finish()
+    tunnels = {entry.name: beside(entry.tunnel, directory) for entry in entries if entry.tunnel is not None}
+    return Config(
+        **{name: _beside(getattr(globals_, name), directory) for name in Globals.model_fields}, tunnels=tunnels, warnings=warnings,
+    )
+
+
+def beside(settings: SettingsT, directory: Path) -> SettingsT:
+    """The same settings with relative paths of files taken from this directory."""
+    changed = {
+        name: new for name in type(settings).model_fields
+        if (new := _beside(old := getattr(settings, name), directory)) is not old
+    }
+    return settings.model_copy(update=changed) if changed else settings
+
+
+def _beside(value: Any, directory: Path) -> Any:
+    if isinstance(value, Path):
+        return value if value.is_absolute() else directory / value
+    return beside(value, directory) if isinstance(value, Settings) else value

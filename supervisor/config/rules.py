@@ -1,0 +1,170 @@
+"""What must hold between the parts of a configuration that are right each for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+from pydantic import ValidationError
+
+from supervisor.config.document import Group, Listing
+from supervisor.config.explain import did_you_mean
+from supervisor.config.model import Staff
+from supervisor.config.overlaps import Claim, collisions
+from supervisor.config.places import Place, find, find_key
+from supervisor.config.report import Report
+from supervisor.config.tunnels import Entry
+from tunnels.base import Carrier, device_name
+from tunnels.settings import Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
+
+_SPECIAL = tuple((ip_network(text), what) for text, what in (
+    ("0.0.0.0/8", "'this network', which is no place"),
+    ("127.0.0.0/8", "loopback addresses, which never leave this host"),
+    ("169.254.0.0/16", "link-local addresses, which are never routed"),
+    ("224.0.0.0/4", "multicast addresses, which a tunnel does not carry"),
+    ("255.255.255.255/32", "the broadcast address"),
+    ("::/127", "loopback addresses, which never leave this host"),
+    ("fe80::/10", "link-local addresses, which are never routed"),
+    ("ff00::/8", "multicast addresses, which a tunnel does not carry"),
+))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the rules look at."""
+
+    root: Group                     # with the defaults merged in
+    staff: Staff
+    entries: Sequence[Entry]
+    report: Report
+
+
+def check(checked: Checked) -> None:
+    """Report everything that does not fit together."""
+    _check_staff(checked)
+    _check_destinations(checked)
+    _check_devices(checked)
+    for entry in checked.entries:
+        if entry.tunnel is not None:
+            _check_totp(checked, entry.tunnel)
+            _check_segments(checked, entry.tunnel)
+            _warn_unreached_targets(checked, entry.tunnel)
+            _warn_unused(checked, entry, entry.tunnel)
+
+
+# --- networks ------------------------------------------------------------------------------------------------------------------
+
+
+def _check_staff(checked: Checked) -> None:
+    for index, network in enumerate(checked.staff.networks):
+        if network.prefixlen == 0:
+            place = find(checked.root, ("staff", "networks", index))
+            checked.report.error(place.mark, place.where, f"{network} lets everybody in; name the networks of staff")
+    if not checked.staff.networks and "networks" not in _keys(find(checked.root, ("staff",))):
+        place = find(checked.root, ("staff",))
+        checked.report.warning(place.mark, ("staff", "networks"), "no staff networks: nobody may enter the tunnels")
+
+
+def _keys(place: Place) -> frozenset[str]:
+    return frozenset(place.node.entries) if isinstance(place.node, Group) and place.where else frozenset()
+
+
+def _check_destinations(checked: Checked) -> None:
+    staff = [network for network in checked.staff.networks if network.prefixlen > 0]
+    claims = []
+    for place, entry, destination in _destinations(checked):
+        trouble = _trouble(destination, staff)
+        if trouble is not None:
+            checked.report.error(place.mark, place.where, trouble)
+            continue
+        claims.append(Claim(destination.staff_side, entry.name, _priority(entry), place.where, place.mark))
+    for claim, text in collisions(claims):
+        checked.report.error(claim.mark, claim.where, text)
+
+
+def _destinations(checked: Checked) -> Iterator[tuple[Place, Entry, Destination]]:
+    """Every destination that can be read, also of tunnels in which something else is wrong."""
+    for entry in checked.entries:
+        listing = entry.node.entries.get("destinations")
+        for index, item in enumerate(listing.items if isinstance(listing, Listing) else ()):
+            try:
+                destination = Destination.model_validate(item.plain())
+            except ValidationError:
+                continue    # reported with its tunnel
+            yield find(checked.root, ("tunnels", entry.name, "destinations", index)), entry, destination
+
+
+def _priority(entry: Entry) -> int:
+    node = entry.node.entries.get("priority")
+    value = node.plain() if node is not None else None
+    return value if isinstance(value, int) else 100
+
+
+def _trouble(destination: Destination, staff: Sequence[IPNetwork]) -> str | None:
+    for network in dict.fromkeys((destination.network, destination.staff_side)):
+        if network.prefixlen == 0:
+            return f"{network} is the whole internet; name the networks behind the tunnel"
+        special = next((what for other, what in _SPECIAL if network.overlaps(other)), None)
+        if special is not None:
+            return f"{network} covers {special}"
+    own = next((other for other in staff if other.overlaps(destination.staff_side)), None)
+    if own is not None:
+        return f"{destination.staff_side} overlaps {own} of staff.networks: staff could not be reached any more"
+    return None
+
+
+# --- tunnels -------------------------------------------------------------------------------------------------------------------
+
+
+def _check_devices(checked: Checked) -> None:
+    owners: dict[str, str] = {}
+    for entry in checked.entries:
+        if entry.tunnel is None or entry.kind is None or entry.kind.carrier is not Carrier.DEVICE:
+            continue
+        device = device_name(entry.tunnel)
+        owner = owners.setdefault(device, entry.name)
+        if owner != entry.name:
+            place = find(checked.root, ("tunnels", entry.name, "device"))
+            checked.report.error(place.mark, place.where, f"its device {device} is also that of {owner}; set device: to another name")
+
+
+def _check_totp(checked: Checked, tunnel: Tunnel) -> None:
+    if tunnel.login.totp is not None and tunnel.login.password is None:
+        place = find_key(checked.root, ("tunnels", tunnel.name, "login", "totp"))
+        checked.report.error(place.mark, place.where, "a one-time code goes with a password; login.password is missing")
+
+
+def _check_segments(checked: Checked, tunnel: Tunnel) -> None:
+    for index, allowance in enumerate(tunnel.allow or ()):
+        if allowance.segment not in checked.staff.segments:
+            place = find(checked.root, ("tunnels", tunnel.name, "allow", index, "segment"))
+            hint = did_you_mean(allowance.segment, checked.staff.segments)
+            checked.report.error(place.mark, place.where, f"no segment {allowance.segment!r} under staff.segments{hint}")
+
+
+def _warn_unreached_targets(checked: Checked, tunnel: Tunnel) -> None:
+    """A probe of an address that the tunnel does not carry proves little, and through a proxy nothing."""
+    for index, target in enumerate(tunnel.probe.targets):
+        address = parse_target(target).address
+        if not any(address in d.network or address in d.staff_side for d in tunnel.destinations):
+            place = find(checked.root, ("tunnels", tunnel.name, "probe", "targets", index))
+            checked.report.warning(place.mark, place.where, f"{address} lies in no destination of {tunnel.name}")
+
+
+def _warn_unused(checked: Checked, entry: Entry, tunnel: Tunnel) -> None:
+    """Settings that the kind has no use for."""
+    assert entry.kind is not None
+    unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []
+    used = {source.where for source in entry.kind.inputs(tunnel) if isinstance(source.where, Secret)}
+    unused += [("login", name) for name, value in _fields(tunnel.login) if isinstance(value, Secret) and value not in used]
+    for path in unused:
+        where = ("tunnels", tunnel.name, *path)
+        place = find_key(checked.root, where)
+        if place.where == where and place.node.plain() is not None:
+            checked.report.warning(place.mark, where, f"kind {tunnel.kind} makes no use of this")
+
+
+def _fields(settings: Settings) -> Iterator[tuple[str, Any]]:
+    return ((name, getattr(settings, name)) for name in type(settings).model_fields)
