@@ -136,6 +136,7 @@ class Engine:
         self._retiring: set[str] = set()
         self._lanes: dict[str, int] = {}
         self._scope = Scope("", ())
+        self._due: float | None = None
         self._alerts_due: float | None = None
         self.draining = False
         self.plan = NetworkPlan()
@@ -161,6 +162,11 @@ class Engine:
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._publish()
 
+    def preview(self, scope: Scope, tunnels: Mapping[str, Tunnel]) -> NetworkPlan:
+        """The plan for a configuration that is not taken over yet, with nothing up: the layers that must be in before a client starts."""
+        idle = {name: (tunnel, TunnelState()) for name, tunnel in tunnels.items()}
+        return desired(scope.staff, assign_lanes(list(tunnels), self._lanes), self._proxies(tunnels), Snapshot(idle, self._clock()))
+
     # --- what comes out --------------------------------------------------------------------------------------------------
 
     @property
@@ -168,6 +174,14 @@ class Engine:
         """All tunnels now."""
         pairs = {name: (tunnel, self._states[name]) for name, tunnel in self._tunnels.items()}
         return Snapshot(MappingProxyType(pairs), self._clock(), self.draining)
+
+    def lane(self, tunnel: str) -> int | None:
+        """The tunnel's lane."""
+        return self._lanes.get(tunnel)
+
+    def overdue(self) -> float:
+        """Seconds by which the loop is late for its nearest deadline: a measure of whether it still turns."""
+        return 0.0 if self._due is None else max(0.0, self._clock() - self._due)
 
     async def wait_for(self, condition: Callable[[Snapshot], bool]) -> None:
         """Return as soon as the snapshot satisfies the condition."""
@@ -184,9 +198,8 @@ class Engine:
 
     async def run(self) -> None:
         """Wait for the inbox or the nearest deadline, for ever."""
-        due: float | None = None
         while True:
-            due = self.advance(await self._inbox.wait(None if due is None else max(0.0, due - self._clock())))
+            self.advance(await self._inbox.wait(None if self._due is None else max(0.0, self._due - self._clock())))
 
     def advance(self, events: Iterable[Event]) -> float | None:
         """Take the events, then the deadlines that are reached; publish what changed. Returns the next deadline (monotonic seconds)."""
@@ -200,7 +213,8 @@ class Engine:
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()
         deadlines = [state.deadline for state in self._states.values() if state.deadline is not None]
-        return min([*deadlines, *([] if self._alerts_due is None else [self._alerts_due])], default=None)
+        self._due = min([*deadlines, *([] if self._alerts_due is None else [self._alerts_due])], default=None)
+        return self._due
 
     def _apply(self, event: Event, now: float) -> bool:
         """One step of one tunnel; True when something changed that outputs depend on."""
@@ -233,8 +247,7 @@ class Engine:
 
     def _publish(self) -> None:
         snapshot = self.snapshot
-        proxies = frozenset(n for n, t in self._tunnels.items() if self._kinds[t.kind].carrier is Carrier.PROXY)
-        plan = desired(self._scope.staff, self._lanes, proxies, snapshot)
+        plan = desired(self._scope.staff, self._lanes, self._proxies(self._tunnels), snapshot)
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)
@@ -243,6 +256,9 @@ class Engine:
         for future, condition in list(self._waiters.items()):
             if not future.done() and condition(snapshot):
                 future.set_result(None)
+
+    def _proxies(self, tunnels: Mapping[str, Tunnel]) -> frozenset[str]:
+        return frozenset(name for name, tunnel in tunnels.items() if self._kinds[tunnel.kind].carrier is Carrier.PROXY)
 
     def _publish_alerts(self) -> None:
         alerts, self._alerts_due = verdicts(self._scope.facilitator, self.snapshot)

@@ -1,0 +1,108 @@
+"""What the running daemon offers to commands and scrapers: questions are answered from the snapshot, wishes go to the inbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from supervisor.app.held import Held
+from supervisor.clients.runner import Runner
+from supervisor.core.events import Asked
+from supervisor.core.state import Phase, Snapshot, TunnelState
+from supervisor.core.view import Identity, status
+from supervisor.engine import Engine, Inbox
+from supervisor.kernel.network import KernelNetwork
+from supervisor.reports.metrics import Metrics
+from tunnels.base import Reason
+
+_REASONS = {"start": Reason.STARTED, "stop": Reason.STOPPED, "restart": Reason.RESTARTED}
+_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Facade:
+    """The `Daemon` of `supervisor.control.api`."""
+
+    identity: Identity
+    inbox: Inbox
+    engine: Engine
+    runner: Runner
+    network: KernelNetwork
+    measured: Metrics
+    held: Held
+    stalled: Callable[[], str | None]
+    reloaded: Callable[[], Awaitable[dict[str, Any]]]
+
+    def status(self) -> dict[str, Any]:
+        """See `supervisor.core.view.status`."""
+        return status(self.identity, self.engine.snapshot, self.engine.plan)
+
+    def alive(self) -> str | None:
+        """The loop answers, so it turns; the engine must turn with it."""
+        return self.stalled()
+
+    def ready(self) -> str | None:
+        """Never tied to one tunnel."""
+        return "draining" if self.engine.draining else None
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Rendered in a thread from a snapshot taken here."""
+        return await asyncio.to_thread(self.measured.render, self.engine.snapshot, accept)
+
+    async def plan(self) -> dict[str, Any]:
+        """What the kernel should hold, and how it differs now."""
+        wanted, changes = await self.network.compare()
+        return {"wanted": wanted, "changes": changes}
+
+    def known(self, tunnel: str) -> bool:
+        """Is it configured."""
+        return tunnel in self.engine.snapshot.tunnels
+
+    def tail(self, tunnel: str, lines: int) -> list[str]:
+        """The last lines of the client."""
+        return self.runner.tail(tunnel, lines)
+
+    def follow(self, tunnel: str) -> AsyncIterator[str]:
+        """Every further line."""
+        return self.runner.follow(tunnel)
+
+    async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+        """Put the wish into the inbox and wait for what comes of it."""
+        self._remember(tunnel, verb)
+        before = self.engine.snapshot.tunnels[tunnel][1]
+        self.inbox.post(Asked(tunnel, reason=_REASONS[verb]))
+        condition = _outcome(tunnel, verb, before)
+        try:
+            async with asyncio.timeout(max(wait, 0.0) or None):
+                await (self.engine.wait_for(condition) if wait > 0 else asyncio.sleep(0))
+        except TimeoutError:
+            pass
+        return next(entry for entry in self.status()["tunnels"] if entry["name"] == tunnel)
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again."""
+        return await self.reloaded()
+
+    def _remember(self, tunnel: str, verb: str) -> None:
+        try:
+            (self.held.hold if verb == "stop" else self.held.release)(tunnel)
+        except OSError as error:
+            structlog.get_logger().error("the wish will not survive a restart of the daemon", tunnel=tunnel, wish=verb, error=str(error))
+
+
+def _outcome(tunnel: str, verb: str, before: TunnelState) -> Callable[[Snapshot], bool]:
+    """True once the wish is fulfilled, or has visibly failed for the moment."""
+    if verb == "stop":
+        return lambda now: now.tunnels[tunnel][1].phase is Phase.STOPPED
+    fresh = verb == "restart" or before.phase not in (Phase.STARTING, Phase.UP)
+    target = before.session.number + fresh
+
+    def reached(now: Snapshot) -> bool:
+        state = now.tunnels[tunnel][1]
+        return state.session.number >= target and state.phase in _SETTLED
+
+    return reached

@@ -1,0 +1,107 @@
+"""Commands about this host and the configuration file: they need no running daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, runtime_dir, socket_option
+from supervisor.control.client import ControlClient, Refused, Unreachable
+from supervisor.core.exits import CannotStart, Exit
+
+if TYPE_CHECKING:
+    from supervisor.config.model import Config
+
+
+@click.command()
+@config_option
+def run(config: Path) -> None:
+    """Run the daemon in the foreground.
+
+    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it, SIGHUP reloads the configuration.
+
+    \b
+    Example: facilitator run -c /etc/facilitator/config.yaml
+    """
+    from supervisor.app import run as run_daemon
+
+    sys.exit(run_daemon(config))
+
+
+@click.command()
+@config_option
+def check(config: Path) -> None:
+    """Validate the configuration: every mistake in one run, each with line and column. Needs no rights, touches nothing.
+
+    \b
+    Example: facilitator check -c config.example.yaml
+    """
+    valid = _load(config)
+    for warning in valid.warnings:
+        click.echo(str(warning), err=True)
+    count = len(valid.tunnels)
+    click.echo(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+
+
+@click.command()
+@socket_option
+def plan(config: Path, socket_path: Path | None) -> None:
+    """Show the routes, rules and NAT that are wanted, and how the kernel differs.
+
+    Asks the running daemon; without one, says what the file would bring with no tunnel up.
+
+    \b
+    Example: facilitator plan
+    """
+    try:
+        answer = ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET).get("/api/v1/plan")
+    except Refused as error:
+        fail(Exit.FAILED, str(error))
+    except Unreachable:
+        answer = _plan_from(_load(config))
+    click.echo("\n".join(["wanted:", *(f"  {line}" for line in answer["wanted"] or ["nothing"])]))
+    click.echo("\n".join(["to change:", *(f"  {line}" for line in answer["changes"] or ["nothing"])]))
+
+
+@click.command()
+@config_option
+def cleanup(config: Path) -> None:
+    """Remove every route, rule, table, device and process that is ours. The daemon must not be running.
+
+    \b
+    Example: facilitator cleanup
+    """
+    from supervisor.app.cleanup import clean
+
+    try:
+        removed = asyncio.run(clean(runtime_dir(config)))
+    except CannotStart as problem:
+        fail(problem.code, str(problem))
+    for line in removed or ["nothing was left"]:
+        click.echo(line)
+
+
+def _load(path: Path) -> Config:
+    from supervisor.app.files import errors_of, load
+    from supervisor.config.report import ConfigErrors
+    from tunnels import KINDS
+
+    try:
+        return load(path, KINDS)
+    except (ConfigErrors, CannotStart) as problem:
+        for line in errors_of(problem):
+            click.echo(line, err=True)
+        sys.exit(Exit.CONFIG)
+
+
+def _plan_from(config: Config) -> dict[str, list[str]]:
+    from supervisor.app.cleanup import compare_with_kernel
+
+    try:
+        return asyncio.run(compare_with_kernel(config))
+    except CannotStart as problem:
+        fail(problem.code, str(problem))
