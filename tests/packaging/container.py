@@ -18,9 +18,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.lab.wait import eventually
 from tests.netns import PREFIX, Namespace
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "nspawn"
@@ -202,15 +203,6 @@ def machine(scratch: Path, binds: Mapping[Path, str] | None = None) -> Iterator[
         booted.remove()
 
 
-def until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
-    """Poll for something that sends no event; AssertionError says what did not come true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.05)
-
-
 def sweep() -> None:
     """End machines of test processes that are gone, and remove their cgroups."""
     for hierarchy in _hierarchies():
@@ -230,7 +222,7 @@ def _remove_cgroup(cgroup: Path) -> None:
         for pid in procs.read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-    until(lambda: _without_children(cgroup), f"{cgroup} is empty")
+    eventually(lambda: _without_children(cgroup), 15, f"{cgroup} is empty")
 
 
 def _without_children(cgroup: Path) -> bool:

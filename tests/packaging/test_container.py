@@ -12,8 +12,9 @@ import pytest
 
 import supervisor.control.notify
 from tests import netns
+from tests.lab.wait import eventually
 from tests.packaging import container
-from tests.packaging.container import machine, until
+from tests.packaging.container import machine
 
 pytestmark = pytest.mark.nspawn
 
@@ -51,10 +52,12 @@ def test_a_service_that_speaks_sd_notify(scratch: Path) -> None:
             "ActiveState": "active", "StatusText": "watched every 0.5 s, left in the environment: []",
         }
         vm.run("systemctl", "reload", "tiny")
-        until(lambda: vm.show("tiny", "StatusText", "ActiveState") == {"StatusText": "read anew", "ActiveState": "active"}, "reloaded")
+        read_anew = {"StatusText": "read anew", "ActiveState": "active"}
+        eventually(lambda: vm.show("tiny", "StatusText", "ActiveState") == read_anew, 5, "reloaded")
 
         vm.run("systemctl", "kill", "--signal=USR1", "tiny")
-        until(lambda: vm.show("tiny", "ActiveState", "Result") == {"ActiveState": "failed", "Result": "watchdog"}, "the watchdog bites")
+        bitten = {"ActiveState": "failed", "Result": "watchdog"}
+        eventually(lambda: vm.show("tiny", "ActiveState", "Result") == bitten, 10, "the watchdog bites")
         assert "tun" in vm.run("ls", "/dev/net").stdout
 
 
