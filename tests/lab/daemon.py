@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -30,10 +31,12 @@ _numbers = itertools.count(1)
 class Daemon:
     """One configuration with its own state and runtime directories. `with lab.daemon(config) as daemon` starts and ends it."""
 
-    def __init__(self, namespace: Namespace, directory: Path, config: Config) -> None:
-        self.namespace = namespace
+    def __init__(self, namespace: Namespace, directory: Path, config: Config, user: int | None = None) -> None:
+        self.namespace, self.user = namespace, user
         self.directory = directory / f"daemon-{next(_numbers)}"
         self.directory.mkdir()
+        if user is not None:
+            os.chown(self.directory, user, user)
         self.config_file = self.directory / "config.yaml"
         self.log = self.directory / "log"
         self.runtime_dir = self.directory / "run"
@@ -62,7 +65,9 @@ class Daemon:
 
     def start(self, within: float = 15.0) -> None:
         """Start it and wait until it is ready."""
-        argv = (*FACILITATOR, "run", "-c", str(self.config_file))
+        argv = [*FACILITATOR, "run", "-c", str(self.config_file)]
+        if self.user is not None:
+            argv = self._unprivileged(self.user, argv)
         with self.log.open("a") as log:
             self._process = self.namespace.popen(
                 *argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
@@ -95,6 +100,25 @@ class Daemon:
         for pid in self.client_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _unprivileged(self, user: int, argv: list[str]) -> list[str]:
+        """The command line that runs `argv` as this user with CAP_NET_ADMIN and nothing else.
+
+        The repository and a /dev/net/tun that everybody may open (as udev makes it) are mounted where the user can read them.
+        """
+        repository, tun = self.directory / "repository", self.directory / "tun"
+        repository.mkdir(exist_ok=True)
+        if not tun.exists():
+            os.mknod(tun, stat.S_IFCHR | 0o666, os.makedev(10, 200))
+            tun.chmod(0o666)
+        mounts = f"mount --bind {REPOSITORY} {repository} && mount --bind {tun} /dev/net/tun && cd {repository}"
+        sets = ("inh-caps", "ambient-caps", "bounding-set")
+        setpriv = [
+            "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs",
+            *(f"--{each}=-all,+net_admin" for each in sets),
+        ]
+        argv[0] = argv[0].replace(str(REPOSITORY), str(repository))
+        return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", *setpriv, *argv]
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -193,9 +217,8 @@ class PagerDuty:
 
     def __enter__(self) -> PagerDuty:
         argv = (sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(self._port_file))
-        log = self._port_file.with_suffix(".log").open("w")
-        self._process = self._namespace.popen(*argv, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True)
-        log.close()
+        with self._port_file.with_suffix(".log").open("w") as log:
+            self._process = self._namespace.popen(*argv, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True)
         self._port = int(eventually(self._written_port, 10, "the PagerDuty double listens"))
         return self
 
@@ -216,6 +239,11 @@ class PagerDuty:
             found = json.loads(connection.getresponse().read())
             connection.close()
             return found
+
+    def open(self) -> list[str]:
+        """The dedup keys of the incidents that are open now."""
+        found: list[str] = self.state()["open"]
+        return found
 
     def _written_port(self) -> str:
         return self._port_file.read_text().strip() if self._port_file.exists() else ""

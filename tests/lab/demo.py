@@ -152,11 +152,11 @@ def _stop_server(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -
     daemon.wait_well()
     since = time.monotonic()
     lab.openvpn.stop()
-    eventually(lambda: pagerduty.incidents("triggered"), 30, "an incident opens")
+    eventually(pagerduty.open, 30, "an incident opens")
     story.show("Server down: incident opened at PagerDuty", f"after {_seconds(since)} (hold time 5 s)")
     _healed(story, lab, "server back", DATACENTRE_WEB, lab.openvpn.start, settled=False)
     since = time.monotonic()
-    eventually(lambda: not pagerduty.incidents("triggered"), 30, "the incident is resolved")
+    eventually(lambda: not pagerduty.open(), 30, "the incident is resolved")
     story.show("Incident resolved by itself", f"after {_seconds(since)} (hold time 2 s)")
 
 

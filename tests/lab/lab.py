@@ -31,6 +31,7 @@ class Lab:
         _sweep_directories()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-"))
         self.directory.chmod(0o711)         # sshd reads the authorized keys as the account's own user
+        self._secrets: set[str] = set()
         self._closing = contextlib.ExitStack()
         self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)
         try:
@@ -95,9 +96,12 @@ class Lab:
         """The configuration of both tunnels, to be changed and given to `daemon`."""
         return configuration(self.directory, pagerduty.url if pagerduty else None)
 
-    def daemon(self, config: Config) -> Daemon:
-        """The facilitator with this configuration and a clean state; not started."""
-        return Daemon(self.network["facilitator"], self.directory, config)
+    def daemon(self, config: Config, user: int | None = None) -> Daemon:
+        """The facilitator with this configuration and a clean state; not started. `user`: not as root, with CAP_NET_ADMIN only."""
+        if user is not None:
+            for name in (*self._secrets, self.sshd.client_key.name):
+                os.chown(self.directory / name, user, user)
+        return Daemon(self.network["facilitator"], self.directory, config, user)
 
     @functools.cached_property
     def password_server(self) -> OpenVpnServer:
@@ -132,6 +136,7 @@ class Lab:
         path = self.directory / name
         path.touch(mode=0o600)
         path.write_text(value)
+        self._secrets.add(name.removesuffix(".new"))
         return path
 
 
