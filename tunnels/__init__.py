@@ -5,7 +5,9 @@ from types import MappingProxyType
 
 from tunnels.base import AnyKind
 from tunnels.openvpn import OPENVPN
+from tunnels.sshuttle import SSHUTTLE
 
 KINDS: Mapping[str, AnyKind] = MappingProxyType({
     "openvpn": OPENVPN,
+    "sshuttle": SSHUTTLE,
 })

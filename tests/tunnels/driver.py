@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 from tests.netns import Namespace
 from tunnels.base import AnyKind, Connected, Dialogue, Failed, Launch, Observation, Place, Say, Source, Tunnel
@@ -34,7 +35,9 @@ def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
 class Run:
     """One session of a kind's client."""
 
-    def __init__(self, kind: AnyKind, tunnel: Tunnel, place: Place, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str) -> None:
+    def __init__(
+        self, kind: AnyKind, tunnel: Tunnel, place: Place, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str
+    ) -> None:
         self.launch: Launch = kind.launch(tunnel, place, inputs)
         self.dialogue: Dialogue = kind.dialogue(tunnel, inputs)
         self.transcript: list[str] = []
@@ -131,14 +134,17 @@ class Run:
     def connected(self, timeout: float = 15.0) -> Connected:
         """Run on until it is connected."""
         self.pump(lambda: bool(self.observations), timeout)
-        assert self.observations and isinstance(self.observations[-1], Connected), "\n".join(self.transcript)
-        return self.observations[-1]
+        assert isinstance(self._last(), Connected), "\n".join(self.transcript)
+        return cast("Connected", self._last())
 
     def failed(self, timeout: float = 30.0) -> Failed:
         """Run on until it says why it failed."""
         self.pump(lambda: any(isinstance(o, Failed) for o in self.observations), timeout)
-        assert self.observations and isinstance(self.observations[-1], Failed), "\n".join(self.transcript)
-        return self.observations[-1]
+        assert isinstance(self._last(), Failed), "\n".join(self.transcript)
+        return cast("Failed", self._last())
+
+    def _last(self) -> Observation | None:
+        return self.observations[-1] if self.observations else None
 
     def to_end(self, timeout: float = 15.0) -> None:
         """Run on until the client is gone."""

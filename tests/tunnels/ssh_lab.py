@@ -1,0 +1,124 @@
+"""A real sshd behind a facilitator's namespace, and a staff machine in front of it.
+
+    hub 10.91.0.1 -- 10.91.0.2 facilitator 198.18.1.1 -- 198.18.1.2 bastion (sshd, and a web server on 10.90.0.10 and fd00:90::10)
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.netns import Namespace, link
+from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
+from tunnels import KINDS
+from tunnels.base import Place
+
+FACILITATOR, BASTION, SITE, SITE6 = "198.18.1.1", "198.18.1.2", "10.90.0.10", "fd00:90::10"
+SSH_PORT = 22
+_RULES = """
+table inet t {{
+  chain pre {{
+    type nat hook prerouting priority -100
+    ip daddr 10.90.0.0/16 tcp dport 1-65535 redirect to :{port}
+    ip6 daddr fd00:90::/64 tcp dport 1-65535 redirect to :{port}
+  }}
+}}
+"""
+_SSHD = """
+Port {port}
+HostKey {directory}/host
+AuthorizedKeysFile {directory}/authorized
+PidFile none
+UsePAM no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+StrictModes no
+"""
+
+
+class SshLab:
+    """Three namespaces in a row with everything running but the tunnel."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("host", "identity", "stranger"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name], check=True)
+        (directory / "authorized").write_bytes((directory / "identity.pub").read_bytes())
+        self.hub, self.facilitator, self.bastion = Namespace("h"), Namespace("f"), Namespace("b")
+        link(self.hub, "eth0", self.facilitator, "hub0")
+        link(self.facilitator, "eth0", self.bastion, "eth0")
+        self._addresses()
+        self._sshd = self._start_sshd()
+        self._web = [self._start_web(address) for address in (SITE, SITE6)]
+        self._runs = 0
+
+    def _addresses(self) -> None:
+        for namespace, device, *addresses in (
+            (self.hub, "eth0", "10.91.0.1/24", "fd00:91::1/64"), (self.facilitator, "hub0", "10.91.0.2/24", "fd00:91::2/64"),
+            (self.facilitator, "eth0", f"{FACILITATOR}/24"), (self.bastion, "eth0", f"{BASTION}/24"),
+            (self.bastion, "lo", f"{SITE}/32", f"{SITE6}/128"),
+        ):
+            for address in addresses:
+                namespace.run("ip", "addr", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
+        self.hub.run("ip", "route", "add", "10.90.0.0/16", "via", "10.91.0.2")
+        self.hub.run("ip", "route", "add", "fd00:90::/64", "via", "fd00:91::2")
+        self.facilitator.run("ip", "route", "add", "unreachable", "10.90.0.0/16")
+
+    def _start_sshd(self) -> subprocess.Popen[bytes]:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        (self.directory / "sshd_config").write_text(_SSHD.format(port=SSH_PORT, directory=self.directory))
+        process = subprocess.Popen(
+            self.bastion.argv("/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "sshd_config")),
+            stdout=subprocess.DEVNULL, stderr=(self.directory / "sshd.log").open("wb"), env=ENVIRONMENT,
+        )
+        wait_for(lambda: "listening on" in (self.directory / "sshd.log").read_text())
+        return process
+
+    def _start_web(self, address: str) -> subprocess.Popen[bytes]:
+        site = self.directory / "site"
+        site.mkdir(exist_ok=True)
+        (site / "hello").write_text("hello from the far side\n")
+        process = subprocess.Popen(
+            self.bastion.argv(sys.executable, "-u", "-m", "http.server", "80", "--bind", address, "-d", str(site)),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
+        )
+        wait_for(lambda: f"{address}:80" in (listening := self.bastion.run("ss", "-Hltn").stdout) or f"[{address}]:80" in listening)
+        return process
+
+    def close(self) -> None:
+        for namespace in (self.hub, self.facilitator, self.bastion):
+            namespace.remove()
+
+    def known_hosts(self, key: str = "host") -> bytes:
+        kind, public, _ = (self.directory / f"{key}.pub").read_text().split()
+        return f"{BASTION} {kind} {public}\n".encode()
+
+    def redirect(self, port: int) -> None:
+        """What the daemon's own rules do."""
+        self.facilitator.run("nft", "flush ruleset")
+        self.facilitator.run("nft", "-f", "-", input=_RULES.format(port=port))
+
+    def fetch(self, address: str = SITE, namespace: Namespace | None = None) -> str:
+        host = f"[{address}]" if ":" in address else address
+        return (namespace or self.hub).run("curl", "-sS", "-m", "5", f"http://{host}/hello").stdout
+
+    def place(self, port: int, python: str) -> Place:
+        self._runs += 1
+        directory = self.directory / f"run{self._runs}"
+        directory.mkdir(mode=0o700)
+        return Place(directory, "", port, python)
+
+    def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int = 12311,
+            python: str = sys.executable, prefix: tuple[str, ...] = (), **settings: object) -> Run:
+        """Start the kind `sshuttle` in the facilitator's namespace."""
+        kind = KINDS["sshuttle"]
+        tunnel = kind.options.model_validate({
+            "name": "own-cloud", "destinations": ["10.90.0.0/16"], "remote": remote, "identity": {"file": identity},
+            "known_hosts": "known_hosts", **settings,
+        })
+        inputs = {
+            "identity": (self.directory / identity).read_bytes(),
+            "known_hosts": self.known_hosts() if known_hosts is None else known_hosts,
+        }
+        return Run(kind, tunnel, self.place(port, python), inputs, self.facilitator, *prefix)

@@ -1,0 +1,171 @@
+"""sshuttle: connections of the staff carried over one ssh to a host of our own, as a proxy without a network device.
+
+It runs through tunnels/programs/sshuttle.py, a process without privileges; the key and the known hosts reach it as anonymous files.
+READY=1 on its NOTIFY_SOCKET says that the far side answered. Why it ends is read from what ssh and sshuttle print.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tunnels.base import Carrier, Connected, Failed, Input, Kind, Launch, Observation, Place, Reason, Secret, Source, Tunnel
+
+PROGRAM = Path(__file__).parent / "programs" / "sshuttle.py"
+
+_REMOTE = re.compile(r"(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?")
+
+# What an operator may tune. Everything else would break the tunnel, weaken it, or run something beside it.
+SSH_OPTIONS = frozenset({
+    "AddressFamily", "BindAddress", "BindInterface", "CASignatureAlgorithms", "Ciphers", "Compression", "ConnectTimeout",
+    "ConnectionAttempts", "HostKeyAlgorithms", "HostKeyAlias", "HostName", "IPQoS", "KexAlgorithms", "MACs", "ProxyCommand",
+    "PubkeyAcceptedAlgorithms", "RekeyLimit", "RequiredRSASize", "ServerAliveCountMax", "ServerAliveInterval", "TCPKeepAlive",
+})
+_CANONICAL = {name.lower(): name for name in SSH_OPTIONS}
+
+
+class Sshuttle(Tunnel):
+    """A tunnel of kind sshuttle."""
+
+    kind: Literal["sshuttle"] = Field("sshuttle", description="sshuttle: TCP over ssh, no network device")
+    remote: str = Field(description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3")
+    identity: Secret = Field(description="where the private ssh key lies; without a passphrase")
+    known_hosts: Path = Field(description="file with the far side's host key, as ssh-keyscan prints it")
+    workers: int = Field(1, description="processes that share the load; only 1 is supported for now")
+    ssh_options: tuple[str, ...] = Field((), description="options of ssh to tune, as Name=value, such as Compression=yes")
+
+    @field_validator("remote")
+    @classmethod
+    def _is_remote(cls, value: str) -> str:
+        match = _REMOTE.fullmatch(value)
+        if match is None or not 0 < int(match["port"] or 22) < 65536:
+            raise ValueError(f"{value!r} is not a remote; write it as facilitator@bastion.example.net or facilitator@192.0.2.1:2222")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _one_worker(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("only 1 worker is supported for now")
+        return value
+
+    @field_validator("ssh_options")
+    @classmethod
+    def _tunable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_ssh_option(option) for option in value)
+
+    @model_validator(mode="after")
+    def _probes_that_pass(self) -> Self:
+        for target in self.probe.targets:
+            if target.startswith("icmp:"):
+                raise ValueError(f"probe target {target} cannot pass: sshuttle carries TCP only; use tcp:// or http://")
+        return self
+
+    @property
+    def host(self) -> str:
+        """The far side's name or address."""
+        match = _REMOTE.fullmatch(self.remote)
+        return match["host"].strip("[]") if match else self.remote
+
+
+def _ssh_option(option: str) -> str:
+    """The option as Name=value, if it may be set."""
+    name, separator, value = re.sub(r"^\s*(\w+)(?:\s*=\s*|\s+)", r"\1=", option).partition("=")
+    if not separator or not value.strip() or not value.isprintable():
+        raise ValueError(f"{option!r} is not an ssh option; write it as Name=value")
+    known = _CANONICAL.get(name.lower())
+    if known is None:
+        raise ValueError(f"the ssh option {name} cannot be set here; these can: {', '.join(sorted(SSH_OPTIONS))}")
+    return f"{known}={value.strip()}"
+
+
+def _inputs(tunnel: Sshuttle) -> tuple[Input, ...]:
+    return Input("identity", tunnel.identity), Input("known_hosts", tunnel.known_hosts)
+
+
+def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Launch:
+    if b"PRIVATE KEY" not in inputs["identity"]:
+        raise ValueError("identity is not a private ssh key")
+    return Launch(
+        argv=(
+            # isolated: the program is called like the package that it imports
+            place.python, "-I", str(PROGRAM), "--port", str(place.port), "--remote", tunnel.remote,
+            "--identity", "{identity}", "--known-hosts", "{known_hosts}",
+            *(word for option in tunnel.ssh_options for word in ("--option", option)),
+        ),
+        # ssh wants a newline at the end of a key
+        files={"identity": inputs["identity"].rstrip() + b"\n", "known_hosts": inputs["known_hosts"]},
+        notify=True,
+    )
+
+
+# --- what they print --------------------------------------------------------------------------------------------------------------------
+
+# pattern, reason, text ({0} is the match). First match wins; ssh speaks before sshuttle does, and knows more.
+_LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(pattern), reason, text) for pattern, reason, text in (
+    (r"REMOTE HOST IDENTIFICATION HAS CHANGED", Reason.CERTIFICATE, "the far side's host key is not the known one"),
+    (r"No \S+ host key is known for \S+", Reason.CERTIFICATE, "{0}"),
+    (r"Host key verification failed|Certificate invalid: .*", Reason.CERTIFICATE, "the far side's host key is not known"),
+    (r"Load key .*", Reason.KEY, "the private key cannot be used"),
+    (r"Permission denied \(.*\)", Reason.KEY, "the far side refused our key"),
+    (r"Too many authentication failures", Reason.KEY, "the far side refused our key"),
+    (r"Could not resolve hostname .*", Reason.DNS, "{0}"),
+    (r"ssh: connect to host \S+ port \d+: .*", Reason.NETWORK, "{0}"),
+    (r"Connection timed out during banner exchange", Reason.NETWORK, "{0}"),
+    (r"Unable to negotiate with .*", Reason.CLIENT_CONFIG, "{0}"),
+    (r"Bad configuration option: .*|command-line:? line \d+: .*|keyword \S+ extra arguments.*", Reason.CLIENT_CONFIG, "ssh: {0}"),
+    (r"Timeout, server \S+ not responding", Reason.PEER_TIMEOUT, "{0}"),
+    (r"kex_exchange_identification: .*|Connection (?:closed|reset) by \S+ port \d+", Reason.HANDSHAKE, "{0}"),
+    (r"Connection to \S+ closed by remote host", Reason.PEER_CLOSED, "{0}"),
+    (r"client_loop: send disconnect: .*|Received disconnect from .*", Reason.PEER_CLOSED, "{0}"),
+    (r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*", Reason.MISSING_BINARY, "{0}"),
+    (r"(?<=facilitator: )this version of sshuttle .*", Reason.MISSING_BINARY, "{0}"),
+    (r"(?<=facilitator: )(?:no unprivileged user|cannot become|cannot give up|the user \S+ is root).*", Reason.MISSING_RIGHT, "{0}"),
+    (r"cannot listen on port .*|facilitator: NOTIFY_SOCKET.*", Reason.LOCAL, "{0}"),
+    (r"sshuttle: error: .*", Reason.CLIENT_CONFIG, "{0}"),
+    (r"server died with error code (?:97|98|127)|expected server init string", Reason.CLIENT_CONFIG,
+     "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
+    (r"failed to establish ssh session|SSH connection lost|server died with error code 255", Reason.HANDSHAKE,
+     "ssh ended before the far side answered"),
+    (r"ssh connection to server \(pid \d+\) exited.*|facilitator: ssh is gone", Reason.PEER_CLOSED, "ssh ended"),
+))
+
+
+class SshuttleDialogue:
+    """The understanding of one sshuttle process. Says each failure once and is silent after it."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._failed = False
+
+    def receive(self, source: Source, line: str) -> Iterator[Observation]:
+        """Take one line and give what it means."""
+        if self._failed:
+            return
+        if source is Source.NOTIFY and line == "READY=1":
+            yield Connected(peer=self._host)
+        elif source is Source.OUTPUT and (failed := _explanation(line)):
+            self._failed = True
+            yield failed
+
+
+def _explanation(line: str) -> Failed | None:
+    if line.startswith(" s: "):
+        return None         # the far side speaks of its own connections
+    for pattern, reason, text in _LINES:
+        if match := pattern.search(line):
+            return Failed(reason, text.format(match[0]))
+    return None
+
+
+def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue:
+    return SshuttleDialogue(tunnel.host)
+
+
+SSHUTTLE = Kind(
+    name="sshuttle", options=Sshuttle, carrier=Carrier.PROXY, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("ssh",),
+)
