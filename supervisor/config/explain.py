@@ -32,13 +32,15 @@ def report_invalid(
 
     `prefix`: where the model's data stands; `hints`: what else an unknown key may be; `partial`: nothing is required.
     """
-    for details in error.errors(include_url=False, include_input=False):
+    found = error.errors(include_url=False, include_input=False)
+    misspelt = {_meant(details["loc"], model, hints) for details in found if details["type"] == "extra_forbidden"}
+    for details in found:
         where = (*prefix, *details["loc"])
         if details["type"] == "extra_forbidden":
             place = find_key(root, where)
             report.error(place.mark, place.where, unknown_key(str(where[-1]), model_at(model, details["loc"][:-1]), hints))
         elif details["type"] == "missing":
-            if partial:
+            if partial or details["loc"] in misspelt:
                 continue
             place = find(root, where[:-1])
             report.error(place.mark, place.where, _missing(str(where[-1]), model_at(model, details["loc"][:-1])))
@@ -50,11 +52,17 @@ def report_invalid(
 # --- keys ----------------------------------------------------------------------------------------------------------------------
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like this one; None when none is like it."""
+    by_spelling = {name.lower().replace("-", "_"): name for name in sorted(known)}
+    close = get_close_matches(word.lower().replace("-", "_"), by_spelling, 1, 0.6)
+    return by_spelling[close[0]] if close else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean WORD?)` when a known word is like this one, else nothing."""
-    by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower().replace("-", "_"), by_lower, 1, 0.6) or get_close_matches(word.lower(), by_lower, 1, 0.6)
-    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
+    word_meant = closest(word, known)
+    return f" (did you mean {word_meant}?)" if word_meant is not None else ""
 
 
 def unknown_key(key: str, model: type[Settings] | None, hints: Mapping[str, str] = _NO_HINTS) -> str:
@@ -69,6 +77,13 @@ def unknown_key(key: str, model: type[Settings] | None, hints: Mapping[str, str]
         return f"unknown key (did you mean {inside[0]}.{key}?)"
     listed = f"; known here: {', '.join(sorted(known))}" if len(known) <= _MANY else ""
     return f"unknown key{did_you_mean(key, known) or listed}"
+
+
+def _meant(where: Where, model: type[Settings], hints: Mapping[str, str]) -> Where | None:
+    """The path that was probably meant by one with an unknown key."""
+    group, key = model_at(model, where[:-1]), str(where[-1])
+    word = closest(key, group.model_fields) if group is not None and key not in hints else None
+    return (*where[:-1], word) if word is not None else None
 
 
 def _holds(group: type[Settings] | None, key: str) -> bool:

@@ -37,9 +37,10 @@ def collisions(claims: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
         group = list(equal)
         while around and not contains(around[-1][0].network, group[0].network):
             around.pop()
-        yield from _twins(group)
+        twins = dict(_twins(group))
+        yield from twins.items()
         if around:
-            yield from (_nested(around[-1][0], claim) for claim in group)
+            yield from (_nested(around[-1][0], claim) for claim in group if claim not in twins)
         around.append(group)
 
 

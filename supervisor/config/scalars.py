@@ -44,7 +44,8 @@ def read(text: str) -> Reading:
             return Reading(None, "nothing")
         case "bool":
             value = SafeConstructor.bool_values[text.lower()]
-            return Reading(value, f"the boolean {str(value).lower()}")
+            said = str(value).lower()
+            return Reading(value, "a boolean" if text == said else f"the boolean {said}")
         case "int":
             return _number(text)
         case "float":

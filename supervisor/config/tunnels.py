@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from supervisor.config.document import Group, Node, Scalar
-from supervisor.config.explain import did_you_mean, report_invalid
+from supervisor.config.explain import closest, did_you_mean, report_invalid
 from supervisor.config.pending import PENDING_KINDS
 from supervisor.config.places import find, find_key, group_of
 from supervisor.config.report import Report
@@ -21,7 +21,7 @@ from tunnels.settings import Settings, Tunnel
 Kinds = Mapping[str, AnyKind]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
-_STAND_IN = "x"     # name of a tunnel whose own name is wrong, so that its settings can be checked as well
+_STAND_IN = "x"     # for a name or kind that is wrong, so that the other settings can be checked as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,14 @@ class Entry:
     tunnel: Tunnel | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The kind of a tunnel; of a misspelt one the kind that was probably meant, so that its settings can be checked as well."""
+
+    kind: AnyKind | None
+    right: bool
+
+
 def read_tunnels(root: Group, kinds: Kinds, report: Report) -> tuple[Group, tuple[Entry, ...]]:
     """The file with the defaults merged into the tunnels, and the tunnels; mistakes go into the report."""
     defaults, tunnels = _group(root, "defaults", report), _group(root, "tunnels", report)
@@ -44,7 +52,7 @@ def read_tunnels(root: Group, kinds: Kinds, report: Report) -> tuple[Group, tupl
             report.error(root.mark, (), "tunnels is missing: the tunnels to run, by name")
         return root, ()
     merged, chosen = _merge_all(root, tunnels, defaults or Group(root.mark), kinds, report)
-    entries = tuple(_entry(name, merged, kind, kinds, report) for name, kind in chosen.items())
+    entries = tuple(_entry(name, merged, choice, kinds, report) for name, choice in chosen.items())
     return merged, entries
 
 
@@ -109,15 +117,15 @@ def _merge_entry(model: type[Settings], key: str, default: Node | None, own: Nod
 
 def _merge_all(
     root: Group, tunnels: Group, defaults: Group, kinds: Kinds, report: Report
-) -> tuple[Group, dict[str, AnyKind | None]]:
+) -> tuple[Group, dict[str, _Chosen]]:
     result, merged = Group(root.mark, dict(root.entries), dict(root.keys)), Group(tunnels.mark)
-    chosen: dict[str, AnyKind | None] = {}
+    chosen: dict[str, _Chosen] = {}
     for name, own in tunnels.entries.items():
         if not isinstance(own, Group):
             report.error(find(root, ("tunnels", name)).mark, ("tunnels", name), "a group of settings is wanted here, with at least kind")
             continue
-        chosen[name] = _kind(name, own, defaults, root, kinds, report)
-        kind = chosen[name]
+        chosen[name] = _choose(name, own, defaults, root, kinds, report)
+        kind = chosen[name].kind
         merged.put(name, merge(kind.options if kind is not None else Tunnel, defaults, own), tunnels.keys[name])
     result.put("tunnels", merged, root.keys["tunnels"])
     return result, chosen
@@ -126,36 +134,37 @@ def _merge_all(
 # --- one tunnel ----------------------------------------------------------------------------------------------------------------
 
 
-def _kind(name: str, own: Group, defaults: Group, root: Group, kinds: Kinds, report: Report) -> AnyKind | None:
+def _choose(name: str, own: Group, defaults: Group, root: Group, kinds: Kinds, report: Report) -> _Chosen:
     node = own.entries.get("kind", defaults.entries.get("kind"))
     known = ", ".join(sorted(kinds))
     if node is None:
         report.error(find(root, ("tunnels", name)).mark, ("tunnels", name), f"kind is missing: one of {known}")
-        return None
+        return _Chosen(None, right=False)
     word = node.text if isinstance(node, Scalar) else ""
     if word in kinds:
-        return kinds[word]
+        return _Chosen(kinds[word], right=True)
     place = find(root, ("tunnels", name, "kind") if "kind" in own.entries else ("defaults", "kind"))
     if word in PENDING_KINDS:
         text = f"this version does not run {word} yet; it runs {known}"
     else:
         text = f"unknown kind {word!r}{did_you_mean(word, {*kinds, *PENDING_KINDS})}; this version runs {known}"
     report.error(place.mark, place.where, text)
-    return None
+    return _Chosen(kinds.get(closest(word, {*kinds, *PENDING_KINDS}) or ""), right=False)
 
 
-def _entry(name: str, root: Group, kind: AnyKind | None, kinds: Kinds, report: Report) -> Entry:
+def _entry(name: str, root: Group, chosen: _Chosen, kinds: Kinds, report: Report) -> Entry:
     node = find(root, ("tunnels", name)).node
     assert isinstance(node, Group)
     named = _check_name(name, root, report)
     if "name" in node.entries:
         place = find_key(root, ("tunnels", name, "name"))
         report.error(place.mark, place.where, "unknown key (the name of a tunnel is its key under tunnels:)")
-    data = node.plain() | {"name": name if named else _STAND_IN}
+    kind = chosen.kind
+    data = node.plain() | {"name": name if named else _STAND_IN, "kind": kind.name if kind is not None else _STAND_IN}
     if kind is None:    # its own options are not known: check the common ones
-        data = {key: value for key, value in data.items() if key in Tunnel.model_fields} | {"kind": "unknown"}
+        data = {key: value for key, value in data.items() if key in Tunnel.model_fields}
     tunnel = _validated(name, kind.options if kind is not None else Tunnel, data, root, kinds, report)
-    return Entry(name, node, kind, tunnel if named and kind is not None else None)
+    return Entry(name, node, kind, tunnel if named and chosen.right else None)
 
 
 def _check_name(name: str, root: Group, report: Report) -> bool:
