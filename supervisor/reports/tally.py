@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from supervisor.core.state import Phase, Snapshot, Transition
 from tunnels.base import Reason
 
-BUCKETS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)      # seconds from start to connected
+BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)      # seconds from start to connected
 
 _RUNNING = frozenset({Phase.STARTING, Phase.UP, Phase.STOPPING})
 _AGAIN = frozenset({Phase.STARTING, Phase.BACKOFF})
