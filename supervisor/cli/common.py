@@ -37,7 +37,8 @@ def config_option(command: AnyFunction) -> AnyFunction:
 def socket_option(command: AnyFunction) -> AnyFunction:
     """`--socket PATH`, on every command that talks to the daemon."""
     path = click.Path(path_type=Path)
-    return config_option(click.option("--socket", "socket_path", type=path, help="The daemon's control socket, instead of by the file.")(command))
+    help = "The daemon's control socket, instead of by the file."
+    return config_option(click.option("--socket", "socket_path", type=path, help=help)(command))
 
 
 def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path | None) -> Any:

@@ -1,0 +1,134 @@
+"""Builds everything that one run of the daemon consists of. Nothing runs yet; nothing is looked up again later."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from supervisor import __version__
+from supervisor.app.files import Files
+from supervisor.app.held import Held
+from supervisor.clients.runner import Runner
+from supervisor.clients.watch import InputWatcher
+from supervisor.config.model import Config
+from supervisor.control.api import Servers
+from supervisor.control.notify import Notifier
+from supervisor.core.state import Snapshot, Transition, up
+from supervisor.core.view import Identity
+from supervisor.engine import Engine, Inbox, Outputs, Recorder, Scope
+from supervisor.kernel.network import KernelNetwork
+from supervisor.kernel.traffic import LinkBytes
+from supervisor.probes.prober import ProbeLoop
+from supervisor.reports.log import TransitionLog
+from supervisor.reports.metrics import Metrics
+from supervisor.reports.pagerduty import Hooks, PagerDuty
+from supervisor.reports.redact import Secrets
+from supervisor.reports.routing import Paging
+from supervisor.reports.series import Sources
+from tunnels.base import AnyKind
+
+_LAST_LINES = 20        # of a client, in an incident
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One of each."""
+
+    identity: Identity
+    kinds: Mapping[str, AnyKind]
+    files: Files
+    held: Held
+    inbox: Inbox
+    runner: Runner
+    watcher: InputWatcher
+    network: KernelNetwork
+    prober: ProbeLoop
+    metrics: Metrics
+    alerter: PagerDuty
+    engine: Engine
+    servers: Servers
+    notifier: Notifier
+
+
+def build(
+    path: Path, kinds: Mapping[str, AnyKind], config: Config, secrets: Secrets, notifier: Notifier, log_dropped: Callable[[], int]
+) -> Parts:
+    """The parts for the configuration that was read from `path`."""
+    identity = Identity(
+        config.facilitator.name or socket.gethostname(), __version__, os.getpid(), time.time(), time.time() - time.monotonic()
+    )
+    files = Files(path.resolve().parent, secrets.add)
+    inbox = Inbox()
+    runner = Runner(kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said)
+    network = KernelNetwork(inbox.post, _note)
+    metrics = Metrics(__version__, identity.wall_offset, Sources(
+        link_bytes=LinkBytes(), usage=runner.usage, routes=network.routes, repairs=lambda: network.repairs,
+        pagerduty=lambda: alerter.status, log_dropped=log_dropped,
+    ))
+    hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
+    alerter = PagerDuty(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
+    prober = ProbeLoop(inbox.post)
+    recorder = Everybody(TransitionLog(), metrics, SystemdStatus(notifier))
+    engine = Engine(
+        inbox, Outputs(runner, network, prober, alerter, recorder), kinds, clock=time.monotonic, chance=random.SystemRandom().random
+    )
+    held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(inbox.post), Servers()
+    return Parts(identity, kinds, files, held, inbox, runner, watcher, network, prober, metrics, alerter, engine, servers, notifier)
+
+
+def scope(identity: Identity, config: Config) -> Scope:
+    """What all tunnels have in common."""
+    return Scope(identity.facilitator, config.staff.networks)
+
+
+def paging(identity: Identity, config: Config) -> Paging:
+    """Who is called, and through which key."""
+    own = {name: t.alert.routing_key for name, t in config.tunnels.items() if t.alert.routing_key is not None}
+    pagerduty = config.alerts.pagerduty
+    if pagerduty is None:
+        return Paging(identity.facilitator, tunnels=own)
+    return Paging(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own)
+
+
+def summary(snapshot: Snapshot) -> str:
+    """One line about all tunnels."""
+    return f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
+
+
+class Everybody:
+    """The recorders, as one."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    def record(self, transition: Transition, snapshot: Snapshot) -> None:
+        """Tell each of them."""
+        for recorder in self._recorders:
+            recorder.record(transition, snapshot)
+
+
+class SystemdStatus:
+    """Keeps the line that `systemctl status` shows."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+
+    def record(self, transition: Transition, snapshot: Snapshot) -> None:
+        """Say how many tunnels are up."""
+        self._notifier.status(summary(snapshot))
+
+
+def _client_said(tunnel: str, text: str) -> None:
+    structlog.get_logger().info("client", tunnel=tunnel, text=text)
+
+
+def _note(text: str, details: Mapping[str, Any]) -> None:
+    structlog.get_logger().warning(text, **details)
