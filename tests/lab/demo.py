@@ -191,7 +191,7 @@ def main() -> int:
     end_on_signals()
     console = Console()
     if reasons := unfit():
-        console.print("\n".join(reasons))
+        console.print("\n".join(reasons), soft_wrap=True)
         return 1
     story = Story(console)
     try:
