@@ -1,0 +1,82 @@
+"""All settings as Markdown tables, for docs/configuration.md, from the models.
+
+    python -m supervisor.config.tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from supervisor.config.model import Globals
+from supervisor.config.pending import PENDING
+from supervisor.config.places import group_of
+from supervisor.config.tunnels import Kinds
+from supervisor.config.words import parse_size
+from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel
+
+_LEAVES = (Secret, Destination, Allowance)      # shown as one setting
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
+
+
+def tables(kinds: Kinds) -> str:
+    """One table for the top level, one for every tunnel, one for each kind's own options."""
+    parts: list[tuple[str, type[Settings], str, Set[str]]] = [
+        ("Top level", Globals, "", frozenset()),
+        ("Every tunnel (`tunnels.NAME.…`, or under `defaults:`)", Tunnel, "", frozenset({"name"})),
+        *((f"Kind `{name}`", kinds[name].options, "", frozenset(Tunnel.model_fields)) for name in sorted(kinds)),
+    ]
+    return "\n".join(
+        f"### {title}\n\n| setting | default | meaning |\n|---|---|---|\n" + "".join(f"{row}\n" for row in _rows(model, prefix, leave))
+        for title, model, prefix, leave in parts
+    )
+
+
+def _rows(model: type[Settings], prefix: str, leave: Set[str] = frozenset()) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name in leave:
+            continue
+        group, path = group_of(field.annotation), f"{prefix}{name}"
+        if group is not None and not issubclass(group, _LEAVES):
+            yield from _rows(group, f"{path}.")
+        else:
+            yield f"| `{path}` | {_default(field)} | {field.description or ''}{_pending(path)} |"
+
+
+def _pending(path: str) -> str:
+    """A note for what is not in effect, also for all that stands below it."""
+    steps = path.split(".")
+    above = {".".join(steps[:length]) for length in range(1, len(steps) + 1)}
+    found = next((pending for name, pending in PENDING.items() if name.removeprefix("TUNNEL.") in above), None)
+    if found is None:
+        return ""
+    return " (*refused by this version*)" if found.refused else " (*not in effect in this version*)"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or value in ((), {}, ""):
+        return ""
+    return f"`{_word(value, field)}`"
+
+
+def _word(value: Any, field: FieldInfo) -> str:
+    """The value as it would stand in the file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        size, unit = next((item for item in _UNITS if value >= item[0] and value % item[0] == 0), (0.001, "ms"))
+        return f"{value / size:g}{unit}"
+    if any(getattr(item, "func", None) is parse_size for item in field.metadata):
+        return f"{value // 10**6}MB"
+    return str(value)
+
+
+if __name__ == "__main__":
+    from tunnels import KINDS
+
+    print(tables(KINDS))
