@@ -67,7 +67,7 @@ class Client:
         self.pidfd = os.pidfd_open(family.pid)
         self.reaped = False
         try:
-            self._follower = Follower(directory, offset, desk.notices, desk.turn, self._take, voice.log)
+            self._follower = Follower(directory, offset, desk.notices, desk.turn, self._take, voice.log, self._pause)
         except OSError:
             os.close(self.pidfd)
             raise
@@ -127,6 +127,10 @@ class Client:
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.family.pid, number)      # the unreaped leader keeps the number from being used again
+
+    def _pause(self, halt: bool) -> None:
+        if not self.reaped:
+            self._signal_group(signal.SIGSTOP if halt else signal.SIGCONT)
 
     def _take(self, lines: Sequence[str]) -> None:
         for line in lines:

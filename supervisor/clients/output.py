@@ -1,7 +1,8 @@
 """A client's stdout and stderr: a file that the client appends to and we follow, so no pipe can fill up or break with us.
 
 The file is bounded: when it has grown to its limit its end is copied aside and it is cut to nothing, under the writer's feet (O_APPEND
-makes the next write start at the beginning). A client that writes faster than we read loses the bytes in between; they are counted.
+makes the next write start at the beginning). A client that writes faster than we read is halted for a millisecond at each cut, and the
+bytes in between are lost; they are counted.
 All followers share one lock, so that however many clients flood, one turn of the event loop does one slice of this work.
 """
 
@@ -23,11 +24,11 @@ NAME = "output.log"
 PREVIOUS = "output.log.1"
 KEEP = 1 << 20              # bytes of the end that survive a cut, in PREVIOUS
 FULL = 3 << 20              # cut here when everything is read
-OVERFULL = 4 << 20          # cut here in any case; the files stay below 20 MB at 400 MB/s with pauses of 30 ms
+OVERFULL = 4 << 20          # cut here in any case
 CHUNK = 16 << 10            # bytes cut into lines at once
 LAST_WORDS = 64 << 10       # bytes that are read in any case before a cut and at the end: why a client ended stands there
 BATCH = 128                 # lines between two looks at the clock
-SLICE = 0.004               # seconds of work in one turn of the loop
+SLICE = 0.002               # seconds of work in one turn of the loop
 
 
 def open_for_client(directory: Path) -> int:
@@ -36,7 +37,7 @@ def open_for_client(directory: Path) -> int:
 
 
 class Follower:
-    """Follows the output of one session, which begins at `offset`. `take` gets the lines, `log` hears what was lost."""
+    """Follows the output of one session, which begins at `offset`. `take` gets the lines, `log` hears what was lost, `pause` halts the client."""
 
     def __init__(
         self,
@@ -46,11 +47,12 @@ class Follower:
         turn: asyncio.Lock,
         take: Callable[[Sequence[str]], None],
         log: Log,
+        pause: Callable[[bool], None],
     ) -> None:
         self._path, self._previous = directory / NAME, directory / PREVIOUS
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._offset = offset
-        self._notices, self._turn, self._take, self._log = notices, turn, take, log
+        self._notices, self._turn, self._take, self._log, self._pause = notices, turn, take, log, pause
         self._splitter = LineSplitter()
         self._lines: Iterator[str] = iter(())       # split, but not taken yet
         self._words = b""                           # read before the last cut, but not split yet
@@ -100,11 +102,11 @@ class Follower:
             async with self._turn:
                 more = self._work()
             if self._full():
-                self._cut()
+                await self._cut()
             elif not more:
                 return
             self._give_up_if_late()
-            await asyncio.sleep(0)
+            await asyncio.sleep(SLICE if self._end is None else 0)      # at most half a core for a flood; the scheduler thanks us
 
     def _work(self) -> bool:
         """One slice; False: nothing is left."""
@@ -149,17 +151,21 @@ class Follower:
         size = self._size()
         return size > OVERFULL or (size > FULL and self._offset >= size)
 
-    def _cut(self) -> None:
+    async def _cut(self) -> None:
         """Cut the file to nothing. Its end is kept aside; its last words, if they were not read before, are."""
-        start = max(0, self._size() - KEEP)
-        end = os.pread(self._fd, 2 * KEEP, start)
-        stop = start + len(end)
+        flood = self._offset < self._size()
+        if flood:       # the writer holds the file's lock most of the time, and writes 400 MB/s while we wait for it
+            self._pause(True)
+        try:
+            end, stop, size = await asyncio.to_thread(_take_away, os.dup(self._fd))
+        finally:
+            if flood:
+                self._pause(False)
         self._jump(stop - LAST_WORDS)
-        self._words += end[self._offset - start :]
-        self._gap = self._size() - stop     # written in the last microseconds
-        os.ftruncate(self._fd, 0)
+        self._words += end[len(end) - (stop - self._offset) :]
+        self._gap = size - stop
         self._offset = 0
-        if self._saving is None or self._saving.done():     # in a thread: a slow disk must not stop the loop
+        if self._saving is None or self._saving.done():
             self._saving = asyncio.get_running_loop().run_in_executor(None, _save, end, self._previous)
 
     def _give_up_if_late(self) -> None:
@@ -176,6 +182,18 @@ class Follower:
     def _lose(self, size: int) -> None:
         self._log.skipped(size)
         self._splitter.skip()
+
+
+def _take_away(fd: int) -> tuple[bytes, int, int]:
+    """Empty the file: its end, the offset behind that, and the size that the file had in the very end. Closes `fd`."""
+    try:
+        start = max(0, os.fstat(fd).st_size - KEEP)
+        end = os.pread(fd, 2 * KEEP, start)
+        size = os.fstat(fd).st_size
+        os.ftruncate(fd, 0)
+        return end, start + len(end), size
+    finally:
+        os.close(fd)
 
 
 def _save(data: bytes, target: Path) -> None:
