@@ -1,0 +1,380 @@
+"""What the kernel should hold for a plan, item by item, and what must change to get there.
+
+    wanted(plan, host) -> Layout        diff(actual, wanted) -> changes, in the order in which they are safe
+
+A layout is a set of values: routes, policy rules, whether our nftables table stands, and the elements of its sets and maps. The rules
+of the table never change; everything that depends on the plan is an element. `supervisor.kernel` reads layouts and carries out changes;
+`facilitator plan` prints them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_network, summarize_address_range
+from typing import TypeVar
+
+from supervisor.core.network import Carry, Lane, NetworkPlan
+from tunnels.settings import IPNetwork
+
+MAIN_TABLE = 254
+PRIORITY = 173              # of our policy rules
+CLOSED_METRIC = 20_000      # of the permanent unreachable routes: any real route is better
+TUNNEL_METRIC = 100         # of the route into a tunnel
+ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}    # bytes of IP and TCP headers without options
+NO_MASK = 0xFFFF_FFFF
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device that exists."""
+
+    index: int                  # the kernel's number: a device that is made anew gets another one
+    mtu: int                    # bytes
+    up: bool                    # administratively
+    ipv6: bool                  # it takes IPv6 routes
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the layout depends on beside the plan."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    ipv6: bool = True           # the kernel speaks IPv6 at all
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions to lay out routes and rules for."""
+        return (4, 6) if self.ipv6 else (4,)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """All addresses from `first` to `last`, as numbers."""
+
+    version: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, network: IPNetwork) -> Interval:
+        """The addresses of a network."""
+        return cls(network.version, int(network.network_address), int(network.broadcast_address))
+
+    def __str__(self) -> str:
+        make = IPv4Address if self.version == 4 else IPv6Address
+        first, last = make(self.first), make(self.last)
+        networks: list[IPNetwork] = list(summarize_address_range(first, last))
+        return str(networks[0]) if len(networks) == 1 else f"{first}-{last}"
+
+
+Part = int | str | Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of ours. `kind` is the kernel's word: unreachable, unicast (into a device), local, ..."""
+
+    network: IPNetwork
+    table: int
+    metric: int
+    kind: str = "unreachable"
+    device: str | None = None
+
+    @property
+    def place(self) -> tuple[IPNetwork, int, int]:
+        """Where it stands: of two routes in one place the kernel keeps one."""
+        return self.network, self.table, self.metric
+
+    def __str__(self) -> str:
+        kind = "" if self.kind == "unicast" else f" {self.kind}"
+        device = "" if self.device is None else f" dev {self.device}"
+        table = "" if self.table == MAIN_TABLE else f" table {self.table}"
+        return f"route {self.network}{kind}{device}{table} metric {self.metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A policy rule of ours: packets with this mark look into this table."""
+
+    version: int
+    mark: int
+    table: int
+    priority: int = PRIORITY
+    mask: int = NO_MASK
+
+    def __str__(self) -> str:
+        family = "" if self.version == 4 else " -6"
+        mask = "" if self.mask == NO_MASK else f"/{self.mask:#x}"
+        priority = "" if self.priority == PRIORITY else f" priority {self.priority}"
+        return f"rule{family} fwmark {self.mark}{mask} lookup {self.table}{priority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The nftables table `inet facilitator` with its sets, chains and rules, as far as they depend on nothing."""
+
+    def __str__(self) -> str:
+        return "table inet facilitator"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element of a set (no value) or of a map in our nftables table. More than one part: a concatenation."""
+
+    set: str
+    key: tuple[Part, ...]
+    value: tuple[Part, ...] = ()
+
+    def __str__(self) -> str:
+        value = f" : {_concatenation(self.value)}" if self.value else ""
+        return f"element {self.set} {_concatenation(self.key)}{value}"
+
+
+Item = Route | Rule | Table | Element
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything in the kernel that is ours."""
+
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    table: bool = False
+    elements: frozenset[Element] = frozenset()
+
+
+class Op(enum.Enum):
+    """What a change does."""
+
+    ADD = "+"           # a route takes the place of another one of ours
+    REMOVE = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step from one layout to another."""
+
+    op: Op
+    item: Item
+
+    def __str__(self) -> str:
+        return f"{self.op.value} {self.item}"
+
+
+# --- what is wanted ----------------------------------------------------------------------------------------------------------
+
+
+def wanted(plan: NetworkPlan, host: Host) -> Layout:
+    """The layout that carries out the plan on this host as it is now."""
+    routes = [*_closed(plan, host), *(route for lane in plan.lanes for route in open_routes(lane, host))]
+    rules = [Rule(version, lane.number, lane.number) for lane in plan.lanes for version in host.versions]
+    return Layout(frozenset(routes), frozenset(rules), True, frozenset(_elements(plan, host)))
+
+
+def open_routes(lane: Lane, host: Host) -> Iterator[Route]:
+    """The routes that lead packets of a lane that is up out of its table; none while the device is missing or down."""
+    name = lane.device or "lo"
+    device = host.devices.get(name)
+    if not lane.up or device is None or not device.up:
+        return
+    for version in host.versions:
+        if version == 4 or device.ipv6:
+            # The IPv6 kernel turns a unicast route to lo into an unreachable one; a local one lets our own probes reach the proxy.
+            kind = "local" if version == 6 and lane.device is None else "unicast"
+            yield Route(ANYWHERE[version], lane.number, TUNNEL_METRIC, kind, name)
+
+
+def _closed(plan: NetworkPlan, host: Host) -> Iterator[Route]:
+    for carry in plan.carries:
+        if carry.network.version in host.versions:
+            yield Route(carry.network, MAIN_TABLE, CLOSED_METRIC)
+    for lane in plan.lanes:
+        for version in host.versions:
+            yield Route(ANYWHERE[version], lane.number, CLOSED_METRIC)
+
+
+def _elements(plan: NetworkPlan, host: Host) -> Iterator[Element]:
+    yield from _networks("staff", plan.staff)
+    yield from _networks("destinations", [carry.network for carry in plan.carries])
+    for interval, carry in longest_prefix((carry.network, carry) for carry in plan.carries):
+        yield Element(f"carry{interval.version}", (interval,), (carry.lane,))
+        if carry.real != carry.network:
+            yield Element(f"real{interval.version}", (carry.lane, interval), (Interval.of(carry.real),))
+    for lane in plan.lanes:
+        yield from _lane_elements(lane, host)
+
+
+def _lane_elements(lane: Lane, host: Host) -> Iterator[Element]:
+    if lane.up:
+        yield Element("up", (lane.number,))
+    if lane.device is None:
+        if lane.up and lane.port is not None:
+            yield Element("ports", (lane.number,), (lane.port,))
+        return
+    yield Element("lanes", (lane.number, lane.device))
+    yield Element("tunnels", (lane.device,))
+    device = host.devices.get(lane.device)
+    for version, overhead in MSS_OVERHEAD.items():
+        if device is not None and device.mtu > overhead:
+            yield Element(f"mss{version}", (lane.device,), (device.mtu - overhead,))
+
+
+def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
+    networks = list(networks)
+    for version in (4, 6):
+        same = [network for network in networks if network.version == version]
+        collapsed: Iterable[IPNetwork] = collapse_addresses(same)  # type: ignore[type-var]
+        for network in collapsed:
+            yield Element(f"{name}{version}", (Interval.of(network),))
+
+
+def longest_prefix(networks: Iterable[tuple[IPNetwork, ValueT]]) -> list[tuple[Interval, ValueT]]:
+    """Disjoint intervals that give each address the value of the smallest network around it (of equal networks: the first)."""
+    first: dict[IPNetwork, ValueT] = {}
+    for network, value in networks:
+        first.setdefault(network, value)
+    found: list[tuple[Interval, ValueT]] = []
+    around: list[tuple[Interval, ValueT]] = []      # the networks that the sweep is inside of, outermost first
+    at = 0                                          # everything before this address is settled
+    for network in sorted(first, key=lambda n: (n.version, int(n.network_address), n.prefixlen)):
+        interval = Interval.of(network)
+        at = _leave(around, found, at, interval)
+        if around and at < interval.first:
+            found.append((Interval(interval.version, at, interval.first - 1), around[-1][1]))
+        around.append((interval, first[network]))
+        at = interval.first
+    _leave(around, found, at, None)
+    return found
+
+
+def _leave(around: list[tuple[Interval, ValueT]], found: list[tuple[Interval, ValueT]], at: int, until: Interval | None) -> int:
+    """Settle the networks that end before `until` begins; the first address that is not settled yet."""
+    while around and (until is None or until.version != around[-1][0].version or around[-1][0].last < until.first):
+        interval, value = around.pop()
+        if at <= interval.last:
+            found.append((Interval(interval.version, at, interval.last), value))
+        at = interval.last + 1
+    return at
+
+
+# --- what must change --------------------------------------------------------------------------------------------------------
+
+
+def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
+    """The changes from `actual` to `target`: what closes goes in first and out last, what opens goes in last and out first.
+
+    The table and its elements stand in one block, because they change in one transaction; removed elements come first, as intervals
+    may overlap.
+    """
+    table = actual.table and target.table
+    have = actual.elements if table else frozenset()
+    want = target.elements if target.table else frozenset()
+    new = _ordered(target.routes - actual.routes)
+    places = {route.place for route in new}
+    old = [route for route in _ordered(actual.routes - target.routes) if route.place not in places]
+    return (
+        *_changes(Op.ADD, [route for route in new if _closes(route)]),
+        *_changes(Op.ADD, _ordered(target.rules - actual.rules)),
+        *_changes(Op.ADD, [Table()] if target.table and not actual.table else []),
+        *_changes(Op.REMOVE, _ordered(have - want)),
+        *_changes(Op.ADD, _ordered(want - have)),
+        *_changes(Op.ADD, [route for route in new if not _closes(route)]),
+        *_changes(Op.REMOVE, [route for route in old if not _closes(route)]),
+        *_changes(Op.REMOVE, _ordered(actual.rules - target.rules)),
+        *_changes(Op.REMOVE, [Table()] if actual.table and not target.table else []),
+        *_changes(Op.REMOVE, [route for route in old if _closes(route)]),
+    )
+
+
+def applied(layout: Layout, changes: Iterable[Change]) -> Layout:
+    """The layout after the changes."""
+    routes = {route.place: route for route in layout.routes}
+    rules, elements, table = set(layout.rules), set(layout.elements), layout.table
+    for change in changes:
+        match change.op, change.item:
+            case Op.ADD, Route() as route:
+                routes[route.place] = route
+            case Op.REMOVE, Route() as route:
+                routes.pop(route.place, None)
+            case Op.ADD, Rule() as rule:
+                rules.add(rule)
+            case Op.REMOVE, Rule() as rule:
+                rules.discard(rule)
+            case op, Table():
+                table = op is Op.ADD
+                elements.clear()
+            case Op.ADD, Element() as element:
+                elements.add(element)
+            case Op.REMOVE, Element() as element:
+                elements.discard(element)
+    return Layout(frozenset(routes.values()), frozenset(rules), table, frozenset(elements))
+
+
+@dataclass(frozen=True, slots=True)
+class Achieved:
+    """The routes of one tunnel: those into it and those that close its networks while it is down."""
+
+    wanted: int
+    installed: int
+
+
+def achieved(plan: NetworkPlan, host: Host, actual: Layout) -> dict[str, Achieved]:
+    """How far the kernel follows the plan, by tunnel. A missing device counts as one wanted route."""
+    carries: dict[int, list[Carry]] = {}
+    for carry in plan.carries:
+        if carry.network.version in host.versions:
+            carries.setdefault(carry.lane, []).append(carry)
+    return {lane.tunnel: _achieved(lane, carries.get(lane.number, []), host, actual.routes) for lane in plan.lanes}
+
+
+def _achieved(lane: Lane, carries: Sequence[Carry], host: Host, routes: frozenset[Route]) -> Achieved:
+    own = {Route(ANYWHERE[version], lane.number, CLOSED_METRIC) for version in host.versions}
+    own |= {Route(carry.network, MAIN_TABLE, CLOSED_METRIC) for carry in carries}
+    into = set(open_routes(lane, host))
+    missing = 1 if lane.up and not into else 0
+    return Achieved(len(own) + len(into) + missing, len((own | into) & routes))
+
+
+def _closes(route: Route) -> bool:
+    return route.kind not in ("unicast", "local")
+
+
+def _changes(op: Op, items: Iterable[Item]) -> Iterator[Change]:
+    return (Change(op, item) for item in items)
+
+
+ItemT = TypeVar("ItemT", Route, Rule, Element)
+
+
+def _ordered(items: Iterable[ItemT]) -> list[ItemT]:
+    """In an order that does not depend on hashing and that a person would expect."""
+    return sorted(items, key=_order)
+
+
+def _order(item: Route | Rule | Element) -> tuple[object, ...]:
+    match item:
+        case Route():
+            return item.table, item.network.version, int(item.network.network_address), item.network.prefixlen, item.metric
+        case Rule():
+            return item.mark, item.version, item.table, item.priority, item.mask
+        case Element():
+            return item.set, tuple(map(_part_order, item.key)), tuple(map(_part_order, item.value))
+
+
+def _part_order(part: Part) -> tuple[int, int, str]:
+    match part:
+        case Interval():
+            return part.first, part.last, ""
+        case int():
+            return part, 0, ""
+        case str():
+            return 0, 0, part
+
+
+def _concatenation(parts: Sequence[Part]) -> str:
+    return " . ".join(str(part) for part in parts)

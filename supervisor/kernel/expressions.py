@@ -1,0 +1,209 @@
+"""The expressions that nftables rules are made of, as attribute trees for pyroute2's message classes.
+
+Each function gives the expressions of one clause of the `nft` language; a rule is their concatenation. The kernel keeps values in
+registers of 16 bytes (1, 2, ...) that also have names for each 4 bytes (8, 9, ...): 9 is the second word of register 1.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+Expression = dict[str, Any]
+Clause = tuple[Expression, ...]
+
+_SECOND_WORD = 9            # the word after the first 4 bytes of register 1
+_NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
+_EQ, _NEQ, _LTE, _GTE = 0, 1, 3, 5
+_TCP = b"\x06"
+_NFPROTO = {4: 2, 6: 10}
+_ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}     # offset of source and of destination, length
+_META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
+_CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
+_CT_STATES = {"invalid": 1, "new": 8}
+_CT_DNAT = 1 << 5
+_PREFIX = {"numgen": "NG"}
+
+
+def expression(name: str, **attributes: Any) -> Expression:
+    """One expression of the kernel: `expression("meta", key=3, dreg=1)`."""
+    data = [(f"NFTA_{name.upper()}_{key.upper()}", value) for key, value in attributes.items()]
+    return {"attrs": [("NFTA_EXPR_NAME", name), ("NFTA_EXPR_DATA", {"attrs": data})]}
+
+
+def meta(key: str, register: int = 1) -> Clause:
+    """Load `meta KEY`."""
+    return (expression("meta", dreg=register, key=_META[key]),)
+
+
+def set_meta_mark() -> Clause:
+    """`meta mark set` from the register."""
+    return (expression("meta", key=_META["mark"], sreg=1),)
+
+
+def ct(key: str) -> Clause:
+    """Load `ct KEY`. The rule ends here for a packet that has no connection (invalid or untracked), except for `state`."""
+    return (expression("ct", dreg=1, key=_CT[key]),)
+
+
+def set_ct_mark() -> Clause:
+    """`ct mark set` from the register."""
+    return (expression("ct", key=_CT["mark"], sreg=1),)
+
+
+def ct_direction(word: str) -> Clause:
+    """`ct direction original` or `reply`."""
+    return (*ct("direction"), _compare(_EQ, b"\x01" if word == "reply" else b"\x00"))
+
+
+def ct_state(*words: str) -> Clause:
+    """`ct state WORD,WORD`."""
+    return (*ct("state"), *_any_bit(sum(_CT_STATES[word] for word in words)))
+
+
+def ct_status_dnat() -> Clause:
+    """`ct status dnat`: the connection's destination was changed (a redirect does that)."""
+    return (*ct("status"), *_any_bit(_CT_DNAT))
+
+
+def family(version: int) -> Clause:
+    """`meta nfproto ipv4` or `ipv6`."""
+    return (*meta("nfproto"), _compare(_EQ, bytes([_NFPROTO[version]])))
+
+
+def source(version: int) -> Clause:
+    """Load `ip saddr` or `ip6 saddr`."""
+    offset, _, length = _ADDRESS[version]
+    return (*family(version), _payload(_NETWORK_HEADER, offset, length))
+
+
+def destination(version: int) -> Clause:
+    """Load `ip daddr` or `ip6 daddr`."""
+    _, offset, length = _ADDRESS[version]
+    return (*family(version), _payload(_NETWORK_HEADER, offset, length))
+
+
+def more_destination(version: int) -> Clause:
+    """`ip daddr` of the version as found above, loaded instead of looking anew."""
+    _, offset, length = _ADDRESS[version]
+    return (_payload(_NETWORK_HEADER, offset, length),)
+
+
+def within(name: str) -> Clause:
+    """`@NAME`: what is loaded is in the set."""
+    return (expression("lookup", set=name, sreg=1),)
+
+
+def outside(name: str) -> Clause:
+    """`!= @NAME`: what is loaded is not in the set."""
+    return (expression("lookup", set=name, sreg=1, flags={"NFT_LOOKUP_F_INV"}),)
+
+
+def mapped(name: str) -> Clause:
+    """`map @NAME`: replace what is loaded by what the map says; the rule ends here when it says nothing."""
+    return (expression("lookup", set=name, sreg=1, dreg=1),)
+
+
+def between(first: int, last: int) -> Clause:
+    """The loaded number (4 bytes, host order) lies in a range."""
+    return (_big_endian(), _compare(_GTE, struct.pack(">I", first)), _compare(_LTE, struct.pack(">I", last)))
+
+
+def tcp() -> Clause:
+    """`meta l4proto tcp`."""
+    return (*meta("l4proto"), _compare(_EQ, _TCP))
+
+
+def tcp_dport(first: int, last: int) -> Clause:
+    """`tcp dport FIRST-LAST`."""
+    low, high = struct.pack(">H", first), struct.pack(">H", last)
+    return (*tcp(), _payload(_TRANSPORT_HEADER, 2, 2), _compare(_GTE, low), _compare(_LTE, high))
+
+
+def tcp_syn() -> Clause:
+    """`tcp flags syn / syn,rst`."""
+    bits = expression("bitwise", sreg=1, dreg=1, len=1, mask=_value(b"\x06"), xor=_value(b"\x00"))
+    return (*tcp(), _payload(_TRANSPORT_HEADER, 13, 1), bits, _compare(_EQ, b"\x02"))
+
+
+def set_maxseg() -> Clause:
+    """`tcp option maxseg size set` from the register; the kernel never raises it."""
+    return (expression("exthdr", sreg=1, type=2, offset=2, len=2, op=1),)
+
+
+def mark_and_oifname() -> Clause:
+    """Load `meta mark . oifname`."""
+    return (*meta("mark"), *meta("oifname", _SECOND_WORD))
+
+
+def mark_and_destination(version: int) -> Clause:
+    """Load `meta mark . ip daddr` for a map with intervals, which wants numbers in network order."""
+    _, offset, length = _ADDRESS[version]
+    return (*family(version), *meta("mark"), _big_endian(), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD))
+
+
+def oifname(name: str) -> Clause:
+    """`oifname NAME`."""
+    return (*meta("oifname"), _compare(_EQ, name.encode().ljust(16, b"\x00")))
+
+
+def dnat_prefix(version: int) -> Clause:
+    """`dnat prefix to` the network in the register (first and last address), keeping the host part."""
+    upper = _SECOND_WORD if version == 4 else 2
+    flags = {"NF_NAT_RANGE_NETMAP"}
+    return (expression("nat", type=1, family=_NFPROTO[version], reg_addr_min=1, reg_addr_max=upper, flags=flags),)
+
+
+def redirect() -> Clause:
+    """`redirect to :PORT` from the register."""
+    return (expression("redir", reg_proto_min=1, flags={"NF_NAT_RANGE_PROTO_SPECIFIED"}),)
+
+
+def masquerade() -> Clause:
+    """`masquerade`."""
+    return ({"attrs": [("NFTA_EXPR_NAME", "masq"), ("NFTA_EXPR_DATA", {"attrs": []})]},)
+
+
+def counter() -> Clause:
+    """`counter`."""
+    return (expression("counter", bytes=0, packets=0),)
+
+
+def reject() -> Clause:
+    """`reject with icmpx admin-prohibited`: a new connection fails at once, an established one survives (a reset would kill it)."""
+    return (expression("reject", type=2, icmp_code=3),)
+
+
+def drop() -> Clause:
+    """`drop`."""
+    return _verdict(0)
+
+
+def accept() -> Clause:
+    """`accept`: ends this chain only; other tables still have their say."""
+    return _verdict(1)
+
+
+def _verdict(code: int) -> Clause:
+    return (expression("immediate", dreg=0, data={"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code)]})]}),)
+
+
+def _value(data: bytes) -> Expression:
+    return {"attrs": [("NFTA_DATA_VALUE", data)]}
+
+
+def _compare(operator: int, data: bytes) -> Expression:
+    return expression("cmp", sreg=1, op=operator, data=_value(data))
+
+
+def _any_bit(bits: int) -> Clause:
+    mask = expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(struct.pack("=I", bits)), xor=_value(bytes(4)))
+    return (mask, _compare(_NEQ, bytes(4)))
+
+
+def _payload(base: int, offset: int, length: int, register: int = 1) -> Expression:
+    return expression("payload", dreg=register, base=base, offset=offset, len=length)
+
+
+def _big_endian() -> Expression:
+    return expression("byteorder", sreg=1, dreg=1, op=1, len=4, size=4)

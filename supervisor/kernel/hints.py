@@ -1,0 +1,107 @@
+"""Netlink notifications as hints: something of this sort changed, and it was not us. What is there now must be read.
+
+The kernel says nothing when routes vanish with their device or its last address, so those count as hints about routes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from collections.abc import Callable, Iterable
+
+from supervisor.kernel.netlink import attributes, messages
+from supervisor.kernel.routes import PROTOCOL
+from supervisor.kernel.ruleset import TABLE
+
+
+class Part(enum.Enum):
+    """A part of the kernel's state that can be read by itself."""
+
+    DEVICES = "devices"
+    ROUTES = "routes"
+    RULES = "rules"
+    TABLE = "table"
+
+
+EVERYTHING = frozenset(Part)
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_SO_RCVBUFFORCE = 33
+_BUFFER = 4 << 20           # bytes of unread notifications
+_READ = 1 << 16
+_BURST = 64                 # datagrams in one go, so that a flood cannot hold up the loop
+_ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24)     # link; IPv4 address, route, rule; IPv6 the same; IPv4 settings of devices
+_NFTABLES_GROUP = 7
+_DEVICES, _ADDRESSES, _ROUTES, _RULES = (16, 17, 80), (20, 21), (24, 25), (32, 33)     # 80: a device's rp_filter, for one
+_ROUTE_PROTOCOL = 5         # offset in struct rtmsg
+_NFGENMSG = 4               # bytes before the attributes
+_NEW_GENERATION, _PROGRAM = 15, 3
+
+
+class Hints:
+    """Listens to the kernel. `hint` is called with the parts that may have changed, never for our own doing.
+
+    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed.
+    """
+
+    def __init__(self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]]) -> None:
+        self.author = ""        # the program that last changed nftables, if it was not us
+        self._hint = hint
+        self._ours = ours
+        self._sockets: list[socket.socket] = []
+
+    def open(self) -> None:
+        """Listen from now on. PermissionError without CAP_NET_ADMIN."""
+        self._listen(socket.NETLINK_ROUTE, _ROUTE_GROUPS, self._routing)
+        self._listen(_NETLINK_NETFILTER, (_NFTABLES_GROUP,), self._nftables)
+
+    def close(self) -> None:
+        """Listen no more."""
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+
+    def _listen(self, protocol: int, groups: Iterable[int], understand: Callable[[int, bytes], Part | None]) -> None:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+        self._sockets.append(sock)
+        sock.bind((0, 0))
+        for group in groups:
+            sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        asyncio.get_running_loop().add_reader(sock, self._read, sock, understand)
+
+    def _read(self, sock: socket.socket, understand: Callable[[int, bytes], Part | None]) -> None:
+        parts: set[Part] = set()
+        ours = set(self._ours())
+        for _ in range(_BURST):
+            try:
+                data = sock.recv(_READ)
+            except BlockingIOError:
+                break
+            except OSError:
+                parts |= EVERYTHING     # ENOBUFS: notifications were lost; the socket goes on working
+                continue
+            parts |= {part for kind, sender, body in messages(data) if sender not in ours and (part := understand(kind, body))}
+        if parts:
+            self._hint(frozenset(parts))
+
+    @staticmethod
+    def _routing(kind: int, body: bytes) -> Part | None:
+        if kind in _DEVICES:
+            return Part.DEVICES
+        if kind in _ADDRESSES:
+            return Part.ROUTES
+        if kind in _ROUTES and body[_ROUTE_PROTOCOL] == PROTOCOL:
+            return Part.ROUTES
+        return Part.RULES if kind in _RULES else None
+
+    def _nftables(self, kind: int, body: bytes) -> Part | None:
+        """Every object names its table first; the last message of a transaction names the program."""
+        named = dict(attributes(body[_NFGENMSG:]))
+        if kind & 0xFF == _NEW_GENERATION:
+            self.author = named.get(_PROGRAM, b"").rstrip(b"\x00").decode(errors="replace")
+            return None
+        return Part.TABLE if named.get(1) == TABLE.encode() + b"\x00" else None

@@ -1,0 +1,334 @@
+"""Holds the kernel to the latest plan.
+
+One task does everything: it compares what is wanted with what it believes to be there, and carries out the difference. Notifications of
+the kernel are hints on which it reads again; what it finds changed behind its back it repairs, at a limited rate, and counts.
+
+    set(plan) ----+--> round: look at devices -> diff -> apply
+    hints, timer -+           read what was hinted at -> diff -> repair
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from pyroute2 import NetlinkError
+
+from supervisor.core.events import DeviceLost
+from supervisor.core.layout import Achieved, Change, Element, Host, Layout, Route, Rule, Table, achieved, applied, diff, open_routes, wanted
+from supervisor.core.network import NetworkPlan
+from supervisor.kernel.errors import KernelError, MissingRight
+from supervisor.kernel.hints import EVERYTHING, Hints, Part
+from supervisor.kernel.limiter import Limiter
+from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
+from supervisor.kernel.routes import Routes
+from supervisor.kernel.sysctl import Note, Sysctls
+
+DEBOUNCE = 0.003        # seconds in which further hints of the same happening arrive
+RESYNC = 60.0           # seconds between two full readings
+RETRY = 1.0             # seconds after a refused change
+REPAIRS = 20            # repairing rounds in a row before the rate limit counts
+REPAIR_RATE = 2.0       # repairing rounds a second after that
+_SHOWN = 5              # changes in one line of the log
+
+_ERRORS = (NetlinkError, OSError, TimeoutError)
+_WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Element: "element"}
+Failure = tuple[Change, Exception]
+
+
+class KernelNetwork:
+    """The engine's `Network`. `post` takes DeviceLost when the device of a lane that is up vanishes; `note` takes lines for the log."""
+
+    def __init__(self, post: Callable[[DeviceLost], None], note: Note, table_flags: int = OWNER | PERSIST) -> None:
+        self._post = post
+        self._note = note
+        self._routes = Routes()
+        self._nftables = Nftables(table_flags)
+        self._hints = Hints(self._hinted_at, lambda: (self._routes.port, self._nftables.port))
+        self._sysctls = Sysctls(note)
+        self._limiter = Limiter(REPAIRS, REPAIR_RATE)
+        self._plan = NetworkPlan()
+        self._host = Host()
+        self._actual = Layout()                 # as far as we know
+        self._hinted: frozenset[Part] = frozenset()
+        self._seen: set[str] = set()            # tunnels whose device was there since they came up
+        self._carried: set[str] = set()         # tunnels whose route was in since they came up
+        self._repairs: Counter[str] = Counter()
+        self._achieved: dict[str, Achieved] = {}
+        self._told: AbstractSet[str] = frozenset()      # failures that last
+        self._fighting = False
+        self._refusals = 0                      # rounds with failures, in a row
+        self._retry: float | None = None        # loop time
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def achieved(self) -> Mapping[str, Achieved]:
+        """Routes wanted and installed, by tunnel, after the last round."""
+        return self._achieved
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """How often something of ours was put back: by route, rule, table, element, and device (its route went with it)."""
+        return self._repairs
+
+    def set(self, plan: NetworkPlan) -> None:
+        """The latest plan wins; returns at once."""
+        if plan != self._plan:
+            self._plan = plan
+            self._carried &= {lane.tunnel for lane in plan.lanes if lane.up}
+            self._wake()
+
+    async def settled(self) -> None:
+        """Wait until the latest plan and all hints so far were worked on, with success or not."""
+        await self._idle.wait()
+
+    async def start(self, plan: NetworkPlan) -> None:
+        """Bring the first plan in completely, then let packets through, then keep watch.
+
+        MissingRight without CAP_NET_ADMIN; KernelError when the kernel refuses what must not be missing.
+        """
+        self._plan = plan
+        try:
+            failures = await self._begin()
+        except _ERRORS as error:
+            self._release()
+            raise _explained(error) from error
+        fatal = next((failure for failure in failures if _fatal(failure)), None)
+        if fatal is not None:
+            self._release()
+            raise _explained(fatal[1], fatal[0]) from fatal[1]
+        self._sysctls.allow_ping()
+        self._open_host()
+        self._achieved = achieved(self._plan, self._host, self._actual)
+        self._task = asyncio.create_task(self._hold(), name="kernel")
+
+    async def read(self) -> Layout:
+        """What the kernel really holds."""
+        return await self._read(EVERYTHING)
+
+    async def close(self, keep: bool) -> None:
+        """End. `keep`: everything stays as it is, closed for destinations whose tunnel is gone; else all that is ours is removed."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self._hints.close()
+        try:
+            if not keep:
+                self._actual = await self.read()
+                await self._carry_out(diff(replace(self._actual, table=True), Layout()))
+        except _ERRORS as error:
+            self._note(f"could not remove everything: {error}", {})
+        finally:
+            self._release()
+
+    # --- the task --------------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._work.set()
+
+    def _hinted_at(self, parts: frozenset[Part]) -> None:
+        self._hinted |= parts
+        self._wake()
+
+    async def _begin(self) -> list[Failure]:
+        self._hints.open()
+        await self._routes.open()
+        await self._nftables.open()
+        self._look_at_devices()
+        # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.
+        self._actual = replace(await self.read(), table=False, elements=frozenset())
+        return await self._converge()
+
+    async def _hold(self) -> None:
+        loop = asyncio.get_running_loop()
+        resync = loop.time() + RESYNC
+        while True:
+            if not self._work.is_set():
+                self._idle.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(resync, self._retry or resync)):
+                    await self._work.wait()
+            if loop.time() >= min(resync, self._retry or resync):
+                self._hinted, self._retry, resync = EVERYTHING, None, loop.time() + RESYNC
+            self._work.clear()
+            try:
+                self._tell({_sentence(*failure) for failure in await self._round() if not _passing(failure)})
+            except Exception as error:      # reading failed, or we are wrong: the watch must go on
+                self._tell({f"cannot follow the kernel's state: {error!r}"})
+            self._achieved = achieved(self._plan, self._host, self._actual)
+
+    async def _round(self) -> list[Failure]:
+        self._look_at_devices()
+        failures = await self._converge()
+        self._open_host()
+        if self._hinted:
+            await asyncio.sleep(DEBOUNCE)
+            hinted, self._hinted = self._hinted, frozenset()
+            self._look_at_devices()
+            self._report_lost()
+            failures = await self._repair(hinted)
+        return failures
+
+    def _look_at_devices(self) -> None:
+        """Routes over a device that vanished, was made anew or went down are gone, without a word from the kernel."""
+        before = self._host.devices
+        self._host = self._routes.host(lane.device for lane in self._plan.lanes if lane.device)
+        devices = self._host.devices
+        same = {name for name in devices.keys() & before.keys() if devices[name].up and devices[name].index == before[name].index}
+        alive = frozenset(route for route in self._actual.routes if route.device is None or route.device in same)
+        self._actual = replace(self._actual, routes=alive)
+        for name in devices.keys() - {"lo"}:
+            self._sysctls.accept_replies(name)
+        self._seen |= {lane.tunnel for lane in self._plan.lanes if lane.up and lane.device in devices}
+
+    def _report_lost(self) -> None:
+        up = {lane.tunnel: lane.device for lane in self._plan.lanes if lane.up}
+        lost = {tunnel for tunnel in self._seen & up.keys() if up[tunnel] not in self._host.devices}
+        self._seen = (self._seen & up.keys()) - lost
+        for tunnel in sorted(lost):
+            self._post(DeviceLost(tunnel))
+
+    def _open_host(self) -> None:
+        """Settings that let packets through: when everything that closes is in place, and again when somebody changed them."""
+        self._sysctls.move_reverse_path_filter()
+        self._sysctls.forward(ipv6=any(carry.network.version == 6 for carry in self._plan.carries))
+
+    async def _converge(self) -> list[Failure]:
+        """From what we believe to what is wanted."""
+        done, failures = await self._carry_out(diff(self._actual, wanted(self._plan, self._host)))
+        new = {change.item for change in done}
+        for lane in self._plan.lanes:
+            routes = set(open_routes(lane, self._host)) if lane.device else set()
+            self._repairs["device"] += bool(routes & new) and lane.tunnel in self._carried
+            if routes & self._actual.routes:
+                self._carried.add(lane.tunnel)
+        return failures
+
+    async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
+        """Read again and put back what others changed, unless that has become a fight."""
+        found = await self._read(hinted)
+        changes = diff(found, wanted(self._plan, self._host))
+        if changes and not self._limiter.take(asyncio.get_running_loop().time()):
+            self._later(self._limiter.wait)
+            if not self._fighting:
+                self._note("another program keeps changing what is ours; repairs are slowed down", _summary(changes))
+            self._fighting = True
+            return []
+        if found != self._actual and changes and not self._fighting:
+            author = {"by": self._hints.author} if Part.TABLE in hinted and self._hints.author else {}
+            self._note("repairing what was changed from outside", _summary(changes) | author)
+        self._fighting = self._fighting and bool(changes)
+        self._actual = found
+        done, failures = await self._carry_out(changes)
+        rebuilt = any(isinstance(change.item, Table) for change in done)
+        self._repairs.update(_WHAT[type(c.item)] for c in done if not (rebuilt and isinstance(c.item, Element)))
+        return failures
+
+    def _tell(self, failures: AbstractSet[str]) -> None:
+        """Log each failure once while it lasts, and try again, later each time."""
+        for sentence in sorted(failures - self._told):
+            self._note(sentence, {})
+        self._told = failures
+        self._refusals = self._refusals + 1 if failures else 0
+        if failures:
+            self._later(min(RESYNC, RETRY * 2.0 ** (self._refusals - 1)))
+
+    def _later(self, seconds: float) -> None:
+        due = asyncio.get_running_loop().time() + seconds
+        self._retry = due if self._retry is None else min(self._retry, due)
+
+    # --- reading and writing ---------------------------------------------------------------------------------------------
+
+    async def _read(self, parts: frozenset[Part]) -> Layout:
+        layout, versions = self._actual, self._host.versions
+        if Part.ROUTES in parts or Part.DEVICES in parts:
+            layout = replace(layout, routes=await self._routes.routes(versions))
+        if Part.RULES in parts:
+            layout = replace(layout, rules=await self._routes.rules(versions))
+        if Part.TABLE in parts:
+            state = await self._nftables.read()
+            layout = replace(layout, table=state.intact, elements=state.elements)
+        return layout
+
+    async def _carry_out(self, changes: Sequence[Change]) -> tuple[list[Change], list[Failure]]:
+        """Change by change, nftables in one transaction. A newer plan ends it: the next round goes on from what was reached."""
+        done: list[Change] = []
+        failures: list[Failure] = []
+        plan = self._plan
+        places = {route.place for route in self._actual.routes}
+        try:
+            for block in _blocks(changes):
+                if self._plan is not plan:
+                    break
+                try:
+                    await self._change(block, places)
+                    done += block
+                except _ERRORS as error:
+                    failures.append((block[0], error))
+        finally:
+            self._actual = applied(self._actual, done)
+        return done, failures
+
+    async def _change(self, block: Sequence[Change], places: AbstractSet[object]) -> None:
+        if isinstance(block[0].item, Route | Rule):
+            item = block[0].item
+            await self._routes.change(block[0], self._host, take_place=isinstance(item, Route) and item.place in places)
+        else:
+            await self._nftables.commit(block)
+
+    def _release(self) -> None:
+        self._hints.close()
+        self._routes.close()
+        self._nftables.close()
+
+
+def _blocks(changes: Sequence[Change]) -> list[list[Change]]:
+    blocks: list[list[Change]] = []
+    for nftables, group in itertools.groupby(changes, key=lambda change: isinstance(change.item, Table | Element)):
+        members = list(group)
+        blocks += [members] if nftables else [[change] for change in members]
+    return blocks
+
+
+def _code(error: Exception) -> int | None:
+    return error.code if isinstance(error, NetlinkError) else getattr(error, "errno", None)
+
+
+def _summary(changes: Sequence[Change]) -> dict[str, object]:
+    return {"changes": [str(change) for change in changes[:_SHOWN]], "count": len(changes)}
+
+
+def _passing(failure: Failure) -> bool:
+    """The device vanished meanwhile, or went down: the next hint will say so."""
+    return _code(failure[1]) in (errno.ENODEV, errno.ENETDOWN)
+
+
+def _fatal(failure: Failure) -> bool:
+    """Without the right nothing works; without the table we are not closed. A foreign route in our place is only noted."""
+    change, error = failure
+    return _code(error) == errno.EPERM or isinstance(change.item, Table | Element)
+
+
+def _sentence(change: Change, error: Exception) -> str:
+    if _code(error) == errno.EEXIST:
+        return f"another program's entry stands in the place of: {change.item}"
+    reason = "no answer from the kernel" if isinstance(error, TimeoutError) else str(error)
+    return f"the kernel refuses: {change} ({reason})"
+
+
+def _explained(error: Exception, change: Change | None = None) -> KernelError:
+    if _code(error) == errno.EPERM:
+        if change is not None and isinstance(change.item, Table | Element):
+            return KernelError("the nftables table inet facilitator belongs to another running process")
+        return MissingRight("the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set")
+    return KernelError(f"the kernel's routing cannot be used: {error}" if change is None else _sentence(change, error))

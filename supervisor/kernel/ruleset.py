@@ -1,0 +1,198 @@
+"""The nftables table `inet facilitator`: its sets, chains and rules. They are constant; only elements change.
+
+The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are about):
+
+    prerouting       a flow from staff to a destination gets its connection mark; each packet of it, on the way there, its packet mark
+    prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our own marked probes
+                     a 1:1 mapping: the destination becomes the real one
+    (route)          the packet mark selects the lane's table
+    input            nobody behind a tunnel opens a connection; nobody connects to a proxy's port directly
+    forward          MSS clamp; what carries a lane's mark or goes to a destination leaves by the lane's device or not at all
+    output           the same for the host itself
+    postrouting      masquerade behind the tunnel's address
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from supervisor.core.network import FIRST_LANE, LAST_LANE
+from supervisor.kernel import expressions as ex
+
+TABLE = "facilitator"
+FIRST_PORT = 17300          # local ports of proxies; nobody can connect to them directly
+LAST_PORT = 18299
+
+
+def _tlv(kind: int, value: int | bytes) -> bytes:
+    """An entry of nft's user data."""
+    data = struct.pack("=I", value) if isinstance(value, int) else value
+    return bytes([kind, len(data)]) + data
+
+
+# How nft (not the kernel) is to read a map. `typeof oifname : tcp option maxseg size`: the byte orders of key and data, then what they are
+# taken from: meta (9) oifname (7), and an extension header (8), TCP option (1) maxseg (2), field size (2).
+_TYPEOF_MSS = (
+    _tlv(0, 1) + _tlv(1, 2) + _tlv(3, _tlv(0, 9) + _tlv(1, _tlv(0, 7)))
+    + _tlv(4, _tlv(0, 8) + _tlv(1, _tlv(1, 2) + _tlv(2, 1) + _tlv(0, 2))) + _tlv(6, 0)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A data type of nftables."""
+
+    number: int         # nft's number of the type
+    length: int         # bytes
+    host_order: bool = False
+
+
+def _order(kind: Kind) -> int:
+    """nft's number of a byte order."""
+    return 1 if kind.host_order else 2
+
+
+ADDRESS = {4: Kind(7, 4), 6: Kind(8, 16)}
+MARK = Kind(19, 4, host_order=True)
+NAME = Kind(41, 16, host_order=True)
+PORT = Kind(13, 2)
+SIZE = Kind(4, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A set, or a map if it has a value. More than one kind: a concatenation."""
+
+    name: str
+    key: tuple[Kind, ...]
+    value: Kind | None = None
+    interval: bool = False          # keys are ranges of addresses
+    value_interval: bool = False    # values are
+    typeof: bytes = b""             # nft's user data where the kinds do not say it all
+
+    @property
+    def userdata(self) -> bytes:
+        """How nft is to print it: whether keys and values are numbers in host order, and whether values are intervals."""
+        if self.typeof:
+            return self.typeof
+        order = 0 if len(self.key) > 1 else _order(self.key[0])
+        return _tlv(0, order) + (_tlv(1, _order(self.value)) + _tlv(6, int(self.value_interval)) if self.value else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A base chain with policy accept: what is not ours passes."""
+
+    name: str
+    type: str
+    hook: str
+    priority: int
+    rules: tuple[ex.Clause, ...]
+
+
+def _sets() -> Iterator[Set]:
+    for version, address in ADDRESS.items():
+        yield Set(f"staff{version}", (address,), interval=True)
+        yield Set(f"destinations{version}", (address,), interval=True)
+        yield Set(f"carry{version}", (address,), MARK, interval=True)
+        yield Set(f"real{version}", (MARK, address), address, interval=True, value_interval=True)
+        yield Set(f"mss{version}", (NAME,), SIZE, typeof=_TYPEOF_MSS)
+    yield Set("up", (MARK,))
+    yield Set("lanes", (MARK, NAME))
+    yield Set("tunnels", (NAME,))
+    yield Set("ports", (MARK,), PORT)
+
+
+def _ours(load: ex.Clause) -> ex.Clause:
+    """What is loaded is the mark of a lane."""
+    return (*load, *ex.between(FIRST_LANE, LAST_LANE))
+
+
+def _join(*clauses: ex.Clause) -> ex.Clause:
+    return tuple(expression for clause in clauses for expression in clause)
+
+
+def _prerouting() -> Iterator[ex.Clause]:
+    for v in (4, 6):
+        # A flow without a lane gets the one that carries its destination; so does a flow whose lane is down (failover).
+        yield _join(
+            ex.meta("iifname"), ex.outside("tunnels"), ex.ct_direction("original"), ex.ct("mark"), ex.outside("up"),
+            ex.source(v), ex.within(f"staff{v}"), ex.more_destination(v), ex.mapped(f"carry{v}"), ex.set_ct_mark(),
+        )
+    yield _join(ex.ct_direction("original"), _ours(ex.ct("mark")), ex.ct("mark"), ex.set_meta_mark())
+
+
+def _nat() -> Iterator[ex.Clause]:
+    yield _join(ex.tcp(), ex.meta("mark"), ex.mapped("ports"), ex.redirect())
+    for v in (4, 6):
+        yield _join(ex.mark_and_destination(v), ex.mapped(f"real{v}"), ex.dnat_prefix(v))
+
+
+def _from_tunnels() -> ex.Clause:
+    # Also keeps the host from resetting a flow whose connection entry is gone for a moment.
+    return _join(ex.meta("iifname"), ex.within("tunnels"), ex.ct_state("invalid", "new"), ex.counter(), ex.drop())
+
+
+def _input() -> Iterator[ex.Clause]:
+    yield _from_tunnels()
+    yield _join(ex.ct_direction("reply"), ex.accept())
+    yield _join(ex.ct_status_dnat(), ex.accept())
+    yield _join(ex.tcp_dport(FIRST_PORT, LAST_PORT), ex.counter(), ex.drop())
+    # What a proxy does not take (not TCP) must not end at a service of this host.
+    yield _join(_ours(ex.meta("mark")), ex.counter(), ex.reject())
+
+
+def _forward() -> Iterator[ex.Clause]:
+    yield _from_tunnels()
+    for v in (4, 6):
+        for name in ("oifname", "iifname"):
+            yield _join(ex.family(v), ex.tcp_syn(), ex.meta(name), ex.mapped(f"mss{v}"), ex.set_maxseg())
+    yield _join(ex.ct_direction("reply"), ex.accept())
+    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
+    # Everything below would leave in clear. After a 1:1 mapping the mark is the only sign of that.
+    yield _join(_ours(ex.ct("mark")), ex.counter(), ex.reject())
+    for v in (4, 6):
+        yield _join(ex.destination(v), ex.within(f"destinations{v}"), ex.counter(), ex.reject())
+
+
+def _output() -> Iterator[ex.Clause]:
+    yield _join(ex.oifname("lo"), ex.accept())
+    yield _join(ex.ct_direction("reply"), ex.accept())
+    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
+    yield _join(_ours(ex.meta("mark")), ex.counter(), ex.drop())
+    for v in (4, 6):
+        yield _join(ex.destination(v), ex.within(f"destinations{v}"), ex.counter(), ex.drop())
+
+
+def _postrouting() -> Iterator[ex.Clause]:
+    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.masquerade())
+
+
+def _chains() -> Iterator[Chain]:
+    yield Chain("prerouting", "filter", "prerouting", -150, tuple(_prerouting()))
+    yield Chain("prerouting_nat", "nat", "prerouting", -100, tuple(_nat()))
+    yield Chain("input", "filter", "input", 0, tuple(_input()))
+    yield Chain("forward", "filter", "forward", 0, tuple(_forward()))
+    yield Chain("output_nat", "nat", "output", -100, tuple(_nat()))
+    yield Chain("output", "filter", "output", 0, tuple(_output()))
+    yield Chain("postrouting", "nat", "postrouting", 100, tuple(_postrouting()))
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """All of the table that depends on nothing."""
+
+    sets: tuple[Set, ...]
+    chains: tuple[Chain, ...]
+    comment: str                # of the table: tells this version of the rules from another
+
+    @classmethod
+    def build(cls) -> Ruleset:
+        """The one ruleset of this version."""
+        sets, chains = tuple(_sets()), tuple(_chains())
+        text = json.dumps([repr(sets), repr(chains)])
+        return cls(sets, chains, f"rules {hashlib.sha256(text.encode()).hexdigest()[:16]}")

@@ -1,0 +1,97 @@
+"""Kernel settings that the routing needs: forwarding, reverse-path filters, ICMP sockets for the probes.
+
+Each is left alone when it is fine already, so that a host that sets them itself (and lets us write none) is served as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+Note = Callable[[str, Mapping[str, object]], None]
+
+_ROOT = Path("/proc/sys/net")
+
+
+class Sysctls:
+    """Writes settings. One that is wrong and cannot be written is noted once, with the value that is needed."""
+
+    def __init__(self, note: Note, root: Path = _ROOT) -> None:
+        self._note = note
+        self._root = root
+        self._noted: set[str] = set()
+
+    def forward(self, ipv6: bool) -> None:
+        """Let packets through this host. Call it when everything that closes is in place."""
+        self._want("ipv4/ip_forward", "1")
+        if not ipv6 or self._get("ipv6/conf/all/forwarding") != "0":
+            return
+        for device in self._devices("ipv6"):
+            # A router ignores router advertisements, and with them its own default route, unless it is told not to.
+            if device not in ("all", "default") and self._get(f"ipv6/conf/{device}/accept_ra") == "1":
+                self._want(f"ipv6/conf/{device}/accept_ra", "2")
+        self._want("ipv6/conf/all/forwarding", "1")
+
+    def move_reverse_path_filter(self) -> None:
+        """Make `all` 0 without changing any device: the larger of `all` and the device's own value counts.
+
+        The networks behind tunnels are unreachable in the main table, where this filter looks, so even the loose one drops all replies.
+        """
+        everywhere = int(self._get("ipv4/conf/all/rp_filter") or 0)
+        if everywhere == 0:
+            return
+        devices = [device for device in self._devices("ipv4") if device != "all"]
+        for device in sorted(devices, key=lambda name: name != "default"):     # what comes to be meanwhile has the default
+            own = int(self._get(f"ipv4/conf/{device}/rp_filter") or 0)
+            if not self._want(f"ipv4/conf/{device}/rp_filter", str(max(everywhere, own))):
+                break
+        else:
+            self._want("ipv4/conf/all/rp_filter", "0")
+
+    def accept_replies(self, device: str) -> None:
+        """No reverse-path filter on a tunnel's device."""
+        self._want(f"ipv4/conf/{device}/rp_filter", "0")
+
+    def allow_ping(self, group: int | None = None) -> None:
+        """Let this process's group open ICMP sockets."""
+        group = os.getegid() if group is None else group
+        low, high = (int(word) for word in (self._get("ipv4/ping_group_range") or "1 0").split())
+        if low <= group <= high:
+            return
+        wide = (min(low, group), max(high, group)) if low <= high else (group, group)
+        self._want("ipv4/ping_group_range", f"{wide[0]}\t{wide[1]}")
+
+    def _want(self, name: str, value: str) -> bool:
+        current = self._get(name)
+        if current == value:
+            return True
+        if current is None:
+            return False                # the device is gone, or the kernel has no such thing
+        try:
+            (self._root / name).write_text(value)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._complain(name, current, value, error)
+            return False
+        return True
+
+    def _complain(self, name: str, current: str, value: str, error: OSError) -> None:
+        if name not in self._noted:
+            self._noted.add(name)
+            key = "net." + name.translate(str.maketrans("./", "/."))
+            text = f"{key} is {current} and cannot be written ({error.strerror}); it must be {value.replace(chr(9), ' ')}"
+            self._note(text, {"sysctl": key, "is": current, "must_be": value})
+
+    def _get(self, name: str) -> str | None:
+        try:
+            return (self._root / name).read_text().strip()
+        except OSError:
+            return None
+
+    def _devices(self, family: str) -> Iterator[str]:
+        try:
+            yield from sorted(path.name for path in (self._root / family / "conf").iterdir())
+        except OSError:
+            return
