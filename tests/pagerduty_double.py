@@ -199,9 +199,9 @@ class Double:
         if self._too_many(event["routing_key"]):
             self.refusals.append(["too many"])
             return Step(429), {"status": "throttle exceeded", "message": "Requests for this service are arriving too quickly"}
-        if step.status < 400 if step.process is None else step.process:
+        if step.status == 202 if step.process is None else step.process:
             self._process(event)
-        if step.status >= 400:
+        if step.status != 202:
             return step, {"status": "error", "message": f"scripted {step.status}", "errors": ["scripted"]}
         return step, {"status": "success", "message": "Event processed", "dedup_key": event.get("dedup_key", "")}
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from supervisor.reports.incident import Incident, Message, There, recovered
-from supervisor.reports.store import Store
-
-HEAL_INTERVAL = 10.0    # seconds between attempts to bring a lagging disk up to date
+from supervisor.reports.store import Damaged, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +36,10 @@ class OutboxStatus:
 class Outbox:
     """Every incident that is not finished, by dedup key. One thread only."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, heal_interval: float) -> None:
+        """`heal_interval` in seconds: between attempts to bring a lagging disk up to date."""
         self._store = store
+        self._heal_interval = heal_interval
         self._incidents: dict[str, Incident] = {}
         self._loaded = False
         self._heal_at = 0.0             # monotonic seconds
@@ -122,7 +122,7 @@ class Outbox:
         return mine
 
     def _trouble(self, error: Exception, now: float) -> None:
-        self._heal_at = now + HEAL_INTERVAL
+        self._heal_at = now if isinstance(error, Damaged) else now + self._heal_interval     # a damaged file is out of the way already
         if self.usable:
             self._log.error("incident store is unusable, incidents are sent from memory", path=str(self._store.path), error=str(error))
         self.usable = False

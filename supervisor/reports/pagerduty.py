@@ -33,11 +33,13 @@ _UNREADABLE = (OSError, LookupError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class Pace:
     """Pauses before the next attempt: full jitter above a floor, so that many facilitators do not knock together."""
 
     failed: wait_base = tenacity.wait_fixed(1) + tenacity.wait_random_exponential(multiplier=2, max=120)
     throttled: wait_base = tenacity.wait_fixed(30) + tenacity.wait_random_exponential(multiplier=30, max=270)
+    heal: float = 10.0          # seconds between attempts to bring a lagging store up to date
+    busy: float = 1.0           # seconds to wait for somebody else's lock on the store
 
     def after(self, answer: Answer, attempts: int) -> float:
         """Seconds until the attempt after the `attempts`-th."""
@@ -60,16 +62,16 @@ class PagerDuty:
     """The Alerter (`supervisor.engine`) that keeps one incident per tunnel at PagerDuty. It resolves nothing when it is closed."""
 
     def __init__(
-        self, state_dir: Path, paging: Paging, hooks: Hooks, secrets: Secrets, *, waits: Waits = Waits(), budget: Budget | None = None,
+        self, state_dir: Path, paging: Paging, hooks: Hooks, secrets: Secrets, *, pace: Pace = Pace(), budget: Budget | None = None,
     ) -> None:
         self._paging = paging
         self._hooks = hooks
         self._secrets = secrets
-        self._waits = waits
+        self._pace = pace
         self._budget = budget or Budget()
         self._keys = Keyring(hooks.read_secret)
         self._sender = Sender()
-        self._outbox = Outbox(Store(state_dir))
+        self._outbox = Outbox(Store(state_dir, pace.busy), pace.heal)
         self._unrouted: set[str] = set()
         self._log = structlog.get_logger()
         self._changed = threading.Condition()
@@ -261,7 +263,7 @@ class PagerDuty:
     def _settle(self, incident: Incident, message: Message, answer: Answer) -> float:
         """Write down what came of an attempt; gives the seconds until the next one, if there is one."""
         now = time.monotonic()
-        wait = self._waits.after(answer, message.attempts + 1)
+        wait = self._pace.after(answer, message.attempts + 1)
         self._hooks.count(message.action.value, answer.outcome.value)
         if answer.outcome is Outcome.REJECTED:
             self._outbox.bury(incident, answer.text, now)

@@ -77,20 +77,18 @@ class Budget:
     def __init__(self, events: int = BUDGET, window: float = WINDOW) -> None:
         self._events = events
         self._window = window
-        self._sent: dict[str, deque[float]] = {}
+        self._sent: dict[str, deque[float]] = {}        # the last `events` of each key, monotonic seconds
         self._silent_until: dict[str, float] = {}
 
     def free_at(self, fingerprint: str, now: float) -> float:
         """Monotonic moment from which the key may be used: `now` or earlier when it may."""
-        sent = self._sent.get(fingerprint, deque())
-        while sent and sent[0] <= now - self._window:
-            sent.popleft()
-        full = sent[0] + self._window if len(sent) >= self._events else 0.0
+        sent = self._sent.get(fingerprint, ())
+        full = sent[0] + self._window if len(sent) == self._events else 0.0
         return max(full, self._silent_until.get(fingerprint, 0.0))
 
     def spend(self, fingerprint: str, now: float) -> None:
         """An event is sent now."""
-        self._sent.setdefault(fingerprint, deque()).append(now)
+        self._sent.setdefault(fingerprint, deque(maxlen=self._events)).append(now)
 
     def silence(self, fingerprint: str, until: float) -> None:
         """PagerDuty wants no events through this key before `until` (monotonic seconds)."""

@@ -31,6 +31,10 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 """
 
 
+class Damaged(sqlite3.DatabaseError):
+    """The file could not be read; it was set aside, and the next call begins a new one."""
+
+
 class Store:
     """The incidents, their unsent messages and the dead letters in one file. Every method may raise `sqlite3.Error` or `OSError`."""
 
@@ -94,14 +98,15 @@ class Store:
                 self.close()
             self._connection = None
             if _broken(error):
-                self._set_aside()
+                raise Damaged(f"{error}; set aside as {self._set_aside()}") from error
             raise
 
-    def _set_aside(self) -> None:
+    def _set_aside(self) -> str:
         name = f"{self.path.name}.corrupt-{iso(time.time())}"
         for suffix in ("-wal", "-shm", ""):     # the database last: without it a left-over journal means nothing
             with contextlib.suppress(FileNotFoundError):
                 self.path.with_name(self.path.name + suffix).rename(self.path.with_name(name + suffix))
+        return name
 
 
 def _open(path: Path, busy_timeout: float) -> sqlite3.Connection:

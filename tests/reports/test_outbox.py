@@ -1,0 +1,358 @@
+"""Incidents over crashes and bad disks: at quiet, what is open at PagerDuty is what is wanted, once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from supervisor.core.alerts import Verdict
+from supervisor.reports.incident import Action, Incident, Message, Outcome, There, answered, needed, recovered, rekeyed, wish
+from supervisor.reports.store import FILE, Store
+from tests.pagerduty_double import Double, Step
+from tests.reports.test_pagerduty import KEY, Office, eventually
+
+FIRING, CLEAR, HOLD = Verdict.FIRING, Verdict.CLEAR, Verdict.HOLD
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    with Double() as double:
+        yield double
+        assert double.parallel == []
+        assert double.refusals == []
+
+
+@pytest.fixture
+def office(tmp_path: Path, double: Double) -> Iterator[Office]:
+    office = Office(tmp_path, double)
+    yield office
+    office.close()
+
+
+class Pager:
+    """The pager as a process."""
+
+    def __init__(self, state: Path, url: str, *options: str, prefix: tuple[str, ...] = ()) -> None:
+        command = [*prefix, sys.executable, "-m", "tests.reports.pager", "--state", str(state), "--url", url, *options]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def set(self, **verdicts: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(verdicts) + "\n")
+        self.process.stdin.flush()
+
+    def wait_for(self, word: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        raise AssertionError(f"it ended without saying {word!r}: {self.process.stderr and self.process.stderr.read()}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def finish(self) -> str:
+        out, err = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0, err
+        return out
+
+
+@pytest.fixture
+def pagers() -> Iterator[list[Pager]]:
+    started: list[Pager] = []
+    yield started
+    for pager in started:
+        if pager.process.poll() is None:
+            pager.kill()
+
+
+# --- SIGKILL ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_between_the_write_and_the_send(tmp_path: Path, double: Double, pagers: list[Pager]) -> None:
+    pagers.append(first := Pager(tmp_path, double.url, "--halt-before-send"))
+    first.set(acme="firing")
+    first.wait_for("halted")
+    first.kill()
+    assert double.requests == 0
+    pagers.append(second := Pager(tmp_path, double.url))     # no verdict needed: the wish is on disk
+    second.wait_for("trigger accepted")
+    assert list(double.open()) == [KEY]
+    second.set(acme="hold")
+    second.finish()
+    assert [event["event_action"] for event in double.events] == ["trigger"]
+
+
+def test_killed_between_the_send_and_the_answer(tmp_path: Path, double: Double, pagers: list[Pager]) -> None:
+    double.script(Step(hang=True))
+    pagers.append(first := Pager(tmp_path, double.url))
+    first.set(acme="firing")
+    assert double.wait(lambda d: len(d.events) == 1)        # PagerDuty has it, and nobody was told
+    first.kill()
+    double.release()
+    assert double.wait(lambda d: not any(d._in_flight.values()))
+    pagers.append(second := Pager(tmp_path, double.url))
+    second.wait_for("trigger accepted")
+    assert list(double.open()) == [KEY]
+    assert len(double.alerts) == 1
+    second.set(acme="clear")
+    second.wait_for("resolve accepted")
+    second.finish()
+    assert double.open() == {}
+
+
+def test_killed_before_the_resolve(tmp_path: Path, double: Double, pagers: list[Pager]) -> None:
+    pagers.append(first := Pager(tmp_path, double.url))
+    first.set(acme="firing")
+    first.wait_for("trigger accepted")
+    double.script(Step(hang=True, process=False))
+    first.set(acme="clear")
+    assert double.wait(lambda d: d.requests == 2)
+    first.kill()
+    double.release()
+    assert double.wait(lambda d: not any(d._in_flight.values()))
+    assert list(double.open()) == [KEY]
+    pagers.append(second := Pager(tmp_path, double.url))
+    second.wait_for("resolve accepted")
+    assert double.open() == {}
+
+
+def test_killed_while_a_trigger_is_under_way_and_well_when_it_is_back(tmp_path: Path, double: Double, pagers: list[Pager]) -> None:
+    """Nothing on disk tells whether the trigger was taken, so it must not be dropped as unsent."""
+    double.script(Step(hang=True))
+    pagers.append(first := Pager(tmp_path, double.url))
+    first.set(acme="firing")
+    assert double.wait(lambda d: len(d.events) == 1)
+    first.kill()
+    double.release()
+    pagers.append(second := Pager(tmp_path, double.url))
+    second.set(acme="clear")
+    second.wait_for("resolve accepted")
+    assert double.open() == {}
+
+
+# --- the disk --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Somebody else holds the database for as long as this connection has its transaction."""
+    Store(tmp_path).load()
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    yield connection
+    connection.close()
+
+
+def test_a_database_that_is_locked_from_the_start(office: Office, locked: sqlite3.Connection) -> None:
+    with capture_logs() as logs:
+        office.set(acme=FIRING)
+        assert office.settled(KEY)
+        assert not office.pager.status.usable
+        locked.execute("ROLLBACK")
+        assert eventually(lambda: office.pager.status.usable)
+    assert [log["event"] for log in logs if "store" in log["event"]] == [
+        "incident store is unusable, incidents are sent from memory", "incident store is usable again"]
+    office.restart()        # it is on disk now
+    office.set(acme=CLEAR)
+    assert office.settled()
+
+
+def test_a_database_that_is_locked_later(office: Office) -> None:
+    office.set(own=FIRING)
+    assert office.settled("facilitator/vpn1/own")
+    with contextlib.closing(sqlite3.connect(office.state / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        office.set(own=CLEAR, acme=FIRING)
+        assert office.settled(KEY)
+        assert not office.pager.status.usable
+        other.execute("ROLLBACK")
+        assert eventually(lambda: office.pager.status.usable)
+    office.close()
+    assert [incident.tunnel for incident in Store(office.state).load()] == ["acme"]
+
+
+def test_what_an_earlier_run_left_is_found_when_the_lock_is_gone(office: Office) -> None:
+    office.set(acme=FIRING, own=FIRING)
+    assert office.settled(KEY, "facilitator/vpn1/own")
+    office.close()
+    with contextlib.closing(sqlite3.connect(office.state / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        office.set(acme=CLEAR, own=FIRING)
+        assert eventually(lambda: not office.pager.status.usable)
+        other.execute("ROLLBACK")
+        assert office.settled("facilitator/vpn1/own")
+    assert [alert.dedup_key for alert in office.double.alerts] == [KEY, "facilitator/vpn1/own"]
+
+
+def test_a_file_that_is_no_database_is_set_aside(office: Office) -> None:
+    office.state.mkdir(exist_ok=True)
+    (office.state / FILE).write_bytes(b"this is not a database " * 1000)
+    with capture_logs() as logs:
+        office.set(acme=FIRING)
+        assert office.settled(KEY)
+        assert eventually(lambda: office.pager.status.usable)
+    assert any("set aside" in str(log.get("error")) for log in logs)
+    [aside] = office.state.glob(f"{FILE}.corrupt-*")
+    assert aside.read_bytes().startswith(b"this is not")
+    office.restart()
+    office.set(acme=CLEAR)
+    assert office.settled()
+
+
+def test_a_database_that_is_damaged_while_in_use(office: Office) -> None:
+    office.set(acme=FIRING)
+    assert office.settled(KEY)
+    office.close()
+    path = office.state / FILE
+    with open(path, "r+b") as file:     # the header stays, the pages behind it do not
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size - 4096))
+    office.set(acme=FIRING, own=FIRING)
+    assert office.settled(KEY, "facilitator/vpn1/own")
+    assert eventually(lambda: office.pager.status.usable)
+    assert list(office.state.glob(f"{FILE}.corrupt-*"))
+    assert len(office.double.alerts) == 2       # the dedup key kept it at one incident each
+
+
+def test_a_state_directory_that_cannot_be(office: Office) -> None:
+    (office.state / "file").touch()
+    office.state /= "file/below"
+    office.set(acme=FIRING)
+    assert office.settled(KEY)
+    assert not office.pager.status.usable
+    office.set(acme=CLEAR)
+    assert office.settled()
+
+
+@pytest.mark.root
+def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[Pager]) -> None:
+    mount = f"mount -t tmpfs -o size=100k none {tmp_path} && cp /bin/sh {tmp_path}/ballast 2>/dev/null; exec \"$@\""
+    pagers.append(pager := Pager(tmp_path, double.url, prefix=("unshare", "--mount", "sh", "-c", mount, "sh")))
+    pager.set(acme="firing", own="firing")
+    for _ in range(2):
+        pager.wait_for("trigger accepted")
+    pager.set(acme="clear", own="firing")
+    pager.wait_for("resolve accepted")
+    assert list(double.open()) == ["facilitator/vpn1/own"]
+    assert "usable False" in pager.finish()
+
+
+# --- any history -------------------------------------------------------------------------------------------------------------------
+
+STEPS = st.sampled_from([
+    Step(), Step(), Step(), Step(500), Step(500, process=True), Step(503), Step(429), Step(cut="answer"), Step(cut="answer", process=False),
+    Step(cut="body"),
+])
+VERDICTS = st.dictionaries(st.sampled_from(["acme", "own", "third"]), st.sampled_from(Verdict), max_size=3)
+HISTORY = st.lists(VERDICTS | st.just("restart"), min_size=1, max_size=10)
+
+
+def expected(history: list[dict[str, Verdict] | str]) -> set[str]:
+    """What must be open at quiet: each tunnel's last word that is not HOLD; unnamed means closed."""
+    wanted: dict[str, bool] = {}
+    for verdicts in history:
+        if isinstance(verdicts, dict):
+            wanted = {name: wanted.get(name, False) if v is HOLD else v is FIRING for name, v in verdicts.items()}
+    return {f"facilitator/vpn1/{name}" for name, is_wanted in wanted.items() if is_wanted}
+
+
+@settings(max_examples=40, deadline=None)
+@given(HISTORY, st.lists(STEPS, max_size=12))
+def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict] | str], steps: list[Step]) -> None:
+    state = Path(tempfile.mkdtemp(prefix="fct-outbox-"))
+    with Double(per_minute=10_000) as double:
+        office = Office(state, double)
+        double.script(*(replace(step) for step in steps))
+        try:
+            for verdicts in history:
+                if isinstance(verdicts, dict):
+                    office.set(**verdicts)
+                else:
+                    eventually(lambda: not office.pager._untaken)   # a verdict that was never taken is the next run's to give
+                    office.restart()
+            assert office.settled(*expected(history))
+            office.close()
+            assert set(double.open()) == expected(history)
+            assert double.parallel == []
+            assert double.refusals == []
+        finally:
+            office.close()
+            shutil.rmtree(state)
+
+
+# --- the rules -----------------------------------------------------------------------------------------------------------------------
+
+FRESH = Incident(KEY, "acme", "file:key", 0.0)
+
+
+def compose(action: Action) -> str:
+    return action.value
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, *Outcome])), max_size=12))
+def test_a_message_is_always_the_one_that_is_needed(story: list[tuple[bool, Outcome | None]]) -> None:
+    incident = FRESH
+    for wanted, outcome in story:
+        incident = wish(incident, wanted, compose, 0.0)
+        assert (incident.message.action if incident.message else None) == needed(incident)
+        if outcome is not None:
+            incident = answered(incident, outcome, "", 5.0)
+    closed = answered(wish(incident, False, compose, 0.0), Outcome.ACCEPTED, "", 0.0)
+    assert closed.finished
+
+
+def test_doubt_only_grows_from_what_may_have_been_taken() -> None:
+    sent = wish(FRESH, True, compose, 0.0)
+    assert answered(sent, Outcome.THROTTLED, "", 0.0).there is There.CLOSED
+    assert answered(sent, Outcome.NO_KEY, "", 0.0).there is There.CLOSED
+    assert answered(sent, Outcome.FAILED, "", 0.0).there is There.UNKNOWN
+    assert recovered(sent).there is There.UNKNOWN
+    assert recovered(FRESH) == FRESH
+
+
+def test_a_refused_key_is_not_tried_twice() -> None:
+    refused = answered(replace(wish(FRESH, True, compose, 0.0), fingerprint="f1"), Outcome.REJECTED, "", 0.0)
+    assert needed(refused) is None
+    assert wish(rekeyed(refused, "f1"), True, compose, 0.0).message is None
+    assert wish(rekeyed(refused, "f2"), True, compose, 0.0).message == Message(Action.TRIGGER, "trigger", 0.0)
+
+
+# --- the double as a program -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_double_runs_as_a_program(tmp_path: Path) -> None:
+    import requests
+    port_file = tmp_path / "port"
+    process = subprocess.Popen([sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(port_file)])
+    try:
+        assert eventually(port_file.exists)
+        url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+        assert requests.post(f"{url}/script", json=[{"status": 500}], timeout=5).status_code == 200
+        office = Office(tmp_path / "state", Double())   # its server is not started: only the program's counts
+        office.paging = replace(office.paging, url=url)
+        office.set(acme=FIRING)
+        assert eventually(lambda: requests.get(f"{url}/state", timeout=5).json()["open"] == [KEY])
+        assert requests.get(f"{url}/state", timeout=5).json()["requests"] == 2
+        office.close()
+        office.double.server.server_close()
+        bad = requests.post(f"{url}/v2/enqueue", json={"event_action": "resolve", "extra": 1}, timeout=5)
+        assert (bad.status_code, bad.json()["errors"][0]) == (400, "extra: unknown field")
+    finally:
+        process.kill()
+        process.wait()
