@@ -162,11 +162,6 @@ class Engine:
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._publish()
 
-    def preview(self, scope: Scope, tunnels: Mapping[str, Tunnel]) -> NetworkPlan:
-        """The plan for a configuration that is not taken over yet, with nothing up: the layers that must be in before a client starts."""
-        idle = {name: (tunnel, TunnelState()) for name, tunnel in tunnels.items()}
-        return desired(scope.staff, assign_lanes(list(tunnels), self._lanes), self._proxies(tunnels), Snapshot(idle, self._clock()))
-
     # --- what comes out --------------------------------------------------------------------------------------------------
 
     @property
@@ -247,7 +242,7 @@ class Engine:
 
     def _publish(self) -> None:
         snapshot = self.snapshot
-        plan = desired(self._scope.staff, self._lanes, self._proxies(self._tunnels), snapshot)
+        plan = desired(self._scope.staff, self._lanes, proxies(self._tunnels, self._kinds), snapshot)
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)
@@ -256,9 +251,6 @@ class Engine:
         for future, condition in list(self._waiters.items()):
             if not future.done() and condition(snapshot):
                 future.set_result(None)
-
-    def _proxies(self, tunnels: Mapping[str, Tunnel]) -> frozenset[str]:
-        return frozenset(name for name, tunnel in tunnels.items() if self._kinds[tunnel.kind].carrier is Carrier.PROXY)
 
     def _publish_alerts(self) -> None:
         alerts, self._alerts_due = verdicts(self._scope.facilitator, self.snapshot)
@@ -269,6 +261,11 @@ class Engine:
             state = self._states[name]
             if state.phase is Phase.UP and tunnel.probe.targets:
                 yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, self._lanes[name])
+
+
+def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
+    """Names of the tunnels that a local port carries."""
+    return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)
 
 
 def _moved(before: TunnelState, after: TunnelState) -> bool:

@@ -16,19 +16,18 @@ import structlog
 from supervisor import __version__
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
-from supervisor.app.parts import Parts, build, paging, scope, summary
+from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
-from supervisor.config.difference import difference
-from supervisor.config.model import Config
-from supervisor.config.report import ConfigErrors
+from supervisor.config import Config, ConfigErrors, difference
 from supervisor.control.api import Api, tls_context
 from supervisor.control.notify import Notifier
 from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.state import Phase, Snapshot
+from supervisor.kernel.errors import KernelError, MissingRight
 from supervisor.reports import lag
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
@@ -109,7 +108,10 @@ class Daemon:
         self._log.info("starting", facilitator=parts.identity.facilitator, version=__version__, tunnels=len(config.tunnels))
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
-        await parts.network.start(parts.engine.preview(scope(parts.identity, config), config.tunnels))
+        try:
+            await parts.network.start(offline_plan(config, parts.kinds))
+        except KernelError as error:
+            raise CannotStart(Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED, str(error)) from error
         for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir)):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.runner.start()

@@ -6,10 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from supervisor.config.model import Config
-from supervisor.config.parse import parse
-from supervisor.config.report import ConfigErrors
-from supervisor.config.secrets import candidates
+from supervisor.config import Config, ConfigErrors, candidates, parse
 from supervisor.core.exits import CannotStart, Exit
 from tunnels.base import AnyKind, Input, Secret
 

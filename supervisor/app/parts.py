@@ -21,9 +21,10 @@ from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
 from supervisor.control.api import Servers
 from supervisor.control.notify import Notifier
+from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
-from supervisor.engine import Engine, Inbox, Outputs, Recorder, Scope
+from supervisor.engine import Engine, Inbox, Outputs, Recorder, Scope, proxies
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.probes.prober import ProbeLoop
@@ -87,6 +88,12 @@ def build(
 def scope(identity: Identity, config: Config) -> Scope:
     """What all tunnels have in common."""
     return Scope(identity.facilitator, config.staff.networks)
+
+
+def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
+    """What the kernel should hold for this configuration while nothing is up."""
+    tunnels = config.tunnels
+    return desired(config.staff.networks, assign_lanes(list(tunnels), {}), proxies(tunnels, kinds), idle(tunnels))
 
 
 def paging(identity: Identity, config: Config) -> Paging:

@@ -60,6 +60,11 @@ def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, in
     return lanes
 
 
+def idle(tunnels: Mapping[str, Tunnel]) -> Snapshot:
+    """These tunnels with nothing up: what the kernel must hold before a client starts."""
+    return Snapshot({name: (tunnel, TunnelState()) for name, tunnel in tunnels.items()}, now=0.0)
+
+
 def desired(staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot) -> NetworkPlan:
     """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port."""
     plan_lanes = []

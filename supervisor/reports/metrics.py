@@ -33,7 +33,6 @@ class _Daemon:
 
     reload_ok: bool = True
     loop_lag: float = 0.0
-    repairs: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -54,11 +53,6 @@ class Metrics:
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Count a transition."""
         self._tally.record(transition, snapshot)
-
-    def kernel_repaired(self, what: str) -> None:
-        """Something of ours was missing in the kernel, or changed, and was put right. `what`: route, rule, table, ..."""
-        with self._counting:
-            self._daemon.repairs[what] += 1
 
     def pagerduty_event(self, action: str, result: str) -> None:
         """An event was sent, or was not."""
@@ -87,10 +81,8 @@ class Metrics:
         yield from self._process.collect()
 
     def _of_daemon(self, snapshot: Snapshot) -> Iterator[Metric]:
-        with self._counting:
-            repairs = dict(self._daemon.repairs)
         yield _counter("kernel_repairs", "Things of ours in the kernel that were missing or changed and were put right.", ("what",),
-                       {(what,): count for what, count in repairs.items()})
+                       {(what,): count for what, count in dict(self._sources.repairs()).items()})
         yield _gauge("config_last_reload_successful", "1 if the last reading of the configuration was successful.", self._daemon.reload_ok)
         yield _gauge("draining", "1 while the daemon takes no new sessions because it is about to end.", snapshot.draining)
         yield _gauge("event_loop_lag_seconds", "How late the event loop was at worst in the last minute.", self._daemon.loop_lag)

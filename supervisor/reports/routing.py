@@ -82,8 +82,8 @@ class Budget:
 
     def free_at(self, fingerprint: str, now: float) -> float:
         """Monotonic moment from which the key may be used: `now` or earlier when it may."""
-        sent = self._sent.get(fingerprint, ())
-        full = sent[0] + self._window if len(sent) == self._events else 0.0
+        sent = self._sent.get(fingerprint)
+        full = sent[0] + self._window if sent and len(sent) == self._events else 0.0
         return max(full, self._silent_until.get(fingerprint, 0.0))
 
     def spend(self, fingerprint: str, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from prometheus_client import Metric
@@ -39,6 +40,7 @@ class Sources:
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None           # received, sent
     usage: Callable[[str], Usage | None] = lambda tunnel: None
     routes: Callable[[str], tuple[int, int] | None] = lambda tunnel: None               # wanted, installed
+    repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})            # things of ours put back into the kernel, by what
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
     log_dropped: Callable[[], int] = lambda: 0                                          # lines
 

@@ -76,7 +76,7 @@ class World:
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
         self.metrics = Metrics("0.1.0", 1_000_000.0, Sources(
-            self.links.get, self.uses.get, {"acme": (2, 1)}.get, lambda: self.outbox, lambda: 3))
+            self.links.get, self.uses.get, {"acme": (2, 1)}.get, lambda: {"route": 1}, lambda: self.outbox, lambda: 3))
 
     def scrape(self, snap: Snapshot, accept: str = "") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         body, content_type = self.metrics.render(snap, accept)
@@ -97,7 +97,6 @@ def busy(world: World) -> Snapshot:
     snap = snapshot(acme=up())
     world.metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, lasted=1.5), snap)
     world.metrics.record(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), snap)
-    world.metrics.kernel_repaired("route")
     world.metrics.pagerduty_event("trigger", "accepted")
     return snap
 

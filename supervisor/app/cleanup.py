@@ -1,0 +1,50 @@
+"""What commands do about this host without a daemon: compare the kernel with a configuration, and remove everything that is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from supervisor.app.parts import offline_plan
+from supervisor.app.place import lock
+from supervisor.clients.journal import Journal
+from supervisor.clients.sweep import sweep
+from supervisor.config import Config
+from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.layout import Host, Layout, diff, wanted
+from supervisor.kernel.errors import KernelError, MissingRight
+from supervisor.kernel.maintenance import cleanup, preview
+from tunnels import KINDS
+
+
+async def clean(runtime_dir: Path) -> list[str]:
+    """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a daemon runs."""
+    locked = lock(runtime_dir) if runtime_dir.is_dir() else None
+    try:
+        lines = [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))] if locked is not None else []
+        with _explained():
+            lines += [f"removed {change.item}" for change in await cleanup()]
+        for name in ("control.sock", "journal.json"):
+            (runtime_dir / name).unlink(missing_ok=True)
+        return lines
+    finally:
+        if locked is not None:
+            os.close(locked)
+
+
+async def compare_with_kernel(config: Config) -> dict[str, list[str]]:
+    """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it cannot be read."""
+    plan = offline_plan(config, KINDS)
+    with _explained():
+        changes = await preview(plan)
+    return {"wanted": [str(change.item) for change in diff(Layout(), wanted(plan, Host()))], "changes": [str(change) for change in changes]}
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except KernelError as error:
+        raise CannotStart(Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED, str(error)) from error
