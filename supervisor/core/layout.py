@@ -162,6 +162,11 @@ class Change:
     op: Op
     item: Item
 
+    @property
+    def concerns_nftables(self) -> bool:
+        """It belongs into a transaction of nftables."""
+        return isinstance(self.item, Table | Element)
+
     def __str__(self) -> str:
         return f"{self.op.value} {self.item}"
 

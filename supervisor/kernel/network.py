@@ -18,12 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from pyroute2 import NetlinkError
-
 from supervisor.core.events import DeviceLost
 from supervisor.core.layout import Achieved, Change, Element, Host, Layout, Route, Rule, Table, achieved, applied, diff, open_routes, wanted
 from supervisor.core.network import NetworkPlan
-from supervisor.kernel.errors import KernelError, MissingRight
+from supervisor.kernel.errors import ERRORS, code, explained, sentence
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.limiter import Limiter
 from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
@@ -37,7 +35,6 @@ REPAIRS = 20            # repairing rounds in a row before the rate limit counts
 REPAIR_RATE = 2.0       # repairing rounds a second after that
 _SHOWN = 5              # changes in one line of the log
 
-_ERRORS = (NetlinkError, OSError, TimeoutError)
 _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Element: "element"}
 Failure = tuple[Change, Exception]
 
@@ -74,6 +71,11 @@ class KernelNetwork:
         """Routes wanted and installed, by tunnel, after the last round."""
         return self._achieved
 
+    def routes(self, tunnel: str) -> tuple[int, int] | None:
+        """The same for one tunnel as numbers; None when it is not in the plan."""
+        found = self._achieved.get(tunnel)
+        return None if found is None else (found.wanted, found.installed)
+
     @property
     def repairs(self) -> Mapping[str, int]:
         """How often something of ours was put back: by route, rule, table, element, and device (its route went with it)."""
@@ -98,34 +100,42 @@ class KernelNetwork:
         self._plan = plan
         try:
             failures = await self._begin()
-        except _ERRORS as error:
+        except ERRORS as error:
             self._release()
-            raise _explained(error) from error
+            raise explained(error) from error
         fatal = next((failure for failure in failures if _fatal(failure)), None)
         if fatal is not None:
             self._release()
-            raise _explained(fatal[1], fatal[0]) from fatal[1]
+            raise explained(fatal[1], fatal[0]) from fatal[1]
         self._sysctls.allow_ping()
         self._open_host()
         self._achieved = achieved(self._plan, self._host, self._actual)
         self._task = asyncio.create_task(self._hold(), name="kernel")
 
     async def read(self) -> Layout:
-        """What the kernel really holds."""
+        """What the kernel really holds. NetlinkError, OSError or TimeoutError when it does not answer."""
         return await self._read(EVERYTHING)
 
+    async def compare(self) -> tuple[list[str], list[str]]:
+        """What is wanted, and how the kernel really differs from it, one item a line."""
+        target = wanted(self._plan, self._host)
+        return [str(change.item) for change in diff(Layout(), target)], [str(change) for change in diff(await self.read(), target)]
+
     async def close(self, keep: bool) -> None:
-        """End. `keep`: everything stays as it is, closed for destinations whose tunnel is gone; else all that is ours is removed."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        """End; a second time does nothing.
+
+        `keep`: everything stays as it is, closed for destinations whose tunnel is gone; else all that is ours is removed.
+        """
+        started, self._task = self._task, None
+        if started is not None:
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
         self._hints.close()
         try:
-            if not keep:
+            if started is not None and not keep:
                 self._actual = await self.read()
                 await self._carry_out(diff(replace(self._actual, table=True), Layout()))
-        except _ERRORS as error:
+        except ERRORS as error:
             self._note(f"could not remove everything: {error}", {})
         finally:
             self._release()
@@ -141,9 +151,9 @@ class KernelNetwork:
         self._wake()
 
     async def _begin(self) -> list[Failure]:
-        self._hints.open()
         await self._routes.open()
         await self._nftables.open()
+        self._hints.open()
         self._look_at_devices()
         # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.
         self._actual = replace(await self.read(), table=False, elements=frozenset())
@@ -162,7 +172,7 @@ class KernelNetwork:
                 self._hinted, self._retry, resync = EVERYTHING, None, loop.time() + RESYNC
             self._work.clear()
             try:
-                self._tell({_sentence(*failure) for failure in await self._round() if not _passing(failure)})
+                self._tell({sentence(*failure) for failure in await self._round() if not _passing(failure)})
             except Exception as error:      # reading failed, or we are wrong: the watch must go on
                 self._tell({f"cannot follow the kernel's state: {error!r}"})
             self._achieved = achieved(self._plan, self._host, self._actual)
@@ -236,8 +246,8 @@ class KernelNetwork:
 
     def _tell(self, failures: AbstractSet[str]) -> None:
         """Log each failure once while it lasts, and try again, later each time."""
-        for sentence in sorted(failures - self._told):
-            self._note(sentence, {})
+        for text in sorted(failures - self._told):
+            self._note(text, {})
         self._told = failures
         self._refusals = self._refusals + 1 if failures else 0
         if failures:
@@ -273,7 +283,7 @@ class KernelNetwork:
                 try:
                     await self._change(block, places)
                     done += block
-                except _ERRORS as error:
+                except ERRORS as error:
                     failures.append((block[0], error))
         finally:
             self._actual = applied(self._actual, done)
@@ -294,14 +304,10 @@ class KernelNetwork:
 
 def _blocks(changes: Sequence[Change]) -> list[list[Change]]:
     blocks: list[list[Change]] = []
-    for nftables, group in itertools.groupby(changes, key=lambda change: isinstance(change.item, Table | Element)):
+    for nftables, group in itertools.groupby(changes, key=lambda change: change.concerns_nftables):
         members = list(group)
         blocks += [members] if nftables else [[change] for change in members]
     return blocks
-
-
-def _code(error: Exception) -> int | None:
-    return error.code if isinstance(error, NetlinkError) else getattr(error, "errno", None)
 
 
 def _summary(changes: Sequence[Change]) -> dict[str, object]:
@@ -310,25 +316,10 @@ def _summary(changes: Sequence[Change]) -> dict[str, object]:
 
 def _passing(failure: Failure) -> bool:
     """The device vanished meanwhile, or went down: the next hint will say so."""
-    return _code(failure[1]) in (errno.ENODEV, errno.ENETDOWN)
+    return code(failure[1]) in (errno.ENODEV, errno.ENETDOWN)
 
 
 def _fatal(failure: Failure) -> bool:
     """Without the right nothing works; without the table we are not closed. A foreign route in our place is only noted."""
     change, error = failure
-    return _code(error) == errno.EPERM or isinstance(change.item, Table | Element)
-
-
-def _sentence(change: Change, error: Exception) -> str:
-    if _code(error) == errno.EEXIST:
-        return f"another program's entry stands in the place of: {change.item}"
-    reason = "no answer from the kernel" if isinstance(error, TimeoutError) else str(error)
-    return f"the kernel refuses: {change} ({reason})"
-
-
-def _explained(error: Exception, change: Change | None = None) -> KernelError:
-    if _code(error) == errno.EPERM:
-        if change is not None and isinstance(change.item, Table | Element):
-            return KernelError("the nftables table inet facilitator belongs to another running process")
-        return MissingRight("the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set")
-    return KernelError(f"the kernel's routing cannot be used: {error}" if change is None else _sentence(change, error))
+    return code(error) == errno.EPERM or change.concerns_nftables

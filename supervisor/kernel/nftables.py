@@ -94,10 +94,11 @@ class Nftables:
         self._ruleset = Ruleset.build()
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: tuple[object, ...] | None = None
-        self._socket = AsyncNFTSocket()
+        self._socket: Any = None
 
     async def open(self) -> None:
-        """Open the socket. OSError when the kernel has no nftables for us."""
+        """Open the socket, in the network namespace of the calling thread."""
+        self._socket = AsyncNFTSocket()
         await self._socket.setup_endpoint()
         raw = self._socket.socket
         for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
@@ -116,7 +117,9 @@ class Nftables:
 
     def close(self) -> None:
         """Close the socket. The table stays, without an owner."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
 
     async def read(self) -> TableState:
         """What stands now."""

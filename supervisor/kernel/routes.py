@@ -39,12 +39,14 @@ class Routes:
     """The routing half of the kernel. Errors are `NetlinkError` (with the kernel's errno), OSError and TimeoutError."""
 
     def __init__(self) -> None:
-        self._rtnl = AsyncIPRoute(strict_check=True, ext_ack=True)
+        self._rtnl: Any = None
+        self._query: socket.socket | None = None
         self._names: dict[int, str] = {}        # of devices that were seen
-        self._query = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     async def open(self) -> None:
-        """Open the socket."""
+        """Open the sockets, in the network namespace of the calling thread."""
+        self._query = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._rtnl = AsyncIPRoute(strict_check=True, ext_ack=True)
         await self._rtnl.setup_endpoint()
         self._rtnl.socket.bind((0, 0))
 
@@ -55,8 +57,10 @@ class Routes:
 
     def close(self) -> None:
         """Close the sockets; routes and rules stay."""
-        self._rtnl.close()
-        self._query.close()
+        for opened in (self._rtnl, self._query):
+            if opened is not None:
+                opened.close()
+        self._rtnl = self._query = None
 
     def host(self, names: Iterable[str]) -> Host:
         """What is known about these devices and `lo`; one that does not exist is left out."""
@@ -74,6 +78,7 @@ class Routes:
         return Device(index, mtu, bool(flags & _IFF_UP), _takes_ipv6(name))
 
     def _ask(self, question: int, name: str, form: str) -> int:
+        assert self._query is not None
         answer = fcntl.ioctl(self._query, question, struct.pack("16s24x", name.encode()))
         return int(struct.unpack_from(form, answer, 16)[0])
 

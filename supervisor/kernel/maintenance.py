@@ -1,0 +1,56 @@
+"""What commands want from the kernel without a daemon: compare it with a plan, and remove everything that is ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+
+from supervisor.core.layout import Change, Layout, diff, wanted
+from supervisor.core.network import NetworkPlan
+from supervisor.kernel.errors import ERRORS, explained
+from supervisor.kernel.nftables import Nftables
+from supervisor.kernel.routes import Routes
+
+
+async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
+    """What would change in the kernel for this plan. MissingRight without CAP_NET_ADMIN; KernelError when it cannot be read."""
+    async with _open() as (routes, nftables):
+        host = routes.host(lane.device for lane in plan.lanes if lane.device)
+        return diff(await _read(routes, nftables, host.versions), wanted(plan, host))
+
+
+async def cleanup() -> tuple[Change, ...]:
+    """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was removed.
+
+    KernelError when the table belongs to a running daemon, MissingRight without CAP_NET_ADMIN.
+    """
+    async with _open() as (routes, nftables):
+        host = routes.host(())
+        found = await _read(routes, nftables, host.versions)
+        changes = diff(replace(found, table=(await nftables.read()).present), Layout())
+        for change in changes:
+            if change.concerns_nftables:
+                await nftables.commit([change])
+            else:
+                await routes.change(change, host)
+        return changes
+
+
+async def _read(routes: Routes, nftables: Nftables, versions: Iterable[int]) -> Layout:
+    state = await nftables.read()
+    return Layout(await routes.routes(versions), await routes.rules(versions), state.intact, state.elements)
+
+
+@contextlib.asynccontextmanager
+async def _open() -> AsyncIterator[tuple[Routes, Nftables]]:
+    routes, nftables = Routes(), Nftables()
+    try:
+        await routes.open()
+        await nftables.open()
+        yield routes, nftables
+    except ERRORS as error:
+        raise explained(error) from error
+    finally:
+        routes.close()
+        nftables.close()
