@@ -114,16 +114,14 @@ def parse_target(value: str) -> Target:
 
 
 def _taken_apart(value: str) -> tuple[str, int | None, str]:
-    brackets = "an IPv6 address stands in brackets, as in tcp://[2001:db8::1]:443"
+    brackets = "an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443"
     try:
         url = urlsplit(value)
-        host, port = url.hostname or "", url.port
+        if url.netloc.count(":") > 1 and not url.netloc.startswith("["):
+            raise ValueError(brackets)
+        return url.hostname or "", url.port, url.path
     except ValueError as error:
-        hint = f"; {brackets}" if value.count(":") > 2 else ""
-        raise ValueError(f"{value!r}: {str(error)[:1].lower()}{str(error)[1:]}{hint}") from None
-    if url.netloc.count(":") > 1 and not url.netloc.startswith("["):
-        raise ValueError(f"{value!r}: {brackets}")
-    return host, port, url.path
+        raise ValueError(f"{value!r}: {str(error)[:1].lower()}{str(error)[1:]}") from None
 
 
 def _fitting(value: str, target: Target) -> Target:

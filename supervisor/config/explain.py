@@ -35,6 +35,8 @@ def report_invalid(
     found = error.errors(include_url=False, include_input=False)
     misspelt = {_meant(details["loc"], model, hints) for details in found if details["type"] == "extra_forbidden"}
     for details in found:
+        if details["type"] == "too_short" and _has_wrong_entries(details["loc"], found):
+            continue    # pydantic counts only the entries that are right
         where = (*prefix, *details["loc"])
         if details["type"] == "extra_forbidden":
             place = find_key(root, where)
@@ -47,6 +49,10 @@ def report_invalid(
         else:
             place = find(root, where)
             report.error(place.mark, place.where, explain(details, place.node))
+
+
+def _has_wrong_entries(where: Where, found: Iterable[ErrorDetails]) -> bool:
+    return any(len(other["loc"]) > len(where) and other["loc"][:len(where)] == where for other in found)
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
     merged, entries = read_tunnels(root, kinds, report)
     report_pending(root, report)
     globals_ = Globals.model_validate(sections)
-    check(Checked(merged, globals_.staff, entries, report))
+    check(Checked(root, merged, globals_.staff, entries, report))
     return _config(globals_, entries, Path(name).parent, report)
 
 

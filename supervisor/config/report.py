@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 Where = tuple[str | int, ...]       # a path into the file, such as ("tunnels", "acme-dc", "destinations", 0)
 
+_LONGEST = 600                      # characters of one text
+
 
 class Mark(NamedTuple):
     """A position in the file; line and column count from 1."""
@@ -30,7 +32,7 @@ class Problem:
 
     def __str__(self) -> str:
         """`FILE:LINE:COLUMN: tunnels.acme-dc.destinations.0: what is wrong`."""
-        path = f"{dotted(self.where)}: " if self.where else ""
+        path = f"{one_line(dotted(self.where))}: " if self.where else ""
         return f"{self.file}:{self.mark.line}:{self.mark.column}: {path}{self.text}"
 
 
@@ -56,11 +58,11 @@ class Report:
 
     def error(self, mark: Mark, where: Where, text: str) -> None:
         """Note a mistake."""
-        self._errors.setdefault((mark, text), Problem(self.file, mark, where, text))
+        self._errors.setdefault((mark, text), Problem(self.file, mark, where, one_line(text)))
 
     def warning(self, mark: Mark, where: Where, text: str) -> None:
         """Note something that is allowed and may surprise."""
-        self._warnings.setdefault((mark, text), Problem(self.file, mark, where, text))
+        self._warnings.setdefault((mark, text), Problem(self.file, mark, where, one_line(text)))
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -72,6 +74,12 @@ class Report:
         if self._errors:
             raise ConfigErrors(_sorted(self._errors), self.warnings)
         return self.warnings
+
+
+def one_line(text: str) -> str:
+    """The text without what could upset a terminal or a log, and not longer than a person reads."""
+    clean = text if text.isprintable() else "".join(character if character.isprintable() else " " for character in text)
+    return clean if len(clean) <= _LONGEST else f"{clean[:_LONGEST // 2]} … {clean[-_LONGEST // 2:]}"
 
 
 def dotted(where: Where) -> str:

@@ -1,0 +1,72 @@
+"""What a reload changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.config import ConfigDifference, difference
+from tests.config.kinds import HEAD, good
+
+OTHER = "  other: {kind: pipe, remote: r, destinations: [10.1.0.0/16]}\n"
+
+LIVE = {
+    "description: x": "description", "priority: 5": "priority", "probe: {interval: 9s}": "probe", "reconnect: {max: 9s}": "reconnect",
+    "alert: {after: 9s}": "alert", "login: {max_attempts: 5}": "login.max_attempts",
+    "login: {reconnect_on_change: true}": "login.reconnect_on_change",
+}
+RESTART = {
+    "mtu: 1400": "mtu", "device: x": "device", "login: {username: x}": "login.username", "login: {password: {file: x}}": "login.password",
+}
+
+
+def test_nothing_changes() -> None:
+    same = difference(good(HEAD + OTHER), good(f"# a comment\n{HEAD}{OTHER}drain: {{}}\n"))
+    assert not same
+    assert same == ConfigDifference()
+    assert same.lines() == ()
+
+
+@pytest.mark.parametrize(("line", "name"), LIVE.items(), ids=LIVE)
+def test_settings_that_the_client_does_not_see(line: str, name: str) -> None:
+    change = difference(good(HEAD), good(f"{HEAD}    {line}\n"))
+    assert change == ConfigDifference(updated={"acme": (name,)})
+    assert change.lines() == (f"acme: {name} changed",)
+
+
+@pytest.mark.parametrize(("line", "name"), RESTART.items(), ids=RESTART)
+def test_settings_of_the_client(line: str, name: str) -> None:
+    change = difference(good(HEAD), good(f"{HEAD}    {line}\n"))
+    assert change == ConfigDifference(restart={"acme": (name,)})
+    assert change.lines() == (f"acme: {name} changed, starts anew",)
+
+
+def test_both_sorts_at_once_start_the_client_anew_and_are_both_named() -> None:
+    new = HEAD.replace("acme.conf", "b.conf").replace("10.77.", "10.78.")
+    assert difference(good(HEAD), good(new)).restart == {"acme": ("destinations", "config")}
+
+
+def test_another_kind() -> None:
+    new = HEAD.replace("wire", "pipe").replace("config: acme.conf", "remote: r")
+    assert difference(good(HEAD), good(new)).restart == {"acme": ("kind",)}
+
+
+def test_tunnels_come_and_go() -> None:
+    assert difference(good(HEAD), good(HEAD + OTHER)).lines() == ("other: added",)
+    assert difference(good(HEAD + OTHER), good(HEAD)).lines() == ("other: removed",)
+
+
+def test_a_default_that_changes_changes_the_tunnels_that_use_it() -> None:
+    own = HEAD + "    probe: {interval: 1s}\n" + OTHER
+    assert difference(good(own), good(own + "defaults: {probe: {interval: 8s}}\n")) == ConfigDifference(updated={"other": ("probe",)})
+
+
+def test_what_is_not_about_one_tunnel() -> None:
+    new = HEAD.replace("10.8.0.0", "10.9.0.0") + (
+        "facilitator: {name: x, state_dir: /s, runtime_dir: /r}\nhttp: {listen: 127.0.0.1:1, tls: {certificate: c, key: k}}\n"
+        "alerts: {pagerduty: {routing_key: {file: k}}}\non_exit: keep\ndrain: {idle: 1m}\naudit: {file: a}\n"
+    )
+    change = difference(good(HEAD), good(new))
+    assert change.globals == ("staff", "alerts", "drain", "on_exit", "audit")
+    assert change.fixed == ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
+    assert change.lines()[0] == "staff changed"
+    assert change.lines()[-1] == "http.tls changed: takes effect when the daemon starts anew"
