@@ -37,7 +37,7 @@ def open_for_client(directory: Path) -> int:
 
 
 class Follower:
-    """Follows the output of one session, which begins at `offset`. `take` gets the lines, `log` hears what was lost, `pause` halts the client."""
+    """Follows one session's output, which begins at `offset`: `take` gets lines, `log` hears of losses, `pause` halts the client."""
 
     def __init__(
         self,

@@ -85,10 +85,10 @@ class InputWatcher:
             self._changed()
 
     def _forget(self, directory: Path) -> None:
-        """Its name may lead to another directory now: the watch is set anew."""
-        self._closely.discard(directory)
-        if directory in self._watches:
-            self._notices.unwatch(self._watches.pop(directory))
+        """Its name, and those below, may lead to other directories now: the watches are set anew."""
+        for known in [known for known in self._watches if known.is_relative_to(directory)]:
+            self._closely.discard(known)
+            self._notices.unwatch(self._watches.pop(known))
 
     def _changed(self) -> None:
         loop = asyncio.get_running_loop()
@@ -138,10 +138,10 @@ def _content(path: Path) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)      # a FIFO must not block us
     except OSError:
         return None
-    with open(fd, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        try:
-            return hashlib.sha256(file.read(_LARGEST)).digest()
-        except OSError:
-            return None
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return hashlib.sha256(os.pread(fd, _LARGEST, 0)).digest() if regular else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
