@@ -10,11 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -57,9 +59,13 @@ class Pager:
 
     def wait_for(self, word: str) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.strip() == word:
+        deadline = threading.Timer(20, self.process.kill)
+        deadline.start()
+        try:
+            if any(line.strip() == word for line in self.process.stdout):
                 return
+        finally:
+            deadline.cancel()
         raise AssertionError(f"it ended without saying {word!r}: {self.process.stderr and self.process.stderr.read()}")
 
     def kill(self) -> None:
@@ -200,6 +206,22 @@ def test_what_an_earlier_run_left_is_found_when_the_lock_is_gone(office: Office)
     assert [alert.dedup_key for alert in office.double.alerts] == [KEY, "facilitator/vpn1/own"]
 
 
+def test_a_find_under_an_incident_that_has_begun_anew_is_not_forgotten(office: Office) -> None:
+    office.set(acme=FIRING)
+    assert office.settled(KEY)
+    office.close()
+    key = office.keys.pop("key")
+    with contextlib.closing(sqlite3.connect(office.state / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        office.set(acme=FIRING)
+        assert eventually(lambda: "trigger no_key" in office.counted and not office.pager.status.usable)
+        other.execute("ROLLBACK")
+        assert eventually(lambda: office.pager.status.usable)
+    office.set(acme=CLEAR)
+    office.keys["key"] = key
+    assert office.settled()
+
+
 def test_a_file_that_is_no_database_is_set_aside(office: Office) -> None:
     office.state.mkdir(exist_ok=True)
     (office.state / FILE).write_bytes(b"this is not a database " * 1000)
@@ -337,7 +359,6 @@ def test_a_refused_key_is_not_tried_twice() -> None:
 
 
 def test_the_double_runs_as_a_program(tmp_path: Path) -> None:
-    import requests
     port_file = tmp_path / "port"
     process = subprocess.Popen([sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(port_file)])
     try:
