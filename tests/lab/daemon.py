@@ -108,14 +108,17 @@ class Daemon:
     def _unprivileged(self, user: int, argv: list[str]) -> list[str]:
         """The command line that runs `argv` as this user with CAP_NET_ADMIN and nothing else.
 
-        The repository and a /dev/net/tun that everybody may open (as udev makes it) are mounted where the user can read them.
+        What the user needs is mounted for this process alone: the repository where the user can read it, a /dev/net/tun that everybody
+        may open (as udev makes it), and an account (ssh refuses to run for a user without one).
         """
-        repository, tun = self.directory / "repository", self.directory / "tun"
+        repository, tun, accounts = (self.directory / name for name in ("repository", "tun", "passwd"))
         repository.mkdir(exist_ok=True)
+        accounts.write_text(f"root:x:0:0::/root:/bin/sh\nvpn:x:{user}:{user}::/nonexistent:/usr/sbin/nologin\n")
         if not tun.exists():
             os.mknod(tun, stat.S_IFCHR | 0o666, os.makedev(10, 200))
             tun.chmod(0o666)
-        mounts = f"mount --bind {REPOSITORY} {repository} && mount --bind {tun} /dev/net/tun && cd {repository}"
+        binds = ((REPOSITORY, repository), (tun, "/dev/net/tun"), (accounts, "/etc/passwd"))
+        mounts = " && ".join([*(f"mount --bind {source} {target}" for source, target in binds), f"cd {repository}"])
         sets = ("inh-caps", "ambient-caps", "bounding-set")
         setpriv = [
             "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs",
