@@ -148,9 +148,11 @@ class Machine:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        for cgroup in self._cgroups:
-            _remove_cgroup(cgroup)
-        self.network.remove()
+        try:
+            for cgroup in self._cgroups:
+                _remove_cgroup(cgroup)
+        finally:
+            self.network.remove()
 
     def _boot(self, scratch: Path, binds: Mapping[Path, str]) -> int:
         overlay = scratch / "overlay"
