@@ -41,7 +41,7 @@ def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launc
     return Launch(
         argv=(
             "openvpn",
-            "--cd", str(tunnel.config.parent),              # its relative ca, cert and key files lie there
+            *(("--cd", str(tunnel.config.parent)) if profile.has_files else ()),
             "--config", "/proc/self/fd/{config}",
             *_network(tunnel, place),
             *_process(management),

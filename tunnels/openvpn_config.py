@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 def _names(text: str) -> frozenset[str]:
@@ -50,13 +51,16 @@ _OWNED = _names("""
 
 _SERVER = "makes this a server; only client profiles can be run"
 _CODE = "loads code into OpenVPN, which a customer's profile may not do"
-_REFUSED = {
+_REFUSED = MappingProxyType({
     "config": "includes another file; put everything into one file",
     "server": _SERVER, "server-bridge": _SERVER, "server-ipv6": _SERVER, "tls-server": _SERVER, "ifconfig-pool": _SERVER, "push": _SERVER,
     "engine": _CODE, "pkcs11-providers": _CODE, "pkcs11-id": _CODE, "cryptoapicert": "is a Windows key store",
     "tls-verify": "runs a program to verify the server, and programs are not run; use verify-x509-name",
-}
+})
 
+_FILES = _names("""
+    askpass auth-user-pass ca capath cert crl-verify dh extra-certs http-proxy-user-pass key pkcs12 secret tls-auth tls-crypt tls-crypt-v2
+""")
 _PROVIDERS = frozenset({"base", "default", "fips", "legacy"})      # by name only: a path would load any library
 _INLINE = re.compile(r"<([a-z0-9-]+)>")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=*-]+")
@@ -83,6 +87,7 @@ class Profile:
 
     text: str                           # for OpenVPN's --config
     asks_login: bool                    # it wants a user name and a password
+    has_files: bool                     # it names files that lie beside it
     remotes: int                        # how many servers it names
     dropped: tuple[Directive, ...]      # what was left out, because the daemon owns it
 
@@ -103,7 +108,7 @@ def read_profile(data: bytes) -> Profile:
     if remotes == 0:
         raise ValueError(f"line {max(1, len(lines))}: no remote: the file names no server to connect to")
     asks_login = any(d.name == "auth-user-pass" for d in dropped)
-    return Profile("".join(_render(d) for d in kept), asks_login, remotes, tuple(dropped))
+    return Profile("".join(_render(d) for d in kept), asks_login, any(_beside(d) for d in kept), remotes, tuple(dropped))
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------------
@@ -240,6 +245,12 @@ def _remotes(kept: Iterable[Directive]) -> int:
     plain = sum(d.name == "remote" for d in kept)
     blocks = sum(d.name == "connection" and any(line.startswith("remote ") for line in d.block or ()) for d in kept)
     return plain + blocks
+
+
+def _beside(directive: Directive) -> bool:
+    """It names a file by a relative path."""
+    words = directive.words[1:2] if directive.name in _FILES else directive.words[3:4] if directive.name.endswith("-proxy") else ()
+    return any(not word.startswith(("/", "[")) for word in words) or directive.name == "connection"
 
 
 # --- writing -------------------------------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ The log comes over the socket too (`log on`), in order with the states; what it 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
+from types import MappingProxyType
 
 from tunnels.base import Connected, Failed, IPNetwork, Observation, Reason, Say, Source
 from tunnels.openvpn_config import quote
@@ -31,6 +33,7 @@ _FATAL = _table(
     (r"ERROR: Cannot ioctl TUNSETIFF .*busy.*", Reason.LOCAL, "{0}"),
     (r"ERROR: Cannot ioctl TUNSETIFF .*not permitted.*", Reason.MISSING_RIGHT, "{0}"),
     (r"ERROR: Cannot open TUN/TAP dev .*", Reason.MISSING_RIGHT, "{0}"),
+    (r"cd to '.*' failed: .*", Reason.MISSING_INPUT, "{0}"),
     (r"MANAGEMENT: Socket bind failed .*", Reason.LOCAL, "{0}"),
     (r"sitnl_send: rtnl: generic error \(-1\): Operation not permitted", Reason.MISSING_RIGHT, "{0}"),
     (r"Error: private key password verification failed", Reason.KEY, "the passphrase of the private key is wrong"),
@@ -203,9 +206,16 @@ class OpenVPNDialogue:
             yield Failed(Reason.CLIENT_CONFIG, f"asks for the {kind} of {what!r}, which cannot be given")
         elif self._account.username is None or self._account.password is None:
             yield Failed(Reason.AUTH, "the far side asks for a user name and a password; set login.username and login.password")
+        elif not _one_line(self._account.username) or not _one_line(self._account.password):
+            yield Failed(Reason.MISSING_INPUT, "login.username or login.password has more than one line")
         else:
             yield Say(f'username "Auth" {quote(self._account.username)}')
             yield Say(f'password "Auth" {quote(self._account.password)}', secret=True)
+
+
+def _one_line(text: str) -> bool:
+    """A line break would be a command of its own."""
+    return not set(text) & set("\r\n\0")
 
 
 def _refusal(what: str, text: str) -> Failed:
@@ -232,14 +242,11 @@ def _look_up(table: _Table, line: str) -> Failed | None:
 def pushed_routes(reply: str) -> Iterator[IPNetwork]:
     """The networks in a PUSH_REPLY; what is not a plain network (a name, a keyword) is left out."""
     for option in reply.split(","):
-        name, *words = option.split()
+        name, _, words = option.strip().partition(" ")
         reader = _ROUTE_OPTIONS.get(name)
-        if reader is None:
-            continue
-        try:
-            yield from reader(words)
-        except ValueError:
-            continue
+        if reader is not None:
+            with contextlib.suppress(ValueError):
+                yield from reader(words.split())
 
 
 def _route(words: list[str]) -> Iterator[IPNetwork]:
@@ -260,6 +267,6 @@ def _gateway(flags: list[str]) -> Iterator[IPNetwork]:
         yield ip_network("::/0")
 
 
-_ROUTE_OPTIONS: dict[str, Callable[[list[str]], Iterator[IPNetwork]]] = {
+_ROUTE_OPTIONS: Mapping[str, Callable[[list[str]], Iterator[IPNetwork]]] = MappingProxyType({
     "route": _route, "route-ipv6": _route6, "redirect-gateway": _gateway,
-}
+})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -25,7 +26,7 @@ SSH_OPTIONS = frozenset({
     "ConnectionAttempts", "HostKeyAlgorithms", "HostKeyAlias", "HostName", "IPQoS", "KexAlgorithms", "MACs", "ProxyCommand",
     "PubkeyAcceptedAlgorithms", "RekeyLimit", "RequiredRSASize", "ServerAliveCountMax", "ServerAliveInterval", "TCPKeepAlive",
 })
-_CANONICAL = {name.lower(): name for name in SSH_OPTIONS}
+_CANONICAL = MappingProxyType({name.lower(): name for name in SSH_OPTIONS})
 
 
 class Sshuttle(Tunnel):
@@ -131,7 +132,8 @@ _LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(patt
      "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
     (r"failed to establish ssh session|SSH connection lost|server died with error code 255", Reason.HANDSHAKE,
      "ssh ended before the far side answered"),
-    (r"ssh connection to server \(pid \d+\) exited.*|facilitator: ssh is gone", Reason.PEER_CLOSED, "ssh ended"),
+    (r"facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
+    (r"ssh connection to server \(pid \d+\) exited|facilitator: (?:ssh is gone|sshuttle ended)", Reason.PEER_CLOSED, "ssh ended"),
 ))
 
 

@@ -47,6 +47,7 @@ class Run:
         self._management: socket.socket | None = None
         self._notify = self._notify_socket(place.directory) if self.launch.notify else None
         self.process = self._spawn(place, namespace, prefix)
+        self._over = False
         threading.Thread(target=self._read_output, daemon=True).start()
         if self.launch.management is not None:
             threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True).start()
@@ -54,7 +55,9 @@ class Run:
             threading.Thread(target=self._read_notify, args=(self._notify,), daemon=True).start()
 
     def _spawn(self, place: Place, namespace: Namespace, prefix: tuple[str, ...]) -> subprocess.Popen[bytes]:
-        descriptors = {name: _anonymous_file(name, content) for name, content in self.launch.files.items()}
+        # as the daemon's own, where the directory is another user's
+        owner = place.directory.stat().st_uid
+        descriptors = {name: _anonymous_file(name, content, owner) for name, content in self.launch.files.items()}
         argv = list(self.launch.argv)
         for name, descriptor in descriptors.items():
             argv = [word.replace(f"{{{name}}}", str(descriptor)) for word in argv]
@@ -96,6 +99,7 @@ class Run:
     def _notify_socket(self, directory: Path) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listener.bind(str(directory / "notify.sock"))
+        os.chown(directory / "notify.sock", directory.stat().st_uid, -1)
         return listener
 
     def _read_notify(self, listener: socket.socket) -> None:
@@ -109,8 +113,9 @@ class Run:
     def words(self, timeout: float) -> Iterator[tuple[Source, str]]:
         """Every line until the client is gone."""
         deadline = time.monotonic() + timeout
-        while (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None:
+        while not self._over and (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None:
             yield heard
+        self._over = True
 
     def pump(self, until: Callable[[], bool], timeout: float = 15.0) -> None:
         """Feed the dialogue until a condition holds or the client is gone."""
@@ -150,6 +155,13 @@ class Run:
         """Run on until the client is gone."""
         self.pump(lambda: False, timeout)
 
+    def hang_up(self) -> None:
+        """Leave the management socket, as a daemon does that ends."""
+        assert self._management is not None
+        self._management.shutdown(socket.SHUT_RDWR)
+        self._management.close()
+        self._management = None
+
     def stop(self) -> int:
         """SIGTERM its process group; SIGKILL after five seconds. Gives the exit code."""
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -164,8 +176,9 @@ class Run:
         return self.process.wait()
 
 
-def _anonymous_file(name: str, content: bytes) -> int:
+def _anonymous_file(name: str, content: bytes, owner: int) -> int:
     descriptor = os.memfd_create(name)
+    os.fchown(descriptor, owner, owner)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -54,7 +55,9 @@ class Authority:
 
 
 class Lab:
-    """Client and server namespaces, one cable, the certificates; servers come and go."""
+    """Client and server namespaces, one cable, the certificates; servers start when they are first needed."""
+
+    PORTS = {"udp": 1194, "tcp": 1195, "login": 1196}
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -71,11 +74,29 @@ class Lab:
         link(self.client, "eth0", self.server, "eth0")
         self.client.run("ip", "addr", "add", f"{CLIENT}/30", "dev", "eth0")
         self.server.run("ip", "addr", "add", f"{SERVER}/30", "dev", "eth0")
+        self._servers: dict[str, OpenVPNServer] = {}
         self._runs = 0
 
     def close(self) -> None:
         self.client.remove()
         self.server.remove()
+
+    def serving(self, name: str) -> OpenVPNServer:
+        """The server `udp`, `tcp` or `login` (udp with passwords)."""
+        running = self._servers.get(name)
+        if running is None or running.process.poll() is not None:
+            running = self._servers[name] = OpenVPNServer(self, "tcp" if name == "tcp" else "udp", self.PORTS[name], *self._options(name))
+        return running
+
+    def _options(self, name: str) -> tuple[str, ...]:
+        if name == "login":
+            return "--auth-user-pass-verify", str(self.directory / "verify"), "via-file", "--tmp-dir", str(self.directory)
+        return ("--explicit-exit-notify", "1") if name == "udp" else ()
+
+    def remote(self, name: str) -> str:
+        """The profile's line for a server, which runs then."""
+        self.serving(name)
+        return f"remote {SERVER} {self.PORTS[name]} {'tcp' if name == 'tcp' else 'udp'}"
 
     def place(self, device: str = "t-acme") -> Place:
         self._runs += 1
@@ -94,15 +115,17 @@ class Lab:
         return "\n".join(("client", "dev tun", "remote-cert-tls server", *lines, inline))
 
     def run(self, profile: str, *, username: str | None = None, password: str | None = None, device: str = "t-acme",
-            prefix: tuple[str, ...] = (), **settings: object) -> Run:
-        """Start the kind `openvpn` in the client's namespace."""
+            prefix: tuple[str, ...] = (), owner: int = 0, place: Place | None = None, **settings: object) -> Run:
+        """Start the kind `openvpn` in the client's namespace; its directory belongs to `owner`."""
+        place = place or self.place(device)
+        os.chown(place.directory, owner, owner)
         kind = KINDS["openvpn"]
         login = {} if username is None else {"username": username, "password": {"file": "password"}}
         tunnel = kind.options.model_validate({
             "name": "acme", "destinations": ["10.77.0.0/24"], "config": self.directory / "acme.ovpn", "login": login, **settings,
         })
         inputs = {"config": profile.encode()} | ({} if password is None else {"password": password.encode() + b"\n"})
-        return Run(kind, tunnel, self.place(device), inputs, self.client, *prefix)
+        return Run(kind, tunnel, place, inputs, self.client, *prefix)
 
 
 class OpenVPNServer:

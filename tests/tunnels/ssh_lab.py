@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +43,11 @@ class SshLab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("host", "identity", "stranger"):
+        for name in ("host", "identity", "forced", "stranger"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name], check=True)
-        (directory / "authorized").write_bytes((directory / "identity.pub").read_bytes())
+        public, forced = ((directory / f"{name}.pub").read_text() for name in ("identity", "forced"))
+        (directory / "authorized").write_text(f'{public}command="echo This account is not for you." {forced}')
+        (directory / "garbage").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhello\n-----END OPENSSH PRIVATE KEY-----\n")
         self.hub, self.facilitator, self.bastion = Namespace("h"), Namespace("f"), Namespace("b")
         link(self.hub, "eth0", self.facilitator, "hub0")
         link(self.facilitator, "eth0", self.bastion, "eth0")
@@ -110,8 +113,10 @@ class SshLab:
         return Place(directory, "", port, python)
 
     def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int = 12311,
-            python: str = sys.executable, prefix: tuple[str, ...] = (), **settings: object) -> Run:
-        """Start the kind `sshuttle` in the facilitator's namespace."""
+            python: str = sys.executable, prefix: tuple[str, ...] = (), owner: int = 0, **settings: object) -> Run:
+        """Start the kind `sshuttle` in the facilitator's namespace, with its directory as the user `owner`'s."""
+        place = self.place(port, python)
+        os.chown(place.directory, owner, owner)
         kind = KINDS["sshuttle"]
         tunnel = kind.options.model_validate({
             "name": "own-cloud", "destinations": ["10.90.0.0/16"], "remote": remote, "identity": {"file": identity},
@@ -121,4 +126,4 @@ class SshLab:
             "identity": (self.directory / identity).read_bytes(),
             "known_hosts": self.known_hosts() if known_hosts is None else known_hosts,
         }
-        return Run(kind, tunnel, self.place(port, python), inputs, self.facilitator, *prefix)
+        return Run(kind, tunnel, place, inputs, self.facilitator, *prefix)

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 BACKLOG = 1024          # connections that wait to be accepted: sshuttle's own 10 makes a burst wait for retransmits
@@ -36,14 +36,14 @@ GRACE = 0.5             # seconds that sshuttle gets to notice by itself that it
 FATAL = 99              # sshuttle's own exit code for "it cannot go on"
 USERS = ("facilitator", "nobody")
 
-_NEEDED = {             # what we replace or call in the package, which is no public interface of it
+_NEEDED = MappingProxyType({             # what we replace or call in the package, which is no public interface of it
     "client": ("FirewallClient", "MultiListener", "ssh", "sdnotify"),
     "cmdline": ("main",),
     "helpers": ("Fatal",),
     "methods": ("BaseMethod",),
     "sdnotify": ("send",),
     "ssh": ("connect", "get_module_source"),
-}
+})
 
 
 class Unfit(Exception):
@@ -63,7 +63,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"facilitator: {error}", file=sys.stderr, flush=True)
         return FATAL
     sys.argv = ["sshuttle", "-l", f"0.0.0.0:{options.port}", "-r", options.remote, "--ssh-cmd", shlex.join(_ssh(options)), "0.0.0.0/0"]
-    return int(package["cmdline"].main() or 0)
+    try:
+        return int(package["cmdline"].main() or 0)
+    except OSError as error:        # sshuttle lets some escape, above all when ssh dies while something is written to it
+        print(f"facilitator: sshuttle ended: {error.strerror}", file=sys.stderr, flush=True)
+        return FATAL
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

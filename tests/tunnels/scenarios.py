@@ -1,0 +1,171 @@
+"""What can happen to a session, made to happen for real: used by the root tests, and by `record` for the transcripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.tunnels.driver import Run
+from tests.tunnels.openvpn_lab import PASSWORD, SERVER, USER, Lab
+from tests.tunnels.ssh_lab import BASTION, SshLab
+from tunnels.base import Reason
+
+
+def _nothing(lab: Lab, run: Run) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One session: how it is started, what is done to it once it is connected, and why it must fail (None: it stays connected)."""
+
+    name: str
+    reason: Reason | None
+    profile: Callable[[Lab], str]
+    password: str | None = None
+    disturb: Callable[[Lab, Run], object] | None = None
+    slow: bool = False
+
+    def play(self, lab: Lab) -> Run:
+        """Run it to its observation; the client is gone afterwards."""
+        profile = self.profile(lab)
+        run = lab.run(profile, username=None if self.password is None else USER, password=self.password)
+        try:
+            if self.disturb is not None or self.reason is None:
+                run.connected()
+            if self.disturb is not None:
+                self.disturb(lab, run)
+            if self.reason is not None:
+                run.failed()
+        finally:
+            run.stop()
+        return run
+
+
+def _silent(lab: Lab, run: Run) -> None:
+    lab.server.run("nft", "-f", "-", input="table inet t {\n chain i {\n type filter hook input priority 0; policy drop;\n }\n}\n")
+    try:
+        run.failed()
+    finally:
+        lab.server.run("nft", "flush ruleset")
+
+
+def _answers(text: str) -> str:
+    return f"say {text}"
+
+
+def _login(lab: Lab, *lines: str) -> str:
+    return lab.profile(lab.remote("login"), "auth-user-pass", *lines)
+
+
+OPENVPN = (
+    Scenario("connected-udp", None, lambda lab: lab.profile(lab.remote("udp"))),
+    Scenario("connected-tcp", None, lambda lab: lab.profile(lab.remote("tcp"))),
+    Scenario("connected-login", None, _login, PASSWORD),
+    Scenario("second-server", None, lambda lab: lab.profile(f"remote {SERVER} 9 tcp", "remote vpn.invalid 1194 udp", lab.remote("udp"))),
+    Scenario("login-refused", Reason.AUTH, _login, "wrong"),
+    Scenario("login-refused-text", Reason.AUTH, _login, _answers("the account is locked, call us")),
+    Scenario("login-refused-temporarily", Reason.PEER_CLOSED, _login, _answers("TEMP[backoff 7,advance no]:try later")),
+    Scenario("login-challenge", Reason.AUTH, _login, _answers("CRV1:R,E:abc123:c3Zj:Enter the code")),
+    Scenario("login-code", Reason.AUTH, lambda lab: _login(lab, 'static-challenge "Your token" 1'), PASSWORD),
+    Scenario("server-untrusted-udp", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("udp"), ca=lab.other.text("ca.crt"))),
+    Scenario("server-untrusted-tcp", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), ca=lab.other.text("ca.crt"))),
+    Scenario("server-wrong-name", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("udp"), "verify-x509-name vpn.example.com name")),
+    Scenario("own-certificate-refused-tcp", Reason.HANDSHAKE, lambda lab: lab.profile(lab.remote("tcp"), authority=lab.other)),
+    Scenario("own-certificate-refused-udp", Reason.HANDSHAKE, lambda lab: lab.profile(lab.remote("udp"), authority=lab.other), slow=True),
+    Scenario("own-certificate-expired", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), certificate="expired")),
+    Scenario("key-encrypted", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key=lab.ca.text("client-encrypted.key"))),
+    Scenario("key-of-another", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key=lab.other.text("client.key"))),
+    Scenario("key-garbage", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key="hello\n")),
+    Scenario("closed-tcp", Reason.NETWORK, lambda lab: lab.profile(f"remote {SERVER} 9 tcp")),
+    Scenario("no-answer-udp", Reason.NETWORK, lambda lab: lab.profile(f"remote {SERVER} 9 udp"), slow=True),
+    Scenario("no-route", Reason.NETWORK, lambda lab: lab.profile("remote 203.0.113.1 1194 udp")),
+    Scenario("no-name", Reason.DNS, lambda lab: lab.profile("remote vpn.invalid 1194 udp")),
+    Scenario("bad-option", Reason.CLIENT_CONFIG, lambda lab: lab.profile(f"remote {SERVER} 1194 xyz")),
+    Scenario("bad-cipher", Reason.CLIENT_CONFIG, lambda lab: lab.profile(lab.remote("udp"), "cipher FOO")),
+    Scenario("no-file", Reason.CLIENT_CONFIG, lambda lab: lab.profile(lab.remote("udp"), "crl-verify no-such-file")),
+    Scenario("halted", Reason.KICKED, lambda lab: lab.profile(lab.remote("udp")),
+             disturb=lambda lab, run: lab.serving("udp").tell(f"client-kill {lab.serving('udp').client_id()} HALT")),
+    Scenario("thrown-out", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),
+             disturb=lambda lab, run: lab.serving("udp").tell(f"client-kill {lab.serving('udp').client_id()}")),
+    Scenario("server-killed-tcp", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("tcp")),
+             disturb=lambda lab, run: lab.serving("tcp").kill()),
+    Scenario("server-ended-udp", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),
+             disturb=lambda lab, run: lab.serving("udp").stop()),
+    Scenario("session-timeout", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "session-timeout 1"), disturb=_nothing),
+    Scenario("inactive", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "inactive 1"), disturb=_nothing),
+    Scenario("silent-restart", Reason.PEER_TIMEOUT,
+             lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-restart 2"), disturb=_silent),
+    Scenario("silent-exit", Reason.PEER_TIMEOUT,
+             lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-exit 2"), disturb=_silent),
+)
+
+
+# --- sshuttle ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _kill_ssh(lab: SshLab, run: Run) -> None:
+    [ssh] = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    os.kill(int(ssh), 9)
+
+
+def _blackhole(lab: SshLab, run: Run) -> None:
+    lab.bastion.run("ip", "link", "set", "eth0", "down")
+    try:
+        run.failed()
+    finally:
+        lab.bastion.run("ip", "link", "set", "eth0", "up")
+
+
+def _end_session(lab: SshLab, run: Run) -> None:
+    """The far side's sshd process of this connection goes away."""
+    pids = lab.bastion.run("ss", "-Htnp", "state", "established", "sport", "= :22").stdout
+    os.kill(max(int(part.partition(",")[0]) for part in pids.split("pid=")[1:]), 9)
+
+
+@dataclass(frozen=True)
+class SshScenario:
+    """One session of sshuttle."""
+
+    name: str
+    reason: Reason | None
+    settings: Callable[[SshLab], Mapping[str, object]] = field(default=lambda lab: {})
+    disturb: Callable[[SshLab, Run], object] | None = None
+    slow: bool = False
+
+    def play(self, lab: SshLab) -> Run:
+        """Run it to its observation; the client is gone afterwards."""
+        run = lab.run(**self.settings(lab))  # type: ignore[arg-type]
+        try:
+            if self.disturb is not None or self.reason is None:
+                run.connected()
+            if self.disturb is not None:
+                self.disturb(lab, run)
+            if self.reason is not None:
+                run.failed()
+        finally:
+            run.stop()
+        return run
+
+
+SSHUTTLE = (
+    SshScenario("connected", None),
+    SshScenario("key-refused", Reason.KEY, lambda lab: {"identity": "stranger"}),
+    SshScenario("account-unknown", Reason.KEY, lambda lab: {"remote": f"nosuch@{BASTION}"}),
+    SshScenario("key-garbage", Reason.KEY, lambda lab: {"identity": "garbage"}),
+    SshScenario("host-unknown", Reason.CERTIFICATE, lambda lab: {"known_hosts": b""}),
+    SshScenario("host-changed", Reason.CERTIFICATE, lambda lab: {"known_hosts": lab.known_hosts("stranger")}),
+    SshScenario("closed", Reason.NETWORK, lambda lab: {"remote": f"root@{BASTION}:23"}),
+    SshScenario("no-route", Reason.NETWORK, lambda lab: {"remote": "root@203.0.113.9"}),
+    SshScenario("no-answer", Reason.NETWORK, lambda lab: {"remote": "root@198.18.1.77", "ssh_options": ["ConnectTimeout=1"]}),
+    SshScenario("no-name", Reason.DNS, lambda lab: {"remote": "root@nowhere.invalid"}),
+    SshScenario("no-common-cipher", Reason.CLIENT_CONFIG, lambda lab: {"ssh_options": ["Ciphers=aes128-cbc"]}),
+    SshScenario("bad-option", Reason.CLIENT_CONFIG, lambda lab: {"ssh_options": ["Ciphers=foo"]}),
+    SshScenario("no-shell", Reason.CLIENT_CONFIG, lambda lab: {"identity": "forced"}),
+    SshScenario("ssh-killed", Reason.PEER_CLOSED, disturb=_kill_ssh),
+    SshScenario("session-ended", Reason.PEER_CLOSED, disturb=_end_session),
+    SshScenario("silent", Reason.PEER_TIMEOUT, lambda lab: {"ssh_options": ["ServerAliveInterval=1", "ServerAliveCountMax=1"]},
+                disturb=_blackhole),
+)

@@ -1,0 +1,109 @@
+"""What every kind promises, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnels import KINDS
+from tunnels.base import AnyKind, Carrier, Connected, Failed, Launch, Place, Say, Source, Tunnel
+
+SECRET = b"hunter2-very-secret"
+PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + SECRET + b"\n</key>\n"
+
+EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
+    "openvpn": (
+        {"config": "/etc/facilitator/acme.ovpn", "login": {"username": "svc", "password": {"file": "pw"}, "totp": {"file": "seed"}}},
+        {"config": PROFILE, "password": SECRET},
+    ),
+    "sshuttle": (
+        {"remote": "svc@bastion.example.net:22", "identity": {"file": "key"}, "known_hosts": "/etc/facilitator/known_hosts"},
+        {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + SECRET, "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n"},
+    ),
+}
+PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 12311, "/usr/bin/python3")
+FOREGROUND_BREAKERS = {"--daemon", "--log", "--writepid", "-D", "-f", "--background", "-b"}
+
+
+def tunnel_of(kind: AnyKind) -> Tunnel:
+    options, _ = EXAMPLES[kind.name]
+    tunnel: Tunnel = kind.options.model_validate({"name": "acme", "kind": kind.name, "destinations": ["10.77.0.0/24"], **options})
+    return tunnel
+
+
+def launch_of(kind: AnyKind) -> Launch:
+    return kind.launch(tunnel_of(kind), PLACE, EXAMPLES[kind.name][1])
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> Iterator[AnyKind]:
+    yield KINDS[request.param]
+
+
+def test_every_kind_has_an_example_here() -> None:
+    assert set(EXAMPLES) == set(KINDS)
+
+
+def test_the_mapping_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        KINDS["mine"] = KINDS["openvpn"]  # type: ignore[index]
+
+
+def test_its_name_is_the_key_and_the_settings_word(kind: AnyKind) -> None:
+    assert KINDS[kind.name] is kind
+    assert tunnel_of(kind).kind == kind.name
+
+
+def test_every_option_is_described(kind: AnyKind) -> None:
+    undescribed = [name for name, field in kind.options.model_fields.items()
+                   if not field.description and name not in Tunnel.model_fields]
+    assert not undescribed
+
+
+def test_inputs_are_named_once_and_are_those_of_the_launch(kind: AnyKind) -> None:
+    names = [item.name for item in kind.inputs(tunnel_of(kind))]
+    assert len(names) == len(set(names))
+    assert set(names) == set(EXAMPLES[kind.name][1])
+
+
+def test_it_stays_in_the_foreground(kind: AnyKind) -> None:
+    assert not FOREGROUND_BREAKERS.intersection(launch_of(kind).argv)
+
+
+def test_no_secret_in_argv_or_environment(kind: AnyKind) -> None:
+    launch = launch_of(kind)
+    seen = " ".join((*launch.argv, *launch.environment.keys(), *launch.environment.values()))
+    assert SECRET.decode() not in seen
+
+
+def test_every_anonymous_file_is_handed_over(kind: AnyKind) -> None:
+    launch = launch_of(kind)
+    assert all(any(f"{{{name}}}" in word for word in launch.argv) for name in launch.files)
+
+
+def test_what_it_leaves_on_disk_lies_in_its_own_directory(kind: AnyKind) -> None:
+    launch = launch_of(kind)
+    assert launch.management is None or launch.management.parent == PLACE.directory
+
+
+def test_it_names_its_device_or_port(kind: AnyKind) -> None:
+    words = launch_of(kind).argv
+    assert (PLACE.device if kind.carrier is Carrier.DEVICE else str(PLACE.port)) in words
+
+
+def test_its_program_is_one_of_its_binaries_or_python(kind: AnyKind) -> None:
+    assert launch_of(kind).argv[0] in (*kind.binaries, PLACE.python)
+
+
+@given(words=st.lists(st.tuples(st.sampled_from(Source), st.text(max_size=80)), max_size=30))
+def test_no_word_of_a_client_upsets_it(words: list[tuple[Source, str]]) -> None:
+    for kind in KINDS.values():
+        dialogue = kind.dialogue(tunnel_of(kind), EXAMPLES[kind.name][1])
+        answers = [answer for source, line in words for answer in dialogue.receive(source, line)]
+        assert all(isinstance(answer, Say | Connected | Failed) for answer in answers)
+        assert all("\n" not in answer.line for answer in answers if isinstance(answer, Say))
+        assert sum(isinstance(answer, Failed) for answer in answers) <= 1

@@ -1,0 +1,158 @@
+"""The kind openvpn with the real program and a real server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.tunnels.driver import wait_for
+from tests.tunnels.openvpn_lab import PASSWORD, SERVER, USER, Lab
+from tests.tunnels.scenarios import OPENVPN, Scenario
+from tunnels.base import Connected, Failed, Reason, Source
+from tunnels.openvpn_management import Account, OpenVPNDialogue
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)      # one test runs the client as another user
+        made = Lab(directory)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.mark.parametrize("scenario", [s for s in OPENVPN if not s.slow], ids=lambda scenario: scenario.name)
+def test_scenario(lab: Lab, scenario: Scenario) -> None:
+    run = scenario.play(lab)
+    last = run.observations[-1]
+    assert (last.reason if isinstance(last, Failed) else None) is scenario.reason, "\n".join(run.transcript)
+
+
+def test_what_it_connects_to_and_what_is_pushed(lab: Lab) -> None:
+    run = lab.run(lab.profile(lab.remote("udp"), "route 10.99.0.0 255.255.0.0", "redirect-gateway def1"), mtu=1300)
+    try:
+        connected = run.connected()
+        assert connected.address is not None
+        assert connected.peer == SERVER
+        assert connected.routes == (ip_network("10.77.0.0/24"), ip_network("fd00:77::/64"))
+        shown = lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout
+        assert "mtu 1300" in shown
+        assert f"inet {connected.address}/24" in shown
+        assert "inet6 fd00:78::" in shown
+        routes = lab.client.run("ip", "route").stdout + lab.client.run("ip", "-6", "route").stdout
+        assert not [line for line in routes.splitlines() if "10.77." in line or "10.99." in line or "fd00:77" in line or "default" in line]
+    finally:
+        run.stop()
+    assert "t-acme" not in lab.client.run("ip", "link").stdout
+
+
+def test_no_secret_is_to_be_seen(lab: Lab) -> None:
+    run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password=PASSWORD)
+    try:
+        run.connected()
+        for name in ("cmdline", "environ"):
+            seen = Path(f"/proc/{run.process.pid}/{name}").read_text(errors="replace")
+            assert PASSWORD not in seen
+            assert "PRIVATE KEY" not in seen
+        assert [say.line for say in run.said if PASSWORD.replace("\\", "\\\\").replace('"', '\\"') in say.line and not say.secret] == []
+        assert not [line for line in run.transcript if PASSWORD in line]
+    finally:
+        run.stop()
+
+
+def test_files_beside_the_profile(lab: Lab) -> None:
+    for name in ("ca.crt", "client.crt", "client.key"):
+        (lab.directory / name).write_text(lab.ca.text(name))
+    run = lab.run(f"client\ndev tun\n{lab.remote('udp')}\nca ca.crt\ncert client.crt\nkey 'client.key'\nremote-cert-tls server\n")
+    try:
+        run.connected()
+    finally:
+        run.stop()
+
+
+def test_as_another_user_with_one_capability(lab: Lab) -> None:
+    tun = lab.directory / "tun"
+    if not tun.exists():
+        os.mknod(tun, 0o020666, os.makedev(10, 200))
+        tun.chmod(0o666)
+    mounted = ("unshare", "-m", "sh", "-c", f'mount --bind {tun} /dev/net/tun && exec "$@"', "sh")
+    unprivileged = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+    run = lab.run(lab.profile(lab.remote("udp")), prefix=(*mounted, *unprivileged), owner=65534)
+    try:
+        run.connected()
+        status = Path(f"/proc/{run.process.pid}/status").read_text()
+        assert "Uid:\t65534\t65534" in status
+        assert "inet6 fd00:78::" in lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout
+    finally:
+        run.stop()
+
+
+def test_without_the_capability(lab: Lab) -> None:
+    run = lab.run(lab.profile(lab.remote("udp")), prefix=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all"))
+    try:
+        assert run.failed().reason is Reason.MISSING_RIGHT
+    finally:
+        run.stop()
+
+
+def test_a_device_that_is_in_use(lab: Lab) -> None:
+    first, second = lab.run(lab.profile(lab.remote("udp"))), None
+    try:
+        first.connected()
+        second = lab.run(lab.profile(lab.remote("udp")))
+        assert second.failed().reason is Reason.LOCAL
+    finally:
+        for run in (first, second):
+            if run is not None:
+                run.stop()
+
+
+def test_a_restarted_daemon_finds_its_session(lab: Lab) -> None:
+    """Another client of the management socket learns from the histories what the first one knew."""
+    run = lab.run(lab.profile(lab.remote("udp")))
+    try:
+        before = run.connected()
+        run.hang_up()
+        assert _attach(run.launch.management) == before
+    finally:
+        run.stop()
+
+
+def _attach(path: Path | None) -> Connected:
+    assert path is not None
+    dialogue = OpenVPNDialogue(Account(None, None))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        heard = connection.makefile()
+        line = ""
+        while True:
+            for answer in dialogue.receive(Source.MANAGEMENT, line):
+                if isinstance(answer, Connected):
+                    return answer
+                assert not isinstance(answer, Failed)
+                connection.sendall(answer.line.encode() + b"\n")
+            line = next(heard).rstrip("\r\n")
+
+
+def test_a_killed_client_leaves_nothing_in_the_way(lab: Lab) -> None:
+    place = lab.place()
+    for _ in range(2):
+        run = lab.run(lab.profile(lab.remote("udp")), place=place)
+        try:
+            run.connected()
+        finally:
+            run.process.kill()
+            run.stop()
+        wait_for(lambda: "t-acme" not in lab.client.run("ip", "link").stdout)

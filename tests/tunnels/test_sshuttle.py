@@ -1,0 +1,125 @@
+"""sshuttle's settings and what its output means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tunnels import KINDS
+from tunnels.base import Connected, Failed, Reason, Source
+from tunnels.sshuttle import Sshuttle, SshuttleDialogue
+
+
+def settings(**changes: object) -> Sshuttle:
+    return Sshuttle.model_validate({
+        "name": "own-cloud", "destinations": ["10.90.0.0/16"], "remote": "svc@bastion.example.net", "identity": {"file": "key"},
+        "known_hosts": "/etc/known_hosts", **changes,
+    })
+
+
+@pytest.mark.parametrize(("remote", "host"), [
+    ("svc@bastion", "bastion"), ("svc@192.0.2.1:2222", "192.0.2.1"), ("s.v-c_1@b.example.net:22", "b.example.net"),
+    ("a@[2001:db8::1]:22", "2001:db8::1"), ("a@[2001:db8::1]", "2001:db8::1"),
+])
+def test_remotes(remote: str, host: str) -> None:
+    assert settings(remote=remote).host == host
+
+
+@pytest.mark.parametrize("remote", [
+    "bastion", "@bastion", "svc@", "svc:pw@bastion", "-oProxyCommand=x@b", "svc@-b", "svc@b:0", "svc@b:70000", "svc@b:x", "svc@b ; x",
+    "a@b\n", "a@b/c",
+])
+def test_no_remotes(remote: str) -> None:
+    with pytest.raises(ValidationError, match="remote"):
+        settings(remote=remote)
+
+
+@pytest.mark.parametrize(("option", "canonical"), [
+    ("Compression=yes", "Compression=yes"), ("compression yes", "Compression=yes"), ("ConnectTimeout = 3", "ConnectTimeout=3"),
+    ("ProxyCommand=nc -X connect -x proxy:3128 %h %p", "ProxyCommand=nc -X connect -x proxy:3128 %h %p"),
+])
+def test_ssh_options(option: str, canonical: str) -> None:
+    assert settings(ssh_options=[option]).ssh_options == (canonical,)
+
+
+@pytest.mark.parametrize("option", [
+    "LocalCommand=rm -rf /", "PermitLocalCommand=yes", "ControlMaster=auto", "ControlPersist=1", "StrictHostKeyChecking=no",
+    "RemoteCommand=x", "KnownHostsCommand=x", "Include=/x", "UserKnownHostsFile=/dev/null", "ForkAfterAuthentication=yes",
+    "LogLevel=QUIET", "DynamicForward=1",
+    "PKCS11Provider=/x.so", "Compression", "Compression=", "=yes", "", "Ciphers=a\nLocalCommand=b",
+])
+def test_ssh_options_that_are_refused(option: str) -> None:
+    with pytest.raises(ValidationError, match="ssh option"):
+        settings(ssh_options=[option])
+
+
+def test_one_worker() -> None:
+    with pytest.raises(ValidationError, match="only 1 worker"):
+        settings(workers=2)
+
+
+def test_a_ping_cannot_pass_a_proxy() -> None:
+    with pytest.raises(ValidationError, match="TCP only"):
+        settings(probe={"targets": ["tcp://10.90.0.10:80", "icmp://10.90.0.1"]})
+
+
+def test_an_identity_that_is_no_key() -> None:
+    from tests.tunnels.test_kinds import PLACE
+
+    with pytest.raises(ValueError, match="private ssh key"):
+        KINDS["sshuttle"].launch(settings(), PLACE, {"identity": b"ssh-ed25519 AAAA me\n", "known_hosts": b""})
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ("Load key \"/proc/7/fd/4\": error in libcrypto", Reason.KEY),
+    ("svc@b: Permission denied (publickey).", Reason.KEY),
+    ("Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures", Reason.KEY),
+    ("Host key verification failed.", Reason.CERTIFICATE),
+    ("ssh: connect to host b port 22: Connection timed out", Reason.NETWORK),
+    ("ssh: connect to host b port 22: No route to host", Reason.NETWORK),
+    ("kex_exchange_identification: Connection closed by remote host", Reason.HANDSHAKE),
+    ("Connection reset by 192.0.2.1 port 22", Reason.HANDSHAKE),
+    ("Timeout, server 192.0.2.1 not responding.", Reason.PEER_TIMEOUT),
+    ("Connection to 192.0.2.1 closed by remote host.", Reason.PEER_CLOSED),
+    ("client_loop: send disconnect: Broken pipe", Reason.PEER_CLOSED),
+    ("c : fatal: ssh connection to server (pid 7) exited with returncode 255", Reason.PEER_CLOSED),
+    ("c : fatal: server died with error code 97", Reason.CLIENT_CONFIG),
+    ("c : fatal: Failed to find 'ssh' in path ['/bin']", Reason.MISSING_BINARY),
+    ("c : fatal: cannot listen on port 12311: Address already in use", Reason.LOCAL),
+    ("facilitator: sshuttle ended: Broken pipe", Reason.PEER_CLOSED),
+    ("facilitator: sshuttle ended: Too many open files", Reason.LOCAL),
+    ("facilitator: ssh is gone", Reason.PEER_CLOSED),
+    ("facilitator: the Python package sshuttle is missing: No module named 'sshuttle'", Reason.MISSING_BINARY),
+    ("facilitator: this version of sshuttle cannot be used", Reason.MISSING_BINARY),
+    ("facilitator: no unprivileged user to become: neither facilitator nor nobody exists", Reason.MISSING_RIGHT),
+    ("facilitator: cannot become the user nobody: Operation not permitted", Reason.MISSING_RIGHT),
+])
+def test_output(line: str, reason: Reason) -> None:
+    [answer] = SshuttleDialogue("b").receive(Source.OUTPUT, line)
+    assert isinstance(answer, Failed)
+    assert answer.reason is reason
+
+
+@pytest.mark.parametrize("line", [
+    "c : Connected to server.", "Warning: Permanently added 'b' to the list of known hosts.", "Welcome to the bastion",
+    " s: warning: connect to ('10.90.0.9', 80): Connection refused", "",
+])
+def test_output_that_means_nothing(line: str) -> None:
+    assert not list(SshuttleDialogue("b").receive(Source.OUTPUT, line))
+
+
+def test_ready() -> None:
+    assert list(SshuttleDialogue("b").receive(Source.NOTIFY, "READY=1")) == [Connected(peer="b")]
+    assert not list(SshuttleDialogue("b").receive(Source.OUTPUT, "READY=1"))
+
+
+@given(st.text())
+def test_junk_as_an_option_is_refused_or_canonical(option: str) -> None:
+    try:
+        [kept] = settings(ssh_options=[option]).ssh_options
+    except ValidationError:
+        return
+    assert "=" in kept
+    assert kept.isprintable()

@@ -1,0 +1,212 @@
+"""The kind sshuttle with the real program, a real sshd, and a few redirect rules in the place of the daemon's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sshuttle
+
+from tests.tunnels.driver import Run, wait_for
+from tests.tunnels.scenarios import SSHUTTLE, SshScenario
+from tests.tunnels.ssh_lab import BASTION, SITE, SITE6, SshLab
+from tunnels.base import Failed
+from tunnels.sshuttle import PROGRAM
+
+pytestmark = pytest.mark.root
+
+_AUDIT = """
+import os, sys
+def _late(event, arguments):
+    if event in ("import", "open") and os.geteuid() != 0:
+        os.write(2, f"late {event}: {arguments[0]!r}\\n".encode())
+sys.addaudithook(_late)
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[SshLab]:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)     # one test runs the client as another user
+        made = SshLab(Path(name))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def carrying(lab: SshLab, port: int) -> Iterator[Run]:
+    run = lab.run(port=port)
+    try:
+        run.connected()
+        yield run
+    finally:
+        run.stop()
+
+
+@pytest.fixture(scope="module")
+def standing(lab: SshLab) -> Iterator[Run]:
+    """One for all tests that leave it as it is."""
+    yield from carrying(lab, 12321)
+
+
+@pytest.fixture
+def up(lab: SshLab) -> Iterator[Run]:
+    """One that a test may end."""
+    yield from carrying(lab, 12311)
+
+
+def children(run: Run) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()]
+
+
+def status(pid: int) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SSHUTTLE if not s.slow], ids=lambda scenario: scenario.name)
+def test_scenario(lab: SshLab, scenario: SshScenario) -> None:
+    run = scenario.play(lab)
+    last = run.observations[-1]
+    assert (last.reason if isinstance(last, Failed) else None) is scenario.reason, "\n".join(run.transcript)
+
+
+def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: Run) -> None:
+    assert standing.observations[-1].peer == BASTION  # type: ignore[union-attr]
+    lab.redirect(12321)
+    assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the far side\n"
+
+
+def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standing: Run) -> None:
+    """Without an entry in conntrack the kernel does not know its original destination."""
+    lab.facilitator.run("nft", "flush ruleset")
+    for address in ("10.91.0.2", "[fd00:91::2]"):
+        lab.hub.run("curl", "-sS", "-m", "2", f"http://{address}:12321/", check=False)
+    lab.redirect(12321)
+    assert lab.fetch() == "hello from the far side\n"
+
+
+@pytest.mark.parametrize("who", ["itself", "its ssh"])
+def test_it_has_no_rights(standing: Run, who: str) -> None:
+    found = status(standing.process.pid if who == "itself" else children(standing)[0])
+    assert {found[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
+    assert found["NoNewPrivs"] == "1"
+    assert "0" not in found["Uid"].split()
+    assert "0" not in found["Gid"].split()
+    assert found["Groups"].strip() == ""
+
+
+def test_its_limits(standing: Run) -> None:
+    limits = Path(f"/proc/{standing.process.pid}/limits").read_text()
+    assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [["1024", "1024"]]
+    assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [["0", "0"]]
+
+
+def test_no_secret_is_to_be_seen(standing: Run) -> None:
+    for pid in (standing.process.pid, *children(standing)):
+        for name in ("cmdline", "environ"):
+            assert "PRIVATE KEY" not in Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+
+
+def test_an_idle_one_goes_soon_after_its_ssh(up: Run) -> None:
+    started = time.monotonic()
+    os.kill(children(up)[0], 9)
+    assert up.process.wait(5) != 0
+    assert time.monotonic() - started < 1
+
+
+def test_the_signal_to_end_ends_it_at_once(up: Run) -> None:
+    [ssh] = children(up)
+    started = time.monotonic()
+    assert up.stop() == -15
+    assert time.monotonic() - started < 1
+    wait_for(lambda: not Path(f"/proc/{ssh}").exists() or status(ssh)["State"].startswith("Z"))
+
+
+def test_the_same_port_at_once_again(lab: SshLab, up: Run) -> None:
+    """Connections of the one before linger, and are no reason to wait a minute."""
+    lab.redirect(12311)
+    held = lab.hub.popen("bash", "-c", f"exec 3<>/dev/tcp/{SITE}/80; read -r -u 3")
+    wait_for(lambda: lab.facilitator.run("ss", "-Htn", "state", "established", "sport", "= :12311").stdout)
+    up.stop()
+    again = lab.run()
+    try:
+        again.connected()
+        assert lab.fetch() == "hello from the far side\n"
+    finally:
+        again.stop()
+        held.kill()
+        held.wait()
+
+
+def test_a_port_that_is_taken(lab: SshLab, standing: Run) -> None:
+    second = lab.run(port=12321)
+    try:
+        assert "cannot listen on port 12321" in second.failed().text
+    finally:
+        second.stop()
+
+
+def test_a_burst_of_connections(lab: SshLab, standing: Run) -> None:
+    lab.redirect(12321)
+    urls = f"http://{SITE}/hello?[1-200]"
+    done = lab.hub.run("curl", "-sS", "-m", "20", "--parallel", "--parallel-immediate", "--parallel-max", "200", "-o", "/dev/null",
+                       "-w", "%{http_code}\\n", urls)
+    assert done.stdout.split() == ["200"] * 200
+
+
+def interpreter(home: Path) -> str:
+    """An interpreter of its own with sshuttle, which tells of everything that is opened after the rights are gone."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
+    [packages] = (home / "venv" / "lib").glob("python3*/site-packages")
+    subprocess.run(["cp", "-r", *sshuttle.__path__, packages], check=True)
+    (packages / "sitecustomize.py").write_text(_AUDIT)
+    return str(home / "venv" / "bin" / "python")
+
+
+def test_nothing_is_opened_after_the_rights_are_gone(lab: SshLab, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    run = lab.run(python=interpreter(tmp_path))
+    try:
+        run.connected()
+        lab.redirect(12311)
+        assert lab.fetch() == "hello from the far side\n"
+    finally:
+        run.stop()
+    run.to_end()
+    assert not [line for line in run.transcript if "late" in line]
+
+
+def test_a_daemon_that_is_not_root(lab: SshLab) -> None:
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+    if subprocess.run([*user, "test", "-r", PROGRAM]).returncode != 0:
+        pytest.skip("the checkout lies where another user cannot read")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        run = lab.run(prefix=user, owner=65534, python=interpreter(Path(name)))
+        try:
+            run.connected()
+            assert status(run.process.pid)["CapEff"].strip("0") == ""
+        finally:
+            run.stop()
+
+
+def test_a_package_that_has_changed(tmp_path: Path) -> None:
+    package = tmp_path / "sshuttle"
+    package.mkdir()
+    for name in ("__init__", "client", "cmdline", "helpers", "methods", "sdnotify", "ssh"):
+        (package / f"{name}.py").write_text("")
+    code = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, "--port", "1", "--remote", "a@b", "--identity", "0", "--known-hosts", "0"],
+        capture_output=True, text=True,
+    )
+    assert done.returncode == 99
+    assert "facilitator: this version of sshuttle cannot be used" in done.stderr
+    assert "sshuttle.client.FirewallClient" in done.stderr
