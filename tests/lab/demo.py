@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -53,7 +53,7 @@ class Story:
     def show(self, what: str, result: object) -> None:
         """A result for the final table."""
         self.shown.append((what, str(result)))
-        self.tell(f"{what}: {result}", "green")
+        self.tell(f"{what} {result}", "green")
 
     def view(self) -> RenderableType:
         """The picture, the status as `facilitator status` prints it, and the last lines."""
@@ -102,24 +102,24 @@ def _demo(story: Story) -> None:
         with daemon, lab.capture() as capture:
             story.daemon = daemon
             _connect(story, lab, daemon)
-            for chapter in (_kill_clients, _delete_routes, _silence, _stop_server):
+            for chapter in (_kill_clients, _delete_routes, _silence, _stop_server, _look_at_metrics):
                 chapter(story, lab, daemon, pagerduty)
             story.daemon = None
             _clean_up(story, daemon)
             clear = capture.finish()
         assert not clear, f"packets in clear on the uplink: {clear[:3]}"
-        story.show("Packets of a destination in clear on the uplink during all of this", 0)
+        story.show("Packets in clear on the uplink during all of this:", 0)
 
 
 def _connect(story: Story, lab: Lab, daemon: Daemon) -> None:
     story.tell("the facilitator starts an openvpn client and an sshuttle ...")
     since = time.monotonic()
     daemon.wait_well()
-    story.show("Both tunnels up and healthy", _seconds(since))
+    story.show("Both tunnels up and healthy after", _seconds(since))
     for address in (DATACENTRE_WEB, CLOUD_WEB):
         reply = lab.request(f"http://{address}/")
         assert reply.status == 200, reply
-        story.show(f"The laptop (10.8.0.2) asks http://{address}/", f"“{reply.body}” in {reply.seconds * 1000:.0f} ms")
+        story.show(f"The laptop (10.8.0.2) asks http://{address} and gets", f"“{reply.body}” in {reply.seconds * 1000:.0f} ms")
 
 
 def _kill_clients(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
@@ -127,24 +127,29 @@ def _kill_clients(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) 
         story.tell(f"kill -9 the {program} of {tunnel} ...")
         daemon.wait_for(tunnel, phase="up", health="healthy")
         (victim,) = daemon.client_pids(program)
-        _healed(story, lab, f"kill -9 {program}", address, functools.partial(os.kill, victim, signal.SIGKILL))
+        outage = lab.outage(address, functools.partial(os.kill, victim, signal.SIGKILL))
+        story.show(f"kill -9 {program}: the laptop is without answers for", outage)
 
 
 def _delete_routes(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
     story.tell("delete the tunnels' routes behind its back ...")
     daemon.wait_well()
-    flush = functools.partial(lab.network["facilitator"].run, "ip", "route", "flush", "table", "all", "proto", "173")
-    _healed(story, lab, "ip route flush", DATACENTRE_WEB, flush)
+    flush = ("ip", "route", "flush", "table", "all", "proto", "173")
+    outage = lab.outage(DATACENTRE_WEB, functools.partial(lab.network["facilitator"].run, *flush))
+    story.show("ip route flush: the laptop is without answers for", outage)
 
 
 def _silence(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
     story.tell("the path to the customer silently drops everything ...")
     daemon.wait_well()
-    before = time.monotonic()
+    since = time.monotonic()
     lab.blackhole(CUSTOMER)
     eventually(lambda: daemon.tunnel("acme-dc")["phase"] != "up", 15, "the silence is noticed")
-    story.show("Silent path noticed, though nothing said a word", f"after {_seconds(before)}")
-    _healed(story, lab, "path drops, then works again", DATACENTRE_WEB, functools.partial(lab.unblock, CUSTOMER), settled=False)
+    story.show("Silent path: noticed after", _seconds(since))
+    since = time.monotonic()
+    lab.unblock(CUSTOMER)
+    lab.reachable_within(DATACENTRE_WEB, 40)
+    story.show("Path works again: answers again after", _seconds(since))
 
 
 def _stop_server(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
@@ -153,33 +158,33 @@ def _stop_server(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -
     since = time.monotonic()
     lab.openvpn.stop()
     eventually(pagerduty.open, 30, "an incident opens")
-    story.show("Server down: incident opened at PagerDuty", f"after {_seconds(since)} (hold time 5 s)")
-    _healed(story, lab, "server back", DATACENTRE_WEB, lab.openvpn.start, settled=False)
+    story.show("Server down: incident at PagerDuty after (hold time 5 s)", _seconds(since))
+    story.tell(f"    “{pagerduty.state()['events'][-1]['payload']['summary']}”")
     since = time.monotonic()
+    lab.openvpn.start()
+    lab.reachable_within(DATACENTRE_WEB, 40)
+    story.show("Server back: answers again after", _seconds(since))
     eventually(lambda: not pagerduty.open(), 30, "the incident is resolved")
-    story.show("Incident resolved by itself", f"after {_seconds(since)} (hold time 2 s)")
+    story.show("Server back: incident resolved after (hold time 2 s)", _seconds(since))
+
+
+def _look_at_metrics(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+    found = re.findall(r'^facilitator_tunnel_reconnects_total\{(.*)\} (\d+)', daemon.metrics(), re.MULTILINE)
+    assert found, "no reconnects in the metrics"
+    for labels, value in found:
+        story.tell(f"    facilitator_tunnel_reconnects_total{{{labels}}} {value}")
+    story.show("Reconnects in /metrics:", sum(int(value) for _, value in found))
 
 
 def _clean_up(story: Story, daemon: Daemon) -> None:
+    story.tell("stop the facilitator ...")
     since = time.monotonic()
     code = daemon.stop()
     assert code == 0, f"the daemon exited with {code}"
+    stopped = _seconds(since)
     daemon.cli("cleanup")
     assert daemon.leftovers() == {}, daemon.leftovers()
-    story.show("Stopped: processes, routes, rules, tables, devices left", f"0, after {_seconds(since)}")
-
-
-def _healed(
-    story: Story, lab: Lab, what: str, address: IPv4Address, fault: Callable[[], object], *, settled: bool = True
-) -> None:
-    """Make the fault and time what the laptop sees; `settled=False`: it is down already, and this heals it."""
-    if settled:
-        story.show(f"{what}: no answers for", lab.outage(address, fault))
-        return
-    since = time.monotonic()
-    fault()
-    lab.reachable_within(address, 40)
-    story.show(f"{what}: answers again after", _seconds(since))
+    story.show("Stopped; processes, routes, rules, tables, devices left:", f"0, after {stopped}")
 
 
 def _seconds(since: float) -> str:
@@ -189,7 +194,7 @@ def _seconds(since: float) -> str:
 def main() -> int:
     """Exit code 0: everything healed; 1: something did not, or this machine is unfit; 130: Ctrl-C."""
     end_on_signals()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     if reasons := unfit():
         console.print("\n".join(reasons), soft_wrap=True)
         return 1
