@@ -85,8 +85,8 @@ class Follower:
     async def _follow(self) -> None:
         try:
             await self._until_drained()
-        except Exception as error:      # the client goes on, but deaf and dumb: say so
-            self._log.note(f"its output cannot be followed any more: {type(error).__name__}: {error}")
+        except OSError as error:        # the client goes on unheard: say so
+            self._log.note(f"its output cannot be followed any more: {error}")
 
     async def _until_drained(self) -> None:
         await self._catch_up()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from supervisor.clients import processes
@@ -68,7 +69,7 @@ class Reaper:
             known = processes.stat(pid)
             if known is None or known.session == self._session:
                 continue
-            if not self._reap(pid):
+            if not _reap(pid):
                 found[pid] = known
         self._tags = {pid: tag for pid, tag in self._tags.items() if pid in found}
         return found
@@ -78,9 +79,7 @@ class Reaper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while left := self._left(family):
-                    for pid in left:
-                        with contextlib.suppress(PermissionError):
-                            os.kill(pid, signal.SIGKILL)    # its children become ours, and are found in the next round
+                    _kill(left)     # their children become ours, and are found in the next round
                     await self._ended.wait()
                 return True
         return False
@@ -98,9 +97,15 @@ class Reaper:
         self.orphans()
         self._ended.set()
 
-    @staticmethod
-    def _reap(pid: int) -> bool:
-        try:
-            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
-        except ChildProcessError:
-            return True
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(PermissionError):      # of another user
+            os.kill(pid, signal.SIGKILL)
+
+
+def _reap(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -229,25 +230,31 @@ class Runner:
         asyncio.get_running_loop().remove_reader(client.pidfd)
         code, number = client.reap()
         self._reaper.discard(client.family.pid)
-        self._in_background(self._finish(tunnel, client, code, number))
+        task = self._in_background(self._finish(tunnel, client))
+        task.add_done_callback(functools.partial(self._gone, tunnel, client, code, number))
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+        return task
 
-    async def _finish(self, tunnel: str, client: Client, code: int | None, number: int | None) -> None:
-        try:
-            if not await self._reaper.end(client.family, LEFTOVERS_WITHIN):
-                self._log(tunnel).note("a process of the client hangs in the kernel and could not be ended")
-            await client.drain(DRAIN_WITHIN)
-        except Exception as error:      # whatever happens, the engine must learn that the client is gone
+    async def _finish(self, tunnel: str, client: Client) -> None:
+        if not await self._reaper.end(client.family, LEFTOVERS_WITHIN):
+            self._log(tunnel).note("a process of the client could not be ended: it hangs in the kernel or belongs to another user")
+        await client.drain(DRAIN_WITHIN)
+
+    def _gone(self, tunnel: str, client: Client, code: int | None, number: int | None, task: asyncio.Task[None]) -> None:
+        """Whatever happened on the way, the engine must learn that the client is gone."""
+        if task.cancelled():    # the runner was closed
+            return
+        if (error := task.exception()) is not None:
             self._log(tunnel).note(f"trouble after the client's end: {type(error).__name__}: {error}")
         del self._clients[tunnel]
         try:
             self._journal.remove(tunnel)
-        except OSError as error:
-            self._log(tunnel).note(f"the journal cannot be written: {error.strerror}")
+        except OSError as trouble:
+            self._log(tunnel).note(f"the journal cannot be written: {trouble.strerror}")
         self._post(Exited(tunnel, client.session, code, number))
 
     def _log(self, tunnel: str) -> Log:

@@ -65,8 +65,8 @@ class Management:
         try:
             while not self._closing:
                 await self._connection()
-        except Exception as error:      # the session goes on without it, until its start timeout or its probe says more
-            self._log.note(f"the management connection failed: {type(error).__name__}: {error}")
+        except OSError as error:        # the session goes on without it, until its start timeout or its probe says more
+            self._log.note(f"the management connection failed: {error}")
 
     async def _connection(self) -> None:
         """One connection, from its beginning to its end."""
