@@ -1,0 +1,97 @@
+"""Fail-closed: whatever happens to the tunnel, to our entries or to the daemon, nothing leaves in clear."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from supervisor.core.network import NetworkPlan
+from tests.kernel.lab import DOWN, PLAN, Capture, Kernel, Stream, World, kernel, until, world
+from tests.netns import Namespace
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def lab(netns: Namespace) -> Iterator[World]:
+    with world(netns) as made:
+        yield made
+
+
+async def run(lab: World, *command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*lab.facilitator.argv(*command))
+    await process.wait()
+
+
+async def device_vanishes(lab: World, held: Kernel) -> None:
+    await run(lab, "ip", "link", "del", "t-acme")
+    await until(lambda: held.lost)
+
+
+async def device_flaps(lab: World, held: Kernel) -> None:
+    for state in ("down", "up", "down", "up"):
+        await run(lab, "ip", "link", "set", "t-acme", state)
+
+
+async def routes_flushed(lab: World, held: Kernel) -> None:
+    await run(lab, "ip", "route", "flush", "proto", "173")
+    await run(lab, "ip", "-6", "route", "flush", "proto", "173")
+
+
+async def lane_tables_and_rules_flushed(lab: World, held: Kernel) -> None:
+    for family in ("-4", "-6"):
+        await run(lab, "ip", family, "route", "flush", "table", "173001")
+        await run(lab, "ip", family, "rule", "del", "fwmark", "173001")
+
+
+async def nftables_flushed(lab: World, held: Kernel) -> None:
+    await run(lab, "nft", "flush", "ruleset")
+
+
+async def daemon_gone(lab: World, held: Kernel) -> None:
+    """As after SIGKILL: the sockets close, nobody repairs; then the tunnel goes and somebody flushes our routes."""
+    await held.network.close(keep=True)
+    await run(lab, "ip", "link", "del", "t-acme")
+    await routes_flushed(lab, held)
+
+
+async def daemon_and_table_gone(lab: World, held: Kernel) -> None:
+    """The other half alone: the routes close without nftables."""
+    await held.network.close(keep=True)
+    await run(lab, "nft", "delete", "table", "inet", "facilitator")
+    await run(lab, "ip", "link", "del", "t-acme")
+
+
+@pytest.mark.parametrize("happening", [
+    device_vanishes, device_flaps, routes_flushed, lane_tables_and_rules_flushed, nftables_flushed, daemon_gone, daemon_and_table_gone,
+])
+@pytest.mark.parametrize("table_flags", [6, 0], ids=["owned", "unowned"])
+async def test_nothing_leaks(lab: World, happening: Callable[[World, Kernel], Awaitable[None]], table_flags: int) -> None:
+    async with kernel(PLAN, table_flags=table_flags) as held:
+        capture, stream = Capture(lab), Stream(lab)
+        await stream.packets(100)
+        await happening(lab, held)
+        await stream.packets(200)
+        await stream.stop()
+        assert await capture.leaked() == []
+
+
+async def test_nothing_leaks_while_plans_change(lab: World) -> None:
+    async with kernel(DOWN) as held:
+        capture, stream = Capture(lab), Stream(lab)
+        for plan in (PLAN, DOWN) * 3:
+            await held.holds(plan)
+            await stream.packets(30)
+        await stream.stop()
+        assert await capture.leaked() == []
+
+
+async def test_the_same_packets_do_leak_where_nothing_closes(lab: World) -> None:
+    """So the tests above can fail."""
+    async with kernel(NetworkPlan()):
+        capture, stream = Capture(lab), Stream(lab)
+        await stream.packets(100)
+        await stream.stop()
+        assert len(await capture.leaked()) > 50

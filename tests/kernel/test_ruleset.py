@@ -1,0 +1,82 @@
+"""What we put into the kernel is, in the words of `nft`, what the golden file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from supervisor.core.layout import Change, Element, Interval, Layout, Op, Table, diff, wanted
+from supervisor.kernel.nftables import Nftables
+from supervisor.kernel.ruleset import Ruleset
+from tests.kernel.test_layout import HOST, PLAN
+from tests.netns import Namespace
+
+pytestmark = pytest.mark.root
+GOLDEN = Path(__file__).with_name("facilitator.nft")
+CHANGES = [change for change in diff(Layout(), wanted(PLAN, HOST)) if change.concerns_nftables]
+
+
+async def test_it_is_the_ruleset_of_the_golden_file(netns: Namespace) -> None:
+    nftables = Nftables(flags=0)        # nft 1.0 cannot write `persist`
+    await nftables.open()
+    await nftables.commit(CHANGES)
+    ours = netns.run("nft", "-s", "list", "ruleset").stdout
+    netns.run("nft", "flush", "ruleset")
+    netns.run("nft", "-f", "-", input=GOLDEN.read_text().replace("VERSION", Ruleset.build().comment))
+    assert ours == netns.run("nft", "-s", "list", "ruleset").stdout
+    nftables.close()
+
+
+async def test_it_is_read_as_it_was_written(netns: Namespace) -> None:
+    nftables = Nftables()
+    await nftables.open()
+    assert await nftables.read() == (type(await nftables.read()))()
+    await nftables.commit(CHANGES)
+    state = await nftables.read()
+    assert state.intact
+    assert state.elements == wanted(PLAN, HOST).elements
+    reader = Nftables()                 # anybody may read it: a command, beside the daemon
+    await reader.open()
+    assert await reader.read() == state
+    reader.close()
+    nftables.close()
+
+
+async def test_a_transaction_is_all_or_nothing(netns: Namespace) -> None:
+    nftables = Nftables()
+    await nftables.open()
+    await nftables.commit(CHANGES)
+    before = await nftables.read()
+    good = Change(Op.ADD, Element("up", (173999,)))
+    bad = Change(Op.REMOVE, Element("ports", (173777,), (1,)))
+    with pytest.raises(Exception, match="No such file"):
+        await nftables.commit([bad, good])
+    assert await nftables.read() == before
+    nftables.close()
+
+
+async def test_thousands_of_networks_in_one_transaction(netns: Namespace) -> None:
+    nftables = Nftables()
+    await nftables.open()
+    many = [Element("carry4", (Interval(4, (10 << 24) + (i << 8), (10 << 24) + (i << 8) + 127),), (173001 + i % 9,)) for i in range(5000)]
+    await nftables.commit([Change(Op.ADD, Table()), *(Change(Op.ADD, element) for element in many)])
+    assert (await nftables.read()).elements == frozenset(many)
+    await nftables.commit([Change(Op.REMOVE, element) for element in many[:2500]])
+    assert (await nftables.read()).elements == frozenset(many[2500:])
+    nftables.close()
+
+
+@pytest.mark.parametrize("meddle", [
+    "flush chain inet facilitator forward",
+    "add rule inet facilitator forward accept",
+    "chain inet facilitator forward { policy drop; }",
+    "delete table inet facilitator",
+])
+async def test_it_is_seen_that_somebody_meddled(netns: Namespace, meddle: str) -> None:
+    nftables = Nftables(flags=0)
+    await nftables.open()
+    await nftables.commit(CHANGES)
+    netns.run("nft", meddle)
+    assert not (await nftables.read()).intact
+    nftables.close()

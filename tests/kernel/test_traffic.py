@@ -1,0 +1,198 @@
+"""Real packets through the real kernel: who may pass, as whom, and who may not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.kernel.lab import (
+    ACME,
+    DOWN,
+    OWN,
+    PLAN,
+    PRESENTED,
+    SITE,
+    SITE6,
+    STAFF,
+    TUNNEL,
+    TUNNEL6,
+    Capture,
+    World,
+    ask,
+    kernel,
+    made_in,
+    server,
+    world,
+)
+from tests.netns import Namespace
+
+pytestmark = pytest.mark.root
+NO_WAY = (OSError, TimeoutError)
+ORIGINAL_DESTINATION = 80
+
+
+@pytest.fixture
+def lab(netns: Namespace) -> Iterator[World]:
+    with world(netns) as made:
+        yield made
+
+
+async def test_staff_reach_the_site_behind_the_tunnels_address(lab: World) -> None:
+    async with kernel(DOWN) as held, server(lab.site):
+        for address in (SITE, SITE6):
+            with pytest.raises(NO_WAY):
+                await ask(lab.staff, address, seconds=0.3)
+        await held.holds(PLAN)
+        assert await ask(lab.staff, SITE) == TUNNEL
+        assert TUNNEL6 in await ask(lab.staff, SITE6)
+
+
+async def test_who_is_not_staff_stays_outside(lab: World) -> None:
+    capture = Capture(lab)
+    async with kernel(PLAN), server(lab.site):
+        with pytest.raises(NO_WAY):
+            await ask(lab.staff, SITE, source="10.9.0.5", seconds=0.5)
+        with pytest.raises(NO_WAY):
+            await ask(lab.facilitator, SITE, seconds=0.5)       # the host itself, without a mark
+        assert await ask(lab.facilitator, SITE, mark=ACME) == TUNNEL
+    assert await capture.leaked() == []
+
+
+async def test_a_refused_connection_fails_at_once(lab: World) -> None:
+    async with kernel(DOWN):
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        with pytest.raises(OSError) as refused:
+            await ask(lab.staff, SITE, seconds=3)
+        assert refused.value.errno == errno.EHOSTUNREACH
+        assert loop.time() - start < 1
+
+
+async def test_networks_with_other_names_are_mapped_both_ways(lab: World) -> None:
+    async with kernel(PLAN), server(lab.site, answer=lambda sock: f"{sock.getsockname()[0]} {sock.getpeername()[0]}"):
+        assert await ask(lab.staff, PRESENTED) == f"10.0.0.10 {TUNNEL}"
+        assert await ask(lab.facilitator, PRESENTED, mark=ACME) == f"10.0.0.10 {TUNNEL}"
+        with pytest.raises(NO_WAY):
+            await ask(lab.facilitator, PRESENTED, seconds=0.5)
+
+
+async def test_segments_fit_into_the_tunnel_in_both_directions(lab: World) -> None:
+    def segment(sock: socket.socket) -> str:
+        return str(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+
+    timestamps = 12
+    async with kernel(PLAN), server(lab.site, answer=segment):
+        for address, headers in ((SITE, 40), (SITE6, 60)):
+            fits = str(1300 - headers - timestamps)
+            assert await ask(lab.staff, address) == fits                        # what the site may send
+            assert await ask(lab.staff, address, look=segment) == fits          # what staff may send
+
+
+async def test_nobody_behind_a_tunnel_opens_a_connection(lab: World) -> None:
+    async with kernel(PLAN), server(lab.staff), server(lab.facilitator, 2222), server(lab.facilitator, 17300):
+        for address, port in ((STAFF, 80), (TUNNEL, 2222), (TUNNEL, 17300), (TUNNEL6, 2222), ("192.0.2.1", 80)):
+            with pytest.raises(NO_WAY):
+                await ask(lab.site, address, port, seconds=0.3)
+        # Not even with a staff member's address towards somebody else's networks.
+        lab.site.run("ip", "addr", "add", "10.8.0.77/32", "dev", "acme")
+        for address in ("10.90.0.10", SITE):
+            with pytest.raises(NO_WAY):
+                await ask(lab.site, address, 80, source="10.8.0.77", seconds=0.3)
+
+
+def _asked_for(sock: socket.socket) -> str:
+    if sock.family == socket.AF_INET6 and "." not in sock.getsockname()[0]:
+        raw = sock.getsockopt(socket.IPPROTO_IPV6, ORIGINAL_DESTINATION, 28)
+        return f"{socket.inet_ntop(socket.AF_INET6, raw[8:24])} {struct.unpack_from('>H', raw, 2)[0]}"
+    raw = sock.getsockopt(socket.IPPROTO_IP, ORIGINAL_DESTINATION, 16)
+    return f"{socket.inet_ntoa(raw[4:8])} {struct.unpack_from('>H', raw, 2)[0]}"
+
+
+async def test_a_proxy_is_handed_its_connections_and_no_others(lab: World) -> None:
+    async with kernel(PLAN), server(lab.facilitator, 17300, _asked_for):
+        for address in ("10.90.0.10", "fd00:90::10"):
+            assert await ask(lab.staff, address, 8443) == f"{address} 8443"
+            assert await ask(lab.facilitator, address, 8443, mark=OWN) == f"{address} 8443"
+        for namespace, address in ((lab.staff, "10.8.0.1"), (lab.facilitator, "127.0.0.1"), (lab.uplink, "192.0.2.2"), (lab.staff, "fd00:8::1")):
+            with pytest.raises(NO_WAY):
+                await ask(namespace, address, 17300, seconds=0.3)
+        with pytest.raises(NO_WAY):
+            await ask(lab.facilitator, "10.90.0.10", 8443, seconds=0.3)
+
+
+@pytest.mark.parametrize("address", ["10.90.0.10", "fd00:90::10"])
+async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(lab: World, address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    capture = Capture(lab)
+    async with kernel(PLAN):
+        service = made_in(lab.facilitator, lambda: socket.socket(family, socket.SOCK_DGRAM))
+        service.bind(("", 5300))
+        client = made_in(lab.staff, lambda: socket.socket(family, socket.SOCK_DGRAM))
+        client.connect((address, 5300))
+        client.send(b"?")
+        loop = asyncio.get_running_loop()
+        with pytest.raises(OSError):
+            async with asyncio.timeout(2):
+                await loop.sock_recv(client, 10)
+        with pytest.raises(BlockingIOError):
+            service.recv(10)
+        service.close()
+        client.close()
+    assert await capture.leaked() == []
+
+
+async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(lab: World) -> None:
+    async with kernel(PLAN) as held, server(lab.site, answer=lambda sock: "hello"):
+        loop = asyncio.get_running_loop()
+        sock = made_in(lab.staff, lambda: socket.socket())
+        await loop.sock_connect(sock, (SITE, 80))
+        assert await loop.sock_recv(sock, 100) == b"hello\n"
+        await held.holds(DOWN)
+        await held.holds(PLAN)
+        await loop.sock_sendall(sock, b"still here")
+        sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(3):
+            assert await loop.sock_recv(sock, 100) == b""       # the server saw our end and closed in order
+        sock.close()
+
+
+async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab: World) -> None:
+    """Failover: `t-b` leads to the same site. Old flows stay while their lane is up; when it goes down they follow."""
+    lab.facilitator.run("ip", "link", "add", "t-b", "type", "veth", "peer", "name", "spare", "netns", lab.site.name)
+    for command in ("ip addr add 10.79.0.2/24 dev t-b", "ip link set t-b up"):
+        lab.facilitator.run(*command.split())
+    for command in ("ip addr add 10.79.0.1/24 dev spare", "ip link set spare up"):
+        lab.site.run(*command.split())
+    spare = replace(PLAN.lanes[0], tunnel="b", number=173003, device="t-b")
+    first = replace(PLAN, lanes=(*PLAN.lanes, spare), carries=PLAN.carries[:1])
+    moved = replace(first, carries=(replace(PLAN.carries[0], lane=173003),))
+    fallen = replace(moved, lanes=(replace(PLAN.lanes[0], up=False), PLAN.lanes[1], spare))
+
+    site = made_in(lab.site, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    site.bind(("", 5300))
+    client = made_in(lab.staff, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    loop = asyncio.get_running_loop()
+
+    async def seen_as() -> str:
+        async with asyncio.timeout(3):
+            while True:
+                client.sendto(b"?", (SITE, 5300))
+                with contextlib.suppress(TimeoutError):     # the first packet of a moved flow is dropped by masquerade
+                    async with asyncio.timeout(0.2):
+                        return str((await loop.sock_recvfrom(site, 10))[1][0])
+
+    async with kernel(first) as held:
+        assert await seen_as() == TUNNEL
+        await held.holds(moved)
+        assert await seen_as() == TUNNEL                    # drained, not cut
+        await held.holds(fallen)
+        assert await seen_as() == "10.79.0.2"
+    site.close()
+    client.close()
