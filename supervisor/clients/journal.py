@@ -66,7 +66,7 @@ class Journal:
             self._write()
 
     def _write(self) -> None:
-        body = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in self._written.items())
+        body = ",\n".join(self._written.values())
         draft = self._path.with_suffix(".new")
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
@@ -75,7 +75,7 @@ class Journal:
 
 
 def _encoded(entry: Entry) -> str:
-    return json.dumps(asdict(entry))
+    return f"{json.dumps(entry.tunnel)}: {json.dumps(asdict(entry))}"
 
 
 def _entry(value: Any) -> Entry | None:
