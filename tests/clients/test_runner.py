@@ -101,7 +101,7 @@ async def test_a_missing_secret_says_which(tmp_path: Path) -> None:
 async def test_secrets_reach_the_client_and_nobody_else(tmp_path: Path) -> None:
     async with Bench(tmp_path) as bench:
         bench.secrets["acme-password"] = b"hunter2hunter2"
-        script = "cat /proc/self/fd/{password}; echo; echo fail hunter2hunter2 no good; echo boom; echo ready; exec sleep 100"
+        script = "pw=/proc/$$/fd/{password}; cat $pw; echo; echo fail `cat $pw` no good; echo boom; echo ready; exec sleep 100"
         bench.runner.spawn(shell(script, secret="acme-password"), 1)
         spawned = await bench.next(Spawned)
         said = await bench.next(ClientSaid)
