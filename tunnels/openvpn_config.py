@@ -63,6 +63,7 @@ _FILES = _names("""
 """)
 _PROVIDERS = frozenset({"base", "default", "fips", "legacy"})      # by name only: a path would load any library
 _INLINE = re.compile(r"<([a-z0-9-]+)>")
+_OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=*-]+")
 _LONGEST = 255                                                      # bytes of a line that OpenVPN reads at once
 
@@ -201,7 +202,9 @@ def _sort(directive: Directive, optional: frozenset[str], kept: list[Directive],
     elif directive.name in _OWNED | _KEPT | optional | {"setenv", "ignore-unknown-option"}:
         dropped.append(directive)
     else:
-        raise ValueError(f"line {directive.line}: {directive.name!r} is not an option that a client profile can have")
+        # what does not look like an option may be part of a key whose block was not opened
+        shown = repr(directive.name) if _OPTION.fullmatch(directive.name) else "this"
+        raise ValueError(f"line {directive.line}: {shown} is not an option that a client profile can have")
 
 
 def _wanted(directive: Directive) -> bool:

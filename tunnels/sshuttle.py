@@ -106,7 +106,8 @@ def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Laun
 
 # --- what they print --------------------------------------------------------------------------------------------------------------------
 
-# pattern, reason, text ({0} is the match). First match wins; ssh speaks before sshuttle does, and knows more.
+# pattern, reason, text ({0} is the match). First match wins. ssh speaks before sshuttle does, and knows more; when neither explains why
+# there was no far side, the launcher's last words do: 255 is ssh's own failure, any other code comes from the far side's shell.
 _LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(pattern), reason, text) for pattern, reason, text in (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", Reason.CERTIFICATE, "the far side's host key is not the known one"),
     (r"No \S+ host key is known for \S+", Reason.CERTIFICATE, "{0}"),
@@ -128,10 +129,10 @@ _LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(patt
     (r"(?<=facilitator: )(?:no unprivileged user|cannot become|cannot give up|the user \S+ is root).*", Reason.MISSING_RIGHT, "{0}"),
     (r"cannot listen on port .*|facilitator: NOTIFY_SOCKET.*", Reason.LOCAL, "{0}"),
     (r"sshuttle: error: .*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"server died with error code (?:97|98|127)|expected server init string", Reason.CLIENT_CONFIG,
-     "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
-    (r"failed to establish ssh session|SSH connection lost|server died with error code 255", Reason.HANDSHAKE,
-     "ssh ended before the far side answered"),
+    (r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
+     Reason.HANDSHAKE, "ssh ended before the far side answered"),
+    (r"(?:server died with error|facilitator: ssh ended with) code \d+|expected server init string .* got b(?:'.+'|\".+\")",
+     Reason.CLIENT_CONFIG, "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
     (r"facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
     (r"ssh connection to server \(pid \d+\) exited|facilitator: (?:ssh is gone|sshuttle ended)", Reason.PEER_CLOSED, "ssh ended"),
 ))

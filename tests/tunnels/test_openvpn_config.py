@@ -90,6 +90,12 @@ def test_refused_with_its_line(line: str, why: str) -> None:
         read(line)
 
 
+def test_a_key_without_its_block_is_not_repeated() -> None:
+    with pytest.raises(ValueError, match="line 2: this is not an option") as caught:
+        read("MIGHAgEAMBMGByqGSM49AgEGCCqGSM49")
+    assert "MIGH" not in str(caught.value)
+
+
 @pytest.mark.parametrize("data", [b"", b"client\n", b"\n\n# nothing\n", b"client\n<connection>\nproto udp\n</connection>\n"])
 def test_no_remote(data: bytes) -> None:
     with pytest.raises(ValueError, match="no remote"):

@@ -86,6 +86,11 @@ def test_an_identity_that_is_no_key() -> None:
     ("client_loop: send disconnect: Broken pipe", Reason.PEER_CLOSED),
     ("c : fatal: ssh connection to server (pid 7) exited with returncode 255", Reason.PEER_CLOSED),
     ("c : fatal: server died with error code 97", Reason.CLIENT_CONFIG),
+    ("c : fatal: server died with error code 255", Reason.HANDSHAKE),
+    ("c : fatal: server died with error code -9", Reason.HANDSHAKE),
+    ("facilitator: ssh ended with code 127", Reason.CLIENT_CONFIG),
+    ("facilitator: ssh ended with code 255", Reason.HANDSHAKE),
+    ("c : fatal: expected server init string b'SSHUTTLE0001'; got b'This account '", Reason.CLIENT_CONFIG),
     ("c : fatal: Failed to find 'ssh' in path ['/bin']", Reason.MISSING_BINARY),
     ("c : fatal: cannot listen on port 12311: Address already in use", Reason.LOCAL),
     ("facilitator: sshuttle ended: Broken pipe", Reason.PEER_CLOSED),
@@ -103,7 +108,9 @@ def test_output(line: str, reason: Reason) -> None:
 
 
 @pytest.mark.parametrize("line", [
-    "c : Connected to server.", "Warning: Permanently added 'b' to the list of known hosts.", "Welcome to the bastion",
+    "c : Connected to server.",
+    "c : fatal: expected server init string b'SSHUTTLE0001'; got b''", "c : fatal: failed to establish ssh session (2)",
+    "Warning: Permanently added 'b' to the list of known hosts.", "Welcome to the bastion",
     " s: warning: connect to ('10.90.0.9', 80): Connection refused", "",
 ])
 def test_output_that_means_nothing(line: str) -> None:

@@ -11,6 +11,7 @@ everything is imported and read before. READY=1 goes to NOTIFY_SOCKET when the f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import os
@@ -21,6 +22,7 @@ import select
 import shlex
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -57,17 +59,24 @@ def main(arguments: Sequence[str]) -> int:
         package = _package()
         notify = _notifier(os.environ.pop("NOTIFY_SOCKET", None))
         os.environ.pop("SSHUTTLE_ARGS", None)
-        _replace(package, notify)
+        ssh = Ssh(package["ssh"].connect)
+        _replace(package, notify, ssh)
         _become_nobody((options.identity, options.known_hosts))
     except Unfit as error:
-        print(f"facilitator: {error}", file=sys.stderr, flush=True)
+        _say(str(error))
         return FATAL
     sys.argv = ["sshuttle", "-l", f"0.0.0.0:{options.port}", "-r", options.remote, "--ssh-cmd", shlex.join(_ssh(options)), "0.0.0.0/0"]
     try:
         return int(package["cmdline"].main() or 0)
     except OSError as error:        # sshuttle lets some escape, above all when ssh dies while something is written to it
-        print(f"facilitator: sshuttle ended: {error.strerror}", file=sys.stderr, flush=True)
+        _say(f"sshuttle ended: {error.strerror}")
         return FATAL
+    finally:
+        ssh.report()
+
+
+def _say(text: str) -> None:
+    print(f"facilitator: {text}", file=sys.stderr, flush=True)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -110,13 +119,13 @@ def _package() -> Mapping[str, Any]:
     return modules
 
 
-def _replace(package: Mapping[str, Any], notify: Callable[..., bool]) -> None:
+def _replace(package: Mapping[str, Any], notify: Callable[..., bool], connect: Callable[..., Any]) -> None:
     client, ssh = package["client"], package["ssh"]
     client.MultiListener = _listener(client.MultiListener, package["helpers"].Fatal)
     client.FirewallClient = _firewall(package["methods"].BaseMethod)
     package["sdnotify"].send = notify
     ssh.get_module_source = _sources().__getitem__
-    ssh.connect = _watched(ssh.connect)
+    ssh.connect = connect
     # it would run `ssh -G` and look the name up, only to spare the far side's address from firewall rules that do not exist
     ssh.parse_hostname = lambda remote: (None, None, None)
     "lookup".encode("idna")     # name lookups import this codec when they first run
@@ -214,22 +223,33 @@ def _notifier(address: str | None) -> Callable[..., bool]:
     return send
 
 
-def _watched(connect: Callable[..., Any]) -> Callable[..., Any]:
-    def connect_and_watch(*arguments: Any, **named: Any) -> Any:
-        process, *streams = connect(*arguments, **named)
-        threading.Thread(target=_end_with, args=(os.pidfd_open(process.pid),), daemon=True).start()
-        return process, *streams
+class Ssh:
+    """The one ssh child, started by sshuttle's own `connect`, and what becomes of it."""
 
-    return connect_and_watch
+    def __init__(self, connect: Callable[..., Any]) -> None:
+        self._connect = connect
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Start it, and watch it: an idle sshuttle can wait for ever after its ssh died; then we end it."""
+        self._process, *streams = self._connect(*arguments, **named)
+        threading.Thread(target=_end_with, args=(os.pidfd_open(self._process.pid),), daemon=True).start()
+        return self._process, *streams
+
+    def report(self) -> None:
+        """Say how it ended: sshuttle often sees the end of the stream before that can be known."""
+        if self._process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _say(f"ssh ended with code {self._process.wait(GRACE)}")
 
 
 def _end_with(pidfd: int) -> None:
-    """An idle sshuttle can wait for ever after its ssh died; then we end it."""
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
     waiting.poll()
     time.sleep(GRACE)
-    print("facilitator: ssh is gone", file=sys.stderr, flush=True)
+    _say("ssh is gone")
     os._exit(FATAL)
 
 
