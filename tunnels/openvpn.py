@@ -36,6 +36,8 @@ def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launc
     profile = read_profile(inputs["config"])
     if profile.asks_login and (tunnel.login.username is None or "password" not in inputs):
         raise ValueError("the profile asks for a user name and a password (auth-user-pass); set login.username and login.password")
+    if "�" in _text(inputs.get("password", b"")):
+        raise ValueError("login.password is not UTF-8 text")
     asks_login = profile.asks_login or tunnel.login.username is not None
     management = place.directory / "management.sock"
     return Launch(
@@ -78,7 +80,7 @@ def _dialogue(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> OpenVPNDialogue:
 
 
 def _text(secret: bytes) -> str:
-    return secret.decode("utf-8", "surrogateescape").rstrip("\r\n")
+    return secret.decode("utf-8", "replace").rstrip("\r\n")
 
 
 OPENVPN = Kind(
