@@ -135,17 +135,14 @@ class Daemon:
     # --- what it says ---
 
     def get(self, path: str) -> tuple[int, str]:
-        """HTTP GET on the daemon's loopback; status 0 when nobody listens."""
-        with self.namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=5)
-            try:
+        """HTTP GET on the daemon's loopback; status 0 when nobody listens (any more)."""
+        try:
+            with self.namespace.entered(), contextlib.closing(http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=5)) as connection:
                 connection.request("GET", path)
                 reply = connection.getresponse()
                 return reply.status, reply.read().decode()
-            except OSError:
-                return 0, ""
-            finally:
-                connection.close()
+        except (OSError, http.client.HTTPException):
+            return 0, ""
 
     def cli(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """`facilitator ARGUMENTS -c FILE` beside the daemon."""
