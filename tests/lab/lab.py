@@ -140,7 +140,7 @@ class Lab:
         return path
 
 
-PROGRAMS = ("ip", "nft", "sysctl", "openvpn", "openssl", "ssh", "ssh-keygen", "/usr/sbin/sshd", "tcpdump", "curl", "unshare", "ps")
+PROGRAMS = ("ip", "nft", "sysctl", "openvpn", "openssl", "ssh", "ssh-keygen", "/usr/sbin/sshd", "tcpdump", "curl", "unshare", "mount", "ps")
 
 
 def unfit() -> list[str]:
