@@ -31,7 +31,7 @@ PENDING: Mapping[str, Pending] = MappingProxyType({
     "audit": _LATER,
     "alerts.webhook": _LATER,
     "TUNNEL.allow": Pending("this version cannot limit who enters a tunnel: everybody in staff.networks may", refused=True),
-    "TUNNEL.login.totp": Pending("this version cannot make one-time codes", refused=True),
+    "TUNNEL.login.totp": Pending("accepted, but not in effect in this version: a login that asks for a one-time code fails"),
     "TUNNEL.login.reconnect_on_change": _LATER,
     "TUNNEL.reconnect.planned": _LATER,
 })

@@ -5,9 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.settings import Tunnel
+
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Verdict(enum.Enum):
@@ -20,7 +24,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """The verdict on one tunnel, and what a tired engineer must be told."""
+    """The verdict on one tunnel, and, where somebody is called, what a tired engineer must be told."""
 
     tunnel: str
     verdict: Verdict
@@ -39,7 +43,8 @@ def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], fl
         verdict, due = _judge(tunnel, state, snapshot.now, snapshot.draining)
         if due is not None:
             moments.append(due)
-        summary, details = _summary(facilitator, tunnel, state), _details(tunnel, state, snapshot.now)
+        told = verdict is Verdict.FIRING
+        summary, details = (_summary(facilitator, tunnel, state), _details(tunnel, state, snapshot.now)) if told else ("", _NOTHING)
         reason = (state.failure.reason if state.failure is not None else state.reason).value
         alerts[name] = Alert(name, verdict, tunnel.alert.severity, summary, state.well_since, details, reason)
     return alerts, min(moments, default=None)

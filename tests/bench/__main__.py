@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import signal
 import statistics
 import subprocess
@@ -41,6 +42,8 @@ class Starts:
     def next(self) -> tuple[int, float]:
         """Pid and monotonic moment of the next start."""
         while b"\n" not in self._rest:
+            if not select.select([self._file], [], [], GRACE)[0]:
+                raise TimeoutError("no client started; see the daemon's log above")
             self._rest += self._file.read(4096)
         line, self._rest = self._rest.split(b"\n", 1)
         return int(line), time.monotonic()
@@ -88,7 +91,7 @@ def configuration(directory: Path, tunnels: int, fifo: Path) -> Path:
         "facilitator": {"name": "bench", "state_dir": str(directory / "state"), "runtime_dir": str(directory / "run")},
         "staff": {"networks": ["10.8.0.0/16"]},
         "http": {"listen": "127.0.0.1:9464"},
-        "defaults": {"reconnect": {"first": "1ms", "max": "1ms", "stable_after": "1ms"}},
+        "defaults": {"reconnect": {"first": "10ms", "max": "10ms", "stable_after": "10ms"}},
         "tunnels": entries,
     }))
     return path
@@ -101,6 +104,9 @@ def daemon(namespace: Namespace, config: Path) -> Iterator[subprocess.Popen[str]
     process = namespace.popen(sys.executable, "-m", "tests.bench.daemon", str(config), stdout=log, stderr=subprocess.STDOUT)
     try:
         yield process
+    except TimeoutError:
+        print(Path(log.name).read_text()[-2000:], file=sys.stderr)
+        raise
     finally:
         process.send_signal(signal.SIGTERM)
         try:

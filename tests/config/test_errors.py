@@ -92,9 +92,6 @@ TUNNELS = {
     "  b: {kind: wire, config: c, destinatoins: [10.1.0.0/16]}": "30: tunnels.b.destinatoins: unknown key (did you mean destinations?)",
     "  b: {kind: wire, config: c, device: t-acme, destinations: [10.1.0.0/16]}": "38: tunnels.b.device: "
         "its device t-acme is also that of acme; set device: to another name",
-    # what this version refuses
-    "  b: {kind: wire, config: c, destinations: [10.1.0.0/16], login: {password: {file: p}, totp: {file: t}}}":
-        "88: tunnels.b.login.totp: this version cannot make one-time codes",
 }
 
 
