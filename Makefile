@@ -19,7 +19,7 @@ ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check test demo bench lab clean
+.PHONY: help setup lab-programs test-programs check test demo bench lab docs clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -66,6 +66,11 @@ lab: lab-programs $(READY) ## the same network to play with: shells, logs, fault
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
 	@$(BIN)/python -m tests.bench
+
+docs: $(READY) ## write the generated parts of docs/ anew
+	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
+	$(BIN)/python -m tests.config.tables
+	$(BIN)/python -m tests.architecture.document
 
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache

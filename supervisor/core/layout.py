@@ -10,6 +10,7 @@ of the table never change; everything that depends on the plan is an element. `s
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_network, summarize_address_range
@@ -176,45 +177,56 @@ class Change:
 
 def wanted(plan: NetworkPlan, host: Host) -> Layout:
     """The layout that carries out the plan on this host as it is now."""
-    routes = [*_closed(plan, host), *(route for lane in plan.lanes for route in open_routes(lane, host))]
-    rules = [Rule(version, lane.number, lane.number) for lane in plan.lanes for version in host.versions]
-    return Layout(frozenset(routes), frozenset(rules), True, frozenset(_elements(plan, host)))
+    parts = [_of_destinations(plan.staff, plan.carries, host.versions)]
+    parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
+    return Layout(
+        frozenset().union(*(part.routes for part in parts)),
+        frozenset().union(*(part.rules for part in parts)),
+        True,
+        frozenset().union(*(part.elements for part in parts)),
+    )
+
+
+# A session's change concerns one lane; what all others contribute is remembered, together with its hashes.
+@functools.lru_cache(maxsize=4)
+def _of_destinations(staff: tuple[IPNetwork, ...], carries: tuple[Carry, ...], versions: tuple[int, ...]) -> Layout:
+    routes = (Route(carry.network, MAIN_TABLE, CLOSED_METRIC) for carry in carries if carry.network.version in versions)
+    return Layout(frozenset(routes), elements=frozenset(_elements(staff, carries)))
+
+
+@functools.lru_cache(maxsize=8192)
+def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Layout:
+    closed = (Route(ANYWHERE[version], lane.number, CLOSED_METRIC) for version in versions)
+    rules = frozenset(Rule(version, lane.number, lane.number) for version in versions)
+    return Layout(frozenset((*closed, *_opening(lane, device, versions))), rules, elements=frozenset(_lane_elements(lane, device)))
 
 
 def open_routes(lane: Lane, host: Host) -> Iterator[Route]:
     """The routes that lead packets of a lane that is up out of its table; none while the device is missing or down."""
+    return _opening(lane, host.devices.get(lane.device or "lo"), host.versions)
+
+
+def _opening(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Iterator[Route]:
     name = lane.device or "lo"
-    device = host.devices.get(name)
     if not lane.up or device is None or not device.up:
         return
-    for version in host.versions:
+    for version in versions:
         if version == 4 or device.ipv6:
             # The IPv6 kernel turns a unicast route to lo into an unreachable one; a local one lets our own probes reach the proxy.
             kind = "local" if version == 6 and lane.device is None else "unicast"
             yield Route(ANYWHERE[version], lane.number, TUNNEL_METRIC, kind, name)
 
 
-def _closed(plan: NetworkPlan, host: Host) -> Iterator[Route]:
-    for carry in plan.carries:
-        if carry.network.version in host.versions:
-            yield Route(carry.network, MAIN_TABLE, CLOSED_METRIC)
-    for lane in plan.lanes:
-        for version in host.versions:
-            yield Route(ANYWHERE[version], lane.number, CLOSED_METRIC)
-
-
-def _elements(plan: NetworkPlan, host: Host) -> Iterator[Element]:
-    yield from _networks("staff", plan.staff)
-    yield from _networks("destinations", [carry.network for carry in plan.carries])
-    for interval, carry in longest_prefix((carry.network, carry) for carry in plan.carries):
+def _elements(staff: Sequence[IPNetwork], carries: Sequence[Carry]) -> Iterator[Element]:
+    yield from _networks("staff", staff)
+    yield from _networks("destinations", [carry.network for carry in carries])
+    for interval, carry in longest_prefix((carry.network, carry) for carry in carries):
         yield Element(f"carry{interval.version}", (interval,), (carry.lane,))
         if carry.real != carry.network:
             yield Element(f"real{interval.version}", (carry.lane, interval), (Interval.of(carry.real),))
-    for lane in plan.lanes:
-        yield from _lane_elements(lane, host)
 
 
-def _lane_elements(lane: Lane, host: Host) -> Iterator[Element]:
+def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     if lane.up:
         yield Element("up", (lane.number,))
     if lane.device is None:
@@ -223,7 +235,6 @@ def _lane_elements(lane: Lane, host: Host) -> Iterator[Element]:
         return
     yield Element("lanes", (lane.number, lane.device))
     yield Element("tunnels", (lane.device,))
-    device = host.devices.get(lane.device)
     for version, overhead in MSS_OVERHEAD.items():
         if device is not None and device.mtu > overhead:
             yield Element(f"mss{version}", (lane.device,), (device.mtu - overhead,))
@@ -330,19 +341,24 @@ class Achieved:
 
 def achieved(plan: NetworkPlan, host: Host, actual: Layout) -> dict[str, Achieved]:
     """How far the kernel follows the plan, by tunnel. A missing device counts as one wanted route."""
-    carries: dict[int, list[Carry]] = {}
-    for carry in plan.carries:
-        if carry.network.version in host.versions:
-            carries.setdefault(carry.lane, []).append(carry)
-    return {lane.tunnel: _achieved(lane, carries.get(lane.number, []), host, actual.routes) for lane in plan.lanes}
+    closing = _closing_by_lane(plan.carries, host.versions)
+    return {lane.tunnel: _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes) for lane in plan.lanes}
 
 
-def _achieved(lane: Lane, carries: Sequence[Carry], host: Host, routes: frozenset[Route]) -> Achieved:
-    own = {Route(ANYWHERE[version], lane.number, CLOSED_METRIC) for version in host.versions}
-    own |= {Route(carry.network, MAIN_TABLE, CLOSED_METRIC) for carry in carries}
-    into = set(open_routes(lane, host))
-    missing = 1 if lane.up and not into else 0
-    return Achieved(len(own) + len(into) + missing, len((own | into) & routes))
+@functools.lru_cache(maxsize=4)
+def _closing_by_lane(carries: tuple[Carry, ...], versions: tuple[int, ...]) -> Mapping[int, frozenset[Route]]:
+    closing: dict[int, set[Route]] = {}
+    for carry in carries:
+        if carry.network.version in versions:
+            closing.setdefault(carry.lane, set()).add(Route(carry.network, MAIN_TABLE, CLOSED_METRIC))
+    return {number: frozenset(routes) for number, routes in closing.items()}
+
+
+def _achieved(lane: Lane, closing: frozenset[Route], host: Host, routes: frozenset[Route]) -> Achieved:
+    device = host.devices.get(lane.device or "lo")
+    own = _of_lane(lane, device, host.versions).routes | closing
+    missing = lane.up and not any(True for _ in _opening(lane, device, host.versions))
+    return Achieved(len(own) + missing, len(own & routes))
 
 
 def _closes(route: Route) -> bool:

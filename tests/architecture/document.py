@@ -17,7 +17,7 @@ def modules() -> str:
     rows = ["| module | what it is |", "|---|---|"]
     for path in sorted([*ROOT.glob("supervisor/**/*.py"), *ROOT.glob("tunnels/**/*.py")]):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        sentence = re.split(r"(?<=[.:;])\s", text.replace("\n", " "), maxsplit=1)[0].rstrip(".:;")
+        sentence = re.split(r"(?<=\.)\s|\n\n", text, maxsplit=1)[0].replace("\n", " ").rstrip(".")
         rows.append(f"| `{path.relative_to(ROOT)}` | {sentence} |")
     return "\n".join(rows)
 

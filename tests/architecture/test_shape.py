@@ -12,8 +12,9 @@ from tests.architecture.document import DOCUMENT, ROOT, rendered
 SOURCES = sorted([*ROOT.glob("supervisor/**/*.py"), *ROOT.glob("tunnels/**/*.py")])
 # Modules of PyPI's supervisord: a file of ours with such a name would mix with theirs where both are installed.
 SUPERVISORD = {
-    "childutils", "compat", "confecho", "datatypes", "dispatchers", "events", "http", "http_client", "loggers", "medusa", "options", "pidproxy",
-    "poller", "process", "rpcinterface", "skel", "socket_manager", "states", "supervisorctl", "supervisord", "templating", "web", "xmlrpc",
+    "childutils", "compat", "confecho", "datatypes", "dispatchers", "events", "http", "http_client", "loggers", "medusa", "options",
+    "pidproxy", "poller", "process", "rpcinterface", "skel", "socket_manager", "states", "supervisorctl", "supervisord", "templating",
+    "web", "xmlrpc",
 }
 
 

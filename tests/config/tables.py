@@ -1,0 +1,14 @@
+"""Writes the tables of `docs/configuration.md` (`make docs`)."""
+
+from __future__ import annotations
+
+from supervisor.config.tables import tables
+from tests.architecture.document import ROOT
+from tunnels import KINDS
+
+DOCUMENT = ROOT / "docs" / "configuration.md"
+MARKER = "supervisor.config.tables -->\n\n"
+
+if __name__ == "__main__":
+    head, _, _ = DOCUMENT.read_text().partition(MARKER)
+    DOCUMENT.write_text(f"{head}{MARKER}{tables(KINDS)}\n")
