@@ -30,10 +30,10 @@ async def cleanup() -> tuple[Change, ...]:
         found = await _read(routes, nftables, host.versions)
         changes = diff(replace(found, table=(await nftables.read()).present), Layout())
         for change in changes:
-            if change.concerns_nftables:
-                await nftables.commit([change])
-            else:
-                await routes.change(change, host)
+            try:
+                await (nftables.commit([change]) if change.concerns_nftables else routes.change(change, host))
+            except ERRORS as error:
+                raise explained(error, change) from error
         return changes
 
 

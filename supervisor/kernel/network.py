@@ -109,6 +109,7 @@ class KernelNetwork:
             raise explained(fatal[1], fatal[0]) from fatal[1]
         self._sysctls.allow_ping()
         self._open_host()
+        self._tell({sentence(*failure) for failure in failures if not _passing(failure)})
         self._achieved = achieved(self._plan, self._host, self._actual)
         self._task = asyncio.create_task(self._hold(), name="kernel")
 
@@ -192,11 +193,13 @@ class KernelNetwork:
     def _look_at_devices(self) -> None:
         """Routes over a device that vanished, was made anew or went down are gone, without a word from the kernel."""
         before = self._host.devices
-        self._host = self._routes.host(lane.device for lane in self._plan.lanes if lane.device)
+        names = {lane.device for lane in self._plan.lanes} | {route.device for route in self._actual.routes}
+        self._host = self._routes.host(name for name in names if name is not None)
         devices = self._host.devices
         same = {name for name in devices.keys() & before.keys() if devices[name].up and devices[name].index == before[name].index}
         alive = frozenset(route for route in self._actual.routes if route.device is None or route.device in same)
         self._actual = replace(self._actual, routes=alive)
+        self._sysctls.move_reverse_path_filter()
         for name in devices.keys() - {"lo"}:
             self._sysctls.accept_replies(name)
         self._seen |= {lane.tunnel for lane in self._plan.lanes if lane.up and lane.device in devices}
@@ -209,8 +212,7 @@ class KernelNetwork:
             self._post(DeviceLost(tunnel))
 
     def _open_host(self) -> None:
-        """Settings that let packets through: when everything that closes is in place, and again when somebody changed them."""
-        self._sysctls.move_reverse_path_filter()
+        """Let packets through: when everything that closes is in place, and again when somebody changed that."""
         self._sysctls.forward(ipv6=any(carry.network.version == 6 for carry in self._plan.carries))
 
     async def _converge(self) -> list[Failure]:
@@ -227,6 +229,7 @@ class KernelNetwork:
     async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
         """Read again and put back what others changed, unless that has become a fight."""
         found = await self._read(hinted)
+        self._look_at_devices()             # again: what was just read may already be gone with its device
         changes = diff(found, wanted(self._plan, self._host))
         if changes and not self._limiter.take(asyncio.get_running_loop().time()):
             self._later(self._limiter.wait)

@@ -95,6 +95,7 @@ class Nftables:
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: tuple[object, ...] | None = None
         self._socket: Any = None
+        self._one = asyncio.Lock()          # the kernel refuses a second dump on a socket
 
     async def open(self) -> None:
         """Open the socket, in the network namespace of the calling thread."""
@@ -214,7 +215,7 @@ class Nftables:
         message = cls()
         message["nfgen_family"] = INET
         message["attrs"] = [*([[table_attribute, TABLE]] if table_attribute else []), *attributes]
-        async with asyncio.timeout(TIMEOUT):
+        async with self._one, asyncio.timeout(TIMEOUT):
             return [m async for m in await self._socket.nlm_request(message, _SUBSYSTEM | kind, NLM_F_REQUEST | NLM_F_DUMP)]
 
     async def _shape(self) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 # A kind without a name keeps its number.
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _NUMBERS = {name: number for number, name in _KINDS.items()}
+_ANY_SCOPE = 255            # RT_SCOPE_NOWHERE: a removal that does not look at the scope
 _TO_TABLE = 1               # FR_ACT_TO_TBL
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
@@ -42,6 +43,7 @@ class Routes:
         self._rtnl: Any = None
         self._query: socket.socket | None = None
         self._names: dict[int, str] = {}        # of devices that were seen
+        self._one = asyncio.Lock()              # the kernel refuses a second dump on a socket
 
     async def open(self) -> None:
         """Open the sockets, in the network namespace of the calling thread."""
@@ -107,7 +109,7 @@ class Routes:
             async with asyncio.timeout(TIMEOUT):
                 if isinstance(item, Route):
                     command = ("replace" if take_place else "add") if add else "del"
-                    await self._rtnl.route(command, **_route_arguments(item, host))
+                    await self._rtnl.route(command, **_route_arguments(item, host), **({} if add else {"scope": _ANY_SCOPE}))
                 elif isinstance(item, Rule):
                     await self._rtnl.rule("add" if add else "del", **_rule_arguments(item))
         except NetlinkError as error:
@@ -117,7 +119,7 @@ class Routes:
     async def _dump(self, what: str, **match: Any) -> list[Any]:
         for attempt in range(_ATTEMPTS):
             try:
-                async with asyncio.timeout(TIMEOUT):
+                async with self._one, asyncio.timeout(TIMEOUT):
                     return [message async for message in await getattr(self._rtnl, what)("dump", **match)]
             except NetlinkDumpInterrupted:
                 if attempt == _ATTEMPTS - 1:

@@ -120,7 +120,8 @@ async def test_a_proxy_is_handed_its_connections_and_no_others(lab: World) -> No
         for address in ("10.90.0.10", "fd00:90::10"):
             assert await ask(lab.staff, address, 8443) == f"{address} 8443"
             assert await ask(lab.facilitator, address, 8443, mark=OWN) == f"{address} 8443"
-        for namespace, address in ((lab.staff, "10.8.0.1"), (lab.facilitator, "127.0.0.1"), (lab.uplink, "192.0.2.2"), (lab.staff, "fd00:8::1")):
+        direct = ((lab.staff, "10.8.0.1"), (lab.staff, "fd00:8::1"), (lab.facilitator, "127.0.0.1"), (lab.uplink, "192.0.2.2"))
+        for namespace, address in direct:
             with pytest.raises(NO_WAY):
                 await ask(namespace, address, 17300, seconds=0.3)
         with pytest.raises(NO_WAY):
@@ -151,7 +152,7 @@ async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(lab: Wor
 async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(lab: World) -> None:
     async with kernel(PLAN) as held, server(lab.site, answer=lambda sock: "hello"):
         loop = asyncio.get_running_loop()
-        sock = made_in(lab.staff, lambda: socket.socket())
+        sock = made_in(lab.staff, socket.socket)
         await loop.sock_connect(sock, (SITE, 80))
         assert await loop.sock_recv(sock, 100) == b"hello\n"
         await held.holds(DOWN)
