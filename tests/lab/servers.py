@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import psutil
 
 from tests.lab.pki import Authority
 from tests.lab.wait import eventually
@@ -75,10 +76,8 @@ def web_server(namespace: Namespace, directory: Path, name: str) -> Server:
 class OpenVpnServer(Server):
     """The customer's OpenVPN server, with certificates or (`passwords`) with user name and password."""
 
-    def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, *, passwords: bool = False, protocol: str = "udp"
-    ) -> None:
-        self.passwords, self.protocol, self.authority = passwords, protocol, authority
+    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, *, passwords: bool = False) -> None:
+        self.passwords, self.authority = passwords, authority
         self.port, self.network = (1195, "10.79.0.0") if passwords else (1194, "10.78.0.0")
         name = f"openvpn-{self.port}"
         self.password, self.attempts_file = directory / f"{name}.password", directory / f"{name}.attempts"
@@ -105,7 +104,7 @@ class OpenVpnServer(Server):
         if client is not None:
             parts |= {"cert": client.certificate, "key": client.key}
         inline = "".join(f"<{name}>\n{path.read_text().strip()}\n</{name}>\n" for name, path in parts.items())
-        head = f"client\ndev tun\nproto {self.protocol}\nremote {address} {self.port}\nresolv-retry infinite\nnobind\n"
+        head = f"client\ndev tun\nproto udp\nremote {address} {self.port}\nresolv-retry infinite\nnobind\n"
         login = "auth-user-pass\n" if self.passwords else ""
         return f"{head}persist-key\npersist-tun\nremote-cert-tls server\n{login}verb 3\n{inline}"
 
@@ -113,7 +112,7 @@ class OpenVpnServer(Server):
         server = self.authority.issue(name, "serverAuth")
         text = textwrap.dedent(f"""\
             port {self.port}
-            proto {self.protocol}
+            proto udp
             dev tun-{self.port}
             dev-type tun
             topology subnet
@@ -125,10 +124,9 @@ class OpenVpnServer(Server):
             key {server.key}
             dh none
             tls-crypt {self.tls_crypt}
+            explicit-exit-notify 1
             verb 3
             """)
-        if self.protocol == "udp":
-            text += "explicit-exit-notify 1\n"
         return text + self._password_check(directory, name) if self.passwords else text
 
     def _password_check(self, directory: Path, name: str) -> str:
@@ -183,16 +181,11 @@ class BastionServer(Server):
         kind, key = self.host_key.with_suffix(".pub").read_text().split()[:2]
         return f"{address} {kind} {key}\n"
 
-    def sessions(self) -> list[int]:
-        """The process ids of the connections that it serves now."""
-        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.pid)], capture_output=True, text=True)
-        return [int(pid) for pid in found.stdout.split()]
-
     def kill_sessions(self) -> None:
-        """SIGKILL every connection; the server itself goes on."""
-        for pid in self.sessions():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """SIGKILL everything that serves a connection; the server itself goes on."""
+        for process in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _ssh_key(path: Path) -> Path:

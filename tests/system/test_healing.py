@@ -42,6 +42,13 @@ def test_a_killed_ssh_is_back_within_three_seconds(lab: Lab, daemon: Daemon) -> 
     assert max(_kills(lab, daemon, "ssh", "own-cloud", CLOUD_WEB, 4)) <= 3.0
 
 
+def test_a_session_cut_by_the_bastion_is_back_within_three_seconds(lab: Lab, daemon: Daemon) -> None:
+    outage = lab.outage(CLOUD_WEB, lab.sshd.kill_sessions)
+    print("sshd's session killed:", outage)
+    assert outage.failed > 0
+    assert outage.seconds <= 3.0
+
+
 @pytest.fixture
 def unblocked(lab: Lab) -> Iterator[None]:
     """Whatever a test blocks is open again afterwards."""
