@@ -29,7 +29,7 @@ EVERYTHING = frozenset(Part)
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
-_BUFFER = 4 << 20           # bytes of unread notifications
+BUFFER = 4 << 20            # bytes of unread notifications
 _READ = 1 << 16
 _BURST = 64                 # datagrams in one go, so that a flood cannot hold up the loop
 _ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24)     # link; IPv4 address, route, rule; IPv6 the same; IPv4 settings of devices
@@ -46,10 +46,11 @@ class Hints:
     `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed.
     """
 
-    def __init__(self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]], buffer: int = BUFFER) -> None:
         self.author = ""        # the program that last changed nftables, if it was not us
         self._hint = hint
         self._ours = ours
+        self._buffer = buffer
         self._sockets: list[socket.socket] = []
 
     def open(self) -> None:
@@ -70,7 +71,7 @@ class Hints:
         sock.bind((0, 0))
         for group in groups:
             sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._buffer)
         asyncio.get_running_loop().add_reader(sock, self._read, sock, understand)
 
     def _read(self, sock: socket.socket, understand: Callable[[int, bytes], Part | None]) -> None:

@@ -57,7 +57,6 @@ class KernelNetwork:
         self._seen: set[str] = set()            # tunnels whose device was there since they came up
         self._carried: set[str] = set()         # tunnels whose route was in since they came up
         self._repairs: Counter[str] = Counter()
-        self._achieved: dict[str, Achieved] = {}
         self._told: AbstractSet[str] = frozenset()      # failures that last
         self._fighting = False
         self._refusals = 0                      # rounds with failures, in a row
@@ -68,18 +67,18 @@ class KernelNetwork:
 
     @property
     def achieved(self) -> Mapping[str, Achieved]:
-        """Routes wanted and installed, by tunnel, after the last round."""
-        return self._achieved
-
-    def routes(self, tunnel: str) -> tuple[int, int] | None:
-        """The same for one tunnel as numbers; None when it is not in the plan."""
-        found = self._achieved.get(tunnel)
-        return None if found is None else (found.wanted, found.installed)
+        """Routes wanted and installed, by tunnel, as far as we know. Computed when asked; safe in any thread."""
+        return achieved(self._plan, self._host, self._actual)
 
     @property
     def repairs(self) -> Mapping[str, int]:
         """How often something of ours was put back: by route, rule, table, element, and device (its route went with it)."""
         return self._repairs
+
+    def routes(self, tunnel: str) -> tuple[int, int] | None:
+        """The same for one tunnel as numbers; None when it is not in the plan."""
+        found = self.achieved.get(tunnel)
+        return None if found is None else (found.wanted, found.installed)
 
     def set(self, plan: NetworkPlan) -> None:
         """The latest plan wins; returns at once."""
@@ -110,7 +109,6 @@ class KernelNetwork:
         self._sysctls.allow_ping()
         self._open_host()
         self._tell({sentence(*failure) for failure in failures if not _passing(failure)})
-        self._achieved = achieved(self._plan, self._host, self._actual)
         self._task = asyncio.create_task(self._hold(), name="kernel")
 
     async def read(self) -> Layout:
@@ -176,7 +174,6 @@ class KernelNetwork:
                 self._tell({sentence(*failure) for failure in await self._round() if not _passing(failure)})
             except Exception as error:      # reading failed, or we are wrong: the watch must go on
                 self._tell({f"cannot follow the kernel's state: {error!r}"})
-            self._achieved = achieved(self._plan, self._host, self._actual)
 
     async def _round(self) -> list[Failure]:
         self._look_at_devices()
@@ -278,7 +275,8 @@ class KernelNetwork:
         done: list[Change] = []
         failures: list[Failure] = []
         plan = self._plan
-        places = {route.place for route in self._actual.routes}
+        tables = {change.item.table for change in changes if isinstance(change.item, Route)}
+        places = {route.place for route in self._actual.routes if route.table in tables}
         try:
             for block in _blocks(changes):
                 if self._plan is not plan:

@@ -69,13 +69,16 @@ class Sysctls:
         if current is None:
             return False                # the device is gone, or the kernel has no such thing
         try:
-            (self._root / name).write_text(value)
+            self._write(name, value)
         except FileNotFoundError:
             return False
         except OSError as error:
             self._complain(name, current, value, error)
             return False
         return True
+
+    def _write(self, name: str, value: str) -> None:
+        (self._root / name).write_text(value)
 
     def _complain(self, name: str, current: str, value: str, error: OSError) -> None:
         if name not in self._noted:

@@ -14,6 +14,7 @@ from supervisor.core.events import DeviceLost
 from supervisor.core.layout import Layout
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import KernelError
+from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.maintenance import cleanup, preview
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nftables import Nftables
@@ -195,13 +196,39 @@ async def test_a_foreign_route_in_our_place_is_left_alone_and_told_once(netns: N
         await until(lambda: "unreachable 10.77.0.0/24" in show(netns, "ip route"), 8)
 
 
-async def test_many_routes_come_back_after_lost_notifications(netns: Namespace) -> None:
+async def test_hundreds_of_routes_come_back(netns: Namespace) -> None:
     networks = [ip_network(f"10.{i // 256}.{i % 256}.0/25") for i in range(300)]
     plan = NetworkPlan((), (Lane("acme", 173001, "t-acme", False),), tuple(Carry(network, 173001, network) for network in networks))
     async with kernel(plan) as held:
         await run(netns, "ip route flush proto 173")
         await until(lambda: (held.network.routes("acme") or (0, 1))[0] == (held.network.routes("acme") or (0, 0))[1], 10)
         await in_place(held)
+
+
+async def test_after_lost_notifications_everything_is_read(netns: Namespace) -> None:
+    heard: list[frozenset[Part]] = []
+    hints = Hints(heard.append, lambda: (), buffer=4096)
+    hints.open()
+    netns.run("ip", "-batch", "-", input="".join(f"route add unreachable 10.1.{i % 256}.0/24 metric {i} proto 5\n" for i in range(500)))
+    await until(lambda: heard)
+    assert heard == [EVERYTHING]
+    await run(netns, "ip route add unreachable 10.2.0.0/24 proto 173")      # the socket goes on working
+    await until(lambda: heard[1:])
+    assert heard[1:] == [frozenset({Part.ROUTES})]
+    hints.close()
+
+
+async def test_the_changes_of_others_about_others_are_none_of_our_business(netns: Namespace) -> None:
+    heard: list[frozenset[Part]] = []
+    hints = Hints(heard.append, lambda: ())
+    hints.open()
+    await run(netns, "ip route add unreachable 10.1.0.0/24 proto static")
+    await run(netns, "nft add table inet other")
+    await run(netns, "ip rule add fwmark 7 lookup 7")
+    await until(lambda: heard)
+    assert heard == [frozenset({Part.RULES})]
+    assert hints.author == "nft"
+    hints.close()
 
 
 # --- settings ----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pyroute2 import NetlinkError
 
 from supervisor.core.layout import Change, Element, Interval, Layout, Op, Table, diff, wanted
 from supervisor.kernel.nftables import Nftables, TableState
@@ -56,9 +57,9 @@ async def test_a_transaction_is_all_or_nothing(netns: Namespace) -> None:
     await nftables.commit(CHANGES)
     before = await nftables.read()
     good = Change(Op.ADD, Element("up", (173999,)))
-    bad = Change(Op.REMOVE, Element("ports", (173777,), (1,)))
-    with pytest.raises(Exception, match="No such file"):
-        await nftables.commit([bad, good])
+    missing = [Change(Op.REMOVE, Element("ports", (number,), (1,))) for number in range(5000)]
+    with pytest.raises(NetlinkError, match="No such file"):
+        await nftables.commit([*missing, good])
     assert await nftables.read() == before
     nftables.close()
 
