@@ -194,16 +194,28 @@ class Engine:
     async def run(self) -> None:
         """Wait for the inbox or the nearest deadline, for ever."""
         while True:
-            self.advance(await self._inbox.wait(None if self._due is None else max(0.0, self._due - self._clock())))
+            events = await self._inbox.wait(None if self._due is None else max(0.0, self._due - self._clock()))
+            changed = self._take(events)
+            if changed:
+                await asyncio.sleep(0)      # a turn of the loop: the client that was ordered starts before the rest follows
+            self._follow(changed)
 
     def advance(self, events: Iterable[Event]) -> float | None:
-        """Take the events, then the deadlines that are reached; publish what changed. Returns the next deadline (monotonic seconds)."""
+        """One turn: take the events and the deadlines that are reached, publish what changed. Returns the next deadline."""
+        return self._follow(self._take(events))
+
+    def _take(self, events: Iterable[Event]) -> bool:
         now = self._clock()
         changed = [self._apply(event, now) for event in events]
         for name, state in list(self._states.items()):
             if state.deadline is not None and state.deadline <= now:
                 changed.append(self._apply(Tick(name, state.session.number), now))
-        if any(changed):
+        return any(changed)
+
+    def _follow(self, changed: bool) -> float | None:
+        """Publish; the moment (monotonic seconds) at which something is due next."""
+        now = self._clock()
+        if changed:
             self._publish()
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()

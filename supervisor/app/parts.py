@@ -71,7 +71,7 @@ def build(
     runner = Runner(kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said)
     network = KernelNetwork(inbox.post, _note)
     metrics = Metrics(__version__, identity.wall_offset, Sources(
-        link_bytes=LinkBytes(), usage=runner.usage, routes=network.routes, repairs=lambda: network.repairs,
+        link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,
         pagerduty=lambda: alerter.status, log_dropped=log_dropped,
     ))
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.settings import Tunnel
 
-
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 

@@ -307,16 +307,11 @@ def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
     )
 
 
-def applied(layout: Layout, changes: Iterable[Change]) -> Layout:
+def applied(layout: Layout, changes: Sequence[Change]) -> Layout:
     """The layout after the changes."""
-    routes = {route.place: route for route in layout.routes}
     rules, elements, table = set(layout.rules), set(layout.elements), layout.table
     for change in changes:
         match change.op, change.item:
-            case Op.ADD, Route() as route:
-                routes[route.place] = route
-            case Op.REMOVE, Route() as route:
-                routes.pop(route.place, None)
             case Op.ADD, Rule() as rule:
                 rules.add(rule)
             case Op.REMOVE, Rule() as rule:
@@ -328,7 +323,15 @@ def applied(layout: Layout, changes: Iterable[Change]) -> Layout:
                 elements.add(element)
             case Op.REMOVE, Element() as element:
                 elements.discard(element)
-    return Layout(frozenset(routes.values()), frozenset(rules), table, frozenset(elements))
+    return Layout(_routes_after(layout.routes, changes), frozenset(rules), table, frozenset(elements))
+
+
+def _routes_after(routes: frozenset[Route], changes: Iterable[Change]) -> frozenset[Route]:
+    """A route that is added takes the place of one that stood there."""
+    places = {change.item.place: (change.op, change.item) for change in changes if isinstance(change.item, Route)}
+    tables = {route.table for _, route in places.values()}
+    gone = frozenset(route for route in routes if route.table in tables and route.place in places)
+    return (routes - gone) | {route for op, route in places.values() if op is Op.ADD}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,25 @@ class Usage(Protocol):
         """File descriptors; None: not known."""
 
 
+class Routes(Protocol):
+    """How many routes of a tunnel the kernel should have, and has."""
+
+    @property
+    def wanted(self) -> int:
+        """In the plan."""
+
+    @property
+    def installed(self) -> int:
+        """Of these, in the kernel."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """What is asked at scrape time, in the scrape's thread; None as an answer leaves the series out."""
 
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None           # received, sent
     usage: Callable[[str], Usage | None] = lambda tunnel: None
-    routes: Callable[[str], tuple[int, int] | None] = lambda tunnel: None               # wanted, installed
+    routes: Callable[[], Mapping[str, Routes]] = lambda: MappingProxyType({})           # by tunnel
     repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})            # things of ours put back into the kernel, by what
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
     log_dropped: Callable[[], int] = lambda: 0                                          # lines
@@ -98,9 +110,9 @@ class TunnelSeries:
         return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None
 
     def _routes(self, states: States) -> Iterator[Metric]:
-        routes = {name: pair for name in states if (pair := self._sources.routes(name)) is not None}
-        yield _gauge("routes_wanted", "Routes that the tunnel should have in the kernel now.", ((n, pair[0]) for n, pair in routes.items()))
-        yield _gauge("routes_installed", "Routes of these that the kernel has.", ((n, pair[1]) for n, pair in routes.items()))
+        routes = {name: count for name, count in self._sources.routes().items() if name in states}
+        yield _gauge("routes_wanted", "Routes that the tunnel should have in the kernel now.", ((n, r.wanted) for n, r in routes.items()))
+        yield _gauge("routes_installed", "Routes of these that the kernel has.", ((n, r.installed) for n, r in routes.items()))
 
     def _clients(self, states: States) -> Iterator[Metric]:
         usage = {n: use for n, s in states.items() if s.running and (use := self._sources.usage(n)) is not None}

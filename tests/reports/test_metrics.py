@@ -19,6 +19,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from supervisor.core.layout import Achieved
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from supervisor.reports import lag
 from supervisor.reports.incident import Action, Incident, Message
@@ -76,7 +77,7 @@ class World:
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
         self.metrics = Metrics("0.1.0", 1_000_000.0, Sources(
-            self.links.get, self.uses.get, {"acme": (2, 1)}.get, lambda: {"route": 1}, lambda: self.outbox, lambda: 3))
+            self.links.get, self.uses.get, lambda: {"acme": Achieved(2, 1)}, lambda: {"route": 1}, lambda: self.outbox, lambda: 3))
 
     def scrape(self, snap: Snapshot, accept: str = "") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         body, content_type = self.metrics.render(snap, accept)
