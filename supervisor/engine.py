@@ -197,7 +197,8 @@ class Engine:
             events = await self._inbox.wait(None if self._due is None else max(0.0, self._due - self._clock()))
             changed = self._take(events)
             if changed:
-                await asyncio.sleep(0)      # a turn of the loop: the client that was ordered starts before the rest follows
+                await asyncio.sleep(0)      # a turn of the loop: the client that was ordered starts before the rest follows from it
+                self._take(self._inbox.take())
             self._follow(changed)
 
     def advance(self, events: Iterable[Event]) -> float | None:
