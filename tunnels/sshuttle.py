@@ -114,6 +114,7 @@ _LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(patt
     (r"Host key verification failed|Certificate invalid: .*", Reason.CERTIFICATE, "the far side's host key is not known"),
     (r"Load key .*", Reason.KEY, "the private key cannot be used"),
     (r"Permission denied \(.*\)", Reason.KEY, "the far side refused our key"),
+    (r"No user exists for uid \d+", Reason.MISSING_RIGHT, "{0} on this host, which ssh insists on"),
     (r"Too many authentication failures", Reason.KEY, "the far side refused our key"),
     (r"Could not resolve hostname .*", Reason.DNS, "{0}"),
     (r"ssh: connect to host \S+ port \d+: .*", Reason.NETWORK, "{0}"),

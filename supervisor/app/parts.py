@@ -76,10 +76,11 @@ def build(
     ))
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
     alerter = PagerDuty(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
-    prober = ProbeLoop(inbox.post)
+    chance = random.SystemRandom().random
+    prober = ProbeLoop(inbox.post, network.settled, chance)
     recorder = Everybody(TransitionLog(), metrics, SystemdStatus(notifier))
     engine = Engine(
-        inbox, Outputs(runner, network, prober, alerter, recorder), kinds, clock=time.monotonic, chance=random.SystemRandom().random
+        inbox, Outputs(runner, network, prober, alerter, recorder), kinds, clock=time.monotonic, chance=chance
     )
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(inbox.post), Servers()
     return Parts(identity, kinds, files, held, inbox, runner, watcher, network, prober, metrics, alerter, engine, servers, notifier)

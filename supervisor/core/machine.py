@@ -108,7 +108,7 @@ def _said(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
 
 def _said_while_stopping(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
     """Last words of a client whose end was not asked for may explain it better than we could."""
-    if isinstance(event.what, Connected) or state.reason not in (Reason.START_TIMEOUT, Reason.UNHEALTHY):
+    if isinstance(event.what, Connected) or state.reason not in (Reason.START_TIMEOUT, Reason.UNHEALTHY, Reason.DEVICE_LOST):
         return state, ()
     return replace(state, reason=event.what.reason, failure=Failure(event.what.reason, event.what.text, m.now)), ()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from supervisor.core.events import Event, Probed
 from supervisor.probes.targets import Path, probe
 from tunnels.settings import Probe
+
+_SPREAD = 0.1       # of the interval
 
 
 class Job(Protocol):
@@ -35,11 +38,15 @@ class ProbeLoop:
     """One task per job: a round asks all targets at once, the first answer ends it.
 
     Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three misses in a row take
-    at most interval + 3 * timeout from the moment a path dies (11 s with the defaults).
+    at most interval + 3 * timeout from the moment a path dies (11 s with the defaults). The interval is shortened by chance, by up to a
+    tenth, so that many tunnels do not probe in step.
     """
 
-    def __init__(self, post: Callable[[Event], None]) -> None:
+    def __init__(self, post: Callable[[Event], None], lane_ready: Callable[[], Awaitable[None]], chance: Callable[[], float]) -> None:
+        """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0, 1)."""
         self._post = post
+        self._lane_ready = lane_ready
+        self._chance = chance
         self._tasks: dict[str, tuple[Job, asyncio.Task[None]]] = {}
 
     def set(self, jobs: Mapping[str, Job]) -> None:
@@ -60,11 +67,15 @@ class ProbeLoop:
 
     async def _run(self, job: Job) -> None:
         loop = asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(job.probe.timeout):
+                await self._lane_ready()
         while True:
             started = loop.time()
             rtt = await first_answer(job.probe, Path(job.device, job.mark))
             self._post(Probed(job.tunnel, job.session, rtt))
-            pause = job.probe.interval if rtt is not None else min(job.probe.timeout, job.probe.interval)
+            spread = 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
+            pause = job.probe.interval * spread if rtt is not None else min(job.probe.timeout, job.probe.interval)
             await asyncio.sleep(max(0.0, started + pause - loop.time()))
 
 

@@ -205,6 +205,13 @@ def test_the_end_of_the_process_explains_a_vanished_device() -> None:
     assert state.reason is Reason.KILLED
 
 
+def test_last_words_explain_a_vanished_device() -> None:
+    """A client that ends by itself closes its device first, says why, and exits: the kernel is the quickest to tell."""
+    last_words = ev.ClientSaid("acme", 1, Failed(Reason.PEER_CLOSED, "the server ended the session"))
+    state, _ = run(healthy(), ev.DeviceLost("acme"), last_words, ev.Exited("acme", 1, 0))
+    assert (state.reason, state.failure.text) == (Reason.PEER_CLOSED, "the server ended the session")
+
+
 def test_last_words_explain_a_timeout() -> None:
     last_words = ev.ClientSaid("acme", 1, Failed(Reason.DNS, "no such name"))
     state, _ = run(started(), ev.Tick("acme", 1), last_words, ev.Exited("acme", 1, 1), now=60.0)

@@ -74,6 +74,7 @@ def test_an_identity_that_is_no_key() -> None:
 
 @pytest.mark.parametrize(("line", "reason"), [
     ("Load key \"/proc/7/fd/4\": error in libcrypto", Reason.KEY),
+    ("No user exists for uid 64002", Reason.MISSING_RIGHT),
     ("svc@b: Permission denied (publickey).", Reason.KEY),
     ("Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures", Reason.KEY),
     ("Host key verification failed.", Reason.CERTIFICATE),
