@@ -148,6 +148,17 @@ class Layout:
     table: bool = False
     elements: frozenset[Element] = frozenset()
 
+    def __contains__(self, item: Item) -> bool:
+        match item:
+            case Route():
+                return item in self.routes
+            case Rule():
+                return item in self.rules
+            case Table():
+                return self.table
+            case Element():
+                return item in self.elements
+
 
 class Op(enum.Enum):
     """What a change does."""

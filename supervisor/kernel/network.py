@@ -19,7 +19,22 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from supervisor.core.events import DeviceLost
-from supervisor.core.layout import Achieved, Change, Element, Host, Layout, Route, Rule, Table, achieved, applied, diff, open_routes, wanted
+from supervisor.core.layout import (
+    Achieved,
+    Change,
+    Element,
+    Host,
+    Layout,
+    Op,
+    Route,
+    Rule,
+    Table,
+    achieved,
+    applied,
+    diff,
+    open_routes,
+    wanted,
+)
 from supervisor.core.network import NetworkPlan
 from supervisor.kernel.errors import ERRORS, code, explained, sentence
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
@@ -215,34 +230,42 @@ class KernelNetwork:
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""
         done, failures = await self._carry_out(diff(self._actual, wanted(self._plan, self._host)))
+        self._count_devices(done)
+        return failures
+
+    async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
+        """Read again, and go on from there. What others changed is put back, unless that has become a fight."""
+        found = await self._read(hinted)
+        self._look_at_devices()             # again: what was just read may already be gone with its device
+        believed = self._actual
+        changes = diff(found, wanted(self._plan, self._host))
+        drift = [change for change in changes if _is_drift(change, believed)]
+        if drift and not self._limiter.take(asyncio.get_running_loop().time()):
+            self._later(self._limiter.wait)
+            if not self._fighting:
+                self._note("another program keeps changing what is ours; repairs are slowed down", _summary(drift))
+            self._fighting = True
+            return []
+        if drift and not self._fighting:
+            author = {"by": self._hints.author} if Part.TABLE in hinted and self._hints.author else {}
+            self._note("repairing what was changed from outside", _summary(drift) | author)
+        self._fighting = self._fighting and bool(drift)
+        self._actual = found
+        done, failures = await self._carry_out(changes)
+        rebuilt = Change(Op.ADD, Table()) in done
+        repaired = [c for c in done if _is_drift(c, believed) and not (rebuilt and isinstance(c.item, Element))]
+        self._repairs.update(_WHAT[type(change.item)] for change in repaired)
+        self._count_devices([change for change in done if not _is_drift(change, believed)])
+        return failures
+
+    def _count_devices(self, done: Sequence[Change]) -> None:
+        """A device that came back while its lane was up: the kernel had taken our route away with it."""
         new = {change.item for change in done}
         for lane in self._plan.lanes:
             routes = set(open_routes(lane, self._host)) if lane.device else set()
             self._repairs["device"] += bool(routes & new) and lane.tunnel in self._carried
             if routes & self._actual.routes:
                 self._carried.add(lane.tunnel)
-        return failures
-
-    async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
-        """Read again and put back what others changed, unless that has become a fight."""
-        found = await self._read(hinted)
-        self._look_at_devices()             # again: what was just read may already be gone with its device
-        changes = diff(found, wanted(self._plan, self._host))
-        if changes and not self._limiter.take(asyncio.get_running_loop().time()):
-            self._later(self._limiter.wait)
-            if not self._fighting:
-                self._note("another program keeps changing what is ours; repairs are slowed down", _summary(changes))
-            self._fighting = True
-            return []
-        if found != self._actual and changes and not self._fighting:
-            author = {"by": self._hints.author} if Part.TABLE in hinted and self._hints.author else {}
-            self._note("repairing what was changed from outside", _summary(changes) | author)
-        self._fighting = self._fighting and bool(changes)
-        self._actual = found
-        done, failures = await self._carry_out(changes)
-        rebuilt = any(isinstance(change.item, Table) for change in done)
-        self._repairs.update(_WHAT[type(c.item)] for c in done if not (rebuilt and isinstance(c.item, Element)))
-        return failures
 
     def _tell(self, failures: AbstractSet[str]) -> None:
         """Log each failure once while it lasts, and try again, later each time."""
@@ -313,6 +336,11 @@ def _blocks(changes: Sequence[Change]) -> list[list[Change]]:
 
 def _summary(changes: Sequence[Change]) -> dict[str, object]:
     return {"changes": [str(change) for change in changes[:_SHOWN]], "count": len(changes)}
+
+
+def _is_drift(change: Change, believed: Layout) -> bool:
+    """It undoes what somebody else did: takes away what we did not put there, or puts back what we did."""
+    return (change.item in believed) is (change.op is Op.ADD)
 
 
 def _passing(failure: Failure) -> bool:
