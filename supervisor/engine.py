@@ -16,6 +16,7 @@ from typing import Protocol
 
 from supervisor.core.alerts import Alert, verdicts
 from supervisor.core.events import Action, Asked, Event, Kill, Spawn, Terminate, Tick
+from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, assign_lanes, desired
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Want
@@ -138,6 +139,9 @@ class Engine:
         self._scope = Scope("", ())
         self._due: float | None = None
         self._alerts_due: float | None = None
+        self._carriers: Carriers = {}
+        self._parting: list[Terminate] = []
+        self._carriers_due: float | None = None
         self.draining = False
         self.plan = NetworkPlan()
 
@@ -216,12 +220,15 @@ class Engine:
     def _follow(self, changed: bool) -> float | None:
         """Publish; the moment (monotonic seconds) at which something is due next."""
         now = self._clock()
-        if changed:
+        parting, self._parting = self._parting, []
+        if changed or (self._carriers_due is not None and self._carriers_due <= now):
             self._publish()
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()
-        deadlines = [state.deadline for state in self._states.values() if state.deadline is not None]
-        self._due = min([*deadlines, *([] if self._alerts_due is None else [self._alerts_due])], default=None)
+        for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
+            self._out.runner.terminate(order.tunnel, order.session)
+        due = [*(state.deadline for state in self._states.values()), self._alerts_due, self._carriers_due]
+        self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
 
     def _apply(self, event: Event, now: float) -> bool:
@@ -245,7 +252,7 @@ class Engine:
             case Spawn():
                 self._out.runner.spawn(tunnel, action.session)
             case Terminate():
-                self._out.runner.terminate(tunnel.name, action.session)
+                self._parting.append(action)
             case Kill():
                 self._out.runner.kill(tunnel.name, action.session)
 
@@ -255,7 +262,8 @@ class Engine:
 
     def _publish(self) -> None:
         snapshot = self.snapshot
-        plan = desired(self._scope.staff, self._lanes, proxies(self._tunnels, self._kinds), snapshot)
+        self._carriers, self._carriers_due = choose(self._carriers, snapshot)
+        plan = desired(self._scope.staff, self._lanes, proxies(self._tunnels, self._kinds), snapshot, self._carriers)
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)

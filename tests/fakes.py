@@ -133,6 +133,7 @@ class FakeProber:
 
     world: World
     jobs: dict[str, ProbeJob] = field(default_factory=dict)
+    asking: str = ""        # the tunnel whose path is being asked about
 
     def set(self, jobs: Mapping[str, ProbeJob]) -> None:
         for name, job in jobs.items():
@@ -143,6 +144,7 @@ class FakeProber:
     def _round(self, job: ProbeJob) -> None:
         if self.jobs.get(job.tunnel) != job:
             return
+        self.asking = job.tunnel
         alive = self.world.habits.path_alive(self.world.now)
         self.world.later(0.01 if alive else job.probe.timeout, lambda: self._ended(job, alive))
 

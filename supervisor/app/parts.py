@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
 from supervisor.control.api import Servers
 from supervisor.control.notify import Notifier
+from supervisor.core.failover import choose
 from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
@@ -35,8 +38,10 @@ from supervisor.reports.redact import Secrets
 from supervisor.reports.routing import Paging
 from supervisor.reports.series import Sources
 from tunnels.base import AnyKind
+from tunnels.settings import Tunnel
 
 _LAST_LINES = 20        # of a client, in an incident
+_SETTLED_WITHIN = 0.3   # seconds for the kernel to follow; a client is ended at any rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,8 @@ def build(
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance)
     recorder = Everybody(TransitionLog(), metrics, SystemdStatus(notifier))
-    engine = Engine(
-        inbox, Outputs(runner, network, prober, alerter, recorder), kinds, clock=time.monotonic, chance=chance
-    )
+    outputs = Outputs(AfterNetwork(runner, network.settled), network, prober, alerter, recorder)
+    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(inbox.post), Servers()
     return Parts(identity, kinds, files, held, inbox, runner, watcher, network, prober, metrics, alerter, engine, servers, notifier)
 
@@ -94,7 +98,8 @@ def scope(identity: Identity, config: Config) -> Scope:
 def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
     """What the kernel should hold for this configuration while nothing is up."""
     tunnels = config.tunnels
-    return desired(config.staff.networks, assign_lanes(list(tunnels), {}), proxies(tunnels, kinds), idle(tunnels))
+    snapshot = idle(tunnels)
+    return desired(config.staff.networks, assign_lanes(list(tunnels), {}), proxies(tunnels, kinds), snapshot, choose({}, snapshot)[0])
 
 
 def paging(identity: Identity, config: Config) -> Paging:
@@ -109,6 +114,35 @@ def paging(identity: Identity, config: Config) -> Paging:
 def summary(snapshot: Snapshot) -> str:
     """One line about all tunnels."""
     return f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
+
+
+class AfterNetwork:
+    """The runner that ends a client only when the kernel carries out the latest plan: its traffic goes elsewhere first, if it can."""
+
+    def __init__(self, runner: Runner, settled: Callable[[], Awaitable[None]]) -> None:
+        self._runner = runner
+        self._settled = settled
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    def spawn(self, tunnel: Tunnel, session: int) -> None:
+        """At once."""
+        self._runner.spawn(tunnel, session)
+
+    def kill(self, tunnel: str, session: int) -> None:
+        """At once."""
+        self._runner.kill(tunnel, session)
+
+    def terminate(self, tunnel: str, session: int) -> None:
+        """Soon."""
+        task = asyncio.get_running_loop().create_task(self._terminate(tunnel, session))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _terminate(self, tunnel: str, session: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLED_WITHIN):
+                await self._settled()
+        self._runner.terminate(tunnel, session)
 
 
 class Everybody:

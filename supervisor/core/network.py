@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from supervisor.core.state import Phase, Snapshot, TunnelState, well
+from supervisor.core.failover import Carriers
+from supervisor.core.state import Phase, Snapshot, TunnelState
 from tunnels.base import IPNetwork, device_name
 from tunnels.settings import Tunnel
 
@@ -65,19 +66,18 @@ def idle(tunnels: Mapping[str, Tunnel]) -> Snapshot:
     return Snapshot({name: (tunnel, TunnelState()) for name, tunnel in tunnels.items()}, now=0.0)
 
 
-def desired(staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot) -> NetworkPlan:
-    """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port."""
-    plan_lanes = []
-    best: dict[IPNetwork, tuple[tuple[bool, int, str], Carry]] = {}
-    for name, (tunnel, state) in snapshot.tunnels.items():
-        plan_lanes.append(_lane(tunnel, state, lanes[name], name in proxies))
-        rank = (not well(tunnel, state), tunnel.priority, name)
-        for destination in tunnel.destinations:
-            network = destination.staff_side
-            if network not in best or rank < best[network][0]:
-                best[network] = (rank, Carry(network, lanes[name], destination.network))
-    carries = sorted((carry for _, carry in best.values()), key=lambda c: (c.network.version, c.network))
-    return NetworkPlan(staff, tuple(plan_lanes), tuple(carries))
+def desired(
+    staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers
+) -> NetworkPlan:
+    """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port; `carriers`: who carries which destination."""
+    plan_lanes = [_lane(tunnel, state, lanes[name], name in proxies) for name, (tunnel, state) in snapshot.tunnels.items()]
+    carries = [
+        Carry(destination.staff_side, lanes[name], destination.network)
+        for name, (tunnel, _) in snapshot.tunnels.items()
+        for destination in tunnel.destinations
+        if carriers[destination.staff_side] == name
+    ]
+    return NetworkPlan(staff, tuple(plan_lanes), tuple(sorted(carries, key=lambda c: (c.network.version, c.network))))
 
 
 def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool) -> Lane:

@@ -6,6 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from supervisor.core.failover import choose
 from supervisor.core.network import FIRST_LANE, LAST_LANE, Lane, assign_lanes, desired
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from tunnels.base import device_name
@@ -20,7 +21,8 @@ def tunnel(name: str, *destinations: object, **settings: object) -> Tunnel:
 
 def plan(*pairs: tuple[Tunnel, TunnelState], proxies: frozenset[str] = frozenset()):
     names = [t.name for t, _ in pairs]
-    return desired(STAFF, assign_lanes(names, {}), proxies, Snapshot({t.name: (t, s) for t, s in pairs}, 0.0))
+    snapshot = Snapshot({t.name: (t, s) for t, s in pairs}, 0.0)
+    return desired(STAFF, assign_lanes(names, {}), proxies, snapshot, choose({}, snapshot)[0])
 
 
 def test_a_lane_outlives_sessions_and_other_tunnels() -> None:

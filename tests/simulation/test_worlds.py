@@ -127,6 +127,20 @@ def test_a_held_tunnel_does_not_start_by_itself() -> None:
     assert simulated.phase("held") is Phase.UP
 
 
+def test_the_spare_takes_over_at_the_verdict_and_gives_back_only_to_a_proven_tunnel() -> None:
+    """The main tunnel's path dies for two minutes; the spare has its own."""
+    main, spare = tunnel("main", priority=100), tunnel("spare", priority=200)
+    simulated = World({"main": main, "spare": spare}, Habits())
+    dead = (1000.0, 1120.0)
+    simulated.habits.path_alive = lambda now: not (dead[0] <= now < dead[1] and simulated.prober.asking == "main")
+    carriers = []
+    for moment in (990.0, 1011.0, 1125.0, 1400.0):
+        simulated.run(until=moment)
+        (carry,) = simulated.engine.plan.carries
+        carriers.append(next(lane.tunnel for lane in simulated.engine.plan.lanes if lane.number == carry.lane))
+    assert carriers == ["main", "spare", "spare", "main"]
+
+
 def test_changed_settings_that_need_no_restart_disturb_nothing() -> None:
     simulated = world(Habits())
     simulated.run(until=100.0)
