@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
 from supervisor.core.network import NetworkPlan
-from tests.kernel.lab import DOWN, PLAN, Capture, Kernel, Stream, World, kernel, until, world
+from tests.kernel.lab import ACME, DOWN, PLAN, PRESENTED, SITE, SITE6, SO_MARK, Capture, Kernel, Stream, World, kernel, until, world
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
@@ -76,6 +78,28 @@ async def test_nothing_leaks(lab: World, happening: Callable[[World, Kernel], Aw
         await stream.packets(200)
         await stream.stop()
         assert await capture.leaked() == []
+
+
+async def test_neither_strangers_nor_the_host_itself_leak_without_our_routes(lab: World) -> None:
+    """Only nftables is left: no daemon, no route, no rule of ours."""
+    async with kernel(PLAN) as held:
+        await held.network.close(keep=True)
+    await routes_flushed(lab, held)
+    await lane_tables_and_rules_flushed(lab, held)
+    capture = Capture(lab)
+    senders = [
+        (lab.staff, "10.9.0.5", 0, SITE),               # not staff
+        (lab.facilitator, "", 0, SITE), (lab.facilitator, "", 0, SITE6),
+        (lab.facilitator, "", ACME, SITE), (lab.facilitator, "", ACME, PRESENTED),      # probes
+    ]
+    for namespace, source, mark, address in senders:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with namespace.entered(), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+            sock.bind((source, 0))
+            with contextlib.suppress(PermissionError):          # what the output chain drops, the sender is told
+                sock.sendto(b"x", (address, 9))
+    assert await capture.leaked() == []
 
 
 async def test_nothing_leaks_while_plans_change(lab: World) -> None:
