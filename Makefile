@@ -19,7 +19,7 @@ ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check test demo bench lab docs clean
+.PHONY: help setup lab-programs test-programs check style unit test demo bench lab docs clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -44,9 +44,14 @@ test-programs:
 	@.ci/packages $(LAB_PROGRAMS) $(TEST_PROGRAMS)
 
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit style
+
+style: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+unit: $(READY)
 	$(BIN)/python -m pytest -m '$(UNIT)'
 
 test: test-programs check ## check, and as root the tests with real VPN servers, a real kernel and a real systemd

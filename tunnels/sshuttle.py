@@ -144,6 +144,7 @@ class SshuttleDialogue:
 
     def __init__(self, host: str) -> None:
         self._host = host
+        self._connected = False
         self._failed = False
 
     def receive(self, source: Source, line: str) -> Iterator[Observation]:
@@ -151,10 +152,12 @@ class SshuttleDialogue:
         if self._failed:
             return
         if source is Source.NOTIFY and line == "READY=1":
+            self._connected = True
             yield Connected(peer=self._host)
         elif source is Source.OUTPUT and (failed := _explanation(line)):
             self._failed = True
-            yield failed
+            broke = self._connected and failed.reason is Reason.HANDSHAKE      # the same words, but the handshake was long ago
+            yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
 
 
 def _explanation(line: str) -> Failed | None:
