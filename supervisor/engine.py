@@ -245,6 +245,7 @@ class Engine:
             self._perform(tunnel, action)
         if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
             self._forget(tunnel.name)
+            return True
         return _moved(before, after) or before.session != after.session or before.want != after.want
 
     def _perform(self, tunnel: Tunnel, action: Action) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class Daemon:
     def __init__(self, path: Path, config: Config, parts: Parts) -> None:
         self._path, self._config, self._parts = path, config, parts
         self._log = structlog.get_logger()
+        self._control = config.facilitator.runtime_dir / "control.sock"     # where it is taken, whatever a later file says
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- the beginning -------------------------------------------------------------------------------------------------------
@@ -132,13 +133,13 @@ class Daemon:
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.held, self._stalled, self.reload
         ))
-        path, listen, tls = config.facilitator.runtime_dir / "control.sock", config.http.listen, config.http.tls
-        try:
-            await parts.servers.listen_unix(api.control(), path)
+        listen, tls = config.http.listen, config.http.tls
+        with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
+            await parts.servers.listen_unix(api.control(), self._control)
+        with _needed("cannot use the files of http.tls", Exit.CONFIG):
             context = None if tls is None else tls_context(tls.certificate, tls.key, tls.client_ca)
+        with _needed(f"cannot listen on {listen}; see http.listen"):
             await parts.servers.listen_tcp(api.public(), listen.host, listen.port, context)
-        except OSError as error:
-            raise CannotStart(Exit.FAILED, f"cannot listen on {listen} or {path}: {error}; see http in the configuration") from None
 
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
@@ -233,7 +234,16 @@ class Daemon:
         await parts.network.close(keep=True)
         parts.alerter.close()
         with contextlib.suppress(OSError):
-            (self._config.facilitator.runtime_dir / "control.sock").unlink(missing_ok=True)
+            self._control.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _needed(sentence: str, code: Exit = Exit.FAILED) -> Iterator[None]:
+    """Without this the daemon does not start: what the system refuses becomes a sentence and an exit code."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotStart(Exit.NO_RIGHT if isinstance(error, PermissionError) else code, f"{sentence} ({error})") from None
 
 
 def _all_stopped(snapshot: Snapshot) -> bool:

@@ -20,7 +20,7 @@ from supervisor.reports.metrics import Metrics
 from tunnels.base import Reason
 
 _REASONS = {"start": Reason.STARTED, "stop": Reason.STOPPED, "restart": Reason.RESTARTED}
-_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED)
+_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)     # stopped: somebody else wished otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Facade:
         return self.runner.follow(tunnel)
 
     async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
-        """Put the wish into the inbox and wait for what comes of it."""
+        """Put the wish into the inbox and wait for what comes of it. LookupError: the tunnel is gone meanwhile."""
         self._remember(tunnel, verb)
         before = self.engine.snapshot.tunnels[tunnel][1]
         self.inbox.post(Asked(tunnel, reason=_REASONS[verb]))
@@ -81,6 +81,8 @@ class Facade:
                 await (self.engine.wait_for(condition) if wait > 0 else asyncio.sleep(0))
         except TimeoutError:
             pass
+        if not self.known(tunnel):
+            raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         return next(entry for entry in self.status()["tunnels"] if entry["name"] == tunnel)
 
     async def reload(self) -> dict[str, Any]:
@@ -95,14 +97,16 @@ class Facade:
 
 
 def _outcome(tunnel: str, verb: str, before: TunnelState) -> Callable[[Snapshot], bool]:
-    """True once the wish is fulfilled, or has visibly failed for the moment."""
-    if verb == "stop":
-        return lambda now: now.tunnels[tunnel][1].phase is Phase.STOPPED
+    """True once the wish is fulfilled, has visibly failed for the moment, or is void because the tunnel is gone."""
     fresh = verb == "restart" or before.phase not in (Phase.STARTING, Phase.UP)
     target = before.session.number + fresh
 
     def reached(now: Snapshot) -> bool:
+        if tunnel not in now.tunnels:
+            return True
         state = now.tunnels[tunnel][1]
+        if verb == "stop":
+            return state.phase is Phase.STOPPED
         return state.session.number >= target and state.phase in _SETTLED
 
     return reached

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from supervisor.config.document import Group, load
 from supervisor.config.explain import report_invalid
@@ -38,6 +38,13 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
     return _config(globals_, entries, Path(name).parent, report)
 
 
+class _File(Globals):
+    """The keys at the top of a file: what an unknown one there may mean."""
+
+    tunnels: Mapping[str, Any] = Field(default_factory=dict)
+    defaults: Mapping[str, Any] = Field(default_factory=dict)
+
+
 def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, Any]]:
     """The top-level groups that are right; each is checked for itself, so that one mistake hides no other."""
     hints = _misplaced(kinds)
@@ -47,15 +54,13 @@ def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, 
         try:
             yield key, getattr(Globals.model_validate({key: node.plain()}), key)
         except ValidationError as error:
-            report_invalid(error, Config, root, (), report, hints)
+            report_invalid(error, _File, root, (), report, hints)
 
 
 def _misplaced(kinds: Kinds) -> dict[str, str]:
     """Keys that people put one level too high, and where they belong."""
     known = {field for options in all_options(kinds) for field in options.model_fields} - {"name"}
-    return {key: "a setting of a tunnel; it belongs to a tunnel or under defaults:" for key in known} | {
-        "warnings": "not a setting",
-    }
+    return {key: "a setting of a tunnel; it belongs to a tunnel or under defaults:" for key in known}
 
 
 def _config(globals_: Globals, entries: tuple[Entry, ...], directory: Path, report: Report) -> Config:

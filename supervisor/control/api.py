@@ -48,7 +48,10 @@ class Daemon(Protocol):
         """Every further line."""
 
     async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
-        """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its entry of the status."""
+        """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its entry of the status.
+
+        LookupError: the tunnel is gone meanwhile.
+        """
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again: `done` lines, or `errors`."""
@@ -122,11 +125,22 @@ class Api:
         tunnel, verb = self._tunnel(request), request.match_info["verb"]
         if verb not in _VERBS:
             raise web.HTTPNotFound(text=f"no such command: {verb}")
+        self._refuse_when_ending()
         wait = min(_MAX_WAIT, _number(request, "wait", 0))
-        return web.json_response(await self._daemon.ask(tunnel, verb, wait))
+        try:
+            return web.json_response(await self._daemon.ask(tunnel, verb, wait))
+        except LookupError as gone:
+            raise web.HTTPNotFound(text=str(gone)) from None
 
     async def _reload(self, _: web.Request) -> web.Response:
+        self._refuse_when_ending()
         return web.json_response(await asyncio.shield(self._daemon.reload()))
+
+    def _refuse_when_ending(self) -> None:
+        """A daemon that ends its clients must not start new ones."""
+        problem = self._daemon.ready()
+        if problem is not None:
+            raise web.HTTPServiceUnavailable(text=f"nothing is changed any more: {problem}")
 
     def _tunnel(self, request: web.Request) -> str:
         tunnel = request.match_info["tunnel"]

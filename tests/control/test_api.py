@@ -24,6 +24,7 @@ class FakeDaemon:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, float]] = []
         self.problem: str | None = None
+        self.gone = False
         self.lines: asyncio.Queue[str] = asyncio.Queue()
 
     def status(self) -> dict[str, Any]:
@@ -49,6 +50,8 @@ class FakeDaemon:
             yield await self.lines.get()
 
     async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+        if self.gone:
+            raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         self.asked.append((tunnel, verb, wait))
         return {"name": tunnel, "phase": "up", "reason": "connected", "last_error": None}
 
@@ -94,6 +97,22 @@ async def test_commands_reach_the_daemon(served) -> None:
     assert (await asyncio.to_thread(client.post, "/api/v1/tunnels/acme-dc/restart?wait=7"))["phase"] == "up"
     assert daemon.asked == [("acme-dc", "restart", 7)]
     assert (await asyncio.to_thread(client.post, "/api/v1/reload"))["done"] == ["acme-dc: probe changed"]
+
+
+async def test_a_daemon_that_ends_starts_nothing_anew(served) -> None:
+    daemon, path, _ = served
+    daemon.problem = "draining"
+    for wish in ("tunnels/acme-dc/start", "tunnels/acme-dc/restart", "reload"):
+        with pytest.raises(Refused, match="nothing is changed any more: draining"):
+            await asyncio.to_thread(ControlClient(path).post, f"/api/v1/{wish}")
+    assert daemon.asked == []
+
+
+async def test_a_tunnel_that_is_removed_while_somebody_waits_for_it_is_an_answer(served) -> None:
+    daemon, path, _ = served
+    daemon.gone = True
+    with pytest.raises(Refused, match="acme-dc was taken out"):
+        await asyncio.to_thread(ControlClient(path).post, "/api/v1/tunnels/acme-dc/start")
 
 
 @pytest.mark.parametrize(

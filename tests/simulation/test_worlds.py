@@ -108,6 +108,16 @@ def test_a_removed_tunnel_is_stopped_and_then_forgotten_everywhere() -> None:
     assert set(simulated.runner.alive) == {"acme"}
 
 
+def test_a_held_tunnel_leaves_the_kernel_too_when_it_is_removed() -> None:
+    simulated = World({"acme": tunnel(), "globex": tunnel("globex")}, Habits())
+    simulated.run(until=10.0)
+    simulated.post(Asked("globex", reason=Reason.STOPPED))
+    simulated.run(until=20.0)
+    simulated.engine.configure(Scope("sim", ()), {"acme": tunnel()}, held={"globex"})
+    simulated.run(until=30.0)
+    assert [lane.tunnel for lane in simulated.network.plans[-1].lanes] == ["acme"]
+
+
 def test_a_tunnel_that_comes_back_while_it_is_being_removed_runs_again() -> None:
     simulated = world(Habits())
     simulated.run(until=10.0)

@@ -1,0 +1,47 @@
+"""What a command that waits for a tunnel is told, while the tunnel's fate is decided by somebody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from supervisor.app.facade import Facade
+from supervisor.app.held import Held
+from supervisor.core.events import Asked
+from supervisor.core.view import Identity
+from supervisor.engine import Scope
+from tests.fakes import Habits, World
+from tests.simulation.test_worlds import tunnel
+from tunnels.base import Reason
+
+
+@pytest.fixture
+def world() -> World:
+    """A tunnel that never connects."""
+    return World({"acme": tunnel()}, Habits(connects_in=lambda: None))
+
+
+@pytest.fixture
+def facade(world: World, tmp_path) -> Facade:
+    identity = Identity("test", "0", 1, 0.0, 0.0)
+    return Facade(identity, world.inbox, world.engine, None, None, None, Held(tmp_path), lambda: None, None)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+async def test_a_removed_tunnel_ends_the_waiting_and_not_the_daemon(world: World, facade: Facade, verb: str) -> None:
+    waiting = asyncio.create_task(facade.ask("acme", verb, 60.0))
+    await asyncio.sleep(0)
+    world.engine.configure(Scope("sim", ()), {}, held=())
+    world.run(until=5.0)
+    with pytest.raises(LookupError, match="acme was taken out of the configuration meanwhile"):
+        await waiting
+
+
+async def test_a_start_is_over_when_somebody_else_stops_the_tunnel(world: World, facade: Facade) -> None:
+    waiting = asyncio.create_task(facade.ask("acme", "start", 60.0))
+    await asyncio.sleep(0)
+    world.run(until=1.0)
+    world.post(Asked("acme", reason=Reason.STOPPED))
+    world.run(until=5.0)
+    assert (await waiting)["phase"] == "stopped"
