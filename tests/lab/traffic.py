@@ -114,12 +114,12 @@ def outage(namespace: Namespace, address: IPv4Address, directory: Path, fault: C
 
 
 class Flood:
-    """A steady stream of datagrams to several addresses; `sent` is known after the end of the context."""
+    """A steady stream of datagrams to several addresses; `sent` and `echoed` are known after the end of the context."""
 
     def __init__(self, namespace: Namespace, addresses: tuple[IPv4Address, ...], rate: int = 1000) -> None:
         self._argv = program("flood", str(rate), *(str(address) for address in addresses))
         self._namespace = namespace
-        self.sent = 0
+        self.sent = self.echoed = 0
 
     def __enter__(self) -> Flood:
         self._process = self._namespace.popen(*self._argv, stdout=subprocess.PIPE, start_new_session=True)
@@ -129,7 +129,7 @@ class Flood:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self.sent = int(self._process.communicate(timeout=10)[0])
+        self.sent, self.echoed = map(int, self._process.communicate(timeout=10)[0].split())
 
 
 class Capture:

@@ -1,10 +1,13 @@
-"""Send RATE numbered datagrams a second to each ADDRESS, port 7, until SIGTERM; then print how many were sent."""
+"""Send RATE numbered datagrams a second to each ADDRESS, port 7, until SIGTERM; then print how many were sent, and how many echoed."""
 
 import contextlib
+import select
 import signal
 import socket
 import sys
 import time
+
+STRAGGLERS = 0.5        # seconds for the last echoes
 
 
 class Stop(Exception):
@@ -15,20 +18,41 @@ def stop(*_: object) -> None:
     raise Stop
 
 
-def flood(sender: socket.socket, rate: int, addresses: list[str]) -> int:
-    sent, due = 0, time.monotonic()
+class Stream:
+    """What was sent, and which numbers came back."""
+
+    def __init__(self, sender: socket.socket) -> None:
+        self.sender = sender
+        self.sent = 0
+        self.echoed: set[bytes] = set()
+
+    def send(self, address: str) -> None:
+        with contextlib.suppress(OSError):      # an ICMP error of an earlier datagram: that one was refused on its way
+            self.sender.sendto(b"\n%d" % self.sent, (address, 7))
+        self.sent += 1
+
+    def listen(self, until: float) -> None:
+        """Take echoes until then; the echo ends with what was sent."""
+        while (left := until - time.monotonic()) > 0:
+            if select.select([self.sender], [], [], left)[0]:
+                with contextlib.suppress(OSError):
+                    self.echoed.add(self.sender.recv(512).rpartition(b"\n")[2])
+
+
+def run(stream: Stream, rate: int, addresses: list[str]) -> None:
+    due = time.monotonic()
     with contextlib.suppress(Stop):
         while True:
             for address in addresses:
-                with contextlib.suppress(OSError):      # an ICMP error of an earlier datagram: that one was refused on its way
-                    sender.sendto(b"%d" % sent, (address, 7))
-                sent += 1
+                stream.send(address)
             due += 1 / rate
-            time.sleep(max(0.0, due - time.monotonic()))
-    return sent
+            stream.listen(due)
+    stream.listen(time.monotonic() + STRAGGLERS)
 
 
 signal.signal(signal.SIGTERM, stop)
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    stream = Stream(sender)
     print("sending", flush=True)
-    print(flood(sender, int(sys.argv[1]), sys.argv[2:]), flush=True)
+    run(stream, int(sys.argv[1]), sys.argv[2:])
+    print(stream.sent, len(stream.echoed), flush=True)

@@ -1,0 +1,72 @@
+"""Two tunnels to one destination: the spare takes over, and nothing is followed that flaps."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.config import Config, only, with_password
+from tests.lab.daemon import Daemon
+from tests.lab.network import DATACENTRE_WEB
+from tests.lab.wait import eventually
+
+pytestmark = pytest.mark.root
+FAST = {"interval": "500ms", "timeout": "400ms"}
+
+
+def pair(lab: Lab, config: Config, probe: dict[str, str]) -> Config:
+    """`acme-dc` as it is, and `acme-spare` through another server of the same customer."""
+    assert lab.password_server.pid
+    spare = with_password(config, lab.directory)["tunnels"]["acme-dc"]
+    both = only(config, "acme-dc")
+    both["tunnels"]["acme-spare"] = {**spare, "priority": 200}
+    for tunnel in both["tunnels"].values():
+        tunnel["probe"] = {**tunnel["probe"], **probe}
+    return both
+
+
+def carrier(daemon: Daemon) -> list[str]:
+    return [tunnel["name"] for tunnel in daemon.status()["tunnels"] if tunnel["carries"]]
+
+
+@pytest.fixture
+def silenced(lab: Lab) -> Iterator[None]:
+    """The first server speaks again at the end."""
+    yield
+    os.kill(lab.openvpn.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(("probe", "limit"), [(FAST, 2.0), ({"interval": "5s", "timeout": "2s"}, 11.0)], ids=["fast", "default"])
+def test_a_silent_tunnel_is_left_at_the_verdict(lab: Lab, config: Config, silenced: None, probe: dict[str, str], limit: float) -> None:
+    with lab.daemon(pair(lab, config, probe)) as daemon:
+        daemon.wait_well()
+        assert carrier(daemon) == ["acme-dc"]
+        outage = lab.outage(DATACENTRE_WEB, lambda: os.kill(lab.openvpn.pid, signal.SIGSTOP))
+        print("silent drop of the carrier:", outage)
+        assert carrier(daemon) == ["acme-spare"]
+        assert outage.seconds <= limit
+
+
+def test_a_planned_switch_loses_nothing(lab: Lab, config: Config) -> None:
+    with lab.daemon(pair(lab, config, FAST)) as daemon:
+        daemon.wait_well()
+        with lab.flood(DATACENTRE_WEB, rate=100) as flood, lab.poller(DATACENTRE_WEB) as poller:
+            poller.wait_settled(10)
+            assert daemon.cli("stop", "acme-dc").returncode == 0
+            eventually(lambda: carrier(daemon) == ["acme-spare"], 5, "the spare carries")
+            poller.wait_settled(10)
+        print(f"sent {flood.sent}, echoed {flood.echoed}")
+        assert flood.echoed == flood.sent
+
+
+def test_the_first_one_takes_over_again_once_it_has_proven_itself(lab: Lab, config: Config) -> None:
+    with lab.daemon(pair(lab, config, FAST)) as daemon:
+        daemon.wait_well()
+        daemon.cli("stop", "acme-dc")
+        eventually(lambda: carrier(daemon) == ["acme-spare"], 5, "the spare carries")
+        daemon.cli("start", "acme-dc")
+        eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first carries again")
