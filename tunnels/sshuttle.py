@@ -97,6 +97,7 @@ def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Laun
             place.python, "-I", str(PROGRAM), "--port", str(place.port), "--remote", tunnel.remote,
             "--identity", "{identity}", "--known-hosts", "{known_hosts}",
             *(word for option in tunnel.ssh_options for word in ("--option", option)),
+            *(word for d in tunnel.destinations if d.presented_as for word in ("--map", f"{d.presented_as}={d.network}")),
         ),
         # ssh wants a newline at the end of a key
         files={"identity": inputs["identity"].rstrip() + b"\n", "known_hosts": inputs["known_hosts"]},

@@ -68,7 +68,12 @@ def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:
         return ("kind",)
     names = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
     login = [f"login.{name}" for name in type(new.login).model_fields if getattr(old.login, name) != getattr(new.login, name)]
-    return tuple(path for name in names for path in (login if name == "login" else [name]))
+    mapping = ["destinations.presented_as"] if _mapping(old) != _mapping(new) else []     # a proxy maps by itself: its client must know
+    return tuple(path for name in names for path in (login if name == "login" else [name])) + tuple(mapping)
+
+
+def _mapping(tunnel: Tunnel) -> set[tuple[Any, Any]]:
+    return {(d.presented_as, d.network) for d in tunnel.destinations if d.presented_as is not None}
 
 
 def _at(settings: Settings, path: str) -> Any:

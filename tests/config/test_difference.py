@@ -45,6 +45,12 @@ def test_both_sorts_at_once_start_the_client_anew_and_are_both_named() -> None:
     assert difference(good(HEAD), good(new)).restart == {"acme": ("destinations", "config")}
 
 
+def test_a_mapping_is_the_clients_business_too() -> None:
+    new = HEAD.replace("[10.77.0.0/24]", "[{network: 10.77.0.0/24, presented_as: 100.64.0.0/24}]")
+    assert new != HEAD
+    assert difference(good(HEAD), good(new)).restart == {"acme": ("destinations", "destinations.presented_as")}
+
+
 def test_another_kind() -> None:
     new = HEAD.replace("wire", "pipe").replace("config: acme.conf", "remote: r")
     assert difference(good(HEAD), good(new)).restart == {"acme": ("kind",)}

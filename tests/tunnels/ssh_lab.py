@@ -21,7 +21,7 @@ _RULES = """
 table inet t {{
   chain pre {{
     type nat hook prerouting priority -100
-    ip daddr 10.90.0.0/16 tcp dport 1-65535 redirect to :{port}
+    ip daddr {{ 10.90.0.0/16, 100.90.0.0/16 }} tcp dport 1-65535 redirect to :{port}
     ip6 daddr fd00:90::/64 tcp dport 1-65535 redirect to :{port}
   }}
 }}
@@ -64,7 +64,8 @@ class SshLab:
         ):
             for address in addresses:
                 namespace.run("ip", "addr", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
-        self.hub.run("ip", "route", "add", "10.90.0.0/16", "via", "10.91.0.2")
+        for network in ("10.90.0.0/16", "100.90.0.0/16"):
+            self.hub.run("ip", "route", "add", network, "via", "10.91.0.2")
         self.hub.run("ip", "route", "add", "fd00:90::/64", "via", "fd00:91::2")
         self.facilitator.run("ip", "route", "add", "unreachable", "10.90.0.0/16")
 

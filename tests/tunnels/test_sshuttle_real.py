@@ -83,6 +83,16 @@ def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: Run) -> None
     assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the far side\n"
 
 
+def test_a_mapped_network_is_reached_under_both_addresses(lab: SshLab) -> None:
+    run = lab.run(port=12331, destinations=[{"network": "10.90.0.0/16", "presented_as": "100.90.0.0/16"}])
+    try:
+        run.connected()
+        lab.redirect(12331)
+        assert lab.fetch("100.90.0.10") == lab.fetch(SITE) == "hello from the far side\n"
+    finally:
+        run.stop()
+
+
 def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standing: Run) -> None:
     """Without an entry in conntrack the kernel does not know its original destination."""
     lab.facilitator.run("nft", "flush ruleset")

@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         notify = _notifier(os.environ.pop("NOTIFY_SOCKET", None))
         os.environ.pop("SSHUTTLE_ARGS", None)
         ssh = Ssh(package["ssh"].connect)
-        _replace(package, notify, ssh)
+        _replace(package, notify, ssh, _mapping(options.map))
         _become_nobody((options.identity, options.known_hosts))
     except Unfit as error:
         _say(str(error))
@@ -86,6 +87,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--identity", type=int, required=True, help="descriptor of the private key")
     parser.add_argument("--known-hosts", type=int, required=True, help="descriptor of the known hosts")
     parser.add_argument("--option", action="append", default=[], help="an ssh option, NAME=VALUE")
+    parser.add_argument("--map", action="append", default=[], help="1:1 mapping, PRESENTED=REAL: connections to the one go to the other")
     return parser.parse_args(arguments)
 
 
@@ -119,10 +121,24 @@ def _package() -> Mapping[str, Any]:
     return modules
 
 
-def _replace(package: Mapping[str, Any], notify: Callable[..., bool], connect: Callable[..., Any]) -> None:
+def _mapping(pairs: Sequence[str]) -> Callable[[str], str]:
+    """What an address that staff use is at the far side."""
+    networks = [tuple(map(ip_network, pair.split("="))) for pair in pairs]
+
+    def real(text: str) -> str:
+        address = ip_address(text)
+        for presented, behind in networks:
+            if address in presented:
+                return str(behind[int(address) - int(presented.network_address)])
+        return text
+
+    return real
+
+
+def _replace(package: Mapping[str, Any], notify: Callable[..., bool], connect: Callable[..., Any], real: Callable[[str], str]) -> None:
     client, ssh = package["client"], package["ssh"]
     client.MultiListener = _listener(client.MultiListener, package["helpers"].Fatal)
-    client.FirewallClient = _firewall(package["methods"].BaseMethod)
+    client.FirewallClient = _firewall(package["methods"].BaseMethod, real)
     package["sdnotify"].send = notify
     ssh.get_module_source = _sources().__getitem__
     ssh.connect = connect
@@ -169,14 +185,15 @@ def _bound_if_there(port: int) -> socket.socket | None:
         raise
 
 
-def _firewall(base: Any) -> Any:
+def _firewall(base: Any, real: Callable[[str], str]) -> Any:
     class Redirected(base):  # type: ignore[misc]
         """Connections come through the daemon's rules; one that did not must not end the program."""
 
         @staticmethod
         def get_tcp_dstip(connection: socket.socket) -> Any:
             try:
-                return base.get_tcp_dstip(connection)
+                address, port = base.get_tcp_dstip(connection)
+                return real(address), port
             except OSError:
                 return connection.getsockname()     # sshuttle closes a connection that is meant for itself
 
