@@ -48,7 +48,12 @@ def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path
     except Unreachable as error:
         fail(Exit.NO_DAEMON, str(error))
     except Refused as error:
-        fail(Exit.NO_RIGHT if "may only" in str(error) or "may change" in str(error) else Exit.FAILED, str(error))
+        refused(error)
+
+
+def refused(error: Refused) -> NoReturn:
+    """End the command with the daemon's own words."""
+    fail(Exit.NO_RIGHT if error.forbidden else Exit.FAILED, str(error))
 
 
 def runtime_dir(config: Path) -> Path:
@@ -58,6 +63,6 @@ def runtime_dir(config: Path) -> Path:
     try:
         document = yaml.safe_load(config.read_text())
         named = document["facilitator"]["runtime_dir"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, RecursionError):
         named = None
     return Path(named if isinstance(named, str) else DEFAULT_RUNTIME_DIR)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, runtime_dir, socket_option
+from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
@@ -60,7 +60,7 @@ def plan(config: Path, socket_path: Path | None) -> None:
     try:
         answer = ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET).get("/api/v1/plan")
     except Refused as error:
-        fail(Exit.FAILED, str(error))
+        refused(error)
     except Unreachable:
         answer = _plan_from(_load(config))
     click.echo("\n".join(["wanted:", *(f"  {line}" for line in answer["wanted"] or ["nothing"])]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -15,7 +16,11 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The daemon answered, and the answer is no; the text is its own."""
+    """The daemon answered, and the answer is no; the text is its own. `forbidden`: for want of a right."""
+
+    def __init__(self, text: str, forbidden: bool = False) -> None:
+        super().__init__(text)
+        self.forbidden = forbidden
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -41,26 +46,37 @@ class ControlClient:
 
     def get(self, path: str) -> Any:
         """The JSON document at `path`."""
-        return json.loads(self._ask("GET", path, self._timeout).read())
+        return self._document("GET", path, self._timeout)
 
     def post(self, path: str, wait: float = 0.0) -> Any:
         """Ask for a change; the answer may take `wait` seconds longer."""
-        return json.loads(self._ask("POST", path, self._timeout + wait).read())
+        return self._document("POST", path, self._timeout + wait)
 
     def lines(self, path: str) -> Iterator[str]:
         """The lines of a text that may never end."""
-        for line in self._ask("GET", path, None):
-            yield line.decode(errors="replace").rstrip("\n")
+        with self._reached():
+            response = self._ask("GET", path, None)
+            for line in response:
+                yield line.decode(errors="replace").rstrip("\n")
+            response.read()     # tells an end from a break
+
+    def _document(self, method: str, path: str, timeout: float) -> Any:
+        with self._reached():
+            return json.loads(self._ask(method, path, timeout).read())
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError:
+            raise Refused(f"{self._path} may only be used by root, the daemon's own user and the group facilitator", True) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Unreachable(f"no daemon answers at {self._path} ({error}); is `facilitator run` up?") from None
 
     def _ask(self, method: str, path: str, timeout: float | None) -> http.client.HTTPResponse:
         connection = _UnixConnection(self._path, timeout)
-        try:
-            connection.request(method, path)
-            response = connection.getresponse()
-        except PermissionError:
-            raise Refused(f"{self._path} may only be used by root, the daemon's own user and the group facilitator") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"no daemon answers at {self._path} ({error}); is `facilitator run` up?") from None
+        connection.request(method, path)
+        response = connection.getresponse()
         if response.status >= 400:
-            raise Refused(response.read().decode(errors="replace").strip())
+            raise Refused(response.read().decode(errors="replace").strip(), response.status == http.client.FORBIDDEN)
         return response

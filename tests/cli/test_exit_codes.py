@@ -1,0 +1,74 @@
+"""The exit codes of commands that talk to a daemon, where there is none, or one that says no."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from supervisor.cli import main
+from supervisor.core.exits import Exit
+
+LOGS = ["logs", "acme-dc"]
+COMMANDS = (["status"], ["status", "acme-dc"], ["start", "acme-dc"], ["stop", "acme-dc"], ["restart", "acme-dc"], LOGS, ["reload"])
+HEAD = b"HTTP/1.1 200 OK\r\n"
+BREAKS = {
+    "nothing": b"",
+    "junk": b"junk\r\n\r\n",
+    "half": HEAD + b'Content-Length: 60\r\n\r\n{"tunnels": [',
+    "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n40\r\nhalf a li",
+}
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """A daemon that gives every request the same answer and hangs up."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.ThreadingUnixStreamServer(str(path), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+def call(path: Path, command: list[str]) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [*command, "--socket", str(path)])
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_no_daemon(tmp_path: Path, command: list[str]) -> None:
+    code, said = call(tmp_path / "control.sock", command)
+    assert code == Exit.NO_DAEMON
+    assert said.count("\n") == 1
+    assert "no daemon answers at" in said
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ["plan"]], ids=" ".join)
+@pytest.mark.parametrize(("status", "expected"), [(b"403 Forbidden", Exit.NO_RIGHT), (b"503 Service Unavailable", Exit.FAILED)])
+def test_no_is_an_answer(tmp_path: Path, command: list[str], status: bytes, expected: Exit) -> None:
+    path = tmp_path / "control.sock"
+    with answering(path, b"HTTP/1.1 " + status + b"\r\nContent-Length: 6\r\n\r\nfor me"):
+        assert call(path, command) == (expected, "facilitator: for me\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_daemon_that_dies_while_it_answers(tmp_path: Path, command: list[str], broken: str) -> None:
+    if (command, broken) == (LOGS, "half"):
+        pytest.skip("what may go on for ever has no length that could be missed")
+    path = tmp_path / "control.sock"
+    with answering(path, BREAKS[broken]):
+        code, said = call(path, command)
+    assert code == Exit.NO_DAEMON, said
+    assert "no daemon answers at" in said
