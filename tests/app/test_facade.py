@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 
 import pytest
 
@@ -24,8 +25,8 @@ def world() -> World:
 
 @pytest.fixture
 def facade(world: World, tmp_path) -> Facade:
-    identity = Identity("test", "0", 1, 0.0, 0.0)
-    return Facade(identity, world.inbox, world.engine, None, None, None, Held(tmp_path), lambda: None, None)
+    needed = {"identity": Identity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": Held(tmp_path)}
+    return Facade(**dict.fromkeys(field.name for field in fields(Facade)) | needed)
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
