@@ -10,8 +10,8 @@ import enum
 import socket
 from collections.abc import Callable, Iterable
 
+from supervisor.kernel.bulk import PROTOCOL
 from supervisor.kernel.netlink import attributes, messages
-from supervisor.kernel.routes import PROTOCOL
 from supervisor.kernel.ruleset import TABLE
 
 

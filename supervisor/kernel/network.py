@@ -14,7 +14,7 @@ import contextlib
 import errno
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -24,6 +24,7 @@ from supervisor.core.layout import (
     Change,
     Element,
     Host,
+    Item,
     Layout,
     Op,
     Route,
@@ -36,6 +37,7 @@ from supervisor.core.layout import (
     wanted,
 )
 from supervisor.core.network import NetworkPlan
+from supervisor.kernel.bulk import CHUNK
 from supervisor.kernel.errors import ERRORS, code, explained, sentence
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.limiter import Limiter
@@ -297,28 +299,28 @@ class KernelNetwork:
         """Change by change, nftables in one transaction. A newer plan ends it: the next round goes on from what was reached."""
         done: list[Change] = []
         failures: list[Failure] = []
-        plan = self._plan
-        tables = {change.item.table for change in changes if isinstance(change.item, Route)}
-        places = {route.place for route in self._actual.routes if route.table in tables}
+        plan, replacing = self._plan, _replacing(changes, self._actual)
         try:
             for block in _blocks(changes):
                 if self._plan is not plan:
                     break
                 try:
-                    await self._change(block, places)
-                    done += block
-                except ERRORS as error:
+                    failed = await self._change(block, replacing)
+                except ERRORS as error:     # of nothing in the block is it known that it was done
                     failures.append((block[0], error))
+                    continue
+                failures += failed
+                done += _without(block, failed) if failed else block
         finally:
             self._actual = applied(self._actual, done)
         return done, failures
 
-    async def _change(self, block: Sequence[Change], places: AbstractSet[object]) -> None:
-        if isinstance(block[0].item, Route | Rule):
-            item = block[0].item
-            await self._routes.change(block[0], self._host, take_place=isinstance(item, Route) and item.place in places)
-        else:
+    async def _change(self, block: Sequence[Change], replacing: AbstractSet[Item]) -> list[Failure]:
+        if block[0].concerns_nftables:
             await self._nftables.commit(block)
+            return []
+        said = await self._routes.change_all(block, self._host, replacing)
+        return [(change, error) for change, error in zip(block, said, strict=True) if error is not None]
 
     def _release(self) -> None:
         self._hints.close()
@@ -326,12 +328,24 @@ class KernelNetwork:
         self._nftables.close()
 
 
-def _blocks(changes: Sequence[Change]) -> list[list[Change]]:
-    blocks: list[list[Change]] = []
+def _blocks(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """What goes to the kernel in one piece, in order: everything of nftables, and routes and rules by the hundred."""
     for nftables, group in itertools.groupby(changes, key=lambda change: change.concerns_nftables):
         members = list(group)
-        blocks += [members] if nftables else [[change] for change in members]
-    return blocks
+        size = len(members) if nftables else CHUNK
+        yield from (members[start:start + size] for start in range(0, len(members), size))
+
+
+def _replacing(changes: Sequence[Change], actual: Layout) -> frozenset[Item]:
+    """The new routes in whose place there is one of ours."""
+    new = {change.item.place: change.item for change in changes if isinstance(change.item, Route) and change.op is Op.ADD}
+    tables = {table for _, table, _ in new}
+    return frozenset(new[route.place] for route in actual.routes if route.table in tables and route.place in new)
+
+
+def _without(changes: Iterable[Change], failures: Iterable[Failure]) -> list[Change]:
+    failed = {change for change, _ in failures}
+    return [change for change in changes if change not in failed]
 
 
 def _summary(changes: Sequence[Change]) -> dict[str, object]:

@@ -6,63 +6,54 @@ makes the change fail with EEXIST.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Iterable, Mapping
-from ipaddress import ip_network
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pyroute2 import AsyncIPRoute, NetlinkError
+from pyroute2 import NetlinkError
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
-from supervisor.core.layout import ANYWHERE, NO_MASK, Change, Device, Host, Op, Route, Rule
-from supervisor.kernel.errors import TIMEOUT
+from supervisor.core.layout import Change, Device, Host, Op, Route, Rule
+from supervisor.kernel.bulk import Message, RawRoute, Rtnetlink, pack, read_route, read_rule, route_dump, rule_dump
 
-PROTOCOL = 173
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-# A kind without a name keeps its number.
-_KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
-_NUMBERS = {name: number for number, name in _KINDS.items()}
-_ANY_SCOPE = 255            # RT_SCOPE_NOWHERE: a removal that does not look at the scope
-_TO_TABLE = 1               # FR_ACT_TO_TBL
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
 _IFF_UP = 1
 _IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
 _ATTEMPTS = 5               # at a dump that changes interrupt
 
+ReadT = TypeVar("ReadT")
+
 
 class Routes:
     """The routing half of the kernel. Errors are `NetlinkError` (with the kernel's errno), OSError and TimeoutError."""
 
     def __init__(self) -> None:
-        self._rtnl: Any = None
+        self._rtnl = Rtnetlink()
         self._query: socket.socket | None = None
         self._names: dict[int, str] = {}        # of devices that were seen
-        self._one = asyncio.Lock()              # the kernel refuses a second dump on a socket
 
     async def open(self) -> None:
         """Open the sockets, in the network namespace of the calling thread."""
         self._query = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._rtnl = AsyncIPRoute(strict_check=True, ext_ack=True)
-        await self._rtnl.setup_endpoint()
-        self._rtnl.socket.bind((0, 0))
+        self._rtnl.open()
 
     @property
     def port(self) -> int:
         """The netlink address of the socket: events that carry it are our own doing."""
-        return int(self._rtnl.socket.getsockname()[0])
+        return self._rtnl.port
 
     def close(self) -> None:
         """Close the sockets; routes and rules stay."""
-        for opened in (self._rtnl, self._query):
-            if opened is not None:
-                opened.close()
-        self._rtnl = self._query = None
+        self._rtnl.close()
+        if self._query is not None:
+            self._query.close()
+        self._query = None
 
     def host(self, names: Iterable[str]) -> Host:
         """What is known about these devices and `lo`; one that does not exist is left out."""
@@ -86,54 +77,43 @@ class Routes:
 
     async def routes(self, versions: Iterable[int]) -> frozenset[Route]:
         """All routes of ours, in all tables."""
-        found = set()
-        for version in versions:
-            for message in await self._dump("route", family=_FAMILY[version], proto=PROTOCOL):
-                if message["proto"] == PROTOCOL:
-                    found.add(await self._route(version, message))
-        return frozenset(found)
+        return frozenset([self._named(raw) for version in versions for raw in await self._dump(route_dump(version), read_route)])
 
     async def rules(self, versions: Iterable[int]) -> frozenset[Rule]:
         """All policy rules of ours."""
-        found = set()
-        for version in versions:
-            for message in await self._dump("rule", family=_FAMILY[version]):
-                if message.get_attr("FRA_PROTOCOL") == PROTOCOL:
-                    found.add(_rule(version, message))
-        return frozenset(found)
+        return frozenset([rule for version in versions for rule in await self._dump(rule_dump(version), read_rule)])
 
     async def change(self, change: Change, host: Host, take_place: bool = False) -> None:
         """Add or remove a route or rule. Removing what is gone already is success; `take_place`: an added route may replace ours."""
-        item, add = change.item, change.op is Op.ADD
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                if isinstance(item, Route):
-                    command = ("replace" if take_place else "add") if add else "del"
-                    await self._rtnl.route(command, **_route_arguments(item, host), **({} if add else {"scope": _ANY_SCOPE}))
-                elif isinstance(item, Rule):
-                    await self._rtnl.rule("add" if add else "del", **_rule_arguments(item))
-        except NetlinkError as error:
-            if add or error.code not in _GONE:
-                raise
+        for error in await self.change_all([change], host, [change.item] if take_place else ()):
+            if error is not None:
+                raise error
 
-    async def _dump(self, what: str, **match: Any) -> list[Any]:
+    async def change_all(self, changes: Sequence[Change], host: Host, take_place: Collection[object] = ()) -> list[NetlinkError | None]:
+        """Carry out at most `bulk.CHUNK` changes, each by itself; what went wrong with each. `take_place`: routes that may replace ours."""
+        messages = [pack(change, _index(change.item, host), change.item in take_place) for change in changes]
+        said = await self._rtnl.change(messages)
+        return [
+            None if error is not None and change.op is Op.REMOVE and error.code in _GONE else error
+            for change, error in zip(changes, said, strict=True)
+        ]
+
+    async def _dump(self, message: Message, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         for attempt in range(_ATTEMPTS):
             try:
-                async with self._one, asyncio.timeout(TIMEOUT):
-                    return [message async for message in await getattr(self._rtnl, what)("dump", **match)]
+                return await self._rtnl.dump(message, read)
             except NetlinkDumpInterrupted:
                 if attempt == _ATTEMPTS - 1:
                     raise
         return []
 
-    async def _route(self, version: int, message: Any) -> Route:
-        network = ANYWHERE[version] if message["dst_len"] == 0 else ip_network(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")
-        table, kind = message.get_attr("RTA_TABLE") or message["table"], _KINDS.get(message["type"], str(message["type"]))
-        index = message.get_attr("RTA_OIF")
-        device = await self._name(index) if index and kind in ("unicast", "local") else None
-        return Route(network, table, message.get_attr("RTA_PRIORITY") or 0, kind, device)
+    def _named(self, raw: RawRoute) -> Route:
+        route, index = raw
+        if not index or route.kind not in ("unicast", "local"):
+            return route            # IPv6 gives `lo` for an unreachable route
+        return replace(route, device=self._name(index))
 
-    async def _name(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         """A name may move to another device; ours are asked for by name in each `host`, so only foreign ones are looked up here."""
         if index not in self._names:
             try:
@@ -150,31 +130,7 @@ def _takes_ipv6(name: str) -> bool:
         return False                # not with IPv6 switched off, nor with an MTU below 1280
 
 
-def _rule(version: int, message: Any) -> Rule:
-    mark, mask = message.get_attr("FRA_FWMARK") or 0, message.get_attr("FRA_FWMASK")
-    table = message.get_attr("FRA_TABLE") or message["table"]
-    return Rule(version, mark, table, message.get_attr("FRA_PRIORITY") or 0, NO_MASK if mask is None else mask)
-
-
-def _route_arguments(route: Route, host: Host) -> Mapping[str, Any]:
-    """For pyroute2. A device that is gone gives index 0 for a removal, which matches any, and an error for an addition."""
-    arguments: dict[str, Any] = {
-        "family": _FAMILY[route.network.version], "dst_len": route.network.prefixlen, "table": route.table,
-        "priority": route.metric, "proto": PROTOCOL, "type": _NUMBERS.get(route.kind) or int(route.kind),
-    }
-    if route.network.prefixlen:
-        arguments["dst"] = str(route.network.network_address)
-    if route.device is not None:
-        device = host.devices.get(route.device)
-        if device is not None:
-            arguments["oif"] = device.index
-    return arguments
-
-
-def _rule_arguments(rule: Rule) -> Mapping[str, Any]:
-    arguments: dict[str, Any] = {
-        "family": _FAMILY[rule.version], "priority": rule.priority, "table": rule.table, "protocol": PROTOCOL, "action": _TO_TABLE,
-    }
-    if rule.mark:
-        arguments |= {"fwmark": rule.mark, "fwmask": rule.mask}
-    return arguments
+def _index(item: object, host: Host) -> int:
+    """Of the device. One that is gone gives 0, which for a removal matches any and for an addition is an error."""
+    device = host.devices.get(item.device) if isinstance(item, Route) and item.device is not None else None
+    return 0 if device is None else device.index
