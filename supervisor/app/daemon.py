@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -19,9 +20,11 @@ from supervisor.app.files import errors_of, load
 from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory
 from supervisor.clients.journal import Journal
-from supervisor.clients.processes import become_subreaper, raise_file_limit, reset_sigchld
+from supervisor.clients.processes import become_subreaper, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config, ConfigErrors, difference
+from supervisor.config.model import Tls
+from supervisor.config.words import Listen
 from supervisor.control.api import Api, tls_context
 from supervisor.control.notify import Notifier
 from supervisor.core.events import Asked
@@ -34,6 +37,7 @@ from supervisor.reports.redact import Secrets
 from tunnels import KINDS
 from tunnels.base import AnyKind, Reason
 
+STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
 STOP_WITHIN = 20.0      # seconds for all clients to end; each has its own, shorter deadline and is killed at it
 KILL_WITHIN = 3.0       # seconds after a second signal
 STALLED = 10.0          # seconds that the engine may be late
@@ -41,6 +45,7 @@ STALLED = 10.0          # seconds that the engine may be late
 
 def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
     """Run the daemon with this configuration to its end; the exit code. Errors at the start are printed."""
+    open_standard_streams()
     try:
         return asyncio.run(_main(path, kinds))
     except ConfigErrors as problem:
@@ -63,7 +68,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     make_directory(config.facilitator.state_dir, "facilitator.state_dir")
     locked = lock(config.facilitator.runtime_dir)
     secrets = Secrets()
-    log = configure(sys.stdout.fileno(), secrets)
+    log = configure(STDOUT, secrets)
     daemon = Daemon(path, config, build(path, kinds, config, secrets, notifier, lambda: log.dropped))
     try:
         await daemon.start()
@@ -106,6 +111,7 @@ class Daemon:
     async def start(self) -> None:
         """Up to READY: the kernel closed, leftovers ended, sockets open, engine running. CannotStart."""
         config, parts = self._config, self._parts
+        tls = _tls(config.http.tls)
         self._log.info("starting", facilitator=parts.identity.facilitator, version=__version__, tunnels=len(config.tunnels))
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
@@ -118,7 +124,7 @@ class Daemon:
         parts.runner.start()
         parts.watcher.start()
         parts.alerter.start()
-        await self._listen(config)
+        await self._listen(config.http.listen, tls)
         self._take_over(config, ())
         self._tasks = [
             asyncio.create_task(parts.engine.run(), name="engine"),
@@ -128,18 +134,15 @@ class Daemon:
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
 
-    async def _listen(self, config: Config) -> None:
+    async def _listen(self, listen: Listen, tls: ssl.SSLContext | None) -> None:
         parts = self._parts
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.held, self._stalled, self.reload
         ))
-        listen, tls = config.http.listen, config.http.tls
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
-        with _needed("cannot use the files of http.tls", Exit.CONFIG):
-            context = None if tls is None else tls_context(tls.certificate, tls.key, tls.client_ca)
         with _needed(f"cannot listen on {listen}; see http.listen"):
-            await parts.servers.listen_tcp(api.public(), listen.host, listen.port, context)
+            await parts.servers.listen_tcp(api.public(), listen.host, listen.port, tls)
 
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
@@ -235,6 +238,16 @@ class Daemon:
         parts.alerter.close()
         with contextlib.suppress(OSError):
             self._control.unlink(missing_ok=True)
+
+
+def _tls(files: Tls | None) -> ssl.SSLContext | None:
+    """Before anything is touched: wrong files are a wrong configuration."""
+    if files is None:
+        return None
+    with _needed("http.tls cannot be used", Exit.CONFIG):
+        for path in filter(None, (files.certificate, files.key, files.client_ca)):
+            path.open("rb").close()     # whose error names the file, which OpenSSL's does not
+        return tls_context(files.certificate, files.key, files.client_ca)
 
 
 @contextlib.contextmanager

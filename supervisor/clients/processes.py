@@ -21,6 +21,7 @@ import psutil
 
 TAG = "FACILITATOR_CLIENT"
 _PR_SET_CHILD_SUBREAPER = 36
+_LAST_STREAM = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,15 @@ def all_pids() -> Iterator[int]:
 def boot_id() -> str:
     """Changes with each boot of the host: start times of two boots cannot be compared."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def open_standard_streams() -> None:
+    """Give a process that was started with closed standard streams /dev/null instead, before anything else takes their numbers."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= _LAST_STREAM:
+        os.set_inheritable(fd, True)
+        fd = os.dup(fd)
+    os.close(fd)
 
 
 def become_subreaper() -> None:
