@@ -19,6 +19,7 @@ from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory
+from supervisor.app.why import Explainer
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
@@ -136,8 +137,10 @@ class Daemon:
 
     async def _listen(self, listen: Listen, tls: ssl.SSLContext | None) -> None:
         parts = self._parts
+        explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
-            parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.held, self._stalled, self.reload
+            parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.held, explainer,
+            self._stalled, self.reload,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)

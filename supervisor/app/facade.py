@@ -10,8 +10,10 @@ from typing import Any
 import structlog
 
 from supervisor.app.held import Held
+from supervisor.app.why import Explainer
 from supervisor.clients.runner import Runner
 from supervisor.core.events import Asked
+from supervisor.core.packet import Question
 from supervisor.core.state import Phase, Snapshot, TunnelState
 from supervisor.core.view import Identity, status
 from supervisor.engine import Engine, Inbox
@@ -34,6 +36,7 @@ class Facade:
     network: KernelNetwork
     measured: Metrics
     held: Held
+    explainer: Explainer
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
 
@@ -57,6 +60,10 @@ class Facade:
         """What the kernel should hold, and how it differs now."""
         wanted, changes = await self.network.compare()
         return {"wanted": wanted, "changes": changes}
+
+    async def why(self, question: Question) -> dict[str, Any]:
+        """What would become of a packet now, step by step."""
+        return await self.explainer.answer(question)
 
     def known(self, tunnel: str) -> bool:
         """Is it configured."""

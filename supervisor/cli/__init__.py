@@ -7,6 +7,7 @@ import click
 from supervisor import __version__
 from supervisor.cli.host import check, cleanup, plan, run
 from supervisor.cli.tunnels import logs, reload, restart, start, status, stop
+from supervisor.cli.why import why
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,5 +16,5 @@ def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""
 
 
-for _command in (run, check, plan, status, start, stop, restart, logs, reload, cleanup):
+for _command in (run, check, plan, status, why, start, stop, restart, logs, reload, cleanup):
     main.add_command(_command)

@@ -9,6 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from supervisor.core.words import lasting
+
 _COLOURS = {"up": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "stopped": "dim", "failed": "red"}
 
 
@@ -73,14 +75,8 @@ def _why(entry: dict[str, Any]) -> str:
 
 
 def age(moment: str) -> str:
-    """How long ago an ISO 8601 moment was, in two units at most, such as `3 h 20 min`."""
-    seconds = max(0, int((datetime.now(UTC) - _moment(moment)).total_seconds()))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if minutes < 60:
-        return f"{minutes} min {seconds % 60} s"
-    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{days} d {hours % 24} h"
+    """How long ago an ISO 8601 moment was, in words."""
+    return lasting((datetime.now(UTC) - _moment(moment)).total_seconds())
 
 
 def _moment(text: str) -> datetime:

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from supervisor.core.packet import Question, parse_question
+
 GROUP = "facilitator"       # its members may use the control socket
 _VERBS = ("start", "stop", "restart")
 _MAX_WAIT = 120.0           # seconds that one request may wait for a tunnel
@@ -40,6 +42,9 @@ class Daemon(Protocol):
 
     async def plan(self) -> dict[str, Any]:
         """`wanted` and `changes`: lines of text."""
+
+    async def why(self, question: Question) -> dict[str, Any]:
+        """What would become of a packet now, step by step."""
 
     def tail(self, tunnel: str, lines: int) -> list[str]:
         """The last lines of the tunnel's client, secrets masked."""
@@ -86,6 +91,7 @@ class Api:
         app.middlewares.append(_authorised)
         app.add_routes([
             web.get("/api/v1/plan", self._plan),
+            web.get("/api/v1/why", self._why),
             web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
             web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
             web.post("/api/v1/reload", self._reload),
@@ -109,6 +115,14 @@ class Api:
 
     async def _plan(self, _: web.Request) -> web.Response:
         return web.json_response(await self._daemon.plan())
+
+    async def _why(self, request: web.Request) -> web.Response:
+        query = request.query
+        try:
+            question = parse_question(query.get("address", ""), query.get("from"), query.get("port"))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return web.json_response(await self._daemon.why(question))
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         tunnel = self._tunnel(request)

@@ -1,0 +1,98 @@
+"""Gathers what `facilitator why` is answered from: the engine's snapshot and plan, and what the kernel really holds at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from supervisor.core.network import NetworkPlan
+from supervisor.core.packet import Facts, Kernel, Lookup, Match, Question, Way, way
+from supervisor.core.why import document, explain, resolve
+from supervisor.engine import Engine
+from supervisor.kernel.errors import ERRORS
+from supervisor.kernel.inspection import Inspector, forwarding, inspector, listening, refused
+from supervisor.kernel.network import KernelNetwork
+from supervisor.kernel.routes import Routes
+from supervisor.kernel.traffic import LinkBytes
+from supervisor.reports.deaths import Deaths
+from tunnels.settings import IPAddress, IPNetwork
+
+_SETTLED_WITHIN = 0.5       # seconds for the kernel to follow the plan that is asked about
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Answers questions about packets. `segments`: what staff.segments says now."""
+
+    wall_offset: float
+    engine: Engine
+    network: KernelNetwork
+    deaths: Deaths
+    segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
+
+    async def answer(self, question: Question) -> dict[str, Any]:
+        """See `supervisor.core.why.document`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLED_WITHIN):
+                await self.network.settled()
+        snapshot, plan = self.engine.snapshot, self.engine.plan
+        found = resolve(snapshot, plan, question.address)
+        path = way(snapshot, plan, found) if isinstance(found, Match) else None
+        facts = Facts(
+            question, snapshot, plan, await self._kernel(question, plan, path), self.wall_offset, self.segments(), self.deaths.last
+        )
+        return document(facts, explain(facts))
+
+    async def _kernel(self, question: Question, plan: NetworkPlan, path: Way | None) -> Kernel:
+        """An unreadable part leaves the rest readable."""
+        known = Kernel(forwarding=forwarding(question.address.version))
+        try:
+            if path is not None:
+                known = await self._of_lane(known, path)
+            async with inspector() as look:
+                known = await _routed(look, known, question, plan, path)
+            return replace(known, refused=await refused())
+        except ERRORS as error:
+            return replace(known, problem=str(error) or "the kernel does not answer")
+
+    async def _of_lane(self, known: Kernel, path: Way) -> Kernel:
+        lane = path.lane
+        routes = Routes()
+        try:
+            await routes.open()
+            known = replace(known, host=routes.host(() if lane.device is None else (lane.device,)))
+        finally:
+            routes.close()
+        known = replace(known, layout=await self.network.read())
+        if lane.device is not None:
+            return replace(known, traffic=LinkBytes()(lane.device))
+        return replace(known, listening=None if lane.port is None else listening(lane.port))
+
+
+async def _routed(look: Inspector, known: Kernel, question: Question, plan: NetworkPlan, path: Way | None) -> Kernel:
+    """Routing decides after a 1:1 mapping took place, so the address is the real one. A proxy's packets are not routed onwards."""
+    sender = question.source or _anybody(plan, question.address.version)
+    back = None if sender is None else await look.lookup(sender)
+    known = replace(known, back=back)
+    if path is None:
+        return replace(known, onward=await _onward(look, question.address, 0, sender, back))
+    if path.lane.device is None:
+        return known
+    onward = await _onward(look, path.match.real, path.lane.number, sender, back)
+    return replace(known, onward=onward, addresses=await look.addresses(path.lane.device, question.address.version))
+
+
+async def _onward(look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: Lookup | None) -> Lookup:
+    """As a packet that comes in where answers to its sender go out; where that is nowhere, as one of this host."""
+    if sender is None or back is None or back.device is None or back.device == "lo":
+        return await look.lookup(address, mark=mark)
+    return await look.lookup(address, mark=mark, source=sender, device=back.device)
+
+
+def _anybody(plan: NetworkPlan, version: int) -> IPAddress | None:
+    """One address of staff, to ask the kernel about."""
+    network = next((network for network in plan.staff if network.version == version), None)
+    return None if network is None else network[1 if network.num_addresses > 1 else 0]

@@ -1,0 +1,55 @@
+"""`facilitator why`: the whole way of a packet, as the running daemon and its kernel see it now."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from supervisor.cli.common import ask, fail, socket_option
+from supervisor.core.exits import Exit
+from supervisor.core.packet import parse_question
+
+_CODES = {"carried": Exit.OK, "down": Exit.NOT_UP}
+_COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+@click.command()
+@click.argument("address")
+@click.option("--from", "source", metavar="SOURCE", help="The sender: may it, and do answers find back to it.")
+@click.option("--port", metavar="N", help="The TCP port, where a tunnel lets only some in.")
+@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
+@socket_option
+def why(address: str, source: str | None, port: str | None, as_json: bool, config: Path, socket_path: Path | None) -> None:
+    """Say what would become of a packet to ADDRESS now, and why: who may send it, which tunnel carries it, and what the kernel holds.
+
+    ADDRESS is what staff use, or the real one at the far side where the two differ.
+
+    Exit code 0: it is carried. 3: the tunnel that should carry it is not up. 1: nothing carries it, or something is in the way.
+
+    \b
+    Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443
+    """
+    try:
+        asked = parse_question(address, source, port)
+    except ValueError as error:
+        fail(Exit.USAGE, str(error))
+    parts = {"address": asked.address, "from": asked.source, "port": asked.port}
+    query = urlencode({name: str(value) for name, value in parts.items() if value is not None})
+    answer = ask(lambda client: client.get(f"/api/v1/why?{query}"), config, socket_path)
+    click.echo(json.dumps(answer, indent=2) if as_json else _text(answer))
+    sys.exit(_CODES.get(answer["outcome"], Exit.FAILED))
+
+
+def _text(answer: dict[str, Any]) -> str:
+    width = max(len(step["name"]) for step in answer["steps"])
+    steps = (f"  {_mark(step['state'])}  {step['name']:{width}}  {step['text']}" for step in answer["steps"])
+    return "\n".join((click.style(answer["verdict"], bold=True), "", *steps))
+
+
+def _mark(state: str) -> str:
+    return click.style(f"{state:7}", _COLOURS[state])

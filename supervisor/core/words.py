@@ -1,0 +1,26 @@
+"""Numbers in words for people: what `status` and `why` say alike."""
+
+from __future__ import annotations
+
+
+def lasting(seconds: float) -> str:
+    """A span of time in two units at most, such as `3 h 20 min`; a negative one counts as none."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes < 60:
+        return f"{minutes} min {whole % 60} s"
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{days} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """Bytes in a decimal unit, such as `4.2 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 1000:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} TB"

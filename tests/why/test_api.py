@@ -1,0 +1,99 @@
+"""The question over the control socket, and the command around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from aiohttp import ClientSession
+from click.testing import CliRunner, Result
+
+from supervisor.cli import main
+from supervisor.control.api import Api, Servers
+from supervisor.control.client import ControlClient, Refused
+from supervisor.core.packet import Question
+from supervisor.core.why import document
+from tests.why.worlds import asked, facts
+
+
+@dataclass
+class FakeDaemon:
+    """Answers from the tests' world, where `down` is down."""
+
+    down: dict[str, str] = field(default_factory=dict)
+
+    async def why(self, question: Question) -> dict[str, Any]:
+        given = facts(str(question.address), None if question.source is None else str(question.source), question.port, **self.down)
+        return document(given, asked(given))
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[tuple[FakeDaemon, Path, str]]:
+    daemon, servers = FakeDaemon(), Servers()
+    api = Api(daemon)
+    await servers.listen_unix(api.control(), tmp_path / "control.sock")
+    await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
+    yield daemon, tmp_path / "control.sock", f"http://127.0.0.1:{servers.addresses()[-1][1]}"
+    await servers.close()
+
+
+async def test_the_question_reaches_the_daemon(served) -> None:
+    query = urlencode({"address": "100.65.3.4", "from": "10.8.2.7", "port": "443"})
+    found = await asyncio.to_thread(ControlClient(served[1]).get, f"/api/v1/why?{query}")
+    assert (found["outcome"], found["from"], found["port"], found["real_address"]) == ("carried", "10.8.2.7", 443, "10.0.3.4")
+
+
+async def test_tcp_does_not_serve_it(served) -> None:
+    async with ClientSession() as http:
+        assert (await http.get(f"{served[2]}/api/v1/why?address=10.77.0.10")).status == 404
+
+
+@pytest.mark.parametrize("query", ["", "address=", "address=acme.example", "address=10.77.0.10&port=x", "address=10.77.0.10&from=here"])
+async def test_a_bad_question_is_refused_in_words(served, query: str) -> None:
+    with pytest.raises(Refused, match=r"^'.*' is not an? (IP address|port)"):
+        await asyncio.to_thread(ControlClient(served[1]).get, f"/api/v1/why?{query}")
+
+
+async def command(path: Path, *arguments: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, main, ["why", *arguments, "--socket", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("address", "code"), [("10.77.0.10", 0), ("10.0.3.4", 1), ("8.8.8.8", 1), ("10.50.0.1", 0), ("acme.example", 2), ("10.77.0.0/24", 2)]
+)
+async def test_the_exit_code_is_the_outcome(served, address: str, code: int) -> None:
+    assert (await command(served[1], address)).exit_code == code
+
+
+async def test_a_tunnel_that_is_down_is_told_by_the_exit_code(served) -> None:
+    served[0].down["acme"] = "backoff"
+    result = await command(served[1], "10.77.0.10")
+    assert (result.exit_code, result.stdout.splitlines()[0][:60]) == (3, "10.77.0.10 would be refused: acme (openvpn) is down since 19")
+
+
+async def test_the_verdict_comes_first_then_the_steps_in_columns(served) -> None:
+    lines = (await command(served[1], "10.77.0.10", "--from", "10.8.1.7")).stdout.splitlines()
+    assert lines[:4] == [
+        "10.77.0.10 is carried by acme (openvpn), healthy, for 3 h 12 min",
+        "",
+        "  ok       source       10.8.1.7 is staff: 10.8.0.0/16, segment engineers",
+        "  ok       destination  10.77.0.0/24 of acme covers 10.77.0.10",
+    ]
+
+
+async def test_json_is_the_daemons_document(served) -> None:
+    result = await command(served[1], "10.77.0.10", "--json")
+    given = facts("10.77.0.10")
+    assert json.loads(result.stdout) == document(given, asked(given))
+
+
+def test_without_a_daemon_the_question_is_still_checked(tmp_path: Path) -> None:
+    ends = [CliRunner().invoke(main, ["why", each, "--socket", str(tmp_path / "none")]) for each in ("nonsense", "10.77.0.10")]
+    assert [each.exit_code for each in ends] == [2, 4]
+    assert ends[0].stderr == "facilitator: 'nonsense' is not an IP address; names are not resolved\n"

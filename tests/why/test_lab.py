@@ -1,0 +1,118 @@
+"""The whole command against a real daemon, real tunnels and the real kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab.network import LAPTOP
+from tests.lab.wait import eventually
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def daemon(lab: Lab) -> Iterator[Daemon]:
+    """Both tunnels are well; the first also presents 172.16.5.0/24 as 100.64.5.0/24."""
+    config = lab.configuration()
+    config["defaults"] = {"reconnect": {"first": "100ms", "max": "1s"}, "probe": {"interval": "500ms", "timeout": "500ms"}}
+    config["tunnels"]["acme-dc"]["destinations"].append({"network": "172.16.5.0/24", "presented_as": "100.64.5.0/24"})
+    with lab.daemon(config) as daemon:
+        daemon.wait_well()
+        yield daemon
+
+
+def why(daemon: Daemon, *arguments: object) -> tuple[int, dict[str, Any]]:
+    done = daemon.cli("why", *map(str, arguments), "--json")
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def steps(answer: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["text"] for step in answer["steps"]}
+
+
+def problems(answer: dict[str, Any]) -> list[str]:
+    return [step["name"] for step in answer["steps"] if step["state"] == "problem"]
+
+
+def test_a_healthy_device(lab: Lab, daemon: Daemon) -> None:
+    assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
+    code, answer = why(daemon, DATACENTRE_WEB, "--from", LAPTOP, "--port", 80)
+    assert (code, problems(answer)) == (0, [])
+    assert answer["verdict"].startswith("10.77.0.10 is carried by acme-dc (openvpn), healthy, for ")
+    found = steps(answer)
+    session = daemon.tunnel("acme-dc")["session"]
+    assert found["session"].startswith(f"session {session['id']}, process {session['pid']}, address 10.78.0.2, far side 203.0.113.2")
+    assert (found["nat"], found["route"]) == ("masquerade: the far side sees 10.78.0.2", "the kernel sends it dev t-acme-dc (table 173001)")
+    assert found["way back"] == "answers go via 10.60.0.1 dev vpc"
+    assert found["device"] == "t-acme-dc is up, MTU 1500 bytes"
+    assert "0 B" not in found["bytes"].split()
+
+
+def test_a_healthy_proxy(daemon: Daemon) -> None:
+    code, answer = why(daemon, CLOUD_WEB)
+    assert (code, problems(answer)) == (0, [])
+    assert steps(answer)["proxy"].startswith("TCP is redirected to port 17")
+
+
+@pytest.mark.parametrize("address", ["100.64.5.9", "172.16.5.9"])
+def test_both_names_of_a_mapped_address(daemon: Daemon, address: str) -> None:
+    code, answer = why(daemon, address)
+    assert (code, problems(answer)) == (0, [])
+    assert (answer["staff_address"], answer["real_address"], answer["destination"]) == ("100.64.5.9", "172.16.5.9", "100.64.5.0/24")
+
+
+def test_an_address_that_nobody_carries(daemon: Daemon) -> None:
+    code, answer = why(daemon, "192.0.2.7")
+    assert code == 1
+    assert answer["verdict"] == "192.0.2.7 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink"
+
+
+def test_a_sender_who_is_not_staff(daemon: Daemon) -> None:
+    code, answer = why(daemon, DATACENTRE_WEB, "--from", "10.9.0.1")
+    assert (code, answer["outcome"], problems(answer)) == (1, "refused", ["source"])
+
+
+def test_a_foreign_rule_that_comes_before_ours_is_found_out(daemon: Daemon) -> None:
+    """Everything of ours is in place, so only the kernel's own answer about the packet tells."""
+    rule = ("priority", "100", "from", "10.8.0.0/16", "iif", "vpc", "prohibit")
+    daemon.namespace.run("ip", "rule", "add", *rule)
+    code, answer = why(daemon, DATACENTRE_WEB)
+    daemon.namespace.run("ip", "rule", "del", *rule)
+    assert (code, answer["outcome"], problems(answer)) == (1, "blocked", ["route"])
+    assert answer["verdict"].endswith("but would not arrive: route: the kernel sends it nowhere: prohibited")
+
+
+def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemon: Daemon) -> None:
+    lab.openvpn.stop()
+    code, answer = eventually(lambda: down if (down := why(daemon, DATACENTRE_WEB))[0] == 3 else None, 15, "acme-dc is down")
+    try:
+        assert answer["verdict"].startswith("10.77.0.10 would be refused: acme-dc (openvpn) is down since ")
+        assert " because " in answer["verdict"]
+        assert problems(answer) == ["tunnel"]
+        assert " ago): " in steps(answer)["failure"]
+    finally:
+        lab.openvpn.start()
+    daemon.wait_for("acme-dc", 30, phase="up", health="healthy")
+    code, answer = why(daemon, DATACENTRE_WEB)
+    assert code == 0
+    assert " ago): " in steps(answer)["failure"]
+
+
+def test_a_tunnel_that_an_operator_stopped(daemon: Daemon) -> None:
+    assert daemon.cli("stop", "own-cloud").returncode == 0
+    code, answer = why(daemon, CLOUD_WEB)
+    assert code == 3
+    assert answer["verdict"].startswith("10.90.0.10 would be refused: own-cloud (sshuttle) is stopped by an operator since ")
+    assert problems(answer) == ["tunnel"]

@@ -1,0 +1,92 @@
+"""Facts about two customers with the same real network, one common destination and a proxy, as if somebody had just asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
+
+from supervisor.core.failover import choose
+from supervisor.core.layout import Device, Host, wanted
+from supervisor.core.network import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
+from supervisor.core.packet import Facts, Kernel, Lookup, Match, parse_question, way
+from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Want
+from supervisor.core.why import Answer, explain, resolve
+from tunnels.base import Reason
+from tunnels.settings import Probe, Reconnect, Tunnel
+
+NOW = 20_000.0
+STAFF = (ip_network("10.8.0.0/16"), ip_network("fd00:8::/32"))
+SEGMENTS = {"engineers": (ip_network("10.8.1.0/24"),), "support": (ip_network("10.8.2.0/24"),)}
+TIMED_OUT = Failure(Reason.NETWORK, "connection to 203.0.113.2 timed out", NOW - 125)
+
+
+def tunnel(name: str, *destinations: Any, **options: Any) -> Tunnel:
+    probe = Probe(targets=("icmp://10.77.0.1",))
+    return Tunnel(name=name, kind="openvpn", destinations=destinations, **{"probe": probe, **options})
+
+
+TUNNELS = (
+    tunnel("acme", "10.77.0.0/24", "fd00:77::/64", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}),
+    tunnel(
+        "beta", {"network": "10.0.0.0/16", "presented_as": "100.65.0.0/16"},
+        allow=("engineers", {"segment": "support", "ports": ["tcp/443"]}),
+    ),
+    tunnel("main", "10.50.0.0/16", priority=100, reconnect=Reconnect(stable_after="1m")),
+    tunnel("spare", "10.50.0.0/16", priority=200),
+    tunnel("cloud", "10.90.0.0/16"),
+)
+LANES = assign_lanes([each.name for each in TUNNELS], {})
+SESSION = Session(
+    3, id="5f0c", pid=4242, device="t-acme", port=17300, started=NOW - 11_522, connected=NOW - 11_521, address="10.78.0.2",
+    peer="203.0.113.2",
+)
+HEALTHY = TunnelState(
+    phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, since=NOW - 11_520, well_since=NOW - 11_520, session=SESSION,
+    healthy_since=NOW - 11_520, last_rtt=0.0123,
+)
+STATES: Mapping[str, TunnelState] = {
+    "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
+    "back": replace(HEALTHY, well_since=NOW - 20),
+    "backoff": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 125, since=NOW - 5, deadline=NOW + 7, failure=TIMED_OUT, session=SESSION),
+    "starting": TunnelState(phase=Phase.STARTING, well_since=NOW - 125, since=NOW - 1, failure=TIMED_OUT, session=Session(4, pid=4300)),
+    "failed": TunnelState(phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)),
+    "stopped": TunnelState(want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60),
+}
+OTHER_WAY = Lookup("vpc", "10.60.0.1", 254)
+
+
+def facts(
+    address: str, source: str | None = None, port: int | None = None, carriers: Mapping[str, str] | None = None, **states: str
+) -> Facts:
+    """Everything is as it should be, apart from the named tunnels: `facts("10.77.0.10", acme="backoff")`."""
+    snapshot = Snapshot({each.name: (each, STATES[states[each.name]] if each.name in states else HEALTHY) for each in TUNNELS}, NOW)
+    before = {ip_network(network): name for network, name in (carriers or {}).items()}
+    plan = desired(STAFF, LANES, frozenset({"cloud"}), snapshot, choose(before, snapshot)[0])
+    asked = parse_question(address, source, port)
+    found = resolve(snapshot, plan, asked.address)
+    if not isinstance(found, Match):
+        return Facts(asked, snapshot, plan, Kernel(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY), 0.0, SEGMENTS)
+    lane = way(snapshot, plan, found).lane
+    failures: Mapping[str, Sequence[Failure]] = {lane.tunnel: (TIMED_OUT, replace(TIMED_OUT, text="again", at=NOW - 60))}
+    return Facts(asked, snapshot, plan, kernel(plan, lane), 0.0, SEGMENTS, failures)
+
+
+def kernel(plan: NetworkPlan, lane: Lane) -> Kernel:
+    """A kernel that follows the plan."""
+    devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
+    host = Host({"lo": Device(1, 65536, True, True), **devices})
+    onward = None if lane.device is None else Lookup(lane.device, None, lane.number) if lane.up else Lookup(error="nowhere: unreachable")
+    return Kernel(
+        host=host, layout=wanted(plan, host), forwarding=True, onward=onward, back=OTHER_WAY, addresses=("10.78.0.2",) if devices else (),
+        listening=lane.device is None, traffic=(4_200_000, 999) if devices else None, refused={"forward": 3, "input": 0},
+    )
+
+
+def asked(given: Facts, **kernel_as_it_is: Any) -> Answer:
+    """The answer, with some of the kernel's facts replaced."""
+    return explain(replace(given, kernel=replace(given.kernel, **kernel_as_it_is)))
+
+
+__all__ = ["FIRST_LANE", "LANES", "NOW", "asked", "facts"]
