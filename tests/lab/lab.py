@@ -76,7 +76,7 @@ class Lab:
 
     def capture(self) -> traffic.Capture:
         """Watches the facilitator's uplink for packets of the destinations in clear."""
-        return traffic.Capture(self.network["facilitator"], net.UPLINK, net.DESTINATIONS, self.directory)
+        return traffic.Capture(self.network["facilitator"], net.UPLINK, (*net.DESTINATIONS, *net.DESTINATIONS6), self.directory)
 
     def blackhole(self, site: IPv4Address) -> None:
         """The path to `CUSTOMER` or `BASTION` silently drops everything."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from tests.netns import Namespace, link
 
 STAFF = IPv4Network("10.8.0.0/16")
 LAPTOP = IPv4Address("10.8.0.2")
+STAFF6 = IPv6Network("fd00:8::/64")
 
 FACILITATOR_UPLINK = IPv4Address("198.51.100.2")
 UPLINK = "uplink"                                   # the facilitator's device towards the outside: where a leak would be seen
@@ -19,13 +20,18 @@ CUSTOMER = IPv4Address("203.0.113.2")               # public address of the cust
 DATACENTRE = IPv4Network("10.77.0.0/24")
 DATACENTRE_GATEWAY = IPv4Address("10.77.0.1")
 DATACENTRE_WEB = IPv4Address("10.77.0.10")
+DATACENTRE6 = IPv6Network("fd00:77::/64")
 
 BASTION = IPv4Address("203.0.113.6")                # public address of our own cloud's sshd
 CLOUD = IPv4Network("10.90.0.0/16")
 BASTION_INSIDE = IPv4Address("10.90.0.1")
 CLOUD_WEB = IPv4Address("10.90.0.10")
+CLOUD6 = IPv6Network("fd00:90::/64")
 
-DESTINATIONS = (DATACENTRE, CLOUD)
+PRESENTED = IPv4Network("100.64.0.0/16")            # what staff use where the addresses of two sites are the same
+
+DESTINATIONS = (DATACENTRE, CLOUD, PRESENTED)
+DESTINATIONS6 = (DATACENTRE6, CLOUD6)
 
 _CABLES = (
     # end, device, address                          end, device, address
@@ -37,15 +43,29 @@ _CABLES = (
     ("customer", "inside", f"{DATACENTRE_GATEWAY}/24", "datacentre", "lan", f"{DATACENTRE_WEB}/24"),
     ("bastion", "inside", f"{BASTION_INSIDE}/16", "cloud", "lan", f"{CLOUD_WEB}/16"),
 )
+_ADDRESSES6 = (
+    ("laptop", "lan", "fd00:8::2/64"), ("hub", "lan", "fd00:8::1/64"),
+    ("hub", "vpc", "fd00:60::1/64"), ("facilitator", "vpc", "fd00:60::2/64"),
+    ("facilitator", UPLINK, "fd00:51::2/64"), ("transport", "fac", "fd00:51::1/64"),
+    ("customer", "inside", "fd00:77::1/64"), ("datacentre", "lan", "fd00:77::10/64"),
+    ("bastion", "inside", "fd00:90::1/64"), ("cloud", "lan", "fd00:90::10/64"),
+)
 _ROUTES = (
     ("laptop", "default", "10.8.0.1"),
     ("hub", str(DATACENTRE), "10.60.0.2"),          # the cloud router's part: destinations go to the facilitator
     ("hub", str(CLOUD), "10.60.0.2"),
+    ("hub", str(PRESENTED), "10.60.0.2"),
     ("facilitator", str(STAFF), "10.60.0.1"),
     ("facilitator", "default", "198.51.100.1"),
     ("customer", "default", "203.0.113.1"),
     ("bastion", "default", "203.0.113.5"),
     ("datacentre", "10.78.0.0/15", str(DATACENTRE_GATEWAY)),    # only the tunnels' addresses: nobody there knows the staff network
+    ("laptop", "::/0", "fd00:8::1"),
+    ("hub", str(DATACENTRE6), "fd00:60::2"),
+    ("hub", str(CLOUD6), "fd00:60::2"),
+    ("facilitator", str(STAFF6), "fd00:60::1"),
+    ("facilitator", "::/0", "fd00:51::1"),
+    ("datacentre", "fd00:78::/63", "fd00:77::1"),
 )
 _ROUTERS = ("hub", "facilitator", "transport", "customer")
 _DROPS = """
@@ -94,10 +114,12 @@ class Network:
             link(self[a], a_device, self[b], b_device)
             self[a].run("ip", "address", "add", a_address, "dev", a_device)
             self[b].run("ip", "address", "add", b_address, "dev", b_device)
+        for name, device, address in _ADDRESSES6:
+            self[name].run("ip", "address", "add", address, "dev", device, "nodad")
         for name, destination, gateway in _ROUTES:
             self[name].run("ip", "route", "add", destination, "via", gateway)
         for name in _ROUTERS:
-            self[name].run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            self[name].run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         self["transport"].run("nft", "-f", "-", input=_DROPS)
 
 

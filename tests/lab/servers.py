@@ -78,7 +78,7 @@ class OpenVpnServer(Server):
 
     def __init__(self, namespace: Namespace, directory: Path, authority: Authority, *, passwords: bool = False) -> None:
         self.passwords, self.authority = passwords, authority
-        self.port, self.network = (1195, "10.79.0.0") if passwords else (1194, "10.78.0.0")
+        self.port, self.network, self.network6 = (1195, "10.79.0.0", "fd00:79::/64") if passwords else (1194, "10.78.0.0", "fd00:78::/64")
         name = f"openvpn-{self.port}"
         self.password, self.attempts_file = directory / f"{name}.password", directory / f"{name}.attempts"
         self.tls_crypt = directory / f"{name}.tls-crypt"
@@ -118,6 +118,8 @@ class OpenVpnServer(Server):
             topology subnet
             server {self.network} 255.255.255.0
             push "route 10.77.0.0 255.255.255.0"
+            server-ipv6 {self.network6}
+            push "route-ipv6 fd00:77::/64"
             keepalive {KEEPALIVE}
             ca {self.authority.root.certificate}
             cert {server.certificate}

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 from tests.lab.servers import program
@@ -141,7 +141,7 @@ class Capture:
 
     PLANTED = re.compile(r"192\.0\.2\.(\d+)\.")
 
-    def __init__(self, namespace: Namespace, device: str, networks: tuple[IPv4Network, ...], directory: Path) -> None:
+    def __init__(self, namespace: Namespace, device: str, networks: tuple[IPv4Network | IPv6Network, ...], directory: Path) -> None:
         self._namespace, self._device, self._networks = namespace, device, networks
         self._out, self._err = (directory / f"capture-{time.monotonic_ns()}.{end}" for end in ("out", "err"))
 
@@ -172,7 +172,7 @@ class Capture:
 
     def _plant(self, number: int) -> None:
         """Send a packet to a watched network in clear, and wait until it was seen."""
-        destination = next(self._networks[0].hosts())
+        destination = next(network for network in self._networks if isinstance(network, IPv4Network))[1]
         with self._namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as sender:
             sender.sendto(_datagram(IPv4Address(f"192.0.2.{number}"), destination), (self._device, 0x0800, 0, 0, b"\xff" * 6))
         eventually(lambda: f"192.0.2.{number}." in self._out.read_text(), 5, "the planted packet is seen")

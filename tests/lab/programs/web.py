@@ -30,7 +30,7 @@ class Echo(asyncio.DatagramProtocol):
 async def main() -> None:
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(Echo, local_addr=("0.0.0.0", 7))
-    server = await asyncio.start_server(http, "0.0.0.0", 80, backlog=1024)
+    server = await asyncio.start_server(http, None, 80, backlog=1024)
     print("serving", flush=True)
     await server.serve_forever()
 
