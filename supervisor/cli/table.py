@@ -12,36 +12,58 @@ from rich.text import Text
 from supervisor.core.words import lasting
 
 _COLOURS = {"up": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "stopped": "dim", "failed": "red"}
+_COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
+_WIDE = 200
+_FOLDED = ("CARRIES", "WHY")
+_FOLDED_WIDTH = 18      # characters that a folded column needs to be readable
+_FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")     # where the terminal is narrow
+
+
+def console() -> Console:
+    """Where tables go; as wide as they need to be where nobody looks at a terminal."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_WIDE)
 
 
 def print_status(document: dict[str, Any]) -> None:
-    """Print the table; as wide as it needs to be where nobody looks at a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(status_view(document))
+    """Print the table."""
+    place = console()
+    place.print(status_view(document, place.width))
 
 
-def status_view(document: dict[str, Any]) -> Group:
-    """A headline and one row per tunnel."""
+def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
+    """A headline and one row per tunnel, for a terminal of this many columns."""
     tunnels = document["tunnels"]
     up = sum(1 for entry in tunnels if entry["phase"] == "up" and entry["health"] != "unhealthy")
     headline = Text(f"{document['facilitator']}  {up} of {len(tunnels)} tunnels up, running for {age(document['started'])}")
     if document["draining"]:
         headline.append("  draining", "yellow")
+    rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in tunnels]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS"):
-        table.add_column(column, no_wrap=column != "CARRIES")
-    table.add_column("WHY", overflow="fold")
-    for entry in tunnels:
-        table.add_row(*_row(entry))
+    shown = _fitting(rows, width)
+    for column in shown:
+        table.add_column(column, no_wrap=column not in _FOLDED, overflow="fold", min_width=len(column))
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
     return Group(headline, Text(), table)
 
 
-def _row(entry: dict[str, Any]) -> tuple[Text | str, ...]:
+def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:
+    """The columns for which there is room."""
+    needs = {column: max([len(column), *(row[column].cell_len for row in rows)]) for column in _COLUMNS}
+    needs |= {column: min(needs[column], _FOLDED_WIDTH) for column in _FOLDED}
+    shown = list(_COLUMNS)
+    for column in _FIRST_TO_GO:
+        if sum(needs[name] + 2 for name in shown) - 2 > width:
+            shown.remove(column)
+    return shown
+
+
+def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
+    """One cell a column. As Text: what a client said may look like rich's markup."""
     session = entry["session"] or {}
     rtt = entry["probe_rtt_seconds"]
-    return (
+    cells: tuple[Text | str, ...] = (
         entry["name"],
         entry["kind"],
         _state(entry),
@@ -52,6 +74,7 @@ def _row(entry: dict[str, Any]) -> tuple[Text | str, ...]:
         str(entry["reconnects"]),
         _why(entry),
     )
+    return tuple(cell if isinstance(cell, Text) else Text(cell) for cell in cells)
 
 
 def _state(entry: dict[str, Any]) -> Text:

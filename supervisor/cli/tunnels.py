@@ -60,13 +60,14 @@ def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
 def _watch(document: Any) -> None:
     from rich.live import Live
 
-    from supervisor.cli.table import status_view
+    from supervisor.cli.table import console, status_view
 
+    place = console()
     try:
-        with Live(status_view(document()), auto_refresh=False, screen=sys.stdout.isatty()) as live:
+        with Live(status_view(document(), place.width), console=place, auto_refresh=False, screen=place.is_terminal) as live:
             while True:
                 time.sleep(1.0)     # the refresh rate for a person's eye
-                live.update(status_view(document()), refresh=True)
+                live.update(status_view(document(), place.width), refresh=True)
     except KeyboardInterrupt:
         return
 

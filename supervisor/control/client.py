@@ -56,9 +56,12 @@ class ControlClient:
         """The lines of a text that may never end."""
         with self._reached():
             response = self._ask("GET", path, None)
-            for line in response:
-                yield line.decode(errors="replace").rstrip("\n")
-            response.read()     # tells an end from a break
+            rest = b""
+            while data := response.read1():     # unlike iteration, it tells a break from an end
+                *lines, rest = (rest + data).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if rest:
+                yield rest.decode(errors="replace")
 
     def _document(self, method: str, path: str, timeout: float) -> Any:
         with self._reached():
@@ -70,6 +73,8 @@ class ControlClient:
             yield
         except PermissionError:
             raise Refused(f"{self._path} may only be used by root, the daemon's own user and the group facilitator", True) from None
+        except http.client.IncompleteRead:
+            raise Unreachable(f"no daemon answers at {self._path} any more: it broke off; is `facilitator run` up?") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(f"no daemon answers at {self._path} ({error}); is `facilitator run` up?") from None
 

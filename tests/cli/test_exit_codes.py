@@ -22,6 +22,7 @@ BREAKS = {
     "junk": b"junk\r\n\r\n",
     "half": HEAD + b'Content-Length: 60\r\n\r\n{"tunnels": [',
     "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n40\r\nhalf a li",
+    "no last chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n7\r\na line\n\r\n",
 }
 
 

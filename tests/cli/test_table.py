@@ -1,0 +1,50 @@
+"""The status table on terminals of any width, with anything that a client may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from supervisor.cli.table import status_view
+
+
+def document(**fields: Any) -> dict[str, Any]:
+    entry = {
+        "name": "a-customer-with-a-name-of-31-ch", "kind": "openvpn", "phase": "up", "health": "healthy", "reason": "healthy",
+        "since": "2026-01-01T00:00:00Z", "carries": ["10.77.0.0/24", "fd00:77::/64"], "probe_rtt_seconds": 0.002, "reconnects": 12,
+        "session": {"address": "10.78.0.2", "peer": "203.0.113.2"}, "next_attempt": None, "last_error": None,
+    }
+    return {"facilitator": "lab", "started": "2026-01-01T00:00:00Z", "draining": False, "tunnels": [entry | fields]}
+
+
+def shown(status: dict[str, Any], width: int) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(status_view(status, width))
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+def test_no_column_is_squeezed_into_single_letters(width: int) -> None:
+    failed = document(phase="failed", last_error="missing-input: config: cannot read /etc/facilitator/acme.ovpn: No such file or directory")
+    text = shown(failed, width)
+    lines = text.splitlines()
+    assert len(lines) < 20
+    assert all(len(line) <= width for line in lines)
+    for column in ("TUNNEL", "STATE", "FOR", "CARRIES", "WHY"):
+        assert column in lines[2]
+    assert ("RECONNECTS" in lines[2]) == (width >= 160)
+    assert failed["tunnels"][0]["name"] in text
+
+
+@given(st.text(max_size=60), st.integers(40, 220))
+def test_whatever_a_client_said_can_be_shown(words: str, width: int) -> None:
+    shown(document(phase="failed", last_error=f"exited: {words}"), width)
+
+
+def test_words_that_look_like_markup_are_words() -> None:
+    assert "[/red] :warning: [b]" in shown(document(phase="failed", last_error="[/red] :warning: [b]"), 200)
