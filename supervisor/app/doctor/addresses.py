@@ -1,0 +1,146 @@
+"""Facts about the addresses that this host lives by, and about who listens on our ports."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from pathlib import Path
+
+import psutil
+
+from supervisor.clients import processes
+from supervisor.clients.ports import FIRST_PORT, LAST_PORT
+from supervisor.config.model import Config
+from supervisor.core.fitness.facts import Listener, Own
+from tunnels.base import device_name
+
+_NET = Path("/proc/self/net")
+_GATEWAY = 0x2              # RTF_GATEWAY
+_LISTENS = "0A"
+
+# --- what the host lives by --------------------------------------------------------------------------------------------------------
+
+
+def own(config: Config, resolvers: Iterable[Path]) -> tuple[Own, ...]:
+    """Networks, gateways and name servers of this host, without those of our tunnels."""
+    skipped = {"lo", *(device_name(tunnel) for tunnel in config.tunnels.values())}
+    return tuple(dict.fromkeys([*_networks(skipped), *_gateways(skipped), *_name_servers(resolvers)]))
+
+
+def _networks(skipped: set[str]) -> Iterator[Own]:
+    for device, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if device in skipped or entry.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            address = entry.address.partition("%")[0]
+            length = _length(entry.netmask)
+            network = ip_interface(f"{address}/{length}" if length is not None else address).network
+            if not network.is_link_local:
+                yield Own(network, f"this host's network on {device}")
+
+
+def _length(netmask: str | None) -> int | None:
+    return int(ip_address(netmask)).bit_count() if netmask else None
+
+
+def _gateways(skipped: set[str]) -> Iterator[Own]:
+    for line in _rows("route"):
+        if int(line[3], 16) & _GATEWAY and line[0] not in skipped:
+            address = IPv4Address(int.from_bytes(bytes.fromhex(line[2]), "little"))
+            yield Own(ip_network(address), f"this host's gateway on {line[0]}")
+    for line in _rows("ipv6_route", skip=0):
+        gateway = IPv6Address(bytes.fromhex(line[4]))
+        if int(line[8], 16) & _GATEWAY and line[9] not in skipped and not gateway.is_link_local:
+            yield Own(ip_network(gateway), f"this host's gateway on {line[9]}")
+
+
+def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
+    for file in files:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            for line in file.read_text().splitlines():
+                words = line.split()
+                if len(words) > 1 and words[0] == "nameserver":
+                    yield from _name_server(words[1].partition("%")[0])
+
+
+def _name_server(text: str) -> Iterator[Own]:
+    with contextlib.suppress(ValueError):
+        address = ip_address(text)
+        if not address.is_loopback and not address.is_link_local:
+            yield Own(ip_network(address), "a name server of this host")
+
+
+def _rows(name: str, skip: int = 1) -> list[list[str]]:
+    try:
+        return [line.split() for line in (_NET / name).read_text().splitlines()[skip:]]
+    except OSError:
+        return []
+
+
+# --- who listens -------------------------------------------------------------------------------------------------------------------
+
+
+def listeners(config: Config, daemon: int | None) -> tuple[Listener, ...]:
+    """Foreign programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it."""
+    taken = {port: inode for port, inode in _listening() if FIRST_PORT <= port <= LAST_PORT}
+    port = config.http.listen.port
+    if daemon is None and _in_use(config.http.listen.host, port):
+        taken[port] = next((inode for listening, inode in _listening() if listening == port), 0)
+    owners = _owners(set(taken.values())) if taken else {}
+    found = ((port, owners.get(inode)) for port, inode in sorted(taken.items()))
+    return tuple(Listener(port, _name(pid)) for port, pid in found if not _ours(pid, daemon))
+
+
+def _listening() -> Iterator[tuple[int, int]]:
+    """Port and inode."""
+    for line in (*_rows("tcp"), *_rows("tcp6")):
+        if line[3] == _LISTENS:
+            yield int(line[1].rpartition(":")[2], 16), int(line[9])
+
+
+def _in_use(host: str, port: int) -> bool:
+    """Binding is what the daemon does next; nothing listens, and the socket is closed at once."""
+    try:
+        family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        return False            # a name: not tried
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _owners(inodes: set[int]) -> dict[int, int]:
+    """Pid by inode, of the sockets whose processes can be seen."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, int] = {}
+    for pid in processes.all_pids():
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    target = os.readlink(entry.path)
+                    if target in wanted:
+                        found.setdefault(wanted[target], pid)
+    return found
+
+
+def _ours(pid: int | None, daemon: int | None) -> bool:
+    if pid is None:
+        return daemon is not None       # it may well be
+    return pid == daemon or processes.tag_of(pid) is not None
+
+
+def _name(pid: int | None) -> str | None:
+    if pid is None:
+        return None
+    try:
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} (pid {pid})"
+    except OSError:
+        return None

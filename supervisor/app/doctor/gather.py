@@ -1,0 +1,64 @@
+"""Facts about this host, for `supervisor.core.fitness`. Whatever cannot be seen is None, or said so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from supervisor.app.doctor import addresses, machine, programs, resolving, stores
+from supervisor.app.doctor.places import Places
+from supervisor.app.files import Files
+from supervisor.config.model import Config
+from supervisor.core.fitness import Finding, examine
+from supervisor.core.fitness.facts import Demand, Facts
+from tunnels.base import AnyKind, Carrier
+
+
+def diagnose(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None) -> tuple[Finding, ...]:
+    """Is this host fit for the configuration that was read from `path`? Takes at most a few seconds."""
+    return examine(gather(path, config, kinds, places or Places()))
+
+
+def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places) -> Facts:
+    """Everything there is to know. Names are resolved while the rest is looked at."""
+    running = machine.running(config.facilitator.runtime_dir)
+    process, environment = machine.process(running), machine.environment(running)
+    files = Files(path.resolve().parent, lambda _: None, environment)
+    privileged = "CAP_NET_ADMIN" in machine.process(None).capabilities
+    with resolving.Resolver(resolving.names(config, files)) as resolver:
+        return Facts(
+            demand=demand(config, kinds),
+            process=process,
+            tun=machine.tun(places.tun),
+            programs=programs.installed(config, kinds),
+            packages=programs.packages(),
+            supervisord=programs.supervisord(),
+            settings=machine.settings(places.sysctls),
+            kernel=machine.kernel(),
+            legacy_tables=machine.legacy_tables(),
+            rules=machine.rules(),
+            synchronised=machine.synchronised(),
+            own=addresses.own(config, places.resolvers),
+            secrets=stores.secrets(config, kinds, files, privileged),
+            directories=stores.directories(config, privileged),
+            listeners=addresses.listeners(config, running),
+            service=machine.service(environment),
+            daemon=machine.daemon(config.facilitator.runtime_dir, running),
+            cloud=machine.maker(),
+            endpoints=resolver.endpoints(),
+        )
+
+
+def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
+    """What the configuration asks of the host."""
+    tunnels = config.tunnels
+    devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
+    return Demand(
+        devices=devices,
+        proxies=tuple(name for name in tunnels if name not in devices),
+        destinations=tuple((name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations),
+        icmp=tuple(name for name, tunnel in tunnels.items() if any(target.startswith("icmp:") for target in tunnel.probe.targets)),
+        totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
+        staff=config.staff.networks,
+        http_port=config.http.listen.port,
+    )

@@ -1,0 +1,217 @@
+"""Facts about the machine: rights, devices, kernel, clock, and the daemon that may be running."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from supervisor.clients.journal import Journal
+from supervisor.clients.sweep import leftovers
+from supervisor.control.client import ControlClient, Refused, Unreachable
+from supervisor.core.fitness.facts import Chain, Daemon, Kernel, PolicyRule, Process, Service, Setting
+from supervisor.core.fitness.traffic import WORD
+from supervisor.kernel import survey
+from supervisor.kernel.ruleset import TABLE
+
+PATIENCE = 1.5          # seconds for a daemon or a program to answer
+_CAPABILITIES = ((5, "CAP_KILL"), (6, "CAP_SETGID"), (7, "CAP_SETUID"), (10, "CAP_NET_BIND_SERVICE"), (12, "CAP_NET_ADMIN"))
+_SETTINGS = (
+    "net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.ping_group_range", "net.ipv6.conf.all.forwarding",
+    "net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
+)
+_UNPRIVILEGED_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+_MAKER = Path("/sys/class/dmi/id/sys_vendor")
+_LEGACY = ("ip_tables_names", "ip6_tables_names")
+_STATUS_OFFSET = struct.calcsize("@Illll")      # of `status` in struct timex
+_STA_UNSYNC = 0x40
+
+# --- the daemon --------------------------------------------------------------------------------------------------------------------
+
+
+def running(runtime_dir: Path) -> int | None:
+    """Pid of the daemon with this runtime directory; 0 when it cannot be seen, None when there is none."""
+    holder = _lock_holder(runtime_dir / "lock")
+    if holder is not None:
+        return holder
+    try:
+        pid = ControlClient(runtime_dir / "control.sock", PATIENCE).get("/api/v1/status")["pid"]
+    except Refused:
+        return 0
+    except (Unreachable, ValueError, KeyError, TypeError):
+        return None
+    return pid if isinstance(pid, int) else 0
+
+
+def _lock_holder(path: Path) -> int | None:
+    """Who holds the lock, read from the kernel's list: trying to take it could keep a daemon from starting."""
+    try:
+        found = path.stat()
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    holders = [words[4] for line in locks if (words := line.split())[1] == "FLOCK" and place in words]
+    return max(0, int(holders[0])) if holders else None
+
+
+def daemon(runtime_dir: Path, pid: int | None) -> Daemon:
+    """The running daemon, or what is left of one."""
+    if pid is not None or not runtime_dir.is_dir():
+        return Daemon(pid)
+    left = leftovers(Journal(runtime_dir))
+    for one in left:
+        os.close(one.pidfd)
+    return Daemon(None, tuple((one.tunnel, one.pid) for one in left))
+
+
+def process(pid: int | None) -> Process:
+    """The rights of the daemon, if there is one that can be seen, else our own."""
+    try:
+        status = _status(pid or os.getpid())
+    except OSError:
+        pid, status = None, _status(os.getpid())
+    bits = int(status["CapEff"], 16)
+    names = frozenset(name for bit, name in _CAPABILITIES if bits >> bit & 1)
+    who = f"the running daemon (pid {pid})" if pid else "this process"
+    return Process(who, int(status["Uid"].split()[1]), int(status["Gid"].split()[1]), names, _unprivileged_port())
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _unprivileged_port() -> int:
+    try:
+        return int(_UNPRIVILEGED_PORT.read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def environment(pid: int | None) -> Mapping[str, str]:
+    """The environment of the daemon, which says where its secrets lie; our own when it cannot be read."""
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes() if pid else b""
+    except OSError:
+        data = b""
+    entries = (entry.partition("=") for entry in data.decode(errors="replace").split("\0"))
+    return {name: value for name, _, value in entries if name} or os.environ
+
+
+def service(variables: Mapping[str, str]) -> Service:
+    """Who starts and stops the daemon."""
+    nomad = "NOMAD_ALLOC_ID" in variables
+    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+        return Service(nomad)
+    command = ("systemctl", "show", "facilitator.service", "-p", "LoadState", "-p", "KillMode", "-p", "TimeoutStopUSec")
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return Service(nomad)
+    values = dict(line.partition("=")[::2] for line in shown.splitlines())
+    if values.get("LoadState") != "loaded":
+        return Service(nomad)
+    return Service(nomad, values.get("KillMode"), values.get("TimeoutStopUSec"))
+
+
+# --- devices, settings, clock --------------------------------------------------------------------------------------------------------
+
+
+def tun(path: Path) -> str | None:
+    """"" when it can be opened (which makes no device yet), None when it does not exist, else why not."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror
+    return ""
+
+
+def settings(root: Path) -> dict[str, Setting]:
+    """The kernel settings by name. Whether one can be written is tried by opening it, which changes nothing."""
+    return {name: _setting(root / name.replace(".", "/")) for name in _SETTINGS}
+
+
+def _setting(path: Path) -> Setting:
+    try:
+        value = " ".join(path.read_text().split())
+    except OSError:
+        return Setting(None, False)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    except OSError:
+        return Setting(value, False)
+    return Setting(value, True)
+
+
+def synchronised() -> bool | None:
+    """Does the kernel hold its clock for synchronised?"""
+    buffer = ctypes.create_string_buffer(512)       # struct timex with modes 0: only asks
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    except (OSError, AttributeError):
+        return None
+    if state < 0:
+        return None
+    return not struct.unpack_from("@i", buffer, _STATUS_OFFSET)[0] & _STA_UNSYNC
+
+
+def maker() -> str | None:
+    """Who made the machine, as its firmware says."""
+    try:
+        return _MAKER.read_text().strip() or None
+    except OSError:
+        return None
+
+
+# --- what other programs put into the kernel -----------------------------------------------------------------------------------------
+
+
+def kernel() -> Kernel | None:
+    """Foreign firewalls, and what nftables can do. None without CAP_NET_ADMIN."""
+    try:
+        found = survey.filters()
+        possible = survey.owner_persist()
+    except OSError:
+        return None
+    chains = (_chain(base, found) for base in found.base if (base.family, base.table) != ("inet", TABLE))
+    return Kernel(tuple(chain for chain in chains if chain is not None), ("inet", TABLE) in found.chains, possible)
+
+
+def _chain(base: survey.BaseChain, found: survey.Filters) -> Chain | None:
+    ending = found.ending(base)
+    if not base.drops and ending is None:
+        return None
+    how = "policy drop" if base.drops else f"its last rule is {ending}"
+    siblings = frozenset(found.chains[base.family, base.table])
+    return Chain(base.family, base.table, base.name, base.hook, how, siblings, found.mentions(base, WORD))
+
+
+def legacy_tables() -> bool:
+    """Has iptables-legacy a filter table? nftables does not show it."""
+    return any("filter" in _lines(Path("/proc/self/net") / name) for name in _LEGACY)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def rules() -> tuple[PolicyRule, ...] | None:
+    """The policy rules of others."""
+    try:
+        found = survey.policy_rules()
+    except OSError:
+        return None
+    return tuple(
+        PolicyRule(rule.version, rule.priority, rule.text, rule.mark, rule.mask, rule.narrow, rule.inverted)
+        for rule in found
+    )

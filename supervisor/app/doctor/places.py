@@ -1,0 +1,16 @@
+"""Where the doctor looks on the host; tests look elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Files of the host."""
+
+    tun: Path = Path("/dev/net/tun")
+    sysctls: Path = Path("/proc/sys")
+    # systemd-resolved hides the real servers behind 127.0.0.53
+    resolvers: tuple[Path, ...] = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))

@@ -1,0 +1,47 @@
+"""`facilitator doctor`: what is found about this host, for a person or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from supervisor.cli.common import config_option
+from supervisor.core.exits import CannotStart, Exit
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@config_option
+def doctor(config: Path, as_json: bool) -> None:
+    """Say whether this host is fit for the configuration, and what to do where it is not.
+
+    Needs no daemon and no rights, but sees more as root. Changes nothing. Exit code 1: there are problems.
+
+    \b
+    Example: sudo facilitator doctor -c /etc/facilitator/config.yaml
+    """
+    from supervisor.app.doctor import diagnose
+    from supervisor.app.files import errors_of, load
+    from supervisor.config.report import ConfigErrors
+    from supervisor.core.fitness import Severity
+    from tunnels import KINDS
+
+    try:
+        valid = load(config, KINDS)
+    except (ConfigErrors, CannotStart) as problem:
+        for line in errors_of(problem):
+            click.echo(line, err=True)
+        sys.exit(Exit.CONFIG)
+    findings = diagnose(config, valid, KINDS)
+    fit = all(finding.severity is not Severity.PROBLEM for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"fit": fit, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        from supervisor.cli.findings import print_findings
+
+        print_findings(findings)
+    sys.exit(Exit.OK if fit else Exit.FAILED)

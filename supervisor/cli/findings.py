@@ -1,0 +1,44 @@
+"""The doctor's findings as a person wants to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from supervisor.core.fitness import Finding, Severity
+
+_COLOURS = {Severity.OK: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
+_INDENT = 10        # columns before a remedy
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Grouped by subject; a remedy stands on lines of its own, so that it can be copied whole."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)
+    for subject, group in groupby(findings, key=lambda finding: finding.subject):
+        console.print(Text(subject, "bold"))
+        for finding in group:
+            console.print(Padding(_line(finding), (0, 0, 0, 2), expand=False))
+            if finding.remedy:
+                console.print(Text(" " * _INDENT + finding.remedy), soft_wrap=True)
+    console.print(Text("\n" + _summary(findings)))
+
+
+def _line(finding: Finding) -> Text:
+    return Text.assemble((f"{finding.severity:<8}", _COLOURS[finding.severity]), finding.text)
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    return ", ".join(_counts(findings)) or "this host is fit"
+
+
+def _counts(findings: Sequence[Finding]) -> Iterator[str]:
+    for severity in (Severity.PROBLEM, Severity.WARNING):
+        count = sum(finding.severity is severity for finding in findings)
+        if count:
+            yield f"{count} {severity}{'' if count == 1 else 's'}"

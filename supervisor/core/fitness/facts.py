@@ -1,0 +1,190 @@
+"""What the doctor knows: values only, gathered by `supervisor.app.doctor`. None means: it could not be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tunnels.settings import IPAddress, IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the configuration asks of the host."""
+
+    devices: tuple[str, ...] = ()                       # tunnels that run through a network device
+    proxies: tuple[str, ...] = ()                       # tunnels that run through a local port
+    destinations: tuple[tuple[str, IPNetwork], ...] = ()    # tunnel and network, as staff address it
+    icmp: tuple[str, ...] = ()                          # tunnels with an icmp:// probe
+    totp: tuple[str, ...] = ()                          # tunnels whose login needs the time
+    staff: tuple[IPNetwork, ...] = ()                   # whose packets must get through
+    http_port: int = 9464
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions of the destinations."""
+        return frozenset(network.version for _, network in self.destinations)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Whose rights are judged: the running daemon's, else this command's."""
+
+    who: str = "this process"
+    uid: int = 0
+    gid: int = 0
+    capabilities: frozenset[str] = frozenset()          # effective, such as CAP_NET_ADMIN
+    unprivileged_port: int = 1024                       # ports from here on need no right
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A client's program."""
+
+    name: str
+    tunnels: tuple[str, ...]
+    version: str | None = None                          # None: it does not say
+    missing: str | None = None                          # a sentence that says what to install
+    error: str | None = None                            # it is there and does not run
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A Python package that we need."""
+
+    name: str
+    wanted: str                                         # such as <3,>=1.3.2
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A kernel setting."""
+
+    value: str | None                                   # None: the kernel has no such setting
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A foreign base chain that ends by dropping or refusing what no rule accepted."""
+
+    family: str                                         # ip, ip6 or inet
+    table: str
+    name: str
+    hook: str                                           # input or forward
+    how: str                                            # "policy drop", or what its last rule does
+    siblings: frozenset[str]                            # all chains of the table: they tell whose it is
+    admits: bool                                        # a rule of the table is marked as ours by its comment
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """A foreign policy rule."""
+
+    version: int
+    priority: int
+    text: str                                           # as `ip rule` words it
+    mark: int = 0
+    mask: int = 0                                       # 0: it does not look at marks
+    narrow: bool = False                                # it also looks at addresses, devices, ports or users
+    inverted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What only CAP_NET_ADMIN may see."""
+
+    chains: tuple[Chain, ...] = ()
+    our_table: bool = False
+    owner_persist: bool | None = None                   # tables can outlive their owner
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host that must be reached outside of every tunnel."""
+
+    what: str                                           # such as "acme-dc: remote"
+    name: str
+    addresses: tuple[IPAddress, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An address or network that this host itself lives by."""
+
+    network: IPNetwork
+    what: str                                           # such as "this host's network on eth0"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """An input of a tunnel or of the alerting, never its content."""
+
+    what: str                                           # such as "acme-dc: password"
+    path: str | None = None                             # where it was found, or belongs; None: in the environment
+    error: str | None = None
+    mode: int | None = None                             # permission bits, when it is a secret in a file
+    unseen: bool = False                                # this user may not read it, and is not who runs the daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory that the daemon writes to."""
+
+    setting: str                                        # such as facilitator.state_dir
+    path: str
+    error: str | None = None                            # why it cannot be written
+    free: int | None = None                             # bytes
+    unseen: bool = False                                # this user may not write, and is not who runs the daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A foreign program that listens on a TCP port."""
+
+    port: int
+    program: str | None                                 # None: it cannot be seen without root
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What starts and stops the daemon."""
+
+    nomad: bool = False
+    kill_mode: str | None = None                        # systemd's KillMode; None: there is no such unit
+    stop_timeout: str | None = None                     # systemd's TimeoutStopSec, in its own words
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon that runs, or what one left behind."""
+
+    pid: int | None = None                              # 0: one runs, and its pid is not known
+    leftovers: tuple[tuple[str, int], ...] = ()         # tunnel and pid
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything."""
+
+    demand: Demand = field(default_factory=Demand)
+    process: Process = field(default_factory=Process)
+    tun: str | None = ""                                # "": usable; None: no such file; else why it cannot be opened
+    programs: tuple[Program, ...] = ()
+    packages: tuple[Package, ...] = ()
+    supervisord: bool = False                           # PyPI's supervisor is in the same environment
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    kernel: Kernel | None = None
+    legacy_tables: bool = False                         # of iptables-legacy, which nftables does not show
+    rules: tuple[PolicyRule, ...] | None = None
+    synchronised: bool | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    own: tuple[Own, ...] = ()
+    secrets: tuple[SecretFile, ...] = ()
+    directories: tuple[Directory, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    service: Service = field(default_factory=Service)
+    daemon: Daemon = field(default_factory=Daemon)
+    cloud: str | None = None                            # the maker of the virtual machine, as the firmware names it

@@ -1,0 +1,18 @@
+"""Facts about a host -> findings, in the order in which a person wants to read them."""
+
+from __future__ import annotations
+
+from supervisor.core.fitness import inputs, machine, traffic
+from supervisor.core.fitness.facts import Facts
+from supervisor.core.fitness.finding import Finding
+
+_JUDGES = (
+    machine.daemon, machine.service, machine.rights, machine.tun, machine.settings, machine.features, machine.clock,
+    inputs.programs, inputs.packages, inputs.secrets, inputs.directories, inputs.ports,
+    traffic.firewalls, traffic.rules, traffic.endpoints, traffic.addresses, traffic.cloud,
+)
+
+
+def examine(facts: Facts) -> tuple[Finding, ...]:
+    """Everything that can be said."""
+    return tuple(finding for judge in _JUDGES for finding in judge(facts))

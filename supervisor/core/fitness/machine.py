@@ -1,0 +1,201 @@
+"""Judges the machine: rights, /dev/net/tun, kernel settings and features, the clock, and what runs the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from supervisor.core.fitness.facts import Demand, Facts, Process, Setting
+from supervisor.core.fitness.finding import Finding, info, ok, problem, warning
+
+_UNKNOWN = "cannot be seen without CAP_NET_ADMIN"
+_AS_ROOT = "sudo facilitator doctor"
+
+# --- what runs ---------------------------------------------------------------------------------------------------------------------
+
+
+def daemon(facts: Facts) -> Iterator[Finding]:
+    """Does one run, and did one crash?"""
+    found = facts.daemon
+    if found.pid is not None:
+        name = f"pid {found.pid}" if found.pid else "its pid cannot be seen from here"
+        yield info("daemon", f"a facilitator runs with this configuration's runtime_dir ({name})")
+        return
+    yield info("daemon", "no facilitator runs with this configuration's runtime_dir")
+    if found.leftovers:
+        processes = ", ".join(f"{tunnel} (pid {pid})" for tunnel, pid in found.leftovers)
+        yield warning("daemon", f"an earlier facilitator left clients running: {processes}", "facilitator cleanup")
+    if facts.kernel is not None and facts.kernel.our_table:
+        text = "an earlier facilitator left its firewall table, which keeps the destinations closed"
+        yield info("daemon", text, "facilitator cleanup   # if it is not to start again")
+
+
+def service(facts: Facts) -> Iterator[Finding]:
+    """Does whoever stops the daemon give it the time to end its clients?"""
+    found = facts.service
+    if found.nomad:
+        remedy = 'kill_timeout = "1m" in the task and client { max_kill_timeout = "1m" } on the host, or longer'
+        text = "Nomad stops the daemon: the client's max_kill_timeout (30 s unless raised) silently shortens the task's kill_timeout"
+        yield info("service", text, remedy)
+    if found.kill_mode in ("mixed", None):
+        if found.kill_mode:
+            yield ok("service", f"systemd stops the daemon first (KillMode=mixed) and waits {found.stop_timeout} for it")
+        return
+    effect = {
+        "process": "the clients go on without it when the daemon ends",
+        "none": "nothing is stopped, neither the daemon nor its clients",
+    }.get(found.kill_mode, "the clients are ended together with the daemon, before it can log them off")
+    remedy = "mkdir -p /etc/systemd/system/facilitator.service.d && printf '[Service]\\nKillMode=mixed\\n' " \
+             "> /etc/systemd/system/facilitator.service.d/kill.conf && systemctl daemon-reload"
+    yield warning("service", f"the unit has KillMode={found.kill_mode}: {effect}", remedy)
+
+
+# --- rights ------------------------------------------------------------------------------------------------------------------------
+
+
+def rights(facts: Facts) -> Iterator[Finding]:
+    """Each missing capability, with what does not work for want of it."""
+    process = facts.process
+    needed = _needed(facts.demand, process)
+    missing = [name for name in needed if name not in process.capabilities]
+    for name in missing:
+        remedy = f"systemd: AmbientCapabilities={name} and CapabilityBoundingSet={name}; Docker: --cap-add {name.removeprefix('CAP_')}; " \
+                 "by hand: run it as root"
+        yield problem("rights", f"{process.who} (uid {process.uid}) lacks {name}: {needed[name]}", remedy)
+    if not missing:
+        yield ok("rights", f"{process.who} (uid {process.uid}) has {', '.join(needed)}, and needs no more")
+
+
+def _needed(demand: Demand, process: Process) -> dict[str, str]:
+    """Capabilities, each with what does not work without it."""
+    needed = {"CAP_NET_ADMIN": "no route, no firewall rule and no tunnel device can be made"}
+    if process.uid == 0 and demand.proxies:
+        names = ", ".join(demand.proxies)
+        needed |= {
+            "CAP_SETUID": f"sshuttle cannot give up root, which it must ({names})",
+            "CAP_SETGID": f"sshuttle cannot give up root's groups, which it must ({names})",
+            "CAP_KILL": f"clients that have given up root cannot be ended ({names})",
+        }
+    if demand.http_port < process.unprivileged_port:
+        needed["CAP_NET_BIND_SERVICE"] = f"nobody can listen on port {demand.http_port} (http.listen)"
+    return needed
+
+
+def tun(facts: Facts) -> Iterator[Finding]:
+    """Can tunnel devices be made?"""
+    if not facts.demand.devices:
+        return
+    names = ", ".join(facts.demand.devices)
+    if facts.tun == "":
+        yield ok("devices", "/dev/net/tun can be opened")
+    elif facts.tun is None:
+        remedy = "modprobe tun && echo tun > /etc/modules-load.d/tun.conf   # in a container: --device /dev/net/tun"
+        yield problem("devices", f"/dev/net/tun does not exist: these tunnels cannot start: {names}", remedy)
+    else:
+        remedy = "chmod 0666 /dev/net/tun   # as udev makes it; under systemd: DeviceAllow=/dev/net/tun rw; Docker: --device /dev/net/tun"
+        yield problem("devices", f"/dev/net/tun cannot be opened ({facts.tun}): these tunnels cannot start: {names}", remedy)
+
+
+# --- settings ----------------------------------------------------------------------------------------------------------------------
+
+
+def settings(facts: Facts) -> Iterator[Finding]:
+    """The kernel settings that routing and probing need."""
+    found, versions = facts.settings, facts.demand.versions
+    if 4 in versions or not versions:
+        yield from _wanted(found, "net.ipv4.ip_forward", "1", "no packet of the staff passes this host")
+        yield from _wanted(found, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
+    if 6 in versions:
+        yield from _wanted(found, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host")
+    if facts.demand.icmp:
+        yield from _ping(found.get("net.ipv4.ping_group_range"), facts)
+
+
+def _wanted(found: Mapping[str, Setting], name: str, value: str, otherwise: str) -> Iterator[Finding]:
+    setting = found.get(name, Setting(None, False))
+    if setting.value is None:
+        remedy = "cat /proc/cmdline   # a kernel with this protocol, not switched off at boot"
+        yield problem("kernel settings", f"the kernel has no {name}: {otherwise}", remedy)
+    elif setting.value == value:
+        yield ok("kernel settings", f"{name} is {value}")
+    elif setting.writable:
+        yield info("kernel settings", f"{name} is {setting.value}; the daemon will set what it needs")
+    else:
+        yield problem("kernel settings", f"{name} is {setting.value}, must be {value}, and cannot be written from here: {otherwise}",
+                      _sysctl(name, value))
+
+
+def _sysctl(name: str, value: str) -> str:
+    assignment = f'"{name}={value}"' if " " in value else f"{name}={value}"
+    return f"sysctl -w {assignment} && echo {assignment} >> /etc/sysctl.d/90-facilitator.conf"
+
+
+def _ping(setting: Setting | None, facts: Facts) -> Iterator[Finding]:
+    name, group = "net.ipv4.ping_group_range", facts.process.gid
+    if setting is None or setting.value is None:
+        yield info("kernel settings", f"{name} cannot be read")
+        return
+    low, high = (int(word) for word in setting.value.split())
+    if low <= group <= high:
+        yield ok("kernel settings", f"{name} covers group {group}: icmp probes work")
+    elif setting.writable:
+        yield info("kernel settings", f"{name} is {low} {high}; the daemon widens it to its group for icmp probes")
+    else:
+        wide = f"{min(low, group)} {max(high, group)}" if low <= high else f"{group} {group}"
+        tunnels = ", ".join(facts.demand.icmp)
+        text = f"{name} is {low} {high}, does not cover group {group} and cannot be written from here: icmp probes fail ({tunnels})"
+        yield problem("kernel settings", text, _sysctl(name, wide))
+
+
+# --- features ----------------------------------------------------------------------------------------------------------------------
+
+_FULL = 0.8         # of the connection table: from here on new connections are at risk
+
+
+def features(facts: Facts) -> Iterator[Finding]:
+    """What the kernel can do."""
+    if facts.kernel is None:
+        yield info("kernel", f"nftables {_UNKNOWN}", _AS_ROOT)
+    elif facts.kernel.owner_persist is None:
+        yield info("kernel", f"whether nftables tables can have an owner {_UNKNOWN}", _AS_ROOT)
+    elif facts.kernel.owner_persist:
+        yield ok("kernel", "nftables tables can have an owner that they outlive: no other program can remove ours while the daemon runs")
+    else:
+        text = "this kernel's nftables tables cannot outlive an owner (before Linux 6.9): another program can remove ours, " \
+               "and for milliseconds only the routes keep the destinations closed"
+        yield warning("kernel", text, "uname -r   # a kernel of 6.9 or later, e.g. from Debian's backports")
+    yield from _conntrack(facts.settings)
+
+
+def _conntrack(found: Mapping[str, Setting]) -> Iterator[Finding]:
+    nothing = Setting(None, False)
+    accounting, name = found.get("net.netfilter.nf_conntrack_acct", nothing), "net.netfilter.nf_conntrack_acct"
+    if accounting.value is None:
+        yield info("kernel", "connection tracking is not loaded yet; the first firewall rule that needs it loads it")
+    elif accounting.value == "1":
+        yield ok("kernel", "connection tracking counts packets and bytes")
+    else:
+        yield info("kernel", f"connection tracking does not count packets and bytes ({name} is 0)", _sysctl(name, "1"))
+    count, limit = (found.get(f"net.netfilter.nf_conntrack_{word}", nothing).value for word in ("count", "max"))
+    if count is not None and limit is not None and int(count) > _FULL * int(limit):
+        text = f"the connection table is nearly full ({count} of {limit}): new connections will be dropped"
+        yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
+
+
+_CODES: Mapping[bool, str] = MappingProxyType({
+    True: "certificates, one-time codes ({names}) and the times in incidents depend on it",
+    False: "certificates and the times in incidents depend on it",
+})
+
+
+def clock(facts: Facts) -> Iterator[Finding]:
+    """Is the time right?"""
+    totp = facts.demand.totp
+    if facts.synchronised is None:
+        yield info("clock", "whether the clock is synchronised cannot be seen", "timedatectl")
+    elif facts.synchronised:
+        yield ok("clock", "the clock is synchronised")
+    else:
+        why = _CODES[bool(totp)].format(names=", ".join(totp))
+        yield warning("clock", f"the kernel does not know its clock to be synchronised: {why}",
+                      "apt install systemd-timesyncd && timedatectl set-ntp true   # chrony: add rtcsync to its configuration")

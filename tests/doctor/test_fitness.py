@@ -1,0 +1,232 @@
+"""Facts in, findings out: the judging half of `facilitator doctor`, by tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.core.fitness import Finding, Severity, examine
+from supervisor.core.fitness.facts import (
+    Chain,
+    Daemon,
+    Demand,
+    Directory,
+    Endpoint,
+    Facts,
+    Kernel,
+    Listener,
+    Own,
+    Package,
+    PolicyRule,
+    Process,
+    Program,
+    SecretFile,
+    Service,
+    Setting,
+)
+from supervisor.core.fitness.inputs import fits, numbers
+from supervisor.core.fitness.traffic import catches, mark_and_mask
+from supervisor.core.network import FIRST_LANE, LAST_LANE
+
+OK, INFO, WARNING, PROBLEM = Severity
+CAPABILITIES = frozenset({"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_NET_BIND_SERVICE"})
+SITE, CLOUD = ip_network("10.77.0.0/24"), ip_network("10.90.0.0/16")
+SOUND = Facts(
+    demand=Demand(("acme",), ("own",), (("acme", SITE), ("own", CLOUD)), icmp=("acme",), staff=(ip_network("10.8.0.0/16"),)),
+    process=Process(capabilities=CAPABILITIES),
+    programs=(Program("openvpn", ("acme",), "2.6.14"), Program("ssh", ("own",), "9.2p1")),
+    packages=(Package("sshuttle", "<3,>=1.3.2", "2.0.0"),),
+    settings={
+        "net.ipv4.ip_forward": Setting("1", True), "net.ipv4.conf.all.rp_filter": Setting("0", True),
+        "net.ipv4.ping_group_range": Setting("0 7", True), "net.netfilter.nf_conntrack_acct": Setting("1", True),
+    },
+    kernel=Kernel(owner_persist=True), rules=(), synchronised=True,
+    endpoints=(Endpoint("acme: far side", "vpn.acme.example", (ip_address("192.0.2.7"),)),),
+    own=(Own(ip_network("172.31.0.0/20"), "this host's network on eth0"),),
+    secrets=(SecretFile("acme: password", "/etc/facilitator/acme-password", mode=0o640),),
+    directories=(Directory("facilitator.state_dir", "/var/lib/facilitator", free=10**9),),
+)
+host = partial(replace, SOUND)
+DOCKER = Chain("ip", "filter", "FORWARD", "forward", "policy drop", frozenset({"FORWARD", "DOCKER-USER"}), admits=False)
+UFW = Chain("ip", "filter", "INPUT", "input", "policy drop", frozenset({"INPUT", "ufw-before-input"}), admits=False)
+
+
+def bad(facts: Facts) -> list[Finding]:
+    return [finding for finding in examine(facts) if finding.severity in (WARNING, PROBLEM)]
+
+
+def only(facts: Facts) -> Finding:
+    (finding,) = bad(facts)
+    assert finding.remedy
+    return finding
+
+
+def test_nothing_is_wrong_with_a_sound_host() -> None:
+    assert bad(SOUND) == []
+    assert {finding.subject for finding in examine(SOUND)} >= {"rights", "devices", "kernel", "clock", "firewall", "endpoints", "cloud"}
+    assert "check must be off" in next(finding.text for finding in examine(SOUND) if finding.subject == "cloud")
+
+
+@pytest.mark.parametrize(("facts", "severity", "text", "remedy"), [
+    (host(process=replace(SOUND.process, capabilities=CAPABILITIES - {"CAP_NET_ADMIN"})),
+     PROBLEM, "lacks CAP_NET_ADMIN: no route", "AmbientCapabilities=CAP_NET_ADMIN"),
+    (host(process=replace(SOUND.process, capabilities=CAPABILITIES - {"CAP_SETUID"})), PROBLEM, "sshuttle cannot give up root", ""),
+    (host(demand=replace(SOUND.demand, http_port=80), process=Process(capabilities=CAPABILITIES - {"CAP_NET_BIND_SERVICE"})),
+     PROBLEM, "port 80 (http.listen)", ""),
+    (host(tun=None), PROBLEM, "/dev/net/tun does not exist: these tunnels cannot start: acme", "modprobe tun"),
+    (host(tun="Operation not permitted"), PROBLEM, "(Operation not permitted)", "DeviceAllow=/dev/net/tun rw"),
+    (host(programs=(Program("openvpn", ("acme",), missing="openvpn is not installed (Debian and Ubuntu: apt install openvpn)"),)),
+     PROBLEM, "openvpn is not installed: these tunnels cannot start: acme", "apt install openvpn"),
+    (host(programs=(Program("openvpn", ("acme",), "2.3.10"),)), PROBLEM, "openvpn 2.3.10 is older than 2.4", "apt install openvpn"),
+    (host(programs=(Program("ssh", ("own",), error="Exec format error"),)), PROBLEM, "Exec format error", "ssh --version"),
+    (host(packages=(Package("sshuttle", "<3,>=1.3.2", "1.1.0"),)), PROBLEM, "sshuttle is 1.1.0; it must be <3,>=1.3.2", "pip install"),
+    (host(supervisord=True), PROBLEM, "supervisord", "venv"),
+    (host(synchronised=False), WARNING, "clock", "timesyncd"),
+    (host(kernel=Kernel(owner_persist=False)), WARNING, "cannot outlive an owner", "6.9"),
+    (host(legacy_tables=True), WARNING, "iptables-legacy", "iptables-legacy -S"),
+    (host(secrets=(SecretFile("acme: password", "/x", error="no file /x"),)), PROBLEM, "acme: password: no file /x", "/dev/stdin /x"),
+    (host(secrets=(SecretFile("acme: password", "/x", mode=0o644),)), WARNING, "/x has mode 0644, wider than 0640", "chmod 0640 /x"),
+    (host(directories=(Directory("facilitator.state_dir", "/s", "read-only"),)), PROBLEM, "/s cannot be written", "install -d"),
+    (host(directories=(Directory("facilitator.state_dir", "/s", free=5_000_000),)), WARNING, "only 5 MB left", "df"),
+    (host(listeners=(Listener(9464, "node_exporter (pid 7)"),)), PROBLEM, "node_exporter (pid 7) listens on port 9464", "http.listen"),
+    (host(listeners=(Listener(17301, None),)), WARNING, "listens on port 17301", "ss -ltnp"),
+    (host(service=Service(kill_mode="control-group")), WARNING, "KillMode=control-group: the clients are ended together", "mixed"),
+    (host(daemon=Daemon(leftovers=(("acme", 42),))), WARNING, "left clients running: acme (pid 42)", "facilitator cleanup"),
+    (host(endpoints=(Endpoint("acme: far side", "vpn.acme.example", error="its name cannot be resolved"),)),
+     PROBLEM, "vpn.acme.example: its name cannot be resolved", "getent ahosts vpn.acme.example"),
+    (host(endpoints=(Endpoint("own: far side", "bastion", (ip_address("10.77.0.9"),)),)),
+     PROBLEM, "bastion (10.77.0.9) lies inside 10.77.0.0/24, a destination of acme", "10.77.0.128/25]"),
+    (host(own=(Own(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
+     PROBLEM, "covers this host's network on eth0 (10.90.1.0/24)", "10.90.0.0/24, 10.90.2.0/23"),
+    (host(own=(Own(ip_network("10.90.0.2/32"), "a name server of this host"),)),
+     PROBLEM, "covers a name server of this host (10.90.0.2)", "presented_as"),
+    (host(own=(Own(ip_network("10.0.0.0/8"), "this host's network on eth0"), )), WARNING, "lies inside this host's network", ""),
+])
+def test_each_trouble_is_said_once_with_what_to_do(facts: Facts, severity: Severity, text: str, remedy: str) -> None:
+    found = bad(facts)
+    assert {finding.severity for finding in found} == {severity}
+    assert text in found[0].text
+    assert remedy in found[0].remedy
+    assert all(finding.remedy for finding in found)
+
+
+@pytest.mark.parametrize(("name", "value", "otherwise"), [
+    ("net.ipv4.ip_forward", "0", "no packet of the staff"), ("net.ipv4.conf.all.rp_filter", "1", "replies out of tunnels are dropped"),
+    ("net.ipv4.ping_group_range", "1 0", "icmp probes fail (acme)"),
+])
+def test_a_wrong_setting_is_a_problem_only_where_the_daemon_cannot_set_it(name: str, value: str, otherwise: str) -> None:
+    def facts(writable: bool) -> Facts:
+        return host(settings={**SOUND.settings, name: Setting(value, writable)})
+
+    assert bad(facts(writable=True)) == []
+    finding = only(facts(writable=False))
+    assert (finding.severity, otherwise in finding.text) == (PROBLEM, True)
+    assert finding.remedy.startswith("sysctl -w ")
+    assert name in finding.remedy
+
+
+def test_ipv6_forwarding_matters_with_ipv6_destinations() -> None:
+    off = host(settings={**SOUND.settings, "net.ipv6.conf.all.forwarding": Setting("0", False)})
+    assert bad(off) == []
+    asked = replace(off, demand=replace(off.demand, destinations=(("acme", ip_network("fd00:77::/64")),)))
+    assert "net.ipv6.conf.all.forwarding is 0" in only(asked).text
+
+
+def test_a_full_connection_table_is_seen_before_it_hurts() -> None:
+    table = {"net.netfilter.nf_conntrack_count": Setting("900", False), "net.netfilter.nf_conntrack_max": Setting("1000", True)}
+    assert "900 of 1000" in only(host(settings={**SOUND.settings, **table})).text
+
+
+@pytest.mark.parametrize(("chain", "owner", "remedy"), [
+    (DOCKER, "Docker", "iptables -I DOCKER-USER -m connmark --mark 0x2a000/0xfffff800 -m comment --comment facilitator -j ACCEPT"),
+    (replace(DOCKER, siblings=frozenset({"FORWARD", "DOCKER-USER", "ufw-before-forward"})), "ufw", "iptables -I ufw-before-forward "),
+    (UFW, "ufw", "iptables -I ufw-before-input "),
+    (replace(DOCKER, siblings=frozenset({"FORWARD"})), "iptables", "iptables -I FORWARD "),
+    (Chain("inet", "firewalld", "filter_FORWARD", "forward", "its last rule is reject", frozenset(), admits=False),
+     "firewalld", "--zone=facilitator --add-source=10.8.0.0/16"),
+    (Chain("inet", "mine", "fwd", "forward", "policy drop", frozenset({"fwd"}), admits=False),
+     "a firewall of this host", "nft insert rule inet mine fwd ct mark 173001-173999 counter accept comment facilitator"),
+])
+def test_a_foreign_firewall_is_named_with_its_own_kind_of_remedy(chain: Chain, owner: str, remedy: str) -> None:
+    finding = only(host(kernel=Kernel((chain,), owner_persist=True)))
+    assert finding.severity is PROBLEM
+    assert finding.text.startswith(f"{owner} drops ")
+    assert f"table {chain.family} {chain.table}, chain {chain.name}: {chain.how}" in finding.text
+    assert remedy in finding.remedy
+
+
+@pytest.mark.parametrize("facts", [
+    host(kernel=Kernel((replace(DOCKER, admits=True),), owner_persist=True)),                 # the remedy was applied
+    host(kernel=Kernel((replace(DOCKER, family="ip6"),), owner_persist=True)),                # no IPv6 destination
+    host(kernel=Kernel((DOCKER,), owner_persist=True), demand=replace(SOUND.demand, devices=())),     # proxies are not forwarded
+    host(kernel=Kernel((UFW,), owner_persist=True), demand=replace(SOUND.demand, proxies=())),        # devices are not received
+])
+def test_a_firewall_that_does_not_concern_us_is_left_alone(facts: Facts) -> None:
+    assert bad(facts) == []
+
+
+def test_the_mask_matches_all_of_our_marks_and_little_else() -> None:
+    mark, mask = mark_and_mask()
+    assert all(lane & mask == mark for lane in range(FIRST_LANE, LAST_LANE + 1))
+    assert 0xFFFF_FFFF - mask < 4 * (LAST_LANE - FIRST_LANE)
+
+
+@pytest.mark.parametrize(("rule", "severity"), [
+    (PolicyRule(4, 100, "lookup main"), PROBLEM),
+    (PolicyRule(4, 100, "fwmark 0x1/0x1 lookup 7", 1, 1), PROBLEM),             # tests one bit, which odd lanes have
+    (PolicyRule(4, 100, "not fwmark 0x5/0xffffffff lookup 7", 5, 0xFFFFFFFF, inverted=True), PROBLEM),
+    (PolicyRule(4, 100, "from 10.0.0.0/8 lookup 7", narrow=True), WARNING),
+    (PolicyRule(4, 0, "lookup local"), None),
+    (PolicyRule(4, 100, "fwmark 0x10000/0xff0000 lookup 7", 0x10000, 0xFF0000), None),
+    (PolicyRule(4, 5210, "fwmark 0x80000/0xff0000 lookup main", 0x80000, 0xFF0000), None),      # tailscale's
+    (PolicyRule(4, 32766, "lookup main"), None),
+    (PolicyRule(6, 100, "lookup main"), None),
+])
+def test_foreign_rules_before_ours(rule: PolicyRule, severity: Severity | None) -> None:
+    found = bad(host(rules=(rule,)))
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+    assert all(f"`{rule.priority}: {rule.text}`" in finding.text and "rule" in finding.remedy for finding in found)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(FIRST_LANE, LAST_LANE))
+def test_a_rule_that_matches_a_lane_is_never_missed(mark: int, mask: int, lane: int) -> None:
+    if lane & mask == mark & mask:
+        assert catches(PolicyRule(4, 1, "", mark, mask))
+
+
+def test_what_cannot_be_seen_is_no_trouble() -> None:
+    blind = replace(
+        SOUND, kernel=None, rules=None, synchronised=None, packages=(), cloud=None,
+        secrets=(SecretFile("acme: password", "/x", "Permission denied", unseen=True),),
+        directories=(Directory("facilitator.state_dir", "/s", "no permission", unseen=True),),
+    )
+    assert bad(blind) == []
+    assert sum("cannot be" in finding.text or "not known" in finding.text for finding in examine(blind)) >= 6
+
+
+def test_nomad_and_the_cloud_are_told_what_no_program_sees() -> None:
+    said = {finding.subject: finding for finding in examine(host(service=Service(nomad=True), cloud="Amazon EC2"))}
+    assert "max_kill_timeout" in said["service"].remedy
+    assert "--no-source-dest-check" in said["cloud"].remedy
+
+
+@pytest.mark.parametrize(("wanted", "version", "fine"), [
+    ("<3,>=1.3.2", "2.0.0", True), ("<3,>=1.3.2", "1.3.2", True), ("<3,>=1.3.2", "3.0", False), ("<3,>=1.3.2", "1.3.1", False),
+    ("", "1", True), (">=2.0", "2", True), ("<0.10,>=0.9.2", "0.9.7", True), ("<0.10,>=0.9.2", "0.10.0", False), (">=6", None, False),
+    ("!=2.1,>=2", "2.1.0", False), ("<3", "2.9rc1", True),
+])
+def test_version_ranges(wanted: str, version: str | None, fine: bool) -> None:
+    assert fits(Package("p", wanted, version)) is fine
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.lists(st.integers(0, 99), min_size=1, max_size=4))
+def test_versions_compare_as_numbers(one: list[int], other: list[int]) -> None:
+    width = max(len(one), len(other))
+    padded = [tuple(parts + [0] * (width - len(parts))) for parts in (one, other)]
+    first, second = (numbers(".".join(map(str, parts))) for parts in (one, other))
+    assert (first < second) is (padded[0] < padded[1])
