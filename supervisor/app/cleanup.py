@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from supervisor.app.parts import offline_plan
 from supervisor.app.place import lock
@@ -14,6 +15,7 @@ from supervisor.clients.sweep import sweep
 from supervisor.config import Config
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.layout import Host, Layout, diff, wanted
+from supervisor.core.view import plan_document
 from supervisor.kernel.errors import KernelError, MissingRight
 from supervisor.kernel.maintenance import cleanup, preview
 from tunnels import KINDS
@@ -34,12 +36,12 @@ async def clean(runtime_dir: Path) -> list[str]:
             os.close(locked)
 
 
-async def compare_with_kernel(config: Config) -> dict[str, list[str]]:
+async def compare_with_kernel(config: Config) -> dict[str, Any]:
     """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it cannot be read."""
     plan = offline_plan(config, KINDS)
     with _explained():
         changes = await preview(plan)
-    return {"wanted": [str(change.item) for change in diff(Layout(), wanted(plan, Host()))], "changes": [str(change) for change in changes]}
+    return plan_document(plan, [str(change.item) for change in diff(Layout(), wanted(plan, Host()))], [str(change) for change in changes])
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from supervisor.clients.runner import Runner
 from supervisor.core.events import Asked
 from supervisor.core.packet import Question
 from supervisor.core.state import Phase, Snapshot, TunnelState
-from supervisor.core.view import Identity, status
+from supervisor.core.view import Identity, plan_document, status
 from supervisor.engine import Engine, Inbox
 from supervisor.kernel.network import KernelNetwork
 from supervisor.reports.metrics import Metrics
@@ -57,9 +57,9 @@ class Facade:
         return await asyncio.to_thread(self.measured.render, self.engine.snapshot, accept)
 
     async def plan(self) -> dict[str, Any]:
-        """What the kernel should hold, and how it differs now."""
+        """What the kernel should hold, and how it differs now; `lanes` says whose numbers these are."""
         wanted, changes = await self.network.compare()
-        return {"wanted": wanted, "changes": changes}
+        return plan_document(self.engine.plan, wanted, changes)
 
     async def why(self, question: Question) -> dict[str, Any]:
         """What would become of a packet now, step by step."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
+from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
@@ -63,8 +64,7 @@ def plan(config: Path, socket_path: Path | None) -> None:
         refused(error)
     except Unreachable:
         answer = _plan_from(_load(config))
-    click.echo("\n".join(["wanted:", *(f"  {line}" for line in answer["wanted"] or ["nothing"])]))
-    click.echo("\n".join(["to change:", *(f"  {line}" for line in answer["changes"] or ["nothing"])]))
+    click.echo(plan_text(answer))
 
 
 @click.command()
@@ -98,7 +98,7 @@ def _load(path: Path) -> Config:
         sys.exit(Exit.CONFIG)
 
 
-def _plan_from(config: Config) -> dict[str, list[str]]:
+def _plan_from(config: Config) -> dict[str, Any]:
     from supervisor.app.cleanup import compare_with_kernel
 
     try:

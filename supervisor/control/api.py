@@ -41,7 +41,7 @@ class Daemon(Protocol):
         """Body and content type for a scraper that accepts `accept`."""
 
     async def plan(self) -> dict[str, Any]:
-        """`wanted` and `changes`: lines of text."""
+        """`wanted` and `changes`: lines of text; `lanes`: tunnels by number."""
 
     async def why(self, question: Question) -> dict[str, Any]:
         """What would become of a packet now, step by step."""

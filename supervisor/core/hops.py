@@ -213,11 +213,14 @@ def _nftables(actual: Layout, target: Layout, way: Way) -> Step:
     return Step("nftables", f"table inet facilitator holds all {len(mine)} elements for this address and lane")
 
 
+_OF_SENDERS = ("refused", "allowed")        # sets whose addresses are those of senders
+
+
 def _concerns(element: Element, way: Way) -> bool:
     parts = {part for part in (*element.key, *element.value) if not isinstance(part, Interval)}
     spans = [part for part in element.key if isinstance(part, Interval)]
     address = way.match.address
-    if spans:
+    if spans and not element.set.startswith(_OF_SENDERS):
         return any(span.version == address.version and span.first <= int(address) <= span.last for span in spans)
     return way.lane.number in parts or (way.lane.device is not None and way.lane.device in parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +39,11 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan) -> dict[str, An
             _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), [])) for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],
     }
+
+
+def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
+    """The document behind `facilitator plan`: whose number is whose, what is wanted, and how the kernel differs, one item a line."""
+    return {"lanes": {str(lane.number): lane.tunnel for lane in plan.lanes}, "wanted": list(wanted), "changes": list(changes)}
 
 
 def iso(moment: float) -> str:

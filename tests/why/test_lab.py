@@ -60,6 +60,14 @@ def test_a_healthy_device(lab: Lab, daemon: Daemon) -> None:
     assert "0 B" not in found["bytes"].split()
 
 
+def test_the_plan_while_both_tunnels_are_up(daemon: Daemon) -> None:
+    done = daemon.cli("plan")
+    assert done.returncode == 0
+    assert done.stdout.endswith("\n\nthe kernel holds exactly this: nothing to change\n")
+    for line in ("173001  acme-dc", "dev t-acme-dc table 173001 metric 100", "ports          173002 : 17300", "up             173001"):
+        assert line in done.stdout
+
+
 def test_a_healthy_proxy(daemon: Daemon) -> None:
     code, answer = why(daemon, CLOUD_WEB)
     assert (code, problems(answer)) == (0, [])

@@ -1,0 +1,59 @@
+"""The plan as a person wants to see it: what is wanted, grouped by what it is, and the difference at the end, where the eye is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+_COLOURS = {"+": "green", "-": "red"}
+
+
+def plan_text(answer: Mapping[str, Any]) -> str:
+    """`lanes` (number -> tunnel), `wanted` and `changes` (one item a line) as text."""
+    wanted: Sequence[str] = answer["wanted"]
+    changes: Sequence[str] = answer["changes"]
+    lanes: Mapping[str, str] = answer.get("lanes", {})
+    return "\n".join((
+        *_group("lanes: packet mark, connection mark and routing table", (f"{number} {name}" for number, name in lanes.items())),
+        *_group("routes", sorted(_of(wanted, "route"), key=_table)),
+        *_group("policy rules", map(_rule, _of(wanted, "rule"))),
+        *(f"{line}\n" for line in wanted if line.startswith("table ")),
+        *_group("elements of its sets and maps", _of(wanted, "element")),
+        *_difference(changes),
+    ))
+
+
+def _of(lines: Iterable[str], word: str) -> Iterator[str]:
+    return (line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} "))
+
+
+def _table(route: str) -> int:
+    """The main table first, then each lane's."""
+    words = route.split()
+    return int(words[words.index("table") + 1]) if "table" in words else 0
+
+
+def _rule(rule: str) -> str:
+    return f"IPv6 {rule.removeprefix('-6 ')}" if rule.startswith("-6 ") else f"IPv4 {rule}"
+
+
+def _group(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """The first words as a column."""
+    rows = [line.partition(" ") for line in lines]
+    if not rows:
+        return
+    width = max(len(first) for first, _, _ in rows)
+    yield title
+    yield from (f"  {first:{width}}  {rest}".rstrip() for first, _, rest in rows)
+    yield ""
+
+
+def _difference(changes: Sequence[str]) -> Iterator[str]:
+    if not changes:
+        yield "the kernel holds exactly this: nothing to change"
+        return
+    counts = {"add": sum(line.startswith("+") for line in changes), "remove": sum(line.startswith("-") for line in changes)}
+    yield f"to change: {', '.join(f'{count} to {verb}' for verb, count in counts.items() if count)}"
+    yield from (click.style(f"  {line}", _COLOURS.get(line[:1])) for line in changes)
