@@ -211,8 +211,9 @@ class KernelNetwork:
         self._host = self._routes.host(name for name in names if name is not None)
         devices = self._host.devices
         same = {name for name in devices.keys() & before.keys() if devices[name].up and devices[name].index == before[name].index}
-        alive = frozenset(route for route in self._actual.routes if route.device is None or route.device in same)
-        self._actual = replace(self._actual, routes=alive)
+        dead = [route for route in self._actual.routes if route.device is not None and route.device not in same]
+        if dead:
+            self._actual = replace(self._actual, routes=self._actual.routes.difference(dead))
         self._sysctls.move_reverse_path_filter()
         for name in devices.keys() - {"lo"}:
             self._sysctls.accept_replies(name)
@@ -262,7 +263,7 @@ class KernelNetwork:
 
     def _count_devices(self, done: Sequence[Change]) -> None:
         """A device that came back while its lane was up: the kernel had taken our route away with it."""
-        new = {change.item for change in done}
+        new = {change.item for change in done if isinstance(change.item, Route) and change.item.device is not None}
         for lane in self._plan.lanes:
             routes = set(open_routes(lane, self._host)) if lane.device else set()
             self._repairs["device"] += bool(routes & new) and lane.tunnel in self._carried

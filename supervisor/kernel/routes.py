@@ -11,7 +11,6 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -111,7 +110,7 @@ class Routes:
         route, index = raw
         if not index or route.kind not in ("unicast", "local"):
             return route            # IPv6 gives `lo` for an unreachable route
-        return replace(route, device=self._name(index))
+        return route._replace(device=self._name(index))
 
     def _name(self, index: int) -> str:
         """A name may move to another device; ours are asked for by name in each `host`, so only foreign ones are looked up here."""

@@ -7,7 +7,6 @@ import errno
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
@@ -24,7 +23,7 @@ numbers = st.integers(1, 0xFFFF_FFFF)
 networks = st.builds(lambda a, p: IPv4Network((a >> 32 - p << 32 - p, p)), st.integers(0, 2**32 - 1), st.integers(0, 32)) | st.builds(
     lambda a, p: IPv6Network((a >> 128 - p << 128 - p, p)), st.integers(0, 2**128 - 1), st.integers(0, 128)
 )
-routes = st.builds(Route, networks, numbers, numbers, st.sampled_from(KINDS))
+routes = st.builds(Route, networks, numbers, numbers, st.sampled_from(KINDS), st.none())
 rules = st.builds(Rule, st.sampled_from([4, 6]), numbers, numbers, numbers, numbers)
 
 
@@ -135,7 +134,7 @@ async def test_each_error_finds_its_route(netns: Namespace) -> None:
 
 @pytest.mark.root
 async def test_a_route_takes_the_place_of_another_kind(netns: Namespace) -> None:
-    other = replace(ACME, kind="blackhole")
+    other = ACME._replace(kind="blackhole")
     async with opened() as routes:
         assert await said(routes, *add(ACME)) == [None]
         assert await said(routes, *add(other), take_place=True) == [None]
