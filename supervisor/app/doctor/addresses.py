@@ -61,8 +61,8 @@ def _gateways(skipped: set[str]) -> Iterator[Own]:
 def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
     for file in files:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            for line in file.read_text().splitlines():
-                words = line.split()
+            entries = (line.split() for line in file.read_text().splitlines())
+            for words in entries:
                 if len(words) > 1 and words[0] == "nameserver":
                     yield from _name_server(words[1].partition("%")[0])
 
@@ -120,15 +120,15 @@ def _in_use(host: str, port: int) -> bool:
 def _owners(inodes: set[int]) -> dict[int, int]:
     """Pid by inode, of the sockets whose processes can be seen."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, int] = {}
-    for pid in processes.all_pids():
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    target = os.readlink(entry.path)
-                    if target in wanted:
-                        found.setdefault(wanted[target], pid)
-    return found
+    return {wanted[target]: pid for pid in processes.all_pids() for target in _descriptors(pid) if target in wanted}
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """What the open files of a process are, as far as they can be seen."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
 def _ours(pid: int | None, daemon: int | None) -> bool:
