@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
-from tests.lab.network import LAPTOP
+from tests.lab.config import with_password
+from tests.lab.network import DATACENTRE, DATACENTRE6, LAPTOP, STAFF6
 from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
@@ -23,10 +24,15 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    """Both tunnels are well; the first also presents 172.16.5.0/24 as 100.64.5.0/24."""
+    """Three tunnels are well: the first also carries IPv6 and a mapped network, the last a site with the addresses of the first."""
+    assert lab.password_server.pid
     config = lab.configuration()
+    config["staff"]["networks"].append(str(STAFF6))
     config["defaults"] = {"reconnect": {"first": "100ms", "max": "1s"}, "probe": {"interval": "500ms", "timeout": "500ms"}}
-    config["tunnels"]["acme-dc"]["destinations"].append({"network": "172.16.5.0/24", "presented_as": "100.64.5.0/24"})
+    other = with_password(config, lab.directory)["tunnels"]["acme-dc"]
+    config["tunnels"]["other-dc"] = {**other, "destinations": [{"network": str(DATACENTRE), "presented_as": "100.64.2.0/24"}]}
+    mapped = {"network": "172.16.5.0/24", "presented_as": "100.64.5.0/24"}
+    config["tunnels"]["acme-dc"]["destinations"] = [str(DATACENTRE), str(DATACENTRE6), mapped]
     with lab.daemon(config) as daemon:
         daemon.wait_well()
         yield daemon
@@ -79,6 +85,27 @@ def test_both_names_of_a_mapped_address(daemon: Daemon, address: str) -> None:
     code, answer = why(daemon, address)
     assert (code, problems(answer)) == (0, [])
     assert (answer["staff_address"], answer["real_address"], answer["destination"]) == ("100.64.5.9", "172.16.5.9", "100.64.5.0/24")
+
+
+def test_two_sites_with_the_same_addresses(lab: Lab, daemon: Daemon) -> None:
+    """Both are reached at the same time, and each is explained."""
+    assert [lab.request(f"http://{address}/").body for address in (DATACENTRE_WEB, "100.64.2.10")] == [
+        "datacentre sees 10.78.0.2", "datacentre sees 10.79.0.2"
+    ]
+    direct, presented = why(daemon, DATACENTRE_WEB), why(daemon, "100.64.2.10")
+    assert (direct[0], direct[1]["tunnel"], direct[1]["real_address"]) == (0, "acme-dc", "10.77.0.10")
+    assert steps(direct[1])["mapping"] == "other far sides use 10.77.0.10 too; staff reach those as 100.64.2.10 (other-dc)"
+    assert (presented[0], presented[1]["tunnel"], presented[1]["real_address"]) == (0, "other-dc", "10.77.0.10")
+    assert steps(presented[1])["nat"] == "masquerade: the far side sees 10.79.0.2"
+
+
+def test_ipv6(lab: Lab, daemon: Daemon) -> None:
+    address = DATACENTRE6[16]
+    assert lab.request(f"http://[{address}]/").status == 200
+    code, answer = why(daemon, address, "--from", STAFF6[2])
+    assert (code, problems(answer)) == (0, [])
+    assert steps(answer)["nat"] == "masquerade: the far side sees fd00:78::1000"
+    assert steps(answer)["route"] == "the kernel sends it dev t-acme-dc (table 173001)"
 
 
 def test_an_address_that_nobody_carries(daemon: Daemon) -> None:
