@@ -52,18 +52,21 @@ class Filters:
     chains: dict[tuple[str, str], set[str]] = field(default_factory=dict)          # by family and table
     rules: dict[tuple[str, str, str], list[bytes]] = field(default_factory=dict)   # by family, table and chain, as they come
 
-    def mentions(self, chain: BaseChain, word: str) -> bool:
-        """Does a rule of the chain, or of a chain that it leads to, carry the word?"""
+    def reach(self, chain: BaseChain) -> frozenset[str]:
+        """The chain and all chains that it leads to."""
         siblings = self.chains.get((chain.family, chain.table), set())
-        waiting, seen, needle = [chain.name], {chain.name}, word.encode()
+        waiting, seen = [chain.name], {chain.name}
         while waiting:
-            for rule in self.rules.get((chain.family, chain.table, waiting.pop()), ()):
-                if needle in rule:
-                    return True
-                new = {name for name in siblings - seen if name.encode() + b"\x00" in rule}
-                seen |= new
-                waiting += new
-        return False
+            rules = self.rules.get((chain.family, chain.table, waiting.pop()), ())
+            new = {name for name in siblings - seen for rule in rules if name.encode() + b"\x00" in rule}
+            seen |= new
+            waiting += new
+        return frozenset(seen)
+
+    def mentions(self, chain: BaseChain, word: str) -> bool:
+        """Does a rule of these chains carry the word?"""
+        needle = word.encode()
+        return any(needle in rule for name in self.reach(chain) for rule in self.rules.get((chain.family, chain.table, name), ()))
 
     def ending(self, chain: BaseChain) -> str | None:
         """What the chain's last rule does to every packet that came so far: "drop", "reject", or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_network
@@ -30,6 +31,7 @@ from supervisor.core.fitness.facts import (
     Setting,
 )
 from supervisor.core.fitness.inputs import fits, numbers
+from supervisor.core.fitness.machine import seconds
 from supervisor.core.fitness.traffic import catches, mark_and_mask
 from supervisor.core.network import FIRST_LANE, LAST_LANE
 
@@ -96,6 +98,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
     (host(listeners=(Listener(9464, "node_exporter (pid 7)"),)), PROBLEM, "node_exporter (pid 7) listens on port 9464", "http.listen"),
     (host(listeners=(Listener(17301, None),)), WARNING, "listens on port 17301", "ss -ltnp"),
     (host(service=Service(kill_mode="control-group")), WARNING, "KillMode=control-group: the clients are ended together", "mixed"),
+    (host(service=Service(kill_mode="mixed", stop_timeout="5s")), WARNING, "kills the daemon 5s after", "TimeoutStopSec=60s"),
     (host(daemon=Daemon(leftovers=(("acme", 42),))), WARNING, "left clients running: acme (pid 42)", "facilitator cleanup"),
     (host(endpoints=(Endpoint("acme: far side", "vpn.acme.example", error="its name cannot be resolved"),)),
      PROBLEM, "vpn.acme.example: its name cannot be resolved", "getent ahosts vpn.acme.example"),
@@ -144,9 +147,9 @@ def test_a_full_connection_table_is_seen_before_it_hurts() -> None:
 
 @pytest.mark.parametrize(("chain", "owner", "remedy"), [
     (DOCKER, "Docker", "iptables -I DOCKER-USER -m connmark --mark 0x2a000/0xfffff800 -m comment --comment facilitator -j ACCEPT"),
-    (replace(DOCKER, siblings=frozenset({"FORWARD", "DOCKER-USER", "ufw-before-forward"})), "ufw", "iptables -I ufw-before-forward "),
+    (replace(DOCKER, reach=frozenset({"FORWARD", "DOCKER-USER", "ufw-before-forward"})), "ufw", "iptables -I ufw-before-forward "),
     (UFW, "ufw", "iptables -I ufw-before-input "),
-    (replace(DOCKER, siblings=frozenset({"FORWARD"})), "iptables", "iptables -I FORWARD "),
+    (replace(DOCKER, reach=frozenset({"FORWARD"})), "iptables", "iptables -I FORWARD "),
     (Chain("inet", "firewalld", "filter_FORWARD", "forward", "its last rule is reject", frozenset(), admits=False),
      "firewalld", "--zone=facilitator --add-source=10.8.0.0/16"),
     (Chain("inet", "mine", "fwd", "forward", "policy drop", frozenset({"fwd"}), admits=False),
@@ -207,6 +210,11 @@ def test_what_cannot_be_seen_is_no_trouble() -> None:
     )
     assert bad(blind) == []
     assert sum("cannot be" in finding.text or "not known" in finding.text for finding in examine(blind)) >= 6
+
+
+@pytest.mark.parametrize(("text", "value"), [("1min 30s", 90), ("1min", 60), ("500ms", 0.5), ("infinity", math.inf), ("", math.inf)])
+def test_time_spans_of_systemd(text: str, value: float) -> None:
+    assert seconds(text) == value
 
 
 def test_nomad_and_the_cloud_are_told_what_no_program_sees() -> None:

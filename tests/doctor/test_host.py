@@ -244,6 +244,7 @@ def test_a_foreign_firewall_is_found_named_and_satisfied(alone: Host, netns: Nam
         netns.run("sh", "-c", finding.remedy)
     else:
         assert finding.text.startswith("Docker ")
+        assert "iptables -I DOCKER-USER " in finding.remedy
         nft(netns, "insert rule ip filter DOCKER-USER ct mark 173001-173999 accept comment facilitator")
     assert alone.trouble() == []
 

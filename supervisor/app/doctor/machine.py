@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.clients.journal import Journal
+from supervisor.clients.launch import PATH
 from supervisor.clients.sweep import leftovers
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.fitness.facts import Chain, Daemon, Kernel, PolicyRule, Process, Service, Setting
@@ -26,7 +27,7 @@ _SETTINGS = (
 )
 _UNPRIVILEGED_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _MAKER = Path("/sys/class/dmi/id/sys_vendor")
-_LEGACY = ("ip_tables_names", "ip6_tables_names")
+_LEGACY = (("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy"))
 _STATUS_OFFSET = struct.calcsize("@Illll")      # of `status` in struct timex
 _STA_UNSYNC = 0x40
 
@@ -106,14 +107,10 @@ def environment(pid: int | None) -> Mapping[str, str]:
 def service(variables: Mapping[str, str]) -> Service:
     """Who starts and stops the daemon."""
     nomad = "NOMAD_ALLOC_ID" in variables
-    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+    if not Path("/run/systemd/system").is_dir():
         return Service(nomad)
-    command = ("systemctl", "show", "facilitator.service", "-p", "LoadState", "-p", "KillMode", "-p", "TimeoutStopUSec")
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return Service(nomad)
-    values = dict(line.partition("=")[::2] for line in shown.splitlines())
+    shown = _output("systemctl", "show", "facilitator.service", "-p", "LoadState", "-p", "KillMode", "-p", "TimeoutStopUSec")
+    values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
     if values.get("LoadState") != "loaded":
         return Service(nomad)
     return Service(nomad, values.get("KillMode"), values.get("TimeoutStopUSec"))
@@ -189,20 +186,34 @@ def _chain(base: survey.BaseChain, found: survey.Filters) -> Chain | None:
     if not base.drops and ending is None:
         return None
     how = "policy drop" if base.drops else f"its last rule is {ending}"
-    siblings = frozenset(found.chains[base.family, base.table])
-    return Chain(base.family, base.table, base.name, base.hook, how, siblings, found.mentions(base, WORD))
+    return Chain(base.family, base.table, base.name, base.hook, how, found.reach(base), found.mentions(base, WORD))
 
 
 def legacy_tables() -> bool:
-    """Has iptables-legacy a filter table? nftables does not show it."""
-    return any("filter" in _lines(Path("/proc/self/net") / name) for name in _LEGACY)
+    """Has iptables-legacy a filter table that may drop? nftables does not show it."""
+    return any("filter" in _words(Path("/proc/self/net") / name) and _may_drop(program) for name, program in _LEGACY)
 
 
-def _lines(path: Path) -> list[str]:
+def _words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:
         return []
+
+
+def _may_drop(program: str) -> bool:
+    """True also when it cannot be asked."""
+    rules = _output(program, "-S")
+    return rules is None or (("DROP" in rules or "REJECT" in rules) and WORD not in rules)
+
+
+def _output(program: str, *arguments: str) -> str | None:
+    command = (shutil.which(program, path=PATH) or program, *arguments)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
 
 
 def rules() -> tuple[PolicyRule, ...] | None:

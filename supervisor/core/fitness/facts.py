@@ -74,8 +74,8 @@ class Chain:
     name: str
     hook: str                                           # input or forward
     how: str                                            # "policy drop", or what its last rule does
-    siblings: frozenset[str]                            # all chains of the table: they tell whose it is
-    admits: bool                                        # a rule of the table is marked as ours by its comment
+    reach: frozenset[str]                               # itself and the chains that it leads to: they tell whose it is
+    admits: bool                                        # a rule of these is marked as ours by its comment
 
 
 @dataclass(frozen=True, slots=True)

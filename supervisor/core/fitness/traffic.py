@@ -57,11 +57,11 @@ def _docker_or_ufw(chain: Chain) -> tuple[str, str] | None:
         return None
     tool, ufw = ("iptables", "ufw") if chain.family == "ip" else ("ip6tables", "ufw6")
     into, owner, keep = chain.name, "iptables", "then: netfilter-persistent save"
-    if f"{ufw}-before-{chain.hook}" in chain.siblings:
+    if f"{ufw}-before-{chain.hook}" in chain.reach:
         files = "before.rules" if ufw == "ufw" else "before6.rules"
         into, owner = f"{ufw}-before-{chain.hook}", "ufw"
         keep = f"and the same with -A, above COMMIT in /etc/ufw/{files}"
-    elif chain.hook == "forward" and "DOCKER-USER" in chain.siblings:
+    elif chain.hook == "forward" and "DOCKER-USER" in chain.reach:
         into, owner, keep = "DOCKER-USER", "Docker", "at each boot, after docker.service"
     mark, mask = mark_and_mask()
     match = f"-m connmark --mark {mark:#x}/{mask:#x} -m comment --comment {WORD}"
