@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from supervisor.core.alerts import Alert, verdicts
 from supervisor.core.events import Action, Asked, Event, Kill, Spawn, Terminate, Tick
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
-from supervisor.core.network import NetworkPlan, assign_lanes, desired
+from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Want
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
 from tunnels.settings import Probe, Tunnel
@@ -95,6 +95,7 @@ class Scope:
 
     facilitator: str                        # name of this facilitator
     staff: tuple[IPNetwork, ...]            # whose traffic may enter
+    segments: Segments = field(default_factory=dict)    # named parts of staff
 
 
 class Inbox:
@@ -264,7 +265,8 @@ class Engine:
     def _publish(self) -> None:
         snapshot = self.snapshot
         self._carriers, self._carriers_due = choose(self._carriers, snapshot)
-        plan = desired(self._scope.staff, self._lanes, proxies(self._tunnels, self._kinds), snapshot, self._carriers)
+        carried_by = proxies(self._tunnels, self._kinds)
+        plan = desired(self._scope.staff, self._lanes, carried_by, snapshot, self._carriers, self._scope.segments)
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)

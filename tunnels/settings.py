@@ -290,11 +290,25 @@ class Alert(Settings):
 _PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
 
-def _checked_ports(value: str) -> str:
+class Ports(NamedTuple):
+    """A range of ports of one protocol."""
+
+    protocol: str           # tcp or udp
+    first: int
+    last: int
+
+
+def parse_ports(value: str) -> Ports:
+    """Ports from `tcp/443` or `udp/8000-8100`; ValueError says how they are written."""
     match = _PORTS.fullmatch(value)
     first, last = (int(match[2]), int(match[3] or match[2])) if match else (0, 0)
-    if not 1 <= first <= last <= 65535:
+    if match is None or not 1 <= first <= last <= 65535:
         raise ValueError(f"{value!r} is not a port; write it as tcp/443, udp/53 or tcp/8000-8100")
+    return Ports(match[1], first, last)
+
+
+def _checked_ports(value: str) -> str:
+    parse_ports(value)
     return value
 
 

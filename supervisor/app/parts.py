@@ -29,6 +29,7 @@ from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
 from supervisor.engine import Engine, Inbox, Outputs, Recorder, Scope, proxies
 from supervisor.kernel.network import KernelNetwork
+from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.deaths import Deaths
@@ -79,7 +80,7 @@ def build(
     network = KernelNetwork(inbox.post, _note)
     metrics = Metrics(__version__, identity.wall_offset, Sources(
         link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,
-        pagerduty=lambda: alerter.status, log_dropped=log_dropped,
+        refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,
     ))
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
     alerter = PagerDuty(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
@@ -97,14 +98,15 @@ def build(
 
 def scope(identity: Identity, config: Config) -> Scope:
     """What all tunnels have in common."""
-    return Scope(identity.facilitator, config.staff.networks)
+    return Scope(identity.facilitator, config.staff.networks, config.staff.segments)
 
 
 def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
     """What the kernel should hold for this configuration while nothing is up."""
     tunnels = config.tunnels
     snapshot = idle(tunnels)
-    return desired(config.staff.networks, assign_lanes(list(tunnels), {}), proxies(tunnels, kinds), snapshot, choose({}, snapshot)[0])
+    lanes, carriers = assign_lanes(list(tunnels), {}), choose({}, snapshot)[0]
+    return desired(config.staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, config.staff.segments)
 
 
 def paging(identity: Identity, config: Config) -> Paging:

@@ -1,37 +1,24 @@
 """What the configuration knows and this version does not do yet.
 
-Nothing is ignored in silence: what people would trust for security is refused, the rest is accepted with a warning.
-An entry leaves this table when its feature arrives.
+Nothing is ignored in silence: it is accepted with a warning. An entry leaves this table when its feature arrives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.config.document import Group
 from supervisor.config.places import find, find_key
 from supervisor.config.report import Report, Where
 
+_LATER = "accepted, but not in effect in this version"
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """Something that is not in effect. `refused`: it would give a false feeling of security."""
-
-    text: str
-    refused: bool = False
-
-
-_LATER = Pending("accepted, but not in effect in this version")
-
-PENDING: Mapping[str, Pending] = MappingProxyType({
-    "staff.segments": _LATER,
+PENDING: Mapping[str, str] = MappingProxyType({
     "drain": _LATER,
     "audit": _LATER,
     "alerts.webhook": _LATER,
-    "TUNNEL.allow": Pending("this version cannot limit who enters a tunnel: everybody in staff.networks may", refused=True),
-    "TUNNEL.login.totp": Pending("accepted, but not in effect in this version: a login that asks for a one-time code fails"),
+    "TUNNEL.login.totp": f"{_LATER}: a login that asks for a one-time code fails",
     "TUNNEL.login.reconnect_on_change": _LATER,
     "TUNNEL.reconnect.planned": _LATER,
 })
@@ -41,13 +28,12 @@ PENDING_KINDS = frozenset({"openconnect", "wireguard", "vpnc", "openfortivpn", "
 
 def report_pending(root: Group, report: Report) -> None:
     """Report everything in the file that is not in effect."""
-    for path, pending in PENDING.items():
+    for path, text in PENDING.items():
         for where in _places(root, path):
             place = find_key(root, where)
             if place.where != where or place.node.plain() in (None, False):
                 continue
-            tell = report.error if pending.refused else report.warning
-            tell(place.mark, where, pending.text)
+            report.warning(place.mark, where, text)
 
 
 def _places(root: Group, path: str) -> Iterator[Where]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import collapse_addresses, ip_network
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,6 +67,17 @@ def _check_staff(checked: Checked) -> None:
     if not checked.staff.networks and "networks" not in _keys(find(checked.root, ("staff",))):
         place = find(checked.root, ("staff",))
         checked.report.warning(place.mark, ("staff", "networks"), "no staff networks: nobody may enter the tunnels")
+    for name, networks in checked.staff.segments.items():
+        for index, network in enumerate(networks):
+            if not _within(network, checked.staff.networks):
+                place = find(checked.root, ("staff", "segments", name, index))
+                checked.report.error(place.mark, place.where, f"{network} is not inside of staff.networks")
+
+
+def _within(network: IPNetwork, networks: Sequence[IPNetwork]) -> bool:
+    """All of its addresses lie in these networks, which may share it."""
+    same: Any = [other for other in networks if other.version == network.version]
+    return any(other.supernet_of(network) for other in collapse_addresses(same))
 
 
 def _keys(place: Place) -> frozenset[str]:

@@ -49,10 +49,7 @@ def _pending(path: str) -> str:
     """A note for what is not in effect, also for all that stands below it."""
     steps = path.split(".")
     above = {".".join(steps[:length]) for length in range(1, len(steps) + 1)}
-    found = next((pending for name, pending in PENDING.items() if name.removeprefix("TUNNEL.") in above), None)
-    if found is None:
-        return ""
-    return " (*refused by this version*)" if found.refused else " (*not in effect in this version*)"
+    return " (*not in effect in this version*)" if any(name.removeprefix("TUNNEL.") in above for name in PENDING) else ""
 
 
 def _default(field: FieldInfo) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from supervisor.core.layout import MAIN_TABLE, Element, Interval, Layout, Route, Rule, wanted
+from supervisor.core.intervals import Interval
+from supervisor.core.layout import MAIN_TABLE, Element, Layout, Route, Rule, wanted
 from supervisor.core.packet import Facts, Way, aliases, candidates
 from supervisor.core.state import Health, Phase, TunnelState, up, well
 from supervisor.core.view import iso

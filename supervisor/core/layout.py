@@ -14,9 +14,11 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_network, summarize_address_range
+from ipaddress import ip_network
 from typing import Generic, NamedTuple, TypeVar
 
+from supervisor.core.gates import Gate, Segment, refusals
+from supervisor.core.intervals import Interval, Range, longest_prefix, merged
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from tunnels.settings import IPNetwork
 
@@ -70,27 +72,7 @@ class Host:
 
 
 # What there is by the ten thousand is a named tuple: made, hashed and compared five times as fast.
-class Interval(NamedTuple):
-    """All addresses from `first` to `last`, as numbers."""
-
-    version: int
-    first: int
-    last: int
-
-    @classmethod
-    def of(cls, network: IPNetwork) -> Interval:
-        """The addresses of a network."""
-        first = int(network.network_address)
-        return cls(network.version, first, first | (1 << network.max_prefixlen - network.prefixlen) - 1)
-
-    def __str__(self) -> str:
-        make = IPv4Address if self.version == 4 else IPv6Address
-        first, last = make(self.first), make(self.last)
-        networks: list[IPNetwork] = list(summarize_address_range(first, last))
-        return str(networks[0]) if len(networks) == 1 else f"{first}-{last}"
-
-
-Part = int | str | Interval
+Part = int | str | Interval | Range
 
 
 class Route(NamedTuple):
@@ -203,7 +185,7 @@ class Change(NamedTuple):
 
 def wanted(plan: NetworkPlan, host: Host) -> Layout:
     """The layout that carries out the plan on this host as it is now."""
-    parts = [_of_destinations(Same(plan.staff), Same(plan.carries), host.versions)]
+    parts = [_of_destinations(Same(plan.staff), Same(plan.carries), host.versions), _of_gates(plan.staff, plan.segments, plan.gates)]
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
     return Layout(
         frozenset().union(*(part.routes for part in parts)),
@@ -233,6 +215,11 @@ def _ground(staff: Same[tuple[IPNetwork, ...]], networks: tuple[IPNetwork, ...],
     closed = [Route(network, MAIN_TABLE, CLOSED_METRIC) for network in networks if network.version in versions]
     elements = frozenset((*_networks("staff", staff.value), *_networks("destinations", networks)))
     return _Ground(frozenset(closed), elements, tuple(longest_prefix(zip(networks, itertools.count(), strict=False))))
+
+
+@functools.lru_cache(maxsize=4)
+def _of_gates(staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates: tuple[Gate, ...]) -> Layout:
+    return Layout(elements=frozenset(_gate_elements(staff, segments, gates)))
 
 
 @functools.lru_cache(maxsize=8192)
@@ -266,6 +253,14 @@ def _carrying(carries: Sequence[Carry], intervals: Iterable[tuple[Interval, int]
             yield Element(f"real{interval.version}", (carry.lane, interval), (Interval.of(carry.real),))
 
 
+def _gate_elements(staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Sequence[Gate]) -> Iterator[Element]:
+    for gate, refusal in refusals(staff, segments, gates):
+        interval = Interval(refusal.version, refusal.first, refusal.last)
+        yield Element(f"refused{refusal.version}", (gate.lane, interval))
+        for ports in refusal.ports:
+            yield Element(f"allowed{refusal.version}", (gate.lane, interval, ports.protocol, Range(ports.first, ports.last)))
+
+
 def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     if lane.up:
         yield Element("up", (lane.number,))
@@ -281,51 +276,8 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
 
 
 def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
-    for interval in _merged(Interval.of(network) for network in networks):
+    for interval in merged(Interval.of(network) for network in networks):
         yield Element(f"{name}{interval.version}", (interval,))
-
-
-def _merged(intervals: Iterable[Interval]) -> Iterator[Interval]:
-    """The same addresses in as few intervals as there can be."""
-    grown: Interval | None = None
-    for interval in sorted(intervals):
-        if grown is not None and interval.version == grown.version and interval.first <= grown.last + 1:
-            grown = Interval(grown.version, grown.first, max(grown.last, interval.last))
-            continue
-        if grown is not None:
-            yield grown
-        grown = interval
-    if grown is not None:
-        yield grown
-
-
-def longest_prefix(networks: Iterable[tuple[IPNetwork, ValueT]]) -> list[tuple[Interval, ValueT]]:
-    """Disjoint intervals that give each address the value of the smallest network around it (of equal networks: the first)."""
-    first: dict[Interval, ValueT] = {}
-    for network, value in networks:
-        first.setdefault(Interval.of(network), value)
-    found: list[tuple[Interval, ValueT]] = []
-    around: list[tuple[Interval, ValueT]] = []      # the networks that the sweep is inside of, outermost first
-    at = 0                                          # everything before this address is settled
-    for interval in sorted(first, key=lambda i: (i.version, i.first, -i.last)):
-        if around:
-            at = _leave(around, found, at, interval)
-            if around and at < interval.first:
-                found.append((Interval(interval.version, at, interval.first - 1), around[-1][1]))
-        around.append((interval, first[interval]))
-        at = interval.first
-    _leave(around, found, at, None)
-    return found
-
-
-def _leave(around: list[tuple[Interval, ValueT]], found: list[tuple[Interval, ValueT]], at: int, until: Interval | None) -> int:
-    """Settle the networks that end before `until` begins; the first address that is not settled yet."""
-    while around and (until is None or until.version != around[-1][0].version or around[-1][0].last < until.first):
-        interval, value = around.pop()
-        if at <= interval.last:
-            found.append((Interval(interval.version, at, interval.last), value))
-        at = interval.last + 1
-    return at
 
 
 # --- what must change --------------------------------------------------------------------------------------------------------
@@ -451,7 +403,7 @@ def _element_order(element: Element) -> tuple[object, ...]:
 
 def _part_order(part: Part) -> tuple[int, int, str]:
     match part:
-        case Interval():
+        case Interval() | Range():
             return part.first, part.last, ""
         case int():
             return part, 0, ""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from supervisor.core.failover import Carriers
+from supervisor.core.gates import Gate, Segment, gate
 from supervisor.core.state import Phase, Snapshot, TunnelState
 from tunnels.base import IPNetwork, device_name
 from tunnels.settings import Tunnel
@@ -46,6 +48,12 @@ class NetworkPlan:
     staff: tuple[IPNetwork, ...] = ()
     lanes: tuple[Lane, ...] = ()
     carries: tuple[Carry, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    gates: tuple[Gate, ...] = ()    # of the tunnels that limit who may enter
+
+
+Segments = Mapping[str, tuple[IPNetwork, ...]]
+NO_SEGMENTS: Segments = MappingProxyType({})
 
 
 def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
@@ -67,7 +75,8 @@ def idle(tunnels: Mapping[str, Tunnel]) -> Snapshot:
 
 
 def desired(
-    staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers
+    staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers,
+    segments: Segments = NO_SEGMENTS,
 ) -> NetworkPlan:
     """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port; `carriers`: who carries which destination."""
     plan_lanes = [_lane(tunnel, state, lanes[name], name in proxies) for name, (tunnel, state) in snapshot.tunnels.items()]
@@ -77,7 +86,11 @@ def desired(
         for destination in tunnel.destinations
         if carriers[destination.staff_side] == name
     ]
-    return NetworkPlan(staff, tuple(plan_lanes), tuple(sorted(carries, key=lambda c: (c.network.version, c.network))))
+    gates = (gate(tunnel, lanes[name]) for name, (tunnel, _) in snapshot.tunnels.items())
+    return NetworkPlan(
+        staff, tuple(plan_lanes), tuple(sorted(carries, key=lambda c: (c.network.version, c.network))),
+        tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
+    )
 
 
 def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool) -> Lane:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from supervisor.core.layout import Element, Interval, Part
+from supervisor.core.intervals import Interval, Range
+from supervisor.core.layout import Element, Part
 from supervisor.kernel.netlink import NESTED, aligned, attribute, attributes
-from supervisor.kernel.ruleset import ADDRESS, Kind, Set
+from supervisor.kernel.ruleset import ADDRESS, PORT, PROTOCOL, Kind, Set
 
-_LIST_ELEMENT, _KEY, _DATA, _FLAGS, _KEY_END = 1, 1, 2, 3, 10
+_LIST_ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 7, 10
 _VALUE = 1                          # NFTA_DATA_VALUE
+_EXPRESSION_DATA, _PACKETS = 2, 2   # NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
+_PROTOCOLS = ("tcp", 6), ("udp", 17)
 _INTERVAL_END = 1
 
 
@@ -31,6 +34,15 @@ def unpack(described: Set, data: Iterable[bytes]) -> Iterator[Element]:
         return
     for entry in raw:
         yield Element(described.name, _key_parts(described, entry), _value(described, entry))
+
+
+def counted(described: Set, data: Iterable[bytes]) -> Iterator[tuple[Element, int]]:
+    """The elements of a set with counters and the packets of each, from the element lists that the kernel gave."""
+    for part in data:
+        for _, body in attributes(part):
+            entry = dict(attributes(body))
+            counter = dict(attributes(dict(attributes(entry[_EXPRESSION]))[_EXPRESSION_DATA]))
+            yield Element(described.name, _key_parts(described, entry)), int.from_bytes(counter[_PACKETS], "big")
 
 
 def _pack(described: Set, element: Element) -> Iterator[bytes]:
@@ -66,9 +78,11 @@ def _concatenated(kinds: tuple[Kind, ...], parts: tuple[Part, ...], interval: bo
 
 def _part(kind: Kind, part: Part, interval: bool = False, end: bool = False) -> bytes:
     match part:
+        case str() if kind == PROTOCOL:
+            return bytes([dict(_PROTOCOLS)[part]])
         case str():
             return part.encode().ljust(kind.length, b"\x00")
-        case Interval():
+        case Interval() | Range():
             return (part.last if end else part.first).to_bytes(kind.length, "big")
         case int():
             return part.to_bytes(kind.length, "little" if kind.host_order and not interval and _LITTLE else "big")
@@ -115,6 +129,10 @@ def _value(described: Set, entry: dict[int, bytes]) -> tuple[Part, ...]:
 def _unpart(kind: Kind, data: bytes, high: bytes, interval: bool = False) -> Part:
     if kind in ADDRESS.values():
         return Interval(_version(kind), int.from_bytes(data, "big"), int.from_bytes(high, "big"))
+    if kind == PROTOCOL:
+        return next((name for name, number in _PROTOCOLS if number == data[0]), data[0])
+    if kind == PORT and interval:
+        return Range(int.from_bytes(data, "big"), int.from_bytes(high, "big"))
     if kind.length == 16:
         return data.rstrip(b"\x00").decode(errors="replace")
     return int.from_bytes(data, "little" if kind.host_order and not interval and _LITTLE else "big")

@@ -14,6 +14,7 @@ Clause = tuple[Expression, ...]
 
 _SECOND_WORD = 9            # the word after the first 4 bytes of register 1
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
+_JUMP, _RETURN = -3, -5
 _EQ, _NEQ, _LTE, _GTE = 0, 1, 3, 5
 _TCP = b"\x06"
 _NFPROTO = {4: 2, 6: 10}
@@ -142,6 +143,18 @@ def mark_and_destination(version: int) -> Clause:
     return (*family(version), *meta("mark"), _big_endian(), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD))
 
 
+def mark_and_source(version: int) -> Clause:
+    """Load `meta mark . ip saddr` for a set with intervals."""
+    offset, _, length = _ADDRESS[version]
+    return (*family(version), *meta("mark"), _big_endian(), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD))
+
+
+def mark_source_and_port(version: int) -> Clause:
+    """Load `meta mark . ip saddr . meta l4proto . th dport` for a set with intervals. A packet without ports finds nothing."""
+    protocol = _SECOND_WORD + _ADDRESS[version][2] // 4
+    return (*mark_and_source(version), *meta("l4proto", protocol), _payload(_TRANSPORT_HEADER, 2, 2, protocol + 1))
+
+
 def oifname(name: str) -> Clause:
     """`oifname NAME`."""
     return (*meta("oifname"), _compare(_EQ, name.encode().ljust(16, b"\x00")))
@@ -174,6 +187,21 @@ def reject() -> Clause:
     return (expression("reject", type=2, icmp_code=3),)
 
 
+def reset() -> Clause:
+    """`reject with tcp reset`."""
+    return (expression("reject", type=1),)
+
+
+def jump(chain: str) -> Clause:
+    """`jump CHAIN`."""
+    return _verdict(_JUMP, ("NFTA_VERDICT_CHAIN", chain))
+
+
+def leave() -> Clause:
+    """`return`: the packet goes on behind the jump."""
+    return _verdict(_RETURN)
+
+
 def drop() -> Clause:
     """`drop`."""
     return _verdict(0)
@@ -184,8 +212,8 @@ def accept() -> Clause:
     return _verdict(1)
 
 
-def _verdict(code: int) -> Clause:
-    return (expression("immediate", dreg=0, data={"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code)]})]}),)
+def _verdict(code: int, *more: tuple[str, str]) -> Clause:
+    return (expression("immediate", dreg=0, data={"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code), *more]})]}),)
 
 
 def _value(data: bytes) -> Expression:

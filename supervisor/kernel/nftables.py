@@ -55,7 +55,8 @@ class _Set(nfgen_msg):  # type: ignore[misc]
         ("NFTA_SET_UNSPEC", "none"), ("NFTA_SET_TABLE", "asciiz"), ("NFTA_SET_NAME", "asciiz"), ("NFTA_SET_FLAGS", "be32"),
         ("NFTA_SET_KEY_TYPE", "be32"), ("NFTA_SET_KEY_LEN", "be32"), ("NFTA_SET_DATA_TYPE", "be32"), ("NFTA_SET_DATA_LEN", "be32"),
         ("NFTA_SET_POLICY", "be32"), ("NFTA_SET_DESC", "cdata"), ("NFTA_SET_ID", "be32"), ("NFTA_SET_TIMEOUT", "be64"),
-        ("NFTA_SET_GC_INTERVAL", "be32"), ("NFTA_SET_USERDATA", "cdata"),
+        ("NFTA_SET_GC_INTERVAL", "be32"), ("NFTA_SET_USERDATA", "cdata"), ("NFTA_SET_PAD", "none"), ("NFTA_SET_OBJ_TYPE", "be32"),
+        ("NFTA_SET_HANDLE", "be64"), ("NFTA_SET_EXPR", "cdata"),
     )
 
 
@@ -232,7 +233,7 @@ class Nftables:
         return tuple(sorted(chains)), tuple(rules)
 
     def _expected(self) -> object:
-        return sorted((chain.name, _ACCEPT, len(chain.rules)) for chain in self._ruleset.chains)
+        return sorted((chain.name, _ACCEPT if chain.hook else None, len(chain.rules)) for chain in self._ruleset.chains)
 
     async def _elements(self, described: Set) -> Iterable[Element]:
         name = ["NFTA_SET_ELEM_LIST_SET", described.name]
@@ -303,6 +304,8 @@ def _set_attributes(described: Set, number: int) -> list[list[Any]]:
     if described.interval and len(described.key) > 1:
         flags |= concatenated
         attributes.append(["NFTA_SET_DESC", _description(described)])
+    if described.counter:
+        attributes.append(["NFTA_SET_EXPR", attribute(1, b"counter\x00") + attribute(2 | NESTED, b"")])
     return [*attributes, ["NFTA_SET_FLAGS", flags], ["NFTA_SET_USERDATA", described.userdata]]
 
 
@@ -313,11 +316,11 @@ def _description(described: Set) -> bytes:
 
 
 def _chain_attributes(chain: Chain) -> list[list[Any]]:
+    names = [["NFTA_CHAIN_TABLE", TABLE], ["NFTA_CHAIN_NAME", chain.name]]
+    if not chain.hook:
+        return names
     hook = {"attrs": [["NFTA_HOOK_HOOKNUM", _HOOKS[chain.hook]], ["NFTA_HOOK_PRIORITY", chain.priority]]}
-    return [
-        ["NFTA_CHAIN_TABLE", TABLE], ["NFTA_CHAIN_NAME", chain.name], ["NFTA_CHAIN_HOOK", hook],
-        ["NFTA_CHAIN_POLICY", _ACCEPT], ["NFTA_CHAIN_TYPE", chain.type],
-    ]
+    return [*names, ["NFTA_CHAIN_HOOK", hook], ["NFTA_CHAIN_POLICY", _ACCEPT], ["NFTA_CHAIN_TYPE", chain.type]]
 
 
 def _counts(shape: tuple[Any, ...]) -> object:

@@ -2,7 +2,9 @@
 
 The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are about):
 
-    prerouting       a flow from staff to a destination gets its connection mark; each packet of it, on the way there, its packet mark
+    prerouting       a flow from staff to a destination enters a lane; each packet of it, on the way there, gets the lane's packet mark
+      enter            the flow gets its connection mark, if the gate lets it in
+      gate             who may not enter is rejected at once, and counted
     prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our own marked probes
                      a 1:1 mapping: the destination becomes the real one
     (route)          the packet mark selects the lane's table
@@ -61,6 +63,7 @@ MARK = Kind(19, 4, host_order=True)
 NAME = Kind(41, 16, host_order=True)
 PORT = Kind(13, 2)
 SIZE = Kind(4, 2)
+PROTOCOL = Kind(12, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Set:
     value: Kind | None = None
     interval: bool = False          # keys are ranges of addresses
     value_interval: bool = False    # values are
+    counter: bool = False           # each element counts the packets that were looked up successfully
     typeof: bytes = b""             # nft's user data where the kinds do not say it all
 
     @property
@@ -85,13 +89,18 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A base chain with policy accept: what is not ours passes."""
+    """A base chain with policy accept: what is not ours passes. Without a hook it is one that others jump to."""
 
     name: str
     type: str
     hook: str
     priority: int
     rules: tuple[ex.Clause, ...]
+
+    @classmethod
+    def part(cls, name: str, rules: Iterator[ex.Clause]) -> Chain:
+        """One that others jump to."""
+        return cls(name, "", "", 0, tuple(rules))
 
 
 def _sets() -> Iterator[Set]:
@@ -101,6 +110,8 @@ def _sets() -> Iterator[Set]:
         yield Set(f"carry{version}", (address,), MARK, interval=True)
         yield Set(f"real{version}", (MARK, address), address, interval=True, value_interval=True)
         yield Set(f"mss{version}", (NAME,), SIZE, typeof=_TYPEOF_MSS)
+        yield Set(f"allowed{version}", (MARK, address, PROTOCOL, PORT), interval=True)
+        yield Set(f"refused{version}", (MARK, address), interval=True, counter=True)
     yield Set("up", (MARK,))
     yield Set("lanes", (MARK, NAME))
     yield Set("tunnels", (NAME,))
@@ -118,12 +129,28 @@ def _join(*clauses: ex.Clause) -> ex.Clause:
 
 def _prerouting() -> Iterator[ex.Clause]:
     for v in (4, 6):
-        # A flow without a lane gets the one that carries its destination; so does a flow whose lane is down (failover).
+        # A flow without a lane enters the one that carries its destination; so does a flow whose lane is down (failover).
         yield _join(
             ex.meta("iifname"), ex.outside("tunnels"), ex.ct_direction("original"), ex.ct("mark"), ex.outside("up"),
-            ex.source(v), ex.within(f"staff{v}"), ex.more_destination(v), ex.mapped(f"carry{v}"), ex.set_ct_mark(),
+            ex.source(v), ex.within(f"staff{v}"), ex.more_destination(v), ex.mapped(f"carry{v}"), ex.set_meta_mark(), ex.jump("enter"),
         )
     yield _join(ex.ct_direction("original"), _ours(ex.ct("mark")), ex.ct("mark"), ex.set_meta_mark())
+
+
+def _enter() -> Iterator[ex.Clause]:
+    """Only what enters a lane comes here, so this costs nothing for flows that are on their way."""
+    yield ex.jump("gate")
+    yield _join(ex.meta("mark"), ex.set_ct_mark())
+
+
+def _gate() -> Iterator[ex.Clause]:
+    """Without an element for the lane everybody passes."""
+    for v in (4, 6):
+        yield _join(ex.mark_source_and_port(v), ex.within(f"allowed{v}"), ex.leave())
+    for v in (4, 6):
+        refused = _join(ex.mark_and_source(v), ex.within(f"refused{v}"))
+        yield _join(ex.tcp(), refused, ex.reset())
+        yield _join(refused, ex.reject())
 
 
 def _nat() -> Iterator[ex.Clause]:
@@ -173,6 +200,8 @@ def _postrouting() -> Iterator[ex.Clause]:
 
 
 def _chains() -> Iterator[Chain]:
+    yield Chain.part("gate", _gate())       # a chain stands before those that jump to it
+    yield Chain.part("enter", _enter())
     yield Chain("prerouting", "filter", "prerouting", -150, tuple(_prerouting()))
     yield Chain("prerouting_nat", "nat", "prerouting", -100, tuple(_nat()))
     yield Chain("input", "filter", "input", 0, tuple(_input()))

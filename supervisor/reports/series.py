@@ -55,6 +55,7 @@ class Sources:
     repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})            # things of ours put back into the kernel, by what
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
     log_dropped: Callable[[], int] = lambda: 0                                          # lines
+    refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})    # packets, by tunnel and segment
 
 
 States = Mapping[str, TunnelState]
@@ -79,6 +80,7 @@ class TunnelSeries:
         yield from _counted({name: counts.get(name, Counts()) for name in states})
         yield from self._traffic(states)
         yield from self._routes(states)
+        yield self._refused(states)
         yield from self._clients(states)
 
     def _states(self, states: States) -> Iterator[Metric]:
@@ -105,6 +107,14 @@ class TunnelSeries:
         known = {name: total for name, total in totals.items() if total is not None}
         yield _counter("receive_bytes", "Bytes that came out of the tunnel's device.", ((n, total[0]) for n, total in known.items()))
         yield _counter("transmit_bytes", "Bytes that went into the tunnel's device.", ((n, total[1]) for n, total in known.items()))
+
+    def _refused(self, states: States) -> Metric:
+        family = CounterMetricFamily("facilitator_tunnel_refused_packets", "Packets of staff whom the tunnel's `allow` does not let in.",
+                                     labels=("tunnel", "segment"))
+        for (name, segment), packets in self._sources.refused().items():
+            if name in states:
+                family.add_metric((name, segment), packets)
+        return family
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
         return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None

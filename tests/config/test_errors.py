@@ -147,16 +147,33 @@ def test_planned_reconnect_must_come_before_the_cut() -> None:
     ]
 
 
-def test_a_segment_must_exist_even_while_allow_is_refused() -> None:
+def test_a_segment_must_exist() -> None:
     text = HEAD.replace("}\n", ", segments: {engineers: [10.8.1.0/24]}}\n", 1)
     text += "    allow: [enginers, {segment: engineers, ports: [tcp/0]}]\n"
     assert problems(text) == [
-        "c.yaml:7:5: tunnels.acme.allow: this version cannot limit who enters a tunnel: everybody in staff.networks may",
         "c.yaml:7:52: tunnels.acme.allow.1.ports.0: 'tcp/0' is not a port; write it as tcp/443, udp/53 or tcp/8000-8100",
     ]
-    assert "c.yaml:7:13: tunnels.acme.allow.0: no segment 'enginers' under staff.segments (did you mean engineers?)" in problems(
-        text.replace("tcp/0", "tcp/1")
-    )
+    assert problems(text.replace("tcp/0", "tcp/1")) == [
+        "c.yaml:7:13: tunnels.acme.allow.0: no segment 'enginers' under staff.segments (did you mean engineers?)"
+    ]
+
+
+@pytest.mark.parametrize("ports", ["80", "tcp/", "tcp/0", "tcp/70000", "tcp/90-80", "icmp/1", "tcp/80,90", "TCP/80"])
+def test_wrong_ports(ports: str) -> None:
+    text = HEAD.replace("}\n", ", segments: {engineers: [10.8.1.0/24]}}\n", 1)
+    (problem,) = problems(text + f"    allow: [{{segment: engineers, ports: ['{ports}']}}]\n")
+    assert problem == f"c.yaml:7:42: tunnels.acme.allow.0.ports.0: '{ports}' is not a port; write it as tcp/443, udp/53 or tcp/8000-8100"
+
+
+def test_a_segment_lies_in_staff() -> None:
+    text = HEAD.replace("}\n", ", segments: {a: [10.8.1.0/24, 10.9.0.0/16], b: ['fd00::/64']}}\n", 1)
+    outside = "is not inside of staff.networks"
+    assert [problem.partition(" ")[2] for problem in problems(text)] == [
+        f"staff.segments.a.1: 10.9.0.0/16 {outside}", f"staff.segments.b.0: fd00::/64 {outside}"
+    ]
+    shared = HEAD.replace("networks: [10.8.0.0/16]", "networks: [10.8.0.0/17, 10.8.128.0/17], segments: {a: [10.8.0.0/16]}")
+    assert shared != HEAD
+    assert good(shared).staff.segments["a"]
 
 
 LITERALS = [
@@ -194,13 +211,13 @@ def test_defaults_and_tunnel_that_contradict_each_other() -> None:
 
 def test_what_is_not_in_effect_is_said() -> None:
     text = (
-        "drain: {idle: 5m}\naudit: {file: a.json}\nalerts: {webhook: {url: {file: u}}}\n" + HEAD.replace("}\n", ", segments: {a: []}}\n", 1)
+        "drain: {idle: 5m}\naudit: {file: a.json}\nalerts: {webhook: {url: {file: u}}}\n" + HEAD
         + "    reconnect: {planned: {every: 4h}}\n    login: {reconnect_on_change: yes}\n"
     )
     later = "accepted, but not in effect in this version"
     assert warnings(text) == [
         f"c.yaml:1:1: drain: {later}", f"c.yaml:2:1: audit: {later}", f"c.yaml:3:10: alerts.webhook: {later}",
-        f"c.yaml:4:34: staff.segments: {later}", f"c.yaml:10:17: tunnels.acme.reconnect.planned: {later}",
+        f"c.yaml:10:17: tunnels.acme.reconnect.planned: {later}",
         f"c.yaml:11:13: tunnels.acme.login.reconnect_on_change: {later}",
     ]
     assert warnings(HEAD + "    login: {reconnect_on_change: no}\n") == []

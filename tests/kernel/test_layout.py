@@ -8,12 +8,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor.core.gates import Entry, Gate, Segment
+from supervisor.core.intervals import Interval, longest_prefix
 from supervisor.core.layout import (
     Achieved,
     Device,
     Element,
     Host,
-    Interval,
     Layout,
     Op,
     Route,
@@ -21,10 +22,10 @@ from supervisor.core.layout import (
     achieved,
     applied,
     diff,
-    longest_prefix,
     wanted,
 )
 from supervisor.core.network import Carry, Lane, NetworkPlan
+from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")
 ACME6 = ip_network("fd00:77::/64")
@@ -39,6 +40,13 @@ PLAN = NetworkPlan(
     ),
 )
 DOWN = replace(PLAN, lanes=(Lane("acme", 173001, "t-acme", False), Lane("own", 173002, None, False)))
+LIMITED = replace(
+    PLAN,
+    segments=(
+        Segment("engineers", (ip_network("10.8.1.0/24"), ip_network("fd00:8::1:0/112"))), Segment("support", (ip_network("10.8.2.0/24"),)),
+    ),
+    gates=(Gate("acme", 173001, (Entry("engineers", None), Entry("support", (Ports("tcp", 443, 443), Ports("udp", 8000, 8100))))),),
+)
 
 
 def lines(before: Layout, after: Layout) -> list[str]:
@@ -116,6 +124,17 @@ def test_a_tunnel_that_leaves_is_open_last_and_closed_last() -> None:
 - route fd00:77::/64 unreachable metric 20000
 - route 0.0.0.0/0 unreachable table 173002 metric 20000
 - route ::/0 unreachable table 173002 metric 20000""".splitlines()
+
+
+def test_a_gate_is_one_block_of_elements() -> None:
+    assert lines(wanted(PLAN, HOST), wanted(LIMITED, HOST)) == """\
++ element allowed4 173001 . 10.8.2.0/24 . tcp . 443
++ element allowed4 173001 . 10.8.2.0/24 . udp . 8000-8100
++ element refused4 173001 . 10.8.0.0/24
++ element refused4 173001 . 10.8.2.0/24
++ element refused4 173001 . 10.8.3.0-10.8.255.255
++ element refused6 173001 . fd00:8::/112
++ element refused6 173001 . fd00:8::2:0-fd00:8::ffff:ffff:ffff:ffff""".splitlines()
 
 
 def test_failover_is_one_block_of_elements() -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from pyroute2 import NetlinkError
 
-from supervisor.core.layout import Change, Element, Interval, Layout, Op, Table, diff, wanted
+from supervisor.core.intervals import Interval
+from supervisor.core.layout import Change, Element, Layout, Op, Table, diff, wanted
 from supervisor.kernel.nftables import Nftables, TableState
 from supervisor.kernel.ruleset import Ruleset
-from tests.kernel.test_layout import HOST, PLAN
+from tests.kernel.test_layout import HOST, LIMITED
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
 GOLDEN = Path(__file__).with_name("facilitator.nft")
-CHANGES = [change for change in diff(Layout(), wanted(PLAN, HOST)) if change.concerns_nftables]
+CHANGES = [change for change in diff(Layout(), wanted(LIMITED, HOST)) if change.concerns_nftables]
 
 
 def listed(netns: Namespace) -> str:
@@ -43,7 +44,7 @@ async def test_it_is_read_as_it_was_written(netns: Namespace) -> None:
     await nftables.commit(CHANGES)
     state = await nftables.read()
     assert state.intact
-    assert state.elements == wanted(PLAN, HOST).elements
+    assert state.elements == wanted(LIMITED, HOST).elements
     reader = Nftables()                 # anybody may read it: a command, beside the daemon
     await reader.open()
     assert await reader.read() == state

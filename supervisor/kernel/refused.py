@@ -1,0 +1,65 @@
+"""How often each tunnel refused which segment: the counters of our table's elements, read at scrape time, in the scrape's thread.
+
+The socket is one of its own, so the loop that holds the kernel to the plan is not asked.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from supervisor.core.gates import refusals
+from supervisor.core.intervals import Interval
+from supervisor.core.layout import Part
+from supervisor.core.network import NetworkPlan
+from supervisor.kernel.elements import counted
+from supervisor.kernel.netlink import attribute, attributes, messages
+from supervisor.kernel.ruleset import TABLE, Ruleset
+
+_NETFILTER, _INET = 12, 1
+_GET_ELEMENTS = 10 << 8 | 13        # nftables' part of netfilter; NFT_MSG_GETSETELEM
+_DUMP = 0x301                       # NLM_F_REQUEST | NLM_F_DUMP
+_ERROR, _DONE = 2, 3
+_TABLE, _SET, _ELEMENTS = 1, 2, 3   # NFTA_SET_ELEM_LIST_*
+_TIMEOUT = 1.0                      # seconds
+_DATAGRAM = 1 << 18
+
+
+def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
+    """Packets by tunnel and segment ("": in no segment) since the table was made. Nothing when the kernel does not answer."""
+    owners: dict[tuple[Part, ...], tuple[str, str]] = {
+        (gate.lane, Interval(refusal.version, refusal.first, refusal.last)): (gate.tunnel, refusal.segment)
+        for gate, refusal in refusals(plan.staff, plan.segments, plan.gates)
+    }
+    counts = dict.fromkeys(owners.values(), 0)
+    try:
+        for described in (each for each in Ruleset.build().sets if each.counter and owners):
+            for element, packets in counted(described, _element_lists(described.name)):
+                owner = owners.get(element.key)
+                if owner is not None:
+                    counts[owner] += packets
+    except OSError:
+        return MappingProxyType({})
+    return counts
+
+
+def _element_lists(name: str) -> Iterator[bytes]:
+    request = struct.pack("=BBH", _INET, 0, 0) + attribute(_TABLE, _text(TABLE)) + attribute(_SET, _text(name))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as sock:
+        sock.settimeout(_TIMEOUT)
+        sock.send(struct.pack("=IHHII", 16 + len(request), _GET_ELEMENTS, _DUMP, 1, 0) + request)
+        while True:
+            for kind, _, body in messages(sock.recv(_DATAGRAM)):
+                if kind == _ERROR:
+                    code = -struct.unpack_from("=i", body)[0]
+                    raise OSError(code, os.strerror(code))
+                if kind == _DONE:
+                    return
+                yield from (data for attribute_kind, data in attributes(body[4:]) if attribute_kind == _ELEMENTS)
+
+
+def _text(value: str) -> bytes:
+    return value.encode() + b"\x00"
