@@ -235,7 +235,7 @@ class Engine:
     def _apply(self, event: Event, now: float) -> bool:
         """One step of one tunnel; True when something changed that outputs depend on."""
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
-        if tunnel is None or before is None:
+        if tunnel is None or before is None or self._too_late(event):
             return False
         kind = self._kinds[tunnel.kind]
         after, actions = step(tunnel, before, event, now, self._chance(), Limits(kind.start_timeout, kind.stop_timeout))
@@ -248,6 +248,10 @@ class Engine:
             self._forget(tunnel.name)
             return True
         return _moved(before, after) or before.session != after.session or before.want != after.want
+
+    def _too_late(self, event: Event) -> bool:
+        """A tunnel that is being removed cannot be wished back; only a configuration that names it again brings it back."""
+        return event.tunnel in self._retiring and isinstance(event, Asked) and event.reason not in (Reason.STOPPED, Reason.SHUTDOWN)
 
     def _perform(self, tunnel: Tunnel, action: Action) -> None:
         match action:

@@ -118,6 +118,16 @@ def test_a_held_tunnel_leaves_the_kernel_too_when_it_is_removed() -> None:
     assert [lane.tunnel for lane in simulated.network.plans[-1].lanes] == ["acme"]
 
 
+def test_a_tunnel_that_is_being_removed_cannot_be_wished_back() -> None:
+    simulated = world(Habits())
+    simulated.run(until=10.0)
+    simulated.engine.configure(Scope("sim", ()), {}, held=())
+    for reason in (Reason.STARTED, Reason.RESTARTED):
+        simulated.post(Asked("acme", reason=reason))
+    simulated.run(until=20.0)
+    assert (dict(simulated.engine.snapshot.tunnels), simulated.runner.alive) == ({}, {})
+
+
 def test_a_tunnel_that_comes_back_while_it_is_being_removed_runs_again() -> None:
     simulated = world(Habits())
     simulated.run(until=10.0)
