@@ -15,6 +15,7 @@ from supervisor.engine import Engine
 from supervisor.kernel.errors import ERRORS
 from supervisor.kernel.inspection import Inspector, forwarding, inspector, listening, refused
 from supervisor.kernel.network import KernelNetwork
+from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.routes import Routes
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.reports.deaths import Deaths
@@ -54,7 +55,8 @@ class Explainer:
                 known = await self._of_lane(known, path)
             async with inspector() as look:
                 known = await _routed(look, known, question, plan, path)
-            return replace(known, refused=await refused())
+            away = await asyncio.to_thread(refused_packets, plan)
+            return replace(known, refused=await refused(), turned_away=away)
         except ERRORS as error:
             return replace(known, problem=str(error) or "the kernel does not answer")
 

@@ -273,6 +273,10 @@ def counters(facts: Facts, way: Way) -> Iterator[Step]:
     if facts.kernel.traffic is not None:
         received, sent = facts.kernel.traffic
         yield Step("bytes", f"{way.lane.device}: {size(received)} received, {size(sent)} sent")
+    turned_away = {segment: count for (tunnel, segment), count in sorted(facts.kernel.turned_away.items()) if tunnel == way.tunnel.name}
+    if turned_away:
+        counts = _listed(f"{segment or 'in no segment'} {count}" for segment, count in turned_away.items())
+        yield Step("not allowed", f"packets that {way.tunnel.name} did not let in, by segment: {counts}")
     if facts.kernel.refused:
         counts = _listed(f"{chain} {count}" for chain, count in sorted(facts.kernel.refused.items()))
         yield Step("refused", f"packets of all tunnels, since our table was made: {counts}")

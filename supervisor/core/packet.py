@@ -122,6 +122,7 @@ class Kernel:
     listening: bool | None = None           # on the proxy's port
     traffic: tuple[int, int] | None = None  # bytes received and sent by the device
     refused: Mapping[str, int] = field(default_factory=dict)    # packets, by chain of our table
+    turned_away: Mapping[tuple[str, str], int] = field(default_factory=dict)    # packets, by tunnel and segment ("": in none)
     problem: str | None = None              # why something could not be read
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from supervisor.cli import main
 from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
 from tests.lab.config import with_password
 from tests.lab.network import DATACENTRE, DATACENTRE6, LAPTOP, STAFF6
@@ -28,9 +30,11 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
     assert lab.password_server.pid
     config = lab.configuration()
     config["staff"]["networks"].append(str(STAFF6))
+    config["staff"]["segments"] = {"engineers": ["10.8.0.0/24"], "support": ["10.8.9.0/24"]}
     config["defaults"] = {"reconnect": {"first": "100ms", "max": "1s"}, "probe": {"interval": "500ms", "timeout": "500ms"}}
     other = with_password(config, lab.directory)["tunnels"]["acme-dc"]
-    config["tunnels"]["other-dc"] = {**other, "destinations": [{"network": str(DATACENTRE), "presented_as": "100.64.2.0/24"}]}
+    presented = {"network": str(DATACENTRE), "presented_as": "100.64.2.0/24"}
+    config["tunnels"]["other-dc"] = {**other, "destinations": [presented], "allow": [{"segment": "engineers", "ports": ["tcp/80"]}]}
     mapped = {"network": "172.16.5.0/24", "presented_as": "100.64.5.0/24"}
     config["tunnels"]["acme-dc"]["destinations"] = [str(DATACENTRE), str(DATACENTRE6), mapped]
     with lab.daemon(config) as daemon:
@@ -39,9 +43,10 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
 
 
 def why(daemon: Daemon, *arguments: object) -> tuple[int, dict[str, Any]]:
-    done = daemon.cli("why", *map(str, arguments), "--json")
+    """The command, in this process: its exit code and its document."""
+    done = CliRunner().invoke(main, ["why", *map(str, arguments), "--json", "--socket", str(daemon.runtime_dir / "control.sock")])
     assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    return done.exit_code, json.loads(done.stdout)
 
 
 def steps(answer: dict[str, Any]) -> dict[str, str]:
@@ -99,6 +104,25 @@ def test_two_sites_with_the_same_addresses(lab: Lab, daemon: Daemon) -> None:
     assert steps(presented[1])["nat"] == "masquerade: the far side sees 10.79.0.2"
 
 
+@pytest.mark.parametrize(
+    ("source", "port", "verdict"),
+    [
+        (LAPTOP, 80, "is carried by other-dc (openvpn), healthy, for "),
+        (LAPTOP, 22, "would be refused: other-dc does not let 10.8.0.2 to port 22, only engineers to tcp/80"),
+        ("10.8.9.1", 80, "would be refused: other-dc does not let 10.8.9.1 in, only engineers to tcp/80"),
+    ],
+)
+def test_who_may_enter(lab: Lab, daemon: Daemon, source: object, port: int, verdict: str) -> None:
+    """What is foretold is what happens."""
+    code, answer = why(daemon, "100.64.2.10", "--from", source, "--port", port)
+    assert (code, verdict in answer["verdict"]) == (0 if port == 80 and source == LAPTOP else 1, True), answer["verdict"]
+    if source == LAPTOP:
+        assert lab.request(f"http://100.64.2.10:{port}/", timeout=2.0).status == (200 if code == 0 else 0)
+        counted = steps(why(daemon, "100.64.2.10")[1])["not allowed"]
+        assert counted.startswith("packets that other-dc did not let in, by segment: ")
+        assert ("engineers 0" in counted) is (code == 0), counted
+
+
 def test_ipv6(lab: Lab, daemon: Daemon) -> None:
     address = DATACENTRE6[16]
     assert lab.request(f"http://[{address}]/").status == 200
@@ -109,9 +133,9 @@ def test_ipv6(lab: Lab, daemon: Daemon) -> None:
 
 
 def test_an_address_that_nobody_carries(daemon: Daemon) -> None:
-    code, answer = why(daemon, "192.0.2.7")
-    assert code == 1
-    assert answer["verdict"] == "192.0.2.7 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink"
+    done = daemon.cli("why", "192.0.2.7")
+    assert done.returncode == 1
+    assert done.stdout.startswith("192.0.2.7 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink\n\n  ok ")
 
 
 def test_a_sender_who_is_not_staff(daemon: Daemon) -> None:

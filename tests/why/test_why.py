@@ -118,6 +118,13 @@ def test_who_may_enter(source: str | None, port: int | None, outcome: str, words
     assert (answer.outcome.value, step(answer, "allow")) == (outcome, words)
 
 
+def test_who_was_turned_away_is_counted() -> None:
+    counts = {("beta", ""): 2, ("beta", "support"): 5, ("acme", "support"): 9}
+    expected = "packets that beta did not let in, by segment: in no segment 2, support 5"
+    assert step(asked(facts("100.65.0.1"), turned_away=counts), "not allowed") == expected
+    assert step(asked(facts("10.50.0.1"), turned_away=counts), "not allowed") == ""
+
+
 def without(layout: Layout, **fields: Any) -> dict[str, Any]:
     return {"layout": replace(layout, **fields)}
 
