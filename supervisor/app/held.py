@@ -20,6 +20,7 @@ class Held:
             self._names = frozenset(name for name in names if isinstance(name, str))
         except (OSError, ValueError, TypeError):
             self._names = frozenset()
+        self._on_disk = self._names
 
     @property
     def names(self) -> frozenset[str]:
@@ -35,12 +36,13 @@ class Held:
         self._set(self._names - {tunnel})
 
     def _set(self, names: frozenset[str]) -> None:
-        if names == self._names:
-            return
         self._names = names
+        if names == self._on_disk:
+            return
         draft = self._path.with_suffix(".new")
         with draft.open("w") as file:
             json.dump(sorted(names), file)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)
+        self._on_disk = names

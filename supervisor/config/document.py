@@ -209,6 +209,9 @@ class _Builder:
         mark = _mark(event)
         if event.tag not in _STRING_TAGS:
             self._bad_tag(mark)
+        bad = _UNREADABLE.search(event.value)       # an escape such as \0 brings in what the text itself may not hold
+        if bad is not None:
+            self._report.error(mark, self._where(), f"holds the character U+{ord(bad[0]):04X}, which is not readable text")
         reading = read(event.value) if event.implicit[0] else Reading(event.value)
         node = Scalar(mark, event.value, reading)
         self._remember(event.anchor, node)

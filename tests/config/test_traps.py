@@ -25,6 +25,7 @@ SYNTAX = {
     "tunnels: {a: 1\n": ":2:1: not YAML: while parsing a flow mapping: did not find expected ',' or '}'",
     "a: 1\n---\nb: 2\n": ":2:1: a second document begins here (---); a configuration is one document",
     "a: \x07\n": ":1:4: this is not readable text (character U+0007); save the file as UTF-8",
+    'tunnels: {}\naudit: {file: "a\\0b"}\n': ":2:15: audit.file: holds the character U+0000, which is not readable text",
     "ok: 1\nname: caf\udce9\n": ":2:10: this is not readable text (character U+DCE9); save the file as UTF-8",
     "#" * 1_000_001: ":1:1: the file is larger than 1 MB",
     "a: *b\n": ":1:4: a: an alias without an anchor; a text that begins with * must be quoted",
