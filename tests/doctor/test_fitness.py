@@ -123,10 +123,10 @@ def test_each_trouble_is_said_once_with_what_to_do(facts: Facts, severity: Sever
     ("net.ipv4.ping_group_range", "1 0", "icmp probes fail (acme)"),
 ])
 def test_a_wrong_setting_is_a_problem_only_where_the_daemon_cannot_set_it(name: str, value: str, otherwise: str) -> None:
-    def facts(writable: bool) -> Facts:
-        return host(settings={**SOUND.settings, name: Setting(value, writable)})
+    def facts(writable: bool, privileged: bool = True) -> Facts:
+        return host(settings={**SOUND.settings, name: Setting(value, writable)}, privileged=privileged)
 
-    assert bad(facts(writable=True)) == []
+    assert bad(facts(writable=True)) == bad(facts(writable=False, privileged=False)) == []
     finding = only(facts(writable=False))
     assert (finding.severity, otherwise in finding.text) == (PROBLEM, True)
     assert finding.remedy.startswith("sysctl -w ")

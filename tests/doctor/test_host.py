@@ -322,7 +322,8 @@ def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: Host) -> None:
     assert rights.text.startswith(f"this process (uid {NOBODY}) lacks CAP_NET_ADMIN: no route")
     blind = [finding for finding in said if "cannot be" in finding.text or "not known" in finding.text]
     unseen = {finding.subject for finding in blind if finding.severity == "info"}
-    assert unseen >= {"kernel", "firewall", "secrets", "directories"}
+    assert unseen >= {"kernel", "kernel settings", "firewall", "secrets", "directories"}
+    assert {finding.subject for finding in said if finding.severity == "problem"} - {"devices"} == {"rights"}
     able = [Finding(**finding) for finding in json.loads(as_nobody(work, NET_ADMIN))]
     assert {finding.subject for finding in able if finding.severity == "problem"} - {"devices"} == {"secrets", "directories"}
     assert "nftables tables can have an owner" in next(finding.text for finding in able if finding.subject == "kernel")

@@ -29,6 +29,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
         return Facts(
             demand=demand(config, kinds),
             process=process,
+            privileged=privileged,
             tun=machine.tun(places.tun),
             programs=programs.installed(config, kinds),
             packages=programs.packages(),

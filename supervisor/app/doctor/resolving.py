@@ -20,7 +20,7 @@ from tunnels.openvpn_config import read_profile, split_words
 from tunnels.settings import Tunnel
 from tunnels.sshuttle import Sshuttle
 
-PATIENCE = 3.0          # seconds for all names together
+PATIENCE = 2.0          # seconds for all names together
 _PROXIES = ("http-proxy", "socks-proxy")
 
 Named = tuple[str, str]     # what it is, and its name or address

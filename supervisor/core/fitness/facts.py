@@ -171,6 +171,7 @@ class Facts:
 
     demand: Demand = field(default_factory=Demand)
     process: Process = field(default_factory=Process)
+    privileged: bool = True                             # this command has CAP_NET_ADMIN: what it cannot write, the daemon cannot either
     tun: str | None = ""                                # "": usable; None: no such file; else why it cannot be opened
     programs: tuple[Program, ...] = ()
     packages: tuple[Package, ...] = ()

@@ -125,28 +125,33 @@ def tun(facts: Facts) -> Iterator[Finding]:
 
 def settings(facts: Facts) -> Iterator[Finding]:
     """The kernel settings that routing and probing need."""
-    found, versions = facts.settings, facts.demand.versions
+    versions = facts.demand.versions
     if 4 in versions or not versions:
-        yield from _wanted(found, "net.ipv4.ip_forward", "1", "no packet of the staff passes this host")
-        yield from _wanted(found, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
+        yield _wanted(facts, "net.ipv4.ip_forward", "1", "no packet of the staff passes this host")
+        yield _wanted(facts, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
     if 6 in versions:
-        yield from _wanted(found, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host")
+        yield _wanted(facts, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host")
     if facts.demand.icmp:
-        yield from _ping(found.get("net.ipv4.ping_group_range"), facts)
+        yield _ping(facts.settings.get("net.ipv4.ping_group_range"), facts)
 
 
-def _wanted(found: Mapping[str, Setting], name: str, value: str, otherwise: str) -> Iterator[Finding]:
-    setting = found.get(name, Setting(None, False))
+def _wanted(facts: Facts, name: str, value: str, otherwise: str) -> Finding:
+    setting = facts.settings.get(name, Setting(None, False))
     if setting.value is None:
         remedy = "cat /proc/cmdline   # a kernel with this protocol, not switched off at boot"
-        yield problem("kernel settings", f"the kernel has no {name}: {otherwise}", remedy)
-    elif setting.value == value:
-        yield ok("kernel settings", f"{name} is {value}")
-    elif setting.writable:
-        yield info("kernel settings", f"{name} is {setting.value}; the daemon will set what it needs")
-    else:
-        yield problem("kernel settings", f"{name} is {setting.value}, must be {value}, and cannot be written from here: {otherwise}",
-                      _sysctl(name, value))
+        return problem("kernel settings", f"the kernel has no {name}: {otherwise}", remedy)
+    if setting.value == value:
+        return ok("kernel settings", f"{name} is {value}")
+    return _unlike(facts, setting, f"{name} is {setting.value}, must be {value}", otherwise, _sysctl(name, value))
+
+
+def _unlike(facts: Facts, setting: Setting, text: str, otherwise: str, remedy: str) -> Finding:
+    """It is not what it must be; mostly the daemon sees to that."""
+    if setting.writable:
+        return info("kernel settings", f"{text}; the daemon will see to it")
+    if not facts.privileged:
+        return info("kernel settings", f"{text}; whether the daemon can change it is not known", _AS_ROOT)
+    return problem("kernel settings", f"{text}, and cannot be written from here: {otherwise}", remedy)
 
 
 def _sysctl(name: str, value: str) -> str:
@@ -154,21 +159,16 @@ def _sysctl(name: str, value: str) -> str:
     return f"sysctl -w {assignment} && echo {assignment} >> /etc/sysctl.d/90-facilitator.conf"
 
 
-def _ping(setting: Setting | None, facts: Facts) -> Iterator[Finding]:
+def _ping(setting: Setting | None, facts: Facts) -> Finding:
     name, group = "net.ipv4.ping_group_range", facts.process.gid
     if setting is None or setting.value is None:
-        yield info("kernel settings", f"{name} cannot be read")
-        return
+        return info("kernel settings", f"{name} cannot be read")
     low, high = (int(word) for word in setting.value.split())
     if low <= group <= high:
-        yield ok("kernel settings", f"{name} covers group {group}: icmp probes work")
-    elif setting.writable:
-        yield info("kernel settings", f"{name} is {low} {high}; the daemon widens it to its group for icmp probes")
-    else:
-        wide = f"{min(low, group)} {max(high, group)}" if low <= high else f"{group} {group}"
-        tunnels = ", ".join(facts.demand.icmp)
-        text = f"{name} is {low} {high}, does not cover group {group} and cannot be written from here: icmp probes fail ({tunnels})"
-        yield problem("kernel settings", text, _sysctl(name, wide))
+        return ok("kernel settings", f"{name} covers group {group}: icmp probes work")
+    wide = f"{min(low, group)} {max(high, group)}" if low <= high else f"{group} {group}"
+    text, otherwise = f"{name} is {low} {high}, must cover group {group}", f"icmp probes fail ({', '.join(facts.demand.icmp)})"
+    return _unlike(facts, setting, text, otherwise, _sysctl(name, wide))
 
 
 # --- features ----------------------------------------------------------------------------------------------------------------------
