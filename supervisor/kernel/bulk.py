@@ -114,18 +114,13 @@ def read_route(body: bytes) -> RawRoute | None:
     family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
     if protocol != PROTOCOL or family not in _VERSION:
         return None
-    destination, metric, index = b"", 0, 0
-    for name, data in attributes(body[_ROUTE.size:]):
-        if name == _DST:
-            destination = data
-        elif name == _PRIORITY:
-            metric = _native(data)
-        elif name == _TABLE:
-            table = _native(data)
-        elif name == _OIF:
-            index = _native(data)
+    found = dict(attributes(body[_ROUTE.size:]))
+    if _TABLE in found:
+        table = _native(found[_TABLE])
     make = IPv4Network if family == socket.AF_INET else IPv6Network
-    return RawRoute(Route(make((int.from_bytes(destination, "big"), length)), table, metric, _KINDS.get(kind, str(kind))), index)
+    network = make((int.from_bytes(found.get(_DST, b""), "big"), length))
+    route = Route(network, table, _native(found.get(_PRIORITY, b"")), _KINDS.get(kind, str(kind)))
+    return RawRoute(route, _native(found.get(_OIF, b"")))
 
 
 def read_rule(body: bytes) -> Rule | None:
@@ -180,15 +175,20 @@ class Rtnetlink:
         self._socket = None
 
     async def change(self, messages: Sequence[Message]) -> list[NetlinkError | None]:
-        """Carry out at most CHUNK messages; what the kernel says to each, None where it is done."""
+        """Carry out at most CHUNK messages; what the kernel says to each, None where it is done.
+
+        The kernel takes them in order and always tells a failure; so it is enough that it confirms the last.
+        """
+        said: list[NetlinkError | None] = [None] * len(messages)
         async with self._one, asyncio.timeout(TIMEOUT):
-            first = self._send(messages)
-            said: dict[int, NetlinkError | None] = {}
-            while len(said) < len(messages):
+            first = self._send([*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | _ACK)])
+            at = -1
+            while at < len(messages) - 1:
                 for kind, flags, number, body in _answers(await self._receive()):
                     if kind == _ERROR and first <= number < first + len(messages):
-                        said[number - first] = _error(flags, body)
-            return [said[i] for i in range(len(messages))]
+                        at = number - first
+                        said[at] = _error(flags, body)
+        return said
 
     async def dump(self, message: Message, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         """What `read` makes of each answer, except None. NetlinkDumpInterrupted: there were changes meanwhile."""
@@ -221,7 +221,7 @@ class Rtnetlink:
         first = self._next if self._next < _LAST else 1
         self._next = first + len(messages)
         self._opened.send(b"".join(
-            _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _ACK | flags, number, 0) + body
+            _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, number, 0) + body
             for number, (kind, flags, body) in enumerate(messages, first)
         ))
         return first

@@ -23,7 +23,36 @@ _INTERVAL_END = 1
 
 def pack(described: Set, elements: Iterable[Element]) -> list[bytes]:
     """The list attributes for these elements of one set."""
+    if described.interval and len(described.key) == 1:
+        return list(_pack_intervals(described, elements))
     return [packed for element in elements for packed in _pack(described, element)]
+
+
+def _pack_intervals(described: Set, elements: Iterable[Element]) -> Iterator[bytes]:
+    """There are ten thousands of these; only the numbers in them differ."""
+    size = described.key[0].length
+    start_head, start_neck = _around_numbers(described, described.value is not None)
+    end_head = _list_element(attribute(_FLAGS, struct.pack(">I", _INTERVAL_END)), _nested_key(_KEY, bytes(size)))[:-size]
+    values: dict[tuple[Part, ...], bytes] = {(): b""}
+    for element in elements:
+        interval, value = _as_interval(element.key[0]), element.value
+        if value not in values:
+            values[value] = aligned(_pack_value(described, element))
+        yield start_head + interval.first.to_bytes(size, "big") + start_neck + values[value]
+        if interval.last + 1 < 1 << 8 * size:
+            yield end_head + (interval.last + 1).to_bytes(size, "big")
+
+
+def _around_numbers(described: Set, valued: bool) -> tuple[bytes, bytes]:
+    """What stands before the key and what between it and the value, in an element that starts an interval."""
+    size = described.key[0].length
+    key = _nested_key(_KEY, bytes(size))
+    if not valued:
+        return _list_element(key)[:-size], b""
+    assert described.value is not None
+    data = attribute(_DATA | NESTED, attribute(_VALUE, bytes(described.value.length)))
+    whole = _list_element(key, data)
+    return whole[:4 + len(key) - size], data[:-len(aligned(bytes(described.value.length)))]
 
 
 def unpack(described: Set, data: Iterable[bytes]) -> Iterator[Element]:
@@ -49,17 +78,10 @@ def _pack(described: Set, element: Element) -> Iterator[bytes]:
     data = attribute(_DATA | NESTED, attribute(_VALUE, _pack_value(described, element))) if element.value else b""
     if not described.interval:
         yield _list_element(_nested_key(_KEY, _concatenated(described.key, element.key)), data)
-    elif len(described.key) > 1:
+    else:
         low = _concatenated(described.key, element.key, interval=True)
         high = _concatenated(described.key, element.key, interval=True, end=True)
         yield _list_element(_nested_key(_KEY, low), data, _nested_key(_KEY_END, high))
-    else:
-        interval = _as_interval(element.key[0])
-        size = described.key[0].length
-        yield _list_element(_nested_key(_KEY, interval.first.to_bytes(size, "big")), data)
-        if interval.last + 1 < 1 << 8 * size:
-            end = _nested_key(_KEY, (interval.last + 1).to_bytes(size, "big"))
-            yield _list_element(attribute(_FLAGS, struct.pack(">I", _INTERVAL_END)), end)
 
 
 def _pack_value(described: Set, element: Element) -> bytes:

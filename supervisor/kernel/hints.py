@@ -38,6 +38,7 @@ _DEVICES, _ADDRESSES, _ROUTES, _RULES = (16, 17, 80), (20, 21), (24, 25), (32, 3
 _ROUTE_PROTOCOL = 5         # offset in struct rtmsg
 _NFGENMSG = 4               # bytes before the attributes
 _NEW_GENERATION, _PROGRAM = 15, 3
+_NOBODY = (0, 0, b"")
 
 
 class Hints:
@@ -85,7 +86,9 @@ class Hints:
             except OSError:
                 parts |= EVERYTHING     # ENOBUFS: notifications were lost; the socket goes on working
                 continue
-            parts |= {part for kind, sender, body in messages(data) if sender not in ours and (part := understand(kind, body))}
+            # A datagram is about one change, and in bulk it is ours that fill the socket.
+            if next(iter(messages(data)), _NOBODY)[1] not in ours:
+                parts |= {part for kind, _, body in messages(data) if (part := understand(kind, body))}
         if parts:
             self._hint(frozenset(parts))
 

@@ -33,6 +33,7 @@ _SUBSYSTEM = NFNL_SUBSYS_NFTABLES << 8
 _BEGIN, _END = 0x10, 0x11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 8 << 20           # bytes; a transaction is one datagram
+_LARGE = 1 << 16            # bytes: some milliseconds of the kernel's time
 _LIST_SIZE = 400            # elements in one attribute, which holds 64 KiB
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _ACCEPT = 1
@@ -204,7 +205,10 @@ class Nftables:
             for request in requests:
                 await request.prepare()
                 datagram += request.msg.data
-            self._socket.send(bytes(datagram))
+            if len(datagram) > _LARGE:      # the kernel works on it as long as we send
+                await asyncio.to_thread(self._socket.socket.send, bytes(datagram))
+            else:
+                self._socket.send(bytes(datagram))
             async with asyncio.timeout(TIMEOUT):
                 await _answers(requests[0], requests[1:-1])
         finally:
