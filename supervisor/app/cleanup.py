@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.app.parts import offline_plan
-from supervisor.app.place import lock
+from supervisor.app.place import lock, refused
 from supervisor.clients.journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
-from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.layout import Host, Layout, diff, wanted
 from supervisor.core.view import plan_document
-from supervisor.kernel.errors import KernelError, MissingRight
+from supervisor.kernel.errors import KernelError
 from supervisor.kernel.maintenance import cleanup, preview
 from tunnels import KINDS
 
@@ -49,4 +48,4 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except KernelError as error:
-        raise CannotStart(Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED, str(error)) from error
+        raise refused(error) from error

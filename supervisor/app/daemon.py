@@ -18,7 +18,7 @@ from supervisor import __version__
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
-from supervisor.app.place import lock, make_directory
+from supervisor.app.place import lock, make_directory, refused
 from supervisor.app.why import Explainer
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, open_standard_streams, raise_file_limit, reset_sigchld
@@ -31,7 +31,7 @@ from supervisor.control.notify import Notifier
 from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.state import Phase, Snapshot
-from supervisor.kernel.errors import KernelError, MissingRight
+from supervisor.kernel.errors import KernelError
 from supervisor.reports import lag
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
@@ -119,7 +119,7 @@ class Daemon:
         try:
             await parts.network.start(offline_plan(config, parts.kinds))
         except KernelError as error:
-            raise CannotStart(Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED, str(error)) from error
+            raise refused(error) from error
         for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir)):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.runner.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from supervisor.control.api import share
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 
 _LOCK = "lock"
 
@@ -39,6 +40,12 @@ def lock(runtime_dir: Path) -> int:
         os.close(fd)
         raise CannotStart(Exit.RUNNING, f"another facilitator runs with {runtime_dir}") from None
     return fd
+
+
+def refused(error: KernelError) -> CannotStart:
+    """The kernel's no as the end of a command."""
+    code = Exit.RUNNING if isinstance(error, Occupied) else Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED
+    return CannotStart(code, str(error))
 
 
 def _code(error: OSError) -> Exit:

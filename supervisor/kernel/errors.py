@@ -20,6 +20,10 @@ class MissingRight(KernelError):
     """The process lacks a capability. The text says which and what for."""
 
 
+class Occupied(KernelError):
+    """Another running process holds what is ours to set: a second facilitator."""
+
+
 def code(error: BaseException) -> int | None:
     """The kernel's errno, if the error has one."""
     return error.code if isinstance(error, NetlinkError) else getattr(error, "errno", None)
@@ -36,7 +40,7 @@ def explained(error: BaseException, change: Change | None = None) -> KernelError
     """The error as one that ends a command or the start of the daemon."""
     if code(error) == errno.EPERM:
         if change is not None and change.concerns_nftables:
-            return KernelError("the nftables table inet facilitator belongs to another running process")
+            return Occupied("the nftables table inet facilitator belongs to another running process")
         return MissingRight("the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set")
     return KernelError(sentence(change, error) if change is not None else f"the kernel's routing cannot be used: {_reason(error)}")
 

@@ -111,7 +111,7 @@ class KernelNetwork:
     async def start(self, plan: NetworkPlan) -> None:
         """Bring the first plan in completely, then let packets through, then keep watch.
 
-        MissingRight without CAP_NET_ADMIN; KernelError when the kernel refuses what must not be missing.
+        MissingRight without CAP_NET_ADMIN; Occupied beside another facilitator; KernelError when the kernel refuses what must not be missing.
         """
         self._plan = plan
         try:

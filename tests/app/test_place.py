@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.place import lock, make_directory
+from supervisor.app.place import lock, make_directory, refused
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 
 
 def test_a_second_one_is_kept_out(tmp_path: Path) -> None:
@@ -37,3 +38,8 @@ def test_a_file_in_the_way_is_a_sentence(tmp_path: Path) -> None:
 def test_a_directory_in_which_nothing_can_be_made_is_a_sentence() -> None:
     with pytest.raises(CannotStart, match="cannot write to /sys/kernel/facilitator"):
         make_directory(Path("/sys/kernel/facilitator"), "facilitator.state_dir")
+
+
+@pytest.mark.parametrize(("error", "code"), [(Occupied, Exit.RUNNING), (MissingRight, Exit.NO_RIGHT), (KernelError, Exit.FAILED)])
+def test_what_the_kernel_refuses_has_its_exit_code(error: type[KernelError], code: Exit) -> None:
+    assert (refused(error("why")).code, str(refused(error("why")))) == (code, "why")
