@@ -159,6 +159,7 @@ class FakeNetwork:
     """Remembers the plans."""
 
     plans: list[NetworkPlan] = field(default_factory=list)
+    conditions: dict[str, str] = field(default_factory=dict)
 
     def set(self, plan: NetworkPlan) -> None:
         self.plans.append(plan)
@@ -173,6 +174,9 @@ class FakeAlerter:
     resolved: list[str] = field(default_factory=list)
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
+        for name in self.open - set(alerts):
+            self.open.discard(name)
+            self.resolved.append(name)
         for name, alert in alerts.items():
             if alert.verdict is Verdict.FIRING and name not in self.open:
                 self.open.add(name)

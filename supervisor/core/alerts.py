@@ -49,6 +49,14 @@ def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], fl
     return alerts, min(moments, default=None)
 
 
+def about(facilitator: str, conditions: Mapping[str, str], now: float) -> dict[str, Alert]:
+    """An alert for each condition that concerns no single tunnel, by its name; one that is gone is not named any more."""
+    return {
+        name: Alert(name, Verdict.FIRING, "error", f"{facilitator}: {text}", now, {"look_further": "facilitator plan"}, name)
+        for name, text in conditions.items()
+    }
+
+
 def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool) -> tuple[Verdict, float | None]:
     """While the daemon drains nobody is called for what it ends itself, and its end proves nothing well: only health still resolves."""
     if state.want is Want.DOWN:

@@ -73,6 +73,11 @@ class Probed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed(Event):
+    """An output has a condition to report, or none any more; `tunnel` is empty, because it concerns all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick(Event):
     """The state's deadline is reached."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ class Identity:
     wall_offset: float      # what turns monotonic seconds into Unix time
 
 
-def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan) -> dict[str, Any]:
+def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, str]) -> dict[str, Any]:
     """The status document (contract, section 2). Times are ISO 8601 in UTC."""
     carried: dict[int, list[str]] = {}
     for carry in plan.carries:
@@ -35,6 +35,7 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan) -> dict[str, An
         "pid": who.pid,
         "started": iso(who.started),
         "draining": snapshot.draining,
+        "conditions": [{"name": name, "text": text} for name, text in conditions.items()],
         "tunnels": [
             _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), [])) for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],

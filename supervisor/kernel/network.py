@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from supervisor.core.events import DeviceLost
+from supervisor.core.events import DeviceLost, Event, Noticed
 from supervisor.core.layout import (
     Achieved,
     Change,
@@ -49,7 +49,9 @@ DEBOUNCE = 0.003        # seconds in which further hints of the same happening a
 RESYNC = 60.0           # seconds between two full readings
 RETRY = 1.0             # seconds after a refused change
 REPAIRS = 20            # repairing rounds in a row before the rate limit counts
+CALM = 5.0              # seconds without a foreign change after which a fight is over
 REPAIR_RATE = 2.0       # repairing rounds a second after that
+FIGHT = "another program keeps changing what is ours in the kernel; repairs are slowed down"
 _SHOWN = 5              # changes in one line of the log
 
 _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Element: "element"}
@@ -57,9 +59,13 @@ Failure = tuple[Change, Exception]
 
 
 class KernelNetwork:
-    """The engine's `Network`. `post` takes DeviceLost when the device of a lane that is up vanishes; `note` takes lines for the log."""
+    """The engine's `Network`.
 
-    def __init__(self, post: Callable[[DeviceLost], None], note: Note, table_flags: int = OWNER | PERSIST) -> None:
+    `post` takes DeviceLost when the device of a lane that is up vanishes, and Noticed when `conditions` changes; `note` takes lines for
+    the log.
+    """
+
+    def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST) -> None:
         self._post = post
         self._note = note
         self._routes = Routes()
@@ -75,7 +81,7 @@ class KernelNetwork:
         self._carried: set[str] = set()         # tunnels whose route was in since they came up
         self._repairs: Counter[str] = Counter()
         self._told: AbstractSet[str] = frozenset()      # failures that last
-        self._fighting = False
+        self._fighting = ""                     # what is fought about
         self._refusals = 0                      # rounds with failures, in a row
         self._retry: float | None = None        # loop time
         self._work = asyncio.Event()
@@ -96,6 +102,11 @@ class KernelNetwork:
         """The same for one tunnel as numbers; None when it is not in the plan."""
         found = self.achieved.get(tunnel)
         return None if found is None else (found.wanted, found.installed)
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """What is wrong beyond a single tunnel, by name: an incident each."""
+        return {"kernel:fight": self._fighting} if self._fighting else {}
 
     def set(self, plan: NetworkPlan) -> None:
         """The latest plan wins; returns at once."""
@@ -246,13 +257,16 @@ class KernelNetwork:
         if drift and not self._limiter.take(asyncio.get_running_loop().time()):
             self._later(self._limiter.wait)
             if not self._fighting:
-                self._note("another program keeps changing what is ours; repairs are slowed down", _summary(drift))
-            self._fighting = True
+                self._note(FIGHT, _summary(drift))
+            self._fight(f"{FIGHT}: {', '.join(map(str, drift[:_SHOWN]))}")
             return []
         if drift and not self._fighting:
             author = {"by": self._hints.author} if Part.TABLE in hinted and self._hints.author else {}
             self._note("repairing what was changed from outside", _summary(drift) | author)
-        self._fighting = self._fighting and bool(drift)
+        if not drift:
+            self._fight("")
+        elif self._fighting:
+            self._later(CALM)               # is it over?
         self._actual = found
         done, failures = await self._carry_out(changes)
         rebuilt = Change(Op.ADD, Table()) in done
@@ -260,6 +274,13 @@ class KernelNetwork:
         self._repairs.update(_WHAT[type(change.item)] for change in repaired)
         self._count_devices([change for change in done if not _is_drift(change, believed)])
         return failures
+
+    def _fight(self, about: str) -> None:
+        """Remember, and tell the engine when a fight has begun or ended."""
+        changed = bool(about) != bool(self._fighting)
+        self._fighting = about
+        if changed:
+            self._post(Noticed(""))
 
     def _count_devices(self, done: Sequence[Change]) -> None:
         """A device that came back while its lane was up: the kernel had taken our route away with it."""

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
-from supervisor.core.events import DeviceLost
+from supervisor.core.events import DeviceLost, Event
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.kernel.network import KernelNetwork
 from tests.netns import Namespace, link
@@ -117,8 +117,13 @@ class Kernel:
     """A `KernelNetwork` with what it said."""
 
     network: KernelNetwork
-    lost: list[DeviceLost] = field(default_factory=list)
+    posted: list[Event] = field(default_factory=list)
     notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    @property
+    def lost(self) -> list[DeviceLost]:
+        """The devices that vanished."""
+        return [event for event in self.posted if isinstance(event, DeviceLost)]
 
     async def holds(self, plan: NetworkPlan) -> None:
         """Set a plan and see it through."""
@@ -130,12 +135,12 @@ class Kernel:
 @contextlib.asynccontextmanager
 async def kernel(plan: NetworkPlan, **options: int) -> AsyncIterator[Kernel]:
     """The kernel layer, started with the plan; released at the end, with everything left in place."""
-    lost: list[DeviceLost] = []
+    posted: list[Event] = []
     notes: list[tuple[str, dict[str, object]]] = []
-    network = KernelNetwork(lost.append, lambda text, details: notes.append((text, dict(details))), **options)
+    network = KernelNetwork(posted.append, lambda text, details: notes.append((text, dict(details))), **options)
     await network.start(plan)
     try:
-        yield Kernel(network, lost, notes)
+        yield Kernel(network, posted, notes)
     finally:
         await network.close(keep=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.core.events import DeviceLost
+from supervisor.core.events import DeviceLost, Noticed
 from supervisor.core.layout import Layout
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import KernelError
@@ -172,11 +172,14 @@ async def test_our_own_changes_are_no_repairs(netns: Namespace) -> None:
 async def test_a_fight_is_slowed_down_and_told_once(netns: Namespace) -> None:
     async with kernel(PLAN) as held:
         fight = asyncio.create_task(_flush_for_ever(netns))
-        await until(lambda: any("slowed down" in text for text, _ in held.notes), 10)
+        await until(lambda: held.network.conditions, 10)
+        assert "another program keeps changing what is ours" in held.network.conditions["kernel:fight"]
         fight.cancel()
         await asyncio.gather(fight, return_exceptions=True)
         await in_place(held)
+        await until(lambda: not held.network.conditions, 10)
         assert len([text for text, _ in held.notes if "slowed down" in text]) == 1
+        assert held.posted == [Noticed(""), Noticed("")]
 
 
 async def _flush_for_ever(netns: Namespace) -> None:
