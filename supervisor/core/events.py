@@ -66,6 +66,13 @@ class DeviceLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PathMtu(Event):
+    """The search for the largest IP packet that passes through the tunnel ended; `mtu` in bytes, None: no target answers it."""
+
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Probed(Event):
     """A probe round ended; `rtt` in seconds, None: no target answered."""
 

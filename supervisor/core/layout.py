@@ -270,9 +270,10 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         return
     yield Element("lanes", (lane.number, lane.device))
     yield Element("tunnels", (lane.device,))
+    mtu = 0 if device is None else min(device.mtu, lane.mtu or device.mtu)
     for version, overhead in MSS_OVERHEAD.items():
-        if device is not None and device.mtu > overhead:
-            yield Element(f"mss{version}", (lane.device,), (device.mtu - overhead,))
+        if mtu > overhead:
+            yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))
 
 
 def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

@@ -161,6 +161,10 @@ def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
     return _terminate(m, sick, Reason.UNHEALTHY)
 
 
+def _path_mtu(m: Moment, state: TunnelState, event: ev.PathMtu) -> Result:
+    return replace(state, session=replace(state.session, path_mtu=event.mtu)), ()
+
+
 # --- deadlines -----------------------------------------------------------------------------------------------------------------
 
 
@@ -191,8 +195,9 @@ def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> Tunne
 
 def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
     number = state.session.number + 1
+    session = Session(number, started=m.now, path_mtu=state.session.path_mtu)   # most likely it is the same path again
     fresh = replace(
-        state, session=Session(number, started=m.now), health=Health.UNKNOWN, misses=0, healthy_since=None, last_rtt=None,
+        state, session=session, health=Health.UNKNOWN, misses=0, healthy_since=None, last_rtt=None,
         deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
     return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number),)
@@ -238,6 +243,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.UP, ev.Exited): _exited,
     (Phase.UP, ev.DeviceLost): _device_lost,
     (Phase.UP, ev.Probed): _probed,
+    (Phase.UP, ev.PathMtu): _path_mtu,
     (Phase.UP, ev.Tick): _stable_deadline,
     (Phase.BACKOFF, ev.Asked): _ask_idle,
     (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,

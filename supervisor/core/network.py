@@ -30,6 +30,7 @@ class Lane:
     device: str | None              # the tunnel's device (it may not exist at the moment); None: a proxy carries the lane
     up: bool                        # packets may leave now
     port: int | None = None         # local port of the proxy, while up
+    mtu: int | None = None          # bytes of the largest packet that passes, where that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +98,4 @@ def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool) -> Lane:
     up = state.phase is Phase.UP
     if proxy:
         return Lane(tunnel.name, number, None, up, state.session.port if up else None)
-    return Lane(tunnel.name, number, device_name(tunnel), up)
+    return Lane(tunnel.name, number, device_name(tunnel), up, mtu=state.session.path_mtu)

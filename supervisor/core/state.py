@@ -58,6 +58,7 @@ class Session:
     address: str | None = None              # ours inside the tunnel
     peer: str | None = None
     pushed: tuple[IPNetwork, ...] = ()
+    path_mtu: int | None = None             # bytes of the largest packet that passes; the last session's, until this one's is found
 
 
 @dataclass(frozen=True, slots=True)

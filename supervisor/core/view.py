@@ -81,5 +81,6 @@ def _session(who: Identity, session: Session) -> dict[str, Any]:
         "port": session.port,
         "address": session.address,
         "peer": session.peer,
+        "path_mtu": session.path_mtu,
         "started": iso(who.wall_offset + session.started),
     }

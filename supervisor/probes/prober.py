@@ -1,4 +1,7 @@
-"""Runs the probes of every running session and posts the outcome of each round to the inbox; it judges nothing."""
+"""Runs the probes of every running session and posts what came of them to the inbox; it judges nothing.
+
+Rounds tell whether traffic passes. Once they do, the largest packet that passes is looked for, beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from supervisor.core.events import Event, Probed
+from supervisor.core.events import Event, PathMtu, Probed
+from supervisor.probes.pmtu import path_mtu
 from supervisor.probes.targets import Path, probe
 from tunnels.settings import Probe
 
@@ -66,14 +70,28 @@ class ProbeLoop:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, job: Job) -> None:
-        loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(job.probe.timeout):
                 await self._lane_ready()
+        answered = asyncio.Event()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._rounds(job, answered))
+            if job.device is not None:      # a proxy carries streams, whose packets never enter the path
+                both.create_task(self._path_mtu(job, answered))
+
+    async def _path_mtu(self, job: Job, answered: asyncio.Event) -> None:
+        await answered.wait()
+        found = await path_mtu(job.probe.targets, Path(job.device, job.mark), job.probe.timeout)
+        self._post(PathMtu(job.tunnel, job.session, found))
+
+    async def _rounds(self, job: Job, answered: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
             rtt = await first_answer(job.probe, Path(job.device, job.mark))
             self._post(Probed(job.tunnel, job.session, rtt))
+            if rtt is not None:
+                answered.set()
             spread = 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
             pause = job.probe.interval * spread if rtt is not None else min(job.probe.timeout, job.probe.interval)
             await asyncio.sleep(max(0.0, started + pause - loop.time()))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-_ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
-_ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
+ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
+ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
 _BANNER_SHARE = 0.25    # of the time limit is spent waiting for a server that speaks first
 
 
@@ -48,7 +48,7 @@ async def probe(target: str, path: Path, timeout: float) -> float | None:
 
 
 @contextlib.contextmanager
-def _socket(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Iterator[socket.socket]:
+def pinned(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Iterator[socket.socket]:
     """A non-blocking socket that can only use the path. A device that is gone is an OSError at once (ENODEV)."""
     family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
     with socket.socket(family, kind, protocol) as sock:
@@ -63,19 +63,19 @@ async def _icmp(host: str, path: Path) -> None:
     """Echo over a datagram ICMP socket (icmp(7): the kernel fills identifier and checksum; needs net.ipv4.ping_group_range)."""
     loop = asyncio.get_running_loop()
     protocol = socket.IPPROTO_ICMPV6 if ip_address(host).version == 6 else socket.IPPROTO_ICMP
-    with _socket(host, socket.SOCK_DGRAM, protocol, path) as sock:
+    with pinned(host, socket.SOCK_DGRAM, protocol, path) as sock:
         sock.connect((host, 0))
-        await loop.sock_sendall(sock, struct.pack("!BBHHH", _ECHO_REQUEST[sock.family], 0, 0, 0, 1))
+        await loop.sock_sendall(sock, struct.pack("!BBHHH", ECHO_REQUEST[sock.family], 0, 0, 0, 1))
         while True:
             reply = await loop.sock_recv(sock, 256)
-            if reply and reply[0] == _ECHO_REPLY[sock.family]:
+            if reply and reply[0] == ECHO_REPLY[sock.family]:
                 return
 
 
 async def _tcp(host: str, port: int, path: Path, timeout: float) -> None:
     """Through a device a finished handshake or a refusal proves the path; through a proxy only received bytes do."""
     loop = asyncio.get_running_loop()
-    with _socket(host, socket.SOCK_STREAM, 0, path) as sock:
+    with pinned(host, socket.SOCK_STREAM, 0, path) as sock:
         if path.device is not None:
             with contextlib.suppress(ConnectionRefusedError):
                 await loop.sock_connect(sock, (host, port))
@@ -97,7 +97,7 @@ async def _elicit(sock: socket.socket, host: str, patience: float) -> None:
 async def _http(host: str, port: int, resource: str, path: Path) -> None:
     """Any HTTP response proves the path, whatever its status."""
     loop = asyncio.get_running_loop()
-    with _socket(host, socket.SOCK_STREAM, 0, path) as sock:
+    with pinned(host, socket.SOCK_STREAM, 0, path) as sock:
         await loop.sock_connect(sock, (host, port))
         await loop.sock_sendall(sock, _head(host, resource))
         await _answered(sock)

@@ -101,6 +101,9 @@ class TunnelSeries:
         yield _gauge("probe_rtt_seconds", "Time to the answer of the last answered probe.", (
             (n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP
         ))
+        yield _gauge("path_mtu_bytes", "The largest IP packet that passes through the tunnel, as probed.", (
+            (n, s.session.path_mtu) for n, s in states.items() if s.phase is Phase.UP
+        ))
 
     def _traffic(self, states: States) -> Iterator[Metric]:
         totals = {name: self._readings.bytes(name, state.session.number, self._link_bytes(state)) for name, state in states.items()}

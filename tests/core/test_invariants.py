@@ -27,6 +27,7 @@ happenings = st.one_of(
     st.builds(lambda old, r: lambda n: ev.ClientSaid("t", n - old, Failed(r, "x")), sessions, st.sampled_from(Reason)),
     st.builds(lambda old, c: lambda n: ev.Exited("t", n - old, c), sessions, st.integers(0, 255)),
     st.builds(lambda old, rtt: lambda n: ev.Probed("t", n - old, rtt), sessions, st.none() | st.floats(0, 2)),
+    st.builds(lambda old, mtu: lambda n: ev.PathMtu("t", n - old, mtu), sessions, st.none() | st.integers(576, 9000)),
     st.just(lambda n: ev.Tick("t", n)),
 )
 

@@ -15,7 +15,7 @@ from tunnels.settings import Login, Probe, Reconnect, Tunnel
 
 TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
 LIMITS = Limits(start=60.0, stop=5.0)
-EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.Tick)
+EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.PathMtu, ev.Tick)
 
 
 def run(state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL):
@@ -237,3 +237,14 @@ def test_pause_of_each_policy() -> None:
     assert pause(TUNNEL, TunnelState(attempts=1), Reason.EXITED, 0.5) == 1.0
     assert pause(TUNNEL, TunnelState(refusals=3), Reason.AUTH, 0.5) is None
     assert pause(TUNNEL, TunnelState(), Reason.MISSING_BINARY, 0.5) is None
+
+
+def test_a_path_mtu_is_kept_until_the_next_session_has_its_own() -> None:
+    state, _ = run(healthy(), ev.PathMtu("acme", 1, 1300))
+    assert state.session.path_mtu == 1300
+    state, _ = run(state, ev.Asked("acme", reason=Reason.RESTARTED), ev.Exited("acme", 1, 0))
+    assert (state.session.number, state.session.path_mtu) == (2, 1300)
+    connected = (ev.Spawned("acme", 2, 43, "id", "t-acme"), ev.ClientSaid("acme", 2, Connected("10.78.0.2")))
+    state, _ = run(state, *connected, ev.PathMtu("acme", 1, 1400))
+    assert state.session.path_mtu == 1300
+    assert run(state, ev.PathMtu("acme", 2, None))[0].session.path_mtu is None

@@ -53,6 +53,18 @@ def lines(before: Layout, after: Layout) -> list[str]:
     return [str(change) for change in diff(before, after)]
 
 
+def test_the_path_limits_what_the_device_would_take() -> None:
+    def narrowed(mtu: int | None) -> NetworkPlan:
+        return replace(PLAN, lanes=(replace(PLAN.lanes[0], mtu=mtu), *PLAN.lanes[1:]))
+
+    assert lines(wanted(PLAN, HOST), wanted(narrowed(1300), HOST)) == """\
+- element mss4 t-acme : 1360
+- element mss6 t-acme : 1340
++ element mss4 t-acme : 1260
++ element mss6 t-acme : 1240""".splitlines()
+    assert wanted(narrowed(9000), HOST) == wanted(PLAN, HOST)
+
+
 def test_first_plan_closes_before_it_opens() -> None:
     assert lines(Layout(), wanted(PLAN, HOST)) == """\
 + route 10.77.0.0/24 unreachable metric 20000

@@ -109,7 +109,7 @@ async def test_any_one_target_is_enough_and_the_first_answer_ends_the_round(site
 async def test_rounds_follow_the_interval_and_hurry_after_a_miss(site: Namespace) -> None:
     seen: asyncio.Queue[Event] = asyncio.Queue()
     lane = asyncio.Event()
-    loops = ProbeLoop(seen.put_nowait, lane.wait, lambda: 0.5)
+    loops = ProbeLoop(lambda event: isinstance(event, Probed) and seen.put_nowait(event), lane.wait, lambda: 0.5)
     loop = asyncio.get_running_loop()
     job = ProbeJob("acme", 3, Probe(targets=("icmp://10.77.0.1",), interval="300ms", timeout="100ms"), "t-site", 173001)
     loops.set({"acme": job})

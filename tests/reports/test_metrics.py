@@ -47,6 +47,7 @@ CONTRACT = {
     "facilitator_tunnel_transmit_bytes_total": {"tunnel"},
     "facilitator_tunnel_probe_success": {"tunnel"},
     "facilitator_tunnel_probe_rtt_seconds": {"tunnel"},
+    "facilitator_tunnel_path_mtu_bytes": {"tunnel"},
     "facilitator_tunnel_routes_wanted": {"tunnel"},
     "facilitator_tunnel_routes_installed": {"tunnel"},
     "facilitator_tunnel_refused_packets_total": {"tunnel", "segment"},
@@ -141,6 +142,7 @@ def test_what_a_healthy_tunnel_says(world: World) -> None:
     assert world.value(snap, "tunnel_connected_timestamp_seconds", tunnel="acme") == 1_000_095.0
     assert world.value(snap, "tunnel_probe_success", tunnel="acme") == 1
     assert world.value(snap, "tunnel_probe_rtt_seconds", tunnel="acme") == 0.012
+    assert world.value(snap, "tunnel_path_mtu_bytes", tunnel="acme") == 1400
     assert world.value(snap, "tunnel_reconnects_total", tunnel="acme", reason="peer-timeout") == 1
     assert world.value(snap, "tunnel_connect_seconds_bucket", tunnel="acme", le="1.0") == 0
     assert world.value(snap, "tunnel_connect_seconds_bucket", tunnel="acme", le="2.0") == 1
@@ -166,6 +168,7 @@ def test_what_is_not_known_is_left_out(world: World) -> None:
     assert "facilitator_tunnel_receive_bytes_total" not in names    # a proxy has no device
     assert "facilitator_tunnel_probe_success" not in names          # nothing was probed yet
     assert "facilitator_tunnel_probe_rtt_seconds" not in names
+    assert "facilitator_tunnel_path_mtu_bytes" not in names
     assert "facilitator_tunnel_client_cpu_seconds_total" not in names
     assert "facilitator_tunnel_routes_wanted" not in names
     down = snapshot(acme=TunnelState(phase=Phase.BACKOFF, last_rtt=0.01, session=Session(1, device="t-acme", connected=95.0)))

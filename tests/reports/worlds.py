@@ -16,7 +16,7 @@ def tunnel(name: str = "acme", **settings: Any) -> Tunnel:
 
 
 def up(number: int = 1, **state: Any) -> TunnelState:
-    session = Session(number, id=f"s{number}", pid=42, device="t-acme", started=90.0, connected=95.0)
+    session = Session(number, id=f"s{number}", pid=42, device="t-acme", started=90.0, connected=95.0, path_mtu=1400)
     return replace(TunnelState(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=session, last_rtt=0.012), **state)
 
 

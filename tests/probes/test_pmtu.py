@@ -1,0 +1,124 @@
+"""Path-MTU probes against a real narrow link behind the tunnel: 1500 bytes to the router, fewer after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from supervisor.core.events import Event, PathMtu, Probed
+from supervisor.engine import ProbeJob
+from supervisor.probes.pmtu import path_mtu
+from supervisor.probes.prober import ProbeLoop
+from supervisor.probes.targets import Path
+from tests.netns import Namespace, link
+from tunnels.settings import Probe
+
+pytestmark = pytest.mark.root
+DEVICE = Path("t-site", 173001)
+HOST, HOST6 = "icmp://10.77.0.10", "icmp://[fd77::10]"
+NO_ERRORS = """
+table inet silent {
+  chain out { type filter hook output priority 0; icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }
+}
+"""
+
+
+@dataclass
+class Site:
+    """A router at the tunnel's far end, and a host behind a link of its own."""
+
+    router: Namespace
+    host: Namespace
+
+    def narrow(self, mtu: int) -> None:
+        """From now on the link takes packets of up to `mtu` bytes."""
+        self.router.run("ip", "link", "set", "inside", "mtu", str(mtu))
+
+    def silent(self) -> None:
+        """The router tells nobody what it drops."""
+        self.router.run("nft", "-f", "-", input=NO_ERRORS)
+
+
+@pytest.fixture
+def site(netns: Namespace) -> Iterator[Site]:
+    made = Site(Namespace("router"), Namespace("host"))
+    try:
+        netns.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
+        for space in (netns, made.router, made.host):       # a router's own addresses are else not usable for a second or two
+            space.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+        link(netns, "t-site", made.router, "tunnel")
+        link(made.router, "inside", made.host, "eth0")
+        for space, device, *addresses in (
+            (netns, "t-site", "10.78.0.2/24", "fd78::2/64"), (made.router, "tunnel", "10.78.0.1/24", "fd78::1/64"),
+            (made.router, "inside", "10.77.0.1/24", "fd77::1/64"), (made.host, "eth0", "10.77.0.10/24", "fd77::10/64"),
+        ):
+            for address in addresses:
+                space.run("ip", "address", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
+        made.router.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        for space, network, gateway in (
+            (netns, "10.77.0.0/24", "10.78.0.1"), (netns, "fd77::/64", "fd78::1"), (made.host, "default", "10.77.0.1"),
+            (made.host, "::/0", "fd77::1"),
+        ):
+            space.run("ip", "route", "add", network, "via", gateway)
+        yield made
+    finally:
+        made.router.remove()
+        made.host.remove()
+
+
+@pytest.mark.parametrize(("target", "mtu"), [(HOST, 1300), (HOST, 1499), (HOST, 577), (HOST6, 1317)])
+async def test_a_silent_narrow_link_is_measured_exactly(site: Site, target: str, mtu: int) -> None:
+    site.silent()
+    site.narrow(mtu)
+    assert await path_mtu([target], DEVICE, 0.3) == mtu
+
+
+@pytest.mark.parametrize("target", [HOST, HOST6])
+async def test_a_link_that_tells_is_measured_too(site: Site, target: str) -> None:
+    site.narrow(1400)
+    assert await path_mtu([target], DEVICE, 0.3) == 1400
+
+
+@pytest.mark.parametrize("target", [HOST, HOST6])
+async def test_a_path_as_wide_as_the_device_takes_two_packets(site: Site, netns: Namespace, target: str) -> None:
+    assert await path_mtu([target], DEVICE, 1.0) == 1500
+    netns.run("ip", "link", "set", "t-site", "mtu", "1381")
+    assert await path_mtu([target], DEVICE, 1.0) == 1381
+
+
+async def test_lost_packets_are_no_verdict(site: Site) -> None:
+    site.router.run("nft", "add table inet loss; add chain inet loss f { type filter hook forward priority 0; }; "
+                    "add rule inet loss f numgen inc mod 3 == 2 drop")
+    site.narrow(1350)
+    site.silent()
+    assert await path_mtu([HOST], DEVICE, 0.6) == 1350
+
+
+async def test_the_next_target_is_asked_where_the_first_is_silent(site: Site, netns: Namespace) -> None:
+    site.narrow(1420)
+    assert await path_mtu(["tcp://10.77.0.99:80", "http://10.77.0.10:8080/"], DEVICE, 0.1) == 1420
+    assert await path_mtu(["icmp://10.77.0.99"], DEVICE, 0.1) is None
+    netns.run("ip", "link", "delete", "t-site")
+    async with asyncio.timeout(0.5):
+        assert await path_mtu([HOST], DEVICE, 5.0) is None
+
+
+async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: Site) -> None:
+    site.silent()
+    site.narrow(1400)
+    seen: asyncio.Queue[Event] = asyncio.Queue()
+    loops = ProbeLoop(seen.put_nowait, asyncio.Event().wait, lambda: 0.5)
+    settings = Probe(targets=(HOST,), interval="100ms", timeout="100ms")
+    loops.set({"acme": ProbeJob("acme", 3, settings, "t-site", 173001), "cloud": ProbeJob("cloud", 1, settings, None, 173002)})
+    events: list[Event] = []
+    async with asyncio.timeout(10):
+        while not any(isinstance(event, PathMtu) for event in events):
+            events.append(await seen.get())
+    assert events[-1] == PathMtu("acme", 3, 1400)
+    rounds = [event.rtt for event in events if isinstance(event, Probed) and event.tunnel == "acme"]
+    assert len(rounds) > 3
+    assert None not in rounds
+    await loops.close()
