@@ -23,6 +23,9 @@ class MissingRight(KernelError):
 class Occupied(KernelError):
     """Another running process holds what is ours to set: a second facilitator."""
 
+    def __init__(self) -> None:
+        super().__init__("the nftables table inet facilitator belongs to another running process")
+
 
 def code(error: BaseException) -> int | None:
     """The kernel's errno, if the error has one."""
@@ -40,7 +43,7 @@ def explained(error: BaseException, change: Change | None = None) -> KernelError
     """The error as one that ends a command or the start of the daemon."""
     if code(error) == errno.EPERM:
         if change is not None and change.concerns_nftables:
-            return Occupied("the nftables table inet facilitator belongs to another running process")
+            return Occupied()
         return MissingRight("the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set")
     return KernelError(sentence(change, error) if change is not None else f"the kernel's routing cannot be used: {_reason(error)}")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from supervisor.core.layout import Change, Layout, diff, wanted
 from supervisor.core.network import NetworkPlan
-from supervisor.kernel.errors import ERRORS, explained
+from supervisor.kernel.errors import ERRORS, Occupied, explained
 from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.routes import Routes
 
@@ -23,9 +23,11 @@ async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
 async def cleanup() -> tuple[Change, ...]:
     """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was removed.
 
-    KernelError when the table belongs to a running daemon, MissingRight without CAP_NET_ADMIN.
+    Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without CAP_NET_ADMIN.
     """
     async with _open() as (routes, nftables):
+        if await nftables.occupied():
+            raise Occupied
         host = routes.host(())
         found = await _read(routes, nftables, host.versions)
         changes = diff(replace(found, table=(await nftables.read()).present), Layout())

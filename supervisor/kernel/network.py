@@ -38,7 +38,7 @@ from supervisor.core.layout import (
 )
 from supervisor.core.network import NetworkPlan
 from supervisor.kernel.bulk import CHUNK
-from supervisor.kernel.errors import ERRORS, code, explained, sentence
+from supervisor.kernel.errors import ERRORS, Occupied, code, explained, sentence
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.limiter import Limiter
 from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
@@ -122,11 +122,14 @@ class KernelNetwork:
     async def start(self, plan: NetworkPlan) -> None:
         """Bring the first plan in completely, then let packets through, then keep watch.
 
-        MissingRight without CAP_NET_ADMIN; Occupied beside another facilitator; KernelError when the kernel refuses what must not be missing.
+        MissingRight without CAP_NET_ADMIN; Occupied beside another one; KernelError when the kernel refuses what must not be missing.
         """
         self._plan = plan
         try:
             failures = await self._begin()
+        except Occupied:
+            self._release()
+            raise
         except ERRORS as error:
             self._release()
             raise explained(error) from error
@@ -180,6 +183,8 @@ class KernelNetwork:
     async def _begin(self) -> list[Failure]:
         await self._routes.open()
         await self._nftables.open()
+        if await self._nftables.occupied():
+            raise Occupied
         self._hints.open()
         self._look_at_devices()
         # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.

@@ -76,6 +76,7 @@ class _TableHead(nfgen_msg):  # type: ignore[misc]
     nla_map = (
         ("NFTA_TABLE_UNSPEC", "none"), ("NFTA_TABLE_NAME", "asciiz"), ("NFTA_TABLE_FLAGS", "be32"), ("NFTA_TABLE_USE", "be32"),
         ("NFTA_TABLE_HANDLE", "be64"), ("NFTA_TABLE_PAD", "hex"), ("NFTA_TABLE_USERDATA", "cdata"),
+        ("NFTA_TABLE_OWNER", "be32"),
     )
 
 
@@ -124,9 +125,13 @@ class Nftables:
             self._socket.close()
         self._socket = None
 
+    async def occupied(self) -> bool:
+        """Does another running process own the table; the kernel takes the owner's mark off when that one ends."""
+        return any(table.get_attr("NFTA_TABLE_OWNER") not in (None, self.port) for table in await self._tables())
+
     async def read(self) -> TableState:
         """What stands now."""
-        tables = [table for table in await self._dump(_TableHead, nft.NFT_MSG_GETTABLE) if table.get_attr("NFTA_TABLE_NAME") == TABLE]
+        tables = await self._tables()
         if not tables or self._ruleset.comment.encode() not in (tables[0].get_attr("NFTA_TABLE_USERDATA") or b""):
             return TableState(present=bool(tables))
         shape = await self._shape()
@@ -194,6 +199,9 @@ class Nftables:
                     [["NFTA_SET_ELEM_LIST_TABLE", TABLE], ["NFTA_SET_ELEM_LIST_SET", name],
                      ["NFTA_SET_ELEM_LIST_ELEMENTS", b"".join(packed[start:start + _LIST_SIZE])]],
                 )
+
+    async def _tables(self) -> list[Any]:
+        return [table for table in await self._dump(_TableHead, nft.NFT_MSG_GETTABLE) if table.get_attr("NFTA_TABLE_NAME") == TABLE]
 
     # --- requests --------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ def world() -> World:
 
 @pytest.fixture
 def facade(world: World, tmp_path) -> Facade:
-    needed = {"identity": Identity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": Held(tmp_path)}
+    needed = {"identity": Identity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": Held(tmp_path),
+              "network": world.network}
     return Facade(**dict.fromkeys(field.name for field in fields(Facade)) | needed)
 
 

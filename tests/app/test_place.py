@@ -40,6 +40,8 @@ def test_a_directory_in_which_nothing_can_be_made_is_a_sentence() -> None:
         make_directory(Path("/sys/kernel/facilitator"), "facilitator.state_dir")
 
 
-@pytest.mark.parametrize(("error", "code"), [(Occupied, Exit.RUNNING), (MissingRight, Exit.NO_RIGHT), (KernelError, Exit.FAILED)])
-def test_what_the_kernel_refuses_has_its_exit_code(error: type[KernelError], code: Exit) -> None:
-    assert (refused(error("why")).code, str(refused(error("why")))) == (code, "why")
+@pytest.mark.parametrize(("error", "code"), [
+    (Occupied(), Exit.RUNNING), (MissingRight("why"), Exit.NO_RIGHT), (KernelError("why"), Exit.FAILED),
+])
+def test_what_the_kernel_refuses_has_its_exit_code(error: KernelError, code: Exit) -> None:
+    assert (refused(error).code, str(refused(error))) == (code, str(error))

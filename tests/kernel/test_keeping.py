@@ -13,7 +13,7 @@ import pytest
 from supervisor.core.events import DeviceLost, Noticed
 from supervisor.core.layout import Layout
 from supervisor.core.network import Carry, Lane, NetworkPlan
-from supervisor.kernel.errors import KernelError
+from supervisor.kernel.errors import Occupied
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.maintenance import cleanup, preview
 from supervisor.kernel.network import KernelNetwork
@@ -262,11 +262,14 @@ async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
 
 
 async def test_a_second_daemon_is_told_whose_table_it_is(netns: Namespace) -> None:
-    async with kernel(PLAN):
-        with pytest.raises(KernelError, match="belongs to another running process"):
-            await KernelNetwork(_nobody, _nobody).start(PLAN)
-        with pytest.raises(KernelError, match="belongs to another running process"):
+    async with kernel(PLAN) as held:
+        before = leftovers(netns)
+        with pytest.raises(Occupied, match="belongs to another running process"):
+            await KernelNetwork(_nobody, _nobody).start(replace(PLAN, lanes=()))
+        with pytest.raises(Occupied, match="belongs to another running process"):
             await cleanup()
+        assert leftovers(netns) == before
+        assert sum(held.network.repairs.values()) == 0, "the first one had nothing to put back"
 
 
 async def test_what_an_earlier_run_left_is_taken_over(netns: Namespace) -> None:
