@@ -18,7 +18,7 @@ from supervisor.core.alerts import Alert, verdicts
 from supervisor.core.events import Action, Asked, Event, Kill, Spawn, Terminate, Tick
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
-from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired
+from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Want
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
 from tunnels.settings import Probe, Tunnel
@@ -142,7 +142,7 @@ class Engine:
         self._alerts_due: float | None = None
         self._carriers: Carriers = {}
         self._parting: list[Terminate] = []
-        self._carriers_due: float | None = None
+        self._plan_due: float | None = None
         self.draining = False
         self.plan = NetworkPlan()
 
@@ -222,13 +222,13 @@ class Engine:
         """Publish; the moment (monotonic seconds) at which something is due next."""
         now = self._clock()
         parting, self._parting = self._parting, []
-        if changed or (self._carriers_due is not None and self._carriers_due <= now):
+        if changed or (self._plan_due is not None and self._plan_due <= now):
             self._publish()
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()
         for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
             self._out.runner.terminate(order.tunnel, order.session)
-        due = [*(state.deadline for state in self._states.values()), self._alerts_due, self._carriers_due]
+        due = [*(state.deadline for state in self._states.values()), self._alerts_due, self._plan_due]
         self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
 
@@ -268,7 +268,8 @@ class Engine:
 
     def _publish(self) -> None:
         snapshot = self.snapshot
-        self._carriers, self._carriers_due = choose(self._carriers, snapshot)
+        self._carriers, due = choose(self._carriers, snapshot)
+        self._plan_due = min((moment for moment in (due, next_refusal(snapshot)) if moment is not None), default=None)
         carried_by = proxies(self._tunnels, self._kinds)
         plan = desired(self._scope.staff, self._lanes, carried_by, snapshot, self._carriers, self._scope.segments)
         if plan != self.plan:

@@ -19,7 +19,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
-from supervisor.core.network import Carry, Lane, NetworkPlan
+from supervisor.core.network import Carry, Lane, Manner, NetworkPlan
 from tunnels.settings import IPNetwork
 
 MAIN_TABLE = 254
@@ -224,7 +224,8 @@ def _of_gates(staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates
 
 @functools.lru_cache(maxsize=8192)
 def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Layout:
-    closed = (Route(ANYWHERE[version], lane.number, CLOSED_METRIC) for version in versions)
+    kind = "blackhole" if lane.manner is Manner.PAUSE else "unreachable"
+    closed = (Route(ANYWHERE[version], lane.number, CLOSED_METRIC, kind) for version in versions)
     rules = frozenset(Rule(version, lane.number, lane.number) for version in versions)
     return Layout(frozenset((*closed, *_opening(lane, device, versions))), rules, elements=frozenset(_lane_elements(lane, device)))
 
@@ -264,6 +265,8 @@ def _gate_elements(staff: Sequence[IPNetwork], segments: Sequence[Segment], gate
 def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     if lane.up:
         yield Element("up", (lane.number,))
+    elif lane.manner is Manner.REFUSE:
+        yield Element("refusing", (lane.number,))
     if lane.device is None:
         if lane.up and lane.port is not None:
             yield Element("ports", (lane.number,), (lane.port,))

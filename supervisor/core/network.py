@@ -1,24 +1,34 @@
 """What the kernel should hold, as a value: a function of the configuration and the tunnels' states.
 
 Each tunnel owns a *lane*: a number that is packet mark, connection mark and routing table in one. New flows from staff to a
-destination get the mark of the lane that carries it; the lane's table leads into the tunnel while it is up and is unreachable
-otherwise. A lane outlives its sessions, so a flow survives a reconnect that keeps its address.
+destination get the mark of the lane that carries it; the lane's table leads into the tunnel while it is up, and nowhere otherwise: for
+some seconds packets vanish, so that people see a pause, then they are answered with an error. A lane outlives its sessions, so a flow
+survives a reconnect that keeps its address.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.core.failover import Carriers
 from supervisor.core.gates import Gate, Segment, gate
-from supervisor.core.state import Phase, Snapshot, TunnelState
+from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.base import IPNetwork, device_name
 from tunnels.settings import Tunnel
 
 FIRST_LANE = 173_001    # marks and tables from here on are ours
 LAST_LANE = 173_999
+PAUSE = 15.0            # seconds that a tunnel has to come back before its destinations answer with an error
+
+
+class Manner(enum.StrEnum):
+    """What becomes of a packet that finds no way into its tunnel."""
+
+    PAUSE = "pause"     # it vanishes: TCP sends it again, and established connections live on
+    REFUSE = "refuse"   # it is answered at once: a TCP reset, else ICMP "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Lane:
     device: str | None              # the tunnel's device (it may not exist at the moment); None: a proxy carries the lane
     up: bool                        # packets may leave now
     port: int | None = None         # local port of the proxy, while up
+    manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
     mtu: int | None = None          # bytes of the largest packet that passes, where that is known
 
 
@@ -80,7 +91,10 @@ def desired(
     segments: Segments = NO_SEGMENTS,
 ) -> NetworkPlan:
     """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port; `carriers`: who carries which destination."""
-    plan_lanes = [_lane(tunnel, state, lanes[name], name in proxies) for name, (tunnel, state) in snapshot.tunnels.items()]
+    plan_lanes = [
+        _lane(tunnel, state, lanes[name], name in proxies, _manner(tunnel, state, snapshot.now))
+        for name, (tunnel, state) in snapshot.tunnels.items()
+    ]
     carries = [
         Carry(destination.staff_side, lanes[name], destination.network)
         for name, (tunnel, _) in snapshot.tunnels.items()
@@ -94,8 +108,25 @@ def desired(
     )
 
 
-def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool) -> Lane:
+def next_refusal(snapshot: Snapshot) -> float | None:
+    """The monotonic moment at which a pause ends without any event; None: no tunnel pauses."""
+    pausing = (
+        state.well_since + PAUSE for tunnel, state in snapshot.tunnels.values()
+        if not well(tunnel, state) and _manner(tunnel, state, snapshot.now) is Manner.PAUSE
+    )
+    return min(pausing, default=None)
+
+
+def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
+    """A tunnel that was asked to be down, waits for a human or did not work for a while is declared down."""
+    if well(tunnel, state):
+        return Manner.PAUSE
+    given_up = state.want is Want.DOWN or state.phase in (Phase.STOPPED, Phase.FAILED)
+    return Manner.REFUSE if given_up or state.well_since + PAUSE <= now else Manner.PAUSE
+
+
+def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool, manner: Manner) -> Lane:
     up = state.phase is Phase.UP
     if proxy:
-        return Lane(tunnel.name, number, None, up, state.session.port if up else None)
-    return Lane(tunnel.name, number, device_name(tunnel), up, mtu=state.session.path_mtu)
+        return Lane(tunnel.name, number, None, up, state.session.port if up else None, manner)
+    return Lane(tunnel.name, number, device_name(tunnel), up, manner=manner, mtu=state.session.path_mtu)

@@ -3,7 +3,7 @@
 The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are about):
 
     prerouting       a flow from staff to a destination enters a lane; each packet of it, on the way there, gets the lane's packet mark
-      enter            the flow gets its connection mark, if the gate lets it in
+      enter            the flow gets its connection mark, if the gate lets it in; TCP into a lane that is declared down is reset
       gate             who may not enter is rejected at once, and counted
     prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our own marked probes
                      a 1:1 mapping: the destination becomes the real one
@@ -113,6 +113,7 @@ def _sets() -> Iterator[Set]:
         yield Set(f"allowed{version}", (MARK, address, PROTOCOL, PORT), interval=True)
         yield Set(f"refused{version}", (MARK, address), interval=True, counter=True)
     yield Set("up", (MARK,))
+    yield Set("refusing", (MARK,))
     yield Set("lanes", (MARK, NAME))
     yield Set("tunnels", (NAME,))
     yield Set("ports", (MARK,), PORT)
@@ -140,6 +141,7 @@ def _prerouting() -> Iterator[ex.Clause]:
 def _enter() -> Iterator[ex.Clause]:
     """Only what enters a lane comes here, so this costs nothing for flows that are on their way."""
     yield ex.jump("gate")
+    yield _join(ex.tcp(), ex.meta("mark"), ex.within("refusing"), ex.reset())
     yield _join(ex.meta("mark"), ex.set_ct_mark())
 
 

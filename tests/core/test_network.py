@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from supervisor.core.failover import choose
-from supervisor.core.network import FIRST_LANE, LAST_LANE, Lane, assign_lanes, desired
-from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
+from supervisor.core.network import FIRST_LANE, LAST_LANE, Lane, Manner, assign_lanes, desired, next_refusal
+from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
 from tunnels.base import device_name
 from tunnels.settings import Tunnel
 
@@ -40,13 +40,40 @@ def test_destinations_are_carried_whether_or_not_the_tunnel_is_up() -> None:
     down = plan((tunnel("a", "10.77.0.0/24"), TunnelState()))
     up = plan((tunnel("a", "10.77.0.0/24"), TunnelState(phase=Phase.UP)))
     assert down.carries == up.carries
-    assert down.lanes == (Lane("a", FIRST_LANE, "t-a", False),)
-    assert up.lanes == (Lane("a", FIRST_LANE, "t-a", True),)
+    assert down.lanes == (Lane("a", FIRST_LANE, "t-a", False, manner=Manner.REFUSE),)
+    assert up.lanes == (Lane("a", FIRST_LANE, "t-a", True, manner=Manner.PAUSE),)
 
 
 def test_a_proxy_has_a_port_while_up_and_no_device() -> None:
     state = TunnelState(phase=Phase.UP, session=Session(1, port=17301))
-    assert plan((tunnel("a", "10.90.0.0/16"), state), proxies=frozenset({"a"})).lanes == (Lane("a", FIRST_LANE, None, True, 17301),)
+    assert plan((tunnel("a", "10.90.0.0/16"), state), proxies=frozenset({"a"})).lanes == (
+        Lane("a", FIRST_LANE, None, True, 17301, Manner.PAUSE),
+    )
+
+
+PROBED = {"probe": {"targets": ["icmp://10.77.0.1"]}}
+
+
+@pytest.mark.parametrize(("state", "now", "manner", "due"), [
+    (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 114.9, Manner.PAUSE, 115.0),
+    (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 115.0, Manner.REFUSE, None),
+    (TunnelState(phase=Phase.STARTING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
+    (TunnelState(phase=Phase.STOPPING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
+    (TunnelState(phase=Phase.STOPPING, want=Want.DOWN, well_since=100.0), 101.0, Manner.REFUSE, None),
+    (TunnelState(phase=Phase.STOPPED, well_since=100.0), 101.0, Manner.REFUSE, None),
+    (TunnelState(phase=Phase.FAILED, well_since=100.0), 101.0, Manner.REFUSE, None),
+    (TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=100.0), 9999.0, Manner.PAUSE, None),
+    (TunnelState(phase=Phase.UP, well_since=100.0), 101.0, Manner.PAUSE, 115.0),       # not proven
+    (TunnelState(phase=Phase.UP, well_since=100.0), 115.0, Manner.REFUSE, None),       # matters when its device vanishes
+])
+def test_a_tunnel_that_comes_back_soon_pauses_and_one_that_does_not_refuses(
+    state: TunnelState, now: float, manner: Manner, due: float | None
+) -> None:
+    probed = tunnel("a", "10.77.0.0/24", **PROBED)
+    snapshot = Snapshot({"a": (probed, state)}, now)
+    (lane,) = desired(STAFF, assign_lanes(["a"], {}), frozenset(), snapshot, choose({}, snapshot)[0]).lanes
+    assert lane.manner is manner
+    assert next_refusal(snapshot) == due
 
 
 def test_a_mapping_is_carried_under_the_presented_network() -> None:

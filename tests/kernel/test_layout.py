@@ -24,7 +24,7 @@ from supervisor.core.layout import (
     diff,
     wanted,
 )
-from supervisor.core.network import Carry, Lane, NetworkPlan
+from supervisor.core.network import Carry, Lane, Manner, NetworkPlan
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")
@@ -40,6 +40,8 @@ PLAN = NetworkPlan(
     ),
 )
 DOWN = replace(PLAN, lanes=(Lane("acme", 173001, "t-acme", False), Lane("own", 173002, None, False)))
+PAUSED = replace(DOWN, lanes=tuple(replace(lane, manner=Manner.PAUSE) for lane in DOWN.lanes))
+CLOSED = ("unreachable", "blackhole")
 LIMITED = replace(
     PLAN,
     segments=(
@@ -109,10 +111,22 @@ def test_tunnel_down_and_up_changes_only_elements_and_its_routes() -> None:
 - element ports 173002 : 17300
 - element up 173001
 - element up 173002
++ element refusing 173001
++ element refusing 173002
 - route 0.0.0.0/0 dev t-acme table 173001 metric 100
 - route ::/0 dev t-acme table 173001 metric 100
 - route 0.0.0.0/0 dev lo table 173002 metric 100
 - route ::/0 local dev lo table 173002 metric 100""".splitlines()
+
+
+def test_a_pause_is_other_routes_in_the_same_places() -> None:
+    assert lines(wanted(DOWN, HOST), wanted(PAUSED, HOST)) == """\
++ route 0.0.0.0/0 blackhole table 173001 metric 20000
++ route ::/0 blackhole table 173001 metric 20000
++ route 0.0.0.0/0 blackhole table 173002 metric 20000
++ route ::/0 blackhole table 173002 metric 20000
+- element refusing 173001
+- element refusing 173002""".splitlines()
 
 
 def test_a_tunnel_that_leaves_is_open_last_and_closed_last() -> None:
@@ -234,8 +248,10 @@ def carry(network: IPv4Network | IPv6Network, lane: int, mapped: bool) -> Carry:
 @st.composite
 def plans(draw: st.DrawFn) -> NetworkPlan:
     lanes = draw(st.lists(st.builds(
-        lambda number, device, up, port: Lane(f"tunnel-{number}", number, device, up, port if up and device is None else None),
-        numbers, devices, st.booleans(), st.none() | st.integers(17300, 17310),
+        lambda number, device, up, port, manner: Lane(
+            f"tunnel-{number}", number, device, up, port if up and device is None else None, manner
+        ),
+        numbers, devices, st.booleans(), st.none() | st.integers(17300, 17310), st.sampled_from(Manner),
     ), unique_by=lambda lane: lane.number))
     carries = draw(st.lists(st.builds(carry, networks, numbers, st.booleans()), unique_by=lambda carry: carry.network))
     return NetworkPlan(tuple(draw(st.lists(networks, max_size=3))), tuple(lanes), tuple(carries))
@@ -261,13 +277,17 @@ def test_the_changes_lead_there(a: NetworkPlan, here: Host, b: NetworkPlan, ther
 @given(plans(), hosts, plans(), hosts)
 def test_a_destination_that_stays_is_closed_at_every_step(a: NetworkPlan, here: Host, b: NetworkPlan, there: Host) -> None:
     before, after = wanted(a, here), wanted(b, there)
-    stays = {route for route in before.routes & after.routes if route.kind == "unreachable"}
+    stays = _closed(before) & _closed(after)
     layout = before
     for change in diff(before, after):
         layout = applied(layout, [change])
-        assert stays <= layout.routes
-        opened = {route.table for route in layout.routes if route.kind != "unreachable"} if change.op is Op.ADD else set()
-        assert opened <= {route.table for route in layout.routes if route.kind == "unreachable"}
+        assert stays <= _closed(layout)
+        opened = {route.table for route in layout.routes if route.kind not in CLOSED} if change.op is Op.ADD else set()
+        assert opened <= {table for _, table, _ in _closed(layout)}
+
+
+def _closed(layout: Layout) -> set[tuple[object, int, int]]:
+    return {route.place for route in layout.routes if route.kind in CLOSED}
 
 
 @settings(deadline=None)
