@@ -269,4 +269,5 @@ def _local_trouble() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpawnError(Reason.LOCAL, error.strerror or str(error)) from error
+        where = f"{error.filename}: " if isinstance(error.filename, str | Path) else ""
+        raise SpawnError(Reason.LOCAL, f"{where}{error.strerror or error}") from error

@@ -79,7 +79,7 @@ class KernelNetwork:
         self._hinted: frozenset[Part] = frozenset()
         self._seen: set[str] = set()            # tunnels whose device was there since they came up
         self._carried: set[str] = set()         # tunnels whose route was in since they came up
-        self._repairs: Counter[str] = Counter()
+        self._repairs = Counter(dict.fromkeys((*_WHAT.values(), "device"), 0))     # from 0: a first repair must be an increase
         self._told: AbstractSet[str] = frozenset()      # failures that last
         self._fighting = ""                     # what is fought about
         self._refusals = 0                      # rounds with failures, in a row

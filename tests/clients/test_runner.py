@@ -84,6 +84,15 @@ async def test_what_cannot_start_says_why(tmp_path: Path, argv: tuple[str, ...],
         assert await bench.next(Exited) == Exited("acme", 2, code=0)
 
 
+async def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        bench.directory().mkdir(parents=True)
+        (bench.directory() / "output.log").symlink_to("/dev/null")
+        bench.runner.spawn(shell("exit 0"), 1)
+        failed = await bench.next(SpawnFailed)
+        assert (failed.reason, failed.text) == (Reason.LOCAL, f"{bench.directory() / 'output.log'}: Too many levels of symbolic links")
+
+
 async def test_a_program_beside_the_client_may_be_missing(tmp_path: Path) -> None:
     async with Bench(tmp_path, kinds={"scripted": kind(binaries=("no-such-helper",))}) as bench:
         bench.runner.spawn(shell("exit 0"), 1)
