@@ -34,9 +34,11 @@ def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
         (gate.lane, Interval(refusal.version, refusal.first, refusal.last)): (gate.tunnel, refusal.segment)
         for gate, refusal in refusals(plan.staff, plan.segments, plan.gates)
     }
+    if not owners:
+        return MappingProxyType({})
     counts = dict.fromkeys(owners.values(), 0)
     try:
-        for described in (each for each in Ruleset.build().sets if each.counter and owners):
+        for described in (each for each in Ruleset.build().sets if each.counter):
             for element, packets in counted(described, _element_lists(described.name)):
                 owner = owners.get(element.key)
                 if owner is not None:

@@ -83,6 +83,7 @@ async def test_a_proxy_takes_only_the_allowed(lab: World) -> None:
         ):
             await refused(lab, address, port, source)
         assert refused_packets(LIMITED)["own", "support"] == 2
+        assert refused_packets(PLAN) == {}
         assert await ask(lab.facilitator, "10.90.0.10", 443, mark=OWN)          # our own probes are not staff
 
 
@@ -142,7 +143,9 @@ async def test_who_is_inside_stays_until_the_tunnel_reconnects(lab: World) -> No
         await held.holds(LIMITED)
         await refused(lab, SITE, 80, GUEST)
         await loop.sock_sendall(sock, b"still here")
-        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):       # neither reset nor ended
+            async with asyncio.timeout(0.3):
+                await loop.sock_recv(sock, 100)
         away = replace(LIMITED, lanes=(replace(LIMITED.lanes[0], up=False), LIMITED.lanes[1]))
         await held.holds(away)
         await loop.sock_sendall(sock, b"not any more")
