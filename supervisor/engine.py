@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from supervisor.core.alerts import Alert, verdicts
-from supervisor.core.events import Action, Asked, Event, Kill, Spawn, Terminate, Tick
+from supervisor.core.alerts import Alert, about, verdicts
+from supervisor.core.events import Action, Asked, Event, Kill, Noticed, Spawn, Terminate, Tick
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
@@ -55,6 +55,10 @@ class Network(Protocol):
 
     def set(self, plan: NetworkPlan) -> None:
         """The latest plan wins; returns at once."""
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """What is wrong beyond a single tunnel, by name, in a sentence each; `Noticed` is posted when that changes."""
 
 
 class Prober(Protocol):
@@ -234,6 +238,8 @@ class Engine:
 
     def _apply(self, event: Event, now: float) -> bool:
         """One step of one tunnel; True when something changed that outputs depend on."""
+        if isinstance(event, Noticed):
+            return True
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
         if tunnel is None or before is None or self._too_late(event):
             return False
@@ -282,8 +288,9 @@ class Engine:
                 future.set_result(None)
 
     def _publish_alerts(self) -> None:
-        alerts, self._alerts_due = verdicts(self._scope.facilitator, self.snapshot)
-        self._out.alerter.set(alerts)
+        snapshot, name = self.snapshot, self._scope.facilitator
+        alerts, self._alerts_due = verdicts(name, snapshot)
+        self._out.alerter.set(alerts | about(name, self._out.network.conditions, snapshot.now))
 
     def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
         for name, tunnel in self._tunnels.items():

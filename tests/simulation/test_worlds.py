@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from supervisor.core.events import Asked
+from supervisor.core.events import Asked, Noticed
 from supervisor.core.state import Phase
 from supervisor.engine import Scope
 from tests.fakes import Habits, World
@@ -159,6 +159,19 @@ def test_the_spare_takes_over_at_the_verdict_and_gives_back_only_to_a_proven_tun
         (carry,) = simulated.engine.plan.carries
         carriers.append(next(lane.tunnel for lane in simulated.engine.plan.lanes if lane.number == carry.lane))
     assert carriers == ["main", "spare", "spare", "main"]
+
+
+def test_a_condition_of_the_kernel_is_an_incident_while_it_lasts() -> None:
+    simulated = world(Habits())
+    simulated.run(until=10.0)
+    simulated.network.conditions["kernel:fight"] = "another program keeps changing what is ours"
+    simulated.post(Noticed(""))
+    simulated.run(until=11.0)
+    assert simulated.alerter.open == {"kernel:fight"}
+    simulated.network.conditions.clear()
+    simulated.post(Noticed(""))
+    simulated.run(until=12.0)
+    assert simulated.alerter.open == set()
 
 
 def test_changed_settings_that_need_no_restart_disturb_nothing() -> None:
