@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,18 @@ DEFAULT_RUNTIME_DIR = "/run/facilitator"
 CONTROL_SOCKET = "control.sock"
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+class TunnelName(click.ParamType):
+    """A tunnel's name, as it stands under `tunnels:`; anything else is wrong usage."""
+
+    name = "tunnel"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it is."""
+        if re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
+            self.fail(f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a letter first", param, ctx)
+        return value
 
 
 def fail(code: Exit, sentence: str) -> NoReturn:

@@ -73,3 +73,10 @@ def test_a_daemon_that_dies_while_it_answers(tmp_path: Path, command: list[str],
         code, said = call(path, command)
     assert code == Exit.NO_DAEMON, said
     assert "no daemon answers at" in said
+
+
+@pytest.mark.parametrize("command", ["status", "start", "stop", "restart", "logs"])
+@pytest.mark.parametrize("name", ["../x", "a b?c", "ä", "", "A", "a/stop"])
+def test_what_cannot_be_a_tunnel_is_wrong_usage(tmp_path: Path, command: str, name: str) -> None:
+    code, said = call(tmp_path / "control.sock", [command, name])
+    assert (code, "is not a name of a tunnel" in said) == (Exit.USAGE, True)
