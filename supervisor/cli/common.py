@@ -20,16 +20,11 @@ CONTROL_SOCKET = "control.sock"
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
-class TunnelName(click.ParamType):
-    """A tunnel's name, as it stands under `tunnels:`; anything else is wrong usage."""
-
-    name = "tunnel"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name as it is."""
-        if re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
-            self.fail(f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a letter first", param, ctx)
-        return value
+def tunnel_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A tunnel's name, as it may stand under `tunnels:`; anything else is wrong usage."""
+    if value is not None and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
+        raise click.BadParameter(f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a letter first")
+    return value
 
 
 def fail(code: Exit, sentence: str) -> NoReturn:

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from supervisor.cli.common import TunnelName, ask, fail, socket_option
+from supervisor.cli.common import ask, fail, socket_option, tunnel_name
 from supervisor.core.exits import Exit
 
 _WAIT = 90      # seconds that start, stop and restart wait for what comes of it
 
 
 @click.command()
-@click.argument("tunnel", type=TunnelName(), required=False)
+@click.argument("tunnel", callback=tunnel_name, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
 @click.option("--watch", is_flag=True, help="Refresh until interrupted.")
 @socket_option
@@ -82,7 +82,7 @@ def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: 
 
 
 @click.command()
-@click.argument("tunnel", type=TunnelName())
+@click.argument("tunnel", callback=tunnel_name)
 @socket_option
 def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
     """Bring a tunnel up, and wait until it is.
@@ -94,7 +94,7 @@ def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
 
 
 @click.command()
-@click.argument("tunnel", type=TunnelName())
+@click.argument("tunnel", callback=tunnel_name)
 @socket_option
 def stop(tunnel: str, config: Path, socket_path: Path | None) -> None:
     """Take a tunnel down. It stays down, also over a restart of the daemon, until `start`.
@@ -106,7 +106,7 @@ def stop(tunnel: str, config: Path, socket_path: Path | None) -> None:
 
 
 @click.command()
-@click.argument("tunnel", type=TunnelName())
+@click.argument("tunnel", callback=tunnel_name)
 @socket_option
 def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
     """Connect a tunnel anew, and wait until it is up.
@@ -118,7 +118,7 @@ def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
 
 
 @click.command()
-@click.argument("tunnel", type=TunnelName())
+@click.argument("tunnel", callback=tunnel_name)
 @click.option("-f", "--follow", is_flag=True, help="Go on with every further line.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=200, show_default=True, help="How many of the last lines; 200 are kept.")
 @socket_option
