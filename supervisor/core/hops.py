@@ -238,7 +238,9 @@ def carrier(facts: Facts, way: Way) -> Iterator[Step]:
         yield Step("device", f"{name} does not exist now", gone)
         return
     link = "up" if device.up else "down"
-    yield Step("device", f"{name} is {link}, MTU {device.mtu} bytes", Mark.OK if device.up else gone)
+    fits = way.state.session.path_mtu
+    path = "" if fits is None else f"; packets of up to {fits} bytes get through the tunnel"
+    yield Step("device", f"{name} is {link}, MTU {device.mtu} bytes{path}", Mark.OK if device.up else gone)
     if facts.kernel.addresses:
         yield Step("nat", f"masquerade: the far side sees {_listed(facts.kernel.addresses)}")
     else:

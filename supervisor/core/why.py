@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor.core import hops
 from supervisor.core.hops import Mark, Step
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network import Manner, NetworkPlan
 from supervisor.core.packet import Alias, Facts, Match, Way, aliases, locate, way
 from supervisor.core.state import Health, Snapshot, up, well
 from supervisor.core.words import lasting
@@ -96,7 +96,8 @@ def _judged(facts: Facts, way: Way, sender: tuple[Step, ...], kernel: tuple[Step
     if (problem := _first_problem(sender)) is not None:
         return Outcome.REFUSED, f"{name} would be refused: {problem.text}"
     if not up(way.state):
-        return Outcome.DOWN, f"{name} would be refused: {tunnel} is {hops.condition(facts, way.tunnel, way.state)}"
+        fate = "have to wait" if way.lane.manner is Manner.PAUSE else "be refused"
+        return Outcome.DOWN, f"{name} would {fate}: {tunnel} is {hops.condition(facts, way.tunnel, way.state)}"
     if (problem := _first_problem(kernel)) is not None:
         return Outcome.BLOCKED, f"{name} should be carried by {tunnel}, but would not arrive: {problem.name}: {problem.text}"
     return Outcome.CARRIED, f"{name} is carried by {tunnel}, {_well(facts, way)}"

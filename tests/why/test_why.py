@@ -36,6 +36,9 @@ def problems(answer: Answer) -> list[str]:
         (facts("10.77.0.10", acme="backoff"), "down",
          "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
          "because network: connection to 203.0.113.2 timed out; the next attempt follows in 7 s"),
+        (facts("10.77.0.10", acme="dropped"), "down",
+         "10.77.0.10 would have to wait: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) "
+         "because network: connection to 203.0.113.2 timed out; the next attempt follows in 1 s"),
         (facts("10.77.0.10", acme="starting"), "down",
          "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
          "because network: connection to 203.0.113.2 timed out; it is connecting now"),
@@ -164,6 +167,15 @@ def test_a_route_too_many_in_the_lane_is_shown() -> None:
     extra = Route(ip_network("10.77.0.0/25"), FIRST_LANE, 5, "prohibit")
     answer = asked(facts("10.77.0.10"), **without(_LAYOUT, routes=_LAYOUT.routes | {extra}))
     assert f"there is also: route 10.77.0.0/25 prohibit table {FIRST_LANE} metric 5" in step(answer, "table")
+
+
+def test_how_much_fits_through_the_tunnel_is_told_where_it_is_known() -> None:
+    given = facts("10.77.0.10")
+    acme, state = given.snapshot.tunnels["acme"]
+    measured = replace(state, session=replace(state.session, path_mtu=1280))
+    snapshot = replace(given.snapshot, tunnels={**given.snapshot.tunnels, "acme": (acme, measured)})
+    expected = "t-acme is up, MTU 1400 bytes; packets of up to 1280 bytes get through the tunnel"
+    assert step(asked(replace(given, snapshot=snapshot)), "device") == expected
 
 
 def test_what_follows_from_a_tunnel_that_is_down_is_not_blamed() -> None:

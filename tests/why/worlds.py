@@ -50,6 +50,7 @@ STATES: Mapping[str, TunnelState] = {
     "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
     "back": replace(HEALTHY, well_since=NOW - 20),
     "backoff": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 125, since=NOW - 5, deadline=NOW + 7, failure=TIMED_OUT, session=SESSION),
+    "dropped": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 4, since=NOW - 4, deadline=NOW + 1, failure=TIMED_OUT, session=SESSION),
     "starting": TunnelState(phase=Phase.STARTING, well_since=NOW - 125, since=NOW - 1, failure=TIMED_OUT, session=Session(4, pid=4300)),
     "failed": TunnelState(phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)),
     "stopped": TunnelState(want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60),
