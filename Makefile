@@ -19,7 +19,7 @@ ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style unit test demo bench lab docs clean
+.PHONY: help setup lab-programs test-programs check style unit test demo soak bench lab docs clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -68,6 +68,9 @@ demo: lab-programs $(READY) ## watch two tunnels break and heal in a private net
 
 lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
+
+soak: test-programs $(READY) ## the flap tests with a hundred flaps of each kind (root, a few minutes)
+	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
 	@$(BIN)/python -m tests.bench

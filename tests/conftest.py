@@ -10,6 +10,11 @@ import pytest
 from tests.netns import Namespace, sweep
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the tests that repeat a fault go on."""
+    parser.addoption("--flaps", type=int, default=5, help="how often a tunnel is hit in each flap test (make soak: 100)")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Root tests are skipped, with a plain reason, where there is no root."""
     if os.geteuid() == 0:
