@@ -1,8 +1,8 @@
-"""Flaps of each kind under a stream of forwarded datagrams: not one packet leaves in clear.
+"""A hundred flaps of each kind under a stream of forwarded datagrams: not one packet leaves in clear.
 
 A flap ends when the tunnel's client is connected again and packets come back out of its device; only then follows the next one. So each
-of them hits a tunnel that carries the stream. Beside the stream, a poller begins a new flow every 10 ms: a flow that nobody has seen yet
-must be as safe as one that stands.
+of them hits a tunnel that carries the stream. Beside the stream, a new flow begins every 10 ms: a flow that nobody has seen yet must be as
+safe as one that stands.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from tests.system.forked import ForkServer, QuickDaemon
 
 pytestmark = pytest.mark.root
 
+FLAPS = 100
 RATE = 1000         # datagrams a second
 TUNNEL = "acme-dc"
 
@@ -122,17 +125,38 @@ def fight(lab: Lab, config: Config) -> Iterator[Fight]:
 
 
 @contextlib.contextmanager
+def new_flows(lab: Lab) -> Iterator[list[int]]:
+    """The laptop begins a flow every 10 ms, each from another port, while the context lasts; the list holds the ports."""
+    ended, ports = threading.Event(), []
+
+    def begin() -> None:
+        with lab.network["laptop"].entered():
+            while not ended.wait(0.01):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                    sender.sendto(b"new", (str(DATACENTRE_WEB), 7))
+                    ports.append(sender.getsockname()[1])
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    try:
+        yield ports
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def streaming(lab: Lab, name: str) -> Iterator[None]:
     """The stream and the new flows, while the context lasts; afterwards nothing was in clear, and traffic passes."""
-    with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, rate=RATE) as flood, lab.poller(DATACENTRE_WEB) as poller:
-        poller.wait_settled(10)
+    with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, rate=RATE) as flood, new_flows(lab) as flows:
         started = time.monotonic()
         yield
         took = time.monotonic() - started
-    print(f"{name}: {took:.1f} s, {flood.sent} datagrams sent, {flood.echoed} came back, {len(clear)} packets in clear")
+    print(f"{name}: {took:.1f} s, {flood.sent} datagrams and {len(flows)} new flows sent, {flood.echoed} came back, {len(clear)} in clear")
     assert clear == []
+    assert len(flows) > 20 * took
     assert flood.sent > 0.8 * RATE * took
-    assert flood.echoed > 10
+    assert flood.echoed > FLAPS
     lab.reachable_within(DATACENTRE_WEB, 10)
 
 
@@ -140,17 +164,14 @@ KINDS = (Fight.device_destroyed, Fight.client_killed, Fight.daemon_killed, Fight
 
 
 @pytest.mark.parametrize("flap", KINDS, ids=lambda flap: flap.__name__)
-def test_flaps_leak_nothing(lab: Lab, fight: Fight, flap: Callable[[Fight], None], pytestconfig: pytest.Config) -> None:
-    """A few in the ordinary suite; `make soak` asks for a hundred of each kind."""
-    flaps = pytestconfig.getoption("--flaps")
-    with streaming(lab, f"{flaps} times {flap.__name__}"):
-        for _ in range(flaps):
+def test_a_hundred_flaps_leak_nothing(lab: Lab, fight: Fight, flap: Callable[[Fight], None]) -> None:
+    with streaming(lab, f"{FLAPS} times {flap.__name__}"):
+        for _ in range(FLAPS):
             flap(fight)
 
 
 @pytest.mark.parametrize("flush", ["nft flush ruleset", "ip route flush table all proto 173", "ip rule flush protocol 173"])
-def test_either_half_of_what_a_dead_daemon_left_is_enough(lab: Lab, fight: Fight, flush: str, pytestconfig: pytest.Config) -> None:
-    times = max(2, pytestconfig.getoption("--flaps") // 10)
-    with streaming(lab, f"{times} times, without a daemon: {flush}"):
-        for _ in range(times):
+def test_either_half_of_what_a_dead_daemon_left_is_enough(lab: Lab, fight: Fight, flush: str) -> None:
+    with streaming(lab, f"10 times, without a daemon: {flush}"):
+        for _ in range(10):
             fight.left_alone(flush)
