@@ -452,9 +452,11 @@ def test_dedup_keys_fit() -> None:
 
 @pytest.mark.parametrize(("header", "low", "high"), [
     ("7", 7, 7), ("0", 0, 0), ("99999", 3600, 3600), ("-5", 0, 0), ("nan", 0, 0), ("soon", 0, 0), ("", 0, 0),
-    (time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600)), 400, 600),
+    ("a date in ten minutes", 400, 600),
 ])
 def test_retry_after(header: str, low: float, high: float) -> None:
+    if header.startswith("a date"):
+        header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600))
     with Double() as double:
         double.script(Step(429, headers={"Retry-After": header}))
         answer = Sender().send(double.url, ROUTING_KEY, events_v2.resolve(KEY))
