@@ -314,7 +314,8 @@ class KernelNetwork:
     async def _read(self, parts: frozenset[Part]) -> Layout:
         layout, versions = self._actual, self._host.versions
         if Part.ROUTES in parts or Part.DEVICES in parts:
-            layout = replace(layout, routes=await self._routes.routes(versions))
+            found = await self._routes.routes(versions)
+            layout = replace(layout, routes=layout.routes if found == layout.routes else found)     # the same objects: compared at once
         if Part.RULES in parts:
             layout = replace(layout, rules=await self._routes.rules(versions))
         if Part.TABLE in parts:

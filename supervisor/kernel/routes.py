@@ -124,7 +124,8 @@ class Routes:
 
 def _takes_ipv6(name: str) -> bool:
     try:
-        return (_IPV6_SYSCTL / name / "disable_ipv6").read_text().strip() == "0"
+        with open(f"{_IPV6_SYSCTL}/{name}/disable_ipv6") as file:
+            return file.read().strip() == "0"
     except OSError:
         return False                # not with IPv6 switched off, nor with an MTU below 1280
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import json
 from collections.abc import AsyncIterator
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.layout import Change, Op, Route, Rule
+from supervisor.core.network import FIRST_LANE, Carry, Lane, NetworkPlan
 from supervisor.kernel.bulk import CHUNK, RawRoute, pack, read_route, read_rule
 from supervisor.kernel.routes import Routes
+from tests.kernel.lab import kernel
 from tests.netns import Namespace
 
 KINDS = ("unicast", "local", "unreachable", "blackhole", "prohibit", "throw", "5")
@@ -156,3 +159,17 @@ async def test_an_exchange_that_was_given_up_does_not_disturb_the_next(netns: Na
             assert task.cancelled()
             assert await said(routes, *add(many[0])) == [errno.EEXIST]
         assert await routes.routes((4, 6)) == frozenset(many)
+
+
+@pytest.mark.root
+async def test_ten_thousand_destinations(netns: Namespace) -> None:
+    nets = [IPv4Network((10 << 24 | number << 9, 24)) for number in range(10_000)]
+    lanes = tuple(Lane(f"tunnel-{i}", FIRST_LANE + i, None, True, 17300 + i) for i in range(200))
+    plan = NetworkPlan((ip_network("172.16.0.0/16"),), lanes, tuple(Carry(net, FIRST_LANE + i % 2, net) for i, net in enumerate(nets)))
+    moved = dataclasses.replace(plan, carries=tuple(Carry(net, FIRST_LANE, net) for net in nets))
+    async with asyncio.timeout(60), kernel(plan) as held:       # only against disasters
+        assert (await held.network.compare())[1] == []
+        await held.holds(moved)
+        assert held.network.achieved["tunnel-0"].installed == held.network.achieved["tunnel-0"].wanted
+        assert len(json.loads(netns.run("ip", "-j", "route", "show", "proto", "173").stdout)) == len(nets)
+        assert [text for text, _ in held.notes if "refuses" in text] == []
