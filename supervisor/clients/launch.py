@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,10 @@ from supervisor.clients.sockets import LONGEST_PATH
 from tunnels.base import Input, Launch, Reason
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# The hard bound of what a client can write, should the loop be too busy to cut its output in time: what is too much is lost (EFBIG)
+# instead of filling the disk. The signal that would end the client at this limit is ignored from before its first instruction.
+LARGEST_FILE = 12 << 20
+_PATIENT = ("/usr/bin/env", "--ignore-signal=XFSZ", "--")
 _PACKAGES = {"ssh": "openssh-client", "wg": "wireguard-tools", "swanctl": "strongswan-swanctl", "pppd": "ppp"}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -63,9 +68,10 @@ def start(launch: Launch, directory: Path, tag: str, output: int, notify: Path |
         for fd in numbers.values():
             opened.callback(os.close, fd)
         argv = [_filled(word, numbers) for word in launch.argv]
+        _check_runs(argv[0])
         try:
             process = subprocess.Popen(
-                argv,
+                [*_PATIENT, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -77,7 +83,30 @@ def start(launch: Launch, directory: Path, tag: str, output: int, notify: Path |
         except OSError as error:
             raise _explained(argv[0], error) from error
     process.returncode = 0      # Popen's own waiting must not get in the way of ours
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     return process.pid
+
+
+def _check_runs(program: str) -> None:
+    """Say before the start why a program cannot run: afterwards only an exit code would tell."""
+    path = shutil.which(program, mode=os.F_OK, path=PATH)
+    interpreter = _interpreter(path) if path is not None else None
+    if path is None or (interpreter is not None and not os.path.exists(interpreter)):
+        raise _explained(program, FileNotFoundError())
+    if not os.access(path, os.X_OK) or os.path.isdir(path):
+        raise _explained(program, PermissionError())
+
+
+def _interpreter(path: str) -> str | None:
+    """What runs a script: the word behind `#!` (execve(2)); None for other programs, or where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return None
+    words = first[2:].split() if first.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else None
 
 
 def _anonymous(name: str, data: bytes) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.clients.launch import LARGEST_FILE
 from supervisor.clients.ports import PortPicker
 from supervisor.core.events import ClientSaid, Exited, Spawned, SpawnFailed
 from tests.clients.scripted import Bench, alive, kind, shell, tagged, tunnel, until, zombies
@@ -48,6 +49,15 @@ async def test_life_of_a_client(tmp_path: Path) -> None:
         assert bench.runner.tail("acme", 10) == bench.lines() == ["up", "bye"]
         assert bench.directory().stat().st_mode & 0o777 == 0o700
         assert (bench.directory() / "output.log").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp_path: Path) -> None:
+    """Should the loop be too busy to cut: at the limit a write fails, and the client lives."""
+    async with Bench(tmp_path) as bench:
+        bench.runner.spawn(shell(f"head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big; exit 7"), 1)
+        await bench.next(Spawned)
+        assert await bench.next(Exited) == Exited("acme", 1, 7)
+        assert (bench.directory() / "big").stat().st_size == LARGEST_FILE
 
 
 async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) -> None:
