@@ -73,6 +73,7 @@ soak: test-programs $(READY) ## the flap tests with a hundred flaps of each kind
 	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
+	@.ci/packages iperf3 ping:iputils-ping
 	@$(BIN)/python -m tests.bench
 
 docs: $(READY) ## write the generated parts of docs/ anew

@@ -1,4 +1,4 @@
-"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many. Needs root.
+"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, and the kernel's part. Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
+from tests.bench import kernel
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
 
@@ -185,6 +186,7 @@ def main() -> None:
         bare = sorted(floor(Path(name), options.kills))
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
+    kernel.main()
 
 
 TARGETS = {
