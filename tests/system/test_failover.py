@@ -51,7 +51,8 @@ def test_a_silent_tunnel_is_left_at_the_verdict(lab: Lab, config: Config, silenc
         assert outage.seconds <= limit
 
 
-def test_a_planned_switch_loses_nothing(lab: Lab, config: Config) -> None:
+def test_a_planned_switch_loses_at_most_the_packet_that_finds_the_other_device(lab: Lab, config: Config) -> None:
+    """Masquerade remembers its device: the kernel drops the packet that leaves by another one, and begins the flow anew."""
     with lab.daemon(pair(lab, config, FAST)) as daemon:
         daemon.wait_well()
         eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
@@ -61,7 +62,7 @@ def test_a_planned_switch_loses_nothing(lab: Lab, config: Config) -> None:
             eventually(lambda: carrier(daemon) == ["acme-spare"], 5, "the spare carries")
             poller.wait_settled(10)
         print(f"sent {flood.sent}, echoed {flood.echoed}")
-        assert flood.echoed == flood.sent
+        assert flood.sent - flood.echoed <= 1
 
 
 def test_the_first_one_takes_over_again_once_it_has_proven_itself(lab: Lab, config: Config) -> None:
