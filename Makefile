@@ -52,7 +52,7 @@ style: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -m '$(UNIT)'
+	$(BIN)/python -m pytest -n 2 -m '$(UNIT)'
 
 test: test-programs check ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
 ifdef ROOT
@@ -69,7 +69,8 @@ demo: lab-programs $(READY) ## watch two tunnels break and heal in a private net
 lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
 
-soak: test-programs $(READY) ## the flap tests with a hundred flaps of each kind (root, a few minutes)
+soak: test-programs $(READY) ## a thousand examples of each property, a hundred flaps of each kind (root, many minutes)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m '$(UNIT)'
 	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)

@@ -6,8 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.netns import Namespace, sweep
+
+# A few dozen examples of each property in the ordinary suite, many in `make soak` (HYPOTHESIS_PROFILE=soak).
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("soak", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

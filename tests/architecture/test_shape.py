@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,18 @@ SUPERVISORD = {
 }
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The file as a tree."""
+    return ast.parse(path.read_text())
+
+
 def names(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
 def functions(path: Path):
-    return [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [n for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def depth(node: ast.AST, level: int = 0) -> int:
@@ -57,7 +64,7 @@ def test_functions_are_short_and_flat(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=names)
 def test_no_global_state(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.Global)]
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict | ast.List | ast.Set):
@@ -75,7 +82,7 @@ def test_broad_excepts_stand_only_at_the_top_of_a_task() -> None:
     broad = [
         f"{names(path)}:{node.lineno}"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ExceptHandler) and (node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"))
     ]
     assert len(broad) <= 4, broad
@@ -88,5 +95,5 @@ def test_no_module_shares_a_name_with_supervisord() -> None:
 
 def test_nothing_imports_the_folders_that_hold_no_python() -> None:
     for path in SOURCES:
-        imported = {a.name.split(".")[0] for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import) for a in n.names}
+        imported = {a.name.split(".")[0] for n in ast.walk(parsed(path)) if isinstance(n, ast.Import) for a in n.names}
         assert not imported & {"systemd", "nomad"}, names(path)
