@@ -98,11 +98,6 @@ class KernelNetwork:
         """How often something of ours was put back: by route, rule, table, element, and device (its route went with it)."""
         return self._repairs
 
-    def routes(self, tunnel: str) -> tuple[int, int] | None:
-        """The same for one tunnel as numbers; None when it is not in the plan."""
-        found = self.achieved.get(tunnel)
-        return None if found is None else (found.wanted, found.installed)
-
     @property
     def conditions(self) -> Mapping[str, str]:
         """What is wrong beyond a single tunnel, by name: an incident each."""
