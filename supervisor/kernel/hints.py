@@ -48,7 +48,8 @@ class Hints:
     """
 
     def __init__(self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]], buffer: int = BUFFER) -> None:
-        self.author = ""        # the program that last changed nftables, if it was not us
+        self._author = ""       # the program that changed our table since somebody asked
+        self._touched = False   # our table, by the transaction whose messages are being read
         self._hint = hint
         self._ours = ours
         self._buffer = buffer
@@ -57,7 +58,12 @@ class Hints:
     def open(self) -> None:
         """Listen from now on. PermissionError without CAP_NET_ADMIN."""
         self._listen(socket.NETLINK_ROUTE, _ROUTE_GROUPS, self._routing)
-        self._listen(_NETLINK_NETFILTER, (_NFTABLES_GROUP,), self._nftables)
+        self._listen(_NETLINK_NETFILTER, (_NFTABLES_GROUP,), self.nftables)
+
+    def take_author(self) -> str:
+        """The program that last changed our table since this was last asked; empty when nobody did."""
+        author, self._author = self._author, ""
+        return author
 
     def close(self) -> None:
         """Listen no more."""
@@ -102,10 +108,17 @@ class Hints:
             return Part.ROUTES
         return Part.RULES if kind in _RULES else None
 
-    def _nftables(self, kind: int, body: bytes) -> Part | None:
-        """Every object names its table first; the last message of a transaction names the program."""
+    def nftables(self, kind: int, body: bytes) -> Part | None:
+        """The part that a message is about. Every object names its table first, the last message of a transaction names the program.
+
+        It is that last one which counts: on a busy machine the program may be stopped between the two, for longer than a reading takes.
+        """
         named = dict(attributes(body[_NFGENMSG:]))
-        if kind & 0xFF == _NEW_GENERATION:
-            self.author = named.get(_PROGRAM, b"").rstrip(b"\x00").decode(errors="replace")
+        if kind & 0xFF != _NEW_GENERATION:
+            self._touched |= named.get(1) == TABLE.encode() + b"\x00"
             return None
-        return Part.TABLE if named.get(1) == TABLE.encode() + b"\x00" else None
+        touched, self._touched = self._touched, False
+        if not touched:
+            return None
+        self._author = named.get(_PROGRAM, b"").rstrip(b"\x00").decode(errors="replace")
+        return Part.TABLE

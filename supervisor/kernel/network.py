@@ -249,6 +249,7 @@ class KernelNetwork:
 
     async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
         """Read again, and go on from there. What others changed is put back, unless that has become a fight."""
+        author = self._hints.take_author() if Part.TABLE in hinted else ""
         found = await self._read(hinted)
         self._look_at_devices()             # again: what was just read may already be gone with its device
         believed = self._actual
@@ -261,8 +262,8 @@ class KernelNetwork:
             self._fight(f"{FIGHT}: {', '.join(map(str, drift[:_SHOWN]))}")
             return []
         if drift and not self._fighting:
-            author = {"by": self._hints.author} if Part.TABLE in hinted and self._hints.author else {}
-            self._note("repairing what was changed from outside", _summary(drift) | author)
+            by = {"by": author} if author and any(change.concerns_nftables for change in drift) else {}
+            self._note("repairing what was changed from outside", _summary(drift) | by)
         if not drift:
             self._fight("")
         elif self._fighting:

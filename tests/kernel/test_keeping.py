@@ -16,6 +16,7 @@ from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import Occupied
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.maintenance import cleanup, preview
+from supervisor.kernel.netlink import attribute
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.routes import Routes
@@ -236,8 +237,22 @@ async def test_the_changes_of_others_about_others_are_none_of_our_business(netns
     await run(netns, "ip rule add fwmark 7 lookup 7")
     await until(lambda: heard)
     assert heard == [frozenset({Part.RULES})]
-    assert hints.author == "nft"
+    assert hints.take_author() == ""
     hints.close()
+
+
+def test_a_change_of_our_table_counts_when_its_author_is_known() -> None:
+    """The end of a transaction names the program; on a busy machine it comes any time after the changes."""
+    new_rule, new_generation = 0x0A06, 0x0A0F
+    ours, others = (bytes(4) + attribute(1, name) for name in (b"facilitator\0", b"filter\0"))
+    by = {name: bytes(4) + attribute(3, name + b"\0") for name in (b"nft", b"dockerd")}
+    hints = Hints(_nobody, lambda: ())
+    heard = [hints.nftables(kind, body) for kind, body in (
+        (new_rule, others), (new_generation, by[b"dockerd"]), (new_rule, ours), (new_rule, others), (new_generation, by[b"nft"]),
+        (new_rule, others), (new_generation, by[b"dockerd"]),
+    )]
+    assert heard == [None, None, None, None, Part.TABLE, None, None]
+    assert [hints.take_author(), hints.take_author()] == ["nft", ""]
 
 
 # --- settings ----------------------------------------------------------------------------------------------------------------
