@@ -1,13 +1,1 @@
-"""The VPN kinds that the daemon can run: one file and one line each."""
-
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from tunnels.base import AnyKind
-from tunnels.openvpn import OPENVPN
-from tunnels.sshuttle import SSHUTTLE
-
-KINDS: Mapping[str, AnyKind] = MappingProxyType({
-    "openvpn": OPENVPN,
-    "sshuttle": SSHUTTLE,
-})
+"""What a VPN kind is: one file per kind, pure. `tunnels.kinds` lists them; nothing is imported here, because the programs start often."""

@@ -16,8 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
 
 __all__ = [
-    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Kind", "Launch", "Login", "Network",
-    "Observation", "Place", "Probe", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "device_name",
+    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Network",
+    "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
+    "device_name",
 ]
 
 
@@ -48,11 +49,16 @@ class Reason(enum.StrEnum):
     PEER_CLOSED = "peer-closed"             # the far side ended the session
     HANDSHAKE = "handshake"                 # the handshake was refused without a word
     LOCAL = "local"                         # something on this host is busy or missing for the moment
+    SESSION_EXPIRED = "session-expired"     # the far side's time for a session is over, or it no longer takes a kept session
+    FAR_END_FULL = "far-end-full"           # the far side has no place for another session
+    BANNED = "banned"                       # the far side shuts us out for a while
     # logins: tried again `login.max_attempts` times
     AUTH = "auth"                           # the far side refused the account
     # permanent: waits for a human, a changed secret or a changed configuration
     KICKED = "kicked"                       # an administrator of the far side ended the session for good
-    CERTIFICATE = "certificate"             # a certificate or host key is not trusted
+    CHALLENGE = "challenge"                 # the far side asked a question that nobody answered
+    CERTIFICATE = "certificate"             # the far side's certificate or host key is not trusted
+    OUR_CERTIFICATE = "our-certificate"     # the far side refuses our certificate, or it is out of date
     KEY = "key"                             # our key was refused or cannot be used
     CLIENT_CONFIG = "client-config"         # the client refuses its configuration
     MISSING_INPUT = "missing-input"         # a secret or file cannot be read
@@ -91,6 +97,7 @@ class Place:
     device: str                 # device name to use (Carrier.DEVICE)
     port: int                   # free local port to listen on (Carrier.PROXY)
     python: str                 # interpreter for programs of our own
+    remote: int = 0             # which of the far side's servers comes first: it grows when one was tried in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ class Connected:
     address: str | None = None              # our address inside the tunnel
     peer: str | None = None                 # address of the far side's server
     routes: tuple[IPNetwork, ...] = ()      # what the far side pushed: read, never installed
+    lasts: float | None = None              # seconds from now that the far side lets this session live; None: it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,33 @@ class Failed:
     text: str
 
 
-Observation = Connected | Failed
+class Wanted(enum.StrEnum):
+    """What a question of the far side is answered with."""
+
+    CODE = "code"           # a one-time code: from `login.totp`, else from a person
+    TEXT = "text"           # something else that only a person knows
+    APPROVAL = "approval"   # nothing: a person approves elsewhere, such as on a phone
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The far side asks; the session goes on when `Dialogue.answer` was called, or by itself after an APPROVAL."""
+
+    wanted: Wanted
+    text: str               # in the far side's words
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What lets the next session begin without a login (a cookie, a token): the next launch gets it as the input `kept`.
+
+    The empty secret means: what was kept is worthless now.
+    """
+
+    secret: str = field(repr=False)
+
+
+Observation = Connected | Failed | Question | Keep
 
 
 class Dialogue(Protocol):
@@ -137,6 +171,10 @@ class Dialogue(Protocol):
 
     def receive(self, source: Source, line: str) -> Iterable[Say | Observation]:
         """Take one line (no newline) and give what to answer and what it means. The empty MANAGEMENT line means: just connected."""
+        ...
+
+    def answer(self, text: str) -> Iterable[Say | Observation]:
+        """Take the answer to the latest Question and give what to tell the client. Without an open question: nothing."""
         ...
 
 
@@ -156,6 +194,9 @@ class Kind(Generic[TunnelT]):
     binaries: tuple[str, ...]                                                   # programs that must be installed
     start_timeout: float = 60.0                                                 # seconds from spawn to Connected
     stop_timeout: float = 5.0                                                   # seconds from SIGTERM to SIGKILL
+    renew: tuple[Say, ...] = ()                                                 # tells the client to reconnect in place; empty: it cannot
+    endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
+    certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
 
 
 AnyKind = Kind[Any]

@@ -18,16 +18,10 @@ from types import MappingProxyType
 
 from tunnels.base import Connected, Failed, IPNetwork, Observation, Reason, Say, Source
 from tunnels.openvpn_config import quote
-
-_Table = tuple[tuple[re.Pattern[str], Reason, str], ...]
-
-
-def _table(*rows: tuple[str, Reason, str]) -> _Table:
-    return tuple((re.compile(pattern), reason, text) for pattern, reason, text in rows)
-
+from tunnels.words import explanation, table
 
 # A log line that explains a failure by itself, wherever it comes from: pattern, reason, text ({0} is the match). First match wins.
-_FATAL = _table(
+_FATAL = table(
     (r"(?<=Options error: ).*", Reason.CLIENT_CONFIG, "{0}"),
     (r"^(?:Cipher|Message hash algorithm) .* not (?:supported|found).*", Reason.CLIENT_CONFIG, "{0}"),
     (r"ERROR: Cannot ioctl TUNSETIFF .*busy.*", Reason.LOCAL, "{0}"),
@@ -41,14 +35,14 @@ _FATAL = _table(
     (r"VERIFY (?:[A-Z0-9]+ )?ERROR.*", Reason.CERTIFICATE, "the server's certificate is not trusted: {0}"),
 )
 # A log line that explains what a STATE or FATAL line announces a moment later.
-_HINT = _table(
+_HINT = table(
     (r"TCP: connect to \[AF_INET6?\](\S+ failed: [^(]*[^( ])", Reason.NETWORK, "{1}"),
     (r"RESOLVE: Cannot resolve host address: (\S+ \([^)]*\))", Reason.DNS, "cannot resolve {1}"),
     (r"WARNING: Your certificate (has expired|is not yet valid)", Reason.CERTIFICATE, "the server did not accept us: our certificate {1}"),
     (r"alert (certificate (?:expired|revoked|unknown)|bad certificate|unknown ca)", Reason.CERTIFICATE, "the server says: {1}"),
 )
 # The word of a STATE line for EXITING or RECONNECTING, or the words of a FATAL line.
-_STATE = _table(
+_STATE = table(
     (r"auth-temp-failure", Reason.PEER_CLOSED, "the server cannot serve us for the moment"),
     (r"auth-failure", Reason.AUTH, "the server refused the login"),
     (r"server-pushed-halt", Reason.KICKED, "the server's administrator ended the session for good"),
@@ -110,10 +104,14 @@ class OpenVPNDialogue:
                 self._failed = True
                 return
 
+    def answer(self, text: str) -> Iterator[Answer]:
+        """Nothing is asked that waits for an answer."""
+        return iter(())
+
     def _understand(self, source: Source, line: str) -> Iterator[Answer]:
         if source is Source.MANAGEMENT:
             yield from self._management(line)
-        elif source is Source.OUTPUT and (failed := _look_up(_FATAL, line)):
+        elif source is Source.OUTPUT and (failed := explanation(_FATAL, line)):
             yield failed
 
     # --- by kind of line -----------------------------------------------------------------------------------------------------
@@ -152,9 +150,9 @@ class OpenVPNDialogue:
     def _log(self, line: str) -> Iterator[Answer]:
         if match := _PUSH.search(line):
             self._routes += tuple(pushed_routes(match[1]))
-        elif failed := _look_up(_FATAL, line):
+        elif failed := explanation(_FATAL, line):
             yield failed
-        elif hint := _look_up(_HINT, line):
+        elif hint := explanation(_HINT, line):
             self._hint = hint
 
     # --- what they mean ------------------------------------------------------------------------------------------------------
@@ -188,7 +186,7 @@ class OpenVPNDialogue:
 
     def _explain(self, detail: str) -> Failed:
         """The end of an attempt in our words: its hint in the log knows more than its STATE."""
-        failed = _look_up(_STATE, detail)
+        failed = explanation(_STATE, detail)
         if failed is None:
             return Failed(Reason.EXITED, f"openvpn ended: {detail}")
         if failed.reason is Reason.HANDSHAKE and self._connected:
@@ -227,13 +225,6 @@ def _refusal(what: str, text: str) -> Failed:
     if what == "Private Key":
         return Failed(Reason.KEY, "the passphrase of the private key is wrong")
     return Failed(Reason.AUTH, text or "the server refused the user name or the password")
-
-
-def _look_up(table: _Table, line: str) -> Failed | None:
-    for pattern, reason, text in table:
-        if match := pattern.search(line):
-            return Failed(reason, text.format(match[0], *match.groups()))
-    return None
 
 
 # --- what the server pushed -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunnels.base import Carrier, Connected, Failed, Input, Kind, Launch, Observation, Place, Reason, Secret, Source, Tunnel
+from tunnels.words import explanation, table
 
 PROGRAM = Path(__file__).parent / "programs" / "sshuttle.py"
 
@@ -109,7 +110,7 @@ def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Laun
 
 # pattern, reason, text ({0} is the match). First match wins. ssh speaks before sshuttle does, and knows more; when neither explains why
 # there was no far side, the launcher's last words do: 255 is ssh's own failure, any other code comes from the far side's shell.
-_LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(pattern), reason, text) for pattern, reason, text in (
+_LINES = table(
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", Reason.CERTIFICATE, "the far side's host key is not the known one"),
     (r"No \S+ host key is known for \S+", Reason.CERTIFICATE, "{0}"),
     (r"Host key verification failed|Certificate invalid: .*", Reason.CERTIFICATE, "the far side's host key is not known"),
@@ -137,7 +138,7 @@ _LINES: tuple[tuple[re.Pattern[str], Reason, str], ...] = tuple((re.compile(patt
      Reason.CLIENT_CONFIG, "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
     (r"facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
     (r"ssh connection to server \(pid \d+\) exited|facilitator: (?:ssh is gone|sshuttle ended)", Reason.PEER_CLOSED, "ssh ended"),
-))
+)
 
 
 class SshuttleDialogue:
@@ -160,14 +161,13 @@ class SshuttleDialogue:
             broke = self._connected and failed.reason is Reason.HANDSHAKE      # the same words, but the handshake was long ago
             yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
 
+    def answer(self, text: str) -> Iterator[Observation]:
+        """ssh asks nothing: it is told to fail instead."""
+        return iter(())
+
 
 def _explanation(line: str) -> Failed | None:
-    if line.startswith(" s: "):
-        return None         # the far side speaks of its own connections
-    for pattern, reason, text in _LINES:
-        if match := pattern.search(line):
-            return Failed(reason, text.format(match[0]))
-    return None
+    return None if line.startswith(" s: ") else explanation(_LINES, line)      # ` s: ` is the far side speaking of its own connections
 
 
 def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue:

@@ -17,7 +17,7 @@ from supervisor.core.layout import Host, Layout, diff, wanted
 from supervisor.core.view import plan_document
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.maintenance import cleanup, preview
-from tunnels import KINDS
+from tunnels.kinds import KINDS
 
 
 async def clean(runtime_dir: Path) -> list[str]:

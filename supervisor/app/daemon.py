@@ -35,8 +35,8 @@ from supervisor.kernel.errors import KernelError
 from supervisor.reports import lag
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
-from tunnels import KINDS
 from tunnels.base import AnyKind, Reason
+from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
 STOP_WITHIN = 20.0      # seconds for all clients to end; each has its own, shorter deadline and is killed at it

@@ -28,7 +28,7 @@ def doctor(config: Path, as_json: bool) -> None:
     from supervisor.app.files import errors_of, load
     from supervisor.config.report import ConfigErrors
     from supervisor.core.fitness import Severity
-    from tunnels import KINDS
+    from tunnels.kinds import KINDS
 
     try:
         valid = load(config, KINDS)

@@ -88,7 +88,7 @@ def cleanup(config: Path) -> None:
 def _load(path: Path) -> Config:
     from supervisor.app.files import errors_of, load
     from supervisor.config.report import ConfigErrors
-    from tunnels import KINDS
+    from tunnels.kinds import KINDS
 
     try:
         return load(path, KINDS)

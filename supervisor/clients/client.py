@@ -17,7 +17,7 @@ from supervisor.clients.output import Follower
 from supervisor.clients.reaper import Family
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
-from tunnels.base import Connected, Dialogue, Failed, Observation, Say, Source
+from tunnels.base import Dialogue, Failed, Observation, Say, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Voice:
                 self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
         return says
 
-    def _masked(self, what: Observation) -> Connected | Failed:
+    def _masked(self, what: Observation) -> Observation:
         return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what
 
 

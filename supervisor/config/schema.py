@@ -85,6 +85,6 @@ def _without_titles(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from tunnels import KINDS
+    from tunnels.kinds import KINDS
 
     print(json.dumps(schema(KINDS), indent=2, sort_keys=True))

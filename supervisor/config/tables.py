@@ -74,6 +74,6 @@ def _word(value: Any, field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    from tunnels import KINDS
+    from tunnels.kinds import KINDS
 
     print(tables(KINDS))

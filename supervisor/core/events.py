@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tunnels.base import Connected, Failed, Reason
+from tunnels.base import Connected, Observation, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SpawnFailed(Event):
 class ClientSaid(Event):
     """The client said something about the session."""
 
-    what: Connected | Failed = Connected()
+    what: Observation = Connected()
 
 
 @dataclass(frozen=True, slots=True)

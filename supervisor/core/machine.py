@@ -16,7 +16,7 @@ from typing import Any
 from supervisor.core import events as ev
 from supervisor.core.restart import RETRY, Retry, pause, stable
 from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want, well
-from tunnels.base import Connected, Reason
+from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Tunnel
 
 ROUNDS = 3              # probe rounds without any answer that make a tunnel unhealthy (reference: any-of targets, 3 rounds)
@@ -103,12 +103,14 @@ def _spawn_failed(m: Moment, state: TunnelState, event: ev.SpawnFailed) -> Resul
 def _said(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
     if isinstance(event.what, Connected):
         return _connected(m, state, event.what)
+    if not isinstance(event.what, Failed):
+        return state, ()
     return _terminate(m, replace(state, failure=Failure(event.what.reason, event.what.text, m.now)), event.what.reason)
 
 
 def _said_while_stopping(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
     """Last words of a client whose end was not asked for may explain it better than we could."""
-    if isinstance(event.what, Connected) or state.reason not in (Reason.START_TIMEOUT, Reason.UNHEALTHY, Reason.DEVICE_LOST):
+    if not isinstance(event.what, Failed) or state.reason not in (Reason.START_TIMEOUT, Reason.UNHEALTHY, Reason.DEVICE_LOST):
         return state, ()
     return replace(state, reason=event.what.reason, failure=Failure(event.what.reason, event.what.text, m.now)), ()
 

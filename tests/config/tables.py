@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supervisor.config.tables import tables
 from tests.architecture.document import ROOT
-from tunnels import KINDS
+from tunnels.kinds import KINDS
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
 MARKER = "supervisor.config.tables -->\n\n"

@@ -16,7 +16,7 @@ from supervisor.config.schema import schema
 from supervisor.config.tables import tables
 from tests.config.kinds import KINDS as SMALL
 from tests.config.kinds import problems
-from tunnels import KINDS
+from tunnels.kinds import KINDS
 from tunnels.settings import Secret
 
 ROOT = Path(__file__).parents[2]

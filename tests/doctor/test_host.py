@@ -23,8 +23,8 @@ from supervisor.kernel import survey
 from tests.kernel.test_rights import NET_ADMIN, NOBODY, as_nobody
 from tests.lab.daemon import FACILITATOR, REPOSITORY, Daemon
 from tests.netns import Namespace
-from tunnels import KINDS
 from tunnels.base import Carrier, Kind, Launch
+from tunnels.kinds import KINDS
 from tunnels.openvpn import OpenVPN
 
 PROFILE = """client

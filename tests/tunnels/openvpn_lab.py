@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.netns import Namespace, link
 from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
-from tunnels import KINDS
 from tunnels.base import Place
+from tunnels.kinds import KINDS
 
 CLIENT, SERVER = "198.18.0.1", "198.18.0.2"
 USER, PASSWORD = "svc-facilitator", 'pa ss"w\\ord'

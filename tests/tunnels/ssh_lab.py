@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.netns import Namespace, link
 from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
-from tunnels import KINDS
 from tunnels.base import Place
+from tunnels.kinds import KINDS
 
 FACILITATOR, BASTION, SITE, SITE6 = "198.18.1.1", "198.18.1.2", "10.90.0.10", "fd00:90::10"
 SSH_PORT = 22

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnels import KINDS
 from tunnels.base import AnyKind, Carrier, Connected, Failed, Launch, Place, Say, Source, Tunnel
+from tunnels.kinds import KINDS
 
 SECRET = b"hunter2-very-secret"
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + SECRET + b"\n</key>\n"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunnels import KINDS
 from tunnels.base import Connected, Failed, Reason, Source
+from tunnels.kinds import KINDS
 from tunnels.sshuttle import Sshuttle, SshuttleDialogue
 
 

@@ -1,0 +1,95 @@
+"""How a program of ours that drives a VPN client talks with the daemon: JSON objects, one a line, over a unix socket that it listens on.
+
+    to the daemon      {"ask": "password", "id": 1, "text": "Password:"}   {"failed": "auth", "text": ...}   {"keep": "SECRET"}
+                       {"connected": {"address": ..., "peer": ..., "routes": [...], "lasts": ...}}
+    from the daemon    {"id": 1, "answer": ...}   {"renew": true}
+
+The daemon may go and come back at any time: whoever connects is first told everything that still holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SOCKET = "management.sock"      # in the private directory that is the program's working directory
+_LINE = 256 << 10               # bytes of one line from the daemon
+
+
+class Talk:
+    """The program's side. Begin with `listen`; everything happens on the running loop."""
+
+    def __init__(self, renew: Callable[[], None] = lambda: None) -> None:
+        """`renew` is called when the daemon wants the client to reconnect in place."""
+        self._renew = renew
+        self._writer: asyncio.StreamWriter | None = None
+        self._holds: dict[str, dict[str, Any]] = {}         # what still holds, by its first key
+        self._questions: dict[int, asyncio.Future[str]] = {}
+        self._asked = 0
+
+    async def listen(self, path: Path = Path(SOCKET)) -> None:
+        """Make the socket and serve one daemon after the other."""
+        path.unlink(missing_ok=True)
+        await asyncio.start_unix_server(self._serve, path, limit=_LINE)
+
+    # --- to the daemon ---------------------------------------------------------------------------------------------------------
+
+    def connected(self, **facts: Any) -> None:
+        """The tunnel is up: address, peer (texts), routes (list of networks), lasts (seconds of the session)."""
+        self._tell("connected", {"connected": facts})
+
+    def failed(self, reason: str, text: str) -> None:
+        """The session cannot go on; `reason` is a word of `tunnels.base.Reason`."""
+        self._tell("failed", {"failed": reason, "text": text})
+
+    def keep(self, secret: str) -> None:
+        """What lets the next session begin without a login; empty: nothing does any more."""
+        self._tell("keep", {"keep": secret})
+
+    async def ask(self, what: str, text: str = "") -> str:
+        """The answer to a question: `username`, `password`, `code`, `text`, or `approval` (cancel it when the approval came)."""
+        self._asked += 1
+        number = self._asked
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        try:
+            self._tell("ask", {"ask": what, "id": number, "text": text})
+            return await answer
+        finally:
+            del self._questions[number], self._holds["ask"]
+
+    def _tell(self, name: str, message: dict[str, Any]) -> None:
+        self._holds[name] = message
+        self._write(message)
+
+    def _write(self, message: dict[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    # --- from the daemon -------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = writer
+        for message in self._holds.values():
+            self._write(message)
+        try:
+            with contextlib.suppress(ConnectionError, ValueError):      # ValueError: a line beyond the limit
+                while line := await reader.readline():
+                    self._take(json.loads(line))
+        finally:
+            if self._writer is writer:
+                self._writer = None
+            writer.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "renew" in message:
+            self._renew()
+        question = self._questions.get(message.get("id", 0))
+        if question is not None and not question.done():
+            question.set_result(message["answer"])
