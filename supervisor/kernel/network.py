@@ -82,6 +82,7 @@ class KernelNetwork:
         self._repairs = Counter(dict.fromkeys((*_WHAT.values(), "device"), 0))     # from 0: a first repair must be an increase
         self._told: AbstractSet[str] = frozenset()      # failures that last
         self._fighting = ""                     # what is fought about
+        self._calm_at = 0.0                     # loop time at which a fight will be over
         self._refusals = 0                      # rounds with failures, in a row
         self._retry: float | None = None        # loop time
         self._work = asyncio.Event()
@@ -255,7 +256,9 @@ class KernelNetwork:
         believed = self._actual
         changes = diff(found, wanted(self._plan, self._host))
         drift = [change for change in changes if _is_drift(change, believed)]
-        if drift and not self._limiter.take(asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        self._calm_at = now + CALM if drift else self._calm_at
+        if drift and not self._limiter.take(now):
             self._later(self._limiter.wait)
             if not self._fighting:
                 self._note(FIGHT, _summary(drift))
@@ -264,10 +267,10 @@ class KernelNetwork:
         if drift and not self._fighting:
             by = {"by": author} if author and any(change.concerns_nftables for change in drift) else {}
             self._note("repairing what was changed from outside", _summary(drift) | by)
-        if not drift:
+        if self._fighting and now < self._calm_at:
+            self._later(self._calm_at - now)
+        else:
             self._fight("")
-        elif self._fighting:
-            self._later(CALM)               # is it over?
         self._actual = found
         done, failures = await self._carry_out(changes)
         rebuilt = Change(Op.ADD, Table()) in done

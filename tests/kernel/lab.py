@@ -29,6 +29,8 @@ SITE, SITE6, HIDDEN, PRESENTED = "10.77.0.10", "fd00:77::10", "10.0.0.10", "100.
 TUNNEL, TUNNEL6 = "10.78.0.2", "fd00:78::2"     # the facilitator inside the tunnel
 ACME, OWN = 173001, 173002
 SO_MARK = 36
+DEADLINE = 20.0             # seconds; only against disasters: a busy machine may be slow
+AT_ONCE = 0.9               # seconds: an answer to the first packet; TCP sends a second one after 1
 
 _acme, _acme6, _own, _own6 = (ip_network(n) for n in ("10.77.0.0/24", "fd00:77::/64", "10.90.0.0/16", "fd00:90::/64"))
 PLAN = NetworkPlan(
@@ -129,7 +131,14 @@ class Kernel:
         """Set a plan and see it through."""
         self.network.set(plan)
         await self.network.settled()
-        assert (await self.network.compare())[1] == []
+        await self.in_place()
+
+    async def in_place(self) -> None:
+        """Wait until the kernel really holds what is wanted."""
+        deadline = time.monotonic() + DEADLINE
+        while changes := (await self.network.compare())[1]:
+            assert time.monotonic() < deadline, changes
+            await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
@@ -145,7 +154,7 @@ async def kernel(plan: NetworkPlan, **options: int) -> AsyncIterator[Kernel]:
         await network.close(keep=True)
 
 
-async def until(true: Callable[[], object], seconds: float = 3.0) -> None:
+async def until(true: Callable[[], object], seconds: float = DEADLINE) -> None:
     """Wait for a condition with a deadline."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -191,7 +200,7 @@ async def server(namespace: Namespace, port: int = 80, answer: Callable[[socket.
 
 
 async def ask(
-    namespace: Namespace, address: str, port: int = 80, mark: int = 0, source: str = "", seconds: float = 2.0,
+    namespace: Namespace, address: str, port: int = 80, mark: int = 0, source: str = "", seconds: float = DEADLINE,
     look: Callable[[socket.socket], object] | None = None,
 ) -> str:
     """Connect and read the answer. OSError or TimeoutError when that is not possible."""
@@ -233,7 +242,7 @@ class Capture:
             planted.sendto(b"planted", ("192.0.2.1", self.MARKER))
         lines: list[str] = []
         assert self._tcpdump.stdout is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             while True:
                 line = await asyncio.to_thread(self._tcpdump.stdout.readline)
                 if f".{self.MARKER}:" in line:
@@ -266,7 +275,7 @@ class Stream:
     async def packets(self, count: int) -> None:
         """Wait until so many more were sent."""
         goal = self.sent + count
-        await until(lambda: self.sent >= goal, 20)
+        await until(lambda: self.sent >= goal)
 
     async def stop(self) -> None:
         """End."""

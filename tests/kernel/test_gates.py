@@ -15,7 +15,25 @@ import pytest
 
 from supervisor.core.gates import Entry, Gate, Segment
 from supervisor.kernel.refused import refused_packets
-from tests.kernel.lab import ACME, OWN, PLAN, PRESENTED, SITE, SITE6, STAFF, STAFF6, Capture, World, ask, kernel, made_in, server, world
+from tests.kernel.lab import (
+    ACME,
+    AT_ONCE,
+    DEADLINE,
+    OWN,
+    PLAN,
+    PRESENTED,
+    SITE,
+    SITE6,
+    STAFF,
+    STAFF6,
+    Capture,
+    World,
+    ask,
+    kernel,
+    made_in,
+    server,
+    world,
+)
 from tests.netns import Namespace
 from tunnels.settings import Ports
 
@@ -66,8 +84,7 @@ async def test_only_allowed_segments_enter(lab: World) -> None:
         took = [await refused(lab, *who) for who in (
             (SITE, 8080, SUPPORT), (SITE, 80, GUEST), (PRESENTED, 8080, SUPPORT), (SITE6, 8080, SUPPORT6), (SITE6, 80, GUEST6),
         )]
-        assert sorted(took)[2] < 0.02
-        assert max(took) < 0.2
+        assert max(took) < AT_ONCE
         assert refused_packets(LIMITED) == {
             ("acme", ""): 2, ("acme", "support"): 3, ("own", ""): 0, ("own", "support"): 0,
         }
@@ -87,8 +104,8 @@ async def test_a_proxy_takes_only_the_allowed(lab: World) -> None:
         assert await ask(lab.facilitator, "10.90.0.10", 443, mark=OWN)          # our own probes are not staff
 
 
-async def told(lab: World, address: str, port: int, source: str) -> tuple[int, int] | None:
-    """The ICMP error, as type and code, that a UDP packet gets; None: none within a fifth of a second."""
+async def told(lab: World, address: str, port: int, source: str, seconds: float = DEADLINE) -> tuple[int, int] | None:
+    """The ICMP error, as type and code, that a UDP packet gets; None: none within this time."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     level, option = (socket.IPPROTO_IPV6, 25) if family == socket.AF_INET6 else (socket.IPPROTO_IP, SO_EE)
     sock = made_in(lab.staff, lambda: socket.socket(family, socket.SOCK_DGRAM))
@@ -98,7 +115,7 @@ async def told(lab: World, address: str, port: int, source: str) -> tuple[int, i
         sock.connect((address, port))
         sock.send(b"?")
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(seconds):
                 await asyncio.get_running_loop().sock_recv(sock, 10)
         try:
             _, ancillary, _, _ = sock.recvmsg(100, 500, socket.MSG_ERRQUEUE)
@@ -117,7 +134,8 @@ async def test_others_than_tcp_are_told_that_it_is_forbidden(lab: World) -> None
         for address, family, sources in (
             (SITE, socket.AF_INET, (STAFF, SUPPORT, GUEST)), (SITE6, socket.AF_INET6, (STAFF6, SUPPORT6, GUEST6)),
         ):
-            assert [await told(lab, address, 5305, source) for source in sources] == [None, None, ADMIN_PROHIBITED[family]]
+            assert [await told(lab, address, 5305, source, seconds=0.1) for source in sources[:2]] == [None, None]
+            assert await told(lab, address, 5305, sources[2]) == ADMIN_PROHIBITED[family]
             assert await told(lab, address, 5299, sources[1]) == ADMIN_PROHIBITED[family]
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -129,7 +147,7 @@ async def test_others_than_tcp_are_told_that_it_is_forbidden(lab: World) -> None
 async def test_ping_is_for_those_without_limits(lab: World) -> None:
     async with kernel(LIMITED):
         for address, sources in ((SITE, (STAFF, SUPPORT, GUEST)), (SITE6, (STAFF6, SUPPORT6, GUEST6))):
-            codes = [lab.staff.run("ping", "-c1", "-W1", "-I", source, address, check=False).returncode for source in sources]
+            codes = [lab.staff.run("ping", "-c1", "-W5", "-I", source, address, check=False).returncode for source in sources]
             assert [code == 0 for code in codes] == [True, False, False]
 
 
@@ -150,7 +168,7 @@ async def test_who_is_inside_stays_until_the_tunnel_reconnects(lab: World) -> No
         await held.holds(away)
         await loop.sock_sendall(sock, b"not any more")
         with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(DEADLINE):
                 await loop.sock_recv(sock, 100)
         sock.close()
 
@@ -171,7 +189,7 @@ async def test_a_flow_does_not_move_to_a_tunnel_that_does_not_allow_it(lab: Worl
         await held.holds(fallen)
         await loop.sock_sendall(sock, b"?")
         with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(DEADLINE):
                 await loop.sock_recv(sock, 100)
         sock.close()
         assert await ask(lab.staff, SITE, source=STAFF) == "hello"

@@ -22,7 +22,7 @@ from supervisor.core.network import NetworkPlan
 from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
-from tests.kernel.lab import DOWN, PLAN, Capture, Kernel, Stream, World, kernel, world
+from tests.kernel.lab import DEADLINE, DOWN, PLAN, Capture, Kernel, Stream, World, kernel, world
 from tests.netns import Namespace
 from tunnels.settings import Tunnel
 
@@ -172,7 +172,7 @@ async def test_the_kernel_after_any_history(lab: World, seed: int, table_flags: 
 
 async def quiet(held: Kernel) -> None:
     """Wait until nothing is left to change. Repairs are slowed down after many of them: give them their time."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while changes := (await held.network.compare())[1]:
         assert time.monotonic() < deadline, changes
         await asyncio.sleep(0.05)

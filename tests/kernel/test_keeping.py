@@ -37,14 +37,6 @@ async def make_device(netns: Namespace, mtu: int = 1400) -> None:
     await run(netns, f"ip link set t-acme mtu {mtu} up")
 
 
-async def in_place(held: Kernel) -> None:
-    """Wait until the kernel really holds what is wanted."""
-    deadline = time.monotonic() + 3
-    while (await held.network.compare())[1]:
-        assert time.monotonic() < deadline, (await held.network.compare())[1]
-        await asyncio.sleep(0.005)
-
-
 def show(netns: Namespace, what: str) -> str:
     return netns.run(*what.split()).stdout
 
@@ -70,16 +62,17 @@ async def test_the_route_follows_its_device(netns: Namespace) -> None:
         assert "dev t-acme" not in show(netns, "ip route show table 173001")
         await make_device(netns)
         await until(lambda: "dev t-acme" in show(netns, "ip route show table 173001"))
-        await in_place(held)
+        await held.in_place()
+        await until(lambda: routes(held)[0] == routes(held)[1])
         wanted, installed = routes(held)
-        assert wanted == installed
         assert held.lost == []
 
         await run(netns, "ip link set t-acme down")
         await until(lambda: routes(held)[1] < installed)
         await run(netns, "ip link set t-acme up")
-        await in_place(held)
-        assert held.network.repairs["device"] >= 1
+        await until(lambda: routes(held) == (wanted, installed))
+        await until(lambda: held.network.repairs["device"])
+        await held.in_place()
         assert held.lost == []
 
         await run(netns, "ip link del t-acme")
@@ -92,7 +85,7 @@ async def test_a_device_that_was_never_wanted_up_is_not_missed(netns: Namespace)
     async with kernel(DOWN) as held:
         await run(netns, "ip link del t-acme")
         await held.network.settled()
-        await in_place(held)
+        await held.in_place()
         assert held.lost == []
 
 
@@ -114,7 +107,7 @@ async def test_the_clamp_follows_the_device(netns: Namespace) -> None:
         assert '"t-acme" : 1260' in show(netns, "nft list map inet facilitator mss4")
         await run(netns, "ip link set t-acme mtu 1200")
         await until(lambda: '"t-acme" : 1160' in show(netns, "nft list map inet facilitator mss4"))
-        await in_place(held)
+        await held.in_place()
 
 
 # --- interference ------------------------------------------------------------------------------------------------------------
@@ -135,7 +128,7 @@ async def test_what_others_change_is_put_right(netns: Namespace, what: str, comm
     async with kernel(PLAN) as held:
         await run(netns, command)
         await until(lambda: held.network.repairs[what])
-        await in_place(held)
+        await held.in_place()
         assert held.network.repairs["table"] == 0
         assert {text for text, _ in held.notes} == {"repairing what was changed from outside"}
 
@@ -154,7 +147,7 @@ async def test_a_table_without_an_owner_is_put_right(netns: Namespace, what: str
     async with kernel(PLAN, table_flags=0) as held:
         await run(netns, f"nft {command}")
         await until(lambda: held.network.repairs[what])
-        await in_place(held)
+        await held.in_place()
         assert [(text, details.get("by")) for text, details in held.notes] == [("repairing what was changed from outside", "nft")]
 
 
@@ -163,7 +156,7 @@ async def test_a_table_with_an_owner_cannot_be_changed(netns: Namespace) -> None
         for command in ("delete table inet facilitator", "flush chain inet facilitator forward"):
             assert netns.run("nft", command, check=False).returncode != 0
         await run(netns, "nft flush ruleset")
-        await in_place(held)
+        await held.in_place()
         assert held.network.repairs["table"] == 0
 
 
@@ -179,12 +172,12 @@ async def test_our_own_changes_are_no_repairs(netns: Namespace) -> None:
 async def test_a_fight_is_slowed_down_and_told_once(netns: Namespace) -> None:
     async with kernel(PLAN) as held:
         fight = asyncio.create_task(_flush_for_ever(netns))
-        await until(lambda: held.network.conditions, 10)
+        await until(lambda: held.network.conditions)
         assert "another program keeps changing what is ours" in held.network.conditions["kernel:fight"]
         fight.cancel()
         await asyncio.gather(fight, return_exceptions=True)
-        await in_place(held)
-        await until(lambda: not held.network.conditions, 10)
+        await held.in_place()
+        await until(lambda: not held.network.conditions)
         assert len([text for text, _ in held.notes if "slowed down" in text]) == 1
         assert held.posted == [Noticed(""), Noticed("")]
 
@@ -203,7 +196,7 @@ async def test_a_foreign_route_in_our_place_is_left_alone_and_told_once(netns: N
         told = [text for text, _ in held.notes if "stands in the place" in text]
         assert told == ["another program's entry stands in the place of: route 10.77.0.0/24 unreachable metric 20000"]
         await run(netns, "ip route del prohibit 10.77.0.0/24 metric 20000")
-        await until(lambda: "unreachable 10.77.0.0/24" in show(netns, "ip route"), 8)
+        await until(lambda: "unreachable 10.77.0.0/24" in show(netns, "ip route"))
 
 
 async def test_hundreds_of_routes_come_back(netns: Namespace) -> None:
@@ -211,8 +204,8 @@ async def test_hundreds_of_routes_come_back(netns: Namespace) -> None:
     plan = NetworkPlan((), (Lane("acme", 173001, "t-acme", False),), tuple(Carry(network, 173001, network) for network in networks))
     async with kernel(plan) as held:
         await run(netns, "ip route flush proto 173")
-        await until(lambda: routes(held)[0] == routes(held)[1], 10)
-        await in_place(held)
+        await until(lambda: routes(held)[0] == routes(held)[1])
+        await held.in_place()
 
 
 async def test_after_lost_notifications_everything_is_read(netns: Namespace) -> None:
@@ -300,7 +293,7 @@ async def test_what_an_earlier_run_left_is_taken_over(netns: Namespace) -> None:
         pass
     assert "173009" in leftovers(netns)
     async with kernel(PLAN) as held:
-        await in_place(held)
+        await held.in_place()
         assert "173009" not in leftovers(netns)
         assert held.notes == []
 
