@@ -145,7 +145,7 @@ class Double:
         """Let what hangs go on."""
         self._released.set()
 
-    def wait(self, condition: Callable[[Double], bool], timeout: float = 10.0) -> bool:
+    def wait(self, condition: Callable[[Double], bool], timeout: float = 60.0) -> bool:
         """True as soon as the condition holds; it is looked at after each change."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), timeout)

@@ -18,7 +18,7 @@ def run(directory: Path, config: str) -> subprocess.CompletedProcess[str]:
     places = f"facilitator: {{state_dir: {directory}/state, runtime_dir: {directory}/run}}\n"
     file.write_text(f"{places}staff: {{networks: [10.8.0.0/16]}}\ntunnels: {{}}\n{config}")
     argv = [sys.executable, "-m", "supervisor", "run", "-c", str(file)]
-    return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=30)
+    return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
 
 
 @pytest.mark.parametrize(("key", "said"), [
@@ -36,5 +36,5 @@ def test_wrong_files_of_tls_are_a_wrong_configuration(tmp_path: Path, key: str, 
 def test_closed_standard_streams_are_opened_before_anything_takes_their_place() -> None:
     script = "import os; from supervisor.clients import processes as p; p.open_standard_streams(); print(*os.listdir('/proc/self/fd'))"
     shell = f'{sys.executable} -c "{script}" <&- 2>&-'
-    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, cwd=REPOSITORY, timeout=30)
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert sorted(done.stdout.split()) == ["0", "1", "2", "3"], "3 is the directory being listed"

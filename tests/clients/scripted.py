@@ -119,7 +119,7 @@ class Bench:
             raise ValueError(f"{item.where.file} is neither in $CREDENTIALS_DIRECTORY nor beside the configuration")
         return self.secrets[item.where.file]
 
-    async def next(self, wanted: type[EventT], within: float = 10.0) -> EventT:
+    async def next(self, wanted: type[EventT], within: float = 60.0) -> EventT:
         """The next event, which must be a `wanted`."""
         event = await asyncio.wait_for(self.inbox.get(), within)
         assert isinstance(event, wanted), event
@@ -132,7 +132,7 @@ class Bench:
         return self.runtime_dir / "clients" / name
 
 
-async def until(condition: Callable[[], bool], within: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], within: float = 60.0) -> None:
     """Wait for something of which nobody tells us."""
     async with asyncio.timeout(within):
         while not condition():

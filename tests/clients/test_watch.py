@@ -31,7 +31,7 @@ async def watching(**files: Path) -> AsyncIterator[asyncio.Queue[Event]]:
 
 async def told(inbox: asyncio.Queue[Event], tunnel: str = "acme") -> None:
     """One event for this tunnel, and no second one."""
-    assert await asyncio.wait_for(inbox.get(), 5) == InputsChanged(tunnel)
+    assert await asyncio.wait_for(inbox.get(), 60) == InputsChanged(tunnel)
     await quiet(inbox)
 
 

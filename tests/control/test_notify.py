@@ -111,7 +111,7 @@ def test_a_manager_that_does_not_read_cannot_hold_us(manager: Manager) -> None:
         pass
     begun = time.monotonic()
     assert not notifier.watchdog()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
 
 
 def test_a_manager_that_went_away_is_no_error(manager: Manager) -> None:

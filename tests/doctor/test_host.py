@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -224,9 +223,8 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: Host, netns: Namespace) -> 
         settings = [f"{name} {setting.value}" for name, setting in machine.settings(Places().sysctls).items()]
         return [netns.run(*command).stdout for command in commands] + settings + sorted(os.listdir(alone.root))
 
-    before, began = state(), time.monotonic()
+    before = state()
     assert alone.trouble() == []
-    assert time.monotonic() - began < 5
     assert state() == before
     assert survey.owner_persist()
 

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from tests.lab.config import Config
-from tests.lab.wait import eventually
+from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ class Daemon:
             )
         eventually(self._ready, within, "GET /readyz is answered with 200")
 
-    def stop(self, within: float = 20.0) -> int:
+    def stop(self, within: float = PATIENCE) -> int:
         """SIGTERM; its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
@@ -137,14 +137,15 @@ class Daemon:
     def get(self, path: str) -> tuple[int, str]:
         """HTTP GET on the daemon's loopback; status 0 when nobody listens (any more)."""
         try:
-            with self.namespace.entered(), contextlib.closing(http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=5)) as connection:
+            connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=PATIENCE)
+            with self.namespace.entered(), contextlib.closing(connection):
                 connection.request("GET", path)
                 reply = connection.getresponse()
                 return reply.status, reply.read().decode()
         except (OSError, http.client.HTTPException):
             return 0, ""
 
-    def cli(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """`facilitator ARGUMENTS -c FILE` beside the daemon."""
         argv = self.namespace.argv(*FACILITATOR, *arguments, "-c", str(self.config_file))
         return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, stdin=subprocess.DEVNULL, timeout=timeout)
@@ -238,7 +239,7 @@ class PagerDuty:
     def state(self) -> Any:
         """Everything that the double has seen."""
         with self._namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
             connection.request("GET", "/state")
             found = json.loads(connection.getresponse().read())
             connection.close()

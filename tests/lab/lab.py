@@ -52,7 +52,7 @@ class Lab:
 
     # --- what happens in it ---
 
-    def request(self, url: str, timeout: float = 5.0) -> traffic.Reply:
+    def request(self, url: str, timeout: float = 20.0) -> traffic.Reply:
         """One HTTP request from the laptop."""
         return traffic.request(self.network["laptop"], url, timeout)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.lab.pki import Authority
-from tests.lab.wait import eventually
+from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -53,7 +53,7 @@ class Server:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(how)
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=PATIENCE)
         self._process = None
 
     def _serves(self) -> bool:

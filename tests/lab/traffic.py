@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 from tests.lab.servers import program
-from tests.lab.wait import eventually
+from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 SETTLED = 0.5           # seconds of answers without a miss that end an outage
@@ -32,7 +32,7 @@ class Reply:
     error: str = ""
 
 
-def request(namespace: Namespace, url: str, timeout: float = 5.0) -> Reply:
+def request(namespace: Namespace, url: str, timeout: float = 20.0) -> Reply:
     """One HTTP GET by curl, without any retry."""
     argv = ("curl", "-sS", "--max-time", str(timeout), "-w", "\n%{json}", url)
     done = namespace.run(*argv, check=False)
@@ -129,7 +129,7 @@ class Flood:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self.sent, self.echoed = map(int, self._process.communicate(timeout=10)[0].split())
+        self.sent, self.echoed = map(int, self._process.communicate(timeout=PATIENCE)[0].split())
 
 
 class Capture:
@@ -158,7 +158,7 @@ class Capture:
         with contextlib.suppress(OSError, AssertionError):
             self._plant(2)
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=PATIENCE)
 
     def finish(self) -> list[str]:
         """End the watch; the packets in clear, one line each. AssertionError if the watch itself was not sound."""

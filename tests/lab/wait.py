@@ -7,13 +7,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE = 60.0         # seconds that every wait has at least: on a busy machine all is slow, and where all is well nobody waits for long
 
 
 def eventually(look: Callable[[], T | None], within: float, what: str, every: float = 0.02) -> T:
-    """The first true value of `look`, asked every `every` seconds; AssertionError naming `what` after `within` seconds."""
-    deadline = time.monotonic() + within
+    """The first true value of `look`, asked every `every` seconds.
+
+    `within` is what an idle machine may take. AssertionError naming `what` after that time, or PATIENCE if that is longer.
+    """
+    patience = max(within, PATIENCE)
+    deadline = time.monotonic() + patience
     while not (found := look()):
         if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {within:g} s: {what}")
+            raise AssertionError(f"not within {patience:g} s: {what}")
         time.sleep(every)
     return found

@@ -1,6 +1,7 @@
 """A throwaway machine: real systemd as PID 1 in a systemd-nspawn container with a network of its own.
 
-The root file system is built once by mmdebstrap into the project's cache; each machine sees it through an overlay that lives in memory.
+The root file system is built once by mmdebstrap into the project's cache (`python -m tests.packaging.container` does it beforehand); each
+machine sees it through an overlay that lives in memory.
 Mounts are in a mount namespace of the machine, and the machine dies with the test process, so that even a killed run leaves only a network
 namespace and empty cgroups, which the next run sweeps up.
 """
@@ -18,7 +19,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tests.lab.wait import eventually
@@ -174,7 +175,7 @@ class Machine:
                 "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "SYSTEMD_SECCOMP": "0",
             }
             self._process = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment)
-            return self._until_booted(self._process.pid, listener, timeout=30)
+            return self._until_booted(self._process.pid, listener, timeout=120)
 
     def _until_booted(self, pid: int, listener: socket.socket, timeout: float) -> int:
         """Wait for the machine's own READY=1; returns the host's pid of its PID 1."""
@@ -220,19 +221,28 @@ def _hierarchies() -> list[Path]:
 
 
 def _remove_cgroup(cgroup: Path) -> None:
-    for procs in cgroup.rglob("cgroup.procs"):
-        for pid in procs.read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    eventually(lambda: _without_children(cgroup), 15, f"{cgroup} is empty")
+    eventually(lambda: _removed(cgroup), 15, f"{cgroup} is empty")
 
 
-def _without_children(cgroup: Path) -> bool:
-    """Remove a tree of groups; False while a dying process still holds one."""
-    with contextlib.suppress(FileNotFoundError):
-        for below in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
-            with contextlib.suppress(OSError):
-                below.rmdir()
-        with contextlib.suppress(OSError):
-            cgroup.rmdir()
+def _removed(cgroup: Path) -> bool:
+    """Kill what is in a tree of groups and remove them; False while a dying process still holds one."""
+    for group, _, _ in os.walk(cgroup, topdown=False):
+        with contextlib.suppress(OSError):          # groups vanish under our feet while their processes die
+            _kill(Path(group, "cgroup.procs").read_text().split())
+            Path(group).rmdir()
     return not cgroup.exists()
+
+
+def _kill(pids: Iterable[str]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def main() -> None:
+    """Build the root file system, or say why there is none."""
+    print(unavailable() or f"The root file system for the containers is in {root_file_system()}")
+
+
+if __name__ == "__main__":
+    main()

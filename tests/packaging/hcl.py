@@ -37,7 +37,7 @@ def parse(texts: Sequence[str]) -> list[Parsed]:
 
 
 def _run(command: list[str], text: str) -> str:
-    done = subprocess.run(command, cwd=HERE, input=text, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=HERE, input=text, capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -139,7 +139,7 @@ def test_tunnels_come_up_with_the_rights_of_the_unit(vm: Machine, far_side: Path
 def get(vm: Machine, path: str) -> int:
     """The HTTP status that the daemon answers, asked from the machine's network."""
     with vm.network.entered():
-        connection = http.client.HTTPConnection("127.0.0.1", 9464, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", 9464, timeout=60)
         connection.request("GET", path)
         answer = connection.getresponse()
         connection.close()

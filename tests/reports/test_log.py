@@ -171,7 +171,7 @@ async def test_a_reader_that_does_not_read_stalls_nobody(pipe: Pipe) -> None:
             structlog.get_logger().info("flood", number=number, text="x" * 100)
         await asyncio.sleep(0)
         worst = max(worst, loop.time() - started)
-    assert worst < 1.0      # 500 events; a blocked write would last for ever
+    assert worst < 10.0     # 500 events; a blocked write would last for ever
     assert pipe.lines_out is not None
     dropped = pipe.lines_out.dropped
     assert dropped >= 20_000 - log_capacity()
@@ -196,7 +196,7 @@ def test_closing_gives_up_after_its_time(pipe: Pipe) -> None:
         writer.write("x" * 100)
     started = time.monotonic()
     assert not writer.close(0.2)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 10.0
     pipe.close_reader()     # and the thread that still tries to write ends
     assert writer.close(10)
 
@@ -239,7 +239,7 @@ def test_the_exit_of_a_program_flushes() -> None:
                "w = log.configure(1, redact.Secrets())\n"
                "for n in range(2000): structlog.get_logger().info('line', n=n)\n"
                "assert w.close()")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert [json.loads(line)["n"] for line in done.stdout.splitlines()] == list(range(2000))
     assert done.stderr == ""
 

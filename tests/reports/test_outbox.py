@@ -59,7 +59,7 @@ class Pager:
 
     def wait_for(self, word: str) -> None:
         assert self.process.stdout is not None
-        deadline = threading.Timer(20, self.process.kill)
+        deadline = threading.Timer(60, self.process.kill)
         deadline.start()
         try:
             if any(line.strip() == word for line in self.process.stdout):
@@ -73,7 +73,7 @@ class Pager:
         self.process.communicate()
 
     def finish(self) -> str:
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, err
         return out
 
@@ -297,7 +297,7 @@ def expected(history: list[dict[str, Verdict] | str]) -> set[str]:
 @settings(max_examples=40, deadline=None)
 @given(HISTORY, st.lists(STEPS, max_size=12))
 def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict] | str], steps: list[Step]) -> None:
-    state = Path(tempfile.mkdtemp(prefix="fct-outbox-"))
+    state = Path(tempfile.mkdtemp(prefix="outbox-"))
     with Double(per_minute=10_000) as double:
         office = Office(state, double)
         double.script(*(replace(step) for step in steps))
@@ -364,15 +364,15 @@ def test_the_double_runs_as_a_program(tmp_path: Path) -> None:
     try:
         assert eventually(port_file.exists)
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
-        assert requests.post(f"{url}/script", json=[{"status": 500}], timeout=5).status_code == 200
+        assert requests.post(f"{url}/script", json=[{"status": 500}], timeout=60).status_code == 200
         office = Office(tmp_path / "state", Double())   # its server is not started: only the program's counts
         office.paging = replace(office.paging, url=url)
         office.set(acme=FIRING)
-        assert eventually(lambda: requests.get(f"{url}/state", timeout=5).json()["open"] == [KEY])
-        assert requests.get(f"{url}/state", timeout=5).json()["requests"] == 2
+        assert eventually(lambda: requests.get(f"{url}/state", timeout=60).json()["open"] == [KEY])
+        assert requests.get(f"{url}/state", timeout=60).json()["requests"] == 2
         office.close()
         office.double.server.server_close()
-        bad = requests.post(f"{url}/v2/enqueue", json={"event_action": "resolve", "extra": 1}, timeout=5)
+        bad = requests.post(f"{url}/v2/enqueue", json={"event_action": "resolve", "extra": 1}, timeout=60)
         assert (bad.status_code, bad.json()["errors"][0]) == (400, "extra: unknown field")
     finally:
         process.kill()

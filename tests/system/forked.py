@@ -15,7 +15,7 @@ import sys
 from typing import TextIO
 
 from tests.lab.daemon import REPOSITORY, Daemon
-from tests.lab.wait import eventually
+from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 
@@ -32,7 +32,7 @@ class Forked:
             self.returncode = int(self._codes.readline())
         return self.returncode
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """The exit code, as soon as it has ended. TimeoutExpired."""
         if self.returncode is None and not select.select([self._codes], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(["facilitator", "run"], timeout)
@@ -61,7 +61,7 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=PATIENCE)
 
     def start(self, daemon: Daemon) -> Forked:
         """`facilitator run` with the daemon's configuration; its output is appended to the daemon's log."""

@@ -16,8 +16,8 @@ def test_a_reload_changes_who_may_enter(lab: Lab, config: Config) -> None:
     urls = {"acme-dc": f"http://{DATACENTRE[10]}/", "own-cloud": f"http://{CLOUD[10]}/"}
 
     def statuses() -> list[int]:
-        replies = [lab.request(url, timeout=3.0) for url in urls.values()]
-        assert all(reply.seconds < 1.0 for reply in replies), "refused, not left to time out"
+        replies = [lab.request(url, timeout=30.0) for url in urls.values()]
+        assert all(reply.seconds < 10.0 for reply in replies), "refused, not left to time out"
         return [reply.status for reply in replies]
 
     config["staff"]["segments"] = {"laptops": [LAPTOP], "others": ["10.8.128.0/17"]}

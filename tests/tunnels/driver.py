@@ -24,7 +24,7 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 Words = queue.SimpleQueue[tuple[Source, str] | None]
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Poll a condition that has no event."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -48,9 +48,12 @@ class Run:
         self._notify = self._notify_socket(place.directory) if self.launch.notify else None
         self.process = self._spawn(place, namespace, prefix)
         self._over = False
-        threading.Thread(target=self._read_output, daemon=True).start()
+        readers = [threading.Thread(target=self._read_output, daemon=True)]
         if self.launch.management is not None:
-            threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True).start()
+            readers.append(threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True))
+        for reader in readers:
+            reader.start()
+        threading.Thread(target=self._end_when_all_is_read, args=(readers,), daemon=True).start()
         if self._notify is not None:
             threading.Thread(target=self._read_notify, args=(self._notify,), daemon=True).start()
 
@@ -79,6 +82,11 @@ class Run:
         for line in self.process.stdout:
             self._words.put((Source.OUTPUT, line.decode(errors="replace").rstrip("\r\n")))
         self.process.wait()
+
+    def _end_when_all_is_read(self, readers: list[threading.Thread]) -> None:
+        """Its last words may come by either way, and the later one counts."""
+        for reader in readers:
+            reader.join()
         self._words.put(None)
 
     def _read_management(self, path: Path) -> None:
@@ -112,7 +120,7 @@ class Run:
 
     def words(self, timeout: float) -> Iterator[tuple[Source, str]]:
         """Every line until the client is gone."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + max(timeout, 60.0)     # a busy machine is slow
         while not self._over and (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None:
             yield heard
         self._over = True
@@ -163,12 +171,12 @@ class Run:
         self._management = None
 
     def stop(self) -> int:
-        """SIGTERM its process group; SIGKILL after five seconds. Gives the exit code."""
+        """SIGTERM its process group; SIGKILL after half a minute. Gives the exit code."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
+                self.process.wait(30)
                 break
         for closable in (self._management, self._notify):
             if closable is not None:

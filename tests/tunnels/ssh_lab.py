@@ -105,7 +105,7 @@ class SshLab:
 
     def fetch(self, address: str = SITE, namespace: Namespace | None = None) -> str:
         host = f"[{address}]" if ":" in address else address
-        return (namespace or self.hub).run("curl", "-sS", "-m", "5", f"http://{host}/hello").stdout
+        return (namespace or self.hub).run("curl", "-sS", "-m", "30", f"http://{host}/hello").stdout
 
     def place(self, port: int, python: str) -> Place:
         self._runs += 1

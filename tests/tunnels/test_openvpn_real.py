@@ -133,7 +133,7 @@ def _attach(path: Path | None) -> Connected:
     assert path is not None
     dialogue = OpenVPNDialogue(Account(None, None))
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         heard = connection.makefile()
         line = ""
