@@ -17,9 +17,13 @@ TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus mmdebstrap syst
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
 UNIT := not root and not nspawn
+TEST = .ci/passes 'unit style'
+ifdef ROOT
+TEST = .ci/passes 'unit style machine' together alone
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style unit test demo soak bench lab docs clean
+.PHONY: help setup lab-programs test-programs check style unit machine together alone test demo soak bench lab docs clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -54,13 +58,21 @@ style: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest -n 2 -m '$(UNIT)'
 
-test: test-programs check ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
-ifdef ROOT
-	$(BIN)/python -m pytest -m 'not ($(UNIT))'
-else
+machine: $(READY)
+	@$(BIN)/python -m tests.packaging.container
+
+together: $(READY)
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m '(root or nspawn) and not timed'
+
+alone: $(READY)
+	$(BIN)/python -m pytest -m timed
+
+test: test-programs $(READY) ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
+	@$(TEST)
+ifndef ROOT
 	@echo
 	@echo 'SKIPPED, because they need root (they make network namespaces and containers): run `sudo make test` for these'
-	@$(BIN)/python -m pytest --collect-only -qq -m 'not ($(UNIT))'
+	@$(BIN)/python -m pytest --collect-only -qq -m 'root or nspawn'
 endif
 
 demo: lab-programs $(READY) ## watch two tunnels break and heal in a private network with real servers (root)
