@@ -12,12 +12,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Tunnel
+from tunnels.base import Carrier, Input, Kind, Launch, Place, Say, Tunnel
 from tunnels.openvpn_config import read_profile
-from tunnels.openvpn_management import Account, OpenVPNDialogue
+from tunnels.openvpn_login import Account
+from tunnels.openvpn_management import RENEW, OpenVPNDialogue
 
 CONNECT_TIMEOUT = 10    # seconds that one server gets to answer at all
-HAND_WINDOW = 20        # seconds for the TLS handshake with it
+HAND_WINDOW = 20        # seconds for the TLS handshake with it, and until it has pushed its settings
+LOGIN_WINDOW = 50       # the same where somebody may have to approve the login elsewhere; below the kind's start timeout
+LOG_CACHE = 1000        # lines of its log that a restarted daemon finds again
 
 
 class OpenVPN(Tunnel):
@@ -33,8 +36,8 @@ def _inputs(tunnel: OpenVPN) -> tuple[Input, ...]:
 
 
 def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launch:
-    profile = read_profile(inputs["config"])
-    if profile.asks_login and (tunnel.login.username is None or "password" not in inputs):
+    profile = read_profile(inputs["config"], place.remote)
+    if profile.asks_login and (tunnel.login.username is None or ("password" not in inputs and not tunnel.login.append_code)):
         raise ValueError("the profile asks for a user name and a password (auth-user-pass); set login.username and login.password")
     if "�" in _text(inputs.get("password", b"")):
         raise ValueError("login.password is not UTF-8 text")
@@ -46,7 +49,7 @@ def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launc
             *(("--cd", str(tunnel.config.parent)) if profile.has_files else ()),
             "--config", "/proc/self/fd/{config}",
             *_network(tunnel, place),
-            *_process(management),
+            *_process(management, LOGIN_WINDOW if asks_login else HAND_WINDOW),
             *(("--auth-user-pass",) if asks_login else ()),
         ),
         files={"config": profile.text.encode()},
@@ -59,24 +62,38 @@ def _network(tunnel: OpenVPN, place: Place) -> tuple[str, ...]:
     mtu = () if tunnel.mtu is None else ("--tun-mtu", str(tunnel.mtu), "--pull-filter", "ignore", "tun-mtu")
     return (
         "--dev", place.device, "--dev-type", "tun", "--nobind", "--route-noexec", *mtu,
+        "--persist-tun",        # the device stays when it reconnects in place
         # a kernel (DCO) device outlives a killed process; a tun device goes with it
         "--ignore-unknown-option", "disable-dco", "--disable-dco",
     )
 
 
-def _process(management: Path) -> tuple[str, ...]:
+def _process(management: Path, window: int) -> tuple[str, ...]:
     """One bounded pass over the profile's servers; it never asks, retries or runs anything by itself."""
     return (
         "--management", str(management), "unix", "--management-hold", "--management-query-passwords",
-        "--auth-nocache", "--auth-retry", "none", "--script-security", "1",
-        "--connect-timeout", str(CONNECT_TIMEOUT), "--hand-window", str(HAND_WINDOW), "--connect-retry-max", "1", "--resolv-retry", "1",
+        "--management-log-cache", str(LOG_CACHE),
+        "--auth-nocache", "--auth-retry", "interact", "--script-security", "1",     # a challenge is answered after the refusal; we hold it
+        "--setenv", "IV_SSO", "crtext,openurl,webauth",                             # what a server may ask while the connection stands
+        "--connect-timeout", str(CONNECT_TIMEOUT), "--hand-window", str(window), "--connect-retry-max", "1", "--resolv-retry", "1",
         "--suppress-timestamps", "--verb", "3",
     )
 
 
 def _dialogue(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> OpenVPNDialogue:
     password = inputs.get("password")
-    return OpenVPNDialogue(Account(tunnel.login.username, None if password is None else _text(password)))
+    account = Account(
+        tunnel.login.username, None if password is None else _text(password), tunnel.login.append_code, _text(inputs.get("kept", b"")),
+    )
+    return OpenVPNDialogue(account, read_profile(inputs["config"]).limit)
+
+
+def _certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
+    """What stands in the profile itself; a certificate in a file beside it is not among the inputs."""
+    try:
+        return read_profile(inputs["config"]).certificates
+    except (KeyError, ValueError):
+        return ()
 
 
 def _text(secret: bytes) -> str:
@@ -85,4 +102,5 @@ def _text(secret: bytes) -> str:
 
 OPENVPN = Kind(
     name="openvpn", options=OpenVPN, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("openvpn",),
+    renew=(Say(f"signal {RENEW}"),), endpoint=lambda tunnel: str(tunnel.config), certificates=_certificates,
 )

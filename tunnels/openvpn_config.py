@@ -9,6 +9,7 @@ words instead of copied: whatever a quoting trick means to us is exactly what Op
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,7 +26,7 @@ _KEPT = _names("""
     force-tls-key-material-export fragment http-proxy http-proxy-option http-proxy-user-pass ifconfig ifconfig-ipv6
     ifconfig-nowarn inactive keepalive key key-direction key-method keysize link-mtu mode mssfix mtu-disc ncp-ciphers ncp-disable no-iv
     no-replay ns-cert-type opt-verify peer-fingerprint ping ping-exit ping-restart ping-timer-rem pkcs12 proto proto-force
-    providers pull pull-filter push-peer-info rcvbuf remote remote-cert-eku remote-cert-ku remote-cert-tls remote-random
+    providers pull pull-filter push-peer-info rcvbuf remote remote-cert-eku remote-cert-ku remote-cert-tls
     remote-random-hostname reneg-bytes reneg-pkts reneg-sec replay-window rport secret session-timeout single-session sndbuf socket-flags
     socks-proxy static-challenge tcp-nodelay tcp-queue-limit tls-auth tls-cert-profile tls-cipher tls-ciphersuites tls-client tls-crypt
     tls-crypt-v2 tls-groups tls-timeout tls-version-max tls-version-min topology tran-window tun-max-mtu tun-mtu tun-mtu-extra txqueuelen
@@ -43,10 +44,10 @@ _OWNED = _names("""
     management-hold management-log-cache management-query-passwords management-query-proxy management-query-remote management-signal
     management-up-down mark max-routes mlock mtu-test multihome mute mute-replay-warnings nice nobind prng passtos pause-exit
     persist-key persist-local-ip persist-remote-ip persist-tun plugin redirect-gateway redirect-private register-dns remap-usr1
-    replay-persist resolv-retry route route-delay route-gateway route-ipv6 route-ipv6-gateway route-method route-metric route-noexec
-    route-nopull route-pre-down route-up script-security server-poll-timeout service setcon setenv-safe shaper show-net-up status
-    status-version suppress-timestamps syslog tap-sleep tls-exit tls-export-cert tmp-dir tun-ipv6 up up-delay up-restart user verb win-sys
-    windows-driver writepid
+    remote-random replay-persist resolv-retry route route-delay route-gateway route-ipv6 route-ipv6-gateway route-method route-metric
+    route-noexec route-nopull route-pre-down route-up script-security server-poll-timeout service setcon setenv-safe shaper show-net-up
+    status status-version suppress-timestamps syslog tap-sleep tls-exit tls-export-cert tmp-dir tun-ipv6 up up-delay up-restart user verb
+    win-sys windows-driver writepid
 """)
 
 _SERVER = "makes this a server; only client profiles can be run"
@@ -65,6 +66,7 @@ _PROVIDERS = frozenset({"base", "default", "fips", "legacy"})      # by name onl
 _INLINE = re.compile(r"<([a-z0-9-]+)>")
 _OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=*-]+")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _LONGEST = 255                                                      # bytes of a line that OpenVPN reads at once
 
 
@@ -90,11 +92,17 @@ class Profile:
     asks_login: bool                    # it wants a user name and a password
     has_files: bool                     # it names files that lie beside it
     remotes: int                        # how many servers it names
+    limit: int | None                   # seconds after which it ends a session by itself
+    certificates: tuple[bytes, ...]     # our own, as PEM, where they stand in the profile
     dropped: tuple[Directive, ...]      # what was left out, because the daemon owns it
 
 
-def read_profile(data: bytes) -> Profile:
-    """The safe profile in a customer's .ovpn. ValueError("line N: ...") says why a file cannot be run."""
+def read_profile(data: bytes, turn: int = 0) -> Profile:
+    """The safe profile in a customer's .ovpn. ValueError("line N: ...") says why a file cannot be run.
+
+    With each `turn` another of its servers comes first. Where the profile wants a random order, its own bytes draw it: each customer of
+    a server has another one, and it is the same at each start, so that a turn leads to a server that was not tried.
+    """
     kept: list[Directive] = []
     dropped: list[Directive] = []
     try:
@@ -109,7 +117,13 @@ def read_profile(data: bytes) -> Profile:
     if remotes == 0:
         raise ValueError(f"line {max(1, len(lines))}: no remote: the file names no server to connect to")
     asks_login = any(d.name == "auth-user-pass" for d in dropped)
-    return Profile("".join(_render(d) for d in kept), asks_login, any(_beside(d) for d in kept), remotes, tuple(dropped))
+    seed = data if any(d.name == "remote-random" for d in dropped) else None
+    for name in ("remote", "connection"):
+        kept = _turned(kept, name, turn, seed)
+    return Profile(
+        "".join(_render(d) for d in kept), asks_login, any(_beside(d) for d in kept), remotes, _limit(kept),
+        tuple("\n".join((*d.block, "")).encode() for d in kept if d.name == "cert" and d.block is not None), tuple(dropped),
+    )
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------------
@@ -248,6 +262,21 @@ def _remotes(kept: Iterable[Directive]) -> int:
     plain = sum(d.name == "remote" for d in kept)
     blocks = sum(d.name == "connection" and any(line.startswith("remote ") for line in d.block or ()) for d in kept)
     return plain + blocks
+
+
+def _turned(directives: Sequence[Directive], name: str, turn: int, seed: bytes | None) -> list[Directive]:
+    """The directives, where those of this name have changed places."""
+    servers = [d for d in directives if d.name == name]
+    if seed is not None:
+        servers.sort(key=lambda d: zlib.crc32(_render(d).encode(), zlib.crc32(seed)))
+    first = turn % max(1, len(servers))
+    turned = iter(servers[first:] + servers[:first])
+    return [next(turned) if d.name == name else d for d in directives]
+
+
+def _limit(directives: Iterable[Directive]) -> int | None:
+    limits = [int(d.words[1]) for d in directives if d.name == "session-timeout" and len(d.words) > 1 and _NUMBER.fullmatch(d.words[1])]
+    return (limits[-1] or None) if limits else None
 
 
 def _beside(directive: Directive) -> bool:

@@ -1,117 +1,91 @@
 """What OpenVPN says on its management socket and in its log, and what we answer.
 
-    lines -> OpenVPNDialogue.receive -> Say (back to the socket) | Connected | Failed
+    lines -> OpenVPNDialogue.receive -> Say (back to the socket) | Connected | Failed | Question | Keep
 
 OpenVPN's exit code proves nothing, so everything is read from the STATE lines. Under `--management-hold` it waits for us before each
-attempt: we release it only while servers that were not tried yet may be better, never after it was connected and never after a refusal.
+attempt: we release it while servers that were not tried yet may be better, for the answer to a challenge, and when we told it to
+reconnect in place; never after it was connected and never after a refusal.
 The log comes over the socket too (`log on`), in order with the states; what it says before the socket is there comes as OUTPUT.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
-from types import MappingProxyType
 
-from tunnels.base import Connected, Failed, IPNetwork, Observation, Reason, Say, Source
-from tunnels.openvpn_config import quote
-from tunnels.words import explanation, table
+from tunnels.base import Connected, Failed, IPNetwork, Reason, Say, Source
+from tunnels.openvpn_login import Account, Answer, Credentials
+from tunnels.openvpn_words import FATAL, HINT, STATE, pushed_limit, pushed_routes, pushed_user
+from tunnels.words import explanation
 
-# A log line that explains a failure by itself, wherever it comes from: pattern, reason, text ({0} is the match). First match wins.
-_FATAL = table(
-    (r"(?<=Options error: ).*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"^(?:Cipher|Message hash algorithm) .* not (?:supported|found).*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"ERROR: Cannot ioctl TUNSETIFF .*busy.*", Reason.LOCAL, "{0}"),
-    (r"ERROR: Cannot ioctl TUNSETIFF .*not permitted.*", Reason.MISSING_RIGHT, "{0}"),
-    (r"ERROR: Cannot open TUN/TAP dev .*", Reason.MISSING_RIGHT, "{0}"),
-    (r"cd to '.*' failed: .*", Reason.MISSING_INPUT, "{0}"),
-    (r"MANAGEMENT: Socket bind failed .*", Reason.LOCAL, "{0}"),
-    (r"sitnl_send: rtnl: generic error \(-1\): Operation not permitted", Reason.MISSING_RIGHT, "{0}"),
-    (r"Error: private key password verification failed", Reason.KEY, "the passphrase of the private key is wrong"),
-    (r"(?:Cannot|Error) (?:pre-)?(?:load|open|read|pars)\w* .*(?:key|certificate|PKCS|pkcs).*", Reason.KEY, "{0}"),
-    (r"VERIFY (?:[A-Z0-9]+ )?ERROR.*", Reason.CERTIFICATE, "the server's certificate is not trusted: {0}"),
-)
-# A log line that explains what a STATE or FATAL line announces a moment later.
-_HINT = table(
-    (r"TCP: connect to \[AF_INET6?\](\S+ failed: [^(]*[^( ])", Reason.NETWORK, "{1}"),
-    (r"RESOLVE: Cannot resolve host address: (\S+ \([^)]*\))", Reason.DNS, "cannot resolve {1}"),
-    (r"WARNING: Your certificate (has expired|is not yet valid)", Reason.CERTIFICATE, "the server did not accept us: our certificate {1}"),
-    (r"alert (certificate (?:expired|revoked|unknown)|bad certificate|unknown ca)", Reason.CERTIFICATE, "the server says: {1}"),
-)
-# The word of a STATE line for EXITING or RECONNECTING, or the words of a FATAL line.
-_STATE = table(
-    (r"auth-temp-failure", Reason.PEER_CLOSED, "the server cannot serve us for the moment"),
-    (r"auth-failure", Reason.AUTH, "the server refused the login"),
-    (r"server-pushed-halt", Reason.KICKED, "the server's administrator ended the session for good"),
-    (r"server-pushed-connection-reset|remote-exit", Reason.PEER_CLOSED, "the server ended the session"),
-    (r"inactive", Reason.PEER_CLOSED, "ended for lack of traffic, as the server or the profile wants it"),
-    (r"session-timeout", Reason.PEER_CLOSED, "the longest time of a session is over"),
-    (r"ping-(?:exit|restart)", Reason.PEER_TIMEOUT, "the server fell silent"),
-    (r"server_poll", Reason.NETWORK, "the server does not answer"),
-    (r"connection-failed|network-unreachable", Reason.NETWORK, "the server cannot be reached"),
-    (r"no-push-reply", Reason.PEER_TIMEOUT, "the server sends no configuration"),
-    (r"proxy", Reason.NETWORK, "the proxy does not connect us"),
-    (r"Could not determine IPv4/IPv6 protocol|RESOLVE: Cannot resolve", Reason.DNS, "the server's name cannot be resolved"),
-    (r"private-key-password-failure|pkcs11", Reason.KEY, "the private key cannot be used"),
-    (r"tls-error|connection-reset", Reason.HANDSHAKE, "the server refused the handshake without a word (certificate, tls key, clock?)"),
-    (r"process-push-msg-failed", Reason.CLIENT_CONFIG, "what the server pushed cannot be used"),
-)
+RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the end of an attempt
+
 _RETRYABLE = frozenset({Reason.NETWORK, Reason.DNS, Reason.HANDSHAKE, Reason.PEER_TIMEOUT})    # another server of the profile may do better
+_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                              # the server saw nothing of us
 _STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})                # somebody asked for its end
 
-_LOG_LINE = re.compile(r"(?:>LOG:)?\d+,[IFNWD]*,(.*)")
-_STATE_LINE = re.compile(r"(?:>STATE:)?\d+,([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?.*")
-_NEED = re.compile(r">PASSWORD:Need '([^']*)' (\S+)(?: SC:\d+,(.*))?")
+_LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
+_STATE_LINE = re.compile(r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?.*", re.ASCII)
+_NEED = re.compile(r">PASSWORD:Need '([^']*)' (\S+)(?: SC:(\d{1,3}),(.*))?", re.ASCII)
 _REFUSED = re.compile(r">PASSWORD:Verification Failed: '([^']*)'(?: \['(.*)'\])?")
-_TEMPORARY = re.compile(r"TEMP(?:\[[^\]]*\])?(?::(.*))?")
-_CHALLENGE = re.compile(r"CRV1:[^:]*:[^:]*:[^:]*:(.*)")
+_AUTH_FAILED = re.compile(r"AUTH: Received control message: AUTH_FAILED,(.*)")
 _PUSH = re.compile(r"PUSH: Received control message: '(PUSH_REPLY,.*)'")
+_ASKS_FOR_PUSH = re.compile(r"SENT CONTROL \[.*\]: 'PUSH_REQUEST'")
+_BEGINS_ANEW = re.compile(r"SIGUSR1\[.*\] received, process restarting")
+_TOKEN, _INFO = ">PASSWORD:Auth-Token:", ">INFOMSG:"
 
-Answer = Say | Observation
 
+@dataclass(slots=True)
+class _Pushed:
+    """What the server of the attempt that runs has pushed."""
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Who we are at the far side."""
+    routes: tuple[IPNetwork, ...] = ()
+    limit: int | None = None
+    user: str | None = None
+    requests: int = 0       # how often we had to ask for it
 
-    username: str | None
-    password: str | None
+    def read(self, reply: str) -> None:
+        """Take one PUSH_REPLY; there may be several."""
+        self.routes += tuple(pushed_routes(reply))
+        self.limit = pushed_limit(reply) or self.limit
+        self.user = pushed_user(reply) or self.user
 
 
 class OpenVPNDialogue:
     """The understanding of one OpenVPN process. Says each failure once and is silent after it."""
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
-        self._routes: tuple[IPNetwork, ...] = ()
+    def __init__(self, account: Account, limit: int | None = None) -> None:
+        """`limit`: the seconds after which the profile itself ends a session."""
+        self._login, self._limit = Credentials(account), limit
+        self._pushed = _Pushed()
         self._hint: Failed | None = None        # what the log said about the attempt that runs
         self._lost: Failed | None = None        # why the last attempt ended, if another may follow
         self._connected = False
         self._failed = False
         self._replies = 0                       # END lines still to come: the histories that we asked for
+        self._latest: tuple[Answer, ...] = ()   # what the latest state of the history means: earlier ones are over
         self._held = False                      # it waits for our release
+        self._now = 0                           # its clock: Unix seconds of its latest words
 
     def receive(self, source: Source, line: str) -> Iterator[Answer]:
         """Take one line and give what to answer and what it means."""
-        if self._failed:
-            return
-        for answer in self._understand(source, line):
-            yield answer
-            if isinstance(answer, Failed):
-                self._failed = True
-                return
+        yield from self._until_failed(self._understand(source, line))
 
     def answer(self, text: str) -> Iterator[Answer]:
-        """Nothing is asked that waits for an answer."""
-        return iter(())
+        """Take the answer to the latest question, and let it go on."""
+        yield from self._until_failed(self._login.answer(text))
+        yield from self._release()
+
+    def _until_failed(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        while not self._failed and (answer := next(answers, None)) is not None:
+            self._failed = isinstance(answer, Failed)
+            yield answer
 
     def _understand(self, source: Source, line: str) -> Iterator[Answer]:
         if source is Source.MANAGEMENT:
             yield from self._management(line)
-        elif source is Source.OUTPUT and (failed := explanation(_FATAL, line)):
+        elif source is Source.OUTPUT and (failed := explanation(FATAL, line)):
             yield failed
 
     # --- by kind of line -----------------------------------------------------------------------------------------------------
@@ -120,12 +94,12 @@ class OpenVPNDialogue:
         if line == "":
             yield from self._attached()
         elif line == "END":
-            self._replies -= 1
-            yield from self._release()
+            yield from self._end_of_history()
         elif match := _LOG_LINE.fullmatch(line):
-            yield from self._log(match[1])
+            self._now = int(match[1])
+            yield from self._log(match[2])
         elif match := _STATE_LINE.fullmatch(line):
-            yield from self._state(*match.groups(default=""))
+            yield from self._remember(self._state(*match.groups(default="")))
         else:
             yield from self._notice(line)
 
@@ -136,41 +110,80 @@ class OpenVPNDialogue:
         yield Say("state on all")
         yield Say("bytecount 0")
 
+    def _remember(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        """Of a history only the end counts."""
+        if self._replies > 0:
+            self._latest = tuple(answers)
+        else:
+            yield from answers
+
+    def _end_of_history(self) -> Iterator[Answer]:
+        self._replies -= 1
+        latest, self._latest = self._latest, ()
+        yield from latest
+        yield from self._release()
+
     def _notice(self, line: str) -> Iterator[Answer]:
         if line.startswith(">HOLD:"):
             self._held = True
             yield from self._release()
         elif line.startswith(">FATAL:"):
             yield self._lost or self._explain(line.removeprefix(">FATAL:"))
+        elif line.startswith(_TOKEN):
+            yield from self._login.token(line.removeprefix(_TOKEN), self._pushed.user)
+        elif line.startswith(_INFO) and not self._connected:
+            yield from self._login.pending(line.removeprefix(_INFO))
         elif match := _NEED.fullmatch(line):
-            yield from self._need(*match.groups())
+            yield from self._login.need(match[1], match[2], int(match[3] or 0), match[4])
         elif match := _REFUSED.fullmatch(line):
-            yield _refusal(*match.groups(default=""))
+            yield from self._refused(*match.groups(default=""))
+
+    def _refused(self, what: str, text: str) -> Iterator[Answer]:
+        if not self._login.challenged(text):
+            yield from self._login.refused(what, text)
 
     def _log(self, line: str) -> Iterator[Answer]:
         if match := _PUSH.search(line):
-            self._routes += tuple(pushed_routes(match[1]))
-        elif failed := explanation(_FATAL, line):
+            self._pushed.read(match[1])
+        elif match := _AUTH_FAILED.fullmatch(line):
+            self._login.challenged(match[1])
+        elif _BEGINS_ANEW.fullmatch(line):
+            self._pushed = _Pushed()
+        elif _ASKS_FOR_PUSH.search(line):
+            yield from self._asks_again()
+        elif failed := explanation(FATAL, line):
             yield failed
-        elif hint := explanation(_HINT, line):
+        elif hint := explanation(HINT, line):
             self._hint = hint
 
     # --- what they mean ------------------------------------------------------------------------------------------------------
 
     def _release(self) -> Iterator[Answer]:
-        """Let it begin an attempt, once we know its history."""
-        if self._held and self._replies <= 0:
+        """Let it begin an attempt, once we know its history and the answer to its question."""
+        if self._held and self._replies <= 0 and not self._login.waits and not self._failed:
             self._held = False
             yield Say("hold release")
 
-    def _state(self, state: str, detail: str, address: str, peer: str) -> Iterator[Answer]:
+    def _asks_again(self) -> Iterator[Answer]:
+        """A server that has decided about our login pushes at once."""
+        self._pushed.requests += 1
+        if self._pushed.requests == 2 and not self._connected and self._replies <= 0:
+            yield from self._login.undecided()
+
+    def _state(self, when: str, state: str, detail: str, address: str, peer: str) -> Iterator[Answer]:
         if state == "CONNECTED" and detail == "SUCCESS":
             self._connected, self._lost, self._hint = True, None, None
-            yield Connected(address or None, peer or None, self._routes)
+            self._login.accepted()
+            yield Connected(address or None, peer or None, self._pushed.routes, self._lasts(int(when)))
         elif state == "CONNECTED":
             yield Failed(Reason.LOCAL, f"connected, but could not be set up here ({detail})")
         elif state in ("RECONNECTING", "EXITING"):
             yield from self._attempt_over(state, detail)
+
+    def _lasts(self, since: int) -> float | None:
+        """What is left of the session, which may have begun before we were attached."""
+        limit = self._pushed.limit or self._limit
+        return None if limit is None else max(1.0, float(limit - max(0, self._now - since)))
 
     def _attempt_over(self, state: str, detail: str) -> Iterator[Answer]:
         if detail in _STOPPED:
@@ -178,15 +191,22 @@ class OpenVPNDialogue:
                 yield self._lost
             return
         failed = self._explain(detail)
-        self._hint, self._routes = None, ()
-        if state == "EXITING" or self._connected or failed.reason not in _RETRYABLE | {Reason.CERTIFICATE}:
+        question = self._login.ask_challenge() if detail.startswith("auth-failure") and state == "RECONNECTING" else None
+        retryable = failed.reason in _RETRYABLE | {Reason.OUR_CERTIFICATE} and not self._connected
+        self._hint = None
+        if question is not None or detail == RENEW:
+            self._connected, self._lost = False, None
+            yield from question or ()
+        elif state == "EXITING" or not retryable:
             yield failed
         else:
             self._lost = failed
+            if failed.reason in _UNSEEN:
+                self._login.unused()
 
     def _explain(self, detail: str) -> Failed:
         """The end of an attempt in our words: its hint in the log knows more than its STATE."""
-        failed = explanation(_STATE, detail)
+        failed = explanation(STATE, detail)
         if failed is None:
             return Failed(Reason.EXITED, f"openvpn ended: {detail}")
         if failed.reason is Reason.HANDSHAKE and self._connected:
@@ -194,70 +214,3 @@ class OpenVPNDialogue:
         if self._hint is not None and failed.reason in _RETRYABLE:
             return self._hint
         return failed
-
-    def _need(self, what: str, kind: str, challenge: str | None) -> Iterator[Answer]:
-        if challenge is not None:
-            yield Failed(Reason.AUTH, f"asks for a one-time code: {challenge}")
-        elif what == "Private Key":
-            yield Failed(Reason.KEY, "the private key is encrypted; give a key without a passphrase, or `askpass FILE` in the profile")
-        elif what != "Auth" or kind != "username/password":
-            yield Failed(Reason.CLIENT_CONFIG, f"asks for the {kind} of {what!r}, which cannot be given")
-        elif self._account.username is None or self._account.password is None:
-            yield Failed(Reason.AUTH, "the far side asks for a user name and a password; set login.username and login.password")
-        elif not _one_line(self._account.username) or not _one_line(self._account.password):
-            yield Failed(Reason.MISSING_INPUT, "login.username or login.password has more than one line")
-        else:
-            yield Say(f'username "Auth" {quote(self._account.username)}')
-            yield Say(f'password "Auth" {quote(self._account.password)}', secret=True)
-
-
-def _one_line(text: str) -> bool:
-    """A line break would be a command of its own."""
-    return not set(text) & set("\r\n\0")
-
-
-def _refusal(what: str, text: str) -> Failed:
-    """A login that was not accepted."""
-    if challenge := _CHALLENGE.fullmatch(text):
-        return Failed(Reason.AUTH, f"asks for a one-time code: {challenge[1]}")
-    if temporary := _TEMPORARY.fullmatch(text):
-        return Failed(Reason.PEER_CLOSED, f"the server refused us for the moment: {temporary[1] or 'it does not say why'}")
-    if what == "Private Key":
-        return Failed(Reason.KEY, "the passphrase of the private key is wrong")
-    return Failed(Reason.AUTH, text or "the server refused the user name or the password")
-
-
-# --- what the server pushed -------------------------------------------------------------------------------------------------------
-
-
-def pushed_routes(reply: str) -> Iterator[IPNetwork]:
-    """The networks in a PUSH_REPLY; what is not a plain network (a name, a keyword) is left out."""
-    for option in reply.split(","):
-        name, _, words = option.strip().partition(" ")
-        reader = _ROUTE_OPTIONS.get(name)
-        if reader is not None:
-            with contextlib.suppress(ValueError):
-                yield from reader(words.split())
-
-
-def _route(words: list[str]) -> Iterator[IPNetwork]:
-    if words:
-        mask = words[1] if len(words) > 1 and words[1] != "default" else "255.255.255.255"
-        yield ip_network(f"{words[0]}/{mask}", strict=False)
-
-
-def _route6(words: list[str]) -> Iterator[IPNetwork]:
-    if words:
-        yield ip_network(words[0], strict=False)
-
-
-def _gateway(flags: list[str]) -> Iterator[IPNetwork]:
-    if "!ipv4" not in flags:
-        yield ip_network("0.0.0.0/0")
-    if "ipv6" in flags:
-        yield ip_network("::/0")
-
-
-_ROUTE_OPTIONS: Mapping[str, Callable[[list[str]], Iterator[IPNetwork]]] = MappingProxyType({
-    "route": _route, "route-ipv6": _route6, "redirect-gateway": _gateway,
-})

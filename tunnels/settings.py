@@ -220,6 +220,7 @@ class Login(Settings):
     username: str | None = Field(None, description="account name at the far side")
     password: Secret | None = Field(None, description="where the password lies")
     totp: Secret | None = Field(None, description="where the base32 seed or otpauth:// address of the one-time codes lies")
+    append_code: bool = Field(False, description="the one-time code follows the password in the same field")
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=10)] = Field(
         3, description="rejected logins in a row before the tunnel waits for a human"
     )

@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from tests.netns import Namespace
-from tunnels.base import AnyKind, Connected, Dialogue, Failed, Launch, Observation, Place, Say, Source, Tunnel
+from tunnels.base import AnyKind, Connected, Dialogue, Failed, Keep, Launch, Observation, Place, Question, Say, Source, Tunnel
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+ObservationT = TypeVar("ObservationT", Connected, Question, Keep)
 Words = queue.SimpleQueue[tuple[Source, str] | None]
 
 
@@ -39,7 +40,8 @@ class Run:
         self, kind: AnyKind, tunnel: Tunnel, place: Place, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str
     ) -> None:
         self.launch: Launch = kind.launch(tunnel, place, inputs)
-        self.dialogue: Dialogue = kind.dialogue(tunnel, inputs)
+        self._new_dialogue: Callable[[], Dialogue] = lambda: kind.dialogue(tunnel, inputs)
+        self.dialogue = self._new_dialogue()
         self.transcript: list[str] = []
         self.said: list[Say] = []
         self.observations: list[Observation] = []
@@ -145,10 +147,35 @@ class Run:
             self.observations.append(answer)
 
     def connected(self, timeout: float = 15.0) -> Connected:
-        """Run on until it is connected."""
-        self.pump(lambda: bool(self.observations), timeout)
-        assert isinstance(self._last(), Connected), "\n".join(self.transcript)
-        return cast("Connected", self._last())
+        """Run on until it is connected (again)."""
+        return self._next(Connected, timeout)
+
+    def asked(self, timeout: float = 15.0) -> Question:
+        """Run on until it asks (again)."""
+        return self._next(Question, timeout)
+
+    def kept(self, timeout: float = 15.0) -> Keep:
+        """Run on until it has something to keep."""
+        return self._next(Keep, timeout)
+
+    def answer(self, text: str) -> None:
+        """Answer its question."""
+        self.transcript.append(f"answer|{text}")
+        for answer in self.dialogue.answer(text):
+            self._take(answer)
+
+    def tell(self, say: Say) -> None:
+        """Say something to its management socket that no line of it called for."""
+        assert self._management is not None
+        self.transcript.append(f"told|{say.line}")
+        self._management.sendall(say.line.encode() + b"\n")
+
+    def _next(self, wanted: type[ObservationT], timeout: float) -> ObservationT:
+        before = len(self.observations)
+        self.pump(lambda: isinstance(self._last(before), wanted | Failed), timeout)
+        last = self._last(before)
+        assert isinstance(last, wanted), "\n".join(self.transcript)
+        return last
 
     def failed(self, timeout: float = 30.0) -> Failed:
         """Run on until it says why it failed."""
@@ -156,8 +183,9 @@ class Run:
         assert isinstance(self._last(), Failed), "\n".join(self.transcript)
         return cast("Failed", self._last())
 
-    def _last(self) -> Observation | None:
-        return self.observations[-1] if self.observations else None
+    def _last(self, before: int = 0) -> Observation | None:
+        """The latest observation after this number of earlier ones."""
+        return self.observations[-1] if len(self.observations) > before else None
 
     def to_end(self, timeout: float = 15.0) -> None:
         """Run on until the client is gone."""
@@ -169,6 +197,12 @@ class Run:
         self._management.shutdown(socket.SHUT_RDWR)
         self._management.close()
         self._management = None
+
+    def attach_again(self) -> None:
+        """Come back to it, as a restarted daemon does: with a dialogue that has heard nothing yet."""
+        assert self.launch.management is not None
+        self.dialogue = self._new_dialogue()
+        threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True).start()
 
     def stop(self) -> int:
         """SIGTERM its process group; SIGKILL after half a minute. Gives the exit code."""
@@ -200,8 +234,13 @@ def describe(answer: Say | Observation) -> str:
     match answer:
         case Say(line, secret):
             return f"say|{'(secret) ' if secret else ''}{line}"
-        case Connected(address, peer, routes):
-            return f"connected|{address}|{peer}|{' '.join(str(route) for route in routes)}"
+        case Connected(address, peer, routes, lasts):
+            limit = "" if lasts is None else f"|{lasts:g} s"
+            return f"connected|{address}|{peer}|{' '.join(str(route) for route in routes)}{limit}"
+        case Question(wanted, text):
+            return f"question|{wanted.value}|{text}"
+        case Keep(secret):
+            return f"keep|{secret}"
         case Failed(reason, text):
             return f"failed|{reason.value}|{text}"
 
@@ -217,6 +256,8 @@ def replay(dialogue: Dialogue, lines: Iterable[str]) -> tuple[list[str], list[st
         source, _, words = line.partition("|")
         if source in _SOURCES:
             given.extend(describe(answer) for answer in dialogue.receive(_SOURCES[source], words))
-        else:
+        elif source == "answer":
+            given.extend(describe(answer) for answer in dialogue.answer(words))
+        elif source != "told":
             wanted.append(line)
     return given, wanted

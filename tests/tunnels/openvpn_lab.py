@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.netns import Namespace, link
@@ -15,14 +16,33 @@ from tunnels.kinds import KINDS
 
 CLIENT, SERVER = "198.18.0.1", "198.18.0.2"
 USER, PASSWORD = "svc-facilitator", 'pa ss"w\\ord'
+CODE = "123456"
 _VERIFY = """#!/bin/sh
-# the password says what the server answers: the right one, or `say TEXT` for a refusal with that text
+# the password says what the server answers: the right one, `say TEXT` for a refusal with that text, or what it has to ask
 { read -r user; read -r password; } < "$1"
+refuse() { printf '%s' "$1" > "$auth_failed_reason_file"; exit 1; }
+defer() { printf '60\\n%s\\n%s\\n' "$1" "$2" > "$auth_pending_file"; exit 2; }
+await_approval() { { until [ -e "${0%/*}/approved" ]; do sleep 0.02; done; printf 1 > "$auth_control_file"; } > /dev/null 2>&1 & }
+echo "${password%%:*}" >> "${0%/*}/attempts"
+[ "$user" = svc-facilitator ] || exit 1
 case "$password" in
-  'say '*) printf '%s' "${password#say }" > "$auth_failed_reason_file"; exit 1;;
-  'pa ss"w\\ord') [ "$user" = svc-facilitator ];;
+  'say '*) refuse "${password#say }";;
+  'ask challenge') refuse "CRV1:R,E:state-7:c3ZjLWZhY2lsaXRhdG9y:Enter your code";;
+  'ask again') refuse "CRV1:R,E:state-8:c3ZjLWZhY2lsaXRhdG9y:Enter your code";;
+  'ask acknowledgement') refuse "CRV1:E:state-9:c3ZjLWZhY2lsaXRhdG9y:Approve it on your phone";;
+  CRV1::state-7::123456|CRV1::state-9::) ;;
+  CRV1::state-8::*) refuse "CRV1:R,E:state-8:c3ZjLWZhY2lsaXRhdG9y:Enter your code";;
+  SCRV1:cGEgc3Mid1xvcmQ=:MTIzNDU2) ;;
+  'pa ss"w\\ord'|'pa ss"w\\ord123456') ;;
+  'ask text') defer crtext 'CR_TEXT:R,E:Enter your token';;
+  'ask browser') await_approval; defer webauth 'WEB_AUTH:external:https://login.example.com/1';;
+  'ask nobody') await_approval; exit 2;;
   *) exit 1;;
 esac
+"""
+_RESPONSE = """#!/bin/sh
+read -r response < "$1"
+[ "$response" = MTIzNDU2 ] && printf 1 > "$auth_control_file" || printf 0 > "$auth_control_file"
 """
 
 
@@ -57,7 +77,7 @@ class Authority:
 class Lab:
     """Client and server namespaces, one cable, the certificates; servers start when they are first needed."""
 
-    PORTS = {"udp": 1194, "tcp": 1195, "login": 1196}
+    PORTS = {"udp": 1194, "tcp": 1195, "login": 1196, "token": 1197, "limited": 1198}
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -67,9 +87,9 @@ class Lab:
         self.ca.sign("expired", "clientAuth", days=-1)
         self.ca.encrypt("client")
         self.other.sign("client", "clientAuth")
-        verify = directory / "verify"
-        verify.write_text(_VERIFY)
-        verify.chmod(0o755)
+        for name, script in (("verify", _VERIFY), ("response", _RESPONSE)):
+            (directory / name).write_text(script)
+            (directory / name).chmod(0o755)
         self.client, self.server = Namespace("c"), Namespace("s")
         link(self.client, "eth0", self.server, "eth0")
         self.client.run("ip", "addr", "add", f"{CLIENT}/30", "dev", "eth0")
@@ -82,21 +102,41 @@ class Lab:
         self.server.remove()
 
     def serving(self, name: str) -> OpenVPNServer:
-        """The server `udp`, `tcp` or `login` (udp with passwords)."""
+        """The server `udp`, `tcp`, `login` (udp with passwords), `token` (the same with auth-gen-token) or `limited` (in time)."""
         running = self._servers.get(name)
         if running is None or running.process.poll() is not None:
             running = self._servers[name] = OpenVPNServer(self, "tcp" if name == "tcp" else "udp", self.PORTS[name], *self._options(name))
         return running
 
     def _options(self, name: str) -> tuple[str, ...]:
-        if name == "login":
-            return "--auth-user-pass-verify", str(self.directory / "verify"), "via-file", "--tmp-dir", str(self.directory)
+        if name in ("login", "token"):
+            return (
+                "--auth-user-pass-verify", str(self.directory / "verify"), "via-file", "--tmp-dir", str(self.directory),
+                "--client-crresponse", str(self.directory / "response"), *(("--auth-gen-token", "3600") if name == "token" else ()),
+            )
+        if name == "limited":
+            return "--push", "session-timeout 3600"
         return ("--explicit-exit-notify", "1") if name == "udp" else ()
 
     def remote(self, name: str) -> str:
         """The profile's line for a server, which runs then."""
         self.serving(name)
         return f"remote {SERVER} {self.PORTS[name]} {'tcp' if name == 'tcp' else 'udp'}"
+
+    @contextlib.contextmanager
+    def approved(self) -> Iterator[None]:
+        """Somebody approves the logins that wait for it."""
+        (self.directory / "approved").touch()
+        try:
+            yield
+        finally:
+            (self.directory / "approved").unlink()
+
+    @property
+    def attempts(self) -> list[str]:
+        """The passwords that the servers have seen, as far as a colon."""
+        path = self.directory / "attempts"
+        return path.read_text().splitlines() if path.exists() else []
 
     def place(self, device: str = "t-acme") -> Place:
         self._runs += 1
@@ -115,16 +155,18 @@ class Lab:
         return "\n".join(("client", "dev tun", "remote-cert-tls server", *lines, inline))
 
     def run(self, profile: str, *, username: str | None = None, password: str | None = None, device: str = "t-acme",
-            prefix: tuple[str, ...] = (), owner: int = 0, place: Place | None = None, **settings: object) -> Run:
+            prefix: tuple[str, ...] = (), owner: int = 0, place: Place | None = None, kept: str | None = None, append_code: bool = False,
+            **settings: object) -> Run:
         """Start the kind `openvpn` in the client's namespace; its directory belongs to `owner`."""
         place = place or self.place(device)
         os.chown(place.directory, owner, owner)
         kind = KINDS["openvpn"]
-        login = {} if username is None else {"username": username, "password": {"file": "password"}}
+        login = {} if username is None else {"username": username, "password": {"file": "password"}, "append_code": append_code}
         tunnel = kind.options.model_validate({
             "name": "acme", "destinations": ["10.77.0.0/24"], "config": self.directory / "acme.ovpn", "login": login, **settings,
         })
-        inputs = {"config": profile.encode()} | ({} if password is None else {"password": password.encode() + b"\n"})
+        secrets = {"password": password and f"{password}\n", "kept": kept}
+        inputs = {"config": profile.encode()} | {name: secret.encode() for name, secret in secrets.items() if secret is not None}
         return Run(kind, tunnel, place, inputs, self.client, *prefix)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.tunnels.driver import Run
-from tests.tunnels.openvpn_lab import PASSWORD, SERVER, USER, Lab
+from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
 from tests.tunnels.ssh_lab import BASTION, SshLab
 from tunnels.base import Reason
+from tunnels.openvpn import OPENVPN as KIND
 
 
 def _nothing(lab: Lab, run: Run) -> None:
@@ -19,7 +20,10 @@ def _nothing(lab: Lab, run: Run) -> None:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One session: how it is started, what is done to it once it is connected, and why it must fail (None: it stays connected)."""
+    """One session: how it is started, what its questions are answered with, what is done to it once it is connected, and why it must fail.
+
+    Without a reason it is connected at the end.
+    """
 
     name: str
     reason: Reason | None
@@ -27,13 +31,20 @@ class Scenario:
     password: str | None = None
     disturb: Callable[[Lab, Run], object] | None = None
     slow: bool = False
+    answers: tuple[str, ...] = ()
+    append_code: bool = False
+    kept: str | None = None
 
     def play(self, lab: Lab) -> Run:
         """Run it to its observation; the client is gone afterwards."""
         profile = self.profile(lab)
-        run = lab.run(profile, username=None if self.password is None else USER, password=self.password)
+        run = lab.run(profile, username=None if self.password is None else USER, password=self.password, append_code=self.append_code,
+                      kept=self.kept)
         try:
-            if self.disturb is not None or self.reason is None:
+            for answer in self.answers:
+                run.asked()
+                run.answer(answer)
+            if self.disturb is not _approved and (self.disturb is not None or self.reason is None):
                 run.connected()
             if self.disturb is not None:
                 self.disturb(lab, run)
@@ -52,12 +63,35 @@ def _silent(lab: Lab, run: Run) -> None:
         lab.server.run("nft", "flush ruleset")
 
 
+def _approved(lab: Lab, run: Run) -> None:
+    run.asked()
+    with lab.approved():
+        run.connected()
+
+
+def _renewed(lab: Lab, run: Run) -> None:
+    for say in KIND.renew:
+        run.tell(say)
+    run.connected()
+
+
 def _answers(text: str) -> str:
     return f"say {text}"
 
 
 def _login(lab: Lab, *lines: str) -> str:
     return lab.profile(lab.remote("login"), "auth-user-pass", *lines)
+
+
+def _token(lab: Lab, *lines: str) -> str:
+    return lab.profile(lab.remote("token"), "auth-user-pass", *lines)
+
+
+def _static(lab: Lab) -> str:
+    return _login(lab, 'static-challenge "Your token" 1')
+
+
+_OLD_TOKEN = "SESS_ID_AT_+h2dDd1MnVN4yn1gAAAAAGsCzWsAAAAAawLNa3ZA0DvWKAC4FoV6tEiNrycCoPRrzaafbknsF3XS7krT"
 
 
 OPENVPN = (
@@ -68,14 +102,32 @@ OPENVPN = (
     Scenario("login-refused", Reason.AUTH, _login, "wrong"),
     Scenario("login-refused-text", Reason.AUTH, _login, _answers("the account is locked, call us")),
     Scenario("login-refused-temporarily", Reason.PEER_CLOSED, _login, _answers("TEMP[backoff 7,advance no]:try later")),
-    Scenario("login-challenge", Reason.AUTH, _login, _answers("CRV1:R,E:abc123:c3Zj:Enter the code")),
-    Scenario("login-code", Reason.AUTH, lambda lab: _login(lab, 'static-challenge "Your token" 1'), PASSWORD),
+    Scenario("login-refused-full", Reason.FAR_END_FULL, _login, _answers("TEMP:too many concurrent sessions")),
+    Scenario("login-refused-banned", Reason.BANNED, _login, _answers("too many failed logins, you are banned for an hour")),
+    Scenario("login-refused-session", Reason.SESSION_EXPIRED, _login, _answers("SESSION:Session expired")),
+    Scenario("login-challenge", None, _login, "ask challenge", answers=(CODE,)),
+    Scenario("login-challenge-wrong", Reason.AUTH, _login, "ask challenge", answers=("000000",)),
+    Scenario("login-challenge-again", Reason.AUTH, _login, "ask again", answers=("000000",)),
+    Scenario("login-acknowledged", None, _login, "ask acknowledgement"),
+    Scenario("login-code", None, _static, PASSWORD, answers=(CODE,)),
+    Scenario("login-code-wrong", Reason.AUTH, _static, PASSWORD, answers=("000000",)),
+    Scenario("login-code-appended", None, _login, PASSWORD, answers=(CODE,), append_code=True),
+    Scenario("login-pending", None, _login, "ask text", answers=(CODE,)),
+    Scenario("login-pending-wrong", Reason.AUTH, _login, "ask text", answers=("000000",)),
+    Scenario("login-browser", None, _login, "ask browser", disturb=_approved),
+    Scenario("login-undecided", None, _login, "ask nobody", disturb=_approved, slow=True),
+    Scenario("token", None, _token, PASSWORD),
+    Scenario("token-refused", Reason.SESSION_EXPIRED, _token, PASSWORD, kept=_OLD_TOKEN),
+    Scenario("token-renewed", None, _token, PASSWORD, disturb=_renewed),
+    Scenario("renewed", None, lambda lab: lab.profile(lab.remote("udp")), disturb=_renewed),
+    Scenario("renewed-login", None, _login, PASSWORD, disturb=_renewed),
+    Scenario("limited", None, lambda lab: lab.profile(lab.remote("limited"))),
     Scenario("server-untrusted-udp", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("udp"), ca=lab.other.text("ca.crt"))),
     Scenario("server-untrusted-tcp", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), ca=lab.other.text("ca.crt"))),
     Scenario("server-wrong-name", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("udp"), "verify-x509-name vpn.example.com name")),
     Scenario("own-certificate-refused-tcp", Reason.HANDSHAKE, lambda lab: lab.profile(lab.remote("tcp"), authority=lab.other)),
     Scenario("own-certificate-refused-udp", Reason.HANDSHAKE, lambda lab: lab.profile(lab.remote("udp"), authority=lab.other), slow=True),
-    Scenario("own-certificate-expired", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), certificate="expired")),
+    Scenario("own-certificate-expired", Reason.OUR_CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), certificate="expired")),
     Scenario("key-encrypted", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key=lab.ca.text("client-encrypted.key"))),
     Scenario("key-of-another", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key=lab.other.text("client.key"))),
     Scenario("key-garbage", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key="hello\n")),
@@ -94,7 +146,7 @@ OPENVPN = (
              disturb=lambda lab, run: lab.serving("tcp").kill()),
     Scenario("server-ended-udp", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),
              disturb=lambda lab, run: lab.serving("udp").stop()),
-    Scenario("session-timeout", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "session-timeout 1"), disturb=_nothing),
+    Scenario("session-timeout", Reason.SESSION_EXPIRED, lambda lab: lab.profile(lab.remote("udp"), "session-timeout 1"), disturb=_nothing),
     Scenario("inactive", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "inactive 1"), disturb=_nothing),
     Scenario("silent-restart", Reason.PEER_TIMEOUT,
              lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-restart 2"), disturb=_silent),

@@ -137,6 +137,43 @@ def test_connections_are_judged_inside() -> None:
     assert profile.remotes == 3
 
 
+SERVERS = b"client\nremote a 1\nremote b 2\ncipher AES-256-GCM\nremote c 3\n"
+BLOCKS = b"".join(b"<connection>\nremote %s 1\n</connection>\n" % name for name in (b"a", b"b"))
+
+
+@pytest.mark.parametrize(("data", "turn", "servers"), [
+    (SERVERS, 0, "abc"), (SERVERS, 1, "bca"), (SERVERS, 2, "cab"), (SERVERS, 7, "bca"), (BLOCKS, 1, "ba"), (b"remote a 1\n", 5, "a"),
+])
+def test_each_turn_begins_with_another_server(data: bytes, turn: int, servers: str) -> None:
+    text = read_profile(data, turn).text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("remote ")] == list(servers)
+    assert sorted(text.splitlines()) == sorted(data.decode().splitlines())
+
+
+def test_a_random_order_is_drawn_once_for_each_profile() -> None:
+    def order(data: bytes, turn: int) -> str:
+        return "".join(line.split()[1] for line in read_profile(data, turn).text.splitlines() if line.startswith("remote "))
+
+    profiles = [SERVERS + b"remote-random\n# %d" % number for number in range(20)]
+    assert len({order(data, 0) for data in profiles}) > 1
+    for data in profiles:
+        first = order(data, 0)
+        assert order(data, 1) == first[1:] + first[:1]
+        assert "remote-random" not in read_profile(data).text
+
+
+@pytest.mark.parametrize(("line", "limit"), [
+    ("# none", None), ("session-timeout 3600", 3600), ("session-timeout 0", None), ("session-timeout x", None), ("session-timeout", None),
+])
+def test_how_long_the_profile_lets_a_session_last(line: str, limit: int | None) -> None:
+    assert read(line).limit == limit
+
+
+def test_our_certificate_where_it_stands_in_the_profile() -> None:
+    assert read("cert client.crt").certificates == ()
+    assert read("<ca>", "A", "</ca>", "<cert>", "B", "C", "</cert>").certificates == (b"B\nC\n",)
+
+
 _NAMES = st.sampled_from([
     "up", "plugin", "cd", "remote a", "<ca>", "</ca>", "<connection>", "</connection>", "setenv opt", "cipher", '"', "'", "\\",
 ])

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnels.base import Connected, Failed, Reason, Say, Source
-from tunnels.openvpn_management import Account, Answer, OpenVPNDialogue, pushed_routes
+from tunnels.base import Connected, Failed, Question, Reason, Say, Source, Wanted
+from tunnels.openvpn_login import Account, Answer
+from tunnels.openvpn_management import OpenVPNDialogue
+from tunnels.openvpn_words import pushed_routes
 
 ATTACHED = ("", "END", ">STATE:1,CONNECTING,,,,,,", "END")
 
@@ -75,6 +77,46 @@ def test_attached_again_to_a_session_that_is_up() -> None:
     assert answers[-1] == Connected("10.8.0.2", "192.0.2.1", (ip_network("10.77.0.0/16"),))
 
 
+def test_attached_again_after_it_reconnected_in_place() -> None:
+    """Only what was pushed the last time holds, and what is left of the session is counted by its own clock."""
+    pushes = [f"1,,PUSH: Received control message: 'PUSH_REPLY,route 10.{n}.0.0 255.255.0.0,session-timeout {n}00'" for n in (1, 2)]
+    log = (pushes[0], "1,I,SIGUSR1[hard,] received, process restarting", pushes[1], "1060,D,MANAGEMENT: CMD 'log on all'", "END")
+    states = ("1,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "2,RECONNECTING,SIGUSR1,,,,,",
+              "1000,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "END")
+    assert hear("", *log, *states)[-1] == Connected("10.8.0.2", "192.0.2.1", (ip_network("10.2.0.0/16"),), 140.0)
+
+
+def test_attached_again_while_a_challenge_waits() -> None:
+    challenge = "1,,AUTH: Received control message: AUTH_FAILED,CRV1:R,E:7:dQ==:Enter your code"
+    dialogue = OpenVPNDialogue(Account("u", "p"))
+    lines = ("", ">HOLD:Waiting for hold release:1", challenge, "END", "1,CONNECTING,,,,,,", "2,RECONNECTING,auth-failure,,,,,", "END")
+    heard = [answer for line in lines for answer in dialogue.receive(Source.MANAGEMENT, line)]
+    assert heard[-1] == Question(Wanted.CODE, "Enter your code")
+    assert list(dialogue.answer("123456")) == [Say("hold release")]
+    again = list(dialogue.receive(Source.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password"))
+    assert again == [Say('username "Auth" u'), Say('password "Auth" CRV1::7::123456', secret=True)]
+
+
+def test_a_renewal_that_fails_is_a_failed_attempt() -> None:
+    up = ">STATE:1,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,"
+    answers = hear(*ATTACHED, up, ">STATE:2,RECONNECTING,SIGUSR1,,,,,", ">HOLD:x:1", ">STATE:3,RECONNECTING,server_poll,,,,,", ">FATAL:x")
+    assert [type(answer) for answer in answers[-3:]] == [Connected, Say, Failed]
+    assert answers[-2] == Say("hold release")
+    assert isinstance(answers[-1], Failed)
+    assert answers[-1].reason is Reason.NETWORK
+
+
+def test_a_code_that_no_server_saw_is_used_for_the_next_one() -> None:
+    dialogue, need = OpenVPNDialogue(Account("u", "p")), ">PASSWORD:Need 'Auth' username/password SC:1,Your token"
+    assert list(dialogue.receive(Source.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
+    given = list(dialogue.answer("123456"))
+    assert given[1] == Say('password "Auth" SCRV1:cA==:MTIzNDU2', secret=True)
+    assert list(dialogue.receive(Source.MANAGEMENT, ">STATE:2,RECONNECTING,server_poll,,,,,")) == []
+    assert list(dialogue.receive(Source.MANAGEMENT, need)) == given
+    assert list(dialogue.receive(Source.MANAGEMENT, ">STATE:2,RECONNECTING,tls-error,,,,,")) == []
+    assert list(dialogue.receive(Source.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
+
+
 def test_attached_again_to_a_session_that_was_lost_meanwhile() -> None:
     states = ("2,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "3,RECONNECTING,ping-restart,,,,,", "END")
     answers = hear("", ">HOLD:Waiting for hold release:1", "END", *states)
@@ -93,7 +135,7 @@ def test_a_requested_end_tells_what_was_wrong_before() -> None:
 @pytest.mark.parametrize(("line", "reason"), [
     (">PASSWORD:Need 'Private Key' password", Reason.KEY),
     (">PASSWORD:Need 'HTTP Proxy' username/password", Reason.CLIENT_CONFIG),
-    (">PASSWORD:Need 'Auth' username/password SC:1,Your token", Reason.AUTH),
+    (">PASSWORD:Need 'RSA' password", Reason.CLIENT_CONFIG),
     (">PASSWORD:Verification Failed: 'Auth'", Reason.AUTH),
     (">PASSWORD:Verification Failed: 'Auth' ['it's \"locked\"']", Reason.AUTH),
     (">PASSWORD:Verification Failed: 'Auth' ['TEMP']", Reason.PEER_CLOSED),
@@ -162,13 +204,18 @@ def test_pushed_routes(reply: str, routes: list[str]) -> None:
 _PIECES = st.sampled_from([
     ">STATE:", "1,", "CONNECTED,", "SUCCESS,", "RECONNECTING,", "EXITING,", "tls-error", ">HOLD:", ">PASSWORD:Need '", "Auth'", " SC:1,",
     "END", ">LOG:1,I,", "PUSH: Received control message: 'PUSH_REPLY,", "route ", "route-ipv6 ", ",", "'", "10.0.0.0 ", "999.1/33",
-    ">FATAL:", "{0}", "%s", "Verification Failed: '", "['CRV1:", "VERIFY ERROR", "",
+    ">FATAL:", "{0}", "%s", "auth-failure", "SIGUSR1", ">INFOMSG:", "CR_TEXT:R:", "WEB_AUTH::", "R,E:", "dQ==:",
+    "AUTH: Received control message: ", "AUTH_FAILED,", ">PASSWORD:Auth-Token:", "SENT CONTROL [s]: 'PUSH_REQUEST'",
+    "session-timeout ", "auth-token-user ", "CRV1:",
+    "Verification Failed: '", "['CRV1:", "VERIFY ERROR", "",
 ])
 
 
 @given(st.lists(st.lists(st.one_of(_PIECES, st.text(max_size=5)), max_size=6).map("".join), max_size=20))
 def test_junk_in_the_shape_of_sense(lines: list[str]) -> None:
     for source in Source:
-        dialogue = OpenVPNDialogue(Account("u", "p"))
-        for line in lines:
-            list(dialogue.receive(source, line))
+        for account in (Account("u", "p"), Account("u", None, append_code=True), Account("u", "p", kept="token\nuser")):
+            dialogue = OpenVPNDialogue(account, 5)
+            for line in lines:
+                given = [*dialogue.receive(source, line), *dialogue.answer(line)]
+                assert not [answer for answer in given if isinstance(answer, Say) and set(answer.line) & set("\r\n\0")]

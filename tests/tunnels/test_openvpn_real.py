@@ -6,16 +6,18 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from tests.tunnels.driver import wait_for
-from tests.tunnels.openvpn_lab import PASSWORD, SERVER, USER, Lab
+from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
 from tests.tunnels.scenarios import OPENVPN, Scenario
-from tunnels.base import Connected, Failed, Reason, Source
-from tunnels.openvpn_management import Account, OpenVPNDialogue
+from tunnels.base import Connected, Failed, Reason, Say, Source
+from tunnels.openvpn_login import Account
+from tunnels.openvpn_management import OpenVPNDialogue
 
 pytestmark = pytest.mark.root
 
@@ -129,6 +131,62 @@ def test_a_restarted_daemon_finds_its_session(lab: Lab) -> None:
         run.stop()
 
 
+def test_a_restarted_daemon_asks_the_same_question(lab: Lab) -> None:
+    run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password="ask challenge")
+    try:
+        question = run.asked()
+        run.pump(lambda: run.transcript[-1].startswith("management|>HOLD"))
+        run.hang_up()
+        run.attach_again()
+        assert run.asked() == question
+        run.answer(CODE)
+        run.connected()
+    finally:
+        run.stop()
+
+
+def test_a_wrong_answer_is_one_attempt(lab: Lab) -> None:
+    before = len(lab.attempts)
+    run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password="ask challenge")
+    try:
+        run.asked()
+        run.answer("000000")
+        run.failed()
+        run.process.terminate()
+        run.to_end()
+    finally:
+        run.stop()
+    assert lab.attempts[before:] == ["ask challenge", "CRV1"]
+
+
+def test_a_kept_session_spares_password_and_code(lab: Lab) -> None:
+    profile = lab.profile(lab.remote("token"), "auth-user-pass", 'static-challenge "Your token" 1')
+    first = lab.run(profile, username=USER, password=PASSWORD)
+    try:
+        first.asked()
+        first.answer(CODE)
+        kept = first.kept()
+    finally:
+        first.stop()
+    before = len(lab.attempts)
+    second = lab.run(profile, username=USER, password="wrong", kept=kept.secret)
+    try:
+        second.connected()
+        assert len(lab.attempts) == before      # the server's own check of the token
+    finally:
+        second.stop()
+
+
+def test_the_turn_of_the_second_server(lab: Lab) -> None:
+    profile = lab.profile(f"remote {SERVER} 9 tcp", lab.remote("udp"))
+    run = lab.run(profile, place=replace(lab.place(), remote=1))
+    try:
+        run.connected()
+        assert not [line for line in run.transcript if "TCP: connect to" in line]
+    finally:
+        run.stop()
+
+
 def _attach(path: Path | None) -> Connected:
     assert path is not None
     dialogue = OpenVPNDialogue(Account(None, None))
@@ -141,7 +199,7 @@ def _attach(path: Path | None) -> Connected:
             for answer in dialogue.receive(Source.MANAGEMENT, line):
                 if isinstance(answer, Connected):
                     return answer
-                assert not isinstance(answer, Failed)
+                assert isinstance(answer, Say)
                 connection.sendall(answer.line.encode() + b"\n")
             line = next(heard).rstrip("\r\n")
 

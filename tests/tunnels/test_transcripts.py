@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,19 +10,21 @@ import pytest
 from tests.tunnels.driver import replay
 from tests.tunnels.scenarios import OPENVPN, SSHUTTLE
 from tunnels.base import Dialogue
-from tunnels.openvpn_management import Account, OpenVPNDialogue
+from tunnels.openvpn_login import Account
+from tunnels.openvpn_management import OpenVPNDialogue
 from tunnels.sshuttle import SshuttleDialogue
 
 FOLDER = Path(__file__).parent / "transcripts"
 FILES = sorted(FOLDER.glob("*.txt"), key=lambda path: path.name)
 REASONS = {f"openvpn-{s.name}": s.reason for s in OPENVPN} | {f"sshuttle-{s.name}": s.reason for s in SSHUTTLE}
-PASSWORDS = {f"openvpn-{s.name}": s.password for s in OPENVPN}
+SCENARIOS = {f"openvpn-{s.name}": s for s in OPENVPN}
 
 
 def dialogue_of(name: str) -> Dialogue:
     if name.startswith("openvpn"):
-        password = PASSWORDS[name]
-        return OpenVPNDialogue(Account(None if password is None else "svc-facilitator", password))
+        played, limit = SCENARIOS[name], 1 if name == "openvpn-session-timeout" else None
+        username = None if played.password is None else "svc-facilitator"
+        return OpenVPNDialogue(Account(username, played.password, played.append_code, played.kept or ""), limit)
     return SshuttleDialogue("198.18.1.2")
 
 
@@ -41,7 +44,8 @@ def test_replay(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_password_outside_the_secret_words(path: Path) -> None:
-    password = PASSWORDS.get(path.stem)
-    if password is None:
-        return
-    assert not [line for line in path.read_text().splitlines() if f'"{password}"' in line and not line.startswith("say|(secret)")]
+    played = SCENARIOS.get(path.stem)
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(("say|(secret)", "keep|", "answer|"))]
+    if played is not None and played.password is not None:
+        assert not [line for line in lines if f'"{played.password}"' in line]
+    assert not [line for line in lines if line.startswith("output|") and re.search(r"SESS_ID_AT_|MTIzNDU2|123456", line)]
