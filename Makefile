@@ -65,7 +65,7 @@ together: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m '(root or nspawn) and not timed'
 
 alone: $(READY)
-	$(BIN)/python -m pytest -m timed
+	$(BIN)/python -m pytest -n 3 -m timed
 
 test: test-programs $(READY) ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
 	@$(TEST)

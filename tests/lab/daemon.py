@@ -100,10 +100,14 @@ class Daemon:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill9()
-        self.cli("cleanup")
+        self.cleanup()
         for pid in self.client_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def cleanup(self) -> int:
+        """`facilitator cleanup`; its exit code."""
+        return self.cli("cleanup").returncode
 
     def _unprivileged(self, user: int, argv: list[str]) -> list[str]:
         """The command line that runs `argv` as this user with CAP_NET_ADMIN and nothing else.

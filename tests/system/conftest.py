@@ -9,11 +9,12 @@ import pytest
 from tests.lab import Lab
 from tests.lab.config import Config
 from tests.lab.daemon import Daemon, PagerDuty
+from tests.system.forked import QuickLab
 
 
 @pytest.fixture(scope="package")
 def lab() -> Iterator[Lab]:
-    with Lab() as lab:
+    with QuickLab() as lab:
         yield lab
 
 

@@ -1,8 +1,8 @@
 """Daemons that start quickly: a server imports the program once and forks it for each start, one after the other.
 
 Most of a start is the import of libraries, a second of processor time. What is forked is the real program, in a process of its own, from
-the reading of its command line on; only the import is shared. `python -m tests.system.forked` is the server: it reads `CONFIG LOG` from
-stdin for each start, and prints the process id, and at the end of that process its exit code.
+the reading of its command line on; only the import is shared. `python -m tests.system.forked` is the server: it reads `COMMAND CONFIG LOG`
+from stdin for each start, and prints the process id, and at the end of that process its exit code.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import sys
 from typing import TextIO
 
+from tests.lab import Lab
+from tests.lab.config import Config
 from tests.lab.daemon import REPOSITORY, Daemon
 from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
@@ -63,11 +65,11 @@ class ForkServer:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=PATIENCE)
 
-    def start(self, daemon: Daemon) -> Forked:
+    def start(self, daemon: Daemon, command: str = "run") -> Forked:
         """`facilitator run` with the daemon's configuration; its output is appended to the daemon's log."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{daemon.config_file} {daemon.log}\n")
+        self._process.stdin.write(f"{command} {daemon.config_file} {daemon.log}\n")
         return Forked(int(self._process.stdout.readline()), self._process.stdout)
 
 
@@ -81,20 +83,44 @@ class QuickDaemon(Daemon):
         self._process = self.server.start(self)  # type: ignore[assignment]
         eventually(self._ready, within, "GET /readyz is answered with 200")
 
+    def cleanup(self) -> int:
+        """`facilitator cleanup`; its exit code."""
+        return self.server.start(self, "cleanup").wait()
 
-def _run(config: str, log: str) -> None:
-    """In the forked process: become the daemon."""
+
+class QuickLab(Lab):
+    """A lab with such a server."""
+
+    def __enter__(self) -> QuickLab:
+        self._server = ForkServer(self.network["facilitator"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
+        self.close()
+
+    def daemon(self, config: Config, user: int | None = None) -> Daemon:
+        """As `Lab.daemon`; another user's daemon is a program of its own from the start."""
+        if user is not None:
+            return super().daemon(config, user)
+        daemon = QuickDaemon(self.network["facilitator"], self.directory, config)
+        daemon.server = self._server
+        return daemon
+
+
+def _run(command: str, config: str, log: str) -> None:
+    """In the forked process: become the program."""
     from supervisor.cli import main
 
     os.setsid()
     for fd, path, flags in ((0, os.devnull, os.O_RDONLY), (1, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)):
         os.dup2(os.open(path, flags), fd)
     os.dup2(1, 2)
-    main(["run", "-c", config])
+    main([command, "-c", config])
 
 
 def _serve() -> None:
-    import supervisor.app
+    import supervisor.app.cleanup  # noqa: F401
     import supervisor.cli  # noqa: F401
 
     for line in sys.stdin:

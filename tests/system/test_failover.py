@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 from collections.abc import Iterator
 
 import pytest
@@ -40,15 +41,31 @@ def silenced(lab: Lab) -> Iterator[None]:
     os.kill(lab.openvpn.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize(("probe", "limit"), [(FAST, 2.0), ({"interval": "5s", "timeout": "2s"}, 11.0)], ids=["fast", "default"])
-def test_a_silent_tunnel_is_left_at_the_verdict(lab: Lab, config: Config, silenced: None, probe: dict[str, str], limit: float) -> None:
+def without_answers(lab: Lab, daemon: Daemon) -> float:
+    """Seconds that the laptop is without answers when the first server falls silent; it speaks again afterwards.
+
+    The stopwatch starts after a round of probes, so that the fault comes early between two rounds: that is what takes long.
+    """
+    daemon.wait_well()
+    eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
+    before = daemon.metric("facilitator_tunnel_probe_rtt_seconds", tunnel="acme-dc")
+    eventually(lambda: daemon.metric("facilitator_tunnel_probe_rtt_seconds", tunnel="acme-dc") != before, 5, "a round is answered")
+    outage = lab.outage(DATACENTRE_WEB, lambda: os.kill(lab.openvpn.pid, signal.SIGSTOP))
+    print("silent drop of the carrier:", outage)
+    assert carrier(daemon) == ["acme-spare"]
+    os.kill(lab.openvpn.pid, signal.SIGCONT)
+    return outage.seconds
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize(
+    ("probe", "limit", "times"), [(FAST, 2.0, 3), ({"interval": "5s", "timeout": "2s"}, 11.0, 1)], ids=["fast", "default"]
+)
+def test_a_silent_tunnel_is_left_at_the_verdict(
+    lab: Lab, config: Config, silenced: None, probe: dict[str, str], limit: float, times: int
+) -> None:
     with lab.daemon(pair(lab, config, probe)) as daemon:
-        daemon.wait_well()
-        eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
-        outage = lab.outage(DATACENTRE_WEB, lambda: os.kill(lab.openvpn.pid, signal.SIGSTOP))
-        print("silent drop of the carrier:", outage)
-        assert carrier(daemon) == ["acme-spare"]
-        assert outage.seconds <= limit
+        assert statistics.median(without_answers(lab, daemon) for _ in range(times)) <= limit
 
 
 def test_a_planned_switch_loses_at_most_the_packet_that_finds_the_other_device(lab: Lab, config: Config) -> None:

@@ -24,7 +24,6 @@ from tests.lab.config import Config, only
 from tests.lab.traffic import watched
 from tests.lab.wait import eventually
 from tests.netns import Namespace
-from tests.system.forked import ForkServer, QuickDaemon
 
 pytestmark = pytest.mark.root
 
@@ -116,8 +115,8 @@ def fight(lab: Lab, config: Config) -> Iterator[Fight]:
     facilitator = lab.network["facilitator"]
     config = only(config, TUNNEL)
     config["defaults"]["reconnect"] = {"first": "100ms", "max": "100ms", "stable_after": "1ms"}
-    daemon = QuickDaemon(facilitator, lab.directory, config)
-    with ForkServer(facilitator) as daemon.server, daemon:
+    daemon = lab.daemon(config)
+    with daemon:
         daemon.wait_well()
         yield Fight(daemon, facilitator, lab.network["laptop"])
     assert daemon.leftovers() == {}
