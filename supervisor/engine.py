@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
 from supervisor.core.alerts import Alert, about, verdicts
-from supervisor.core.events import Action, Asked, Event, Kill, Noticed, Spawn, Terminate, Tick
+from supervisor.core.events import Action, Asked, Event, InputsChanged, Kill, Noticed, Renew, Spawn, Terminate, Tick
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Want
+from supervisor.core.turns import Turns, account, login_turn
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -40,11 +41,14 @@ class ProbeJob:
 class Runner(Protocol):
     """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed, ClientSaid, Exited, ...)."""
 
-    def spawn(self, tunnel: Tunnel, session: int) -> None:
-        """Start the client of this session."""
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
+        """Start the client of this session: to `resume` the last one or with a login, and with which of the far side's servers first."""
 
-    def terminate(self, tunnel: str, session: int) -> None:
-        """Ask its process tree to end. An `Exited` follows when the client is gone."""
+    def renew(self, tunnel: str, session: int) -> None:
+        """Tell it to reconnect in place."""
+
+    def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
+        """Ask its process tree to end, and to log off if it shall `leave` for good. An `Exited` follows when the client is gone."""
 
     def kill(self, tunnel: str, session: int) -> None:
         """SIGKILL its process tree."""
@@ -146,6 +150,9 @@ class Engine:
         self._alerts_due: float | None = None
         self._carriers: Carriers = {}
         self._parting: list[Terminate] = []
+        self._turns = Turns()
+        self._gateways: dict[str, str] = {}
+        self._partners: dict[str, tuple[str, ...]] = {}
         self._plan_due: float | None = None
         self.draining = False
         self.plan = NetworkPlan()
@@ -169,6 +176,8 @@ class Engine:
             if (fresh or anew) and name not in held:
                 self._inbox.post(Asked(name, reason=Reason.CONFIGURED if fresh else Reason.RECONFIGURED))
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
+        self._gateways = {name: at for name, t in self._tunnels.items() if (at := self._kinds[t.kind].endpoint(t)) is not None}
+        self._partners = partners(self._tunnels)
         self._publish()
 
     # --- what comes out --------------------------------------------------------------------------------------------------
@@ -231,7 +240,7 @@ class Engine:
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()
         for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
-            self._out.runner.terminate(order.tunnel, order.session)
+            self._out.runner.terminate(order.tunnel, order.session, order.leave)
         due = [*(state.deadline for state in self._states.values()), self._alerts_due, self._plan_due]
         self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
@@ -244,8 +253,10 @@ class Engine:
         if tunnel is None or before is None or self._too_late(event):
             return False
         kind = self._kinds[tunnel.kind]
-        after, actions = step(tunnel, before, event, now, self._chance(), Limits(kind.start_timeout, kind.stop_timeout))
+        limits = Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew))
+        after, actions = step(tunnel, before, event, now, self._chance(), limits, self._turn(tunnel.name, before, now))
         self._states[tunnel.name] = after
+        self._take_turn(tunnel.name, before, after)
         if _moved(before, after):
             self._out.recorder.record(_transition(tunnel.name, before, after, now), self.snapshot)
         for action in actions:
@@ -253,7 +264,35 @@ class Engine:
         if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
             self._forget(tunnel.name)
             return True
-        return _moved(before, after) or before.session != after.session or before.want != after.want
+        return (
+            _moved(before, after) or before.session != after.session or before.want != after.want or before.asking is not after.asking
+        )
+
+    def _turn(self, name: str, state: TunnelState, now: float) -> float:
+        """Before this moment no client of the tunnel starts, out of regard for those of others."""
+        gateway, others = self._gateways.get(name), (self._states[other] for other in self._partners.get(name, ()) if other in self._states)
+        return max(0.0 if gateway is None else self._turns.turn(gateway, state.turn), login_turn(others, now))
+
+    def _take_turn(self, name: str, before: TunnelState, after: TunnelState) -> None:
+        """Note what other tunnels at the gateway, and with the account, must know."""
+        gateway = self._gateways.get(name)
+        if gateway is not None and after.session.number != before.session.number:
+            self._turns.take(gateway, after.session.started)
+        elif gateway is not None and after.turn is not None and after.turn != before.turn:
+            self._turns.take(gateway, after.turn)
+        if gateway is not None and after.reason is Reason.BANNED and after.phase is Phase.BACKOFF and after.deadline is not None:
+            self._turns.ban(gateway, after.deadline)
+        if after.refusals != before.refusals:
+            self._share_refusals(name, after)
+
+    def _share_refusals(self, name: str, state: TunnelState) -> None:
+        """An account is refused, or accepted, for all tunnels that use it."""
+        for other in self._partners.get(name, ()):
+            if other in self._states:
+                theirs = self._states[other]
+                self._states[other] = replace(theirs, refusals=state.refusals, login_after=state.login_after)
+                if state.phase is Phase.UP and theirs.phase is Phase.FAILED and theirs.reason is Reason.AUTH:
+                    self._inbox.post(InputsChanged(other))
 
     def _too_late(self, event: Event) -> bool:
         """A tunnel that is being removed cannot be wished back; only a configuration that names it again brings it back."""
@@ -262,7 +301,9 @@ class Engine:
     def _perform(self, tunnel: Tunnel, action: Action) -> None:
         match action:
             case Spawn():
-                self._out.runner.spawn(tunnel, action.session)
+                self._out.runner.spawn(tunnel, action.session, action.resume, action.remote)
+            case Renew():
+                self._out.runner.renew(tunnel.name, action.session)
             case Terminate():
                 self._parting.append(action)
             case Kill():
@@ -304,6 +345,15 @@ def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> froz
     return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)
 
 
+def partners(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
+    """For each tunnel that shares its account with others: these."""
+    by_account: dict[object, list[str]] = {}
+    for name, tunnel in tunnels.items():
+        if (who := account(tunnel)) is not None:
+            by_account.setdefault(who, []).append(name)
+    return {name: tuple(other for other in names if other != name) for names in by_account.values() if len(names) > 1 for name in names}
+
+
 def _moved(before: TunnelState, after: TunnelState) -> bool:
     return (before.phase, before.health, before.session.number) != (after.phase, after.health, after.session.number)
 
@@ -311,4 +361,7 @@ def _moved(before: TunnelState, after: TunnelState) -> bool:
 def _transition(name: str, before: TunnelState, after: TunnelState, now: float) -> Transition:
     failure = after.failure if after.failure is not None and after.failure is not before.failure else None
     text = failure.text if failure is not None else ""
-    return Transition(name, after.session.number, before.phase, after.phase, after.health, after.reason, text, now, now - before.since)
+    renewed, begun = after.session.renewed and not before.session.renewed, after.session.number != before.session.number
+    rung = after.rung if renewed or begun else None
+    number, lasted = after.session.number, now - before.since
+    return Transition(name, number, before.phase, after.phase, after.health, after.reason, text, now, lasted, rung)

@@ -22,6 +22,9 @@ class FakeDialogue:
     def receive(self, source, line):
         return ()
 
+    def answer(self, text):
+        return ()
+
 
 KIND = Kind("test", Tunnel, Carrier.DEVICE, lambda t: (), lambda t, p, i: Launch(("true",)), lambda t, i: FakeDialogue(), ())
 
@@ -96,8 +99,9 @@ class FakeRunner:
     world: World
     alive: dict[str, int] = field(default_factory=dict)
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
+    renewed: list[tuple[float, str, int]] = field(default_factory=list)
 
-    def spawn(self, tunnel: Tunnel, session: int) -> None:
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
         assert tunnel.name not in self.alive, f"{tunnel.name} would run twice"
         self.alive[tunnel.name] = session
         self.spawned.append((self.world.now, tunnel.name, session))
@@ -108,7 +112,10 @@ class FakeRunner:
         elif connects_in is not None:
             self._later(connects_in, tunnel.name, session, lambda: self._connected(tunnel.name, session))
 
-    def terminate(self, tunnel: str, session: int) -> None:
+    def renew(self, tunnel: str, session: int) -> None:
+        self.renewed.append((self.world.now, tunnel, session))
+
+    def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         if self.world.habits.obeys_sigterm():
             self._later(0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0)))
 

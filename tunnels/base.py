@@ -18,7 +18,7 @@ from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seco
 __all__ = [
     "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Network",
     "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
-    "device_name",
+    "device_name", "inputs_of",
 ]
 
 
@@ -195,11 +195,18 @@ class Kind(Generic[TunnelT]):
     start_timeout: float = 60.0                                                 # seconds from spawn to Connected
     stop_timeout: float = 5.0                                                   # seconds from SIGTERM to SIGKILL
     renew: tuple[Say, ...] = ()                                                 # tells the client to reconnect in place; empty: it cannot
+    leave: tuple[Say, ...] = ()                                                 # tells it that its end, which follows, is for good
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
     certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
 
 
 AnyKind = Kind[Any]
+
+
+def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
+    """Everything that is read before a start of this tunnel: what its kind wants, and the seed of its one-time codes."""
+    seed = () if tunnel.login.totp is None else (Input("totp", tunnel.login.totp),)
+    return *kind.inputs(tunnel), *seed
 
 
 def device_name(tunnel: Tunnel) -> str:

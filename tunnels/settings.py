@@ -224,6 +224,7 @@ class Login(Settings):
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=10)] = Field(
         3, description="rejected logins in a row before the tunnel waits for a human"
     )
+    pause: Pause = Field(60.0, description="after the n-th rejected login in a row, this pause n times")
     reconnect_on_change: bool = Field(False, description="log in anew when a secret changes while the tunnel is up")
 
 

@@ -35,7 +35,7 @@ from supervisor.kernel.errors import KernelError
 from supervisor.reports import lag
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
-from tunnels.base import AnyKind, Reason
+from tunnels.base import AnyKind, Reason, inputs_of
 from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
@@ -151,7 +151,7 @@ class Daemon:
         parts = self._parts
         self._config = config
         parts.engine.configure(scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart)
-        parts.watcher.set({name: parts.files.paths(parts.kinds[t.kind].inputs(t)) for name, t in config.tunnels.items()})
+        parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
         parts.alerter.route(paging(parts.identity, config))
 
     # --- while it runs -------------------------------------------------------------------------------------------------------

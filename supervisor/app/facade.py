@@ -82,12 +82,37 @@ class Facade:
         self._remember(tunnel, verb)
         before = self.engine.snapshot.tunnels[tunnel][1]
         self.inbox.post(Asked(tunnel, reason=_REASONS[verb]))
-        condition = _outcome(tunnel, verb, before)
+        await self._outcome_within(wait, _outcome(tunnel, verb, before))
+        return self._entry(tunnel)
+
+    def question(self, tunnel: str) -> str | None:
+        """What its far side wants to know from a person now."""
+        asking = self.engine.snapshot.tunnels[tunnel][1].asking
+        return None if asking is None else asking.question.text
+
+    async def answer(self, tunnel: str, text: str, wait: float) -> dict[str, Any]:
+        """Pass the answer on and wait for what comes of it. LookupError: nothing is asked, or the tunnel is gone meanwhile."""
+        if self.question(tunnel) is None:
+            raise LookupError(f"{tunnel} asks nothing; see: facilitator status {tunnel}")
+        self.runner.answer(tunnel, text)
+        before = self.engine.snapshot.tunnels[tunnel][1]
+
+        def settled(now: Snapshot) -> bool:
+            state = now.tunnels[tunnel][1] if tunnel in now.tunnels else None
+            anew = state is not None and state.asking is not None and state.asking is not before.asking
+            return state is None or anew or state.phase in _SETTLED or state.session.number != before.session.number
+
+        await self._outcome_within(wait, settled)
+        return self._entry(tunnel)
+
+    async def _outcome_within(self, seconds: float, condition: Callable[[Snapshot], bool]) -> None:
         try:
-            async with asyncio.timeout(max(wait, 0.0) or None):
-                await (self.engine.wait_for(condition) if wait > 0 else asyncio.sleep(0))
+            async with asyncio.timeout(max(seconds, 0.0) or None):
+                await (self.engine.wait_for(condition) if seconds > 0 else asyncio.sleep(0))
         except TimeoutError:
             pass
+
+    def _entry(self, tunnel: str) -> dict[str, Any]:
         if not self.known(tunnel):
             raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         return next(entry for entry in self.status()["tunnels"] if entry["name"] == tunnel)
@@ -114,6 +139,6 @@ def _outcome(tunnel: str, verb: str, before: TunnelState) -> Callable[[Snapshot]
         state = now.tunnels[tunnel][1]
         if verb == "stop":
             return state.phase is Phase.STOPPED
-        return state.session.number >= target and state.phase in _SETTLED
+        return state.session.number >= target and (state.phase in _SETTLED or state.asking is not None)
 
     return reached

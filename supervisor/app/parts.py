@@ -18,6 +18,7 @@ import structlog
 from supervisor import __version__
 from supervisor.app.files import Files
 from supervisor.app.held import Held
+from supervisor.clients.codes import Codes
 from supervisor.clients.runner import Runner
 from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
@@ -76,7 +77,8 @@ def build(
     )
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
-    runner = Runner(kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said)
+    codes = Codes(config.facilitator.state_dir / "codes.json")
+    runner = Runner(kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes)
     network = KernelNetwork(inbox.post, _note)
     metrics = Metrics(__version__, identity.wall_offset, Sources(
         link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,
@@ -131,25 +133,29 @@ class AfterNetwork:
         self._settled = settled
         self._waiting: set[asyncio.Task[None]] = set()
 
-    def spawn(self, tunnel: Tunnel, session: int) -> None:
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
         """At once."""
-        self._runner.spawn(tunnel, session)
+        self._runner.spawn(tunnel, session, resume, remote)
+
+    def renew(self, tunnel: str, session: int) -> None:
+        """At once."""
+        self._runner.renew(tunnel, session)
 
     def kill(self, tunnel: str, session: int) -> None:
         """At once."""
         self._runner.kill(tunnel, session)
 
-    def terminate(self, tunnel: str, session: int) -> None:
+    def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         """Soon."""
-        task = asyncio.get_running_loop().create_task(self._terminate(tunnel, session))
+        task = asyncio.get_running_loop().create_task(self._terminate(tunnel, session, leave))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
-    async def _terminate(self, tunnel: str, session: int) -> None:
+    async def _terminate(self, tunnel: str, session: int, leave: bool) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLED_WITHIN):
                 await self._settled()
-        self._runner.terminate(tunnel, session)
+        self._runner.terminate(tunnel, session, leave)
 
 
 class Everybody:

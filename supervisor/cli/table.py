@@ -86,7 +86,9 @@ def _state(entry: dict[str, Any]) -> Text:
 
 
 def _why(entry: dict[str, Any]) -> str:
-    """Why it is not up: the reason, the error, and what happens next."""
+    """Why it is not up: the question, or the reason and the error, and what happens next."""
+    if entry["asks"] is not None:
+        return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"
     if entry["phase"] == "up":
         return str(entry["reason"])
     parts = [entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"]]

@@ -74,11 +74,18 @@ def _watch(document: Any) -> None:
 
 def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
     entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT}", _WAIT), config, socket_path)
-    line = f"{tunnel}: {entry['phase']} ({entry['reason']})"
+    if entry["asks"] is not None and verb != "stop":
+        fail(Exit.FAILED, f"{tunnel} asks: {entry['asks']['text']}; give it with: facilitator answer {tunnel}")
+    _tell(entry, done)
+
+
+def _tell(entry: dict[str, Any], done: tuple[str, ...]) -> None:
+    """What came of it, in one line."""
+    line = f"{entry['name']}: {entry['phase']} ({entry['reason']})"
     if entry["phase"] in done:
         click.echo(line)
         return
-    fail(Exit.FAILED, f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {tunnel}")
+    fail(Exit.FAILED, f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {entry['name']}")
 
 
 @click.command()
@@ -115,6 +122,28 @@ def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
     Example: facilitator restart acme-dc
     """
     _wish("restart", tunnel, config, socket_path, ("up",))
+
+
+@click.command()
+@click.argument("tunnel", callback=tunnel_name)
+@socket_option
+def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
+    """Give what the far side of a tunnel asks for, such as a one-time code; read from the terminal without echo, or from stdin.
+
+    \b
+    Example: facilitator answer acme-dc
+    """
+    question = ask(lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path)["text"]
+    if question is None:
+        fail(Exit.FAILED, f"{tunnel} asks nothing; see: facilitator status {tunnel}")
+    if sys.stdin.isatty():
+        text = click.prompt(f"{tunnel} asks: {question}", hide_input=True, prompt_suffix=" ")
+    else:
+        text = sys.stdin.readline().strip()
+    entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT}", _WAIT, text), config, socket_path)
+    if entry["asks"] is not None:
+        fail(Exit.FAILED, f"{tunnel} asks again: {entry['asks']['text']}")
+    _tell(entry, ("up",))
 
 
 @click.command()

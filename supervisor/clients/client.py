@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from supervisor.clients.output import Follower
 from supervisor.clients.reaper import Family
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
-from tunnels.base import Dialogue, Failed, Observation, Say, Source
+from tunnels.base import AnyKind, Connected, Dialogue, Failed, Keep, Observation, Question, Say, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """Hears a session's client: every line goes through the kind's dialogue, and what it means is posted."""
+    """Hears a session's client: every line goes through the kind's dialogue, and what it means is posted.
+
+    What is a secret, or may be answered here, goes to `keep` and `ask` instead.
+    """
 
     tunnel: str
     session: int
@@ -30,23 +33,38 @@ class Voice:
     masker: Masker
     log: Log
     post: Callable[[Event], None]
+    keep: Callable[[str], None]
+    ask: Callable[[Question], None]
 
     def hear(self, source: Source, line: str) -> list[Say]:
         """One line of the client; what to answer."""
+        return self._understood(lambda: self.dialogue.receive(source, line))
+
+    def answer(self, text: str) -> list[Say]:
+        """The answer to the client's question; what to tell it."""
+        self.masker.add(text.encode())
+        return self._understood(lambda: self.dialogue.answer(text))
+
+    def _understood(self, understand: Callable[[], Iterable[Say | Observation]]) -> list[Say]:
         try:
-            heard = list(self.dialogue.receive(source, line))
+            heard = list(understand())
         except Exception as error:      # a kind that does not keep its promise must not take the other tunnels down
             self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
             return []
         says = []
         for item in heard:
-            if isinstance(item, Say):
-                says.append(item)
-            else:
-                self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
+            match item:
+                case Say():
+                    says.append(item)
+                case Keep():
+                    self.keep(item.secret)
+                case Question():
+                    self.ask(replace(item, text=self.masker.text(item.text)))
+                case _:
+                    self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
         return says
 
-    def _masked(self, what: Observation) -> Observation:
+    def _masked(self, what: Connected | Failed) -> Connected | Failed:
         return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what
 
 
@@ -61,8 +79,10 @@ class Desk:
 class Client:
     """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while it goes on without us."""
 
-    def __init__(self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int) -> None:
-        self.family, self.id, self.session = family, id, voice.session
+    def __init__(
+        self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int, kind: AnyKind
+    ) -> None:
+        self.family, self.id, self.session, self.kind = family, id, voice.session, kind
         self._voice, self._desk = voice, desk
         self.pidfd = os.pidfd_open(family.pid)
         self.reaped = False
@@ -84,7 +104,15 @@ class Client:
 
     def hear(self, source: Source, line: str) -> None:
         """One line of the client, from wherever; answers go to the management socket."""
-        for say in self._voice.hear(source, line):
+        self.tell(self._voice.hear(source, line))
+
+    def answer(self, text: str) -> None:
+        """The answer to its question."""
+        self.tell(self._voice.answer(text))
+
+    def tell(self, says: Iterable[Say]) -> None:
+        """Send lines to its management socket."""
+        for say in says:
             if self._management is not None:
                 self._management.send(say.line)
 

@@ -82,7 +82,13 @@ class Masker:
     """Replaces secrets in text."""
 
     def __init__(self, secrets: Iterable[bytes] = ()) -> None:
-        forms = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+        self._known: set[str] = set()
+        self.add(*secrets)
+
+    def add(self, *secrets: bytes) -> None:
+        """Mask these too from now on."""
+        self._known.update(form for secret in secrets for form in _forms(secret))
+        forms = sorted(self._known, key=len, reverse=True)
         self._longest = len(forms[0]) if forms else 0
         self._pattern = re.compile("|".join(map(re.escape, forms))) if forms else None
 

@@ -21,21 +21,33 @@ from typing import Any
 from supervisor.clients import launch as launching
 from supervisor.clients import output, processes
 from supervisor.clients.client import Client, Desk, Voice
+from supervisor.clients.codes import Codes
 from supervisor.clients.journal import Entry, Journal
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.lines import Masker
 from supervisor.clients.log import Log
 from supervisor.clients.notices import Notices
 from supervisor.clients.ports import PortPicker
+from supervisor.clients.questions import Questions
 from supervisor.clients.reaper import Family, Reaper
 from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import tag
 from supervisor.clients.usage import Usage, usage_of
-from supervisor.core.events import Event, Exited, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Tunnel, device_name
+from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
+from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Tunnel, device_name, inputs_of
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A client that is wanted."""
+
+    tunnel: Tunnel
+    session: int
+    resume: bool
+    remote: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class _Prepared:
     place: Place
     launch: Launch
     voice: Voice
-    carrier: Carrier
+    kind: AnyKind
 
 
 class Runner:
@@ -61,6 +73,7 @@ class Runner:
         ports: PortPicker | None = None,
         on_line: Callable[[str, str], None] = lambda tunnel, text: None,
         lane_of: Callable[[str], int | None] = lambda tunnel: None,
+        codes: Codes | None = None,
     ) -> None:
         self._kinds, self._directory, self._read_input, self._post = kinds, runtime_dir.resolve(), read_input, post
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
@@ -69,7 +82,9 @@ class Runner:
         self._reaper = Reaper()
         self._clients: dict[str, Client] = {}
         self._logs: dict[str, Log] = {}
-        self._waiting: dict[str, tuple[Tunnel, int]] = {}
+        self._waiting: dict[str, _Order] = {}
+        self._codes = codes or Codes(self._directory / "codes.json")
+        self._kept: dict[str, str] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -93,14 +108,30 @@ class Runner:
 
     # --- orders ------------------------------------------------------------------------------------------------------------
 
-    def spawn(self, tunnel: Tunnel, session: int) -> None:
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
         """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are spread over turns of the loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
-        self._waiting[tunnel.name] = (tunnel, session)
+        self._waiting[tunnel.name] = _Order(tunnel, session, resume, remote)
 
-    def terminate(self, tunnel: str, session: int) -> None:
-        """SIGTERM to the client's process group. `Exited` follows when the whole tree is gone."""
+    def renew(self, tunnel: str, session: int) -> None:
+        """Tell the client to reconnect in place."""
+        client = self._clients.get(tunnel)
+        if client is not None and client.session == session:
+            client.tell(client.kind.renew)
+
+    def answer(self, tunnel: str, text: str) -> None:
+        """The answer to the question of the tunnel's client; `Answered` follows."""
+        client = self._clients.get(tunnel)
+        if client is not None:
+            client.answer(text)
+            self._post(Answered(tunnel, client.session))
+
+    def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
+        """SIGTERM to the client's process group, after a word if it shall `leave` for good. `Exited` follows when the tree is gone."""
+        client = self._clients.get(tunnel)
+        if leave and client is not None and client.session == session:
+            client.tell(client.kind.leave)
         self._signal(tunnel, session, signal.SIGTERM)
 
     def kill(self, tunnel: str, session: int) -> None:
@@ -111,7 +142,7 @@ class Runner:
         client = self._clients.get(tunnel)
         if client is not None and client.session == session:
             client.send_signal(number)
-        elif self._waiting.get(tunnel, (None, None))[1] == session:
+        elif tunnel in self._waiting and self._waiting[tunnel].session == session:
             del self._waiting[tunnel]
             self._post(Exited(tunnel, session, signal=number))
 
@@ -135,21 +166,23 @@ class Runner:
     def _spawn_next(self) -> None:
         if not self._waiting:
             return
-        tunnel, session = self._waiting.pop(next(iter(self._waiting)))
+        order = self._waiting.pop(next(iter(self._waiting)))
+        name, session = order.tunnel.name, order.session
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
         try:
-            event = self._spawn(tunnel, session)
+            event = self._spawn(order)
         except SpawnError as error:
-            event = SpawnFailed(tunnel.name, session, error.reason, error.text)
+            event = SpawnFailed(name, session, error.reason, error.text)
         except Exception as error:      # a defect in a kind fails its own tunnel only; the text could hold a secret
-            event = SpawnFailed(tunnel.name, session, Reason.LOCAL, f"the client could not be started: {type(error).__name__}")
+            event = SpawnFailed(name, session, Reason.LOCAL, f"the client could not be started: {type(error).__name__}")
         self._post(event)
 
-    def _spawn(self, tunnel: Tunnel, session: int) -> Event:
+    def _spawn(self, order: _Order) -> Event:
+        tunnel, session = order.tunnel, order.session
         if tunnel.name in self._clients:
             raise SpawnError(Reason.LOCAL, "the previous client has not ended")
-        prepared = self._prepare(tunnel, session)
+        prepared = self._prepare(order)
         id = uuid.uuid4().hex
         with _local_trouble():
             client = self._run(prepared, id)
@@ -159,23 +192,41 @@ class Runner:
         self._write_down(tunnel.name, client, prepared, device, port)
         return Spawned(tunnel.name, session, client.family.pid, id, device, port)
 
-    def _prepare(self, tunnel: Tunnel, session: int) -> _Prepared:
+    def _prepare(self, order: _Order) -> _Prepared:
+        tunnel = order.tunnel
         kind = self._kinds[tunnel.kind]
-        wanted = kind.inputs(tunnel)
+        wanted = inputs_of(kind, tunnel)
         inputs = launching.read_inputs(wanted, self._read_input)
+        if not order.resume:
+            self._kept.pop(tunnel.name, None)
+        elif tunnel.name in self._kept:
+            inputs["kept"] = self._kept[tunnel.name].encode()
         launching.require(kind.binaries)
         with _local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
-        place = Place(self._directory / "clients" / tunnel.name, device_name(tunnel), port, sys.executable)
+        place = Place(self._directory / "clients" / tunnel.name, device_name(tunnel), port, sys.executable, order.remote)
         try:
             launch = kind.launch(tunnel, place, inputs)
             dialogue = kind.dialogue(tunnel, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         launching.require(launch.argv[:1])
-        masker = Masker(inputs[item.name] for item in wanted if isinstance(item.where, Secret))
-        voice = Voice(tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post)
-        return _Prepared(session, place, launch, voice, kind.carrier)
+        secrets = [inputs[item.name] for item in wanted if isinstance(item.where, Secret)]
+        masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
+        questions = Questions(tunnel.name, order.session, inputs.get("totp"), self._codes, self._post, self._give)
+        keep = functools.partial(self._keep, tunnel.name, order.session, masker)
+        voice = Voice(tunnel.name, order.session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask)
+        return _Prepared(order.session, place, launch, voice, kind)
+
+    def _keep(self, tunnel: str, session: int, masker: Masker, secret: str) -> None:
+        masker.add(secret.encode())
+        self._kept[tunnel] = secret
+        self._post(Kept(tunnel, session, bool(secret)))
+
+    def _give(self, tunnel: str, session: int, text: str) -> None:
+        client = self._clients.get(tunnel)
+        if client is not None and client.session == session:
+            client.answer(text)
 
     def _run(self, prepared: _Prepared, id: str) -> Client:
         """Start the process and everything that listens to it; nothing is left behind when that fails."""
@@ -194,7 +245,7 @@ class Runner:
                 os.close(fd)
             self._reaper.add(pid)
             undo.callback(self._undo_start, pid)
-            client = Client(Family(pid, carried), id, prepared.voice, self._desk, directory, offset)
+            client = Client(Family(pid, carried), id, prepared.voice, self._desk, directory, offset, prepared.kind)
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, notify)
             undo.pop_all()
@@ -208,7 +259,7 @@ class Runner:
 
     @staticmethod
     def _carried(prepared: _Prepared) -> tuple[str | None, int | None]:
-        if prepared.carrier is Carrier.DEVICE:
+        if prepared.kind.carrier is Carrier.DEVICE:
             return prepared.place.device, None
         return None, prepared.place.port
 

@@ -58,6 +58,15 @@ class Daemon(Protocol):
         LookupError: the tunnel is gone meanwhile.
         """
 
+    def question(self, tunnel: str) -> str | None:
+        """What its far side wants to know from a person now."""
+
+    async def answer(self, tunnel: str, text: str, wait: float) -> dict[str, Any]:
+        """Answer it and wait up to `wait` seconds for what comes of it: the tunnel's entry of the status.
+
+        LookupError: nothing is asked, or the tunnel is gone meanwhile.
+        """
+
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again: `done` lines, or `errors`."""
 
@@ -93,6 +102,8 @@ class Api:
             web.get("/api/v1/plan", self._plan),
             web.get("/api/v1/why", self._why),
             web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
+            web.get("/api/v1/tunnels/{tunnel}/question", self._question),
+            web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
             web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
             web.post("/api/v1/reload", self._reload),
         ])
@@ -145,6 +156,19 @@ class Api:
             return web.json_response(await self._daemon.ask(tunnel, verb, wait))
         except LookupError as gone:
             raise web.HTTPNotFound(text=str(gone)) from None
+
+    async def _question(self, request: web.Request) -> web.Response:
+        return web.json_response({"text": self._daemon.question(self._tunnel(request))})
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        tunnel, text = self._tunnel(request), (await request.text()).rstrip("\r\n")
+        self._refuse_when_ending()
+        if not text or set(text) & set("\r\n\0"):
+            raise web.HTTPBadRequest(text="the answer is empty or has more than one line")
+        try:
+            return web.json_response(await self._daemon.answer(tunnel, text, min(_MAX_WAIT, _number(request, "wait", 0))))
+        except LookupError as problem:
+            raise web.HTTPConflict(text=str(problem)) from None
 
     async def _reload(self, _: web.Request) -> web.Response:
         self._refuse_when_ending()

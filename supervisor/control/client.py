@@ -48,9 +48,9 @@ class ControlClient:
         """The JSON document at `path`."""
         return self._document("GET", path, self._timeout)
 
-    def post(self, path: str, wait: float = 0.0) -> Any:
+    def post(self, path: str, wait: float = 0.0, body: str | None = None) -> Any:
         """Ask for a change; the answer may take `wait` seconds longer."""
-        return self._document("POST", path, self._timeout + wait)
+        return self._document("POST", path, self._timeout + wait, body)
 
     def lines(self, path: str) -> Iterator[str]:
         """The lines of a text that may never end."""
@@ -63,9 +63,9 @@ class ControlClient:
             if rest:
                 yield rest.decode(errors="replace")
 
-    def _document(self, method: str, path: str, timeout: float) -> Any:
+    def _document(self, method: str, path: str, timeout: float, body: str | None = None) -> Any:
         with self._reached():
-            return json.loads(self._ask(method, path, timeout).read())
+            return json.loads(self._ask(method, path, timeout, body).read())
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
@@ -78,9 +78,9 @@ class ControlClient:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(f"no daemon answers at {self._path} ({error}); is `facilitator run` up?") from None
 
-    def _ask(self, method: str, path: str, timeout: float | None) -> http.client.HTTPResponse:
+    def _ask(self, method: str, path: str, timeout: float | None, body: str | None = None) -> http.client.HTTPResponse:
         connection = _UnixConnection(self._path, timeout)
-        connection.request(method, path)
+        connection.request(method, path, None if body is None else body.encode())
         response = connection.getresponse()
         if response.status >= 400:
             raise Refused(response.read().decode(errors="replace").strip(), response.status == http.client.FORBIDDEN)

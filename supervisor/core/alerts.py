@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Asking, Phase, Snapshot, TunnelState, Want, well
+from tunnels.base import Wanted
 from tunnels.settings import Tunnel
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -64,7 +65,7 @@ def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool) -> tu
     is_well = well(tunnel, state)
     if draining and not is_well:
         return Verdict.HOLD, None
-    if state.phase is Phase.FAILED:
+    if state.phase is Phase.FAILED or (state.asking is not None and not is_well):     # only a human can help
         return Verdict.FIRING, None
     hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if is_well else (tunnel.alert.after, Verdict.FIRING)
     due = state.well_since + hold
@@ -73,6 +74,8 @@ def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool) -> tu
 
 def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState) -> str:
     subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
+    if state.asking is not None:
+        return f"{facilitator}: tunnel {subject} asks: {state.asking.question.text}"
     why = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
     what = "waits for a human" if state.phase is Phase.FAILED else "is down"
     return f"{facilitator}: tunnel {subject} {what}{why}"
@@ -92,6 +95,15 @@ def _details(tunnel: Tunnel, state: TunnelState, now: float) -> dict[str, str]:
     }
     if state.failure is not None:
         details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
+    if state.asking is not None:
+        details["asks"] = state.asking.question.text
+        details["answer_with"] = _answer_with(tunnel, state.asking)
+        details["asks_for_seconds"] = f"{max(0.0, state.asking.until - now):.0f}"
     if state.phase is Phase.BACKOFF and state.deadline is not None:
         details["next_attempt_in_seconds"] = f"{max(0.0, state.deadline - now):.0f}"
     return details
+
+
+def _answer_with(tunnel: Tunnel, asking: Asking) -> str:
+    approval = asking.question.wanted is Wanted.APPROVAL
+    return "approve it where the far side says" if approval else f"facilitator answer {tunnel.name}"

@@ -53,6 +53,25 @@ class ClientSaid(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept(Event):
+    """Whether the client's session can be continued by the next one without a login."""
+
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed(Event):
+    """The session waits for this host itself, such as for a one-time code that was not used yet: so many seconds at most."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Event):
+    """A person has answered the client's question. The answer itself is nobody else's business."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exited(Event):
     """The client process ended: with `code`, or by `signal`; both None when the kernel did not tell us."""
 
@@ -95,6 +114,16 @@ class Spawn:
 
     tunnel: str
     session: int
+    resume: bool = False    # with what the last session has kept, instead of a login
+    remote: int = 0         # which of the far side's servers comes first
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Tell the client to reconnect in place."""
+
+    tunnel: str
+    session: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,7 @@ class Terminate:
 
     tunnel: str
     session: int
+    leave: bool = False     # nothing continues this session: the client should log off
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +143,4 @@ class Kill:
     session: int
 
 
-Action = Spawn | Terminate | Kill
+Action = Spawn | Renew | Terminate | Kill

@@ -14,12 +14,14 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
+from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
-from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want, well
-from tunnels.base import Connected, Failed, Reason
+from supervisor.core.state import Asking, Failure, Health, Phase, Rung, Session, TunnelState, Want, well
+from tunnels.base import Connected, Failed, Question, Reason
 from tunnels.settings import Tunnel
 
 ROUNDS = 3              # probe rounds without any answer that make a tunnel unhealthy (reference: any-of targets, 3 rounds)
+ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
 KILL_INTERVAL = 2.0     # seconds between two SIGKILLs of a tree that does not go
 
 Result = tuple[TunnelState, tuple[ev.Action, ...]]
@@ -31,6 +33,7 @@ class Limits:
 
     start: float = 60.0
     stop: float = 5.0
+    renews: bool = False        # its client can reconnect in place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,22 @@ class Moment:
     limits: Limits
     now: float
     jitter: float
+    turn: float
 
 
-def step(tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = Limits()) -> Result:
-    """The state after the event, and what to do. `now` in monotonic seconds; `jitter` in [0, 1)."""
+def step(
+    tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = Limits(), turn: float = 0.0
+) -> Result:
+    """The state after the event, and what to do. Moments are monotonic seconds: `now`, and `turn`, before which no client may start.
+
+    `jitter` lies in [0, 1).
+    """
     if event.session is not None and event.session != state.session.number:
         return state, ()
     handler = TABLE.get((state.phase, type(event)))
     if handler is None:
         return state, ()
-    after, actions = handler(Moment(tunnel, limits, now, jitter), state, event)
+    after, actions = handler(Moment(tunnel, limits, now, jitter, turn), state, event)
     return (after if well(tunnel, after) == well(tunnel, state) else replace(after, well_since=now)), actions
 
 
@@ -63,15 +72,15 @@ def _ask_idle(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """Nothing runs: a wish is fulfilled at once."""
     if event.reason in _DOWN:
         return _rest(m, replace(state, want=Want.DOWN), event.reason)
-    return _start(m, replace(state, want=Want.UP, attempts=1, refusals=0), event.reason)
+    return _start(m, _anew(replace(state, want=Want.UP)), event.reason)
 
 
 def _ask_running(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """A client runs: start is fulfilled already, anything else ends it first."""
     if event.reason in _DOWN:
-        return _terminate(m, replace(state, want=Want.DOWN), event.reason)
+        return _terminate(m, replace(state, want=Want.DOWN, kept=False), event.reason)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
-        return _terminate(m, replace(state, want=Want.UP, attempts=1, refusals=0), event.reason)
+        return _terminate(m, _anew(replace(state, want=Want.UP)), event.reason)
     return replace(state, want=Want.UP), ()
 
 
@@ -83,9 +92,19 @@ def _ask_stopping(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
 
 def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
     """What the tunnel waited for may have come. A transient pause is not cut short: nothing about it has changed."""
-    if state.phase is Phase.BACKOFF and state.refusals == 0:
-        return state, ()
-    return _start(m, replace(state, attempts=1, refusals=0), Reason.INPUTS_CHANGED)
+    if state.phase is Phase.BACKOFF and RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0:
+        return replace(state, proven=False, kept=False), ()
+    return _start(m, _anew(replace(state, proven=False)), Reason.INPUTS_CHANGED)
+
+
+def _inputs_changed_meanwhile(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
+    """The running client goes on with the old ones; if these make it fail, the new ones are tried at once."""
+    return replace(state, proven=False, kept=False, outdated=True), ()
+
+
+def _anew(state: TunnelState) -> TunnelState:
+    """Earlier failures do not count any more, and nothing of an earlier session is used again."""
+    return replace(state, attempts=1, refusals=0, suspicions=0, login_after=0.0, kept=False, rung=None)
 
 
 # --- the client ----------------------------------------------------------------------------------------------------------------
@@ -103,9 +122,29 @@ def _spawn_failed(m: Moment, state: TunnelState, event: ev.SpawnFailed) -> Resul
 def _said(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
     if isinstance(event.what, Connected):
         return _connected(m, state, event.what)
+    if isinstance(event.what, Question):
+        return _asked(m, state, event.what)
     if not isinstance(event.what, Failed):
         return state, ()
     return _terminate(m, replace(state, failure=Failure(event.what.reason, event.what.text, m.now)), event.what.reason)
+
+
+def _asked(m: Moment, state: TunnelState, question: Question) -> Result:
+    """A person has some time to answer; a session that is up goes on meanwhile."""
+    until = m.now + ANSWER_WITHIN
+    return replace(state, asking=Asking(question, until), deadline=until if state.phase is Phase.STARTING else state.deadline), ()
+
+
+def _answered(m: Moment, state: TunnelState, event: ev.Answered) -> Result:
+    return replace(state, asking=None, deadline=m.now + m.limits.start if state.phase is Phase.STARTING else state.deadline), ()
+
+
+def _delayed(m: Moment, state: TunnelState, event: ev.Delayed) -> Result:
+    return replace(state, deadline=m.now + event.seconds + m.limits.start), ()
+
+
+def _kept(m: Moment, state: TunnelState, event: ev.Kept) -> Result:
+    return replace(state, kept=event.kept), ()
 
 
 def _said_while_stopping(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
@@ -116,10 +155,14 @@ def _said_while_stopping(m: Moment, state: TunnelState, event: ev.ClientSaid) ->
 
 
 def _connected(m: Moment, state: TunnelState, what: Connected) -> Result:
-    session = replace(state.session, address=what.address, peer=what.peer, pushed=what.routes, connected=state.session.connected or m.now)
+    session = replace(
+        state.session, address=what.address, peer=what.peer, pushed=what.routes, connected=state.session.connected or m.now,
+        expires=None if what.lasts is None else m.now + what.lasts,
+    )
+    state = replace(state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None)
     if state.phase is Phase.UP:
-        return replace(state, session=session), ()
-    up = replace(state, session=session, refusals=0, deadline=m.now + m.tunnel.reconnect.stable_after)
+        return state, ()
+    up = replace(state, deadline=m.now + m.tunnel.reconnect.stable_after)
     return _enter(m, up, Phase.UP, Reason.CONNECTED), ()
 
 
@@ -147,20 +190,31 @@ def _device_lost(m: Moment, state: TunnelState, event: ev.DeviceLost) -> Result:
 
 
 def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
-    """One answer proves the path; ROUNDS misses in a row disprove it, and the session is given up."""
+    """One answer proves the path; ROUNDS misses in a row disprove it: the client reconnects in place if it can, else it is given up."""
     if event.rtt is not None:
         since = state.healthy_since if state.healthy_since is not None else m.now
-        state = replace(state, misses=0, last_rtt=event.rtt, healthy_since=since)
+        session = replace(state.session, renewed=False) if state.session.renewed else state.session
+        state = replace(state, misses=0, last_rtt=event.rtt, healthy_since=since, session=session)
         if state.health is Health.HEALTHY:
             return state, ()
         deadline = since + m.tunnel.reconnect.stable_after
         return replace(state, health=Health.HEALTHY, reason=Reason.HEALTHY, since=m.now, deadline=deadline), ()
     state = replace(state, misses=state.misses + 1)
-    if state.misses < ROUNDS:
+    if state.misses < ROUNDS or (state.session.renewed and state.misses < 2 * ROUNDS):
         return state, ()
     text = f"no probe target answered in {state.misses} rounds"
     sick = replace(state, health=Health.UNHEALTHY, failure=Failure(Reason.UNHEALTHY, text, m.now))
+    if m.limits.renews and not state.session.renewed:
+        return _renew(m, sick)
     return _terminate(m, sick, Reason.UNHEALTHY)
+
+
+def _renew(m: Moment, state: TunnelState) -> Result:
+    renewing = replace(
+        state, session=replace(state.session, renewed=True), rung=Rung.IN_PLACE, reason=Reason.UNHEALTHY, since=m.now, healthy_since=None,
+        deadline=None,
+    )
+    return renewing, (ev.Renew(m.tunnel.name, state.session.number),)
 
 
 def _path_mtu(m: Moment, state: TunnelState, event: ev.PathMtu) -> Result:
@@ -171,6 +225,9 @@ def _path_mtu(m: Moment, state: TunnelState, event: ev.PathMtu) -> Result:
 
 
 def _start_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
+    if state.asking is not None:
+        text = f"nobody answered within {ANSWER_WITHIN / 60:g} minutes: {state.asking.question.text}"
+        return _terminate(m, replace(state, failure=Failure(Reason.CHALLENGE, text, m.now)), Reason.CHALLENGE)
     text = f"not connected {m.limits.start:g} s after its start"
     return _terminate(m, replace(state, failure=Failure(Reason.START_TIMEOUT, text, m.now)), Reason.START_TIMEOUT)
 
@@ -185,7 +242,8 @@ def _stop_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
 
 
 def _backoff_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
-    return _start(m, state, Reason.RETRY)
+    """The pause is over; what only waited for its turn begins for the reason that it had."""
+    return _start(m, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
 
 
 # --- where it leads ------------------------------------------------------------------------------------------------------------
@@ -196,22 +254,26 @@ def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> Tunne
 
 
 def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
+    if state.refusals >= m.tunnel.login.max_attempts:       # by other tunnels with this account
+        return _enter(m, replace(state, deadline=None, turn=None), Phase.FAILED, Reason.AUTH), ()
+    if max(m.turn, state.login_after) > m.now:
+        return _enter(m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason), ()
     number = state.session.number + 1
-    session = Session(number, started=m.now, path_mtu=state.session.path_mtu)   # most likely it is the same path again
+    session = Session(number, started=m.now, path_mtu=state.session.path_mtu, resumed=state.kept)   # most likely it is the same path again
     fresh = replace(
-        state, session=session, health=Health.UNKNOWN, misses=0, healthy_since=None, last_rtt=None,
+        state, session=session, health=Health.UNKNOWN, misses=0, healthy_since=None, last_rtt=None, turn=None, outdated=False,
         deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
-    return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number),)
+    return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote),)
 
 
 def _terminate(m: Moment, state: TunnelState, reason: Reason) -> Result:
     ending = replace(state, deadline=m.now + m.limits.stop)
-    return _enter(m, ending, Phase.STOPPING, reason), (ev.Terminate(m.tunnel.name, state.session.number),)
+    return _enter(m, ending, Phase.STOPPING, reason), (ev.Terminate(m.tunnel.name, state.session.number, not state.kept),)
 
 
 def _rest(m: Moment, state: TunnelState, reason: Reason) -> Result:
-    return _enter(m, replace(state, health=Health.UNKNOWN, deadline=None), Phase.STOPPED, reason), ()
+    return _enter(m, replace(state, health=Health.UNKNOWN, deadline=None, asking=None, kept=False), Phase.STOPPED, reason), ()
 
 
 def _ended(m: Moment, state: TunnelState, reason: Reason) -> Result:
@@ -220,9 +282,15 @@ def _ended(m: Moment, state: TunnelState, reason: Reason) -> Result:
         state,
         attempts=0 if stable(m.tunnel, state, m.now) else state.attempts,
         refusals=state.refusals + 1 if reason is Reason.AUTH else state.refusals,
+        suspicions=state.suspicions + 1 if reason is Reason.HANDSHAKE else 0,
     )
-    wait = pause(m.tunnel, state, reason, m.jitter)
-    state = replace(state, attempts=state.attempts + 1, health=Health.UNKNOWN, healthy_since=None)
+    wait = pause(m.tunnel, state, reason, m.now, m.jitter)
+    if state.outdated and RETRY[reason] is not Retry.BACKOFF:
+        return _start(m, _anew(state), Reason.INPUTS_CHANGED)
+    state = replace(
+        climb(state, reason), attempts=state.attempts + 1, health=Health.UNKNOWN, healthy_since=None, asking=None,
+        login_after=m.now + (wait or 0.0) if reason is Reason.AUTH else state.login_after,
+    )
     if wait is None:
         return _enter(m, replace(state, deadline=None), Phase.FAILED, reason), ()
     if wait <= 0.0:
@@ -237,11 +305,18 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STARTING, ev.Asked): _ask_running,
     (Phase.STARTING, ev.Spawned): _spawned,
     (Phase.STARTING, ev.SpawnFailed): _spawn_failed,
+    (Phase.STARTING, ev.InputsChanged): _inputs_changed_meanwhile,
     (Phase.STARTING, ev.ClientSaid): _said,
+    (Phase.STARTING, ev.Kept): _kept,
+    (Phase.STARTING, ev.Delayed): _delayed,
+    (Phase.STARTING, ev.Answered): _answered,
     (Phase.STARTING, ev.Exited): _exited,
     (Phase.STARTING, ev.Tick): _start_deadline,
     (Phase.UP, ev.Asked): _ask_running,
+    (Phase.UP, ev.InputsChanged): _inputs_changed_meanwhile,
     (Phase.UP, ev.ClientSaid): _said,
+    (Phase.UP, ev.Kept): _kept,
+    (Phase.UP, ev.Answered): _answered,
     (Phase.UP, ev.Exited): _exited,
     (Phase.UP, ev.DeviceLost): _device_lost,
     (Phase.UP, ev.Probed): _probed,
@@ -251,7 +326,9 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,
     (Phase.BACKOFF, ev.Tick): _backoff_deadline,
     (Phase.STOPPING, ev.Asked): _ask_stopping,
+    (Phase.STOPPING, ev.InputsChanged): _inputs_changed_meanwhile,
     (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,
+    (Phase.STOPPING, ev.Kept): _kept,
     (Phase.STOPPING, ev.Spawned): _spawned,
     (Phase.STOPPING, ev.SpawnFailed): _never_spawned,
     (Phase.STOPPING, ev.Exited): _exited_stopping,

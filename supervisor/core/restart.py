@@ -10,7 +10,10 @@ from supervisor.core.state import Health, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Reconnect, Tunnel
 
-LOGIN_PAUSE = 5.0       # seconds before the second login; the n-th waits n-1 times as long
+SLOWEST = (600.0, 1200.0)   # seconds between attempts where each one makes it worse
+SUSPECTED = (60.0, 300.0)   # seconds after the first and second refused handshake of a tunnel that never worked; then it is no accident
+HOURLY = (3600.0, 5400.0)   # seconds between attempts then: most likely our certificate or key is wrong
+SHORTEST_LIFE = 5.0         # seconds that a session must have lived for its end to count as the far side's ordinary time limit
 
 
 class Retry(enum.Enum):
@@ -18,6 +21,9 @@ class Retry(enum.Enum):
 
     NOW = "now"             # asked for: no pause
     BACKOFF = "backoff"     # transient: again and again, for ever
+    EXPIRED = "expired"     # the far side's time limit: no pause after a session that had lived
+    SUSPECT = "suspect"     # transient if the tunnel has worked before; else most likely our own fault: ever slower, for ever
+    SLOW = "slow"           # every attempt makes it worse: slowly, for ever
     LOGIN = "login"         # a few times, then never: an account may be locked
     NEVER = "never"         # waits for a human, a changed secret or a changed configuration
 
@@ -42,11 +48,11 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType({
     Reason.DNS: Retry.BACKOFF,
     Reason.PEER_TIMEOUT: Retry.BACKOFF,
     Reason.PEER_CLOSED: Retry.BACKOFF,
-    Reason.HANDSHAKE: Retry.BACKOFF,
+    Reason.HANDSHAKE: Retry.SUSPECT,
     Reason.LOCAL: Retry.BACKOFF,
-    Reason.SESSION_EXPIRED: Retry.BACKOFF,
+    Reason.SESSION_EXPIRED: Retry.EXPIRED,
     Reason.FAR_END_FULL: Retry.BACKOFF,
-    Reason.BANNED: Retry.BACKOFF,
+    Reason.BANNED: Retry.SLOW,
     Reason.AUTH: Retry.LOGIN,
     Reason.CHALLENGE: Retry.NEVER,
     Reason.KICKED: Retry.NEVER,
@@ -78,14 +84,32 @@ def backoff(reconnect: Reconnect, attempts: int, jitter: float) -> float:
     return reconnect.first + jitter * (ceiling - reconnect.first)
 
 
-def pause(tunnel: Tunnel, state: TunnelState, reason: Reason, jitter: float) -> float | None:
+def pause(tunnel: Tunnel, state: TunnelState, reason: Reason, now: float, jitter: float) -> float | None:
     """Seconds before the next attempt after a session that ended for `reason`; None: it takes a human or a change."""
+    wait: float | None = None
     match RETRY[reason]:
         case Retry.NOW:
-            return 0.0
+            wait = 0.0
         case Retry.BACKOFF:
-            return backoff(tunnel.reconnect, state.attempts, jitter)
+            wait = backoff(tunnel.reconnect, state.attempts, jitter)
+        case Retry.EXPIRED:
+            lived = state.session.resumed or (state.session.connected is not None and now - state.session.connected >= SHORTEST_LIFE)
+            wait = 0.0 if lived else backoff(tunnel.reconnect, state.attempts, jitter)
+        case Retry.SUSPECT:
+            wait = backoff(tunnel.reconnect, state.attempts, jitter) if state.proven else _suspected(state.suspicions, jitter)
+        case Retry.SLOW:
+            wait = _between(SLOWEST, jitter)
         case Retry.LOGIN:
-            return LOGIN_PAUSE * state.refusals if state.refusals < tunnel.login.max_attempts else None
+            wait = tunnel.login.pause * state.refusals if state.refusals < tunnel.login.max_attempts else None
         case Retry.NEVER:
-            return None
+            wait = None
+    return wait
+
+
+def _suspected(suspicions: int, jitter: float) -> float:
+    return SUSPECTED[suspicions - 1] if suspicions <= len(SUSPECTED) else _between(HOURLY, jitter)
+
+
+def _between(bounds: tuple[float, float], jitter: float) -> float:
+    shortest, longest = bounds
+    return shortest + jitter * (longest - shortest)

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tunnels.base import IPNetwork, Reason, Tunnel
+from tunnels.base import IPNetwork, Question, Reason, Tunnel
 
 
 class Want(enum.StrEnum):
@@ -35,6 +35,15 @@ class Health(enum.StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+class Rung(enum.StrEnum):
+    """How far a recovery goes, from the cheapest step to the dearest."""
+
+    IN_PLACE = "in-place"           # the running client reconnects
+    RESUME = "resume"               # a new client continues the session at the far side, without a login
+    LOGIN = "login"                 # a new client logs in
+    NEXT_REMOTE = "next-remote"     # the same, at another server of the far side
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a session ended, or could not begin."""
@@ -42,6 +51,14 @@ class Failure:
     reason: Reason
     text: str
     at: float           # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A question of the far side that waits for a person."""
+
+    question: Question
+    until: float        # monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,9 @@ class Session:
     peer: str | None = None
     pushed: tuple[IPNetwork, ...] = ()
     path_mtu: int | None = None             # bytes of the largest packet that passes; the last session's, until this one's is found
+    expires: float | None = None            # monotonic seconds: when the far side will end it, where it says so
+    resumed: bool = False                   # it continues what an earlier session had logged in for
+    renewed: bool = False                   # it was told to reconnect in place, and no probe was answered since
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +100,15 @@ class TunnelState:
     failure: Failure | None = None          # the last one
     last_rtt: float | None = None           # seconds, of the last answered probe
     reconnects: int = 0                     # sessions begun because an earlier one had ended, nobody having asked
+    proven: bool = False                    # it was connected with these very inputs
+    outdated: bool = False                  # the inputs have changed since the client was started
+    suspicions: int = 0                     # handshakes that were refused without a word, in a row
+    login_after: float = 0.0                # no login before this moment: the account was refused
+    turn: float | None = None               # when it may knock, where several tunnels knock at one gateway
+    asking: Asking | None = None            # what the far side wants to know from a person
+    kept: bool = False                      # the next session can continue this one at the far side, without a login
+    remote: int = 0                         # which of the far side's servers comes first; grows with each that was tried in vain
+    rung: Rung | None = None                # how the last recovery was tried
 
     @property
     def running(self) -> bool:
@@ -113,6 +142,7 @@ class Transition:
     text: str
     at: float           # monotonic seconds
     lasted: float       # seconds that the state before had lasted
+    rung: Rung | None = None    # the recovery that begins with it
 
 
 @dataclass(frozen=True, slots=True)

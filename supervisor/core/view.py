@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from supervisor.core.network import NetworkPlan
-from supervisor.core.state import Phase, Session, Snapshot, TunnelState
+from supervisor.core.state import Asking, Phase, Session, Snapshot, TunnelState
 from tunnels.settings import Tunnel
 
 
@@ -69,8 +69,15 @@ def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str
         "probe_rtt_seconds": state.last_rtt,
         "reconnects": state.reconnects,
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
+        "asks": _question(who, state.asking),
         "last_error": f"{state.failure.reason}: {state.failure.text}" if state.failure is not None else None,
     }
+
+
+def _question(who: Identity, asking: Asking | None) -> dict[str, Any] | None:
+    if asking is None:
+        return None
+    return {"wanted": asking.question.wanted.value, "text": asking.question.text, "until": iso(who.wall_offset + asking.until)}
 
 
 def _session(who: Identity, session: Session) -> dict[str, Any]:

@@ -25,6 +25,10 @@ class TrivialDialogue:
         """Any line means connected."""
         return [Connected()] if source is Source.OUTPUT else []
 
+    def answer(self, text: str) -> Iterable[Say | Observation]:
+        """It asks nothing."""
+        return ()
+
 
 def _launch(tunnel: Trivial, place: Place, inputs: Mapping[str, bytes]) -> Launch:
     return Launch(("/bin/sh", "-c", SCRIPT, "trivial", tunnel.fifo))

@@ -17,15 +17,18 @@ from tunnels.base import (
     Dialogue,
     Failed,
     Input,
+    Keep,
     Kind,
     Launch,
     Observation,
     Place,
+    Question,
     Reason,
     Say,
     Secret,
     Source,
     Tunnel,
+    Wanted,
 )
 
 EventT = TypeVar("EventT", bound=Event)
@@ -53,11 +56,19 @@ class ScriptedDialogue:
             return [Say("hello")]
         if source is Source.MANAGEMENT and line == ">PASSWORD":
             return [Say(f"password {self._password}", secret=True)]
+        if line.startswith("keep "):
+            return [Keep(line.removeprefix("keep "))]
+        if line.startswith("ask "):
+            wanted, text = line.removeprefix("ask ").split(" ", 1)
+            return [Question(Wanted(wanted), text)]
         if line in ("up", "READY=1"):
             return [Connected(address="10.0.0.2")]
         if line.startswith("fail "):
             return [Failed(Reason.AUTH, line.removeprefix("fail "))]
         return []
+
+    def answer(self, text: str) -> Iterable[Say | Observation]:
+        return [Say(f"answer {text}", secret=True)]
 
 
 def _inputs(tunnel: Scripted) -> tuple[Input, ...]:

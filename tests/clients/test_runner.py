@@ -54,7 +54,7 @@ async def test_life_of_a_client(tmp_path: Path) -> None:
 async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp_path: Path) -> None:
     """Should the loop be too busy to cut: at the limit a write fails, and the client lives."""
     async with Bench(tmp_path) as bench:
-        bench.runner.spawn(shell(f"head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big; exit 7"), 1)
+        bench.runner.spawn(shell(f"while [ $(ulimit -f) = unlimited ]; do :; done; head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big; exit 7"), 1)
         await bench.next(Spawned)
         assert await bench.next(Exited) == Exited("acme", 1, 7)
         assert (bench.directory() / "big").stat().st_size == LARGEST_FILE

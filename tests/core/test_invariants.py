@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from supervisor.core import events as ev
 from supervisor.core.machine import Limits, step
 from supervisor.core.state import Phase, TunnelState, Want
-from tunnels.base import Connected, Failed, Reason
+from tunnels.base import Connected, Failed, Question, Reason, Wanted
 from tunnels.settings import Probe, Tunnel
 
 TUNNELS = [
@@ -28,6 +28,10 @@ happenings = st.one_of(
     st.builds(lambda old, c: lambda n: ev.Exited("t", n - old, c), sessions, st.integers(0, 255)),
     st.builds(lambda old, rtt: lambda n: ev.Probed("t", n - old, rtt), sessions, st.none() | st.floats(0, 2)),
     st.builds(lambda old, mtu: lambda n: ev.PathMtu("t", n - old, mtu), sessions, st.none() | st.integers(576, 9000)),
+    st.builds(lambda old, wanted: lambda n: ev.ClientSaid("t", n - old, Question(wanted, "x")), sessions, st.sampled_from(Wanted)),
+    st.builds(lambda old: lambda n: ev.Answered("t", n - old), sessions),
+    st.builds(lambda old, kept: lambda n: ev.Kept("t", n - old, kept), sessions, st.booleans()),
+    st.builds(lambda old, seconds: lambda n: ev.Delayed("t", n - old, seconds), sessions, st.floats(0, 60)),
     st.just(lambda n: ev.Tick("t", n)),
 )
 

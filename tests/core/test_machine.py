@@ -15,7 +15,8 @@ from tunnels.settings import Login, Probe, Reconnect, Tunnel
 
 TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
 LIMITS = Limits(start=60.0, stop=5.0)
-EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.PathMtu, ev.Tick)
+EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.PathMtu, ev.Kept,
+          ev.Delayed, ev.Answered, ev.Tick)
 
 
 def run(state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL):
@@ -89,7 +90,7 @@ def test_start_spawns_the_next_session_with_a_deadline() -> None:
 
 def test_a_client_that_does_not_come_up_is_stopped_at_the_deadline() -> None:
     state, actions = run(started(), ev.Tick("acme", 1), now=60.0)
-    assert (state.phase, state.reason, actions) == (Phase.STOPPING, Reason.START_TIMEOUT, (ev.Terminate("acme", 1),))
+    assert (state.phase, state.reason, actions) == (Phase.STOPPING, Reason.START_TIMEOUT, (ev.Terminate("acme", 1, leave=True),))
 
 
 def test_a_client_that_ignores_sigterm_is_killed_again_and_again() -> None:
@@ -117,7 +118,7 @@ def test_start_while_stopping_starts_after_the_old_client_is_gone() -> None:
 
 def test_restart_reconnects_without_a_pause() -> None:
     state, actions = run(up(), ev.Asked("acme", reason=Reason.RESTARTED))
-    assert actions == (ev.Terminate("acme", 1),)
+    assert actions == (ev.Terminate("acme", 1, leave=True),)
     state, actions = run(state, ev.Exited("acme", 1, 0))
     assert (state.phase, state.reason, actions) == (Phase.STARTING, Reason.RESTARTED, (ev.Spawn("acme", 2),))
 
@@ -131,7 +132,7 @@ def test_one_answer_is_health_and_three_rounds_without_one_are_not() -> None:
     assert run(state, ev.Probed("acme", 1, 0.01))[0].misses == 0
     state, actions = run(state, ev.Probed("acme", 1, None))
     assert (state.phase, state.health, state.reason) == (Phase.STOPPING, Health.UNHEALTHY, Reason.UNHEALTHY)
-    assert actions == (ev.Terminate("acme", 1),)
+    assert actions == (ev.Terminate("acme", 1, leave=True),)
 
 
 def test_first_retry_after_a_stable_session_is_immediate() -> None:
@@ -182,16 +183,17 @@ def test_permanent_causes_wait_for_a_human_or_a_change() -> None:
 
 def test_a_wrong_password_is_tried_max_attempts_times_and_wakes_on_a_changed_secret() -> None:
     tunnel = TUNNEL.model_copy(update={"login": Login(max_attempts=3)})
-    state = started()
-    pauses = []
+    state, now, pauses = started(), 100.0, []
     while state.phase is not Phase.FAILED:
         number = state.session.number
-        state, _ = run(state, ev.ClientSaid("acme", number, Failed(Reason.AUTH, "bad")), ev.Exited("acme", number, 0), tunnel=tunnel)
+        refused = ev.ClientSaid("acme", number, Failed(Reason.AUTH, "bad"))
+        state, _ = run(state, refused, ev.Exited("acme", number, 0), now=now, tunnel=tunnel)
         if state.phase is Phase.BACKOFF:
-            pauses.append(state.deadline - 100.0)
-            state, _ = run(state, ev.Tick("acme", number), tunnel=tunnel)
-    assert (state.session.number, pauses) == (3, [5.0, 10.0])
-    state, actions = run(state, ev.InputsChanged("acme"), tunnel=tunnel)
+            pauses.append(state.deadline - now)
+            now = state.deadline
+            state, _ = run(state, ev.Tick("acme", number), now=now, tunnel=tunnel)
+    assert (state.session.number, pauses) == (3, [60.0, 120.0])
+    state, actions = run(state, ev.InputsChanged("acme"), now=now, tunnel=tunnel)
     assert (state.phase, state.refusals, actions) == (Phase.STARTING, 0, (ev.Spawn("acme", 4),))
 
 
@@ -233,10 +235,10 @@ def test_a_client_that_connects_while_nothing_passes_was_never_well() -> None:
 
 
 def test_pause_of_each_policy() -> None:
-    assert pause(TUNNEL, TunnelState(), Reason.RESTARTED, 0.5) == 0.0
-    assert pause(TUNNEL, TunnelState(attempts=1), Reason.EXITED, 0.5) == 1.0
-    assert pause(TUNNEL, TunnelState(refusals=3), Reason.AUTH, 0.5) is None
-    assert pause(TUNNEL, TunnelState(), Reason.MISSING_BINARY, 0.5) is None
+    assert pause(TUNNEL, TunnelState(), Reason.RESTARTED, 0.0, 0.5) == 0.0
+    assert pause(TUNNEL, TunnelState(attempts=1), Reason.EXITED, 0.0, 0.5) == 1.0
+    assert pause(TUNNEL, TunnelState(refusals=3), Reason.AUTH, 0.0, 0.5) is None
+    assert pause(TUNNEL, TunnelState(), Reason.MISSING_BINARY, 0.0, 0.5) is None
 
 
 def test_a_path_mtu_is_kept_until_the_next_session_has_its_own() -> None:

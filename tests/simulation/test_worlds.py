@@ -74,7 +74,7 @@ def test_a_dead_far_side_is_knocked_at_ever_more_rarely_but_for_ever() -> None:
 
 def test_a_wrong_password_means_three_attempts_in_a_simulated_day_and_one_incident_at_once() -> None:
     simulated = world(Habits(says=lambda: Failed(Reason.AUTH, "AUTH_FAILED")), login=Login(max_attempts=3))
-    simulated.run(until=30.0)
+    simulated.run(until=200.0)
     assert (simulated.phase(), simulated.alerter.opened) == (Phase.FAILED, ["acme"])
     simulated.run(until=DAY)
     assert len(simulated.runner.spawned) == 3
