@@ -123,6 +123,11 @@ class Credentials:
         self._token, self._token_user, self._resumed = token, _decoded(user or ""), True
         yield Keep("\n".join(filter(None, (self._token, self._token_user))))
 
+    @property
+    def spent(self) -> bool:
+        """Somebody's answer went into this login: another server needs another one."""
+        return bool(self._asked)
+
     def unused(self) -> None:
         """The attempt ended before the server could see the login, so that its one-time code is still good."""
         if not self._resumed:

@@ -21,9 +21,9 @@ from tunnels.words import explanation
 
 RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the end of an attempt
 
-_RETRYABLE = frozenset({Reason.NETWORK, Reason.DNS, Reason.HANDSHAKE, Reason.PEER_TIMEOUT})    # another server of the profile may do better
-_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                              # the server saw nothing of us
-_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})                # somebody asked for its end
+_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                          # the server saw nothing of us
+_RETRYABLE = _UNSEEN | {Reason.HANDSHAKE, Reason.PEER_TIMEOUT, Reason.OUR_CERTIFICATE}      # another server of the profile may do better
+_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})            # somebody asked for its end
 
 _LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
 _STATE_LINE = re.compile(r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?.*", re.ASCII)
@@ -192,7 +192,7 @@ class OpenVPNDialogue:
             return
         failed = self._explain(detail)
         question = self._login.ask_challenge() if detail.startswith("auth-failure") and state == "RECONNECTING" else None
-        retryable = failed.reason in _RETRYABLE | {Reason.OUR_CERTIFICATE} and not self._connected
+        retryable = failed.reason in (_UNSEEN if self._login.spent else _RETRYABLE) and not self._connected
         self._hint = None
         if question is not None or detail == RENEW:
             self._connected, self._lost = False, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from tests.lab import traffic
 from tests.lab.config import ROUTING_KEY, Config, configuration
 from tests.lab.daemon import Daemon, PagerDuty
 from tests.lab.pki import Authority
-from tests.lab.servers import PASSWORD, BastionServer, OpenVpnServer, Server, web_server
+from tests.lab.servers import PASSWORD, SEED, BastionServer, Login, OpenVpnServer, Server, web_server
 from tests.netns import PREFIX, sweep
 
 
@@ -32,6 +31,7 @@ class Lab:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-"))
         self.directory.chmod(0o711)         # sshd reads the authorized keys as the account's own user
         self._secrets: set[str] = set()
+        self._logins: dict[Login, OpenVpnServer] = {}
         self._closing = contextlib.ExitStack()
         self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)
         try:
@@ -103,13 +103,20 @@ class Lab:
                 os.chown(self.directory / name, user, user)
         return Daemon(self.network["facilitator"], self.directory, config, user)
 
-    @functools.cached_property
+    @property
     def password_server(self) -> OpenVpnServer:
         """A second OpenVPN server of the customer that asks for a password; running."""
-        server = OpenVpnServer(self.network["customer"], self.directory, self._authority, passwords=True)
-        server.start()
-        self._secret("acme-password.ovpn", server.client_config(str(net.CUSTOMER)))
-        self._secret("acme-password", f"{PASSWORD}\n")
+        return self.login_server(Login.PASSWORD)
+
+    def login_server(self, login: Login) -> OpenVpnServer:
+        """The customer's OpenVPN server with this login; running. Beside it, files acme-LOGIN.ovpn, acme-password and acme-LOGIN-seed."""
+        server = self._logins.get(login)
+        if server is None:
+            server = self._logins[login] = OpenVpnServer(self.network["customer"], self.directory, self._authority, login)
+            server.start()
+            self._secret(f"acme-{login.value}.ovpn", server.client_config(str(net.CUSTOMER)))
+            self._secret(f"acme-{login.value}-seed", f"{SEED}\n")
+            self._secret("acme-password", f"{PASSWORD}\n")
         return server
 
     def set_secret(self, name: str, value: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from tests.lab.management import client_ids, tell
 from tests.lab.pki import Authority
 from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
@@ -18,6 +21,7 @@ from tests.netns import Namespace
 PROGRAMS = Path(__file__).parent / "programs"
 KEEPALIVE = "10 60"             # what real servers push
 PASSWORD = "correct horse"
+SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 
 
 class Server:
@@ -73,42 +77,91 @@ def web_server(namespace: Namespace, directory: Path, name: str) -> Server:
     return Server(namespace, directory, name, program("web", name), "serving")
 
 
-class OpenVpnServer(Server):
-    """The customer's OpenVPN server, with certificates or (`passwords`) with user name and password."""
+class Login(enum.Enum):
+    """How an OpenVPN server wants its clients to log in."""
 
-    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, *, passwords: bool = False) -> None:
-        self.passwords, self.authority = passwords, authority
-        self.port, self.network, self.network6 = (1195, "10.79.0.0", "fd00:79::/64") if passwords else (1194, "10.78.0.0", "fd00:78::/64")
+    CERTIFICATE = "certificate"
+    PASSWORD = "password"
+    STATIC = "static"           # the code is given with the password
+    DYNAMIC = "dynamic"         # the code is asked for after the password (CRV1)
+    APPENDED = "appended"       # the code follows the password in the same field
+    APPROVAL = "approval"       # somebody approves it elsewhere
+    TOKEN = "token"             # like STATIC, and a token spares the next login
+
+
+class OpenVpnServer(Server):
+    """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients log in."""
+
+    def __init__(
+        self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE, options: tuple[str, ...] = ()
+    ) -> None:
+        self.login, self.authority, number = login, authority, list(Login).index(login)
+        self.port, self.network = 1194 + number, "10.78.0.0" if login is Login.CERTIFICATE else f"10.79.{number - 1}.0"
         name = f"openvpn-{self.port}"
-        self.password, self.attempts_file = directory / f"{name}.password", directory / f"{name}.attempts"
-        self.tls_crypt = directory / f"{name}.tls-crypt"
+        self._prefix = directory / name
+        self.management = self._beside("management")
+        self.tls_crypt = self._beside("tls-crypt")
         subprocess.run(["openvpn", "--genkey", "tls-crypt", str(self.tls_crypt)], check=True, capture_output=True)
-        config = directory / f"{name}.conf"
-        config.write_text(self._config(directory, name))
+        config = self._beside("conf")
+        config.write_text(self._config(name) + "".join(f"{option}\n" for option in options))
         super().__init__(namespace, directory, name, ("openvpn", "--config", str(config)), "Initialization Sequence Completed")
+
+    def start(self) -> None:
+        """Start it and wait until it serves; a killed one has left its socket."""
+        self.management.unlink(missing_ok=True)
+        super().start()
+
+    # --- its accounts ---
 
     def change_password(self, password: str) -> None:
         """What the server accepts from now on."""
-        self.password.touch(mode=0o600)
-        self.password.write_text(f"{password}\n")
+        self._write("password", password)
+
+    def change_seed(self, seed: str) -> None:
+        """The seed (base32) of the one-time codes that the server accepts from now on."""
+        self._write("seed", seed)
+
+    @contextlib.contextmanager
+    def approved(self) -> Iterator[None]:
+        """Somebody approves the logins that wait for it."""
+        self._write("approved", "")
+        try:
+            yield
+        finally:
+            self._beside("approved").unlink()
 
     @property
     def attempts(self) -> list[str]:
-        """The logins that the server has seen so far, each `accepted` or `refused`."""
-        return self.attempts_file.read_text().split() if self.attempts_file.exists() else []
+        """The logins that the server has seen so far, each `accepted`, `refused` or `asked` (for the code)."""
+        return [line.split()[0] for line in self._attempts()]
 
-    def client_config(self, address: str) -> str:
-        """What the customer's administrator sends us: an .ovpn file with inline keys."""
-        client = None if self.passwords else self.authority.issue("svc-facilitator", "clientAuth")
+    @property
+    def codes(self) -> list[str]:
+        """The one-time codes that the server has seen so far."""
+        return [line.split()[1] for line in self._attempts() if len(line.split()) > 1]
+
+    # --- its sessions ---
+
+    def disconnect(self, how: str = "") -> None:
+        """Its administrator throws everybody out; `HALT`: for good."""
+        for client in client_ids(self.management):
+            tell(self.management, f"client-kill {client} {how}")
+
+    # --- its configuration ---
+
+    def client_config(self, address: str, authority: Authority | None = None) -> str:
+        """What the customer's administrator sends us: an .ovpn file with inline keys. `authority`: who signs our certificate instead."""
         parts = {"ca": self.authority.root.certificate, "tls-crypt": self.tls_crypt}
-        if client is not None:
+        if self.login is Login.CERTIFICATE:
+            client = (authority or self.authority).issue("svc-facilitator", "clientAuth")
             parts |= {"cert": client.certificate, "key": client.key}
         inline = "".join(f"<{name}>\n{path.read_text().strip()}\n</{name}>\n" for name, path in parts.items())
         head = f"client\ndev tun\nproto udp\nremote {address} {self.port}\nresolv-retry infinite\nnobind\n"
-        login = "auth-user-pass\n" if self.passwords else ""
-        return f"{head}persist-key\npersist-tun\nremote-cert-tls server\n{login}verb 3\n{inline}"
+        login = "" if self.login is Login.CERTIFICATE else "auth-user-pass\n"
+        challenge = 'static-challenge "Enter your code" 1\n' if self.login in (Login.STATIC, Login.TOKEN) else ""
+        return f"{head}persist-key\npersist-tun\nremote-cert-tls server\n{login}{challenge}verb 3\n{inline}"
 
-    def _config(self, directory: Path, name: str) -> str:
+    def _config(self, name: str) -> str:
         server = self.authority.issue(name, "serverAuth")
         text = textwrap.dedent(f"""\
             port {self.port}
@@ -118,8 +171,6 @@ class OpenVpnServer(Server):
             topology subnet
             server {self.network} 255.255.255.0
             push "route 10.77.0.0 255.255.255.0"
-            server-ipv6 {self.network6}
-            push "route-ipv6 fd00:77::/64"
             keepalive {KEEPALIVE}
             ca {self.authority.root.certificate}
             cert {server.certificate}
@@ -127,23 +178,37 @@ class OpenVpnServer(Server):
             dh none
             tls-crypt {self.tls_crypt}
             explicit-exit-notify 1
+            management {self.management} unix
             verb 3
             """)
-        return text + self._password_check(directory, name) if self.passwords else text
+        if self.login in (Login.CERTIFICATE, Login.PASSWORD):
+            number = "78" if self.login is Login.CERTIFICATE else "79"
+            text += f'server-ipv6 fd00:{number}::/64\npush "route-ipv6 fd00:77::/64"\n'
+        return text if self.login is Login.CERTIFICATE else text + self._login_check()
 
-    def _password_check(self, directory: Path, name: str) -> str:
-        script = directory / f"{name}.verify"
-        script.write_text(textwrap.dedent(f"""\
-            #!/bin/sh
-            { '{' } read -r user; read -r given; { '}' } < "$1"
-            read -r expected < {self.password}
-            [ "$user" = svc-facilitator ] && [ "$given" = "$expected" ] && verdict=accepted || verdict=refused
-            echo $verdict >> {self.attempts_file}
-            [ $verdict = accepted ]
-            """))
-        script.chmod(0o755)
+    def _login_check(self) -> str:
+        how = "static" if self.login is Login.TOKEN else self.login.value
         self.change_password(PASSWORD)
-        return f"script-security 2\nverify-client-cert none\nusername-as-common-name\nauth-user-pass-verify {script} via-file\n"
+        self.change_seed(SEED)
+        check = " ".join(program("verify", str(self._prefix), how))
+        token = "auth-gen-token 3600\n" if self.login is Login.TOKEN else ""
+        return (
+            f'script-security 2\nverify-client-cert none\nusername-as-common-name\nauth-user-pass-verify "{check}" via-file\n'
+            f"tmp-dir {self._prefix.parent}\n{token}"
+        )
+
+    # --- its files ---
+
+    def _beside(self, what: str) -> Path:
+        return self._prefix.with_name(f"{self._prefix.name}.{what}")
+
+    def _write(self, what: str, text: str) -> None:
+        self._beside(what).touch(mode=0o600)
+        self._beside(what).write_text(f"{text}\n")
+
+    def _attempts(self) -> list[str]:
+        path = self._beside("attempts")
+        return path.read_text().splitlines() if path.exists() else []
 
 
 class BastionServer(Server):

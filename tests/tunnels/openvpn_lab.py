@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.lab.management import client_ids, tell
 from tests.netns import Namespace, link
 from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
 from tunnels.base import Place
@@ -193,20 +193,12 @@ class OpenVPNServer:
         wait_for(lambda: "Initialization Sequence Completed" in (lab.directory / f"server-{proto}-{port}.log").read_text())
 
     def tell(self, command: str) -> str:
-        """One management command, its answer up to END or the first SUCCESS/ERROR."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(self.path))
-            connection.sendall(command.encode() + b"\n")
-            answer = ""
-            for line in connection.makefile():
-                answer += line
-                if line.startswith(("END", "SUCCESS", "ERROR")):
-                    break
-            return answer
+        """One management command, its answer."""
+        return tell(self.path, command)
 
     def client_id(self) -> str:
         """The id of the newest client."""
-        return str(max(int(line.split(",")[10]) for line in self.tell("status 2").splitlines() if line.startswith("CLIENT_LIST")))
+        return str(client_ids(self.path)[-1])
 
     def kill(self) -> None:
         """SIGKILL: gone without a word."""
