@@ -44,7 +44,7 @@ from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
 _LAST_LINES = 20        # of a client, in an incident
-_SETTLED_WITHIN = 0.3   # seconds for the kernel to follow; a client is ended at any rate
+_SETTLED_WITHIN = 2.0   # seconds for the kernel to follow; a client is ended at any rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def build(
     prober = ProbeLoop(inbox.post, network.settled, chance)
     deaths = Deaths()
     recorder = Everybody(TransitionLog(), metrics, deaths, SystemdStatus(notifier))
-    outputs = Outputs(AfterNetwork(runner, network.settled), network, prober, alerter, recorder)
+    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerter, recorder)
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(inbox.post), Servers()
     return Parts(
@@ -128,7 +128,7 @@ def summary(snapshot: Snapshot) -> str:
 class AfterNetwork:
     """The runner that ends a client only when the kernel carries out the latest plan: its traffic goes elsewhere first, if it can."""
 
-    def __init__(self, runner: Runner, settled: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, runner: Runner, settled: Callable[[str], Awaitable[None]]) -> None:
         self._runner = runner
         self._settled = settled
         self._waiting: set[asyncio.Task[None]] = set()
@@ -154,7 +154,7 @@ class AfterNetwork:
     async def _terminate(self, tunnel: str, session: int, leave: bool) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLED_WITHIN):
-                await self._settled()
+                await self._settled(tunnel)
         self._runner.terminate(tunnel, session, leave)
 
 

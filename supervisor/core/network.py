@@ -9,8 +9,8 @@ survives a reconnect that keeps its address.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor.core.failover import Carriers
@@ -106,6 +106,24 @@ def desired(
         staff, tuple(plan_lanes), tuple(sorted(carries, key=lambda c: (c.network.version, c.network))),
         tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
     )
+
+
+def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
+    """The open lanes that are closed from one plan to the other while all that they carried goes to lanes that are up."""
+    up = {lane.number for lane in after.lanes if lane.up}
+    closed = {lane.number: lane for lane in before.lanes if lane.up and lane.device is not None and lane.number not in up}
+    if not closed:
+        return ()
+    carried = {carry.network: carry.lane for carry in after.carries}
+    stuck = closed.keys() & carried.values()
+    stuck |= {carry.lane for carry in before.carries if carry.lane in closed and carried.get(carry.network) not in up}
+    return tuple(lane for number, lane in closed.items() if number not in stuck)
+
+
+def kept_open(plan: NetworkPlan, lanes: Collection[Lane]) -> NetworkPlan:
+    """The plan with these lanes still open: nothing new enters them, what is in them goes on."""
+    numbers = {lane.number for lane in lanes}
+    return replace(plan, lanes=(*(lane for lane in plan.lanes if lane.number not in numbers), *lanes)) if lanes else plan
 
 
 def next_refusal(snapshot: Snapshot) -> float | None:

@@ -39,6 +39,7 @@ from supervisor.core.layout import (
 from supervisor.core.network import NetworkPlan
 from supervisor.kernel.bulk import CHUNK
 from supervisor.kernel.errors import ERRORS, Occupied, code, explained, sentence
+from supervisor.kernel.handover import Handover
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.limiter import Limiter
 from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
@@ -74,6 +75,8 @@ class KernelNetwork:
         self._sysctls = Sysctls(note)
         self._limiter = Limiter(REPAIRS, REPAIR_RATE)
         self._plan = NetworkPlan()
+        self._handover = Handover(self._wake, note)
+        self._aim = NetworkPlan()               # the plan, with lanes still open that are being given up
         self._host = Host()
         self._actual = Layout()                 # as far as we know
         self._hinted: frozenset[Part] = frozenset()
@@ -112,8 +115,13 @@ class KernelNetwork:
             self._wake()
 
     async def settled(self) -> None:
-        """Wait until the latest plan and all hints so far were worked on, with success or not."""
+        """Wait until the latest plan and all hints so far were worked on, with success or not; flows that move were moved."""
         await self._idle.wait()
+
+    async def released(self, tunnel: str) -> None:
+        """Wait until the latest plan was worked on, and for answers to what went through a tunnel whose flows were moved by it."""
+        await self.settled()
+        await self._handover.answered(tunnel)
 
     async def start(self, plan: NetworkPlan) -> None:
         """Bring the first plan in completely, then let packets through, then keep watch.
@@ -191,7 +199,7 @@ class KernelNetwork:
         loop = asyncio.get_running_loop()
         resync = loop.time() + RESYNC
         while True:
-            if not self._work.is_set():
+            if not self._work.is_set() and not self._handover.under_way:
                 self._idle.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(resync, self._retry or resync)):
@@ -244,8 +252,10 @@ class KernelNetwork:
 
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""
-        done, failures = await self._carry_out(diff(self._actual, wanted(self._plan, self._host)))
+        self._aim = await self._handover.keep_open(self._plan, self._host)
+        done, failures = await self._carry_out(diff(self._actual, wanted(self._aim, self._host)))
         self._count_devices(done)
+        self._handover.reached(self._aim)
         return failures
 
     async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
@@ -254,7 +264,7 @@ class KernelNetwork:
         found = await self._read(hinted)
         self._look_at_devices()             # again: what was just read may already be gone with its device
         believed = self._actual
-        changes = diff(found, wanted(self._plan, self._host))
+        changes = diff(found, wanted(self._aim, self._host))
         drift = [change for change in changes if _is_drift(change, believed)]
         now = asyncio.get_running_loop().time()
         self._calm_at = now + CALM if drift else self._calm_at

@@ -24,7 +24,7 @@ from supervisor.core.layout import (
     diff,
     wanted,
 )
-from supervisor.core.network import Carry, Lane, Manner, NetworkPlan
+from supervisor.core.network import Carry, Lane, Manner, NetworkPlan, given_up, kept_open
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")
@@ -65,6 +65,27 @@ def test_the_path_limits_what_the_device_would_take() -> None:
 + element mss4 t-acme : 1260
 + element mss6 t-acme : 1240""".splitlines()
     assert wanted(narrowed(9000), HOST) == wanted(PLAN, HOST)
+
+
+def test_a_lane_that_is_given_up_for_others_stays_open_until_its_flows_are_moved() -> None:
+    spare = Lane("spare", 173003, "t-spare", True)
+    before = replace(PLAN, lanes=(*PLAN.lanes, spare))
+    closed = replace(PLAN.lanes[0], up=False)
+    moved = tuple(replace(carry, lane=173003) if carry.lane == 173001 else carry for carry in PLAN.carries)
+    after = replace(before, lanes=(closed, PLAN.lanes[1], spare), carries=moved)
+    assert given_up(before, after) == (PLAN.lanes[0],)
+    assert given_up(before, replace(after, lanes=after.lanes[1:])) == (PLAN.lanes[0],)
+    between = kept_open(after, given_up(before, after))
+    assert lines(wanted(between, HOST), wanted(after, HOST)) == """\
+- element up 173001
++ element refusing 173001
+- route 0.0.0.0/0 dev t-acme table 173001 metric 100
+- route ::/0 dev t-acme table 173001 metric 100""".splitlines()
+    assert given_up(before, replace(after, carries=PLAN.carries)) == ()                 # nobody else carries it
+    assert given_up(before, replace(after, carries=(PLAN.carries[0], *moved[1:]))) == ()    # nor all of it
+    assert given_up(before, replace(after, lanes=(closed, PLAN.lanes[1], replace(spare, up=False)))) == ()
+    assert given_up(after, after) == ()
+    assert kept_open(after, ()) is after
 
 
 def test_first_plan_closes_before_it_opens() -> None:

@@ -9,13 +9,16 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from supervisor.core.network import NetworkPlan
 from tests.kernel.lab import (
     ACME,
     DEADLINE,
     DOWN,
+    HIDDEN,
     OWN,
     PLAN,
     PRESENTED,
@@ -30,9 +33,10 @@ from tests.kernel.lab import (
     kernel,
     made_in,
     server,
+    until,
     world,
 )
-from tests.netns import Namespace
+from tests.netns import Namespace, link
 
 pytestmark = pytest.mark.root
 NO_WAY = (OSError, TimeoutError)
@@ -155,18 +159,26 @@ async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(l
         sock.close()
 
 
-async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab: World) -> None:
-    """Failover: `t-b` leads to the same site. Old flows stay while their lane is up; when it goes down they follow."""
-    lab.facilitator.run("ip", "link", "add", "t-b", "type", "veth", "peer", "name", "spare", "netns", lab.site.name)
-    for command in ("ip addr add 10.79.0.2/24 dev t-b", "ip link set t-b up"):
-        lab.facilitator.run(*command.split())
-    for command in ("ip addr add 10.79.0.1/24 dev spare", "ip link set spare up"):
-        lab.site.run(*command.split())
-    spare = replace(PLAN.lanes[0], tunnel="b", number=173003, device="t-b")
-    first = replace(PLAN, lanes=(*PLAN.lanes, spare), carries=PLAN.carries[:1])
-    moved = replace(first, carries=(replace(PLAN.carries[0], lane=173003),))
-    fallen = replace(moved, lanes=(replace(PLAN.lanes[0], up=False), PLAN.lanes[1], spare))
+SPARE = replace(PLAN.lanes[0], tunnel="b", number=173003, device="t-b")
+OURS = tuple(carry for carry in PLAN.carries if carry.lane == ACME)
+PAIR = replace(PLAN, lanes=(*PLAN.lanes, SPARE), carries=OURS)
+MOVED = replace(PAIR, carries=tuple(replace(carry, lane=SPARE.number) for carry in OURS))
+FALLEN = replace(MOVED, lanes=(replace(PLAN.lanes[0], up=False), PLAN.lanes[1], SPARE))
+BEHIND = {"10.79.0.2", "fd00:79::2"}
 
+
+def second_tunnel(lab: World) -> None:
+    """`t-b` leads to the same site."""
+    link(lab.facilitator, "t-b", lab.site, "spare")
+    for namespace, device, number in ((lab.facilitator, "t-b", 2), (lab.site, "spare", 1)):
+        for address in (f"10.79.0.{number}/24", f"fd00:79::{number}/64 nodad"):
+            namespace.run("ip", "addr", "add", *address.split(), "dev", device)
+    lab.site.run("ip", "addr", "add", f"{SITE6}/128", "dev", "spare", "nodad")      # or it would not answer there who has it
+
+
+async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab: World) -> None:
+    """Failover: old flows stay while their lane is up; when it goes down they follow."""
+    second_tunnel(lab)
     site = made_in(lab.site, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     site.bind(("", 5300))
     client = made_in(lab.staff, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -185,11 +197,69 @@ async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab
                         if said == number:
                             return str(sender[0])
 
-    async with kernel(first) as held:
+    async with kernel(PAIR) as held:
         assert await seen_as() == TUNNEL
-        await held.holds(moved)
+        await held.holds(MOVED)
         assert await seen_as() == TUNNEL                    # drained, not cut
-        await held.holds(fallen)
-        assert await seen_as() == "10.79.0.2"
+        await held.holds(FALLEN)
+        assert await seen_as() in BEHIND
     site.close()
     client.close()
+
+
+class Echo(asyncio.DatagramProtocol):
+    """Answers late, so that answers are on their way all the time; knows who asked."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
+        self.seen.add(source[0])
+        asyncio.get_running_loop().call_later(0.03, self._transport.sendto, data, source)
+
+
+class Answers(asyncio.DatagramProtocol):
+    """What came back."""
+
+    def __init__(self) -> None:
+        self.numbers: set[bytes] = set()
+
+    def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
+        self.numbers.add(data)
+
+
+@pytest.mark.parametrize(("address", "real"), [(SITE, SITE), (SITE6, SITE6), (PRESENTED, HIDDEN)])
+@pytest.mark.parametrize("second", [FALLEN, replace(FALLEN, lanes=FALLEN.lanes[1:])], ids=["down", "removed"])
+async def test_nothing_is_lost_where_flows_move_between_two_working_tunnels(
+    lab: World, address: str, real: str, second: NetworkPlan,
+) -> None:
+    second_tunnel(lab)
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    site, client = (made_in(namespace, lambda: socket.socket(family, socket.SOCK_DGRAM)) for namespace in (lab.site, lab.staff))
+    site.bind((real, 5300))
+    here, echo = await loop.create_datagram_endpoint(Echo, sock=site)
+    client.connect((address, 5300))
+    there, answers = await loop.create_datagram_endpoint(Answers, sock=client)
+    sent = set()
+
+    async def send(count: int) -> None:
+        for _ in range(count):
+            sent.add(b"%d" % len(sent))
+            there.sendto(b"%d" % (len(sent) - 1))
+            await asyncio.sleep(0.002)
+
+    async with kernel(PAIR) as held:
+        await send(30)
+        held.network.set(second)
+        await send(150)
+        await held.holds(second)
+        await send(30)
+        await until(lambda: answers.numbers == sent)
+    assert echo.seen & BEHIND
+    assert echo.seen & {TUNNEL, TUNNEL6}
+    here.close()
+    there.close()

@@ -1,0 +1,148 @@
+"""Flows that change their tunnel while both work: no packet is lost, neither of those that are sent nor of the answers on their way.
+
+Masquerade ties a flow to the device by which it left: the packet that finds another one is dropped, and only the next one begins anew.
+So the flow is forgotten (its connection entry, of the conntrack table) between two packets. Answers that are still on their way to the old
+tunnel's address get an entry of their own for a moment. Both entries would claim the packets that staff send; so the claim of the
+short-lived one is made in a zone of connection tracking in which no packet is.
+
+    flow, lane 1:   staff:5000 -> site:80,  answers: site:80 -> tunnel 1:5000
+    forgotten, and for a moment:            site:80 -> tunnel 1:5000 becomes site:80 -> staff:5000
+    next packet:    staff:5000 -> site:80,  answers: site:80 -> tunnel 2:5000
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from supervisor.kernel.errors import TIMEOUT
+from supervisor.kernel.netlink import NESTED, attribute, attributes, messages
+
+FOLLOWED = 2_000            # flows of a lane whose answers are waited for; the others are forgotten at once
+LINGER = 10                 # seconds that such an entry lives without a packet
+_NETLINK_NETFILTER = 12
+_NEW, _GET, _DELETE = 0x100, 0x101, 0x102       # messages of connection tracking
+_REQUEST, _DUMP, _CREATE, _EXCL = 0x1, 0x300, 0x400, 0x200
+_ERROR, _DONE = 2, 3
+_ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _MARK, _ID, _NAT_DESTINATION, _MARK_MASK = 1, 2, 3, 6, 7, 8, 12, 13, 21
+_ADDRESSES, _PROTOCOL, _TUPLE_ZONE = 1, 2, 3
+_SEEN_REPLY, _ASSURED, _CONFIRMED = 1 << 1, 1 << 2, 1 << 3
+_TCP, _UDP = 6, 17
+_ZONE = 173                 # of connection tracking, for the claims that are to catch nothing
+_HEADER = struct.Struct("=IHHII")
+_READ = 1 << 17
+_BATCH = 100                # flows in one datagram, so that other threads have their turn
+
+
+class Endpoints(NamedTuple):
+    """One direction of a flow: packed addresses, IP protocol, packed ports."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: bytes
+    destination_port: bytes
+
+    def turned(self) -> Endpoints:
+        """The other direction, if nobody translates."""
+        return Endpoints(self.destination, self.source, self.protocol, self.destination_port, self.source_port)
+
+
+class Flow(NamedTuple):
+    """An entry: what packets and answers look like before they are translated."""
+
+    family: int
+    original: bytes             # as the kernel packed it
+    number: bytes               # tells the entry from a later one with the same addresses
+    way: Endpoints
+    answers: Endpoints
+
+
+async def forget(marks: Iterable[int]) -> None:
+    """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot do that."""
+    for mark in marks:
+        await asyncio.to_thread(_forget, _socket(), _socket(), mark)     # made here, in the network namespace of this thread
+
+
+def _socket() -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    sock.settimeout(TIMEOUT)
+    return sock
+
+
+def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
+    with reading, writing:
+        flows = list(itertools.islice(_flows(reading, mark), FOLLOWED))
+        # What the kernel says to a single flow is not read: one that is gone already is forgotten.
+        for start in range(0, len(flows), _BATCH):
+            writing.send(b"".join(part for flow in flows[start:start + _BATCH] for part in _moves(flow)))
+        writing.send(_frame(_DELETE, 0, socket.AF_UNSPEC, _marked(mark)))       # more than those, and what is new since then
+
+
+def _flows(sock: socket.socket, mark: int) -> Iterator[Flow]:
+    sock.send(_frame(_GET, _DUMP, socket.AF_UNSPEC, _marked(mark)))
+    while True:
+        for kind, _, body in messages(sock.recv(_READ)):
+            if kind == _DONE:
+                return
+            if kind == _ERROR:
+                code = -struct.unpack_from("=i", body)[0]
+                raise OSError(code or errno.EIO, os.strerror(code))
+            if (flow := read(body)) is not None:
+                yield flow
+
+
+def read(body: bytes) -> Flow | None:
+    """The flow in an entry as the kernel tells it; None: of a protocol without ports, where answers cannot be told apart so easily."""
+    values = dict(attributes(body[4:]))
+    way, answers = _endpoints(values[_ORIGINAL]), _endpoints(values[_REPLY])
+    if way is None or answers is None:
+        return None
+    return Flow(body[0], values[_ORIGINAL], values[_ID], way, answers)
+
+
+def _endpoints(packed: bytes) -> Endpoints | None:
+    parts = dict(attributes(packed))
+    addresses, protocol = [body for _, body in attributes(parts[_ADDRESSES])], dict(attributes(parts[_PROTOCOL]))
+    if protocol[1][0] not in (_TCP, _UDP):
+        return None
+    return Endpoints(addresses[0], addresses[1], protocol[1][0], protocol[2], protocol[3])
+
+
+def _moves(flow: Flow) -> Iterator[bytes]:
+    """Forget it; then the entry for answers that are on their way."""
+    yield _frame(_DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number))
+    yield _frame(_NEW, _CREATE | _EXCL, flow.family, b"".join((
+        attribute(_ORIGINAL | NESTED, _packed(flow.answers)),
+        attribute(_REPLY | NESTED, _packed(flow.answers.turned()) + attribute(_TUPLE_ZONE, struct.pack(">H", _ZONE))),
+        attribute(_STATUS, struct.pack(">I", _SEEN_REPLY | _ASSURED | _CONFIRMED)),
+        attribute(_TIMEOUT, struct.pack(">I", LINGER)),
+        attribute(_NAT_DESTINATION | NESTED, _translation(flow.way.source, flow.way.source_port)),
+        attribute(_NAT_SOURCE | NESTED, _translation(flow.way.destination, flow.way.destination_port)),
+    )))
+
+
+def _packed(way: Endpoints) -> bytes:
+    first = 1 if len(way.source) == 4 else 3
+    addresses = attribute(first, way.source) + attribute(first + 1, way.destination)
+    protocol = attribute(1, bytes([way.protocol])) + attribute(2, way.source_port) + attribute(3, way.destination_port)
+    return attribute(_ADDRESSES | NESTED, addresses) + attribute(_PROTOCOL | NESTED, protocol)
+
+
+def _translation(address: bytes, port: bytes) -> bytes:
+    low, high = (1, 2) if len(address) == 4 else (4, 5)
+    return attribute(low, address) + attribute(high, address) + attribute(3 | NESTED, attribute(1, port) + attribute(2, port))
+
+
+def _marked(mark: int) -> bytes:
+    return attribute(_MARK, struct.pack(">I", mark)) + attribute(_MARK_MASK, b"\xff\xff\xff\xff")
+
+
+def _frame(kind: int, flags: int, family: int, body: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + 4 + len(body), kind, _REQUEST | flags, 1, 0) + bytes((family, 0, 0, 0)) + body
