@@ -6,8 +6,10 @@ from types import MappingProxyType
 from tunnels.base import AnyKind
 from tunnels.openvpn import OPENVPN
 from tunnels.sshuttle import SSHUTTLE
+from tunnels.wireguard import WIREGUARD
 
 KINDS: Mapping[str, AnyKind] = MappingProxyType({
     "openvpn": OPENVPN,
     "sshuttle": SSHUTTLE,
+    "wireguard": WIREGUARD,
 })

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tunnels.base import AnyKind, Carrier, Connected, Failed, Keep, Launch, Plac
 from tunnels.kinds import KINDS
 
 SECRET = b"hunter2-very-secret"
+KEY = b64encode(SECRET.ljust(32))
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + SECRET + b"\n</key>\n"
 
 EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
@@ -23,6 +25,11 @@ EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
     "sshuttle": (
         {"remote": "svc@bastion.example.net:22", "identity": {"file": "key"}, "known_hosts": "/etc/facilitator/known_hosts"},
         {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + SECRET, "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n"},
+    ),
+    "wireguard": (
+        {"config": "/etc/facilitator/acme.conf"},
+        {"config": b"[Interface]\nAddress=10.86.0.2\nPrivateKey=" + KEY + b"\n[Peer]\nAllowedIPs=10.77.0.0/24\nEndpoint=192.0.2.1:51820\n"
+                   b"PublicKey=" + KEY + b"\n"},
     ),
 }
 PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 12311, "/usr/bin/python3")

@@ -1,0 +1,204 @@
+"""The program for WireGuard with a real wireguard-go on both sides; where the kernel has WireGuard, our side is the kernel's."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.lab.network import CUSTOMER, Network
+from tests.lab.wireguard import CLIENT_ADDRESS, WireGuardServer, text
+from tests.tunnels.driver import Run, wait_for
+from tunnels.base import Connected, Failed, Place, Reason, Say
+from tunnels.program import RENEW
+from tunnels.wireguard import WIREGUARD
+
+pytestmark = pytest.mark.root
+
+TRANSCRIPTS = Path(__file__).parent / "transcripts" / "wireguard"
+RECORD = "FACILITATOR_RECORD" in os.environ     # write the transcripts anew
+
+
+class Site:
+    """The lab's cables, a WireGuard server, and us."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.network = directory, Network()
+        self.server = WireGuardServer(self.network["customer"], directory)
+        self.server.start()
+        self.device = f"t-{os.getpid()}"    # sockets of all namespaces lie in one directory
+        self._runs = 0
+
+    def start(self, config: str, suffix: str = "") -> Run:
+        """Begin a session. Those with different suffixes may run at the same time."""
+        self._runs += 1
+        directory = self.directory / f"run-{self._runs}"
+        directory.mkdir(mode=0o700)
+        tunnel = WIREGUARD.options.model_validate(
+            {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
+        )
+        place = Place(directory, self.device + suffix, 0, sys.executable)
+        return Run(WIREGUARD, tunnel, place, {"config": config.encode()}, self.network["facilitator"])
+
+    def config(self, **keys: bytes) -> str:
+        return self.server.client_config(str(CUSTOMER), **keys)
+
+    def addresses(self) -> str:
+        return self.network["facilitator"].run("ip", "-o", "address", "show", "dev", self.device, check=False).stdout
+
+    def close(self) -> None:
+        self.server.stop()
+        self.network.remove()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("wireguard"))
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+def failed(run: Run) -> Failed:
+    try:
+        return run.failed()
+    finally:
+        run.stop()
+
+
+def record(name: str, run: Run, device: str) -> None:
+    if RECORD:
+        lines = (re.sub(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "2026/01/01 00:00:00", line) for line in run.transcript)
+        lines = (re.sub(r"peer\(\S+?\)", "peer(AbCd…EfGh)", line).replace(device, "t-acme") for line in lines)
+        (TRANSCRIPTS / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+def worker(run: Run) -> psutil.Process:
+    """The wireguard-go of a session."""
+    found = [child for child in psutil.Process(run.process.pid).children(recursive=True) if child.name() == "wireguard-go"]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_session_and_its_renewal(site: Site) -> None:
+    run = site.start(site.config())
+    try:
+        assert run.connected() == Connected(CLIENT_ADDRESS, str(CUSTOMER))
+        assert f"inet {CLIENT_ADDRESS}/32" in site.addresses()
+        routes = site.network["facilitator"].run("ip", "route", "show", "dev", site.device).stdout
+        assert routes == ""
+        assert "mtu 1420" in site.network["facilitator"].run("ip", "link", "show", "dev", site.device).stdout
+        seen = {Path(f"/proc/{pid}/{name}").read_bytes() for pid in (run.process.pid, worker(run).pid) for name in ("cmdline", "environ")}
+        for key in (site.server.client.private, site.server.preshared):
+            assert not [True for data in seen if text(key).encode() in data or key.hex().encode() in data]
+        record("connected", run, site.device)
+        begun = site.server.attempts
+        run._take(Say(RENEW.line))
+        run.pump(lambda: len(run.observations) == 2)
+        assert run.observations == [Connected(CLIENT_ADDRESS, str(CUSTOMER))] * 2
+        assert site.server.attempts == begun + 1
+    finally:
+        code = run.stop()
+    assert code == 0
+    assert site.addresses() == ""
+    assert not Path(f"/var/run/wireguard/{site.device}.sock").exists()
+
+
+def test_a_killed_wireguard_go_ends_the_session_by_the_same_signal(site: Site) -> None:
+    run = site.start(site.config())
+    run.connected()
+    worker(run).kill()
+    run.to_end()
+    assert run.process.wait() == -signal.SIGKILL
+    assert [o for o in run.observations if isinstance(o, Failed)] == []
+    run.stop()
+
+
+def test_after_a_kill_of_everything_the_next_session_begins(site: Site) -> None:
+    for _ in range(2):
+        run = site.start(site.config())
+        run.connected()
+        os.killpg(run.process.pid, signal.SIGKILL)
+        run.to_end()
+        wait_for(lambda: site.addresses() == "")
+        run.stop()
+
+
+def test_why_there_is_no_handshake(site: Site) -> None:
+    """All at the same time, because each takes its time."""
+    site.network["facilitator"].run("ip", "route", "add", "unreachable", "203.0.113.99")
+    here = f"{CUSTOMER} port {site.server.port}"
+    cases = {
+        "wrong-preshared-key": (
+            site.config(preshared=bytes(31) + b"x"), Reason.HANDSHAKE,
+            f"{here} answers, but its handshake does not fit: the preshared key is most likely another one",
+        ),
+        "unknown-key": (
+            site.config(private=bytes(31) + b"x"), Reason.NETWORK,
+            f"no handshake with {here} within 12 s: it cannot be reached, or a key is wrong (both look the same)",
+        ),
+        "no-route": (
+            site.config().replace(str(CUSTOMER), "203.0.113.99"), Reason.NETWORK,
+            f"nothing could be sent to 203.0.113.99 port {site.server.port}: no route to host",
+        ),
+        "no-name": (site.config().replace(str(CUSTOMER), "vpn.invalid"), Reason.DNS, "vpn.invalid cannot be resolved"),
+    }
+    runs = {name: site.start(case[0], str(number)) for number, (name, case) in enumerate(cases.items())}
+    for number, (name, run) in enumerate(runs.items()):
+        why = failed(run)
+        assert (why.reason, why.text) == cases[name][1:]
+        record(name, run, f"{site.device}{number}")
+
+
+def test_a_local_port_that_is_taken(site: Site) -> None:
+    with site.network["facilitator"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 51999))
+        run = site.start(site.config().replace("DNS = ", "ListenPort = 51999\nDNS = "))
+        why = failed(run)
+    assert (why.reason, why.text) == (Reason.LOCAL, "UDP port 51999 of the file's ListenPort is taken on this host")
+    record("port-taken", run, site.device)
+
+
+def test_a_device_name_that_is_taken(site: Site) -> None:
+    first = site.start(site.config())
+    first.connected()
+    second = site.start(site.config())
+    why = failed(second)
+    first.stop()
+    assert (why.reason, why.text) == (Reason.LOCAL, "this host has a device of the same name; set device: to another name")
+    record("device-taken", second, site.device)
+
+
+def test_a_device_of_another_kind_is_left_alone(site: Site) -> None:
+    site.network["facilitator"].run("ip", "link", "add", site.device, "type", "veth", "peer", "name", "other")
+    run = site.start(site.config())
+    why = failed(run)
+    kind = site.network["facilitator"].run("ip", "-d", "link", "show", site.device).stdout
+    site.network["facilitator"].run("ip", "link", "delete", site.device)
+    assert why.reason is Reason.LOCAL
+    assert "veth" in kind
+
+
+def test_a_socket_of_the_same_name_in_use(site: Site) -> None:
+    """Another network namespace has a device of the same name."""
+    path = Path(f"/var/run/wireguard/{site.device}.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        try:
+            listener.listen()
+            run = site.start(site.config())
+            why = failed(run)
+        finally:
+            path.unlink()
+    assert (why.reason, why.text) == (
+        Reason.LOCAL, "another WireGuard on this host has a device of the same name; set device: to another name",
+    )
+    record("socket-taken", run, site.device)
