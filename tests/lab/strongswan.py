@@ -1,0 +1,187 @@
+"""The customer's IPsec gateway: a real strongSwan, for vpnc (IKEv1, aggressive mode, XAuth) and for strongSwan (IKEv2, three logins)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import textwrap
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from tests.lab.pki import Authority
+from tests.lab.servers import PASSWORD, Server
+from tests.netns import Namespace
+from tunnels.strongswan_config import Tree, render
+
+USER, GROUP, GROUP_SECRET, PRESHARED_KEY = "svc-facilitator", "staff", "everybody knows this one", "correct battery staple"
+PROGRAMS = ("charon-systemd", "swanctl", "vpnc")
+_PLUGINS = (
+    "random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints hmac sha1 sha2 md5 aes gmp kdf xcbc fips-prf kernel-libipsec"
+    " kernel-netlink socket-default vici xauth-generic eap-mschapv2 eap-identity"
+)
+_VERDICTS = re.compile(
+    r"XAuth authentication of '[^']*' (?P<xauth>successful|failed)"
+    r"|EAP method EAP_MSCHAPV2 (?P<eap>succeeded|failed) for peer"
+    r"|tried \d+ shared keys? for '[^']*' - '(?P<psk>[^']*)', but MAC mismatched"
+)
+
+
+class StrongSwanServer(Server):
+    """Gives addresses of 10.79.96.0/24 to vpnc and of 10.79.97.0/24 to IKEv2; carries packets in user space."""
+
+    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address) -> None:
+        self.address, self.authority = address, authority
+        self.folder = directory / "strongswan"
+        for name in ("x509ca", "x509", "private"):
+            (self.folder / name).mkdir(parents=True)
+        self.uri = f"unix://{self.folder}/vici"
+        (self.folder / "strongswan.conf").write_text(_daemon(self.uri))
+        identity = authority.issue("gateway.example.net", "serverAuth")
+        (self.folder / "x509ca/ca.pem").write_text(authority.root.certificate.read_text())
+        (self.folder / "x509/gateway.pem").write_text(identity.certificate.read_text())
+        (self.folder / "private/gateway.pem").write_text(identity.key.read_text())
+        argv = ("env", f"STRONGSWAN_CONF={self.folder}/strongswan.conf", "/usr/sbin/charon-systemd")
+        super().__init__(namespace, directory, "strongswan", argv, "spawning 16 worker threads")
+        self._password = PASSWORD
+
+    def start(self) -> None:
+        """Start it and load its configuration."""
+        super().start()
+        self._load()
+
+    def change_password(self, password: str) -> None:
+        """What the server accepts from now on, of vpnc and of EAP."""
+        self._password = password
+        self._load()
+
+    def end_sessions(self) -> None:
+        """An administrator ends every session: the clients are told."""
+        for name in ("xauth", "psk", "eap", "certificate"):
+            self._swanctl("--terminate", "--ike", name, check=False)
+
+    @property
+    def attempts(self) -> list[str]:
+        """The logins judged since the server's start, each `accepted` or `refused`; of pre-shared keys only the refused ones."""
+        verdicts = (match["xauth"] or match["eap"] or "failed" for match in _VERDICTS.finditer(self.log.read_text(errors="replace")))
+        return ["accepted" if verdict.startswith("succe") else "refused" for verdict in verdicts]
+
+    def _load(self) -> None:
+        (self.folder / "swanctl.conf").write_text(_connections(self.address, self._password))
+        self._swanctl("--load-all", "--noprompt", "--file", str(self.folder / "swanctl.conf"))
+
+    def _swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.namespace.run("swanctl", *arguments, "--uri", self.uri, check=check)
+
+    # --- what the customer's administrator sends us -----------------------------------------------------------------------------
+
+    def vpnc_config(self) -> str:
+        """A vpnc configuration without secrets; with lines that only suit a person's laptop."""
+        return textwrap.dedent(f"""\
+            IPSec gateway {self.address}
+            IPSec ID {GROUP}
+            Xauth username {USER}
+            NAT Traversal Mode force-natt
+            Script /usr/share/vpnc-scripts/vpnc-script
+            Interface name vpn0
+            Local Port 500
+            """)
+
+    def swanctl_config(self, how: str = "psk") -> str:
+        """A swanctl.conf without secrets that logs in with `psk`, `eap` (user and password) or `certificate`."""
+        local = {
+            "psk": "auth = psk\n id = facilitator@example.net", "eap": "auth = eap-mschapv2\n id = staff@example.net",
+            "certificate": "auth = pubkey\n certs = facilitator.pem\n id = \"CN=svc-facilitator\"",
+        }[how]
+        remote = "auth = psk\n id = gateway@example.net" if how == "psk" else 'auth = pubkey\n id = "CN=gateway.example.net"'
+        return textwrap.dedent(f"""\
+            connections {{
+              acme {{
+                version = 2
+                remote_addrs = {self.address}
+                vips = 0.0.0.0
+                local {{ {local}
+                }}
+                remote {{ {remote}
+                }}
+                children {{
+                  datacentre {{
+                    remote_ts = 10.77.0.0/24
+                    start_action = trap
+                    updown = /usr/lib/ipsec/_updown iptables
+                  }}
+                }}
+              }}
+            }}
+            """)
+
+    def write_client_files(self, folder: Path) -> None:
+        """What lies beside a swanctl.conf that needs certificates: the authority, and our certificate with its key."""
+        client = self.authority.issue("svc-facilitator", "clientAuth")
+        for name, source in (("x509ca/ca", self.authority.root.certificate), ("x509/facilitator", client.certificate),
+                             ("private/facilitator", client.key)):
+            path = folder / f"{name}.pem"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(source.read_text())
+
+
+def _daemon(uri: str) -> str:
+    return textwrap.dedent(f"""\
+        charon-systemd {{
+          load = {_PLUGINS}
+          i_dont_care_about_security_and_use_aggressive_mode_psk = yes
+          retransmit_timeout = 1.0
+          retransmit_tries = 2
+          plugins {{
+            vici {{
+              socket = {uri}
+            }}
+            eap-mschapv2 {{
+              fragment_size = 1024
+            }}
+          }}
+          journal {{
+            default = -1
+          }}
+          filelog {{
+            stderr {{
+              default = 1
+            }}
+          }}
+        }}
+        """)
+
+
+def _connections(address: IPv4Address, password: str) -> str:
+    gateway: Tree = {"auth": "pubkey", "certs": "gateway.pem", "id": "CN=gateway.example.net"}
+    keys: Tree = {"auth": "psk", "id": "gateway@example.net"}
+    return render({
+        "connections": {
+            "xauth": _xauth(address),
+            "psk": _ikev2(address, keys, {"auth": "psk", "id": "facilitator@example.net"}),
+            "eap": _ikev2(address, gateway, {"auth": "eap-mschapv2", "id": "staff@example.net", "eap_id": "%any"}),
+            "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
+        },
+        "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": "10.79.97.0/24"}},
+        "secrets": {
+            "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
+            "ike-psk": {"id": "facilitator@example.net", "secret": PRESHARED_KEY},
+            "eap-user": {"id": USER, "secret": password},
+        },
+    })
+
+
+def _xauth(address: IPv4Address) -> Tree:
+    return {
+        "version": "1", "aggressive": "yes", "local_addrs": str(address), "proposals": "aes128-sha1-modp1024,aes256-sha1-modp1024",
+        "pools": "xauth", "send_cert": "never", "encap": "yes", "unique": "never", "dpd_delay": "5s",
+        "local": {"auth": "psk", "id": str(address)}, "remote": {"auth": "psk", "id": f"keyid:{GROUP}"}, "remote-xauth": {"auth": "xauth"},
+        "children": {"net": {"local_ts": "0.0.0.0/0", "esp_proposals": "aes128-sha1,aes256-sha1"}},
+    }
+
+
+def _ikev2(address: IPv4Address, local: Tree, remote: Tree) -> Tree:
+    return {
+        "version": "2", "local_addrs": str(address), "pools": "ikev2", "unique": "never", "dpd_delay": "5s", "local": local,
+        "remote": remote, "children": {"datacentre": {"local_ts": "10.77.0.0/24"}},
+    }

@@ -1,0 +1,150 @@
+"""Drives one vpnc: gives it its configuration and what it asks for, and tells the daemon when packets can pass.
+
+    python -I -m tunnels.programs.vpnc --device NAME --config FD [--mtu N] [--append-code]
+
+vpnc reads its configuration from standard input up to a line that begins with ^D, and its passwords from what follows. It runs our own
+script (tunnels/programs/script.py) when it has its device; packets pass when it has said that it started. The configuration has to say
+`Debug 2`: then vpnc tells its steps, and nothing secret.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import signal
+import sys
+from collections.abc import Sequence
+
+from tunnels.programs import script
+from tunnels.programs.endings import end_like
+from tunnels.programs.script import Call, Script, bring_up
+from tunnels.programs.talk import Talk
+
+END = b"\x04"               # ends the configuration on standard input
+RENEWAL = 1.0               # seconds for the far side to answer when the keys that it has taken away are to be made anew
+_PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
+_CHATTER = re.compile(r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)")     # of `Debug 2`
+_LARGEST = 64 << 10         # characters of a line
+
+
+class Session:
+    """One vpnc from its start to its end."""
+
+    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+        self._options, self._talk = options, talk
+        self._call: Call | None = None
+        self._started = False
+        self._asked = 0                 # prompts so far
+        self._before = ""               # the line before the current one
+        self._renewal: asyncio.TimerHandle | None = None
+        self._deserted = False          # the far side has ended the session
+
+    async def run(self, config: bytes) -> int:
+        """Run vpnc with this configuration; its exit code, or the negative number of the signal that ended it."""
+        await Script(self._called).listen()
+        vpnc = await asyncio.create_subprocess_exec(
+            "stdbuf", "-oL", "vpnc", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )
+        assert vpnc.stdin is not None
+        assert vpnc.stdout is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _forward, vpnc)
+        vpnc.stdin.write(config + b"Script " + script.COMMAND.encode() + b"\n" + END)
+        await self._listen(vpnc, vpnc.stdout)
+        code = await vpnc.wait()
+        return 1 if self._deserted else code
+
+    async def _listen(self, vpnc: asyncio.subprocess.Process, output: asyncio.StreamReader) -> None:
+        """Hear all that vpnc says. A prompt does not end its line."""
+        answering: set[asyncio.Task[None]] = set()
+        line = ""
+        while said := await output.read(4096):
+            *lines, line = (line + said.decode(errors="replace")).split("\n")
+            for each in lines:
+                self._heard(each, vpnc)
+            line = line[-_LARGEST:]
+            if _PROMPT.fullmatch(line):
+                _say(line)
+                answering.add(asyncio.create_task(self._answer(vpnc, line)))
+                line = ""
+        if line:
+            _say(line)
+        for task in answering:
+            task.cancel()
+
+    def _called(self, call: Call) -> None:
+        """Our script was run."""
+        if call.reason == "connect":
+            bring_up(call.device, call.addresses, self._options.mtu or call.mtu)
+            self._call = call
+
+    def _heard(self, line: str, vpnc: asyncio.subprocess.Process) -> None:
+        if _CHATTER.match(line):
+            return
+        _say(line)
+        self._before = line
+        if line.startswith("VPNC started") and self._call is not None:
+            self._started = True
+            addresses = [str(address) for address in self._call.addresses]
+            self._talk.connected(address=next(iter(addresses), None), peer=self._call.gateway, routes=list(self._call.routes))
+        elif line.startswith("S7.1 ") and self._started:
+            self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._desert, vpnc)
+        elif self._renewal is not None and line.startswith("S7.7 "):
+            self._renewal.cancel()
+        elif self._renewal is not None and "got delete for old connection" in line:
+            self._desert(vpnc)      # it has ended all of the session, and vpnc overlooks that
+
+    def _desert(self, vpnc: asyncio.subprocess.Process) -> None:
+        """The far side has deleted its keys and makes no new ones: packets cannot pass, but vpnc would try for a quarter of a minute."""
+        _say("facilitator: the far side has deleted the session")
+        self._deserted = True
+        with contextlib.suppress(ProcessLookupError):
+            vpnc.kill()
+
+    async def _answer(self, vpnc: asyncio.subprocess.Process, prompt: str) -> None:
+        """Answer a prompt: first with the password, later with whatever else the far side wants to know."""
+        self._asked += 1
+        if self._asked == 1:
+            answer = await self._talk.ask("password", prompt)
+            if self._options.append_code:
+                answer += await self._talk.ask("code", "One-time code")
+        elif prompt.startswith("Password"):
+            _say("facilitator: the password was asked for again")
+            _forward(vpnc)
+            return
+        else:
+            answer = await self._talk.ask("code", self._before or prompt)       # what the far side says stands in the line before
+        assert vpnc.stdin is not None
+        vpnc.stdin.write(answer.encode() + b"\n")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _forward(vpnc: asyncio.subprocess.Process) -> None:
+    """vpnc logs off when it is told to end."""
+    with contextlib.suppress(ProcessLookupError):
+        vpnc.terminate()
+
+
+async def _main(options: argparse.Namespace, config: bytes) -> int:
+    talk = Talk()
+    await talk.listen()
+    return await Session(options, talk).run(config)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--config", type=int, required=True)
+    parser.add_argument("--mtu", type=int)
+    parser.add_argument("--append-code", action="store_true")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    given = _options(sys.argv[1:])
+    with open(given.config, "rb") as file:
+        end_like(asyncio.run(_main(given, file.read())))
