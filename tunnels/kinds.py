@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tunnels.base import AnyKind
+from tunnels.openconnect import OPENCONNECT
 from tunnels.openvpn import OPENVPN
 from tunnels.sshuttle import SSHUTTLE
 from tunnels.wireguard import WIREGUARD
 
 KINDS: Mapping[str, AnyKind] = MappingProxyType({
+    "openconnect": OPENCONNECT,
     "openvpn": OPENVPN,
     "sshuttle": SSHUTTLE,
     "wireguard": WIREGUARD,

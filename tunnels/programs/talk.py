@@ -2,7 +2,7 @@
 
     to the daemon      {"ask": "password", "id": 1, "text": "Password:"}   {"failed": "auth", "text": ...}   {"keep": "SECRET"}
                        {"connected": {"address": ..., "peer": ..., "routes": [...], "lasts": ...}}
-    from the daemon    {"id": 1, "answer": ...}   {"renew": true}
+    from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}
 
 The daemon may go and come back at any time: whoever connects is first told everything that still holds.
 """
@@ -23,9 +23,10 @@ _LINE = 256 << 10               # bytes of one line from the daemon
 class Talk:
     """The program's side. Begin with `listen`; everything happens on the running loop."""
 
-    def __init__(self, renew: Callable[[], None] = lambda: None) -> None:
-        """`renew` is called when the daemon wants the client to reconnect in place."""
-        self._renew = renew
+    def __init__(self, renew: Callable[[], None] = lambda: None, leave: Callable[[], None] = lambda: None) -> None:
+        """`renew` is called when the daemon wants the client to reconnect in place; `leave` when the tunnel's end, which follows, is
+        meant to last, so that the far side need not keep the session."""
+        self._renew, self._leave = renew, leave
         self._writer: asyncio.StreamWriter | None = None
         self._holds: dict[str, dict[str, Any]] = {}         # what still holds, by its first key
         self._questions: dict[int, asyncio.Future[str]] = {}
@@ -90,6 +91,8 @@ class Talk:
     def _take(self, message: dict[str, Any]) -> None:
         if "renew" in message:
             self._renew()
+        if "leave" in message:
+            self._leave()
         question = self._questions.get(message.get("id", 0))
         if question is not None and not question.done():
             question.set_result(message["answer"])
