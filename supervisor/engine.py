@@ -282,7 +282,7 @@ class Engine:
             self._turns.take(gateway, after.turn)
         if gateway is not None and after.reason is Reason.BANNED and after.phase is Phase.BACKOFF and after.deadline is not None:
             self._turns.ban(gateway, after.deadline)
-        if after.refusals != before.refusals:
+        if after.refusals != before.refusals or (after.phase is Phase.UP and before.phase is not Phase.UP):
             self._share_refusals(name, after)
 
     def _share_refusals(self, name: str, state: TunnelState) -> None:

@@ -45,7 +45,7 @@ class World:
 
     SPIN_BUDGET = 10_000
 
-    def __init__(self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1) -> None:
+    def __init__(self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1, kind: Kind = KIND) -> None:
         self.now = 0.0
         self.habits = habits
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -55,7 +55,7 @@ class World:
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
         outputs = Outputs(self.runner, self.network, self.prober, self.alerter, self.recorder)
         self.inbox = Inbox()
-        self.engine = Engine(self.inbox, outputs, {"test": KIND}, clock=lambda: self.now, chance=chance.random)
+        self.engine = Engine(self.inbox, outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
         self.engine.configure(Scope("sim", ()), tunnels, held=())
         self._drain_inbox()
 
@@ -85,7 +85,10 @@ class World:
             due = self._drain_inbox()
 
     def _drain_inbox(self) -> float | None:
-        return self.engine.advance(self.inbox.take())
+        due = self.engine.advance(self.inbox.take())
+        while events := self.inbox.take():      # what the engine has told itself
+            due = self.engine.advance(events)
+        return due
 
     def phase(self, name: str = "acme") -> Phase:
         """The tunnel's phase now."""
@@ -179,8 +182,10 @@ class FakeAlerter:
     open: set[str] = field(default_factory=set)
     opened: list[str] = field(default_factory=list)
     resolved: list[str] = field(default_factory=list)
+    alerts: Mapping[str, Alert] = field(default_factory=dict)
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
+        self.alerts = alerts
         for name in self.open - set(alerts):
             self.open.discard(name)
             self.resolved.append(name)

@@ -15,9 +15,9 @@ import pytest
 
 from supervisor.clients.launch import LARGEST_FILE
 from supervisor.clients.ports import PortPicker
-from supervisor.core.events import ClientSaid, Exited, Spawned, SpawnFailed
+from supervisor.core.events import Answered, ClientSaid, Delayed, Exited, Kept, Spawned, SpawnFailed
 from tests.clients.scripted import Bench, alive, kind, shell, tagged, tunnel, until, zombies
-from tunnels.base import Carrier, Connected, Failed, Reason
+from tunnels.base import Carrier, Connected, Failed, Login, Question, Reason, Secret, Wanted
 
 STRAY = """
 import os, signal, sys, time
@@ -33,6 +33,17 @@ if len(sys.argv) == 2:
     time.sleep(1000)
 while not os.path.exists(sys.argv[1]) or not open(sys.argv[1]).read():
     time.sleep(0.005)
+"""
+
+TELLER = """
+import socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind("management.sock")
+server.listen()
+daemon = server.accept()[0].makefile("rw")
+print(sys.argv[1], file=daemon, flush=True)
+for line in daemon:
+    print("told:", line.strip(), flush=True)
 """
 
 
@@ -54,7 +65,9 @@ async def test_life_of_a_client(tmp_path: Path) -> None:
 async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp_path: Path) -> None:
     """Should the loop be too busy to cut: at the limit a write fails, and the client lives."""
     async with Bench(tmp_path) as bench:
-        bench.runner.spawn(shell(f"while [ $(ulimit -f) = unlimited ]; do :; done; head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big; exit 7"), 1)
+        limited = "while [ $(ulimit -f) = unlimited ]; do :; done"      # it is limited right after its start
+        write = f"head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big"
+        bench.runner.spawn(shell(f"{limited}; {write}; exit 7"), 1)
         await bench.next(Spawned)
         assert await bench.next(Exited) == Exited("acme", 1, 7)
         assert (bench.directory() / "big").stat().st_size == LARGEST_FILE
@@ -132,6 +145,40 @@ async def test_secrets_reach_the_client_and_nobody_else(tmp_path: Path) -> None:
         for what in ("cmdline", "environ"):
             assert b"hunter2" not in Path(f"/proc/{spawned.pid}/{what}").read_bytes()
         assert b"hunter2" not in (tmp_path / "journal.json").read_bytes()
+
+
+async def test_a_question_waits_for_an_answer_that_nobody_else_sees(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        bench.runner.spawn(tunnel("{python}", "-c", TELLER, "ask text Colour?", management=True), 1)
+        await bench.next(Spawned)
+        assert await bench.next(ClientSaid) == ClientSaid("acme", 1, Question(Wanted.TEXT, "Colour?"))
+        bench.runner.answer("acme", "octarine")
+        assert await bench.next(Answered) == Answered("acme", 1)
+        await until(lambda: "told: answer ***" in bench.lines())
+
+
+async def test_a_code_comes_from_the_seed_and_is_used_once(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        bench.secrets["seed"] = b"JBSWY3DPEHPK3PXP"
+        asking = tunnel("{python}", "-c", TELLER, "ask code Code?", management=True, login=Login(totp=Secret(file="seed")))
+        bench.runner.spawn(asking, 1)
+        await bench.next(Spawned)
+        assert 0.0 <= (await bench.next(Delayed)).seconds <= 1.0
+        await until(lambda: any(line.startswith("told: answer") for line in bench.lines()))
+        assert "told: answer ***" in bench.lines()
+
+
+async def test_what_a_session_keeps_is_given_to_the_next_that_resumes_it(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        bench.runner.spawn(shell("echo keep cookie-of-today"), 1)
+        await bench.next(Spawned)
+        assert await bench.next(Kept) == Kept("acme", 1, True)
+        await bench.next(Exited)
+        for session, resume, expected in ((2, True, "***"), (3, False, "none 3"), (4, True, "none 4")):
+            bench.runner.spawn(shell(f"cat /proc/$$/fd/{{kept}} 2>/dev/null || echo none {session}"), session, resume)
+            await bench.next(Spawned)
+            await bench.next(Exited)
+            assert bench.lines()[-1] == expected
 
 
 async def test_the_environment_is_minimal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

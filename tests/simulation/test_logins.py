@@ -1,0 +1,208 @@
+"""Logins in virtual time: who knocks when, what an account sees in an hour, and how far a recovery goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor.core import events as ev
+from supervisor.core.machine import ANSWER_WITHIN
+from supervisor.core.state import Health, Phase, Rung
+from supervisor.core.turns import SPACING
+from tests.fakes import KIND, Habits, World
+from tunnels.base import Failed, Question, Reason, Say, Secret, Wanted
+from tunnels.settings import Login, Probe, Tunnel
+
+HOUR = 3600.0
+GATED = replace(KIND, endpoint=lambda tunnel: "vpn.example.net")
+
+
+def tunnel(name: str = "acme", user: str | None = None, **settings: object) -> Tunnel:
+    login = Login() if user is None else Login(username=user, password=Secret(file="password"))
+    return Tunnel(name=name, kind="test", destinations=(f"10.{len(name)}.0.0/24",), login=login, **settings)
+
+
+def crowd(count: int, **settings: object) -> dict[str, Tunnel]:
+    names = [f"t{'x' * number}" for number in range(count)]
+    return {name: tunnel(name, **settings) for name in names}
+
+
+def refusing(reason: Reason) -> Habits:
+    return Habits(says=lambda: Failed(reason, "no"))
+
+
+# --- what the far side sees in an hour ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reason", "most"), [(Reason.AUTH, 3), (Reason.HANDSHAKE, 3), (Reason.OUR_CERTIFICATE, 1), (Reason.BANNED, 6)])
+@pytest.mark.parametrize("sharing", [1, 5])
+def test_what_cannot_work_is_not_tried_again_and_again(reason: Reason, most: int, sharing: int) -> None:
+    """Five tunnels with one account may do no more harm to it than one."""
+    world = World(crowd(sharing, user="svc"), refusing(reason), kind=GATED)
+    world.run(until=HOUR)
+    each = most if reason in (Reason.HANDSHAKE, Reason.OUR_CERTIFICATE) else most / sharing
+    assert 1 <= len(world.runner.spawned) <= each * sharing
+
+
+def test_logins_with_a_refused_account_are_minutes_apart() -> None:
+    world = World(crowd(4, user="svc"), refusing(Reason.AUTH))
+    world.run(until=HOUR)
+    first, second, third = [at for at, _, _ in world.runner.spawned]
+    assert 60.0 <= second - first < 62.0
+    assert 120.0 <= third - second < 122.0
+    assert {world.phase(name) for name in crowd(4)} == {Phase.FAILED}
+
+
+def test_a_changed_secret_wakes_every_tunnel_of_the_account() -> None:
+    habits = refusing(Reason.AUTH)
+    world = World(crowd(3, user="svc"), habits)
+    world.run(until=HOUR)
+    habits.says = lambda: None
+    for name in crowd(3):
+        world.post(ev.InputsChanged(name))
+    world.run(until=HOUR + 5.0)
+    assert {world.phase(name) for name in crowd(3)} == {Phase.UP}
+
+
+def test_the_success_of_one_wakes_the_others() -> None:
+    """The far side's administrator unlocked the account: no file has changed, and somebody started one of the tunnels."""
+    habits = refusing(Reason.AUTH)
+    world = World(crowd(3, user="svc"), habits)
+    world.run(until=HOUR)
+    habits.says = lambda: None
+    world.post(ev.Asked("t", reason=Reason.STARTED))
+    world.run(until=HOUR + 5.0)
+    assert {world.phase(name) for name in crowd(3)} == {Phase.UP}
+
+
+def test_a_refused_handshake_is_an_accident_for_a_tunnel_that_has_worked() -> None:
+    habits = Habits(lives=lambda: 100.0)
+    world = World({"acme": tunnel()}, habits)
+    world.run(until=50.0)
+    habits.says = lambda: Failed(Reason.HANDSHAKE, "no")
+    world.run(until=400.0)
+    assert len(world.runner.spawned) > 4
+    habits.says = lambda: None
+    world.run(until=400.0 + 130.0)
+    assert world.phase() is Phase.UP
+
+
+def test_secrets_that_change_while_a_login_runs_are_tried_at_once() -> None:
+    """Whoever corrects the password in the second in which it is refused must not wait for the next change."""
+    habits = refusing(Reason.KEY)
+    world = World({"acme": tunnel()}, habits)
+    world.run(until=0.1)
+    habits.says = lambda: None
+    world.post(ev.InputsChanged("acme"))
+    world.run(until=2.0)
+    assert world.phase() is Phase.UP
+
+
+# --- turns ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_clients_of_one_gateway_knock_one_after_the_other() -> None:
+    world = World(crowd(20), Habits(), kind=GATED)
+    world.run(until=20 * SPACING + 1.0)
+    starts = [at for at, _, _ in world.runner.spawned]
+    assert len(starts) == 20
+    assert all(later - earlier >= SPACING * 0.99 for earlier, later in zip(starts, starts[1:], strict=False))
+
+
+def test_one_tunnel_that_drops_now_and_then_never_waits_for_its_turn() -> None:
+    world = World({"acme": tunnel(probe=Probe())}, Habits(lives=lambda: 300.0), kind=GATED)
+    world.run(until=HOUR)
+    assert all(t.after is not Phase.BACKOFF for t in world.recorder.transitions)
+
+
+def test_the_first_login_with_an_account_is_awaited() -> None:
+    world = World(crowd(3, user="svc"), Habits(connects_in=lambda: 3.0))
+    world.run(until=2.0)
+    assert len(world.runner.spawned) == 1
+    world.run(until=8.0)
+    assert {world.phase(name) for name in crowd(3)} == {Phase.UP}
+
+
+# --- questions ------------------------------------------------------------------------------------------------------------------------
+
+
+def asked(wanted: Wanted = Wanted.CODE) -> World:
+    world = World({"acme": tunnel()}, Habits(connects_in=lambda: None))
+    world.run(until=1.0)
+    world.post(ev.ClientSaid("acme", 1, Question(wanted, "Enter your code")))
+    world.run(until=2.0)
+    return world
+
+
+def test_a_question_calls_a_human_at_once_and_says_what_is_asked() -> None:
+    world = asked()
+    assert world.phase() is Phase.STARTING
+    assert world.alerter.opened == ["acme"]
+    alert = world.alerter.alerts["acme"]
+    assert "asks: Enter your code" in alert.summary
+    assert alert.details["answer_with"] == "facilitator answer acme"
+
+
+def test_a_question_may_take_minutes_and_ends_cleanly() -> None:
+    world = asked()
+    world.run(until=1.0 + ANSWER_WITHIN - 1.0)
+    assert world.phase() is Phase.STARTING
+    world.run(until=1.0 + ANSWER_WITHIN + 10.0)
+    state = world.engine.snapshot.tunnels["acme"][1]
+    assert (state.phase, state.reason, state.asking) == (Phase.FAILED, Reason.CHALLENGE, None)
+    assert "Enter your code" in state.failure.text
+
+
+def test_after_an_answer_the_client_has_its_ordinary_time() -> None:
+    world = asked()
+    world.run(until=200.0)
+    world.post(ev.Answered("acme", 1))
+    world.run(until=201.0)
+    assert world.engine.snapshot.tunnels["acme"][1].asking is None
+    world.run(until=270.0)
+    assert world.engine.snapshot.tunnels["acme"][1].failure.reason is Reason.START_TIMEOUT
+
+
+# --- the ladder -----------------------------------------------------------------------------------------------------------------------
+
+
+def rungs(world: World) -> list[Rung]:
+    return [t.rung for t in world.recorder.transitions if t.rung is not None]
+
+
+def test_the_client_reconnects_in_place_before_it_is_given_up() -> None:
+    cut = (100.0, 109.0)
+    settings = {"probe": Probe(targets=("icmp://10.77.0.1",))}
+    habits = Habits(path_alive=lambda now: not cut[0] <= now < cut[1])
+    world = World({"acme": tunnel(**settings)}, habits, kind=replace(KIND, renew=(Say("x"),)))
+    world.run(until=cut[1])
+    assert len(world.runner.renewed) == 1
+    assert world.engine.snapshot.tunnels["acme"][1].health is Health.UNHEALTHY
+    world.run(until=200.0)
+    assert len(world.runner.spawned) == 1, "that has helped"
+    assert rungs(world) == [Rung.IN_PLACE]
+
+
+def test_each_rung_is_tried_and_then_the_next() -> None:
+    settings = {"probe": Probe(targets=("icmp://10.77.0.1",))}
+    world = World({"acme": tunnel(**settings)}, Habits(path_alive=lambda now: now < 100.0), kind=replace(KIND, renew=(Say("x"),)))
+    world.run(until=50.0)
+    world.post(ev.Kept("acme", 1, True))
+    world.run(until=400.0)
+    assert rungs(world)[:2] == [Rung.IN_PLACE, Rung.RESUME]
+    assert Rung.NEXT_REMOTE in rungs(world)
+    assert world.engine.snapshot.tunnels["acme"][1].remote > 0
+
+
+def test_a_kept_session_that_the_far_side_forgot_is_followed_by_a_login_at_once() -> None:
+    world = World({"acme": tunnel(probe=Probe())}, Habits(lives=lambda: 100.0))
+    world.run(until=50.0)
+    world.post(ev.Kept("acme", 1, True))
+    world.run(until=100.6)      # it dropped and was resumed
+    assert world.engine.snapshot.tunnels["acme"][1].session.resumed
+    world.post(ev.ClientSaid("acme", 2, Failed(Reason.SESSION_EXPIRED, "cookie")))
+    world.run(until=102.0)
+    state = world.engine.snapshot.tunnels["acme"][1]
+    assert (state.phase, state.session.number, state.session.resumed) == (Phase.UP, 3, False)
+    assert rungs(world) == [Rung.RESUME, Rung.LOGIN]
