@@ -21,7 +21,7 @@ from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summ
 from supervisor.app.place import lock, make_directory, refused
 from supervisor.app.why import Explainer
 from supervisor.clients.journal import Journal
-from supervisor.clients.processes import become_subreaper, open_standard_streams, raise_file_limit, reset_sigchld
+from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
@@ -62,6 +62,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     os.umask(0o077)
     reset_sigchld()
     become_subreaper()
+    forbid_core_dumps()
     raise_file_limit()
     notifier = Notifier()
     config = load(path, kinds)

@@ -115,6 +115,11 @@ def raise_file_limit() -> int:
     return hard
 
 
+def forbid_core_dumps() -> None:
+    """The memory of the daemon and its clients holds secrets. A limit of 1 byte refuses dumps to files and to programs alike (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+
+
 @functools.cache
 def _kernel_lists_children() -> bool:
     return os.path.exists("/proc/thread-self/children")
