@@ -147,13 +147,17 @@ def _info(snapshot: Snapshot) -> Metric:
 def _counted(counts: Mapping[str, Counts]) -> Iterator[Metric]:
     reconnects = CounterMetricFamily("facilitator_tunnel_reconnects", "Sessions that ended and were followed by another attempt.",
                                      labels=("tunnel", "reason"))
+    recoveries = CounterMetricFamily("facilitator_tunnel_recoveries", "Recoveries begun, by how far they go.", labels=("tunnel", "rung"))
     connects = HistogramMetricFamily("facilitator_tunnel_connect_seconds", "Time from the start of the client to the connected tunnel.",
                                      labels=_TUNNEL)
     for name, count in counts.items():
         for reason, number in count.reconnects.items():
             reconnects.add_metric((name, reason), number)
+        for rung, number in count.recoveries.items():
+            recoveries.add_metric((name, rung), number)
         connects.add_metric((name,), list(cumulative(count)), count.connect_seconds)
     yield reconnects
+    yield recoveries
     yield connects
     yield _counter("login_failures", "Sessions whose login the far side refused.", ((n, c.login_failures) for n, c in counts.items()))
 

@@ -9,7 +9,7 @@ import bisect
 import threading
 from collections import Counter
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from supervisor.core.state import Phase, Snapshot, Transition
 from tunnels.base import Reason
@@ -52,6 +52,7 @@ class Counts:
     """What happened to one tunnel since the daemon started."""
 
     reconnects: Counter[str] = field(default_factory=Counter)       # by reason
+    recoveries: Counter[str] = field(default_factory=Counter)       # by rung
     login_failures: int = 0
     connects: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))      # per bucket, the last one without a bound
     connect_seconds: float = 0.0
@@ -59,7 +60,7 @@ class Counts:
 
     def copy(self) -> Counts:
         """One consistent moment of it."""
-        return Counts(self.reconnects.copy(), self.login_failures, self.connects.copy(), self.connect_seconds, self.refused_session)
+        return replace(self, reconnects=self.reconnects.copy(), recoveries=self.recoveries.copy(), connects=self.connects.copy())
 
 
 class Tally:
@@ -75,6 +76,8 @@ class Tally:
             counts = self._counts.setdefault(transition.tunnel, Counts())
             if transition.before in _RUNNING and transition.after in _AGAIN:
                 counts.reconnects[transition.reason.value] += 1
+            if transition.rung is not None:
+                counts.recoveries[transition.rung.value] += 1
             if transition.before is Phase.STARTING and transition.after is Phase.UP:
                 counts.connects[bisect.bisect_left(BUCKETS, transition.lasted)] += 1
                 counts.connect_seconds += transition.lasted
