@@ -7,11 +7,15 @@ from tunnels.base import AnyKind
 from tunnels.openconnect import OPENCONNECT
 from tunnels.openvpn import OPENVPN
 from tunnels.sshuttle import SSHUTTLE
+from tunnels.strongswan import STRONGSWAN
+from tunnels.vpnc import VPNC
 from tunnels.wireguard import WIREGUARD
 
 KINDS: Mapping[str, AnyKind] = MappingProxyType({
     "openconnect": OPENCONNECT,
     "openvpn": OPENVPN,
     "sshuttle": SSHUTTLE,
+    "strongswan": STRONGSWAN,
+    "vpnc": VPNC,
     "wireguard": WIREGUARD,
 })

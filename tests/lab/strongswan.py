@@ -33,7 +33,7 @@ class StrongSwanServer(Server):
         self.address, self.authority = address, authority
         self.folder = directory / "strongswan"
         for name in ("x509ca", "x509", "private"):
-            (self.folder / name).mkdir(parents=True)
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.uri = f"unix://{self.folder}/vici"
         (self.folder / "strongswan.conf").write_text(_daemon(self.uri))
         identity = authority.issue("gateway.example.net", "serverAuth")

@@ -31,6 +31,14 @@ EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
         {"remote": "svc@bastion.example.net:22", "identity": {"file": "key"}, "known_hosts": "/etc/facilitator/known_hosts"},
         {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + SECRET, "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n"},
     ),
+    "strongswan": (
+        {"config": "/etc/facilitator/swanctl.conf", "psk": {"file": "psk"}, "login": {"username": "svc", "password": {"file": "pw"}}},
+        {"config": b"connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }", "psk": SECRET, "password": SECRET},
+    ),
+    "vpnc": (
+        {"config": "/etc/facilitator/acme.vpnc", "group_secret": {"file": "gs"}, "login": {"username": "svc", "password": {"file": "pw"}}},
+        {"config": b"IPSec gateway 192.0.2.1\nIPSec ID staff\nXauth password " + SECRET, "group_secret": SECRET, "password": SECRET},
+    ),
     "wireguard": (
         {"config": "/etc/facilitator/acme.conf"},
         {"config": b"[Interface]\nAddress=10.86.0.2\nPrivateKey=" + KEY + b"\n[Peer]\nAllowedIPs=10.77.0.0/24\nEndpoint=192.0.2.1:51820\n"

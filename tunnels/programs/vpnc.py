@@ -22,6 +22,7 @@ from tunnels.programs.endings import end_like
 from tunnels.programs.script import Call, Script, bring_up
 from tunnels.programs.talk import Talk
 
+SCRIPT = f"case $reason in connect) exec {script.COMMAND};; esac"      # a shell runs it; what else it is called for needs nothing done
 END = b"\x04"               # ends the configuration on standard input
 RENEWAL = 1.0               # seconds for the far side to answer when the keys that it has taken away are to be made anew
 _PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
@@ -50,7 +51,7 @@ class Session:
         assert vpnc.stdin is not None
         assert vpnc.stdout is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _forward, vpnc)
-        vpnc.stdin.write(config + b"Script " + script.COMMAND.encode() + b"\n" + END)
+        vpnc.stdin.write(config + b"Script " + SCRIPT.encode() + b"\n" + END)
         await self._listen(vpnc, vpnc.stdout)
         code = await vpnc.wait()
         return 1 if self._deserted else code

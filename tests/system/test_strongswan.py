@@ -1,0 +1,66 @@
+"""Two strongSwan tunnels in the whole daemon, with a key and with a password: killed, thrown out, in the dark, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Daemon, Lab
+from tests.lab.config import Config
+from tests.lab.servers import PASSWORD
+from tests.lab.strongswan import PRESHARED_KEY, USER, StrongSwanServer
+from tests.system.ipsec import carries, gateway, in_the_dark, killed, refused, thrown_out, tunnel
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def server(lab: Lab) -> Iterator[StrongSwanServer]:
+    with gateway(lab) as server:
+        server.write_client_files(lab.directory)
+        yield server
+
+
+@pytest.fixture
+def config(lab: Lab, config: Config, server: StrongSwanServer) -> Config:
+    for name, text in (
+        ("acme-psk.conf", server.swanctl_config("psk")), ("acme-eap.conf", server.swanctl_config("eap")),
+        ("acme-psk", f"{PRESHARED_KEY}\n"), ("acme-eap", f"{PASSWORD}\n"),
+    ):
+        lab.set_secret(name, text)
+    first = tunnel("strongswan", config=str(lab.directory / "acme-psk.conf"), psk={"file": str(lab.directory / "acme-psk")})
+    login = {"username": USER, "password": {"file": str(lab.directory / "acme-eap")}}
+    second = tunnel("strongswan", config=str(lab.directory / "acme-eap.conf"), login=login, priority=200)
+    return {**config, "tunnels": {"acme-key": first, "acme-password": second}}
+
+
+def test_two_at_once(lab: Lab, daemon: Daemon) -> None:
+    """Each has its own charon and its own device, and charon's rules and routes stand in nobody's way."""
+    facilitator = lab.network["facilitator"]
+    assert {daemon.tunnel(name)["session"]["device"] for name in ("acme-key", "acme-password")} == {"t-acme-key", "t-acme-password"}
+    assert "ipsec" not in facilitator.run("ip", "link").stdout
+    assert "fwmark 0x7f" not in facilitator.run("ip", "rule").stdout
+    carries(lab, daemon, "acme-key")
+    daemon.cli("stop", "acme-key")
+    carries(lab, daemon, "acme-password")
+
+
+@pytest.mark.timed
+def test_its_life(lab: Lab, config: Config, server: StrongSwanServer) -> None:
+    only = {**config, "tunnels": {"acme-key": config["tunnels"]["acme-key"]}}
+    with lab.daemon(only) as daemon:
+        carries(lab, daemon, "acme-key")
+        killed(lab, daemon, "acme-key", "charon-systemd", "tunnels.programs.strongswan", "charon-systemd")
+        thrown_out(lab, daemon, "acme-key", server)
+        in_the_dark(lab, daemon, "acme-key")
+    assert daemon.leftovers() == {}
+
+
+def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(lab: Lab, config: Config, server: StrongSwanServer) -> None:
+    lab.set_secret("acme-eap", "wrong\n")
+    with lab.daemon({**config, "tunnels": {"acme-password": config["tunnels"]["acme-password"]}}) as daemon:
+        refused(lab, daemon, "acme-password", server, "the far side refused user name or password")
+        lab.set_secret("acme-eap", f"{PASSWORD}\n")
+        carries(lab, daemon, "acme-password")
+    assert daemon.leftovers() == {}
