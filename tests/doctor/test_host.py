@@ -189,6 +189,17 @@ def test_programs_are_asked_for_their_versions(host: Host, script: str, version:
     assert "is not installed" in str(program.missing)
 
 
+def test_a_program_that_would_begin_to_serve_is_not_asked(host: Host) -> None:
+    charon = host.root / "charon-systemd"
+    charon.write_text("#!/bin/sh\ntouch began\n")
+    charon.chmod(0o755)
+    kind = Kind("openvpn", OpenVPN, Carrier.DEVICE, lambda _: (), lambda *_: Launch(()), lambda *_: None, (str(charon),))  # type: ignore
+    del host.document["tunnels"]["own"]
+    (program,) = programs.installed(host.config(), {"openvpn": kind})
+    assert (program.version, program.missing, program.error) == (None, None, None)
+    assert not Path("began").exists()
+
+
 def test_our_own_packages_are_in_their_ranges() -> None:
     found = {package.name: package for package in programs.packages()}
     assert found["sshuttle"].version is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from supervisor.core.fitness.facts import Package, Program
 from tunnels.base import AnyKind
 
 _ASK: Mapping[str, str] = {"ssh": "-V"}         # everybody else understands --version
+_MUTE = frozenset({"charon-systemd"})           # takes no options: asked anything, it would begin to serve
 _VERSION = re.compile(r"\d+\.\d+(?:\.\d+)*(?:p\d+)?")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;]*)")
 
@@ -37,6 +39,8 @@ def _program(name: str, tunnels: tuple[str, ...]) -> Program:
         require((name,))
     except SpawnError as error:
         return Program(name, tunnels, missing=error.text)
+    if os.path.basename(name) in _MUTE:
+        return Program(name, tunnels)
     command = (shutil.which(name, path=PATH) or name, _ASK.get(name, "--version"))
     try:
         done = subprocess.run(
