@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from supervisor.core.alerts import Alert, about, verdicts
+from supervisor.core.conditions import Condition
 from supervisor.core.events import Action, Asked, Event, InputsChanged, Kill, Noticed, Renew, Spawn, Terminate, Tick
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
@@ -65,6 +66,14 @@ class Network(Protocol):
         """What is wrong beyond a single tunnel, by name, in a sentence each; `Noticed` is posted when that changes."""
 
 
+class Watcher(Protocol):
+    """Knows of things that no tunnel's state tells."""
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What is wrong, by name; `Noticed` is posted when that changes."""
+
+
 class Prober(Protocol):
     """Probes running sessions and posts `Probed` after each round."""
 
@@ -95,6 +104,7 @@ class Outputs:
     prober: Prober
     alerter: Alerter
     recorder: Recorder
+    watchers: tuple[Watcher, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +197,14 @@ class Engine:
         """All tunnels now."""
         pairs = {name: (tunnel, self._states[name]) for name, tunnel in self._tunnels.items()}
         return Snapshot(MappingProxyType(pairs), self._clock(), self.draining)
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What is wrong beyond the state of single tunnels, by name."""
+        found = {name: Condition(text, look_further="facilitator plan") for name, text in self._out.network.conditions.items()}
+        for watcher in self._out.watchers:
+            found |= watcher.conditions
+        return found
 
     def lane(self, tunnel: str) -> int | None:
         """The tunnel's lane."""
@@ -331,7 +349,7 @@ class Engine:
     def _publish_alerts(self) -> None:
         snapshot, name = self.snapshot, self._scope.facilitator
         alerts, self._alerts_due = verdicts(name, snapshot)
-        self._out.alerter.set(alerts | about(name, self._out.network.conditions, snapshot.now))
+        self._out.alerter.set(alerts | about(name, self.conditions, snapshot.now))
 
     def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
         for name, tunnel in self._tunnels.items():

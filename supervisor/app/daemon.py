@@ -132,6 +132,7 @@ class Daemon:
             asyncio.create_task(parts.engine.run(), name="engine"),
             asyncio.create_task(lag.watch(parts.metrics.loop_lag), name="loop lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
+            asyncio.create_task(parts.certificates.run(), name="certificates"),
         ]
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
@@ -153,6 +154,7 @@ class Daemon:
         self._config = config
         parts.engine.configure(scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart)
         parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
+        parts.certificates.set(config.tunnels)
         parts.alerter.route(paging(parts.identity, config))
 
     # --- while it runs -------------------------------------------------------------------------------------------------------

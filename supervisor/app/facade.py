@@ -42,7 +42,7 @@ class Facade:
 
     def status(self) -> dict[str, Any]:
         """See `supervisor.core.view.status`."""
-        return status(self.identity, self.engine.snapshot, self.engine.plan, self.network.conditions)
+        return status(self.identity, self.engine.snapshot, self.engine.plan, self.engine.conditions)
 
     def alive(self) -> str | None:
         """The loop answers, so it turns; the engine must turn with it."""

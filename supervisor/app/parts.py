@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from supervisor import __version__
+from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.held import Held
 from supervisor.clients.codes import Codes
@@ -24,6 +25,7 @@ from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
 from supervisor.control.api import Servers
 from supervisor.control.notify import Notifier
+from supervisor.core.events import Event
 from supervisor.core.failover import choose
 from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
 from supervisor.core.state import Snapshot, Transition, up
@@ -55,6 +57,7 @@ class Parts:
     kinds: Mapping[str, AnyKind]
     files: Files
     held: Held
+    certificates: Certificates
     inbox: Inbox
     runner: Runner
     watcher: InputWatcher
@@ -83,6 +86,7 @@ def build(
     metrics = Metrics(__version__, identity.wall_offset, Sources(
         link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,
         refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,
+        certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
     ))
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
     alerter = PagerDuty(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
@@ -90,12 +94,24 @@ def build(
     prober = ProbeLoop(inbox.post, network.settled, chance)
     deaths = Deaths()
     recorder = Everybody(TransitionLog(), metrics, deaths, SystemdStatus(notifier))
-    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerter, recorder)
+    certificates = Certificates(kinds, files.read, inbox.post)
+    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerter, recorder, (certificates,))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
-    held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(inbox.post), Servers()
+    held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
     return Parts(
-        identity, kinds, files, held, inbox, runner, watcher, network, prober, metrics, deaths, alerter, engine, servers, notifier
+        identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, metrics, deaths, alerter, engine, servers,
+        notifier,
     )
+
+
+def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Tell each of them."""
+
+    def tell(event: Event) -> None:
+        for take in takers:
+            take(event)
+
+    return tell
 
 
 def scope(identity: Identity, config: Config) -> Scope:

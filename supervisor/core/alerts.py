@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from supervisor.core.conditions import Condition
 from supervisor.core.state import Asking, Phase, Snapshot, TunnelState, Want, well
 from tunnels.base import Wanted
 from tunnels.settings import Tunnel
@@ -50,11 +51,11 @@ def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], fl
     return alerts, min(moments, default=None)
 
 
-def about(facilitator: str, conditions: Mapping[str, str], now: float) -> dict[str, Alert]:
+def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> dict[str, Alert]:
     """An alert for each condition that concerns no single tunnel, by its name; one that is gone is not named any more."""
     return {
-        name: Alert(name, Verdict.FIRING, "error", f"{facilitator}: {text}", now, {"look_further": "facilitator plan"}, name)
-        for name, text in conditions.items()
+        name: Alert(name, Verdict.FIRING, each.severity, f"{facilitator}: {each.text}", now, {"look_further": each.look_further}, name)
+        for name, each in conditions.items()
     }
 
 

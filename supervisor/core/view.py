@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from supervisor.core.conditions import Condition
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Asking, Phase, Session, Snapshot, TunnelState
 from tunnels.settings import Tunnel
@@ -23,7 +24,7 @@ class Identity:
     wall_offset: float      # what turns monotonic seconds into Unix time
 
 
-def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, str]) -> dict[str, Any]:
+def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]) -> dict[str, Any]:
     """The status document (contract, section 2). Times are ISO 8601 in UTC."""
     carried: dict[int, list[str]] = {}
     for carry in plan.carries:
@@ -35,7 +36,7 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Map
         "pid": who.pid,
         "started": iso(who.started),
         "draining": snapshot.draining,
-        "conditions": [{"name": name, "text": text} for name, text in conditions.items()],
+        "conditions": [{"name": name, "text": each.text, "severity": each.severity} for name, each in conditions.items()],
         "tunnels": [
             _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), [])) for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],

@@ -56,6 +56,7 @@ class Sources:
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
     log_dropped: Callable[[], int] = lambda: 0                                          # lines
     refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})    # packets, by tunnel and segment
+    certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({})     # Unix time at which a tunnel's first one expires
 
 
 States = Mapping[str, TunnelState]
@@ -82,6 +83,7 @@ class TunnelSeries:
         yield from self._routes(states)
         yield self._refused(states)
         yield from self._clients(states)
+        yield self._certificates(states)
 
     def _states(self, states: States) -> Iterator[Metric]:
         yield _gauge("up", "1 if the tunnel is connected and not known to be sick.", ((n, up(s)) for n, s in states.items()))
@@ -118,6 +120,11 @@ class TunnelSeries:
             if name in states:
                 family.add_metric((name, segment), packets)
         return family
+
+    def _certificates(self, states: States) -> Metric:
+        family = GaugeMetricFamily("facilitator_certificate_expiry_timestamp_seconds", "Unix time at which our certificate for it expires.",
+                                   labels=_TUNNEL)
+        return _filled(family, ((name, at) for name, at in self._sources.certificates().items() if name in states))
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
         return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None
