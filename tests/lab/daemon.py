@@ -149,10 +149,10 @@ class Daemon:
         except (OSError, http.client.HTTPException):
             return 0, ""
 
-    def cli(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-        """`facilitator ARGUMENTS -c FILE` beside the daemon."""
+    def cli(self, *arguments: str, timeout: float = PATIENCE, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """`facilitator ARGUMENTS -c FILE` beside the daemon, with something `typed` on its stdin."""
         argv = self.namespace.argv(*FACILITATOR, *arguments, "-c", str(self.config_file))
-        return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, stdin=subprocess.DEVNULL, timeout=timeout)
+        return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, input=typed, timeout=timeout)
 
     def status(self) -> dict[str, Any]:
         """What `facilitator status --json` prints, got over HTTP because that is quicker."""

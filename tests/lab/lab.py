@@ -18,7 +18,7 @@ from tests.lab import traffic
 from tests.lab.config import ROUTING_KEY, Config, configuration
 from tests.lab.daemon import Daemon, PagerDuty
 from tests.lab.pki import Authority
-from tests.lab.servers import PASSWORD, SEED, BastionServer, Login, OpenVpnServer, Server, web_server
+from tests.lab.servers import PASSWORD, BastionServer, Login, OpenVpnServer, Server, web_server
 from tests.netns import PREFIX, sweep
 
 
@@ -106,17 +106,18 @@ class Lab:
     @property
     def password_server(self) -> OpenVpnServer:
         """A second OpenVPN server of the customer that asks for a password; running."""
-        return self.login_server(Login.PASSWORD)
+        server = self.login_server(Login.PASSWORD)
+        self._secret("acme-password", f"{PASSWORD}\n")
+        return server
 
     def login_server(self, login: Login) -> OpenVpnServer:
-        """The customer's OpenVPN server with this login; running. Beside it, files acme-LOGIN.ovpn, acme-password and acme-LOGIN-seed."""
+        """The customer's OpenVPN server with this login; running. We get the files acme-LOGIN.ovpn and acme-LOGIN-password."""
         server = self._logins.get(login)
         if server is None:
             server = self._logins[login] = OpenVpnServer(self.network["customer"], self.directory, self._authority, login)
             server.start()
             self._secret(f"acme-{login.value}.ovpn", server.client_config(str(net.CUSTOMER)))
-            self._secret(f"acme-{login.value}-seed", f"{SEED}\n")
-            self._secret("acme-password", f"{PASSWORD}\n")
+            self._secret(f"acme-{login.value}-password", f"{PASSWORD}\n")
         return server
 
     def set_secret(self, name: str, value: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pyotp
 
 from tests.lab.management import client_ids, tell
 from tests.lab.pki import Authority
@@ -21,7 +22,6 @@ from tests.netns import Namespace
 PROGRAMS = Path(__file__).parent / "programs"
 KEEPALIVE = "10 60"             # what real servers push
 PASSWORD = "correct horse"
-SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 
 
 class Server:
@@ -117,9 +117,15 @@ class OpenVpnServer(Server):
         """What the server accepts from now on."""
         self._write("password", password)
 
-    def change_seed(self, seed: str) -> None:
-        """The seed (base32) of the one-time codes that the server accepts from now on."""
+    def change_seed(self, seed: str, period: int = 30) -> None:
+        """The seed (base32) of the one-time codes that the server accepts from now on, a new one each `period` seconds."""
         self._write("seed", seed)
+        self._write("period", str(period))
+
+    @property
+    def code(self) -> str:
+        """The one-time code that a person would read on a token now."""
+        return pyotp.TOTP(self._beside("seed").read_text().strip()).now()
 
     @contextlib.contextmanager
     def approved(self) -> Iterator[None]:
@@ -146,6 +152,10 @@ class OpenVpnServer(Server):
         """Its administrator throws everybody out; `HALT`: for good."""
         for client in client_ids(self.management):
             tell(self.management, f"client-kill {client} {how}")
+
+    def forget(self) -> None:
+        """It forgets the sessions with a certificate of ours and says nothing: our packets are ignored."""
+        tell(self.management, "kill svc-facilitator")
 
     # --- its configuration ---
 
@@ -189,7 +199,6 @@ class OpenVpnServer(Server):
     def _login_check(self) -> str:
         how = "static" if self.login is Login.TOKEN else self.login.value
         self.change_password(PASSWORD)
-        self.change_seed(SEED)
         check = " ".join(program("verify", str(self._prefix), how))
         token = "auth-gen-token 3600\n" if self.login is Login.TOKEN else ""
         return (

@@ -23,6 +23,7 @@ def config(lab: Lab) -> Config:
     """The lab's configuration with short times, so that a first retry is immediate soon and nothing waits for minutes."""
     config = lab.configuration()
     config["defaults"] = {
+        "login": {"pause": "100ms"},
         "reconnect": {"first": "100ms", "max": "1s", "stable_after": "300ms"},
         "probe": {"interval": "500ms", "timeout": "500ms"},
     }

@@ -1,7 +1,7 @@
 """Checks a login for an OpenVPN server: `verify PREFIX HOW FILE`, where FILE holds user name and password.
 
-PREFIX.password and PREFIX.seed say what is right; each login becomes a line `VERDICT CODE` in PREFIX.attempts; a code is taken once.
-With HOW = approval the login waits until PREFIX.approved exists.
+PREFIX.password, PREFIX.seed and PREFIX.period (seconds) say what is right; a code is taken once. Each login becomes a line `VERDICT CODE`
+in PREFIX.attempts. With HOW = approval the login waits until PREFIX.approved exists.
 """
 
 import base64
@@ -30,7 +30,7 @@ def right_password() -> str:
 
 
 def totp(step: int) -> str:
-    """RFC 6238 with SHA-1, six digits and steps of 30 seconds."""
+    """RFC 6238 with SHA-1 and six digits."""
     seed = base64.b32decode(Path(f"{PREFIX}.seed").read_text().strip())
     digest = hmac.digest(seed, step.to_bytes(8, "big"), "sha1")
     start = digest[-1] & 15
@@ -39,7 +39,7 @@ def totp(step: int) -> str:
 
 def right_code(code: str) -> bool:
     """One of this time step and its neighbours, and not seen before."""
-    now = int(time.time() // 30)
+    now = int(time.time()) // int(Path(f"{PREFIX}.period").read_text())
     seen = attempts().read_text().split() if attempts().exists() else []
     return code not in seen and code in [totp(step) for step in (now - 1, now, now + 1)]
 
