@@ -98,6 +98,7 @@ class Place:
     port: int                   # free local port to listen on (Carrier.PROXY)
     python: str                 # interpreter for programs of our own
     remote: int = 0             # which of the far side's servers comes first: it grows when one was tried in vain
+    mark: int = 0               # fwmark of packets that may enter the tunnel although it is not up yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tunnels.base import AnyKind
+from tunnels.command import COMMAND
 from tunnels.openconnect import OPENCONNECT
 from tunnels.openvpn import OPENVPN
 from tunnels.sshuttle import SSHUTTLE
@@ -12,6 +13,7 @@ from tunnels.vpnc import VPNC
 from tunnels.wireguard import WIREGUARD
 
 KINDS: Mapping[str, AnyKind] = MappingProxyType({
+    "command": COMMAND,
     "openconnect": OPENCONNECT,
     "openvpn": OPENVPN,
     "sshuttle": SSHUTTLE,

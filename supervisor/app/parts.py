@@ -81,7 +81,10 @@ def build(
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
     codes = Codes(config.facilitator.state_dir / "codes.json")
-    runner = Runner(kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes)
+    runner = Runner(
+        kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes,
+        lane_of=lambda name: engine.lane(name),     # noqa: PLW0108 - the engine is made later
+    )
     network = KernelNetwork(inbox.post, _note)
     metrics = Metrics(__version__, identity.wall_offset, Sources(
         link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,

@@ -204,7 +204,8 @@ class Runner:
         launching.require(kind.binaries)
         with _local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
-        place = Place(self._directory / "clients" / tunnel.name, device_name(tunnel), port, sys.executable, order.remote)
+        directory, mark = self._directory / "clients" / tunnel.name, self._lane_of(tunnel.name) or 0
+        place = Place(directory, device_name(tunnel), port, sys.executable, order.remote, mark)
         try:
             launch = kind.launch(tunnel, place, inputs)
             dialogue = kind.dialogue(tunnel, inputs)

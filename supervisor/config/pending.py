@@ -22,7 +22,7 @@ PENDING: Mapping[str, str] = MappingProxyType({
     "TUNNEL.reconnect.planned": _LATER,
 })
 
-PENDING_KINDS = frozenset({"openfortivpn", "command"})
+PENDING_KINDS = frozenset({"openfortivpn"})
 
 
 def report_pending(root: Group, report: Report) -> None:

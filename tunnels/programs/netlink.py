@@ -64,8 +64,12 @@ class Netlink:
                     return answers
                 answers.append(message)
 
-    def wait(self) -> None:
-        """Return when there is news of the groups."""
+    def fileno(self) -> int:
+        """For select(2): readable when there is news of the groups."""
+        return self._socket.fileno()
+
+    def skip(self) -> None:
+        """Take one piece of news. ENOBUFS: some were lost."""
         self._socket.recv(_BUFFER)
 
 
