@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -37,8 +35,9 @@ from supervisor.core.layout import (
     wanted,
 )
 from supervisor.core.network import NetworkPlan
-from supervisor.kernel.bulk import CHUNK
-from supervisor.kernel.errors import ERRORS, Occupied, code, explained, sentence
+from supervisor.kernel.apart import apart
+from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
+from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
 from supervisor.kernel.handover import Handover
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
 from supervisor.kernel.limiter import Limiter
@@ -53,10 +52,8 @@ REPAIRS = 20            # repairing rounds in a row before the rate limit counts
 CALM = 5.0              # seconds without a foreign change after which a fight is over
 REPAIR_RATE = 2.0       # repairing rounds a second after that
 FIGHT = "another program keeps changing what is ours in the kernel; repairs are slowed down"
-_SHOWN = 5              # changes in one line of the log
 
 _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Element: "element"}
-Failure = tuple[Change, Exception]
 
 
 class KernelNetwork:
@@ -80,6 +77,7 @@ class KernelNetwork:
         self._host = Host()
         self._actual = Layout()                 # as far as we know
         self._hinted: frozenset[Part] = frozenset()
+        self._looked: frozenset[str] | None = None      # devices of which nothing changed since they were looked at
         self._seen: set[str] = set()            # tunnels whose device was there since they came up
         self._carried: set[str] = set()         # tunnels whose route was in since they came up
         self._repairs = Counter(dict.fromkeys((*_WHAT.values(), "device"), 0))     # from 0: a first repair must be an increase
@@ -99,8 +97,8 @@ class KernelNetwork:
 
     @property
     def repairs(self) -> Mapping[str, int]:
-        """How often something of ours was put back: by route, rule, table, element, and device (its route went with it)."""
-        return self._repairs
+        """How often something of ours was put back: by route, rule, table, element, sysctl, and device (its route went with it)."""
+        return {**self._repairs, "sysctl": self._sysctls.repairs}
 
     @property
     def conditions(self) -> Mapping[str, str]:
@@ -137,13 +135,13 @@ class KernelNetwork:
         except ERRORS as error:
             self._release()
             raise explained(error) from error
-        fatal = next((failure for failure in failures if _fatal(failure)), None)
-        if fatal is not None:
+        worst = next((failure for failure in failures if fatal(failure)), None)
+        if worst is not None:
             self._release()
-            raise explained(fatal[1], fatal[0]) from fatal[1]
+            raise explained(worst[1], worst[0]) from worst[1]
         self._sysctls.allow_ping()
         self._open_host()
-        self._tell({sentence(*failure) for failure in failures if not _passing(failure)})
+        self._tell({sentence(*failure) for failure in failures if not passing(failure)})
         self._task = asyncio.create_task(self._hold(), name="kernel")
 
     async def read(self) -> Layout:
@@ -182,6 +180,8 @@ class KernelNetwork:
 
     def _hinted_at(self, parts: frozenset[Part]) -> None:
         self._hinted |= parts
+        if Part.DEVICES in parts:
+            self._looked = None
         self._wake()
 
     async def _begin(self) -> list[Failure]:
@@ -205,15 +205,18 @@ class KernelNetwork:
                 async with asyncio.timeout_at(min(resync, self._retry or resync)):
                     await self._work.wait()
             if loop.time() >= min(resync, self._retry or resync):
-                self._hinted, self._retry, resync = EVERYTHING, None, loop.time() + RESYNC
+                self._hinted, self._looked, self._retry, resync = EVERYTHING, None, None, loop.time() + RESYNC
             self._work.clear()
             try:
-                self._tell({sentence(*failure) for failure in await self._round() if not _passing(failure)})
+                self._tell({sentence(*failure) for failure in await self._round() if not passing(failure)})
             except Exception as error:      # reading failed, or we are wrong: the watch must go on
                 self._tell({f"cannot follow the kernel's state: {error!r}"})
 
     async def _round(self) -> list[Failure]:
-        self._look_at_devices()
+        if self._looked is None or not self._looked >= self._devices():
+            self._look_at_devices()
+        else:
+            self._note_present()
         failures = await self._converge()
         self._open_host()
         if self._hinted:
@@ -226,9 +229,8 @@ class KernelNetwork:
 
     def _look_at_devices(self) -> None:
         """Routes over a device that vanished, was made anew or went down are gone, without a word from the kernel."""
-        before = self._host.devices
-        names = {lane.device for lane in self._plan.lanes} | {route.device for route in self._actual.routes}
-        self._host = self._routes.host(name for name in names if name is not None)
+        before, self._looked = self._host.devices, self._devices()
+        self._host = self._routes.host(self._looked)
         devices = self._host.devices
         same = {name for name in devices.keys() & before.keys() if devices[name].up and devices[name].index == before[name].index}
         dead = [route for route in self._actual.routes if route.device is not None and route.device not in same]
@@ -237,7 +239,15 @@ class KernelNetwork:
         self._sysctls.move_reverse_path_filter()
         for name in devices.keys() - {"lo"}:
             self._sysctls.accept_replies(name)
-        self._seen |= {lane.tunnel for lane in self._plan.lanes if lane.up and lane.device in devices}
+        self._note_present()
+
+    def _devices(self) -> frozenset[str]:
+        """Those that the plan or what we believe to be there is about."""
+        names = {lane.device for lane in self._plan.lanes} | {route.device for route in self._actual.routes}
+        return frozenset(name for name in names if name is not None)
+
+    def _note_present(self) -> None:
+        self._seen |= {lane.tunnel for lane in self._plan.lanes if lane.up and lane.device in self._host.devices}
 
     def _report_lost(self) -> None:
         up = {lane.tunnel: lane.device for lane in self._plan.lanes if lane.up}
@@ -253,10 +263,17 @@ class KernelNetwork:
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""
         self._aim = await self._handover.keep_open(self._plan, self._host)
-        done, failures = await self._carry_out(diff(self._actual, wanted(self._aim, self._host)))
+        done, failures = await self._carry_out(await self._missing(self._actual))
         self._count_devices(done)
         self._handover.reached(self._aim)
         return failures
+
+    async def _missing(self, actual: Layout) -> Sequence[Change]:
+        """What must change."""
+        def compare(plan: NetworkPlan, host: Host) -> Sequence[Change]:
+            return diff(actual, wanted(plan, host))
+
+        return await apart(len(actual.elements) + len(self._aim.carries), compare, self._aim, self._host)
 
     async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
         """Read again, and go on from there. What others changed is put back, unless that has become a fight."""
@@ -264,19 +281,19 @@ class KernelNetwork:
         found = await self._read(hinted)
         self._look_at_devices()             # again: what was just read may already be gone with its device
         believed = self._actual
-        changes = diff(found, wanted(self._aim, self._host))
-        drift = [change for change in changes if _is_drift(change, believed)]
+        changes = await self._missing(found)
+        drift = [change for change in changes if is_drift(change, believed)]
         now = asyncio.get_running_loop().time()
         self._calm_at = now + CALM if drift else self._calm_at
         if drift and not self._limiter.take(now):
             self._later(self._limiter.wait)
             if not self._fighting:
-                self._note(FIGHT, _summary(drift))
-            self._fight(f"{FIGHT}: {', '.join(map(str, drift[:_SHOWN]))}")
+                self._note(FIGHT, summary(drift))
+            self._fight(f"{FIGHT}: {', '.join(map(str, drift[:SHOWN]))}")
             return []
         if drift and not self._fighting:
             by = {"by": author} if author and any(change.concerns_nftables for change in drift) else {}
-            self._note("repairing what was changed from outside", _summary(drift) | by)
+            self._note("repairing what was changed from outside", summary(drift) | by)
         if self._fighting and now < self._calm_at:
             self._later(self._calm_at - now)
         else:
@@ -284,9 +301,9 @@ class KernelNetwork:
         self._actual = found
         done, failures = await self._carry_out(changes)
         rebuilt = Change(Op.ADD, Table()) in done
-        repaired = [c for c in done if _is_drift(c, believed) and not (rebuilt and isinstance(c.item, Element))]
+        repaired = [c for c in done if is_drift(c, believed) and not (rebuilt and isinstance(c.item, Element))]
         self._repairs.update(_WHAT[type(change.item)] for change in repaired)
-        self._count_devices([change for change in done if not _is_drift(change, believed)])
+        self._count_devices([change for change in done if not is_drift(change, believed)])
         return failures
 
     def _fight(self, about: str) -> None:
@@ -336,70 +353,30 @@ class KernelNetwork:
         """Change by change, nftables in one transaction. A newer plan ends it: the next round goes on from what was reached."""
         done: list[Change] = []
         failures: list[Failure] = []
-        plan, replacing = self._plan, _replacing(changes, self._actual)
+        plan, take_place = self._plan, await apart(len(changes), replacing, changes, self._actual)
         try:
-            for block in _blocks(changes):
+            for block in await apart(len(changes), blocks, changes):
                 if self._plan is not plan:
                     break
                 try:
-                    failed = await self._change(block, replacing)
+                    failed = await self._change(block, take_place)
                 except ERRORS as error:     # of nothing in the block is it known that it was done
                     failures.append((block[0], error))
                     continue
                 failures += failed
-                done += _without(block, failed) if failed else block
+                done += without(block, failed) if failed else block
         finally:
-            self._actual = applied(self._actual, done)
+            self._actual = await apart(len(done), applied, self._actual, done)
         return done, failures
 
-    async def _change(self, block: Sequence[Change], replacing: AbstractSet[Item]) -> list[Failure]:
+    async def _change(self, block: Sequence[Change], take_place: AbstractSet[Item]) -> list[Failure]:
         if block[0].concerns_nftables:
             await self._nftables.commit(block)
             return []
-        said = await self._routes.change_all(block, self._host, replacing)
+        said = await self._routes.change_all(block, self._host, take_place)
         return [(change, error) for change, error in zip(block, said, strict=True) if error is not None]
 
     def _release(self) -> None:
         self._hints.close()
         self._routes.close()
         self._nftables.close()
-
-
-def _blocks(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """What goes to the kernel in one piece, in order: everything of nftables, and routes and rules by the hundred."""
-    for nftables, group in itertools.groupby(changes, key=lambda change: change.concerns_nftables):
-        members = list(group)
-        size = len(members) if nftables else CHUNK
-        yield from (members[start:start + size] for start in range(0, len(members), size))
-
-
-def _replacing(changes: Sequence[Change], actual: Layout) -> frozenset[Item]:
-    """The new routes in whose place there is one of ours."""
-    new = {change.item.place: change.item for change in changes if isinstance(change.item, Route) and change.op is Op.ADD}
-    tables = {table for _, table, _ in new}
-    return frozenset(new[route.place] for route in actual.routes if route.table in tables and route.place in new)
-
-
-def _without(changes: Iterable[Change], failures: Iterable[Failure]) -> list[Change]:
-    failed = {change for change, _ in failures}
-    return [change for change in changes if change not in failed]
-
-
-def _summary(changes: Sequence[Change]) -> dict[str, object]:
-    return {"changes": [str(change) for change in changes[:_SHOWN]], "count": len(changes)}
-
-
-def _is_drift(change: Change, believed: Layout) -> bool:
-    """It undoes what somebody else did: takes away what we did not put there, or puts back what we did."""
-    return (change.item in believed) is (change.op is Op.ADD)
-
-
-def _passing(failure: Failure) -> bool:
-    """The device vanished meanwhile, or went down: the next hint will say so."""
-    return code(failure[1]) in (errno.ENODEV, errno.ENETDOWN)
-
-
-def _fatal(failure: Failure) -> bool:
-    """Without the right nothing works; without the table we are not closed. A foreign route in our place is only noted."""
-    change, error = failure
-    return code(error) == errno.EPERM or change.concerns_nftables

@@ -22,6 +22,7 @@ from pyroute2.netlink.nfnetlink import nftsocket as nft
 from pyroute2.netlink.nlsocket import NetlinkRequest
 
 from supervisor.core.layout import Change, Element, Op, Table
+from supervisor.kernel.apart import apart
 from supervisor.kernel.elements import pack, unpack
 from supervisor.kernel.errors import TIMEOUT
 from supervisor.kernel.netlink import NESTED, attribute
@@ -34,6 +35,7 @@ _BEGIN, _END = 0x10, 0x11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 8 << 20           # bytes; a transaction is one datagram
 _LARGE = 1 << 16            # bytes: some milliseconds of the kernel's time
+_ELEMENT = 50               # bytes of an element, about
 _LIST_SIZE = 400            # elements in one attribute, which holds 64 KiB
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _ACCEPT = 1
@@ -146,7 +148,8 @@ class Nftables:
     async def commit(self, changes: Sequence[Change]) -> None:
         """Carry out what the changes say about the table and its elements: all of it or nothing."""
         build, remove = Change(Op.ADD, Table()) in changes, Change(Op.REMOVE, Table()) in changes
-        messages = [*(self._emptied() if build or remove else []), *(self._whole() if build else []), *self._element_messages(changes)]
+        elements = await apart(len(changes), self._element_messages, changes)
+        messages = [*(self._emptied() if build or remove else []), *(self._whole() if build else []), *elements]
         try:
             await self._transaction(messages)
         except NetlinkError as error:
@@ -185,8 +188,9 @@ class Nftables:
                 ]
                 yield _message(nft.nft_rule_msg, nft.NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, attributes)
 
-    def _element_messages(self, changes: Iterable[Change]) -> Iterator[Any]:
+    def _element_messages(self, changes: Iterable[Change]) -> list[Any]:
         """Removals first: intervals of the new elements may overlap old ones."""
+        messages = []
         grouped: dict[tuple[bool, str], list[Element]] = {}
         for change in changes:
             if isinstance(change.item, Element):
@@ -194,11 +198,12 @@ class Nftables:
         for (add, name), elements in sorted(grouped.items(), key=lambda entry: entry[0]):
             packed = pack(self._sets[name], elements)
             for start in range(0, len(packed), _LIST_SIZE):
-                yield _message(
+                messages.append(_message(
                     _ElementList, nft.NFT_MSG_NEWSETELEM if add else nft.NFT_MSG_DELSETELEM, NLM_F_CREATE if add else 0,
                     [["NFTA_SET_ELEM_LIST_TABLE", TABLE], ["NFTA_SET_ELEM_LIST_SET", name],
                      ["NFTA_SET_ELEM_LIST_ELEMENTS", b"".join(packed[start:start + _LIST_SIZE])]],
-                )
+                ))
+        return messages
 
     async def _tables(self) -> list[Any]:
         return [table for table in await self._dump(_TableHead, nft.NFT_MSG_GETTABLE) if table.get_attr("NFTA_TABLE_NAME") == TABLE]
@@ -250,7 +255,8 @@ class Nftables:
     async def _elements(self, described: Set) -> Iterable[Element]:
         name = ["NFTA_SET_ELEM_LIST_SET", described.name]
         messages = await self._dump(_ElementList, nft.NFT_MSG_GETSETELEM, "NFTA_SET_ELEM_LIST_TABLE", name)
-        return unpack(described, [m.get_attr("NFTA_SET_ELEM_LIST_ELEMENTS") or b"" for m in messages])
+        data = [m.get_attr("NFTA_SET_ELEM_LIST_ELEMENTS") or b"" for m in messages]
+        return await apart(sum(map(len, data)) // _ELEMENT, lambda: list(unpack(described, data)))
 
 
 async def _answers(begin: Any, requests: Sequence[Any]) -> None:
@@ -316,6 +322,8 @@ def _set_attributes(described: Set, number: int) -> list[list[Any]]:
     if described.interval and len(described.key) > 1:
         flags |= concatenated
         attributes.append(["NFTA_SET_DESC", _description(described)])
+    if described.size:
+        attributes.append(["NFTA_SET_DESC", attribute(1, struct.pack(">I", described.size))])
     if described.counter:
         attributes.append(["NFTA_SET_EXPR", attribute(1, b"counter\x00") + attribute(2 | NESTED, b"")])
     return [*attributes, ["NFTA_SET_FLAGS", flags], ["NFTA_SET_USERDATA", described.userdata]]

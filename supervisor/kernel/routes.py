@@ -18,6 +18,7 @@ from pyroute2 import NetlinkError
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 from supervisor.core.layout import Change, Device, Host, Op, Route, Rule
+from supervisor.kernel.apart import apart
 from supervisor.kernel.bulk import Message, RawRoute, Rtnetlink, pack, read_route, read_rule, route_dump, rule_dump
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
@@ -76,7 +77,8 @@ class Routes:
 
     async def routes(self, versions: Iterable[int]) -> frozenset[Route]:
         """All routes of ours, in all tables."""
-        return frozenset([self._named(raw) for version in versions for raw in await self._dump(route_dump(version), read_route)])
+        found = [raw for version in versions for raw in await self._dump(route_dump(version), read_route)]
+        return await apart(len(found), lambda: frozenset(map(self._named, found)))
 
     async def rules(self, versions: Iterable[int]) -> frozenset[Rule]:
         """All policy rules of ours."""

@@ -9,7 +9,7 @@ The way of a packet, in the order in which its rules see it (prefixes of the rul
                      a 1:1 mapping: the destination becomes the real one
     (route)          the packet mark selects the lane's table
     input            nobody behind a tunnel opens a connection; nobody connects to a proxy's port directly
-    forward          MSS clamp; what carries a lane's mark or goes to a destination leaves by the lane's device or not at all
+    forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the lane's device or not at all
     output           the same for the host itself
     postrouting      masquerade behind the tunnel's address
 """
@@ -28,6 +28,7 @@ from supervisor.kernel import expressions as ex
 TABLE = "facilitator"
 FIRST_PORT = 17300          # local ports of proxies; nobody can connect to them directly
 LAST_PORT = 18299
+_LANES = 4096               # at least twice as many as there can be: while elements are exchanged, both count
 
 
 def _tlv(kind: int, value: int | bytes) -> bytes:
@@ -76,6 +77,7 @@ class Set:
     interval: bool = False          # keys are ranges of addresses
     value_interval: bool = False    # values are
     counter: bool = False           # each element counts the packets that were looked up successfully
+    size: int = 0                   # most elements; a number lets the kernel take a quicker kind of hash table
     typeof: bytes = b""             # nft's user data where the kinds do not say it all
 
     @property
@@ -112,10 +114,10 @@ def _sets() -> Iterator[Set]:
         yield Set(f"mss{version}", (NAME,), SIZE, typeof=_TYPEOF_MSS)
         yield Set(f"allowed{version}", (MARK, address, PROTOCOL, PORT), interval=True)
         yield Set(f"refused{version}", (MARK, address), interval=True, counter=True)
-    yield Set("up", (MARK,))
-    yield Set("refusing", (MARK,))
-    yield Set("lanes", (MARK, NAME))
-    yield Set("tunnels", (NAME,))
+    yield Set("up", (MARK,), size=_LANES)
+    yield Set("refusing", (MARK,), size=_LANES)
+    yield Set("lanes", (MARK, NAME), size=_LANES)
+    yield Set("tunnels", (NAME,), size=_LANES)
     yield Set("ports", (MARK,), PORT)
 
 
@@ -129,10 +131,13 @@ def _join(*clauses: ex.Clause) -> ex.Clause:
 
 
 def _prerouting() -> Iterator[ex.Clause]:
+    # Almost all packets are of flows that are on their way already: the first two rules are for them.
+    yield _join(ex.ct_direction("reply"), ex.accept())
+    yield _join(ex.ct("mark"), ex.within("up"), ex.set_meta_mark(), ex.accept())
     for v in (4, 6):
         # A flow without a lane enters the one that carries its destination; so does a flow whose lane is down (failover).
         yield _join(
-            ex.meta("iifname"), ex.outside("tunnels"), ex.ct_direction("original"), ex.ct("mark"), ex.outside("up"),
+            ex.meta("iifname"), ex.outside("tunnels"), ex.ct_direction("original"),
             ex.source(v), ex.within(f"staff{v}"), ex.more_destination(v), ex.mapped(f"carry{v}"), ex.set_meta_mark(), ex.jump("enter"),
         )
     yield _join(ex.ct_direction("original"), _ours(ex.ct("mark")), ex.ct("mark"), ex.set_meta_mark())
@@ -175,13 +180,17 @@ def _input() -> Iterator[ex.Clause]:
     yield _join(_ours(ex.meta("mark")), ex.counter(), ex.reject())
 
 
-def _forward() -> Iterator[ex.Clause]:
-    yield _from_tunnels()
+def _clamp() -> Iterator[ex.Clause]:
     for v in (4, 6):
         for name in ("oifname", "iifname"):
-            yield _join(ex.family(v), ex.tcp_syn(), ex.meta(name), ex.mapped(f"mss{v}"), ex.set_maxseg())
+            yield _join(ex.family(v), ex.meta(name), ex.mapped(f"mss{v}"), ex.set_maxseg())
+
+
+def _forward() -> Iterator[ex.Clause]:
+    yield _join(ex.tcp_syn(), ex.jump("clamp"))
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
+    yield _from_tunnels()
     # Everything below would leave in clear. After a 1:1 mapping the mark is the only sign of that.
     yield _join(_ours(ex.ct("mark")), ex.counter(), ex.reject())
     for v in (4, 6):
@@ -204,6 +213,7 @@ def _postrouting() -> Iterator[ex.Clause]:
 def _chains() -> Iterator[Chain]:
     yield Chain.part("gate", _gate())       # a chain stands before those that jump to it
     yield Chain.part("enter", _enter())
+    yield Chain.part("clamp", _clamp())
     yield Chain("prerouting", "filter", "prerouting", -150, tuple(_prerouting()))
     yield Chain("prerouting_nat", "nat", "prerouting", -100, tuple(_nat()))
     yield Chain("input", "filter", "input", 0, tuple(_input()))

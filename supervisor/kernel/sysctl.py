@@ -15,23 +15,32 @@ _ROOT = Path("/proc/sys/net")
 
 
 class Sysctls:
-    """Writes settings. One that is wrong and cannot be written is noted once, with the value that is needed."""
+    """Writes settings. One that is wrong and cannot be written is noted once, with the value that is needed.
+
+    `repairs` counts settings of the whole host that were right and that somebody changed; the first time is noted. (Those of a single
+    device are not counted: systemd sets them on each new device, a moment after us.)
+    """
 
     def __init__(self, note: Note, root: Path = _ROOT) -> None:
         self._note = note
         self._root = root
         self._noted: set[str] = set()
+        self._kept: set[str] = set()        # what was seen right
+        self.repairs = 0
 
     def forward(self, ipv6: bool) -> None:
         """Let packets through this host. Call it when everything that closes is in place."""
-        self._want("ipv4/ip_forward", "1")
-        if not ipv6 or self._get("ipv6/conf/all/forwarding") != "0":
+        self._keep("ipv4/ip_forward", "1")
+        if not ipv6:
+            return
+        if self._get("ipv6/conf/all/forwarding") != "0":
+            self._kept.add("ipv6/conf/all/forwarding")
             return
         for device in self._devices("ipv6"):
             # A router ignores router advertisements, and with them its own default route, unless it is told not to.
             if device not in ("all", "default") and self._get(f"ipv6/conf/{device}/accept_ra") == "1":
                 self._want(f"ipv6/conf/{device}/accept_ra", "2")
-        self._want("ipv6/conf/all/forwarding", "1")
+        self._keep("ipv6/conf/all/forwarding", "1")
 
     def move_reverse_path_filter(self) -> None:
         """Make `all` 0 without changing any device: the larger of `all` and the device's own value counts.
@@ -40,6 +49,7 @@ class Sysctls:
         """
         everywhere = int(self._get("ipv4/conf/all/rp_filter") or 0)
         if everywhere == 0:
+            self._kept.add("ipv4/conf/all/rp_filter")
             return
         devices = [device for device in self._devices("ipv4") if device != "all"]
         for device in sorted(devices, key=lambda name: name != "default"):     # what comes to be meanwhile has the default
@@ -47,7 +57,7 @@ class Sysctls:
             if not self._want(f"ipv4/conf/{device}/rp_filter", str(max(everywhere, own))):
                 break
         else:
-            self._want("ipv4/conf/all/rp_filter", "0")
+            self._keep("ipv4/conf/all/rp_filter", "0")
 
     def accept_replies(self, device: str) -> None:
         """No reverse-path filter on a tunnel's device."""
@@ -61,6 +71,17 @@ class Sysctls:
             return
         wide = (min(low, group), max(high, group)) if low <= high else (group, group)
         self._want("ipv4/ping_group_range", f"{wide[0]}\t{wide[1]}")
+
+    def _keep(self, name: str, value: str) -> None:
+        """Want it; count it when it was right before."""
+        before = self._get(name)
+        if self._want(name, value):
+            if name in self._kept and before != value:
+                self.repairs += 1
+                if name not in self._noted:
+                    self._noted.add(name)
+                    self._note("repairing what was changed from outside", {"changes": [f"{_key(name)} {before} -> {value}"], "count": 1})
+            self._kept.add(name)
 
     def _want(self, name: str, value: str) -> bool:
         current = self._get(name)
@@ -83,7 +104,7 @@ class Sysctls:
     def _complain(self, name: str, current: str, value: str, error: OSError) -> None:
         if name not in self._noted:
             self._noted.add(name)
-            key = "net." + name.translate(str.maketrans("./", "/."))
+            key = _key(name)
             text = f"{key} is {current} and cannot be written ({error.strerror}); it must be {value.replace(chr(9), ' ')}"
             self._note(text, {"sysctl": key, "is": current, "must_be": value})
 
@@ -99,3 +120,8 @@ class Sysctls:
             yield from sorted(path.name for path in (self._root / family / "conf").iterdir())
         except OSError:
             return
+
+
+def _key(name: str) -> str:
+    """As `sysctl` names it."""
+    return "net." + name.translate(str.maketrans("./", "/."))

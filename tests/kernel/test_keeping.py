@@ -260,7 +260,7 @@ async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
     netns.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "other")
     await make_device(netns)
     assert setting("ipv4/ip_forward") == "0"
-    async with kernel(PLAN):
+    async with kernel(PLAN) as held:
         assert setting("ipv4/ip_forward") == "1"
         assert setting("ipv6/conf/all/forwarding") == "1"
         values = {device: setting(f"ipv4/conf/{device}/rp_filter") for device in ("all", "default", "lan", "t-acme")}
@@ -270,6 +270,18 @@ async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
         # udev runs systemd-sysctl on each new device, a moment later
         await run(netns, "sysctl -qw net.ipv4.conf.t-acme.rp_filter=2")
         await until(lambda: setting("ipv4/conf/t-acme/rp_filter") == "0")
+        await held.network.settled()
+        assert held.network.repairs["sysctl"] == 0
+        assert held.notes == []
+        for count, (name, theirs, ours) in enumerate((
+            ("ipv4/ip_forward", 0, 1), ("ipv6/conf/all/forwarding", 0, 1), ("ipv4/conf/all/rp_filter", 1, 0), ("ipv4/ip_forward", 0, 1),
+        ), 1):
+            await run(netns, f"sysctl -qw net.{name.replace('/', '.')}={theirs}")
+            await until(lambda count=count: held.network.repairs["sysctl"] == count)
+            assert setting(name) == str(ours)
+        assert [details["changes"] for _, details in held.notes] == [
+            ["net.ipv4.ip_forward 0 -> 1"], ["net.ipv6.conf.all.forwarding 0 -> 1"], ["net.ipv4.conf.all.rp_filter 1 -> 0"],
+        ]
 
 
 # --- beginning and end -------------------------------------------------------------------------------------------------------
