@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from supervisor.core.same import Same
 from supervisor.core.state import Snapshot, TunnelState, well
 from tunnels.base import IPNetwork
 from tunnels.settings import Tunnel
@@ -11,34 +14,86 @@ from tunnels.settings import Tunnel
 Carriers = Mapping[IPNetwork, str]      # destination, as staff address it -> name of the tunnel
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Directory:
+    """Which tunnels reach which destinations. One and the same object for one and the same configuration."""
+
+    ranked: Mapping[IPNetwork, tuple[str, ...]]             # in the order of networks: the tunnels that reach each, best first
+    real: Mapping[tuple[str, IPNetwork], IPNetwork]         # what a destination is at a tunnel's far side
+
+
+def directory(tunnels: Iterable[Tunnel]) -> Directory:
+    """The directory of these tunnels."""
+    return _directory(tuple(map(Same, tunnels)))
+
+
+@functools.lru_cache(maxsize=2)
+def _directory(tunnels: tuple[Same[Tunnel], ...]) -> Directory:
+    found: dict[IPNetwork, list[str]] = {}
+    real = {}
+    for tunnel in sorted((each.value for each in tunnels), key=lambda tunnel: (tunnel.priority, tunnel.name)):
+        for destination in tunnel.destinations:
+            found.setdefault(destination.staff_side, []).append(tunnel.name)
+            real[tunnel.name, destination.staff_side] = destination.network
+    return Directory({network: tuple(found[network]) for network in sorted(found, key=_in_order)}, real)
+
+
+def _in_order(network: IPNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Destinations that the same tunnels reach and the same one carries: they go together."""
+
+    ranked: tuple[str, ...]
+    carrier: str                        # "": none yet
+    networks: tuple[IPNetwork, ...]
+
+
+class Chosen(dict[IPNetwork, str]):
+    """Carriers in the order of networks, with what makes the next choice quick."""
+
+    def __init__(self, known: Directory, carriers: Carriers, groups: Sequence[_Group]) -> None:
+        super().__init__(carriers)
+        self.directory = known
+        self.groups = groups
+
+    @classmethod
+    def of(cls, known: Directory, before: Carriers) -> Chosen:
+        """As it was before, for a configuration that is new."""
+        groups: dict[tuple[tuple[str, ...], str], list[IPNetwork]] = {}
+        for network, ranked in known.ranked.items():
+            groups.setdefault((ranked, before.get(network, "")), []).append(network)
+        carriers = {network: before.get(network, "") for network in known.ranked}
+        return cls(known, carriers, [_Group(*key, tuple(networks)) for key, networks in groups.items()])
+
+
 def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None]:
-    """The carriers now, and the monotonic moment at which one may change without any event (None: never).
+    """The carriers now (`before` itself where nothing changes), and the monotonic moment at which one may change without any event.
 
     The well tunnel with the lowest priority number carries. One that comes back takes over only after it was well for its `stable_after`,
-    so that a flapping tunnel is not followed; while none is well the last one keeps the destination.
+    so that a flapping tunnel is not followed; while none is well the last one keeps the destination. None: no such moment.
     """
-    carriers, moments = {}, []
-    for network, candidates in _candidates(snapshot).items():
-        name, due = _carrier(before.get(network), candidates, snapshot.now)
-        carriers[network] = name
+    known = directory(tunnel for tunnel, _ in snapshot.tunnels.values())
+    if not isinstance(before, Chosen) or before.directory is not known:
+        before = Chosen.of(known, before)
+    moments, groups = [], []
+    moved: dict[IPNetwork, str] = {}
+    for group in before.groups:
+        name, due = _carrier(group.carrier, [snapshot.tunnels[name] for name in group.ranked], snapshot.now)
         if due is not None:
             moments.append(due)
-    return carriers, min(moments, default=None)
+        if name != group.carrier:
+            moved |= dict.fromkeys(group.networks, name)
+        groups.append(group if name == group.carrier else _Group(group.ranked, name, group.networks))
+    return (Chosen(known, before | moved, groups) if moved else before), min(moments, default=None)
 
 
 Candidate = tuple[Tunnel, TunnelState]
 
 
-def _candidates(snapshot: Snapshot) -> dict[IPNetwork, list[Candidate]]:
-    found: dict[IPNetwork, list[Candidate]] = {}
-    for tunnel, state in snapshot.tunnels.values():
-        for destination in tunnel.destinations:
-            found.setdefault(destination.staff_side, []).append((tunnel, state))
-    return found
-
-
-def _carrier(before: str | None, candidates: Iterable[Candidate], now: float) -> tuple[str, float | None]:
-    ranked = sorted(candidates, key=lambda candidate: (candidate[0].priority, candidate[0].name))
+def _carrier(before: str, ranked: Sequence[Candidate], now: float) -> tuple[str, float | None]:
     if len(ranked) == 1:
         return ranked[0][0].name, None
     fit = [candidate for candidate in ranked if well(*candidate)]

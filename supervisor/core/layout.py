@@ -15,11 +15,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
 from supervisor.core.network import Carry, Lane, Manner, NetworkPlan
+from supervisor.core.same import Same
 from tunnels.settings import IPNetwork
 
 MAIN_TABLE = 254
@@ -29,24 +30,6 @@ TUNNEL_METRIC = 100         # of the route into a tunnel
 ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}    # bytes of IP and TCP headers without options
 NO_MASK = 0xFFFF_FFFF
-
-ValueT = TypeVar("ValueT")
-
-
-class Same(Generic[ValueT]):
-    """A value that is compared by identity: a key for a memory that must not cost the hashing of ten thousand networks."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: ValueT) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.value is self.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
 
 @dataclass(frozen=True, slots=True)
 class Device:

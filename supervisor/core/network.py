@@ -9,12 +9,14 @@ survives a reconnect that keeps its address.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from supervisor.core.failover import Carriers
+from supervisor.core.failover import Carriers, Chosen, Directory, directory
 from supervisor.core.gates import Gate, Segment, gate
+from supervisor.core.same import Same
 from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.base import IPNetwork, device_name
 from tunnels.settings import Tunnel
@@ -95,17 +97,31 @@ def desired(
         _lane(tunnel, state, lanes[name], name in proxies, _manner(tunnel, state, snapshot.now))
         for name, (tunnel, state) in snapshot.tunnels.items()
     ]
-    carries = [
-        Carry(destination.staff_side, lanes[name], destination.network)
-        for name, (tunnel, _) in snapshot.tunnels.items()
-        for destination in tunnel.destinations
-        if carriers[destination.staff_side] == name
-    ]
+    known = directory(tunnel for tunnel, _ in snapshot.tunnels.values())
+    carries = _carries(known, tuple(lanes.items()), Same(carriers))
     gates = (gate(tunnel, lanes[name]) for name, (tunnel, _) in snapshot.tunnels.items())
     return NetworkPlan(
-        staff, tuple(plan_lanes), tuple(sorted(carries, key=lambda c: (c.network.version, c.network))),
+        staff, tuple(plan_lanes), carries,
         tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _carries(known: Directory, lanes: tuple[tuple[str, int], ...], carriers: Same[Carriers]) -> tuple[Carry, ...]:
+    """One and the same object while nothing changes."""
+    made = _carries_of(known, lanes)
+    in_order = isinstance(carriers.value, Chosen) and carriers.value.directory is known
+    names = carriers.value.values() if in_order else [carriers.value[network] for network in known.ranked]
+    return tuple([by_name[name] for by_name, name in zip(made, names, strict=True)])
+
+
+@functools.lru_cache(maxsize=2)
+def _carries_of(known: Directory, lanes: tuple[tuple[str, int], ...]) -> tuple[Mapping[str, Carry], ...]:
+    """For each destination: the carry by each tunnel that reaches it."""
+    numbers = dict(lanes)
+    return tuple([
+        {name: Carry(network, numbers[name], known.real[name, network]) for name in ranked} for network, ranked in known.ranked.items()
+    ])
 
 
 def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
