@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
-from tunnels.program import RENEW, ProgramDialogue
+from tunnels.program import LEAVE, RENEW, ProgramDialogue
 from tunnels.words import table
 
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
@@ -158,5 +158,5 @@ def _certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
 
 OPENCONNECT = Kind(
     name="openconnect", options=OpenConnect, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("openconnect",), renew=(RENEW,), endpoint=lambda tunnel: tunnel.host, certificates=_certificates,
+    binaries=("openconnect",), renew=(RENEW,), leave=(LEAVE,), endpoint=lambda tunnel: tunnel.host, certificates=_certificates,
 )

@@ -17,6 +17,7 @@ from tunnels.base import Connected, Failed, IPNetwork, Keep, Observation, Questi
 from tunnels.words import Table, explanation
 
 RENEW = Say(json.dumps({"renew": True}))
+LEAVE = Say(json.dumps({"leave": True}))
 Answer = Say | Observation
 
 

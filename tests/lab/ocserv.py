@@ -72,6 +72,11 @@ class OcservServer(Server):
 
     # --- what it does to its users ---
 
+    @property
+    def running(self) -> bool:
+        """It was started, and neither stopped nor killed since."""
+        return self._process is not None
+
     def throw_out(self) -> None:
         """The administrator ends the user's sessions."""
         self._control("disconnect", "user", USER)
@@ -81,11 +86,17 @@ class OcservServer(Server):
         for ip in re.findall(r"^\s*(\d+\.\d+\.\d+\.\d+)\s", self._control("show", "ip", "bans"), re.MULTILINE):
             self._control("unban", "ip", ip)
 
+    def _serves(self) -> bool:
+        """Two of its processes are ready by themselves."""
+        return super()._serves() and self.said("sec-mod initialized") > 0
+
     def _control(self, *words: str) -> str:
         return self.namespace.run("occtl", "-s", str(self._directory / "occtl.sock"), *words, check=False).stdout
 
     def kill(self) -> None:
         """SIGKILL to all of it: gone without a word."""
+        if not self.running:
+            return
         with contextlib.suppress(psutil.NoSuchProcess):
             workers = psutil.Process(self.pid).children(recursive=True)
             super().kill()

@@ -41,6 +41,7 @@ SHUT_WITHIN = 1.0   # seconds in which a server that shuts us out hangs up
 NEAR_END = 15.0     # seconds around the announced end of a session in which its end is no surprise
 _PARTS = ("COOKIE", "HOST", "CONNECT_URL", "FINGERPRINT", "RESOLVE")
 REFUSED = 2         # openconnect's exit code when its cookie is not taken
+SCRIPT = f"case $reason in connect|reconnect) exec {COMMAND};; esac"     # a shell runs it; nothing else needs anything done
 _PR_SET_PDEATHSIG = 1
 
 _REACHED = re.compile(r"Connected to (\S+):(\d+)$")
@@ -98,6 +99,7 @@ class Session:
         self._expired = ""                  # when our certificate has
         self._farewell: str | None = None   # it has ended the session, with these words
         self._ending = self._leaving = False
+        self._stopped = False               # openconnect ended because we told it to
 
     async def run(self) -> int:
         """The exit code of openconnect; negative: the signal that ended it."""
@@ -145,7 +147,7 @@ class Session:
         """Run the session to its end; the exit code."""
         pin = self._options.pin or ticket.get("FINGERPRINT")
         client = await self._spawn(
-            "--cookie-on-stdin", "--interface", self._options.device, "--script", COMMAND,
+            "--cookie-on-stdin", "--interface", self._options.device, "--script", SCRIPT,
             # one try in place; how often and how long to try again is the daemon's business
             "--reconnect-timeout", "0", "--force-dpd", str(DPD),
             *(("--servercert", pin) if pin else ()),
@@ -233,8 +235,6 @@ class Session:
 
     def _called(self, call: Call) -> None:
         """Our script: the device is addressed before openconnect passes the first packet."""
-        if call.reason not in ("connect", "reconnect"):
-            return
         bring_up(self._options.device, call.addresses, self._options.mtu or call.mtu)
         self._up_since, self._lasts = time.monotonic(), call.lasts
         address = str(call.addresses[0]) if call.addresses else None
@@ -256,6 +256,7 @@ class Session:
 
     def _stop(self, client: Process) -> None:
         if client.returncode is None:
+            self._stopped = True
             client.send_signal(signal.SIGTERM if self._leaving or self._up_since is None else signal.SIGHUP)
             asyncio.get_running_loop().call_later(GRACE, _kill, client)
 
@@ -263,7 +264,7 @@ class Session:
 
     async def _conclude_login(self, code: int) -> None:
         """Say what openconnect's own words leave open. Whatever it said itself has been read before."""
-        if self._ending or code < 0:
+        if self._stopped or code < 0:
             return
         if self._asked_secret:
             _say("the connection broke during the login" if self._broken else "the login was refused")
@@ -274,7 +275,7 @@ class Session:
         worthless = self._leaving or self._farewell is not None or code == REFUSED
         if worthless:
             self._talk.keep("")
-        if self._ending or code < 0:
+        if self._stopped or code < 0:
             return
         if code == REFUSED:
             known = resumed or self._up_since is not None

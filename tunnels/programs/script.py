@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import re
 import shlex
 import socket
@@ -26,7 +25,6 @@ from pathlib import Path
 SOCKET = "script.sock"              # in the private directory that is the program's working directory
 COMMAND = shlex.join((sys.executable, "-I", "-S", str(Path(__file__).with_name("hook.py")), SOCKET))   # for the client's --script
 DEFAULT_MTU = 1412                  # what vpnc-script takes where the client names none
-_LARGEST = 1 << 20                  # bytes of one environment
 _MANY = 4096                        # routes that are read of one
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFMTU, _SIOCGIFINDEX = 0x8913, 0x8914, 0x8916, 0x8922, 0x8933
@@ -62,13 +60,14 @@ class Script:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            writer.write(b"+" if self._done(await reader.read(_LARGEST)) else b"-")
+            writer.write(b"+" if self._done(await reader.read()) else b"-")
             await writer.drain()
         writer.close()
 
     def _done(self, data: bytes) -> bool:
         try:
-            self._called(read_call(json.loads(data)))
+            variables = data.decode(errors="replace").split("\0")
+            self._called(read_call(dict(name_value.split("=", 1) for name_value in variables if "=" in name_value)))
         except (OSError, ValueError) as error:
             print(f"facilitator: the device cannot be set up: {error}", flush=True)
             return False
