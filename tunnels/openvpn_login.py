@@ -59,6 +59,7 @@ class Credentials:
         self._reply: tuple[Say, ...] = ()       # ready for the next time that OpenVPN asks
         self._given: tuple[Say, ...] = ()       # what it got the last time
         self._asked: list[str] = []             # what this login was asked so far
+        self.unanswered: str | None = None      # what somebody was told to do, and may not have done
         self._answering: Callable[[str], Iterator[Answer]] | None = None
         self.waits = False                      # OpenVPN must not go on before the answer is there
 
@@ -117,6 +118,7 @@ class Credentials:
         """The server has our login and takes its time: as far as can be seen from here, somebody has to approve it."""
         if self._given and not self._asked:
             yield from self._ask(Question(Wanted.APPROVAL, "the server has our login and waits; approve it, on a phone for instance"), None)
+            self.unanswered = None      # it may as well have died
 
     def token(self, token: str, user: str | None) -> Iterator[Answer]:
         """The server gives a token that spares the next login; `user`, in base64, goes with it."""
@@ -135,7 +137,8 @@ class Credentials:
 
     def accepted(self) -> None:
         """The server let us in."""
-        self._asked, self._given, self._reply, self._answering, self._challenge, self.waits = [], (), (), None, None, False
+        self._asked, self._given, self._reply, self._answering, self._challenge = [], (), (), None, None
+        self.unanswered, self.waits = None, False
 
     # --- what a person says --------------------------------------------------------------------------------------------------
 
@@ -143,6 +146,7 @@ class Credentials:
         """Pass the answer on; without an open question: nothing."""
         answering, self._answering, self.waits = self._answering, None, False
         if answering is not None:
+            self.unanswered = None
             yield from answering("".join(letter for letter in text.strip() if letter.isprintable()))
 
     # --- inside --------------------------------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ class Credentials:
 
     def _ask(self, question: Question, answering: Callable[[str], Iterator[Answer]] | None) -> Iterator[Answer]:
         self._asked.append(question.text)
-        self._answering = answering
+        self._answering, self.unanswered = answering, question.text
         yield question
 
     def _ask_challenge(self, challenge: Challenge) -> Iterator[Answer]:

@@ -23,6 +23,7 @@ RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the 
 
 _UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                          # the server saw nothing of us
 _RETRYABLE = _UNSEEN | {Reason.HANDSHAKE, Reason.PEER_TIMEOUT, Reason.OUR_CERTIFICATE}      # another server of the profile may do better
+_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})                                  # how it looks when the server waits in vain
 _STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})            # somebody asked for its end
 
 _LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
@@ -213,4 +214,6 @@ class OpenVPNDialogue:
             return Failed(Reason.PEER_CLOSED, f"the connection to the server broke ({detail})")
         if self._hint is not None and failed.reason in _RETRYABLE:
             return self._hint
+        if self._login.unanswered is not None and failed.reason in _MUTE:
+            return Failed(Reason.CHALLENGE, f"nobody did in time what the server asks for: {self._login.unanswered}")
         return failed

@@ -92,9 +92,7 @@ class Login(enum.Enum):
 class OpenVpnServer(Server):
     """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients log in."""
 
-    def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE, options: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE) -> None:
         self.login, self.authority, number = login, authority, list(Login).index(login)
         self.port, self.network = 1194 + number, "10.78.0.0" if login is Login.CERTIFICATE else f"10.79.{number - 1}.0"
         name = f"openvpn-{self.port}"
@@ -103,7 +101,7 @@ class OpenVpnServer(Server):
         self.tls_crypt = self._beside("tls-crypt")
         subprocess.run(["openvpn", "--genkey", "tls-crypt", str(self.tls_crypt)], check=True, capture_output=True)
         config = self._beside("conf")
-        config.write_text(self._config(name) + "".join(f"{option}\n" for option in options))
+        config.write_text(self._config(name))
         super().__init__(namespace, directory, name, ("openvpn", "--config", str(config)), "Initialization Sequence Completed")
 
     def start(self) -> None:

@@ -49,7 +49,7 @@ class Scenario:
             if self.disturb is not None:
                 self.disturb(lab, run)
             if self.reason is not None:
-                run.failed()
+                run.failed(120)
         finally:
             run.stop()
         return run
@@ -114,6 +114,8 @@ OPENVPN = (
     Scenario("login-code-appended", None, _login, PASSWORD, answers=(CODE,), append_code=True),
     Scenario("login-pending", None, _login, "ask text", answers=(CODE,)),
     Scenario("login-pending-wrong", Reason.AUTH, _login, "ask text", answers=("000000",)),
+    Scenario("login-pending-unanswered", Reason.CHALLENGE, _login, "ask text", slow=True),
+    Scenario("login-unapproved", Reason.CHALLENGE, _login, "ask browser", slow=True),
     Scenario("login-browser", None, _login, "ask browser", disturb=_approved),
     Scenario("login-undecided", None, _login, "ask nobody", disturb=_approved, slow=True),
     Scenario("token", None, _token, PASSWORD),

@@ -106,6 +106,16 @@ def test_a_renewal_that_fails_is_a_failed_attempt() -> None:
     assert answers[-1].reason is Reason.NETWORK
 
 
+@pytest.mark.parametrize(("question", "reason"), [
+    (">INFOMSG:WEB_AUTH::https://login.example.com/1", Reason.CHALLENGE),
+    (">INFOMSG:CR_TEXT:R:Enter your token", Reason.CHALLENGE),
+    (">LOG:1,,SENT CONTROL [server]: 'PUSH_REQUEST' (status=1)", Reason.PEER_TIMEOUT),      # it says nothing: it may as well have died
+])
+def test_nobody_approves_in_time(question: str, reason: Reason) -> None:
+    need = ">PASSWORD:Need 'Auth' username/password"
+    assert failed(*ATTACHED, need, question, question, ">STATE:2,RECONNECTING,no-push-reply,,,,,").reason is reason
+
+
 def test_a_code_that_no_server_saw_is_used_for_the_next_one() -> None:
     dialogue, need = OpenVPNDialogue(Account("u", "p")), ">PASSWORD:Need 'Auth' username/password SC:1,Your token"
     assert list(dialogue.receive(Source.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
