@@ -12,7 +12,8 @@ PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 python3 python3.13 pytho
 # PROGRAM:PACKAGE (or PROGRAM alone) that the lab runs, and that the tests run beside it.
 LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 mount tcpdump ps:procps curl openssl \
 	unshare:util-linux
-TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus mmdebstrap systemd-nspawn:systemd-container node:nodejs npm wireguard-go openconnect ocserv
+TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus mmdebstrap systemd-nspawn:systemd-container node:nodejs npm \
+	wireguard-go openconnect ocserv
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))

@@ -18,11 +18,6 @@ KEY = b64encode(SECRET.ljust(32))
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + SECRET + b"\n</key>\n"
 
 EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
-    "openconnect": (
-        {"server": "vpn.example.net", "server_certificate": f"pin-sha256:{'A' * 43}=", "certificate": "/etc/facilitator/acme.pem",
-         "key": {"file": "key"}, "login": {"username": "svc", "password": {"file": "pw"}}},
-        {"certificate": b"-----BEGIN CERTIFICATE-----\n", "key": b"-----BEGIN PRIVATE KEY-----\n" + SECRET, "password": SECRET},
-    ),
     "command": (
         {"argv": ["vpn", "{password_file}"], "up": {"device": "t-acme"}, "login": {"password": {"file": "pw"}}}, {"password": SECRET},
     ),
