@@ -16,11 +16,24 @@ from typing import Protocol
 
 from supervisor.core.alerts import Alert, about, verdicts
 from supervisor.core.conditions import Condition
-from supervisor.core.events import Action, Asked, Event, InputsChanged, Kill, Noticed, Renew, Spawn, Terminate, Tick
+from supervisor.core.events import (
+    Action,
+    Asked,
+    Event,
+    InputsChanged,
+    Kill,
+    Noticed,
+    Renew,
+    Spawn,
+    Terminate,
+    Tick,
+    UplinkBack,
+    UplinkChanged,
+)
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Want
+from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink, Want
 from supervisor.core.turns import Turns, account, login_turn
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
 from tunnels.settings import Probe, Tunnel
@@ -161,6 +174,7 @@ class Engine:
         self._carriers: Carriers = {}
         self._parting: list[Terminate] = []
         self._turns = Turns()
+        self._uplink = Uplink()
         self._gateways: dict[str, str] = {}
         self._partners: dict[str, tuple[str, ...]] = {}
         self._plan_due: float | None = None
@@ -196,12 +210,15 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """All tunnels now."""
         pairs = {name: (tunnel, self._states[name]) for name, tunnel in self._tunnels.items()}
-        return Snapshot(MappingProxyType(pairs), self._clock(), self.draining)
+        return Snapshot(MappingProxyType(pairs), self._clock(), self.draining, self._uplink)
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """What is wrong beyond the state of single tunnels, by name."""
         found = {name: Condition(text, look_further="facilitator plan") for name, text in self._out.network.conditions.items()}
+        if not self._uplink.alive:
+            text = f"the uplink is dead: {self._uplink.text}; nothing is restarted until it is back"
+            found["uplink"] = Condition(text, "critical", "ip route; ip neighbour")
         for watcher in self._out.watchers:
             found |= watcher.conditions
         return found
@@ -267,12 +284,17 @@ class Engine:
         """One step of one tunnel; True when something changed that outputs depend on."""
         if isinstance(event, Noticed):
             return True
+        if isinstance(event, UplinkChanged):
+            self._uplink = Uplink(event.alive, now, event.text)
+            for name in self._tunnels if event.alive else ():
+                self._apply(UplinkBack(name), now)
+            return True
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
         if tunnel is None or before is None or self._too_late(event):
             return False
         kind = self._kinds[tunnel.kind]
         limits = Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew))
-        after, actions = step(tunnel, before, event, now, self._chance(), limits, self._turn(tunnel.name, before, now))
+        after, actions = step(tunnel, before, event, now, self._chance(), limits, self._turn(tunnel.name, before, now), self._uplink.alive)
         self._states[tunnel.name] = after
         self._take_turn(tunnel.name, before, after)
         if _moved(before, after):

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
 
 __all__ = [
-    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Network",
+    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need", "Network",
     "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
     "device_name", "inputs_of",
 ]
@@ -48,6 +48,7 @@ class Reason(enum.StrEnum):
     PEER_TIMEOUT = "peer-timeout"           # the far side fell silent
     PEER_CLOSED = "peer-closed"             # the far side ended the session
     HANDSHAKE = "handshake"                 # the handshake was refused without a word
+    UPLINK = "uplink"                       # this host's own way out is dead: nothing is tried until it is back
     LOCAL = "local"                         # something on this host is busy or missing for the moment
     SESSION_EXPIRED = "session-expired"     # the far side's time for a session is over, or it no longer takes a kept session
     FAR_END_FULL = "far-end-full"           # the far side has no place for another session
@@ -179,6 +180,14 @@ class Dialogue(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A file of the host, beside programs and /dev/net/tun, without which a kind's client cannot work."""
+
+    path: str
+    otherwise: str      # what to do where it cannot be had
+
+
 TunnelT = TypeVar("TunnelT", bound=Tunnel)
 
 
@@ -199,6 +208,7 @@ class Kind(Generic[TunnelT]):
     leave: tuple[Say, ...] = ()                                                 # tells it that its end, which follows, is for good
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
     certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
+    needs: tuple[Need, ...] = ()                                                # what its client cannot work without
 
 
 AnyKind = Kind[Any]

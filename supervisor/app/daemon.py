@@ -32,6 +32,7 @@ from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.state import Phase, Snapshot
 from supervisor.kernel.errors import KernelError
+from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
@@ -133,6 +134,7 @@ class Daemon:
             asyncio.create_task(lag.watch(parts.metrics.loop_lag), name="loop lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
             asyncio.create_task(parts.certificates.run(), name="certificates"),
+            asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
         ]
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")

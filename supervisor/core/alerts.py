@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.core.conditions import Condition
-from supervisor.core.state import Asking, Phase, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Asking, Phase, Snapshot, TunnelState, Uplink, Want, well
 from tunnels.base import Wanted
 from tunnels.settings import Tunnel
 
@@ -41,7 +41,7 @@ def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], fl
     alerts = {}
     moments = []
     for name, (tunnel, state) in snapshot.tunnels.items():
-        verdict, due = _judge(tunnel, state, snapshot.now, snapshot.draining)
+        verdict, due = _judge(tunnel, state, snapshot.now, snapshot.draining, snapshot.uplink)
         if due is not None:
             moments.append(due)
         told = verdict is Verdict.FIRING
@@ -59,8 +59,11 @@ def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> 
     }
 
 
-def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool) -> tuple[Verdict, float | None]:
-    """While the daemon drains nobody is called for what it ends itself, and its end proves nothing well: only health still resolves."""
+def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool, uplink: Uplink) -> tuple[Verdict, float | None]:
+    """While the daemon drains nobody is called for what it ends itself, and its end proves nothing well: only health still resolves.
+
+    While the uplink is dead that is the one incident; afterwards each tunnel has its ordinary time to come back.
+    """
     if state.want is Want.DOWN:
         return (Verdict.HOLD if draining else Verdict.CLEAR), None
     is_well = well(tunnel, state)
@@ -68,8 +71,10 @@ def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool) -> tu
         return Verdict.HOLD, None
     if state.phase is Phase.FAILED or (state.asking is not None and not is_well):     # only a human can help
         return Verdict.FIRING, None
+    if not is_well and not uplink.alive:
+        return Verdict.HOLD, None
     hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if is_well else (tunnel.alert.after, Verdict.FIRING)
-    due = state.well_since + hold
+    due = (state.well_since if is_well else max(state.well_since, uplink.since)) + hold
     return (verdict, None) if now >= due else (Verdict.HOLD, due)
 
 

@@ -104,6 +104,19 @@ class Noticed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UplinkChanged(Event):
+    """This host's own way out works again, or does not (`text` says how that shows); `tunnel` is empty."""
+
+    alive: bool = True
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkBack(Event):
+    """The way out works again: what that means for one tunnel."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick(Event):
     """The state's deadline is reached."""
 

@@ -22,6 +22,8 @@ from tunnels.settings import Tunnel
 
 ROUNDS = 3              # probe rounds without any answer that make a tunnel unhealthy (reference: any-of targets, 3 rounds)
 ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
+LOOK_AGAIN = 30.0       # seconds between two looks at a dead uplink; its return is told by an event
+SPREAD = 5.0            # seconds over which the starts after a dead uplink are spread
 KILL_INTERVAL = 2.0     # seconds between two SIGKILLs of a tree that does not go
 
 Result = tuple[TunnelState, tuple[ev.Action, ...]]
@@ -45,21 +47,23 @@ class Moment:
     now: float
     jitter: float
     turn: float
+    uplink: bool
 
 
 def step(
-    tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = Limits(), turn: float = 0.0
+    tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = Limits(), turn: float = 0.0,
+    uplink: bool = True,
 ) -> Result:
     """The state after the event, and what to do. Moments are monotonic seconds: `now`, and `turn`, before which no client may start.
 
-    `jitter` lies in [0, 1).
+    `jitter` lies in [0, 1). Without an `uplink` nothing is started and no session is given up.
     """
     if event.session is not None and event.session != state.session.number:
         return state, ()
     handler = TABLE.get((state.phase, type(event)))
     if handler is None:
         return state, ()
-    after, actions = handler(Moment(tunnel, limits, now, jitter, turn), state, event)
+    after, actions = handler(Moment(tunnel, limits, now, jitter, turn, uplink), state, event)
     return (after if well(tunnel, after) == well(tunnel, state) else replace(after, well_since=now)), actions
 
 
@@ -202,11 +206,33 @@ def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
     state = replace(state, misses=state.misses + 1)
     if state.misses < ROUNDS or (state.session.renewed and state.misses < 2 * ROUNDS):
         return state, ()
+    if not m.uplink:
+        return _blind(m, state)
     text = f"no probe target answered in {state.misses} rounds"
     sick = replace(state, health=Health.UNHEALTHY, failure=Failure(Reason.UNHEALTHY, text, m.now))
     if m.limits.renews and not state.session.renewed:
         return _renew(m, sick)
     return _terminate(m, sick, Reason.UNHEALTHY)
+
+
+def _blind(m: Moment, state: TunnelState) -> Result:
+    """Nothing can be known about the tunnel while the host's own way out is dead; it may well live on."""
+    if state.health is Health.UNHEALTHY:
+        return state, ()
+    failure = Failure(Reason.UPLINK, "the uplink of this host is dead", m.now)
+    return replace(
+        state, health=Health.UNHEALTHY, reason=Reason.UPLINK, since=m.now, failure=failure, healthy_since=None, deadline=None,
+    ), ()
+
+
+def _uplink_back(m: Moment, state: TunnelState, event: ev.UplinkBack) -> Result:
+    """A session gets some rounds to prove itself; what waited begins within some seconds, not all at once."""
+    if state.phase is Phase.UP:
+        return replace(state, misses=0), ()
+    soon = m.now + m.jitter * SPREAD
+    if RETRY[state.reason] is not Retry.BACKOFF or (state.deadline is not None and state.deadline < soon):
+        return state, ()
+    return replace(state, deadline=soon), ()
 
 
 def _renew(m: Moment, state: TunnelState) -> Result:
@@ -256,6 +282,8 @@ def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> Tunne
 def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
     if state.refusals >= m.tunnel.login.max_attempts:       # by other tunnels with this account
         return _enter(m, replace(state, deadline=None, turn=None), Phase.FAILED, Reason.AUTH), ()
+    if not m.uplink:
+        return _enter(m, replace(state, deadline=m.now + LOOK_AGAIN), Phase.BACKOFF, Reason.UPLINK), ()
     if max(m.turn, state.login_after) > m.now:
         return _enter(m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason), ()
     number = state.session.number + 1
@@ -321,9 +349,11 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.UP, ev.DeviceLost): _device_lost,
     (Phase.UP, ev.Probed): _probed,
     (Phase.UP, ev.PathMtu): _path_mtu,
+    (Phase.UP, ev.UplinkBack): _uplink_back,
     (Phase.UP, ev.Tick): _stable_deadline,
     (Phase.BACKOFF, ev.Asked): _ask_idle,
     (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,
+    (Phase.BACKOFF, ev.UplinkBack): _uplink_back,
     (Phase.BACKOFF, ev.Tick): _backoff_deadline,
     (Phase.STOPPING, ev.Asked): _ask_stopping,
     (Phase.STOPPING, ev.InputsChanged): _inputs_changed_meanwhile,

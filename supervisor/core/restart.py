@@ -49,6 +49,7 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType({
     Reason.PEER_TIMEOUT: Retry.BACKOFF,
     Reason.PEER_CLOSED: Retry.BACKOFF,
     Reason.HANDSHAKE: Retry.SUSPECT,
+    Reason.UPLINK: Retry.BACKOFF,
     Reason.LOCAL: Retry.BACKOFF,
     Reason.SESSION_EXPIRED: Retry.EXPIRED,
     Reason.FAR_END_FULL: Retry.BACKOFF,

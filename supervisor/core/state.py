@@ -146,9 +146,19 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
+class Uplink:
+    """Whether this host's own way out works."""
+
+    alive: bool = True
+    since: float = float("-inf")    # monotonic seconds
+    text: str = ""                  # what shows that it is dead
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All tunnels at one moment: the read model of everything that goes out."""
 
     tunnels: Mapping[str, tuple[Tunnel, TunnelState]]
     now: float                  # monotonic seconds
     draining: bool = False
+    uplink: Uplink = Uplink()

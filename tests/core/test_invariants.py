@@ -32,14 +32,15 @@ happenings = st.one_of(
     st.builds(lambda old: lambda n: ev.Answered("t", n - old), sessions),
     st.builds(lambda old, kept: lambda n: ev.Kept("t", n - old, kept), sessions, st.booleans()),
     st.builds(lambda old, seconds: lambda n: ev.Delayed("t", n - old, seconds), sessions, st.floats(0, 60)),
+    st.just(lambda n: ev.UplinkBack("t")),
     st.just(lambda n: ev.Tick("t", n)),
 )
 
 
-@given(st.sampled_from(TUNNELS), st.lists(st.tuples(happenings, st.floats(0, 300), st.floats(0, 0.999)), max_size=60))
+@given(st.sampled_from(TUNNELS), st.lists(st.tuples(happenings, st.floats(0, 300), st.floats(0, 0.999), st.booleans()), max_size=60))
 def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
     state, now, alive = TunnelState(), 0.0, None
-    for make, passed, jitter in story:
+    for make, passed, jitter, uplink in story:
         event = make(state.session.number)
         if isinstance(event, ev.Tick):
             if state.deadline is None:
@@ -52,7 +53,7 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
                 continue                        # a client ends at most once, and one that connected was spawned
             alive = None
         before = state
-        state, actions = step(tunnel, state, event, now, jitter, Limits())
+        state, actions = step(tunnel, state, event, now, jitter, Limits(), uplink=uplink)
 
         spawned = [a for a in actions if isinstance(a, ev.Spawn)]
         assert len(spawned) <= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tunnels.base import Need
 from tunnels.settings import IPAddress, IPNetwork
 
 
@@ -17,6 +18,7 @@ class Demand:
     destinations: tuple[tuple[str, IPNetwork], ...] = ()    # tunnel and network, as staff address it
     icmp: tuple[str, ...] = ()                          # tunnels with an icmp:// probe
     totp: tuple[str, ...] = ()                          # tunnels whose login needs the time
+    needs: tuple[tuple[str, Need], ...] = ()            # tunnel and a file of the host that it cannot work without
     staff: tuple[IPNetwork, ...] = ()                   # whose packets must get through
     http_port: int = 9464
 
@@ -173,6 +175,7 @@ class Facts:
     process: Process = field(default_factory=Process)
     privileged: bool = True                             # this command has CAP_NET_ADMIN: what it cannot write, the daemon cannot either
     tun: str | None = ""                                # "": usable; None: no such file; else why it cannot be opened
+    absent: frozenset[str] = frozenset()                # of the needed files, those that do not exist
     programs: tuple[Program, ...] = ()
     packages: tuple[Package, ...] = ()
     supervisord: bool = False                           # PyPI's supervisor is in the same environment

@@ -7,7 +7,8 @@ from supervisor.core.fitness.facts import Facts
 from supervisor.core.fitness.finding import Finding
 
 _JUDGES = (
-    machine.daemon, machine.service, machine.rights, machine.tun, machine.settings, machine.features, machine.clock,
+    machine.daemon, machine.service, machine.rights, machine.tun, machine.files, machine.settings, machine.features,
+    machine.clock,
     inputs.programs, inputs.packages, inputs.secrets, inputs.directories, inputs.ports,
     traffic.firewalls, traffic.rules, traffic.endpoints, traffic.addresses, traffic.cloud,
 )

@@ -120,6 +120,16 @@ def tun(facts: Facts) -> Iterator[Finding]:
         yield problem("devices", f"/dev/net/tun cannot be opened ({facts.tun}): these tunnels cannot start: {names}", remedy)
 
 
+def files(facts: Facts) -> Iterator[Finding]:
+    """Is there what some clients need besides?"""
+    for need in dict.fromkeys(need for _, need in facts.demand.needs):
+        names = ", ".join(name for name, each in facts.demand.needs if each == need)
+        if need.path in facts.absent:
+            yield problem("devices", f"{need.path} does not exist: these tunnels cannot start: {names}", need.otherwise)
+        else:
+            yield ok("devices", f"{need.path} exists")
+
+
 # --- settings ----------------------------------------------------------------------------------------------------------------------
 
 

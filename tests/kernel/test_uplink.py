@@ -1,0 +1,88 @@
+"""The way out of a host: what makes it dead, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from supervisor.core.events import Event, UplinkChanged
+from supervisor.kernel.uplink import UplinkWatch
+from tests.netns import Namespace, link
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[Namespace, Namespace]]:
+    """A host with a default route, and its gateway."""
+    ours, gateway = Namespace("uplink-a"), Namespace("uplink-b")
+    try:
+        link(ours, "out", gateway, "in")
+        ours.run("ip", "address", "add", "198.51.100.2/30", "dev", "out")
+        gateway.run("ip", "address", "add", "198.51.100.1/30", "dev", "in")
+        ours.run("ip", "route", "add", "default", "via", "198.51.100.1")
+        yield ours, gateway
+    finally:
+        ours.remove()
+        gateway.remove()
+
+
+@contextlib.asynccontextmanager
+async def watched(host: Namespace) -> AsyncIterator[asyncio.Queue[Event]]:
+    told: asyncio.Queue[Event] = asyncio.Queue()
+    with host.entered():
+        task = asyncio.create_task(UplinkWatch(told.put_nowait, interval=0.05).run())
+        await asyncio.sleep(0)
+        try:
+            yield told
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def change(told: asyncio.Queue[Event]) -> UplinkChanged:
+    event = await asyncio.wait_for(told.get(), 60)
+    assert isinstance(event, UplinkChanged)
+    return event
+
+
+@pytest.mark.parametrize(("cut", "mend", "said"), [
+    ("ip link set in down", "ip link set in up", "out has no carrier"),
+    ("ip address del 198.51.100.1/30 dev in", "ip address add 198.51.100.1/30 dev in", "the gateway 198.51.100.1 on out does not answer"),
+])
+async def test_a_dead_gateway_is_told_and_its_return_too(host: tuple[Namespace, Namespace], cut: str, mend: str, said: str) -> None:
+    ours, gateway = host
+    async with watched(ours) as told:
+        await asyncio.to_thread(gateway.run, *cut.split())
+        assert await change(told) == UplinkChanged("", alive=False, text=said)
+        await asyncio.to_thread(gateway.run, *mend.split())
+        assert (await change(told)).alive
+
+
+async def test_a_default_route_that_is_gone(host: tuple[Namespace, Namespace]) -> None:
+    ours, _ = host
+    async with watched(ours) as told:
+        await asyncio.sleep(0.3)        # it has seen the route
+        await asyncio.to_thread(ours.run, "ip", "route", "del", "default")
+        assert await change(told) == UplinkChanged("", alive=False, text="there is no default route any more")
+
+
+async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(host: tuple[Namespace, Namespace]) -> None:
+    ours, gateway = host
+    ours.run("ip", "address", "add", "fd00:51::2/64", "dev", "out", "nodad")
+    gateway.run("ip", "address", "add", "fd00:51::1/64", "dev", "in", "nodad")
+    ours.run("ip", "route", "add", "::/0", "via", "fd00:51::1")
+    async with watched(ours) as told:
+        await asyncio.to_thread(gateway.run, "ip", "address", "del", "198.51.100.1/30", "dev", "in")
+        await asyncio.sleep(4.5)        # the kernel gives the gateway up after three seconds
+        assert told.empty()
+    lonely = Namespace("uplink-c")
+    try:
+        async with watched(lonely) as told:
+            await asyncio.sleep(0.5)
+            assert told.empty()
+    finally:
+        lonely.remove()
