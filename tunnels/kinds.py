@@ -6,6 +6,7 @@ from types import MappingProxyType
 from tunnels.base import AnyKind
 from tunnels.command import COMMAND
 from tunnels.openconnect import OPENCONNECT
+from tunnels.openfortivpn import OPENFORTIVPN
 from tunnels.openvpn import OPENVPN
 from tunnels.sshuttle import SSHUTTLE
 from tunnels.strongswan import STRONGSWAN
@@ -15,6 +16,7 @@ from tunnels.wireguard import WIREGUARD
 KINDS: Mapping[str, AnyKind] = MappingProxyType({
     "command": COMMAND,
     "openconnect": OPENCONNECT,
+    "openfortivpn": OPENFORTIVPN,
     "openvpn": OPENVPN,
     "sshuttle": SSHUTTLE,
     "strongswan": STRONGSWAN,

@@ -42,10 +42,21 @@ def check(config: Path) -> None:
     Example: facilitator check -c config.example.yaml
     """
     valid = _load(config)
-    for warning in valid.warnings:
+    for warning in (*valid.warnings, *_missing(valid)):
         click.echo(str(warning), err=True)
     count = len(valid.tunnels)
     click.echo(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+
+
+def _missing(config: Config) -> list[str]:
+    """What the tunnels need of a host and this one does not have; it may be another one that will run them."""
+    from tunnels.kinds import KINDS
+
+    needs = [(name, tunnel.kind, need) for name, tunnel in config.tunnels.items() for need in KINDS[tunnel.kind].needs]
+    return [
+        f"tunnels.{name}: {kind} needs {need.path}, which this host does not have; {need.otherwise}"
+        for name, kind, need in needs if not Path(need.path).exists()
+    ]
 
 
 @click.command()

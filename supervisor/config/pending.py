@@ -22,8 +22,6 @@ PENDING: Mapping[str, str] = MappingProxyType({
     "TUNNEL.reconnect.planned": _LATER,
 })
 
-PENDING_KINDS = frozenset({"openfortivpn"})
-
 
 def report_pending(root: Group, report: Report) -> None:
     """Report everything in the file that is not in effect."""

@@ -12,7 +12,6 @@ from pydantic import ValidationError, create_model
 
 from supervisor.config.document import Group, Node, Scalar
 from supervisor.config.explain import closest, did_you_mean, report_invalid
-from supervisor.config.pending import PENDING_KINDS
 from supervisor.config.places import find, find_key, group_of
 from supervisor.config.report import Report
 from tunnels.base import AnyKind
@@ -144,12 +143,9 @@ def _choose(name: str, own: Group, defaults: Group, root: Group, kinds: Kinds, r
     if word in kinds:
         return _Chosen(kinds[word], right=True)
     place = find(root, ("tunnels", name, "kind") if "kind" in own.entries else ("defaults", "kind"))
-    if word in PENDING_KINDS:
-        text = f"this version does not run {word} yet; it runs {known}"
-    else:
-        text = f"unknown kind {word!r}{did_you_mean(word, {*kinds, *PENDING_KINDS})}; this version runs {known}"
+    text = f"unknown kind {word!r}{did_you_mean(word, kinds)}; this version runs {known}"
     report.error(place.mark, place.where, text)
-    return _Chosen(kinds.get(closest(word, {*kinds, *PENDING_KINDS}) or ""), right=False)
+    return _Chosen(kinds.get(closest(word, kinds) or ""), right=False)
 
 
 def _entry(name: str, root: Group, chosen: _Chosen, kinds: Kinds, report: Report) -> Entry:

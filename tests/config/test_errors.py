@@ -87,8 +87,6 @@ TUNNELS = {
     "  b: {config: c, destinations: [10.1.0.0/16]}": "3: tunnels.b: kind is missing: one of pipe, wire",
     "  b: {kind: wier, config: c, destinations: [10.1.0.0/16]}": "13: tunnels.b.kind: unknown kind 'wier' (did you mean wire?); "
         "this version runs pipe, wire",
-    "  b: {kind: openfortivpn, config: c, destinations: [10.1.0.0/16]}": "13: tunnels.b.kind: "
-        "this version does not run openfortivpn yet; it runs pipe, wire",
     "  b: wire": "6: tunnels.b: a group of settings is wanted here, with at least kind",
     "  b: {kind: wire, config: c, destinatoins: [10.1.0.0/16]}": "30: tunnels.b.destinatoins: unknown key (did you mean destinations?)",
     "  b: {kind: wire, config: c, device: t-acme, destinations: [10.1.0.0/16]}": "38: tunnels.b.device: "

@@ -34,6 +34,7 @@ from supervisor.core.fitness.inputs import fits, numbers
 from supervisor.core.fitness.machine import seconds
 from supervisor.core.fitness.traffic import catches, mark_and_mask
 from supervisor.core.network import FIRST_LANE, LAST_LANE
+from tunnels.base import Need
 
 OK, INFO, WARNING, PROBLEM = Severity
 CAPABILITIES = frozenset({"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_NET_BIND_SERVICE"})
@@ -82,6 +83,8 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
      PROBLEM, "port 80 (http.listen)", ""),
     (host(tun=None), PROBLEM, "/dev/net/tun does not exist: these tunnels cannot start: acme", "modprobe tun"),
     (host(tun="Operation not permitted"), PROBLEM, "(Operation not permitted)", "DeviceAllow=/dev/net/tun rw"),
+    (host(demand=replace(SOUND.demand, needs=(("acme", Need("/dev/ppp", "another kind")),)), absent=frozenset({"/dev/ppp"})),
+     PROBLEM, "/dev/ppp does not exist: these tunnels cannot start: acme", "another kind"),
     (host(programs=(Program("openvpn", ("acme",), missing="openvpn is not installed (Debian and Ubuntu: apt install openvpn)"),)),
      PROBLEM, "openvpn is not installed: these tunnels cannot start: acme", "apt install openvpn"),
     (host(programs=(Program("openvpn", ("acme",), "2.3.10"),)), PROBLEM, "openvpn 2.3.10 is older than 2.4", "apt install openvpn"),

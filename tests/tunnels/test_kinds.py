@@ -26,6 +26,9 @@ EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
          "key": {"file": "key"}, "login": {"username": "svc", "password": {"file": "pw"}}},
         {"certificate": b"-----BEGIN CERTIFICATE-----\n", "key": b"-----BEGIN PRIVATE KEY-----\n" + SECRET, "password": SECRET},
     ),
+    "openfortivpn": (
+        {"server": "vpn.example.net:10443", "login": {"username": "svc", "password": {"file": "pw"}}}, {"password": SECRET},
+    ),
     "openvpn": (
         {"config": "/etc/facilitator/acme.ovpn", "login": {"username": "svc", "password": {"file": "pw"}, "totp": {"file": "seed"}}},
         {"config": PROFILE, "password": SECRET},

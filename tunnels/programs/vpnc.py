@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from tunnels.programs import script
 from tunnels.programs.endings import end_like
+from tunnels.programs.prompts import hear, say
 from tunnels.programs.script import Call, Script, bring_up
 from tunnels.programs.talk import Talk
 
@@ -27,7 +28,6 @@ END = b"\x04"               # ends the configuration on standard input
 RENEWAL = 1.0               # seconds for the far side to answer when the keys that it has taken away are to be made anew
 _PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
 _CHATTER = re.compile(r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)")     # of `Debug 2`
-_LARGEST = 64 << 10         # characters of a line
 
 
 class Session:
@@ -52,27 +52,9 @@ class Session:
         assert vpnc.stdout is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _forward, vpnc)
         vpnc.stdin.write(config + b"Script " + SCRIPT.encode() + b"\n" + END)
-        await self._listen(vpnc, vpnc.stdout)
+        await hear(vpnc.stdout, _PROMPT, lambda line: self._heard(line, vpnc), lambda prompt: self._answer(vpnc, prompt))
         code = await vpnc.wait()
         return 1 if self._deserted else code
-
-    async def _listen(self, vpnc: asyncio.subprocess.Process, output: asyncio.StreamReader) -> None:
-        """Hear all that vpnc says. A prompt does not end its line."""
-        answering: set[asyncio.Task[None]] = set()
-        line = ""
-        while said := await output.read(4096):
-            *lines, line = (line + said.decode(errors="replace")).split("\n")
-            for each in lines:
-                self._heard(each, vpnc)
-            line = line[-_LARGEST:]
-            if _PROMPT.fullmatch(line):
-                _say(line)
-                answering.add(asyncio.create_task(self._answer(vpnc, line)))
-                line = ""
-        if line:
-            _say(line)
-        for task in answering:
-            task.cancel()
 
     def _called(self, call: Call) -> None:
         """Our script was run."""
@@ -83,7 +65,7 @@ class Session:
     def _heard(self, line: str, vpnc: asyncio.subprocess.Process) -> None:
         if _CHATTER.match(line):
             return
-        _say(line)
+        say(line)
         self._before = line
         if line.startswith("VPNC started") and self._call is not None:
             self._started = True
@@ -98,7 +80,7 @@ class Session:
 
     def _desert(self, vpnc: asyncio.subprocess.Process) -> None:
         """The far side has deleted its keys and makes no new ones: packets cannot pass, but vpnc would try for a quarter of a minute."""
-        _say("facilitator: the far side has deleted the session")
+        say("facilitator: the far side has deleted the session")
         self._deserted = True
         with contextlib.suppress(ProcessLookupError):
             vpnc.kill()
@@ -111,17 +93,13 @@ class Session:
             if self._options.append_code:
                 answer += await self._talk.ask("code", "One-time code")
         elif prompt.startswith("Password"):
-            _say("facilitator: the password was asked for again")
+            say("facilitator: the password was asked for again")
             _forward(vpnc)
             return
         else:
             answer = await self._talk.ask("code", self._before or prompt)       # what the far side says stands in the line before
         assert vpnc.stdin is not None
         vpnc.stdin.write(answer.encode() + b"\n")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _forward(vpnc: asyncio.subprocess.Process) -> None:

@@ -25,12 +25,14 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
     process, environment = machine.process(running), machine.environment(running)
     files = Files(path.resolve().parent, lambda _: None, environment)
     privileged = "CAP_NET_ADMIN" in machine.process(None).capabilities
+    wanted = demand(config, kinds)
     with resolving.Resolver(resolving.names(config, files)) as resolver:
         return Facts(
-            demand=demand(config, kinds),
+            demand=wanted,
             process=process,
             privileged=privileged,
             tun=machine.tun(places.tun),
+            absent=frozenset(need.path for _, need in wanted.needs if not Path(need.path).exists()),
             programs=programs.installed(config, kinds),
             packages=programs.packages(),
             supervisord=programs.supervisord(),
@@ -60,6 +62,7 @@ def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
         destinations=tuple((name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations),
         icmp=tuple(name for name, tunnel in tunnels.items() if any(target.startswith("icmp:") for target in tunnel.probe.targets)),
         totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
+        needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
         staff=config.staff.networks,
         http_port=config.http.listen.port,
     )
