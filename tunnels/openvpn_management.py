@@ -19,6 +19,7 @@ from tunnels.openvpn_login import Account, Answer, Credentials
 from tunnels.openvpn_words import FATAL, HINT, STATE, pushed_limit, pushed_routes, pushed_user
 from tunnels.words import explanation
 
+PATIENCE = 4            # requests for the server's settings, one each five seconds, before its silence is taken for a wait for somebody
 RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the end of an attempt
 
 _UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                          # the server saw nothing of us
@@ -168,7 +169,7 @@ class OpenVPNDialogue:
     def _asks_again(self) -> Iterator[Answer]:
         """A server that has decided about our login pushes at once."""
         self._pushed.requests += 1
-        if self._pushed.requests == 2 and not self._connected and self._replies <= 0:
+        if self._pushed.requests == PATIENCE and not self._connected and self._replies <= 0:
             yield from self._login.undecided()
 
     def _state(self, when: str, state: str, detail: str, address: str, peer: str) -> Iterator[Answer]:

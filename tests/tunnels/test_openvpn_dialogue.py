@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tunnels.base import Connected, Failed, Question, Reason, Say, Source, Wanted
 from tunnels.openvpn_login import Account, Answer
-from tunnels.openvpn_management import OpenVPNDialogue
+from tunnels.openvpn_management import PATIENCE, OpenVPNDialogue
 from tunnels.openvpn_words import pushed_routes
 
 ATTACHED = ("", "END", ">STATE:1,CONNECTING,,,,,,", "END")
@@ -113,7 +113,7 @@ def test_a_renewal_that_fails_is_a_failed_attempt() -> None:
 ])
 def test_nobody_approves_in_time(question: str, reason: Reason) -> None:
     need = ">PASSWORD:Need 'Auth' username/password"
-    assert failed(*ATTACHED, need, question, question, ">STATE:2,RECONNECTING,no-push-reply,,,,,").reason is reason
+    assert failed(*ATTACHED, need, *[question] * PATIENCE, ">STATE:2,RECONNECTING,no-push-reply,,,,,").reason is reason
 
 
 def test_a_code_that_no_server_saw_is_used_for_the_next_one() -> None:
