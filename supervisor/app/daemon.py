@@ -19,6 +19,7 @@ from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
+from supervisor.app.quiet import QuietWatch
 from supervisor.app.why import Explainer
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
@@ -32,6 +33,7 @@ from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.state import Phase, Snapshot
 from supervisor.kernel.errors import KernelError
+from supervisor.kernel.traffic import LinkBytes
 from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
 from supervisor.reports.log import configure
@@ -134,6 +136,7 @@ class Daemon:
             asyncio.create_task(lag.watch(parts.metrics.loop_lag), name="loop lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
             asyncio.create_task(parts.certificates.run(), name="certificates"),
+            asyncio.create_task(QuietWatch(parts.engine, LinkBytes(), parts.inbox.post).run(), name="quiet"),
             asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
         ]
         parts.notifier.ready(summary(parts.engine.snapshot))

@@ -104,6 +104,11 @@ class Noticed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet(Event):
+    """Hardly anything passes through the tunnel: a good moment for what disturbs it."""
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkChanged(Event):
     """This host's own way out works again, or does not (`text` says how that shows); `tunnel` is empty."""
 

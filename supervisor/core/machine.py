@@ -8,6 +8,7 @@ the deadline is gone or later than now. At most one client process exists per tu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from tunnels.settings import Tunnel
 
 ROUNDS = 3              # probe rounds without any answer that make a tunnel unhealthy (reference: any-of targets, 3 rounds)
 ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
+QUIET_WITHIN = 900.0    # seconds that a reconnect which somebody wants waits for a quiet moment
 LOOK_AGAIN = 30.0       # seconds between two looks at a dead uplink; its return is told by an event
 SPREAD = 5.0            # seconds over which the starts after a dead uplink are spread
 KILL_INTERVAL = 2.0     # seconds between two SIGKILLs of a tree that does not go
@@ -103,7 +105,16 @@ def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> R
 
 def _inputs_changed_meanwhile(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
     """The running client goes on with the old ones; if these make it fail, the new ones are tried at once."""
-    return replace(state, proven=False, kept=False, outdated=True), ()
+    outdated = replace(state, proven=False, kept=False, outdated=True)
+    if state.phase is not Phase.UP or not m.tunnel.login.reconnect_on_change:
+        return outdated, ()
+    by = m.now + QUIET_WITHIN
+    return replace(outdated, reconnect_by=by, deadline=by if state.deadline is None else min(by, state.deadline)), ()
+
+
+def _quiet(m: Moment, state: TunnelState, event: ev.Quiet) -> Result:
+    """The moment that a reconnect has waited for."""
+    return (state, ()) if state.reconnect_by is None else _terminate(m, _anew(state), Reason.INPUTS_CHANGED)
 
 
 def _anew(state: TunnelState) -> TunnelState:
@@ -166,7 +177,7 @@ def _connected(m: Moment, state: TunnelState, what: Connected) -> Result:
     state = replace(state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None)
     if state.phase is Phase.UP:
         return state, ()
-    up = replace(state, deadline=m.now + m.tunnel.reconnect.stable_after)
+    up = replace(state, deadline=m.now + m.tunnel.reconnect.stable_after, reconnect_by=None)
     return _enter(m, up, Phase.UP, Reason.CONNECTED), ()
 
 
@@ -201,7 +212,7 @@ def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
         state = replace(state, misses=0, last_rtt=event.rtt, healthy_since=since, session=session)
         if state.health is Health.HEALTHY:
             return state, ()
-        deadline = since + m.tunnel.reconnect.stable_after
+        deadline = min(since + m.tunnel.reconnect.stable_after, state.reconnect_by or math.inf)
         return replace(state, health=Health.HEALTHY, reason=Reason.HEALTHY, since=m.now, deadline=deadline), ()
     state = replace(state, misses=state.misses + 1)
     if state.misses < ROUNDS or (state.session.renewed and state.misses < 2 * ROUNDS):
@@ -221,7 +232,8 @@ def _blind(m: Moment, state: TunnelState) -> Result:
         return state, ()
     failure = Failure(Reason.UPLINK, "the uplink of this host is dead", m.now)
     return replace(
-        state, health=Health.UNHEALTHY, reason=Reason.UPLINK, since=m.now, failure=failure, healthy_since=None, deadline=None,
+        state, health=Health.UNHEALTHY, reason=Reason.UPLINK, since=m.now, failure=failure, healthy_since=None,
+        deadline=state.reconnect_by,
     ), ()
 
 
@@ -238,7 +250,7 @@ def _uplink_back(m: Moment, state: TunnelState, event: ev.UplinkBack) -> Result:
 def _renew(m: Moment, state: TunnelState) -> Result:
     renewing = replace(
         state, session=replace(state.session, renewed=True), rung=Rung.IN_PLACE, reason=Reason.UNHEALTHY, since=m.now, healthy_since=None,
-        deadline=None,
+        deadline=state.reconnect_by,
     )
     return renewing, (ev.Renew(m.tunnel.name, state.session.number),)
 
@@ -260,7 +272,9 @@ def _start_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
 
 def _stable_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
     attempts = 0 if stable(m.tunnel, state, m.now) else state.attempts
-    return replace(state, deadline=None, attempts=attempts), ()
+    if state.reconnect_by is not None and state.reconnect_by <= m.now:
+        return _terminate(m, _anew(state), Reason.INPUTS_CHANGED)
+    return replace(state, deadline=state.reconnect_by, attempts=attempts), ()
 
 
 def _stop_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
@@ -350,6 +364,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.UP, ev.Probed): _probed,
     (Phase.UP, ev.PathMtu): _path_mtu,
     (Phase.UP, ev.UplinkBack): _uplink_back,
+    (Phase.UP, ev.Quiet): _quiet,
     (Phase.UP, ev.Tick): _stable_deadline,
     (Phase.BACKOFF, ev.Asked): _ask_idle,
     (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,

@@ -109,6 +109,7 @@ class TunnelState:
     kept: bool = False                      # the next session can continue this one at the far side, without a login
     remote: int = 0                         # which of the far side's servers comes first; grows with each that was tried in vain
     rung: Rung | None = None                # how the last recovery was tried
+    reconnect_by: float | None = None       # it shall reconnect at a quiet moment, at the latest then
 
     @property
     def running(self) -> bool:

@@ -9,12 +9,13 @@ from supervisor.core import events as ev
 from supervisor.core.machine import Limits, step
 from supervisor.core.state import Phase, TunnelState, Want
 from tunnels.base import Connected, Failed, Question, Reason, Wanted
-from tunnels.settings import Probe, Tunnel
+from tunnels.settings import Login, Probe, Tunnel
 
 TUNNELS = [
     Tunnel(name="t", kind="test", destinations=("10.0.0.0/24",), probe=Probe(targets=targets))
     for targets in ((), ("icmp://10.0.0.1",))
 ]
+TUNNELS.append(TUNNELS[1].model_copy(update={"login": Login(reconnect_on_change=True)}))
 ASKS = [Reason.CONFIGURED, Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.SHUTDOWN]
 sessions = st.integers(0, 1)        # 0: the current one, 1: an earlier one
 happenings = st.one_of(
@@ -33,6 +34,7 @@ happenings = st.one_of(
     st.builds(lambda old, kept: lambda n: ev.Kept("t", n - old, kept), sessions, st.booleans()),
     st.builds(lambda old, seconds: lambda n: ev.Delayed("t", n - old, seconds), sessions, st.floats(0, 60)),
     st.just(lambda n: ev.UplinkBack("t")),
+    st.just(lambda n: ev.Quiet("t")),
     st.just(lambda n: ev.Tick("t", n)),
 )
 

@@ -16,7 +16,8 @@ from tunnels.settings import Login, Probe, Reconnect, Tunnel
 TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
 LIMITS = Limits(start=60.0, stop=5.0)
 EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.PathMtu, ev.Kept,
-          ev.Delayed, ev.Answered, ev.UplinkBack, ev.Tick)
+          ev.Delayed, ev.Answered, ev.UplinkBack, ev.Quiet,
+          ev.Tick)
 
 
 def run(state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.machine import ANSWER_WITHIN
+from supervisor.core.machine import ANSWER_WITHIN, QUIET_WITHIN
 from supervisor.core.state import Health, Phase, Rung
 from supervisor.core.turns import SPACING
 from tests.fakes import KIND, Habits, World
@@ -206,3 +206,42 @@ def test_a_kept_session_that_the_far_side_forgot_is_followed_by_a_login_at_once(
     state = world.engine.snapshot.tunnels["acme"][1]
     assert (state.phase, state.session.number, state.session.resumed) == (Phase.UP, 3, False)
     assert rungs(world) == [Rung.RESUME, Rung.LOGIN]
+
+
+# --- changed secrets ----------------------------------------------------------------------------------------------------------------
+
+
+def changed(reconnect: bool) -> World:
+    login = Login(reconnect_on_change=reconnect)
+    world = World({"acme": Tunnel(name="acme", kind="test", destinations=("10.0.0.0/24",), login=login)}, Habits())
+    world.run(until=100.0)
+    world.post(ev.InputsChanged("acme"))
+    world.run(until=110.0)
+    assert len(world.runner.spawned) == 1
+    return world
+
+
+def test_a_changed_secret_is_used_at_a_quiet_moment() -> None:
+    world = changed(reconnect=True)
+    world.post(ev.Quiet("acme"))
+    world.run(until=112.0)
+    assert (len(world.runner.spawned), world.phase()) == (2, Phase.UP)
+    assert world.engine.snapshot.tunnels["acme"][1].reason is Reason.CONNECTED
+    world.post(ev.Quiet("acme"))
+    world.run(until=2000.0)
+    assert len(world.runner.spawned) == 2
+
+
+def test_where_it_is_never_quiet_it_is_used_in_the_end() -> None:
+    world = changed(reconnect=True)
+    world.run(until=100.0 + QUIET_WITHIN - 1.0)
+    assert len(world.runner.spawned) == 1
+    world.run(until=100.0 + QUIET_WITHIN + 2.0)
+    assert (len(world.runner.spawned), world.phase()) == (2, Phase.UP)
+
+
+def test_nobody_is_disturbed_who_did_not_ask_for_it() -> None:
+    world = changed(reconnect=False)
+    world.post(ev.Quiet("acme"))
+    world.run(until=5000.0)
+    assert len(world.runner.spawned) == 1
