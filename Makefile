@@ -9,11 +9,14 @@ NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 python3 python3.13 python3.12 python3.11,\
 	$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 
+CHARON := /usr/lib/ipsec/plugins/libstrongswan-
 # PROGRAM:PACKAGE (or PROGRAM alone) that the lab runs, and that the tests run beside it.
 LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 mount tcpdump ps:procps curl openssl \
 	unshare:util-linux
 TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus mmdebstrap systemd-nspawn:systemd-container node:nodejs npm \
-	wireguard-go openconnect ocserv
+	wireguard-go openconnect ocserv vpnc openfortivpn charon-systemd swanctl:strongswan-swanctl \
+	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
+	$(CHARON)xauth-generic.so:libcharon-extauth-plugins
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
