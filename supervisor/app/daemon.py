@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import ssl
@@ -77,6 +78,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     daemon = Daemon(path, config, build(path, kinds, config, secrets, notifier, lambda: log.dropped))
     try:
         await daemon.start()
+        gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
         await daemon.serve(orders)
         await daemon.stop(orders)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,17 @@ Carriers = Mapping[IPNetwork, str]      # destination, as staff address it -> na
 class Directory:
     """Which tunnels reach which destinations. One and the same object for one and the same configuration."""
 
+    tunnels: tuple[Tunnel, ...]
     ranked: Mapping[IPNetwork, tuple[str, ...]]             # in the order of networks: the tunnels that reach each, best first
     real: Mapping[tuple[str, IPNetwork], IPNetwork]         # what a destination is at a tunnel's far side
 
 
-def directory(tunnels: Iterable[Tunnel]) -> Directory:
-    """The directory of these tunnels."""
+def directory(tunnels: Sequence[Tunnel], last: Carriers) -> Directory:
+    """The directory of these tunnels, at once where it is the one that `last` was chosen with."""
+    if isinstance(last, Chosen):
+        known = last.directory
+        if len(tunnels) == len(known.tunnels) and all(map(operator.is_, tunnels, known.tunnels)):
+            return known
     return _directory(tuple(map(Same, tunnels)))
 
 
@@ -35,7 +41,8 @@ def _directory(tunnels: tuple[Same[Tunnel], ...]) -> Directory:
         for destination in tunnel.destinations:
             found.setdefault(destination.staff_side, []).append(tunnel.name)
             real[tunnel.name, destination.staff_side] = destination.network
-    return Directory({network: tuple(found[network]) for network in sorted(found, key=_in_order)}, real)
+    ranked = {network: tuple(found[network]) for network in sorted(found, key=_in_order)}
+    return Directory(tuple(each.value for each in tunnels), ranked, real)
 
 
 def _in_order(network: IPNetwork) -> tuple[int, int, int]:
@@ -44,7 +51,7 @@ def _in_order(network: IPNetwork) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Destinations that the same tunnels reach and the same one carries: they go together."""
+    """Destinations that the same tunnels, more than one, reach and the same one carries: they go together."""
 
     ranked: tuple[str, ...]
     carrier: str                        # "": none yet
@@ -63,9 +70,10 @@ class Chosen(dict[IPNetwork, str]):
     def of(cls, known: Directory, before: Carriers) -> Chosen:
         """As it was before, for a configuration that is new."""
         groups: dict[tuple[tuple[str, ...], str], list[IPNetwork]] = {}
+        carriers = {network: ranked[0] if len(ranked) == 1 else before.get(network, "") for network, ranked in known.ranked.items()}
         for network, ranked in known.ranked.items():
-            groups.setdefault((ranked, before.get(network, "")), []).append(network)
-        carriers = {network: before.get(network, "") for network in known.ranked}
+            if len(ranked) > 1:
+                groups.setdefault((ranked, carriers[network]), []).append(network)
         return cls(known, carriers, [_Group(*key, tuple(networks)) for key, networks in groups.items()])
 
 
@@ -75,7 +83,7 @@ def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None
     The well tunnel with the lowest priority number carries. One that comes back takes over only after it was well for its `stable_after`,
     so that a flapping tunnel is not followed; while none is well the last one keeps the destination. None: no such moment.
     """
-    known = directory(tunnel for tunnel, _ in snapshot.tunnels.values())
+    known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], before)
     if not isinstance(before, Chosen) or before.directory is not known:
         before = Chosen.of(known, before)
     moments, groups = [], []
@@ -94,8 +102,6 @@ Candidate = tuple[Tunnel, TunnelState]
 
 
 def _carrier(before: str, ranked: Sequence[Candidate], now: float) -> tuple[str, float | None]:
-    if len(ranked) == 1:
-        return ranked[0][0].name, None
     fit = [candidate for candidate in ranked if well(*candidate)]
     current = next((tunnel.name for tunnel, _ in ranked if tunnel.name == before), None)
     if not fit:

@@ -97,7 +97,7 @@ def desired(
         _lane(tunnel, state, lanes[name], name in proxies, _manner(tunnel, state, snapshot.now))
         for name, (tunnel, state) in snapshot.tunnels.items()
     ]
-    known = directory(tunnel for tunnel, _ in snapshot.tunnels.values())
+    known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
     carries = _carries(known, tuple(lanes.items()), Same(carriers))
     gates = (gate(tunnel, lanes[name]) for name, (tunnel, _) in snapshot.tunnels.items())
     return NetworkPlan(
