@@ -120,8 +120,11 @@ _LINES = table(
     (r"^Login failed\.?|401 Authentication failed|(?<=facilitator: )the login was refused: .*", Reason.AUTH,
      "the server refused the login"),
     (r"Auth choice .* (?:not available|matches multiple options)|Server asked us to .*(?:CSD|trojan).*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"Cannot follow redirection to non-https URL.*|Failed to parse server response|XML response has no .*", Reason.CLIENT_CONFIG,
-     "the server does not speak this protocol: {0}"),
+    (r"Cannot follow redirection to non-https URL.*|Failed to (?:parse server response|find or parse web form).*|XML response has no .*",
+     Reason.CLIENT_CONFIG, "the server does not speak this protocol: {0}"),
+    (r"Authentication failure: Client certificate required", Reason.OUR_CERTIFICATE, "the server wants another certificate than ours"),
+    (r"Authentication failure: (.*)", Reason.AUTH, "the server refused the login: {1}"),                             # Pulse
+    (r"Unexpected (?:401|403|512) result from server", Reason.AUTH, "the server refused the login"),                 # GlobalProtect: 512
     (r"Unexpected 5\d\d result from server", Reason.FAR_END_FULL, "the server is not in service: {0}"),
     (r"Unexpected \d+ result from server", Reason.CLIENT_CONFIG, "the server does not speak this protocol: {0}"),
     (r"VPN service unavailable; reason: (.*)", Reason.FAR_END_FULL, "the server is not in service: {1}"),

@@ -110,6 +110,9 @@ _NEXT = "POST https://vpn.example.net/auth"
     (["Password: ", _NEXT, "Please enter your token code", "Code: "], [Wish.PASSWORD, Wish.CODE]),              # Fortinet
     (["password:", _NEXT, "", "password#2:"], [Wish.PASSWORD, Wish.CODE]),                                      # Juniper
     (["Code:", _NEXT, "Wrong code, try again", "Code:"], [Wish.CODE, Wish.REFUSED]),
+    (["Password:", _NEXT, "Your password has expired.", "Current password:"], [Wish.PASSWORD, Wish.REFUSED]),   # Pulse
+    (["Password:", _NEXT, "New Password:"], [Wish.PASSWORD, Wish.REFUSED]),
+    (["Username: ", "Password: ", _NEXT, "Please enter your secondary token information:"], [Wish.USERNAME, Wish.PASSWORD, Wish.CODE]),
     (["GROUP: [staff|partners]:"], [Wish.TEXT]),
     (["What is your quest?"], [Wish.TEXT]),
     (["Enter 'yes' to accept, 'no' to abort; anything else to view:"], [Wish.TRUST]),
@@ -225,6 +228,10 @@ def test_no_secret_in_what_openconnect_and_we_print(path: Path) -> None:
     ("facilitator: the device cannot be set up: [Errno 1] Operation not permitted", Reason.MISSING_RIGHT),
     ("VPN service unavailable; reason: no license", Reason.FAR_END_FULL),
     ("Unexpected 503 result from server", Reason.FAR_END_FULL),
+    ("Unexpected 512 result from server", Reason.AUTH),
+    ("Authentication failure: Account locked out", Reason.AUTH),
+    ("Authentication failure: Client certificate required", Reason.OUR_CERTIFICATE),
+    ("Failed to find or parse web form in login page", Reason.CLIENT_CONFIG),
     ("Error: Server asked us to run CSD hostscan.", Reason.CLIENT_CONFIG),
     ('Auth choice "staff" not available', Reason.CLIENT_CONFIG),
     ("facilitator: the login was refused", Reason.AUTH),

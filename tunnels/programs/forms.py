@@ -15,6 +15,7 @@ from dataclasses import dataclass
 _REQUEST = re.compile(r"(?:GET|POST) https://")
 _USERNAME = re.compile(r"user ?name|\buser\b|log ?in\b|account", re.IGNORECASE)
 _PASSWORD = re.compile(r"passw|passphrase", re.IGNORECASE)
+_CHANGE = re.compile(r"\b(?:new|current|old|verify|confirm|retype|change)\b.*passw", re.IGNORECASE)
 _CODE = re.compile(
     r"\botp\b|one.?time|token|\bcode\b|passcode|verification|authenticator|second(?:ary)?\b|two.?factor|\b2(?:nd|fa)\b|\bmfa\b|challenge"
     r"|\bsms\b|response", re.IGNORECASE,
@@ -35,6 +36,10 @@ class Wish(enum.Enum):
     REFUSED = "refused"         # what was answered before: the far side did not like it
     TRUST = "trust"             # whether an unknown certificate may be trusted
     PASSPHRASE = "passphrase"   # of our private key
+
+
+# Prompts that can mean one thing only. Where the password is out of date, a new one is for a person to choose.
+_CERTAIN = ((_CERTIFICATE, Wish.TRUST), (_OUR_KEY, Wish.PASSPHRASE), (_CHOICE, Wish.TEXT), (_CHANGE, Wish.REFUSED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +71,15 @@ class Interview:
         wish = self._wish(prompt)
         key = (wish, "" if wish is Wish.CODE else prompt)
         text = " ".join((*self._said[-2:], prompt.strip())) if wish in (Wish.CODE, Wish.TEXT) else prompt.strip()
-        if wish in (Wish.USERNAME, Wish.PASSWORD, Wish.CODE) and key in self._asked:
+        if wish is Wish.REFUSED or (wish in (Wish.USERNAME, Wish.PASSWORD, Wish.CODE) and key in self._asked):
             return Question(Wish.REFUSED, self._said[-1] if self._said else prompt.strip())
         self._asked.add(key)
         return Question(wish, text)
 
     def _wish(self, prompt: str) -> Wish:
-        if _CERTIFICATE.search(prompt):
-            return Wish.TRUST
-        if _OUR_KEY.search(prompt):
-            return Wish.PASSPHRASE
-        if _CHOICE.search(prompt):
-            return Wish.TEXT
+        for pattern, wish in _CERTAIN:
+            if pattern.search(prompt):
+                return wish
         if _CODE.search(prompt) and not self._appended:
             return Wish.CODE
         if _PASSWORD.search(prompt):
