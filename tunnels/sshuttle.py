@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -37,7 +37,9 @@ class Sshuttle(Tunnel):
     remote: str = Field(description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3")
     identity: Secret = Field(description="where the private ssh key lies; without a passphrase")
     known_hosts: Path = Field(description="file with the far side's host key, as ssh-keyscan prints it")
-    workers: int = Field(1, description="processes that share the load; only 1 is supported for now")
+    workers: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(
+        1, description="processes that share the load, each with an ssh of its own; one's end costs its own connections only"
+    )
     ssh_options: tuple[str, ...] = Field((), description="options of ssh to tune, as Name=value, such as Compression=yes")
 
     @field_validator("remote")
@@ -46,13 +48,6 @@ class Sshuttle(Tunnel):
         match = _REMOTE.fullmatch(value)
         if match is None or not 0 < int(match["port"] or 22) < 65536:
             raise ValueError(f"{value!r} is not a remote; write it as facilitator@bastion.example.net or facilitator@192.0.2.1:2222")
-        return value
-
-    @field_validator("workers")
-    @classmethod
-    def _one_worker(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("only 1 worker is supported for now")
         return value
 
     @field_validator("ssh_options")
@@ -97,6 +92,7 @@ def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Laun
             # isolated: the program is called like the package that it imports
             place.python, "-I", str(PROGRAM), "--port", str(place.port), "--remote", tunnel.remote,
             "--identity", "{identity}", "--known-hosts", "{known_hosts}",
+            "--workers", str(tunnel.workers),
             *(word for option in tunnel.ssh_options for word in ("--option", option)),
             *(word for d in tunnel.destinations if d.presented_as for word in ("--map", f"{d.presented_as}={d.network}")),
         ),
@@ -137,8 +133,12 @@ _LINES = table(
     (r"(?:server died with error|facilitator: ssh ended with) code \d+|expected server init string .* got b(?:'.+'|\".+\")",
      Reason.CLIENT_CONFIG, "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
     (r"facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
-    (r"ssh connection to server \(pid \d+\) exited|facilitator: (?:ssh is gone|sshuttle ended)", Reason.PEER_CLOSED, "ssh ended"),
+    (r"ssh connection to server \(pid \d+\) exited|fatal: ssh is gone|facilitator: (?:ssh is gone|sshuttle ended)",
+     Reason.PEER_CLOSED, "ssh ended"),
 )
+
+# the far side speaking of its own connections; one worker of several, as long as others serve
+_NO_NEWS = re.compile(r" s: |worker \d+: ")
 
 
 class SshuttleDialogue:
@@ -167,7 +167,7 @@ class SshuttleDialogue:
 
 
 def _explanation(line: str) -> Failed | None:
-    return None if line.startswith(" s: ") else explanation(_LINES, line)      # ` s: ` is the far side speaking of its own connections
+    return None if _NO_NEWS.match(line) else explanation(_LINES, line)
 
 
 def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue:

@@ -1,4 +1,4 @@
-"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, and the kernel's part. Needs root.
+"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's part, and sshuttle. Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import kernel
+from tests.bench import kernel, sshuttle
+from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
 
@@ -117,17 +118,6 @@ def daemon(namespace: Namespace, config: Path) -> Iterator[subprocess.Popen[str]
             raise
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads so far, from the scheduler's own nanoseconds (proc(5), schedstat)."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
-
-
-def pss_mib(pid: int) -> float:
-    """Proportional set size in MiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
 def measure(tunnels: int, kills: int, idle: float) -> dict[str, float]:
     """All figures for one daemon with that many tunnels."""
     namespace = Namespace("bench")
@@ -187,6 +177,7 @@ def main() -> None:
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
     kernel.main()
+    sshuttle.main()
 
 
 TARGETS = {

@@ -1,22 +1,25 @@
 """A real sshd behind a facilitator's namespace, and a staff machine in front of it.
 
-    hub 10.91.0.1 -- 10.91.0.2 facilitator 198.18.1.1 -- 198.18.1.2 bastion (sshd, and a web server on 10.90.0.10 and fd00:90::10)
+    hub 10.91.0.1 -- 10.91.0.2 facilitator 198.18.1.1 -- 198.18.1.2 bastion (sshd; on 10.90.0.10 and fd00:90::10 a web server, and an echo)
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from tests import echo
 from tests.netns import Namespace, link
 from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
 from tunnels.base import Place
 from tunnels.kinds import KINDS
 
 FACILITATOR, BASTION, SITE, SITE6 = "198.18.1.1", "198.18.1.2", "10.90.0.10", "fd00:90::10"
-SSH_PORT = 22
+SSH_PORT, ECHO_PORT = 22, 7
 _RULES = """
 table inet t {{
   chain pre {{
@@ -54,6 +57,8 @@ class SshLab:
         self._addresses()
         self._sshd = self._start_sshd()
         self._web = [self._start_web(address) for address in (SITE, SITE6)]
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(echo.serving(self.bastion, ECHO_PORT))
         self._runs = 0
 
     def _addresses(self) -> None:
@@ -90,7 +95,12 @@ class SshLab:
         wait_for(lambda: f"{address}:80" in (listening := self.bastion.run("ss", "-Hltn").stdout) or f"[{address}]:80" in listening)
         return process
 
+    def connection(self, address: str = SITE) -> socket.socket:
+        """A connection of the hub's to the echo; it has carried something."""
+        return echo.connection(self.hub, address, ECHO_PORT)
+
     def close(self) -> None:
+        self._closing.close()
         for namespace in (self.hub, self.facilitator, self.bastion):
             namespace.remove()
 

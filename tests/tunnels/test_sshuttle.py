@@ -55,9 +55,11 @@ def test_ssh_options_that_are_refused(option: str) -> None:
         settings(ssh_options=[option])
 
 
-def test_one_worker() -> None:
-    with pytest.raises(ValidationError, match="only 1 worker"):
-        settings(workers=2)
+@pytest.mark.parametrize("workers", [0, 17, "2", 1.5, True])
+def test_workers(workers: object) -> None:
+    assert settings(workers=16).workers == 16
+    with pytest.raises(ValidationError, match="workers"):
+        settings(workers=workers)
 
 
 def test_a_ping_cannot_pass_a_proxy() -> None:
@@ -97,6 +99,7 @@ def test_an_identity_that_is_no_key() -> None:
     ("facilitator: sshuttle ended: Broken pipe", Reason.PEER_CLOSED),
     ("facilitator: sshuttle ended: Too many open files", Reason.LOCAL),
     ("facilitator: ssh is gone", Reason.PEER_CLOSED),
+    ("c : fatal: ssh is gone", Reason.PEER_CLOSED),
     ("facilitator: the Python package sshuttle is missing: No module named 'sshuttle'", Reason.MISSING_BINARY),
     ("facilitator: this version of sshuttle cannot be used", Reason.MISSING_BINARY),
     ("facilitator: no unprivileged user to become: neither facilitator nor nobody exists", Reason.MISSING_RIGHT),
@@ -113,6 +116,7 @@ def test_output(line: str, reason: Reason) -> None:
     "c : fatal: expected server init string b'SSHUTTLE0001'; got b''", "c : fatal: failed to establish ssh session (2)",
     "Warning: Permanently added 'b' to the list of known hosts.", "Welcome to the bastion",
     " s: warning: connect to ('10.90.0.9', 80): Connection refused", "",
+    "worker 2: Connection to 192.0.2.1 closed by remote host.", "worker 1: svc@b: Permission denied (publickey).",
 ])
 def test_output_that_means_nothing(line: str) -> None:
     assert not list(SshuttleDialogue("b").receive(Source.OUTPUT, line))

@@ -205,7 +205,7 @@ def test_a_daemon_that_is_not_root(lab: SshLab) -> None:
 def test_a_package_that_has_changed(tmp_path: Path) -> None:
     package = tmp_path / "sshuttle"
     package.mkdir()
-    for name in ("__init__", "client", "cmdline", "helpers", "methods", "sdnotify", "ssh"):
+    for name in ("__init__", "client", "cmdline", "helpers", "methods", "sdnotify", "ssh", "ssnet"):
         (package / f"{name}.py").write_text("")
     code = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
     done = subprocess.run(
