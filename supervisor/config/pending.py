@@ -18,7 +18,6 @@ PENDING: Mapping[str, str] = MappingProxyType({
     "drain": _LATER,
     "audit": _LATER,
     "alerts.webhook": _LATER,
-    "TUNNEL.login.reconnect_on_change": _LATER,
     "TUNNEL.reconnect.planned": _LATER,
 })
 
