@@ -11,7 +11,7 @@ from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, Probed, Spawned
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Phase, Snapshot, Transition
-from supervisor.engine import Engine, Inbox, Outputs, ProbeJob, Scope
+from supervisor.engine import Engine, Inbox, Outputs, ProbeJob, Recorder, Scope
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch
 from tunnels.settings import Tunnel
 
@@ -45,15 +45,18 @@ class World:
 
     SPIN_BUDGET = 10_000
 
-    def __init__(self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1, kind: Kind = KIND) -> None:
-        self.now = 0.0
+    def __init__(
+        self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1, kind: Kind = KIND, *, now: float = 0.0,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.now = now
         self.habits = habits
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         chance = random.Random(seed)
         self.runner, self.prober = FakeRunner(self), FakeProber(self)
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
-        outputs = Outputs(self.runner, self.network, self.prober, self.alerter, self.recorder)
+        outputs = Outputs(self.runner, self.network, self.prober, self.alerter, recorder or self.recorder)
         self.inbox = Inbox()
         self.engine = Engine(self.inbox, outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
         self.engine.configure(Scope("sim", ()), tunnels, held=())

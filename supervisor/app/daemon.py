@@ -37,6 +37,7 @@ from supervisor.kernel.errors import KernelError
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
+from supervisor.reports.deaths import KEPT
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
 from tunnels.base import AnyKind, Reason, inputs_of
@@ -128,6 +129,7 @@ class Daemon:
             raise refused(error) from error
         for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir)):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
+        parts.deaths.remember(await asyncio.to_thread(parts.history.start, kept=KEPT))
         parts.runner.start()
         parts.watcher.start()
         parts.alerter.start()
@@ -148,8 +150,8 @@ class Daemon:
         parts = self._parts
         explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
-            parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.held, explainer,
-            self._stalled, self.reload,
+            parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
+            explainer, self._stalled, self.reload,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
@@ -249,6 +251,7 @@ class Daemon:
         await parts.runner.close()
         await parts.network.close(keep=True)
         parts.alerter.close()
+        parts.history.close()
         with contextlib.suppress(OSError):
             self._control.unlink(missing_ok=True)
 

@@ -12,12 +12,14 @@ import structlog
 from supervisor.app.held import Held
 from supervisor.app.why import Explainer
 from supervisor.clients.runner import Runner
+from supervisor.core.chronicle import DAY, PARTS, Told, chronicle
 from supervisor.core.events import Asked
 from supervisor.core.packet import Question
 from supervisor.core.state import Phase, Snapshot, TunnelState
 from supervisor.core.view import Identity, plan_document, status
 from supervisor.engine import Engine, Inbox
 from supervisor.kernel.network import KernelNetwork
+from supervisor.reports.history import History
 from supervisor.reports.metrics import Metrics
 from tunnels.base import Reason
 
@@ -35,6 +37,7 @@ class Facade:
     runner: Runner
     network: KernelNetwork
     measured: Metrics
+    recorded: History
     held: Held
     explainer: Explainer
     stalled: Callable[[], str | None]
@@ -64,6 +67,18 @@ class Facade:
     async def why(self, question: Question) -> dict[str, Any]:
         """What would become of a packet now, step by step."""
         return await self.explainer.answer(question)
+
+    async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
+        """What happened, and how available everything was. LookupError: nothing is known of such a tunnel."""
+        configured = {name: settings.kind for name, (settings, _) in self.engine.snapshot.tunnels.items()}
+        if tunnel is not None and tunnel not in configured and tunnel not in self.recorded.tunnels:
+            raise LookupError(f"no such tunnel: {tunnel}")
+        chosen = configured if tunnel is None else {tunnel: configured.get(tunnel)}
+        rows = await asyncio.to_thread(self.recorded.read, tunnel, limit)
+        told = [
+            Told(name, kind, self.recorded.availability(name), self.recorded.slots(name, DAY, PARTS)) for name, kind in chosen.items()
+        ]
+        return chronicle(self.identity.facilitator, told, rows, self.recorded.offset, limit)
 
     def known(self, tunnel: str) -> bool:
         """Is it configured."""

@@ -20,22 +20,26 @@ from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.held import Held
 from supervisor.clients.codes import Codes
+from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
 from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
 from supervisor.control.api import Servers
 from supervisor.control.notify import Notifier
+from supervisor.core.alerts import Alert
 from supervisor.core.events import Event
 from supervisor.core.failover import choose
 from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
-from supervisor.engine import Engine, Inbox, Outputs, Recorder, Scope, proxies
+from supervisor.engine import Alerter, Engine, Inbox, Outputs, Recorder, Scope, proxies
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.probes.prober import ProbeLoop
+from supervisor.reports.archive import Archive
 from supervisor.reports.deaths import Deaths
+from supervisor.reports.history import History, Surroundings
 from supervisor.reports.log import TransitionLog
 from supervisor.reports.metrics import Metrics
 from supervisor.reports.pagerduty import Hooks, PagerDuty
@@ -65,6 +69,7 @@ class Parts:
     prober: ProbeLoop
     metrics: Metrics
     deaths: Deaths
+    history: History
     alerter: PagerDuty
     engine: Engine
     servers: Servers
@@ -86,8 +91,12 @@ def build(
         lane_of=lambda name: engine.lane(name),     # noqa: PLW0108 - the engine is made later
     )
     network = KernelNetwork(inbox.post, _note)
+    history = History(
+        Archive(config.facilitator.state_dir, __version__), Surroundings(boot_id(), link_bytes=LinkBytes(), mask=secrets.mask)
+    )
     metrics = Metrics(__version__, identity.wall_offset, Sources(
         link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,
+        availability=history.ratios, history_usable=lambda: history.usable,
         refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
     ))
@@ -96,14 +105,15 @@ def build(
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance)
     deaths = Deaths()
-    recorder = Everybody(TransitionLog(), metrics, deaths, SystemdStatus(notifier))
+    recorder = Everybody(TransitionLog(), metrics, deaths, history, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.read, inbox.post)
-    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerter, recorder, (certificates,))
+    alerters = Alerters(alerter, history)
+    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerters, recorder, (certificates,))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
     return Parts(
-        identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, metrics, deaths, alerter, engine, servers,
-        notifier,
+        identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, metrics, deaths, history, alerter, engine,
+        servers, notifier,
     )
 
 
@@ -187,6 +197,18 @@ class Everybody:
         """Tell each of them."""
         for recorder in self._recorders:
             recorder.record(transition, snapshot)
+
+
+class Alerters:
+    """The alerters, as one."""
+
+    def __init__(self, *alerters: Alerter) -> None:
+        self._alerters = alerters
+
+    def set(self, alerts: Mapping[str, Alert]) -> None:
+        """Tell each of them."""
+        for alerter in self._alerters:
+            alerter.set(alerts)
 
 
 class SystemdStatus:

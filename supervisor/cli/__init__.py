@@ -6,6 +6,7 @@ import click
 
 from supervisor import __version__
 from supervisor.cli.doctor import doctor
+from supervisor.cli.history import history
 from supervisor.cli.host import check, cleanup, plan, run
 from supervisor.cli.tunnels import answer, logs, reload, restart, start, status, stop
 from supervisor.cli.why import why
@@ -17,5 +18,5 @@ def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""
 
 
-for _command in (run, check, doctor, plan, status, why, start, stop, restart, answer, logs, reload, cleanup):
+for _command in (run, check, doctor, plan, status, why, history, start, stop, restart, answer, logs, reload, cleanup):
     main.add_command(_command)

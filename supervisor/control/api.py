@@ -22,6 +22,7 @@ from supervisor.core.packet import Question, parse_question
 
 GROUP = "facilitator"       # its members may use the control socket
 _VERBS = ("start", "stop", "restart")
+_MAX_ROWS = 10_000          # of each kind, in one answer about the history
 _MAX_WAIT = 120.0           # seconds that one request may wait for a tunnel
 
 
@@ -45,6 +46,12 @@ class Daemon(Protocol):
 
     async def why(self, question: Question) -> dict[str, Any]:
         """What would become of a packet now, step by step."""
+
+    async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
+        """Sessions, transitions, incidents and availability, of one tunnel or of all; at most `limit` rows of each.
+
+        LookupError: nothing is known of such a tunnel.
+        """
 
     def tail(self, tunnel: str, lines: int) -> list[str]:
         """The last lines of the tunnel's client, secrets masked."""
@@ -101,6 +108,7 @@ class Api:
         app.add_routes([
             web.get("/api/v1/plan", self._plan),
             web.get("/api/v1/why", self._why),
+            web.get("/api/v1/history", self._history),
             web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
             web.get("/api/v1/tunnels/{tunnel}/question", self._question),
             web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
@@ -134,6 +142,13 @@ class Api:
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return web.json_response(await self._daemon.why(question))
+
+    async def _history(self, request: web.Request) -> web.Response:
+        limit = max(0, min(_MAX_ROWS, _number(request, "limit", 50)))
+        try:
+            return web.json_response(await self._daemon.history(request.query.get("tunnel"), limit))
+        except LookupError as unknown:
+            raise web.HTTPNotFound(text=str(unknown)) from None
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         tunnel = self._tunnel(request)

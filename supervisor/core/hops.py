@@ -159,7 +159,7 @@ def failures(facts: Facts, tunnel: str) -> Iterator[Step]:
     """Why the last sessions ended, the newest first."""
     known = facts.failures.get(tunnel, ())
     if not known:
-        yield Step("failures", "none since the daemon started")
+        yield Step("failures", "none is remembered")
     for failure in reversed(known):
         yield Step("failure", f"{_since(facts, failure.at, 'ago')}: {failure.reason}: {failure.text}")
 

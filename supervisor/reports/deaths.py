@@ -1,4 +1,4 @@
-"""The last failures of each tunnel, in memory, for `facilitator why`: fed by transitions, as log and metrics are."""
+"""The last failures of each tunnel, in memory, for `facilitator why`: fed by transitions, and by the history at the start."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ class Deaths:
     def last(self) -> Mapping[str, Sequence[Failure]]:
         """At most `KEPT` failures by tunnel, oldest first."""
         return {name: tuple(failures) for name, failures in self._last.items()}
+
+    def remember(self, failures: Mapping[str, Sequence[Failure]]) -> None:
+        """What earlier runs of the daemon left, oldest first."""
+        for tunnel, known in failures.items():
+            self._last[tunnel] = deque(known, maxlen=KEPT)
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember the failure behind a transition, once; what a client says while it ends replaces what we had made of it."""

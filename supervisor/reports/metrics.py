@@ -86,6 +86,9 @@ class Metrics:
         yield _gauge("config_last_reload_successful", "1 if the last reading of the configuration was successful.", self._daemon.reload_ok)
         yield _gauge("draining", "1 while the daemon takes no new sessions because it is about to end.", snapshot.draining)
         yield _gauge("event_loop_lag_seconds", "How late the event loop was at worst in the last minute.", self._daemon.loop_lag)
+        usable = self._sources.history_usable()
+        if usable is not None:
+            yield _gauge("history_usable", "1 if what happens is written to the history on disk.", usable)
         yield _counter("log_events_dropped", "Log lines dropped because nobody read them in time.", (), {(): self._sources.log_dropped()})
 
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:

@@ -57,6 +57,8 @@ class Sources:
     log_dropped: Callable[[], int] = lambda: 0                                          # lines
     refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})    # packets, by tunnel and segment
     certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({})     # Unix time at which a tunnel's first one expires
+    availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda tunnels: MappingProxyType({})   # by tunnel and window
+    history_usable: Callable[[], bool | None] = lambda: None
 
 
 States = Mapping[str, TunnelState]
@@ -81,6 +83,7 @@ class TunnelSeries:
         yield from _counted({name: counts.get(name, Counts()) for name in states})
         yield from self._traffic(states)
         yield from self._routes(states)
+        yield self._available(states)
         yield self._refused(states)
         yield from self._clients(states)
         yield self._certificates(states)
@@ -112,6 +115,15 @@ class TunnelSeries:
         known = {name: total for name, total in totals.items() if total is not None}
         yield _counter("receive_bytes", "Bytes that came out of the tunnel's device.", ((n, total[0]) for n, total in known.items()))
         yield _counter("transmit_bytes", "Bytes that went into the tunnel's device.", ((n, total[1]) for n, total in known.items()))
+
+    def _available(self, states: States) -> Metric:
+        family = GaugeMetricFamily(
+            "facilitator_tunnel_availability_ratio", "Part of the time in which the tunnel was wanted that it was proven to work.",
+            labels=("tunnel", "window"),
+        )
+        for labels, ratio in self._sources.availability(states).items():
+            family.add_metric(labels, ratio)
+        return family
 
     def _refused(self, states: States) -> Metric:
         family = CounterMetricFamily("facilitator_tunnel_refused_packets", "Packets of staff whom the tunnel's `allow` does not let in.",

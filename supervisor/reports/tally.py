@@ -18,7 +18,13 @@ BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)      # seconds from start to connect
 
 _RUNNING = frozenset({Phase.STARTING, Phase.UP, Phase.STOPPING})
 _AGAIN = frozenset({Phase.STARTING, Phase.BACKOFF})
+_OVER = frozenset({Phase.STARTING, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED})    # starting: the next session, the only way into it
 _AUTH_SEEN = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
+
+
+def ended_session(transition: Transition) -> bool:
+    """Did this transition end a session."""
+    return transition.before in _RUNNING and transition.after in _OVER
 
 
 class Rising:

@@ -42,6 +42,11 @@ class FakeDaemon:
     async def plan(self) -> dict[str, Any]:
         return {"wanted": [], "changes": []}
 
+    async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
+        if tunnel not in (None, "acme-dc"):
+            raise LookupError(f"no such tunnel: {tunnel}")
+        return {"tunnels": [tunnel], "limit": limit}
+
     def tail(self, tunnel: str, lines: int) -> list[str]:
         return ["one", "two"][-lines:]
 
@@ -98,6 +103,17 @@ async def test_commands_reach_the_daemon(served) -> None:
     assert (await asyncio.to_thread(client.post, "/api/v1/tunnels/acme-dc/restart?wait=7"))["phase"] == "up"
     assert daemon.asked == [("acme-dc", "restart", 7)]
     assert (await asyncio.to_thread(client.post, "/api/v1/reload"))["done"] == ["acme-dc: probe changed"]
+
+
+async def test_the_history_is_asked_for_by_tunnel_and_number_of_rows(served) -> None:
+    _, path, base = served
+    get = ControlClient(path).get
+    assert await asyncio.to_thread(get, "/api/v1/history?limit=7") == {"tunnels": [None], "limit": 7}
+    assert await asyncio.to_thread(get, "/api/v1/history?tunnel=acme-dc&limit=99999999") == {"tunnels": ["acme-dc"], "limit": 10_000}
+    with pytest.raises(Refused, match="no such tunnel: nope"):
+        await asyncio.to_thread(get, "/api/v1/history?tunnel=nope")
+    async with ClientSession() as http:
+        assert (await http.get(base + "/api/v1/history")).status == 404, "who was where is for the control socket only"
 
 
 async def test_a_daemon_that_ends_starts_nothing_anew(served) -> None:

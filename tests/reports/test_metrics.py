@@ -50,6 +50,7 @@ CONTRACT = {
     "facilitator_tunnel_path_mtu_bytes": {"tunnel"},
     "facilitator_tunnel_routes_wanted": {"tunnel"},
     "facilitator_tunnel_routes_installed": {"tunnel"},
+    "facilitator_tunnel_availability_ratio": {"tunnel", "window"},
     "facilitator_tunnel_refused_packets_total": {"tunnel", "segment"},
     "facilitator_tunnel_client_cpu_seconds_total": {"tunnel"},
     "facilitator_tunnel_client_resident_memory_bytes": {"tunnel"},
@@ -80,7 +81,8 @@ class World:
         self.outbox: OutboxStatus | None = OutboxStatus()
         self.metrics = Metrics("0.1.0", 1_000_000.0, Sources(
             self.links.get, self.uses.get, lambda: {"acme": Achieved(2, 1)}, lambda: {"route": 1}, lambda: self.outbox, lambda: 3,
-            lambda: {("acme", "support"): 7, ("gone", ""): 1}))
+            lambda: {("acme", "support"): 7, ("gone", ""): 1},
+            availability=lambda tunnels: {(name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")}))
 
     def scrape(self, snap: Snapshot, accept: str = "") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         body, content_type = self.metrics.render(snap, accept)

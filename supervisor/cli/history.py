@@ -1,0 +1,35 @@
+"""`facilitator history`: how available every tunnel was, its sessions, and what happened to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import urlencode
+
+import click
+
+from supervisor.cli.common import ask, socket_option, tunnel_name
+
+
+@click.command()
+@click.argument("tunnel", callback=tunnel_name, required=False)
+@click.option("--json", "as_json", is_flag=True, help="The whole record as JSON.")
+@click.option("-n", "--lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="How many rows of each kind.")
+@socket_option
+def history(tunnel: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None) -> None:
+    """Show how available every tunnel was, its sessions, and the incidents; of one TUNNEL, what happened to it too.
+
+    Availability is the part of the time in which a tunnel was wanted that it was proven to work. Time in which an operator had
+    stopped it counts nowhere; time in which no daemon ran counts against it.
+
+    \b
+    Example: facilitator history acme-dc
+    """
+    query = urlencode({"limit": lines} | ({"tunnel": tunnel} if tunnel is not None else {}))
+    document = ask(lambda client: client.get(f"/api/v1/history?{query}"), config, socket_path)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    from supervisor.cli.chronicle import print_history
+
+    print_history(document, tunnel)

@@ -1,0 +1,216 @@
+"""The thread behind the history: commits rows in batches, reads the bytes of running sessions, forgets what is too old.
+
+Whoever puts rows in never waits. Rows that the disk does not take wait for it, up to a bound; a file that cannot be read any more is set
+aside by `reports.archive`, and a new one is begun.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import structlog
+
+from supervisor.core.availability import KEPT
+from supervisor.reports.archive import Archive, Now, Past, Statement, traffic
+from supervisor.reports.database import Damaged
+from supervisor.reports.tally import Rising
+
+WAITING = 20_000        # rows that wait for the disk at most
+
+LinkBytes = Callable[[str], tuple[int, int] | None]     # received and sent by a device so far
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between regular duties."""
+
+    seen: float = 10.0      # bytes are read and a sign of life is written: so much of a time before a crash may be unknown
+    heal: float = 10.0      # attempts to use a disk that refused
+    prune: float = 3600.0
+
+
+class Counted:
+    """The bytes of one session. A device that is made anew in it begins at 0 again."""
+
+    def __init__(self, tunnel: str, number: int, device: str) -> None:
+        self.tunnel, self.number, self.device = tunnel, number, device
+        self._received, self._sent = Rising(resets=True), Rising(resets=True)
+        self._told = (-1.0, -1.0)
+
+    def read(self, link_bytes: LinkBytes) -> Statement | None:
+        """The row with what the device says now; None: nothing new."""
+        reading = link_bytes(self.device)
+        if reading is None:
+            return None
+        totals = (self._received.read(0, reading[0]), self._sent.read(0, reading[1]))
+        if totals == self._told:
+            return None
+        self._told = totals
+        return traffic(self.tunnel, self.number, *totals)
+
+
+class Scribe:
+    """Writes to an archive from a thread of its own. Every method may be called in any thread."""
+
+    def __init__(self, archive: Archive, now: Callable[[], Now], link_bytes: LinkBytes, pace: Pace = Pace()) -> None:
+        self._archive, self._now, self._link_bytes, self._pace = archive, now, link_bytes, pace
+        self._log = structlog.get_logger()
+        self._changed = threading.Condition()
+        self._rows: deque[Statement] = deque()
+        self._put = self._settled = self._lost = 0      # rows ever put in; of these on disk or given up; of these lost
+        self._counted: dict[str, Counted] = {}          # running sessions, by tunnel
+        self._urgent: list[Counted] = []                # whose device may be gone in a moment
+        self._closing = False
+        self._began = False
+        self._prune_at = self._read_at = float("-inf")  # monotonic seconds
+        self._past: Future[Past] = Future()
+        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+        self.usable = True                              # the disk takes what is put in
+
+    def start(self, adopted: Collection[str] = ()) -> Future[Past]:
+        """Open the archive and begin. What earlier runs left, or nothing if that cannot be read; sessions of these ids go on."""
+        self._adopted = adopted
+        self._thread.start()
+        return self._past
+
+    def close(self, timeout: float) -> None:
+        """Write what waits, for at most `timeout` seconds."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def put(self, rows: Iterable[Statement]) -> None:
+        """Write these soon. Returns at once."""
+        with self._changed:
+            before = len(self._rows)
+            self._rows.extend(rows)
+            self._put += len(self._rows) - before
+            self._drop_excess()
+            self._changed.notify_all()
+
+    def count(self, tunnel: str, number: int, device: str) -> None:
+        """Read the bytes of this session from now on."""
+        with self._changed:
+            known = self._counted.get(tunnel)
+            if known is None or (known.number, known.device) != (number, device):
+                self._counted[tunnel] = Counted(tunnel, number, device)
+
+    def count_now(self, tunnel: str, *, last: bool) -> None:
+        """Read the bytes of the tunnel's session at once: its device goes soon; `last`: and never again."""
+        with self._changed:
+            known = self._counted.pop(tunnel, None) if last else self._counted.get(tunnel)
+            if known is not None:
+                self._urgent.append(known)
+                self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until what was put in by now is on disk; False: it is not, after that many seconds or because of a disk that refuses."""
+        with self._changed:
+            target = self._put
+            self._changed.wait_for(lambda: self._settled >= target or not self.usable, timeout)
+            return self._settled >= target
+
+    # --- the thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing
+            self._round()
+            if closing:
+                break
+            with self._changed:
+                self._changed.wait_for(self._due, self._pace.seen if self.usable else self._pace.heal)
+        self._archive.close()
+
+    def _due(self) -> bool:
+        return self._closing or (self.usable and bool(self._rows or self._urgent))
+
+    def _round(self) -> None:
+        """Write everything that waits, in one transaction."""
+        now = self._now()
+        rows = [*self._take(), *self._bytes(now)]
+        try:
+            self._begin(now)
+            self._archive.write(rows, now)
+            rows = []
+            self._prune(now)
+        except (sqlite3.OperationalError, Damaged, OSError) as error:
+            self._trouble(error)
+        except sqlite3.Error as error:      # a row that no file can hold must not stand in the way of all others
+            self._log.error("rows of the history were refused", rows=len(rows), error=str(error))
+            rows = []
+        else:
+            self._recovered()
+        finally:
+            if not self._past.done():
+                self._past.set_result(Past())
+        self._settle(rows)
+
+    def _begin(self, now: Now) -> None:
+        """Once, as soon as the file can be used."""
+        if self._began:
+            return
+        try:
+            past = self._archive.begin(now, self._adopted, now.wall - KEPT)
+        except Damaged as damage:
+            self._report_damage(damage)
+            past = self._archive.begin(now, (), now.wall - KEPT)
+        self._began = True
+        if not self._past.done():
+            self._past.set_result(past)
+
+    def _prune(self, now: Now) -> None:
+        if now.at >= self._prune_at:
+            self._prune_at = now.at + self._pace.prune
+            self._archive.prune(now)
+
+    def _take(self) -> list[Statement]:
+        with self._changed:
+            rows = list(self._rows)
+            self._rows.clear()
+        return rows
+
+    def _bytes(self, now: Now) -> list[Statement]:
+        """What the devices say: all of them from time to time, some at once."""
+        with self._changed:
+            urgent, self._urgent = self._urgent, []
+            regular = now.at >= self._read_at
+            counted = [*urgent, *self._counted.values()] if regular else urgent
+        if regular:
+            self._read_at = now.at + self._pace.seen
+        return [row for one in counted if (row := one.read(self._link_bytes)) is not None]
+
+    def _settle(self, refused: list[Statement]) -> None:
+        """Rows that were refused wait on, before those that came meanwhile."""
+        with self._changed:
+            self._rows.extendleft(reversed(refused))
+            self._drop_excess()
+            self._settled = self._put - len(self._rows)
+            self._changed.notify_all()
+
+    def _drop_excess(self) -> None:
+        while len(self._rows) > WAITING:
+            self._rows.popleft()
+            self._lost += 1
+
+    def _trouble(self, error: Exception) -> None:
+        if isinstance(error, Damaged):
+            self._report_damage(error)
+        elif self.usable:
+            self._log.error("the history cannot be written", path=str(self._archive.path), error=str(error))
+        self.usable = False
+
+    def _report_damage(self, damage: Damaged) -> None:
+        self._log.error("the history cannot be read any more, a new one is begun", path=str(self._archive.path), error=str(damage))
+
+    def _recovered(self) -> None:
+        if not self.usable:
+            self._log.info("the history is written again", path=str(self._archive.path), lost=self._lost)
+        self.usable = True
