@@ -7,9 +7,11 @@ Who may use the tunnel, when it is tried again and what runs on this host is the
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from types import MappingProxyType
 
 Tree = dict[str, "str | Tree"]
@@ -43,6 +45,7 @@ class Swanctl:
     text: str                                   # for swanctl --file
     children: tuple[tuple[str, str], ...]       # what to initiate: (connection, child)
     certificate: bool                           # we prove by a certificate who we are
+    addresses: tuple[str, ...]                  # those that we bring along, where the far side is not asked for any
 
 
 def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
@@ -58,7 +61,8 @@ def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
         _own(name, connection, username)
     kept: Tree = {name: tree[name] for name in ("connections", "secrets", "authorities") if name in tree}
     children = tuple((name, child) for name, c in connections.items() for child in _sections(c["children"]))
-    return Swanctl(render(kept), children, any(_certified(connection) for connection in connections.values()))
+    certified = any(_certified(connection) for connection in connections.values())
+    return Swanctl(render(kept), children, certified, tuple(_own_addresses(connections.values())))
 
 
 def _own(name: str, connection: Tree, username: str | None) -> None:
@@ -100,6 +104,17 @@ def _log_in(connection: Tree, username: str) -> None:
 def _certified(connection: Tree) -> bool:
     rounds = (section for name, section in _sections(connection).items() if name.startswith("local"))
     return any(str(each.get("auth", "pubkey")).startswith(("pubkey", "rsa", "ecdsa")) for each in rounds)
+
+
+def _own_addresses(connections: Iterable[Tree]) -> Iterator[str]:
+    """The local traffic selectors that are one address, of connections without virtual addresses."""
+    for connection in connections:
+        for child in () if connection.get("vips") else _sections(connection["children"]).values():
+            for selector in str(child.get("local_ts", "")).split(","):
+                with contextlib.suppress(ValueError):
+                    network = ip_network(selector.partition("[")[0].strip())
+                    if network.num_addresses == 1:
+                        yield str(network.network_address)
 
 
 def _sections(tree: str | Tree | None) -> dict[str, Tree]:

@@ -14,7 +14,7 @@ from tests.netns import Namespace
 from tunnels.strongswan_config import Tree, render
 
 USER, GROUP, GROUP_SECRET, PRESHARED_KEY = "svc-facilitator", "staff", "everybody knows this one", "correct battery staple"
-PROGRAMS = ("charon-systemd", "swanctl", "vpnc")
+SITE = "10.79.97.200"
 _PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints hmac sha1 sha2 md5 aes gmp kdf xcbc fips-prf kernel-libipsec"
     " kernel-netlink socket-default vici xauth-generic eap-mschapv2 eap-identity"
@@ -152,6 +152,14 @@ def _daemon(uri: str) -> str:
         """)
 
 
+def _site(address: IPv4Address, local: Tree) -> Tree:
+    """For who brings his own address."""
+    return {
+        "version": "2", "local_addrs": str(address), "unique": "never", "local": local, "remote": {"auth": "psk", "id": "site@example.net"},
+        "children": {"datacentre": {"local_ts": "10.77.0.0/24", "remote_ts": f"{SITE}/32"}},
+    }
+
+
 def _connections(address: IPv4Address, password: str) -> str:
     gateway: Tree = {"auth": "pubkey", "certs": "gateway.pem", "id": "CN=gateway.example.net"}
     keys: Tree = {"auth": "psk", "id": "gateway@example.net"}
@@ -160,12 +168,13 @@ def _connections(address: IPv4Address, password: str) -> str:
             "xauth": _xauth(address),
             "psk": _ikev2(address, keys, {"auth": "psk", "id": "facilitator@example.net"}),
             "eap": _ikev2(address, gateway, {"auth": "eap-mschapv2", "id": "staff@example.net", "eap_id": "%any"}),
+            "site": _site(address, keys),
             "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
         },
         "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": "10.79.97.0/24"}},
         "secrets": {
             "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
-            "ike-psk": {"id": "facilitator@example.net", "secret": PRESHARED_KEY},
+            "ike-psk": {"id": "facilitator@example.net", "id2": "site@example.net", "secret": PRESHARED_KEY},
             "eap-user": {"id": USER, "secret": password},
         },
     })

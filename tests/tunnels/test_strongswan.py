@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.tunnels.driver import replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import Connected, Failed, Place, Reason, Source
-from tunnels.programs.strongswan import configuration, far_side, our_addresses
+from tunnels.programs.strongswan import configuration, far_side, given_addresses
 from tunnels.programs.vici import Value, decode, encode
 from tunnels.strongswan import STRONGSWAN, StrongSwan
 from tunnels.strongswan_config import Tree, parse, read_swanctl, render
@@ -79,6 +79,12 @@ def test_what_cannot_be_run_is_said(config: str, complaint: str) -> None:
         read_swanctl(config.encode())
 
 
+def test_an_address_that_we_bring_along() -> None:
+    config = "connections { a { remote_addrs = b\n %s children { c { local_ts = 10.9.0.1/32[tcp], 10.9.1.0/24, dynamic } } } }"
+    assert read_swanctl((config % "").encode()).addresses == ("10.9.0.1",)
+    assert read_swanctl((config % "vips = 0.0.0.0\n").encode()).addresses == ()
+
+
 def test_a_password_needs_a_name() -> None:
     with pytest.raises(ValueError, match="needs a login.username"):
         STRONGSWAN.launch(swan(login={"password": {"file": "p"}}), PLACE, {"config": CONFIG.encode(), "password": b"p"})
@@ -136,9 +142,9 @@ def test_what_a_session_says_of_itself() -> None:
         "remote-host": "192.0.2.1", "reauth-time": "3000", "local-vips": ["10.9.0.1"],
         "child-sas": {"a-1": {"local-ts": ["10.9.0.1/32"], "remote-ts": ["10.77.0.0/24", "10.78.0.0/24[tcp/443]", "10.0.0.1-10.0.0.9"]}},
     }}
-    assert our_addresses([session]) == (["10.9.0.1"], ["10.9.0.1"])
+    assert given_addresses([session]) == ["10.9.0.1"]
     assert far_side([session]) == {"peer": "192.0.2.1", "routes": ["10.77.0.0/24", "10.78.0.0/24"], "lasts": 3000}
-    assert our_addresses([{"acme": {"child-sas": {"a": {"local-ts": ["10.9.0.0/24"]}}}}]) == ([], [])
+    assert given_addresses([{"acme": {"child-sas": {"a": {"local-ts": ["10.9.0.0/24"]}}}}]) == []
 
 
 def test_a_charon_of_its_own() -> None:
@@ -172,6 +178,7 @@ def test_what_charon_said_is_understood(scenario: Any) -> None:
     ("06[IKE] no private key found for 'CN=svc'", Reason.KEY),
     ("06[IKE] received NO_PROPOSAL_CHOSEN notify error", Reason.CLIENT_CONFIG),
     ("06[IKE] received TS_UNACCEPTABLE notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
+    ("10[IKE] received FAILED_CP_REQUIRED notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
     ("06[IKE] received INTERNAL_ADDRESS_FAILURE notify error", Reason.FAR_END_FULL),
     ("loading connection 'acme' failed: invalid value for: proposals, config discarded", Reason.CLIENT_CONFIG),
     ("06[IKE] received DELETE for IKE_SA acme[1]", Reason.PEER_CLOSED),

@@ -1,7 +1,7 @@
 """Drives one charon, strongSwan's daemon, for one tunnel: loads its configuration, initiates it, and ends with it.
 
-    python -I -m tunnels.programs.strongswan --device NAME --config FD --beside DIRECTORY [--mtu N] [--psk] [--login] [--append-code]
-        CONNECTION/CHILD...
+    python -I -m tunnels.programs.strongswan --device NAME --config FD --beside DIRECTORY [--mtu N] [--address A]... [--psk] [--login]
+        [--append-code] CONNECTION/CHILD...
 
 charon has its own strongswan.conf, vici socket and ports, all of this working directory, so that any number of them run side by side.
 ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and the device goes with the process. charon insists on
@@ -66,8 +66,10 @@ class Session:
         if gone.done():
             await _cancelled(connecting)
             return gone.result() or 1
+        begun = connecting.done()       # else there is a request that charon has not answered yet, and nothing to log off from
         _report(await _cancelled(connecting) or (None if self._told else "the session is over"))
-        await self._log_off()
+        if begun:
+            await self._log_off()
         charon.kill()       # it knows of nothing any more, and its own way out takes two seconds
         await gone
         return 0 if self._told else 1
@@ -82,17 +84,18 @@ class Session:
         for event in ("ike-updown", "child-updown", "list-sa"):
             await self._vici.register(event)
         await self._load()
+        device = _device(pid)
+        # what is ours from the beginning has to be there when charon makes its routes; what the far side gives, charon adds
+        bring_up(device, tuple(map(ip_address, self._options.address)), self._options.mtu or MTU)
         for name in self._options.children:
             connection, _, child = name.partition("/")
             await self._vici.request("initiate", {"ike": connection, "child": child, "timeout": str(INITIATE)})
         await self._vici.request("list-sas")
-        given, own = our_addresses(self._sessions)
-        if not given and not own:
+        addresses = [*given_addresses(self._sessions), *self._options.address]
+        if not addresses:
             raise ViciError("the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts with one address")
-        rename(_device(pid), self._options.device)
-        # charon has put what was given on the device
-        bring_up(self._options.device, () if given else (ip_address(own[0]),), self._options.mtu or MTU)
-        self._talk.connected(address=(given or own)[0], **far_side(self._sessions))
+        rename(device, self._options.device)
+        self._talk.connected(address=addresses[0], **far_side(self._sessions))
 
     def _hear(self, event: str, message: Message) -> None:
         """Any session that ends, ends all: the daemon decides when to try again."""
@@ -233,13 +236,9 @@ def _device(pid: int) -> str:
 # --- what it says ---------------------------------------------------------------------------------------------------------------
 
 
-def our_addresses(sessions: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """Our addresses inside the sessions: those that the far side gave us, and traffic selectors of ours that are one address."""
-    ikes = [ike for session in sessions for ike in _mappings(session)]
-    given = [address for ike in ikes for address in _texts(ike.get("local-vips"))]
-    selectors = [ts for ike in ikes for child in _children(ike) for ts in _texts(child.get("local-ts"))]
-    own = [str(net.network_address) for ts in selectors if (net := _network(ts)) is not None and net.num_addresses == 1]
-    return given, own
+def given_addresses(sessions: Sequence[Message]) -> list[str]:
+    """The addresses that the far side has given us."""
+    return [address for session in sessions for ike in _mappings(session) for address in _texts(ike.get("local-vips"))]
 
 
 def far_side(sessions: Sequence[Message]) -> dict[str, object]:
@@ -297,6 +296,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=int, required=True)
     parser.add_argument("--beside", required=True)
     parser.add_argument("--mtu", type=int)
+    parser.add_argument("--address", action="append", default=[])
     for flag in ("--psk", "--login", "--append-code"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("children", nargs="+")
