@@ -27,6 +27,7 @@ def config(lab: Lab, config: Config) -> Config:
     return {**config, "tunnels": {"acme-vpn": tunnel}}
 
 
+@pytest.mark.timed
 def test_its_life(lab: Lab, daemon: Daemon) -> None:
     """Up by the first answer through its device."""
     assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200

@@ -42,6 +42,7 @@ def clients(daemon: Daemon, name: str = "wireguard-go") -> list[int]:
     return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True) if any(name in word for word in child.cmdline())]
 
 
+@pytest.mark.timed
 def test_its_life(lab: Lab, daemon: Daemon, server: WireGuardServer) -> None:
     reply = lab.request(f"http://{DATACENTRE_WEB}/")
     assert (reply.status, CLIENT_ADDRESS in reply.body) == (200, True)
