@@ -28,7 +28,8 @@ def climb(state: TunnelState, reason: Reason) -> TunnelState:
     if RETRY[reason] is Retry.NOW:
         return state
     worked = (state.session.connected is not None and reason is not Reason.UNHEALTHY) or state.health is Health.HEALTHY
-    if state.kept and reason in _RESUMABLE and (worked or not state.session.resumed):
+    unheard = reason in (Reason.NETWORK, Reason.DNS)        # the far side was never asked whether the session still lives
+    if state.kept and reason in _RESUMABLE and (worked or unheard or not state.session.resumed):
         return replace(state, rung=Rung.RESUME)
     if worked or state.session.resumed or reason not in _ELSEWHERE:
         return replace(state, kept=False, rung=Rung.LOGIN)

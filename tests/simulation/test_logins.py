@@ -208,6 +208,19 @@ def test_a_kept_session_that_the_far_side_forgot_is_followed_by_a_login_at_once(
     assert rungs(world) == [Rung.RESUME, Rung.LOGIN]
 
 
+def test_a_kept_session_outlives_a_long_outage() -> None:
+    habits = Habits(lives=lambda: 100.0)
+    world = World({"acme": tunnel()}, habits)
+    world.run(until=50.0)
+    world.post(ev.Kept("acme", 1, True))
+    habits.says = lambda: Failed(Reason.NETWORK, "no route")
+    world.run(until=2000.0)
+    habits.says = lambda: None
+    world.run(until=2130.0)
+    state = world.engine.snapshot.tunnels["acme"][1]
+    assert (state.phase, state.session.resumed, state.session.number > 5) == (Phase.UP, True, True)
+
+
 # --- changed secrets ----------------------------------------------------------------------------------------------------------------
 
 
