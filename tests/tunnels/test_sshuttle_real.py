@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +82,17 @@ def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: Run) -> None
     assert standing.observations[-1].peer == BASTION  # type: ignore[union-attr]
     lab.redirect(12321)
     assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the far side\n"
+
+
+def test_much_data_arrives_unchanged(lab: SshLab, standing: Run) -> None:
+    lab.redirect(12321)
+    data = random.Random(4).randbytes(4 << 20)
+    with lab.connection() as connection:
+        sender = threading.Thread(target=connection.sendall, args=(data,))
+        sender.start()
+        with connection.makefile("rb") as echoed:
+            assert echoed.read(len(data)) == data
+        sender.join()
 
 
 def test_a_mapped_network_is_reached_under_both_addresses(lab: SshLab) -> None:

@@ -75,7 +75,8 @@ class _Worker:
 
     def says_ready(self) -> bool:
         """It serves, since just now."""
-        if self.serves or b"READY=1" not in _read(self.notices):
+        notices = _read(self.notices)
+        if self.serves or b"READY=1" not in notices:
             return False
         self.served = time.monotonic()
         return True
@@ -160,12 +161,12 @@ class Crew:
     def _welcome(self, worker: _Worker) -> None:
         self._next_start = 0.0
         status = self._status()
-        self._notify(*(() if self._was_ready else (b"READY=1",)), status)
+        self._notify(*(() if self._was_ready else (b"READY=1",)), b"STATUS=" + status)
         self._was_ready = True
         _tell(worker.number, b"facilitator: ready; " + status)
 
     def _status(self) -> bytes:
-        return b"STATUS=%d of %d workers serve" % (self._serving(), len(self._doors))
+        return b"%d of %d workers serve" % (self._serving(), len(self._doors))
 
     # --- watching ----------------------------------------------------------------------------------------------------------------
 
@@ -180,7 +181,8 @@ class Crew:
             due = starting.started + START_WITHIN
         elif len(self._workers) < len(self._doors):
             due = self._next_start
-        if not waiting.poll(None if due is None else max(0.0, due - time.monotonic()) * 1000) and starting is not None:
+        waiting.poll(None if due is None else max(0.0, due - time.monotonic()) * 1000)
+        if starting is not None and time.monotonic() >= starting.started + START_WITHIN:
             os.kill(starting.pid, signal.SIGKILL)
 
     def _ended(self, worker: _Worker) -> int:
@@ -189,17 +191,18 @@ class Crew:
         code = worker.bury()
         if worker.served is not None and time.monotonic() - worker.served >= STABLE:
             self._failures = 0
-        pause = self._pause(any(map(_REFUSAL.search, worker.words)))
+        pause = self._pause(not worker.serves and any(map(_REFUSAL.search, worker.words)))
         self._failures += 1
         self._next_start = time.monotonic() + pause
         status = self._status()
-        self._notify(status)
-        _tell(worker.number, b"facilitator: ended with code %d; %s; the next start is in %.1f s" % (code, status, pause))
+        self._notify(b"STATUS=" + status)
+        then = b"; the next start is in %.1f s" % pause if self._serving() else b""
+        _tell(worker.number, b"facilitator: ended with code %d; %s%s" % (code, status, then))
         return code
 
     def _pause(self, refused: bool) -> float:
         """Full jitter below a ceiling that doubles."""
-        return REFUSED if refused else random.uniform(0, min(LONGEST, FIRST * 2**self._failures))
+        return REFUSED if refused else random.uniform(0, min(LONGEST, FIRST * 2 ** min(self._failures, 10)))
 
 
 def _is_readable(descriptor: int) -> bool:
