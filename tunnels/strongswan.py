@@ -102,5 +102,5 @@ def _text(secret: bytes, name: str) -> str:
 
 STRONGSWAN = Kind(
     name="strongswan", options=StrongSwan, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("charon-systemd", "swanctl"),
+    binaries=("charon-systemd", "swanctl", "setpriv"),
 )

@@ -108,13 +108,13 @@ def _certified(connection: Tree) -> bool:
 
 def _own_addresses(connections: Iterable[Tree]) -> Iterator[str]:
     """The local traffic selectors that are one address, of connections without virtual addresses."""
-    for connection in connections:
-        for child in () if connection.get("vips") else _sections(connection["children"]).values():
-            for selector in str(child.get("local_ts", "")).split(","):
-                with contextlib.suppress(ValueError):
-                    network = ip_network(selector.partition("[")[0].strip())
-                    if network.num_addresses == 1:
-                        yield str(network.network_address)
+    alone = [connection for connection in connections if not connection.get("vips")]
+    children = [child for connection in alone for child in _sections(connection["children"]).values()]
+    for selector in ",".join(str(child.get("local_ts", "")) for child in children).split(","):
+        with contextlib.suppress(ValueError):
+            network = ip_network(selector.partition("[")[0].strip())
+            if network.num_addresses == 1:
+                yield str(network.network_address)
 
 
 def _sections(tree: str | Tree | None) -> dict[str, Tree]:

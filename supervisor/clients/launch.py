@@ -20,7 +20,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # instead of filling the disk. The signal that would end the client at this limit is ignored from before its first instruction.
 LARGEST_FILE = 12 << 20
 _PATIENT = ("/usr/bin/env", "--ignore-signal=XFSZ", "--")
-_PACKAGES = {"ssh": "openssh-client", "wg": "wireguard-tools", "swanctl": "strongswan-swanctl", "pppd": "ppp"}
+_PACKAGES = {"ssh": "openssh-client", "wg": "wireguard-tools", "swanctl": "strongswan-swanctl", "pppd": "ppp",
+             "setpriv": "util-linux", "stdbuf": "coreutils"}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 

@@ -28,7 +28,7 @@ from tunnels.programs.script import bring_up
 from tunnels.programs.talk import Talk
 from tunnels.programs.vici import Message, Vici, ViciError
 
-CHARON = "charon-systemd"
+CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")       # it does not outlive us
 MTU = 1400                  # bytes that fit into a UDP-encapsulated ESP packet on any usual path
 INITIATE = 30_000           # ms for one child
 LOG_OFF = 1_000             # ms for the far side to confirm the end
@@ -150,7 +150,7 @@ async def _start_charon() -> asyncio.subprocess.Process:
         ready.bind("charon.ready")
         own = {"STRONGSWAN_CONF": str(Path("strongswan.conf").absolute()), "NOTIFY_SOCKET": str(Path("charon.ready").absolute())}
         charon = await asyncio.create_subprocess_exec(
-            CHARON, stdin=asyncio.subprocess.DEVNULL, env={**os.environ, **own},
+            *CHARON, stdin=asyncio.subprocess.DEVNULL, env={**os.environ, **own},
             process_group=0,        # so that a SIGTERM to all of us leaves it alive until it has logged off
         )
         told, gone = asyncio.create_task(_ready(ready)), asyncio.create_task(charon.wait())
