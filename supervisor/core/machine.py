@@ -97,8 +97,9 @@ def _ask_stopping(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
 
 
 def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
-    """What the tunnel waited for may have come. A transient pause is not cut short: nothing about it has changed."""
-    if state.phase is Phase.BACKOFF and RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0:
+    """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its transient pause is not cut short."""
+    transient = RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0
+    if state.phase is Phase.BACKOFF and transient and state.proven:
         return replace(state, proven=False, kept=False), ()
     return _start(m, _anew(replace(state, proven=False)), Reason.INPUTS_CHANGED)
 

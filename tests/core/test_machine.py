@@ -49,6 +49,7 @@ EXPECTED = {
     (Phase.UP, ev.Exited): Phase.BACKOFF,
     (Phase.UP, ev.DeviceLost): Phase.STOPPING,
     (Phase.BACKOFF, ev.Asked): Phase.STARTING,
+    (Phase.BACKOFF, ev.InputsChanged): Phase.STARTING,
     (Phase.BACKOFF, ev.Tick): Phase.STARTING,
     (Phase.STOPPING, ev.SpawnFailed): Phase.BACKOFF,
     (Phase.STOPPING, ev.Exited): Phase.BACKOFF,
@@ -198,9 +199,14 @@ def test_a_wrong_password_is_tried_max_attempts_times_and_wakes_on_a_changed_sec
     assert (state.phase, state.refusals, actions) == (Phase.STARTING, 0, (ev.Spawn("acme", 4),))
 
 
-def test_changed_inputs_do_not_cut_a_transient_pause_short() -> None:
+def test_changed_inputs_do_not_cut_the_transient_pause_of_a_tunnel_that_has_worked_short() -> None:
+    state, _ = run(up(), ev.Exited("acme", 1, 1))
+    assert run(state, ev.InputsChanged("acme")) == (replace(state, proven=False), ())
+
+
+def test_one_that_never_worked_tries_changed_inputs_at_once() -> None:
     state, _ = run(started(), ev.Exited("acme", 1, 1))
-    assert run(state, ev.InputsChanged("acme")) == (state, ())
+    assert run(state, ev.InputsChanged("acme"))[0].phase is Phase.STARTING
 
 
 def test_the_end_of_the_process_explains_a_vanished_device() -> None:
