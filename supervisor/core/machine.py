@@ -97,7 +97,7 @@ def _ask_stopping(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
 
 
 def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
-    """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its transient pause is not cut short."""
+    """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its pause is not cut short."""
     transient = RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0
     if state.phase is Phase.BACKOFF and transient and state.proven:
         return replace(state, proven=False, kept=False), ()
