@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from supervisor.reports.database import Damaged
 from supervisor.reports.incident import Incident, Message, There, recovered
-from supervisor.reports.store import Damaged, Store
+from supervisor.reports.store import Store
 
 
 @dataclass(frozen=True, slots=True)

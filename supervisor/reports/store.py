@@ -12,12 +12,11 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from supervisor.core.view import iso
+from supervisor.reports.database import Damaged, broken, connect, set_aside
 from supervisor.reports.incident import Action, Incident, Message, There
 
 FILE = "facilitator.db"
 DEAD_LETTERS = 200      # kept at most
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS incident (
@@ -29,10 +28,6 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS dead_letter (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, dedup_key TEXT NOT NULL, action TEXT NOT NULL, body TEXT NOT NULL, error TEXT NOT NULL);
 """
-
-
-class Damaged(sqlite3.DatabaseError):
-    """The file could not be read; it was set aside, and the next call begins a new one."""
 
 
 class Store:
@@ -97,34 +92,19 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self.close()
             self._connection = None
-            if _broken(error):
-                raise Damaged(f"{error}; set aside as {self._set_aside()}") from error
+            if broken(error):
+                raise Damaged(f"{error}; set aside as {set_aside(self.path)}") from error
             raise
-
-    def _set_aside(self) -> str:
-        name = f"{self.path.name}.corrupt-{iso(time.time())}"
-        for suffix in ("-wal", "-shm", ""):     # the database last: without it a left-over journal means nothing
-            with contextlib.suppress(FileNotFoundError):
-                self.path.with_name(self.path.name + suffix).rename(self.path.with_name(name + suffix))
-        return name
 
 
 def _open(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection = connect(path, busy_timeout, "FULL")
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(_SCHEMA)
     except sqlite3.Error:
         connection.close()
         raise
     return connection
-
-
-def _broken(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
 
 
 def _put(db: sqlite3.Connection, incident: Incident) -> None:
