@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +74,13 @@ class Facade:
         if tunnel is not None and tunnel not in configured and tunnel not in self.recorded.tunnels:
             raise LookupError(f"no such tunnel: {tunnel}")
         chosen = configured if tunnel is None else {tunnel: configured.get(tunnel)}
-        rows = await asyncio.to_thread(self.recorded.read, tunnel, limit)
-        told = [
-            Told(name, kind, self.recorded.availability(name), self.recorded.slots(name, DAY, PARTS)) for name, kind in chosen.items()
-        ]
-        return chronicle(self.identity.facilitator, told, rows, self.recorded.offset, limit)
+        return await asyncio.to_thread(self._chronicle, chosen, tunnel, limit)
+
+    def _chronicle(self, chosen: Mapping[str, str | None], tunnel: str | None, limit: int) -> dict[str, Any]:
+        record = self.recorded
+        rows = record.read(tunnel, limit)
+        told = (Told(name, kind, record.availability(name), record.slots(name, DAY, PARTS)) for name, kind in chosen.items())
+        return chronicle(self.identity.facilitator, told, rows, record.offset, limit)
 
     def known(self, tunnel: str) -> bool:
         """Is it configured."""
