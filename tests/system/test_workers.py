@@ -14,7 +14,7 @@ import pytest
 from tests import echo
 from tests.lab import CLOUD_WEB, Daemon, Lab
 from tests.lab.config import Config, only
-from tests.lab.wait import eventually
+from tests.lab.wait import NOISE, eventually
 
 pytestmark = pytest.mark.root
 
@@ -60,14 +60,13 @@ def test_a_killed_ssh_of_one_of_two_workers_costs_its_connections_only(lab: Lab,
         since = time.monotonic()
         outage = lab.outage(CLOUD_WEB, functools.partial(os.kill, victim, signal.SIGKILL))
         print("new connections:", outage)
-        assert outage.seconds <= 0.5
+        assert outage.seconds <= 0.5 * NOISE
         assert all(map(echo.echoes, carried[stays]))
         assert not any(map(echo.echoes, carried[gone]))
 
-        again = eventually(lambda: found if len(found := _doors(daemon)) == 2 else None, 3, "both workers serve again")
+        again = eventually(lambda: found if len(found := _doors(daemon)) == 2 else None, 3 * NOISE, "both workers serve again")
         took = time.monotonic() - since
         print(f"both serve again after {took:.2f} s")
-        assert took <= 3.0
         assert stays in again
         assert all(map(echo.echoes, carried[stays]))
         assert daemon.tunnel("own-cloud")["phase"] == "up"
