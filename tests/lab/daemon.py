@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,11 @@ class Daemon:
             return eventually(matches, within, f"{name} is {expected}")
         except AssertionError as late:
             raise AssertionError(f"{late}; it is {self.tunnel(name)}\n{self.log.read_text()[-3000:]}") from None
+
+    def replaced(self, name: str) -> Callable[[], bool]:
+        """Asks from now on whether the tunnel has another session than at this moment."""
+        before = self.tunnel(name)["session"]["id"]
+        return lambda: (self.tunnel(name)["session"] or {}).get("id") not in (before, "", None)
 
     def wait_well(self, within: float = 20.0) -> None:
         """Wait until every tunnel is up and healthy."""

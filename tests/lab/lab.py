@@ -56,9 +56,11 @@ class Lab:
         """One HTTP request from the laptop."""
         return traffic.request(self.network["laptop"], url, timeout)
 
-    def outage(self, address: IPv4Address, fault: Callable[[], object], within: float = 30.0) -> traffic.Outage:
-        """How long the laptop went without answers of a web server because of a fault."""
-        return traffic.outage(self.network["laptop"], address, self.directory, fault, within)
+    def outage(
+        self, address: IPv4Address, fault: Callable[[], object], within: float = 30.0, until: Callable[[], object] = lambda: True
+    ) -> traffic.Outage:
+        """How long the laptop went without answers of a web server because of a fault; `until` it has had its effect."""
+        return traffic.outage(self.network["laptop"], address, self.directory, fault, within, until)
 
     def poller(self, address: IPv4Address) -> traffic.Poller:
         """A laptop that asks a web server every 10 ms."""

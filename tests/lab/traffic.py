@@ -103,12 +103,19 @@ class Poller:
         return good[0].end
 
 
-def outage(namespace: Namespace, address: IPv4Address, directory: Path, fault: Callable[[], object], within: float = 30.0) -> Outage:
-    """Make the fault while a client asks every 10 ms; how long it went without answers. AssertionError after `within` seconds."""
+def outage(
+    namespace: Namespace, address: IPv4Address, directory: Path, fault: Callable[[], object], within: float = 30.0,
+    until: Callable[[], object] = lambda: True,
+) -> Outage:
+    """Make the fault while a client asks every 10 ms; how long it went without answers. AssertionError after `within` seconds.
+
+    `until` tells when a fault that does not work at once has had its effect.
+    """
     with Poller(namespace, address, directory) as poller:
         poller.wait_settled(10)
         since = time.monotonic()
         fault()
+        eventually(until, within, "the fault has its effect")
         poller.wait_settled(within, since)
         return poller.outage(since)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -36,7 +37,9 @@ def test_its_life(lab: Lab, daemon: Daemon) -> None:
     for _ in range(3):
         daemon.wait_for("acme-vpn", phase="up", health="healthy")
         (victim,) = daemon.client_pids("openvpn")
-        outages.append(lab.outage(DATACENTRE_WEB, lambda pid=victim: os.kill(pid, signal.SIGKILL)).seconds)  # type: ignore[misc]
+        outages.append(lab.outage(
+            DATACENTRE_WEB, functools.partial(os.kill, victim, signal.SIGKILL), until=daemon.replaced("acme-vpn")
+        ).seconds)
     print("killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in outages))
     assert sorted(outages)[1] <= 1.0 * NOISE
 
@@ -44,7 +47,7 @@ def test_its_life(lab: Lab, daemon: Daemon) -> None:
         lab.openvpn.stop()
         lab.openvpn.start()
 
-    print("server restarted:", lab.outage(DATACENTRE_WEB, restart))
+    print("server restarted:", lab.outage(DATACENTRE_WEB, restart, until=daemon.replaced("acme-vpn")))
     assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="acme-vpn", reason="peer-closed") >= 1
     daemon.wait_for("acme-vpn", phase="up", health="healthy")
     lab.blackhole(CUSTOMER)

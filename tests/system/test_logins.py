@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -163,7 +164,8 @@ def test_a_session_whose_time_is_over_begins_anew(lab: Lab, config: Config) -> N
 def test_it_reconnects_in_place_when_no_probe_is_answered(lab: Lab, config: Config) -> None:
     with running(lab, config, **only(config, "acme-dc")["tunnels"]) as daemon:
         before = daemon.wait_for("acme-dc", phase="up", health="healthy")["session"]
-        print("forgotten by the server:", lab.outage(DATACENTRE_WEB, lab.openvpn.forget))
+        renewed = functools.partial(daemon.metric, "facilitator_tunnel_recoveries_total", tunnel="acme-dc", rung="in-place")
+        print("forgotten by the server:", lab.outage(DATACENTRE_WEB, lab.openvpn.forget, until=renewed))
         after = daemon.wait_for("acme-dc", phase="up", health="healthy")["session"]
         assert (after["id"], after["pid"]) == (before["id"], before["pid"])
 
@@ -174,6 +176,6 @@ def _client(daemon: Daemon) -> int:
 
 
 def _back_after(lab: Lab, daemon: Daemon, name: str, fault: Callable[[], object]) -> Outage:
-    outage = lab.outage(web(), fault)
+    outage = lab.outage(web(), fault, until=daemon.replaced(name))
     daemon.wait_for(name, phase="up", health="healthy")
     return outage

@@ -59,7 +59,7 @@ def lost(lab: Lab, daemon: Daemon, server: OcservServer, fault: Callable[[], obj
     """Seconds without traffic because of a fault that ends the session. None is lost when a request was answered late, but answered."""
     daemon.wait_for(NAME, phase="up", health="healthy")
     sessions = server.sessions
-    outage = lab.outage(DATACENTRE_WEB, fault)
+    outage = lab.outage(DATACENTRE_WEB, fault, until=daemon.replaced(NAME))
     assert server.sessions > sessions
     return outage.seconds
 
