@@ -20,16 +20,15 @@ from typing import NamedTuple, TypeVar
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
 from supervisor.core.network import Carry, Lane, Manner, NetworkPlan
+from supervisor.core.rules import Rule, leading
 from supervisor.core.same import Same
 from tunnels.settings import IPNetwork
 
 MAIN_TABLE = 254
-PRIORITY = 173              # of our policy rules
 CLOSED_METRIC = 20_000      # of the permanent unreachable routes: any real route is better
 TUNNEL_METRIC = 100         # of the route into a tunnel
 ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}    # bytes of IP and TCP headers without options
-NO_MASK = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -77,23 +76,6 @@ class Route(NamedTuple):
         device = "" if self.device is None else f" dev {self.device}"
         table = "" if self.table == MAIN_TABLE else f" table {self.table}"
         return f"route {self.network}{kind}{device}{table} metric {self.metric}"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A policy rule of ours: packets with this mark look into this table."""
-
-    version: int
-    mark: int
-    table: int
-    priority: int = PRIORITY
-    mask: int = NO_MASK
-
-    def __str__(self) -> str:
-        family = "" if self.version == 4 else " -6"
-        mask = "" if self.mask == NO_MASK else f"/{self.mask:#x}"
-        priority = "" if self.priority == PRIORITY else f" priority {self.priority}"
-        return f"rule{family} fwmark {self.mark}{mask} lookup {self.table}{priority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +154,7 @@ def wanted(plan: NetworkPlan, host: Host) -> Layout:
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
     return Layout(
         frozenset().union(*(part.routes for part in parts)),
-        frozenset().union(*(part.rules for part in parts)),
+        leading(tuple([lane.number for lane in plan.lanes]), host.versions),
         True,
         frozenset().union(*(part.elements for part in parts)),
     )
@@ -209,8 +191,7 @@ def _of_gates(staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates
 def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Layout:
     kind = "blackhole" if lane.manner is Manner.PAUSE else "unreachable"
     closed = (Route(ANYWHERE[version], lane.number, CLOSED_METRIC, kind) for version in versions)
-    rules = frozenset(Rule(version, lane.number, lane.number) for version in versions)
-    return Layout(frozenset((*closed, *_opening(lane, device, versions))), rules, elements=frozenset(_lane_elements(lane, device)))
+    return Layout(frozenset((*closed, *_opening(lane, device, versions))), elements=frozenset(_lane_elements(lane, device)))
 
 
 def open_routes(lane: Lane, host: Host) -> Iterator[Route]:
@@ -371,7 +352,7 @@ def _order(item: Route | Rule) -> tuple[int, ...]:
             network = item.network
             return item.table, network.version, int(network.network_address), network.prefixlen, item.metric
         case Rule():
-            return item.mark, item.version, item.table, item.priority, item.mask
+            return item.mark, item.version, item.table, item.priority, item.mask, item.target
 
 
 def _ordered_elements(elements: Iterable[Element]) -> list[Element]:

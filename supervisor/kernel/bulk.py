@@ -21,7 +21,8 @@ from typing import NamedTuple, TypeVar
 from pyroute2 import NetlinkError
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
-from supervisor.core.layout import NO_MASK, Change, Op, Route, Rule
+from supervisor.core.layout import Change, Op, Route
+from supervisor.core.rules import Rule
 from supervisor.kernel.errors import TIMEOUT
 from supervisor.kernel.netlink import attributes
 
@@ -37,11 +38,12 @@ _HEADER = struct.Struct("=IHHII")
 _ROUTE = _RULE = struct.Struct("=BBBBBBBBI")            # struct rtmsg and struct fib_rule_hdr
 _NUMBER = struct.Struct("=HHI")                         # an attribute that is a number
 _DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15             # of routes
-_RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 6, 10, 15, 16, 21
-_TO_TABLE = 1               # FR_ACT_TO_TBL
+_TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 4, 6, 10, 15, 16, 21       # of rules
 # A kind without a name keeps its number.
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _NUMBERS = {name: number for number, name in _KINDS.items()}
+_ACTIONS = {1: "lookup", 2: "goto", 3: "nop"}
+_ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _SCOPES = {"unicast": 253, "local": 254}                # as `ip` gives them: link, host
 _ANY_SCOPE = 255            # RT_SCOPE_NOWHERE: a removal that does not look at the scope
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
@@ -92,10 +94,10 @@ def _pack_route(route: Route, index: int, add: bool) -> bytes:
 
 
 def _pack_rule(rule: Rule) -> bytes:
-    body = _RULE.pack(FAMILY[rule.version], 0, 0, 0, 0, 0, 0, _TO_TABLE, 0)
-    body += _NUMBER.pack(8, _RULE_PRIORITY, rule.priority) + _NUMBER.pack(8, _RULE_TABLE, rule.table)
-    if rule.mark:
-        body += _NUMBER.pack(8, _MARK, rule.mark) + _NUMBER.pack(8, _MASK, rule.mask)
+    body = _RULE.pack(FAMILY[rule.version], 0, 0, 0, 0, 0, 0, _ACTION_NUMBERS.get(rule.kind) or int(rule.kind), 0)
+    body += _NUMBER.pack(8, _RULE_PRIORITY, rule.priority)
+    numbers = ((_RULE_TABLE, rule.table), (_MARK, rule.mark), (_MASK, rule.mask), (_TARGET, rule.target))
+    body += b"".join(_NUMBER.pack(8, kind, number) for kind, number in numbers if number)
     return body + struct.pack("=HHB3x", 5, _RULE_PROTOCOL, PROTOCOL)
 
 
@@ -125,13 +127,13 @@ def read_route(body: bytes) -> RawRoute | None:
 
 def read_rule(body: bytes) -> Rule | None:
     """The rule, if it is ours."""
-    family, _, _, _, table, *_ = _RULE.unpack_from(body)
+    family, _, _, _, table, _, _, action, _ = _RULE.unpack_from(body)
     found = dict(attributes(body[_RULE.size:]))
     if found.get(_RULE_PROTOCOL) != bytes([PROTOCOL]) or family not in _VERSION:
         return None
-    mark, priority = _native(found.get(_MARK, b"")), _native(found.get(_RULE_PRIORITY, b""))
-    mask = _native(found[_MASK]) if _MASK in found else NO_MASK
-    return Rule(_VERSION[family], mark, _native(found[_RULE_TABLE]) if _RULE_TABLE in found else table, priority, mask)
+    mark, priority, mask, target = (_native(found.get(kind, b"")) for kind in (_MARK, _RULE_PRIORITY, _MASK, _TARGET))
+    table = _native(found[_RULE_TABLE]) if _RULE_TABLE in found else table
+    return Rule(_VERSION[family], mark, table, priority, mask, _ACTIONS.get(action, str(action)), target)
 
 
 def _native(data: bytes) -> int:

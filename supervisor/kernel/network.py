@@ -26,7 +26,6 @@ from supervisor.core.layout import (
     Layout,
     Op,
     Route,
-    Rule,
     Table,
     achieved,
     applied,
@@ -35,6 +34,7 @@ from supervisor.core.layout import (
     wanted,
 )
 from supervisor.core.network import NetworkPlan
+from supervisor.core.rules import Rule
 from supervisor.kernel.apart import apart
 from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence

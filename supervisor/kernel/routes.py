@@ -17,7 +17,8 @@ from typing import TypeVar
 from pyroute2 import NetlinkError
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
-from supervisor.core.layout import Change, Device, Host, Op, Route, Rule
+from supervisor.core.layout import Change, Device, Host, Op, Route
+from supervisor.core.rules import Rule
 from supervisor.kernel.apart import apart
 from supervisor.kernel.bulk import Message, RawRoute, Rtnetlink, pack, read_route, read_rule, route_dump, rule_dump
 

@@ -21,8 +21,9 @@ from ipaddress import IPv4Network, ip_network
 from rich.console import Console
 from rich.table import Table as Shown
 
-from supervisor.core.layout import Change, Layout, Route, Rule, diff, wanted
+from supervisor.core.layout import Change, Layout, Route, diff, wanted
 from supervisor.core.network import FIRST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.rules import Rule
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.routes import Routes
 from tests.kernel.lab import PLAN, SITE, World, world
@@ -145,7 +146,7 @@ def _ip_lines(item: object, version: int) -> Iterator[str]:
         kind, device = "" if item.kind == "unicast" else item.kind, "" if item.device is None else f"dev {item.device}"
         yield f"route add {kind} {item.network} {device} table {item.table} metric {item.metric} proto 173"
     elif isinstance(item, Rule) and item.version == version:
-        yield f"rule add fwmark {item.mark} lookup {item.table} priority {item.priority} protocol 173"
+        yield f"rule add {str(item).removeprefix('rule ').removeprefix('-6 ')} priority {item.priority} protocol 173"
 
 
 def nft_batch(before: Layout, after: Layout) -> str:

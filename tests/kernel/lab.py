@@ -41,6 +41,8 @@ PLAN = NetworkPlan(
         Carry(ip_network("100.64.0.0/16"), ACME, ip_network("10.0.0.0/16")),
     ),
 )
+# With so many lanes packets jump over the rules that are not about them.
+MANY = replace(PLAN, lanes=(*PLAN.lanes, *(Lane(f"other-{i}", OWN + i, f"t-other{i}", False) for i in range(1, 60))))
 DOWN = replace(PLAN, lanes=(replace(PLAN.lanes[0], up=False), replace(PLAN.lanes[1], up=False, port=None)))
 
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.layout import Change, Op, Route, Rule
+from supervisor.core.layout import Change, Op, Route
 from supervisor.core.network import FIRST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.rules import Rule
 from supervisor.kernel.bulk import CHUNK, RawRoute, pack, read_route, read_rule
 from supervisor.kernel.routes import Routes
 from tests.kernel.lab import kernel
@@ -27,7 +28,8 @@ networks = st.builds(lambda a, p: IPv4Network((a >> 32 - p << 32 - p, p)), st.in
     lambda a, p: IPv6Network((a >> 128 - p << 128 - p, p)), st.integers(0, 2**128 - 1), st.integers(0, 128)
 )
 routes = st.builds(Route, networks, numbers, numbers, st.sampled_from(KINDS), st.none())
-rules = st.builds(Rule, st.sampled_from([4, 6]), numbers, numbers, numbers, numbers)
+masks = st.one_of(numbers, st.just(0))
+rules = st.builds(Rule, st.sampled_from([4, 6]), masks, masks, numbers, masks, st.sampled_from(["lookup", "goto", "nop", "8"]), masks)
 
 
 @given(routes, st.integers(0, 2**31 - 1))
@@ -66,6 +68,9 @@ RULES = {
     Rule(4, 173001, 173001): "fwmark 173001 lookup 173001 priority 173",
     Rule(4, 9, 200, 174, 0xFF): "fwmark 9/0xff lookup 200 priority 174",
     Rule(6, 173001, 173001): "fwmark 173001 lookup 173001 priority 173",
+    Rule(4, 0, 0, 100, kind="goto", target=173): "fwmark 0/0xffffffff goto 173 priority 100",
+    Rule(6, 173008, 0, 101, 0xFFFF_FFF0, "goto", 103): "fwmark 173008/0xfffffff0 goto 103 priority 101",
+    Rule(6, 0, 0, mask=0, kind="nop"): "nop priority 173",
 }
 
 

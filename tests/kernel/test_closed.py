@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from supervisor.core.network import NetworkPlan
-from tests.kernel.lab import ACME, DOWN, PLAN, PRESENTED, SITE, SITE6, SO_MARK, Capture, Kernel, Stream, World, kernel, until, world
+from tests.kernel.lab import ACME, DOWN, MANY, PLAN, PRESENTED, SITE, SITE6, SO_MARK, Capture, Kernel, Stream, World, kernel, until, world
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
@@ -48,6 +48,15 @@ async def lane_tables_and_rules_flushed(lab: World, held: Kernel) -> None:
         await run(lab, "ip", family, "rule", "del", "fwmark", "173001")
 
 
+async def rules_gone_and_back(lab: World, held: Kernel) -> None:
+    """All of ours, those by which packets jump first and last; nftables is nobody's help."""
+    await run(lab, "nft", "delete", "table", "inet", "facilitator")
+    for family in ("-4", "-6"):
+        for priority in ("173", "100", "101"):
+            await run(lab, "ip", family, "rule", "del", "priority", priority)
+        await run(lab, "ip", family, "rule", "flush", "protocol", "173")
+
+
 async def nftables_flushed(lab: World, held: Kernel) -> None:
     await run(lab, "nft", "flush", "ruleset")
 
@@ -78,6 +87,32 @@ async def test_nothing_leaks(lab: World, happening: Callable[[World, Kernel], Aw
         await stream.packets(200)
         await stream.stop()
         assert await capture.leaked() == []
+
+
+@pytest.mark.parametrize("happening", [routes_flushed, lane_tables_and_rules_flushed, rules_gone_and_back])
+@pytest.mark.parametrize("table_flags", [6, 0], ids=["owned", "unowned"])
+async def test_nothing_leaks_among_many_lanes(lab: World, happening: Callable[[World, Kernel], Awaitable[None]], table_flags: int) -> None:
+    async with kernel(MANY, table_flags=table_flags) as held:
+        capture, stream = Capture(lab), Stream(lab)
+        await stream.packets(100)
+        await happening(lab, held)
+        await stream.packets(200)
+        await stream.stop()
+        assert await capture.leaked() == []
+        await held.in_place()
+
+
+async def test_without_a_mark_it_is_closed_behind_all_jumps(lab: World) -> None:
+    """The routes close alone: no table of nftables, no daemon, and in the end no rule that jumps."""
+    async with kernel(MANY) as held:
+        await held.network.close(keep=True)
+    lab.facilitator.run("nft", "delete", "table", "inet", "facilitator")
+    for address, family in ((SITE, "-4"), (SITE6, "-6")):
+        for priority in ("", "173", "101", "100"):
+            if priority:
+                lab.facilitator.run("ip", family, "rule", "del", "priority", priority)
+            found = lab.facilitator.run("ip", family, "route", "get", address, check=False)
+            assert "No route to host" in found.stderr or "unreachable" in found.stdout, (priority, found)
 
 
 async def test_neither_strangers_nor_the_host_itself_leak_without_our_routes(lab: World) -> None:

@@ -22,7 +22,7 @@ from supervisor.core.network import NetworkPlan
 from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
-from tests.kernel.lab import DEADLINE, DOWN, PLAN, Capture, Kernel, Stream, World, kernel, world
+from tests.kernel.lab import DEADLINE, DOWN, MANY, PLAN, Capture, Kernel, Stream, World, kernel, world
 from tests.netns import Namespace
 from tunnels.settings import Tunnel
 
@@ -101,9 +101,9 @@ async def tunnel_event(lab: World, held: Kernel, dice: random.Random) -> None:
 
 
 async def reload(lab: World, held: Kernel, dice: random.Random) -> None:
-    """The proxy's tunnel leaves the configuration, or comes back."""
+    """The proxy's tunnel leaves the configuration, or comes back, or many come."""
     others = tuple(carry for carry in PLAN.carries if carry.lane == PLAN.lanes[0].number)
-    held.network.set(dice.choice((PLAN, NetworkPlan(PLAN.staff, PLAN.lanes[:1], others))))
+    held.network.set(dice.choice((PLAN, MANY, NetworkPlan(PLAN.staff, PLAN.lanes[:1], others))))
 
 
 async def routes_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
@@ -112,7 +112,8 @@ async def routes_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
 
 
 async def rules_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
-    lab.facilitator.run("ip", dice.choice(("-4", "-6")), "rule", "flush", "protocol", "173", check=False)
+    priority = dice.choice(((), ("priority", "173"), ("priority", "100"), ("priority", "101")))
+    lab.facilitator.run("ip", dice.choice(("-4", "-6")), "rule", "del" if priority else "flush", *priority, "protocol", "173", check=False)
 
 
 async def device_event(lab: World, held: Kernel, dice: random.Random) -> None:

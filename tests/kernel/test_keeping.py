@@ -20,7 +20,7 @@ from supervisor.kernel.netlink import attribute
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.routes import Routes
-from tests.kernel.lab import DOWN, PLAN, Kernel, kernel, until
+from tests.kernel.lab import DOWN, MANY, PLAN, Kernel, kernel, until
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
@@ -131,6 +131,21 @@ async def test_what_others_change_is_put_right(netns: Namespace, what: str, comm
         await held.in_place()
         assert held.network.repairs["table"] == 0
         assert {text for text, _ in held.notes} == {"repairing what was changed from outside"}
+
+
+@pytest.mark.parametrize("command", ["del priority 100", "del priority 101", "del priority 173", "flush protocol 173"])
+async def test_rules_among_many_lanes_are_put_right(netns: Namespace, command: str) -> None:
+    async with kernel(MANY) as held:
+        for family in ("-4", "-6"):
+            await run(netns, f"ip {family} rule {command}")
+        await until(lambda: held.network.repairs["rule"] >= 2)
+        await held.in_place()
+        jump = show(netns, "ip rule").splitlines()[1]
+        assert jump.replace("/0xffffffff", "") == "100:\tfrom all fwmark 0 goto 173 proto 173"     # not [unresolved]
+        await held.holds(PLAN)
+        assert show(netns, "ip rule").count("proto 173") == len(PLAN.lanes)
+        await held.network.close(keep=False)
+    assert leftovers(netns) == ""
 
 
 @pytest.mark.parametrize(("what", "command"), [

@@ -18,13 +18,13 @@ from supervisor.core.layout import (
     Layout,
     Op,
     Route,
-    Rule,
     achieved,
     applied,
     diff,
     wanted,
 )
 from supervisor.core.network import Carry, Lane, Manner, NetworkPlan, given_up, kept_open
+from supervisor.core.rules import Rule
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")
@@ -329,4 +329,6 @@ def test_keys_are_unique_and_intervals_disjoint(plan: NetworkPlan, host: Host) -
 def test_items_are_values() -> None:
     assert Rule(4, 1, 1) == Rule(4, 1, 1)
     assert str(Rule(6, 255, 9, priority=7, mask=0xFF)) == "rule -6 fwmark 255/0xff lookup 9 priority 7"
+    assert str(Rule(4, 0, 0, 100, kind="goto", target=173)) == "rule fwmark 0/0xffffffff goto 173 priority 100"
+    assert str(Rule(6, 0, 0, mask=0, kind="nop")) == "rule -6 nop"
     assert str(Element("up", (173001,))) == "element up 173001"

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from supervisor.core.fitness.facts import Chain, Endpoint, Facts, Own, PolicyRule
 from supervisor.core.fitness.finding import Finding, info, ok, problem, warning
-from supervisor.core.layout import PRIORITY
 from supervisor.core.network import FIRST_LANE, LAST_LANE
+from supervisor.core.rules import PRIORITY
 from tunnels.settings import IPAddress, IPNetwork
 
 WORD = "facilitator"            # in the comment of a foreign rule, or the name of a chain, that lets our packets through
