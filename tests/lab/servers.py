@@ -90,11 +90,17 @@ class Login(enum.Enum):
 
 
 class OpenVpnServer(Server):
-    """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients log in."""
+    """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients log in.
 
-    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE) -> None:
-        self.login, self.authority, number = login, authority, list(Login).index(login)
-        self.port, self.network = 1194 + number, "10.78.0.0" if login is Login.CERTIFICATE else f"10.79.{number - 1}.0"
+    `number`: for a second one with the same login, which then has IPv4 only.
+    """
+
+    def __init__(
+        self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE, number: int | None = None
+    ) -> None:
+        number = list(Login).index(login) if number is None else number
+        self.login, self.authority = login, authority
+        self.port, self.network = 1194 + number, f"10.79.{number - 1}.0" if number else "10.78.0.0"
         name = f"openvpn-{self.port}"
         self._prefix = directory / name
         self.management = self._beside("management")
@@ -189,9 +195,8 @@ class OpenVpnServer(Server):
             management {self.management} unix
             verb 3
             """)
-        if self.login in (Login.CERTIFICATE, Login.PASSWORD):
-            number = "78" if self.login is Login.CERTIFICATE else "79"
-            text += f'server-ipv6 fd00:{number}::/64\npush "route-ipv6 fd00:77::/64"\n'
+        if self.network in ("10.78.0.0", "10.79.0.0"):
+            text += f'server-ipv6 fd00:{self.network[3:5]}::/64\npush "route-ipv6 fd00:77::/64"\n'
         return text if self.login is Login.CERTIFICATE else text + self._login_check()
 
     def _login_check(self) -> str:

@@ -54,9 +54,9 @@ class StrongSwanServer(Server):
         self._password = password
         self._load()
 
-    def end_sessions(self) -> None:
-        """An administrator ends every session: the clients are told."""
-        for name in ("xauth", "psk", "eap", "certificate"):
+    def end_sessions(self, *names: str) -> None:
+        """An administrator ends every session, or those of the connections named: the clients are told."""
+        for name in names or ("xauth", "psk", "eap", "certificate"):
             self._swanctl("--terminate", "--ike", name, check=False)
 
     @property

@@ -1,0 +1,57 @@
+"""Every kind of tunnel and every login at once, in one daemon, each carrying staff's requests; and no secret lies open meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.lab import Daemon, Lab
+from tests.lab.config import Config
+from tests.lab.customers import Customers, customers
+from tests.lab.servers import Login
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def everyone(lab: Lab) -> Iterator[Customers]:
+    with customers(lab) as made:
+        for login in (Login.CERTIFICATE, Login.PASSWORD, Login.STATIC, Login.DYNAMIC):
+            made.openvpn(login)
+        for auth in ("password", "code"):
+            made.openconnect(auth)
+        made.wireguard()
+        made.ipsec()
+        made.sshuttle()
+        made.command()
+        yield made
+
+
+def test_all_of_them_carry_at_once(lab: Lab, config: Config, everyone: Customers) -> None:
+    daemon = lab.daemon(everyone.config(config))
+    with daemon:
+        daemon.wait_well()
+        for customer in everyone.all:
+            reply = lab.request(f"http://{customer.web}/")
+            assert (customer.name, reply.status) == (customer.name, 200), reply
+        assert {tunnel["name"]: tunnel["reconnects"] for tunnel in daemon.status()["tunnels"]} == dict.fromkeys(
+            (customer.name for customer in everyone.all), 0
+        )
+        assert _secrets_in_the_open(daemon, everyone) == []
+    assert daemon.leftovers() == {}
+
+
+def _secrets_in_the_open(daemon: Daemon, everyone: Customers) -> list[str]:
+    """Where a secret stands: command lines, environments, the daemon's files, its answers."""
+    secrets = [secret.encode() for secret in everyone.secrets()]
+    places = {path: daemon.get(path)[1].encode() for path in ("/metrics", "/api/v1/status")}
+    places |= {str(path): path.read_bytes() for path in daemon.directory.rglob("*") if path.is_file()}
+    for process in psutil.Process(daemon.pid).children(recursive=True):
+        with contextlib.suppress(OSError):
+            for what in ("cmdline", "environ"):
+                places[f"{process.pid} {what}"] = Path(f"/proc/{process.pid}/{what}").read_bytes()
+    return [place for place, content in places.items() if any(secret in content for secret in secrets)]
