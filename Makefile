@@ -13,8 +13,8 @@ CHARON := /usr/lib/ipsec/plugins/libstrongswan-
 # PROGRAM:PACKAGE (or PROGRAM alone) that the lab runs, and that the tests run beside it.
 LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 mount tcpdump ps:procps curl openssl \
 	unshare:util-linux
-TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus mmdebstrap systemd-nspawn:systemd-container node:nodejs npm \
-	wireguard-go openconnect ocserv vpnc openfortivpn charon-systemd swanctl:strongswan-swanctl \
+TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus prometheus-alertmanager mmdebstrap systemd-nspawn:systemd-container \
+	node:nodejs npm wireguard-go openconnect ocserv vpnc openfortivpn charon-systemd swanctl:strongswan-swanctl \
 	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
 	$(CHARON)xauth-generic.so:libcharon-extauth-plugins
 
