@@ -27,8 +27,7 @@ async def clean(runtime_dir: Path) -> list[str]:
         lines = [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))] if locked is not None else []
         with _explained():
             lines += [f"removed {change.item}" for change in await cleanup()]
-        for name in ("control.sock", "journal.json"):
-            (runtime_dir / name).unlink(missing_ok=True)
+        (runtime_dir / "control.sock").unlink(missing_ok=True)
         return lines
     finally:
         if locked is not None:

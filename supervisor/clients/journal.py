@@ -1,17 +1,20 @@
-"""What outlives a crash of the daemon: a small file that says which client processes it had. `sweep` reads it at the next start.
+"""What outlives a crash of the daemon: small files that say which client processes it had. `sweep` reads it at the next start.
 
 A pid alone proves nothing, as the kernel uses pids again: it must have the recorded start time in the recorded boot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-NAME = "journal.json"
+NAME = "journal"
+_SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,51 +34,56 @@ class Entry:
 
 
 class Journal:
-    """`runtime_dir/journal.json`, rewritten atomically at each change."""
+    """`runtime_dir/journal/`: a file for each tunnel that has a client, so that a change costs the same however many there are.
+
+    A file is replaced in one step: after a crash at any point it is the old one, the new one, or not there.
+    """
 
     def __init__(self, runtime_dir: Path) -> None:
         self.runtime_dir = runtime_dir
-        self._path = runtime_dir / NAME
-        self._written: dict[str, str] = {}      # each entry as it stands in the file: only the changed one is encoded anew
+        self._directory = runtime_dir / NAME
 
     def load(self) -> dict[str, Entry]:
-        """The entries by tunnel. A file that is missing, torn or foreign is an empty one: the tags still tell what is ours."""
-        try:
-            content = json.loads(self._path.read_bytes())
-            entries = content["clients"].values() if content["version"] == 1 else ()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            entries = ()
-        found = {entry.tunnel: entry for entry in map(_entry, entries) if entry is not None}
-        self._written = {name: _encoded(entry) for name, entry in found.items()}
-        return found
+        """The entries by tunnel. A file that is missing, torn or foreign is no entry: the tags still tell what is ours."""
+        found = (_read(path) for path in self._directory.glob(f"*{_SUFFIX}"))
+        return {entry.tunnel: entry for entry in found if entry is not None}
 
     def update(self, entry: Entry) -> None:
         """Write an entry down. OSError: the disk does not take it."""
-        self._written[entry.tunnel] = _encoded(entry)
-        self._write()
+        path = self._path(entry.tunnel)
+        draft = f"{path}.new"
+        try:
+            _write(draft, entry)
+        except FileNotFoundError:       # the first one
+            os.mkdir(self._directory, 0o700)
+            _write(draft, entry)
+        os.replace(draft, path)
 
     def remove(self, tunnel: str) -> None:
         """Forget a tunnel's client. OSError: the disk does not take it."""
-        if self._written.pop(tunnel, None) is not None:
-            self._write()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(tunnel))
 
     def clear(self) -> None:
-        """Forget all of them."""
-        self._written = {}
-        if self._path.exists():
-            self._write()
+        """Forget all of them. OSError: the disk does not take it."""
+        if self._directory.is_dir():
+            shutil.rmtree(self._directory)
 
-    def _write(self) -> None:
-        body = ",\n".join(self._written.values())
-        draft = self._path.with_suffix(".new")
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(f'{{"version": 1, "clients": {{\n{body}\n}}}}\n')
-        draft.replace(self._path)
+    def _path(self, tunnel: str) -> str:
+        return f"{self._directory}/{tunnel}{_SUFFIX}"
 
 
-def _encoded(entry: Entry) -> str:
-    return f"{json.dumps(entry.tunnel)}: {json.dumps(asdict(entry))}"
+def _write(path: str, entry: Entry) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb", buffering=0) as file:
+        file.write(json.dumps(asdict(entry)).encode())
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        return _entry(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _entry(value: Any) -> Entry | None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     journal.remove("acme")
     journal.remove("acme")
     assert list(Journal(tmp_path).load()) == ["other"]
-    assert (tmp_path / "journal.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "journal" / "other.json").stat().st_mode & 0o777 == 0o600
+    journal.clear()
+    journal.clear()
+    assert Journal(tmp_path).load() == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,18 +64,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_a_torn_or_foreign_file_is_no_trouble(tmp_path: Path, data: bytes | int) -> None:
     journal = Journal(tmp_path)
     journal.update(ENTRY)
-    path = tmp_path / "journal.json"
+    path = tmp_path / "journal" / "acme.json"
     path.write_bytes(path.read_bytes()[:data] if isinstance(data, int) else data)
     assert set(Journal(tmp_path).load()) <= {"acme"}
 
 
 @pytest.mark.parametrize(
     "content",
-    [None, [], {}, {"version": 2, "clients": {}}, {"version": 1}, {"version": 1, "clients": []}, {"version": 1, "clients": {"a": 7}},
-     {"version": 1, "clients": {"a": {"pid": 1}}}, {"version": 1, "clients": {"a": {**vars(type("E", (), {})), "tunnel": "a"}}}],
+    [None, 7, [], {}, {"version": 1}, {"pid": 1}]
+    + [{**asdict(ENTRY), **wrong} for wrong in ({"pid": 1}, {"pid": "4711"}, {"tunnel": 7}, {"more": 1}, {"boot": None})],
 )  # fmt: skip
 def test_foreign_json(tmp_path: Path, content: object) -> None:
-    (tmp_path / "journal.json").write_text(json.dumps(content, default=str))
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "acme.json").write_text(json.dumps(content))
+    (tmp_path / "journal" / "other.new").write_text(json.dumps(asdict(ENTRY)))      # never finished
     assert Journal(tmp_path).load() == {}
 
 
@@ -116,7 +122,8 @@ async def test_tags_alone_are_enough(tmp_path: Path) -> None:
     environment = {"FACILITATOR_CLIENT": f"{tmp_path}/acme/abc"}
     foreign = {"FACILITATOR_CLIENT": f"{tmp_path}/inner/acme/abc"}      # another daemon, whose runtime_dir lies in ours
     with subprocess.Popen(["sleep", "1000"], env=environment) as ours, subprocess.Popen(["sleep", "1000"], env=foreign) as theirs:
-        (tmp_path / "journal.json").write_text("torn")
+        (tmp_path / "journal").mkdir()
+        (tmp_path / "journal" / "acme.json").write_text("torn")
         assert await sweep(Journal(tmp_path)) == [("acme", ours.pid)]
         assert ours.wait() == -signal.SIGTERM
         assert theirs.poll() is None

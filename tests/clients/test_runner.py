@@ -144,7 +144,7 @@ async def test_secrets_reach_the_client_and_nobody_else(tmp_path: Path) -> None:
         assert "hunter2" not in "".join(bench.runner.tail("acme", 200))
         for what in ("cmdline", "environ"):
             assert b"hunter2" not in Path(f"/proc/{spawned.pid}/{what}").read_bytes()
-        assert b"hunter2" not in (tmp_path / "journal.json").read_bytes()
+        assert b"hunter2" not in (tmp_path / "journal" / "acme.json").read_bytes()
 
 
 async def test_a_question_waits_for_an_answer_that_nobody_else_sees(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ async def test_close_leaves_the_clients_running(tmp_path: Path) -> None:
     spawned = await bench.next(Spawned)
     await bench.runner.close()
     assert alive(spawned.pid)
-    assert json.loads((tmp_path / "journal.json").read_text())["clients"]["acme"]["pid"] == spawned.pid
+    assert json.loads((tmp_path / "journal" / "acme.json").read_text())["pid"] == spawned.pid
     os.kill(spawned.pid, signal.SIGKILL)
     os.waitpid(spawned.pid, 0)
 
