@@ -29,6 +29,14 @@ table inet t {{
   }}
 }}
 """
+# The queue of http.server itself holds five connections: in a burst the others would wait for a second and more.
+_WEB = """
+import functools, http.server, socket, sys
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 1024
+    address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+Server((sys.argv[1], 80), functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[2])).serve_forever()
+"""
 _SSHD = """
 Port {port}
 HostKey {directory}/host
@@ -89,7 +97,7 @@ class SshLab:
         site.mkdir(exist_ok=True)
         (site / "hello").write_text("hello from the far side\n")
         process = subprocess.Popen(
-            self.bastion.argv(sys.executable, "-u", "-m", "http.server", "80", "--bind", address, "-d", str(site)),
+            self.bastion.argv(sys.executable, "-c", _WEB, address, str(site)),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
         )
         wait_for(lambda: f"{address}:80" in (listening := self.bastion.run("ss", "-Hltn").stdout) or f"[{address}]:80" in listening)
