@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
-from supervisor.core.alerts import Alert, about, verdicts
+from supervisor.core.alerts import Alert
+from supervisor.core.calls import Calls, called, resumed
 from supervisor.core.conditions import Condition
 from supervisor.core.events import (
     Action,
@@ -31,6 +32,7 @@ from supervisor.core.events import (
     UplinkChanged,
 )
 from supervisor.core.failover import Carriers, choose
+from supervisor.core.grouping import Tie, ties
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink, Want
@@ -177,6 +179,8 @@ class Engine:
         self._uplink = Uplink()
         self._gateways: dict[str, str] = {}
         self._partners: dict[str, tuple[str, ...]] = {}
+        self._ties: dict[str, tuple[Tie, ...]] = {}
+        self._calls = Calls()
         self._plan_due: float | None = None
         self.draining = False
         self.plan = NetworkPlan()
@@ -202,7 +206,12 @@ class Engine:
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._gateways = {name: at for name, t in self._tunnels.items() if (at := self._kinds[t.kind].endpoint(t)) is not None}
         self._partners = partners(self._tunnels)
+        self._ties = ties(self._tunnels, self._gateways)
         self._publish()
+
+    def resume(self, incidents: frozenset[str]) -> None:
+        """Names of the incidents that an earlier run left open; before the first configuration."""
+        self._calls = resumed(incidents, self._clock())
 
     # --- what comes out --------------------------------------------------------------------------------------------------
 
@@ -369,9 +378,9 @@ class Engine:
                 future.set_result(None)
 
     def _publish_alerts(self) -> None:
-        snapshot, name = self.snapshot, self._scope.facilitator
-        alerts, self._alerts_due = verdicts(name, snapshot)
-        self._out.alerter.set(alerts | about(name, self.conditions, snapshot.now))
+        name, conditions = self._scope.facilitator, self.conditions
+        self._calls, alerts, self._alerts_due = called(name, self._calls, self.snapshot, conditions, self._ties)
+        self._out.alerter.set(alerts)
 
     def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
         for name, tunnel in self._tunnels.items():

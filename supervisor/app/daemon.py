@@ -39,7 +39,9 @@ from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
 from supervisor.reports.deaths import KEPT
 from supervisor.reports.log import configure
+from supervisor.reports.outbox import left_open
 from supervisor.reports.redact import Secrets
+from supervisor.reports.store import Store
 from tunnels.base import AnyKind, Reason, inputs_of
 from tunnels.kinds import KINDS
 
@@ -130,6 +132,7 @@ class Daemon:
         for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir)):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.deaths.remember(await asyncio.to_thread(parts.history.start, kept=KEPT))
+        parts.engine.resume(await asyncio.to_thread(left_open, Store(config.facilitator.state_dir)))
         parts.runner.start()
         parts.watcher.start()
         parts.alerter.start()

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from supervisor.core.conditions import Condition
-from supervisor.core.state import Asking, Phase, Snapshot, TunnelState, Uplink, Want, well
-from tunnels.base import Wanted
+from supervisor.core.state import Asking, Phase, Rung, Snapshot, TunnelState, Want, well
+from supervisor.core.trouble import FLAPS, Trouble
+from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
 
+LOCAL = frozenset({
+    Reason.LOCAL, Reason.CLIENT_CONFIG, Reason.MISSING_INPUT, Reason.MISSING_BINARY, Reason.MISSING_RIGHT, Reason.KILLED, Reason.UPLINK,
+})      # what the far side has no part in
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_TROUBLE: Mapping[str, Trouble] = MappingProxyType({})
+_RUNGS = MappingProxyType({
+    Rung.IN_PLACE: "the running client was told to reconnect",
+    Rung.RESUME: "a new client continued the session at the far side",
+    Rung.LOGIN: "a new client logged in",
+    Rung.NEXT_REMOTE: "a new client logged in at another server of the far side",
+})
 
 
 class Verdict(enum.Enum):
@@ -27,87 +38,148 @@ class Verdict(enum.Enum):
 class Alert:
     """The verdict on one tunnel, and, where somebody is called, what a tired engineer must be told."""
 
-    tunnel: str
+    tunnel: str                         # or the name of the group or of the condition that it is about
     verdict: Verdict
     severity: str
     summary: str
     since: float                        # monotonic seconds: when it became what it is
     details: Mapping[str, str]
     reason: str = ""                    # the word for why it is down
+    moments: Mapping[str, float] = field(default_factory=dict)      # monotonic seconds; people are told the time of day
+    members: tuple[str, ...] = ()       # of a group: the tunnels that it speaks for
 
 
-def verdicts(facilitator: str, snapshot: Snapshot) -> tuple[dict[str, Alert], float | None]:
-    """A verdict for each tunnel, and the monotonic moment at which one may change without any event (None: never)."""
+def verdicts(
+    facilitator: str, snapshot: Snapshot, troubles: Mapping[str, Trouble] = _NO_TROUBLE
+) -> tuple[dict[str, Alert], float | None]:
+    """A verdict for each tunnel, and the monotonic moment at which one may change without any event (None: never).
+
+    `troubles` says how a tunnel that is not well came there; without it, it has been so since it last changed.
+    """
     alerts = {}
     moments = []
     for name, (tunnel, state) in snapshot.tunnels.items():
-        verdict, due = _judge(tunnel, state, snapshot.now, snapshot.draining, snapshot.uplink)
+        trouble = troubles.get(name) or Trouble(state.well_since, state.well_since)
+        verdict, due = _judge(tunnel, state, trouble, snapshot)
         if due is not None:
             moments.append(due)
-        told = verdict is Verdict.FIRING
-        summary, details = (_summary(facilitator, tunnel, state), _details(tunnel, state, snapshot.now)) if told else ("", _NOTHING)
-        reason = (state.failure.reason if state.failure is not None else state.reason).value
-        alerts[name] = Alert(name, verdict, tunnel.alert.severity, summary, state.well_since, details, reason)
+        alerts[name] = _alert(facilitator, tunnel, state, trouble, verdict, snapshot.now)
     return alerts, min(moments, default=None)
 
 
 def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> dict[str, Alert]:
-    """An alert for each condition that concerns no single tunnel, by its name; one that is gone is not named any more."""
+    """An alert for each condition that concerns no single tunnel, by its name."""
     return {
-        name: Alert(name, Verdict.FIRING, each.severity, f"{facilitator}: {each.text}", now, {"look_further": each.look_further}, name)
+        name: Alert(
+            name, Verdict.FIRING, each.severity, f"{facilitator}: {each.text}", now, {"look_further": each.look_further}, name,
+            {"since": now},
+        )
         for name, each in conditions.items()
     }
 
 
-def _judge(tunnel: Tunnel, state: TunnelState, now: float, draining: bool, uplink: Uplink) -> tuple[Verdict, float | None]:
+def _alert(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Trouble, verdict: Verdict, now: float) -> Alert:
+    since = state.well_since if well(tunnel, state) else trouble.since
+    reason = why(state, since).value
+    if verdict is not Verdict.FIRING:
+        return Alert(tunnel.name, verdict, tunnel.alert.severity, "", since, _NOTHING, reason)
+    summary = _summary(facilitator, tunnel, state, trouble)
+    return Alert(
+        tunnel.name, verdict, tunnel.alert.severity, summary, since, _details(tunnel, state, trouble, now), reason, _moments(state, since)
+    )
+
+
+def why(state: TunnelState, since: float) -> Reason:
+    """The word for what is wrong: that of the failure, unless it is an old one and something else happened since."""
+    failure = state.failure
+    return state.reason if failure is None or failure.at < since else failure.reason
+
+
+def _judge(tunnel: Tunnel, state: TunnelState, trouble: Trouble, snapshot: Snapshot) -> tuple[Verdict, float | None]:
     """While the daemon drains nobody is called for what it ends itself, and its end proves nothing well: only health still resolves.
 
     While the uplink is dead that is the one incident; afterwards each tunnel has its ordinary time to come back.
     """
     if state.want is Want.DOWN:
-        return (Verdict.HOLD if draining else Verdict.CLEAR), None
+        return (Verdict.HOLD if snapshot.draining else Verdict.CLEAR), None
     is_well = well(tunnel, state)
-    if draining and not is_well:
+    if snapshot.draining and not is_well:
         return Verdict.HOLD, None
     if state.phase is Phase.FAILED or (state.asking is not None and not is_well):     # only a human can help
         return Verdict.FIRING, None
-    if not is_well and not uplink.alive:
+    if is_well:
+        due, verdict = state.well_since + tunnel.alert.clear_after, Verdict.CLEAR
+    elif snapshot.uplink.alive:
+        due, verdict = trouble.due(tunnel.alert.after, snapshot.uplink.since), Verdict.FIRING
+    else:
         return Verdict.HOLD, None
-    hold, verdict = (tunnel.alert.clear_after, Verdict.CLEAR) if is_well else (tunnel.alert.after, Verdict.FIRING)
-    due = (state.well_since if is_well else max(state.well_since, uplink.since)) + hold
-    return (verdict, None) if now >= due else (Verdict.HOLD, due)
+    return (verdict, None) if snapshot.now >= due else (Verdict.HOLD, due)
 
 
-def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState) -> str:
+def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Trouble) -> str:
     subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
     if state.asking is not None:
         return f"{facilitator}: tunnel {subject} asks: {state.asking.question.text}"
-    why = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
-    what = "waits for a human" if state.phase is Phase.FAILED else "is down"
-    return f"{facilitator}: tunnel {subject} {what}{why}"
+    failure = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
+    flaps = f"keeps failing ({trouble.drops} times)"
+    what = "waits for a human" if state.phase is Phase.FAILED else flaps if trouble.drops >= FLAPS else "is down"
+    return f"{facilitator}: tunnel {subject} {what}{failure}"
 
 
-def _details(tunnel: Tunnel, state: TunnelState, now: float) -> dict[str, str]:
+def _details(tunnel: Tunnel, state: TunnelState, trouble: Trouble, now: float) -> dict[str, str]:
     details = {
         "tunnel": tunnel.name,
         "kind": tunnel.kind,
-        "destinations": ", ".join(str(d.staff_side) for d in tunnel.destinations),
+        "destinations": destinations(tunnel),
+        "staff": _staff(tunnel),
         "phase": state.phase.value,
         "health": state.health.value,
         "reason": state.reason.value,
-        "down_for_seconds": f"{now - state.well_since:.0f}",
+        "dead_leg": _leg(state),
+        "down_for_seconds": f"{now - trouble.since:.0f}",
+        "failures_since_then": str(trouble.drops),
         "sessions_tried": str(state.session.number),
-        "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}",
+        "attempts_in_a_row": str(state.attempts),
+        "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}; facilitator history {tunnel.name}",
     }
     if state.failure is not None:
         details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
+    if state.rung is not None:
+        details["last_recovery"] = _RUNGS[state.rung]
     if state.asking is not None:
         details["asks"] = state.asking.question.text
         details["answer_with"] = _answer_with(tunnel, state.asking)
         details["asks_for_seconds"] = f"{max(0.0, state.asking.until - now):.0f}"
     if state.phase is Phase.BACKOFF and state.deadline is not None:
         details["next_attempt_in_seconds"] = f"{max(0.0, state.deadline - now):.0f}"
+    if state.phase is Phase.FAILED:
+        details["next_attempt"] = f"none before a secret or the configuration is corrected, or: facilitator start {tunnel.name}"
     return details
+
+
+def _moments(state: TunnelState, since: float) -> dict[str, float]:
+    waits = state.phase is Phase.BACKOFF and state.deadline is not None
+    return {"since": since} | ({"next_attempt": state.deadline or 0.0} if waits else {})
+
+
+def destinations(tunnel: Tunnel) -> str:
+    """The networks that staff cannot reach without it."""
+    return ", ".join(str(d.staff_side) for d in tunnel.destinations)
+
+
+def _staff(tunnel: Tunnel) -> str:
+    """For whom it is."""
+    if tunnel.allow is None:
+        return "everybody"
+    return ", ".join(each.segment if each.ports is None else f"{each.segment} ({' '.join(each.ports)})" for each in tunnel.allow)
+
+
+def _leg(state: TunnelState) -> str:
+    """Between here and the destination: what is known to be dead."""
+    if state.phase is Phase.UP:
+        return "inside the tunnel: the client is connected, and no probe target answers"
+    reason = state.failure.reason if state.failure is not None else state.reason
+    return "this host" if reason in LOCAL else "between this host and the far side, or the far side itself"
 
 
 def _answer_with(tunnel: Tunnel, asking: Asking) -> str:

@@ -34,6 +34,16 @@ class OutboxStatus:
         return min((i.message.created for i in self.incidents if i.message is not None), default=None)
 
 
+def left_open(store: Store) -> frozenset[str]:
+    """The names of what an earlier run left open; none, where the disk cannot be read (the log says so later)."""
+    try:
+        return frozenset(incident.tunnel for incident in store.load() if incident.wanted)
+    except (sqlite3.Error, OSError):
+        return frozenset()
+    finally:
+        store.close()
+
+
 class Outbox:
     """Every incident that is not finished, by dedup key. One thread only."""
 

@@ -173,7 +173,7 @@ class PagerDuty:
         named = {events_v2.dedup_key(paging.facilitator, tunnel) for tunnel in alerts}
         for incident in self._outbox:
             if incident.dedup_key not in named:
-                self._clear(incident, "its tunnel is not configured any more")
+                self._clear(incident, "it is gone, or its tunnel is not configured any more")
         for alert in alerts.values():
             if alert.verdict is Verdict.FIRING:
                 self._fire(alert, paging)
@@ -184,7 +184,7 @@ class PagerDuty:
                     self._clear(open_one, "its tunnel is well, or was stopped")
 
     def _fire(self, alert: Alert, paging: Paging) -> None:
-        location = paging.location(alert.tunnel)
+        location = paging.location(alert.members[0] if alert.members else alert.tunnel)     # of a group all have the same
         if location is None:
             if alert.tunnel not in self._unrouted:
                 self._unrouted.add(alert.tunnel)

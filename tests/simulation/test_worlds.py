@@ -170,7 +170,9 @@ def test_a_condition_of_the_kernel_is_an_incident_while_it_lasts() -> None:
     assert simulated.alerter.open == {"kernel:fight"}
     simulated.network.conditions.clear()
     simulated.post(Noticed(""))
-    simulated.run(until=12.0)
+    simulated.run(until=70.0)
+    assert simulated.alerter.open == {"kernel:fight"}
+    simulated.run(until=72.0)
     assert simulated.alerter.open == set()
 
 
