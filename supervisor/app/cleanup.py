@@ -16,7 +16,7 @@ from supervisor.config import Config
 from supervisor.core.layout import Host, Layout, diff, wanted
 from supervisor.core.view import plan_document
 from supervisor.kernel.errors import KernelError
-from supervisor.kernel.maintenance import cleanup, preview
+from supervisor.kernel.maintenance import cleanup, preview, remove_devices
 from tunnels.kinds import KINDS
 
 
@@ -27,6 +27,7 @@ async def clean(runtime_dir: Path) -> list[str]:
         lines = [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))] if locked is not None else []
         with _explained():
             lines += [f"removed {change.item}" for change in await cleanup()]
+            lines += [f"removed device {name}" for name in await remove_devices()]
         (runtime_dir / "control.sock").unlink(missing_ok=True)
         return lines
     finally:

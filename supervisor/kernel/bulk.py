@@ -32,7 +32,7 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _VERSION = {family: version for version, family in FAMILY.items()}
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _NEW_RULE, _DELETE_RULE, _GET_RULE = 24, 25, 26, 32, 33, 34
 _ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
+_REQUEST, _ACK, DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 _INTERRUPTED, _WITH_TEXT, _TEXT = 0x10, 0x200, 1        # flags of an answer; NLMSGERR_ATTR_MSG
 _HEADER = struct.Struct("=IHHII")
 _ROUTE = _RULE = struct.Struct("=BBBBBBBBI")            # struct rtmsg and struct fib_rule_hdr
@@ -103,12 +103,12 @@ def _pack_rule(rule: Rule) -> bytes:
 
 def route_dump(version: int) -> Message:
     """Asks for all routes of ours."""
-    return Message(_GET_ROUTE, _DUMP, _ROUTE.pack(FAMILY[version], 0, 0, 0, 0, PROTOCOL, 0, 0, 0))
+    return Message(_GET_ROUTE, DUMP, _ROUTE.pack(FAMILY[version], 0, 0, 0, 0, PROTOCOL, 0, 0, 0))
 
 
 def rule_dump(version: int) -> Message:
     """Asks for all rules, for the kernel does not select."""
-    return Message(_GET_RULE, _DUMP, _RULE.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0))
+    return Message(_GET_RULE, DUMP, _RULE.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0))
 
 
 def read_route(body: bytes) -> RawRoute | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 from supervisor.core.layout import Change, Layout, diff, wanted
 from supervisor.core.network import NetworkPlan
+from supervisor.kernel.bulk import Rtnetlink
 from supervisor.kernel.errors import ERRORS, Occupied, explained
+from supervisor.kernel.links import ALIAS, link_dump, link_removal, read_link
 from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.routes import Routes
 
@@ -37,6 +40,26 @@ async def cleanup() -> tuple[Change, ...]:
             except ERRORS as error:
                 raise explained(error, change) from error
         return changes
+
+
+async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
+    """Remove the devices of this kind that a client of ours made and, because it was killed, left; their names.
+
+    Other kinds of device vanish with the process that made them. MissingRight without CAP_NET_ADMIN.
+    """
+    rtnl = Rtnetlink()
+    try:
+        rtnl.open()
+        found = [link for link in await rtnl.dump(link_dump(), read_link) if (link.alias, link.kind) == (ALIAS, kind)]
+        for link in found:
+            (error,) = await rtnl.change([link_removal(link)])
+            if error is not None and error.code != errno.ENODEV:
+                raise error
+    except ERRORS as error:
+        raise explained(error) from error
+    finally:
+        rtnl.close()
+    return tuple(sorted(link.name for link in found))
 
 
 async def _read(routes: Routes, nftables: Nftables, versions: Iterable[int]) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import replace
 from ipaddress import ip_network
@@ -15,13 +16,15 @@ from supervisor.core.layout import Layout
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import Occupied
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
-from supervisor.kernel.maintenance import cleanup, preview
+from supervisor.kernel.links import ALIAS
+from supervisor.kernel.maintenance import cleanup, preview, remove_devices
 from supervisor.kernel.netlink import attribute
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.routes import Routes
 from tests.kernel.lab import DOWN, MANY, PLAN, Kernel, kernel, until
 from tests.netns import Namespace
+from tunnels.programs import wireguard_device
 
 pytestmark = pytest.mark.root
 TUNNEL_ROUTES = ("+ route 0.0.0.0/0 dev t-acme table 173001 metric 100", "+ route ::/0 dev t-acme table 173001 metric 100")
@@ -349,6 +352,18 @@ async def test_cleanup_removes_everything_and_says_what(netns: Namespace, table_
     assert "- route 10.66.0.0/24 dev t-acme metric 0" in removed
     assert leftovers(netns) == ""
     assert await cleanup() == ()
+
+
+async def test_cleanup_removes_devices_that_killed_clients_left_and_no_others(netns: Namespace) -> None:
+    """Of the kind that every kernel has; `kind` is wireguard otherwise, which nobody but us marks so."""
+    for name, alias in (("wg-acme", ALIAS), ("wg-own", "somebody's"), ("wg-none", "")):
+        netns.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"p-{name}")
+        netns.run("ip", "link", "set", name, "alias", alias)
+    assert await remove_devices() == ()
+    assert await remove_devices("veth") == ("wg-acme",)
+    assert {name for _, name in socket.if_nameindex()} == {"lo", "wg-own", "p-wg-own", "wg-none", "p-wg-none"}
+    assert await remove_devices("veth") == ()
+    assert ALIAS == wireguard_device.ALIAS
 
 
 async def test_preview_says_what_would_change(netns: Namespace) -> None:

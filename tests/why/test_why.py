@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.layout import MAIN_TABLE, Device, Element, Host, Layout, Route
+from supervisor.core.layout import MAIN_TABLE, Device, Element, Host, Layout, Route, wanted
+from supervisor.core.network import Lane
 from supervisor.core.packet import Facts, Lookup, locate, parse_question, shifted
 from supervisor.core.why import Answer, document
 from supervisor.core.words import lasting, size
@@ -160,6 +161,20 @@ def test_a_kernel_that_does_not_follow_is_blamed(found: dict[str, Any], blamed: 
     assert blamed in problems(answer)
     assert words in step(answer, blamed)
     assert f"10.77.0.10 should be carried by acme (openvpn), but would not arrive: {problems(answer)[0]}: " in answer.verdict
+
+
+def test_among_many_lanes_the_packets_own_rule_is_looked_for_where_it_stands() -> None:
+    given = facts("10.77.0.10")
+    others = tuple(Lane(f"other-{i}", FIRST_LANE + 100 + i, f"t-other{i}", False) for i in range(50))
+    plan = replace(given.plan, lanes=(*given.plan.lanes, *others))
+    layout = wanted(plan, given.kernel.host)
+    answer = asked(replace(given, plan=plan), layout=layout)
+    assert (answer.outcome, problems(answer)) == ("carried", [])
+    assert f"fwmark {FIRST_LANE} lookup {FIRST_LANE} priority " in step(answer, "rule")
+    slower = replace(layout, rules=frozenset(rule for rule in layout.rules if rule.kind == "lookup"))
+    assert asked(replace(given, plan=plan), layout=slower).outcome == "carried"
+    none = replace(layout, rules=frozenset(rule for rule in layout.rules if rule.mark != FIRST_LANE))
+    assert problems(asked(replace(given, plan=plan), layout=none)) == ["rule"]
 
 
 def test_a_route_too_many_in_the_lane_is_shown() -> None:
