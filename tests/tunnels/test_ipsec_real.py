@@ -12,7 +12,7 @@ from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, SITE
 from tests.tunnels.driver import Run
 from tests.tunnels.ipsec_lab import IpsecLab
-from tunnels.programs.links import forget_rules, rename
+from tunnels.programs.netlink import forget_rules, rename
 from tunnels.strongswan import STRONGSWAN
 
 pytestmark = pytest.mark.root

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.netns import Namespace
-from tunnels.programs.script import COMMAND, SOCKET, Call, Script, bring_up, read_call
+from tunnels.programs.netlink import bring_up
+from tunnels.programs.script import COMMAND, SOCKET, Call, Script, read_call
 
 CONNECT = {
     "reason": "connect", "TUNDEV": "t-acme", "VPNGATEWAY": "203.0.113.2", "INTERNAL_IP4_ADDRESS": "10.84.0.156", "INTERNAL_IP4_MTU": "1434",
@@ -84,7 +85,7 @@ def test_the_device_is_addressed_and_up_without_a_route() -> None:
             for _ in range(2):      # a reconnect does the same again
                 bring_up("t-acme", (ip_address("10.84.0.156"), ip_address("fd00:84::1")), 1400)
             bring_up("t-acme", (ip_address("10.84.0.157"), ip_address("fd00:84::1")), 1434)
-            with pytest.raises(OSError, match="No such device"):
+            with pytest.raises(OSError, match="no interface with this name"):
                 bring_up("t-nothing", (), None)
         (link,) = json.loads(namespace.run("ip", "-j", "address", "show", "t-acme").stdout)
         addresses = {f"{each['local']}/{each['prefixlen']}" for each in link["addr_info"] if each["scope"] == "global"}

@@ -5,6 +5,8 @@ Requests are answered by the kernel at once, so everything here is synchronous. 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
@@ -12,17 +14,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+DEFAULT_MTU = 1412      # what vpnc-script takes where a client names none
 REQUEST, ACK, DUMP, CREATE, EXCLUSIVE, REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 NESTED = 0x8000
 LINK_GROUPS = 0x1 | 0x10 | 0x100        # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 _ERROR, _DONE = 2, 3
-_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS = 16, 17, 18, 20, 22
+_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS, _DELETE_RULE = 16, 17, 18, 20, 21, 22, 33
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_INFO_KIND = 3, 4, 18, 20, 1
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _FRA_TABLE = 1, 2, 15
 _IFA_F_NODAD = 0x02                     # nobody else can have an address inside of the tunnel
 _IFF_UP = 1
-_LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBi")     # struct ifinfomsg, struct ifaddrmsg
+# struct ifinfomsg, struct ifaddrmsg, struct fib_rule_hdr
+_LINK, _ADDRESS, _RULE = struct.Struct("=BxHiII"), struct.Struct("=BBBBi"), struct.Struct("=B11x")
 _BUFFER = 1 << 18
 
 Address = IPv4Address | IPv6Address
@@ -127,16 +131,47 @@ def alias_of(name: str) -> str:
     return dict(attributes(found.body[_LINK.size:])).get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
 
 
-def bring_up(name: str, addresses: Iterable[Address], mtu: int) -> None:
-    """Give the device its addresses, each as a host of its own so that no route comes with it, and its MTU, and bring it up."""
-    index = socket.if_nametoindex(name)
+def rename(device: str, name: str) -> None:
+    """Give a device another name. OSError: there is one of that name, or the kernel does not let us."""
+    if device == name:
+        return
+    index = socket.if_nametoindex(device)
     with Netlink() as netlink:
-        for address in addresses:
-            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            head = _ADDRESS.pack(family, address.max_prefixlen, _IFA_F_NODAD if address.version == 6 else 0, 0, index)
-            body = attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
-            netlink.request(_NEW_ADDRESS, CREATE | REPLACE, head + body)
-        netlink.request(_NEW_LINK, 0, _link(_IFF_UP, _IFF_UP, index) + attribute(_IFLA_MTU, struct.pack("=I", mtu)))
+        try:
+            netlink.request(_NEW_LINK, 0, _link(0, 0, index) + _named(name))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            netlink.request(_NEW_LINK, 0, _link(0, _IFF_UP, index))     # before Linux 6.2 a device has to be down for it
+            netlink.request(_NEW_LINK, 0, _link(0, 0, index) + _named(name))
+            netlink.request(_NEW_LINK, 0, _link(_IFF_UP, _IFF_UP, index))
+
+
+def bring_up(device: str, addresses: Iterable[Address], mtu: int | None = None) -> None:
+    """Give the device these addresses instead of what it has of their version, and its MTU, and bring it up.
+
+    Each is a host of its own, so that no route comes with it. OSError: the kernel does not let us; but where it takes no IPv6, the tunnel
+    is still worth having for its IPv4.
+    """
+    index, wanted = socket.if_nametoindex(device), tuple(addresses)
+    with Netlink() as netlink:
+        for body, address in _addresses(netlink, index):
+            if address not in wanted and address.version in {each.version for each in wanted} and not address.is_link_local:
+                netlink.request(_DELETE_ADDRESS, 0, body)
+        for address in wanted:
+            _add_address(netlink, index, address)
+        netlink.request(_NEW_LINK, 0, _link(_IFF_UP, _IFF_UP, index) + attribute(_IFLA_MTU, struct.pack("=I", mtu or DEFAULT_MTU)))
+
+
+def _add_address(netlink: Netlink, index: int, address: Address) -> None:
+    family, flags = (socket.AF_INET, 0) if address.version == 4 else (socket.AF_INET6, _IFA_F_NODAD)
+    body = attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
+    try:
+        netlink.request(_NEW_ADDRESS, CREATE | REPLACE, _ADDRESS.pack(family, address.max_prefixlen, flags, 0, index) + body)
+    except OSError as error:
+        if address.version == 4:
+            raise
+        print(f"facilitator: the device goes without {address}: {error.strerror}", flush=True)
 
 
 def address_of(netlink: Netlink, name: str) -> Address | None:
@@ -148,16 +183,29 @@ def address_of(netlink: Netlink, name: str) -> Address | None:
         return None
     if not _LINK.unpack_from(link.body)[3] & _IFF_UP:
         return None
-    found = [address for message in netlink.request(_GET_ADDRESS, DUMP, bytes(_ADDRESS.size)) for address in _address(message, index)]
-    return min((address for address in found if not address.is_link_local), key=lambda address: address.version, default=None)
+    found = (address for _, address in _addresses(netlink, index) if not address.is_link_local)
+    return min(found, key=lambda address: address.version, default=None)
 
 
-def _address(message: Message, index: int) -> Iterator[Address]:
-    family, _, _, _, device = _ADDRESS.unpack_from(message.body)
-    found = dict(attributes(message.body[_ADDRESS.size:]))
-    packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-    if device == index and packed is not None:
-        yield IPv4Address(packed) if family == socket.AF_INET else IPv6Address(packed)
+def _addresses(netlink: Netlink, index: int) -> Iterator[tuple[bytes, Address]]:
+    """The addresses of a device, each with the kernel's words for it."""
+    for message in netlink.request(_GET_ADDRESS, DUMP, bytes(_ADDRESS.size)):
+        family, _, _, _, device = _ADDRESS.unpack_from(message.body)
+        found = dict(attributes(message.body[_ADDRESS.size:]))
+        packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+        if device == index and packed is not None:
+            yield message.body, IPv4Address(packed) if family == socket.AF_INET else IPv6Address(packed)
+
+
+# --- policy rules ----------------------------------------------------------------------------------------------------------------
+
+
+def forget_rules(table: int) -> None:
+    """Delete the policy rules, one of IPv4 and one of IPv6, that send packets to a table; it is fine if there are none."""
+    with Netlink() as netlink:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(FileNotFoundError):
+                netlink.request(_DELETE_RULE, 0, _RULE.pack(family) + attribute(_FRA_TABLE, struct.pack("=I", table)))
 
 
 def _link(flags: int, change: int, index: int = 0) -> bytes:

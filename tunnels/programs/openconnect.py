@@ -30,7 +30,8 @@ from pathlib import Path
 
 from tunnels.programs.endings import end_like
 from tunnels.programs.forms import Interview, Question, Wish
-from tunnels.programs.script import COMMAND, Call, Script, bring_up
+from tunnels.programs.netlink import bring_up
+from tunnels.programs.script import COMMAND, Call, Script
 from tunnels.programs.talk import Talk
 
 QUIET = 0.05        # seconds after which text without an end of line is a prompt

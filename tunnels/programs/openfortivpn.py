@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from tunnels.programs.endings import end_like
+from tunnels.programs.netlink import bring_up
 from tunnels.programs.prompts import hear, say
-from tunnels.programs.script import bring_up
 from tunnels.programs.talk import Talk
 
 _PROMPT = re.compile(r"[^\n]*[:?]\s*")

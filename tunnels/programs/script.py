@@ -2,20 +2,16 @@
 
     client -> hook.py (its environment) -> Script -> Call -> the program's handler -> device addressed and up -> hook.py ends -> client
 
-The stock vpnc-script installs routes and rewrites resolv.conf, and leaves both behind when it is killed. Ours does neither: the device
-gets its addresses, its MTU and is brought up; what the far side pushed besides is only reported. The kernel is told by the ioctls of
-netdevice(7), which need no library and take effect at once.
+The stock vpnc-script installs routes and rewrites resolv.conf, and leaves both behind when it is killed. Ours does neither: the handler
+addresses the device and brings it up, and what the far side pushed besides is only reported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import re
 import shlex
-import socket
-import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,11 +20,7 @@ from pathlib import Path
 
 SOCKET = "script.sock"              # in the private directory that is the program's working directory
 COMMAND = shlex.join((sys.executable, "-I", "-S", str(Path(__file__).with_name("hook.py")), SOCKET))   # for the client's --script
-DEFAULT_MTU = 1412                  # what vpnc-script takes where the client names none
 _MANY = 4096                        # routes that are read of one
-
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFMTU, _SIOCGIFINDEX = 0x8913, 0x8914, 0x8916, 0x8922, 0x8933
-_IFF_UP = 1
 
 Address = IPv4Address | IPv6Address
 
@@ -117,34 +109,3 @@ def _lasts(options: str) -> float | None:
 
 def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
-
-
-# --- the device -------------------------------------------------------------------------------------------------------------------
-
-
-def bring_up(device: str, addresses: tuple[Address, ...], mtu: int | None = None) -> None:
-    """Address the device and bring it up, without a route for any network. OSError: the kernel does not let us."""
-    name = device.encode()
-    if not 0 < len(name) < 16:
-        raise ValueError(f"{device!r} is not a device")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inet:
-        fcntl.ioctl(inet, _SIOCSIFMTU, struct.pack("16si20x", name, mtu or DEFAULT_MTU))
-        for address in addresses:
-            if address.version == 4:    # a point-to-point device takes it as /32
-                fcntl.ioctl(inet, _SIOCSIFADDR, struct.pack("16sHH4s16x", name, socket.AF_INET, 0, address.packed))
-            else:
-                (index,) = struct.unpack_from("16xi", fcntl.ioctl(inet, _SIOCGIFINDEX, struct.pack("16s24x", name)))
-                _add_ipv6(index, address)
-        (flags,) = struct.unpack_from("16xH", fcntl.ioctl(inet, _SIOCGIFFLAGS, struct.pack("16s24x", name)))
-        fcntl.ioctl(inet, _SIOCSIFFLAGS, struct.pack("16sH22x", name, flags | _IFF_UP))
-
-
-def _add_ipv6(index: int, address: Address) -> None:
-    """Add it as /128. Where the kernel takes none, the tunnel is still worth having for its IPv4."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as inet6:
-            fcntl.ioctl(inet6, _SIOCSIFADDR, struct.pack("16sIi", address.packed, 128, index))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        print(f"facilitator: the device goes without {address}: {error.strerror}", flush=True)

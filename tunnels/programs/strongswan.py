@@ -23,8 +23,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from tunnels.programs.endings import end_like
-from tunnels.programs.links import forget_rules, rename
-from tunnels.programs.script import bring_up
+from tunnels.programs.netlink import bring_up, forget_rules, rename
 from tunnels.programs.talk import Talk
 from tunnels.programs.vici import Message, Vici, ViciError
 

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 
 from tunnels.programs import script
 from tunnels.programs.endings import end_like
+from tunnels.programs.netlink import bring_up
 from tunnels.programs.prompts import hear, say
-from tunnels.programs.script import Call, Script, bring_up
+from tunnels.programs.script import Call, Script
 from tunnels.programs.talk import Talk
 
 SCRIPT = f"case $reason in connect) exec {script.COMMAND};; esac"      # a shell runs it; what else it is called for needs nothing done
