@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -63,6 +64,7 @@ class Customers:
 
     def __post_init__(self) -> None:
         self.directory = self.lab.directory / "customers"
+        shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir()
         self.authority = Authority(self.directory)
 
@@ -76,7 +78,7 @@ class Customers:
 
     def secrets(self) -> list[str]:
         """What may be found nowhere else: passwords, seeds, shared keys."""
-        files = [path for path in self.directory.glob("*-*") if path.is_file() and path.name.endswith(("-password", "-seed", "-secret", "-key"))]
+        files = [path for path in self.directory.glob("*-*") if path.is_file() and re.search(r"-(password|seed|secret|key)$", path.name)]
         keys = [re.findall(r"(?:Private|Preshared)Key = (\S+)", path.read_text()) for path in self.directory.glob("wireguard.conf")]
         return [*(path.read_text().strip() for path in files), *itertools.chain(*keys)]
 
@@ -94,15 +96,13 @@ class Customers:
             options = {"config": str(lab.directory / f"acme-{login.value}.ovpn"), "login": account}
         self._add("openvpn", login.value, options, "openvpn", server, server.disconnect)
 
-    def openconnect(self, auth: str = "password") -> None:
-        """AnyConnect with a password, or (`code`) with a password and a one-time code."""
+    def openconnect(self, auth: str = "password", **options: object) -> None:
+        """AnyConnect with a password, or (`code`) with a password and a one-time code. `options` of the server."""
         account = {"username": ocserv.USER, "password": self._secret(f"openconnect-{auth}-password", PASSWORD)}
-        options: dict[str, object] = {}
         if auth == "code":
             account["totp"] = self._secret("openconnect-seed", ocserv.TOTP)
-            options = {
-                "tcp-port": CODES_PORT, "udp-port": CODES_PORT, "ipv4-network": "10.79.129.0/24", "ipv6-network": "fd00:78:0:2::/64",
-            }
+            elsewhere = {"ipv4-network": "10.79.129.0/24", "ipv6-network": "fd00:78:0:2::/64"}
+            options = {**options, "tcp-port": CODES_PORT, "udp-port": CODES_PORT, **elsewhere}
         server = OcservServer(self.lab.network["customer"], self.directory, self.authority, CUSTOMER, auth, **options)
         self._serve(server)
         settings = {"server": f"{CUSTOMER}:{options.get('tcp-port', 443)}", "server_certificate": server.pin, "login": account}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -260,11 +260,21 @@ class BastionServer(Server):
         kind, key = self.host_key.with_suffix(".pub").read_text().split()[:2]
         return f"{address} {kind} {key}\n"
 
+    def kill(self) -> None:
+        """SIGKILL to all of it: no connection goes on."""
+        sessions = psutil.Process(self.pid).children(recursive=True) if self._process is not None else []
+        super().kill()
+        _kill(sessions)
+
     def kill_sessions(self) -> None:
         """SIGKILL everything that serves a connection; the server itself goes on."""
-        for process in psutil.Process(self.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        _kill(psutil.Process(self.pid).children(recursive=True))
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _ssh_key(path: Path) -> Path:
