@@ -10,13 +10,14 @@ PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 python3 python3.13 pytho
 	$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 
 CHARON := /usr/lib/ipsec/plugins/libstrongswan-
-# PROGRAM:PACKAGE (or PROGRAM alone) that the lab runs, and that the tests run beside it.
+# PROGRAM:PACKAGE (or PROGRAM alone) that the lab runs, that other kinds of tunnels need, and that the tests run beside it.
 LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:iproute2 mount tcpdump ps:procps curl openssl \
 	unshare:util-linux
-TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus prometheus-alertmanager mmdebstrap systemd-nspawn:systemd-container \
-	node:nodejs npm wireguard-go openconnect ocserv vpnc openfortivpn charon-systemd swanctl:strongswan-swanctl \
+KIND_PROGRAMS := wireguard-go openconnect ocserv vpnc charon-systemd swanctl:strongswan-swanctl \
 	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
 	$(CHARON)xauth-generic.so:libcharon-extauth-plugins
+TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus prometheus-alertmanager mmdebstrap \
+	systemd-nspawn:systemd-container node:nodejs npm openfortivpn $(KIND_PROGRAMS)
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
@@ -90,7 +91,7 @@ soak: test-programs $(READY) ## a thousand examples of each property, a hundred 
 	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
-	@.ci/packages iperf3 ping:iputils-ping
+	@.ci/packages iperf3 ping:iputils-ping $(KIND_PROGRAMS)
 	@$(BIN)/python -m tests.bench
 
 docs: $(READY) ## write the generated parts of docs/ anew

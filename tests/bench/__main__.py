@@ -1,4 +1,5 @@
-"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's part, and sshuttle. Needs root.
+"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's part, sshuttle,
+and each kind's reaction to what can happen to it. Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import kernel, sshuttle
+from tests.bench import kernel, kinds, sshuttle
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
@@ -178,6 +179,7 @@ def main() -> None:
     show(bare, one, many, options.tunnels)
     kernel.main()
     sshuttle.main()
+    kinds.main()
 
 
 TARGETS = {
