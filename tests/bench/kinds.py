@@ -9,13 +9,14 @@ Probes have the product's defaults. `stable_after` is a second, so that a round 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
 import os
 import statistics
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
 from rich.console import Console
@@ -73,42 +74,31 @@ class Bench:
         return self._lab.outage(customer.web, lambda: os.kill(victim, 9), BACK).seconds
 
     def _servers_killed(self) -> None:
-        self._daemon.wait_well(BACK)
         servers = {customer.server.name: customer.server for customer in self._everyone}.values()
-
-        def kill() -> None:
-            for server in servers:
-                server.kill()
-
-        with self._noticed(DEAD, kill):
-            for server in servers:
-                server.start()
+        self._noticed(DEAD, [server.kill for server in servers])
+        for server in servers:
+            server.start()
 
     def _silence(self) -> None:
+        self._noticed(DARK, [functools.partial(self._lab.blackhole, site) for site in (CUSTOMER, BASTION)])
+        for site in (CUSTOMER, BASTION):
+            self._lab.unblock(site)
+
+    def _noticed(self, what: str, faults: Iterable[Callable[[], object]]) -> None:
+        """How long each tunnel passes for well after faults that all happen at once."""
         self._daemon.wait_well(BACK)
-
-        def cut() -> None:
-            for site in (CUSTOMER, BASTION):
-                self._lab.blackhole(site)
-
-        with self._noticed(DARK, cut):
-            for site in (CUSTOMER, BASTION):
-                self._lab.unblock(site)
-
-    @contextlib.contextmanager
-    def _noticed(self, what: str, fault: Callable[[], object]) -> Iterator[None]:
-        """How long each tunnel passes for well after the fault; what mends it follows."""
-        since = time.monotonic()
-        fault()
         waiting = {customer.name for customer in self._everyone}
-        while waiting:
-            for name in waiting & set(_unwell(self._control)):
-                self.samples[what, name].append(time.monotonic() - since)
-                waiting.remove(name)
-            assert time.monotonic() - since < BACK, f"nobody notices at {waiting}"
-            time.sleep(LOOK)
-        yield
-        self._daemon.wait_well(BACK)
+        with ThreadPoolExecutor() as pool:
+            since = time.monotonic()
+            done = [pool.submit(fault) for fault in faults]
+            while waiting:
+                for name in waiting & set(_unwell(self._control)):
+                    self.samples[what, name].append(time.monotonic() - since)
+                    waiting.remove(name)
+                assert time.monotonic() - since < BACK, f"nobody notices at {waiting}"
+                time.sleep(LOOK)
+            for each in done:
+                each.result()
 
 
 def _unwell(control: ControlClient) -> Iterable[str]:

@@ -30,7 +30,6 @@ from tests.lab.strongswan import StrongSwanServer
 from tests.lab.wireguard import WireGuardServer
 
 ACCOUNT = "svc-facilitator"
-CODES_PORT = 8443       # of the second ocserv
 SCRIPT = (              # a command as people write it: it says what it does, and becomes the client
     'echo "dialling $2"; exec openvpn --config "$1" --dev "$2" --dev-type tun --nobind --route-noexec --resolv-retry 1'
 )
@@ -97,16 +96,26 @@ class Customers:
         self._add("openvpn", login.value, options, "openvpn", server, server.disconnect)
 
     def openconnect(self, auth: str = "password", **options: object) -> None:
-        """AnyConnect with a password, or (`code`) with a password and a one-time code. `options` of the server."""
-        account = {"username": ocserv.USER, "password": self._secret(f"openconnect-{auth}-password", PASSWORD)}
-        if auth == "code":
-            account["totp"] = self._secret("openconnect-seed", ocserv.TOTP)
-            elsewhere = {"ipv4-network": "10.79.129.0/24", "ipv6-network": "fd00:78:0:2::/64"}
-            options = {**options, "tcp-port": CODES_PORT, "udp-port": CODES_PORT, **elsewhere}
-        server = OcservServer(self.lab.network["customer"], self.directory, self.authority, CUSTOMER, auth, **options)
+        """AnyConnect with a password, with a password and a one-time `code`, or with a `certificate`. `options` of the server."""
+        number = ("password", "code", "certificate").index(auth)
+        networks = {"ipv4-network": f"10.79.{128 + number}.0/24", "ipv6-network": f"fd00:78:0:{1 + number}::/64"}
+        own = {"tcp-port": 443 + number, "udp-port": 443 + number, **networks}
+        server = OcservServer(self.lab.network["customer"], self.directory, self.authority, CUSTOMER, auth, **{**own, **options})
         self._serve(server)
-        settings = {"server": f"{CUSTOMER}:{options.get('tcp-port', 443)}", "server_certificate": server.pin, "login": account}
+        settings: dict[str, Any] = {"server": f"{CUSTOMER}:{own['tcp-port']}", "server_certificate": server.pin}
+        if auth == "certificate":
+            settings["certificate"] = self._secret("openconnect-certificate", self.certificate(self.authority))["file"]
+        else:
+            settings["login"] = {"username": ocserv.USER, "password": self._secret(f"openconnect-{auth}-password", PASSWORD)}
+        if auth == "code":
+            settings["login"]["totp"] = self._secret("openconnect-seed", ocserv.TOTP)
         self._add("openconnect", auth, settings, "openconnect", server, server.throw_out)
+
+    @staticmethod
+    def certificate(authority: Authority) -> str:
+        """Ours, with its key, as this authority issues it."""
+        mine = authority.issue(ACCOUNT, "clientAuth")
+        return mine.certificate.read_text() + mine.key.read_text().rstrip()
 
     def wireguard(self) -> None:
         """It ends a session by forgetting its keys, without a word."""

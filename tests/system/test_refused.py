@@ -68,7 +68,8 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
     everyone.ipsec()
     everyone.sshuttle()
     everyone.openvpn()
-    password, static, codes, vpnc, swan, shuttle, certificate = everyone.all
+    everyone.openconnect("certificate")
+    password, static, codes, vpnc, swan, shuttle, certificate, shown = everyone.all
     codes.settings["login"]["max_attempts"] = 1         # a code for each attempt, and ocserv has a new one every thirty seconds
     seed, period = pyotp.random_base32(), 2
     lab.login_server(Login.STATIC).change_seed(seed, period)
@@ -80,11 +81,12 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         swan.name: ("customers/pre-shared-key", PRESHARED_KEY),
         shuttle.name: ("own-cloud-ssh-key", lab.sshd.client_key.read_text().rstrip()),
         certificate.name: ("acme.ovpn", (lab.directory / "acme.ovpn").read_text().rstrip()),
+        shown.name: ("customers/openconnect-certificate", everyone.certificate(everyone.authority)),
     }
     wrong = {
         static.name: f"otpauth://totp/acme:svc?secret={pyotp.random_base32()}&period={period}", codes.name: pyotp.random_base32(),
         shuttle.name: lab.sshd.host_key.read_text().rstrip(),
-        certificate.name: lab.openvpn.client_config(str(CUSTOMER), stranger(lab)).rstrip(),
+        certificate.name: lab.openvpn.client_config(str(CUSTOMER), stranger(lab)).rstrip(), shown.name: everyone.certificate(stranger(lab)),
     }
     for name, (file, _) in right.items():
         lab.set_secret(file, f"{wrong.get(name, 'wrong horse')}\n")
@@ -96,8 +98,9 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         swan.name: seen(swan.server, "but MAC mismatched"),
         shuttle.name: seen(shuttle.server, "Connection closed by authenticating user"),
         certificate.name: seen(certificate.server, "VERIFY ERROR"),
+        shown.name: seen(shown.server, "client certificate verification failed"),
     }
-    others = {shuttle.name: ("failed", "key"), certificate.name: ("backoff", "handshake")}
+    others = {shuttle.name: ("failed", "key"), certificate.name: ("backoff", "handshake"), shown.name: ("backoff", "handshake")}
     with lab.daemon(everyone.config(config)) as daemon:
         for customer in everyone.all:
             phase, reason = others.get(customer.name, ("failed", "auth"))
