@@ -7,14 +7,16 @@ several tries does not pass. An ICMP error only makes a try end sooner.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import socket
 import struct
 from collections.abc import Iterable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from supervisor.core.pmtu import SMALLEST, Search
+from supervisor.probes import segments
 from supervisor.probes.targets import ECHO_REPLY, ECHO_REQUEST, Path, pinned
 
 TRIES = 3               # of one size: a lost packet is no verdict
@@ -30,10 +32,11 @@ _SIOCGIFMTU = 0x8921
 
 
 async def path_mtu(targets: Iterable[str], path: Path, timeout: float) -> int | None:
-    """Bytes of the largest IP packet that comes back from the first target that answers echo requests; None if none does.
+    """Bytes of the largest IP packet that comes back from the first target that answers echo requests; else that gets to one of HTTP.
 
-    Takes at most LIMIT for each target; `timeout` is the longest wait for one reply. `path` must have a device.
+    None if neither answers. Takes at most LIMIT for each target; `timeout` is the longest wait for one reply. `path` must have a device.
     """
+    targets = tuple(targets)
     for host in dict.fromkeys(urlsplit(target).hostname or "" for target in sorted(targets, key=_icmp_first)):
         try:
             async with asyncio.timeout(LIMIT):
@@ -42,6 +45,15 @@ async def path_mtu(targets: Iterable[str], path: Path, timeout: float) -> int | 
             continue
         if found is not None:
             return found
+    return await _by_http([url for url in map(urlsplit, targets) if url.scheme == "http"], path, timeout)
+
+
+async def _by_http(urls: Iterable[SplitResult], path: Path, timeout: float) -> int | None:
+    for url in urls:
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(LIMIT):
+                if (found := await segments.largest(url, path, _mtu_of(path), timeout)) is not None:
+                    return found
     return None
 
 
@@ -54,7 +66,7 @@ async def _largest(host: str, path: Path, timeout: float) -> int | None:
     with pinned(host, socket.SOCK_DGRAM, _PROTOCOL[version], path) as sock:
         sock.setsockopt(*_DISCOVER[version], _PROBE)
         sock.connect((host, 0))
-        search = Search.between(SMALLEST[version], _device_mtu(sock, path.device or ""))
+        search = Search.between(SMALLEST[version], _mtu_of(path))
         patience, sequence = timeout / TRIES, 0
         while (size := search.next) is not None:
             sequence += 1
@@ -93,7 +105,8 @@ async def _reply(sock: socket.socket, request: bytes) -> None:
             return
 
 
-def _device_mtu(sock: socket.socket, device: str) -> int:
+def _mtu_of(path: Path) -> int:
     """The device's own limit, in bytes. OSError when it is gone."""
-    answer = fcntl.ioctl(sock, _SIOCGIFMTU, struct.pack("16sI20x", device.encode(), 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFMTU, struct.pack("16sI20x", (path.device or "").encode(), 0))
     return int(struct.unpack("16sI20x", answer)[1])

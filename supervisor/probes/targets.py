@@ -90,7 +90,7 @@ async def _elicit(sock: socket.socket, host: str, patience: float) -> None:
         async with asyncio.timeout(patience):
             await _answered(sock)
     except TimeoutError:
-        await asyncio.get_running_loop().sock_sendall(sock, _head(host, "/"))
+        await asyncio.get_running_loop().sock_sendall(sock, head(host, "/"))
         await _answered(sock)
 
 
@@ -99,7 +99,7 @@ async def _http(host: str, port: int, resource: str, path: Path) -> None:
     loop = asyncio.get_running_loop()
     with pinned(host, socket.SOCK_STREAM, 0, path) as sock:
         await loop.sock_connect(sock, (host, port))
-        await loop.sock_sendall(sock, _head(host, resource))
+        await loop.sock_sendall(sock, head(host, resource))
         await _answered(sock)
 
 
@@ -108,6 +108,9 @@ async def _answered(sock: socket.socket) -> None:
         raise ConnectionResetError("closed without an answer")
 
 
-def _head(host: str, resource: str) -> bytes:
+def head(host: str, resource: str, length: int = 0) -> bytes:
+    """A request for a resource's header, filled up to so many bytes."""
     name = f"[{host}]" if ":" in host else host
-    return f"HEAD {resource} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: facilitator-probe\r\n\r\n".encode("ascii", "replace")
+    text = f"HEAD {resource} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: facilitator-probe\r\n".encode("ascii", "replace")
+    filling = max(0, length - len(text) - len(b"X-Filling: \r\n\r\n"))
+    return text + (b"X-Filling: " + b"x" * filling + b"\r\n" if filling else b"") + b"\r\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,6 +107,61 @@ async def test_the_next_target_is_asked_where_the_first_is_silent(site: Site, ne
     netns.run("ip", "link", "delete", "t-site")
     async with asyncio.timeout(30):
         assert await path_mtu([HOST], DEVICE, 60.0) is None
+
+
+DEAF = """
+table inet deaf {
+  chain in { type filter hook input priority 0; icmp type echo-request drop; icmpv6 type echo-request drop; }
+}
+"""
+WEB = """
+import http.server, socket, sys
+class Server(http.server.HTTPServer):
+    address_family = socket.AF_INET6
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_error(404)
+    def log_message(self, *_):
+        pass
+server = Server(("::", 8080), Handler)
+if len(sys.argv) > 1:
+    server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, int(sys.argv[1]))
+print("serving", flush=True)
+server.serve_forever()
+"""
+URL, URL6 = "http://10.77.0.10:8080/", "http://[fd77::10]:8080/"
+
+
+@contextlib.contextmanager
+def web(site: Site, *arguments: str) -> Iterator[None]:
+    """An HTTP server on the host, which does not answer echo requests."""
+    site.host.run("nft", "-f", "-", input=DEAF)
+    server = site.host.popen(sys.executable, "-I", "-S", "-c", WEB, *arguments, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "serving\n"
+        yield
+    finally:
+        server.kill()
+        server.communicate()
+
+
+# A size that is dropped in silence costs the whole patience; of these only the largest is.
+@pytest.mark.parametrize(("url", "mtu", "silent"), [(URL, 1499, True), (URL6, 1499, True), (URL, 1300, False), (URL6, 1317, False)])
+async def test_a_web_server_that_is_deaf_to_pings_tells_as_well(site: Site, url: str, mtu: int, silent: bool) -> None:
+    if silent:
+        site.silent()
+    site.narrow(mtu)
+    with web(site):
+        assert await path_mtu([url], DEVICE, 3.0) == mtu
+
+
+async def test_a_wide_path_and_a_server_that_takes_less(site: Site) -> None:
+    with web(site):
+        assert await path_mtu([URL], DEVICE, 1.5) == 1500
+    with web(site, "1200"):
+        assert await path_mtu([URL], DEVICE, 1.5) is None       # what the path would take is not to be seen
+    assert await path_mtu([URL, "tcp://10.77.0.10:8080"], DEVICE, 1.5) is None      # nobody listens any more
 
 
 async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: Site) -> None:
