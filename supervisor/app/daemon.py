@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import signal
-import ssl
 import sys
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -28,8 +27,9 @@ from supervisor.clients.sweep import sweep
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
 from supervisor.config.words import Listen
-from supervisor.control.api import Api, tls_context
+from supervisor.control.api import Api
 from supervisor.control.notify import Notifier
+from supervisor.control.tls import ServerTls
 from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.state import Phase, Snapshot
@@ -145,21 +145,26 @@ class Daemon:
             asyncio.create_task(parts.certificates.run(), name="certificates"),
             asyncio.create_task(QuietWatch(parts.engine, LinkBytes(), parts.inbox.post).run(), name="quiet"),
             asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
+            asyncio.create_task(parts.board.run(), name="board samples"),
         ]
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
 
-    async def _listen(self, listen: Listen, tls: ssl.SSLContext | None) -> None:
+    async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         parts = self._parts
         explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
-            explainer, self._stalled, self.reload,
+            explainer, parts.board, self._stalled, self.reload,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
         with _needed(f"cannot listen on {listen}; see http.listen"):
-            await parts.servers.listen_tcp(api.public(), listen.host, listen.port, tls)
+            if tls is None:
+                await parts.servers.listen_tcp(api.public(), listen.host, listen.port, None)
+            else:
+                await parts.servers.listen_tcp(api.public(tls.refusal), listen.host, listen.port, tls.context)
+                parts.tls_renewal.start(tls)
 
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
@@ -189,6 +194,7 @@ class Daemon:
         """Take over the file as it is now; a wrong one changes nothing. `done` lines, or `errors`."""
         parts = self._parts
         parts.notifier.reloading()
+        parts.tls_renewal.renew()
         try:
             config = load(self._path, parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
@@ -249,6 +255,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await parts.servers.close()
+        await parts.tls_renewal.close()
         await parts.prober.close()
         await parts.watcher.close()
         await parts.runner.close()
@@ -259,14 +266,15 @@ class Daemon:
             self._control.unlink(missing_ok=True)
 
 
-def _tls(files: Tls | None) -> ssl.SSLContext | None:
+def _tls(it: Tls | None) -> ServerTls | None:
     """Before anything is touched: wrong files are a wrong configuration."""
-    if files is None:
+    if it is None:
         return None
-    with _needed("http.tls cannot be used", Exit.CONFIG):
-        for path in filter(None, (files.certificate, files.key, files.client_ca)):
-            path.open("rb").close()     # whose error names the file, which OpenSSL's does not
-        return tls_context(files.certificate, files.key, files.client_ca)
+    try:
+        with _needed("http.tls cannot be used", Exit.CONFIG):
+            return ServerTls(it.certificate, it.key, it.client_ca, it.client_subjects)
+    except ValueError as error:
+        raise CannotStart(Exit.CONFIG, str(error)) from None
 
 
 @contextlib.contextmanager

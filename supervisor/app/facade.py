@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from supervisor.app.board import Board
 from supervisor.app.held import Held
 from supervisor.app.why import Explainer
 from supervisor.clients.runner import Runner
@@ -40,12 +41,21 @@ class Facade:
     recorded: History
     held: Held
     explainer: Explainer
+    shown: Board
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
 
     def status(self) -> dict[str, Any]:
         """See `supervisor.core.view.status`."""
         return status(self.identity, self.engine.snapshot, self.engine.plan, self.engine.conditions)
+
+    async def board(self) -> dict[str, Any]:
+        """The status, and beside it what is measured and remembered."""
+        return await self.shown.about(self.status(), self.engine.snapshot)
+
+    async def changed(self) -> None:
+        """Return as soon as the board may look different."""
+        await self.shown.changed()
 
     def alive(self) -> str | None:
         """The loop answers, so it turns; the engine must turn with it."""

@@ -16,16 +16,19 @@ from typing import Any
 import structlog
 
 from supervisor import __version__
+from supervisor.app.board import Board
+from supervisor.app.board import Sources as BoardSources
 from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.held import Held
+from supervisor.app.server_tls import TlsRenewal
 from supervisor.clients.codes import Codes
 from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
 from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
-from supervisor.control.api import Servers
 from supervisor.control.notify import Notifier
+from supervisor.control.servers import Servers
 from supervisor.core.alerts import Alert
 from supervisor.core.events import Event
 from supervisor.core.failover import choose
@@ -73,6 +76,8 @@ class Parts:
     alerter: PagerDuty
     engine: Engine
     servers: Servers
+    tls_renewal: TlsRenewal
+    board: Board
     notifier: Notifier
 
 
@@ -107,13 +112,17 @@ def build(
     deaths = Deaths()
     recorder = Everybody(TransitionLog(), metrics, deaths, history, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.read, inbox.post)
-    alerters = Alerters(alerter, history)
-    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerters, recorder, (certificates,))
+    board = Board(BoardSources(
+        lambda: engine.snapshot, lambda: deaths.last, LinkBytes(), history, identity.wall_offset, secrets.mask,
+    ))
+    alerters = Alerters(alerter, history, board)
+    tls_renewal = TlsRenewal(inbox.post)
+    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerters, recorder, (certificates, tls_renewal))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
     return Parts(
         identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, metrics, deaths, history, alerter, engine,
-        servers, notifier,
+        servers, tls_renewal, board, notifier,
     )
 
 

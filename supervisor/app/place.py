@@ -7,7 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from supervisor.control.api import share
+from supervisor.control.servers import share
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 

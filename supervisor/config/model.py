@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from supervisor.config.report import Problem
-from supervisor.config.words import Directory, File, Listen, ListenText, Name, ShortDirectory, Size, Url
+from supervisor.config.words import Directory, File, Listen, ListenText, Name, ShortDirectory, Size, Subject, Url
 from tunnels.settings import Network, Pause, Seconds, Secret, Settings, Tunnel
 
 
@@ -39,6 +39,9 @@ class Tls(Settings):
     certificate: File = Field(description="PEM file with the certificate chain")
     key: File = Field(description="PEM file with the private key")
     client_ca: File | None = Field(None, description="PEM file; when given, clients must show a certificate of this CA")
+    client_subjects: tuple[Subject, ...] = Field(
+        (), description="subjects of the client certificates that may enter, as in `CN=prometheus,O=Example`; absent means all of that CA"
+    )
 
 
 class Http(Settings):

@@ -45,6 +45,7 @@ class Checked:
 
 def check(checked: Checked) -> None:
     """Report everything that does not fit together."""
+    _check_http(checked)
     _check_staff(checked)
     _check_destinations(checked)
     _check_devices(checked)
@@ -54,6 +55,12 @@ def check(checked: Checked) -> None:
             _check_segments(checked, entry.tunnel)
             _warn_unreached_targets(checked, entry.tunnel)
             _warn_unused(checked, entry, entry.tunnel)
+
+
+def _check_http(checked: Checked) -> None:
+    place = find_key(checked.root, ("http", "tls", "client_subjects"))
+    if place.where == ("http", "tls", "client_subjects") and "client_ca" not in _keys(find(checked.root, ("http", "tls"))):
+        checked.report.error(place.mark, place.where, "without client_ca no client shows a certificate; add client_ca")
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ _SIZE = re.compile(r"(\d{1,9})(B|kB|MB|GB|KiB|MiB|GiB)", re.ASCII)
 _SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_SUBJECT = re.compile(r"[A-Za-z0-9.]+=[^=]*(,[A-Za-z0-9.]+=[^=]*)*")
 _SOCKET_ROOM = 94   # bytes of a directory's path: a unix socket's path ends at 107, and control.sock goes below it
 
 
@@ -85,6 +86,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _subject(value: str) -> str:
+    if not _SUBJECT.fullmatch(value):
+        raise ValueError(f"{value!r} is not the subject of a certificate; write it as in CN=prometheus,O=Example")
+    return value
+
+
 def _absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError(f"'{value}' is not an absolute path; write it from / on")
@@ -109,6 +116,7 @@ Directory = Annotated[Path, AfterValidator(_absolute), WithJsonSchema({"type": "
 ShortDirectory = Annotated[Path, AfterValidator(_absolute), AfterValidator(_short), WithJsonSchema({"type": "string", "pattern": "^/"})]
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
+Subject = Annotated[str, AfterValidator(_subject), WithJsonSchema({"type": "string", "pattern": "="})]
 Size = Annotated[
     int, PlainValidator(parse_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]})
 ]

@@ -10,17 +10,18 @@ import grp
 import os
 import pwd
 import socket
-import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from supervisor.control.guard import Handler, Refusal, admission, secure
+from supervisor.control.page import page, policy
+from supervisor.control.servers import GROUP
+from supervisor.control.stream import Feed, Limits
 from supervisor.core.packet import Question, parse_question
 
-GROUP = "facilitator"       # its members may use the control socket
 _VERBS = ("start", "stop", "restart")
 _MAX_ROWS = 10_000          # of each kind, in one answer about the history
 _MAX_WAIT = 120.0           # seconds that one request may wait for a tunnel
@@ -31,6 +32,12 @@ class Daemon(Protocol):
 
     def status(self) -> dict[str, Any]:
         """The status document."""
+
+    async def board(self) -> dict[str, Any]:
+        """What the status page shows: the status, and beside it incidents, the last day, measures and deaths."""
+
+    async def changed(self) -> None:
+        """Return as soon as the board may look different."""
 
     def alive(self) -> str | None:
         """None while the loop works; else what is wrong."""
@@ -81,19 +88,20 @@ class Daemon(Protocol):
         """Is there such a tunnel."""
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
 class Api:
     """Handlers over a daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, limits: Limits | None = None) -> None:
         self._daemon = daemon
+        self._feed = Feed(daemon, limits)
 
-    def public(self) -> web.Application:
-        """What TCP serves: read-only."""
-        app = web.Application(client_max_size=4096)
+    def public(self, refusal: Refusal = lambda _: None) -> web.Application:
+        """What TCP serves: read-only, to those whom `refusal` lets in."""
+        app = web.Application(client_max_size=4096, middlewares=[admission(refusal)])
+        app.on_response_prepare.append(secure)
         app.add_routes([
+            web.get("/", self._page),
+            web.get("/api/v1/events", self._feed.serve),
             web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
@@ -116,6 +124,12 @@ class Api:
             web.post("/api/v1/reload", self._reload),
         ])
         return app
+
+    async def _page(self, _: web.Request) -> web.Response:
+        text = await asyncio.to_thread(page, await self._daemon.board())
+        response = web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": policy()})
+        response.enable_compression()
+        return response
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._daemon.metrics(request.headers.get("Accept", ""))
@@ -235,56 +249,3 @@ def _groups(uid: int, gid: int) -> set[str]:
     except KeyError:
         ids = {gid}
     return {entry.gr_name for entry in grp.getgrall() if entry.gr_gid in ids}
-
-
-class Servers:
-    """The listening sockets of an `Api`."""
-
-    def __init__(self) -> None:
-        self._runners: list[web.AppRunner] = []
-
-    async def listen_unix(self, app: web.Application, path: Path) -> None:
-        """Serve on a unix socket that only its user and the group `facilitator` can open."""
-        path.unlink(missing_ok=True)
-        await web.UnixSite(await self._runner(app), str(path)).start()
-        path.chmod(0o660)
-        share(path)
-
-    async def listen_tcp(self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-        """Serve on TCP. OSError when the address cannot be had."""
-        await web.TCPSite(await self._runner(app), host, port, ssl_context=tls, reuse_address=True).start()
-
-    def addresses(self) -> list[tuple[str, int] | str]:
-        """Where it listens: paths and (host, port) pairs."""
-        return [address[:2] if isinstance(address, tuple) else address for runner in self._runners for address in runner.addresses]
-
-    async def close(self) -> None:
-        """Close the sockets; running requests get a moment."""
-        for runner in self._runners:
-            await runner.cleanup()
-
-    async def _runner(self, app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.5)
-        await runner.setup()
-        self._runners.append(runner)
-        return runner
-
-
-def share(path: Path) -> bool:
-    """Give a file or directory to the group `facilitator` where that exists and we may; True when it is so now."""
-    try:
-        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-    except (KeyError, PermissionError):
-        return False
-    return True
-
-
-def tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """A server context, TLS 1.2 or newer; with `client_ca` every client must show a certificate signed by it. OSError or ssl.SSLError."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    if client_ca is not None:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

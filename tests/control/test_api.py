@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from supervisor.control.api import Api, Servers
+from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused, Unreachable
+from supervisor.control.servers import Servers
+from tests.page.boards import bad_night
 
 
 class FakeDaemon:
@@ -29,6 +31,12 @@ class FakeDaemon:
 
     def status(self) -> dict[str, Any]:
         return {"facilitator": "test", "tunnels": []}
+
+    async def board(self) -> dict[str, Any]:
+        return bad_night()
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
 
     def alive(self) -> str | None:
         return None
@@ -83,6 +91,7 @@ async def served():
 async def test_tcp_is_read_only(served) -> None:
     _, _, base = served
     async with ClientSession() as http:
+        assert (await http.get(base + "/")).status == 200
         for path, status in (("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/api/v1/status", 200), ("/api/v1/plan", 404)):
             assert (await http.get(base + path)).status == status, path
         assert (await http.post(base + "/api/v1/tunnels/acme-dc/stop")).status == 404

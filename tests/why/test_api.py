@@ -15,8 +15,9 @@ from aiohttp import ClientSession
 from click.testing import CliRunner, Result
 
 from supervisor.cli import main
-from supervisor.control.api import Api, Servers
+from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused
+from supervisor.control.servers import Servers
 from supervisor.core.packet import Question
 from supervisor.core.why import document
 from tests.why.worlds import asked, facts

@@ -1,0 +1,73 @@
+"""The listening sockets of the HTTP server: the control socket, and TCP behind a door that no guest can block."""
+
+from __future__ import annotations
+
+import grp
+import os
+import ssl
+from pathlib import Path
+
+from aiohttp import web
+
+from supervisor.control.door import Door, Patience
+
+GROUP = "facilitator"       # its members may use the control socket
+_KEPT = 75.0                # seconds that a connection is kept between two requests
+_LINE = 4096                # bytes of a request's first line
+
+
+class Servers:
+    """The listening sockets of an `Api`."""
+
+    def __init__(self) -> None:
+        self._runners: list[web.AppRunner] = []
+        self._doors: list[Door] = []
+
+    async def listen_unix(self, app: web.Application, path: Path) -> None:
+        """Serve on a unix socket that only its user and the group `facilitator` can open."""
+        path.unlink(missing_ok=True)
+        await web.UnixSite(await self._runner(app), str(path)).start()
+        path.chmod(0o660)
+        share(path)
+
+    async def listen_tcp(
+        self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None, patience: Patience | None = None
+    ) -> None:
+        """Serve on TCP. OSError when the address cannot be had."""
+        server = (await self._runner(app)).server
+        assert server is not None
+        door = Door(server, tls, patience or Patience())
+        await door.open(host, port)
+        self._doors.append(door)
+
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """Where it listens: paths and (host, port) pairs."""
+        unix = [str(address) for runner in self._runners for address in runner.addresses]
+        return [*unix, *(address for door in self._doors for address in door.addresses)]
+
+    async def close(self) -> None:
+        """Close the sockets; running requests get a moment."""
+        for door in self._doors:
+            door.shut()
+        for runner in self._runners:
+            await runner.cleanup()
+        for door in self._doors:
+            await door.close()
+
+    async def _runner(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.5, keepalive_timeout=_KEPT,
+            max_line_size=_LINE,
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+
+def share(path: Path) -> bool:
+    """Give a file or directory to the group `facilitator` where that exists and we may; True when it is so now."""
+    try:
+        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+    except (KeyError, PermissionError):
+        return False
+    return True

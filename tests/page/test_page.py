@@ -1,0 +1,180 @@
+"""The status page as a function of a board: it is complete without JavaScript, and nothing that a stranger says becomes part of it."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.control.charts import spark, spoken, strip
+from supervisor.control.page import items, page, piece, piece_id, policy, verdict
+from tests.page.boards import NOW, bad_night, down, tunnel
+
+VOID = {"meta", "link", "br", "rect", "polyline"}
+HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;\u202e\x1b[31m"
+
+
+class Tree(HTMLParser):
+    """Elements in order; refuses what is not properly closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs), f"an attribute stands twice: {tag} {attrs}"
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def test_everything_that_one_must_know_stands_there_without_javascript() -> None:
+    words = Tree(page(bad_night())).words
+    for said in (
+        "vpn1-eu-west-1", "2 of 6 up", "3 need attention", "1 stopped", "tunnel delta-logistics waits for a human",
+        "our certificate for acme-dc", "ACME's Frankfurt data centre · openvpn", "10.77.0.0/24, 100.64.0.0/16",
+        "3 h 20 min old (10.78.0.2, fac-acme-dc)",
+        "facilitator answer cascade", "Enter the code from your token:", "facilitator start delta-logistics", "Next attempt in 48 s",
+        "97.13 % available", "1.2 MB/s", "AUTH_FAILED: the server refuses the password",
+    ):
+        assert said in words, said
+
+
+def test_what_needs_attention_comes_first() -> None:
+    names = re.findall(r'<h3 id="name-([a-z-]+)"', page(bad_night()))
+    assert names == ["borealis", "cascade", "delta-logistics", "acme-dc", "own-cloud", "zephyr"]
+
+
+def test_no_element_has_the_name_of_another_and_all_pieces_can_be_found() -> None:
+    board = bad_night()
+    ids = [attributes["id"] for _, attributes in Tree(page(board)).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    found = items(board)
+    for key in found:
+        assert piece_id(key) in ids
+        assert Tree(piece(key, found, NOW)).elements[0][1]["id"] == piece_id(key), "a piece replaces the element of its id"
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> None:
+    text = page(bad_night())
+    for element in ("style", "script"):
+        inside = re.findall(f"<{element}>(.*?)</{element}>", text, re.DOTALL)
+        assert len(inside) == 1
+        checksum = base64.b64encode(hashlib.sha256(inside[0].encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{checksum}'" in policy()
+    assert policy().startswith("default-src 'none'; ")
+    assert "unsafe" not in policy()
+    for tag, attributes in Tree(text).elements:
+        assert not {"style", "src"} & attributes.keys(), tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+
+
+def poisoned(value: Any, poison: str) -> Any:
+    """The same with something hostile in every text that a stranger can influence."""
+    if isinstance(value, dict):
+        kept = ("phase", "health", "since", "started", "until", "at", "next_attempt", "name", "severity", "wanted", "last_day")
+        return {key: each if key in kept else poisoned(each, poison) for key, each in value.items()}
+    if isinstance(value, list):
+        return [poisoned(each, poison) for each in value]
+    return value + poison if isinstance(value, str) else value
+
+
+def test_hostile_text_stays_text() -> None:
+    clean, hostile = Tree(page(bad_night())), Tree(page(poisoned(bad_night(), HOSTILE)))
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in clean.elements], "no element more, no element less"
+    assert [sorted(attributes) for _, attributes in hostile.elements] == [sorted(attributes) for _, attributes in clean.elements]
+    assert hostile.text.count("<script>alert(1)</script>") > 20
+
+
+@given(st.text())
+def test_whatever_is_said_stays_text(said: str) -> None:
+    deaths = [{"at": "2026-09-21T12:00:00Z", "reason": said, "text": said}]
+    board = {**bad_night(), "tunnels": [down("acme", description=said, last_error=said, deaths=deaths)]}
+    assert len(Tree(page(board)).elements) == len(Tree(page({**board, "tunnels": [poisoned(board["tunnels"][0], "x")]})).elements)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [({}, "good"), ({"health": "unknown"}, "good"), ({"health": "unhealthy"}, "bad"), ({"phase": "starting"}, "wait"),
+     ({"phase": "stopping"}, "wait"), ({"phase": "backoff"}, "bad"), ({"phase": "failed"}, "bad"), ({"phase": "stopped"}, "off"),
+     ({"phase": "starting", "asks": {"wanted": "code", "text": "?", "until": "2026-01-01T00:00:00Z"}}, "bad")],
+)
+def test_one_word_says_what_to_think_of_a_tunnel(said: dict[str, Any], kind: str) -> None:
+    assert verdict(tunnel("acme", **said)).kind == kind
+
+
+def test_measures_change_without_the_tunnel() -> None:
+    before, after = bad_night(), copy.deepcopy(bad_night())
+    after["tunnels"][0]["measures"]["rtts"][-1] = 0.2
+    changed = [key for key, value in items(after).items() if items(before)[key] != value]
+    assert changed == [("measures", "acme-dc")]
+
+
+def test_nothing_configured_is_a_page_too() -> None:
+    assert "None is configured." in Tree(page({**bad_night(), "tunnels": []})).words
+
+
+def test_what_was_down_once_is_not_a_hundred_percent() -> None:
+    text = page({**bad_night(), "tunnels": [tunnel("acme", availability={"ratio": 0.99999, "last_day": []})]})
+    assert "99.99 % available" in Tree(text).words
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------------
+
+
+def rects(svg: str) -> Iterator[tuple[str, float, float]]:
+    for what, x, width in re.findall(r'<rect class="(\w+)" x="([\d.-]+)" y="[\d.]+" width="([\d.]+)"', svg):
+        yield what, float(x), float(width)
+
+
+@given(st.lists(st.sampled_from(["up", "down", "degraded", "unwatched", "stopped", None]), max_size=96))
+def test_the_strip_shows_each_part_of_the_day(slots: list[str | None]) -> None:
+    shown: list[str | None] = [None] * len(slots)
+    for what, x, width in rects(strip(slots)):
+        shown[int(x):int(x + width)] = [what] * int(width)
+    assert shown == slots
+    Tree(strip(slots))
+
+
+def test_the_strip_is_told_in_words() -> None:
+    assert spoken(["up"] * 90 + ["down"] * 2 + ["up"] * 4) == "Last 24 hours: down at times in 30 min 0 s, 1 h 0 min ago"
+    assert spoken([None, "up"]) == "Last 24 hours: up in all 12 h 0 min that are known"
+    assert spoken([]) == "Last 24 hours: nothing is known yet"
+    assert spoken(["up", "down"] * 20).endswith("and 15 times before")
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 100)), min_size=1, max_size=60))
+def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
+    svg = spark(rtts, 300.0)
+    Tree(svg)
+    points = [tuple(map(float, point.split(","))) for points in re.findall(r'points="([^"]*)"', svg) for point in points.split()]
+    assert all(0 <= x <= len(rtts) - 1 and 0 <= y <= 20 for x, y in points)
+    assert {x for x, _ in points} == {float(x) for x, rtt in enumerate(rtts) if rtt is not None}
+    assert len(list(rects(svg))) == rtts.count(None)
