@@ -99,6 +99,7 @@ class Element(NamedTuple):
 
 
 Item = Route | Rule | Table | Element
+HeldT = TypeVar("HeldT", Rule, Element)
 _OF_NFTABLES = (Table, Element)
 
 
@@ -279,22 +280,33 @@ def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
 
 def applied(layout: Layout, changes: Sequence[Change]) -> Layout:
     """The layout after the changes."""
-    rules, elements, table = set(layout.rules), set(layout.elements), layout.table
+    rules: dict[Rule, Op] = {}
+    elements: dict[Element, Op] = {}
+    table, before = layout.table, layout.elements
     for op, item in changes:
         match item:
             case Element():
-                (elements.add if op is Op.ADD else elements.discard)(item)
+                elements[item] = op
             case Rule():
-                (rules.add if op is Op.ADD else rules.discard)(item)
+                rules[item] = op
             case Table():
-                table = op is Op.ADD
+                table, before = op is Op.ADD, frozenset()
                 elements.clear()
-    return Layout(_routes_after(layout.routes, changes), frozenset(rules), table, frozenset(elements))
+    return Layout(_routes_after(layout.routes, changes), _after(layout.rules, rules), table, _after(before, elements))
+
+
+def _after(items: frozenset[HeldT], last: Mapping[HeldT, Op]) -> frozenset[HeldT]:
+    """The items after the last thing that was done to each."""
+    if not last:
+        return items
+    return items.difference(last).union(item for item, op in last.items() if op is Op.ADD)
 
 
 def _routes_after(routes: frozenset[Route], changes: Iterable[Change]) -> frozenset[Route]:
     """A route that is added takes the place of one that stood there."""
     places = {change.item.place: (change.op, change.item) for change in changes if isinstance(change.item, Route)}
+    if not places:
+        return routes
     tables = {route.table for _, route in places.values()}
     gone = frozenset(route for route in routes if route.table in tables and route.place in places)
     return (routes - gone) | {route for op, route in places.values() if op is Op.ADD}

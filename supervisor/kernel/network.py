@@ -316,8 +316,11 @@ class KernelNetwork:
     def _count_devices(self, done: Sequence[Change]) -> None:
         """A device that came back while its lane was up: the kernel had taken our route away with it."""
         new = {change.item for change in done if isinstance(change.item, Route) and change.item.device is not None}
+        tables = {route.table for route in new}
         for lane in self._plan.lanes:
-            routes = set(open_routes(lane, self._host)) if lane.device else set()
+            if lane.device is None or not lane.up or (lane.number not in tables and lane.tunnel in self._carried):
+                continue        # nearly all of them, at each change
+            routes = set(open_routes(lane, self._host))
             self._repairs["device"] += bool(routes & new) and lane.tunnel in self._carried
             if routes & self._actual.routes:
                 self._carried.add(lane.tunnel)
