@@ -68,6 +68,8 @@ _LINES = table(
     (r"EAP-MS-CHAPv2 failed with error|EAP_\w+ method failed|received EAP_FAILURE|XAuth authentication .*failed",
      Reason.AUTH, "the far side refused user name or password"),
     (r"tried \d+ shared keys? for .*, but MAC mismatched", Reason.AUTH, "the far side has another pre-shared key"),
+    # A gateway that has started and not yet read its configuration says the same.
+    (r"received NO_PROPOSAL_CHOSEN notify error", Reason.HANDSHAKE, "no cryptography in common, or the gateway is only just starting: {0}"),
     (r"received NO_PROPOSAL_CHOSEN.*|received INVALID_KE_PAYLOAD notify error|no acceptable .* found", Reason.CLIENT_CONFIG,
      "no cryptography in common: {0}"),
     (r"received TS_UNACCEPTABLE.*", Reason.CLIENT_CONFIG, "the far side does not carry these networks: {0}"),

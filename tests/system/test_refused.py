@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import pyotp
@@ -51,6 +52,18 @@ def stranger(lab: Lab) -> Authority:
     return Authority(directory)
 
 
+@contextlib.contextmanager
+def spoiled(lab: Lab, right: Mapping[str, tuple[str, str]], wrong: Mapping[str, str]) -> Iterator[None]:
+    """The files have wrong contents at first, and the right ones in the end; by the tunnels' names."""
+    for name, (file, _) in right.items():
+        lab.set_secret(file, f"{wrong.get(name, 'wrong horse')}\n")
+    try:
+        yield
+    finally:
+        for file, value in right.values():
+            lab.set_secret(file, f"{value}\n")
+
+
 def wakes(daemon: Daemon, name: str, lab: Lab, secret: str, value: str) -> None:
     """The corrected file brings the tunnel up."""
     began = time.monotonic()
@@ -88,8 +101,6 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         shuttle.name: lab.sshd.host_key.read_text().rstrip(),
         certificate.name: lab.openvpn.client_config(str(CUSTOMER), stranger(lab)).rstrip(), shown.name: everyone.certificate(stranger(lab)),
     }
-    for name, (file, _) in right.items():
-        lab.set_secret(file, f"{wrong.get(name, 'wrong horse')}\n")
     counts = {
         password.name: refused(lambda: lab.login_server(Login.PASSWORD).attempts),
         static.name: refused(lambda: lab.login_server(Login.STATIC).attempts),
@@ -101,7 +112,7 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         shown.name: seen(shown.server, "client certificate verification failed"),
     }
     others = {shuttle.name: ("failed", "key"), certificate.name: ("backoff", "handshake"), shown.name: ("backoff", "handshake")}
-    with lab.daemon(everyone.config(config)) as daemon:
+    with spoiled(lab, right, wrong), lab.daemon(everyone.config(config)) as daemon:
         for customer in everyone.all:
             phase, reason = others.get(customer.name, ("failed", "auth"))
             error = daemon.wait_for(customer.name, phase=phase, reason=reason)["last_error"]
