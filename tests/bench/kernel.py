@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 import statistics
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network, ip_network
 
 from rich.console import Console
@@ -26,12 +25,13 @@ from supervisor.core.network import FIRST_LANE, Carry, Lane, NetworkPlan
 from supervisor.core.rules import Rule
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.routes import Routes
-from tests.kernel.lab import PLAN, SITE, World, world
+from tests.bench import openvpn
+from tests.bench.flow import Flow, flows
 from tests.netns import Namespace
 
 DESTINATIONS, TUNNELS, MOVED = 10_000, 200, 5_000
 ROUNDS = 2
-FLOW_ROUNDS, FLOW_SIZE, PINGS = 11, "500M", 1000
+FLOW_ROUNDS = 11
 
 Samples = dict[str, list[float]]
 
@@ -172,78 +172,6 @@ def scale(rounds: int) -> tuple[Samples, Samples]:
     return mine, theirs
 
 
-# --- a forwarded flow --------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def forwarding_by_hand(lab: World) -> Iterator[None]:
-    """What a careful person would set up: a route and a masquerade."""
-    lab.facilitator.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    lab.facilitator.run("ip", "route", "add", "10.77.0.0/24", "dev", "t-acme", "via", "10.78.0.1")
-    lab.facilitator.run("nft", "-f", "-", input="""table ip nat {
-        chain postrouting { type nat hook postrouting priority 100; oifname "t-acme" masquerade; }
-    }""")
-    try:
-        yield
-    finally:
-        lab.facilitator.run("nft", "delete", "table", "ip", "nat")
-        lab.facilitator.run("ip", "route", "del", "10.77.0.0/24")
-
-
-@dataclass
-class Flow:
-    """What one forwarding was measured to do."""
-
-    throughput: list[float]         # Gbit/s
-    work: list[float]               # milliseconds of CPU time for a gigabyte, at both ends and between
-    latency: list[float]            # microseconds there and back
-
-
-def measure_flow(lab: World, flow: Flow) -> None:
-    """One run through this forwarding."""
-    end = json.loads(lab.staff.run("iperf3", "-J", "-c", SITE, "-n", FLOW_SIZE).stdout)["end"]
-    flow.throughput.append(end["sum_received"]["bits_per_second"] / 1e9)
-    busy = (end["cpu_utilization_percent"]["host_total"] + end["cpu_utilization_percent"]["remote_total"]) / 100
-    flow.work.append(busy * end["sum_sent"]["seconds"] / end["sum_sent"]["bytes"] * 1e12)
-    # On one CPU, one after the other: nothing but the kernel's way there and back. Other programs can only slow a packet down.
-    done = lab.staff.run("taskset", "-c", "0", "ping", "-n", "-A", "-c", str(PINGS), SITE)
-    times = sorted(float(ms) * 1000 for ms in re.findall(r"time=([\d.]+) ms", done.stdout))
-    flow.latency.append(statistics.mean(times[:len(times) // 2]))
-
-
-@contextlib.contextmanager
-def forwarding() -> Iterator[World]:
-    """Staff, facilitator and site, with an iperf3 server in the site."""
-    namespace = Namespace("flow")
-    try:
-        with world(namespace) as lab:
-            server = lab.site.popen("iperf3", "-s", "--forceflush", stdout=subprocess.PIPE)
-            assert server.stdout is not None
-            next(line for line in server.stdout if "listening" in line)
-            try:
-                yield lab
-            finally:
-                server.kill()
-                server.wait()
-    finally:
-        namespace.remove()
-
-
-async def flows(rounds: int) -> tuple[Flow, Flow]:
-    """Ours and by hand, by turns, in the same namespaces."""
-    mine, theirs = Flow([], [], []), Flow([], [], [])
-    with forwarding() as lab, lab.facilitator.entered():
-        for _ in range(rounds):
-            network = KernelNetwork(lambda _: None, lambda *_: None)
-            await network.start(PLAN)
-            await network.settled()
-            await asyncio.to_thread(measure_flow, lab, mine)
-            await network.close(keep=False)
-            with forwarding_by_hand(lab):
-                await asyncio.to_thread(measure_flow, lab, theirs)
-    return mine, theirs
-
-
 # --- the table ---------------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +202,7 @@ def show(mine: Samples, theirs: Samples, flow: tuple[Flow, Flow]) -> None:
 def main() -> None:
     """Measure and print."""
     show(*scale(ROUNDS), asyncio.run(flows(FLOW_ROUNDS)))
+    openvpn.main()
 
 
 if __name__ == "__main__":
