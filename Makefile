@@ -15,9 +15,12 @@ LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:i
 	unshare:util-linux
 KIND_PROGRAMS := wireguard-go openconnect ocserv vpnc charon-systemd swanctl:strongswan-swanctl \
 	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
-	$(CHARON)xauth-generic.so:libcharon-extauth-plugins
+	$(CHARON)xauth-generic.so:libcharon-extauth-plugins $(BROWSER)
 TEST_PROGRAMS := ping:iputils-ping conntrack promtool:prometheus prometheus-alertmanager mmdebstrap \
 	systemd-nspawn:systemd-container node:nodejs npm openfortivpn $(KIND_PROGRAMS)
+
+# What looks at the status page.
+BROWSER := chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core npm
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
@@ -28,7 +31,7 @@ TEST = .ci/passes 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style unit machine together alone test demo soak bench lab docs clean
+.PHONY: help setup lab-programs test-programs check style unit machine together alone test demo soak bench lab docs screenshots clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -98,6 +101,10 @@ docs: $(READY) ## write the generated parts of docs/ anew
 	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
 	$(BIN)/python -m tests.config.tables
 	$(BIN)/python -m tests.architecture.document
+
+screenshots: $(READY) ## pictures of the status page, into docs/screenshots/
+	@.ci/packages $(BROWSER)
+	@$(BIN)/python -m tests.page.screenshots docs/screenshots
 
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache

@@ -11,20 +11,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.chronicle import DAY
-from supervisor.core.state import Failure, Phase, Snapshot, TunnelState
+from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState
 from supervisor.core.view import iso
 from supervisor.reports.history import History
 
 INTERVAL = 5.0      # seconds between two samples
 SAMPLES = 60        # of each tunnel
 PARTS = 96          # of the last day: a quarter of an hour each
-
-_NO_SAMPLES = MappingProxyType({"seconds": INTERVAL * SAMPLES, "rtts": (), "received_per_second": None, "sent_per_second": None})
+_FRESH = 60.0       # seconds for which a tunnel's last day is not looked up again while nothing happens to it
 
 
 @dataclass(slots=True)
@@ -56,6 +54,21 @@ class _Measures:
 
 
 @dataclass(frozen=True, slots=True)
+class _Day:
+    """What is told of a tunnel's last day, and in which state of the tunnel it was looked up."""
+
+    since: float
+    phase: Phase
+    health: Health
+    at: float
+    told: dict[str, Any]
+
+    def holds(self, state: TunnelState, now: float) -> bool:
+        """Is it still good enough."""
+        return (self.since, self.phase, self.health) == (state.since, state.phase, state.health) and now - self.at < _FRESH
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
     """Where a board finds what the status does not say."""
 
@@ -74,6 +87,7 @@ class Board:
         self._from = sources
         self._measures: dict[str, _Measures] = {}
         self._open: dict[str, Alert] = {}           # incidents
+        self._known: dict[str, _Day] = {}
         self._news = asyncio.Event()
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
@@ -90,8 +104,8 @@ class Board:
         """Return as soon as the board may look different."""
         await self._news.wait()
 
-    async def run(self) -> None:
-        """Take a sample every `INTERVAL` seconds, for ever."""
+    async def run(self, interval: float = INTERVAL) -> None:
+        """Take a sample every so many seconds, for ever."""
         while True:
             snapshot = self._from.snapshot()
             counts = await asyncio.to_thread(self._count, snapshot)
@@ -101,17 +115,17 @@ class Board:
                 self._measures[name] = known.get(name) or _Measures()
                 self._measures[name].take(state, counts.get(name), now)
             self._announce()
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(interval)
 
     async def about(self, status: dict[str, Any], snapshot: Snapshot) -> dict[str, Any]:
         """The status document, complemented. The one that is given is changed."""
         deaths, incidents = self._from.deaths(), list(self._open.values())
         measures = {name: each.told() for name, each in self._measures.items()}
-        days = await asyncio.to_thread(self._days, list(snapshot.tunnels))
+        days = await asyncio.to_thread(self._days, snapshot)
         for entry in status["tunnels"]:
             name = entry["name"]
             entry["last_error"] = self._masked(entry["last_error"])
-            entry["availability"], entry["measures"] = days[name], measures.get(name, dict(_NO_SAMPLES))
+            entry["availability"], entry["measures"] = days[name].told, measures.get(name) or _Measures().told()
             entry["deaths"] = [self._death(failure) for failure in reversed(deaths.get(name, ()))]
         return status | {"now": time.time(), "incidents": [self._incident(alert) for alert in incidents]}
 
@@ -123,14 +137,19 @@ class Board:
         devices = {name: state.session.device for name, (_, state) in snapshot.tunnels.items() if state.running}
         return {name: self._from.link_bytes(device) for name, device in devices.items() if device is not None}
 
-    def _days(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def _days(self, snapshot: Snapshot) -> dict[str, _Day]:
         """Availability over the last day; for a worker thread."""
-        history = self._from.history
-        ratios = history.ratios(names)
-        return {
-            name: {"ratio": _rounded(ratios.get((name, "24h"))), "last_day": [s and s.value for s in history.slots(name, DAY, PARTS)]}
-            for name in names
+        known = self._known
+        self._known = found = {
+            name: day if (day := known.get(name)) is not None and day.holds(state, snapshot.now) else self._day(name, state, snapshot.now)
+            for name, (_, state) in snapshot.tunnels.items()
         }
+        return found
+
+    def _day(self, name: str, state: TunnelState, now: float) -> _Day:
+        ratio = self._from.history.ratios((name,)).get((name, "24h"))
+        slots = self._from.history.slots(name, DAY, PARTS)
+        return _Day(state.since, state.phase, state.health, now, {"ratio": _rounded(ratio), "last_day": [s and s.value for s in slots]})
 
     def _death(self, it: Failure) -> dict[str, str]:
         return {"at": iso(self._from.wall_offset + it.at), "reason": it.reason.value, "text": self._from.mask(it.text)}

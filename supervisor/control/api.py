@@ -19,7 +19,7 @@ from aiohttp import web
 from supervisor.control.guard import Handler, Refusal, admission, secure
 from supervisor.control.page import page, policy
 from supervisor.control.servers import GROUP
-from supervisor.control.stream import Feed, Limits
+from supervisor.control.stream import Feed, Limits, Shared
 from supervisor.core.packet import Question, parse_question
 
 _VERBS = ("start", "stop", "restart")
@@ -94,6 +94,7 @@ class Api:
     def __init__(self, daemon: Daemon, limits: Limits | None = None) -> None:
         self._daemon = daemon
         self._feed = Feed(daemon, limits)
+        self._drawn = Shared(self._draw, (limits or Limits()).pause)
 
     def public(self, refusal: Refusal = lambda _: None) -> web.Application:
         """What TCP serves: read-only, to those whom `refusal` lets in."""
@@ -126,10 +127,12 @@ class Api:
         return app
 
     async def _page(self, _: web.Request) -> web.Response:
-        text = await asyncio.to_thread(page, await self._daemon.board())
-        response = web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": policy()})
+        response = web.Response(text=await self._drawn.get(), content_type="text/html", headers={"Content-Security-Policy": policy()})
         response.enable_compression()
         return response
+
+    async def _draw(self) -> str:
+        return await asyncio.to_thread(page, await self._daemon.board())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._daemon.metrics(request.headers.get("Accept", ""))

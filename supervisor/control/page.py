@@ -253,11 +253,12 @@ def _error(it: Entry) -> str:
 
 
 def _day(it: Entry) -> str:
-    ratio = it["availability"]["ratio"]
-    known = "not known yet" if ratio is None else f"{_percent(ratio)} available"
+    ratio, slots = it["availability"]["ratio"], it["availability"]["last_day"]
+    unknown = "not wanted" if any(slots) else "not known yet"
+    known = unknown if ratio is None else f"{_percent(ratio)} available"
     return (
         f'<div class="day"><p><span class="label">24 hours</span> <span class="figure">{known}</span></p>'
-        f'{strip(it["availability"]["last_day"])}'
+        f'{strip(slots)}'
         '<p class="axis" aria-hidden="true"><span>24 h ago</span><span>12 h</span><span>now</span></p></div>'
     )
 

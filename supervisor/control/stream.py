@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,6 +39,22 @@ class Limits:
     pause: float = 0.5          # between two drawings, at least
     heartbeat: float = 15.0     # of silence, until a comment shows that the stream lives
     stalled: float = 10.0       # that a reader may take for one chunk
+
+
+class Shared:
+    """Something that is made for many at once, and at most every so many seconds, however often it is asked for."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, str]], seconds: float) -> None:
+        self._make, self._seconds = make, seconds
+        self._made: asyncio.Task[str] | None = None
+        self._until = 0.0
+
+    async def get(self) -> str:
+        """The latest one."""
+        loop = asyncio.get_running_loop()
+        if self._made is None or (self._made.done() and (loop.time() >= self._until or self._made.exception() is not None)):
+            self._made, self._until = loop.create_task(self._make(), name="page"), loop.time() + self._seconds
+        return await asyncio.shield(self._made)
 
 
 @dataclass(frozen=True, slots=True)

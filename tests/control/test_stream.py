@@ -14,7 +14,7 @@ import pytest
 
 from supervisor.control.api import Api
 from supervisor.control.servers import Servers
-from supervisor.control.stream import Limits
+from supervisor.control.stream import Limits, Shared
 from tests.control.test_api import FakeDaemon
 from tests.page.boards import Board, Boards, bad_night, tunnel
 
@@ -178,3 +178,24 @@ async def test_a_board_that_cannot_be_drawn_ends_the_stream_and_the_next_one_tri
     daemon.show(bad_night())
     async with http.get(address) as answer:
         assert (await Reader(answer).next())[0] == "snapshot"
+
+
+async def test_many_who_load_the_page_at_once_have_it_drawn_once() -> None:
+    drawn, go = [], asyncio.Event()
+
+    async def draw() -> str:
+        drawn.append(1)
+        await go.wait()
+        if len(drawn) == 2:
+            raise OSError
+        return f"page {len(drawn)}"
+
+    shared = Shared(draw, 0.0)
+    readers = [asyncio.create_task(shared.get()) for _ in range(10)]
+    await asyncio.sleep(0)
+    readers[0].cancel()
+    go.set()
+    assert await asyncio.gather(*readers[1:]) == ["page 1"] * 9
+    with pytest.raises(OSError):
+        await shared.get()
+    assert await shared.get() == "page 3"
