@@ -67,6 +67,25 @@ def problems(event: Any) -> list[str]:
     return found
 
 
+def change_problems(event: Any) -> list[str]:
+    """Everything that PagerDuty would refuse in this change event."""
+    if not isinstance(event, dict) or not isinstance(event.get("payload"), dict):
+        return ["event or payload is not an object"]
+    payload = event["payload"]
+    found = [f"{key}: unknown field" for key in sorted(event.keys() - {"routing_key", "payload", "links", "images"})]
+    found += [f"payload.{key}: unknown field" for key in sorted(payload.keys() - {"summary", "source", "timestamp", "custom_details"})]
+    found += _text(event, "routing_key", required=True) + _text(payload, "summary", longest=1024, required=True)
+    return found + _text(payload, "source") + _when(payload)
+
+
+def _when(payload: dict[str, Any]) -> list[str]:
+    try:
+        datetime.fromisoformat(payload.get("timestamp", "2026-01-01T00:00:00Z"))
+    except (ValueError, TypeError):
+        return ["payload.timestamp: not ISO 8601"]
+    return []
+
+
 def _payload(payload: Any) -> list[str]:
     if not isinstance(payload, dict):
         return ["payload: missing or not an object"]
@@ -76,10 +95,7 @@ def _payload(payload: Any) -> list[str]:
         found.append(f"payload.severity: not one of {', '.join(SEVERITIES)}")
     for key in ("component", "group", "class", "timestamp"):
         found += _text(payload, key)
-    try:
-        datetime.fromisoformat(payload.get("timestamp", "2026-01-01T00:00:00Z"))
-    except (ValueError, TypeError):
-        found.append("payload.timestamp: not ISO 8601")
+    found += _when(payload)
     if not isinstance(payload.get("custom_details", {}), dict):
         found.append("payload.custom_details: not an object")
     return found
@@ -113,6 +129,8 @@ class Double:
         self.alerts: list[AlertRecord] = []
         self.events: list[dict[str, Any]] = []          # everything that was taken
         self.refusals: list[list[str]] = []             # what was wrong with what was not
+        self.changes: list[dict[str, Any]] = []         # change events that were taken
+        self.posts: list[dict[str, Any]] = []           # what came to the webhook at /hook/...
         self.requests = 0                               # that have arrived
         self.parallel: list[str] = []                   # dedup keys with two events under way at once
         double = self
@@ -159,8 +177,9 @@ class Double:
     def state(self) -> dict[str, Any]:
         """What GET /state says."""
         with self._changed:
-            return {"requests": self.requests, "alerts": [asdict(a) for a in self.alerts], "open": sorted(self.open()),
-                    "events": self.events, "refusals": self.refusals, "parallel": self.parallel}
+            return {"requests": self.requests, "open": sorted(self.open()), "alerts": [asdict(a) for a in self.alerts],
+                    "events": self.events, "changes": self.changes, "posts": self.posts,
+                    "refusals": self.refusals, "parallel": self.parallel}
 
     # --- for the server ----------------------------------------------------------------------------------------------------
 
@@ -177,6 +196,26 @@ class Double:
             step, document = self._judge(step, event, len(raw))
             self._changed.notify_all()
         return step, document, key
+
+    def take_change(self, event: Any) -> tuple[int, dict[str, Any]]:
+        """A change event: nobody is called."""
+        with self._changed:
+            errors = change_problems(event)
+            if errors:
+                self.refusals.append(errors)
+                return 400, {"status": "invalid event", "message": "Event object is invalid", "errors": errors}
+            self.changes.append(event)
+            self._changed.notify_all()
+        return 202, {"status": "success", "message": "Event processed"}
+
+    def take_post(self, raw: bytes) -> Step:
+        """One request to the webhook, treated by the same script."""
+        with self._changed:
+            step = self._script.popleft() if self._script else Step(200)
+            if step.status < 300 if step.process is None else step.process:
+                self.posts.append(_parsed(raw))
+            self._changed.notify_all()
+        return step
 
     def leave(self, key: str) -> None:
         """The request is over."""
@@ -246,6 +285,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/release":
             self.owner.release()
             self._answer(200, {})
+        elif self.path == "/v2/change/enqueue":
+            self._answer(*self.owner.take_change(_parsed(raw)))
+        elif self.path.startswith("/hook/"):
+            self._hook(raw)
         elif self.path != "/v2/enqueue":
             self._answer(404, {"message": "no such path"})
         else:
@@ -256,6 +299,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.owner.state())
         else:
             self._answer(404, {"message": "no such path"})
+
+    def _hook(self, raw: bytes) -> None:
+        step = self.owner.take_post(raw)
+        self.owner.hold(step)
+        if step.cut:
+            self.close_connection = True
+        if step.cut != "answer":
+            self._answer(step.status, {}, headers=step.headers, cut=step.cut == "body")
 
     def _enqueue(self, raw: bytes) -> None:
         step, document, key = self.owner.arrive(raw)

@@ -39,9 +39,7 @@ from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
 from supervisor.reports.deaths import KEPT
 from supervisor.reports.log import configure
-from supervisor.reports.outbox import left_open
 from supervisor.reports.redact import Secrets
-from supervisor.reports.store import Store
 from tunnels.base import AnyKind, Reason, inputs_of
 from tunnels.kinds import KINDS
 
@@ -132,7 +130,7 @@ class Daemon:
         for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir)):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.deaths.remember(await asyncio.to_thread(parts.history.start, kept=KEPT))
-        parts.engine.resume(await asyncio.to_thread(left_open, Store(config.facilitator.state_dir)))
+        parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
         parts.runner.start()
         parts.watcher.start()
         parts.alerter.start()
@@ -155,7 +153,7 @@ class Daemon:
         explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
-            explainer, parts.board, self._stalled, self.reload,
+            explainer, parts.board, parts.alerter, self._stalled, self.reload,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
@@ -206,6 +204,8 @@ class Daemon:
             self._take_over(config, change.restart)
             parts.metrics.reloaded(True)
             self._log.info("reloaded", done=change.lines())
+            if change:
+                parts.alerter.change(f"{parts.identity.facilitator}: the configuration was reloaded", {"done": "; ".join(change.lines())})
             return {"done": list(change.lines()), "errors": []}
         finally:
             parts.notifier.ready(summary(parts.engine.snapshot))
@@ -228,6 +228,7 @@ class Daemon:
         parts = self._parts
         self._log.info("stopping")
         parts.notifier.stopping()
+        parts.alerter.change(f"{parts.identity.facilitator}: stops on request", {"tunnels": ", ".join(parts.engine.snapshot.tunnels)})
         parts.engine.draining = True
         for name in parts.engine.snapshot.tunnels:
             parts.inbox.post(Asked(name, reason=Reason.SHUTDOWN))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,13 @@ from supervisor.core.view import Identity, plan_document, status
 from supervisor.engine import Engine, Inbox
 from supervisor.kernel.network import KernelNetwork
 from supervisor.reports.history import History
+from supervisor.reports.incident import Answer, Outcome
 from supervisor.reports.metrics import Metrics
+from supervisor.reports.pagers import Pagers
 from tunnels.base import Reason
 
 _REASONS = {"start": Reason.STARTED, "stop": Reason.STOPPED, "restart": Reason.RESTARTED}
+_TRIED_WITHIN = 40.0    # seconds for the answers to a test
 _SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)     # stopped: somebody else wished otherwise
 
 
@@ -42,6 +46,7 @@ class Facade:
     held: Held
     explainer: Explainer
     shown: Board
+    pagers: Pagers
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
 
@@ -91,6 +96,14 @@ class Facade:
         rows = record.read(tunnel, limit)
         told = (Told(name, kind, record.availability(name), record.slots(name, DAY, PARTS)) for name, kind in chosen.items())
         return chronicle(self.identity.facilitator, told, rows, record.offset, limit)
+
+    def alerts(self) -> dict[str, Any]:
+        """Open incidents, and what waits to be sent."""
+        return {"facilitator": self.identity.facilitator, **self.pagers.document}
+
+    async def test_alerts(self) -> dict[str, Any]:
+        """An incident of its own through the real way to each receiver."""
+        return {"receivers": [await _tried(name, future) for name, future in self.pagers.test().items()]}
 
     def known(self, tunnel: str) -> bool:
         """Is it configured."""
@@ -153,6 +166,16 @@ class Facade:
             (self.held.hold if verb == "stop" else self.held.release)(tunnel)
         except OSError as error:
             structlog.get_logger().error("the wish will not survive a restart of the daemon", tunnel=tunnel, wish=verb, error=str(error))
+
+
+async def _tried(name: str, future: Future[tuple[Answer, Answer]]) -> dict[str, Any]:
+    try:
+        answers = await asyncio.wait_for(asyncio.wrap_future(future), _TRIED_WITHIN)
+    except (OSError, LookupError, ValueError) as error:     # a TimeoutError is an OSError
+        text = str(error) or f"no answer within {_TRIED_WITHIN:.0f} s; an earlier message is still under way"
+        return {"name": name, "taken": False, "trigger": text, "resolve": None}
+    said = [answer.outcome.value + (f": {answer.text}" if answer.text else "") for answer in answers]
+    return {"name": name, "taken": all(a.outcome is Outcome.ACCEPTED for a in answers), "trigger": said[0], "resolve": said[1]}
 
 
 def _outcome(tunnel: str, verb: str, before: TunnelState) -> Callable[[Snapshot], bool]:

@@ -45,7 +45,8 @@ from supervisor.reports.deaths import Deaths
 from supervisor.reports.history import History, Surroundings
 from supervisor.reports.log import TransitionLog
 from supervisor.reports.metrics import Metrics
-from supervisor.reports.pagerduty import Hooks, PagerDuty
+from supervisor.reports.pagers import Pagers
+from supervisor.reports.receiver import Hooks
 from supervisor.reports.redact import Secrets
 from supervisor.reports.routing import Paging
 from supervisor.reports.series import Sources
@@ -73,7 +74,7 @@ class Parts:
     metrics: Metrics
     deaths: Deaths
     history: History
-    alerter: PagerDuty
+    alerter: Pagers
     engine: Engine
     servers: Servers
     tls_renewal: TlsRenewal
@@ -106,7 +107,7 @@ def build(
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
     ))
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
-    alerter = PagerDuty(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
+    alerter = Pagers(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance)
     deaths = Deaths()
@@ -152,10 +153,11 @@ def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
 def paging(identity: Identity, config: Config) -> Paging:
     """Who is called, and through which key."""
     own = {name: t.alert.routing_key for name, t in config.tunnels.items() if t.alert.routing_key is not None}
-    pagerduty = config.alerts.pagerduty
+    pagerduty, webhook = config.alerts.pagerduty, config.alerts.webhook
+    address = None if webhook is None else webhook.url
     if pagerduty is None:
-        return Paging(identity.facilitator, tunnels=own)
-    return Paging(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own)
+        return Paging(identity.facilitator, tunnels=own, webhook=address)
+    return Paging(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own, address)
 
 
 def summary(snapshot: Snapshot) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from supervisor import __version__
+from supervisor.cli.alerts import alerts
 from supervisor.cli.doctor import doctor
 from supervisor.cli.history import history
 from supervisor.cli.host import check, cleanup, plan, run
@@ -18,5 +19,5 @@ def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""
 
 
-for _command in (run, check, doctor, plan, status, why, history, start, stop, restart, answer, logs, reload, cleanup):
+for _command in (run, check, doctor, plan, status, why, history, alerts, start, stop, restart, answer, logs, reload, cleanup):
     main.add_command(_command)

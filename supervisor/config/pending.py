@@ -17,7 +17,6 @@ _LATER = "accepted, but not in effect in this version"
 PENDING: Mapping[str, str] = MappingProxyType({
     "drain": _LATER,
     "audit": _LATER,
-    "alerts.webhook": _LATER,
     "TUNNEL.reconnect.planned": _LATER,
 })
 

@@ -81,6 +81,12 @@ class Daemon(Protocol):
         LookupError: nothing is asked, or the tunnel is gone meanwhile.
         """
 
+    def alerts(self) -> dict[str, Any]:
+        """Open incidents at each receiver, what waits to be sent, and what went wrong last."""
+
+    async def test_alerts(self) -> dict[str, Any]:
+        """Open and resolve an incident at each receiver: what it answered."""
+
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again: `done` lines, or `errors`."""
 
@@ -118,6 +124,8 @@ class Api:
             web.get("/api/v1/plan", self._plan),
             web.get("/api/v1/why", self._why),
             web.get("/api/v1/history", self._history),
+            web.get("/api/v1/alerts", self._alerts),
+            web.post("/api/v1/alerts/test", self._test_alerts),
             web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
             web.get("/api/v1/tunnels/{tunnel}/question", self._question),
             web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
@@ -166,6 +174,12 @@ class Api:
             return web.json_response(await self._daemon.history(request.query.get("tunnel"), limit))
         except LookupError as unknown:
             raise web.HTTPNotFound(text=str(unknown)) from None
+
+    async def _alerts(self, _: web.Request) -> web.Response:
+        return web.json_response(self._daemon.alerts())
+
+    async def _test_alerts(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._daemon.test_alerts())
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         tunnel = self._tunnel(request)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from hashlib import sha256
 from typing import Any
 
 import requests
@@ -19,10 +17,9 @@ import urllib3
 
 from supervisor.core.alerts import Alert
 from supervisor.core.view import iso
-from supervisor.reports.incident import Action, Outcome
+from supervisor.reports.incident import Action, Answer, Outcome, dedup_key
 
 SUMMARY = 1024              # characters, PagerDuty's limit
-DEDUP_KEY = 255             # characters, PagerDuty's limit
 BODY = 400_000              # bytes; PagerDuty's limit is 512 kB
 LINES = 200_000             # bytes of the client's last words in it
 TIMEOUT = (5.0, 10.0)       # seconds to connect, seconds of silence
@@ -31,27 +28,12 @@ _RETRYABLE = frozenset({408, 425})
 _ANSWER = 4096              # bytes of an answer that are read
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one attempt."""
-
-    outcome: Outcome
-    text: str = ""              # for people
-    retry_after: float = 0.0    # seconds that the far side asked for
-
-
 class Wrong(enum.IntEnum):
     """Refusals that mean that the routing key or the address is wrong, not the message."""
 
     UNAUTHORIZED = 401
     FORBIDDEN = 403
     NOT_FOUND = 404
-
-
-def dedup_key(facilitator: str, tunnel: str) -> str:
-    """The name of a tunnel's incident: the same for ever, whatever happens to the daemon."""
-    key = f"facilitator/{facilitator}/{tunnel}"
-    return key if len(key) <= DEDUP_KEY else f"facilitator/{sha256(key.encode()).hexdigest()}"
 
 
 def trigger(facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
@@ -69,13 +51,12 @@ def resolve(key: str) -> str:
 
 
 def _trigger(facilitator: str, alert: Alert, since: float, details: dict[str, Any]) -> str:
-    summary = alert.summary if len(alert.summary) <= SUMMARY else alert.summary[: SUMMARY - 1] + "…"
     return json.dumps({
         "event_action": Action.TRIGGER.value,
         "dedup_key": dedup_key(facilitator, alert.tunnel),
         "client": "facilitator",
         "payload": {
-            "summary": summary,
+            "summary": _short(alert.summary),
             "source": facilitator,
             "severity": alert.severity,
             "timestamp": iso(since),
@@ -99,8 +80,19 @@ def _newest(lines: Sequence[str]) -> list[str]:
     return kept[::-1]
 
 
+def change(facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
+    """The body of a change event. `at` is Unix time."""
+    return json.dumps({"payload": {
+        "summary": _short(summary), "source": facilitator, "timestamp": iso(at), "custom_details": dict(details),
+    }})
+
+
+def _short(summary: str) -> str:
+    return summary if len(summary) <= SUMMARY else summary[: SUMMARY - 1] + "…"
+
+
 class Sender:
-    """Posts events; one attempt a call, it never raises for what the far side does."""
+    """Posts JSON; one attempt a call, it never raises for what the far side does."""
 
     def __init__(self) -> None:
         self._session = requests.Session()
@@ -108,13 +100,16 @@ class Sender:
     def send(self, url: str, routing_key: str, body: str) -> Answer:
         """One attempt, 15 s at most as long as the far side says nothing. `url` is the service region's, without a path."""
         event = {"routing_key": routing_key, **json.loads(body)}
+        path = "/v2/enqueue" if "event_action" in event else "/v2/change/enqueue"
         try:
-            with self._session.post(
-                f"{url.rstrip('/')}/v2/enqueue", json=event, timeout=TIMEOUT, allow_redirects=False, stream=True,
-            ) as response:
-                return _understood(response)
+            return self.post(url.rstrip("/") + path, event)
         except requests.RequestException as error:
             return Answer(Outcome.FAILED, f"{type(error).__name__}: {error}")
+
+    def post(self, url: str, document: Mapping[str, Any], taken: Container[int] = (202,)) -> Answer:
+        """One attempt at this very address; statuses in `taken` mean success. requests.RequestException: no answer."""
+        with self._session.post(url, json=document, timeout=TIMEOUT, allow_redirects=False, stream=True) as response:
+            return Answer(Outcome.ACCEPTED) if response.status_code in taken else _understood(response)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -122,10 +117,8 @@ class Sender:
 
 
 def _understood(response: requests.Response) -> Answer:
-    """The status line alone says that an event was taken; the rest of that answer may get lost."""
+    """What a refusal means. (That an event was taken is said by the status line alone; the rest of that answer may get lost.)"""
     status = response.status_code
-    if status == 202:
-        return Answer(Outcome.ACCEPTED)
     wait = _retry_after(response.headers.get("Retry-After", ""))
     text = f"{status} {response.reason}: {_words(response)}"
     if status == 429:
@@ -133,7 +126,7 @@ def _understood(response: requests.Response) -> Answer:
     if status >= 500 or status in _RETRYABLE:
         return Answer(Outcome.FAILED, text, wait)
     if status in set(Wrong):
-        text = f"the routing key or alerts.pagerduty.url is wrong: {text}"
+        text = f"the routing key or the address is wrong: {text}"
     return Answer(Outcome.REJECTED, text)
 
 

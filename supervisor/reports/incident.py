@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
+
+DEDUP_KEY = 255     # characters, PagerDuty's limit
 
 
 class There(enum.StrEnum):
@@ -34,6 +37,15 @@ class Outcome(enum.StrEnum):
     THROTTLED = "throttled"     # 429: certainly not taken, come back later
     FAILED = "failed"           # 5xx, or no answer: may have been taken
     NO_KEY = "no_key"           # the routing key cannot be read: nothing was sent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one attempt."""
+
+    outcome: Outcome
+    text: str = ""              # for people
+    retry_after: float = 0.0    # seconds that the far side asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,12 @@ class Incident:
     def finished(self) -> bool:
         """Nothing to remember any more."""
         return not self.wanted and self.there is There.CLOSED and self.message is None
+
+
+def dedup_key(facilitator: str, tunnel: str) -> str:
+    """The name of a tunnel's incident: the same for ever, whatever happens to the daemon."""
+    key = f"facilitator/{facilitator}/{tunnel}"
+    return key if len(key) <= DEDUP_KEY else f"facilitator/{sha256(key.encode()).hexdigest()}"
 
 
 Compose = Callable[[Action], str]

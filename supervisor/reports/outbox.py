@@ -13,7 +13,9 @@ import structlog
 
 from supervisor.reports.database import Damaged
 from supervisor.reports.incident import Incident, Message, There, recovered
-from supervisor.reports.store import Store
+from supervisor.reports.store import Letter, Store
+
+LETTERS = 10        # dead letters that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class OutboxStatus:
 
     incidents: tuple[Incident, ...] = ()
     usable: bool = True                     # the store on disk
+    last_error: str = ""                    # when which message was not taken, and why
+    letters: tuple[Letter, ...] = ()        # the latest that were refused for good, the newest first
 
     @property
     def pending(self) -> int:
@@ -55,6 +59,7 @@ class Outbox:
         self._loaded = False
         self._heal_at = 0.0             # monotonic seconds
         self._log = structlog.get_logger()
+        self.letters: list[Letter] = []
         self.usable = True              # the disk has what memory has
 
     def __iter__(self) -> Iterator[Incident]:
@@ -77,6 +82,7 @@ class Outbox:
             found = [] if self._loaded else self._store.load()
             merged = {**self._incidents, **{mine.dedup_key: mine for mine in map(self._merge, found)}}
             self._store.replace(merged.values())
+            self.letters = self._store.letters(LETTERS)
         except (sqlite3.Error, OSError) as error:
             self._trouble(error, now)
             return False
@@ -111,6 +117,7 @@ class Outbox:
             return
         try:
             self._store.bury(incident, error)
+            self.letters = self._store.letters(LETTERS)
         except (sqlite3.Error, OSError) as trouble:
             self._trouble(trouble, now)
 

@@ -17,6 +17,8 @@ from tunnels.settings import Secret
 
 BUDGET = 60         # events per routing key and minute: half of what PagerDuty takes
 WINDOW = 60.0       # seconds
+TRIGGERS = 3            # calls about one incident that may come in a burst
+TRIGGERS_WITHIN = 180.0 # seconds: one a minute in the long run
 
 ReadSecret = Callable[[Secret], str]    # raises OSError, LookupError or ValueError when it cannot be read
 
@@ -29,11 +31,12 @@ class Paging:
     url: str = "https://events.pagerduty.com"
     routing_key: Secret | None = None                               # None: incidents of other tunnels are only logged
     tunnels: Mapping[str, Secret] = field(default_factory=dict)     # a tunnel's own key
+    webhook: Secret | None = None                                   # where the address of a webhook lies
 
     def location(self, tunnel: str) -> str | None:
         """Where the tunnel's routing key lies, as text; None: nobody is called for it."""
         secret = self.tunnels.get(tunnel, self.routing_key)
-        return None if secret is None else _location(secret)
+        return None if secret is None else place(secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ class Budget:
         self._silent_until[fingerprint] = until
 
 
-def _location(secret: Secret) -> str:
+def place(secret: Secret) -> str:
+    """Where a secret lies, as text."""
     return f"file:{secret.file}" if secret.file is not None else f"env:{secret.env}"
 
 

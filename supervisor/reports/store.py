@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.reports.database import Damaged, broken, connect, set_aside
@@ -30,12 +31,22 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that was refused for good."""
+
+    at: float           # Unix time
+    dedup_key: str
+    action: str
+    error: str
+
+
 class Store:
     """The incidents, their unsent messages and the dead letters in one file. Every method may raise `sqlite3.Error` or `OSError`."""
 
-    def __init__(self, directory: Path, busy_timeout: float = 1.0) -> None:
+    def __init__(self, directory: Path, busy_timeout: float = 1.0, file: str = FILE) -> None:
         """`busy_timeout` in seconds: how long to wait for somebody else's lock."""
-        self.path = directory / FILE
+        self.path = directory / file
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
 
@@ -72,6 +83,12 @@ class Store:
             db.execute("INSERT INTO dead_letter (at, dedup_key, action, body, error) VALUES (?, ?, ?, ?, ?)",
                        (time.time(), incident.dedup_key, message.action.value, message.body, error))
             db.execute("DELETE FROM dead_letter WHERE id NOT IN (SELECT id FROM dead_letter ORDER BY id DESC LIMIT ?)", (DEAD_LETTERS,))
+
+    def letters(self, limit: int) -> list[Letter]:
+        """The latest dead letters, the newest first."""
+        with self._transaction() as db:
+            return [Letter(*row) for row in db.execute(
+                "SELECT at, dedup_key, action, error FROM dead_letter ORDER BY id DESC LIMIT ?", (limit,))]
 
     def close(self) -> None:
         """Let go of the file."""

@@ -90,15 +90,19 @@ def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(count: 
     own, _ = verdicts("vpn1", snapshot)
     under = cover({}, own, snapshot, tied)
     assert under.keys() == own.keys()
-    grouped = [name for name, incident in under.items() if incident != name]
-    classes = {name: reason for name, reason in zip(tunnels, reasons, strict=False)}
-    if grouped:
-        assert len(grouped) >= min(3, count)
-    alone = [name for name in tunnels if name not in grouped]
-    if not grouped:
-        for name in alone:
-            peers = [n for n in alone if classes[n] is classes[name] and abs(down[n].well_since - down[name].well_since) <= 120.0]
-            assert len(peers) < min(3, count)
+    classes = dict(zip(tunnels, reasons, strict=False))
+
+    def peers(name: str) -> int:
+        return sum(classes[n] is classes[name] and abs(down[n].well_since - down[name].well_since) <= 120.0 for n in tunnels)
+
+    for name, incident in under.items():
+        if incident != name:
+            assert classes[name] is not None
+            assert max(peers(n) for n in tunnels if under[n] == incident) >= min(3, count)
+    if all(peers(name) < min(3, count) for name in tunnels):
+        assert all(under[name] == name for name in tunnels)
+    if all(peers(name) == count for name in tunnels):
+        assert set(under.values()) == {"group:gateway:gw"}
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 300), st.floats(0.5, 300)), min_size=1, max_size=20))

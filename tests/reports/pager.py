@@ -1,6 +1,6 @@
 """A daemon that does nothing but page, as a process of its own, for the tests that kill it. Verdicts come on stdin, one JSON object a line.
 
-`--halt-before-send` stops for ever at the moment when the wish is on disk and nothing was sent: it says so on stdout.
+`--halt POINT --action A` stops for ever at that point of the first event with this action, and says "halted" on stdout.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ import argparse
 import json
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import tenacity
 
-from supervisor.core.alerts import Verdict
-from supervisor.reports.pagerduty import Hooks, Pace, PagerDuty
+from supervisor.core.alerts import Alert, Verdict
+from supervisor.reports.incident import Answer
+from supervisor.reports.pager import Pager
+from supervisor.reports.pagerduty import PagerDuty
+from supervisor.reports.receiver import Hooks, Pace
 from supervisor.reports.redact import Secrets
 from supervisor.reports.routing import Paging
 from tests.pagerduty_double import ROUTING_KEY
@@ -28,22 +32,57 @@ def say(word: str) -> None:
     print(word, flush=True)
 
 
+class Halts:
+    """Stops for ever at one point."""
+
+    def __init__(self, point: str, action: str) -> None:
+        self._where = point, action
+
+    def __call__(self, point: str, action: str) -> None:
+        if self._where == (point, action):
+            say("halted")
+            threading.Event().wait()
+
+
+class Halting(PagerDuty):
+    """The real receiver, with points at which it can stop."""
+
+    def __init__(self, halts: Halts) -> None:
+        super().__init__()
+        self._halts = halts
+
+    def trigger(self, facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
+        self._halts("before the write", "trigger")
+        return super().trigger(facilitator, alert, since, lines)
+
+    def resolve(self, dedup_key: str, at: float) -> str:
+        self._halts("before the write", "resolve")
+        return super().resolve(dedup_key, at)
+
+    def send(self, paging: Paging, key: str, body: str) -> Answer:
+        action = json.loads(body)["event_action"]
+        self._halts("before the send", action)
+        answer = super().send(paging, key, body)
+        self._halts("before the answer", action)
+        return answer
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--url", required=True)
-    parser.add_argument("--halt-before-send", action="store_true")
+    parser.add_argument("--halt", default="")
+    parser.add_argument("--action", default="")
     options = parser.parse_args()
+    halts = Halts(options.halt, options.action)
 
-    def read(_: Secret) -> str:
-        if options.halt_before_send:
-            say("halted")
-            threading.Event().wait()
-        return ROUTING_KEY
+    def counted(action: str, result: str) -> None:
+        say(f"{action} {result}")
+        halts("before the answer is written", action)
 
     paging = Paging("vpn1", options.url, Secret(file="key"))
-    hooks = Hooks(read, count=lambda action, result: say(f"{action} {result}"))
-    pagerduty = PagerDuty(options.state, paging, hooks, Secrets(), pace=FAST)
+    hooks = Hooks(lambda _: ROUTING_KEY, count=counted)
+    pagerduty = Pager(Halting(halts), options.state, paging, hooks, Secrets(), pace=FAST)
     pagerduty.start()
     for line in sys.stdin:
         pagerduty.set({name: alert(Verdict(verdict), name) for name, verdict in json.loads(line).items()})

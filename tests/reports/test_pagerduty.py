@@ -18,9 +18,11 @@ from structlog.testing import capture_logs
 
 from supervisor.core.alerts import Verdict
 from supervisor.reports import events_v2
-from supervisor.reports.events_v2 import Answer, Sender
-from supervisor.reports.incident import Outcome
-from supervisor.reports.pagerduty import Hooks, Pace, PagerDuty
+from supervisor.reports.events_v2 import Sender
+from supervisor.reports.incident import Answer, Outcome, dedup_key
+from supervisor.reports.pager import Pager
+from supervisor.reports.pagerduty import PagerDuty
+from supervisor.reports.receiver import Hooks, Pace
 from supervisor.reports.redact import MASK, Secrets
 from supervisor.reports.routing import Budget, Paging
 from tests.pagerduty_double import ROUTING_KEY, Double, Step, problems
@@ -54,15 +56,18 @@ class Office:
         self.counted: list[str] = []
         self.secrets = Secrets()
         self.budget: Budget | None = None
+        self.triggers = Budget(1000, 1.0)
         self.pace = FAST
         self.paging = Paging("vpn1", double.url, Secret(file="key"))
-        self._open: PagerDuty | None = None
+        self._open: Pager | None = None
 
     @property
-    def pager(self) -> PagerDuty:
+    def pager(self) -> Pager:
         if self._open is None:
             hooks = Hooks(lambda secret: self.keys[secret.file], lambda _: self.lines, lambda *words: self.counted.append(" ".join(words)))
-            self._open = PagerDuty(self.state, self.paging, hooks, self.secrets, pace=self.pace, budget=self.budget)
+            self._open = Pager(
+                PagerDuty(), self.state, self.paging, hooks, self.secrets, pace=self.pace, budget=self.budget, triggers=self.triggers,
+            )
             self._open.start()
         return self._open
 
@@ -396,7 +401,7 @@ def test_the_real_path_can_be_tried(office: Office) -> None:
 
 
 def test_an_error_of_our_own_does_not_silence_the_pager(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.reports.pagerduty.CRASH_PAUSE", 0.01)
+    monkeypatch.setattr("supervisor.reports.pager.CRASH_PAUSE", 0.01)
     office.lines = None     # type: ignore[assignment]      # the callable misbehaves
     with capture_logs() as logs:
         office.set(acme=FIRING)
@@ -441,10 +446,10 @@ def test_only_so_many_lines_and_masked(office: Office) -> None:
 
 
 def test_dedup_keys_fit() -> None:
-    assert events_v2.dedup_key("vpn1", "acme") == KEY
-    long = events_v2.dedup_key("v" * 300, "acme")
+    assert dedup_key("vpn1", "acme") == KEY
+    long = dedup_key("v" * 300, "acme")
     assert len(long) <= 255
-    assert long != events_v2.dedup_key("v" * 301, "acme")
+    assert long != dedup_key("v" * 301, "acme")
 
 
 # --- answers -------------------------------------------------------------------------------------------------------------------

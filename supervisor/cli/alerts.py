@@ -1,0 +1,78 @@
+"""`facilitator alerts`: open incidents, what waits to be sent, and whether a human can be reached at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from supervisor.cli.common import ask, fail, socket_option
+from supervisor.core.exits import Exit
+
+_TEST_WITHIN = 90       # seconds that the receivers may take, one after the other
+
+
+@click.command()
+@click.option("--test", is_flag=True, help="Open and resolve an incident of its own through the real path.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@socket_option
+def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) -> None:
+    """Show the open incidents, the messages that wait to be sent, and what went wrong last.
+
+    With --test an incident of severity "info" is opened and resolved at every receiver; exit code 1: one of them did not take it.
+
+    \b
+    Example: facilitator alerts --test
+    """
+    if test:
+        document = ask(lambda client: client.post("/api/v1/alerts/test", _TEST_WITHIN), config, socket_path)
+    else:
+        document = ask(lambda client: client.get("/api/v1/alerts"), config, socket_path)
+    lines = [json.dumps(document, indent=2)] if as_json else list(_tried(document) if test else _told(document))
+    click.echo("\n".join(lines))
+    if test and not document["receivers"]:
+        fail(Exit.FAILED, "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured")
+    if test and not all(receiver["taken"] for receiver in document["receivers"]):
+        sys.exit(Exit.FAILED)
+
+
+def _tried(document: dict[str, Any]) -> Iterator[str]:
+    for receiver in document["receivers"]:
+        yield f"{receiver['name']}: trigger: {receiver['trigger']}"
+        if receiver["resolve"] is not None:
+            yield f"{receiver['name']}: resolve: {receiver['resolve']}"
+
+
+def _told(document: dict[str, Any]) -> Iterator[str]:
+    if not document["receivers"]:
+        yield "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured"
+    for receiver in document["receivers"]:
+        yield f"{receiver['name']}  {len(receiver['incidents'])} open, {receiver['pending']} waiting to be sent"
+        yield from _problems(receiver)
+        for incident in receiver["incidents"]:
+            yield f"  {incident['since']}  {incident['name']}  {_standing(incident)}"
+        for letter in receiver["refused"]:
+            yield f"  refused for good at {letter['at']}: {letter['action']} of {letter['dedup_key']}: {letter['error']}"
+
+
+def _problems(receiver: dict[str, Any]) -> Iterator[str]:
+    if not receiver["configured"]:
+        yield "  not configured any more; what it opened is resolved as far as its key can be read"
+    if not receiver["store_usable"]:
+        yield "  the store on disk cannot be used: a crash of the daemon would lose what waits"
+    if receiver["oldest"] is not None:
+        yield f"  the oldest has waited since {receiver['oldest']}"
+    if receiver["last_error"] is not None:
+        yield f"  last error: {receiver['last_error']}"
+
+
+def _standing(incident: dict[str, Any]) -> str:
+    waits = incident["waits"]
+    if waits is None:
+        return str(incident["there"])
+    tries = f", {waits['attempts']} attempts so far: {waits['error']}" if waits["attempts"] else ""
+    return f"{waits['action']} waits to be sent{tries}"
