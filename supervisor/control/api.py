@@ -108,7 +108,7 @@ class Api:
         app.on_response_prepare.append(secure)
         app.add_routes([
             web.get("/", self._page),
-            web.get("/api/v1/events", self._feed.serve),
+            web.get("/api/v1/events", self._feed.serve, allow_head=False),
             web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),

@@ -54,7 +54,7 @@ def _canonical(subject: str) -> str:
     from cryptography import x509  # costs a fifth of a second, and is rarely wanted
 
     try:
-        return x509.Name.from_rfc4514_string(subject).rfc4514_string()
+        return x509.Name.from_rfc4514_string(subject, {"emailAddress": x509.NameOID.EMAIL_ADDRESS}).rfc4514_string()
     except ValueError:
         raise ValueError(f"http.tls.client_subjects: {subject!r} is no subject; write it as in CN=prometheus,O=Example") from None
 

@@ -50,6 +50,10 @@ GLOBALS = {
     "http: {listen: '[1.2.3.4]:94'}": "16: http.listen: '[1.2.3.4]:94': only an IPv6 address stands in brackets",
     "http: {listen: localhost:99999}": "16: http.listen: 'localhost:99999': '99999' is not a port (1-65535)",
     "http: {tls: {certificate: c.pem}}": "8: http.tls: key is missing: PEM file with the private key",
+    "http: {tls: {certificate: c, key: k, client_ca: a, client_subjects: [me]}}": "70: http.tls.client_subjects.0: "
+        "'me' is not the subject of a certificate; write it as in CN=prometheus,O=Example",
+    "http: {tls: {certificate: c, key: k, client_subjects: [CN=me]}}": "38: http.tls.client_subjects: "
+        "without client_ca no client shows a certificate; add client_ca",
     "alerts: {pagerduty: {routing_key: abcdef}}": "35: alerts.pagerduty.routing_key: "
         "a secret is never written here; put it into a file and say {file: NAME}, or {env: NAME}",
     "alerts: {pagerduty: {routing_key: {file: k}, url: 'x://y'}}": "51: alerts.pagerduty.url: "

@@ -91,6 +91,7 @@ def changed(board: Board, name: str, **said: Any) -> Board:
 async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing, http) -> None:
     async with http.get(address) as answer:
         assert answer.content_type == "text/event-stream"
+        assert (await http.head(address)).status == 405, "it would never end"
         stream = Reader(answer)
         kind, told = await stream.next()
         assert kind == "snapshot"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+import subprocess
 from pathlib import Path
 
 import aiohttp
@@ -69,6 +70,15 @@ async def test_of_these_only_the_listed_subjects(serve, authority: Authority) ->
         status, text = await get(address, authority.client(authority.sign(subject, "bad")))
         assert status == 403, subject
         assert "is not among http.tls.client_subjects" in text
+
+
+async def test_a_subject_may_be_written_as_openssl_prints_it(serve, authority: Authority) -> None:
+    address = await serve(ServerTls(*authority.sign("CN=server", "server"), authority.file, ["emailAddress=ops@example.net,CN=a\\,b,C=DE"]))
+    shown = authority.sign("1.2.840.113549.1.9.1=ops@example.net,CN=a\\,b,C=DE", "client")
+    command = ["openssl", "x509", "-in", str(shown[0]), "-noout", "-subject", "-nameopt", "RFC2253"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    assert done.stdout.strip() == "subject=emailAddress=ops@example.net,CN=a\\,b,C=DE"
+    assert await get(address, authority.client(shown)) == (200, "ok")
 
 
 def test_a_subject_that_is_none_is_refused_at_the_start(authority: Authority) -> None:
