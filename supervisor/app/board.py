@@ -39,7 +39,7 @@ class _Measures:
         """One sample."""
         up = state.phase is Phase.UP
         if self.rtts or (up and state.last_rtt is not None):
-            self.rtts.append(state.last_rtt if up and state.misses == 0 else None)
+            self.rtts.append(round(state.last_rtt, 6) if up and state.misses == 0 and state.last_rtt is not None else None)
         before, same = self.count, self.session == state.session.number
         self.rates = _rates(before, count, now - self.at) if same and before is not None and count is not None else None
         self.session, self.at, self.count = state.session.number, now, count
@@ -48,8 +48,7 @@ class _Measures:
         """For the document."""
         received, sent = self.rates or (None, None)
         return {
-            "seconds": INTERVAL * SAMPLES, "rtts": [None if rtt is None else round(rtt, 6) for rtt in self.rtts],
-            "received_per_second": received, "sent_per_second": sent,
+            "seconds": INTERVAL * SAMPLES, "rtts": list(self.rtts), "received_per_second": received, "sent_per_second": sent,
         }
 
 
@@ -119,9 +118,16 @@ class Board:
 
     async def about(self, status: dict[str, Any], snapshot: Snapshot) -> dict[str, Any]:
         """The status document, complemented. The one that is given is changed."""
-        deaths, incidents = self._from.deaths(), list(self._open.values())
         measures = {name: each.told() for name, each in self._measures.items()}
-        days = await asyncio.to_thread(self._days, snapshot)
+        deaths, incidents = self._from.deaths(), list(self._open.values())
+        return await asyncio.to_thread(self._complemented, status, snapshot, measures, deaths, incidents)
+
+    def _complemented(
+        self, status: dict[str, Any], snapshot: Snapshot, measures: Mapping[str, dict[str, Any]], deaths: Mapping[str, Sequence[Failure]],
+        incidents: Sequence[Alert],
+    ) -> dict[str, Any]:
+        """For a worker thread: with a thousand tunnels it takes its time."""
+        days = self._days(snapshot)
         for entry in status["tunnels"]:
             name = entry["name"]
             entry["last_error"] = self._masked(entry["last_error"])
@@ -138,7 +144,7 @@ class Board:
         return {name: self._from.link_bytes(device) for name, device in devices.items() if device is not None}
 
     def _days(self, snapshot: Snapshot) -> dict[str, _Day]:
-        """Availability over the last day; for a worker thread."""
+        """Availability over the last day."""
         known = self._known
         self._known = found = {
             name: day if (day := known.get(name)) is not None and day.holds(state, snapshot.now) else self._day(name, state, snapshot.now)
