@@ -312,12 +312,12 @@ class _Handler(BaseHTTPRequestHandler):
         step, document, key = self.owner.arrive(raw)
         try:
             self.owner.hold(step)
-            if step.cut:
-                self.close_connection = True
-            if step.cut != "answer":
-                self._answer(step.status, document, headers=step.headers, cut=step.cut == "body")
         finally:
-            self.owner.leave(key)
+            self.owner.leave(key)       # before the answer: who has it may send the next
+        if step.cut:
+            self.close_connection = True
+        if step.cut != "answer":
+            self._answer(step.status, document, headers=step.headers, cut=step.cut == "body")
 
     def _answer(self, status: int, document: Any, *, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         body = json.dumps(document).encode()

@@ -73,9 +73,9 @@ class _Down:
         """What may be the cause: an account only where logins are refused."""
         return () if self.cause is None else tuple(tie for tie in self.ties if tie.what != "account" or self.cause == "login")
 
-    def with_(self, other: _Down, tie: Tie) -> bool:
-        """Have both gone down together, for a like reason, and for this cause perhaps."""
-        return tie in other.causes() and other.cause == self.cause and abs(other.since - self.since) <= TOGETHER
+    def with_(self, other: _Down) -> bool:
+        """Have both gone down together, for a like reason."""
+        return other.cause == self.cause and abs(other.since - self.since) <= TOGETHER
 
 
 def cover(
@@ -91,22 +91,22 @@ def cover(
     if not firing:
         return under
     downs = {name: down for name in own if (down := _down(name, own[name], snapshot, ties)) is not None}
+    tied, concerned = _by_tie(downs.values()), _concerned(snapshot, ties)
     for name in firing:
         if name not in under:
-            under |= _covered(downs[name], downs, under, _concerned(snapshot, ties), left)
+            under |= _covered(downs[name], tied, under, concerned, left)
     return under
 
 
 def _covered(
-    one: _Down, downs: Mapping[str, _Down], under: Mapping[str, str], concerned: Mapping[Tie, int], left: Collection[str]
+    one: _Down, tied: Mapping[Tie, list[_Down]], under: Mapping[str, str], concerned: Mapping[Tie, int], left: Collection[str]
 ) -> dict[str, str]:
     """The tunnel, and those that come under the same incident with it."""
     for tie in one.causes():
-        members = (downs[name] for name, incident in under.items() if incident == tie.incident and name in downs)
-        if tie.incident in left or any(member.cause == one.cause for member in members):
+        if tie.incident in left or any(under.get(m.tunnel) == tie.incident and m.cause == one.cause for m in tied[tie]):
             return {one.tunnel: tie.incident}       # the incident is open: it follows those that went before
     for tie in one.causes():
-        together = [name for name, other in downs.items() if one.with_(other, tie)]
+        together = [other.tunnel for other in tied[tie] if one.with_(other)]
         uncovered = [name for name in together if name not in under]
         if len(together) >= min(MANY, concerned[tie]) and len(uncovered) > 1:
             return dict.fromkeys(uncovered, tie.incident)
@@ -117,6 +117,15 @@ def _down(name: str, alert: Alert, snapshot: Snapshot, ties: Mapping[str, tuple[
     tunnel, state = snapshot.tunnels[name]
     down = alert.verdict is Verdict.FIRING or (state.want is Want.UP and not well(tunnel, state))
     return _Down(name, alert.since, cause(state, alert.since), ties.get(name, ())) if down else None
+
+
+def _by_tie(downs: Iterable[_Down]) -> dict[Tie, list[_Down]]:
+    """Those that are down and may be for this cause."""
+    found: dict[Tie, list[_Down]] = {}
+    for down in downs:
+        for tie in down.causes():
+            found.setdefault(tie, []).append(down)
+    return found
 
 
 def _concerned(snapshot: Snapshot, ties: Mapping[str, tuple[Tie, ...]]) -> Counter[Tie]:
