@@ -22,6 +22,7 @@ import psutil
 TAG = "FACILITATOR_CLIENT"
 _PR_SET_CHILD_SUBREAPER = 36
 _LAST_STREAM = 2
+_CHUNK = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,17 @@ class Stat:
 
 def stat(pid: int) -> Stat | None:
     """The process's identity; None: there is no such process."""
+    fields = stat_fields(pid)
+    return None if fields is None else Stat(fields[0].decode(), int(fields[3]), int(fields[19]))
+
+
+def stat_fields(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat from the third (the state) on; None: there is no such process."""
     try:
         raw = _read(f"/proc/{pid}/stat")
     except OSError:
         return None
-    fields = raw[raw.rindex(b")") + 2 :].split()    # the command before it may hold blanks and brackets
-    return Stat(fields[0].decode(), int(fields[3]), int(fields[19]))
+    return raw[raw.rindex(b")") + 2 :].split()      # the command before it may hold blanks and brackets
 
 
 def tag_of(pid: int) -> str | None:
@@ -53,15 +59,18 @@ def tag_of(pid: int) -> str | None:
     return next((os.fsdecode(field[len(prefix) :]) for field in environment.split(b"\0") if field.startswith(prefix)), None)
 
 
-def children(pid: int) -> set[int]:
-    """The direct children, dead ones included until they are reaped. Costs microseconds: all of /proc is not looked through."""
+def children(pid: int, threads: int | None = None) -> set[int]:
+    """The direct children, dead ones included until they are reaped. Costs microseconds: all of /proc is not looked through.
+
+    `threads`: how many it has, where that is known.
+    """
     if not _kernel_lists_children():
         with contextlib.suppress(psutil.Error):
             return {child.pid for child in psutil.Process(pid).children()}
         return set()
     found: set[int] = set()
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in (pid,) if threads == 1 else os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):
                 found.update(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
     return found
@@ -126,8 +135,11 @@ def _kernel_lists_children() -> bool:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)      # not open(): this is done for every client at each scrape
+    try:
+        return b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
+    finally:
+        os.close(fd)
 
 
 async def ended(pidfd: int) -> None:

@@ -1,13 +1,18 @@
-"""What a client costs, asked when somebody scrapes the metrics and never in between."""
+"""What a client costs, asked when somebody scrapes the metrics and never in between.
+
+Read straight from /proc, because a scrape asks for every client at once: a few system calls each, and no library between.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 
-import psutil
-
 from supervisor.clients import processes
+
+_TICK = os.sysconf("SC_CLK_TCK")        # a second, in the kernel's accounts
+_PAGE = os.sysconf("SC_PAGE_SIZE")      # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +26,23 @@ class Usage:
 
 def usage_of(pid: int) -> Usage | None:
     """Usage of the tree below `pid`; None: it is gone. Safe in any thread; what we may not look into is left out."""
-    found = [used for member in (pid, *processes.descendants(pid)) if (used := _one(member)) is not None]
-    if not found:
-        return None
-    return Usage(sum(u.cpu_seconds for u in found), sum(u.resident_bytes for u in found), sum(u.open_files for u in found))
+    ticks = pages = files = members = 0
+    tree = [pid]
+    for member in tree:                         # which grows meanwhile
+        fields = processes.stat_fields(member)
+        if fields is None:
+            continue
+        members += 1
+        ticks += sum(map(int, fields[11:15]))   # user, system, and both of the children that have ended
+        pages += int(fields[21])
+        files += _open_files(member)
+        tree += processes.children(member, threads=int(fields[17])).difference(tree)
+    return Usage(ticks / _TICK, pages * _PAGE, files) if members else None
 
 
-def _one(pid: int) -> Usage | None:
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            times, resident = process.cpu_times(), process.memory_info().rss
-    except psutil.Error:
-        return None
-    files = 0
-    with contextlib.suppress(psutil.Error):     # another user's process
-        files = process.num_fds()
-    return Usage(times.user + times.system + times.children_user + times.children_system, resident, files)
+def _open_files(pid: int) -> int:
+    """Since Linux 6.2 the directory's size is their number, and before that it is 0."""
+    path = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):          # it is gone, or another user's
+        return os.stat(path).st_size or len(os.listdir(path))
+    return 0

@@ -70,12 +70,13 @@ class Metrics:
     def render(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
         """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker thread; scrapes take turns."""
         encode, content_type = choose_encoder(accept)
+        openmetrics = content_type.startswith("application/openmetrics-text")
         with self._rendering:
-            return encode(_Families(list(self._families(snapshot)))), content_type
+            of_tunnels = [family.written(openmetrics) for family in self._series.collect(snapshot, self._tally.take(snapshot.tunnels))]
+            return "".join(of_tunnels).encode() + encode(_Families(list(self._others(snapshot)))), content_type
 
-    def _families(self, snapshot: Snapshot) -> Iterator[Metric]:
+    def _others(self, snapshot: Snapshot) -> Iterator[Metric]:
         yield InfoMetricFamily(f"{PREFIX}_build", "Version of the daemon.", value={"version": self._version})
-        yield from self._series.collect(snapshot, self._tally.take(snapshot.tunnels))
         yield from self._of_daemon(snapshot)
         yield from self._of_pagerduty(self._sources.pagerduty())
         yield from self._process.collect()

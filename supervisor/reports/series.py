@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
-
 from supervisor.core.state import Phase, Snapshot, TunnelState, up
+from supervisor.reports.exposition import Family, escaped, labels, simple
 from supervisor.reports.outbox import OutboxStatus
-from supervisor.reports.tally import Counts, Readings, cumulative
+from supervisor.reports.tally import BUCKETS, Counts, Readings
 
-_TUNNEL = ("tunnel",)
+_ANY = "\0"      # stands for the tunnel in lines that many have in common
 
 
 class Usage(Protocol):
@@ -74,13 +74,16 @@ class TunnelSeries:
         self._sources = sources
         self._readings = Readings()
 
-    def collect(self, snapshot: Snapshot, counts: Mapping[str, Counts]) -> Iterator[Metric]:
+    def collect(self, snapshot: Snapshot, counts: Mapping[str, Counts]) -> Iterator[Family]:
         """One scrape. Reads device statistics and process usage; one thread at a time."""
         self._readings.keep(snapshot.tunnels)
         states = {name: state for name, (_, state) in snapshot.tunnels.items()}
-        yield _info(snapshot)
+        yield simple("facilitator_tunnel", "info", "What the tunnel is.", (
+            (labels(tunnel=name, kind=tunnel.kind), 1) for name, (tunnel, _) in snapshot.tunnels.items()
+        ))
         yield from self._states(states)
-        yield from _counted({name: counts.get(name, Counts()) for name in states})
+        nothing = Counts()
+        yield from _counted({name: counts.get(name, nothing) for name in states})
         yield from self._traffic(states)
         yield from self._routes(states)
         yield self._available(states)
@@ -88,14 +91,10 @@ class TunnelSeries:
         yield from self._clients(states)
         yield self._certificates(states)
 
-    def _states(self, states: States) -> Iterator[Metric]:
+    def _states(self, states: States) -> Iterator[Family]:
         yield _gauge("up", "1 if the tunnel is connected and not known to be sick.", ((n, up(s)) for n, s in states.items()))
-        phases = GaugeMetricFamily("facilitator_tunnel_phase", "1 for the phase that the tunnel is in, 0 for all others.",
-                                   labels=("tunnel", "phase"))
-        for name, state in states.items():
-            for phase in Phase:
-                phases.add_metric((name, phase.value), state.phase is phase)
-        yield phases
+        yield Family("facilitator_tunnel_phase", "gauge", "1 for the phase that the tunnel is in, 0 for all others.",
+                     "".join([_phases(state.phase).replace(_ANY, escaped(name)) for name, state in states.items()]))
         yield _gauge("connected_timestamp_seconds", "Unix time at which the running session was connected.", (
             (n, s.session.connected + self._wall_offset)
             for n, s in states.items() if s.session.connected is not None and s.phase is Phase.UP
@@ -110,43 +109,39 @@ class TunnelSeries:
             (n, s.session.path_mtu) for n, s in states.items() if s.phase is Phase.UP
         ))
 
-    def _traffic(self, states: States) -> Iterator[Metric]:
+    def _traffic(self, states: States) -> Iterator[Family]:
         totals = {name: self._readings.bytes(name, state.session.number, self._link_bytes(state)) for name, state in states.items()}
         known = {name: total for name, total in totals.items() if total is not None}
         yield _counter("receive_bytes", "Bytes that came out of the tunnel's device.", ((n, total[0]) for n, total in known.items()))
         yield _counter("transmit_bytes", "Bytes that went into the tunnel's device.", ((n, total[1]) for n, total in known.items()))
 
-    def _available(self, states: States) -> Metric:
-        family = GaugeMetricFamily(
-            "facilitator_tunnel_availability_ratio", "Part of the time in which the tunnel was wanted that it was proven to work.",
-            labels=("tunnel", "window"),
+    def _available(self, states: States) -> Family:
+        return simple(
+            "facilitator_tunnel_availability_ratio", "gauge",
+            "Part of the time in which the tunnel was wanted that it was proven to work.",
+            ((labels(tunnel=name, window=window), ratio) for (name, window), ratio in self._sources.availability(states).items()),
         )
-        for labels, ratio in self._sources.availability(states).items():
-            family.add_metric(labels, ratio)
-        return family
 
-    def _refused(self, states: States) -> Metric:
-        family = CounterMetricFamily("facilitator_tunnel_refused_packets", "Packets of staff whom the tunnel's `allow` does not let in.",
-                                     labels=("tunnel", "segment"))
-        for (name, segment), packets in self._sources.refused().items():
-            if name in states:
-                family.add_metric((name, segment), packets)
-        return family
+    def _refused(self, states: States) -> Family:
+        return simple("facilitator_tunnel_refused_packets", "counter", "Packets of staff whom the tunnel's `allow` does not let in.", (
+            (labels(tunnel=name, segment=segment), packets)
+            for (name, segment), packets in self._sources.refused().items() if name in states
+        ))
 
-    def _certificates(self, states: States) -> Metric:
-        family = GaugeMetricFamily("facilitator_certificate_expiry_timestamp_seconds", "Unix time at which our certificate for it expires.",
-                                   labels=_TUNNEL)
-        return _filled(family, ((name, at) for name, at in self._sources.certificates().items() if name in states))
+    def _certificates(self, states: States) -> Family:
+        return simple("facilitator_certificate_expiry_timestamp_seconds", "gauge", "Unix time at which our certificate for it expires.", (
+            (labels(tunnel=name), at) for name, at in self._sources.certificates().items() if name in states
+        ))
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
         return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None
 
-    def _routes(self, states: States) -> Iterator[Metric]:
+    def _routes(self, states: States) -> Iterator[Family]:
         routes = {name: count for name, count in self._sources.routes().items() if name in states}
         yield _gauge("routes_wanted", "Routes that the tunnel should have in the kernel now.", ((n, r.wanted) for n, r in routes.items()))
         yield _gauge("routes_installed", "Routes of these that the kernel has.", ((n, r.installed) for n, r in routes.items()))
 
-    def _clients(self, states: States) -> Iterator[Metric]:
+    def _clients(self, states: States) -> Iterator[Family]:
         usage = {n: use for n, s in states.items() if s.running and (use := self._sources.usage(n)) is not None}
         cpu = {n: self._readings.cpu(n, s.session.number, usage[n].cpu_seconds if n in usage else None) for n, s in states.items()}
         yield _counter("client_cpu_seconds", "Processor time of the client and its children, over all sessions.", cpu.items())
@@ -156,41 +151,40 @@ class TunnelSeries:
                      ((n, use.open_files) for n, use in usage.items()))
 
 
-def _info(snapshot: Snapshot) -> Metric:
-    family = InfoMetricFamily("facilitator_tunnel", "What the tunnel is.", labels=_TUNNEL)
-    for name, (tunnel, _) in snapshot.tunnels.items():
-        family.add_metric((name,), {"kind": tunnel.kind})
-    return family
-
-
-def _counted(counts: Mapping[str, Counts]) -> Iterator[Metric]:
-    reconnects = CounterMetricFamily("facilitator_tunnel_reconnects", "Sessions that ended and were followed by another attempt.",
-                                     labels=("tunnel", "reason"))
-    recoveries = CounterMetricFamily("facilitator_tunnel_recoveries", "Recoveries begun, by how far they go.", labels=("tunnel", "rung"))
-    connects = HistogramMetricFamily("facilitator_tunnel_connect_seconds", "Time from the start of the client to the connected tunnel.",
-                                     labels=_TUNNEL)
-    for name, count in counts.items():
-        for reason, number in count.reconnects.items():
-            reconnects.add_metric((name, reason), number)
-        for rung, number in count.recoveries.items():
-            recoveries.add_metric((name, rung), number)
-        connects.add_metric((name,), list(cumulative(count)), count.connect_seconds)
-    yield reconnects
-    yield recoveries
-    yield connects
+def _counted(counts: Mapping[str, Counts]) -> Iterator[Family]:
+    yield simple("facilitator_tunnel_reconnects", "counter", "Sessions that ended and were followed by another attempt.", (
+        (labels(tunnel=name, reason=reason), number) for name, count in counts.items() for reason, number in count.reconnects.items()
+    ))
+    yield simple("facilitator_tunnel_recoveries", "counter", "Recoveries begun, by how far they go.", (
+        (labels(tunnel=name, rung=rung), number) for name, count in counts.items() for rung, number in count.recoveries.items()
+    ))
+    yield Family(
+        "facilitator_tunnel_connect_seconds", "histogram", "Time from the start of the client to the connected tunnel.",
+        "".join([_histogram(tuple(count.connects), count.connect_seconds).replace(_ANY, escaped(name)) for name, count in counts.items()]),
+    )
     yield _counter("login_failures", "Sessions whose login the far side refused.", ((n, c.login_failures) for n, c in counts.items()))
 
 
-def _gauge(name: str, text: str, rows: Iterable[Row]) -> Metric:
-    return _filled(GaugeMetricFamily(f"facilitator_tunnel_{name}", text, labels=_TUNNEL), rows)
+@functools.cache
+def _phases(now: Phase) -> str:
+    return "".join(f'facilitator_tunnel_phase{{tunnel="{_ANY}",phase="{phase.value}"}} {int(phase is now)}\n' for phase in Phase)
 
 
-def _counter(name: str, text: str, rows: Iterable[Row]) -> Metric:
-    return _filled(CounterMetricFamily(f"facilitator_tunnel_{name}", text, labels=_TUNNEL), rows)
+@functools.lru_cache(maxsize=4096)     # it changes with a tunnel's connecting, and is scraped far more often
+def _histogram(connects: tuple[int, ...], seconds: float) -> str:
+    start, where = "facilitator_tunnel_connect_seconds", f'tunnel="{_ANY}"'
+    bounds = zip([*BUCKETS, "+Inf"], itertools.accumulate(connects), strict=True)
+    buckets = [f'{start}_bucket{{{where},le="{bound}"}} {total}\n' for bound, total in bounds]
+    return f"{''.join(buckets)}{start}_count{{{where}}} {sum(connects)}\n{start}_sum{{{where}}} {seconds!r}\n"
 
 
-def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: Iterable[Row]) -> Metric:
-    for name, value in rows:
-        if value is not None:
-            family.add_metric((name,), value)
-    return family
+def _gauge(name: str, text: str, rows: Iterable[Row]) -> Family:
+    return _of_tunnels(name, "gauge", text, rows)
+
+
+def _counter(name: str, text: str, rows: Iterable[Row]) -> Family:
+    return _of_tunnels(name, "counter", text, rows)
+
+
+def _of_tunnels(name: str, kind: str, text: str, rows: Iterable[Row]) -> Family:
+    return simple(f"facilitator_tunnel_{name}", kind, text, ((f'{{tunnel="{escaped(tunnel)}"}}', value) for tunnel, value in rows))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from supervisor.core.state import Phase, Snapshot, Transition
@@ -74,12 +74,14 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
+        self._taken: dict[str, Counts] = {}         # copies that are still right
         self._lock = threading.Lock()
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Count one transition."""
         with self._lock:
             counts = self._counts.setdefault(transition.tunnel, Counts())
+            self._taken.pop(transition.tunnel, None)
             if transition.before in _RUNNING and transition.after in _AGAIN:
                 counts.reconnects[transition.reason.value] += 1
             if transition.rung is not None:
@@ -92,10 +94,11 @@ class Tally:
                 counts.login_failures += 1
 
     def take(self, tunnels: Container[str]) -> dict[str, Counts]:
-        """Counts of these tunnels now; those of all others are forgotten."""
+        """Counts of these tunnels now, not to be changed; those of all others are forgotten."""
         with self._lock:
             self._counts = {name: counts for name, counts in self._counts.items() if name in tunnels}
-            return {name: counts.copy() for name, counts in self._counts.items()}
+            self._taken = {name: self._taken.get(name) or counts.copy() for name, counts in self._counts.items()}
+            return self._taken.copy()
 
 
 class Readings:
@@ -124,11 +127,3 @@ class Readings:
         for rising in (self._received, self._sent, self._cpu):
             for name in [name for name in rising if name not in tunnels]:
                 del rising[name]
-
-
-def cumulative(counts: Counts) -> Iterator[tuple[str, float]]:
-    """The histogram's buckets as (upper bound, observations up to it)."""
-    total = 0
-    for bound, count in zip([*map(str, BUCKETS), "+Inf"], counts.connects, strict=True):
-        total += count
-        yield bound, total
