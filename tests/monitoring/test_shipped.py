@@ -58,17 +58,18 @@ def test_promtool_is_content_with_the_metrics() -> None:
 
 
 @needs_promtool
-@pytest.mark.parametrize("rule", rules(), ids=named)
-def test_a_rule_that_never_fires_would_be_noticed(rule: dict[str, Any], tmp_path: Path) -> None:
+def test_a_rule_that_never_fires_would_be_noticed(tmp_path: Path) -> None:
+    """All at once: promtool names each alert that was expected and did not come."""
     document = yaml.safe_load(RULES.read_text())
     for group in document["groups"]:
         for each in group["rules"]:
-            each["expr"] = "vector(0) > 1" if each["alert"] == rule["alert"] else each["expr"]
+            each["expr"] = "vector(0) > 1"
     (tmp_path / RULES.name).write_text(yaml.safe_dump(document))
     shutil.copy(RULES_TEST, tmp_path)
     code, said = promtool("test", "rules", RULES_TEST.name, directory=tmp_path)
     assert code == 1
-    assert rule["alert"] in said
+    missed = set(re.findall(r"alertname(?:: |=\\?\")(\w+)", said))
+    assert missed == {rule["alert"] for rule in rules()}
 
 
 @needs_promtool
