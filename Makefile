@@ -24,14 +24,14 @@ BROWSER := chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
-UNIT := not root and not nspawn
-TEST = .ci/passes 'unit style'
+QUICK := not root and not nspawn and not slow
+TEST = .ci/passes 'unit style' slow
 ifdef ROOT
 TEST = .ci/passes 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style unit machine together alone test demo soak bench lab docs screenshots clean
+.PHONY: help setup lab-programs test-programs check style unit slow machine together alone test demo soak bench lab docs screenshots clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -64,13 +64,16 @@ style: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -n 2 -m '$(UNIT)'
+	$(BIN)/python -m pytest -n 2 -m '$(QUICK)'
+
+slow: $(READY)
+	$(BIN)/python -m pytest -n 2 -m 'slow and not root'
 
 machine: $(READY)
 	@$(BIN)/python -m tests.packaging.container
 
 together: $(READY)
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m '(root or nspawn) and not timed'
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m '(root or nspawn or slow) and not timed'
 
 alone: $(READY)
 	$(BIN)/python -m pytest -n 3 -m timed
@@ -90,7 +93,7 @@ lab: lab-programs $(READY) ## the same network to play with: shells, logs, fault
 	@$(BIN)/python -m tests.lab
 
 soak: test-programs $(READY) ## a thousand examples of each property, a hundred flaps of each kind (root, many minutes)
-	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m '$(UNIT)'
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m 'not root and not nspawn'
 	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)

@@ -10,6 +10,8 @@ import pytest
 
 from supervisor.core.exits import Exit
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from supervisor.cli import main
 from supervisor.core.exits import Exit
 
+pytestmark = pytest.mark.slow
+
 LOGS = ["logs", "acme-dc"]
 COMMANDS = (["status"], ["status", "acme-dc"], ["start", "acme-dc"], ["stop", "acme-dc"], ["restart", "acme-dc"], LOGS, ["reload"])
 HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -12,6 +12,8 @@ import pytest
 from supervisor.core.events import ClientSaid, Exited, Spawned
 from tests.clients.scripted import Bench, shell, until
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1_000_000
 LINE = "this line has one hundred characters, as a client in trouble would write it again and again and again"
 WRITER = f"for n in range(1000000): print(n % 1000, '{LINE}')"       # about 100 MB, at the rate of a real program

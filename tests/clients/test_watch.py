@@ -14,6 +14,8 @@ import pytest
 from supervisor.clients.watch import InputWatcher
 from supervisor.core.events import Event, InputsChanged
 
+pytestmark = pytest.mark.slow
+
 QUIET = 0.4     # seconds without an event that show that there is none
 
 

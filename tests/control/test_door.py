@@ -18,6 +18,8 @@ from supervisor.control.tls import ServerTls
 from tests.control.certificates import Authority
 from tests.control.test_api import FakeDaemon
 
+pytestmark = pytest.mark.slow
+
 SOON = 30.0     # seconds that a loaded machine may take for something that is over in milliseconds
 
 

@@ -18,6 +18,8 @@ from supervisor.control.stream import Limits, Shared
 from tests.control.test_api import FakeDaemon
 from tests.page.boards import Board, Boards, bad_night, tunnel
 
+pytestmark = pytest.mark.slow
+
 SOON = 30.0     # seconds that a loaded machine may take for something that is over in milliseconds
 QUICK = Limits(streams=3, pause=0.01, heartbeat=0.2, stalled=0.3)
 

@@ -21,6 +21,8 @@ from tests.history.worlds import ROWS_ONLY, Life, Machine, surroundings
 from tests.lab.wait import eventually
 from tunnels.base import Reason
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 

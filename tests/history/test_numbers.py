@@ -15,6 +15,8 @@ from tests.fakes import Habits
 from tests.history.worlds import ROWS_ONLY, Life, Machine, Truth, surroundings, tunnel
 from tunnels.base import Failed, Reason
 
+pytestmark = pytest.mark.slow
+
 DAY, HOUR = 86400.0, 3600.0
 
 

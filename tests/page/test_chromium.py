@@ -15,6 +15,8 @@ from tests.page import chromium
 from tests.page.boards import bad_night, tunnel
 from tests.page.test_page import HOSTILE, poisoned
 
+pytestmark = pytest.mark.slow
+
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
 _TOLD = "(v) => v.id + ': ' + v.nodes.map((n) => n.html + ' ' + n.failureSummary).join()"
 _AXE = f"axe.run().then((found) => ({{looked: found.passes.length, wrong: found.violations.map({_TOLD})}}))"

@@ -27,6 +27,8 @@ from supervisor.reports.store import FILE, Store
 from tests.pagerduty_double import Double, Step
 from tests.reports.test_pagerduty import KEY, Office, eventually
 
+pytestmark = pytest.mark.slow
+
 FIRING, CLEAR, HOLD = Verdict.FIRING, Verdict.CLEAR, Verdict.HOLD
 
 

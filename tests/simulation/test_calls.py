@@ -13,6 +13,8 @@ from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Reason
 from tunnels.settings import Alert, Login, Probe, Secret, Tunnel
 
+pytestmark = pytest.mark.slow
+
 
 def tunnel(name: str, **settings: object) -> Tunnel:
     number = int(name.removeprefix("t") or 0)
