@@ -103,7 +103,7 @@ class OcservServer(Server):
             for worker in workers:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     worker.kill()
-            eventually(lambda: not any(worker.is_running() for worker in workers), 10, "ocserv is gone")
+            eventually(lambda: not any(map(_lives, workers)), 10, "ocserv is gone")
 
     def _settings(self, auth: str) -> dict[str, object]:
         directory = self._directory
@@ -125,3 +125,11 @@ class OcservServer(Server):
             "device": "vpns", "predictable-ips": "true", "ipv4-network": NETWORK, "ipv6-network": NETWORK6, "ipv6-subnet-prefix": 128,
             "route": "10.77.0.0/24",
         }
+
+
+def _lives(process: psutil.Process) -> bool:
+    """A zombie does not: whoever must reap it may take its time."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
