@@ -18,7 +18,7 @@ from supervisor.config.places import Place, find, find_key
 from supervisor.config.report import Report, dotted
 from supervisor.config.tunnels import Entry
 from tunnels.base import Carrier, device_name
-from tunnels.settings import Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
+from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
 
 _SPECIAL = tuple((ip_network(text), what) for text, what in (
     ("0.0.0.0/8", "'this network', which is no place"),
@@ -45,6 +45,7 @@ class Checked:
 
 def check(checked: Checked) -> None:
     """Report everything that does not fit together."""
+    _check_count(checked)
     _check_http(checked)
     _check_staff(checked)
     _check_destinations(checked)
@@ -55,6 +56,13 @@ def check(checked: Checked) -> None:
             _check_segments(checked, entry.tunnel)
             _warn_unreached_targets(checked, entry.tunnel)
             _warn_unused(checked, entry, entry.tunnel)
+
+
+def _check_count(checked: Checked) -> None:
+    if len(checked.entries) > MOST_TUNNELS:
+        place = find_key(checked.root, ("tunnels",))
+        text = f"{len(checked.entries)} tunnels; one facilitator runs at most {MOST_TUNNELS}: give the others to a second one"
+        checked.report.error(place.mark, ("tunnels",), text)
 
 
 def _check_http(checked: Checked) -> None:

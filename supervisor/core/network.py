@@ -19,10 +19,10 @@ from supervisor.core.gates import Gate, Segment, gate
 from supervisor.core.same import Same
 from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.base import IPNetwork, device_name
-from tunnels.settings import Tunnel
+from tunnels.settings import MOST_TUNNELS, Tunnel
 
 FIRST_LANE = 173_001    # marks and tables from here on are ours
-LAST_LANE = 173_999
+LAST_LANE = FIRST_LANE + MOST_TUNNELS - 1
 PAUSE = 15.0            # seconds that a tunnel has to come back before its destinations answer with an error
 
 
@@ -78,7 +78,7 @@ def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, in
         if name not in lanes:
             number = next(free, None)
             if number is None:
-                raise ValueError(f"more than {LAST_LANE - FIRST_LANE + 1} tunnels")
+                raise ValueError(f"more than {MOST_TUNNELS} tunnels")
             lanes[name] = number
     return lanes
 

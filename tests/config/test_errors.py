@@ -265,3 +265,10 @@ def test_the_whole_of_a_right_file() -> None:
     assert config.http.tls is not None
     assert (str(config.http.listen), str(config.http.tls.certificate), str(config.http.tls.key)) == ("[::1]:9464", "/etc/f/c", "/k")
     assert good("tunnels: {}\n").drain.timeout == 8 * 3600
+
+
+def test_more_tunnels_than_there_are_lanes_is_one_mistake() -> None:
+    many = "".join(f"  t{n}: {{kind: pipe, remote: r, destinations: [10.{n // 250}.{n % 250}.0/24]}}\n" for n in range(1000))
+    assert problems(f"staff: {{networks: [192.168.0.0/16]}}\ntunnels:\n{many}") == [
+        "c.yaml:2:1: tunnels: 1000 tunnels; one facilitator runs at most 999: give the others to a second one"
+    ]

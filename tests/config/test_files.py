@@ -17,7 +17,7 @@ from supervisor.config.tables import tables
 from tests.config.kinds import KINDS as SMALL
 from tests.config.kinds import problems
 from tunnels.kinds import KINDS
-from tunnels.settings import Secret
+from tunnels.settings import MOST_TUNNELS, Secret
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,12 +82,12 @@ def test_a_thousand_tunnels_take_seconds() -> None:
         f"  site-{n}:\n    kind: wire\n    description: Customer site number {n}\n    config: /etc/facilitator/site-{n}.conf\n"
         f"    destinations: [10.{n // 250}.{n % 250}.0/24]\n    login: {{username: svc, password: {{file: site-{n}-password}}}}\n"
         f'    probe: {{targets: ["tcp://10.{n // 250}.{n % 250}.1:443"]}}\n'
-        for n in range(1000)
+        for n in range(MOST_TUNNELS)
     )
     text = f"staff: {{networks: [192.168.0.0/16]}}\ndefaults: {{probe: {{interval: 5s}}}}\ntunnels:\n{tunnels}"
     started = time.process_time()
-    assert len(parse(text, "c.yaml", SMALL).tunnels) == 1000
-    assert len(problems(text.replace("5s", "5").replace("description", "descripton"))) == 1001
+    assert len(parse(text, "c.yaml", SMALL).tunnels) == MOST_TUNNELS
+    assert len(problems(text.replace("5s", "5").replace("description", "descripton"))) == MOST_TUNNELS + 1
     assert time.process_time() - started < 20.0     # two runs, of less than a second each on an idle machine
 
 
