@@ -145,8 +145,15 @@ class Daemon:
             asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
             asyncio.create_task(parts.board.run(), name="board samples"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._told)
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        """All of them run for ever; one that fails is said, because the daemon goes on without it (the engine alone ends it)."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a part of the daemon has ended; restart it at a quiet moment", part=task.get_name(), error=repr(error))
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         parts = self._parts

@@ -295,10 +295,12 @@ def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> Tunne
 
 
 def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
-    if state.refusals >= m.tunnel.login.max_attempts:       # by other tunnels with this account
-        return _enter(m, replace(state, deadline=None, turn=None), Phase.FAILED, Reason.AUTH), ()
+    if state.refusals >= m.tunnel.login.max_attempts:
+        return _enter(m, replace(state, deadline=None, turn=None, failure=_spent(m, state)), Phase.FAILED, Reason.AUTH), ()
     if not m.uplink:
-        return _enter(m, replace(state, deadline=m.now + LOOK_AGAIN), Phase.BACKOFF, Reason.UPLINK), ()
+        waiting = replace(state, deadline=m.now + LOOK_AGAIN)
+        known = state.phase is Phase.BACKOFF and state.reason is Reason.UPLINK
+        return (waiting if known else _enter(m, waiting, Phase.BACKOFF, Reason.UPLINK)), ()
     if max(m.turn, state.login_after) > m.now:
         return _enter(m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason), ()
     number = state.session.number + 1
@@ -308,6 +310,14 @@ def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
         deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
     return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote),)
+
+
+def _spent(m: Moment, state: TunnelState) -> Failure:
+    """Why a tunnel does not even try: its own refusal, or those that other tunnels with its account have met."""
+    if state.failure is not None and state.failure.reason is Reason.AUTH:
+        return state.failure
+    text = f"not tried: the far side has refused the account {m.tunnel.login.username} {state.refusals} times, for tunnels that share it"
+    return Failure(Reason.AUTH, text, m.now)
 
 
 def _terminate(m: Moment, state: TunnelState, reason: Reason) -> Result:

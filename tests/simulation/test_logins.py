@@ -52,6 +52,8 @@ def test_logins_with_a_refused_account_are_minutes_apart() -> None:
     assert 60.0 <= second - first < 62.0
     assert 120.0 <= third - second < 122.0
     assert {world.phase(name) for name in crowd(4)} == {Phase.FAILED}
+    untried = next(state for name, (_, state) in world.engine.snapshot.tunnels.items() if not state.session.number)
+    assert "refused the account svc 3 times" in untried.failure.text
 
 
 def test_a_changed_secret_wakes_every_tunnel_of_the_account() -> None:
