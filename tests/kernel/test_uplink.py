@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from supervisor.core.events import Event, UplinkChanged
-from supervisor.kernel.uplink import UplinkWatch
+from supervisor.kernel.uplink import ROUNDS, UplinkWatch
 from tests.netns import Namespace, link
 
 pytestmark = pytest.mark.root
@@ -31,16 +31,24 @@ def host() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextlib.asynccontextmanager
-async def watched(host: Namespace) -> AsyncIterator[asyncio.Queue[Event]]:
+async def watched(host: Namespace) -> AsyncIterator[tuple[UplinkWatch, asyncio.Queue[Event]]]:
+    """A watch that looks every 50 ms, and what it tells."""
     told: asyncio.Queue[Event] = asyncio.Queue()
     with host.entered():
-        task = asyncio.create_task(UplinkWatch(told.put_nowait, interval=0.05).run())
+        watch = UplinkWatch(told.put_nowait, interval=0.05)
+        task = asyncio.create_task(watch.run())
         await asyncio.sleep(0)
         try:
-            yield told
+            yield watch, told
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def change(told: asyncio.Queue[Event]) -> UplinkChanged:
@@ -55,7 +63,7 @@ async def change(told: asyncio.Queue[Event]) -> UplinkChanged:
 ])
 async def test_a_dead_gateway_is_told_and_its_return_too(host: tuple[Namespace, Namespace], cut: str, mend: str, said: str) -> None:
     ours, gateway = host
-    async with watched(ours) as told:
+    async with watched(ours) as (watch, told):
         await asyncio.to_thread(gateway.run, *cut.split())
         assert await change(told) == UplinkChanged("", alive=False, text=said)
         await asyncio.to_thread(gateway.run, *mend.split())
@@ -64,8 +72,8 @@ async def test_a_dead_gateway_is_told_and_its_return_too(host: tuple[Namespace, 
 
 async def test_a_default_route_that_is_gone(host: tuple[Namespace, Namespace]) -> None:
     ours, _ = host
-    async with watched(ours) as told:
-        await asyncio.sleep(0.3)        # it has seen the route
+    async with watched(ours) as (watch, told):
+        await until(lambda: watch._had)
         await asyncio.to_thread(ours.run, "ip", "route", "del", "default")
         assert await change(told) == UplinkChanged("", alive=False, text="there is no default route any more")
 
@@ -75,13 +83,14 @@ async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(hos
     ours.run("ip", "address", "add", "fd00:51::2/64", "dev", "out", "nodad")
     gateway.run("ip", "address", "add", "fd00:51::1/64", "dev", "in", "nodad")
     ours.run("ip", "route", "add", "::/0", "via", "fd00:51::1")
-    async with watched(ours) as told:
+    async with watched(ours) as (watch, told):
         await asyncio.to_thread(gateway.run, "ip", "address", "del", "198.51.100.1/30", "dev", "in")
-        await asyncio.sleep(4.5)        # the kernel gives the gateway up after three seconds
+        await until(lambda: any(watch._silent.values()))
+        await asyncio.sleep(ROUNDS * 0.1)       # as long as the verdict would have taken
         assert told.empty()
     lonely = Namespace("uplink-c")
     try:
-        async with watched(lonely) as told:
+        async with watched(lonely) as (watch, told):
             await asyncio.sleep(0.5)
             assert told.empty()
     finally:

