@@ -36,7 +36,7 @@ from supervisor.core.grouping import Tie, ties
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink, Want
-from supervisor.core.turns import Turns, account, login_turn
+from supervisor.core.turns import Turns, login_turn, partners
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -392,15 +392,6 @@ class Engine:
 def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
     """Names of the tunnels that a local port carries."""
     return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)
-
-
-def partners(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
-    """For each tunnel that shares its account with others: these."""
-    by_account: dict[object, list[str]] = {}
-    for name, tunnel in tunnels.items():
-        if (who := account(tunnel)) is not None:
-            by_account.setdefault(who, []).append(name)
-    return {name: tuple(other for other in names if other != name) for names in by_account.values() if len(names) > 1 for name in names}
 
 
 def _moved(before: TunnelState, after: TunnelState) -> bool:

@@ -6,7 +6,7 @@ must not be tried by each of its tunnels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from supervisor.core.state import Phase, TunnelState
@@ -30,6 +30,15 @@ def account(tunnel: Tunnel) -> Account | None:
     if login.username is None or login.password is None:
         return None
     return Account(login.username, login.password.file or f"${login.password.env}")
+
+
+def partners(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
+    """For each tunnel that shares its account with others: these."""
+    by_account: dict[Account, list[str]] = {}
+    for name, tunnel in tunnels.items():
+        if (who := account(tunnel)) is not None:
+            by_account.setdefault(who, []).append(name)
+    return {name: tuple(other for other in names if other != name) for names in by_account.values() if len(names) > 1 for name in names}
 
 
 class Turns:

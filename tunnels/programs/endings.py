@@ -1,11 +1,19 @@
-"""How a program of ours ends when the client that it drives has ended."""
+"""How a program of ours and the client that it drives end together."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from asyncio.subprocess import Process
 from typing import NoReturn
+
+
+def ask_to_end(client: Process) -> None:
+    """Let it log off and end by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        client.terminate()
 
 
 def end_like(code: int) -> NoReturn:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import re
 import signal
-import sys
-from collections.abc import Sequence
 
-from tunnels.programs.endings import end_like
+from tunnels.programs.beginnings import parser
+from tunnels.programs.endings import ask_to_end, end_like
 from tunnels.programs.netlink import bring_up
 from tunnels.programs.prompts import hear, say
 from tunnels.programs.talk import Talk
@@ -42,7 +40,7 @@ class Session:
         )
         assert client.stdin is not None
         assert client.stdout is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _forward, client)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ask_to_end, client)
         stdin = client.stdin
 
         async def answer(prompt: str) -> None:
@@ -80,29 +78,14 @@ def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:
     return None
 
 
-def _forward(client: asyncio.subprocess.Process) -> None:
-    """openfortivpn ends pppd and logs out when it is told to end."""
-    with contextlib.suppress(ProcessLookupError):
-        client.terminate()
-
-
 async def _main(options: argparse.Namespace) -> int:
     talk = Talk()
     await talk.listen()
     return await Session(options, talk).run()
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--config", type=int, required=True)
-    parser.add_argument("--mtu", type=int)
-    parser.add_argument("--append-code", action="store_true")
-    return parser.parse_args(arguments)
-
-
 if __name__ == "__main__":
-    given = _options(sys.argv[1:])
+    given = parser().parse_args()
     if (why := unfit()) is not None:
         say(f"facilitator: {why}")
         end_like(1)

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
+from tunnels.programs.beginnings import parser
 from tunnels.programs.endings import end_like
 from tunnels.programs.netlink import bring_up, forget_rules, rename
 from tunnels.programs.talk import Talk
@@ -290,16 +291,13 @@ async def _main(options: argparse.Namespace) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--config", type=int, required=True)
-    parser.add_argument("--beside", required=True)
-    parser.add_argument("--mtu", type=int)
-    parser.add_argument("--address", action="append", default=[])
-    for flag in ("--psk", "--login", "--append-code"):
-        parser.add_argument(flag, action="store_true")
-    parser.add_argument("children", nargs="+")
-    return parser.parse_args(arguments)
+    words = parser()
+    words.add_argument("--beside", required=True)
+    words.add_argument("--address", action="append", default=[])
+    for flag in ("--psk", "--login"):
+        words.add_argument(flag, action="store_true")
+    words.add_argument("children", nargs="+")
+    return words.parse_args(arguments)
 
 
 if __name__ == "__main__":

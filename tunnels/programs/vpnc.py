@@ -14,11 +14,10 @@ import asyncio
 import contextlib
 import re
 import signal
-import sys
-from collections.abc import Sequence
 
 from tunnels.programs import script
-from tunnels.programs.endings import end_like
+from tunnels.programs.beginnings import parser
+from tunnels.programs.endings import ask_to_end, end_like
 from tunnels.programs.netlink import bring_up
 from tunnels.programs.prompts import hear, say
 from tunnels.programs.script import Call, Script
@@ -51,7 +50,7 @@ class Session:
         )
         assert vpnc.stdin is not None
         assert vpnc.stdout is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _forward, vpnc)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ask_to_end, vpnc)
         vpnc.stdin.write(config + b"Script " + SCRIPT.encode() + b"\n" + END)
         await hear(vpnc.stdout, _PROMPT, lambda line: self._heard(line, vpnc), lambda prompt: self._answer(vpnc, prompt))
         code = await vpnc.wait()
@@ -95,18 +94,12 @@ class Session:
                 answer += await self._talk.ask("code", "One-time code")
         elif prompt.startswith("Password"):
             say("facilitator: the password was asked for again")
-            _forward(vpnc)
+            ask_to_end(vpnc)
             return
         else:
             answer = await self._talk.ask("code", self._before or prompt)       # what the far side says stands in the line before
         assert vpnc.stdin is not None
         vpnc.stdin.write(answer.encode() + b"\n")
-
-
-def _forward(vpnc: asyncio.subprocess.Process) -> None:
-    """vpnc logs off when it is told to end."""
-    with contextlib.suppress(ProcessLookupError):
-        vpnc.terminate()
 
 
 async def _main(options: argparse.Namespace, config: bytes) -> int:
@@ -115,16 +108,7 @@ async def _main(options: argparse.Namespace, config: bytes) -> int:
     return await Session(options, talk).run(config)
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--config", type=int, required=True)
-    parser.add_argument("--mtu", type=int)
-    parser.add_argument("--append-code", action="store_true")
-    return parser.parse_args(arguments)
-
-
 if __name__ == "__main__":
-    given = _options(sys.argv[1:])
+    given = parser().parse_args()
     with open(given.config, "rb") as file:
         end_like(asyncio.run(_main(given, file.read())))
