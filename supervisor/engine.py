@@ -2,7 +2,7 @@
 
 Everything that happens comes as an event through the inbox; there is no other way in. Processes are driven by actions (edge-triggered);
 routes, probes and incidents are functions of the snapshot (level-triggered: `set` may be late, fail or be repeated, the next one heals it).
-The Protocols below are all that the engine knows about the world.
+`supervisor.outputs` is all that the engine knows about the world.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol
 
-from supervisor.core.alerts import Alert
 from supervisor.core.calls import Calls, called, resumed
 from supervisor.core.conditions import Condition
 from supervisor.core.events import (
@@ -37,89 +35,11 @@ from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink, Want
 from supervisor.core.turns import Turns, login_turn, partners
+from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
-from tunnels.settings import Probe, Tunnel
+from tunnels.settings import Tunnel
 
 Post = Callable[[Event], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeJob:
-    """What the prober should do for one running session."""
-
-    tunnel: str
-    session: int
-    probe: Probe
-    device: str | None      # bind to this device; None: a proxy carries the lane, where only received bytes prove anything
-    mark: int               # the lane
-
-
-class Runner(Protocol):
-    """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed, ClientSaid, Exited, ...)."""
-
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
-        """Start the client of this session: to `resume` the last one or with a login, and with which of the far side's servers first."""
-
-    def renew(self, tunnel: str, session: int) -> None:
-        """Tell it to reconnect in place."""
-
-    def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
-        """Ask its process tree to end, and to log off if it shall `leave` for good. An `Exited` follows when the client is gone."""
-
-    def kill(self, tunnel: str, session: int) -> None:
-        """SIGKILL its process tree."""
-
-
-class Network(Protocol):
-    """Holds the kernel to a plan."""
-
-    def set(self, plan: NetworkPlan) -> None:
-        """The latest plan wins; returns at once."""
-
-    @property
-    def conditions(self) -> Mapping[str, str]:
-        """What is wrong beyond a single tunnel, by name, in a sentence each; `Noticed` is posted when that changes."""
-
-
-class Watcher(Protocol):
-    """Knows of things that no tunnel's state tells."""
-
-    @property
-    def conditions(self) -> Mapping[str, Condition]:
-        """What is wrong, by name; `Noticed` is posted when that changes."""
-
-
-class Prober(Protocol):
-    """Probes running sessions and posts `Probed` after each round."""
-
-    def set(self, jobs: Mapping[str, ProbeJob]) -> None:
-        """The jobs by tunnel, exactly these; a job whose session is unchanged goes on undisturbed."""
-
-
-class Alerter(Protocol):
-    """Keeps incidents as the verdicts say."""
-
-    def set(self, alerts: Mapping[str, Alert]) -> None:
-        """Verdicts by tunnel; an incident of a tunnel that is not named any more is resolved."""
-
-
-class Recorder(Protocol):
-    """Is told of each transition, once."""
-
-    def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Must not block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Everything the engine drives."""
-
-    runner: Runner
-    network: Network
-    prober: Prober
-    alerter: Alerter
-    recorder: Recorder
-    watchers: tuple[Watcher, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

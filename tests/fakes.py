@@ -11,7 +11,8 @@ from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, Probed, Spawned
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Phase, Snapshot, Transition
-from supervisor.engine import Engine, Inbox, Outputs, ProbeJob, Recorder, Scope
+from supervisor.engine import Engine, Inbox, Scope
+from supervisor.outputs import Outputs, ProbeJob, Recorder
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch
 from tunnels.settings import Tunnel
 

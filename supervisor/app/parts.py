@@ -35,10 +35,11 @@ from supervisor.core.failover import choose
 from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
-from supervisor.engine import Alerter, Engine, Inbox, Outputs, Recorder, Scope, proxies
+from supervisor.engine import Engine, Inbox, Scope, proxies
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.traffic import LinkBytes
+from supervisor.outputs import Alerter, Outputs, Recorder
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.archive import Archive
 from supervisor.reports.deaths import Deaths
