@@ -30,6 +30,7 @@ from supervisor.core.events import (
     UplinkChanged,
 )
 from supervisor.core.failover import Carriers, choose
+from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
@@ -49,6 +50,7 @@ class Scope:
     facilitator: str                        # name of this facilitator
     staff: tuple[IPNetwork, ...]            # whose traffic may enter
     segments: Segments = field(default_factory=dict)    # named parts of staff
+    idle: float = 900.0                     # seconds without a packet after which a flow does not hold up the end of its tunnel
 
 
 class Inbox:
@@ -193,6 +195,8 @@ class Engine:
         for name, state in list(self._states.items()):
             if state.deadline is not None and state.deadline <= now:
                 changed.append(self._apply(Tick(name, state.session.number), now))
+            if state.drain is not None and state.drain.until <= now:
+                changed.append(self._apply(Asked(name, reason=state.drain.reason), now))
         return any(changed)
 
     def _follow(self, changed: bool) -> float | None:
@@ -205,7 +209,8 @@ class Engine:
             self._publish_alerts()
         for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
             self._out.runner.terminate(order.tunnel, order.session, order.leave)
-        due = [*(state.deadline for state in self._states.values()), self._alerts_due, self._plan_due]
+        drains = (state.drain.until for state in self._states.values() if state.drain is not None)
+        due = [*(state.deadline for state in self._states.values()), *drains, self._alerts_due, self._plan_due]
         self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
 
@@ -233,9 +238,7 @@ class Engine:
         if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
             self._forget(tunnel.name)
             return True
-        return (
-            _moved(before, after) or before.session != after.session or before.want != after.want or before.asking is not after.asking
-        )
+        return _moved(before, after) or _public(before) != _public(after)
 
     def _turn(self, name: str, state: TunnelState, now: float) -> float:
         """Before this moment no client of the tunnel starts, out of regard for those of others."""
@@ -292,6 +295,8 @@ class Engine:
             self.plan = plan
             self._out.network.set(plan)
         self._out.prober.set(dict(self._jobs()))
+        idle = self._scope.idle
+        self._out.flows.set({self._lanes[name]: FlowJob(name, idle) for name, state in self._states.items() if state.drain is not None})
         self._publish_alerts()
         for future, condition in list(self._waiters.items()):
             if not future.done() and condition(snapshot):
@@ -316,6 +321,12 @@ def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> froz
 
 def _moved(before: TunnelState, after: TunnelState) -> bool:
     return (before.phase, before.health, before.session.number) != (after.phase, after.health, after.session.number)
+
+
+def _public(state: TunnelState) -> tuple[object, ...]:
+    """What outputs depend on beside phase and health."""
+    drain = None if state.drain is None else (state.drain.reason, state.drain.until, state.drain.left)
+    return state.session, state.want, state.asking, drain
 
 
 def _transition(name: str, before: TunnelState, after: TunnelState, now: float) -> Transition:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from supervisor.core.alerts import Alert
 from supervisor.core.conditions import Condition
+from supervisor.core.flows import FlowJob
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Snapshot, Transition
 from tunnels.settings import Probe, Tunnel
@@ -69,6 +70,13 @@ class Prober(Protocol):
         """The jobs by tunnel, exactly these; a job whose session is unchanged goes on undisturbed."""
 
 
+class FlowCounter(Protocol):
+    """Counts the flows of lanes and posts `FlowsCounted`: at once, as soon as one is over, and every few seconds."""
+
+    def set(self, jobs: Mapping[int, FlowJob]) -> None:
+        """The jobs by lane, exactly these."""
+
+
 class Alerter(Protocol):
     """Keeps incidents as the verdicts say."""
 
@@ -90,6 +98,7 @@ class Outputs:
     runner: Runner
     network: Network
     prober: Prober
+    flows: FlowCounter
     alerter: Alerter
     recorder: Recorder
     watchers: tuple[Watcher, ...] = ()

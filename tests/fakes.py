@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from supervisor.core.alerts import Alert, Verdict
-from supervisor.core.events import ClientSaid, Event, Exited, Probed, Spawned
+from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Probed, Spawned
+from supervisor.core.flows import FlowJob
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Phase, Snapshot, Transition
 from supervisor.engine import Engine, Inbox, Scope
@@ -39,6 +40,7 @@ class Habits:
     says: Callable[[], Failed | None] = lambda: None            # instead of connecting
     obeys_sigterm: Callable[[], bool] = lambda: True
     path_alive: Callable[[float], bool] = lambda now: True
+    flows: Callable[[str, float], int] = lambda tunnel, now: 0  # that are left in a tunnel that drains
 
 
 class World:
@@ -57,7 +59,8 @@ class World:
         chance = random.Random(seed)
         self.runner, self.prober = FakeRunner(self), FakeProber(self)
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
-        outputs = Outputs(self.runner, self.network, self.prober, self.alerter, recorder or self.recorder)
+        self.flows = FakeFlows(self)
+        outputs = Outputs(self.runner, self.network, self.prober, self.flows, self.alerter, recorder or self.recorder)
         self.inbox = Inbox()
         self.engine = Engine(self.inbox, outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
         self.engine.configure(Scope("sim", ()), tunnels, held=())
@@ -166,6 +169,25 @@ class FakeProber:
         if self.jobs.get(job.tunnel) == job:
             self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None))
             self.world.later(job.probe.interval - 0.01 if alive else 0.0, lambda: self._round(job))
+
+
+@dataclass
+class FakeFlows:
+    """Counts every second what the test says is left in a tunnel."""
+
+    world: World
+    jobs: dict[int, FlowJob] = field(default_factory=dict)
+
+    def set(self, jobs: Mapping[int, FlowJob]) -> None:
+        for lane in jobs.keys() - self.jobs.keys():
+            self.world.later(0.0, lambda lane=lane: self._count(lane))
+        self.jobs = dict(jobs)
+
+    def _count(self, lane: int) -> None:
+        if lane in self.jobs:
+            name = self.jobs[lane].tunnel
+            self.world.post(FlowsCounted(name, lane=lane, left=self.world.habits.flows(name, self.world.now)))
+            self.world.later(1.0, lambda: self._count(lane))
 
 
 @dataclass

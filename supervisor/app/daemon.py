@@ -265,6 +265,7 @@ class Daemon:
         await parts.servers.close()
         await parts.tls_renewal.close()
         await parts.prober.close()
+        parts.flows.close()
         await parts.watcher.close()
         await parts.runner.close()
         await parts.network.close(keep=True)

@@ -36,6 +36,7 @@ from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
 from supervisor.engine import Engine, Inbox, Scope, proxies
+from supervisor.kernel.draining import FlowWatch
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.traffic import LinkBytes
@@ -72,6 +73,7 @@ class Parts:
     watcher: InputWatcher
     network: KernelNetwork
     prober: ProbeLoop
+    flows: FlowWatch
     metrics: Metrics
     deaths: Deaths
     history: History
@@ -119,12 +121,13 @@ def build(
     ))
     alerters = Alerters(alerter, history, board)
     tls_renewal = TlsRenewal(inbox.post)
-    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, alerters, recorder, (certificates, tls_renewal))
+    flows = FlowWatch(inbox.post, network.settled, _note)
+    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, flows, alerters, recorder, (certificates, tls_renewal))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
     return Parts(
-        identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, metrics, deaths, history, alerter, engine,
-        servers, tls_renewal, board, notifier,
+        identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history, alerter,
+        engine, servers, tls_renewal, board, notifier,
     )
 
 
@@ -140,7 +143,7 @@ def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
 
 def scope(identity: Identity, config: Config) -> Scope:
     """What all tunnels have in common."""
-    return Scope(identity.facilitator, config.staff.networks, config.staff.segments)
+    return Scope(identity.facilitator, config.staff.networks, config.staff.segments, config.drain.idle)
 
 
 def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:

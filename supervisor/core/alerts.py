@@ -96,14 +96,14 @@ def why(state: TunnelState, since: float) -> Reason:
 
 
 def _judge(tunnel: Tunnel, state: TunnelState, trouble: Trouble, snapshot: Snapshot) -> tuple[Verdict, float | None]:
-    """While the daemon drains nobody is called for what it ends itself, and its end proves nothing well: only health still resolves.
+    """While the daemon or a tunnel drains nobody is called for what is to end, and its end proves nothing well: only health still resolves.
 
     While the uplink is dead that is the one incident; afterwards each tunnel has its ordinary time to come back.
     """
     if state.want is Want.DOWN:
         return (Verdict.HOLD if snapshot.draining else Verdict.CLEAR), None
     is_well = well(tunnel, state)
-    if snapshot.draining and not is_well:
+    if (snapshot.draining or state.drain is not None) and not is_well:
         return Verdict.HOLD, None
     if state.phase is Phase.FAILED or (state.asking is not None and not is_well):     # only a human can help
         return Verdict.FIRING, None

@@ -20,6 +20,16 @@ class Asked(Event):
     """Somebody wants the tunnel up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or anew (RESTARTED, RECONFIGURED)."""
 
     reason: Reason = Reason.STARTED
+    until: float | None = None      # down only when its flows are over, at the latest at this moment (monotonic seconds); None: at once
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsCounted(Event):
+    """How many flows a lane that takes no new ones still carries."""
+
+    lane: int = 0
+    left: int = 0           # without those that are over, or silent for too long
+    idle: float = 0.0       # seconds for which the most silent of them has been silent
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,9 @@ class Chosen(dict[IPNetwork, str]):
 def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None]:
     """The carriers now (`before` itself where nothing changes), and the monotonic moment at which one may change without any event.
 
-    The well tunnel with the lowest priority number carries. One that comes back takes over only after it was well for its `stable_after`,
-    so that a flapping tunnel is not followed; while none is well the last one keeps the destination. None: no such moment.
+    The well tunnel with the lowest priority number carries, one that drains only if there is no other. One that comes back takes over
+    only after it was well for its `stable_after`, so that a flapping tunnel is not followed; while none is well the last one keeps the
+    destination. None: no such moment.
     """
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], before)
     if not isinstance(before, Chosen) or before.directory is not known:
@@ -102,7 +103,8 @@ Candidate = tuple[Tunnel, TunnelState]
 
 
 def _carrier(before: str, ranked: Sequence[Candidate], now: float) -> tuple[str, float | None]:
-    fit = [candidate for candidate in ranked if well(*candidate)]
+    works = [candidate for candidate in ranked if well(*candidate)]
+    fit = [(tunnel, state) for tunnel, state in works if state.drain is None] or works
     current = next((tunnel.name for tunnel, _ in ranked if tunnel.name == before), None)
     if not fit:
         return current or ranked[0][0].name, None

@@ -232,6 +232,8 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         yield Element("up", (lane.number,))
     elif lane.manner is Manner.REFUSE:
         yield Element("refusing", (lane.number,))
+    if lane.draining:
+        yield Element("draining", (lane.number,))
     if lane.device is None:
         if lane.up and lane.port is not None:
             yield Element("ports", (lane.number,), (lane.port,))

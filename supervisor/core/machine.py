@@ -17,7 +17,7 @@ from typing import Any
 from supervisor.core import events as ev
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
-from supervisor.core.state import Asking, Failure, Health, Phase, Rung, Session, TunnelState, Want, well
+from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Rung, Session, TunnelState, Want, well
 from tunnels.base import Connected, Failed, Question, Reason
 from tunnels.settings import Tunnel
 
@@ -75,25 +75,48 @@ _DOWN = (Reason.STOPPED, Reason.SHUTDOWN)
 
 
 def _ask_idle(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
-    """Nothing runs: a wish is fulfilled at once."""
+    """Nothing runs: a wish is fulfilled at once, but for flows that wait for the tunnel to come back."""
     if event.reason in _DOWN:
-        return _rest(m, replace(state, want=Want.DOWN), event.reason)
-    return _start(m, _anew(replace(state, want=Want.UP)), event.reason)
+        waits = event.until is not None and state.phase is Phase.BACKOFF
+        return _drain(state, event) if waits else _rest(m, replace(state, want=Want.DOWN), event.reason)
+    return _start(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
 
 
 def _ask_running(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """A client runs: start is fulfilled already, anything else ends it first."""
     if event.reason in _DOWN:
-        return _terminate(m, replace(state, want=Want.DOWN, kept=False), event.reason)
+        return _drain(state, event) if event.until is not None else _terminate(m, _unwanted(state), event.reason)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
-        return _terminate(m, _anew(replace(state, want=Want.UP)), event.reason)
-    return replace(state, want=Want.UP), ()
+        return _terminate(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
+    return replace(state, want=Want.UP, drain=None), ()
 
 
 def _ask_stopping(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """The client ends anyhow; only what follows may change."""
+    if event.until is not None:
+        return (state, ()) if state.want is Want.DOWN else _drain(state, event)
     want = Want.DOWN if event.reason in _DOWN else Want.UP
-    return replace(state, want=want, reason=event.reason), ()
+    return replace(state, want=want, reason=event.reason, drain=None), ()
+
+
+def _drain(state: TunnelState, event: ev.Asked) -> Result:
+    """It goes on as it is, reconnects included, until its flows are over."""
+    assert event.until is not None
+    return replace(state, drain=Drain(event.reason, event.until)), ()
+
+
+def _flows_counted(m: Moment, state: TunnelState, event: ev.FlowsCounted) -> Result:
+    """Without flows a tunnel that drains is simply unwanted."""
+    if state.drain is None:
+        return state, ()
+    if event.left:
+        return replace(state, drain=replace(state.drain, left=event.left, idle=event.idle)), ()
+    asked = ev.Asked(m.tunnel.name, reason=state.drain.reason)
+    return TABLE[state.phase, ev.Asked](m, state, asked)
+
+
+def _unwanted(state: TunnelState) -> TunnelState:
+    return replace(state, want=Want.DOWN, kept=False, drain=None)
 
 
 def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
@@ -107,7 +130,7 @@ def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> R
 def _inputs_changed_meanwhile(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
     """The running client goes on with the old ones; if these make it fail, the new ones are tried at once."""
     outdated = replace(state, proven=False, kept=False, outdated=True)
-    if state.phase is not Phase.UP or not m.tunnel.login.reconnect_on_change:
+    if state.phase is not Phase.UP or not m.tunnel.login.reconnect_on_change or state.drain is not None:
         return outdated, ()
     by = m.now + QUIET_WITHIN
     return replace(outdated, reconnect_by=by, deadline=by if state.deadline is None else min(by, state.deadline)), ()
@@ -296,7 +319,7 @@ def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> Tunne
 
 def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
     if state.refusals >= m.tunnel.login.max_attempts:
-        return _enter(m, replace(state, deadline=None, turn=None, failure=_spent(m, state)), Phase.FAILED, Reason.AUTH), ()
+        return _give_up(m, replace(state, turn=None, failure=_spent(m, state)), Reason.AUTH)
     if not m.uplink:
         waiting = replace(state, deadline=m.now + LOOK_AGAIN)
         known = state.phase is Phase.BACKOFF and state.reason is Reason.UPLINK
@@ -326,7 +349,15 @@ def _terminate(m: Moment, state: TunnelState, reason: Reason) -> Result:
 
 
 def _rest(m: Moment, state: TunnelState, reason: Reason) -> Result:
-    return _enter(m, replace(state, health=Health.UNKNOWN, deadline=None, asking=None, kept=False), Phase.STOPPED, reason), ()
+    idle = replace(state, health=Health.UNKNOWN, deadline=None, asking=None, kept=False, drain=None)
+    return _enter(m, idle, Phase.STOPPED, reason), ()
+
+
+def _give_up(m: Moment, state: TunnelState, reason: Reason) -> Result:
+    """Only a human can help; nobody is needed for a tunnel that is to end."""
+    if state.drain is not None:
+        return _rest(m, _unwanted(state), state.drain.reason)
+    return _enter(m, replace(state, deadline=None), Phase.FAILED, reason), ()
 
 
 def _ended(m: Moment, state: TunnelState, reason: Reason) -> Result:
@@ -345,7 +376,7 @@ def _ended(m: Moment, state: TunnelState, reason: Reason) -> Result:
         login_after=m.now + (wait or 0.0) if reason is Reason.AUTH else state.login_after,
     )
     if wait is None:
-        return _enter(m, replace(state, deadline=None), Phase.FAILED, reason), ()
+        return _give_up(m, state, reason)
     if wait <= 0.0:
         return _start(m, state, reason)
     return _enter(m, replace(state, deadline=m.now + wait), Phase.BACKOFF, reason), ()
@@ -364,6 +395,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STARTING, ev.Delayed): _delayed,
     (Phase.STARTING, ev.Answered): _answered,
     (Phase.STARTING, ev.Exited): _exited,
+    (Phase.STARTING, ev.FlowsCounted): _flows_counted,
     (Phase.STARTING, ev.Tick): _start_deadline,
     (Phase.UP, ev.Asked): _ask_running,
     (Phase.UP, ev.InputsChanged): _inputs_changed_meanwhile,
@@ -376,10 +408,12 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.UP, ev.PathMtu): _path_mtu,
     (Phase.UP, ev.UplinkBack): _uplink_back,
     (Phase.UP, ev.Quiet): _quiet,
+    (Phase.UP, ev.FlowsCounted): _flows_counted,
     (Phase.UP, ev.Tick): _stable_deadline,
     (Phase.BACKOFF, ev.Asked): _ask_idle,
     (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,
     (Phase.BACKOFF, ev.UplinkBack): _uplink_back,
+    (Phase.BACKOFF, ev.FlowsCounted): _flows_counted,
     (Phase.BACKOFF, ev.Tick): _backoff_deadline,
     (Phase.STOPPING, ev.Asked): _ask_stopping,
     (Phase.STOPPING, ev.InputsChanged): _inputs_changed_meanwhile,
@@ -388,6 +422,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STOPPING, ev.Spawned): _spawned,
     (Phase.STOPPING, ev.SpawnFailed): _never_spawned,
     (Phase.STOPPING, ev.Exited): _exited_stopping,
+    (Phase.STOPPING, ev.FlowsCounted): _flows_counted,
     (Phase.STOPPING, ev.Tick): _stop_deadline,
     (Phase.FAILED, ev.Asked): _ask_idle,
     (Phase.FAILED, ev.InputsChanged): _inputs_changed,

@@ -44,6 +44,7 @@ class Lane:
     port: int | None = None         # local port of the proxy, while up
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
     mtu: int | None = None          # bytes of the largest packet that passes, where that is known
+    draining: bool = False          # it takes no new flows; those that are in it go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
 
 
 def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool, manner: Manner) -> Lane:
-    up = state.phase is Phase.UP
+    up, draining = state.phase is Phase.UP, state.drain is not None
     if proxy:
-        return Lane(tunnel.name, number, None, up, state.session.port if up else None, manner)
-    return Lane(tunnel.name, number, device_name(tunnel), up, manner=manner, mtu=state.session.path_mtu)
+        return Lane(tunnel.name, number, None, up, state.session.port if up else None, manner, draining=draining)
+    return Lane(tunnel.name, number, device_name(tunnel), up, manner=manner, mtu=state.session.path_mtu, draining=draining)

@@ -82,6 +82,16 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """A tunnel takes nothing new, and ends for this reason when its flows are over, or when the time is."""
+
+    reason: Reason              # STOPPED or SHUTDOWN
+    until: float                # monotonic seconds
+    left: int | None = None     # flows that are not over; None: not counted yet
+    idle: float = 0.0           # seconds for which the most silent of them has been silent
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelState:
     """Everything that is remembered about one tunnel between two events. All moments are monotonic seconds."""
 
@@ -110,6 +120,7 @@ class TunnelState:
     remote: int = 0                         # which of the far side's servers comes first; grows with each that was tried in vain
     rung: Rung | None = None                # how the last recovery was tried
     reconnect_by: float | None = None       # it shall reconnect at a quiet moment, at the latest then
+    drain: Drain | None = None              # it shall end when nothing goes through it any more; until then it is kept up
 
     @property
     def running(self) -> bool:

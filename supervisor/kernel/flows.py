@@ -13,30 +13,23 @@ short-lived one is made in a zone of connection tracking in which no packet is.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
-import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from supervisor.kernel.errors import TIMEOUT
-from supervisor.kernel.netlink import NESTED, attribute, attributes, messages
+from supervisor.kernel import conntrack as ct
+from supervisor.kernel.netlink import NESTED, attribute, attributes
 
 FOLLOWED = 2_000            # flows of a lane whose answers are waited for; the others are forgotten at once
 LINGER = 10                 # seconds that such an entry lives without a packet
-_NETLINK_NETFILTER = 12
-_NEW, _GET, _DELETE = 0x100, 0x101, 0x102       # messages of connection tracking
-_REQUEST, _DUMP, _CREATE, _EXCL = 0x1, 0x300, 0x400, 0x200
-_ERROR, _DONE = 2, 3
-_ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _MARK, _ID, _NAT_DESTINATION, _MARK_MASK = 1, 2, 3, 6, 7, 8, 12, 13, 21
+_CREATE, _EXCL = 0x400, 0x200
+_ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _ID, _NAT_DESTINATION = 1, 2, 3, 6, 7, 12, 13
 _ADDRESSES, _PROTOCOL, _TUPLE_ZONE = 1, 2, 3
 _SEEN_REPLY, _ASSURED, _CONFIRMED = 1 << 1, 1 << 2, 1 << 3
 _TCP, _UDP = 6, 17
 _ZONE = 173                 # of connection tracking, for the claims that are to catch nothing
-_HEADER = struct.Struct("=IHHII")
-_READ = 1 << 17
 _BATCH = 100                # flows in one datagram, so that other threads have their turn
 
 
@@ -67,13 +60,7 @@ class Flow(NamedTuple):
 async def forget(marks: Iterable[int]) -> None:
     """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot do that."""
     for mark in marks:
-        await asyncio.to_thread(_forget, _socket(), _socket(), mark)     # made here, in the network namespace of this thread
-
-
-def _socket() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-    sock.settimeout(TIMEOUT)
-    return sock
+        await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
 
 
 def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
@@ -82,20 +69,11 @@ def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
         # What the kernel says to a single flow is not read: one that is gone already is forgotten.
         for start in range(0, len(flows), _BATCH):
             writing.send(b"".join(part for flow in flows[start:start + _BATCH] for part in _moves(flow)))
-        writing.send(_frame(_DELETE, 0, socket.AF_UNSPEC, _marked(mark)))       # more than those, and what is new since then
+        ct.forget(writing, mark)    # more than those, and what is new since then
 
 
 def _flows(sock: socket.socket, mark: int) -> Iterator[Flow]:
-    sock.send(_frame(_GET, _DUMP, socket.AF_UNSPEC, _marked(mark)))
-    while True:
-        for kind, _, body in messages(sock.recv(_READ)):
-            if kind == _DONE:
-                return
-            if kind == _ERROR:
-                code = -struct.unpack_from("=i", body)[0]
-                raise OSError(code or errno.EIO, os.strerror(code))
-            if (flow := read(body)) is not None:
-                yield flow
+    return (flow for body in ct.entries(sock, mark) if (flow := read(body)) is not None)
 
 
 def read(body: bytes) -> Flow | None:
@@ -117,8 +95,8 @@ def _endpoints(packed: bytes) -> Endpoints | None:
 
 def _moves(flow: Flow) -> Iterator[bytes]:
     """Forget it; then the entry for answers that are on their way."""
-    yield _frame(_DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number))
-    yield _frame(_NEW, _CREATE | _EXCL, flow.family, b"".join((
+    yield ct.frame(ct.DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number))
+    yield ct.frame(ct.NEW, _CREATE | _EXCL, flow.family, b"".join((
         attribute(_ORIGINAL | NESTED, _packed(flow.answers)),
         attribute(_REPLY | NESTED, _packed(flow.answers.turned()) + attribute(_TUPLE_ZONE, struct.pack(">H", _ZONE))),
         attribute(_STATUS, struct.pack(">I", _SEEN_REPLY | _ASSURED | _CONFIRMED)),
@@ -138,11 +116,3 @@ def _packed(way: Endpoints) -> bytes:
 def _translation(address: bytes, port: bytes) -> bytes:
     low, high = (1, 2) if len(address) == 4 else (4, 5)
     return attribute(low, address) + attribute(high, address) + attribute(3 | NESTED, attribute(1, port) + attribute(2, port))
-
-
-def _marked(mark: int) -> bytes:
-    return attribute(_MARK, struct.pack(">I", mark)) + attribute(_MARK_MASK, b"\xff\xff\xff\xff")
-
-
-def _frame(kind: int, flags: int, family: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + 4 + len(body), kind, _REQUEST | flags, 1, 0) + bytes((family, 0, 0, 0)) + body

@@ -140,6 +140,7 @@ class KernelNetwork:
             self._release()
             raise explained(worst[1], worst[0]) from worst[1]
         self._sysctls.allow_ping()
+        self._sysctls.tell_of_flows()
         self._open_host()
         self._tell({sentence(*failure) for failure in failures if not passing(failure)})
         self._task = asyncio.create_task(self._hold(), name="kernel")

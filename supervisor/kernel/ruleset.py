@@ -4,6 +4,7 @@ The way of a packet, in the order in which its rules see it (prefixes of the rul
 
     prerouting       a flow from staff to a destination enters a lane; each packet of it, on the way there, gets the lane's packet mark
       enter            the flow gets its connection mark, if the gate lets it in; TCP into a lane that is declared down is reset
+      fresh            a lane that drains takes no new flow
       gate             who may not enter is rejected at once, and counted
     prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our own marked probes
                      a 1:1 mapping: the destination becomes the real one
@@ -116,6 +117,7 @@ def _sets() -> Iterator[Set]:
         yield Set(f"refused{version}", (MARK, address), interval=True, counter=True)
     yield Set("up", (MARK,), size=_LANES)
     yield Set("refusing", (MARK,), size=_LANES)
+    yield Set("draining", (MARK,), size=_LANES)
     yield Set("lanes", (MARK, NAME), size=_LANES)
     yield Set("tunnels", (NAME,), size=_LANES)
     yield Set("ports", (MARK,), PORT)
@@ -147,7 +149,16 @@ def _enter() -> Iterator[ex.Clause]:
     """Only what enters a lane comes here, so this costs nothing for flows that are on their way."""
     yield ex.jump("gate")
     yield _join(ex.tcp(), ex.meta("mark"), ex.within("refusing"), ex.reset())
+    yield _join(ex.meta("mark"), ex.within("draining"), ex.jump("fresh"))
     yield _join(ex.meta("mark"), ex.set_ct_mark())
+
+
+def _fresh() -> Iterator[ex.Clause]:
+    """What has a mark was in a lane before. A TCP connection is new only at its SYN: its entry may have gone with the tunnel's device."""
+    yield _join(_ours(ex.ct("mark")), ex.leave())
+    yield _join(ex.tcp_syn(), ex.reset())
+    yield _join(ex.tcp(), ex.leave())
+    yield ex.reject()
 
 
 def _gate() -> Iterator[ex.Clause]:
@@ -212,6 +223,7 @@ def _postrouting() -> Iterator[ex.Clause]:
 
 def _chains() -> Iterator[Chain]:
     yield Chain.part("gate", _gate())       # a chain stands before those that jump to it
+    yield Chain.part("fresh", _fresh())
     yield Chain.part("enter", _enter())
     yield Chain.part("clamp", _clamp())
     yield Chain("prerouting", "filter", "prerouting", -150, tuple(_prerouting()))

@@ -5,6 +5,7 @@ Each is left alone when it is fine already, so that a host that sets them itself
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,6 +63,15 @@ class Sysctls:
     def accept_replies(self, device: str) -> None:
         """No reverse-path filter on a tunnel's device."""
         self._want(f"ipv4/conf/{device}/rp_filter", "0")
+
+    def tell_of_flows(self) -> None:
+        """Have the kernel tell the end of every flow to those who listen, not only of flows that began while somebody listened.
+
+        Who drains does not depend on it: it looks anyhow, only later.
+        """
+        with contextlib.suppress(OSError):
+            if self._get("netfilter/nf_conntrack_events") == "2":
+                self._write("netfilter/nf_conntrack_events", "1")
 
     def allow_ping(self, group: int | None = None) -> None:
         """Let this process's group open ICMP sockets."""

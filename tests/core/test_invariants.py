@@ -20,6 +20,8 @@ ASKS = [Reason.CONFIGURED, Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Rea
 sessions = st.integers(0, 1)        # 0: the current one, 1: an earlier one
 happenings = st.one_of(
     st.builds(lambda r: lambda n: ev.Asked("t", reason=r), st.sampled_from(ASKS)),
+    st.builds(lambda r: lambda n: ev.Asked("t", reason=r, until=1e9), st.sampled_from([Reason.STOPPED, Reason.SHUTDOWN])),
+    st.builds(lambda left: lambda n: ev.FlowsCounted("t", left=left), st.integers(0, 2)),
     st.just(lambda n: ev.InputsChanged("t")),
     st.just(lambda n: ev.DeviceLost("t")),
     st.builds(lambda old: lambda n: ev.Spawned("t", n - old, 7), sessions),
@@ -73,5 +75,8 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
             assert state.deadline is None
         if state.want is Want.DOWN:
             assert state.phase in (Phase.STOPPED, Phase.STOPPING)
+            assert state.drain is None
+        if state.drain is not None:
+            assert state.phase in (Phase.STARTING, Phase.UP, Phase.BACKOFF, Phase.STOPPING), "nothing brings it to its end"
         assert state.attempts >= 0
         assert 0 <= state.refusals <= tunnel.login.max_attempts

@@ -1,0 +1,85 @@
+"""Which flows of a lane that drains are not over: what the entries of connection tracking tell from one look to the next.
+
+    entries (`kernel.draining`) -> count(...) -> FlowsCounted per lane, and what to remember for the next look
+
+An entry says when it will expire, and each packet of its flow moves that moment. So a flow was silent for as long as it has not moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+GRAIN = 1.5             # seconds: the kernel tells whole ones, and a look takes a moment
+
+
+@dataclass(frozen=True, slots=True)
+class FlowJob:
+    """A lane whose flows are to be counted, because it takes no new ones and waits for the end of those that are in it."""
+
+    tunnel: str
+    idle: float         # seconds without a packet after which a flow does not count any more
+
+
+class Entry(NamedTuple):
+    """A flow in connection tracking. Moments are monotonic seconds."""
+
+    lane: int
+    number: bytes       # tells it from others, also from later ones with the same addresses
+    over: bool          # TCP that both sides have closed, or one has reset: the entry is only a memory
+    seen: float         # when this was read
+    expires: float      # when the entry goes, if no packet comes
+    silent: float       # seconds for which there was no packet at least, as far as the entry alone tells
+
+
+class Trace(NamedTuple):
+    """What is remembered of a flow."""
+
+    expires: float      # as it was when the last packet was noticed
+    active: float       # when that was
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a lane still carries."""
+
+    flows: int = 0
+    idle: float = 0.0   # seconds for which the most silent of them has been silent
+
+
+Memory = Mapping[bytes, Trace]
+
+
+def count(before: Memory, entries: Iterable[Entry], limits: Mapping[int, float]) -> tuple[Memory, dict[int, Left]]:
+    """What is left in each lane of `limits`, which says after how many silent seconds a flow does not count; and the new memory."""
+    memory: dict[bytes, Trace] = {}
+    silences: dict[int, list[float]] = {lane: [] for lane in limits}
+    for entry in entries:
+        if entry.over or entry.lane not in limits:
+            continue
+        trace = memory[entry.number] = _trace(before.get(entry.number), entry)
+        silence = entry.seen - trace.active
+        if silence < limits[entry.lane]:
+            silences[entry.lane].append(silence)
+    return memory, {lane: _left(each) for lane, each in silences.items()}
+
+
+def _trace(before: Trace | None, entry: Entry) -> Trace:
+    if before is None:
+        return Trace(entry.expires, entry.seen - entry.silent)
+    return before if abs(entry.expires - before.expires) <= GRAIN else Trace(entry.expires, entry.seen)
+
+
+def _left(silences: Collection[float]) -> Left:
+    return Left(len(silences), max(silences, default=0.0))
+
+
+def prefix(lanes: Collection[int]) -> tuple[int, int]:
+    """A mark and a mask (32 bits) that all of these lanes fit, and few others: what the kernel is asked for."""
+    first = min(lanes)
+    differing = 0
+    for lane in lanes:
+        differing |= lane ^ first
+    mask = 0xFFFF_FFFF << differing.bit_length() & 0xFFFF_FFFF
+    return first & mask, mask

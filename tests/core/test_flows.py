@@ -1,0 +1,71 @@
+"""Which flows hold up a drain: for as long as packets pass, and not for longer than the limit after the last one."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.core.flows import GRAIN, Entry, Left, Memory, count, prefix
+from supervisor.core.network import FIRST_LANE, LAST_LANE
+
+LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
+KEPT = 432_000.0        # seconds that the kernel keeps an entry without a packet
+
+
+def entry(seen: float, packet: float, number: bytes = b"1", lane: int = LANE, over: bool = False) -> Entry:
+    """A flow whose last packet was then. The kernel tells whole seconds."""
+    return Entry(lane, number, over, seen, seen + math.floor(packet + KEPT - seen), 0.0)
+
+
+def left(memory: Memory, *entries: Entry, idle: float = 60.0) -> tuple[Memory, Left]:
+    after, found = count(memory, entries, {LANE: idle})
+    return after, found[LANE]
+
+
+def test_only_what_is_not_over_counts_and_each_lane_for_itself() -> None:
+    entries = [entry(10.0, 10.0), entry(10.0, 10.0, b"2", over=True), entry(10.0, 10.0, b"3", OTHER), entry(10.0, 10.0, b"4", OTHER + 1)]
+    memory, found = count({}, entries, {LANE: 60.0, OTHER: 60.0})
+    assert {lane: each.flows for lane, each in found.items()} == {LANE: 1, OTHER: 1}
+    assert set(memory) == {b"1", b"3"}
+
+
+def test_a_lane_without_flows_is_told() -> None:
+    assert count({}, [], {LANE: 60.0}) == ({}, {LANE: Left(0, 0.0)})
+
+
+def test_what_is_known_to_be_silent_already_counts_from_then() -> None:
+    known = entry(10.0, 10.0)._replace(silent=59.0)
+    memory, found = left({}, known)
+    assert found == Left(1, 59.0)
+    assert left(memory, entry(12.0, 10.0))[1] == Left(0, 0.0)
+
+
+@given(st.floats(0.1, 50.0), st.lists(st.floats(0.05, 20.0), min_size=1, max_size=60))
+def test_a_flow_with_packets_always_counts(period: float, pauses: list[float]) -> None:
+    """However the looks fall between its packets."""
+    memory, now = {}, 1000.0
+    for pause in pauses:
+        now += pause
+        memory, found = left(memory, entry(now, math.floor(now / period) * period), idle=period + 20.0 + 2 * GRAIN)
+        assert found.flows == 1
+
+
+@given(st.lists(st.floats(0.05, 20.0), min_size=1, max_size=60))
+def test_a_silent_flow_counts_until_the_limit_and_never_again(pauses: list[float]) -> None:
+    memory, now, begun = {}, 1000.0, None
+    for pause in pauses:
+        now += pause
+        begun = now if begun is None else begun
+        memory, found = left(memory, entry(now, 900.0))
+        assert found.flows == (now - begun < 60.0)
+        assert found.idle <= 60.0
+
+
+@given(st.sets(st.integers(FIRST_LANE, LAST_LANE), min_size=1))
+def test_the_kernel_is_asked_for_all_lanes_at_once(lanes: set[int]) -> None:
+    mark, mask = prefix(lanes)
+    assert all(lane & mask == mark for lane in lanes)
+    assert len(lanes) > 1 or mask == 0xFFFF_FFFF
+    assert mask >= 0xFFFF_F000, "few others"
