@@ -13,8 +13,9 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from supervisor.core.blame import dead_leg
 from supervisor.core.calls import Calls, called, resumed
-from supervisor.core.conditions import Condition
+from supervisor.core.conditions import Condition, of_tunnels, seen
 from supervisor.core.events import (
     Action,
     Asked,
@@ -34,7 +35,7 @@ from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
 from supervisor.core.machine import Limits, step
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink, Want
+from supervisor.core.state import Leg, Phase, Snapshot, Transition, TunnelState, Uplink, Want
 from supervisor.core.turns import Turns, login_turn, partners
 from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
@@ -103,6 +104,7 @@ class Engine:
         self._partners: dict[str, tuple[str, ...]] = {}
         self._ties: dict[str, tuple[Tie, ...]] = {}
         self._calls = Calls()
+        self._noticed: Mapping[str, float] = {}         # conditions: since when
         self._plan_due: float | None = None
         self.draining = False
         self.plan = NetworkPlan()
@@ -145,14 +147,17 @@ class Engine:
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
-        """What is wrong beyond the state of single tunnels, by name."""
+        """What is wrong and needs nobody to explain it, by name."""
+        return seen(self._noticed, self._found(), self._clock()).shown
+
+    def _found(self) -> dict[str, Condition]:
         found = {name: Condition(text, look_further="facilitator plan") for name, text in self._out.network.conditions.items()}
         if not self._uplink.alive:
             text = f"the uplink is dead: {self._uplink.text}; nothing is restarted until it is back"
             found["uplink"] = Condition(text, "critical", "ip route; ip neighbour")
         for watcher in self._out.watchers:
             found |= watcher.conditions
-        return found
+        return found | of_tunnels(self.snapshot)
 
     def lane(self, tunnel: str) -> int | None:
         """The tunnel's lane."""
@@ -232,7 +237,8 @@ class Engine:
         self._states[tunnel.name] = after
         self._take_turn(tunnel.name, before, after)
         if _moved(before, after):
-            self._out.recorder.record(_transition(tunnel.name, before, after, now), self.snapshot)
+            leg = dead_leg(tunnel, after, self._uplink)
+            self._out.recorder.record(_transition(tunnel.name, before, after, now, leg), self.snapshot)
         for action in actions:
             self._perform(tunnel, action)
         if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
@@ -303,8 +309,10 @@ class Engine:
                 future.set_result(None)
 
     def _publish_alerts(self) -> None:
-        name, conditions = self._scope.facilitator, self.conditions
-        self._calls, alerts, self._alerts_due = called(name, self._calls, self.snapshot, conditions, self._ties)
+        sight = seen(self._noticed, self._found(), self._clock())
+        self._noticed = sight.since
+        self._calls, alerts, due = called(self._scope.facilitator, self._calls, self.snapshot, sight.shown, self._ties)
+        self._alerts_due = min((moment for moment in (due, sight.due) if moment is not None), default=None)
         self._out.alerter.set(alerts)
 
     def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
@@ -320,19 +328,22 @@ def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> froz
 
 
 def _moved(before: TunnelState, after: TunnelState) -> bool:
-    return (before.phase, before.health, before.session.number) != (after.phase, after.health, after.session.number)
+    """While a session is up, its reasons are those of its health; elsewhere they are only wishes that wait."""
+    return (before.phase, before.health, before.session.number) != (after.phase, after.health, after.session.number) or (
+        after.phase is Phase.UP and before.reason is not after.reason
+    )
 
 
 def _public(state: TunnelState) -> tuple[object, ...]:
-    """What outputs depend on beside phase and health."""
+    """What outputs depend on beside transitions."""
     drain = None if state.drain is None else (state.drain.reason, state.drain.until, state.drain.left)
-    return state.session, state.want, state.asking, drain
+    return state.session, state.want, state.asking, state.endpoint, drain
 
 
-def _transition(name: str, before: TunnelState, after: TunnelState, now: float) -> Transition:
+def _transition(name: str, before: TunnelState, after: TunnelState, now: float, leg: Leg | None) -> Transition:
     failure = after.failure if after.failure is not None and after.failure is not before.failure else None
-    text = failure.text if failure is not None else ""
+    text = failure.text if failure is not None else after.degraded or ""
     renewed, begun = after.session.renewed and not before.session.renewed, after.session.number != before.session.number
     rung = after.rung if renewed or begun else None
     number, lasted = after.session.number, now - before.since
-    return Transition(name, number, before.phase, after.phase, after.health, after.reason, text, now, lasted, rung)
+    return Transition(name, number, before.phase, after.phase, after.health, after.reason, text, now, lasted, rung, leg)

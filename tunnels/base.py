@@ -37,11 +37,13 @@ class Reason(enum.StrEnum):
     RETRY = "retry"                         # the pause after a failure is over
     CONNECTED = "connected"                 # the client says that it is up
     HEALTHY = "healthy"                     # a probe was answered
+    DEGRADED = "degraded"                   # probes are answered, but too few of them, or too late
     # transient: tried again for ever
     EXITED = "exited"                       # the client ended and gave no reason
     KILLED = "killed"                       # a signal ended the client
     START_TIMEOUT = "start-timeout"         # the client did not come up in time
     UNHEALTHY = "unhealthy"                 # probes stayed unanswered
+    DESTINATION = "destination"             # the tunnel carries packets, and no probe target behind it answers
     DEVICE_LOST = "device-lost"             # the tunnel's network device vanished
     NETWORK = "network"                     # the far side cannot be reached
     DNS = "dns"                             # its name cannot be resolved

@@ -230,12 +230,36 @@ class Login(Settings):
     reconnect_on_change: bool = Field(False, description="log in anew when a secret changes while the tunnel is up")
 
 
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
+
+
+def parse_share(value: Any) -> float:
+    """A part from `20%`: 0.2; ValueError says what a share looks like."""
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not 0.0 < float(match[1]) <= 100.0:
+        raise ValueError(f"{value!r} is not a share; write it as 20%, more than 0% and at most 100%")
+    return float(match[1]) / 100.0
+
+
+Share = Annotated[
+    float, BeforeValidator(parse_share), WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]})
+]
+
+
+class Degraded(Settings):
+    """From when on a tunnel that works is called degraded: somebody is told, nothing is restarted. Judged over the last 24 probe rounds."""
+
+    loss: Share | None = Field(0.2, description="part of the rounds without an answer; null: never")
+    rtt: Pause | None = Field(None, description="time that half of the answers take longer than; null: never")
+
+
 class Probe(Settings):
     """What proves that traffic passes: any one target that answers."""
 
     targets: tuple[_TargetText, ...] = Field((), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]")
     interval: Pause = Field(5.0, description="time between rounds while all is well")
     timeout: Pause = Field(2.0, description="how long one round waits for an answer; also the pause after a missed round")
+    degraded: Degraded = Field(default_factory=Degraded, description="when a tunnel that works is called degraded")
 
 
 _HOUR = r"([01]\d|2[0-3]):[0-5]\d"

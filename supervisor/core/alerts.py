@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from supervisor.core.blame import LOCAL, SENTENCES, dead_leg
 from supervisor.core.conditions import Condition
-from supervisor.core.state import Asking, Phase, Rung, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Asking, Leg, Phase, Rung, Snapshot, TunnelState, Want, well
 from supervisor.core.trouble import FLAPS, Trouble
 from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
 
-LOCAL = frozenset({
-    Reason.LOCAL, Reason.CLIENT_CONFIG, Reason.MISSING_INPUT, Reason.MISSING_BINARY, Reason.MISSING_RIGHT, Reason.KILLED, Reason.UPLINK,
-})      # what the far side has no part in
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_TROUBLE: Mapping[str, Trouble] = MappingProxyType({})
 _RUNGS = MappingProxyType({
@@ -46,7 +44,7 @@ class Alert:
     details: Mapping[str, str]
     reason: str = ""                    # the word for why it is down
     moments: Mapping[str, float] = field(default_factory=dict)      # monotonic seconds; people are told the time of day
-    members: tuple[str, ...] = ()       # of a group: the tunnels that it speaks for
+    members: tuple[str, ...] = ()       # of a group or a condition: the tunnels that it speaks for
 
 
 def verdicts(
@@ -63,30 +61,29 @@ def verdicts(
         verdict, due = _judge(tunnel, state, trouble, snapshot)
         if due is not None:
             moments.append(due)
-        alerts[name] = _alert(facilitator, tunnel, state, trouble, verdict, snapshot.now)
+        alerts[name] = _alert(facilitator, tunnel, state, trouble, verdict, snapshot)
     return alerts, min(moments, default=None)
 
 
 def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> dict[str, Alert]:
-    """An alert for each condition that concerns no single tunnel, by its name."""
+    """An alert for each condition that calls somebody, by its name."""
     return {
         name: Alert(
             name, Verdict.FIRING, each.severity, f"{facilitator}: {each.text}", now, {"look_further": each.look_further}, name,
-            {"since": now},
+            {"since": now}, (each.tunnel,) if each.tunnel else (),
         )
-        for name, each in conditions.items()
+        for name, each in conditions.items() if each.calls
     }
 
 
-def _alert(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Trouble, verdict: Verdict, now: float) -> Alert:
+def _alert(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Trouble, verdict: Verdict, snapshot: Snapshot) -> Alert:
     since = state.well_since if well(tunnel, state) else trouble.since
     reason = why(state, since).value
     if verdict is not Verdict.FIRING:
         return Alert(tunnel.name, verdict, tunnel.alert.severity, "", since, _NOTHING, reason)
-    summary = _summary(facilitator, tunnel, state, trouble)
-    return Alert(
-        tunnel.name, verdict, tunnel.alert.severity, summary, since, _details(tunnel, state, trouble, now), reason, _moments(state, since)
-    )
+    leg = dead_leg(tunnel, state, snapshot.uplink)
+    summary, details = _summary(facilitator, tunnel, state, trouble, leg), _details(tunnel, state, trouble, snapshot.now, leg)
+    return Alert(tunnel.name, verdict, tunnel.alert.severity, summary, since, details, reason, _moments(state, since))
 
 
 def why(state: TunnelState, since: float) -> Reason:
@@ -116,17 +113,18 @@ def _judge(tunnel: Tunnel, state: TunnelState, trouble: Trouble, snapshot: Snaps
     return (verdict, None) if snapshot.now >= due else (Verdict.HOLD, due)
 
 
-def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Trouble) -> str:
+def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Trouble, leg: Leg | None) -> str:
     subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
     if state.asking is not None:
         return f"{facilitator}: tunnel {subject} asks: {state.asking.question.text}"
     failure = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
     flaps = f"keeps failing ({trouble.drops} times)"
-    what = "waits for a human" if state.phase is Phase.FAILED else flaps if trouble.drops >= FLAPS else "is down"
+    down = "works, but its destination is dead" if leg is Leg.DESTINATION else "is down"
+    what = "waits for a human" if state.phase is Phase.FAILED else flaps if trouble.drops >= FLAPS else down
     return f"{facilitator}: tunnel {subject} {what}{failure}"
 
 
-def _details(tunnel: Tunnel, state: TunnelState, trouble: Trouble, now: float) -> dict[str, str]:
+def _details(tunnel: Tunnel, state: TunnelState, trouble: Trouble, now: float, leg: Leg | None) -> dict[str, str]:
     details = {
         "tunnel": tunnel.name,
         "kind": tunnel.kind,
@@ -135,7 +133,7 @@ def _details(tunnel: Tunnel, state: TunnelState, trouble: Trouble, now: float) -
         "phase": state.phase.value,
         "health": state.health.value,
         "reason": state.reason.value,
-        "dead_leg": _leg(state),
+        "dead_leg": _leg(state, leg),
         "down_for_seconds": f"{now - trouble.since:.0f}",
         "failures_since_then": str(trouble.drops),
         "sessions_tried": str(state.session.number),
@@ -174,12 +172,12 @@ def _staff(tunnel: Tunnel) -> str:
     return ", ".join(each.segment if each.ports is None else f"{each.segment} ({' '.join(each.ports)})" for each in tunnel.allow)
 
 
-def _leg(state: TunnelState) -> str:
+def _leg(state: TunnelState, leg: Leg | None) -> str:
     """Between here and the destination: what is known to be dead."""
-    if state.phase is Phase.UP:
-        return "inside the tunnel: the client is connected, and no probe target answers"
+    if leg is not None:
+        return f"{leg}: {SENTENCES[leg]}"
     reason = state.failure.reason if state.failure is not None else state.reason
-    return "this host" if reason in LOCAL else "between this host and the far side, or the far side itself"
+    return "this host" if reason in LOCAL else "not known: the client is connected, and no probe target has answered yet"
 
 
 def _answer_with(tunnel: Tunnel, asking: Asking) -> str:

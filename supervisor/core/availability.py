@@ -29,7 +29,8 @@ KEPT = max(WINDOWS.values()) + 3600.0   # seconds of the past that a timeline re
 _TRIM = 256                             # marks that are forgotten at a time
 
 _CLASSES = MappingProxyType({Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent"})
-_NO_FAILURE = frozenset({*(r.value for r in RETRY if RETRY[r] is Retry.NOW), Reason.RETRY, Reason.CONNECTED, Reason.HEALTHY, ADOPTED})
+_PROGRESS = (Reason.RETRY, Reason.CONNECTED, Reason.HEALTHY, Reason.DEGRADED, ADOPTED)
+_NO_FAILURE = frozenset({*(r.value for r in RETRY if RETRY[r] is Retry.NOW), *_PROGRESS})
 _BY_HAND = frozenset({Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.INPUTS_CHANGED})
 
 
@@ -53,7 +54,9 @@ def standing(tunnel: Tunnel, state: TunnelState) -> Standing:
     """What this state means. A tunnel that connects again and again while nothing passes is down, as for incidents."""
     if state.want is Want.DOWN:
         return Standing.UNWATCHED if state.reason is Reason.SHUTDOWN else Standing.STOPPED
-    return Standing.UP if well(tunnel, state) else Standing.DOWN
+    if not well(tunnel, state):
+        return Standing.DOWN
+    return Standing.UP if state.degraded is None else Standing.DEGRADED
 
 
 def failed(reason: str) -> bool:

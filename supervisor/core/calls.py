@@ -43,6 +43,7 @@ def called(
     troubles = follow(calls.troubles, snapshot)
     own, due = verdicts(facilitator, snapshot, troubles)
     under = cover({**{n: n for n in calls.left if n in own}, **calls.under}, own, snapshot, ties, calls.left)
+    conditions = {name: each for name, each in conditions.items() if each.calls}
     left = frozenset(n for n in calls.left if n not in own and n not in under.values() and n not in conditions)
     after = _conditions(facilitator, replace(calls, troubles=troubles, under=under, left=left), snapshot, conditions)
     alerts = gathered(facilitator, own, under, snapshot) | _of_conditions(after, conditions)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from supervisor.core import events as ev
-from supervisor.core.machine import ROUNDS, step
+from supervisor.core.blame import ROUNDS
+from supervisor.core.machine import step
 from supervisor.core.state import Phase, Session, TunnelState, Want
 from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Tunnel
@@ -34,7 +35,7 @@ def _tunnel() -> Tunnel:
 
 def _states(phase: Phase) -> Iterable[TunnelState]:
     """The phase in the circumstances that decide where an event leads."""
-    plain = TunnelState(phase=phase, session=Session(1), reason=Reason.UNHEALTHY, misses=ROUNDS - 1)
+    plain = TunnelState(phase=phase, session=Session(1), reason=Reason.UNHEALTHY, misses=ROUNDS - 1, silence=ROUNDS - 1)
     yield plain
     yield replace(plain, healthy_since=0.0)                 # the session was stable
     yield replace(plain, reason=Reason.KEY)                 # it ends for a permanent cause

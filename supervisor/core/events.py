@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.core.state import Proof, Reach
 from tunnels.base import Connected, Observation, Reason
 
 
@@ -103,9 +104,17 @@ class PathMtu(Event):
 
 @dataclass(frozen=True, slots=True)
 class Probed(Event):
-    """A probe round ended; `rtt` in seconds, None: no target answered."""
+    """A probe round ended; `rtt` in seconds, None: no target answered, and `proof` is what shows that the tunnel works all the same."""
 
     rtt: float | None = None
+    proof: Proof | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSeen(Event):
+    """The far side's gateway was asked past the tunnel."""
+
+    reach: Reach = Reach.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from supervisor.core.alerts import LOCAL, Alert, Verdict, destinations, why
+from supervisor.core.alerts import Alert, Verdict, destinations, why
 from supervisor.core.availability import failed
+from supervisor.core.blame import LOCAL
 from supervisor.core.state import Snapshot, TunnelState, Want, well
 from supervisor.core.turns import account
 from tunnels.base import Reason
@@ -54,7 +55,7 @@ def ties(tunnels: Mapping[str, Tunnel], gateways: Mapping[str, str]) -> dict[str
 def cause(state: TunnelState, since: float) -> str | None:
     """The class of the reason for which it is down: `reach`, `login` or `trust`; None: it has no common cause with others."""
     reason = why(state, since)
-    if state.asking is not None or reason in LOCAL:
+    if state.asking is not None or reason in LOCAL or reason is Reason.DESTINATION:
         return None
     waits = state.refusals > 0 and not failed(reason.value)     # the account was refused to another tunnel
     return "login" if waits or reason in _LOGIN else "trust" if reason in _TRUST else "reach"

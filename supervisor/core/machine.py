@@ -15,13 +15,14 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
+from supervisor.core.blame import ROUNDS, blamed, dead_destination, heard, missed
+from supervisor.core.quality import judged, remembered
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
-from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Rung, Session, TunnelState, Want, well
+from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, well
 from tunnels.base import Connected, Failed, Question, Reason
 from tunnels.settings import Tunnel
 
-ROUNDS = 3              # probe rounds without any answer that make a tunnel unhealthy (reference: any-of targets, 3 rounds)
 ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
 QUIET_WITHIN = 900.0    # seconds that a reconnect which somebody wants waits for a quiet moment
 LOOK_AGAIN = 30.0       # seconds between two looks at a dead uplink; its return is told by an event
@@ -229,42 +230,76 @@ def _device_lost(m: Moment, state: TunnelState, event: ev.DeviceLost) -> Result:
 
 
 def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
-    """One answer proves the path; ROUNDS misses in a row disprove it: the client reconnects in place if it can, else it is given up."""
+    """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped by a new session."""
     if event.rtt is not None:
-        since = state.healthy_since if state.healthy_since is not None else m.now
-        session = replace(state.session, renewed=False) if state.session.renewed else state.session
-        state = replace(state, misses=0, last_rtt=event.rtt, healthy_since=since, session=session)
-        if state.health is Health.HEALTHY:
-            return state, ()
-        deadline = min(since + m.tunnel.reconnect.stable_after, state.reconnect_by or math.inf)
-        return replace(state, health=Health.HEALTHY, reason=Reason.HEALTHY, since=m.now, deadline=deadline), ()
-    state = replace(state, misses=state.misses + 1)
-    if state.misses < ROUNDS or (state.session.renewed and state.misses < 2 * ROUNDS):
-        return state, ()
-    if not m.uplink:
-        return _blind(m, state)
+        return _rated(m, _answered_probe(m, state, event.rtt), event.rtt), ()
+    state = missed(state, event.proof)
+    dead = blamed(state)
+    if dead is None:
+        return _rated(m, state, None), ()
+    if dead is Leg.DESTINATION:
+        return _nothing_behind(m, state), ()
+    return _silent(m, state) if m.uplink else _blind(m, state)
+
+
+def _answered_probe(m: Moment, state: TunnelState, rtt: float) -> TunnelState:
+    since = state.healthy_since if state.healthy_since is not None else m.now
+    session = replace(state.session, renewed=False) if state.session.renewed else state.session
+    state = replace(heard(state), last_rtt=rtt, healthy_since=since, session=session)
+    if state.health is Health.HEALTHY:
+        return state
+    deadline = min(since + m.tunnel.reconnect.stable_after, state.reconnect_by or math.inf)
+    return replace(state, health=Health.HEALTHY, reason=Reason.HEALTHY, since=m.now, deadline=deadline)
+
+
+def _rated(m: Moment, state: TunnelState, rtt: float | None) -> TunnelState:
+    """How well it works, as long as it does."""
+    if state.health is not Health.HEALTHY:
+        return state
+    recent = remembered(state.recent, rtt)
+    degraded = judged(m.tunnel.probe.degraded, recent, state.degraded)
+    state = replace(state, recent=recent)
+    if degraded == state.degraded:
+        return state
+    return replace(state, degraded=degraded, reason=Reason.DEGRADED if degraded else Reason.HEALTHY, since=m.now)
+
+
+def _silent(m: Moment, state: TunnelState) -> Result:
+    """Nothing passes: the client reconnects in place if it can, else it is given up."""
     text = f"no probe target answered in {state.misses} rounds"
-    sick = replace(state, health=Health.UNHEALTHY, failure=Failure(Reason.UNHEALTHY, text, m.now))
+    failure = Failure(Reason.UNHEALTHY, text, m.now)
+    sick = replace(state, health=Health.UNHEALTHY, failure=failure, doubted=state.doubted or state.silence == 0, recent=(), degraded=None)
     if m.limits.renews and not state.session.renewed:
         return _renew(m, sick)
     return _terminate(m, sick, Reason.UNHEALTHY)
+
+
+def _nothing_behind(m: Moment, state: TunnelState) -> TunnelState:
+    """The tunnel does its part: it stays as it is for whoever reaches something else through it, and until the destination is back."""
+    if state.health is Health.UNHEALTHY and state.reason is Reason.DESTINATION:
+        return state
+    return _sick(m, state, Failure(Reason.DESTINATION, dead_destination(m.tunnel, state), m.now))
+
+
+def _sick(m: Moment, state: TunnelState, failure: Failure) -> TunnelState:
+    """Unhealthy, with a session that goes on."""
+    return replace(
+        state, health=Health.UNHEALTHY, reason=failure.reason, since=m.now, failure=failure, healthy_since=None,
+        deadline=state.reconnect_by, recent=(), degraded=None,
+    )
 
 
 def _blind(m: Moment, state: TunnelState) -> Result:
     """Nothing can be known about the tunnel while the host's own way out is dead; it may well live on."""
     if state.health is Health.UNHEALTHY:
         return state, ()
-    failure = Failure(Reason.UPLINK, "the uplink of this host is dead", m.now)
-    return replace(
-        state, health=Health.UNHEALTHY, reason=Reason.UPLINK, since=m.now, failure=failure, healthy_since=None,
-        deadline=state.reconnect_by,
-    ), ()
+    return _sick(m, state, Failure(Reason.UPLINK, "the uplink of this host is dead", m.now)), ()
 
 
 def _uplink_back(m: Moment, state: TunnelState, event: ev.UplinkBack) -> Result:
     """A session gets some rounds to prove itself; what waited begins within some seconds, not all at once."""
     if state.phase is Phase.UP:
-        return replace(state, misses=0), ()
+        return replace(state, misses=0, silence=0, unheard=0), ()
     soon = m.now + m.jitter * SPREAD
     if RETRY[state.reason] is not Retry.BACKOFF or (state.deadline is not None and state.deadline < soon):
         return state, ()
@@ -274,9 +309,13 @@ def _uplink_back(m: Moment, state: TunnelState, event: ev.UplinkBack) -> Result:
 def _renew(m: Moment, state: TunnelState) -> Result:
     renewing = replace(
         state, session=replace(state.session, renewed=True), rung=Rung.IN_PLACE, reason=Reason.UNHEALTHY, since=m.now, healthy_since=None,
-        deadline=state.reconnect_by,
+        deadline=state.reconnect_by, misses=ROUNDS, silence=0, unheard=0,
     )
     return renewing, (ev.Renew(m.tunnel.name, state.session.number),)
+
+
+def _endpoint_seen(m: Moment, state: TunnelState, event: ev.EndpointSeen) -> Result:
+    return replace(state, endpoint=event.reach), ()
 
 
 def _path_mtu(m: Moment, state: TunnelState, event: ev.PathMtu) -> Result:
@@ -314,7 +353,7 @@ def _backoff_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
 
 
 def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> TunnelState:
-    return replace(state, phase=phase, reason=reason, since=m.now)
+    return replace(state, phase=phase, reason=reason, since=m.now, recent=(), degraded=None)
 
 
 def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
@@ -329,7 +368,8 @@ def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
     number = state.session.number + 1
     session = Session(number, started=m.now, path_mtu=state.session.path_mtu, resumed=state.kept)   # most likely it is the same path again
     fresh = replace(
-        state, session=session, health=Health.UNKNOWN, misses=0, healthy_since=None, last_rtt=None, turn=None, outdated=False,
+        state, session=session, health=Health.UNKNOWN, misses=0, silence=0, unheard=0, healthy_since=None, last_rtt=None, turn=None,
+        outdated=False,
         deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
     return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote),)
@@ -426,4 +466,5 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STOPPING, ev.Tick): _stop_deadline,
     (Phase.FAILED, ev.Asked): _ask_idle,
     (Phase.FAILED, ev.InputsChanged): _inputs_changed,
+    **{(phase, ev.EndpointSeen): _endpoint_seen for phase in Phase if phase is not Phase.STOPPED},
 })

@@ -35,6 +35,30 @@ class Health(enum.StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+class Leg(enum.StrEnum):
+    """A part of the way from here to a destination."""
+
+    UPLINK = "uplink"               # this host's own way out
+    ENDPOINT = "endpoint"           # from there to the far side's gateway
+    TUNNEL = "tunnel"               # the session with it
+    DESTINATION = "destination"     # what lies behind it
+
+
+class Proof(enum.StrEnum):
+    """What shows that a tunnel carries packets although no probe target answers."""
+
+    ANSWERED = "answered"           # its far end answered us: both ways work
+    RECEIVED = "received"           # something came out of it: one way works, and most likely both
+
+
+class Reach(enum.StrEnum):
+    """Does the far side's gateway answer, asked past the tunnel."""
+
+    UNKNOWN = "unknown"             # many never answer; that says nothing
+    ANSWERS = "answers"
+    SILENT = "silent"               # it does not, and it did, or whoever wants to connect to it must be answered
+
+
 class Rung(enum.StrEnum):
     """How far a recovery goes, from the cheapest step to the dearest."""
 
@@ -104,6 +128,12 @@ class TunnelState:
     session: Session = Session(0)           # the current one, or the last
     deadline: float | None = None           # when the next Tick is due
     misses: int = 0                         # probe rounds without an answer, in a row
+    silence: int = 0                        # of these, the last ones in which nothing else showed that the tunnel carries packets
+    unheard: int = 0                        # of these, the last ones in which nobody in the tunnel answered us
+    doubted: bool = False                   # it was given up although packets came out of it; not a second time
+    endpoint: Reach = Reach.UNKNOWN         # the far side's gateway
+    recent: tuple[float | None, ...] = ()   # the last probe rounds while it was healthy: seconds, None: no answer
+    degraded: str | None = None             # what is bad about a tunnel that works
     healthy_since: float | None = None      # in this session
     attempts: int = 1                       # sessions since the last stable one, plus one; 0 right after a stable one
     refusals: int = 0                       # logins that were refused, in a row
@@ -155,6 +185,7 @@ class Transition:
     at: float           # monotonic seconds
     lasted: float       # seconds that the state before had lasted
     rung: Rung | None = None    # the recovery that begins with it
+    leg: Leg | None = None      # the part of the way that is dead, as far as that is known
 
 
 @dataclass(frozen=True, slots=True)

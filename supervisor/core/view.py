@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from supervisor.core.blame import dead_leg
 from supervisor.core.conditions import Condition
 from supervisor.core.network import NetworkPlan
-from supervisor.core.state import Asking, Phase, Session, Snapshot, TunnelState
+from supervisor.core.state import Asking, Phase, Session, Snapshot, TunnelState, Uplink
 from tunnels.settings import Tunnel
 
 
@@ -38,7 +39,8 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Map
         "draining": snapshot.draining,
         "conditions": [{"name": name, "text": each.text, "severity": each.severity} for name, each in conditions.items()],
         "tunnels": [
-            _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), [])) for name, (tunnel, state) in sorted(snapshot.tunnels.items())
+            _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), []), snapshot.uplink)
+            for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],
     }
 
@@ -53,7 +55,8 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str]) -> dict[str, Any]:
+def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str], uplink: Uplink) -> dict[str, Any]:
+    leg = dead_leg(tunnel, state, uplink)
     waiting = state.phase is Phase.BACKOFF and state.deadline is not None
     return {
         "name": tunnel.name,
@@ -62,6 +65,8 @@ def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str
         "phase": state.phase.value,
         "health": state.health.value,
         "want": state.want.value,
+        "leg": None if leg is None else leg.value,
+        "degraded": state.degraded,
         "destinations": [str(d.staff_side) for d in tunnel.destinations],
         "carries": carries,
         "reason": state.reason.value,

@@ -19,6 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from supervisor.core.state import Health, Phase, Snapshot, Transition
 from supervisor.reports.redact import Secrets
 from supervisor.reports.writer import LineWriter
+from tunnels.base import Reason
 
 _FIRST = ("timestamp", "level", "event")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -59,15 +60,15 @@ class TransitionLog:
         """Queue the line; `lasted` is in seconds, and tells how long the state before had lasted."""
         self._log.log(
             _weight(transition), "transition", tunnel=transition.tunnel, session=transition.session, before=transition.before.value,
-            after=transition.after.value, health=transition.health.value, reason=transition.reason.value, text=transition.text,
-            lasted=round(transition.lasted, 3),
+            after=transition.after.value, health=transition.health.value, leg=None if transition.leg is None else transition.leg.value,
+            reason=transition.reason.value, text=transition.text, lasted=round(transition.lasted, 3),
         )
 
 
 def _weight(transition: Transition) -> int:
     if transition.after is Phase.FAILED:
         return logging.ERROR
-    if transition.after is Phase.BACKOFF or transition.health is Health.UNHEALTHY:
+    if transition.after is Phase.BACKOFF or transition.health is Health.UNHEALTHY or transition.reason is Reason.DEGRADED:
         return logging.WARNING
     return logging.INFO
 

@@ -124,7 +124,7 @@ def test_transition_in_the_words_of_everywhere(pipe: Pipe) -> None:
     assert [event["level"] for event in events] == ["warning", "info", "error", "warning"]
     del events[0]["timestamp"]
     assert events[0] == {"level": "warning", "event": "transition", "tunnel": "acme", "session": 4, "before": "up", "after": "backoff",
-                         "health": "unknown", "reason": "peer-timeout", "text": "silent", "lasted": 12.346}
+                         "health": "unknown", "leg": None, "reason": "peer-timeout", "text": "silent", "lasted": 12.346}
 
 
 def fail() -> None:
