@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+OPT := /opt/facilitator
 
 # The interpreter for the virtual environment: Debian's own if it is new enough, else the one in PATH.
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -31,7 +32,7 @@ TEST = .ci/passes 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style unit slow machine together alone test demo soak bench lab docs screenshots clean
+.PHONY: help setup lab-programs test-programs check style unit slow machine together alone test demo soak bench lab docs screenshots install uninstall clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -108,6 +109,20 @@ docs: $(READY) ## write the generated parts of docs/ anew
 screenshots: $(READY) ## pictures of the status page, into docs/screenshots/
 	@.ci/packages $(BROWSER)
 	@$(BIN)/python -m tests.page.screenshots docs/screenshots
+
+install: ## this checkout into /opt/facilitator, with unit, user and example configuration (root); repeat it to upgrade
+	@[ "$$(id -u)" = 0 ] || { echo 'It writes to /opt and /etc: say sudo make install'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
+	@[ -x $(OPT)/bin/python ] || $(PYTHON) -m venv $(OPT)
+	@$(OPT)/bin/python -m pip install --quiet --disable-pip-version-check .
+	@systemd/setup.sh install
+	@$(OPT)/bin/facilitator --version
+	@echo 'Next: /etc/facilitator/config.yaml, facilitator check, facilitator doctor, systemctl enable --now facilitator (docs/deployment.md).'
+	@echo 'A daemon that runs takes the new code over with: systemctl restart facilitator'
+
+uninstall: ## stop it, and remove all but configuration and history; PURGE=1 removes these too (root)
+	@[ "$$(id -u)" = 0 ] || { echo 'It removes from /opt and /etc: say sudo make uninstall'; exit 1; }
+	@systemd/setup.sh uninstall $(if $(PURGE),--purge)
 
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache

@@ -20,13 +20,16 @@ from supervisor.kernel.maintenance import cleanup, preview, remove_devices
 from tunnels.kinds import KINDS
 
 
-async def clean(runtime_dir: Path) -> list[str]:
-    """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a daemon runs."""
+async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
+    """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a daemon runs.
+
+    `keep`: the kernel's part stays. Without clients it leads nowhere, so the destinations are closed, as `on_exit: keep` wants it.
+    """
     locked = lock(runtime_dir) if runtime_dir.is_dir() else None
     try:
         lines = [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))] if locked is not None else []
         with _explained():
-            lines += [f"removed {change.item}" for change in await cleanup()]
+            lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
         (runtime_dir / "control.sock").unlink(missing_ok=True)
         return lines

@@ -29,6 +29,7 @@ from supervisor.config.model import Tls
 from supervisor.config.words import Listen
 from supervisor.control.api import Api
 from supervisor.control.notify import Notifier
+from supervisor.control.occasion import Occasion, occasion
 from supervisor.control.tls import ServerTls
 from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
@@ -81,7 +82,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
         await daemon.start()
         gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
         await daemon.serve(orders)
-        await daemon.stop(orders)
+        await daemon.end(orders)
     finally:
         await daemon.close()
         log.close()
@@ -229,6 +230,17 @@ class Daemon:
         return None if late < STALLED else f"the engine is {late:.0f} s late"
 
     # --- the end -------------------------------------------------------------------------------------------------------------
+
+    async def end(self, orders: Orders) -> None:
+        """What whoever ends us has in mind: where a restart is, the next one takes over everything as it stands."""
+        why = await asyncio.to_thread(occasion)
+        if why is Occasion.RESTART:
+            self._log.info("handing over to the next one: clients and routes stay as they are")
+            self._parts.notifier.stopping()
+            return
+        if why is Occasion.SHUTDOWN:
+            orders.now.set()
+        await self.stop(orders)
 
     async def stop(self, orders: Orders) -> None:
         """Log every client off; a second signal kills them. Then the kernel is left as `on_exit` says."""

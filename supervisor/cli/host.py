@@ -80,7 +80,8 @@ def plan(config: Path, socket_path: Path | None) -> None:
 
 @click.command()
 @config_option
-def cleanup(config: Path) -> None:
+@click.option("--on-exit", is_flag=True, help="What an orderly end would have done: with `on_exit: keep` the destinations stay closed.")
+def cleanup(config: Path, on_exit: bool) -> None:
     """Remove every route, rule, table, device and process that is ours. The daemon must not be running.
 
     \b
@@ -89,7 +90,7 @@ def cleanup(config: Path) -> None:
     from supervisor.app.cleanup import clean
 
     try:
-        removed = asyncio.run(clean(runtime_dir(config)))
+        removed = asyncio.run(clean(runtime_dir(config), keep=on_exit and _load(config).on_exit == "keep"))
     except CannotStart as problem:
         fail(problem.code, str(problem))
     for line in removed or ["nothing was left"]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,9 +30,10 @@ from supervisor.core.fitness.facts import (
     SecretFile,
     Service,
     Setting,
+    Unit,
 )
 from supervisor.core.fitness.inputs import fits, numbers
-from supervisor.core.fitness.machine import seconds
+from supervisor.core.fitness.service import seconds, span
 from supervisor.core.fitness.traffic import catches, mark_and_mask
 from supervisor.core.network import FIRST_LANE, LAST_LANE
 from tunnels.base import Need
@@ -55,6 +57,16 @@ SOUND = Facts(
     directories=(Directory("facilitator.state_dir", "/var/lib/facilitator", free=10**9),),
 )
 host = partial(replace, SOUND)
+
+
+def unit(**differs: Any) -> Facts:
+    return host(service=Service(unit=Unit(**differs)))
+
+
+def task(max_kill_timeout: str | None) -> Facts:
+    return host(service=Service(nomad=True, max_kill_timeout=max_kill_timeout))
+
+
 DOCKER = Chain("ip", "filter", "FORWARD", "forward", "policy drop", frozenset({"FORWARD", "DOCKER-USER"}), admits=False)
 UFW = Chain("ip", "filter", "INPUT", "input", "policy drop", frozenset({"INPUT", "ufw-before-input"}), admits=False)
 
@@ -100,8 +112,19 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
     (host(directories=(Directory("facilitator.state_dir", "/s", free=5_000_000),)), WARNING, "only 5 MB left", "df"),
     (host(listeners=(Listener(9464, "node_exporter (pid 7)"),)), PROBLEM, "node_exporter (pid 7) listens on port 9464", "http.listen"),
     (host(listeners=(Listener(17301, None),)), WARNING, "listens on port 17301", "ss -ltnp"),
-    (host(service=Service(kill_mode="control-group")), WARNING, "KillMode=control-group: the clients are ended together", "mixed"),
-    (host(service=Service(kill_mode="mixed", stop_timeout="5s")), WARNING, "kills the daemon 5s after", "TimeoutStopSec=60s"),
+    (unit(kill_mode="control-group"), WARNING, "KillMode=control-group: the clients are ended together", "KillMode=process"),
+    (unit(kill_mode="mixed"), WARNING, "KillMode=mixed: a crash of the daemon, and every `systemctl restart`, ends", "KillMode=process"),
+    (unit(preserved="no"), WARNING, "RuntimeDirectoryPreserve=no: the journal", "RuntimeDirectoryPreserve=yes"),
+    (unit(stop_timeout="5s"), WARNING, "kills the daemon 5s after", "TimeoutStopSec=60s"),
+    (unit(restart="no"), WARNING, "Restart=no: after a crash nobody", "Restart=on-failure"),
+    (unit(restart="always"), WARNING, "what `facilitator drain` ended is started again", "Restart=on-failure"),
+    (unit(watchdog="0"), WARNING, "a daemon that is stuck stays so", "WatchdogSec=30s"),
+    (unit(bus=False), WARNING, "no D-Bus", "apt install dbus"),
+    (unit(type="simple", stop_timeout="infinity"), WARNING, "does not hear when the daemon is ready", "Type=notify"),
+    (replace(unit(credentials=(("key", "/no"),)), absent=frozenset({"/no"})),
+     PROBLEM, "the credential key from /no, which does not exist", "/dev/stdin /no"),
+    (task(""), WARNING, "max_kill_timeout 30s (its default), drain.timeout is 8h", 'max_kill_timeout = "8h5m"'),
+    (task("1m"), WARNING, "max_kill_timeout 1m, drain.timeout is 8h", 'kill_timeout = "8h5m"'),
     (host(daemon=Daemon(leftovers=(("acme", 42),))), WARNING, "left clients running: acme (pid 42)", "facilitator cleanup"),
     (host(endpoints=(Endpoint("acme: far side", "vpn.acme.example", error="its name cannot be resolved"),)),
      PROBLEM, "vpn.acme.example: its name cannot be resolved", "getent ahosts vpn.acme.example"),
@@ -215,9 +238,20 @@ def test_what_cannot_be_seen_is_no_trouble() -> None:
     assert sum("cannot be" in finding.text or "not known" in finding.text for finding in examine(blind)) >= 6
 
 
-@pytest.mark.parametrize(("text", "value"), [("1min 30s", 90), ("1min", 60), ("500ms", 0.5), ("infinity", math.inf), ("", math.inf)])
-def test_time_spans_of_systemd(text: str, value: float) -> None:
+@pytest.mark.parametrize(("text", "value"), [
+    ("1min 30s", 90), ("1min", 60), ("500ms", 0.5), ("infinity", math.inf), ("", math.inf), ("8h5m", 29100),
+])
+def test_time_spans_of_systemd_and_nomad(text: str, value: float) -> None:
     assert seconds(text) == value
+
+
+@given(st.integers(0, 10**6))
+def test_a_span_is_read_as_it_is_written(whole: int) -> None:
+    assert seconds(span(whole)) == whole
+
+
+def test_a_unit_like_ours_and_a_patient_nomad_are_fine() -> None:
+    assert bad(unit()) == bad(task("9h")) == bad(task(None)) == []
 
 
 def test_nomad_and_the_cloud_are_told_what_no_program_sees() -> None:

@@ -98,9 +98,13 @@ def _host_sources() -> tuple[str, ...]:
 class Machine:
     """One booted machine. Files in it are reached by `path`, programs in it are started by `run`."""
 
-    def __init__(self, scratch: Path, binds: Mapping[Path, str] | None = None) -> None:
-        """Boot it. `binds`: host paths that it sees read-only, and where. `scratch`: an empty directory for its console and overlay."""
-        self.network = Namespace("vm")
+    def __init__(self, scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None) -> None:
+        """Boot it. `binds`: host paths that it sees read-only, and where. `scratch`: an empty directory for its console and overlay.
+
+        `network`: where it lives, else in a network of its own.
+        """
+        self.network = network or Namespace("vm")
+        self._lent = network is not None
         self.name = self.network.name
         self._cgroups = [hierarchy / self.name for hierarchy in _hierarchies()]
         self._console = scratch / "console.log"
@@ -153,7 +157,8 @@ class Machine:
             for cgroup in self._cgroups:
                 _remove_cgroup(cgroup)
         finally:
-            self.network.remove()
+            if not self._lent:
+                self.network.remove()
 
     def _boot(self, scratch: Path, binds: Mapping[Path, str]) -> int:
         overlay = scratch / "overlay"
@@ -197,9 +202,9 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine(scratch: Path, binds: Mapping[Path, str] | None = None) -> Iterator[Machine]:
+def machine(scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None) -> Iterator[Machine]:
     """A booted machine for the length of a block."""
-    booted = Machine(scratch, binds)
+    booted = Machine(scratch, binds, network)
     try:
         yield booted
     finally:

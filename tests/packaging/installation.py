@@ -1,4 +1,4 @@
-"""This checkout, installed on a machine as docs/deployment.md says: a virtual environment at /opt/facilitator, the unit, the user.
+"""This checkout, installed on a machine as `make install` does it: a virtual environment at /opt/facilitator, the unit, the user.
 
 The environment borrows the packages of the environment that runs the tests, so that nothing is downloaded; our own two packages are copies.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-import sysconfig
 from pathlib import Path
+
+import click
 
 from tests.packaging.container import Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-UNIT = REPOSITORY / "systemd" / "facilitator.service"
 FACILITATOR = "/opt/facilitator/bin/facilitator"
 
+_SOURCE = "/usr/src/facilitator"
 _COMMAND = """#!/opt/facilitator/bin/python3
 import sys
 from supervisor.__main__ import main
@@ -27,7 +28,7 @@ def environment(target: Path) -> dict[Path, str]:
     """Make a virtual environment in an empty directory; what a machine must see of the host, and where."""
     interpreter = Path(sys.executable).resolve()
     ours = target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    for directory in (target / "bin", target / "packages", ours):
+    for directory in (target / "bin", ours):
         directory.mkdir(parents=True)
     (target / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
     (target / "bin" / "python3").symlink_to(interpreter)
@@ -35,18 +36,20 @@ def environment(target: Path) -> dict[Path, str]:
     (target / "bin" / "facilitator").chmod(0o755)
     for package in ("supervisor", "tunnels"):
         shutil.copytree(REPOSITORY / package, ours / package)
-    (ours / "packages.pth").write_text("/opt/facilitator/packages\n")
-    binds = {target: "/opt/facilitator", Path(sysconfig.get_path("purelib")).resolve(): "/opt/facilitator/packages"}
+    (ours / "packages.pth").write_text(f"{_SOURCE}/packages\n")
+    binds = {
+        target: f"{_SOURCE}/opt", REPOSITORY / "systemd": f"{_SOURCE}/systemd",
+        REPOSITORY / "config.example.yaml": f"{_SOURCE}/config.example.yaml",
+        Path(click.__file__).resolve().parents[1]: f"{_SOURCE}/packages",
+    }
     base = Path(sys.base_prefix).resolve()
     return binds if base == Path("/usr") else {**binds, base: str(base)}     # an interpreter that is not Debian's comes along
 
 
 def install(vm: Machine) -> None:
-    """The user, the unit; not started."""
-    vm.write("/etc/systemd/system/facilitator.service", UNIT.read_text())
-    vm.write("/etc/sysusers.d/facilitator.conf", (REPOSITORY / "systemd" / "facilitator.sysusers.conf").read_text())
-    vm.run("systemd-sysusers")
-    vm.run("systemctl", "daemon-reload")
+    """The user, the unit, an example configuration; not started."""
+    vm.run("cp", "--archive", f"{_SOURCE}/opt", "/opt/facilitator")
+    vm.run(f"{_SOURCE}/systemd/setup.sh", "install")
 
 
 def put(vm: Machine, name: str, text: str) -> None:

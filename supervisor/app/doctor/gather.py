@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor.app.doctor import addresses, machine, programs, resolving, stores
+from supervisor.app.doctor import addresses, machine, programs, resolving, service, stores
 from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files
 from supervisor.config.model import Config
@@ -25,14 +25,16 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
     process, environment = machine.process(running), machine.environment(running)
     files = Files(path.resolve().parent, lambda _: None, environment)
     privileged = "CAP_NET_ADMIN" in machine.process(None).capabilities
-    wanted = demand(config, kinds)
+    wanted, runs_it = demand(config, kinds), service.service(environment, places)
+    credentials = dict(runs_it.unit.credentials if runs_it.unit else ())
+    needed = [*(need.path for _, need in wanted.needs), *credentials.values()]
     with resolving.Resolver(resolving.names(config, files)) as resolver:
         return Facts(
             demand=wanted,
             process=process,
             privileged=privileged,
             tun=machine.tun(places.tun),
-            absent=frozenset(need.path for _, need in wanted.needs if not Path(need.path).exists()),
+            absent=frozenset(path for path in needed if not Path(path).exists()),
             programs=programs.installed(config, kinds),
             packages=programs.packages(),
             supervisord=programs.supervisord(),
@@ -42,10 +44,10 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             rules=machine.rules(),
             synchronised=machine.synchronised(),
             own=addresses.own(config, places.resolvers),
-            secrets=stores.secrets(config, kinds, files, privileged),
+            secrets=stores.secrets(config, kinds, files, privileged, credentials),
             directories=stores.directories(config, privileged),
             listeners=addresses.listeners(config, running),
-            service=machine.service(environment),
+            service=runs_it,
             daemon=machine.daemon(config.facilitator.runtime_dir, running),
             cloud=machine.maker(),
             endpoints=resolver.endpoints(),
@@ -65,4 +67,5 @@ def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
         needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
         staff=config.staff.networks,
         http_port=config.http.listen.port,
+        drain=config.drain.timeout,
     )

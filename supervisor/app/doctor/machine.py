@@ -14,7 +14,7 @@ from supervisor.clients.journal import Journal
 from supervisor.clients.launch import PATH
 from supervisor.clients.sweep import leftovers
 from supervisor.control.client import ControlClient, Refused, Unreachable
-from supervisor.core.fitness.facts import Chain, Daemon, Kernel, PolicyRule, Process, Service, Setting
+from supervisor.core.fitness.facts import Chain, Daemon, Kernel, PolicyRule, Process, Setting
 from supervisor.core.fitness.traffic import WORD
 from supervisor.kernel import survey
 from supervisor.kernel.ruleset import TABLE
@@ -102,18 +102,6 @@ def environment(pid: int | None) -> Mapping[str, str]:
         data = b""
     entries = (entry.partition("=") for entry in data.decode(errors="replace").split("\0"))
     return {name: value for name, _, value in entries if name} or os.environ
-
-
-def service(variables: Mapping[str, str]) -> Service:
-    """Who starts and stops the daemon."""
-    nomad = "NOMAD_ALLOC_ID" in variables
-    if not Path("/run/systemd/system").is_dir():
-        return Service(nomad)
-    shown = _output("systemctl", "show", "facilitator.service", "-p", "LoadState", "-p", "KillMode", "-p", "TimeoutStopUSec")
-    values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
-    if values.get("LoadState") != "loaded":
-        return Service(nomad)
-    return Service(nomad, values.get("KillMode"), values.get("TimeoutStopUSec"))
 
 
 # --- devices, settings, clock --------------------------------------------------------------------------------------------------------

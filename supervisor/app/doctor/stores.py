@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from supervisor.app.files import Files
@@ -15,9 +16,16 @@ from tunnels.base import AnyKind, Input
 _KEY = b"PRIVATE KEY"       # makes a secret of a client's configuration
 
 
-def secrets(config: Config, kinds: Mapping[str, AnyKind], files: Files, privileged: bool) -> tuple[SecretFile, ...]:
-    """Each input. `privileged`: we may be who runs the daemon, so what we cannot read it cannot either."""
-    return tuple(_secret(what, item, files, privileged) for what, item in _inputs(config, kinds))
+def secrets(
+    config: Config, kinds: Mapping[str, AnyKind], files: Files, privileged: bool, credentials: Container[str] = (),
+) -> tuple[SecretFile, ...]:
+    """Each input. `privileged`: we may be who runs the daemon, so what we cannot read it cannot either.
+
+    `credentials`: names that systemd gives to the daemon alone, when it starts it.
+    """
+    found = ((_secret(what, item, files, privileged), item) for what, item in _inputs(config, kinds))
+    return tuple(replace(secret, error=None, credential=True) if secret.error and str(item.where) in credentials else secret
+                 for secret, item in found)
 
 
 def _inputs(config: Config, kinds: Mapping[str, AnyKind]) -> Iterator[tuple[str, Input]]:

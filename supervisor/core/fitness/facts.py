@@ -21,6 +21,7 @@ class Demand:
     needs: tuple[tuple[str, Need], ...] = ()            # tunnel and a file of the host that it cannot work without
     staff: tuple[IPNetwork, ...] = ()                   # whose packets must get through
     http_port: int = 9464
+    drain: float = 8 * 3600.0                           # seconds that a drain may take
 
     @property
     def versions(self) -> frozenset[int]:
@@ -129,6 +130,7 @@ class SecretFile:
     error: str | None = None
     mode: int | None = None                             # permission bits, when it is a secret in a file
     unseen: bool = False                                # this user may not read it, and is not who runs the daemon
+    credential: bool = False                            # systemd gives it to the daemon, and to nobody else
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +153,26 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """What systemd has loaded for us, in its own words."""
+
+    type: str = "notify"
+    kill_mode: str = "process"
+    stop_timeout: str = "1min"
+    restart: str = "on-failure"
+    watchdog: str = "30s"
+    preserved: str = "yes"                              # RuntimeDirectoryPreserve
+    bus: bool = True                                    # there is a D-Bus to ask systemd over
+    credentials: tuple[tuple[str, str], ...] = ()       # name, and the file it is loaded from
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What starts and stops the daemon."""
 
     nomad: bool = False
-    kill_mode: str | None = None                        # systemd's KillMode; None: there is no such unit
-    stop_timeout: str | None = None                     # systemd's TimeoutStopSec, in its own words
+    max_kill_timeout: str | None = None                 # of Nomad's client; empty: not set; None: cannot be seen
+    unit: Unit | None = None                            # None: there is no such unit, or it does not run us
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,8 @@ def secrets(facts: Facts) -> Iterator[Finding]:
 
 
 def _secret(secret: SecretFile) -> Finding | None:
+    if secret.credential:
+        return info("secrets", f"{secret.what}: systemd gives it to the daemon as a credential when it starts it")
     if secret.unseen:
         return info("secrets", f"{secret.what}: this user may not read it; whether the daemon can is not known", "sudo facilitator doctor")
     if secret.error is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from supervisor.core.fitness import inputs, machine, traffic
+from supervisor.core.fitness import inputs, machine, service, traffic
 from supervisor.core.fitness.facts import Facts
 from supervisor.core.fitness.finding import Finding
 
 _JUDGES = (
-    machine.daemon, machine.service, machine.rights, machine.tun, machine.files, machine.settings, machine.features,
+    machine.daemon, service.nomad, service.unit, machine.rights, machine.tun, machine.files, machine.settings, machine.features,
     machine.clock,
     inputs.programs, inputs.packages, inputs.secrets, inputs.directories, inputs.ports,
     traffic.firewalls, traffic.rules, traffic.endpoints, traffic.addresses, traffic.cloud,

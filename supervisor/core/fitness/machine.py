@@ -1,18 +1,13 @@
-"""Judges the machine: rights, /dev/net/tun, kernel settings and features, the clock, and what runs the daemon."""
+"""Judges the machine: rights, /dev/net/tun, kernel settings and features, the clock, and whether a daemon runs."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from supervisor.core.fitness.facts import Demand, Facts, Process, Setting
 from supervisor.core.fitness.finding import Finding, info, ok, problem, warning
 
-_LOG_OFF = 15           # seconds that the end of the daemon may take
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w)")
-_UNITS: Mapping[str, float] = MappingProxyType({"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0})
 _UNKNOWN = "cannot be seen without CAP_NET_ADMIN"
 _AS_ROOT = "sudo facilitator doctor"
 
@@ -33,45 +28,6 @@ def daemon(facts: Facts) -> Iterator[Finding]:
     if facts.kernel is not None and facts.kernel.our_table:
         text = "an earlier facilitator left its firewall table, which keeps the destinations closed"
         yield info("daemon", text, "facilitator cleanup   # if it is not to start again")
-
-
-def service(facts: Facts) -> Iterator[Finding]:
-    """Does whoever stops the daemon give it the time to end its clients?"""
-    found = facts.service
-    if found.nomad:
-        remedy = 'kill_timeout = "1m" in the task and client { max_kill_timeout = "1m" } on the host, or longer'
-        text = "Nomad stops the daemon: the client's max_kill_timeout (30 s unless raised) silently shortens the task's kill_timeout"
-        yield info("service", text, remedy)
-    if found.kill_mode is None:
-        return
-    if found.kill_mode == "mixed":
-        yield _mixed(found.stop_timeout or "")
-        return
-    effect = {
-        "process": "the clients go on without it when the daemon ends",
-        "none": "nothing is stopped, neither the daemon nor its clients",
-    }.get(found.kill_mode, "the clients are ended together with the daemon, before it can log them off")
-    yield warning("service", f"the unit has KillMode={found.kill_mode}: {effect}", _drop_in("KillMode=mixed"))
-
-
-def _mixed(timeout: str) -> Finding:
-    if seconds(timeout) < _LOG_OFF:
-        text = f"systemd kills the daemon {timeout} after it asked it to stop; to log its clients off it may need {_LOG_OFF} s"
-        return warning("service", text, _drop_in("TimeoutStopSec=60s"))
-    return ok("service", f"systemd stops the daemon first (KillMode=mixed) and waits {timeout} for it")
-
-
-def _drop_in(line: str) -> str:
-    directory = "/etc/systemd/system/facilitator.service.d"
-    return f"mkdir -p {directory} && printf '[Service]\\n{line}\\n' > {directory}/stop.conf && systemctl daemon-reload"
-
-
-def seconds(text: str) -> float:
-    """A time span as `systemctl show` words it, such as `1min 30s`; endless when it is no such thing."""
-    parts = [_SPAN.fullmatch(word) for word in text.split()]
-    if not parts or None in parts:
-        return math.inf
-    return sum(float(part[1]) * _UNITS[part[2]] for part in parts if part is not None)
 
 
 # --- rights ------------------------------------------------------------------------------------------------------------------------
