@@ -60,9 +60,10 @@ job "facilitator" {
     task "facilitator" {
       driver = "raw_exec"
 
-      # Nomad waits this long, or the client's max_kill_timeout (30s unless raised), and then kills. Its default signal would be SIGINT.
+      # SIGTERM (Nomad's default would be SIGINT) begins the drain. Nomad waits this long, or the client's max_kill_timeout (30s unless raised), and
+      # then kills the daemon with all clients: so drain.timeout (8h), and five minutes to log off.
       kill_signal    = "SIGTERM"
-      kill_timeout   = "1m"
+      kill_timeout   = "8h5m"
       shutdown_delay = "5s"
 
       # A template that changes while the daemon starts sends SIGHUP before there is a handler, which would end it: the shell has it ignored first.

@@ -1,21 +1,28 @@
-"""Entry point: refuses to start beside PyPI's supervisord, which owns an import package of the same name, then runs the command line."""
+"""Entry point: refuses to start beside PyPI's supervisord, which owns an import package of the same name, then runs the command line.
+
+Imports nothing that takes time before the daemon has made itself deaf to SIGHUP.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
-from importlib.metadata import packages_distributions
 
 _OURS = "vpn-facilitator"
 
 
 def foreign_owner() -> str | None:
     """Name of another distribution that installed files into our package `supervisor`, or None."""
+    from importlib.metadata import packages_distributions
+
     owners = set(packages_distributions().get("supervisor", ())) - {_OURS}
     return min(owners, default=None)
 
 
 def main() -> None:
     """Run the command line; exit 1 with one sentence when another distribution shares our package."""
+    if sys.argv[1:2] == ["run"]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)    # it would end us before app/daemon.py listens to it
     other = foreign_owner()
     if other is not None:
         sys.exit(

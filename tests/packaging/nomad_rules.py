@@ -14,7 +14,8 @@ Block = dict[str, Any]
 Rule = Callable[[Block], Iterator[str]]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_MAX_KILL_TIMEOUT = 8 * 3600.0      # what docs/deployment.md makes the clients allow
+_DRAIN = 8 * 3600.0                 # drain.timeout, unless the configuration says otherwise
+_MAX_KILL_TIMEOUT = 9 * 3600.0      # what docs/deployment.md makes the clients allow
 
 # The arguments and blocks that Nomad knows at each place (of those that make sense here).
 _KNOWN = {
@@ -97,8 +98,8 @@ def _task(job: Block) -> Iterator[str]:
             yield "task: only raw_exec gives the rights and the VPN clients of the host"
         if task.get("kill_signal") != "SIGTERM":
             yield "task: kill_signal must be SIGTERM; Nomad's default is SIGINT"
-        if not 30 <= _seconds(task.get("kill_timeout", "5s")) <= _MAX_KILL_TIMEOUT:
-            yield "task: kill_timeout is shorter than a proper stop, or longer than the clients allow"
+        if not _DRAIN + 30 <= _seconds(task.get("kill_timeout", "5s")) <= _MAX_KILL_TIMEOUT:
+            yield "task: kill_timeout is shorter than a drain and a proper stop, or longer than the clients allow"
         resources = _only(task, "resources")
         if resources.get("memory_max", 0) < resources.get("memory", 0):
             yield "resources: memory_max is less than memory"

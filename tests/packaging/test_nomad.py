@@ -34,9 +34,9 @@ BROKEN = [
     ('delay    = "5s"', 'delay    = "2m"', "do not fit into the interval"),
     ('driver = "raw_exec"', 'driver = "exec"', "only raw_exec"),
     ('kill_signal    = "SIGTERM"', "", "kill_signal must be SIGTERM"),
-    ('kill_timeout   = "1m"', "", "kill_timeout is shorter"),
-    ('kill_timeout   = "1m"', 'kill_timeout   = "12h"', "longer than the clients allow"),
-    ('kill_timeout   = "1m"', 'kill_timeout   = "60"', "kill_timeout is shorter"),
+    ('kill_timeout   = "8h5m"', "", "kill_timeout is shorter"),
+    ('kill_timeout   = "8h5m"', 'kill_timeout   = "12h"', "longer than the clients allow"),
+    ('kill_timeout   = "8h5m"', 'kill_timeout   = "60"', "kill_timeout is shorter"),
     ("memory_max = 1024", "memory_max = 128", "memory_max is less"),
     ('driver = "raw_exec"', 'driver = "raw_exec"\n      env {\n        PASSWORD = "x"\n      }', "environment is inherited"),
     ("trap '' HUP; exec ", "exec ", "SIGHUP during the start"),
@@ -70,7 +70,7 @@ BROKEN = [
 ]
 # what is replaced, by what, and where the parser must point
 UNPARSABLE = [
-    ('kill_timeout   = "1m"', "kill_timeout   = 1m", "Missing newline after argument"),
+    ('kill_timeout   = "8h5m"', "kill_timeout   = 8h5m", "Missing newline after argument"),
     ('type        = "system"', 'type        = "system"\n  type        = "system"', "Attribute redefined"),
     ('driver = "raw_exec"', 'driver = "raw_exec" user = "root"', "Missing newline after argument"),
     ("max_file_size = 20\n      }", "max_file_size = 20\n", "Unclosed configuration block"),
