@@ -34,7 +34,7 @@ from supervisor.core.failover import Carriers, choose
 from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
 from supervisor.core.machine import Limits, step
-from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, next_refusal
+from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal
 from supervisor.core.state import Leg, Phase, Snapshot, Transition, TunnelState, Uplink, Want
 from supervisor.core.turns import Turns, login_turn, partners
 from supervisor.outputs import Outputs, ProbeJob
@@ -159,9 +159,10 @@ class Engine:
             found |= watcher.conditions
         return found | of_tunnels(self.snapshot)
 
-    def lane(self, tunnel: str) -> int | None:
-        """The tunnel's lane."""
-        return self._lanes.get(tunnel)
+    def lane(self, tunnel: str, seat: int) -> int | None:
+        """The lane of one of the tunnel's seats."""
+        first = self._lanes.get(tunnel)
+        return None if first is None else lane_of(first, seat)
 
     def overdue(self) -> float:
         """Seconds by which the loop is late for its nearest deadline: a measure of whether it still turns."""
@@ -279,7 +280,7 @@ class Engine:
     def _perform(self, tunnel: Tunnel, action: Action) -> None:
         match action:
             case Spawn():
-                self._out.runner.spawn(tunnel, action.session, action.resume, action.remote)
+                self._out.runner.spawn(tunnel, action.session, action.resume, action.remote, action.seat)
             case Renew():
                 self._out.runner.renew(tunnel.name, action.session)
             case Terminate():
@@ -302,7 +303,9 @@ class Engine:
             self._out.network.set(plan)
         self._out.prober.set(dict(self._jobs()))
         idle = self._scope.idle
-        self._out.flows.set({self._lanes[name]: FlowJob(name, idle) for name, state in self._states.items() if state.drain is not None})
+        self._out.flows.set({
+            self._lane(name, state): FlowJob(name, idle) for name, state in self._states.items() if state.drain is not None
+        })
         self._publish_alerts()
         for future, condition in list(self._waiters.items()):
             if not future.done() and condition(snapshot):
@@ -319,7 +322,10 @@ class Engine:
         for name, tunnel in self._tunnels.items():
             state = self._states[name]
             if state.phase is Phase.UP and tunnel.probe.targets:
-                yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, self._lanes[name])
+                yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, self._lane(name, state))
+
+    def _lane(self, name: str, state: TunnelState) -> int:
+        return lane_of(self._lanes[name], state.session.seat)
 
 
 def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
@@ -346,4 +352,5 @@ def _transition(name: str, before: TunnelState, after: TunnelState, now: float, 
     renewed, begun = after.session.renewed and not before.session.renewed, after.session.number != before.session.number
     rung = after.rung if renewed or begun else None
     number, lasted = after.session.number, now - before.since
-    return Transition(name, number, before.phase, after.phase, after.health, after.reason, text, now, lasted, rung, leg)
+    ended = before.session.number if before.running and (begun or not after.running) else None
+    return Transition(name, number, before.phase, after.phase, after.health, after.reason, text, now, lasted, rung, leg, ended)

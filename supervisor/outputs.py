@@ -31,8 +31,11 @@ class ProbeJob:
 class Runner(Protocol):
     """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed, ClientSaid, Exited, ...)."""
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
-        """Start the client of this session: to `resume` the last one or with a login, and with which of the far side's servers first."""
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
+        """Start the client of this session on one of the tunnel's seats, which must be free.
+
+        It shall `resume` the seat's last session, or log in; and try which of the far side's servers first.
+        """
 
     def renew(self, tunnel: str, session: int) -> None:
         """Tell it to reconnect in place."""

@@ -14,7 +14,7 @@ from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Phase, Snapshot, Transition
 from supervisor.engine import Engine, Inbox, Scope
 from supervisor.outputs import Outputs, ProbeJob, Recorder
-from tunnels.base import Carrier, Connected, Failed, Kind, Launch
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch, device_name, seat_name
 from tunnels.settings import Tunnel
 
 
@@ -104,18 +104,19 @@ class World:
 
 @dataclass
 class FakeRunner:
-    """Clients that live in virtual time. At most one per tunnel, or the test fails."""
+    """Clients that live in virtual time. At most one per seat of a tunnel, or the test fails."""
 
     world: World
-    alive: dict[str, int] = field(default_factory=dict)
+    alive: dict[str, int] = field(default_factory=dict)     # session by seat
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
     renewed: list[tuple[float, str, int]] = field(default_factory=list)
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
-        assert tunnel.name not in self.alive, f"{tunnel.name} would run twice"
-        self.alive[tunnel.name] = session
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
+        place = seat_name(tunnel.name, seat)
+        assert place not in self.alive, f"{place} would run twice"
+        self.alive[place] = session
         self.spawned.append((self.world.now, tunnel.name, session))
-        self.world.post(Spawned(tunnel.name, session, 1000 + session, f"id-{session}", f"t-{tunnel.name}"))
+        self.world.post(Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, seat)))
         refusal, connects_in = self.world.habits.says(), self.world.habits.connects_in()
         if refusal is not None:
             self._later(0.2, tunnel.name, session, lambda: self.world.post(ClientSaid(tunnel.name, session, refusal)))
@@ -137,10 +138,16 @@ class FakeRunner:
         self._later(self.world.habits.lives(), name, session, lambda: self._exit(name, session, Exited(name, session, 1)))
 
     def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
-        self.world.later(seconds, lambda: act() if self.alive.get(name) == session else None)
+        self.world.later(seconds, lambda: act() if self._place(name, session) is not None else None)
+
+    def _place(self, name: str, session: int) -> str | None:
+        """The seat on which the session lives."""
+        return next((place for place in (seat_name(name, seat) for seat in (0, 1)) if self.alive.get(place) == session), None)
 
     def _exit(self, name: str, session: int, event: Exited) -> None:
-        del self.alive[name]
+        place = self._place(name, session)
+        assert place is not None
+        del self.alive[place]
         self.world.post(event)
 
 

@@ -18,7 +18,7 @@ from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seco
 __all__ = [
     "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need", "Network",
     "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
-    "device_name", "inputs_of",
+    "device_name", "inputs_of", "seat_name",
 ]
 
 
@@ -222,15 +222,20 @@ def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
     return *kind.inputs(tunnel), *seed
 
 
-def device_name(tunnel: Tunnel) -> str:
-    """The tunnel's device: what the configuration says, else `t-NAME`, shortened with a checksum to the kernel's 15 characters."""
-    if tunnel.device is not None:
+def seat_name(name: str, seat: int) -> str:
+    """What belongs to one of a tunnel's seats carries this name: the second one's ends with a sign that no tunnel's name may have."""
+    return f"{name}~" if seat else name
+
+
+def device_name(tunnel: Tunnel, seat: int = 0) -> str:
+    """The device of a seat: what the configuration says, else `t-NAME`, shortened with a checksum to the kernel's 15 characters."""
+    if tunnel.device is not None and seat == 0:
         return tunnel.device
-    full = f"t-{tunnel.name}"
-    if len(full) <= 15:
-        return full
+    name = seat_name(tunnel.device or f"t-{tunnel.name}", seat)
+    if len(name) <= 15:
+        return name
     checksum, digits = zlib.crc32(tunnel.name.encode()), ""
     for _ in range(4):
         checksum, digit = divmod(checksum, 36)
         digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return f"{full[:10]}-{digits}"
+    return f"{name[:10]}{'~' if seat else '-'}{digits}"

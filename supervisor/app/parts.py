@@ -97,7 +97,7 @@ def build(
     codes = Codes(config.facilitator.state_dir / "codes.json")
     runner = Runner(
         kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes,
-        lane_of=lambda name: engine.lane(name),     # noqa: PLW0108 - the engine is made later
+        lane_of=lambda name, seat: engine.lane(name, seat),     # noqa: PLW0108 - the engine is made later
     )
     network = KernelNetwork(inbox.post, _note)
     history = History(
@@ -177,9 +177,9 @@ class AfterNetwork:
         self._settled = settled
         self._waiting: set[asyncio.Task[None]] = set()
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
         """At once."""
-        self._runner.spawn(tunnel, session, resume, remote)
+        self._runner.spawn(tunnel, session, resume, remote, seat)
 
     def renew(self, tunnel: str, session: int) -> None:
         """At once."""

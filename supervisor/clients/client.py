@@ -82,7 +82,7 @@ class Client:
     def __init__(
         self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int, kind: AnyKind
     ) -> None:
-        self.family, self.id, self.session, self.kind = family, id, voice.session, kind
+        self.family, self.id, self.session, self.kind, self.place = family, id, voice.session, kind, directory.name
         self._voice, self._desk = voice, desk
         self.pidfd = os.pidfd_open(family.pid)
         self.reaped = False

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tunnels.base import seat_name
+
 NAME = "journal"
 _SUFFIX = ".json"
 
@@ -31,10 +33,16 @@ class Entry:
     port: int | None = None
     lane: int | None = None
     management: str | None = None
+    seat: int = 0
+
+    @property
+    def place(self) -> str:
+        """Name of the seat."""
+        return seat_name(self.tunnel, self.seat)
 
 
 class Journal:
-    """`runtime_dir/journal/`: a file for each tunnel that has a client, so that a change costs the same however many there are.
+    """`runtime_dir/journal/`: a file for each seat that has a client, so that a change costs the same however many there are.
 
     A file is replaced in one step: after a crash at any point it is the old one, the new one, or not there.
     """
@@ -44,13 +52,13 @@ class Journal:
         self._directory = runtime_dir / NAME
 
     def load(self) -> dict[str, Entry]:
-        """The entries by tunnel. A file that is missing, torn or foreign is no entry: the tags still tell what is ours."""
+        """The entries by seat. A file that is missing, torn or foreign is no entry: the tags still tell what is ours."""
         found = (_read(path) for path in self._directory.glob(f"*{_SUFFIX}"))
-        return {entry.tunnel: entry for entry in found if entry is not None}
+        return {entry.place: entry for entry in found if entry is not None}
 
     def update(self, entry: Entry) -> None:
         """Write an entry down. OSError: the disk does not take it."""
-        path = self._path(entry.tunnel)
+        path = self._path(entry.place)
         draft = f"{path}.new"
         try:
             _write(draft, entry)
@@ -59,18 +67,18 @@ class Journal:
             _write(draft, entry)
         os.replace(draft, path)
 
-    def remove(self, tunnel: str) -> None:
-        """Forget a tunnel's client. OSError: the disk does not take it."""
+    def remove(self, place: str) -> None:
+        """Forget a seat's client. OSError: the disk does not take it."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(tunnel))
+            os.unlink(self._path(place))
 
     def clear(self) -> None:
         """Forget all of them. OSError: the disk does not take it."""
         if self._directory.is_dir():
             shutil.rmtree(self._directory)
 
-    def _path(self, tunnel: str) -> str:
-        return f"{self._directory}/{tunnel}{_SUFFIX}"
+    def _path(self, place: str) -> str:
+        return f"{self._directory}/{place}{_SUFFIX}"
 
 
 def _write(path: str, entry: Entry) -> None:
@@ -91,6 +99,6 @@ def _entry(value: Any) -> Entry | None:
         entry = Entry(**value)
     except TypeError:
         return None
-    numbers, words = (entry.pid, entry.start, entry.session), (entry.tunnel, entry.boot, entry.id)
+    numbers, words = (entry.pid, entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id)
     sound = all(type(n) is int for n in numbers) and all(isinstance(w, str) for w in words)
     return entry if sound and entry.pid > 1 else None

@@ -1,7 +1,7 @@
 """Runs the clients: the engine's `Runner`. Orders come in, and what comes of them is posted as events.
 
 spawn -> launch.start -> Client (output, management, notifications -> dialogue -> ClientSaid) -> its end, told by a pidfd -> whatever
-it left behind is ended and reaped -> what it had said is heard out -> Exited. One process tree per tunnel at any time.
+it left behind is ended and reaped -> what it had said is heard out -> Exited. One process tree per seat of a tunnel at any time.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import tag
 from supervisor.clients.usage import Usage, usage_of
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Tunnel, device_name, inputs_of
+from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Tunnel, device_name, inputs_of, seat_name
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
+
+
+Key = tuple[str, int]       # tunnel and session
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ class _Order:
     session: int
     resume: bool
     remote: int
+    seat: int
+
+    @property
+    def key(self) -> Key:
+        """Whose client."""
+        return self.tunnel.name, self.session
+
+    @property
+    def place(self) -> str:
+        """Name of the seat."""
+        return seat_name(self.tunnel.name, self.seat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,7 @@ class _Prepared:
     """Everything that must be known before a process is started."""
 
     session: int
+    seat: int
     place: Place
     launch: Launch
     voice: Voice
@@ -72,7 +87,7 @@ class Runner:
         post: Callable[[Event], None],
         ports: PortPicker | None = None,
         on_line: Callable[[str, str], None] = lambda tunnel, text: None,
-        lane_of: Callable[[str], int | None] = lambda tunnel: None,
+        lane_of: Callable[[str, int], int | None] = lambda tunnel, seat: None,
         codes: Codes | None = None,
     ) -> None:
         self._kinds, self._directory, self._read_input, self._post = kinds, runtime_dir.resolve(), read_input, post
@@ -80,11 +95,11 @@ class Runner:
         self._desk = Desk(Notices(), asyncio.Lock())
         self._journal, self._boot = Journal(self._directory), processes.boot_id()
         self._reaper = Reaper()
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[Key, Client] = {}
         self._logs: dict[str, Log] = {}
-        self._waiting: dict[str, _Order] = {}
+        self._waiting: dict[Key, _Order] = {}
         self._codes = codes or Codes(self._directory / "codes.json")
-        self._kept: dict[str, str] = {}
+        self._kept: dict[str, str] = {}     # by seat
         self._ending: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -108,29 +123,30 @@ class Runner:
 
     # --- orders ------------------------------------------------------------------------------------------------------------
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0) -> None:
+    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
         """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are spread over turns of the loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
-        self._waiting[tunnel.name] = _Order(tunnel, session, resume, remote)
+        order = _Order(tunnel, session, resume, remote, seat)
+        self._waiting[order.key] = order
 
     def renew(self, tunnel: str, session: int) -> None:
         """Tell the client to reconnect in place."""
-        client = self._clients.get(tunnel)
-        if client is not None and client.session == session:
+        client = self._clients.get((tunnel, session))
+        if client is not None:
             client.tell(client.kind.renew)
 
     def answer(self, tunnel: str, text: str) -> None:
-        """The answer to the question of the tunnel's client; `Answered` follows."""
-        client = self._clients.get(tunnel)
+        """The answer to the question of the tunnel's client, the latest one; `Answered` follows."""
+        client = max(self._of(tunnel), key=lambda each: each.session, default=None)
         if client is not None:
             client.answer(text)
             self._post(Answered(tunnel, client.session))
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         """SIGTERM to the client's process group, after a word if it shall `leave` for good. `Exited` follows when the tree is gone."""
-        client = self._clients.get(tunnel)
-        if leave and client is not None and client.session == session:
+        client = self._clients.get((tunnel, session))
+        if leave and client is not None:
             client.tell(client.kind.leave)
         self._signal(tunnel, session, signal.SIGTERM)
 
@@ -139,12 +155,14 @@ class Runner:
         self._signal(tunnel, session, signal.SIGKILL)
 
     def _signal(self, tunnel: str, session: int, number: signal.Signals) -> None:
-        client = self._clients.get(tunnel)
-        if client is not None and client.session == session:
+        client = self._clients.get((tunnel, session))
+        if client is not None:
             client.send_signal(number)
-        elif tunnel in self._waiting and self._waiting[tunnel].session == session:
-            del self._waiting[tunnel]
+        elif self._waiting.pop((tunnel, session), None) is not None:
             self._post(Exited(tunnel, session, signal=number))
+
+    def _of(self, tunnel: str) -> list[Client]:
+        return [client for (name, _), client in self._clients.items() if name == tunnel]
 
     # --- questions ---------------------------------------------------------------------------------------------------------
 
@@ -156,9 +174,9 @@ class Runner:
         """Lines as the tunnel's clients say them, over all sessions, until the runner is closed."""
         return self._log(tunnel).follow()
 
-    def usage(self, tunnel: str) -> Usage | None:
-        """What the client's process tree costs now; None: none runs. Safe in any thread."""
-        client = self._clients.get(tunnel)
+    def usage(self, tunnel: str, session: int) -> Usage | None:
+        """What the client's process tree costs now; None: it does not run. Safe in any thread."""
+        client = self._clients.get((tunnel, session))
         return None if client is None or client.reaped else usage_of(client.family.pid)
 
     # --- the beginning of a client -----------------------------------------------------------------------------------------
@@ -180,13 +198,13 @@ class Runner:
 
     def _spawn(self, order: _Order) -> Event:
         tunnel, session = order.tunnel, order.session
-        if tunnel.name in self._clients:
+        if any(client.place == order.place for client in self._clients.values()):
             raise SpawnError(Reason.LOCAL, "the previous client has not ended")
         prepared = self._prepare(order)
         id = uuid.uuid4().hex
         with _local_trouble():
             client = self._run(prepared, id)
-        self._clients[tunnel.name] = client
+        self._clients[order.key] = client
         asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
         device, port = self._carried(prepared)
         self._write_down(tunnel.name, client, prepared, device, port)
@@ -198,14 +216,14 @@ class Runner:
         wanted = inputs_of(kind, tunnel)
         inputs = launching.read_inputs(wanted, self._read_input)
         if not order.resume:
-            self._kept.pop(tunnel.name, None)
-        elif tunnel.name in self._kept:
-            inputs["kept"] = self._kept[tunnel.name].encode()
+            self._kept.pop(order.place, None)
+        elif order.place in self._kept:
+            inputs["kept"] = self._kept[order.place].encode()
         launching.require(kind.binaries)
         with _local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
-        directory, mark = self._directory / "clients" / tunnel.name, self._lane_of(tunnel.name) or 0
-        place = Place(directory, device_name(tunnel), port, sys.executable, order.remote, mark)
+        directory, mark = self._directory / "clients" / order.place, self._lane_of(tunnel.name, order.seat) or 0
+        place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark)
         try:
             launch = kind.launch(tunnel, place, inputs)
             dialogue = kind.dialogue(tunnel, inputs)
@@ -215,18 +233,18 @@ class Runner:
         secrets = [inputs[item.name] for item in wanted if isinstance(item.where, Secret)]
         masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
         questions = Questions(tunnel.name, order.session, inputs.get("totp"), self._codes, self._post, self._give)
-        keep = functools.partial(self._keep, tunnel.name, order.session, masker)
+        keep = functools.partial(self._keep, order, masker)
         voice = Voice(tunnel.name, order.session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask)
-        return _Prepared(order.session, place, launch, voice, kind)
+        return _Prepared(order.session, order.seat, place, launch, voice, kind)
 
-    def _keep(self, tunnel: str, session: int, masker: Masker, secret: str) -> None:
+    def _keep(self, order: _Order, masker: Masker, secret: str) -> None:
         masker.add(secret.encode())
-        self._kept[tunnel] = secret
-        self._post(Kept(tunnel, session, bool(secret)))
+        self._kept[order.place] = secret
+        self._post(Kept(*order.key, bool(secret)))
 
     def _give(self, tunnel: str, session: int, text: str) -> None:
-        client = self._clients.get(tunnel)
-        if client is not None and client.session == session:
+        client = self._clients.get((tunnel, session))
+        if client is not None:
             client.answer(text)
 
     def _run(self, prepared: _Prepared, id: str) -> Client:
@@ -269,7 +287,8 @@ class Runner:
         management = prepared.launch.management
         entry = Entry(
             tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
-            device=device, port=port, lane=self._lane_of(tunnel), management=None if management is None else str(management),
+            device=device, port=port, lane=prepared.place.mark or None, seat=prepared.seat,
+            management=None if management is None else str(management),
         )
         try:
             self._journal.update(entry)
@@ -302,9 +321,9 @@ class Runner:
             return
         if (error := task.exception()) is not None:
             self._log(tunnel).note(f"trouble after the client's end: {type(error).__name__}: {error}")
-        del self._clients[tunnel]
+        del self._clients[tunnel, client.session]
         try:
-            self._journal.remove(tunnel)
+            self._journal.remove(client.place)
         except OSError as trouble:
             self._log(tunnel).note(f"the journal cannot be written: {trouble.strerror}")
         self._post(Exited(tunnel, client.session, code, number))

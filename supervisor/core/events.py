@@ -94,6 +94,8 @@ class Exited(Event):
 class DeviceLost(Event):
     """The session's network device vanished."""
 
+    device: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class PathMtu(Event):
@@ -153,6 +155,7 @@ class Spawn:
     session: int
     resume: bool = False    # with what the last session has kept, instead of a login
     remote: int = 0         # which of the far side's servers comes first
+    seat: int = 0           # of the tunnel's two
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,7 +325,11 @@ class Achieved:
 def achieved(plan: NetworkPlan, host: Host, actual: Layout) -> dict[str, Achieved]:
     """How far the kernel follows the plan, by tunnel. A missing device counts as one wanted route."""
     closing = _closing_by_lane(Same(plan.carries), host.versions)
-    return {lane.tunnel: _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes) for lane in plan.lanes}
+    found: dict[str, Achieved] = {}
+    for lane in plan.lanes:
+        one, other = _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes), found.get(lane.tunnel)
+        found[lane.tunnel] = one if other is None else Achieved(one.wanted + other.wanted, one.installed + other.installed)
+    return found
 
 
 @functools.lru_cache(maxsize=4)

@@ -366,13 +366,14 @@ def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
     if max(m.turn, state.login_after) > m.now:
         return _enter(m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason), ()
     number = state.session.number + 1
-    session = Session(number, started=m.now, path_mtu=state.session.path_mtu, resumed=state.kept)   # most likely it is the same path again
+    last = state.session     # most likely it is the same path again
+    session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, seat=last.seat)
     fresh = replace(
         state, session=session, health=Health.UNKNOWN, misses=0, silence=0, unheard=0, healthy_since=None, last_rtt=None, turn=None,
         outdated=False,
         deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
-    return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote),)
+    return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.seat),)
 
 
 def _spent(m: Moment, state: TunnelState) -> Failure:

@@ -4,6 +4,9 @@ Each tunnel owns a *lane*: a number that is packet mark, connection mark and rou
 destination get the mark of the lane that carries it; the lane's table leads into the tunnel while it is up, and nowhere otherwise: for
 some seconds packets vanish, so that people see a pause, then they are answered with an error. A lane outlives its sessions, so a flow
 survives a reconnect that keeps its address.
+
+A tunnel has two *seats* for sessions, with a lane each. One is enough, except while a session replaces another one: then new flows enter
+the lane of one seat, and the flows that run go on in the lane of the other.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from tunnels.base import IPNetwork, device_name
 from tunnels.settings import MOST_TUNNELS, Tunnel
 
 FIRST_LANE = 173_001    # marks and tables from here on are ours
-LAST_LANE = FIRST_LANE + MOST_TUNNELS - 1
+NEXT_SEAT = 1_000       # between the lanes of a tunnel's two seats
+LAST_LANE = FIRST_LANE + NEXT_SEAT + MOST_TUNNELS - 1
 PAUSE = 15.0            # seconds that a tunnel has to come back before its destinations answer with an error
 
 
@@ -45,6 +49,7 @@ class Lane:
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
     mtu: int | None = None          # bytes of the largest packet that passes, where that is known
     draining: bool = False          # it takes no new flows; those that are in it go on
+    address: str | None = None      # ours inside the tunnel, while up
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,9 @@ NO_SEGMENTS: Segments = MappingProxyType({})
 
 
 def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
-    """A lane for each tunnel: the one it had, else the lowest free one. ValueError when there are more tunnels than lanes."""
+    """The first seat's lane of each tunnel: the one it had, else the lowest free one. ValueError: more tunnels than lanes."""
     lanes = {name: known[name] for name in names if name in known}
-    free = (n for n in range(FIRST_LANE, LAST_LANE + 1) if n not in set(lanes.values()))
+    free = (n for n in range(FIRST_LANE, FIRST_LANE + MOST_TUNNELS) if n not in set(lanes.values()))
     for name in names:
         if name not in lanes:
             number = next(free, None)
@@ -82,6 +87,11 @@ def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, in
                 raise ValueError(f"more than {MOST_TUNNELS} tunnels")
             lanes[name] = number
     return lanes
+
+
+def lane_of(first: int, seat: int) -> int:
+    """The lane of a tunnel's seat; `first`: that of its first one."""
+    return first + seat * NEXT_SEAT
 
 
 def idle(tunnels: Mapping[str, Tunnel]) -> Snapshot:
@@ -95,12 +105,16 @@ def desired(
 ) -> NetworkPlan:
     """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port; `carriers`: who carries which destination."""
     plan_lanes = [
-        _lane(tunnel, state, lanes[name], name in proxies, _manner(tunnel, state, snapshot.now))
-        for name, (tunnel, state) in snapshot.tunnels.items()
+        _lane(tunnel, side, lane_of(lanes[name], side.session.seat), name in proxies, _manner(tunnel, state, snapshot.now))
+        for name, (tunnel, state) in snapshot.tunnels.items() for side in state.sides
     ]
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
-    carries = _carries(known, tuple(lanes.items()), Same(carriers))
-    gates = (gate(tunnel, lanes[name]) for name, (tunnel, _) in snapshot.tunnels.items())
+    carrying = tuple([(name, lane_of(lanes[name], state.session.seat)) for name, (_, state) in snapshot.tunnels.items()])
+    carries = _carries(known, carrying, Same(carriers))
+    gates = (
+        gate(tunnel, lane_of(lanes[name], side.session.seat))
+        for name, (tunnel, state) in snapshot.tunnels.items() if tunnel.allow is not None for side in state.sides
+    )
     return NetworkPlan(
         staff, tuple(plan_lanes), carries,
         tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
@@ -164,4 +178,6 @@ def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool, manner: 
     up, draining = state.phase is Phase.UP, state.drain is not None
     if proxy:
         return Lane(tunnel.name, number, None, up, state.session.port if up else None, manner, draining=draining)
-    return Lane(tunnel.name, number, device_name(tunnel), up, manner=manner, mtu=state.session.path_mtu, draining=draining)
+    session = state.session
+    device, address = device_name(tunnel, session.seat), session.address if up else None
+    return Lane(tunnel.name, number, device, up, manner=manner, mtu=session.path_mtu, draining=draining, address=address)

@@ -103,6 +103,7 @@ class Session:
     expires: float | None = None            # monotonic seconds: when the far side will end it, where it says so
     resumed: bool = False                   # it continues what an earlier session had logged in for
     renewed: bool = False                   # it was told to reconnect in place, and no probe was answered since
+    seat: int = 0                           # of the tunnel's two: each has its own lane, device and directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +152,24 @@ class TunnelState:
     rung: Rung | None = None                # how the last recovery was tried
     reconnect_by: float | None = None       # it shall reconnect at a quiet moment, at the latest then
     drain: Drain | None = None              # it shall end when nothing goes through it any more; until then it is kept up
+    single: bool = False                    # when this session ends, none follows it here
+    other: TunnelState | None = None        # while one session replaces another: the one that does not carry (see `coming`)
 
     @property
     def running(self) -> bool:
         """A client process may exist."""
         return self.phase in (Phase.STARTING, Phase.UP, Phase.STOPPING)
+
+    @property
+    def coming(self) -> bool:
+        """The other session is to replace this one, and was not given up."""
+        other = self.other
+        return other is not None and other.session.number > self.session.number and other.phase is not Phase.STOPPING
+
+    @property
+    def sides(self) -> tuple[TunnelState, ...]:
+        """The session that carries, and the other one."""
+        return (self,) if self.other is None else (self, self.other)
 
 
 def up(state: TunnelState) -> bool:
@@ -186,6 +200,7 @@ class Transition:
     lasted: float       # seconds that the state before had lasted
     rung: Rung | None = None    # the recovery that begins with it
     leg: Leg | None = None      # the part of the way that is dead, as far as that is known
+    ended: int | None = None    # the session that is over with it
 
 
 @dataclass(frozen=True, slots=True)

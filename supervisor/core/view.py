@@ -27,10 +27,11 @@ class Identity:
 
 def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]) -> dict[str, Any]:
     """The status document (contract, section 2). Times are ISO 8601 in UTC."""
-    carried: dict[int, list[str]] = {}
+    owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
+    carried: dict[str, list[str]] = {}
     for carry in plan.carries:
-        carried.setdefault(carry.lane, []).append(str(carry.network))
-    lanes = {lane.tunnel: lane.number for lane in plan.lanes if lane.up}
+        if carry.lane in owners:
+            carried.setdefault(owners[carry.lane], []).append(str(carry.network))
     return {
         "facilitator": who.facilitator,
         "version": who.version,
@@ -39,7 +40,7 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Map
         "draining": snapshot.draining,
         "conditions": [{"name": name, "text": each.text, "severity": each.severity} for name, each in conditions.items()],
         "tunnels": [
-            _tunnel(who, tunnel, state, carried.get(lanes.get(name, 0), []), snapshot.uplink)
+            _tunnel(who, tunnel, state, carried.get(name, []), snapshot.uplink)
             for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],
     }

@@ -78,8 +78,8 @@ class KernelNetwork:
         self._actual = Layout()                 # as far as we know
         self._hinted: frozenset[Part] = frozenset()
         self._looked: frozenset[str] | None = None      # devices of which nothing changed since they were looked at
-        self._seen: set[str] = set()            # tunnels whose device was there since they came up
-        self._carried: set[str] = set()         # tunnels whose route was in since they came up
+        self._seen: set[int] = set()            # lanes whose device was there since they came up
+        self._carried: set[int] = set()         # lanes whose route was in since they came up
         self._repairs = Counter(dict.fromkeys((*_WHAT.values(), "device"), 0))     # from 0: a first repair must be an increase
         self._told: AbstractSet[str] = frozenset()      # failures that last
         self._fighting = ""                     # what is fought about
@@ -109,7 +109,7 @@ class KernelNetwork:
         """The latest plan wins; returns at once."""
         if plan != self._plan:
             self._plan = plan
-            self._carried &= {lane.tunnel for lane in plan.lanes if lane.up}
+            self._carried &= {lane.number for lane in plan.lanes if lane.up}
             self._wake()
 
     async def settled(self) -> None:
@@ -248,14 +248,14 @@ class KernelNetwork:
         return frozenset(name for name in names if name is not None)
 
     def _note_present(self) -> None:
-        self._seen |= {lane.tunnel for lane in self._plan.lanes if lane.up and lane.device in self._host.devices}
+        self._seen |= {lane.number for lane in self._plan.lanes if lane.up and lane.device in self._host.devices}
 
     def _report_lost(self) -> None:
-        up = {lane.tunnel: lane.device for lane in self._plan.lanes if lane.up}
-        lost = {tunnel for tunnel in self._seen & up.keys() if up[tunnel] not in self._host.devices}
+        up = {lane.number: lane for lane in self._plan.lanes if lane.up}
+        lost = {number for number in self._seen & up.keys() if up[number].device not in self._host.devices}
         self._seen = (self._seen & up.keys()) - lost
-        for tunnel in sorted(lost):
-            self._post(DeviceLost(tunnel))
+        for number in sorted(lost):
+            self._post(DeviceLost(up[number].tunnel, device=up[number].device))
 
     def _open_host(self) -> None:
         """Let packets through: when everything that closes is in place, and again when somebody changed that."""
@@ -319,12 +319,12 @@ class KernelNetwork:
         new = {change.item for change in done if isinstance(change.item, Route) and change.item.device is not None}
         tables = {route.table for route in new}
         for lane in self._plan.lanes:
-            if lane.device is None or not lane.up or (lane.number not in tables and lane.tunnel in self._carried):
+            if lane.device is None or not lane.up or (lane.number not in tables and lane.number in self._carried):
                 continue        # nearly all of them, at each change
             routes = set(open_routes(lane, self._host))
-            self._repairs["device"] += bool(routes & new) and lane.tunnel in self._carried
+            self._repairs["device"] += bool(routes & new) and lane.number in self._carried
             if routes & self._actual.routes:
-                self._carried.add(lane.tunnel)
+                self._carried.add(lane.number)
 
     def _tell(self, failures: AbstractSet[str]) -> None:
         """Log each failure once while it lasts, and try again, later each time."""

@@ -50,7 +50,7 @@ class History:
         self._scribe = Scribe(archive, around.now, around.link_bytes, pace or Pace())
         self._lock = threading.Lock()
         self._timelines: dict[str, Timeline] = {}
-        self._sessions: dict[str, Session] = {}         # running ones, as they were last seen
+        self._sessions: dict[tuple[str, int], Session] = {}     # running ones, as they were last seen
         self._incidents: frozenset[str] = frozenset()   # open ones
 
     def start(self, adopted: Collection[str] = (), kept: int = 0) -> dict[str, list[Failure]]:
@@ -73,6 +73,7 @@ class History:
         """Remember a transition, and what it says about the tunnel's session."""
         tunnel, state = snapshot.tunnels[transition.tunnel]
         reason, over = transition.reason.value, ended_session(transition)
+        side = next((side for side in state.sides if side.session.number == transition.session), None)
         mark = Mark(transition.at, standing(tunnel, state), reason, state.phase is Phase.FAILED)
         with self._lock:
             timeline = self._timelines.setdefault(tunnel.name, Timeline())
@@ -81,9 +82,9 @@ class History:
                 timeline.died(transition.at, reason)
         rows = [self._transition(transition, mark)]
         if over:
-            rows += self._ended(tunnel, state, transition)
-        if state.running:
-            rows.append(self._goes_on(tunnel, state))
+            rows += self._ended(tunnel, side, transition)
+        if side is not None and side.running:
+            rows.append(self._goes_on(tunnel, side))
         self._scribe.put(rows)
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
@@ -171,23 +172,24 @@ class History:
         )
 
     def _goes_on(self, tunnel: Tunnel, state: TunnelState) -> Statement:
-        session = self._sessions[tunnel.name] = state.session
+        session = self._sessions[tunnel.name, state.session.number] = state.session
         if session.device is not None:
             self._scribe.count(tunnel.name, session.number, session.device)
         if state.phase is Phase.STOPPING:       # the device goes with its client
-            self._scribe.count_now(tunnel.name, last=False)
+            self._scribe.count_now(tunnel.name, session.number, last=False)
         return self._session(tunnel, session, ended=None, lasted=None, reason=None, text=None)
 
-    def _ended(self, tunnel: Tunnel, state: TunnelState, transition: Transition) -> list[Statement]:
-        """The session that is over; the state may hold the next one already."""
-        seen = self._sessions.pop(tunnel.name, None)
-        session = seen if transition.after is Phase.STARTING else state.session
+    def _ended(self, tunnel: Tunnel, state: TunnelState | None, transition: Transition) -> list[Statement]:
+        """The session that is over; the state may hold the next one already, or none any more."""
+        number = transition.session if transition.ended is None else transition.ended
+        seen = self._sessions.pop((tunnel.name, number), None)
+        session = state.session if state is not None and state.session.number == number else seen
         if session is None:
             return []
-        self._scribe.count_now(tunnel.name, last=True)
-        offset, failure = self._around.offset(), state.failure
+        self._scribe.count_now(tunnel.name, number, last=True)
+        offset, failure = self._around.offset(), None if state is None else state.failure
         explained = failure is not None and failed(transition.reason.value) and failure.reason is transition.reason
-        text = self._clean(failure.text) if explained and failure is not None else ""
+        text = self._clean(failure.text if explained and failure is not None else transition.text)
         lasted = transition.at - session.started
         return [self._session(tunnel, session, ended=transition.at + offset, lasted=lasted, reason=transition.reason.value, text=text)]
 

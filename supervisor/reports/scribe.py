@@ -63,7 +63,7 @@ class Scribe:
         self._changed = threading.Condition()
         self._rows: deque[Statement] = deque()
         self._put = self._settled = self._lost = 0      # rows ever put in; of these on disk or given up; of these lost
-        self._counted: dict[str, Counted] = {}          # running sessions, by tunnel
+        self._counted: dict[tuple[str, int], Counted] = {}      # running sessions
         self._urgent: list[Counted] = []                # whose device may be gone in a moment
         self._closing = False
         self._began = False
@@ -98,14 +98,14 @@ class Scribe:
     def count(self, tunnel: str, number: int, device: str) -> None:
         """Read the bytes of this session from now on."""
         with self._changed:
-            known = self._counted.get(tunnel)
-            if known is None or (known.number, known.device) != (number, device):
-                self._counted[tunnel] = Counted(tunnel, number, device)
+            known = self._counted.get((tunnel, number))
+            if known is None or known.device != device:
+                self._counted[tunnel, number] = Counted(tunnel, number, device)
 
-    def count_now(self, tunnel: str, *, last: bool) -> None:
-        """Read the bytes of the tunnel's session at once: its device goes soon; `last`: and never again."""
+    def count_now(self, tunnel: str, number: int, *, last: bool) -> None:
+        """Read the bytes of this session at once: its device goes soon; `last`: and never again."""
         with self._changed:
-            known = self._counted.pop(tunnel, None) if last else self._counted.get(tunnel)
+            known = self._counted.pop((tunnel, number), None) if last else self._counted.get((tunnel, number))
             if known is not None:
                 self._urgent.append(known)
                 self._changed.notify_all()

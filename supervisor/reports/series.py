@@ -50,7 +50,7 @@ class Sources:
     """What is asked at scrape time, in the scrape's thread; None as an answer leaves the series out."""
 
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None           # received, sent
-    usage: Callable[[str], Usage | None] = lambda tunnel: None
+    usage: Callable[[str, int], Usage | None] = lambda tunnel, session: None
     routes: Callable[[], Mapping[str, Routes]] = lambda: MappingProxyType({})           # by tunnel
     repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})            # things of ours put back into the kernel, by what
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
@@ -110,7 +110,10 @@ class TunnelSeries:
         ))
 
     def _traffic(self, states: States) -> Iterator[Family]:
-        totals = {name: self._readings.bytes(name, state.session.number, self._link_bytes(state)) for name, state in states.items()}
+        totals = {
+            name: self._readings.bytes(name, {side.session.number: self._link_bytes(side) for side in state.sides})
+            for name, state in states.items()
+        }
         known = {name: total for name, total in totals.items() if total is not None}
         yield _counter("receive_bytes", "Bytes that came out of the tunnel's device.", ((n, total[0]) for n, total in known.items()))
         yield _counter("transmit_bytes", "Bytes that went into the tunnel's device.", ((n, total[1]) for n, total in known.items()))
@@ -142,13 +145,21 @@ class TunnelSeries:
         yield _gauge("routes_installed", "Routes of these that the kernel has.", ((n, r.installed) for n, r in routes.items()))
 
     def _clients(self, states: States) -> Iterator[Family]:
-        usage = {n: use for n, s in states.items() if s.running and (use := self._sources.usage(n)) is not None}
-        cpu = {n: self._readings.cpu(n, s.session.number, usage[n].cpu_seconds if n in usage else None) for n, s in states.items()}
+        usage = {n: {side.session.number: self._usage(n, side) for side in s.sides} for n, s in states.items()}
+        cpu = {
+            n: self._readings.cpu(n, {number: None if use is None else use.cpu_seconds for number, use in of.items()})
+            for n, of in usage.items()
+        }
+        running = {n: uses for n, of in usage.items() if (uses := [use for use in of.values() if use is not None])}
         yield _counter("client_cpu_seconds", "Processor time of the client and its children, over all sessions.", cpu.items())
         yield _gauge("client_resident_memory_bytes", "Memory of the client and its children.",
-                     ((n, use.resident_bytes) for n, use in usage.items()))
-        yield _gauge("client_open_files", "File descriptors of the client and its children.",
-                     ((n, use.open_files) for n, use in usage.items()))
+                     ((n, sum(use.resident_bytes for use in uses)) for n, uses in running.items()))
+        yield _gauge("client_open_files", "File descriptors of the client and its children.", (
+            (n, sum(files)) for n, uses in running.items() if (files := [use.open_files for use in uses if use.open_files is not None])
+        ))
+
+    def _usage(self, tunnel: str, side: TunnelState) -> Usage | None:
+        return self._sources.usage(tunnel, side.session.number) if side.running else None
 
 
 def _counted(counts: Mapping[str, Counts]) -> Iterator[Family]:

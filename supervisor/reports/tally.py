@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor.core.state import Phase, Snapshot, Transition
@@ -28,29 +28,34 @@ def ended_session(transition: Transition) -> bool:
 
 
 class Rising:
-    """A counter over sources that begin anew: what an earlier source had reached is kept."""
+    """A counter over sources that begin anew, and may overlap: what an earlier source had reached is kept."""
 
-    __slots__ = ("_base", "_last", "_resets", "_source")
+    __slots__ = ("_base", "_last", "_resets")
 
     def __init__(self, *, resets: bool) -> None:
         """`resets`: a smaller reading of the same source means that it began anew; otherwise it is ignored."""
         self._resets = resets
-        self._source: int | None = None
         self._base = 0.0
-        self._last = 0.0
+        self._last: dict[int, float] = {}
 
     def read(self, source: int, value: float) -> float:
         """The counter after this reading of this source (a session's number)."""
-        if source != self._source or (self._resets and value < self._last):
-            self._base += self._last
-            self._source, self._last = source, value
-        self._last = max(self._last, value)
+        last = self._last.get(source, 0.0)
+        if self._resets and value < last:
+            self._base += last
+            last = 0.0
+        self._last[source] = max(last, value)
         return self.value
+
+    def settle(self, sources: Container[int]) -> None:
+        """All other sources are over."""
+        for source in [source for source in self._last if source not in sources]:
+            self._base += self._last.pop(source)
 
     @property
     def value(self) -> float:
         """The sum over all sources."""
-        return self._base + self._last
+        return self._base + sum(self._last.values())
 
 
 @dataclass(slots=True)
@@ -102,28 +107,44 @@ class Tally:
 
 
 class Readings:
-    """Counters that are read at each scrape: bytes of the device, processor time of the client. One thread at a time."""
+    """Counters that are read at each scrape: bytes of the devices, processor time of the clients. One thread at a time."""
 
     def __init__(self) -> None:
         self._received: dict[str, Rising] = {}
         self._sent: dict[str, Rising] = {}
         self._cpu: dict[str, Rising] = {}
 
-    def bytes(self, tunnel: str, session: int, reading: tuple[int, int] | None) -> tuple[float, float] | None:
-        """Received and sent bytes over all sessions; None as long as nothing was ever read. A session's device may be made anew in it."""
-        if reading is not None:
-            self._received.setdefault(tunnel, Rising(resets=True)).read(session, reading[0])
-            self._sent.setdefault(tunnel, Rising(resets=True)).read(session, reading[1])
-        return (self._received[tunnel].value, self._sent[tunnel].value) if tunnel in self._received else None
+    def bytes(self, tunnel: str, readings: Mapping[int, tuple[int, int] | None]) -> tuple[float, float] | None:
+        """Received and sent bytes over all sessions, of which these run; None as long as nothing was ever read.
 
-    def cpu(self, tunnel: str, session: int, seconds: float | None) -> float | None:
+        A session's device may be made anew in it.
+        """
+        known = {session: reading for session, reading in readings.items() if reading is not None}
+        received = _risen(self._received, tunnel, readings, {session: reading[0] for session, reading in known.items()}, resets=True)
+        sent = _risen(self._sent, tunnel, readings, {session: reading[1] for session, reading in known.items()}, resets=True)
+        return None if received is None or sent is None else (received, sent)
+
+    def cpu(self, tunnel: str, readings: Mapping[int, float | None]) -> float | None:
         """Processor seconds over all sessions. A process of the client's tree that ends takes nothing away."""
-        if seconds is not None:
-            self._cpu.setdefault(tunnel, Rising(resets=False)).read(session, seconds)
-        return self._cpu[tunnel].value if tunnel in self._cpu else None
+        known = {session: seconds for session, seconds in readings.items() if seconds is not None}
+        return _risen(self._cpu, tunnel, readings, known, resets=False)
 
     def keep(self, tunnels: Container[str]) -> None:
         """Forget all other tunnels."""
         for rising in (self._received, self._sent, self._cpu):
             for name in [name for name in rising if name not in tunnels]:
                 del rising[name]
+
+
+def _risen(
+    counters: dict[str, Rising], tunnel: str, live: Container[int], readings: Mapping[int, float], *, resets: bool
+) -> float | None:
+    if tunnel not in counters and not readings:
+        return None
+    counter = counters.get(tunnel)
+    if counter is None:
+        counter = counters[tunnel] = Rising(resets=resets)
+    for session, value in readings.items():
+        counter.read(session, value)
+    counter.settle(live)
+    return counter.value

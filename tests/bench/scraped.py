@@ -64,7 +64,8 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
     history = History(Archive(state, "0"), Surroundings(boot_id()))
     history.start()
     metrics = Metrics("0", time.time() - time.monotonic(), Sources(
-        LinkBytes(), lambda name: usage_of(pids[name]), lambda: dict.fromkeys(names, Achieved(2, 2)), lambda: {"route": 1}, OutboxStatus,
+        LinkBytes(), lambda name, session: usage_of(pids[name]),
+        lambda: dict.fromkeys(names, Achieved(2, 2)), lambda: {"route": 1}, OutboxStatus,
         certificates=lambda: dict.fromkeys(names, 2e9), availability=history.ratios, history_usable=lambda: history.usable,
     ))
     now = time.monotonic()

@@ -335,12 +335,12 @@ async def test_usage_counts_the_whole_tree(tmp_path: Path) -> None:
         bench.runner.spawn(tunnel("/bin/sh", "-c", '"$0" -c "$1" & wait', sys.executable, burn), 1)
         await bench.next(Spawned)
         await bench.next(ClientSaid)
-        usage = await asyncio.to_thread(bench.runner.usage, "acme")
+        usage = await asyncio.to_thread(bench.runner.usage, "acme", 1)
         assert usage is not None
         assert usage.cpu_seconds >= 0.15     # counted in ticks of 10 ms
         assert usage.resident_bytes > 4 << 20
         assert usage.open_files >= 6
-        assert bench.runner.usage("nobody") is None
+        assert bench.runner.usage("nobody", 1) is None
 
 
 async def test_from_kill_to_the_next_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ async def test_the_route_follows_its_device(netns: Namespace) -> None:
 
         await run(netns, "ip link del t-acme")
         await until(lambda: held.lost)
-        assert held.lost == [DeviceLost("acme")]
+        assert held.lost == [DeviceLost("acme", device="t-acme")]
 
 
 async def test_a_device_that_was_never_wanted_up_is_not_missed(netns: Namespace) -> None:

@@ -36,7 +36,7 @@ def exposition() -> str:
     """What is scraped from a daemon to which everything has happened."""
     metrics = Metrics("0.1.0", 1_000_000.0, Sources(
         link_bytes={"t-acme": (1000, 500)}.get,
-        usage={"acme": Use()}.get,
+        usage=lambda tunnel, session: Use() if tunnel == "acme" else None,
         routes=lambda: {"acme": Achieved(2, 1)},
         repairs=lambda: {"route": 1},
         pagerduty=OutboxStatus,

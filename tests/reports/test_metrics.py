@@ -80,7 +80,8 @@ class World:
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
         self.metrics = Metrics("0.1.0", 1_000_000.0, Sources(
-            self.links.get, self.uses.get, lambda: {"acme": Achieved(2, 1)}, lambda: {"route": 1}, lambda: self.outbox, lambda: 3,
+            self.links.get, lambda tunnel, session: self.uses.get(tunnel), lambda: {"acme": Achieved(2, 1)}, lambda: {"route": 1},
+            lambda: self.outbox, lambda: 3,
             lambda: {("acme", "support"): 7, ("gone", ""): 1},
             availability=lambda tunnels: {(name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")}))
 
@@ -320,3 +321,14 @@ def test_a_scrape_of_1000_tunnels(world: World) -> None:
     print(f"1000 tunnels, {body.count(10)} lines, {len(body)} bytes: "
           f"{min(took) * 1000:.0f} ms at best, {statistics.median(took) * 1000:.0f} ms median")
     assert body.count(b"facilitator_tunnel_up{") == 1000
+
+
+@pytest.mark.parametrize("resets", [True, False])
+def test_sources_that_overlap_are_both_counted(resets: bool) -> None:
+    rising = Rising(resets=resets)
+    rising.read(1, 1000.0)
+    assert rising.read(2, 10.0) == 1010.0
+    assert rising.read(1, 1005.0) == 1015.0
+    rising.settle({2})
+    assert rising.value == 1015.0
+    assert rising.read(2, 20.0) == 1025.0
