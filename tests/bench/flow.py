@@ -1,21 +1,143 @@
-"""A forwarded flow between namespaces: our rules beside a route and a masquerade made by hand. Nothing but the kernel's way is measured."""
+"""A forwarded flow through our rules beside one through a route and a masquerade made by hand.
+
+Two facilitators side by side, one of each sort, asked by turns, datagram by datagram: whatever else this host does disturbs both alike.
+Then they change their roles, so that what distinguishes the two worlds cancels out. `flows` is the kernel's way alone;
+`tests.bench.openvpn` has tunnels.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import re
+import math
+import socket
 import statistics
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from supervisor.core.network import NetworkPlan
 from supervisor.kernel.network import KernelNetwork
+from tests.bench.echo import PORT
 from tests.kernel.lab import PLAN, SITE, World, world
 from tests.netns import Namespace
 
-FLOW_SIZE, PINGS = "500M", 1000
+ECHO = (sys.executable, "-I", "-S", str(Path(__file__).with_name("echo.py")))
+LOST_AFTER = 0.5        # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent in one turn."""
+
+    echoes: int         # datagrams there and back
+    transfers: int      # TCP transfers
+    size: str           # of each, as iperf3 writes it
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the two forwardings were measured to do side by side."""
+
+    ours: float
+    by_hand: float
+
+    @property
+    def ratio(self) -> float:
+        """Ours for one by hand."""
+        return self.ours / self.by_hand
+
+
+@dataclass
+class Compared:
+    """All turns. Two that follow each other have the roles exchanged."""
+
+    trips: list[Turn] = field(default_factory=list)         # microseconds there and back
+    speeds: list[Turn] = field(default_factory=list)        # Mbit/s
+
+    @property
+    def sooner(self) -> list[float]:
+        """By how much ours answers sooner, for each pair of turns: 1 is the same."""
+        return [1 / each for each in _exchanged(self.trips)]
+
+    @property
+    def faster(self) -> list[float]:
+        """By how much ours carries more, for each pair of turns: 1 is the same."""
+        return _exchanged(self.speeds)
+
+
+def _exchanged(turns: list[Turn]) -> list[float]:
+    return [math.sqrt(one.ratio * other.ratio) for one, other in zip(turns[::2], turns[1::2], strict=True)]
+
+
+def row(text: str, turns: list[Turn], ratios: list[float]) -> tuple[str, ...]:
+    """By hand, ours, the ratio with its quartiles, and what is wanted."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    hand, our = (statistics.median(values) for values in ([t.by_hand for t in turns], [t.ours for t in turns]))
+    return text, f"{hand:.4g}", f"{our:.4g}", f"{middle:.3f} ({low:.3f}-{high:.3f})", ">= 0.97"
+
+
+async def compared(first: World, second: World, plan: NetworkPlan, pairs: int, load: Load) -> Compared:
+    """So many pairs of turns. Both worlds have a tunnel that is up, and the servers of `serving`."""
+    seen = Compared()
+    for _ in range(pairs):
+        for ours, other in ((first, second), (second, first)):
+            with ours.facilitator.entered(), forwarding_by_hand(other):
+                network = KernelNetwork(lambda _: None, lambda *_: None)
+                await network.start(plan)
+                await network.settled()
+                await asyncio.to_thread(_turn, seen, ours, other, load)
+                await network.close(keep=False)
+    return seen
+
+
+def _turn(seen: Compared, ours: World, other: World, load: Load) -> None:
+    seen.trips.append(_echoes(ours, other, load.echoes))
+    speeds: dict[int, list[float]] = {0: [], 1: []}
+    for number in range(2 * load.transfers):
+        which = (number + number // 2) % 2      # 0 1 1 0: nobody is always the one after the same
+        speeds[which].append(_speed((ours, other)[which], load.size))
+    seen.speeds.append(Turn(statistics.median(speeds[0]), statistics.median(speeds[1])))
+
+
+def _echoes(ours: World, other: World, count: int) -> Turn:
+    took: dict[int, list[float]] = {0: [], 1: []}
+    with _asker(ours) as mine, _asker(other) as theirs:
+        for number in range(2 * count):
+            which = (number + number // 2) % 2
+            if (trip := _trip((mine, theirs)[which])) is not None:
+                took[which].append(trip)
+    return Turn(statistics.median(took[0]), statistics.median(took[1]))
+
+
+@contextlib.contextmanager
+def _asker(lab: World) -> Iterator[socket.socket]:
+    with lab.staff.entered():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.connect((SITE, PORT))
+        sock.settimeout(LOST_AFTER)
+        yield sock
+
+
+def _trip(sock: socket.socket) -> float | None:
+    start = time.perf_counter()
+    sock.send(b"x" * 64)
+    try:
+        sock.recv(2048)
+    except TimeoutError:
+        return None         # lost
+    return (time.perf_counter() - start) * 1e6
+
+
+def _speed(lab: World, size: str) -> float:
+    end = json.loads(lab.staff.run("iperf3", "-J", "-c", SITE, "-n", size).stdout)["end"]
+    return float(end["sum_received"]["bits_per_second"]) / 1e6
 
 
 @contextlib.contextmanager
@@ -33,55 +155,42 @@ def forwarding_by_hand(lab: World) -> Iterator[None]:
         lab.facilitator.run("ip", "route", "del", "10.77.0.0/24")
 
 
-@dataclass
-class Flow:
-    """What one forwarding was measured to do."""
+def start(running: contextlib.ExitStack, place: Namespace, *argv: str, ready: str) -> None:
+    """Start a program, and wait for these words of it; it ends with the stack."""
+    process = place.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    running.callback(process.wait)
+    running.callback(process.kill)
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if ready in line:
+            threading.Thread(target=process.stdout.read, daemon=True).start()      # a full pipe would stop it
+            return
+    raise AssertionError("".join(lines))
 
-    throughput: list[float]         # Gbit/s
-    work: list[float]               # milliseconds of CPU time for a gigabyte, at both ends and between
-    latency: list[float]            # microseconds there and back
 
-
-def measure_flow(lab: World, flow: Flow) -> None:
-    """One run through this forwarding."""
-    end = json.loads(lab.staff.run("iperf3", "-J", "-c", SITE, "-n", FLOW_SIZE).stdout)["end"]
-    flow.throughput.append(end["sum_received"]["bits_per_second"] / 1e9)
-    busy = (end["cpu_utilization_percent"]["host_total"] + end["cpu_utilization_percent"]["remote_total"]) / 100
-    flow.work.append(busy * end["sum_sent"]["seconds"] / end["sum_sent"]["bytes"] * 1e12)
-    # On one CPU, one after the other: nothing but the kernel's way there and back. Other programs can only slow a packet down.
-    done = lab.staff.run("taskset", "-c", "0", "ping", "-n", "-A", "-c", str(PINGS), SITE)
-    times = sorted(float(ms) * 1000 for ms in re.findall(r"time=([\d.]+) ms", done.stdout))
-    flow.latency.append(statistics.mean(times[:len(times) // 2]))
+@contextlib.contextmanager
+def serving(lab: World) -> Iterator[None]:
+    """The servers of a site that has its address."""
+    with contextlib.ExitStack() as running:
+        start(running, lab.site, "iperf3", "-s", "--forceflush", ready="listening")
+        start(running, lab.site, *ECHO, SITE, ready="serving")
+        yield
 
 
 @contextlib.contextmanager
 def forwarding() -> Iterator[World]:
-    """Staff, facilitator and site, with an iperf3 server in the site."""
+    """Staff, facilitator and site, with a cable as the tunnel."""
     namespace = Namespace("flow")
     try:
-        with world(namespace) as lab:
-            server = lab.site.popen("iperf3", "-s", "--forceflush", stdout=subprocess.PIPE)
-            assert server.stdout is not None
-            next(line for line in server.stdout if "listening" in line)
-            try:
-                yield lab
-            finally:
-                server.kill()
-                server.wait()
+        with world(namespace) as lab, serving(lab):
+            yield lab
     finally:
         namespace.remove()
 
 
-async def flows(rounds: int) -> tuple[Flow, Flow]:
-    """Ours and by hand, by turns, in the same namespaces."""
-    mine, theirs = Flow([], [], []), Flow([], [], [])
-    with forwarding() as lab, lab.facilitator.entered():
-        for _ in range(rounds):
-            network = KernelNetwork(lambda _: None, lambda *_: None)
-            await network.start(PLAN)
-            await network.settled()
-            await asyncio.to_thread(measure_flow, lab, mine)
-            await network.close(keep=False)
-            with forwarding_by_hand(lab):
-                await asyncio.to_thread(measure_flow, lab, theirs)
-    return mine, theirs
+async def flows(pairs: int, load: Load) -> Compared:
+    """Through the kernel alone."""
+    with forwarding() as first, forwarding() as second:
+        return await compared(first, second, PLAN, pairs, load)
