@@ -52,6 +52,7 @@ class Scope:
     staff: tuple[IPNetwork, ...]            # whose traffic may enter
     segments: Segments = field(default_factory=dict)    # named parts of staff
     idle: float = 900.0                     # seconds without a packet after which a flow does not hold up the end of its tunnel
+    accounting: bool = False                # of each flow's bytes, for the audit
 
 
 class Inbox:
@@ -297,7 +298,8 @@ class Engine:
         self._carriers, due = choose(self._carriers, snapshot)
         self._plan_due = min((moment for moment in (due, next_refusal(snapshot)) if moment is not None), default=None)
         carried_by = proxies(self._tunnels, self._kinds)
-        plan = desired(self._scope.staff, self._lanes, carried_by, snapshot, self._carriers, self._scope.segments)
+        scope = self._scope
+        plan = desired(scope.staff, self._lanes, carried_by, snapshot, self._carriers, scope.segments, scope.accounting)
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)

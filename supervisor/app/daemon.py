@@ -161,7 +161,7 @@ class Daemon:
         explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
-            explainer, parts.board, parts.alerter, self._stalled, self.reload,
+            explainer, parts.board, parts.alerter, parts.auditing, self._stalled, self.reload,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
@@ -179,6 +179,7 @@ class Daemon:
         parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
         parts.certificates.set(config.tunnels)
         parts.alerter.route(paging(parts.identity, config))
+        parts.auditing.set(config.audit)
 
     # --- while it runs -------------------------------------------------------------------------------------------------------
 
@@ -193,8 +194,14 @@ class Daemon:
                 await engine
             if hup.done():
                 orders.reload.clear()
-                await self.reload()
+                errors = (await self.reload())["errors"]
+                self._signalled("reload", "SIGHUP", "; ".join(errors))
             hup.cancel()
+
+    def _signalled(self, action: str, signals: str, why: str = "") -> None:
+        """The kernel does not say who sent a signal."""
+        result = "failed" if why else "done"
+        self._parts.auditing.acted({"action": action, "tunnel": None, "by": {"signal": signals}, "result": result, "why": why or None})
 
     async def reload(self) -> dict[str, Any]:
         """Take over the file as it is now; a wrong one changes nothing. `done` lines, or `errors`."""
@@ -247,6 +254,7 @@ class Daemon:
         parts = self._parts
         self._log.info("stopping")
         parts.notifier.stopping()
+        self._signalled("stop", "SIGTERM or SIGINT")
         parts.alerter.change(f"{parts.identity.facilitator}: stops on request", {"tunnels": ", ".join(parts.engine.snapshot.tunnels)})
         parts.engine.draining = True
         for name in parts.engine.snapshot.tunnels:
@@ -281,6 +289,7 @@ class Daemon:
         await parts.watcher.close()
         await parts.runner.close()
         await parts.network.close(keep=True)
+        await parts.auditing.close()
         parts.alerter.close()
         parts.history.close()
         with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from supervisor.app.auditing import Auditing
 from supervisor.app.board import Board
 from supervisor.app.held import Held
 from supervisor.app.why import Explainer
@@ -47,6 +48,7 @@ class Facade:
     explainer: Explainer
     shown: Board
     pagers: Pagers
+    auditing: Auditing
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
 
@@ -104,6 +106,10 @@ class Facade:
     async def test_alerts(self) -> dict[str, Any]:
         """An incident of its own through the real way to each receiver."""
         return {"receivers": [await _tried(name, future) for name, future in self.pagers.test().items()]}
+
+    def acted(self, act: Mapping[str, Any]) -> None:
+        """Keep it in mind."""
+        self.auditing.acted(act)
 
     def known(self, tunnel: str) -> bool:
         """Is it configured."""

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from supervisor import __version__
+from supervisor.app.auditing import Auditing
 from supervisor.app.board import Board
 from supervisor.app.board import Sources as BoardSources
 from supervisor.app.certificates import Certificates
@@ -78,6 +79,7 @@ class Parts:
     deaths: Deaths
     history: History
     alerter: Pagers
+    auditing: Auditing
     engine: Engine
     servers: Servers
     tls_renewal: TlsRenewal
@@ -114,7 +116,8 @@ def build(
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance)
     deaths = Deaths()
-    recorder = Everybody(TransitionLog(), metrics, deaths, history, SystemdStatus(notifier))
+    auditing = Auditing(__version__, config.facilitator.state_dir, lambda: engine.plan, inbox.post)
+    recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.read, inbox.post)
     board = Board(BoardSources(
         lambda: engine.snapshot, lambda: deaths.last, LinkBytes(), history, identity.wall_offset, secrets.mask,
@@ -122,12 +125,13 @@ def build(
     alerters = Alerters(alerter, history, board)
     tls_renewal = TlsRenewal(inbox.post)
     flows = FlowWatch(inbox.post, network.settled, _note)
-    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, flows, alerters, recorder, (certificates, tls_renewal))
+    watchers = (certificates, tls_renewal, auditing)
+    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, flows, alerters, recorder, watchers)
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
     return Parts(
         identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history, alerter,
-        engine, servers, tls_renewal, board, notifier,
+        auditing, engine, servers, tls_renewal, board, notifier,
     )
 
 
@@ -143,7 +147,7 @@ def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
 
 def scope(identity: Identity, config: Config) -> Scope:
     """What all tunnels have in common."""
-    return Scope(identity.facilitator, config.staff.networks, config.staff.segments, config.drain.idle)
+    return Scope(identity.facilitator, config.staff.networks, config.staff.segments, config.drain.idle, config.audit is not None)
 
 
 def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
@@ -151,7 +155,8 @@ def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
     tunnels = config.tunnels
     snapshot = idle(tunnels)
     lanes, carriers = assign_lanes(list(tunnels), {}), choose({}, snapshot)[0]
-    return desired(config.staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, config.staff.segments)
+    staff, accounting = config.staff, config.audit is not None
+    return desired(staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, staff.segments, accounting)
 
 
 def paging(identity: Identity, config: Config) -> Paging:

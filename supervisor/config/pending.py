@@ -16,7 +16,6 @@ _LATER = "accepted, but not in effect in this version"
 
 PENDING: Mapping[str, str] = MappingProxyType({
     "drain": _LATER,
-    "audit": _LATER,
     "TUNNEL.reconnect.planned": _LATER,
 })
 

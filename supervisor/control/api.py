@@ -6,20 +6,15 @@ Both speak the same JSON. Handlers know nothing but the `Daemon` below; what the
 from __future__ import annotations
 
 import asyncio
-import grp
 import gzip
-import os
-import pwd
-import socket
-import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from supervisor.control.guard import Handler, Refusal, admission, secure
+from supervisor.control.guard import Refusal, admission, secure
 from supervisor.control.page import page, policy
-from supervisor.control.servers import GROUP
+from supervisor.control.peers import FAILED, authorised
 from supervisor.control.stream import Feed, Limits, Shared
 from supervisor.core.packet import Question, parse_question
 
@@ -91,6 +86,9 @@ class Daemon(Protocol):
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again: `done` lines, or `errors`."""
 
+    def acted(self, act: Mapping[str, Any]) -> None:
+        """Somebody asked for a change: `action`, `tunnel`, `by`, `result` and `why`."""
+
     def known(self, tunnel: str) -> bool:
         """Is there such a tunnel."""
 
@@ -120,7 +118,7 @@ class Api:
     def control(self) -> web.Application:
         """What the control socket serves: everything, changes only to those who may."""
         app = self.public()
-        app.middlewares.append(_authorised)
+        app.middlewares.append(authorised(self._daemon.acted))
         app.add_routes([
             web.get("/api/v1/plan", self._plan),
             web.get("/api/v1/why", self._why),
@@ -218,9 +216,12 @@ class Api:
         except LookupError as problem:
             raise web.HTTPConflict(text=str(problem)) from None
 
-    async def _reload(self, _: web.Request) -> web.Response:
+    async def _reload(self, request: web.Request) -> web.Response:
         self._refuse_when_ending()
-        return web.json_response(await asyncio.shield(self._daemon.reload()))
+        done = await asyncio.shield(self._daemon.reload())
+        if done["errors"]:
+            request[FAILED] = "; ".join(done["errors"])
+        return web.json_response(done)
 
     def _refuse_when_ending(self) -> None:
         """A daemon that ends its clients must not start new ones."""
@@ -244,27 +245,3 @@ def _number(request: web.Request, name: str, default: int) -> int:
         return int(request.query.get(name, default))
     except ValueError:
         raise web.HTTPBadRequest(text=f"{name} must be a whole number") from None
-
-
-@web.middleware
-async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.method not in ("GET", "HEAD") and not _may_change(request.transport):
-        raise web.HTTPForbidden(text=f"only root, the daemon's own user and the group {GROUP} may change anything")
-    return await handler(request)
-
-
-def _may_change(transport: Any) -> bool:
-    """Does the peer of this unix connection have the right (SO_PEERCRED, unix(7): credentials checked by the kernel)."""
-    peer: socket.socket | None = transport.get_extra_info("socket") if transport is not None else None
-    if peer is None:
-        return False
-    _, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return uid in (0, os.geteuid()) or GROUP in _groups(uid, gid)
-
-
-def _groups(uid: int, gid: int) -> set[str]:
-    try:
-        ids = {gid, *os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)}
-    except KeyError:
-        ids = {gid}
-    return {entry.gr_name for entry in grp.getgrall() if entry.gr_gid in ids}

@@ -70,6 +70,7 @@ class NetworkPlan:
     carries: tuple[Carry, ...] = ()
     segments: tuple[Segment, ...] = ()
     gates: tuple[Gate, ...] = ()    # of the tunnels that limit who may enter
+    accounting: bool = False        # connection tracking counts the bytes of each flow and notes when it began
 
 
 Segments = Mapping[str, tuple[IPNetwork, ...]]
@@ -101,7 +102,7 @@ def idle(tunnels: Mapping[str, Tunnel]) -> Snapshot:
 
 def desired(
     staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers,
-    segments: Segments = NO_SEGMENTS,
+    segments: Segments = NO_SEGMENTS, accounting: bool = False,
 ) -> NetworkPlan:
     """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port; `carriers`: who carries which destination."""
     plan_lanes = [
@@ -118,6 +119,7 @@ def desired(
     return NetworkPlan(
         staff, tuple(plan_lanes), carries,
         tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
+        accounting,
     )
 
 

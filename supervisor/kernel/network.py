@@ -260,6 +260,8 @@ class KernelNetwork:
     def _open_host(self) -> None:
         """Let packets through: when everything that closes is in place, and again when somebody changed that."""
         self._sysctls.forward(ipv6=any(carry.network.version == 6 for carry in self._plan.carries))
+        if self._plan.accounting:
+            self._sysctls.account()
 
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""

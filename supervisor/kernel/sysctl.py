@@ -43,6 +43,11 @@ class Sysctls:
                 self._want(f"ipv6/conf/{device}/accept_ra", "2")
         self._keep("ipv6/conf/all/forwarding", "1")
 
+    def account(self) -> None:
+        """Let connection tracking count bytes, note moments and tell of every flow, also of those that begin while nobody listens."""
+        for name in ("acct", "timestamp", "events"):
+            self._keep(f"netfilter/nf_conntrack_{name}", "1")
+
     def move_reverse_path_filter(self) -> None:
         """Make `all` 0 without changing any device: the larger of `all` and the device's own value counts.
 

@@ -218,7 +218,7 @@ def test_what_is_not_in_effect_is_said() -> None:
     )
     later = "accepted, but not in effect in this version"
     assert warnings(text) == [
-        f"c.yaml:1:1: drain: {later}", f"c.yaml:2:1: audit: {later}",
+        f"c.yaml:1:1: drain: {later}",
         f"c.yaml:10:17: tunnels.acme.reconnect.planned: {later}",
     ]
     assert warnings(HEAD + "    login: {reconnect_on_change: no}\n") == []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ class FakeDaemon:
         self.problem: str | None = None
         self.gone = False
         self.lines: asyncio.Queue[str] = asyncio.Queue()
+        self.acts: list[Mapping[str, Any]] = []
+
+    def acted(self, act: Mapping[str, Any]) -> None:
+        self.acts.append(act)
 
     def status(self) -> dict[str, Any]:
         return {"facilitator": "test", "tunnels": []}
@@ -188,3 +193,20 @@ print(json.dumps(answers))
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(path)], capture_output=True, text=True)
     assert json.loads(done.stdout) == ["200", "403"], done.stderr
     assert daemon.asked == []
+
+
+async def test_every_attempt_to_change_something_is_told_with_who_made_it(served) -> None:
+    daemon, path, _ = served
+    client = ControlClient(path)
+    await asyncio.to_thread(client.get, "/api/v1/status")
+    await asyncio.to_thread(client.post, "/api/v1/tunnels/acme-dc/restart", 5)
+    with pytest.raises(Refused):
+        await asyncio.to_thread(client.post, "/api/v1/tunnels/nobody/stop", 5)
+    daemon.problem = "draining"
+    with pytest.raises(Refused):
+        await asyncio.to_thread(client.post, "/api/v1/reload", 5)
+    assert [(act["action"], act["tunnel"], act["result"]) for act in daemon.acts] == [
+        ("restart", "acme-dc", "done"), ("stop", "nobody", "failed"), ("reload", None, "failed"),
+    ]
+    assert all(act["by"]["uid"] == os.getuid() and act["by"]["pid"] == os.getpid() for act in daemon.acts)
+    assert daemon.acts[-1]["why"] == "nothing is changed any more: draining"
