@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,6 +25,8 @@ from supervisor.core.state import Snapshot, Transition
 from supervisor.kernel.flow_events import FlowEvents
 from supervisor.reports.audit import Trail
 from supervisor.reports.rotation import RotatedFile
+
+_LAST_WORDS = 0.2       # seconds: who asked for a reload that ends the audit is told when it is done, and still belongs into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,8 @@ class _Running:
 class Auditing:
     """Recorder and Watcher (`supervisor.outputs`) that keeps the audit. Everything but the document belongs to the event loop's thread."""
 
-    def __init__(self, version: str, state_dir: Path, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
-        """A relative name of the file counts from `state_dir`."""
-        self._version, self._state_dir, self._plan, self._post = version, state_dir, plan, post
+    def __init__(self, version: str, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
+        self._version, self._plan, self._post = version, plan, post
         self._log = structlog.get_logger()
         self._sessions: dict[str, str] = {}         # ids by tunnel
         self._wanted: Audit | None = None
@@ -105,8 +105,9 @@ class Auditing:
 
     async def _follow(self) -> None:
         while (None if self._running is None else self._running.audit) != self._wanted:
-            ending, self._running = self._running, None
-            if ending is not None:
+            if self._running is not None:
+                await asyncio.sleep(_LAST_WORDS)
+                ending, self._running = self._running, None
                 await asyncio.to_thread(ending.end, {})
             if self._wanted is not None:
                 self._running = self._begin(self._wanted)
@@ -119,7 +120,7 @@ class Auditing:
 
     def _begin(self, audit: Audit) -> _Running:
         loop = asyncio.get_running_loop()
-        file = RotatedFile(self._state_dir / audit.file, audit.max_size, audit.keep)
+        file = RotatedFile(audit.file, audit.max_size, audit.keep)
         trail = Trail(file, self._plan, self._sessions, lambda: self._notice(loop))
         flows = FlowEvents(trail.put)
         trail.start({"version": self._version})

@@ -116,7 +116,7 @@ def build(
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance)
     deaths = Deaths()
-    auditing = Auditing(__version__, config.facilitator.state_dir, lambda: engine.plan, inbox.post)
+    auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
     recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.read, inbox.post)
     board = Board(BoardSources(

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from supervisor.core.audit import Entry, Flow, Gap, Take, Told
-from supervisor.core.network import FIRST_LANE, LAST_LANE
 from supervisor.core.flows import prefix
+from supervisor.core.network import FIRST_LANE, LAST_LANE
 from supervisor.kernel import conntrack as ct
 from supervisor.kernel.netlink import attributes
 
