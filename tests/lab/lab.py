@@ -122,6 +122,15 @@ class Lab:
             self._secret(f"acme-{login.value}-password", f"{PASSWORD}\n")
         return server
 
+    def shared_server(self) -> OpenVpnServer:
+        """One more server of the customer, where any number of sessions with one certificate run side by side. We get acme-shared.ovpn."""
+        number = len(Login) + 1
+        server = OpenVpnServer(self.network["customer"], self.directory, self._authority, number=number, options=("duplicate-cn",))
+        server.start()
+        self._closing.callback(server.stop)
+        self._secret("acme-shared.ovpn", server.client_config(str(net.CUSTOMER)))
+        return server
+
     def set_secret(self, name: str, value: str) -> None:
         """Replace a secret file as careful people do: a new file moved over the old one."""
         self._secret(f"{name}.new", value).replace(self.directory / name)

@@ -92,11 +92,12 @@ class Login(enum.Enum):
 class OpenVpnServer(Server):
     """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients log in.
 
-    `number`: for a second one with the same login, which then has IPv4 only.
+    `number`: for a second one with the same login, which then has IPv4 only. `options`: further lines of its configuration.
     """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE, number: int | None = None
+        self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE, number: int | None = None,
+        options: tuple[str, ...] = (),
     ) -> None:
         number = list(Login).index(login) if number is None else number
         self.login, self.authority = login, authority
@@ -107,7 +108,7 @@ class OpenVpnServer(Server):
         self.tls_crypt = self._beside("tls-crypt")
         subprocess.run(["openvpn", "--genkey", "tls-crypt", str(self.tls_crypt)], check=True, capture_output=True)
         config = self._beside("conf")
-        config.write_text(self._config(name))
+        config.write_text("".join((self._config(name), *(f"{option}\n" for option in options))))
         super().__init__(namespace, directory, name, ("openvpn", "--config", str(config)), "Initialization Sequence Completed")
 
     def start(self) -> None:
