@@ -324,7 +324,8 @@ class Engine:
         for name, tunnel in self._tunnels.items():
             state = self._states[name]
             if state.phase is Phase.UP and tunnel.probe.targets:
-                yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, self._lane(name, state))
+                inside, lane = self._kinds[tunnel.kind].inside(tunnel), self._lane(name, state)
+                yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, lane, inside)
 
     def _lane(self, name: str, state: TunnelState) -> int:
         return lane_of(self._lanes[name], state.session.seat)

@@ -26,6 +26,7 @@ class ProbeJob:
     probe: Probe
     device: str | None      # bind to this device; None: a proxy carries the lane, where only received bytes prove anything
     mark: int               # the lane
+    inside: str | None = None   # a target of the far side itself, for a proxy
 
 
 class Runner(Protocol):

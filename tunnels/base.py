@@ -209,6 +209,7 @@ class Kind(Generic[TunnelT]):
     renew: tuple[Say, ...] = ()                                                 # tells the client to reconnect in place; empty: it cannot
     leave: tuple[Say, ...] = ()                                                 # tells it that its end, which follows, is for good
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
+    inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
     certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without
 

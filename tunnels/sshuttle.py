@@ -68,6 +68,12 @@ class Sshuttle(Tunnel):
         match = _REMOTE.fullmatch(self.remote)
         return match["host"].strip("[]") if match else self.remote
 
+    @property
+    def port(self) -> int:
+        """Where its ssh server listens."""
+        match = _REMOTE.fullmatch(self.remote)
+        return int((match and match["port"]) or 22)
+
 
 def _ssh_option(option: str) -> str:
     """The option as Name=value, if it may be set."""
@@ -176,4 +182,5 @@ def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue
 
 SSHUTTLE = Kind(
     name="sshuttle", options=Sshuttle, carrier=Carrier.PROXY, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("ssh",),
+    inside=lambda tunnel: f"tcp://127.0.0.1:{tunnel.port}",     # as the far side sees itself: the very ssh server speaks first
 )

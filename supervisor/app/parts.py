@@ -114,7 +114,7 @@ def build(
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
     alerter = Pagers(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
     chance = random.SystemRandom().random
-    prober = ProbeLoop(inbox.post, network.settled, chance)
+    prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes())
     deaths = Deaths()
     auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
     recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, SystemdStatus(notifier))

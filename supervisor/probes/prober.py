@@ -1,6 +1,7 @@
 """Runs the probes of every running session and posts what came of them to the inbox; it judges nothing.
 
-Rounds tell whether traffic passes. Once they do, the largest packet that passes is looked for, beside them.
+Rounds tell whether traffic passes; after a miss they also tell whether the tunnel itself lives. Once traffic passes, the largest packet
+that passes is looked for, beside them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from supervisor.core.events import Event, PathMtu, Probed
+from supervisor.core.state import Proof
+from supervisor.probes.inside import answers_inside
 from supervisor.probes.pmtu import path_mtu
+from supervisor.probes.pulse import LinkBytes, Meter, Pulse
 from supervisor.probes.targets import Path, probe
 from tunnels.settings import Probe
 
 _SPREAD = 0.1       # of the interval
+_SPARED = 2.0       # intervals without a round at most, while packets come out of the tunnel by themselves
 
 
 class Job(Protocol):
@@ -36,6 +41,9 @@ class Job(Protocol):
     @property
     def mark(self) -> int:
         """The lane."""
+    @property
+    def inside(self) -> str | None:
+        """A target of the far side itself, for a proxy."""
 
 
 class ProbeLoop:
@@ -43,12 +51,17 @@ class ProbeLoop:
 
     Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three misses in a row take
     at most interval + 3 * timeout from the moment a path dies (11 s with the defaults). The interval is shortened by chance, by up to a
-    tenth, so that many tunnels do not probe in step.
+    tenth, so that many tunnels do not probe in step. It counts from the last moment at which the path was seen to live: while packets
+    come out of the device it is stretched, and when they stop though packets go in the round comes at once.
     """
 
-    def __init__(self, post: Callable[[Event], None], lane_ready: Callable[[], Awaitable[None]], chance: Callable[[], float]) -> None:
+    def __init__(
+        self, post: Callable[[Event], None], lane_ready: Callable[[], Awaitable[None]], chance: Callable[[], float],
+        link_bytes: LinkBytes = lambda device: None,
+    ) -> None:
         """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0, 1)."""
         self._post = post
+        self._pulse = Pulse(link_bytes)
         self._lane_ready = lane_ready
         self._chance = chance
         self._tasks: dict[str, tuple[Job, asyncio.Task[None]]] = {}
@@ -59,6 +72,7 @@ class ProbeLoop:
             if jobs.get(name) != job:
                 task.cancel()
                 del self._tasks[name]
+                self._pulse.forget(job.device or "")
         for name, job in jobs.items():
             if name not in self._tasks:
                 self._tasks[name] = (job, asyncio.create_task(self._run(job), name=f"probe {name}"))
@@ -68,6 +82,7 @@ class ProbeLoop:
         tasks = [task for _, task in self._tasks.values()]
         self.set({})
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pulse.close()
 
     async def _run(self, job: Job) -> None:
         with contextlib.suppress(TimeoutError):
@@ -85,16 +100,62 @@ class ProbeLoop:
         self._post(PathMtu(job.tunnel, job.session, found))
 
     async def _rounds(self, job: Job, answered: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
+        loop, hurry = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
+        meter = None if job.device is None else self._pulse.watch(job.device)
+        missed = True       # of a session that has yet to prove itself more wants to be known
         while True:
             started = loop.time()
-            rtt = await first_answer(job.probe, Path(job.device, job.mark))
-            self._post(Probed(job.tunnel, job.session, rtt))
-            if rtt is not None:
+            result = await self._round(job, ask_inside=missed)
+            self._post(result)
+            missed = result.rtt is None
+            if not missed:
                 answered.set()
-            spread = 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
-            pause = job.probe.interval * spread if rtt is not None else min(job.probe.timeout, job.probe.interval)
-            await asyncio.sleep(max(0.0, started + pause - loop.time()))
+                await self._spared(job, meter, started)
+            await asyncio.sleep(max(0.0, started + hurry - loop.time()))
+
+    async def _round(self, job: Job, ask_inside: bool) -> Probed:
+        """Ask all targets, and where something is wrong the tunnel itself beside them: its answer counts if theirs do not come."""
+        path, before = Path(job.device, job.mark), self._received(job)
+        inside = asyncio.create_task(_inside(job, path, ask_inside))
+        try:
+            rtt = await first_answer(job.probe, path)
+            if rtt is not None:
+                return Probed(job.tunnel, job.session, rtt)
+            if await inside:
+                return Probed(job.tunnel, job.session, None, Proof.ANSWERED)
+        finally:
+            inside.cancel()
+        after = self._received(job)
+        came_out = before is not None and after is not None and after > before
+        return Probed(job.tunnel, job.session, None, Proof.RECEIVED if came_out else None)
+
+    def _received(self, job: Job) -> int | None:
+        return None if job.device is None else self._pulse.received(job.device)
+
+    async def _spared(self, job: Job, meter: Meter | None, started: float) -> None:
+        """Wait until the next round after one that was answered."""
+        loop, spread = asyncio.get_running_loop(), 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
+        interval = job.probe.interval * spread
+        if meter is not None:
+            meter.stalled.clear()       # the answer came out of it
+        while (left := _due(started, interval, meter) - loop.time()) > 0.0:
+            if meter is None:
+                await asyncio.sleep(left)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await meter.stalled.wait()
+                    return
+
+
+def _due(started: float, interval: float, meter: Meter | None) -> float:
+    """When the next round is due after one that was answered and began at `started`, if nothing happens until then."""
+    lived = started if meter is None else max(started, meter.received_at)
+    return min(lived + interval, started + _SPARED * interval)
+
+
+async def _inside(job: Job, path: Path, wanted: bool) -> bool:
+    return wanted and await answers_inside(job.probe.targets, path, job.inside, job.probe.timeout)
 
 
 async def first_answer(settings: Probe, path: Path) -> float | None:
