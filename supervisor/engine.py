@@ -29,6 +29,7 @@ from supervisor.core.events import (
     Tick,
     UplinkBack,
     UplinkChanged,
+    UplinkDoubted,
 )
 from supervisor.core.failover import Carriers, choose
 from supervisor.core.flows import FlowJob
@@ -225,6 +226,9 @@ class Engine:
         """One step of one tunnel; True when something changed that outputs depend on."""
         if isinstance(event, Noticed):
             return True
+        if isinstance(event, UplinkDoubted):
+            self._uplink = replace(self._uplink, doubted=event.doubted)
+            return False
         if isinstance(event, UplinkChanged):
             self._uplink = Uplink(event.alive, now, event.text)
             for name in self._tunnels if event.alive else ():
@@ -235,7 +239,8 @@ class Engine:
             return False
         kind = self._kinds[tunnel.kind]
         limits = Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew))
-        after, actions = step(tunnel, before, event, now, self._chance(), limits, self._turn(tunnel.name, before, now), self._uplink.alive)
+        turn, uplink = self._turn(tunnel.name, before, now), self._uplink
+        after, actions = step(tunnel, before, event, now, self._chance(), limits, turn, uplink.alive, uplink.doubted)
         self._states[tunnel.name] = after
         self._take_turn(tunnel.name, before, after)
         if _moved(before, after):

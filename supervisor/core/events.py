@@ -138,6 +138,13 @@ class UplinkChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UplinkDoubted(Event):
+    """There are signs that this host's own way out is dead, or none any more; a verdict follows. `tunnel` is empty."""
+
+    doubted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkBack(Event):
     """The way out works again: what that means for one tunnel."""
 

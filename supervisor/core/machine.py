@@ -51,22 +51,23 @@ class Moment:
     jitter: float
     turn: float
     uplink: bool
+    doubted: bool
 
 
 def step(
     tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = Limits(), turn: float = 0.0,
-    uplink: bool = True,
+    uplink: bool = True, doubted: bool = False,
 ) -> Result:
     """The state after the event, and what to do. Moments are monotonic seconds: `now`, and `turn`, before which no client may start.
 
-    `jitter` lies in [0, 1). Without an `uplink` nothing is started and no session is given up.
+    `jitter` lies in [0, 1). Without an `uplink` nothing is started and no session is given up; while it is `doubted` no probe is judged.
     """
     if event.session is not None and event.session != state.session.number:
         return state, ()
     handler = TABLE.get((state.phase, type(event)))
     if handler is None:
         return state, ()
-    after, actions = handler(Moment(tunnel, limits, now, jitter, turn, uplink), state, event)
+    after, actions = handler(Moment(tunnel, limits, now, jitter, turn, uplink, doubted), state, event)
     return (after if well(tunnel, after) == well(tunnel, state) else replace(after, well_since=now)), actions
 
 
@@ -239,7 +240,9 @@ def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
         return _rated(m, state, None), ()
     if dead is Leg.DESTINATION:
         return _nothing_behind(m, state), ()
-    return _silent(m, state) if m.uplink else _blind(m, state)
+    if not m.uplink:
+        return _blind(m, state)
+    return (state, ()) if m.doubted else _silent(m, state)
 
 
 def _answered_probe(m: Moment, state: TunnelState, rtt: float) -> TunnelState:

@@ -210,6 +210,7 @@ class Uplink:
     alive: bool = True
     since: float = float("-inf")    # monotonic seconds
     text: str = ""                  # what shows that it is dead
+    doubted: bool = False           # it may be dead; a verdict follows within seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 
-from supervisor.core.events import Event, UplinkChanged
+from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 
-INTERVAL = 2.0          # seconds between two looks
+INTERVAL = 1.0          # seconds between two looks
 ROUNDS = 3              # looks in a row that change the verdict
+DOUBTS = 8              # looks in a row that may leave it open whether the way out works; then it does, until there is a verdict
 _DISCARD = 9            # RFC 863
 _CARRIER = 0x10000      # IFF_LOWER_UP
 _FAILED = 0x20          # NUD_FAILED: states of a neighbour entry, linux/neighbour.h
@@ -39,13 +40,18 @@ class Gateway:
 
 
 class UplinkWatch:
-    """Posts `UplinkChanged` when every way out is dead, and when one is back. A host that never had a default route has none to lose."""
+    """Posts `UplinkChanged` when every way out is dead, and when one is back, and `UplinkDoubted` at the first sign of it.
+
+    A host that never had a default route has none to lose.
+    """
 
     def __init__(self, post: Callable[[Event], None], interval: float = INTERVAL) -> None:
         self._post, self._interval = post, interval
         self._had: frozenset[Gateway] = frozenset()
         self._silent: dict[Gateway, bool] = {}
+        self._looking: set[Gateway] = set()
         self._alive, self._contrary = True, 0
+        self._doubts = 0
 
     async def run(self) -> None:
         """Look, for ever. In the namespace in which it begins."""
@@ -56,10 +62,17 @@ class UplinkWatch:
                 await asyncio.sleep(self._interval)
 
     def _judge(self, problem: str | None) -> None:
+        self._doubt(self._alive and (problem is not None or self._had <= self._looking))
         self._contrary = self._contrary + 1 if (problem is None) is not self._alive else 0
         if self._contrary >= ROUNDS:
             self._alive, self._contrary = problem is None, 0
             self._post(UplinkChanged("", alive=self._alive, text=problem or ""))
+
+    def _doubt(self, doubtful: bool) -> None:
+        """Tell when doubts begin and when they are gone."""
+        before, self._doubts = self._doubts, self._doubts + 1 if doubtful and self._had else 0
+        if (0 < before <= DOUBTS) is not (0 < self._doubts <= DOUBTS):
+            self._post(UplinkDoubted("", doubted=self._doubts > 0))
 
     async def _problem(self, rtnl: Any) -> str | None:
         """What is wrong with every way out; None: one works, or there never was one."""
@@ -81,6 +94,7 @@ class UplinkWatch:
         if gateway.address is None:
             return None
         state = await _neighbour(rtnl, gateway)
+        (self._looking.discard if state & (_KNOWN | _FOR_EVER) else self._looking.add)(gateway)
         if state & (_KNOWN | _FAILED | _FOR_EVER):      # otherwise the kernel is still looking
             self._silent[gateway] = bool(state & _FAILED)
         if state & _KNOWN:

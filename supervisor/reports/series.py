@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from supervisor.core.blame import dead_leg
 from supervisor.core.state import Phase, Snapshot, TunnelState, up
 from supervisor.reports.exposition import Family, escaped, labels, simple
 from supervisor.reports.outbox import OutboxStatus
@@ -82,6 +83,7 @@ class TunnelSeries:
             (labels(tunnel=name, kind=tunnel.kind), 1) for name, (tunnel, _) in snapshot.tunnels.items()
         ))
         yield from self._states(states)
+        yield _dead_legs(snapshot)
         nothing = Counts()
         yield from _counted({name: counts.get(name, nothing) for name in states})
         yield from self._traffic(states)
@@ -98,6 +100,9 @@ class TunnelSeries:
         yield _gauge("connected_timestamp_seconds", "Unix time at which the running session was connected.", (
             (n, s.session.connected + self._wall_offset)
             for n, s in states.items() if s.session.connected is not None and s.phase is Phase.UP
+        ))
+        yield _gauge("degraded", "1 if it works, but badly.", (
+            (n, s.degraded is not None) for n, s in states.items() if s.phase is Phase.UP
         ))
         yield _gauge("probe_success", "1 if the last probe round was answered.", (
             (n, s.misses == 0) for n, s in states.items() if s.phase is Phase.UP and (s.misses > 0 or s.last_rtt is not None)
@@ -160,6 +165,13 @@ class TunnelSeries:
 
     def _usage(self, tunnel: str, side: TunnelState) -> Usage | None:
         return self._sources.usage(tunnel, side.session.number) if side.running else None
+
+
+def _dead_legs(snapshot: Snapshot) -> Family:
+    legs = ((name, dead_leg(tunnel, state, snapshot.uplink)) for name, (tunnel, state) in snapshot.tunnels.items())
+    return simple("facilitator_tunnel_dead_leg", "gauge", "1 for the part of the way that is known to be dead; none while all is well.", (
+        (labels(tunnel=name, leg=leg.value), 1) for name, leg in legs if leg is not None
+    ))
 
 
 def _counted(counts: Mapping[str, Counts]) -> Iterator[Family]:

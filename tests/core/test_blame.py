@@ -95,6 +95,15 @@ def test_while_the_uplink_is_dead_nothing_is_given_up_and_the_uplink_is_blamed()
         assert (back.phase, actions) == (Phase.UP, [])
 
 
+def test_while_the_uplink_is_doubted_a_silent_tunnel_is_not_judged() -> None:
+    state = HEALTHY
+    for _ in range(20):
+        state, actions = step(TUNNEL, state, MISS, 100.0, 0.5, Limits(), doubted=True)
+        assert (state.health, actions) == (Health.HEALTHY, ())
+    assert step(TUNNEL, state, MISS, 100.0, 0.5, Limits())[0].phase is Phase.STOPPING
+    assert step(TUNNEL, state, MISS, 100.0, 0.5, Limits(), uplink=False)[0].reason is Reason.UPLINK
+
+
 @pytest.mark.parametrize(("reason", "endpoint", "leg"), [
     (Reason.UNHEALTHY, Reach.UNKNOWN, Leg.TUNNEL),
     (Reason.UNHEALTHY, Reach.SILENT, Leg.ENDPOINT),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from supervisor.core.events import Event, UplinkChanged
+from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 from supervisor.kernel.uplink import ROUNDS, UplinkWatch
 from tests.netns import Namespace, link
 
@@ -31,11 +31,11 @@ def host() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextlib.asynccontextmanager
-async def watched(host: Namespace) -> AsyncIterator[tuple[UplinkWatch, asyncio.Queue[Event]]]:
+async def watched(host: Namespace, *, doubts: bool = False) -> AsyncIterator[tuple[UplinkWatch, asyncio.Queue[Event]]]:
     """A watch that looks every 50 ms, and what it tells."""
     told: asyncio.Queue[Event] = asyncio.Queue()
     with host.entered():
-        watch = UplinkWatch(told.put_nowait, interval=0.05)
+        watch = UplinkWatch(lambda event: told.put_nowait(event) if doubts or isinstance(event, UplinkChanged) else None, interval=0.05)
         task = asyncio.create_task(watch.run())
         await asyncio.sleep(0)
         try:
@@ -68,6 +68,19 @@ async def test_a_dead_gateway_is_told_and_its_return_too(host: tuple[Namespace, 
         assert await change(told) == UplinkChanged("", alive=False, text=said)
         await asyncio.to_thread(gateway.run, *mend.split())
         assert (await change(told)).alive
+
+
+@pytest.mark.parametrize("cut", ["ip link set in down", "ip address del 198.51.100.1/30 dev in"])
+async def test_doubts_come_before_the_verdict(host: tuple[Namespace, Namespace], cut: str) -> None:
+    ours, gateway = host
+    async with watched(ours, doubts=True) as (watch, told):
+        await until(lambda: watch._silent and not watch._looking)
+        await asyncio.to_thread(gateway.run, *cut.split())
+        last: list[Event] = []
+        while not (last and isinstance(last[-1], UplinkChanged)):
+            last.append(await asyncio.wait_for(told.get(), 60))
+        assert last[-2:-1] == [UplinkDoubted("", doubted=True)]
+        assert (await asyncio.wait_for(told.get(), 60)) == UplinkDoubted("", doubted=False)
 
 
 async def test_a_default_route_that_is_gone(host: tuple[Namespace, Namespace]) -> None:

@@ -99,6 +99,26 @@ class Network:
         element = f"element inet faults sites {{ {site} }}"
         self["transport"].run("nft", f"add {element}; delete {element}")
 
+    @contextlib.contextmanager
+    def mute(self, host: str) -> Iterator[None]:
+        """The host behind a site answers nothing meanwhile; whoever leads to it goes on."""
+        table = "table inet mute"
+        self[host].run("nft", f"add {table}; add chain inet mute i {{ type filter hook input priority 0; policy drop; }}")
+        try:
+            yield
+        finally:
+            self[host].run("nft", f"delete {table}")
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """The facilitator's uplink has no carrier meanwhile."""
+        self["transport"].run("ip", "link", "set", "fac", "down")
+        try:
+            yield
+        finally:
+            self["transport"].run("ip", "link", "set", "fac", "up")
+            self["transport"].run("ip", "address", "replace", "fd00:51::1/64", "dev", "fac", "nodad")
+
     def remove(self) -> None:
         """End every process in the namespaces and delete them."""
         for namespace in self._names.values():

@@ -164,11 +164,11 @@ class OpenVpnServer(Server):
 
     # --- its configuration ---
 
-    def client_config(self, address: str, authority: Authority | None = None) -> str:
+    def client_config(self, address: str, authority: Authority | None = None, name: str = "svc-facilitator") -> str:
         """What the customer's administrator sends us: an .ovpn file with inline keys. `authority`: who signs our certificate instead."""
         parts = {"ca": self.authority.root.certificate, "tls-crypt": self.tls_crypt}
         if self.login is Login.CERTIFICATE:
-            client = (authority or self.authority).issue("svc-facilitator", "clientAuth")
+            client = (authority or self.authority).issue(name, "clientAuth")
             parts |= {"cert": client.certificate, "key": client.key}
         inline = "".join(f"<{name}>\n{path.read_text().strip()}\n</{name}>\n" for name, path in parts.items())
         head = f"client\ndev tun\nproto udp\nremote {address} {self.port}\nresolv-retry infinite\nnobind\n"

@@ -1,0 +1,100 @@
+"""Whom a verdict blames, with real clients: neither a dead destination nor a dead uplink costs a session, and the incident names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab.config import Config
+from tests.lab.customers import Customers, customers
+from tests.lab.daemon import PagerDuty
+from tests.lab.network import CUSTOMER, DATACENTRE
+from tests.lab.wait import eventually
+
+pytestmark = pytest.mark.root
+
+OPENVPNS, PROXIES = 14, 6
+
+
+def sessions(daemon: Daemon) -> dict[str, Any]:
+    """Which sessions run, in which processes."""
+    return {tunnel["name"]: (tunnel["session"]["id"], tunnel["session"]["pid"]) for tunnel in daemon.status()["tunnels"]}
+
+
+def calls(pagerduty: PagerDuty) -> list[tuple[str, str]]:
+    """What PagerDuty was told, by incident."""
+    return [(event["event_action"], event["dedup_key"].removeprefix("facilitator/lab/")) for event in pagerduty.state()["events"]]
+
+
+def with_calls(lab: Lab, config: Config, pagerduty: PagerDuty, after: str, clear_after: str) -> Config:
+    config["defaults"] |= {"alert": {"after": after, "clear_after": clear_after}}
+    return {**config, "alerts": lab.configuration(pagerduty)["alerts"]}
+
+
+@pytest.fixture
+def everyone(lab: Lab) -> Iterator[Customers]:
+    with customers(lab) as made:
+        made.openvpn()
+        made.openconnect()
+        made.wireguard()
+        made.ipsec()
+        made.sshuttle()
+        made.command()
+        yield made
+
+
+def test_a_dead_destination_costs_no_session_of_any_kind(lab: Lab, config: Config, everyone: Customers, pagerduty: PagerDuty) -> None:
+    with lab.daemon(with_calls(lab, everyone.config(config), pagerduty, "3s", "2s")) as daemon:
+        daemon.wait_well()
+        before = sessions(daemon)
+        with lab.network.mute("datacentre"), lab.network.mute("cloud"):
+            for name in before:
+                told = daemon.wait_for(name, 20, phase="up", health="unhealthy", leg="destination")
+                print(name, told["last_error"])
+            eventually(lambda: len(pagerduty.open()) == len(before), 20, "somebody is called for each destination")
+            assert sessions(daemon) == before
+            for event in pagerduty.state()["events"]:
+                assert "its destination is dead" in event["payload"]["summary"]
+                assert event["payload"]["custom_details"]["dead_leg"].startswith("destination:")
+                assert str(CLOUD_WEB if "sshuttle" in event["dedup_key"] else DATACENTRE_WEB) in event["payload"]["summary"]
+            assert daemon.metric("facilitator_tunnel_dead_leg", leg="destination") == len(before)
+        daemon.wait_well(20)
+        eventually(lambda: pagerduty.open() == [], 20, "it is over")
+        assert sessions(daemon) == before
+    assert daemon.leftovers() == {}
+
+
+def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+    del config["defaults"]["probe"]
+    with lab.daemon(with_calls(lab, twenty(lab, config), pagerduty, "2s", "1s")) as daemon:
+        daemon.wait_well(60)
+        before = sessions(daemon)
+        assert len(before) == OPENVPNS + PROXIES
+        with lab.network.cut():
+            eventually(lambda: pagerduty.open() == ["facilitator/lab/uplink"], 30, "somebody is called for the uplink")
+            eventually(lambda: {t["leg"] for t in daemon.status()["tunnels"]} == {"uplink"}, 30, "all of them blame the uplink")
+            assert [each["name"] for each in daemon.status()["conditions"]] == ["uplink"], "it explains that the tunnels are down"
+        daemon.wait_well(30)
+        eventually(lambda: pagerduty.open() == [], 120, "it is over")
+        assert calls(pagerduty) == [("trigger", "uplink"), ("resolve", "uplink")]
+        assert "uplink is dead" in pagerduty.state()["events"][0]["payload"]["summary"]
+        assert sessions(daemon) == before
+        assert {tunnel["reconnects"] for tunnel in daemon.status()["tunnels"]} == {0}
+    assert daemon.leftovers() == {}
+
+
+def twenty(lab: Lab, config: Config) -> Config:
+    """OpenVPN clients, each with a certificate of its own, and sshuttle."""
+    acme, cloud = config["tunnels"]["acme-dc"], config["tunnels"]["own-cloud"]
+    tunnels = {}
+    for number in range(OPENVPNS):
+        profile = f"acme-{number}.ovpn"
+        lab.set_secret(profile, lab.openvpn.client_config(str(CUSTOMER), name=f"svc-{number}"))
+        there = [{"network": str(DATACENTRE), "presented_as": f"100.64.{number}.0/24"}]
+        tunnels[f"acme-{number}"] = {**acme, "config": str(lab.directory / profile), "destinations": there}
+    for number in range(PROXIES):
+        tunnels[f"cloud-{number}"] = {**cloud, "priority": number}
+    return {**config, "tunnels": tunnels}
