@@ -19,7 +19,7 @@ from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 
 INTERVAL = 1.0          # seconds between two looks
 ROUNDS = 3              # looks in a row that change the verdict
-DOUBTS = 8              # looks in a row that may leave it open whether the way out works; then it does, until there is a verdict
+PATIENCE = 10.0         # seconds for which it may be left open whether the way out works; then it does, until there is a verdict
 _DISCARD = 9            # RFC 863
 _CARRIER = 0x10000      # IFF_LOWER_UP
 _FAILED = 0x20          # NUD_FAILED: states of a neighbour entry, linux/neighbour.h
@@ -51,7 +51,7 @@ class UplinkWatch:
         self._silent: dict[Gateway, bool] = {}
         self._looking: set[Gateway] = set()
         self._alive, self._contrary = True, 0
-        self._doubts = 0
+        self._doubted, self._in_doubt_since = False, 0.0
 
     async def run(self) -> None:
         """Look, for ever. In the namespace in which it begins."""
@@ -70,9 +70,13 @@ class UplinkWatch:
 
     def _doubt(self, doubtful: bool) -> None:
         """Tell when doubts begin and when they are gone."""
-        before, self._doubts = self._doubts, self._doubts + 1 if doubtful and self._had else 0
-        if (0 < before <= DOUBTS) is not (0 < self._doubts <= DOUBTS):
-            self._post(UplinkDoubted("", doubted=self._doubts > 0))
+        now = asyncio.get_running_loop().time()
+        if not doubtful or not self._had:
+            self._in_doubt_since = now
+        doubted = 0.0 < now - self._in_doubt_since <= PATIENCE
+        if doubted is not self._doubted:
+            self._doubted = doubted
+            self._post(UplinkDoubted("", doubted=doubted))
 
     async def _problem(self, rtnl: Any) -> str | None:
         """What is wrong with every way out; None: one works, or there never was one."""
