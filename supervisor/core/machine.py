@@ -8,15 +8,14 @@ the deadline is gone or later than now. At most one client process exists per tu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
-from supervisor.core.blame import ROUNDS, blamed, dead_destination, heard, missed
-from supervisor.core.quality import judged, remembered
+from supervisor.core.blame import ROUNDS, blamed, missed
+from supervisor.core.health import blind, nothing_behind, proven, rated
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
 from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, well
@@ -233,38 +232,16 @@ def _device_lost(m: Moment, state: TunnelState, event: ev.DeviceLost) -> Result:
 def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
     """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped by a new session."""
     if event.rtt is not None:
-        return _rated(m, _answered_probe(m, state, event.rtt), event.rtt), ()
+        return rated(m.tunnel, proven(m.tunnel, state, event.rtt, m.now), event.rtt, m.now), ()
     state = missed(state, event.proof)
     dead = blamed(state)
     if dead is None:
-        return _rated(m, state, None), ()
+        return rated(m.tunnel, state, None, m.now), ()
     if dead is Leg.DESTINATION:
-        return _nothing_behind(m, state), ()
+        return nothing_behind(m.tunnel, state, m.now), ()
     if not m.uplink:
-        return _blind(m, state)
+        return blind(state, m.now), ()
     return (state, ()) if m.doubted else _silent(m, state)
-
-
-def _answered_probe(m: Moment, state: TunnelState, rtt: float) -> TunnelState:
-    since = state.healthy_since if state.healthy_since is not None else m.now
-    session = replace(state.session, renewed=False) if state.session.renewed else state.session
-    state = replace(heard(state), last_rtt=rtt, healthy_since=since, session=session)
-    if state.health is Health.HEALTHY:
-        return state
-    deadline = min(since + m.tunnel.reconnect.stable_after, state.reconnect_by or math.inf)
-    return replace(state, health=Health.HEALTHY, reason=Reason.HEALTHY, since=m.now, deadline=deadline)
-
-
-def _rated(m: Moment, state: TunnelState, rtt: float | None) -> TunnelState:
-    """How well it works, as long as it does."""
-    if state.health is not Health.HEALTHY:
-        return state
-    recent = remembered(state.recent, rtt)
-    degraded = judged(m.tunnel.probe.degraded, recent, state.degraded)
-    state = replace(state, recent=recent)
-    if degraded == state.degraded:
-        return state
-    return replace(state, degraded=degraded, reason=Reason.DEGRADED if degraded else Reason.HEALTHY, since=m.now)
 
 
 def _silent(m: Moment, state: TunnelState) -> Result:
@@ -275,28 +252,6 @@ def _silent(m: Moment, state: TunnelState) -> Result:
     if m.limits.renews and not state.session.renewed:
         return _renew(m, sick)
     return _terminate(m, sick, Reason.UNHEALTHY)
-
-
-def _nothing_behind(m: Moment, state: TunnelState) -> TunnelState:
-    """The tunnel does its part: it stays as it is for whoever reaches something else through it, and until the destination is back."""
-    if state.health is Health.UNHEALTHY and state.reason is Reason.DESTINATION:
-        return state
-    return _sick(m, state, Failure(Reason.DESTINATION, dead_destination(m.tunnel, state), m.now))
-
-
-def _sick(m: Moment, state: TunnelState, failure: Failure) -> TunnelState:
-    """Unhealthy, with a session that goes on."""
-    return replace(
-        state, health=Health.UNHEALTHY, reason=failure.reason, since=m.now, failure=failure, healthy_since=None,
-        deadline=state.reconnect_by, recent=(), degraded=None,
-    )
-
-
-def _blind(m: Moment, state: TunnelState) -> Result:
-    """Nothing can be known about the tunnel while the host's own way out is dead; it may well live on."""
-    if state.health is Health.UNHEALTHY:
-        return state, ()
-    return _sick(m, state, Failure(Reason.UPLINK, "the uplink of this host is dead", m.now)), ()
 
 
 def _uplink_back(m: Moment, state: TunnelState, event: ev.UplinkBack) -> Result:

@@ -69,7 +69,7 @@ def test_a_dead_destination_costs_no_session_of_any_kind(lab: Lab, config: Confi
 
 def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
     del config["defaults"]["probe"]
-    with lab.daemon(with_calls(lab, twenty(lab, config), pagerduty, "2s", "1s")) as daemon:
+    with lab.daemon(with_calls(lab, twenty(lab, config), pagerduty, "2m", "1s")) as daemon:
         daemon.wait_well(60)
         before = sessions(daemon)
         assert len(before) == OPENVPNS + PROXIES
