@@ -52,7 +52,8 @@ class Scope:
     facilitator: str                        # name of this facilitator
     staff: tuple[IPNetwork, ...]            # whose traffic may enter
     segments: Segments = field(default_factory=dict)    # named parts of staff
-    idle: float = 900.0                     # seconds without a packet after which a flow does not hold up the end of its tunnel
+    timeout: float = 8 * 3600.0             # longest time (seconds) that a tunnel which drains waits for its flows
+    idle: float = 900.0                     # seconds without a packet after which a flow is not waited for
     accounting: bool = False                # of each flow's bytes, for the audit
 
 
@@ -138,6 +139,16 @@ class Engine:
     def resume(self, incidents: frozenset[str]) -> None:
         """Names of the incidents that an earlier run left open; before the first configuration."""
         self._calls = resumed(incidents, self._clock())
+
+    def drain(self) -> None:
+        """Take nothing new from now on; each tunnel ends when its flows are over."""
+        self.draining = True
+        for name in self._tunnels:
+            self._inbox.post(Asked(name, reason=Reason.SHUTDOWN, until=self.drained_by()))
+
+    def drained_by(self) -> float:
+        """The moment (monotonic seconds) at which a drain that begins now is over at the latest."""
+        return self._clock() + self._scope.timeout
 
     # --- what comes out --------------------------------------------------------------------------------------------------
 

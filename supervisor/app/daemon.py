@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import structlog
 
 from supervisor import __version__
+from supervisor.app.ending import Ending, Orders
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
@@ -31,9 +31,7 @@ from supervisor.control.api import Api
 from supervisor.control.notify import Notifier
 from supervisor.control.occasion import Occasion, occasion
 from supervisor.control.tls import ServerTls
-from supervisor.core.events import Asked
 from supervisor.core.exits import CannotStart, Exit
-from supervisor.core.state import Phase, Snapshot
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.kernel.uplink import UplinkWatch
@@ -41,12 +39,10 @@ from supervisor.reports import lag
 from supervisor.reports.deaths import KEPT
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
-from tunnels.base import AnyKind, Reason, inputs_of
+from tunnels.base import AnyKind, inputs_of
 from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
-STOP_WITHIN = 20.0      # seconds for all clients to end; each has its own, shorter deadline and is killed at it
-KILL_WITHIN = 3.0       # seconds after a second signal
 STALLED = 10.0          # seconds that the engine may be late
 
 
@@ -77,12 +73,12 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     locked = lock(config.facilitator.runtime_dir)
     secrets = Secrets()
     log = configure(STDOUT, secrets)
-    daemon = Daemon(path, config, build(path, kinds, config, secrets, notifier, lambda: log.dropped))
+    daemon = Daemon(path, config, build(path, kinds, config, secrets, notifier, lambda: log.dropped), orders)
     try:
         await daemon.start()
         gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
-        await daemon.serve(orders)
-        await daemon.end(orders)
+        await daemon.serve()
+        await daemon.end()
     finally:
         await daemon.close()
         log.close()
@@ -90,27 +86,11 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     return Exit.OK
 
 
-class Orders:
-    """What signals ask for. Installed before anything else, so that none is lost."""
-
-    def __init__(self) -> None:
-        self.end = asyncio.Event()
-        self.now = asyncio.Event()
-        self.reload = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
-
-    def _end(self) -> None:
-        (self.now if self.end.is_set() else self.end).set()
-
-
 class Daemon:
     """One run, from the first route to the last."""
 
-    def __init__(self, path: Path, config: Config, parts: Parts) -> None:
-        self._path, self._config, self._parts = path, config, parts
+    def __init__(self, path: Path, config: Config, parts: Parts, orders: Orders) -> None:
+        self._path, self._config, self._parts, self._orders = path, config, parts, orders
         self._log = structlog.get_logger()
         self._control = config.facilitator.runtime_dir / "control.sock"     # where it is taken, whatever a later file says
         self._tasks: list[asyncio.Task[None]] = []
@@ -161,7 +141,7 @@ class Daemon:
         explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
-            explainer, parts.board, parts.alerter, parts.auditing, self._stalled, self.reload,
+            explainer, parts.board, parts.alerter, parts.auditing, self._stalled, self.reload, self._orders.drain,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
@@ -183,9 +163,9 @@ class Daemon:
 
     # --- while it runs -------------------------------------------------------------------------------------------------------
 
-    async def serve(self, orders: Orders) -> None:
+    async def serve(self) -> None:
         """Until the end is asked for. An engine that fails ends the daemon: the kernel stays closed, and the next start begins anew."""
-        engine = self._tasks[0]
+        engine, orders = self._tasks[0], self._orders
         end = asyncio.create_task(orders.end.wait())
         while not end.done():
             hup = asyncio.create_task(orders.reload.wait())
@@ -238,7 +218,7 @@ class Daemon:
 
     # --- the end -------------------------------------------------------------------------------------------------------------
 
-    async def end(self, orders: Orders) -> None:
+    async def end(self) -> None:
         """What whoever ends us has in mind: where a restart is, the next one takes over everything as it stands."""
         why = await asyncio.to_thread(occasion)
         if why is Occasion.RESTART:
@@ -246,35 +226,20 @@ class Daemon:
             self._parts.notifier.stopping()
             return
         if why is Occasion.SHUTDOWN:
-            orders.now.set()
-        await self.stop(orders)
+            self._orders.now.set()
+        await self.stop()
 
-    async def stop(self, orders: Orders) -> None:
-        """Log every client off; a second signal kills them. Then the kernel is left as `on_exit` says."""
+    async def stop(self) -> None:
+        """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left as `on_exit` says."""
         parts = self._parts
-        self._log.info("stopping")
-        parts.notifier.stopping()
-        self._signalled("stop", "SIGTERM or SIGINT")
-        parts.alerter.change(f"{parts.identity.facilitator}: stops on request", {"tunnels": ", ".join(parts.engine.snapshot.tunnels)})
-        parts.engine.draining = True
-        for name in parts.engine.snapshot.tunnels:
-            parts.inbox.post(Asked(name, reason=Reason.SHUTDOWN))
-        ended = asyncio.create_task(parts.engine.wait_for(_all_stopped))
-        now = asyncio.create_task(orders.now.wait())
-        await asyncio.wait({ended, now}, timeout=STOP_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            self._kill_all()
-            await asyncio.wait({ended}, timeout=KILL_WITHIN)
-        for task in (ended, now):
-            task.cancel()
+        ending = Ending(parts, self._config, self._orders, self._tasks[0])
+        if self._orders.signalled:
+            self._signalled("stop", "SIGTERM or SIGINT")
+        await ending.drain()
+        await ending.log_off()
         parts.prober.set({})
         await parts.network.close(keep=self._config.on_exit == "keep")
         self._log.info("stopped", left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running])
-
-    def _kill_all(self) -> None:
-        for name, (_, state) in self._parts.engine.snapshot.tunnels.items():
-            if state.running:
-                self._parts.runner.kill(name, state.session.number)
 
     async def close(self) -> None:
         """Let go of everything; also after a start that failed half-way."""
@@ -314,7 +279,3 @@ def _needed(sentence: str, code: Exit = Exit.FAILED) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotStart(Exit.NO_RIGHT if isinstance(error, PermissionError) else code, f"{sentence} ({error})") from None
-
-
-def _all_stopped(snapshot: Snapshot) -> bool:
-    return all(state.phase is Phase.STOPPED for _, state in snapshot.tunnels.values())

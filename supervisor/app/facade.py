@@ -16,6 +16,7 @@ from supervisor.app.held import Held
 from supervisor.app.why import Explainer
 from supervisor.clients.runner import Runner
 from supervisor.core.chronicle import DAY, PARTS, Told, chronicle
+from supervisor.core.drains import counted
 from supervisor.core.events import Asked
 from supervisor.core.packet import Question
 from supervisor.core.state import Phase, Snapshot, TunnelState
@@ -30,6 +31,7 @@ from tunnels.base import Reason
 
 _REASONS = {"start": Reason.STARTED, "stop": Reason.STOPPED, "restart": Reason.RESTARTED}
 _TRIED_WITHIN = 40.0    # seconds for the answers to a test
+_COUNTED_WITHIN = 5.0   # seconds until it is known what is left
 _SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)     # stopped: somebody else wished otherwise
 
 
@@ -51,6 +53,7 @@ class Facade:
     auditing: Auditing
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
+    ended: Callable[[bool], None]       # True: now, whatever is under way
 
     def status(self) -> dict[str, Any]:
         """See `supervisor.core.view.status`."""
@@ -123,13 +126,19 @@ class Facade:
         """Every further line."""
         return self.runner.follow(tunnel)
 
-    async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+    async def ask(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> dict[str, Any]:
         """Put the wish into the inbox and wait for what comes of it. LookupError: the tunnel is gone meanwhile."""
         self._remember(tunnel, verb)
         before = self.engine.snapshot.tunnels[tunnel][1]
-        self.inbox.post(Asked(tunnel, reason=_REASONS[verb]))
-        await self._outcome_within(wait, _outcome(tunnel, verb, before))
+        self.inbox.post(Asked(tunnel, reason=_REASONS[verb], until=self.engine.drained_by() if drain else None))
+        await self._outcome_within(wait, _outcome(tunnel, verb, before, drain))
         return self._entry(tunnel)
+
+    async def drain(self, now: bool) -> dict[str, Any]:
+        """As SIGTERM, or as a second one; the status when it is known what is left."""
+        self.ended(now)
+        await self._outcome_within(_COUNTED_WITHIN, lambda snapshot: now or (snapshot.draining and counted(snapshot)))
+        return self.status()
 
     def question(self, tunnel: str) -> str | None:
         """What its far side wants to know from a person now."""
@@ -184,7 +193,7 @@ async def _tried(name: str, future: Future[tuple[Answer, Answer]]) -> dict[str, 
     return {"name": name, "taken": all(a.outcome is Outcome.ACCEPTED for a in answers), "trigger": said[0], "resolve": said[1]}
 
 
-def _outcome(tunnel: str, verb: str, before: TunnelState) -> Callable[[Snapshot], bool]:
+def _outcome(tunnel: str, verb: str, before: TunnelState, drain: bool) -> Callable[[Snapshot], bool]:
     """True once the wish is fulfilled, has visibly failed for the moment, or is void because the tunnel is gone."""
     fresh = verb == "restart" or before.phase not in (Phase.STARTING, Phase.UP)
     target = before.session.number + fresh
@@ -194,7 +203,7 @@ def _outcome(tunnel: str, verb: str, before: TunnelState) -> Callable[[Snapshot]
             return True
         state = now.tunnels[tunnel][1]
         if verb == "stop":
-            return state.phase is Phase.STOPPED
+            return state.phase is Phase.STOPPED or (drain and state.drain is not None and state.drain.left is not None)
         return state.session.number >= target and (state.phase in _SETTLED or state.asking is not None)
 
     return reached

@@ -31,6 +31,7 @@ from supervisor.config.model import Config
 from supervisor.control.notify import Notifier
 from supervisor.control.servers import Servers
 from supervisor.core.alerts import Alert
+from supervisor.core.drains import silence, waits_for
 from supervisor.core.events import Event
 from supervisor.core.failover import choose
 from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
@@ -147,7 +148,10 @@ def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
 
 def scope(identity: Identity, config: Config) -> Scope:
     """What all tunnels have in common."""
-    return Scope(identity.facilitator, config.staff.networks, config.staff.segments, config.drain.idle, config.audit is not None)
+    drain = config.drain
+    return Scope(
+        identity.facilitator, config.staff.networks, config.staff.segments, drain.timeout, drain.idle, config.audit is not None
+    )
 
 
 def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
@@ -171,7 +175,10 @@ def paging(identity: Identity, config: Config) -> Paging:
 
 def summary(snapshot: Snapshot) -> str:
     """One line about all tunnels."""
-    return f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
+    known = f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
+    if left := waits_for(snapshot):
+        return f"{known}, draining: {left}, silent for at most {silence(snapshot)}"
+    return f"{known}, draining" if snapshot.draining else known
 
 
 class AfterNetwork:

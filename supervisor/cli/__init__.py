@@ -9,7 +9,7 @@ from supervisor.cli.alerts import alerts
 from supervisor.cli.doctor import doctor
 from supervisor.cli.history import history
 from supervisor.cli.host import check, cleanup, plan, run
-from supervisor.cli.tunnels import answer, logs, reload, restart, start, status, stop
+from supervisor.cli.tunnels import answer, drain, logs, reload, restart, start, status, stop
 from supervisor.cli.why import why
 
 
@@ -19,5 +19,5 @@ def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""
 
 
-for _command in (run, check, doctor, plan, status, why, history, alerts, start, stop, restart, answer, logs, reload, cleanup):
+for _command in (run, check, doctor, plan, status, why, history, alerts, start, stop, restart, answer, logs, reload, drain, cleanup):
     main.add_command(_command)

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from supervisor.core.drains import flows_left
 from supervisor.core.words import lasting
 
 _COLOURS = {"up": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "stopped": "dim", "failed": "red"}
@@ -80,15 +81,17 @@ def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
 
 def _state(entry: dict[str, Any]) -> Text:
     phase, health = entry["phase"], entry["health"]
-    if phase == "up" and health != "unknown":
-        return Text(f"up, {health}", "green" if health == "healthy" else "red")
-    return Text(phase, _COLOURS.get(phase, ""))
+    known = phase == "up" and health != "unknown"
+    colour = _COLOURS.get(phase, "") if not known else "green" if health == "healthy" else "red"
+    return Text(f"{phase}, {health}" if known else phase, colour).append(", draining" if entry["drain"] else "", "yellow")
 
 
 def _why(entry: dict[str, Any]) -> str:
     """Why it is not up: the question, or the reason and the error, and what happens next."""
     if entry["asks"] is not None:
         return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"
+    if entry["drain"] is not None and entry["phase"] == "up":
+        return flows_left(entry["drain"])
     if entry["phase"] == "up":
         return str(entry["reason"])
     parts = [entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"]]

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from supervisor.cli.common import ask, fail, socket_option, tunnel_name
+from supervisor.core.drains import flows_left
 from supervisor.core.exits import Exit
 
 _WAIT = 90      # seconds that start, stop and restart wait for what comes of it
@@ -102,14 +103,44 @@ def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
+@click.option("--drain", is_flag=True, help="Take nothing new, and end when the flows that are under way are over.")
 @socket_option
-def stop(tunnel: str, config: Path, socket_path: Path | None) -> None:
+def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> None:
     """Take a tunnel down. It stays down, also over a restart of the daemon, until `start`.
 
+    With --drain new flows go to another tunnel that can carry them, or are refused; `status` shows how many are left. `start` takes it
+    back, `stop` without --drain ends it at once.
+
     \b
-    Example: facilitator stop acme-dc
+    Example: facilitator stop acme-dc --drain
     """
-    _wish("stop", tunnel, config, socket_path, ("stopped",))
+    if not drain:
+        _wish("stop", tunnel, config, socket_path, ("stopped",))
+        return
+    entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT}", _WAIT), config, socket_path)
+    if entry["drain"] is None:
+        _tell(entry, ("stopped",))
+        return
+    click.echo(f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at {entry['drain']['until']} at the latest")
+
+
+@click.command()
+@click.option("--now", is_flag=True, help="Whatever is under way: clients get some seconds to log off.")
+@socket_option
+def drain(now: bool, config: Path, socket_path: Path | None) -> None:
+    """End the daemon when nothing is under way any more: nothing new enters a tunnel, what is in it goes on.
+
+    The same as SIGTERM, and with --now as a second one. `status` shows what is left.
+
+    \b
+    Example: facilitator drain
+    """
+    document = ask(lambda client: client.post(f"/api/v1/drain{'?now=1' if now else ''}", 30.0), config, socket_path)
+    left = [f"{entry['name']} {flows_left(entry['drain'])}" for entry in document["tunnels"] if entry["drain"] is not None]
+    if now or not left:
+        click.echo("ending now")
+        return
+    click.echo(f"draining: {', '.join(left)}; to end it now: facilitator drain --now")
 
 
 @click.command()

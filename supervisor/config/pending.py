@@ -15,7 +15,6 @@ from supervisor.config.report import Report, Where
 _LATER = "accepted, but not in effect in this version"
 
 PENDING: Mapping[str, str] = MappingProxyType({
-    "drain": _LATER,
     "TUNNEL.reconnect.planned": _LATER,
 })
 

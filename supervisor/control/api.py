@@ -62,9 +62,10 @@ class Daemon(Protocol):
     def follow(self, tunnel: str) -> AsyncIterator[str]:
         """Every further line."""
 
-    async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+    async def ask(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> dict[str, Any]:
         """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its entry of the status.
 
+        `drain`: stop it when its flows are over; what comes of that at first is how many there are.
         LookupError: the tunnel is gone meanwhile.
         """
 
@@ -82,6 +83,9 @@ class Daemon(Protocol):
 
     async def test_alerts(self) -> dict[str, Any]:
         """Open and resolve an incident at each receiver: what it answered."""
+
+    async def drain(self, now: bool) -> dict[str, Any]:
+        """End when nothing is under way any more, or `now`: the status as it is then."""
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again: `done` lines, or `errors`."""
@@ -130,6 +134,7 @@ class Api:
             web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
             web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
             web.post("/api/v1/reload", self._reload),
+            web.post("/api/v1/drain", self._drain),
         ])
         return app
 
@@ -196,10 +201,11 @@ class Api:
         tunnel, verb = self._tunnel(request), request.match_info["verb"]
         if verb not in _VERBS:
             raise web.HTTPNotFound(text=f"no such command: {verb}")
-        self._refuse_when_ending()
-        wait = min(_MAX_WAIT, _number(request, "wait", 0))
+        if verb != "stop":      # what is under way in a tunnel may always be cut
+            self._refuse_when_ending()
+        wait, drain = min(_MAX_WAIT, _number(request, "wait", 0)), verb == "stop" and "drain" in request.query
         try:
-            return web.json_response(await self._daemon.ask(tunnel, verb, wait))
+            return web.json_response(await self._daemon.ask(tunnel, verb, wait, drain))
         except LookupError as gone:
             raise web.HTTPNotFound(text=str(gone)) from None
 
@@ -208,7 +214,6 @@ class Api:
 
     async def _answer(self, request: web.Request) -> web.Response:
         tunnel, text = self._tunnel(request), (await request.text()).rstrip("\r\n")
-        self._refuse_when_ending()
         if not text or set(text) & set("\r\n\0"):
             raise web.HTTPBadRequest(text="the answer is empty or has more than one line")
         try:
@@ -223,8 +228,11 @@ class Api:
             request[FAILED] = "; ".join(done["errors"])
         return web.json_response(done)
 
+    async def _drain(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._daemon.drain("now" in request.query))
+
     def _refuse_when_ending(self) -> None:
-        """A daemon that ends its clients must not start new ones."""
+        """A daemon that is about to end begins nothing new."""
         problem = self._daemon.ready()
         if problem is not None:
             raise web.HTTPServiceUnavailable(text=f"nothing is changed any more: {problem}")

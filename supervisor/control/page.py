@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.control.charts import milliseconds, spark, strip
+from supervisor.core.drains import flows_left
 from supervisor.core.words import lasting, size
 
 Entry = Mapping[str, Any]
@@ -178,7 +179,7 @@ def _said(it: Entry) -> str:
 
 def _wrong(it: Entry, now: float) -> Iterator[str]:
     if it["draining"]:
-        yield "<li><p><b>draining</b>The daemon ends its clients and takes nothing new.</p></li>"
+        yield "<li><p><b>draining</b>The daemon takes nothing new, and ends when what is under way is over.</p></li>"
     opened = {each["name"] for each in it["incidents"]}
     for each in it["incidents"]:
         yield _trouble(each["severity"], each["summary"], f'<p class="soft">since {_moment(each["since"], now)}</p>')
@@ -220,6 +221,8 @@ def _facts(it: Entry, now: float) -> Iterator[str]:
     yield _fact("carries", escape(", ".join(it["carries"])) or "nothing")
     if other:
         yield _fact("not carried", escape(", ".join(other)))
+    if it["drain"] is not None:
+        yield _fact("draining", escape(flows_left(it["drain"])))
     session = it["session"]
     if session is not None:
         where = ", ".join(str(each) for each in (session["address"], session["device"]) if each)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, collapse_addresses
 from typing import NamedTuple
 
 GRAIN = 1.5             # seconds: the kernel tells whole ones, and a look takes a moment
@@ -73,6 +74,11 @@ def _trace(before: Trace | None, entry: Entry) -> Trace:
 
 def _left(silences: Collection[float]) -> Left:
     return Left(len(silences), max(silences, default=0.0))
+
+
+def blocks(lanes: Iterable[int]) -> list[tuple[int, int]]:
+    """Marks and masks (32 bits) that fit these lanes and no others, as few as possible: lanes stand side by side."""
+    return [(int(each.network_address), int(each.netmask)) for each in collapse_addresses(IPv4Network(lane) for lane in lanes)]
 
 
 def prefix(lanes: Collection[int]) -> tuple[int, int]:

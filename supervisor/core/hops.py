@@ -98,7 +98,8 @@ def tunnels(facts: Facts, way: Way) -> Iterator[Step]:
         rank = f", priority {tunnel.priority}" if len(able) > 1 else ""
         role = "stands by" if not carries else "carries it" if up(state) else "should carry it"
         mark = (Mark.OK if well(tunnel, state) else Mark.WARNING) if up(state) or not carries else Mark.PROBLEM
-        text = f"{tunnel.name} ({tunnel.kind}{rank}) {role}: {condition(facts, tunnel, state)}{_turn(facts, way, tunnel, state)}"
+        full = "; it drains and takes nothing new" if state.drain is not None else ""
+        text = f"{tunnel.name} ({tunnel.kind}{rank}) {role}: {condition(facts, tunnel, state)}{full}{_turn(facts, way, tunnel, state)}"
         yield Step("tunnel", text, mark)
 
 

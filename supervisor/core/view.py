@@ -10,7 +10,7 @@ from typing import Any
 from supervisor.core.blame import dead_leg
 from supervisor.core.conditions import Condition
 from supervisor.core.network import NetworkPlan
-from supervisor.core.state import Asking, Phase, Session, Snapshot, TunnelState, Uplink
+from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, Uplink
 from tunnels.settings import Tunnel
 
 
@@ -70,6 +70,7 @@ def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str
         "degraded": state.degraded,
         "destinations": [str(d.staff_side) for d in tunnel.destinations],
         "carries": carries,
+        "drain": _drain(who, state.drain),
         "reason": state.reason.value,
         "since": iso(who.wall_offset + state.since),
         "session": _session(who, state.session) if state.running else None,
@@ -78,6 +79,15 @@ def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
         "last_error": f"{state.failure.reason}: {state.failure.text}" if state.failure is not None else None,
+    }
+
+
+def _drain(who: Identity, drain: Drain | None) -> dict[str, Any] | None:
+    if drain is None:
+        return None
+    return {
+        "reason": drain.reason.value, "flows_left": drain.left, "longest_idle_seconds": round(drain.idle, 1),
+        "until": iso(who.wall_offset + drain.until),
     }
 
 

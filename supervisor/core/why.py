@@ -98,6 +98,8 @@ def _judged(facts: Facts, way: Way, sender: tuple[Step, ...], kernel: tuple[Step
     if not up(way.state):
         fate = "have to wait" if way.lane.manner is Manner.PAUSE else "be refused"
         return Outcome.DOWN, f"{name} would {fate}: {tunnel} is {hops.condition(facts, way.tunnel, way.state)}"
+    if way.state.drain is not None:
+        return Outcome.REFUSED, f"{name} would be refused: {tunnel} drains, and only what is under way goes on"
     if (problem := _first_problem(kernel)) is not None:
         return Outcome.BLOCKED, f"{name} should be carried by {tunnel}, but would not arrive: {problem.name}: {problem.text}"
     return Outcome.CARRIED, f"{name} is carried by {tunnel}, {_well(facts, way)}"

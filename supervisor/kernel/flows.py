@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from supervisor.core.flows import blocks
 from supervisor.kernel import conntrack as ct
 from supervisor.kernel.netlink import NESTED, attribute, attributes
 
@@ -61,6 +62,18 @@ async def forget(marks: Iterable[int]) -> None:
     """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot do that."""
     for mark in marks:
         await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
+
+
+async def end(lanes: Iterable[int]) -> None:
+    """Forget all flows of these lanes for good, in a thread. OSError when the kernel cannot do that."""
+    sock = ct.opened()
+    await asyncio.to_thread(_end, sock, blocks(lanes))
+
+
+def _end(sock: socket.socket, marks: Iterable[tuple[int, int]]) -> None:
+    with sock:
+        for mark, mask in marks:
+            ct.forget(sock, mark, mask)
 
 
 def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:

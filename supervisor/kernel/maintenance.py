@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 from supervisor.core.layout import Change, Layout, diff, wanted
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network import FIRST_LANE, LAST_LANE, NetworkPlan
+from supervisor.kernel import flows
 from supervisor.kernel.bulk import Rtnetlink
 from supervisor.kernel.errors import ERRORS, Occupied, explained
 from supervisor.kernel.links import ALIAS, link_dump, link_removal, read_link
@@ -24,7 +25,7 @@ async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
 
 
 async def cleanup() -> tuple[Change, ...]:
-    """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was removed.
+    """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was removed. Our flows are forgotten.
 
     Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without CAP_NET_ADMIN.
     """
@@ -39,6 +40,7 @@ async def cleanup() -> tuple[Change, ...]:
                 await (nftables.commit([change]) if change.concerns_nftables else routes.change(change, host))
             except ERRORS as error:
                 raise explained(error, change) from error
+        await flows.end(range(FIRST_LANE, LAST_LANE + 1))
         return changes
 
 

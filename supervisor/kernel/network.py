@@ -35,6 +35,7 @@ from supervisor.core.layout import (
 )
 from supervisor.core.network import NetworkPlan
 from supervisor.core.rules import Rule
+from supervisor.kernel import flows
 from supervisor.kernel.apart import apart
 from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
@@ -168,6 +169,7 @@ class KernelNetwork:
             if started is not None and not keep:
                 self._actual = await self.read()
                 await self._carry_out(diff(replace(self._actual, table=True), Layout()))
+                await flows.end(lane.number for lane in self._plan.lanes)
         except ERRORS as error:
             self._note(f"could not remove everything: {error}", {})
         finally:

@@ -110,6 +110,9 @@ class TunnelSeries:
         yield _gauge("probe_rtt_seconds", "Time to the answer of the last answered probe.", (
             (n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP
         ))
+        yield _gauge("flows_left", "Flows for the end of which a tunnel waits that takes no new ones.", (
+            (n, s.drain.left) for n, s in states.items() if s.drain is not None and s.drain.left is not None
+        ))
         yield _gauge("path_mtu_bytes", "The largest IP packet that passes through the tunnel, as probed.", (
             (n, s.session.path_mtu) for n, s in states.items() if s.phase is Phase.UP
         ))

@@ -16,7 +16,7 @@ def document(**fields: Any) -> dict[str, Any]:
     entry = {
         "name": "a-customer-with-a-name-of-31-ch", "kind": "openvpn", "phase": "up", "health": "healthy", "reason": "healthy",
         "since": "2026-01-01T00:00:00Z", "carries": ["10.77.0.0/24", "fd00:77::/64"], "probe_rtt_seconds": 0.002, "reconnects": 12,
-        "session": {"address": "10.78.0.2", "peer": "203.0.113.2"}, "next_attempt": None, "asks": None, "last_error": None,
+        "session": {"address": "10.78.0.2", "peer": "203.0.113.2"}, "next_attempt": None, "asks": None, "last_error": None, "drain": None,
     }
     return {"facilitator": "lab", "started": "2026-01-01T00:00:00Z", "draining": False, "tunnels": [entry | fields]}
 

@@ -213,13 +213,12 @@ def test_defaults_and_tunnel_that_contradict_each_other() -> None:
 
 def test_what_is_not_in_effect_is_said() -> None:
     text = (
-        "drain: {idle: 5m}\naudit: {file: a.json}\nalerts: {webhook: {url: {file: u}}}\n" + HEAD
+        "audit: {file: a.json}\nalerts: {webhook: {url: {file: u}}}\n" + HEAD
         + "    reconnect: {planned: {every: 4h}}\n"
     )
     later = "accepted, but not in effect in this version"
     assert warnings(text) == [
-        f"c.yaml:1:1: drain: {later}",
-        f"c.yaml:10:17: tunnels.acme.reconnect.planned: {later}",
+        f"c.yaml:9:17: tunnels.acme.reconnect.planned: {later}",
     ]
     assert warnings(HEAD + "    login: {reconnect_on_change: no}\n") == []
 

@@ -67,10 +67,14 @@ class FakeDaemon:
         while True:
             yield await self.lines.get()
 
-    async def ask(self, tunnel: str, verb: str, wait: float) -> dict[str, Any]:
+    async def drain(self, now: bool) -> dict[str, Any]:
+        self.asked.append(("", "drain", float(now)))
+        return {"tunnels": []}
+
+    async def ask(self, tunnel: str, verb: str, wait: float, drain: bool) -> dict[str, Any]:
         if self.gone:
             raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
-        self.asked.append((tunnel, verb, wait))
+        self.asked.append((tunnel, f"{verb} --drain" if drain else verb, wait))
         return {"name": tunnel, "phase": "up", "reason": "connected", "last_error": None}
 
     async def reload(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.flows import GRAIN, Entry, Left, Memory, count, prefix
+from supervisor.core.flows import GRAIN, Entry, Left, Memory, blocks, count, prefix
 from supervisor.core.network import FIRST_LANE, LAST_LANE
 
 LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
@@ -61,6 +61,12 @@ def test_a_silent_flow_counts_until_the_limit_and_never_again(pauses: list[float
         memory, found = left(memory, entry(now, 900.0))
         assert found.flows == (now - begun < 60.0)
         assert found.idle <= 60.0
+
+
+@given(st.sets(st.integers(FIRST_LANE, LAST_LANE)), st.integers(FIRST_LANE - 3000, LAST_LANE + 3000))
+def test_only_our_own_flows_are_forgotten(lanes: set[int], mark: int) -> None:
+    assert any(mark & mask == block for block, mask in blocks(lanes)) == (mark in lanes)
+    assert len(blocks(range(FIRST_LANE, LAST_LANE + 1))) < 20
 
 
 @given(st.sets(st.integers(FIRST_LANE, LAST_LANE), min_size=1))

@@ -80,9 +80,25 @@ class Daemon:
         eventually(self._ready, within, "GET /readyz is answered with 200")
 
     def stop(self, within: float = PATIENCE) -> int:
-        """SIGTERM; its exit code."""
+        """SIGTERM, and once more where it waits for flows that some test has left open; its exit code."""
+        self.signal(signal.SIGTERM)
+        eventually(lambda: not self.running or self.get("/readyz")[0] != 200, within, "it has begun to end")
+        self.signal(signal.SIGTERM)
+        return self.ended(within)
+
+    @property
+    def running(self) -> bool:
+        """The process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
+
+    def ended(self, within: float = PATIENCE) -> int:
+        """Wait for the end of the process; its exit code."""
+        assert self._process is not None
         code = self._process.wait(timeout=within)
         self._process = None
         return code

@@ -23,7 +23,7 @@ def tunnel(name: str, **said: Any) -> dict[str, Any]:
         "destinations": networks, "carries": networks, "reason": "healthy", "since": iso(NOW - 12_000),
         "session": {"id": "01", "pid": 42, "device": f"fac-{name}", "port": None, "address": "10.78.0.2", "peer": None, "path_mtu": 1400,
                     "started": iso(NOW - 12_004)},
-        "probe_rtt_seconds": 0.012, "reconnects": 0, "next_attempt": None, "asks": None, "last_error": None,
+        "probe_rtt_seconds": 0.012, "reconnects": 0, "next_attempt": None, "asks": None, "last_error": None, "drain": None,
         "availability": {"ratio": 1.0, "last_day": ["up"] * 96}, "deaths": [], "measures": measures(),
     }
     return usual | said
