@@ -31,12 +31,14 @@ from supervisor.core.events import (
     UplinkChanged,
     UplinkDoubted,
 )
-from supervisor.core.failover import Carriers, choose
+from supervisor.core.failover import Carriers, choose, contested, recalled
 from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
 from supervisor.core.machine import Limits, step
+from supervisor.core.memory import Memory, Record, recorded, revive
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal
-from supervisor.core.state import Leg, Phase, Snapshot, Transition, TunnelState, Uplink, Want
+from supervisor.core.state import Phase, Snapshot, TunnelState, Uplink
+from supervisor.core.transitions import moved, public, transition
 from supervisor.core.turns import Turns, login_turn, partners
 from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
@@ -109,6 +111,8 @@ class Engine:
         self._calls = Calls()
         self._noticed: Mapping[str, float] = {}         # conditions: since when
         self._plan_due: float | None = None
+        self._memory = Memory()
+        self._unkept: set[str] = set()      # tunnels of which the keepers do not know the latest
         self.draining = False
         self.plan = NetworkPlan()
 
@@ -127,14 +131,32 @@ class Engine:
             self._retiring.discard(name)
             self._tunnels[name] = tunnel
             if fresh:
-                self._states[name] = TunnelState(want=Want.DOWN if name in held else Want.UP, since=now, well_since=now)
-            if (fresh or anew) and name not in held:
-                self._inbox.post(Asked(name, reason=Reason.CONFIGURED if fresh else Reason.RECONFIGURED))
+                self._begin(tunnel, now, held=name in held, anew=anew)
+            elif anew and name not in held:
+                self._inbox.post(Asked(name, reason=Reason.RECONFIGURED))
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._gateways = {name: at for name, t in self._tunnels.items() if (at := self._kinds[t.kind].endpoint(t)) is not None}
         self._partners = partners(self._tunnels)
         self._ties = ties(self._tunnels, self._gateways)
+        for name in self._memory.records.keys() & self._gateways.keys():
+            self._turns.recall(self._gateways[name], self._states[name])
+        self._memory = Memory()
+        self._unkept |= self._tunnels.keys()
         self._publish()
+
+    def _begin(self, tunnel: Tunnel, now: float, *, held: bool, anew: bool) -> None:
+        """A tunnel that is new to us: where an earlier daemon has left it, or from nothing."""
+        begun = revive(tunnel.name, self._memory, self._limits(tunnel), now, held=held, anew=anew)
+        self._states[tunnel.name] = begun.state
+        self._parting += begun.orders
+        for event in begun.events:
+            self._inbox.post(event)
+
+    def adopt(self, memory: Memory, tunnels: Mapping[str, Tunnel]) -> None:
+        """Go on from what an earlier daemon has left; before the first configuration, which names these tunnels."""
+        self._memory = memory
+        self._lanes = memory.lanes
+        self._carriers = recalled(list(tunnels.values()), memory.carries)
 
     def resume(self, incidents: frozenset[str]) -> None:
         """Names of the incidents that an earlier run left open; before the first configuration."""
@@ -171,6 +193,10 @@ class Engine:
         for watcher in self._out.watchers:
             found |= watcher.conditions
         return found | of_tunnels(self.snapshot)
+
+    def tunnel(self, name: str) -> Tunnel:
+        """Its settings. KeyError: there is no such tunnel."""
+        return self._tunnels[name]
 
     def lane(self, tunnel: str, seat: int) -> int | None:
         """The lane of one of the tunnel's seats."""
@@ -248,21 +274,26 @@ class Engine:
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
         if tunnel is None or before is None or self._too_late(event):
             return False
-        kind = self._kinds[tunnel.kind]
-        limits = Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew))
         turn, uplink = self._turn(tunnel.name, before, now), self._uplink
-        after, actions = step(tunnel, before, event, now, self._chance(), limits, turn, uplink.alive, uplink.doubted)
+        after, actions = step(tunnel, before, event, now, self._chance(), self._limits(tunnel), turn, uplink.alive, uplink.doubted)
         self._states[tunnel.name] = after
         self._take_turn(tunnel.name, before, after)
-        if _moved(before, after):
+        if moved(before, after):
             leg = dead_leg(tunnel, after, self._uplink)
-            self._out.recorder.record(_transition(tunnel.name, before, after, now, leg), self.snapshot)
+            self._out.recorder.record(transition(tunnel.name, before, after, now, leg), self.snapshot)
         for action in actions:
             self._perform(tunnel, action)
         if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
             self._forget(tunnel.name)
             return True
-        return _moved(before, after) or _public(before) != _public(after)
+        changed = moved(before, after) or public(before) != public(after)
+        if changed:
+            self._unkept.add(tunnel.name)
+        return changed
+
+    def _limits(self, tunnel: Tunnel) -> Limits:
+        kind = self._kinds[tunnel.kind]
+        return Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew))
 
     def _turn(self, name: str, state: TunnelState, now: float) -> float:
         """Before this moment no client of the tunnel starts, out of regard for those of others."""
@@ -287,6 +318,7 @@ class Engine:
             if other in self._states:
                 theirs = self._states[other]
                 self._states[other] = replace(theirs, refusals=state.refusals, login_after=state.login_after)
+                self._unkept.add(other)
                 if state.phase is Phase.UP and theirs.phase is Phase.FAILED and theirs.reason is Reason.AUTH:
                     self._inbox.post(InputsChanged(other))
 
@@ -308,10 +340,11 @@ class Engine:
     def _forget(self, name: str) -> None:
         self._retiring.discard(name)
         del self._tunnels[name], self._states[name], self._lanes[name]
+        self._unkept.add(name)
 
     def _publish(self) -> None:
-        snapshot = self.snapshot
-        self._carriers, due = choose(self._carriers, snapshot)
+        snapshot, before = self.snapshot, self._carriers
+        self._carriers, due = choose(before, snapshot)
         self._plan_due = min((moment for moment in (due, next_refusal(snapshot)) if moment is not None), default=None)
         carried_by = proxies(self._tunnels, self._kinds)
         scope = self._scope
@@ -319,6 +352,7 @@ class Engine:
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)
+        self._tell_keepers(before)
         self._out.prober.set(dict(self._jobs()))
         idle = self._scope.idle
         self._out.flows.set({
@@ -328,6 +362,18 @@ class Engine:
         for future, condition in list(self._waiters.items()):
             if not future.done() and condition(snapshot):
                 future.set_result(None)
+
+    def _tell_keepers(self, carriers: Carriers) -> None:
+        """Of the tunnels of which something else is remembered, since these were the carriers."""
+        self._unkept |= contested(carriers, self._carriers)
+        if self._unkept:
+            names, self._unkept = self._unkept, set()
+            for keeper in self._out.keepers:
+                keeper.keep(self.records(names))
+
+    def records(self, names: Iterable[str]) -> dict[str, Record | None]:
+        """What a later daemon goes on from; None: there is no such tunnel."""
+        return recorded(names, self._states, self._lanes, self._carriers)
 
     def _publish_alerts(self) -> None:
         sight = seen(self._noticed, self._found(), self._clock())
@@ -350,26 +396,3 @@ class Engine:
 def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
     """Names of the tunnels that a local port carries."""
     return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)
-
-
-def _moved(before: TunnelState, after: TunnelState) -> bool:
-    """While a session is up, its reasons are those of its health; elsewhere they are only wishes that wait."""
-    return (before.phase, before.health, before.session.number) != (after.phase, after.health, after.session.number) or (
-        after.phase is Phase.UP and before.reason is not after.reason
-    )
-
-
-def _public(state: TunnelState) -> tuple[object, ...]:
-    """What outputs depend on beside transitions."""
-    drain = None if state.drain is None else (state.drain.reason, state.drain.until, state.drain.left)
-    return state.session, state.want, state.asking, state.endpoint, drain
-
-
-def _transition(name: str, before: TunnelState, after: TunnelState, now: float, leg: Leg | None) -> Transition:
-    failure = after.failure if after.failure is not None and after.failure is not before.failure else None
-    text = failure.text if failure is not None else after.degraded or ""
-    renewed, begun = after.session.renewed and not before.session.renewed, after.session.number != before.session.number
-    rung = after.rung if renewed or begun else None
-    number, lasted = after.session.number, now - before.since
-    ended = before.session.number if before.running and (begun or not after.running) else None
-    return Transition(name, number, before.phase, after.phase, after.health, after.reason, text, now, lasted, rung, leg, ended)

@@ -12,6 +12,7 @@ from typing import Protocol
 from supervisor.core.alerts import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.flows import FlowJob
+from supervisor.core.memory import Record
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Snapshot, Transition
 from tunnels.settings import Probe, Tunnel
@@ -95,6 +96,13 @@ class Recorder(Protocol):
         """Must not block."""
 
 
+class Keeper(Protocol):
+    """Keeps what a later daemon goes on from."""
+
+    def keep(self, records: Mapping[str, Record | None]) -> None:
+        """What has changed, by tunnel; None: the tunnel is gone. Must be done when it returns, and take no time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """Everything the engine drives."""
@@ -106,3 +114,4 @@ class Outputs:
     alerter: Alerter
     recorder: Recorder
     watchers: tuple[Watcher, ...] = ()
+    keepers: tuple[Keeper, ...] = ()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from supervisor.app.parts import offline_plan
+from supervisor.app.memory import shelf
+from supervisor.app.parts import first_plan
 from supervisor.app.place import lock, refused
 from supervisor.clients.journal import Journal
 from supervisor.clients.sweep import sweep
@@ -32,6 +33,7 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
         (runtime_dir / "control.sock").unlink(missing_ok=True)
+        shelf(runtime_dir).clear()
         return lines
     finally:
         if locked is not None:
@@ -40,7 +42,7 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
 
 async def compare_with_kernel(config: Config) -> dict[str, Any]:
     """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it cannot be read."""
-    plan = offline_plan(config, KINDS)
+    plan = first_plan(config, KINDS)
     with _explained():
         changes = await preview(plan)
     return plan_document(plan, [str(change.item) for change in diff(Layout(), wanted(plan, Host()))], [str(change) for change in changes])

@@ -8,16 +8,19 @@ import gc
 import os
 import sys
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from supervisor import __version__
+from supervisor.app.adoption import inherit
 from supervisor.app.ending import Ending, Orders
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
-from supervisor.app.parts import Parts, build, offline_plan, paging, scope, summary
+from supervisor.app.memory import shelf
+from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
 from supervisor.app.quiet import QuietWatch
 from supervisor.app.why import Explainer
@@ -104,19 +107,9 @@ class Daemon:
         self._log.info("starting", facilitator=parts.identity.facilitator, version=__version__, tunnels=len(config.tunnels))
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
-        try:
-            await parts.network.start(offline_plan(config, parts.kinds))
-        except KernelError as error:
-            raise refused(error) from error
-        for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir)):
-            self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
-        parts.deaths.remember(await asyncio.to_thread(parts.history.start, kept=KEPT))
-        parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
-        parts.runner.start()
-        parts.watcher.start()
-        parts.alerter.start()
+        restart = await self._begin()
         await self._listen(config.http.listen, tls)
-        self._take_over(config, ())
+        self._take_over(config, restart)
         self._tasks = [
             asyncio.create_task(parts.engine.run(), name="engine"),
             asyncio.create_task(lag.watch(parts.metrics.loop_lag), name="loop lag"),
@@ -130,6 +123,33 @@ class Daemon:
             task.add_done_callback(self._told)
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
+
+    async def _begin(self) -> frozenset[str]:
+        """Close the kernel and go on with what an earlier daemon has left. Tunnels whose settings have changed since then. CannotStart."""
+        config, parts = self._config, self._parts
+        left = inherit(config, config.facilitator.runtime_dir)
+        try:
+            await parts.network.start(first_plan(config, parts.kinds, left.memory))
+            parts.runner.start()
+            taken = left.take_up(config, parts.runner)
+        except KernelError as error:
+            raise refused(error) from error
+        finally:
+            left.close()
+        for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir), {entry.place for entry in taken}):
+            self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
+        parts.deaths.remember(await asyncio.to_thread(parts.history.start, left.sessions, KEPT))
+        parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
+        parts.watcher.start()
+        self._watch(config)
+        parts.alerter.start()
+        living = frozenset((entry.tunnel, entry.session) for entry in taken)
+        parts.engine.adopt(replace(left.memory, living=living, outdated=left.outdated(parts.watcher)), config.tunnels)
+        return left.changed(config)
+
+    def _watch(self, config: Config) -> None:
+        parts = self._parts
+        parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
 
     def _told(self, task: asyncio.Task[None]) -> None:
         """All of them run for ever; one that fails is said, because the daemon goes on without it (the engine alone ends it)."""
@@ -155,8 +175,8 @@ class Daemon:
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
         self._config = config
+        self._watch(config)
         parts.engine.configure(scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart)
-        parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
         parts.certificates.set(config.tunnels)
         parts.alerter.route(paging(parts.identity, config))
         parts.auditing.set(config.audit)
@@ -239,6 +259,8 @@ class Daemon:
         await ending.log_off()
         parts.prober.set({})
         await parts.network.close(keep=self._config.on_exit == "keep")
+        with contextlib.suppress(OSError):
+            shelf(self._config.facilitator.runtime_dir).clear()
         self._log.info("stopped", left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running])
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ from supervisor.app.board import Sources as BoardSources
 from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.held import Held
+from supervisor.app.memory import MemoryFiles, Present
 from supervisor.app.server_tls import TlsRenewal
 from supervisor.clients.codes import Codes
 from supervisor.clients.processes import boot_id
@@ -33,8 +34,9 @@ from supervisor.control.servers import Servers
 from supervisor.core.alerts import Alert
 from supervisor.core.drains import silence, waits_for
 from supervisor.core.events import Event
-from supervisor.core.failover import choose
-from supervisor.core.network import NetworkPlan, assign_lanes, desired, idle
+from supervisor.core.failover import choose, recalled
+from supervisor.core.memory import Memory, found
+from supervisor.core.network import NetworkPlan, assign_lanes, desired
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
 from supervisor.engine import Engine, Inbox, Scope, proxies
@@ -125,11 +127,13 @@ def build(
     ))
     alerters = Alerters(alerter, history, board)
     tls_renewal = TlsRenewal(inbox.post)
-    flows = FlowWatch(inbox.post, network.settled, _note)
-    watchers = (certificates, tls_renewal, auditing)
-    outputs = Outputs(AfterNetwork(runner, network.released), network, prober, flows, alerters, recorder, watchers)
-    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
+    present = Present(boot_id(), lambda name: engine.tunnel(name), watcher.digest)    # noqa: PLW0108 - the engine is made later
+    keepers = (MemoryFiles(config.facilitator.runtime_dir, present),)
+    flows = FlowWatch(inbox.post, network.settled, _note)
+    runs, watchers = AfterNetwork(runner, network.released), (certificates, tls_renewal, auditing)
+    outputs = Outputs(runs, network, prober, flows, alerters, recorder, watchers, keepers)
+    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     return Parts(
         identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history, alerter,
         auditing, engine, servers, tls_renewal, board, notifier,
@@ -154,11 +158,12 @@ def scope(identity: Identity, config: Config) -> Scope:
     )
 
 
-def offline_plan(config: Config, kinds: Mapping[str, AnyKind]) -> NetworkPlan:
-    """What the kernel should hold for this configuration while nothing is up."""
-    tunnels = config.tunnels
-    snapshot = idle(tunnels)
-    lanes, carriers = assign_lanes(list(tunnels), {}), choose({}, snapshot)[0]
+def first_plan(config: Config, kinds: Mapping[str, AnyKind], memory: Memory | None = None) -> NetworkPlan:
+    """What the kernel should hold for this configuration before anything was started: what still runs stays as it was."""
+    tunnels, known = config.tunnels, memory or Memory()
+    snapshot = found(tunnels, known, time.monotonic())
+    lanes = assign_lanes(list(tunnels), known.lanes)
+    carriers = choose(recalled(list(tunnels.values()), known.carries), snapshot)[0]
     staff, accounting = config.staff, config.audit is not None
     return desired(staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, staff.segments, accounting)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from supervisor.clients import processes
 from supervisor.clients.lines import LINE_CAP, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.notices import Notices
@@ -45,14 +46,20 @@ class Voice:
         self.masker.add(text.encode())
         return self._understood(lambda: self.dialogue.answer(text))
 
-    def _understood(self, understand: Callable[[], Iterable[Say | Observation]]) -> list[Say]:
+    def replay(self, source: Source, line: str) -> None:
+        """A line that an earlier daemon has heard: the dialogue remembers it, and nothing follows from it."""
+        self._heard(lambda: self.dialogue.receive(source, line))
+
+    def _heard(self, understand: Callable[[], Iterable[Say | Observation]]) -> list[Say | Observation]:
         try:
-            heard = list(understand())
+            return list(understand())
         except Exception as error:      # a kind that does not keep its promise must not take the other tunnels down
             self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
             return []
+
+    def _understood(self, understand: Callable[[], Iterable[Say | Observation]]) -> list[Say]:
         says = []
-        for item in heard:
+        for item in self._heard(understand):
             match item:
                 case Say():
                     says.append(item)
@@ -80,12 +87,14 @@ class Client:
     """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while it goes on without us."""
 
     def __init__(
-        self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int, kind: AnyKind
+        self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int | None, kind: AnyKind, pidfd: int
     ) -> None:
+        """Takes `pidfd` over. `offset`: where its output begins; None: where an earlier daemon has stopped. OSError: it cannot be read."""
         self.family, self.id, self.session, self.kind, self.place = family, id, voice.session, kind, directory.name
         self._voice, self._desk = voice, desk
-        self.pidfd = os.pidfd_open(family.pid)
+        self.pidfd = pidfd
         self.reaped = False
+        self._end: os.waitid_result | None = None
         try:
             self._follower = Follower(directory, offset, desk.notices, desk.turn, self._take, voice.log, self._pause)
         except OSError:
@@ -122,19 +131,33 @@ class Client:
             self.family.look()
             self._signal_group(number)
 
-    def reap(self) -> tuple[int | None, int | None]:
-        """Collect the ended main process: (exit code, signal), one of which is None. The rest of its group goes with it."""
+    def reap(self) -> None:
+        """Collect the ended main process. The rest of its group goes with it."""
         self._signal_group(signal.SIGKILL)
         self.reaped = True
+        with contextlib.suppress(ChildProcessError):        # it is another one's child
+            self._end = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+
+    def bury(self) -> tuple[int | None, int | None]:
+        """Its exit code, or the signal that ended it; of another one's child neither is known before that one has reaped it. Once."""
         try:
-            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        except ChildProcessError:
-            return None, None
+            if self._end is not None:
+                number = self._end.si_status
+                return (number, None) if self._end.si_code == os.CLD_EXITED else (None, number)
+            status = processes.exit_status(self.pidfd)
         finally:
             os.close(self.pidfd)
-        if result is None:
+        if status is None:
             return None, None
-        return (result.si_status, None) if result.si_code == os.CLD_EXITED else (None, result.si_status)
+        return (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.waitstatus_to_exitcode(status), None)
+
+    def wake(self) -> None:
+        """An earlier daemon may have halted it for flooding us."""
+        self._pause(False)
+
+    def replay(self, source: Source, line: str) -> None:
+        """What an earlier daemon has heard, for the dialogue alone: what it means was understood then."""
+        self._voice.replay(source, line)
 
     async def drain(self, within: float) -> None:
         """Hear out what the ended client has said, for about `within` seconds at most, and close."""
@@ -154,7 +177,7 @@ class Client:
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.family.pid, number)      # the unreaped leader keeps the number from being used again
+            processes.signal_group(self.pidfd, self.family.pid, number)
 
     def _pause(self, halt: bool) -> None:
         if not self.reaped:

@@ -1,22 +1,20 @@
-"""What outlives a crash of the daemon: small files that say which client processes it had. `sweep` reads it at the next start.
+"""Which client processes a daemon had: small files that outlive its crash. `adoption` and `sweep` read them at the next start.
 
 A pid alone proves nothing, as the kernel uses pids again: it must have the recorded start time in the recorded boot.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from supervisor.clients.shelf import Shelf
 from tunnels.base import seat_name
 
 NAME = "journal"
-_SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,8 @@ class Entry:
     lane: int | None = None
     management: str | None = None
     seat: int = 0
+    kind: str = ""
+    notify: bool = False        # it was given a NOTIFY_SOCKET
 
     @property
     def place(self) -> str:
@@ -42,55 +42,39 @@ class Entry:
 
 
 class Journal:
-    """`runtime_dir/journal/`: a file for each seat that has a client, so that a change costs the same however many there are.
-
-    A file is replaced in one step: after a crash at any point it is the old one, the new one, or not there.
-    """
+    """`runtime_dir/journal/`: a file for each seat that has a client."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self.runtime_dir = runtime_dir
-        self._directory = runtime_dir / NAME
+        self._shelf = Shelf(runtime_dir / NAME)
 
     def load(self) -> dict[str, Entry]:
         """The entries by seat. A file that is missing, torn or foreign is no entry: the tags still tell what is ours."""
-        found = (_read(path) for path in self._directory.glob(f"*{_SUFFIX}"))
+        found = map(_read, self._shelf.load().values())
         return {entry.place: entry for entry in found if entry is not None}
 
     def update(self, entry: Entry) -> None:
         """Write an entry down. OSError: the disk does not take it."""
-        path = self._path(entry.place)
-        draft = f"{path}.new"
-        try:
-            _write(draft, entry)
-        except FileNotFoundError:       # the first one
-            os.mkdir(self._directory, 0o700)
-            _write(draft, entry)
-        os.replace(draft, path)
+        self._shelf.put(entry.place, json.dumps(asdict(entry)).encode())
 
     def remove(self, place: str) -> None:
         """Forget a seat's client. OSError: the disk does not take it."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(place))
+        self._shelf.remove(place)
 
-    def clear(self) -> None:
-        """Forget all of them. OSError: the disk does not take it."""
-        if self._directory.is_dir():
-            shutil.rmtree(self._directory)
-
-    def _path(self, place: str) -> str:
-        return f"{self._directory}/{place}{_SUFFIX}"
-
-
-def _write(path: str, entry: Entry) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb", buffering=0) as file:
-        file.write(json.dumps(asdict(entry)).encode())
+    def clear(self, keep: Container[str] = ()) -> None:
+        """Forget all but these seats' clients. OSError: the disk does not take it."""
+        if not keep:
+            self._shelf.clear()
+            return
+        for place in self._shelf.load():
+            if place not in keep:
+                self._shelf.remove(place)
 
 
-def _read(path: Path) -> Entry | None:
+def _read(content: bytes) -> Entry | None:
     try:
-        return _entry(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        return _entry(json.loads(content))
+    except (ValueError, RecursionError):
         return None
 
 

@@ -41,6 +41,11 @@ class LineSplitter:
         self._held = bytearray()    # the beginning of a line whose end has not come
         self._lost = False          # we are inside a line whose beginning is gone
 
+    @property
+    def held(self) -> int:
+        """Bytes of the line whose end has not come; of a very long one only those that count."""
+        return len(self._held)
+
     def feed(self, data: bytes) -> list[str]:
         """The lines that end in this chunk, without newline; longer than `cap` bytes are cut and marked."""
         head, newline, rest = data.rpartition(b"\n")

@@ -62,6 +62,10 @@ class Log:
             self._emit(line)
         self._later()
 
+    def recall(self, lines: Sequence[str]) -> None:
+        """Lines of the client that an earlier daemon has logged, masked: to be shown, and not said again."""
+        self._ring.extend(lines)
+
     def skipped(self, size: int) -> None:
         """So many bytes of output were never looked at."""
         self._show([f"[{size} bytes skipped: the client writes faster than it can be read]"])

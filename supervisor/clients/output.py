@@ -22,6 +22,7 @@ from supervisor.clients.notices import WRITTEN_ONCE, Notices
 
 NAME = "output.log"
 PREVIOUS = "output.log.1"
+READ = "output.read"        # how far NAME was read: a later daemon goes on from there
 KEEP = 1 << 20              # bytes of the end that survive a cut, in PREVIOUS
 FULL = 3 << 20              # cut here when everything is read
 OVERFULL = 4 << 20          # cut here in any case
@@ -36,13 +37,31 @@ def open_for_client(directory: Path) -> int:
     return os.open(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
+def read_before(directory: Path) -> bytes:
+    """The end of what an earlier daemon has read, and the newline before it, if it is still there."""
+    with contextlib.suppress(OSError), open(directory / NAME, "rb") as file:
+        end = _read_until(directory)
+        start = max(0, end - LAST_WORDS)
+        file.seek(start)
+        return file.read(end - start)
+    return b""
+
+
+def _read_until(directory: Path) -> int:
+    """How far an earlier daemon has read; OSError: nobody has written that down."""
+    return int.from_bytes((directory / READ).read_bytes(), "little")
+
+
 class Follower:
-    """Follows one session's output, which begins at `offset`: `take` gets lines, `log` hears of losses, `pause` halts the client."""
+    """Follows one session's output: `take` gets lines, `log` hears of losses, `pause` halts the client.
+
+    It begins at `offset`; None: where an earlier daemon has stopped.
+    """
 
     def __init__(
         self,
         directory: Path,
-        offset: int,
+        offset: int | None,
         notices: Notices,
         turn: asyncio.Lock,
         take: Callable[[Sequence[str]], None],
@@ -50,10 +69,11 @@ class Follower:
         pause: Callable[[bool], None],
     ) -> None:
         self._path, self._previous = directory / NAME, directory / PREVIOUS
+        self._offset = _read_until(directory) if offset is None else offset
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._offset = offset
-        self._notices, self._turn, self._take, self._log, self._pause = notices, turn, take, log, pause
         self._splitter = LineSplitter()
+        self._note_offset()
+        self._notices, self._turn, self._take, self._log, self._pause = notices, turn, take, log, pause
         self._lines: Iterator[str] = iter(())       # split, but not taken yet
         self._words = b""                           # read before the last cut, but not split yet
         self._gap = 0                               # bytes lost between these words and what the file holds now
@@ -104,6 +124,7 @@ class Follower:
             if self._full():
                 await self._cut()
             elif not more:
+                self._note_offset()
                 return
             self._give_up_if_late()
             await asyncio.sleep(SLICE if self._end is None else 0)      # at most half a core for a flood; the scheduler thanks us
@@ -144,6 +165,12 @@ class Follower:
         self._watch = None
         self._written.set()
 
+    def _note_offset(self) -> None:
+        """A line whose end has not come is to be read again. A full disk costs a later daemon some lines."""
+        offset = max(0, self._offset - self._splitter.held)
+        with contextlib.suppress(OSError), open(self._path.with_name(READ), "wb", buffering=0, opener=_private) as file:
+            file.write(offset.to_bytes(8, "little"))
+
     def _size(self) -> int:
         return os.fstat(self._fd).st_size
 
@@ -165,6 +192,7 @@ class Follower:
         self._words += end[len(end) - (stop - self._offset) :]
         self._gap = size - stop
         self._offset = 0
+        self._note_offset()
         if self._saving is None or self._saving.done():
             self._saving = asyncio.get_running_loop().run_in_executor(None, _save, end, self._previous)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
+import fcntl
 import functools
 import os
 import resource
 import signal
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,10 @@ import psutil
 
 TAG = "FACILITATOR_CLIENT"
 _PR_SET_CHILD_SUBREAPER = 36
+_PIDFD_SIGNAL_PROCESS_GROUP = 4
+_PIDFD_INFO = struct.Struct("2Q11Ii")       # mask, cgroup, pids, users and groups, exit code
+_PIDFD_GET_INFO = 0xC000_FF0B | _PIDFD_INFO.size << 16
+_PIDFD_INFO_EXIT = 8
 _LAST_STREAM = 2
 _CHUNK = 1 << 13
 
@@ -30,6 +37,7 @@ class Stat:
     """The part of /proc/PID/stat that identifies a process."""
 
     state: str      # one letter; Z: dead and not reaped
+    parent: int     # pid
     session: int    # process session, setsid(2)
     start: int      # clock ticks since boot: tells a process from a later one with the same pid
 
@@ -37,7 +45,7 @@ class Stat:
 def stat(pid: int) -> Stat | None:
     """The process's identity; None: there is no such process."""
     fields = stat_fields(pid)
-    return None if fields is None else Stat(fields[0].decode(), int(fields[3]), int(fields[19]))
+    return None if fields is None else Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
 def stat_fields(pid: int) -> list[bytes] | None:
@@ -140,6 +148,28 @@ def _read(path: str) -> bytes:
         return b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
     finally:
         os.close(fd)
+
+
+def signal_group(pidfd: int, pid: int, number: signal.Signals) -> None:
+    """Signal the process group that this process leads, be it alive or not. ProcessLookupError: there is none; PermissionError."""
+    try:
+        signal.pidfd_send_signal(pidfd, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        signal.pidfd_send_signal(pidfd, 0)      # a kernel before 6.9: while the leader is not reaped its number means no other group
+        os.killpg(pid, number)
+
+
+def exit_status(pidfd: int) -> int | None:
+    """How a process ended that was never our child, as wait(2) puts it; None: it was not reaped yet, or the kernel is older than 6.15."""
+    info = bytearray(struct.pack("Q", _PIDFD_INFO_EXIT).ljust(_PIDFD_INFO.size, b"\0"))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask, *_, status = _PIDFD_INFO.unpack(info)
+    return status if mask & _PIDFD_INFO_EXIT else None
 
 
 async def ended(pidfd: int) -> None:

@@ -23,6 +23,7 @@ class Family:
 
     pid: int                                                    # main process; its session has the same number
     tag: str
+    child: bool = True                                          # of ours; else of whoever took over the children of an earlier daemon
     seen: dict[int, int] = field(default_factory=dict)          # pid -> start time of descendants seen before the end
 
     def look(self) -> None:

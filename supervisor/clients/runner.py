@@ -20,21 +20,22 @@ from typing import Any
 
 from supervisor.clients import launch as launching
 from supervisor.clients import output, processes
+from supervisor.clients.adoption import Found
 from supervisor.clients.client import Client, Desk, Voice
 from supervisor.clients.codes import Codes
 from supervisor.clients.journal import Entry, Journal
 from supervisor.clients.launch import SpawnError
-from supervisor.clients.lines import Masker
+from supervisor.clients.lines import LineSplitter, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.notices import Notices
 from supervisor.clients.ports import PortPicker
 from supervisor.clients.questions import Questions
 from supervisor.clients.reaper import Family, Reaper
 from supervisor.clients.sockets import NotifySocket
-from supervisor.clients.sweep import tag
+from supervisor.clients.sweep import end_strangers, tag
 from supervisor.clients.usage import Usage, usage_of
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Tunnel, device_name, inputs_of, seat_name
+from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Source, Tunnel, device_name, inputs_of, seat_name
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
@@ -68,7 +69,6 @@ class _Order:
 class _Prepared:
     """Everything that must be known before a process is started."""
 
-    session: int
     seat: int
     place: Place
     launch: Launch
@@ -120,6 +120,44 @@ class Runner:
         for log in self._logs.values():
             log.close()
         await self._desk.notices.close()
+
+    # --- clients of an earlier daemon --------------------------------------------------------------------------------------
+
+    def adopt(self, tunnel: Tunnel, found: Found, *, starting: bool) -> None:
+        """Go on with a client, which may be `starting` still. After `start`.
+
+        SpawnError: it cannot be gone on with, because nobody can tell any more what it says or has said.
+        """
+        entry = found.entry
+        with _local_trouble():
+            client = self._adopted(tunnel, found, starting)
+        self._clients[entry.tunnel, entry.session] = client
+        if found.child:
+            self._reaper.add(entry.pid)
+        asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, entry.tunnel, client)
+
+    def _adopted(self, tunnel: Tunnel, found: Found, starting: bool) -> Client:
+        entry, kind = found.entry, self._kinds[tunnel.kind]
+        if entry.kind != tunnel.kind:
+            raise SpawnError(Reason.LOCAL, f"it is of kind {entry.kind}")
+        if entry.notify and starting:     # it may have said that it is up to nobody
+            raise SpawnError(Reason.LOCAL, "it may have come up while nobody listened")
+        voice = self._voice(tunnel, entry.session, entry.place, self._inputs(tunnel, kind, entry.place))
+        directory = self._directory / "clients" / entry.place
+        family = Family(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
+        with contextlib.ExitStack() as undo:
+            notify = NotifySocket(directory / "notify.sock") if entry.notify else None
+            if notify is not None:
+                undo.callback(notify.close)
+            voice.log.recall(voice.masker.lines(LineSplitter().feed(output.read_before(directory))))
+            client = Client(family, entry.id, voice, self._desk, directory, None, kind, os.dup(found.pidfd))
+            undo.callback(lambda: self._in_background(client.close()))
+            if notify is not None:
+                client.replay(Source.NOTIFY, "READY=1")
+            client.attach(None if entry.management is None else Path(entry.management), notify)
+            client.wake()
+            undo.pop_all()
+        return client
 
     # --- orders ------------------------------------------------------------------------------------------------------------
 
@@ -210,15 +248,18 @@ class Runner:
         self._write_down(tunnel.name, client, prepared, device, port)
         return Spawned(tunnel.name, session, client.family.pid, id, device, port)
 
+    def _inputs(self, tunnel: Tunnel, kind: AnyKind, place: str) -> dict[str, bytes]:
+        inputs = launching.read_inputs(inputs_of(kind, tunnel), self._read_input)
+        if place in self._kept:
+            inputs["kept"] = self._kept[place].encode()
+        return inputs
+
     def _prepare(self, order: _Order) -> _Prepared:
         tunnel = order.tunnel
         kind = self._kinds[tunnel.kind]
-        wanted = inputs_of(kind, tunnel)
-        inputs = launching.read_inputs(wanted, self._read_input)
         if not order.resume:
             self._kept.pop(order.place, None)
-        elif order.place in self._kept:
-            inputs["kept"] = self._kept[order.place].encode()
+        inputs = self._inputs(tunnel, kind, order.place)
         launching.require(kind.binaries)
         with _local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
@@ -226,21 +267,27 @@ class Runner:
         place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark)
         try:
             launch = kind.launch(tunnel, place, inputs)
-            dialogue = kind.dialogue(tunnel, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         launching.require(launch.argv[:1])
-        secrets = [inputs[item.name] for item in wanted if isinstance(item.where, Secret)]
-        masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
-        questions = Questions(tunnel.name, order.session, inputs.get("totp"), self._codes, self._post, self._give)
-        keep = functools.partial(self._keep, order, masker)
-        voice = Voice(tunnel.name, order.session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask)
-        return _Prepared(order.session, order.seat, place, launch, voice, kind)
+        return _Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind)
 
-    def _keep(self, order: _Order, masker: Masker, secret: str) -> None:
+    def _voice(self, tunnel: Tunnel, session: int, place: str, inputs: Mapping[str, bytes]) -> Voice:
+        kind = self._kinds[tunnel.kind]
+        try:
+            dialogue = kind.dialogue(tunnel, inputs)
+        except ValueError as error:
+            raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+        secrets = [inputs[item.name] for item in inputs_of(kind, tunnel) if isinstance(item.where, Secret)]
+        masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
+        questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._give)
+        keep = functools.partial(self._keep, tunnel.name, session, place, masker)
+        return Voice(tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask)
+
+    def _keep(self, tunnel: str, session: int, place: str, masker: Masker, secret: str) -> None:
         masker.add(secret.encode())
-        self._kept[order.place] = secret
-        self._post(Kept(*order.key, bool(secret)))
+        self._kept[place] = secret
+        self._post(Kept(tunnel, session, bool(secret)))
 
     def _give(self, tunnel: str, session: int, text: str) -> None:
         client = self._clients.get((tunnel, session))
@@ -264,7 +311,8 @@ class Runner:
                 os.close(fd)
             self._reaper.add(pid)
             undo.callback(self._undo_start, pid)
-            client = Client(Family(pid, carried), id, prepared.voice, self._desk, directory, offset, prepared.kind)
+            family = Family(pid, carried)
+            client = Client(family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid))
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, notify)
             undo.pop_all()
@@ -288,7 +336,7 @@ class Runner:
         entry = Entry(
             tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
             device=device, port=port, lane=prepared.place.mark or None, seat=prepared.seat,
-            management=None if management is None else str(management),
+            management=None if management is None else str(management), kind=prepared.kind.name, notify=prepared.launch.notify,
         )
         try:
             self._journal.update(entry)
@@ -299,10 +347,10 @@ class Runner:
 
     def _on_end(self, tunnel: str, client: Client) -> None:
         asyncio.get_running_loop().remove_reader(client.pidfd)
-        code, number = client.reap()
+        client.reap()
         self._reaper.discard(client.family.pid)
         task = self._in_background(self._finish(tunnel, client))
-        task.add_done_callback(functools.partial(self._gone, tunnel, client, code, number))
+        task.add_done_callback(functools.partial(self._gone, tunnel, client))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -311,12 +359,14 @@ class Runner:
         return task
 
     async def _finish(self, tunnel: str, client: Client) -> None:
-        if not await self._reaper.end(client.family, LEFTOVERS_WITHIN):
+        end = self._reaper.end if client.family.child else end_strangers
+        if not await end(client.family, LEFTOVERS_WITHIN):
             self._log(tunnel).note("a process of the client could not be ended: it hangs in the kernel or belongs to another user")
         await client.drain(DRAIN_WITHIN)
 
-    def _gone(self, tunnel: str, client: Client, code: int | None, number: int | None, task: asyncio.Task[None]) -> None:
+    def _gone(self, tunnel: str, client: Client, task: asyncio.Task[None]) -> None:
         """Whatever happened on the way, the engine must learn that the client is gone."""
+        code, number = client.bury()
         if task.cancelled():    # the runner was closed
             return
         if (error := task.exception()) is not None:

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.clients import processes
 from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.reaper import Family
 
 GRACE = 5.0             # seconds from SIGTERM to SIGKILL
 _ROUNDS = 10            # SIGKILLs of what appears while we look
@@ -41,29 +42,61 @@ def still_runs(entry: Entry) -> bool:
     return known is not None and known.state != "Z" and (known.start, processes.boot_id()) == (entry.start, entry.boot)
 
 
-def leftovers(journal: Journal) -> list[Leftover]:
-    """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads all of /proc, once."""
-    mains = {entry.pid: entry.tunnel for entry in journal.load().values() if still_runs(entry)}
+def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
+    """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads all of /proc, once.
+
+    `spared`: seats whose recorded client somebody goes on with. What an earlier client of theirs left is found nevertheless.
+    """
+    entries = [entry for entry in journal.load().values() if still_runs(entry)]
+    mains = {entry.pid: entry.tunnel for entry in entries}
+    known = {entry.pid for entry in entries if entry.place in spared}
+    tags = {tag(journal.runtime_dir, entry.tunnel, entry.id) for entry in entries if entry.place in spared}
+    for pid in tuple(known):
+        known |= processes.descendants(pid)
     found = {}
     for pid, tunnel, start in _ours(mains, f"{journal.runtime_dir.resolve()}/"):
-        if pid not in found and (pidfd := _pinned(pid, start)) is not None:
+        if pid in found or pid in known or processes.tag_of(pid) in tags:
+            continue
+        if (pidfd := _pinned(pid, start)) is not None:
             found[pid] = Leftover(tunnel, pid, pidfd)
     return list(found.values())
 
 
-async def sweep(journal: Journal, grace: float = GRACE) -> list[tuple[str, int]]:
-    """Ask all leftovers to end, kill those that do not within `grace` seconds, forget the journal; (tunnel, pid) of what there was."""
+async def sweep(journal: Journal, spared: Container[str] = (), grace: float = GRACE) -> list[tuple[str, int]]:
+    """Ask all leftovers to end, kill those that do not within `grace` seconds, forget them; (tunnel, pid) of what there was."""
     there_was: dict[int, str] = {}
     patience, sent = grace, signal.SIGTERM
     for _ in range(1 + _ROUNDS):
-        left = leftovers(journal)
+        left = leftovers(journal, spared)
         if not left:
             break
         there_was |= {one.pid: one.tunnel for one in left}
         await _signal_and_wait(left, sent, patience)
         patience, sent = _ROUND, signal.SIGKILL
-    journal.clear()
+    journal.clear(keep=spared)
     return [(tunnel, pid) for pid, tunnel in there_was.items()]
+
+
+async def end_strangers(family: Family, within: float) -> bool:
+    """Kill what is left of a client that was never our child, and whose main process ended; False: it lives after `within` seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while left := _strangers(family):
+                await _signal_and_wait(left, signal.SIGKILL, within)
+            return True
+    return False
+
+
+def _strangers(family: Family) -> list[Leftover]:
+    """By its tag and by what was seen of it: the number of its session may be another one's by now."""
+    found = []
+    for pid in processes.all_pids():
+        known = processes.stat(pid)
+        if known is None or known.state == "Z" or not (family.seen.get(pid) == known.start or processes.tag_of(pid) == family.tag):
+            continue
+        if (pidfd := _pinned(pid, known.start)) is not None:
+            found.append(Leftover(family.tag, pid, pidfd))
+    return found
 
 
 def _ours(mains: dict[int, str], prefix: str) -> Iterator[tuple[int, str, int]]:

@@ -49,6 +49,11 @@ class InputWatcher:
         self._watch(wanted)
         self._content = {path: self._content[path] if path in self._content else _content(path) for path in wanted}
 
+    def digest(self, tunnel: str) -> str:
+        """The same as long as the tunnel's files have the same content."""
+        contents = (self._content.get(path) or b"" for path in self._files.get(tunnel, ()))
+        return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+
     async def close(self) -> None:
         """Watch no more."""
         if self._timer is not None:

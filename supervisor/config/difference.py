@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +62,15 @@ def difference(old: Config, new: Config) -> ConfigDifference:
         globals=tuple(name for name in _GLOBAL if _at(old, name) != _at(new, name)),
         fixed=tuple(path for path in _FIXED if _at(old, path) != _at(new, path)),
     )
+
+
+def fingerprint(tunnel: Tunnel) -> str:
+    """The same for all settings of a tunnel between which its client goes on, and for every version that knows these settings."""
+    said = tunnel.model_dump(mode="json", exclude_defaults=True)
+    login = {name: value for name, value in said.pop("login", {}).items() if f"login.{name}" not in _LIVE}
+    plain = {name: value for name, value in said.items() if name not in _LIVE}
+    mapping = sorted([str(presented), str(real)] for presented, real in _mapping(tunnel))
+    return hashlib.sha256(json.dumps([plain, login, mapping], sort_keys=True).encode()).hexdigest()
 
 
 def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:

@@ -99,6 +99,25 @@ def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None
     return (Chosen(known, before | moved, groups) if moved else before), min(moments, default=None)
 
 
+Rivals = tuple[str, ...]    # tunnels that reach the same destinations, best first
+
+
+def prevailed(carriers: Carriers) -> dict[Rivals, str]:
+    """Which one carries what several reach: all that must be remembered of a choice."""
+    return {group.ranked: group.carrier for group in carriers.groups} if isinstance(carriers, Chosen) else {}
+
+
+def contested(before: Carriers, after: Carriers) -> set[str]:
+    """Tunnels that have won or lost from one choice to the other."""
+    return set() if before is after else {name for _, name in prevailed(before).items() ^ prevailed(after).items()}
+
+
+def recalled(tunnels: Sequence[Tunnel], known: Mapping[Rivals, str]) -> Carriers:
+    """The choice that was remembered so, as far as the configuration is still the same."""
+    ranked = directory(tunnels, {}).ranked
+    return {network: known[rivals] for network, rivals in ranked.items() if rivals in known}
+
+
 Candidate = tuple[Tunnel, TunnelState]
 
 

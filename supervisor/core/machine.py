@@ -18,7 +18,8 @@ from supervisor.core.blame import ROUNDS, blamed, missed
 from supervisor.core.health import blind, nothing_behind, proven, rated
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
-from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, well
+from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, connected, well
+from supervisor.core.words import ended
 from tunnels.base import Connected, Failed, Question, Reason
 from tunnels.settings import Tunnel
 
@@ -195,10 +196,7 @@ def _said_while_stopping(m: Moment, state: TunnelState, event: ev.ClientSaid) ->
 
 
 def _connected(m: Moment, state: TunnelState, what: Connected) -> Result:
-    session = replace(
-        state.session, address=what.address, peer=what.peer, pushed=what.routes, connected=state.session.connected or m.now,
-        expires=None if what.lasts is None else m.now + what.lasts,
-    )
+    session = connected(state.session, what, m.now, again=state.phase is Phase.UP)
     state = replace(state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None)
     if state.phase is Phase.UP:
         return state, ()
@@ -208,8 +206,7 @@ def _connected(m: Moment, state: TunnelState, what: Connected) -> Result:
 
 def _exited(m: Moment, state: TunnelState, event: ev.Exited) -> Result:
     reason = Reason.EXITED if event.signal is None else Reason.KILLED
-    text = f"client ended by signal {event.signal}" if event.signal is not None else f"client exited with code {event.code}"
-    return _ended(m, replace(state, failure=Failure(reason, text, m.now)), reason)
+    return _ended(m, replace(state, failure=Failure(reason, ended(event.code, event.signal), m.now)), reason)
 
 
 def _exited_stopping(m: Moment, state: TunnelState, event: ev.Exited) -> Result:

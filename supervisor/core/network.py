@@ -95,11 +95,6 @@ def lane_of(first: int, seat: int) -> int:
     return first + seat * NEXT_SEAT
 
 
-def idle(tunnels: Mapping[str, Tunnel]) -> Snapshot:
-    """These tunnels with nothing up: what the kernel must hold before a client starts."""
-    return Snapshot({name: (tunnel, TunnelState()) for name, tunnel in tunnels.items()}, now=0.0)
-
-
 def desired(
     staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers,
     segments: Segments = NO_SEGMENTS, accounting: bool = False,

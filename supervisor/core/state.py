@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tunnels.base import IPNetwork, Question, Reason, Tunnel
+from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
 
 
 class Want(enum.StrEnum):
@@ -104,6 +104,15 @@ class Session:
     resumed: bool = False                   # it continues what an earlier session had logged in for
     renewed: bool = False                   # it was told to reconnect in place, and no probe was answered since
     seat: int = 0                           # of the tunnel's two: each has its own lane, device and directory
+
+
+def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:
+    """The session with what its client says of it; a client that is connected and says it `again` need not repeat everything."""
+    known = session if again else Session(session.number)
+    return replace(
+        session, address=what.address or known.address, peer=what.peer or known.peer, pushed=what.routes or known.pushed,
+        connected=session.connected or now, expires=known.expires if what.lasts is None else now + what.lasts,
+    )
 
 
 @dataclass(frozen=True, slots=True)

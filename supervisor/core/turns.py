@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from supervisor.core.state import Phase, TunnelState
+from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
 SPACING = 0.5           # seconds between two clients that knock at one gateway
@@ -60,6 +61,13 @@ class Turns:
     def ban(self, gateway: str, until: float) -> None:
         """The far side shuts us out: nobody knocks before."""
         self._banned[gateway] = max(self._banned.get(gateway, 0.0), until)
+
+    def recall(self, gateway: str, state: TunnelState) -> None:
+        """What an earlier daemon has promised to a tunnel at the gateway, and for how long it is shut out there."""
+        if state.turn is not None:
+            self.take(gateway, state.turn)
+        if state.reason is Reason.BANNED and state.deadline is not None:
+            self.ban(gateway, state.deadline)
 
 
 def login_turn(others: Iterable[TunnelState], now: float) -> float:

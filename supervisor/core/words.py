@@ -1,4 +1,4 @@
-"""Numbers in words for people: what `status` and `why` say alike."""
+"""Numbers, and ends of clients, in words for people: what `status` and `why` say alike."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def size(count: int) -> str:
         if value < 1000:
             return f"{value:.1f} {unit}"
     return f"{value / 1000:.1f} TB"
+
+
+def ended(code: int | None, signal: int | None) -> str:
+    """How a client ended, as far as the kernel told us."""
+    if signal is not None:
+        return f"client ended by signal {signal}"
+    return "client ended, and nobody saw how" if code is None else f"client exited with code {code}"

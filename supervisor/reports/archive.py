@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -172,11 +172,14 @@ class Archive:
         self._connection: sqlite3.Connection | None = None
         self._run = 0
 
-    def begin(self, now: Now, adopted: Collection[str], since: float) -> Past:
-        """Begin a run: what an earlier one left open is closed, but for the sessions in `adopted`. Gives what happened since then."""
+    def begin(self, now: Now, adopted: Mapping[str, tuple[str, ...]], since: float) -> Past:
+        """Begin a run: what an earlier one left open is closed, but for tunnels with which this one goes on, and their sessions (ids).
+
+        Gives what happened since then.
+        """
         with self._transaction(now) as db:
-            for id in adopted:
-                _adopt(db, id, self._run, now)
+            for tunnel, ids in adopted.items():
+                _adopt(db, tunnel, ids, self._run, now)
             db.execute(_LOSE, {"lost": LOST, "run": self._run})
             return _past(db, since)
 
@@ -261,11 +264,11 @@ def _past(db: sqlite3.Connection, since: float) -> Past:
     return Past(runs, tuple(transitions), tuple(ends), frozenset(row["name"] for row in incidents))
 
 
-def _adopt(db: sqlite3.Connection, id: str, run: int, now: Now) -> None:
-    """The session goes on in this run, and what its tunnel was it still is."""
-    for row in db.execute("SELECT tunnel FROM session WHERE id=? AND ended IS NULL", (id,)).fetchall():
-        db.execute("UPDATE session SET run=? WHERE id=?", (run, id))
-        db.execute(_RESUME, {"run": run, "at": now.at, "wall": now.wall, "reason": ADOPTED, "tunnel": row["tunnel"]})
+def _adopt(db: sqlite3.Connection, tunnel: str, ids: tuple[str, ...], run: int, now: Now) -> None:
+    """What the tunnel was it still is, and its sessions, where it has any that is open, go on in this run."""
+    for id in ids:
+        db.execute("UPDATE session SET run=? WHERE tunnel=? AND id=? AND ended IS NULL", (run, tunnel, id))
+    db.execute(_RESUME, {"run": run, "at": now.at, "wall": now.wall, "reason": ADOPTED, "tunnel": tunnel})
 
 
 # --- for readers -------------------------------------------------------------------------------------------------------------

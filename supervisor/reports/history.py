@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from supervisor.core.alerts import Alert, Verdict
@@ -24,6 +25,7 @@ from supervisor.reports.tally import ended_session
 from tunnels.settings import Tunnel
 
 TEXT = 500              # characters of a text that are kept
+NOBODY: Mapping[str, tuple[Session, ...]] = MappingProxyType({})
 _FLUSH_WITHIN = 1.0     # seconds that a reader waits for the latest rows
 
 
@@ -53,12 +55,16 @@ class History:
         self._sessions: dict[tuple[str, int], Session] = {}     # running ones, as they were last seen
         self._incidents: frozenset[str] = frozenset()   # open ones
 
-    def start(self, adopted: Collection[str] = (), kept: int = 0) -> dict[str, list[Failure]]:
-        """Read what earlier runs left, and begin to write; not for the event loop's thread. `adopted`: ids of sessions that go on.
+    def start(self, adopted: Mapping[str, tuple[Session, ...]] = NOBODY, kept: int = 0) -> dict[str, list[Failure]]:
+        """Read what earlier runs left, and begin to write; not for the event loop's thread. `adopted`: tunnels that go on as they were.
 
         Gives the last failures of each tunnel, at most `kept`. A file that cannot be used is worth a line in the log, and nothing more.
         """
-        past = self._scribe.start(adopted).result()
+        past = self._scribe.start({tunnel: tuple(session.id for session in sessions) for tunnel, sessions in adopted.items()}).result()
+        self._sessions = {(tunnel, session.number): session for tunnel, sessions in adopted.items() for session in sessions}
+        for (tunnel, number), session in self._sessions.items():
+            if session.device is not None:
+                self._scribe.count(tunnel, number, session.device)
         now = self._around.now()
         self._timelines, self._incidents = timelines(past, now), past.incidents
         return failures(past, now, kept) if kept else {}

@@ -41,7 +41,8 @@ def _marks(past: Past, rows: list[sqlite3.Row], now: Now) -> Iterator[Mark]:
         run = past.runs[row["run"]]
         mark = Mark(row["at"] + _shift(run, now), Standing(row["standing"]), row["reason"], row["after"] == Phase.FAILED)
         yield mark
-        went_on = following is not None and (following["run"] == row["run"] or following["reason"] == ADOPTED)
+        present = row["run"] == max(past.runs)
+        went_on = present or (following is not None and (following["run"] == row["run"] or following["reason"] == ADOPTED))
         if not went_on and mark.standing not in (Standing.STOPPED, Standing.UNWATCHED):
             yield Mark(run.seen + _shift(run, now), Standing.UNWATCHED, LOST)
 

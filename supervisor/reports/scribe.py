@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -72,8 +72,8 @@ class Scribe:
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self.usable = True                              # the disk takes what is put in
 
-    def start(self, adopted: Collection[str] = ()) -> Future[Past]:
-        """Open the archive and begin. What earlier runs left, or nothing if that cannot be read; sessions of these ids go on."""
+    def start(self, adopted: Mapping[str, tuple[str, ...]]) -> Future[Past]:
+        """Open the archive and begin. What earlier runs left, or nothing if that cannot be read; these tunnels go on (ids of sessions)."""
         self._adopted = adopted
         self._thread.start()
         return self._past
@@ -161,7 +161,7 @@ class Scribe:
             past = self._archive.begin(now, self._adopted, now.wall - KEPT)
         except Damaged as damage:
             self._report_damage(damage)
-            past = self._archive.begin(now, (), now.wall - KEPT)
+            past = self._archive.begin(now, {}, now.wall - KEPT)
         self._began = True
         if not self._past.done():
             self._past.set_result(past)

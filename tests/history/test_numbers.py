@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.availability import Standing
+from supervisor.core.state import Session
 from supervisor.reports.archive import Archive
 from supervisor.reports.history import History
 from tests.fakes import Habits
@@ -144,7 +145,7 @@ def test_a_session_that_a_later_daemon_goes_on_with_is_one_session(tmp_path: Pat
     life.die()
     around = surroundings(Machine(520.0))
     history = History(Archive(tmp_path, "test"), around, ROWS_ONLY)
-    history.start(adopted=("id-1",))
+    history.start(adopted={"acme": (Session(1, "id-1"),)})
     said = history.availability("acme")["1h"]
     assert (said.seconds[Standing.UNWATCHED], said.failures) == (0.0, ())
     assert said.seconds[Standing.UP] == pytest.approx(519.5, abs=0.1)

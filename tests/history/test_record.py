@@ -118,7 +118,7 @@ def test_what_is_too_old_goes_but_never_what_a_tunnel_is(tmp_path: Path) -> None
     life.run(2 * AGE)
     life.die()
     archive = Archive(tmp_path, "test")
-    archive.begin(Now(machine.now, machine.offset, "one"), (), 0.0)
+    archive.begin(Now(machine.now, machine.offset, "one"), {}, 0.0)
     archive.prune(Now(machine.now, machine.offset, "one"))
     archive.close()
     later = Life(tmp_path, machine, Habits(), **tunnels)

@@ -139,6 +139,27 @@ class Flood:
         self.sent, self.echoed = map(int, self._process.communicate(timeout=PATIENCE)[0].split())
 
 
+class Streams:
+    """Long TCP connections to an address, each with a line and its echo every few milliseconds; the rest is known after the context."""
+
+    def __init__(self, namespace: Namespace, address: IPv4Address, count: int = 10, pause: float = 0.02) -> None:
+        self._argv = program("streams", str(address), str(count), str(pause))
+        self._namespace = namespace
+        self.sent = self.echoed = self.broken = 0
+        self.gap = 0.0              # seconds: the longest that one of them waited for an echo
+
+    def __enter__(self) -> Streams:
+        self._process = self._namespace.popen(*self._argv, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "streaming\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        sent, echoed, broken, gap = self._process.communicate(timeout=PATIENCE)[0].split()
+        self.sent, self.echoed, self.broken, self.gap = int(sent), int(echoed), int(broken), float(gap)
+
+
 class Capture:
     """Watches a device for packets from or to some networks. It proves at its start and at its end that it would have seen one.
 

@@ -52,11 +52,11 @@ class Fight:
         self._back(before["id"])
 
     def daemon_killed(self) -> None:
-        """SIGKILL to the daemon, and a new one."""
+        """SIGKILL to the daemon, and a new one, which goes on with the same session."""
         before = self._session()
         self.daemon.kill9()
         self.daemon.start()
-        self._back(before["id"])
+        self._goes_on(before)
 
     def routes_flushed(self) -> None:
         """Somebody flushes every route that is ours."""
@@ -78,7 +78,7 @@ class Fight:
         self.facilitator.run(*flush.split())
         assert traffic.request(self.laptop, f"http://{DATACENTRE_WEB}/", timeout=0.2).status == 0
         self.daemon.start()
-        self._back(before["id"])
+        self._goes_on(before)
 
     def _session(self) -> dict[str, object]:
         session: dict[str, object] = self.daemon.tunnel(TUNNEL)["session"]
@@ -95,6 +95,12 @@ class Fight:
             eventually(lambda: self._received(device), 10, "packets come back")
         except AssertionError as late:
             raise AssertionError(f"{late}: {self.daemon.tunnel(TUNNEL)}\n{self.daemon.log.read_text()[-4000:]}") from None
+
+    def _goes_on(self, before: dict[str, object]) -> None:
+        """The session is what it was, and packets come out of its device."""
+        assert self._session() == before
+        received = self._received(str(before["device"]))
+        eventually(lambda: self._received(str(before["device"])) > received, 10, "packets come back")
 
     def _received(self, device: str) -> int:
         links = json.loads(self.facilitator.run("ip", "-j", "-s", "link", "show", "dev", device, check=False).stdout or "[]")

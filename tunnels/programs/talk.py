@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Talk:
         self._holds: dict[str, dict[str, Any]] = {}         # what still holds, by its first key
         self._questions: dict[int, asyncio.Future[str]] = {}
         self._asked = 0
+        self._since = 0.0       # monotonic seconds: when the tunnel came up
 
     async def listen(self, path: Path = Path(SOCKET)) -> None:
         """Make the socket and serve one daemon after the other."""
@@ -41,6 +43,7 @@ class Talk:
 
     def connected(self, **facts: Any) -> None:
         """The tunnel is up: address, peer (texts), routes (list of networks), lasts (seconds of the session)."""
+        self._since = time.monotonic()
         self._tell("connected", {"connected": facts})
 
     def failed(self, reason: str, text: str) -> None:
@@ -71,6 +74,13 @@ class Talk:
         if self._writer is not None:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
+    def _aged(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The same when it is told later: a session lasts less long then."""
+        facts = message.get("connected", {})
+        if facts.get("lasts") is None:
+            return message
+        return {"connected": {**facts, "lasts": max(1.0, facts["lasts"] - (time.monotonic() - self._since))}}
+
     # --- from the daemon -------------------------------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +88,7 @@ class Talk:
             self._writer.close()
         self._writer = writer
         for message in self._holds.values():
-            self._write(message)
+            self._write(self._aged(message))
         try:
             with contextlib.suppress(ConnectionError, ValueError):      # ValueError: a line beyond the limit
                 while line := await reader.readline():

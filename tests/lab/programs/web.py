@@ -1,6 +1,10 @@
-"""HTTP on port 80 and UDP on port 7. Both answer with the server's name and the client's address: `NAME sees ADDRESS`."""
+"""HTTP on port 80 and UDP on port 7. Both answer with the server's name and the client's address: `NAME sees ADDRESS`.
+
+TCP on port 7 sends back what it gets.
+"""
 
 import asyncio
+import contextlib
 import sys
 
 NAME = sys.argv[1]
@@ -19,6 +23,14 @@ async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
 class Echo(asyncio.DatagramProtocol):
     def connection_made(self, transport) -> None:
         self.transport = transport
@@ -30,6 +42,7 @@ class Echo(asyncio.DatagramProtocol):
 async def main() -> None:
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(Echo, local_addr=("0.0.0.0", 7))
+    await asyncio.start_server(echo, None, 7)
     server = await asyncio.start_server(http, None, 80, backlog=1024)
     print("serving", flush=True)
     await server.serve_forever()

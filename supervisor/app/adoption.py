@@ -1,0 +1,109 @@
+"""How a daemon goes on where an earlier one was killed: what that one knew, and which of its clients still run.
+
+    recall, living -> Inheritance -> plan (the kernel stays as it is) -> take_up (clients) -> engine.adopt; what is left over is ended
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from supervisor.app.memory import Stored, recall
+from supervisor.clients.adoption import Found, living
+from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.launch import SpawnError
+from supervisor.clients.processes import boot_id
+from supervisor.clients.runner import Runner
+from supervisor.clients.watch import InputWatcher
+from supervisor.config import Config
+from supervisor.config.difference import fingerprint
+from supervisor.core.memory import Memory
+from supervisor.core.state import Phase, Session, TunnelState
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What an earlier daemon has left of the tunnels that are configured. `close` it."""
+
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    found: Sequence[Found] = ()         # clients of exactly the sessions that are stored
+
+    def close(self) -> None:
+        """Let go of the processes; who took one up has a hold of its own."""
+        for each in self.found:
+            os.close(each.pidfd)
+
+    @property
+    def memory(self) -> Memory:
+        """As far as it can be known before a client was taken up."""
+        return Memory({name: each.record for name, each in self.stored.items()}, frozenset(map(_key, self.found)))
+
+    @property
+    def sessions(self) -> dict[str, tuple[Session, ...]]:
+        """For the history: tunnels that go on as they were, and their sessions."""
+        states = {name: each.record.state for name, each in self.stored.items() if each.record.state.phase is not Phase.STOPPED}
+        return {name: tuple(side.session for side in state.sides if side.running) for name, state in states.items()}
+
+    def changed(self, config: Config) -> frozenset[str]:
+        """Tunnels whose clients must start with other settings."""
+        return frozenset(name for name, each in self.stored.items() if each.settings != fingerprint(config.tunnels[name]))
+
+    def outdated(self, watcher: InputWatcher) -> frozenset[str]:
+        """Tunnels whose secrets or files are not what they were."""
+        return frozenset(name for name, each in self.stored.items() if each.inputs != watcher.digest(name))
+
+    def take_up(self, config: Config, runner: Runner) -> list[Entry]:
+        """Go on with the clients, where that is possible: with these."""
+        log, taken = structlog.get_logger(), []
+        for found in self.found:
+            entry = found.entry
+            side = _side(self.stored[entry.tunnel].record.state, entry)
+            try:
+                runner.adopt(config.tunnels[entry.tunnel], found, starting=side is not None and side.phase is Phase.STARTING)
+            except SpawnError as error:
+                log.warning("a client of an earlier daemon cannot be gone on with", tunnel=entry.tunnel, pid=entry.pid, text=error.text)
+            else:
+                taken.append(entry)
+                log.info("adopted", tunnel=entry.tunnel, pid=entry.pid, session=entry.id)
+        return taken
+
+
+def inherit(config: Config, runtime_dir: Path) -> Inheritance:
+    """Look at what an earlier daemon has left. Nothing is touched."""
+    stored = {name: each for name, each in recall(runtime_dir, boot_id()).items() if name in config.tunnels}
+    entries = Journal(runtime_dir).load().values()
+    found = living(entry for entry in entries if entry.tunnel in stored and _is_of(stored[entry.tunnel], entry))
+    for each in found:
+        stored[each.entry.tunnel] = _completed(stored[each.entry.tunnel], each.entry)
+    return Inheritance(stored, found)
+
+
+def _key(found: Found) -> tuple[str, int]:
+    return found.entry.tunnel, found.entry.session
+
+
+def _is_of(stored: Stored, entry: Entry) -> bool:
+    side = _side(stored.record.state, entry)
+    return side is not None and side.running
+
+
+def _side(state: TunnelState, entry: Entry) -> TunnelState | None:
+    return next((side for side in state.sides if side.session.number == entry.session), None)
+
+
+def _completed(stored: Stored, entry: Entry) -> Stored:
+    """A client that had just been started may be in the journal and not in the state."""
+    state = _with_client(stored.record.state, entry)
+    return replace(stored, record=replace(stored.record, state=state))
+
+
+def _with_client(state: TunnelState, entry: Entry) -> TunnelState:
+    other = None if state.other is None else _with_client(state.other, entry)
+    if state.session.number != entry.session:
+        return replace(state, other=other)
+    session = replace(state.session, id=entry.id, pid=entry.pid, device=entry.device, port=entry.port)
+    return replace(state, session=session, other=other)

@@ -1,0 +1,96 @@
+"""Where the engine's memory of each tunnel (`core.memory`) outlives a crash: `runtime_dir/tunnels/`, a file for each.
+
+Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of another boot, a torn one, or
+one that this version does not understand is none: the tunnel begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from supervisor.clients.shelf import Shelf
+from supervisor.config.difference import fingerprint
+from supervisor.core.memory import Record
+from tunnels.settings import Tunnel
+
+NAME = "tunnels"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tunnel, as written down."""
+
+    boot: str
+    record: Record
+    settings: str       # fingerprint of what its client was started with
+    inputs: str         # digest of its secrets and files
+
+
+_FORMAT = TypeAdapter(Stored)
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What can be said about a tunnel now, by its name."""
+
+    boot: str
+    settings: Callable[[str], Tunnel]
+    inputs: Callable[[str], str]
+
+
+def shelf(runtime_dir: Path) -> Shelf:
+    """The files."""
+    return Shelf(runtime_dir / NAME)
+
+
+def recall(runtime_dir: Path, boot: str) -> dict[str, Stored]:
+    """What an earlier daemon of this boot has left, by tunnel."""
+    found = {}
+    for name, content in shelf(runtime_dir).load().items():
+        try:
+            stored = _FORMAT.validate_json(content)
+        except ValidationError:
+            continue
+        if stored.boot == boot:
+            found[name] = stored
+    return found
+
+
+class MemoryFiles:
+    """The engine's `Keeper`, on disk."""
+
+    def __init__(self, runtime_dir: Path, present: Present) -> None:
+        self._shelf, self._present = shelf(runtime_dir), present
+        self._usable = True
+        self._fingerprints: dict[str, tuple[Tunnel, str]] = {}
+
+    def keep(self, records: Mapping[str, Record | None]) -> None:
+        """A disk that does not take it is no reason to run without tunnels: the next daemon has to end them and begin anew."""
+        try:
+            for name, record in records.items():
+                if record is None:
+                    self._fingerprints.pop(name, None)
+                    self._shelf.remove(name)
+                else:
+                    self._shelf.put(name, self._document(name, record))
+        except OSError as error:
+            if self._usable:
+                structlog.get_logger().error("a crash would end the tunnels: their state cannot be written down", error=str(error))
+            self._usable = False
+        else:
+            self._usable = True
+
+    def _document(self, name: str, record: Record) -> bytes:
+        now = self._present
+        return _FORMAT.dump_json(Stored(now.boot, record, self._fingerprint(name), now.inputs(name)))
+
+    def _fingerprint(self, name: str) -> str:
+        tunnel, known = self._present.settings(name), self._fingerprints.get(name)
+        if known is None or known[0] is not tunnel:
+            known = self._fingerprints[name] = (tunnel, fingerprint(tunnel))
+        return known[1]

@@ -1,0 +1,123 @@
+"""What a later daemon goes on from: what is remembered of each tunnel, and what it means when it is found again.
+
+The engine hands out a `Record` whenever one changes, the app keeps them where no crash reaches them (`app.memory`), and the next daemon's
+engine takes them up before its first configuration. All moments are monotonic seconds: a record means nothing after a boot of the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor.core.events import Asked, Event, Exited, InputsChanged, Terminate
+from supervisor.core.failover import Carriers, Rivals, prevailed
+from supervisor.core.machine import Limits
+from supervisor.core.state import Phase, Session, Snapshot, TunnelState, Want
+from tunnels.base import Reason, seat_name
+from tunnels.settings import Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One tunnel."""
+
+    state: TunnelState
+    lane: int
+    carries: tuple[Rivals, ...] = ()    # it carries what these reach, itself one of them
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All tunnels that an earlier daemon had, and what became of them since."""
+
+    records: Mapping[str, Record] = field(default_factory=dict)
+    living: Container[tuple[str, int]] = ()     # tunnels and sessions whose clients still run
+    kept: Container[str] = ()           # seats: what lets their next session begin without a login is still there
+    outdated: Container[str] = ()       # tunnels whose secrets or files have changed
+
+    @property
+    def lanes(self) -> dict[str, int]:
+        """The lane that each had."""
+        return {name: record.lane for name, record in self.records.items()}
+
+    @property
+    def carries(self) -> dict[Rivals, str]:
+        """Which one carried what several reach."""
+        return {rivals: name for name, record in self.records.items() for rivals in record.carries}
+
+
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """How a tunnel begins with a new daemon: its state, what is said to its client, and what is news to it."""
+
+    state: TunnelState
+    orders: tuple[Terminate, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+def recorded(
+    names: Iterable[str], states: Mapping[str, TunnelState], lanes: Mapping[str, int], carriers: Carriers
+) -> dict[str, Record | None]:
+    """The records of these tunnels; None: there is no such tunnel."""
+    won: dict[str, list[Rivals]] = {}
+    for rivals, name in prevailed(carriers).items():
+        won.setdefault(name, []).append(rivals)
+    return {name: Record(states[name], lanes[name], tuple(won.get(name, ()))) if name in states else None for name in names}
+
+
+def found(tunnels: Mapping[str, Tunnel], memory: Memory, now: float) -> Snapshot:
+    """All tunnels before anything was decided: those whose clients live as they were, nothing else is up."""
+    return Snapshot({name: (tunnel, _found(name, memory)) for name, tunnel in tunnels.items()}, now)
+
+
+def _found(name: str, memory: Memory) -> TunnelState:
+    record = memory.records.get(name)
+    if record is None:
+        return TunnelState()
+    state, other = record.state, record.state.other
+    if other is not None and not _lives(name, other, memory):
+        state = replace(state, other=None)
+    return state if _lives(name, state, memory) or not state.running else replace(state, phase=Phase.BACKOFF)
+
+
+def _lives(name: str, state: TunnelState, memory: Memory) -> bool:
+    return state.running and (name, state.session.number) in memory.living
+
+
+def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool, anew: bool) -> Revival:
+    """The beginning of a configured tunnel. `held`: an operator has stopped it; `anew`: its client must start with other settings."""
+    record = memory.records.get(name)
+    if record is None or record.state.phase is Phase.STOPPED:
+        number = 0 if record is None else record.state.session.number
+        fresh = TunnelState(want=Want.DOWN if held else Want.UP, since=now, well_since=now, session=Session(number))
+        return Revival(fresh, events=() if held else (Asked(name, reason=Reason.CONFIGURED),))
+    state = _taken_up(name, record.state, memory, limits, now)
+    stopping = (side for side in state.sides if side.phase is Phase.STOPPING and _lives(name, side, memory))
+    orders = (Terminate(name, side.session.number, not side.kept) for side in stopping)      # the first one may not have reached it
+    lost = (side.session.number for side in state.sides if side.running and not _lives(name, side, memory))
+    ends = (Exited(name, number) for number in lost)
+    return Revival(state, tuple(orders), (*_news(name, state, memory, held=held, anew=anew), *ends))
+
+
+def _news(name: str, state: TunnelState, memory: Memory, *, held: bool, anew: bool) -> Iterator[Event]:
+    """What was wished, and what has changed, while nobody listened."""
+    if held != (state.want is Want.DOWN) and not (held and state.drain is not None):
+        yield Asked(name, reason=Reason.STOPPED if held else Reason.CONFIGURED)
+    elif anew and not held:
+        yield Asked(name, reason=Reason.RECONFIGURED)
+    if name in memory.outdated:
+        yield InputsChanged(name)
+
+
+def _taken_up(name: str, state: TunnelState, memory: Memory, limits: Limits, now: float) -> TunnelState:
+    """A client that begins or ends gets its whole time once more; one that asks something will ask again; what drains all is over."""
+    deadline = state.deadline
+    if state.phase is Phase.STARTING:
+        deadline = now + limits.start
+    elif state.phase is Phase.STOPPING:
+        deadline = now + limits.stop
+    return replace(
+        state, kept=state.kept and seat_name(name, state.session.seat) in memory.kept, asking=None, misses=0, silence=0, unheard=0,
+        deadline=deadline, drain=None if state.drain is None or state.drain.reason is Reason.SHUTDOWN else state.drain,
+        other=None if state.other is None else _taken_up(name, state.other, memory, limits, now),
+    )
