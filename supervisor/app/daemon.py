@@ -47,6 +47,7 @@ from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
 STALLED = 10.0          # seconds that the engine may be late
+LOOK = 10.0             # seconds between two looks, during a drain, whether the host shuts down
 
 
 def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
@@ -240,14 +241,23 @@ class Daemon:
 
     async def end(self) -> None:
         """What whoever ends us has in mind: where a restart is, the next one takes over everything as it stands."""
-        why = await asyncio.to_thread(occasion)
-        if why is Occasion.RESTART:
+        if await asyncio.to_thread(occasion) is Occasion.RESTART:
             self._log.info("handing over to the next one: clients and routes stay as they are")
             self._parts.notifier.stopping()
             return
-        if why is Occasion.SHUTDOWN:
-            self._orders.now.set()
+        haste = asyncio.create_task(self._until_shutdown())
         await self.stop()
+        haste.cancel()
+
+    async def _until_shutdown(self) -> None:
+        """A host that goes down waits for us, and nobody will go on anyway: then the flows are not waited for, also not any longer."""
+        while not self._orders.now.is_set():
+            if await asyncio.to_thread(occasion) is Occasion.SHUTDOWN:
+                self._log.info("the host shuts down: flows are not waited for")
+                self._orders.now.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._orders.now.wait()
 
     async def stop(self) -> None:
         """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left as `on_exit` says."""

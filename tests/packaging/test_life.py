@@ -1,0 +1,221 @@
+"""The whole life under a real systemd, while staff use the tunnels: reload, restart, crash, a stuck loop, and a stop.
+
+The lab's facilitator is a booted machine here, and the daemon a service of it; the OpenVPN and ssh servers are real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.lab import Lab
+from tests.lab.network import CLOUD_WEB, DATACENTRE_WEB
+from tests.lab.traffic import Streams
+from tests.lab.wait import NOISE, eventually
+from tests.packaging.container import Machine, machine
+from tests.packaging.installation import FACILITATOR, environment, install, put
+
+pytestmark = pytest.mark.nspawn
+
+WATCHDOG = 3.0          # seconds, instead of the unit's 30
+PATIENCE = 2.0          # seconds that systemd waits for the daemon's end, or for its next sign of life: instead of 60
+NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
+DROP_INS = {
+    "watchdog": f"WatchdogSec={WATCHDOG:g}s",
+    "secrets": "LoadCredential=own-cloud-ssh-key:/etc/credstore/own-cloud-ssh-key",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The machine, and the lab around it."""
+
+    vm: Machine
+    lab: Lab
+
+    def status(self) -> Any:
+        """The status document; None while nobody answers."""
+        try:
+            with self.vm.network.entered(), contextlib.closing(http.client.HTTPConnection("127.0.0.1", 9464, timeout=1)) as connection:
+                connection.request("GET", "/api/v1/status")
+                return json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def well(self) -> bool:
+        """Every tunnel carries traffic."""
+        found = self.status()
+        return found is not None and all((t["phase"], t["health"]) == ("up", "healthy") for t in found["tunnels"])
+
+    def clients(self) -> dict[str, str]:
+        """The processes of the daemon's user that are not the daemon: pid and command."""
+        lines = self.vm.run("ps", "-o", "pid=,args=", "-u", "facilitator", check=False).stdout.splitlines()
+        found = (line.split(None, 1) for line in lines)
+        return {pid: command for pid, command in found if " run -c " not in command}
+
+    def daemon(self) -> int:
+        """The daemon's pid in the machine."""
+        return int(self.vm.show("facilitator", "MainPID")["MainPID"])
+
+    def ready_since(self) -> float:
+        """The monotonic moment at which the daemon that runs now was ready, in seconds."""
+        return int(self.vm.show("facilitator", "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"]) / 1e6
+
+    def configure(self, **changes: Any) -> None:
+        """The lab's configuration, its files where a machine has them; with these changes to acme-dc."""
+        tunnels = self.lab.configuration()["tunnels"]
+        acme = {**tunnels["acme-dc"], "config": "/etc/facilitator/acme.ovpn", **changes}
+        cloud = {**tunnels["own-cloud"], "identity": {"file": "own-cloud-ssh-key"}, "known_hosts": "/etc/facilitator/known_hosts"}
+        defaults = {"probe": {"interval": "500ms", "timeout": "500ms"}, "reconnect": {"first": "100ms", "stable_after": "300ms"}}
+        config = {**self.lab.configuration(), "facilitator": {"name": "vm"}, "defaults": defaults, "drain": {"idle": "3s"}}
+        put(self.vm, "config.yaml", yaml.safe_dump({**config, "tunnels": {"acme-dc": acme, "own-cloud": cloud}}, sort_keys=False))
+
+    def drop_in(self, name: str, line: str) -> None:
+        """One setting of the unit, from now on."""
+        self.vm.write(f"/etc/systemd/system/facilitator.service.d/{name}.conf", f"[Service]\n{line}\n")
+        self.vm.run("systemctl", "daemon-reload")
+
+    def leftovers(self) -> dict[str, str]:
+        """What is ours in the machine's kernel, and processes of our user."""
+        rules = self.vm.run("ip", "rule", "show").stdout.splitlines()
+        return {
+            "routes": self.vm.run("ip", "route", "show", "table", "all", "proto", "173").stdout,
+            "rules": "\n".join(rule for rule in rules if not re.match(r"(0|32766|32767):", rule)),
+            "tables": self.vm.run("nft", "list", "tables").stdout,
+            "processes": self.vm.run("ps", "-o", "args=", "-u", "facilitator", check=False).stdout,
+        }
+
+
+@pytest.fixture(scope="module")
+def installed(machines: None) -> Iterator[Site]:
+    """A machine in the place of the lab's facilitator, with the daemon installed and configured."""
+    with contextlib.ExitStack() as stack:
+        scratch, lab = Path(stack.enter_context(tempfile.TemporaryDirectory())), stack.enter_context(Lab())
+        vm = stack.enter_context(machine(scratch, environment(scratch / "opt"), lab.network["facilitator"]))
+        install(vm)
+        site = Site(vm, lab)
+        site.configure()
+        for name in ("acme.ovpn", "known_hosts"):
+            put(vm, name, (lab.directory / name).read_text())
+        vm.write("/etc/credstore/own-cloud-ssh-key", lab.sshd.client_key.read_text(), 0o600)
+        for name, line in DROP_INS.items():
+            site.drop_in(name, line)
+        yield site
+
+
+@pytest.fixture
+def site(installed: Site) -> Iterator[Site]:
+    """With the daemon running and both tunnels well; stopped at the end, and nothing may be left."""
+    vm = installed.vm
+    vm.run("systemctl", "reset-failed", "facilitator", check=False)
+    vm.run("systemctl", "start", "facilitator")
+    try:
+        eventually(installed.well, 20, "both tunnels are well")
+        yield installed
+        vm.run("systemctl", "stop", "facilitator")
+        assert vm.show("facilitator", "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+        assert installed.leftovers() == NOTHING
+    finally:
+        # pytest shows it when the test failed
+        print(vm.run("journalctl", "--unit=facilitator", "--no-pager", "--output=cat", "--lines=200", check=False).stdout)
+        vm.run("systemctl", "kill", "--signal=KILL", "facilitator", check=False)
+        vm.run("systemctl", "stop", "facilitator", check=False)
+        vm.run(FACILITATOR, "cleanup", check=False)
+
+
+@contextlib.contextmanager
+def nothing_is_dropped(site: Site) -> Iterator[None]:
+    """While the block runs no datagram is lost, no connection breaks, and no client is another one afterwards."""
+    before, laptop = site.clients(), site.lab.network["laptop"]
+    with site.lab.flood(DATACENTRE_WEB, rate=100) as flood, Streams(laptop, DATACENTRE_WEB) as far, Streams(laptop, CLOUD_WEB) as near:
+        yield
+        eventually(site.well, 20, "both tunnels are well")
+    assert (flood.sent - flood.echoed, far.broken, near.broken) == (0, 0, 0)
+    assert min(flood.sent, far.echoed, near.echoed) > 0
+    assert site.clients() == before
+
+
+def crashed(site: Site) -> None:
+    """SIGKILL to the daemon alone."""
+    site.vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "facilitator")
+
+
+def stuck(site: Site) -> None:
+    """The loop hangs for ever in one system call: a reload that opens a fifo which nobody writes to. Then the file is as it was."""
+    config = site.vm.path("/etc/facilitator/config.yaml")
+    config.rename(config.with_name("aside"))
+    os.mkfifo(config)
+    config.chmod(0o644)
+    site.vm.run("systemctl", "kill", "--kill-whom=main", "--signal=HUP", "facilitator")
+    eventually(lambda: site.status() is None, 10, "the loop hangs")
+    config.with_name("aside").rename(config)
+
+
+def restarted(site: Site) -> None:
+    """An upgrade by `systemctl restart`."""
+    site.vm.run("systemctl", "restart", "facilitator")
+
+
+@pytest.mark.parametrize(("fault", "within"), [(crashed, 2.0), (stuck, WATCHDOG + 2.0), (restarted, 2.0)])
+def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: Site, fault: Callable[[Site], None], within: float) -> None:
+    before = site.daemon()
+    with nothing_is_dropped(site):
+        began = time.monotonic()
+        fault(site)
+        eventually(lambda: site.daemon() not in (0, before) and site.well(), 20, "another daemon runs, and all is well")
+    took = site.ready_since() - began
+    print(f"{fault.__name__}: another one was ready after {took:.2f} s")
+    assert took < within * NOISE
+    if fault is stuck:
+        assert "Watchdog timeout" in site.vm.journal()
+
+
+def test_a_reload_keeps_daemon_and_clients(site: Site) -> None:
+    before = site.daemon()
+    with nothing_is_dropped(site):
+        site.configure(description="another name", destinations=["10.77.0.0/24", "10.79.0.0/24"])
+        site.vm.run("systemctl", "reload", "facilitator")
+        eventually(lambda: "10.79.0.0/24" in site.status()["tunnels"][0]["carries"], 10, "the new destination is carried")
+    assert site.daemon() == before
+    site.configure()
+
+
+def test_a_stop_drains(site: Site) -> None:
+    """Longer than systemd waits of its own accord. Nothing new comes in, what is under way goes on to its end."""
+    site.drop_in("patience", f"TimeoutStopSec={PATIENCE:g}s")
+    with Streams(site.lab.network["laptop"], DATACENTRE_WEB, count=1) as stream:
+        site.vm.run("systemctl", "stop", "--no-block", "facilitator")
+        eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "it is being stopped")
+        began = time.monotonic()
+        eventually(lambda: site.lab.request(f"http://{DATACENTRE_WEB}/", timeout=2.0).status == 0, 10, "new connections are refused")
+        eventually(lambda: time.monotonic() - began > 2 * PATIENCE, 10, "the stream goes on")
+        shown = site.vm.show("facilitator", "SubState", "StatusText")
+        assert shown["SubState"] == "stop-sigterm"
+        assert "drain" in shown["StatusText"]
+    assert (stream.broken, stream.echoed) == (0, stream.sent)
+    eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive", 20, "it ends when the stream does")
+    assert site.vm.show("facilitator", "Result") == {"Result": "success"}
+    assert site.leftovers() == NOTHING
+    site.drop_in("patience", "")
+
+
+def test_a_stop_that_the_daemon_does_not_live_to_complete_is_completed(site: Site) -> None:
+    with Streams(site.lab.network["laptop"], DATACENTRE_WEB):
+        site.vm.run("systemctl", "stop", "--no-block", "facilitator")
+        eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "it drains")
+        crashed(site)
+        eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "failed", 20, "it is stopped")
+    assert site.leftovers() == NOTHING
+    site.vm.run("systemctl", "reset-failed", "facilitator")
