@@ -23,6 +23,7 @@ from supervisor.core.events import (
     InputsChanged,
     Kill,
     Noticed,
+    ReconnectDue,
     Renew,
     Spawn,
     Terminate,
@@ -34,14 +35,15 @@ from supervisor.core.events import (
 from supervisor.core.failover import Carriers, choose, contested, recalled
 from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
-from supervisor.core.machine import Limits, step
 from supervisor.core.memory import Memory, Record, recorded, revive
+from supervisor.core.moment import Limits, Moment
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal
-from supervisor.core.state import Phase, Snapshot, TunnelState, Uplink
+from supervisor.core.state import Known, Phase, Snapshot, TunnelState, Uplink
+from supervisor.core.succession import Outcome, beside, concerned, planning, rivals, sides_of, step, unsettled
 from supervisor.core.transitions import moved, public, transition
 from supervisor.core.turns import Turns, login_turn, partners
 from supervisor.outputs import Outputs, ProbeJob
-from tunnels.base import AnyKind, Carrier, IPNetwork, Reason
+from tunnels.base import AnyKind, Carrier, IPNetwork, Reason, seat_name
 from tunnels.settings import Tunnel
 
 Post = Callable[[Event], None]
@@ -85,14 +87,18 @@ class Engine:
     """Holds the state of every tunnel and drives it; `advance` is the whole logic, `run` only waits."""
 
     def __init__(
-        self, inbox: Inbox, outputs: Outputs, kinds: Mapping[str, AnyKind], *, clock: Callable[[], float], chance: Callable[[], float]
+        self, inbox: Inbox, outputs: Outputs, kinds: Mapping[str, AnyKind], *, clock: Callable[[], float], chance: Callable[[], float],
+        zone: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`clock` gives monotonic seconds, `chance` a number in [0, 1)."""
+        """`clock` gives monotonic seconds, `chance` a number in [0, 1), `zone` what turns the former into local time."""
         self._inbox = inbox
         self._out = outputs
         self._kinds = kinds
         self._clock = clock
         self._chance = chance
+        self._zone = zone
+        self._known: Mapping[str, Known] = {}
+        self._rivals: Mapping[str, frozenset[str]] = {}
         self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
         self._tunnels: dict[str, Tunnel] = {}
         self._states: dict[str, TunnelState] = {}
@@ -134,6 +140,7 @@ class Engine:
                 self._begin(tunnel, now, held=name in held, anew=anew)
             elif anew and name not in held:
                 self._inbox.post(Asked(name, reason=Reason.RECONFIGURED))
+            self._states[name] = planning(tunnel, self._states[name], self._limits(tunnel), self._chance(), self._zone())
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._gateways = {name: at for name, t in self._tunnels.items() if (at := self._kinds[t.kind].endpoint(t)) is not None}
         self._partners = partners(self._tunnels)
@@ -142,12 +149,13 @@ class Engine:
             self._turns.recall(self._gateways[name], self._states[name])
         self._memory = Memory()
         self._unkept |= self._tunnels.keys()
+        self._rivals = rivals(self._tunnels.values())
         self._publish()
 
     def _begin(self, tunnel: Tunnel, now: float, *, held: bool, anew: bool) -> None:
         """A tunnel that is new to us: where an earlier daemon has left it, or from nothing."""
         begun = revive(tunnel.name, self._memory, self._limits(tunnel), now, held=held, anew=anew)
-        self._states[tunnel.name] = begun.state
+        self._states[tunnel.name] = replace(begun.state, known=self._known.get(tunnel.name, begun.state.known))
         self._parting += begun.orders
         for event in begun.events:
             self._inbox.post(event)
@@ -161,6 +169,10 @@ class Engine:
     def resume(self, incidents: frozenset[str]) -> None:
         """Names of the incidents that an earlier run left open; before the first configuration."""
         self._calls = resumed(incidents, self._clock())
+
+    def remember(self, known: Mapping[str, Known]) -> None:
+        """What earlier runs have learned about the far sides, by tunnel; before the first configuration."""
+        self._known = known
 
     def drain(self) -> None:
         """Take nothing new from now on; each tunnel ends when its flows are over."""
@@ -238,11 +250,25 @@ class Engine:
         now = self._clock()
         changed = [self._apply(event, now) for event in events]
         for name, state in list(self._states.items()):
-            if state.deadline is not None and state.deadline <= now:
-                changed.append(self._apply(Tick(name, state.session.number), now))
-            if state.drain is not None and state.drain.until <= now:
-                changed.append(self._apply(Asked(name, reason=state.drain.reason), now))
+            if state.other is not None:
+                changed += self._apply_due(name, state.other, now, state.other.session.number)
+            changed += self._apply_due(name, state, now)
+            if state.planned is not None and state.planned <= now:
+                changed.append(self._apply(ReconnectDue(name, free=not self.draining and not self._hindered(name)), now))
         return any(changed)
+
+    def _apply_due(self, name: str, side: TunnelState, now: float, session: int | None = None) -> list[bool]:
+        """What the reached deadlines of one session, or of the tunnel as such, change."""
+        changed = []
+        if side.deadline is not None and side.deadline <= now:
+            changed.append(self._apply(Tick(name, side.session.number), now))
+        if side.drain is not None and side.drain.until <= now:
+            changed.append(self._apply(Asked(name, session, side.drain.reason), now))
+        return changed
+
+    def _hindered(self, name: str) -> bool:
+        """A tunnel that could carry the same destinations is not to be relied on at this moment."""
+        return any(unsettled(self._states[rival]) for rival in self._rivals.get(name, ()) if rival in self._states)
 
     def _follow(self, changed: bool) -> float | None:
         """Publish; the moment (monotonic seconds) at which something is due next."""
@@ -254,8 +280,9 @@ class Engine:
             self._publish_alerts()
         for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
             self._out.runner.terminate(order.tunnel, order.session, order.leave)
-        drains = (state.drain.until for state in self._states.values() if state.drain is not None)
-        due = [*(state.deadline for state in self._states.values()), *drains, self._alerts_due, self._plan_due]
+        sides = [side for state in self._states.values() for side in state.sides]
+        drains = (side.drain.until for side in sides if side.drain is not None)
+        due = [*(side.deadline for side in sides), *(side.planned for side in sides), *drains, self._alerts_due, self._plan_due]
         self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
 
@@ -274,26 +301,34 @@ class Engine:
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
         if tunnel is None or before is None or self._too_late(event):
             return False
-        turn, uplink = self._turn(tunnel.name, before, now), self._uplink
-        after, actions = step(tunnel, before, event, now, self._chance(), self._limits(tunnel), turn, uplink.alive, uplink.doubted)
-        self._states[tunnel.name] = after
-        self._take_turn(tunnel.name, before, after)
-        if moved(before, after):
-            leg = dead_leg(tunnel, after, self._uplink)
-            self._out.recorder.record(transition(tunnel.name, before, after, now, leg), self.snapshot)
-        for action in actions:
+        turn, uplink = self._turn(tunnel.name, concerned(before, event), now), self._uplink
+        moment = Moment(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted)
+        outcome = step(moment, before, event, self._zone())
+        after = self._states[tunnel.name] = outcome.state
+        changed = self._tell(tunnel, before, outcome, now)
+        for action in outcome.actions:
             self._perform(tunnel, action)
-        if tunnel.name in self._retiring and after.phase is Phase.STOPPED:
+        if tunnel.name in self._retiring and after.phase is Phase.STOPPED and after.other is None:
             self._forget(tunnel.name)
             return True
-        changed = moved(before, after) or public(before) != public(after)
+        return changed
+
+    def _tell(self, tunnel: Tunnel, before: TunnelState, outcome: Outcome, now: float) -> bool:
+        """Let everybody know what the step has changed; True when there is anything."""
+        sides = sides_of(before, outcome)
+        for was, side in sides:
+            self._take_turn(tunnel.name, was, side)
+            if moved(was, side):
+                leg = dead_leg(tunnel, side, self._uplink)
+                self._out.recorder.record(transition(tunnel.name, was, side, now, leg), self.snapshot)
+        changed = len(sides) > 1 or any(moved(was, side) or public(was) != public(side) for was, side in sides)
         if changed:
             self._unkept.add(tunnel.name)
         return changed
 
     def _limits(self, tunnel: Tunnel) -> Limits:
         kind = self._kinds[tunnel.kind]
-        return Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew))
+        return Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew), kind.renews_login, kind.pairs(tunnel), kind.endless)
 
     def _turn(self, name: str, state: TunnelState, now: float) -> float:
         """Before this moment no client of the tunnel starts, out of regard for those of others."""
@@ -356,7 +391,8 @@ class Engine:
         self._out.prober.set(dict(self._jobs()))
         idle = self._scope.idle
         self._out.flows.set({
-            self._lane(name, state): FlowJob(name, idle) for name, state in self._states.items() if state.drain is not None
+            self._lane(name, side): FlowJob(name, idle, None if side is state else side.session.number)
+            for name, state in self._states.items() for side in state.sides if side.drain is not None
         })
         self._publish_alerts()
         for future, condition in list(self._waiters.items()):
@@ -385,9 +421,12 @@ class Engine:
     def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
         for name, tunnel in self._tunnels.items():
             state = self._states[name]
-            if state.phase is Phase.UP and tunnel.probe.targets:
-                inside, lane = self._kinds[tunnel.kind].inside(tunnel), self._lane(name, state)
-                yield name, ProbeJob(name, state.session.number, tunnel.probe, state.session.device, lane, inside)
+            pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
+            for side in state.sides if tunnel.probe.targets else ():
+                if side.phase is Phase.UP:
+                    session, inside = side.session, self._kinds[tunnel.kind].inside(tunnel)
+                    job = ProbeJob(name, session.number, pace, session.device, self._lane(name, side), inside)
+                    yield seat_name(name, session.seat), job
 
     def _lane(self, name: str, state: TunnelState) -> int:
         return lane_of(self._lanes[name], state.session.seat)

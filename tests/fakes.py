@@ -11,10 +11,10 @@ from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Probed, Spawned
 from supervisor.core.flows import FlowJob
 from supervisor.core.network import NetworkPlan
-from supervisor.core.state import Phase, Snapshot, Transition
+from supervisor.core.state import Known, Phase, Second, Snapshot, Transition
 from supervisor.engine import Engine, Inbox, Scope
 from supervisor.outputs import Outputs, ProbeJob, Recorder
-from tunnels.base import Carrier, Connected, Failed, Kind, Launch, device_name, seat_name
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, seat_name
 from tunnels.settings import Tunnel
 
 
@@ -41,6 +41,7 @@ class Habits:
     obeys_sigterm: Callable[[], bool] = lambda: True
     path_alive: Callable[[float], bool] = lambda now: True
     flows: Callable[[str, float], int] = lambda tunnel, now: 0  # that are left in a tunnel that drains
+    second: Second = Second.REPLACES                            # what the far side makes of a second session
 
 
 class World:
@@ -50,7 +51,7 @@ class World:
 
     def __init__(
         self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1, kind: Kind = KIND, *, now: float = 0.0,
-        recorder: Recorder | None = None,
+        recorder: Recorder | None = None, known: Mapping[str, Known] | None = None,
     ) -> None:
         self.now = now
         self.habits = habits
@@ -63,6 +64,7 @@ class World:
         outputs = Outputs(self.runner, self.network, self.prober, self.flows, self.alerter, recorder or self.recorder)
         self.inbox = Inbox()
         self.engine = Engine(self.inbox, outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
+        self.engine.remember(known or {})
         self.engine.configure(Scope("sim", ()), tunnels, held=())
         self._drain_inbox()
 
@@ -110,6 +112,7 @@ class FakeRunner:
     alive: dict[str, int] = field(default_factory=dict)     # session by seat
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
     renewed: list[tuple[float, str, int]] = field(default_factory=list)
+    dead: set[tuple[str, int]] = field(default_factory=set)     # sessions that another one has taken the place of
 
     def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
         place = seat_name(tunnel.name, seat)
@@ -118,6 +121,8 @@ class FakeRunner:
         self.spawned.append((self.world.now, tunnel.name, session))
         self.world.post(Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, seat)))
         refusal, connects_in = self.world.habits.says(), self.world.habits.connects_in()
+        if self.world.habits.second is Second.REFUSED and len(self.sessions(tunnel.name)) > 1:
+            refusal = Failed(Reason.FAR_END_FULL, "there is a session already")
         if refusal is not None:
             self._later(0.2, tunnel.name, session, lambda: self.world.post(ClientSaid(tunnel.name, session, refusal)))
         elif connects_in is not None:
@@ -133,8 +138,15 @@ class FakeRunner:
     def kill(self, tunnel: str, session: int) -> None:
         self._later(0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9)))
 
+    def sessions(self, name: str) -> list[int]:
+        """Of the tunnel's clients that live."""
+        return [self.alive[place] for place in (seat_name(name, seat) for seat in (0, 1)) if place in self.alive]
+
     def _connected(self, name: str, session: int) -> None:
-        self.world.post(ClientSaid(name, session, Connected("10.78.0.2")))
+        same = self.world.habits.second in (Second.REPLACES, Second.REFUSED)
+        if self.world.habits.second in (Second.REPLACES, Second.ENDS):
+            self.dead |= {(name, other) for other in self.sessions(name) if other != session}
+        self.world.post(ClientSaid(name, session, Connected("10.78.0.2" if same else f"10.78.0.{2 + session % 200}")))
         self._later(self.world.habits.lives(), name, session, lambda: self._exit(name, session, Exited(name, session, 1)))
 
     def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
@@ -166,14 +178,14 @@ class FakeProber:
         self.jobs = dict(jobs)
 
     def _round(self, job: ProbeJob) -> None:
-        if self.jobs.get(job.tunnel) != job:
+        if job not in self.jobs.values():
             return
         self.asking = job.tunnel
-        alive = self.world.habits.path_alive(self.world.now)
+        alive = self.world.habits.path_alive(self.world.now) and (job.tunnel, job.session) not in self.world.runner.dead
         self.world.later(0.01 if alive else job.probe.timeout, lambda: self._ended(job, alive))
 
     def _ended(self, job: ProbeJob, alive: bool) -> None:
-        if self.jobs.get(job.tunnel) == job:
+        if job in self.jobs.values():
             self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None))
             self.world.later(job.probe.interval - 0.01 if alive else 0.0, lambda: self._round(job))
 
@@ -192,8 +204,8 @@ class FakeFlows:
 
     def _count(self, lane: int) -> None:
         if lane in self.jobs:
-            name = self.jobs[lane].tunnel
-            self.world.post(FlowsCounted(name, lane=lane, left=self.world.habits.flows(name, self.world.now)))
+            name, session = self.jobs[lane].tunnel, self.jobs[lane].session
+            self.world.post(FlowsCounted(name, session, lane=lane, left=self.world.habits.flows(name, self.world.now)))
             self.world.later(1.0, lambda: self._count(lane))
 
 
@@ -205,6 +217,11 @@ class FakeNetwork:
     conditions: dict[str, str] = field(default_factory=dict)
 
     def set(self, plan: NetworkPlan) -> None:
+        open_lanes = {lane.tunnel for lane in plan.lanes if lane.up}
+        owners = {lane.number: lane for lane in plan.lanes}
+        for carry in plan.carries:
+            lane = owners[carry.lane]
+            assert lane.up or lane.tunnel not in open_lanes, f"{lane.tunnel} has another lane that is open"
         self.plans.append(plan)
 
 

@@ -32,6 +32,7 @@ class Reason(enum.StrEnum):
     RESTARTED = "restarted"                 # an operator said restart
     RECONFIGURED = "reconfigured"           # its configuration changed
     INPUTS_CHANGED = "inputs-changed"       # a secret or a file of the client changed
+    PLANNED = "planned"                     # before the far side ends the session, another one takes its place
     SHUTDOWN = "shutdown"                   # the daemon ends
     # progress
     RETRY = "retry"                         # the pause after a failure is over
@@ -207,6 +208,9 @@ class Kind(Generic[TunnelT]):
     start_timeout: float = 60.0                                                 # seconds from spawn to Connected
     stop_timeout: float = 5.0                                                   # seconds from SIGTERM to SIGKILL
     renew: tuple[Say, ...] = ()                                                 # tells the client to reconnect in place; empty: it cannot
+    renews_login: bool = False                                                  # that begins a session anew: its age counts from there
+    pairs: Callable[[TunnelT], bool] = lambda tunnel: True                      # two clients of the tunnel can run beside each other
+    endless: bool = False                                                       # its sessions have no end that one could come before
     leave: tuple[Say, ...] = ()                                                 # tells it that its end, which follows, is for good
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy

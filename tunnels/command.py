@@ -318,4 +318,5 @@ def _dialogue(tunnel: Command, inputs: Mapping[str, bytes]) -> CommandDialogue:
 
 COMMAND = Kind(
     name="command", options=Command, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=(),
+    pairs=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
 )

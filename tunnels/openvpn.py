@@ -102,5 +102,5 @@ def _text(secret: bytes) -> str:
 
 OPENVPN = Kind(
     name="openvpn", options=OpenVPN, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("openvpn",),
-    renew=(Say(f"signal {RENEW}"),), endpoint=lambda tunnel: str(tunnel.config), certificates=_certificates,
+    renew=(Say(f"signal {RENEW}"),), renews_login=True, endpoint=lambda tunnel: str(tunnel.config), certificates=_certificates,
 )

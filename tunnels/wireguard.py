@@ -91,5 +91,5 @@ def _dialogue(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> ProgramDialogue
 
 WIREGUARD = Kind(
     name="wireguard", options=WireGuard, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=(),
-    start_timeout=START, renew=(RENEW,),
+    start_timeout=START, renew=(RENEW,), endless=True,
 )

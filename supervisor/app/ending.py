@@ -98,8 +98,9 @@ class Ending:
 
     def _kill_all(self) -> None:
         for name, (_, state) in self._parts.engine.snapshot.tunnels.items():
-            if state.running:
-                self._parts.runner.kill(name, state.session.number)
+            for side in state.sides:
+                if side.running:
+                    self._parts.runner.kill(name, side.session.number)
 
     async def _tell(self) -> None:
         """Say what is waited for: on the log at first and now and then, to the service manager whenever it changes."""
@@ -123,7 +124,7 @@ HOW_TO_END = "SIGTERM or Ctrl-C once more, or: facilitator drain --now"
 
 def all_stopped(snapshot: Snapshot) -> bool:
     """No client runs and none is wanted."""
-    return all(state.phase is Phase.STOPPED and state.want is Want.DOWN for _, state in snapshot.tunnels.values())
+    return all(state.phase is Phase.STOPPED and state.want is Want.DOWN and state.other is None for _, state in snapshot.tunnels.values())
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[object]]) -> None:

@@ -130,6 +130,13 @@ class Quiet(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReconnectDue(Event):
+    """The moment of a planned reconnect is reached; `free`: nothing that concerns other tunnels stands against it."""
+
+    free: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkChanged(Event):
     """This host's own way out works again, or does not (`text` says how that shows); `tunnel` is empty."""
 

@@ -21,6 +21,7 @@ class FlowJob:
 
     tunnel: str
     idle: float         # seconds without a packet after which a flow does not count any more
+    session: int | None = None      # whose lane, where a tunnel has two; None: the tunnel as such waits
 
 
 class Entry(NamedTuple):

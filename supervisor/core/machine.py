@@ -3,19 +3,20 @@
     state, actions = step(tunnel, state, event, now, jitter)
 
 A pair of phase and event stands in `TABLE` or changes nothing. An event of an earlier session changes nothing. After a Tick
-the deadline is gone or later than now. At most one client process exists per tunnel: only `_start` spawns, and only `_ended` leads to it.
+the deadline is gone or later than now. At most one client process exists per seat: only `begin` spawns, and only `_ended` leads to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
 from supervisor.core.blame import ROUNDS, blamed, missed
 from supervisor.core.health import blind, nothing_behind, proven, rated
+from supervisor.core.moment import Limits, Moment
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
 from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, connected, well
@@ -29,33 +30,12 @@ LOOK_AGAIN = 30.0       # seconds between two looks at a dead uplink; its return
 SPREAD = 5.0            # seconds over which the starts after a dead uplink are spread
 KILL_INTERVAL = 2.0     # seconds between two SIGKILLs of a tree that does not go
 
+_DEFAULTS = Limits()
 Result = tuple[TunnelState, tuple[ev.Action, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The kind's own deadlines, in seconds."""
-
-    start: float = 60.0
-    stop: float = 5.0
-    renews: bool = False        # its client can reconnect in place
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The circumstances of one step."""
-
-    tunnel: Tunnel
-    limits: Limits
-    now: float
-    jitter: float
-    turn: float
-    uplink: bool
-    doubted: bool
-
-
 def step(
-    tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = Limits(), turn: float = 0.0,
+    tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = _DEFAULTS, turn: float = 0.0,
     uplink: bool = True, doubted: bool = False,
 ) -> Result:
     """The state after the event, and what to do. Moments are monotonic seconds: `now`, and `turn`, before which no client may start.
@@ -73,20 +53,20 @@ def step(
 
 # --- asked for ---------------------------------------------------------------------------------------------------------------
 
-_DOWN = (Reason.STOPPED, Reason.SHUTDOWN)
+DOWN = (Reason.STOPPED, Reason.SHUTDOWN, Reason.PLANNED)     # PLANNED: this session, because another one has replaced it
 
 
 def _ask_idle(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """Nothing runs: a wish is fulfilled at once, but for flows that wait for the tunnel to come back."""
-    if event.reason in _DOWN:
+    if event.reason in DOWN:
         waits = event.until is not None and state.phase is Phase.BACKOFF
         return _drain(state, event) if waits else _rest(m, replace(state, want=Want.DOWN), event.reason)
-    return _start(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
+    return begin(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
 
 
 def _ask_running(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """A client runs: start is fulfilled already, anything else ends it first."""
-    if event.reason in _DOWN:
+    if event.reason in DOWN:
         return _drain(state, event) if event.until is not None else _terminate(m, _unwanted(state), event.reason)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
         return _terminate(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
@@ -97,7 +77,7 @@ def _ask_stopping(m: Moment, state: TunnelState, event: ev.Asked) -> Result:
     """The client ends anyhow; only what follows may change."""
     if event.until is not None:
         return (state, ()) if state.want is Want.DOWN else _drain(state, event)
-    want = Want.DOWN if event.reason in _DOWN else Want.UP
+    want = Want.DOWN if event.reason in DOWN else Want.UP
     return replace(state, want=want, reason=event.reason, drain=None), ()
 
 
@@ -126,7 +106,7 @@ def _inputs_changed(m: Moment, state: TunnelState, event: ev.InputsChanged) -> R
     transient = RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0
     if state.phase is Phase.BACKOFF and transient and state.proven:
         return replace(state, proven=False, kept=False), ()
-    return _start(m, _anew(replace(state, proven=False)), Reason.INPUTS_CHANGED)
+    return begin(m, _anew(replace(state, proven=False)), Reason.INPUTS_CHANGED)
 
 
 def _inputs_changed_meanwhile(m: Moment, state: TunnelState, event: ev.InputsChanged) -> Result:
@@ -140,7 +120,11 @@ def _inputs_changed_meanwhile(m: Moment, state: TunnelState, event: ev.InputsCha
 
 def _quiet(m: Moment, state: TunnelState, event: ev.Quiet) -> Result:
     """The moment that a reconnect has waited for."""
-    return (state, ()) if state.reconnect_by is None else _terminate(m, _anew(state), Reason.INPUTS_CHANGED)
+    return (state, ()) if state.reconnect_by is None else _reconnect(m, state)
+
+
+def _reconnect(m: Moment, state: TunnelState) -> Result:
+    return _terminate(m, _anew(state), Reason.INPUTS_CHANGED if state.outdated else Reason.PLANNED)
 
 
 def _anew(state: TunnelState) -> TunnelState:
@@ -291,7 +275,7 @@ def _start_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
 def _stable_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
     attempts = 0 if stable(m.tunnel, state, m.now) else state.attempts
     if state.reconnect_by is not None and state.reconnect_by <= m.now:
-        return _terminate(m, _anew(state), Reason.INPUTS_CHANGED)
+        return _reconnect(m, state)
     return replace(state, deadline=state.reconnect_by, attempts=attempts), ()
 
 
@@ -301,7 +285,7 @@ def _stop_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
 
 def _backoff_deadline(m: Moment, state: TunnelState, event: ev.Tick) -> Result:
     """The pause is over; what only waited for its turn begins for the reason that it had."""
-    return _start(m, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
+    return begin(m, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
 
 
 # --- where it leads ------------------------------------------------------------------------------------------------------------
@@ -311,7 +295,8 @@ def _enter(m: Moment, state: TunnelState, phase: Phase, reason: Reason) -> Tunne
     return replace(state, phase=phase, reason=reason, since=m.now, recent=(), degraded=None)
 
 
-def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
+def begin(m: Moment, state: TunnelState, reason: Reason) -> Result:
+    """A session begins, or waits for its turn to."""
     if state.refusals >= m.tunnel.login.max_attempts:
         return _give_up(m, replace(state, turn=None, failure=_spent(m, state)), Reason.AUTH)
     if not m.uplink:
@@ -320,7 +305,7 @@ def _start(m: Moment, state: TunnelState, reason: Reason) -> Result:
         return (waiting if known else _enter(m, waiting, Phase.BACKOFF, Reason.UPLINK)), ()
     if max(m.turn, state.login_after) > m.now:
         return _enter(m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason), ()
-    number = state.session.number + 1
+    number = max(state.session.number, state.numbered) + 1
     last = state.session     # most likely it is the same path again
     session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, seat=last.seat)
     fresh = replace(
@@ -364,9 +349,11 @@ def _ended(m: Moment, state: TunnelState, reason: Reason) -> Result:
         refusals=state.refusals + 1 if reason is Reason.AUTH else state.refusals,
         suspicions=state.suspicions + 1 if reason is Reason.HANDSHAKE else 0,
     )
+    if state.single:
+        return _rest(m, state, reason)
     wait = pause(m.tunnel, state, reason, m.now, m.jitter)
     if state.outdated and RETRY[reason] is not Retry.BACKOFF:
-        return _start(m, _anew(state), Reason.INPUTS_CHANGED)
+        return begin(m, _anew(state), Reason.INPUTS_CHANGED)
     state = replace(
         climb(state, reason), attempts=state.attempts + 1, health=Health.UNKNOWN, healthy_since=None, asking=None,
         login_after=m.now + (wait or 0.0) if reason is Reason.AUTH else state.login_after,
@@ -374,7 +361,7 @@ def _ended(m: Moment, state: TunnelState, reason: Reason) -> Result:
     if wait is None:
         return _give_up(m, state, reason)
     if wait <= 0.0:
-        return _start(m, state, reason)
+        return begin(m, state, reason)
     return _enter(m, replace(state, deadline=m.now + wait), Phase.BACKOFF, reason), ()
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from supervisor.core.events import Asked, Event, Exited, InputsChanged, Terminate
 from supervisor.core.failover import Carriers, Rivals, prevailed
-from supervisor.core.machine import Limits
-from supervisor.core.state import Phase, Session, Snapshot, TunnelState, Want
+from supervisor.core.moment import Limits
+from supervisor.core.state import Known, Phase, Session, Snapshot, TunnelState, Want
 from tunnels.base import Reason, seat_name
 from tunnels.settings import Tunnel
 
@@ -88,8 +88,10 @@ def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool,
     """The beginning of a configured tunnel. `held`: an operator has stopped it; `anew`: its client must start with other settings."""
     record = memory.records.get(name)
     if record is None or record.state.phase is Phase.STOPPED:
-        number = 0 if record is None else record.state.session.number
-        fresh = TunnelState(want=Want.DOWN if held else Want.UP, since=now, well_since=now, session=Session(number))
+        number, known = (0, Known()) if record is None else (record.state.numbered, record.state.known)
+        fresh = TunnelState(
+            want=Want.DOWN if held else Want.UP, since=now, well_since=now, session=Session(number), numbered=number, known=known,
+        )
         return Revival(fresh, events=() if held else (Asked(name, reason=Reason.CONFIGURED),))
     state = _taken_up(name, record.state, memory, limits, now)
     stopping = (side for side in state.sides if side.phase is Phase.STOPPING and _lives(name, side, memory))

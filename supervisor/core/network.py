@@ -148,6 +148,13 @@ def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
     return tuple(lane for number, lane in closed.items() if number not in stuck)
 
 
+def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
+    """The open lanes that are closed from one plan to the other while the tunnel's other seat has come up with the same address."""
+    addresses = {(lane.tunnel, lane.address) for lane in after.lanes if lane.up and lane.address is not None}
+    still = {lane.number for lane in after.lanes if lane.up}
+    return tuple(lane for lane in before.lanes if lane.up and lane.number not in still and (lane.tunnel, lane.address) in addresses)
+
+
 def kept_open(plan: NetworkPlan, lanes: Collection[Lane]) -> NetworkPlan:
     """The plan with these lanes still open: nothing new enters them, what is in them goes on."""
     numbers = {lane.number for lane in lanes}

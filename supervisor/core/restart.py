@@ -35,6 +35,7 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType({
     Reason.RESTARTED: Retry.NOW,
     Reason.RECONFIGURED: Retry.NOW,
     Reason.INPUTS_CHANGED: Retry.NOW,
+    Reason.PLANNED: Retry.NOW,
     Reason.SHUTDOWN: Retry.NOW,
     Reason.RETRY: Retry.BACKOFF,
     Reason.CONNECTED: Retry.BACKOFF,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
 
@@ -119,10 +120,35 @@ def connected(session: Session, what: Connected, now: float, *, again: bool) -> 
 class Drain:
     """A tunnel takes nothing new, and ends for this reason when its flows are over, or when the time is."""
 
-    reason: Reason              # STOPPED or SHUTDOWN
+    reason: Reason              # STOPPED, SHUTDOWN, or PLANNED of a session that was replaced
     until: float                # monotonic seconds
     left: int | None = None     # flows that are not over; None: not counted yet
     idle: float = 0.0           # seconds for which the most silent of them has been silent
+
+
+class Second(enum.StrEnum):
+    """What becomes of a session when the same tunnel begins a second one at the far side."""
+
+    UNKNOWN = "unknown"         # it was never tried
+    ALLOWED = "allowed"         # both live
+    REPLACES = "replaces"       # the second one takes the place of the first, with its address
+    ENDS = "ends"               # the second one ends the first, and has another address
+    REFUSED = "refused"         # there is no second one
+
+
+class Length(NamedTuple):
+    """How long a session was connected."""
+
+    seconds: float
+    ended_there: bool           # the far side ended it; else it could have lived longer
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was learned about a far side; it outlives the daemon."""
+
+    second: Second = Second.UNKNOWN
+    lengths: tuple[Length, ...] = ()        # of the last sessions, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +189,9 @@ class TunnelState:
     drain: Drain | None = None              # it shall end when nothing goes through it any more; until then it is kept up
     single: bool = False                    # when this session ends, none follows it here
     other: TunnelState | None = None        # while one session replaces another: the one that does not carry (see `coming`)
+    numbered: int = 0                       # the highest number that one of its sessions had, whichever seat that was on
+    known: Known = Known()
+    planned: float | None = None            # when the next planned reconnect begins
 
     @property
     def running(self) -> bool:

@@ -15,7 +15,9 @@ def moved(before: TunnelState, after: TunnelState) -> bool:
 def public(state: TunnelState) -> tuple[object, ...]:
     """What outputs depend on beside transitions."""
     drain = None if state.drain is None else (state.drain.reason, state.drain.until, state.drain.left)
-    return state.session, state.want, state.asking, state.endpoint, drain, state.outdated, state.proven
+    return (
+        state.session, state.want, state.asking, state.endpoint, drain, state.outdated, state.proven, state.known, state.planned, state.single,
+    )
 
 
 def transition(name: str, before: TunnelState, after: TunnelState, now: float, leg: Leg | None) -> Transition:

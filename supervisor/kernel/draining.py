@@ -83,7 +83,7 @@ class FlowWatch:
         self._memory, left = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
         self._failed = ""
         for lane in jobs.keys() & self._jobs.keys():
-            self._post(FlowsCounted(jobs[lane].tunnel, lane=lane, left=left[lane].flows, idle=left[lane].idle))
+            self._post(FlowsCounted(jobs[lane].tunnel, jobs[lane].session, lane=lane, left=left[lane].flows, idle=left[lane].idle))
 
     def _complain(self, error: OSError) -> None:
         if str(error) != self._failed:

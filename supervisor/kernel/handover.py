@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 from supervisor.core.layout import Host, open_routes
-from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open
-from supervisor.kernel.flows import forget
+from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, taken_over
+from supervisor.kernel.flows import end, forget
 from supervisor.kernel.sysctl import Note
 
 DRAIN = 0.25            # seconds in which short connections end in a tunnel that is given up
@@ -32,14 +32,19 @@ class Handover:
         """A lane is being given up."""
         return bool(self._due)
 
-    def reached(self, plan: NetworkPlan) -> None:
-        """The kernel was told to carry out this plan."""
-        self._reached = plan
+    async def reached(self, plan: NetworkPlan) -> None:
+        """The kernel was told to carry out this plan. Flows of a lane whose address another one has now go on in that one."""
+        taken, self._reached = taken_over(self._reached, plan), plan
+        try:
+            await end([lane.number for lane in taken])
+        except OSError as error:
+            self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
 
     async def keep_open(self, plan: NetworkPlan, host: Host) -> NetworkPlan:
         """The plan, with the lanes still open that are being given up; moves the flows of those whose time has come."""
         loop = asyncio.get_running_loop()
-        lanes = [lane for lane in given_up(self._reached, plan) if any(True for _ in open_routes(lane, host))]
+        taken = taken_over(self._reached, plan)
+        lanes = [lane for lane in given_up(self._reached, plan) if lane not in taken and any(True for _ in open_routes(lane, host))]
         if any(lane.number not in self._due for lane in lanes):
             loop.call_later(DRAIN, self._wake)
         self._due = {lane.number: self._due.get(lane.number, loop.time() + DRAIN) for lane in lanes}

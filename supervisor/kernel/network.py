@@ -270,7 +270,7 @@ class KernelNetwork:
         self._aim = await self._handover.keep_open(self._plan, self._host)
         done, failures = await self._carry_out(await self._missing(self._actual))
         self._count_devices(done)
-        self._handover.reached(self._aim)
+        await self._handover.reached(self._aim)
         return failures
 
     async def _missing(self, actual: Layout) -> Sequence[Change]:

@@ -27,6 +27,11 @@ def ended_session(transition: Transition) -> bool:
     return transition.before in _RUNNING and transition.after in _OVER
 
 
+def _replaced(transition: Transition) -> bool:
+    """A session ended that another one had taken the place of."""
+    return transition.after is Phase.STOPPED and transition.reason is Reason.PLANNED
+
+
 class Rising:
     """A counter over sources that begin anew, and may overlap: what an earlier source had reached is kept."""
 
@@ -87,7 +92,7 @@ class Tally:
         with self._lock:
             counts = self._counts.setdefault(transition.tunnel, Counts())
             self._taken.pop(transition.tunnel, None)
-            if transition.before in _RUNNING and transition.after in _AGAIN:
+            if transition.before in _RUNNING and (transition.after in _AGAIN or _replaced(transition)):
                 counts.reconnects[transition.reason.value] += 1
             if transition.rung is not None:
                 counts.recoveries[transition.rung.value] += 1

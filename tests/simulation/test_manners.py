@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from supervisor.core.network import Manner
 from tests.fakes import Habits, World
 from tests.simulation.test_worlds import tunnel
@@ -31,7 +33,8 @@ def test_the_pause_ends_after_fifteen_seconds_without_any_event() -> None:
 
 
 def test_a_tunnel_that_comes_back_soon_never_refuses() -> None:
-    simulated = World({"acme": tunnel()}, Habits(lives=lambda: 100.0))
+    lives = itertools.cycle((70.0, 100.0, 140.0))       # no habit that could be learned
+    simulated = World({"acme": tunnel()}, Habits(lives=lambda: next(lives)))
     for second in range(1, 2000):
         simulated.run(until=float(second))
         assert lane(simulated)[1] is Manner.PAUSE

@@ -1,0 +1,32 @@
+"""The circumstances of one step, beside state and event: a part of `core.machine` and `core.succession`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunnels.settings import Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The kind's own deadlines, in seconds."""
+
+    start: float = 60.0
+    stop: float = 5.0
+    renews: bool = False        # its client can reconnect in place
+    renews_login: bool = False  # and begins a session anew with that
+    pairs: bool = True          # two clients of one tunnel can run beside each other
+    endless: bool = False       # its sessions have no end that one could come before
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The circumstances of one step; see `step`."""
+
+    tunnel: Tunnel
+    limits: Limits
+    now: float
+    jitter: float
+    turn: float
+    uplink: bool
+    doubted: bool = False

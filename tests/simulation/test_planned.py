@@ -1,0 +1,277 @@
+"""Planned reconnects in virtual time: who replaces whom, when, and what is learned about the far side."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from supervisor.core import events as ev
+from supervisor.core.network import FIRST_LANE, NEXT_SEAT
+from supervisor.core.state import Health, Known, Phase, Second, TunnelState
+from tests.fakes import KIND, Habits, World
+from tunnels.base import Failed, Reason, Say
+from tunnels.settings import Planned, Probe, Reconnect, Tunnel
+
+HOUR = 3600.0
+PLANNED = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+PROBED = Probe(targets=("icmp://10.77.0.1",))
+RENEWS = replace(KIND, renew=(Say("renew"),), renews_login=True)
+
+
+def tunnel(name: str = "acme", network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
+    return Tunnel(name=name, kind="test", destinations=(network,), **{"reconnect": PLANNED, "probe": PROBED, **settings})
+
+
+def world(habits: Habits, kind: object = KIND, **more: object) -> World:
+    return World({"acme": tunnel()}, habits, kind=kind, **more)
+
+
+def state(simulated: World, name: str = "acme") -> TunnelState:
+    return simulated.engine.snapshot.tunnels[name][1]
+
+
+def never_down(simulated: World, until: float, name: str = "acme") -> None:
+    while simulated.now < until:
+        simulated.run(until=simulated.now + 0.1)
+        assert state(simulated, name).phase is Phase.UP, f"down at {simulated.now}"
+
+
+def carrying(simulated: World) -> int:
+    return simulated.engine.plan.carries[0].lane
+
+
+def settled(habits: Habits, until: float = 60.0, **more: object) -> World:
+    simulated = world(habits, **more)
+    simulated.run(until=until)
+    assert state(simulated).health is Health.HEALTHY
+    return simulated
+
+
+# --- make before break --------------------------------------------------------------------------------------------------------------
+
+
+def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
+    left = {"count": 3}
+    simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
+    never_down(simulated, HOUR)
+    assert simulated.runner.sessions("acme") == [1, 3], "the old one carries its flows on"
+    assert carrying(simulated) == FIRST_LANE + NEXT_SEAT
+    assert [lane.up for lane in simulated.engine.plan.lanes] == [True, True]
+    assert state(simulated).known.second is Second.ALLOWED
+    left["count"] = 0
+    never_down(simulated, HOUR + 100.0)
+    assert simulated.runner.sessions("acme") == [3]
+    assert state(simulated).other is None
+    never_down(simulated, 2 * HOUR)
+    assert carrying(simulated) == FIRST_LANE, "the seats take turns"
+
+
+def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
+    habits = Habits(second=Second.ALLOWED, connects_in=lambda: 5.0)
+    simulated = settled(habits)
+    while state(simulated).other is None:
+        simulated.run(until=simulated.now + 1.0)
+    while state(simulated).other.phase is not Phase.UP:
+        assert carrying(simulated) == FIRST_LANE
+        simulated.run(until=simulated.now + 0.001)
+    simulated.run(until=simulated.now + 0.05)
+    assert carrying(simulated) == FIRST_LANE + NEXT_SEAT
+
+
+def test_an_address_given_again_is_taken_over_at_once() -> None:
+    simulated = settled(Habits(second=Second.REPLACES, flows=lambda name, now: 5))
+    never_down(simulated, HOUR)
+    assert simulated.runner.sessions("acme") == [3]
+    assert state(simulated).known.second is Second.REPLACES
+    assert all(t.reason is not Reason.UNHEALTHY for t in simulated.recorder.transitions)
+
+
+def test_a_far_side_that_ends_the_first_session_is_remembered() -> None:
+    simulated = settled(Habits(second=Second.ENDS, flows=lambda name, now: 5), kind=RENEWS)
+    never_down(simulated, HOUR)
+    assert state(simulated).known.second is Second.ENDS
+    assert simulated.runner.sessions("acme") == [3]
+    never_down(simulated, 2 * HOUR)
+    assert [number for _, _, number in simulated.runner.renewed] == [3], "from now on in place"
+    assert simulated.runner.sessions("acme") == [3]
+
+
+@pytest.mark.parametrize("kind", [KIND, RENEWS], ids=["at a quiet moment", "in place"])
+def test_a_far_side_that_refuses_a_second_session(kind: object) -> None:
+    simulated = settled(Habits(second=Second.REFUSED), kind=kind)
+    simulated.run(until=3000.0)
+    never_down(simulated, 3450.0 if kind is KIND else HOUR)
+    assert state(simulated).known.second is Second.REFUSED
+    if kind is RENEWS:
+        assert len(simulated.runner.renewed) == 1
+        return
+    simulated.post(ev.Quiet("acme"))
+    simulated.run(until=3460.0)
+    assert state(simulated).session.started > 3440.0
+    assert [t.reason for t in simulated.recorder.transitions if t.after is Phase.STOPPING][-1] is Reason.PLANNED
+    assert simulated.alerter.opened == []
+
+
+def test_without_a_quiet_moment_it_reconnects_just_before_the_limit() -> None:
+    simulated = settled(Habits(second=Second.REFUSED), known={"acme": Known(Second.REFUSED)})
+    never_down(simulated, HOUR - 10.0)
+    simulated.run(until=HOUR)
+    assert HOUR - 8.0 < state(simulated).session.started < HOUR
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_successor_that_does_not_come_up_changes_nothing() -> None:
+    habits = Habits(second=Second.ALLOWED)
+    simulated = settled(habits)
+    habits.says = lambda: Failed(Reason.NETWORK, "unreachable")
+    never_down(simulated, HOUR)
+    assert state(simulated).session.number == 1
+    assert len(simulated.runner.spawned) > 3, "it is tried again"
+    habits.says = lambda: None
+    never_down(simulated, HOUR + 200.0)
+    assert state(simulated).session.number > 1
+
+
+def test_a_refused_login_is_not_repeated_while_the_session_lives() -> None:
+    habits = Habits(second=Second.ALLOWED)
+    simulated = settled(habits)
+    habits.says = lambda: Failed(Reason.AUTH, "no")
+    never_down(simulated, 2 * HOUR)
+    assert len(simulated.runner.spawned) == 2
+
+
+def test_the_session_ends_while_its_successor_starts() -> None:
+    habits = Habits(second=Second.ALLOWED, connects_in=lambda: 30.0)
+    simulated = settled(habits, 100.0)
+    while state(simulated).other is None:
+        simulated.run(until=simulated.now + 1.0)
+    simulated.runner._exit("acme", 1, ev.Exited("acme", 1, 1))
+    simulated.run(until=simulated.now + 0.1)
+    assert state(simulated).phase is Phase.STARTING
+    assert len(simulated.runner.spawned) == 2, "the successor is the reconnect"
+    simulated.run(until=simulated.now + 35.0)
+    assert state(simulated).health is Health.HEALTHY
+
+
+def test_the_new_session_ends_while_the_old_one_still_drains() -> None:
+    simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
+    simulated.run(until=HOUR - 10.0)
+    assert simulated.runner.sessions("acme") == [1, 3]
+    simulated.runner._exit("acme", 3, ev.Exited("acme", 3, 1))
+    never_down(simulated, simulated.now + 5.0)
+    assert state(simulated).session.number == 1
+    assert carrying(simulated) == FIRST_LANE
+    never_down(simulated, simulated.now + 300.0)
+    assert state(simulated).session.number > 3
+
+
+def test_the_old_session_ends_with_its_time() -> None:
+    simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
+    never_down(simulated, HOUR + 10.0)
+    assert simulated.runner.sessions("acme") == [3]
+
+
+@pytest.mark.parametrize("reason", [Reason.STOPPED, Reason.RESTARTED])
+@pytest.mark.parametrize("when", ["coming", "leaving"])
+def test_what_an_operator_asks_ends_both(reason: Reason, when: str) -> None:
+    simulated = settled(Habits(second=Second.ALLOWED, connects_in=lambda: 20.0, flows=lambda name, now: 5))
+    while state(simulated).other is None or state(simulated).coming is not (when == "coming"):
+        simulated.run(until=simulated.now + 1.0)
+    simulated.post(ev.Asked("acme", reason=reason))
+    simulated.run(until=simulated.now + 25.0)
+    assert len(simulated.runner.sessions("acme")) == (reason is Reason.RESTARTED)
+    assert state(simulated).other is None
+    assert state(simulated).phase is (Phase.UP if reason is Reason.RESTARTED else Phase.STOPPED)
+
+
+def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
+    simulated = settled(Habits(second=Second.ALLOWED))
+    simulated.engine.draining = True
+    simulated.run(until=HOUR - 100.0)
+    simulated.engine.draining = False
+    simulated.post(ev.UplinkChanged("", alive=False, text="no carrier"))
+    simulated.run(until=HOUR)
+    assert len(simulated.runner.spawned) == 1
+
+
+# --- several tunnels ----------------------------------------------------------------------------------------------------------------
+
+
+def test_of_a_pair_only_one_reconnects_at_a_time() -> None:
+    pair = {name: tunnel(name, priority=number) for number, name in enumerate(("first", "second"))}
+    simulated = World(pair, Habits(second=Second.ALLOWED, connects_in=lambda: 200.0))
+    together = 0
+    while simulated.now < 3 * HOUR:
+        simulated.run(until=simulated.now + 5.0)
+        together += all(state(simulated, name).coming for name in pair)
+    assert together == 0
+    assert all(state(simulated, name).session.number > 1 for name in pair)
+
+
+def test_twenty_tunnels_do_not_go_together() -> None:
+    tunnels = {f"t{n}": tunnel(f"t{n}", f"10.{n}.0.0/24") for n in range(20)}
+    simulated = World(tunnels, Habits(second=Second.ALLOWED))
+    simulated.run(until=HOUR)
+    starts = sorted(at for at, _, number in simulated.runner.spawned if number > 1)
+    assert len(starts) == 20
+    assert starts[-1] - starts[0] > 100.0
+
+
+# --- what is learned ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_that_nobody_has_told_is_learned_and_met() -> None:
+    plain = tunnel(reconnect=Reconnect())
+    simulated = World({"acme": plain}, Habits(second=Second.ALLOWED, lives=lambda: 1800.0))
+    simulated.run(until=5 * 1800.0)
+    assert len(state(simulated).known.lengths) >= 4
+    never_down(simulated, simulated.now + 4 * 1800.0)
+
+
+def test_a_client_whose_sessions_never_end_is_left_alone() -> None:
+    simulated = world(Habits(second=Second.ALLOWED), replace(KIND, endless=True))
+    simulated.run(until=5 * HOUR)
+    assert len(simulated.runner.spawned) == 1
+
+
+# --- whatever happens ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_histories(seed: int) -> None:
+    """The doubles assert that a seat is never taken twice, and that no carry points to a lane that is closed while the other is open."""
+    dice = random.Random(seed)
+    habits = Habits(
+        second=dice.choice([Second.ALLOWED, Second.REPLACES, Second.ENDS, Second.REFUSED]),
+        connects_in=lambda: dice.choice([0.1, 1.0, 20.0, None]) if dice.random() < 0.5 else 0.5,
+        lives=lambda: dice.choice([30.0, 300.0, 1000.0, float("inf")]),
+        says=lambda: Failed(dice.choice([Reason.NETWORK, Reason.PEER_CLOSED, Reason.HANDSHAKE]), "no") if dice.random() < 0.2 else None,
+        obeys_sigterm=lambda: dice.random() < 0.9,
+        flows=lambda name, now: dice.randrange(3),
+    )
+    settings = Reconnect(planned=Planned.model_validate({"every": "5m", "before": "1m"}))
+    simulated = World({"acme": tunnel(reconnect=settings)}, habits, seed, kind=dice.choice([KIND, RENEWS]))
+    for _ in range(300):
+        simulated.run(until=simulated.now + dice.expovariate(1 / 20.0))
+        if dice.random() < 0.1:
+            simulated.post(dice.choice([
+                ev.Asked("acme", reason=dice.choice([Reason.STARTED, Reason.STOPPED, Reason.RESTARTED])), ev.Quiet("acme"),
+                ev.Asked("acme", reason=Reason.STARTED), ev.DeviceLost("acme"), ev.InputsChanged("acme"), ev.ReconnectDue("acme"),
+                ev.UplinkChanged("", alive=dice.random() < 0.7), ev.Asked("acme", reason=Reason.STOPPED, until=simulated.now + 50.0),
+            ]))
+        now = state(simulated)
+        assert len(simulated.runner.sessions("acme")) <= 2
+        assert now.other is None or now.other.session.seat != now.session.seat
+        assert now.other is None or now.other.session.number != now.session.number
+    numbers = [number for _, _, number in simulated.runner.spawned]
+    assert len(set(numbers)) == len(numbers), "a number is never used again"
+    habits.connects_in, habits.says, habits.obeys_sigterm = lambda: 0.5, lambda: None, lambda: True
+    habits.lives = lambda: float("inf")
+    simulated.post(ev.UplinkChanged("", alive=True))
+    simulated.post(ev.Asked("acme", reason=Reason.STARTED))
+    simulated.run(until=simulated.now + 400.0)
+    assert state(simulated).phase is Phase.UP, "it always finds back"
