@@ -8,30 +8,14 @@ routes, probes and incidents are functions of the snapshot (level-triggered: `se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from supervisor.core import events as ev
 from supervisor.core.blame import dead_leg
 from supervisor.core.calls import Calls, called, resumed
 from supervisor.core.conditions import Condition, of_tunnels, seen
-from supervisor.core.events import (
-    Action,
-    Asked,
-    Event,
-    InputsChanged,
-    Kill,
-    Noticed,
-    ReconnectDue,
-    Renew,
-    Spawn,
-    Terminate,
-    Tick,
-    UplinkBack,
-    UplinkChanged,
-    UplinkDoubted,
-)
 from supervisor.core.failover import Carriers, choose, contested, recalled
 from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
@@ -42,11 +26,10 @@ from supervisor.core.state import Known, Phase, Snapshot, TunnelState, Uplink
 from supervisor.core.succession import Outcome, beside, concerned, planning, rivals, sides_of, step, unsettled
 from supervisor.core.transitions import moved, public, transition
 from supervisor.core.turns import Turns, login_turn, partners
+from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Carrier, IPNetwork, Reason, seat_name
 from tunnels.settings import Tunnel
-
-Post = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +42,6 @@ class Scope:
     timeout: float = 8 * 3600.0             # longest time (seconds) that a tunnel which drains waits for its flows
     idle: float = 900.0                     # seconds without a packet after which a flow is not waited for
     accounting: bool = False                # of each flow's bytes, for the audit
-
-
-class Inbox:
-    """Where everything that happens is put. Only from the loop's own thread."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
-
-    def post(self, event: Event) -> None:
-        """Put an event in; returns at once."""
-        self._queue.put_nowait(event)
-
-    def take(self) -> list[Event]:
-        """All that is in it, in order."""
-        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-
-    async def wait(self, seconds: float | None) -> list[Event]:
-        """All that is in it as soon as there is something; nothing, after that many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                return [await self._queue.get(), *self.take()]
-        return []
 
 
 class Engine:
@@ -108,7 +69,7 @@ class Engine:
         self._due: float | None = None
         self._alerts_due: float | None = None
         self._carriers: Carriers = {}
-        self._parting: list[Terminate] = []
+        self._parting: list[ev.Terminate] = []
         self._turns = Turns()
         self._uplink = Uplink()
         self._gateways: dict[str, str] = {}
@@ -130,7 +91,7 @@ class Engine:
         self._scope = scope
         for name in self._tunnels.keys() - tunnels.keys():
             self._retiring.add(name)
-            self._inbox.post(Asked(name, reason=Reason.STOPPED))
+            self._inbox.post(ev.Asked(name, reason=Reason.STOPPED))
         for name, tunnel in tunnels.items():
             fresh = name not in self._tunnels
             anew = name in restart or name in self._retiring
@@ -139,8 +100,9 @@ class Engine:
             if fresh:
                 self._begin(tunnel, now, held=name in held, anew=anew)
             elif anew and name not in held:
-                self._inbox.post(Asked(name, reason=Reason.RECONFIGURED))
-            self._states[name] = planning(tunnel, self._states[name], self._limits(tunnel), self._chance(), self._zone())
+                self._inbox.post(ev.Asked(name, reason=Reason.RECONFIGURED))
+            if self._states[name].phase is Phase.UP:
+                self._states[name] = planning(tunnel, self._states[name], self._limits(tunnel), self._chance(), self._zone())
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._gateways = {name: at for name, t in self._tunnels.items() if (at := self._kinds[t.kind].endpoint(t)) is not None}
         self._partners = partners(self._tunnels)
@@ -178,7 +140,7 @@ class Engine:
         """Take nothing new from now on; each tunnel ends when its flows are over."""
         self.draining = True
         for name in self._tunnels:
-            self._inbox.post(Asked(name, reason=Reason.SHUTDOWN, until=self.drained_by()))
+            self._inbox.post(ev.Asked(name, reason=Reason.SHUTDOWN, until=self.drained_by()))
 
     def drained_by(self) -> float:
         """The moment (monotonic seconds) at which a drain that begins now is over at the latest."""
@@ -242,11 +204,11 @@ class Engine:
                 self._take(self._inbox.take())
             self._follow(changed)
 
-    def advance(self, events: Iterable[Event]) -> float | None:
+    def advance(self, events: Iterable[ev.Event]) -> float | None:
         """One turn: take the events and the deadlines that are reached, publish what changed. Returns the next deadline."""
         return self._follow(self._take(events))
 
-    def _take(self, events: Iterable[Event]) -> bool:
+    def _take(self, events: Iterable[ev.Event]) -> bool:
         now = self._clock()
         changed = [self._apply(event, now) for event in events]
         for name, state in list(self._states.items()):
@@ -254,16 +216,16 @@ class Engine:
                 changed += self._apply_due(name, state.other, now, state.other.session.number)
             changed += self._apply_due(name, state, now)
             if state.planned is not None and state.planned <= now:
-                changed.append(self._apply(ReconnectDue(name, free=not self.draining and not self._hindered(name)), now))
+                changed.append(self._apply(ev.ReconnectDue(name, free=not self.draining and not self._hindered(name)), now))
         return any(changed)
 
     def _apply_due(self, name: str, side: TunnelState, now: float, session: int | None = None) -> list[bool]:
         """What the reached deadlines of one session, or of the tunnel as such, change."""
         changed = []
         if side.deadline is not None and side.deadline <= now:
-            changed.append(self._apply(Tick(name, side.session.number), now))
+            changed.append(self._apply(ev.Tick(name, side.session.number), now))
         if side.drain is not None and side.drain.until <= now:
-            changed.append(self._apply(Asked(name, session, side.drain.reason), now))
+            changed.append(self._apply(ev.Asked(name, session, side.drain.reason), now))
         return changed
 
     def _hindered(self, name: str) -> bool:
@@ -286,17 +248,17 @@ class Engine:
         self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
 
-    def _apply(self, event: Event, now: float) -> bool:
+    def _apply(self, event: ev.Event, now: float) -> bool:
         """One step of one tunnel; True when something changed that outputs depend on."""
-        if isinstance(event, Noticed):
+        if isinstance(event, ev.Noticed):
             return True
-        if isinstance(event, UplinkDoubted):
+        if isinstance(event, ev.UplinkDoubted):
             self._uplink = replace(self._uplink, doubted=event.doubted)
             return False
-        if isinstance(event, UplinkChanged):
+        if isinstance(event, ev.UplinkChanged):
             self._uplink = Uplink(event.alive, now, event.text)
             for name in self._tunnels if event.alive else ():
-                self._apply(UplinkBack(name), now)
+                self._apply(ev.UplinkBack(name), now)
             return True
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
         if tunnel is None or before is None or self._too_late(event):
@@ -355,21 +317,21 @@ class Engine:
                 self._states[other] = replace(theirs, refusals=state.refusals, login_after=state.login_after)
                 self._unkept.add(other)
                 if state.phase is Phase.UP and theirs.phase is Phase.FAILED and theirs.reason is Reason.AUTH:
-                    self._inbox.post(InputsChanged(other))
+                    self._inbox.post(ev.InputsChanged(other))
 
-    def _too_late(self, event: Event) -> bool:
+    def _too_late(self, event: ev.Event) -> bool:
         """A tunnel that is being removed cannot be wished back; only a configuration that names it again brings it back."""
-        return event.tunnel in self._retiring and isinstance(event, Asked) and event.reason not in (Reason.STOPPED, Reason.SHUTDOWN)
+        return event.tunnel in self._retiring and isinstance(event, ev.Asked) and event.reason not in (Reason.STOPPED, Reason.SHUTDOWN)
 
-    def _perform(self, tunnel: Tunnel, action: Action) -> None:
+    def _perform(self, tunnel: Tunnel, action: ev.Action) -> None:
         match action:
-            case Spawn():
+            case ev.Spawn():
                 self._out.runner.spawn(tunnel, action.session, action.resume, action.remote, action.seat)
-            case Renew():
+            case ev.Renew():
                 self._out.runner.renew(tunnel.name, action.session)
-            case Terminate():
+            case ev.Terminate():
                 self._parting.append(action)
-            case Kill():
+            case ev.Kill():
                 self._out.runner.kill(tunnel.name, action.session)
 
     def _forget(self, name: str) -> None:

@@ -12,7 +12,8 @@ from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Prob
 from supervisor.core.flows import FlowJob
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Known, Phase, Second, Snapshot, Transition
-from supervisor.engine import Engine, Inbox, Scope
+from supervisor.engine import Engine, Scope
+from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, ProbeJob, Recorder
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, seat_name
 from tunnels.settings import Tunnel

@@ -21,7 +21,8 @@ from supervisor.core.events import Asked
 from supervisor.core.packet import Question
 from supervisor.core.state import Phase, Snapshot, TunnelState
 from supervisor.core.view import Identity, plan_document, status
-from supervisor.engine import Engine, Inbox
+from supervisor.engine import Engine
+from supervisor.inbox import Inbox
 from supervisor.kernel.network import KernelNetwork
 from supervisor.reports.history import History
 from supervisor.reports.incident import Answer, Outcome

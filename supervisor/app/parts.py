@@ -39,7 +39,8 @@ from supervisor.core.memory import Memory, found
 from supervisor.core.network import NetworkPlan, assign_lanes, desired
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
-from supervisor.engine import Engine, Inbox, Scope, proxies
+from supervisor.engine import Engine, Scope, proxies
+from supervisor.inbox import Inbox
 from supervisor.kernel.draining import FlowWatch
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.refused import refused_packets

@@ -16,7 +16,8 @@ def public(state: TunnelState) -> tuple[object, ...]:
     """What outputs depend on beside transitions."""
     drain = None if state.drain is None else (state.drain.reason, state.drain.until, state.drain.left)
     return (
-        state.session, state.want, state.asking, state.endpoint, drain, state.outdated, state.proven, state.known, state.planned, state.single,
+        state.session, state.want, state.asking, state.endpoint, drain, state.outdated, state.proven, state.known, state.planned,
+        state.single,
     )
 
 
