@@ -10,8 +10,12 @@ from supervisor.core.words import lasting
 
 
 def drains(snapshot: Snapshot) -> Mapping[str, Drain]:
-    """The tunnels that take nothing new and wait for the end of their flows."""
-    return {name: state.drain for name, (_, state) in snapshot.tunnels.items() if state.drain is not None}
+    """The tunnels that take nothing new and wait for the end of their flows; of the whole daemon also sessions that were replaced."""
+    return {
+        f"{name} (replaced session)" if side is state.other else name: side.drain
+        for name, (_, state) in snapshot.tunnels.items() for side in state.sides
+        if side.drain is not None and (snapshot.draining or side is state)
+    }
 
 
 def counted(snapshot: Snapshot) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from supervisor.core.flows import blocks
+from supervisor.core.network import FIRST_LANE, LAST_LANE
 from supervisor.kernel import conntrack as ct
 from supervisor.kernel.netlink import NESTED, attribute, attributes
 
@@ -64,10 +65,10 @@ async def forget(marks: Iterable[int]) -> None:
         await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
 
 
-async def end(lanes: Iterable[int]) -> None:
-    """Forget all flows of these lanes for good, in a thread. OSError when the kernel cannot do that."""
+async def end() -> None:
+    """Forget all flows of all lanes for good, in a thread. OSError when the kernel cannot do that."""
     sock = ct.opened()
-    await asyncio.to_thread(_end, sock, blocks(lanes))
+    await asyncio.to_thread(_end, sock, blocks(range(FIRST_LANE, LAST_LANE + 1)))
 
 
 def _end(sock: socket.socket, marks: Iterable[tuple[int, int]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 from supervisor.core.layout import Change, Layout, diff, wanted
-from supervisor.core.network import FIRST_LANE, LAST_LANE, NetworkPlan
+from supervisor.core.network import NetworkPlan
 from supervisor.kernel import flows
 from supervisor.kernel.bulk import Rtnetlink
 from supervisor.kernel.errors import ERRORS, Occupied, explained
@@ -40,7 +40,7 @@ async def cleanup() -> tuple[Change, ...]:
                 await (nftables.commit([change]) if change.concerns_nftables else routes.change(change, host))
             except ERRORS as error:
                 raise explained(error, change) from error
-        await flows.end(range(FIRST_LANE, LAST_LANE + 1))
+        await flows.end()
         return changes
 
 
