@@ -24,6 +24,7 @@ from supervisor.core.network import FIRST_LANE, LAST_LANE
 from supervisor.kernel import conntrack as ct
 from supervisor.kernel.netlink import NESTED, attribute, attributes
 
+ALL_LANES = range(FIRST_LANE, LAST_LANE + 1)
 FOLLOWED = 2_000            # flows of a lane whose answers are waited for; the others are forgotten at once
 LINGER = 10                 # seconds that such an entry lives without a packet
 _CREATE, _EXCL = 0x400, 0x200
@@ -65,10 +66,10 @@ async def forget(marks: Iterable[int]) -> None:
         await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
 
 
-async def end() -> None:
-    """Forget all flows of all lanes for good, in a thread. OSError when the kernel cannot do that."""
+async def end(lanes: Iterable[int]) -> None:
+    """Forget all flows of these lanes for good, in a thread. OSError when the kernel cannot do that."""
     sock = ct.opened()
-    await asyncio.to_thread(_end, sock, blocks(range(FIRST_LANE, LAST_LANE + 1)))
+    await asyncio.to_thread(_end, sock, blocks(lanes))
 
 
 def _end(sock: socket.socket, marks: Iterable[tuple[int, int]]) -> None:

@@ -169,7 +169,7 @@ class KernelNetwork:
             if started is not None and not keep:
                 self._actual = await self.read()
                 await self._carry_out(diff(replace(self._actual, table=True), Layout()))
-                await flows.end()
+                await flows.end(flows.ALL_LANES)
         except ERRORS as error:
             self._note(f"could not remove everything: {error}", {})
         finally:
