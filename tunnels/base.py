@@ -213,6 +213,7 @@ class Kind(Generic[TunnelT]):
     endless: bool = False                                                       # its sessions have no end that one could come before
     leave: tuple[Say, ...] = ()                                                 # tells it that its end, which follows, is for good
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
+    door: Callable[[TunnelT], int | None] = lambda tunnel: None                 # TCP port of that gateway, where everybody is answered
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
     certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without

@@ -64,6 +64,12 @@ class OpenConnect(Tunnel):
         match = _SERVER.fullmatch(self.server)
         return match["host"].strip("[]") if match else self.server
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        match = _SERVER.fullmatch(self.server)
+        return int((match and match["port"]) or 443)
+
 
 def _inputs(tunnel: OpenConnect) -> tuple[Input, ...]:
     where = {"password": tunnel.login.password, "certificate": tunnel.certificate, "key": tunnel.key}
@@ -161,5 +167,6 @@ def _certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
 
 OPENCONNECT = Kind(
     name="openconnect", options=OpenConnect, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("openconnect",), renew=(RENEW,), leave=(LEAVE,), endpoint=lambda tunnel: tunnel.host, certificates=_certificates,
+    binaries=("openconnect",), renew=(RENEW,), leave=(LEAVE,), endpoint=lambda tunnel: tunnel.host, door=lambda tunnel: tunnel.port,
+    certificates=_certificates,
 )

@@ -115,7 +115,11 @@ def _endpoint(tunnel: OpenFortiVpn) -> str:
     return tunnel.server.partition(":")[0]
 
 
+def _door(tunnel: OpenFortiVpn) -> int:
+    return int(tunnel.server.partition(":")[2] or 443)
+
+
 OPENFORTIVPN = Kind(
     name="openfortivpn", options=OpenFortiVpn, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("openfortivpn",), endpoint=_endpoint, needs=(Need(PPP, INSTEAD), Need(PPPD, f"apt install ppp, or: {INSTEAD}")),
+    binaries=("openfortivpn",), endpoint=_endpoint, door=_door, needs=(Need(PPP, INSTEAD), Need(PPPD, f"apt install ppp, or: {INSTEAD}")),
 )

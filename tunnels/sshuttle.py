@@ -182,5 +182,6 @@ def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue
 
 SSHUTTLE = Kind(
     name="sshuttle", options=Sshuttle, carrier=Carrier.PROXY, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("ssh",),
+    door=lambda tunnel: tunnel.port,
     inside=lambda tunnel: f"tcp://127.0.0.1:{tunnel.port}",     # as the far side sees itself: the very ssh server speaks first
 )

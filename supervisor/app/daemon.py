@@ -17,6 +17,7 @@ import structlog
 from supervisor import __version__
 from supervisor.app.adoption import inherit
 from supervisor.app.ending import Ending, Orders
+from supervisor.app.endpoints import EndpointWatch
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.memory import shelf
@@ -118,6 +119,7 @@ class Daemon:
             asyncio.create_task(parts.certificates.run(), name="certificates"),
             asyncio.create_task(QuietWatch(parts.engine, LinkBytes(), parts.inbox.post).run(), name="quiet"),
             asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
+            asyncio.create_task(EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post).run(), name="endpoints"),
             asyncio.create_task(parts.board.run(), name="board samples"),
         ]
         for task in self._tasks:

@@ -9,13 +9,17 @@ from types import MappingProxyType
 
 from supervisor.core.blame import LOCAL, SENTENCES, dead_leg
 from supervisor.core.conditions import Condition
-from supervisor.core.state import Asking, Leg, Phase, Rung, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Asking, Leg, Phase, Reach, Rung, Snapshot, TunnelState, Want, well
 from supervisor.core.trouble import FLAPS, Trouble
 from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_TROUBLE: Mapping[str, Trouble] = MappingProxyType({})
+_REACHES = MappingProxyType({
+    Reach.ANSWERS: "it answers, asked past the tunnel",
+    Reach.SILENT: "it does not answer, asked past the tunnel",
+})
 _RUNGS = MappingProxyType({
     Rung.IN_PLACE: "the running client was told to reconnect",
     Rung.RESUME: "a new client continued the session at the far side",
@@ -142,6 +146,8 @@ def _details(tunnel: Tunnel, state: TunnelState, trouble: Trouble, now: float, l
     }
     if state.failure is not None:
         details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
+    if state.endpoint in _REACHES:
+        details["gateway"] = _REACHES[state.endpoint]
     if state.rung is not None:
         details["last_recovery"] = _RUNGS[state.rung]
     if state.asking is not None:

@@ -409,5 +409,5 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STOPPING, ev.Tick): _stop_deadline,
     (Phase.FAILED, ev.Asked): _ask_idle,
     (Phase.FAILED, ev.InputsChanged): _inputs_changed,
-    **{(phase, ev.EndpointSeen): _endpoint_seen for phase in Phase if phase is not Phase.STOPPED},
+    **{(phase, ev.EndpointSeen): _endpoint_seen for phase in Phase},
 })

@@ -68,6 +68,7 @@ def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str
         "want": state.want.value,
         "leg": None if leg is None else leg.value,
         "degraded": state.degraded,
+        "endpoint": state.endpoint.value,
         "destinations": [str(d.staff_side) for d in tunnel.destinations],
         "carries": carries,
         "drain": _drain(who, state.drain),

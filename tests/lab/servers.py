@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,14 @@ class Server:
     def kill(self) -> None:
         """SIGKILL, and wait for its end."""
         self._end(signal.SIGKILL)
+
+    def halt(self) -> None:
+        """From now on it does nothing, until `go_on`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """It works again where it was."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
-from tests.lab.config import Config
+from tests.lab.config import Config, only
 from tests.lab.customers import Customers, customers
 from tests.lab.daemon import PagerDuty
 from tests.lab.network import CUSTOMER, DATACENTRE
@@ -64,6 +64,21 @@ def test_a_dead_destination_costs_no_session_of_any_kind(lab: Lab, config: Confi
         daemon.wait_well(20)
         eventually(lambda: pagerduty.open() == [], 20, "it is over")
         assert sessions(daemon) == before
+    assert daemon.leftovers() == {}
+
+
+def test_a_dead_gateway_is_told_from_a_dead_service_on_it(lab: Lab, config: Config) -> None:
+    with lab.daemon(only(config, "acme-dc")) as daemon:
+        daemon.wait_well()
+        lab.openvpn.halt()
+        try:
+            daemon.wait_for("acme-dc", 30, leg="tunnel", endpoint="answers")
+            lab.blackhole(CUSTOMER)
+            daemon.wait_for("acme-dc", 60, leg="endpoint", endpoint="silent")
+        finally:
+            lab.unblock(CUSTOMER)
+            lab.openvpn.go_on()
+        daemon.wait_for("acme-dc", 60, leg=None, phase="up", health="healthy", endpoint="unknown")
     assert daemon.leftovers() == {}
 
 

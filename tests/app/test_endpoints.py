@@ -1,0 +1,136 @@
+"""Whether a gateway answers, and what its silence means: asked for real on loopback, for tunnels that are made up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from supervisor.app.endpoints import CALM, WORRY, EndpointWatch, Gateway
+from supervisor.core.events import EndpointSeen, Event
+from supervisor.core.state import Failure, Health, Phase, Reach, Session, Snapshot, TunnelState, Uplink
+from supervisor.probes.endpoint import answers
+from tests.fakes import KIND
+from tests.netns import Namespace
+from tunnels.base import Reason
+from tunnels.settings import Probe, Tunnel
+
+pytestmark = pytest.mark.root
+
+TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
+WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
+SICK = replace(WELL, phase=Phase.BACKOFF, health=Health.UNKNOWN, session=Session(2), failure=Failure(Reason.PEER_TIMEOUT, "x", 0.0))
+
+
+@dataclass
+class Story:
+    """The snapshot that the watch sees, and what it says; its events change the state as the engine does."""
+
+    state: TunnelState = WELL
+    uplink: Uplink = Uplink()
+    told: list[Reach] = field(default_factory=list)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot({"acme": (TUNNEL, self.state)}, 0.0, uplink=self.uplink)
+
+    def post(self, event: Event) -> None:
+        assert isinstance(event, EndpointSeen)
+        self.told.append(event.reach)
+        self.state = replace(self.state, endpoint=event.reach)
+
+    async def becomes(self, *reaches: Reach) -> None:
+        async with asyncio.timeout(60):
+            while self.told != list(reaches):
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def watched(story: Story, port: int | None = None) -> AsyncIterator[EndpointWatch]:
+    watch = EndpointWatch(story.snapshot, {"test": replace(KIND, door=lambda tunnel: port)}, story.post, look=0.02)
+    task = asyncio.create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.fixture
+def host(netns: Namespace) -> Namespace:
+    """It has the gateway's address itself."""
+    netns.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
+    netns.run("ip", "address", "add", "203.0.113.2/32", "dev", "lo")
+    return netns
+
+
+def mute(host: Namespace) -> None:
+    host.run("nft", "add table inet t; add chain inet t i { type filter hook input priority 0; policy drop; }")
+
+
+async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespace) -> None:
+    story = Story()
+    async with watched(story) as watch:
+        while Gateway("203.0.113.2", None) not in watch._answered:
+            await asyncio.sleep(0.01)
+        story.state = SICK
+        await story.becomes(Reach.ANSWERS)
+        mute(host)
+        watch._asked_at.clear()         # as if that were long ago
+        await story.becomes(Reach.ANSWERS, Reach.SILENT)        # the first is what was known from before
+        story.state = replace(WELL, endpoint=Reach.SILENT)
+        await story.becomes(Reach.ANSWERS, Reach.SILENT, Reach.UNKNOWN)
+
+
+async def test_silence_of_one_that_never_answered_says_nothing(host: Namespace) -> None:
+    mute(host)
+    story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    async with watched(story) as watch:
+        while watch._unanswered.get(Gateway("203.0.113.2", None), 0) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert story.told == []
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_a_port_of_tcp_answers_even_by_a_refusal_and_must_answer(host: Namespace, listens: bool) -> None:
+    server = await asyncio.start_server(lambda reader, writer: None, "203.0.113.2", 4443) if listens else contextlib.AsyncExitStack()
+    async with server:
+        story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")))
+        async with watched(story, 4443):
+            await story.becomes(Reach.ANSWERS)
+    mute(host)
+    story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    async with watched(story, 4443):
+        await story.becomes(Reach.SILENT)
+
+
+async def test_nobody_is_asked_while_the_uplink_is_dead_or_in_doubt(host: Namespace) -> None:
+    for uplink in (Uplink(alive=False), Uplink(doubted=True)):
+        story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")), uplink)
+        async with watched(story, 4443) as watch:
+            await asyncio.sleep(0.2)
+            assert (watch._asked_at, story.told) == ({}, [])
+
+
+async def test_a_stranger_does_not_knock_all_the_time() -> None:
+    watch = EndpointWatch(Story().snapshot, {"test": KIND}, lambda event: None)
+    udp, tcp = Gateway("203.0.113.2", None), Gateway("203.0.113.2", 443)
+    for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
+        watch._asked_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
+        pause = watch._next(gateway, wrong) - 1000.0
+        expected = (-1000.0 if unanswered == 1 else WORRY) if wrong else (CALM if gateway is udp else float("inf"))
+        assert pause == expected
+
+
+async def test_what_an_answer_is(host: Namespace) -> None:
+    assert await answers("203.0.113.2", None, 30.0)
+    assert await answers("203.0.113.2", 9, 30.0)
+    assert await answers("::1", None, 30.0)
+    mute(host)
+    assert not await answers("203.0.113.2", None, 0.2)
+    assert not await answers("203.0.113.2", 9, 0.2)
+    assert not await answers("198.51.100.1", 9, 30.0), "this host has no route there, and says so at once"
