@@ -49,7 +49,7 @@ class Auditing:
     def __init__(self, version: str, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
         self._version, self._plan, self._post = version, plan, post
         self._log = structlog.get_logger()
-        self._sessions: dict[str, str] = {}         # ids by tunnel
+        self._sessions: dict[tuple[str, int], str] = {}     # ids by tunnel and seat
         self._wanted: Audit | None = None
         self._running: _Running | None = None
         self._following: asyncio.Task[None] | None = None
@@ -62,7 +62,8 @@ class Auditing:
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember whose session it is."""
-        self._sessions[transition.tunnel] = snapshot.tunnels[transition.tunnel][1].session.id
+        for side in snapshot.tunnels[transition.tunnel][1].sides:
+            self._sessions[transition.tunnel, side.session.seat] = side.session.id
 
     def acted(self, act: Mapping[str, Any]) -> None:
         """Somebody asked for a change. It is logged, and stands in the audit where there is one."""

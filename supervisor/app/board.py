@@ -15,7 +15,7 @@ from typing import Any
 
 from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.chronicle import DAY
-from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState
+from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState
 from supervisor.core.view import iso
 from supervisor.reports.history import History
 
@@ -73,7 +73,7 @@ class Sources:
 
     snapshot: Callable[[], Snapshot]
     deaths: Callable[[], Mapping[str, Sequence[Failure]]]
-    link_bytes: Callable[[str], tuple[int, int] | None]     # called in a worker thread, one at a time
+    traffic: Callable[[str, Session], tuple[int, int] | None]   # bytes of a session; called in a worker thread, one at a time
     history: History
     wall_offset: float                                      # what turns monotonic seconds into Unix time
     mask: Callable[[str], str] = str                        # a text without secrets
@@ -140,8 +140,7 @@ class Board:
         self._news = asyncio.Event()
 
     def _count(self, snapshot: Snapshot) -> dict[str, tuple[int, int] | None]:
-        devices = {name: state.session.device for name, (_, state) in snapshot.tunnels.items() if state.running}
-        return {name: self._from.link_bytes(device) for name, device in devices.items() if device is not None}
+        return {name: self._from.traffic(name, state.session) for name, (_, state) in snapshot.tunnels.items() if state.running}
 
     def _days(self, snapshot: Snapshot) -> dict[str, _Day]:
         """Availability over the last day."""

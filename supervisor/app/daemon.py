@@ -21,6 +21,7 @@ from supervisor.app.endpoints import EndpointWatch
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.memory import shelf
+from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
 from supervisor.app.quiet import QuietWatch
@@ -37,7 +38,6 @@ from supervisor.control.occasion import Occasion, occasion
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.kernel.errors import KernelError
-from supervisor.kernel.traffic import LinkBytes
 from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
 from supervisor.reports.deaths import KEPT
@@ -117,7 +117,7 @@ class Daemon:
             asyncio.create_task(lag.watch(parts.metrics.loop_lag), name="loop lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
             asyncio.create_task(parts.certificates.run(), name="certificates"),
-            asyncio.create_task(QuietWatch(parts.engine, LinkBytes(), parts.inbox.post).run(), name="quiet"),
+            asyncio.create_task(QuietWatch(parts.engine, SessionMeter(parts.engine.lane), parts.inbox.post).run(), name="quiet"),
             asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
             asyncio.create_task(EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post).run(), name="endpoints"),
             asyncio.create_task(parts.board.run(), name="board samples"),

@@ -23,6 +23,7 @@ from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.held import Held
 from supervisor.app.memory import MemoryFiles, Present
+from supervisor.app.meters import LaneMeter, SessionMeter
 from supervisor.app.server_tls import TlsRenewal
 from supervisor.clients.codes import Codes
 from supervisor.clients.processes import boot_id
@@ -41,9 +42,9 @@ from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
 from supervisor.engine import Engine, Scope, proxies
 from supervisor.inbox import Inbox
+from supervisor.kernel.counters import refused_packets
 from supervisor.kernel.draining import FlowWatch
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.outputs import Alerter, Outputs, Recorder
 from supervisor.probes.prober import ProbeLoop
@@ -56,6 +57,7 @@ from supervisor.reports.pagers import Pagers
 from supervisor.reports.receiver import Hooks
 from supervisor.reports.redact import Secrets
 from supervisor.reports.routing import Paging
+from supervisor.reports.scribe import Meters
 from supervisor.reports.series import Sources
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
@@ -101,16 +103,22 @@ def build(
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
     codes = Codes(config.facilitator.state_dir / "codes.json")
+
+
+    def lane(tunnel: str, seat: int) -> int | None:
+        return engine.lane(tunnel, seat)        # which is made later
+
     runner = Runner(
-        kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes,
-        lane_of=lambda name, seat: engine.lane(name, seat),     # noqa: PLW0108 - the engine is made later
+        kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
     )
     network = KernelNetwork(inbox.post, _note)
     history = History(
-        Archive(config.facilitator.state_dir, __version__), Surroundings(boot_id(), link_bytes=LinkBytes(), mask=secrets.mask)
+        Archive(config.facilitator.state_dir, __version__),
+        Surroundings(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
     )
     metrics = Metrics(__version__, identity.wall_offset, Sources(
-        link_bytes=LinkBytes(), usage=runner.usage, routes=lambda: network.achieved, repairs=lambda: network.repairs,
+        link_bytes=LinkBytes(), carried=LaneMeter(lane), usage=runner.usage,
+        routes=lambda: network.achieved, repairs=lambda: network.repairs,
         availability=history.ratios, history_usable=lambda: history.usable,
         refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
@@ -124,7 +132,7 @@ def build(
     recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.read, inbox.post)
     board = Board(BoardSources(
-        lambda: engine.snapshot, lambda: deaths.last, LinkBytes(), history, identity.wall_offset, secrets.mask,
+        lambda: engine.snapshot, lambda: deaths.last, SessionMeter(lane), history, identity.wall_offset, secrets.mask,
     ))
     alerters = Alerters(alerter, history, board)
     tls_renewal = TlsRenewal(inbox.post)

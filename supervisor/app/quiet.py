@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from supervisor.core.events import Event, Quiet
-from supervisor.core.state import Phase, Snapshot
+from supervisor.core.state import Phase, Session, Snapshot
 from supervisor.engine import Engine
 
 WINDOW = 3.0        # seconds that must be quiet
 MURMUR = 1000.0     # bytes a second, both ways: keep-alives and probes, but no person at work
 
-Counter = Callable[[str], tuple[int, int] | None]
+Counter = Callable[[str, Session], tuple[int, int] | None]      # bytes of a session so far
 
 
 class QuietWatch:
-    """Posts `Quiet` for tunnels with a device. What a proxy carries is not counted anywhere: it reconnects when its time is over."""
+    """Posts `Quiet` for tunnels that wait for it, when hardly anything passes."""
 
-    def __init__(self, engine: Engine, link_bytes: Counter, post: Callable[[Event], None], window: float = WINDOW) -> None:
-        self._engine, self._link_bytes, self._post, self._window = engine, link_bytes, post, window
+    def __init__(self, engine: Engine, traffic: Counter, post: Callable[[Event], None], window: float = WINDOW) -> None:
+        self._engine, self._traffic, self._post, self._window = engine, traffic, post, window
 
     async def run(self) -> None:
         """Watch, for ever."""
@@ -32,13 +32,12 @@ class QuietWatch:
                     self._post(Quiet(name))
 
     def _read(self) -> Mapping[str, int]:
-        found = {name: self._link_bytes(device) for name, device in waiting(self._engine.snapshot).items()}
+        found = {name: self._traffic(name, session) for name, session in waiting(self._engine.snapshot).items()}
         return {name: sum(count) for name, count in found.items() if count is not None}
 
 
-def waiting(snapshot: Snapshot) -> dict[str, str]:
-    """The devices of the tunnels that wait for a quiet moment, by name."""
+def waiting(snapshot: Snapshot) -> dict[str, Session]:
+    """The sessions of the tunnels that wait for a quiet moment, by name."""
     return {
-        name: state.session.device for name, (_, state) in snapshot.tunnels.items()
-        if state.reconnect_by is not None and state.phase is Phase.UP and state.session.device is not None
+        name: state.session for name, (_, state) in snapshot.tunnels.items() if state.reconnect_by is not None and state.phase is Phase.UP
     }

@@ -12,10 +12,10 @@ from supervisor.core.network import NetworkPlan
 from supervisor.core.packet import Facts, Kernel, Lookup, Match, Question, Way, way
 from supervisor.core.why import document, explain, resolve
 from supervisor.engine import Engine
+from supervisor.kernel.counters import refused_packets
 from supervisor.kernel.errors import ERRORS
 from supervisor.kernel.inspection import Inspector, forwarding, inspector, listening, refused
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.refused import refused_packets
 from supervisor.kernel.routes import Routes
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.reports.deaths import Deaths

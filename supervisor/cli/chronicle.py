@@ -140,10 +140,11 @@ def _section(title: str, rows: Sequence[Document], table: Callable[[Sequence[Doc
 
 
 def _sessions(rows: Sequence[Document]) -> Rows:
-    columns = ("STARTED", "TUNNEL", "ID", "DEVICE", "ADDRESS", "LASTED", "RECEIVED", "SENT", "ENDED BY")
+    columns = ("STARTED", "TUNNEL", "ID", "DEVICE", "ADDRESS", "LASTED", "FLOWS", "RECEIVED", "SENT", "ENDED BY")
     return Rows(columns, ((
         row["started"], row["tunnel"], row["id"][:8] or _NONE, row["device"] or _port(row), row["address"] or _NONE,
-        _span(row["lasted"]) if row["ended"] else "runs", _bytes(row["received"]), _bytes(row["sent"]), _told(row),
+        _span(row["lasted"]) if row["ended"] else "runs", _NONE if row["flows"] is None else str(row["flows"]),
+        _bytes(row["received"]), _bytes(row["sent"]), _told(row),
     ) for row in rows))
 
 

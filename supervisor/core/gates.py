@@ -1,6 +1,6 @@
 """Who of staff may enter a tunnel: what `staff.segments` and a tunnel's `allow` mean, as disjoint ranges of source addresses.
 
-    Gate (from the configuration) -> refusals(...) -> elements of the table (`core.layout`), and whose counter is whose (`kernel.refused`)
+    Gate (from the configuration) -> refusals(...) -> elements of the table (`core.layout`), and whose counter is whose (`kernel.counters`)
 
 Segments may overlap: whom one allowance lets in is in. A refused packet counts for the smallest network around its source.
 """

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
-from supervisor.core.network import Carry, Lane, Manner, NetworkPlan
+from supervisor.core.network import Carry, Lane, Manner, NetworkPlan, both_seats
 from supervisor.core.rules import Rule, leading
 from supervisor.core.same import Same
 from tunnels.settings import IPNetwork
@@ -234,7 +234,9 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         yield Element("refusing", (lane.number,))
     if lane.draining:
         yield Element("draining", (lane.number,))
+    yield from (Element("flows", (number,)) for number in both_seats(lane.number))      # always: with an element its count goes
     if lane.device is None:
+        yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_seats(lane.number))
         if lane.up and lane.port is not None:
             yield Element("ports", (lane.number,), (lane.port,))
         return

@@ -95,6 +95,17 @@ def lane_of(first: int, seat: int) -> int:
     return first + seat * NEXT_SEAT
 
 
+def seat_of(lane: int) -> int:
+    """Which of its tunnel's seats the lane belongs to."""
+    return (lane - FIRST_LANE) // NEXT_SEAT
+
+
+def both_seats(lane: int) -> tuple[int, int]:
+    """The lanes of both seats of the tunnel that this lane belongs to, in their order."""
+    first = lane - seat_of(lane) * NEXT_SEAT
+    return first, lane_of(first, 1)
+
+
 def desired(
     staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers,
     segments: Segments = NO_SEGMENTS, accounting: bool = False,

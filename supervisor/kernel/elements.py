@@ -16,7 +16,7 @@ from supervisor.kernel.ruleset import ADDRESS, PORT, PROTOCOL, Kind, Set
 
 _LIST_ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 7, 10
 _VALUE = 1                          # NFTA_DATA_VALUE
-_EXPRESSION_DATA, _PACKETS = 2, 2   # NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
+_EXPRESSION_DATA, _BYTES, _PACKETS = 2, 1, 2    # NFTA_EXPR_DATA, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS
 _PROTOCOLS = ("tcp", 6), ("udp", 17)
 _INTERVAL_END = 1
 
@@ -65,13 +65,14 @@ def unpack(described: Set, data: Iterable[bytes]) -> Iterator[Element]:
         yield Element(described.name, _key_parts(described, entry), _value(described, entry))
 
 
-def counted(described: Set, data: Iterable[bytes]) -> Iterator[tuple[Element, int]]:
-    """The elements of a set with counters and the packets of each, from the element lists that the kernel gave."""
+def counted(described: Set, data: Iterable[bytes]) -> Iterator[tuple[Element, int, int]]:
+    """The elements of a set with counters, and the packets and bytes of each, from the element lists that the kernel gave."""
     for part in data:
         for _, body in attributes(part):
             entry = dict(attributes(body))
             counter = dict(attributes(dict(attributes(entry[_EXPRESSION]))[_EXPRESSION_DATA]))
-            yield Element(described.name, _key_parts(described, entry)), int.from_bytes(counter[_PACKETS], "big")
+            packets, octets = (int.from_bytes(counter[kind], "big") for kind in (_PACKETS, _BYTES))
+            yield Element(described.name, _key_parts(described, entry)), packets, octets
 
 
 def _pack(described: Set, element: Element) -> Iterator[bytes]:

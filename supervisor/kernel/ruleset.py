@@ -118,6 +118,9 @@ def _sets() -> Iterator[Set]:
     yield Set("up", (MARK,), size=_LANES)
     yield Set("refusing", (MARK,), size=_LANES)
     yield Set("draining", (MARK,), size=_LANES)
+    yield Set("flows", (MARK,), counter=True, size=_LANES)
+    yield Set("sent", (MARK,), counter=True, size=_LANES)
+    yield Set("received", (MARK,), counter=True, size=_LANES)
     yield Set("lanes", (MARK, NAME), size=_LANES)
     yield Set("tunnels", (NAME,), size=_LANES)
     yield Set("ports", (MARK,), PORT)
@@ -150,6 +153,7 @@ def _enter() -> Iterator[ex.Clause]:
     yield ex.jump("gate")
     yield _join(ex.tcp(), ex.meta("mark"), ex.within("refusing"), ex.reset())
     yield _join(ex.meta("mark"), ex.within("draining"), ex.jump("fresh"))
+    yield _join(ex.meta("mark"), ex.within("up"), ex.within("flows"))       # counts each flow once: its next packet has its mark
     yield _join(ex.meta("mark"), ex.set_ct_mark())
 
 
@@ -185,6 +189,7 @@ def _from_tunnels() -> ex.Clause:
 def _input() -> Iterator[ex.Clause]:
     yield _from_tunnels()
     yield _join(ex.ct_direction("reply"), ex.accept())
+    yield _join(ex.ct("mark"), ex.within("sent"))           # counts: what staff send to a proxy
     yield _join(ex.ct_status_dnat(), ex.accept())
     yield _join(ex.tcp_dport(FIRST_PORT, LAST_PORT), ex.counter(), ex.drop())
     # What a proxy does not take (not TCP) must not end at a service of this host.
@@ -210,6 +215,7 @@ def _forward() -> Iterator[ex.Clause]:
 
 def _output() -> Iterator[ex.Clause]:
     yield _join(ex.oifname("lo"), ex.accept())
+    yield _join(ex.ct_direction("reply"), ex.ct("mark"), ex.within("received"))     # counts: what a proxy gives back
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
     yield _join(_ours(ex.meta("mark")), ex.counter(), ex.drop())

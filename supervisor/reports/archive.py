@@ -38,7 +38,7 @@ CREATE TABLE session (
 CREATE INDEX session_open ON session (run) WHERE ended IS NULL;
 CREATE TABLE incident (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, severity TEXT NOT NULL, summary TEXT NOT NULL, opened REAL NOT NULL, closed REAL);
-""",)
+""", "ALTER TABLE session ADD COLUMN flows INTEGER;")
 
 _TRANSITION = """
 INSERT INTO transition (run, at, wall, tunnel, session, before, after, health, standing, reason, text, lasted, rung)
@@ -49,6 +49,10 @@ VALUES (:run, :tunnel, :number, :id, :kind, :device, :port, :address, :peer, :st
 ON CONFLICT (run, tunnel, number) DO UPDATE SET id=:id, device=:device, port=:port, address=:address, peer=:peer,
     connected=coalesce(connected, :connected), ended=:ended, lasted=:lasted, reason=:reason, text=:text"""
 _BYTES = "UPDATE session SET received=:received, sent=:sent WHERE run=:run AND tunnel=:tunnel AND number=:number"
+_MORE = """
+UPDATE session SET flows=coalesce(flows, 0) + :flows, received=CASE :proxy WHEN 0 THEN received ELSE coalesce(received, 0) + :received END,
+    sent=CASE :proxy WHEN 0 THEN sent ELSE coalesce(sent, 0) + :sent END
+WHERE run=:run AND tunnel=:tunnel AND number=:number"""
 _OPENED = "INSERT INTO incident (name, severity, summary, opened) VALUES (:name, :severity, :summary, :wall)"
 _CLOSED = "UPDATE incident SET closed=:wall WHERE name=:name AND closed IS NULL"
 
@@ -83,7 +87,7 @@ DELETE FROM incident WHERE id IN (
 _READ: Mapping[str, str] = MappingProxyType({
     "sessions": """
         SELECT tunnel, id, kind, device, port, address, peer, started, connected, ended, coalesce(lasted, ended - started) AS lasted,
-            reason, text, received, sent
+            reason, text, received, sent, flows
         FROM session WHERE :tunnel IS NULL OR tunnel = :tunnel ORDER BY started DESC, rowid DESC LIMIT :limit""",
     "transitions": """
         SELECT wall AS at, tunnel, session, before, after, health, standing, reason, text, lasted, rung
@@ -116,6 +120,15 @@ def session(**values: Any) -> Statement:
 def traffic(tunnel: str, number: int, received: float, sent: float) -> Statement:
     """The bytes of a session so far."""
     return Statement(_BYTES, {"tunnel": tunnel, "number": number, "received": int(received), "sent": int(sent)})
+
+
+def more(tunnel: str, number: int, flows: float, through_proxy: tuple[float, float] | None) -> Statement:
+    """What the session has carried since the last time: flows, and the bytes both ways where no device counts them."""
+    received, sent = through_proxy or (0, 0)
+    proxy = through_proxy is not None
+    return Statement(_MORE, {
+        "tunnel": tunnel, "number": number, "flows": int(flows), "proxy": int(proxy), "received": int(received), "sent": int(sent),
+    })
 
 
 def incident_opened(name: str, severity: str, summary: str, wall: float) -> Statement:

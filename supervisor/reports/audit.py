@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from supervisor.core.audit import Accounts, Act, Entry, Flow, Gap, Names, flow_line, line, lost_kind, unstamp
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network import NetworkPlan, seat_of
 from supervisor.reports.rotation import RotatedFile
 
 WAITING = 50_000        # entries that wait for the disk at most
@@ -31,10 +31,10 @@ class Trail:
     """Writes to a file from a thread of its own. `put` may be called in any thread."""
 
     def __init__(
-        self, file: RotatedFile, plan: Callable[[], NetworkPlan], sessions: Mapping[str, str], changed: Changed = lambda: None,
+        self, file: RotatedFile, plan: Callable[[], NetworkPlan], sessions: Mapping[tuple[str, int], str], changed: Changed = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`plan` and `sessions` (ids by tunnel) are looked at in the thread; it says when `problem` has `changed`."""
+        """`plan` and `sessions` (ids by tunnel and seat) are looked at in the thread; it says when `problem` has `changed`."""
         self._file, self._plan, self._sessions, self._changed, self._clock = file, plan, sessions, changed, clock
         self._log = structlog.get_logger()
         self._names = Names(plan())
@@ -151,7 +151,7 @@ class Trail:
         tunnel = names.tunnel(entry.lane)
         self.accounts.add(entry, tunnel or "")
         self.accounts.events[entry.told.value] += 1
-        session = None if tunnel is None else self._sessions.get(tunnel)
+        session = None if tunnel is None else self._sessions.get((tunnel, seat_of(entry.lane)))
         return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry))
 
     def _say(self, problem: str | None) -> None:

@@ -20,7 +20,7 @@ from supervisor.core.state import Failure, Phase, Session, Snapshot, Transition,
 from supervisor.reports import archive
 from supervisor.reports.archive import Archive, Now, Statement
 from supervisor.reports.past import failures, timelines
-from supervisor.reports.scribe import LinkBytes, Pace, Scribe
+from supervisor.reports.scribe import Meters, Pace, Scribe
 from supervisor.reports.tally import ended_session
 from tunnels.settings import Tunnel
 
@@ -36,7 +36,7 @@ class Surroundings:
     boot: str = ""                                                                  # names what monotonic time counts from
     clock: Callable[[], float] = time.monotonic
     offset: Callable[[], float] = lambda: time.time() - time.monotonic()            # what turns monotonic seconds into Unix time
-    link_bytes: LinkBytes = lambda device: None
+    meters: Meters = Meters()
     mask: Callable[[str], str] = str                                                # a text without secrets
 
     def now(self) -> Now:
@@ -49,7 +49,7 @@ class History:
 
     def __init__(self, archive: Archive, around: Surroundings, pace: Pace | None = None) -> None:
         self._archive, self._around = archive, around
-        self._scribe = Scribe(archive, around.now, around.link_bytes, pace or Pace())
+        self._scribe = Scribe(archive, around.now, around.meters, pace or Pace())
         self._lock = threading.Lock()
         self._timelines: dict[str, Timeline] = {}
         self._sessions: dict[tuple[str, int], Session] = {}     # running ones, as they were last seen
@@ -62,9 +62,8 @@ class History:
         """
         past = self._scribe.start({tunnel: tuple(session.id for session in sessions) for tunnel, sessions in adopted.items()}).result()
         self._sessions = {(tunnel, session.number): session for tunnel, sessions in adopted.items() for session in sessions}
-        for (tunnel, number), session in self._sessions.items():
-            if session.device is not None:
-                self._scribe.count(tunnel, number, session.device)
+        for (tunnel, _), session in self._sessions.items():
+            self._scribe.count(tunnel, session)
         now = self._around.now()
         self._timelines, self._incidents = timelines(past, now), past.incidents
         return failures(past, now, kept) if kept else {}
@@ -179,8 +178,7 @@ class History:
 
     def _goes_on(self, tunnel: Tunnel, state: TunnelState) -> Statement:
         session = self._sessions[tunnel.name, state.session.number] = state.session
-        if session.device is not None:
-            self._scribe.count(tunnel.name, session.number, session.device)
+        self._scribe.count(tunnel.name, session)
         if state.phase is Phase.STOPPING:       # the device goes with its client
             self._scribe.count_now(tunnel.name, session.number, last=False)
         return self._session(tunnel, session, ended=None, lasted=None, reason=None, text=None)

@@ -12,17 +12,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import structlog
 
 from supervisor.core.availability import KEPT
-from supervisor.reports.archive import Archive, Now, Past, Statement, traffic
+from supervisor.core.state import Session
+from supervisor.core.traffic import Carried
+from supervisor.reports.archive import Archive, Now, Past, Statement, more, traffic
 from supervisor.reports.database import Damaged
 from supervisor.reports.tally import Rising
 
 WAITING = 20_000        # rows that wait for the disk at most
 
-LinkBytes = Callable[[str], tuple[int, int] | None]     # received and sent by a device so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,25 @@ class Pace:
     prune: float = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """Who knows what went through a tunnel. Called in the history's thread."""
+
+    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None                   # received and sent by a device so far
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})       # by seat
+
+
 class Counted:
     """The bytes of one session. A device that is made anew in it begins at 0 again."""
 
-    def __init__(self, tunnel: str, number: int, device: str) -> None:
-        self.tunnel, self.number, self.device = tunnel, number, device
+    def __init__(self, tunnel: str, session: Session) -> None:
+        self.tunnel, self.number, self.seat, self.device = tunnel, session.number, session.seat, session.device
         self._received, self._sent = Rising(resets=True), Rising(resets=True)
         self._told = (-1.0, -1.0)
 
-    def read(self, link_bytes: LinkBytes) -> Statement | None:
+    def read(self, meters: Meters) -> Statement | None:
         """The row with what the device says now; None: nothing new."""
-        reading = link_bytes(self.device)
+        reading = None if self.device is None else meters.link_bytes(self.device)
         if reading is None:
             return None
         totals = (self._received.read(0, reading[0]), self._sent.read(0, reading[1]))
@@ -54,17 +64,38 @@ class Counted:
         return traffic(self.tunnel, self.number, *totals)
 
 
+class Passed:
+    """What passed through the lane of one seat, as its counters say. They outlive sessions: what is new belongs to the one that runs."""
+
+    def __init__(self) -> None:
+        self._flows, self._received, self._sent = Rising(resets=True), Rising(resets=True), Rising(resets=True)
+
+    def more(self, tunnel: str, number: int, now: Carried) -> Statement | None:
+        """The row with what is new; None: nothing."""
+        flows = _grown(self._flows, now.flows)
+        if now.received is None or now.sent is None:
+            return more(tunnel, number, flows, None) if flows else None
+        through_proxy = _grown(self._received, now.received), _grown(self._sent, now.sent)
+        return more(tunnel, number, flows, through_proxy) if flows or any(through_proxy) else None
+
+
+def _grown(counter: Rising, value: int) -> float:
+    before = counter.value
+    return counter.read(0, value) - before
+
+
 class Scribe:
     """Writes to an archive from a thread of its own. Every method may be called in any thread."""
 
-    def __init__(self, archive: Archive, now: Callable[[], Now], link_bytes: LinkBytes, pace: Pace = Pace()) -> None:
-        self._archive, self._now, self._link_bytes, self._pace = archive, now, link_bytes, pace
+    def __init__(self, archive: Archive, now: Callable[[], Now], meters: Meters, pace: Pace = Pace()) -> None:
+        self._archive, self._now, self._meters, self._pace = archive, now, meters, pace
         self._log = structlog.get_logger()
         self._changed = threading.Condition()
         self._rows: deque[Statement] = deque()
         self._put = self._settled = self._lost = 0      # rows ever put in; of these on disk or given up; of these lost
         self._counted: dict[tuple[str, int], Counted] = {}      # running sessions
         self._urgent: list[Counted] = []                # whose device may be gone in a moment
+        self._passed: dict[tuple[str, int], Passed] = {}        # by tunnel and seat
         self._closing = False
         self._began = False
         self._prune_at = self._read_at = float("-inf")  # monotonic seconds
@@ -95,12 +126,12 @@ class Scribe:
             self._drop_excess()
             self._changed.notify_all()
 
-    def count(self, tunnel: str, number: int, device: str) -> None:
-        """Read the bytes of this session from now on."""
+    def count(self, tunnel: str, session: Session) -> None:
+        """Read what this session carries from now on."""
         with self._changed:
-            known = self._counted.get((tunnel, number))
-            if known is None or known.device != device:
-                self._counted[tunnel, number] = Counted(tunnel, number, device)
+            known = self._counted.get((tunnel, session.number))
+            if known is None or known.device != session.device:
+                self._counted[tunnel, session.number] = Counted(tunnel, session)
 
     def count_now(self, tunnel: str, number: int, *, last: bool) -> None:
         """Read the bytes of this session at once: its device goes soon; `last`: and never again."""
@@ -185,7 +216,11 @@ class Scribe:
             counted = [*urgent, *self._counted.values()] if regular else urgent
         if regular:
             self._read_at = now.at + self._pace.seen
-        return [row for one in counted if (row := one.read(self._link_bytes)) is not None]
+        return [row for one in counted for row in (one.read(self._meters), self._more(one)) if row is not None]
+
+    def _more(self, one: Counted) -> Statement | None:
+        now = self._meters.carried(one.tunnel).get(one.seat)
+        return None if now is None else self._passed.setdefault((one.tunnel, one.seat), Passed()).more(one.tunnel, one.number, now)
 
     def _settle(self, refused: list[Statement]) -> None:
         """Rows that were refused wait on, before those that came meanwhile."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from supervisor.core.blame import dead_leg
 from supervisor.core.state import Phase, Snapshot, TunnelState, up
+from supervisor.core.traffic import Carried
 from supervisor.reports.exposition import Family, escaped, labels, simple
 from supervisor.reports.outbox import OutboxStatus
 from supervisor.reports.tally import BUCKETS, Counts, Readings
@@ -60,6 +61,7 @@ class Sources:
     certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({})     # Unix time at which a tunnel's first one expires
     availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda tunnels: MappingProxyType({})   # by tunnel and window
     history_usable: Callable[[], bool | None] = lambda: None
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})   # by seat
 
 
 States = Mapping[str, TunnelState]
@@ -118,13 +120,14 @@ class TunnelSeries:
         ))
 
     def _traffic(self, states: States) -> Iterator[Family]:
-        totals = {
-            name: self._readings.bytes(name, {side.session.number: self._link_bytes(side) for side in state.sides})
-            for name, state in states.items()
-        }
+        carried = {name: self._sources.carried(name) for name in states}
+        totals = {name: self._readings.bytes(name, self._bytes(state, carried[name])) for name, state in states.items()}
         known = {name: total for name, total in totals.items() if total is not None}
-        yield _counter("receive_bytes", "Bytes that came out of the tunnel's device.", ((n, total[0]) for n, total in known.items()))
-        yield _counter("transmit_bytes", "Bytes that went into the tunnel's device.", ((n, total[1]) for n, total in known.items()))
+        yield _counter("receive_bytes", "Bytes that came out of the tunnel.", ((n, total[0]) for n, total in known.items()))
+        yield _counter("transmit_bytes", "Bytes that went into the tunnel.", ((n, total[1]) for n, total in known.items()))
+        yield _counter("flows", "Connections of staff that entered the tunnel.", (
+            (n, self._readings.flows(n, {seat: count.flows for seat, count in counts.items()})) for n, counts in carried.items()
+        ))
 
     def _available(self, states: States) -> Family:
         return simple(
@@ -143,6 +146,14 @@ class TunnelSeries:
         return simple("facilitator_certificate_expiry_timestamp_seconds", "gauge", "Unix time at which our certificate for it expires.", (
             (labels(tunnel=name), at) for name, at in self._sources.certificates().items() if name in states
         ))
+
+    def _bytes(self, state: TunnelState, carried: Mapping[int, Carried]) -> Mapping[int, tuple[int, int] | None]:
+        """By what counts them: the device of a session, or the lane of a proxy's seat."""
+        proxies = {
+            seat: (count.received, count.sent)
+            for seat, count in carried.items() if count.received is not None and count.sent is not None
+        }
+        return proxies or {side.session.number: self._link_bytes(side) for side in state.sides}
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
         return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None

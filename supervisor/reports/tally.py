@@ -118,6 +118,7 @@ class Readings:
         self._received: dict[str, Rising] = {}
         self._sent: dict[str, Rising] = {}
         self._cpu: dict[str, Rising] = {}
+        self._flows: dict[str, Rising] = {}
 
     def bytes(self, tunnel: str, readings: Mapping[int, tuple[int, int] | None]) -> tuple[float, float] | None:
         """Received and sent bytes over all sessions, of which these run; None as long as nothing was ever read.
@@ -134,9 +135,13 @@ class Readings:
         known = {session: seconds for session, seconds in readings.items() if seconds is not None}
         return _risen(self._cpu, tunnel, readings, known, resets=False)
 
+    def flows(self, tunnel: str, readings: Mapping[int, int]) -> float | None:
+        """Flows of all sessions, by the seat whose counter this is; None as long as nothing was ever read."""
+        return _risen(self._flows, tunnel, readings, readings, resets=True)
+
     def keep(self, tunnels: Container[str]) -> None:
         """Forget all other tunnels."""
-        for rising in (self._received, self._sent, self._cpu):
+        for rising in (self._received, self._sent, self._cpu, self._flows):
             for name in [name for name in rising if name not in tunnels]:
                 del rising[name]
 

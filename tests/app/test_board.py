@@ -32,7 +32,8 @@ class Night:
         self.world = World({"acme": tunnel()}, habits, recorder=self)
         self.bytes = {"t-acme": (0, 0)}
         self.board = Board(Sources(
-            lambda: self.world.engine.snapshot, lambda: self.deaths.last, self.bytes.get, self.history, 1_790_000_000.0,
+            lambda: self.world.engine.snapshot, lambda: self.deaths.last,
+            lambda tunnel, session: self.bytes.get(session.device or ""), self.history, 1_790_000_000.0,
             lambda text: text.replace(SECRET, "***"),
         ))
 

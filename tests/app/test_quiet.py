@@ -8,6 +8,7 @@ import pytest
 
 from supervisor.app.quiet import MURMUR, QuietWatch
 from supervisor.core import events as ev
+from supervisor.core.state import Session
 from tests.fakes import Habits, World
 from tunnels.settings import Login, Tunnel
 
@@ -31,11 +32,11 @@ def waiting() -> World:
 async def test_it_is_quiet_when_hardly_anything_passes(rate: float, told: bool) -> None:
     world, posted, passed = waiting(), asyncio.Queue[ev.Event](), [0.0]
 
-    def link_bytes(device: str) -> tuple[int, int] | None:
+    def traffic(tunnel: str, session: Session) -> tuple[int, int] | None:
         passed[0] += rate * WINDOW
         return int(passed[0]), 0
 
-    task = asyncio.create_task(QuietWatch(world.engine, link_bytes, posted.put_nowait, WINDOW).run())
+    task = asyncio.create_task(QuietWatch(world.engine, traffic, posted.put_nowait, WINDOW).run())
     try:
         if told:
             assert await asyncio.wait_for(posted.get(), 30) == ev.Quiet("acme")
@@ -50,7 +51,7 @@ async def test_nothing_is_counted_while_none_waits() -> None:
     world, asked = waiting(), []
     world.post(ev.Quiet("acme"))
     world.run(until=20.0)
-    task = asyncio.create_task(QuietWatch(world.engine, asked.append, lambda event: None, WINDOW).run())
+    task = asyncio.create_task(QuietWatch(world.engine, lambda *what: asked.append(what), lambda event: None, WINDOW).run())
     await asyncio.sleep(WINDOW * 3)
     task.cancel()
     assert asked == []

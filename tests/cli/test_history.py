@@ -26,7 +26,7 @@ def document(text: str = "client ended by signal 9", problem: str | None = None)
         "tunnel": "acme", "id": "688c5675e2ad43e1a76f5ef4b11f75aa", "kind": "openvpn", "device": "t-acme", "port": None,
         "address": "10.78.0.2", "peer": "203.0.113.2",
         "started": 0.0, "connected": 1.5, "ended": 50_000.0, "lasted": 50_000.0, "reason": "killed", "text": text,
-        "received": 5264, "sent": 84_280_000,
+        "flows": 17, "received": 5264, "sent": 84_280_000,
     }
     moved = {"at": 50_000.0, "tunnel": "acme", "session": 1, "before": "up", "after": "backoff", "health": "unknown", "standing": "down",
              "reason": "killed", "text": text, "lasted": 49_999.5, "rung": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.availability import Standing
 from supervisor.core.state import Failure, Phase, Session, TunnelState
+from supervisor.core.traffic import Carried
 from supervisor.reports.archive import AGE, FILE, Archive, Now
 from supervisor.reports.history import History, Surroundings
+from supervisor.reports.scribe import Meters
 from tests.fakes import Habits
 from tests.history.worlds import ROWS_ONLY, Life, Machine, surroundings, tunnel
 from tests.reports.worlds import alert, snapshot, transition, up
@@ -45,10 +48,10 @@ def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_path: Path) -> None:
     counters = {"t-acme": (100, 50)}
-    history = opened(tmp_path, Machine(100.0), link_bytes=counters.get)
+    history = opened(tmp_path, Machine(100.0), meters=Meters(counters.get))
     world = snapshot(acme=up())
     history.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), world)
-    history._scribe.count_now("acme", last=False)
+    history._scribe.count_now("acme", 1, last=False)
     assert history._scribe.flush(10.0)
     counters["t-acme"] = (30, 20)
     stopping = snapshot(acme=up(phase=Phase.STOPPING))
@@ -58,6 +61,29 @@ def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_p
     history.record(transition(Phase.STOPPING, Phase.STOPPED, Reason.STOPPED), snapshot(acme=up(phase=Phase.STOPPED)))
     row, = history.read("acme", 9)["sessions"]
     assert (row["received"], row["sent"], row["reason"]) == (130, 70, "stopped")
+    history.close()
+
+
+def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters_go_on(tmp_path: Path) -> None:
+    carried = {0: Carried(5, 500, 50)}
+    history = opened(tmp_path, Machine(100.0), meters=Meters(carried=lambda tunnel: carried))
+
+    def session(number: int, *counts: Carried) -> None:
+        state = up(session=replace(up(number).session, device=None))
+        history.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number), snapshot(acme=state))
+        for count in counts:
+            carried[0] = count
+            history._scribe.count_now("acme", number, last=False)
+            assert history._scribe.flush(10.0)
+        ended = transition(Phase.UP, Phase.STOPPED, Reason.STOPPED, session=number)
+        history.record(ended, snapshot(acme=replace(state, phase=Phase.STOPPED)))
+        assert history._scribe.flush(10.0)
+
+    session(1, Carried(7, 700, 70), Carried(10, 1000, 100))
+    session(2, Carried(11, 1100, 101), Carried(3, 30, 3))       # the table was made anew meanwhile
+    second, first = history.read("acme", 9)["sessions"]
+    assert (first["flows"], first["received"], first["sent"]) == (10, 1000, 100)
+    assert (second["flows"], second["received"], second["sent"]) == (4, 130, 4)
     history.close()
 
 
@@ -135,7 +161,7 @@ def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     for number in range(1, 2501):
         machine.now = float(number)
         state = TunnelState(phase=Phase.UP, session=Session(number, f"id-{number}", started=machine.now))
-        for moved in (transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number),
+        for moved in (replace(transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number), ended=number - 1),
                       transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number)):
             history.record(moved, snapshot(acme=state))
     assert history._scribe.flush(10.0)

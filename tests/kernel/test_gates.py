@@ -14,7 +14,7 @@ from ipaddress import ip_network
 import pytest
 
 from supervisor.core.gates import Entry, Gate, Segment
-from supervisor.kernel.refused import refused_packets
+from supervisor.kernel.counters import refused_packets
 from tests.kernel.lab import (
     ACME,
     AT_ONCE,

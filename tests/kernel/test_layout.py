@@ -111,11 +111,19 @@ def test_first_plan_closes_before_it_opens() -> None:
 + element destinations4 10.90.0.0/16
 + element destinations4 100.64.0.0/16
 + element destinations6 fd00:77::/64
++ element flows 173001
++ element flows 173002
++ element flows 174001
++ element flows 174002
 + element lanes 173001 . t-acme
 + element mss4 t-acme : 1360
 + element mss6 t-acme : 1340
 + element ports 173002 : 17300
 + element real4 173001 . 100.64.0.0/16 : 10.0.0.0/16
++ element received 173002
++ element received 174002
++ element sent 173002
++ element sent 174002
 + element staff4 10.8.0.0/16
 + element staff6 fd00:8::/64
 + element tunnels t-acme

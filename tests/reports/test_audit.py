@@ -54,7 +54,7 @@ def events(path: Path) -> list[str]:
 @contextlib.contextmanager
 def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[Trail]:
     """One that runs."""
-    made = Trail(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {"acme": "s-1"}, **options)
+    made = Trail(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
     made.start({"version": "1"})
     try:
         yield made

@@ -1,13 +1,15 @@
-"""How often each tunnel refused which segment: the counters of our table's elements, read at scrape time, in the scrape's thread.
+"""The counters of our table's elements: how often each tunnel refused which segment, and what went through each lane.
 
-The socket is one of its own, so the loop that holds the kernel to the plan is not asked.
+They are read when somebody asks, in his thread. The socket is one of its own, so the loop that holds the kernel to the plan is not asked.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -15,9 +17,10 @@ from supervisor.core.gates import refusals
 from supervisor.core.intervals import Interval
 from supervisor.core.layout import Part
 from supervisor.core.network import NetworkPlan
+from supervisor.core.traffic import Carried
 from supervisor.kernel.elements import counted
 from supervisor.kernel.netlink import attribute, attributes, messages
-from supervisor.kernel.ruleset import TABLE, Ruleset
+from supervisor.kernel.ruleset import TABLE, Ruleset, Set
 
 _NETFILTER, _INET = 12, 1
 _GET_ELEMENTS = 10 << 8 | 13        # nftables' part of netfilter; NFT_MSG_GETSETELEM
@@ -26,6 +29,7 @@ _ERROR, _DONE = 2, 3
 _TABLE, _SET, _ELEMENTS = 1, 2, 3   # NFTA_SET_ELEM_LIST_*
 _TIMEOUT = 1.0                      # seconds
 _DATAGRAM = 1 << 18
+_FRESH = 0.2        # seconds: one reading serves all lanes of a scrape
 
 
 def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
@@ -38,14 +42,49 @@ def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
         return MappingProxyType({})
     counts = dict.fromkeys(owners.values(), 0)
     try:
-        for described in (each for each in Ruleset.build().sets if each.counter):
-            for element, packets in counted(described, _element_lists(described.name)):
+        for described in (_sets()[f"refused{version}"] for version in (4, 6)):
+            for element, packets, _ in counted(described, _element_lists(described.name)):
                 owner = owners.get(element.key)
                 if owner is not None:
                     counts[owner] += packets
     except OSError:
         return MappingProxyType({})
     return counts
+
+
+class LaneCounts:
+    """What went through each lane, by its number. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._read_at = float("-inf")
+        self._counts: Mapping[int, Carried] = {}
+
+    def __call__(self) -> Mapping[int, Carried]:
+        """Since the table was made. Nothing when the kernel does not answer."""
+        now = time.monotonic()
+        if now - self._read_at > _FRESH:
+            try:
+                self._counts = _carried()
+            except OSError:
+                self._counts = {}
+            self._read_at = now
+        return self._counts
+
+
+def _carried() -> Mapping[int, Carried]:
+    flows, received, sent = (
+        {element.key[0]: (packets, octets) for element, packets, octets in counted(_sets()[name], _element_lists(name))}
+        for name in ("flows", "received", "sent")
+    )
+    return {
+        lane: Carried(entered, received[lane][1], sent[lane][1]) if lane in received and lane in sent else Carried(entered)
+        for lane, (entered, _) in flows.items() if isinstance(lane, int)
+    }
+
+
+@functools.cache
+def _sets() -> Mapping[str, Set]:
+    return {described.name: described for described in Ruleset.build().sets}
 
 
 def _element_lists(name: str) -> Iterator[bytes]:
