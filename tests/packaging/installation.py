@@ -16,7 +16,8 @@ from tests.packaging.container import Machine
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACILITATOR = "/opt/facilitator/bin/facilitator"
 
-_SOURCE = "/usr/src/facilitator"
+SOURCE = "/usr/src/facilitator"             # this checkout, read-only
+EXAMPLES = "/usr/local/share/facilitator"
 _COMMAND = """#!/opt/facilitator/bin/python3
 import sys
 from supervisor.__main__ import main
@@ -36,11 +37,11 @@ def environment(target: Path) -> dict[Path, str]:
     (target / "bin" / "facilitator").chmod(0o755)
     for package in ("supervisor", "tunnels"):
         shutil.copytree(REPOSITORY / package, ours / package)
-    (ours / "packages.pth").write_text(f"{_SOURCE}/packages\n")
+    (ours / "packages.pth").write_text(f"{SOURCE}/packages\n")
     binds = {
-        target: f"{_SOURCE}/opt", REPOSITORY / "systemd": f"{_SOURCE}/systemd",
-        REPOSITORY / "config.example.yaml": f"{_SOURCE}/config.example.yaml",
-        Path(click.__file__).resolve().parents[1]: f"{_SOURCE}/packages",
+        target: f"{SOURCE}/opt", REPOSITORY / "systemd": f"{SOURCE}/systemd",
+        REPOSITORY / "config.example.yaml": f"{SOURCE}/config.example.yaml",
+        Path(click.__file__).resolve().parents[1]: f"{SOURCE}/packages",
     }
     base = Path(sys.base_prefix).resolve()
     return binds if base == Path("/usr") else {**binds, base: str(base)}     # an interpreter that is not Debian's comes along
@@ -48,8 +49,8 @@ def environment(target: Path) -> dict[Path, str]:
 
 def install(vm: Machine) -> None:
     """The user, the unit, an example configuration; not started."""
-    vm.run("cp", "--archive", f"{_SOURCE}/opt", "/opt/facilitator")
-    vm.run(f"{_SOURCE}/systemd/setup.sh", "install")
+    vm.run("cp", "--archive", f"{SOURCE}/opt", "/opt/facilitator")
+    vm.run(f"{SOURCE}/systemd/setup.sh", "install")
 
 
 def put(vm: Machine, name: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import tempfile
@@ -15,8 +16,9 @@ import yaml
 from tests.lab.pki import Authority
 from tests.lab.servers import BastionServer, OpenVpnServer
 from tests.lab.wait import eventually
+from tests.lab.wireguard import WireGuardServer
 from tests.packaging.container import Machine, machine
-from tests.packaging.installation import FACILITATOR, environment, install, put
+from tests.packaging.installation import EXAMPLES, FACILITATOR, SOURCE, environment, install, put
 
 pytestmark = pytest.mark.nspawn
 
@@ -27,6 +29,7 @@ CONFIG: dict[str, Any] = {
     "http": {"listen": "127.0.0.1:9464"},
     "tunnels": {"acme-dc": {"kind": "openvpn", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}},
 }
+WIREGUARD = Path("/usr/bin/wireguard-go")       # needs nothing besides the C library, so the machine can use this host's
 NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
 OVPN = "client\ndev tun\nremote 127.0.0.1 1194\n"
 
@@ -34,7 +37,7 @@ OVPN = "client\ndev tun\nremote 127.0.0.1 1194\n"
 @pytest.fixture
 def vm(scratch: Path) -> Iterator[Machine]:
     """A machine with this checkout installed and configured, not started."""
-    with machine(scratch, environment(scratch / "opt")) as booted:
+    with machine(scratch, {**environment(scratch / "opt"), WIREGUARD: str(WIREGUARD)}) as booted:
         install(booted)
         put(booted, "config.yaml", yaml.safe_dump(CONFIG))
         put(booted, "acme.ovpn", OVPN)
@@ -43,9 +46,49 @@ def vm(scratch: Path) -> Iterator[Machine]:
         print(booted.run("journalctl", "--unit=facilitator", "--no-pager", "--output=cat", check=False).stdout)
 
 
-def test_systemd_has_no_complaint_about_the_unit(vm: Machine) -> None:
+@pytest.mark.parametrize(("profile", "exposure"), [(None, 2.6), ("profile-root.conf", 4.4)])
+def test_systemd_has_no_complaint_about_the_unit(vm: Machine, profile: str | None, exposure: float) -> None:
+    """`exposure`: how far `systemd-analyze security` may find it open, of 10."""
+    if profile is not None:
+        vm.run("install", "-D", "-m", "0644", f"{EXAMPLES}/{profile}", f"/etc/systemd/system/facilitator.service.d/{profile}")
+        vm.run("systemctl", "daemon-reload")
     verified = vm.run("systemd-analyze", "verify", "facilitator.service")
     assert verified.stdout + verified.stderr == ""
+    vm.run("systemd-analyze", "security", f"--threshold={exposure * 10:.0f}", "facilitator.service")
+    vm.run("systemctl", "start", "facilitator")
+    assert get(vm, "/readyz") == 200
+
+
+def test_an_installation_can_be_repeated_and_removed(vm: Machine) -> None:
+    mine = vm.path("/etc/facilitator/config.yaml").read_text()
+    vm.run("systemctl", "start", "facilitator")
+    vm.run(f"{SOURCE}/systemd/setup.sh", "install")
+    assert vm.path("/etc/facilitator/config.yaml").read_text() == mine
+    vm.run("systemctl", "enable", "facilitator")
+
+    vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall")
+    assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+    assert leftovers(vm) == NOTHING
+    assert found(vm) == {"/etc/facilitator", "/var/lib/facilitator"}
+    vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall", "--purge")
+    assert found(vm) == set()
+    assert vm.run("id", "facilitator", check=False).returncode != 0
+
+
+def found(vm: Machine) -> set[str]:
+    """Files and directories of ours in the machine; not its /run, which the next boot empties."""
+    places, ours, within = ("/etc", "/opt", "/usr/local", "/var/lib"), ("-name", "*facilitator*"), ("-path", "*/facilitator/*")
+    return set(vm.run("find", *places, *ours, "-not", *within).stdout.split())
+
+
+def test_the_doctor_knows_the_unit(vm: Machine) -> None:
+    said = vm.run(FACILITATOR, "doctor", check=False).stdout
+    assert "leaves its clients to it (KillMode=process)" in said
+    vm.write("/etc/systemd/system/facilitator.service.d/mine.conf", "[Service]\nKillMode=mixed\nLoadCredential=key:/etc/credstore/no\n")
+    vm.run("systemctl", "daemon-reload")
+    said = " ".join(vm.run(FACILITATOR, "doctor", check=False).stdout.split())
+    assert "KillMode=mixed: a crash of the daemon" in said
+    assert "the credential key from /etc/credstore/no, which does not exist" in said
 
 
 def test_a_life(vm: Machine) -> None:
@@ -105,16 +148,21 @@ def far_side() -> Iterator[Path]:
 
 
 def test_tunnels_come_up_with_the_rights_of_the_unit(vm: Machine, far_side: Path) -> None:
-    """Real servers in the machine's network: an openvpn and an sshuttle client of the unit's unprivileged user reach them."""
+    """Real servers in the machine's network, which clients of the unit's unprivileged user reach."""
     openvpn = OpenVpnServer(vm.network, far_side, Authority(far_side))
-    sshd = BastionServer(vm.network, far_side)
-    cloud = {
-        "kind": "sshuttle", "destinations": ["10.90.0.0/16"], "remote": "facilitator@127.0.0.1:22",
-        "identity": {"file": "own-cloud-ssh-key"}, "known_hosts": "/etc/facilitator/known_hosts",
+    sshd, wireguard = BastionServer(vm.network, far_side), WireGuardServer(vm.network, far_side)
+    tunnels = {
+        "acme-dc": {**CONFIG["tunnels"]["acme-dc"], "destinations": ["10.92.0.0/24"]},
+        "own-cloud": {
+            "kind": "sshuttle", "destinations": ["10.90.0.0/16"], "remote": "facilitator@127.0.0.1:22",
+            "identity": {"file": "own-cloud-ssh-key"}, "known_hosts": "/etc/facilitator/known_hosts",
+        },
+        "globex": {"kind": "wireguard", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/globex.conf"},
     }
-    put(vm, "config.yaml", yaml.safe_dump({**CONFIG, "tunnels": {**CONFIG["tunnels"], "own-cloud": cloud}}))
+    put(vm, "config.yaml", yaml.safe_dump({**CONFIG, "tunnels": tunnels}))
     put(vm, "acme.ovpn", openvpn.client_config("127.0.0.1"))
     put(vm, "known_hosts", sshd.known_hosts("127.0.0.1"))
+    put(vm, "globex.conf", wireguard.client_config("127.0.0.1"))
     # this secret comes as a systemd credential, which only the service can read
     vm.write("/etc/credstore/own-cloud-ssh-key", sshd.client_key.read_text(), 0o600)
     vm.write(
@@ -122,17 +170,15 @@ def test_tunnels_come_up_with_the_rights_of_the_unit(vm: Machine, far_side: Path
         "[Service]\nLoadCredential=own-cloud-ssh-key:/etc/credstore/own-cloud-ssh-key\n",
     )
     vm.run("systemctl", "daemon-reload")
-    try:
-        openvpn.start()
-        sshd.start()
+    with contextlib.ExitStack() as servers:
+        for server in (openvpn, sshd, wireguard):
+            server.start()
+            servers.callback(server.stop)
         vm.run("systemctl", "start", "facilitator")
-        eventually(lambda: {tunnel["phase"] for tunnel in status(vm)["tunnels"]} == {"up"}, 20, "both tunnels are up")
-        owners = {name: vm.run("ps", "-o", "user:20=", "-C", name).stdout.split() for name in ("openvpn", "ssh")}
-        assert owners == {"openvpn": ["facilitator"], "ssh": ["facilitator"]}
+        eventually(lambda: {tunnel["phase"] for tunnel in status(vm)["tunnels"]} == {"up"}, 20, "all tunnels are up")
+        owners = {name: vm.run("ps", "-o", "user:20=", "-C", name).stdout.split() for name in ("openvpn", "ssh", "wireguard-go")}
+        assert owners == {"openvpn": ["facilitator"], "ssh": ["facilitator"], "wireguard-go": ["facilitator"]}
         vm.run("systemctl", "stop", "facilitator")
-    finally:
-        openvpn.stop()
-        sshd.stop()
     assert leftovers(vm) == NOTHING
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.app.doctor.machine import PATIENCE
@@ -13,8 +13,9 @@ from supervisor.clients.launch import PATH
 from supervisor.core.fitness.facts import Service, Unit
 
 UNIT = "facilitator.service"
-_PROPERTIES = ("LoadState", "Type", "KillMode", "TimeoutStopUSec", "Restart", "WatchdogUSec", "RuntimeDirectoryPreserve")
+_PROPERTIES = ("LoadState", "Type", "KillMode", "TimeoutStopUSec", "Restart", "RuntimeDirectoryPreserve")
 _LONGEST = re.compile(r'^\s*max_kill_timeout\s*=\s*"([^"]*)"', re.MULTILINE)
+_WATCHDOG = re.compile(r"^WatchdogSec=(\S*)$", re.MULTILINE)
 _CREDENTIAL = re.compile(r"^LoadCredential(?:Encrypted)?=([^:\s]+):(/\S+)$", re.MULTILINE)
 
 
@@ -40,16 +41,13 @@ def _unit(places: Places) -> Unit | None:
     values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
     if values.get("LoadState") != "loaded":
         return None
+    text = _systemctl("cat", UNIT) or ""      # with its drop-ins: systemctl shows neither of these two while the unit does not run
     return Unit(
         type=values.get("Type", ""), kill_mode=values.get("KillMode", ""), stop_timeout=values.get("TimeoutStopUSec", ""),
-        restart=values.get("Restart", ""), watchdog=values.get("WatchdogUSec", ""),
-        preserved=values.get("RuntimeDirectoryPreserve", ""), bus=places.bus.is_socket(), credentials=tuple(_credentials()),
+        restart=values.get("Restart", ""), watchdog=["", *_WATCHDOG.findall(text)][-1],
+        preserved=values.get("RuntimeDirectoryPreserve", ""), bus=places.bus.is_socket(),
+        credentials=tuple((name, path) for name, path in _CREDENTIAL.findall(text)),
     )
-
-
-def _credentials() -> Iterator[tuple[str, str]]:
-    """From the text of the unit and its drop-ins: systemctl does not show them as a property."""
-    yield from ((match[1], match[2]) for match in _CREDENTIAL.finditer(_systemctl("cat", UNIT) or ""))
 
 
 def _systemctl(*arguments: str) -> str | None:
