@@ -73,8 +73,9 @@ class Ending:
         over = asyncio.create_task(parts.engine.wait_for(all_stopped))
         now = asyncio.create_task(self._orders.now.wait())
         telling = asyncio.create_task(self._tell())
+        within = self._config.drain.timeout + LOG_OFF_WITHIN        # sessions that were replaced before may have had longer
         try:
-            await asyncio.wait({over, now, self._engine}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({over, now, self._engine}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancelled((over, now, telling))
         if self._engine.done():

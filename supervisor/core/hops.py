@@ -97,7 +97,8 @@ def tunnels(facts: Facts, way: Way) -> Iterator[Step]:
         carries = tunnel.name == way.tunnel.name
         rank = f", priority {tunnel.priority}" if len(able) > 1 else ""
         role = "stands by" if not carries else "carries it" if up(state) else "should carry it"
-        mark = (Mark.OK if well(tunnel, state) else Mark.WARNING) if up(state) or not carries else Mark.PROBLEM
+        takes = up(state) and state.drain is None
+        mark = (Mark.OK if well(tunnel, state) else Mark.WARNING) if takes or not carries else Mark.PROBLEM
         full = "; it drains and takes nothing new" if state.drain is not None else ""
         text = f"{tunnel.name} ({tunnel.kind}{rank}) {role}: {condition(facts, tunnel, state)}{full}{_turn(facts, way, tunnel, state)}"
         yield Step("tunnel", text, mark)

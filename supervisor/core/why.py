@@ -22,7 +22,7 @@ class Outcome(enum.StrEnum):
     CARRIED = "carried"
     DOWN = "down"           # the tunnel that should carry it is not up
     BLOCKED = "blocked"     # the tunnel is up, and something else is in the way
-    REFUSED = "refused"     # the sender may not
+    REFUSED = "refused"     # the sender may not, or the tunnel takes nothing new
     NOTHING = "nothing"     # no tunnel carries this address
 
 

@@ -25,6 +25,10 @@ def world() -> World:
 
 @pytest.fixture
 def facade(world: World, tmp_path) -> Facade:
+    return made(world, tmp_path)
+
+
+def made(world: World, tmp_path) -> Facade:
     needed = {"identity": Identity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": Held(tmp_path),
               "network": world.network}
     return Facade(**dict.fromkeys(field.name for field in fields(Facade)) | needed)
@@ -47,3 +51,14 @@ async def test_a_start_is_over_when_somebody_else_stops_the_tunnel(world: World,
     world.post(Asked("acme", reason=Reason.STOPPED))
     world.run(until=5.0)
     assert (await waiting)["phase"] == "stopped"
+
+
+async def test_a_drain_of_a_tunnel_answers_with_what_is_left(tmp_path) -> None:
+    world = World({"acme": tunnel()}, Habits(flows=lambda name, now: 2))
+    world.run(until=10.0)
+    waiting = asyncio.create_task(made(world, tmp_path).ask("acme", "stop", 60.0, drain=True))
+    await asyncio.sleep(0)
+    world.run(until=11.0)
+    answer = await waiting
+    assert (answer["phase"], answer["want"], answer["drain"]["flows_left"]) == ("up", "up", 2)
+    assert Held(tmp_path).names == {"acme"}, "a daemon that starts now leaves it down"

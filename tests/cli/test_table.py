@@ -48,3 +48,11 @@ def test_whatever_a_client_said_can_be_shown(words: str, width: int) -> None:
 
 def test_words_that_look_like_markup_are_words() -> None:
     assert "[/red] :warning: [b]" in shown(document(phase="failed", last_error="[/red] :warning: [b]"), 200)
+
+
+def test_what_a_tunnel_waits_for_stands_in_its_row() -> None:
+    drain = {"reason": "stopped", "flows_left": 1, "longest_idle_seconds": 75.2, "until": "2026-01-01T08:00:00Z"}
+    text = shown(document(drain=drain), 200)
+    assert "up, healthy, draining" in text
+    assert "1 flow left, silent for at most 1 min 15 s" in text
+    assert "draining" in shown(document(drain=drain | {"flows_left": None}, phase="backoff", health="unknown"), 200)

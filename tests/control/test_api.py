@@ -123,6 +123,15 @@ async def test_commands_reach_the_daemon(served) -> None:
     assert (await asyncio.to_thread(client.post, "/api/v1/reload"))["done"] == ["acme-dc: probe changed"]
 
 
+async def test_a_drain_is_a_command_and_one_of_a_tunnel_a_way_to_stop_it(served) -> None:
+    daemon, path, _ = served
+    client = ControlClient(path)
+    for wish in ("tunnels/acme-dc/stop?drain=1&wait=7", "tunnels/acme-dc/start?drain=1", "drain", "drain?now=1"):
+        await asyncio.to_thread(client.post, f"/api/v1/{wish}")
+    assert daemon.asked == [("acme-dc", "stop --drain", 7), ("acme-dc", "start", 0), ("", "drain", 0), ("", "drain", 1)]
+    assert [(act["action"], act["tunnel"]) for act in daemon.acts[2:]] == [("drain", None)] * 2
+
+
 async def test_the_history_is_asked_for_by_tunnel_and_number_of_rows(served) -> None:
     _, path, base = served
     get = ControlClient(path).get
@@ -141,6 +150,8 @@ async def test_a_daemon_that_ends_starts_nothing_anew(served) -> None:
         with pytest.raises(Refused, match="nothing is changed any more: draining"):
             await asyncio.to_thread(ControlClient(path).post, f"/api/v1/{wish}")
     assert daemon.asked == []
+    await asyncio.to_thread(ControlClient(path).post, "/api/v1/tunnels/acme-dc/stop")
+    assert daemon.asked == [("acme-dc", "stop", 0)], "what is under way may be cut"
 
 
 async def test_a_tunnel_that_is_removed_while_somebody_waits_for_it_is_an_answer(served) -> None:

@@ -178,3 +178,13 @@ def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
     assert all(0 <= x <= len(rtts) - 1 and 0 <= y <= 20 for x, y in points)
     assert {x for x, _ in points} == {float(x) for x, rtt in enumerate(rtts) if rtt is not None}
     assert len(list(rects(svg))) == rtts.count(None)
+
+
+def test_a_drain_is_shown_with_what_it_waits_for() -> None:
+    board = bad_night()
+    drain = {"reason": "shutdown", "flows_left": 3, "longest_idle_seconds": 12.0, "until": "2026-01-01T08:00:00Z"}
+    board["tunnels"][0]["drain"] = drain
+    board["draining"] = True
+    words = Tree(page(board)).words
+    assert "3 flows left, silent for at most 12 s" in words
+    assert "takes nothing new" in words

@@ -33,6 +33,9 @@ class FakeDaemon:
         given = facts(str(question.address), None if question.source is None else str(question.source), question.port, **self.down)
         return document(given, asked(given))
 
+    def acted(self, act: dict[str, Any]) -> None:
+        """Nobody changes anything here."""
+
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[FakeDaemon, Path, str]]:

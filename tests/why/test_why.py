@@ -60,6 +60,9 @@ def problems(answer: Answer) -> list[str]:
          "10.77.0.10 would be refused: 10.9.0.1 is not in staff.networks (10.8.0.0/16)"),
         (facts("8.8.8.8"), "nothing", "8.8.8.8 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink"),
         (facts("10.50.0.1"), "carried", "10.50.0.1 is carried by main (openvpn), healthy, for 3 h 12 min"),
+        (facts("10.77.0.10", acme="draining"), "refused",
+         "10.77.0.10 would be refused: acme (openvpn) drains, and only what is under way goes on"),
+        (facts("10.50.0.1", main="draining"), "carried", "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min"),
         (facts("10.50.0.1", main="backoff"), "carried", "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min"),
     ],
 )

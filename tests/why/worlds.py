@@ -11,7 +11,7 @@ from supervisor.core.failover import choose
 from supervisor.core.layout import Device, Host, wanted
 from supervisor.core.network import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
 from supervisor.core.packet import Facts, Kernel, Lookup, Match, parse_question, way
-from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Want
+from supervisor.core.state import Drain, Failure, Health, Phase, Session, Snapshot, TunnelState, Want
 from supervisor.core.why import Answer, explain, resolve
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel
@@ -53,6 +53,7 @@ STATES: Mapping[str, TunnelState] = {
     "dropped": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 4, since=NOW - 4, deadline=NOW + 1, failure=TIMED_OUT, session=SESSION),
     "starting": TunnelState(phase=Phase.STARTING, well_since=NOW - 125, since=NOW - 1, failure=TIMED_OUT, session=Session(4, pid=4300)),
     "failed": TunnelState(phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)),
+    "draining": replace(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
     "stopped": TunnelState(want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60),
 }
 OTHER_WAY = Lookup("vpc", "10.60.0.1", 254)
