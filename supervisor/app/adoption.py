@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from supervisor.app.handover import Handover
 from supervisor.app.memory import Stored, recall
 from supervisor.clients.adoption import Found, living
 from supervisor.clients.journal import Entry, Journal
@@ -31,6 +32,7 @@ class Inheritance:
 
     stored: Mapping[str, Stored] = field(default_factory=dict)
     found: Sequence[Found] = ()         # clients of exactly the sessions that are stored
+    kept: frozenset[str] = frozenset()  # seats whose next session need not log in
 
     def close(self) -> None:
         """Let go of the processes; who took one up has a hold of its own."""
@@ -40,7 +42,7 @@ class Inheritance:
     @property
     def memory(self) -> Memory:
         """As far as it can be known before a client was taken up."""
-        return Memory({name: each.record for name, each in self.stored.items()}, frozenset(map(_key, self.found)))
+        return Memory({name: each.record for name, each in self.stored.items()}, frozenset(map(_key, self.found)), self.kept)
 
     @property
     def sessions(self) -> dict[str, tuple[Session, ...]]:
@@ -72,14 +74,15 @@ class Inheritance:
         return taken
 
 
-def inherit(config: Config, runtime_dir: Path) -> Inheritance:
-    """Look at what an earlier daemon has left. Nothing is touched."""
-    stored = {name: each for name, each in recall(runtime_dir, boot_id()).items() if name in config.tunnels}
+def inherit(config: Config, runtime_dir: Path, given: Handover | None = None) -> Inheritance:
+    """Look at what an earlier daemon has left, or has `given` to us. Nothing is touched."""
+    known = recall(runtime_dir, boot_id()) if given is None else given.tunnels
+    stored = {name: each for name, each in known.items() if name in config.tunnels}
     entries = Journal(runtime_dir).load().values()
     found = living(entry for entry in entries if entry.tunnel in stored and _is_of(stored[entry.tunnel], entry))
     for each in found:
         stored[each.entry.tunnel] = _completed(stored[each.entry.tunnel], each.entry)
-    return Inheritance(stored, found)
+    return Inheritance(stored, found, frozenset() if given is None else frozenset(given.kept))
 
 
 def _key(found: Found) -> tuple[str, int]:

@@ -7,8 +7,8 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from supervisor.app.ending import Ending, Orders
 from supervisor.app.endpoints import EndpointWatch
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
+from supervisor.app.handover import Handover, asked, received
 from supervisor.app.memory import shelf
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
 from supervisor.app.quiet import QuietWatch
+from supervisor.app.upgrade import Upgrade
 from supervisor.app.why import Explainer
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
@@ -53,6 +55,8 @@ LOOK = 10.0             # seconds between two looks, during a drain, whether the
 
 def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
     """Run the daemon with this configuration to its end; the exit code. Errors at the start are printed."""
+    if (code := asked(path, kinds)) is not None:
+        return code
     open_standard_streams()
     try:
         return asyncio.run(_main(path, kinds))
@@ -72,13 +76,15 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     forbid_core_dumps()
     raise_file_limit()
     notifier = Notifier()
+    given = received()
     config = load(path, kinds)
     make_directory(config.facilitator.runtime_dir, "facilitator.runtime_dir", shared=True)
     make_directory(config.facilitator.state_dir, "facilitator.state_dir")
-    locked = lock(config.facilitator.runtime_dir)
+    locked = lock(config.facilitator.runtime_dir) if given is None else given.lock
     secrets = Secrets()
     log = configure(STDOUT, secrets)
-    daemon = Daemon(path, config, build(path, kinds, config, secrets, notifier, lambda: log.dropped), orders)
+    parts = build(path, kinds, config, secrets, notifier, lambda: log.dropped, given)
+    daemon = Daemon(path, config, parts, orders, Process(locked, log.flush, given))
     try:
         await daemon.start()
         gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
@@ -91,14 +97,24 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     return Exit.OK
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What outlives a change of the program in this process, or ends with it."""
+
+    lock: int                                   # descriptor of the lock on runtime_dir
+    log_written: Callable[[], object]           # waits until the log is written
+    given: Handover | None = None               # what the program before us has left
+
+
 class Daemon:
     """One run, from the first route to the last."""
 
-    def __init__(self, path: Path, config: Config, parts: Parts, orders: Orders) -> None:
-        self._path, self._config, self._parts, self._orders = path, config, parts, orders
+    def __init__(self, path: Path, config: Config, parts: Parts, orders: Orders, process: Process) -> None:
+        self._path, self._config, self._parts, self._orders, self._process = path, config, parts, orders, process
         self._log = structlog.get_logger()
         self._control = config.facilitator.runtime_dir / "control.sock"     # where it is taken, whatever a later file says
         self._tasks: list[asyncio.Task[None]] = []
+        self._upgrading = asyncio.Lock()
 
     # --- the beginning -------------------------------------------------------------------------------------------------------
 
@@ -126,11 +142,14 @@ class Daemon:
             task.add_done_callback(self._told)
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
+        if (given := self._process.given) is not None:
+            text = f"{parts.identity.facilitator}: upgraded from version {given.version} to {__version__}"
+            parts.alerter.change(text, {"tunnels": ", ".join(config.tunnels)})
 
     async def _begin(self) -> frozenset[str]:
         """Close the kernel and go on with what an earlier daemon has left. Tunnels whose settings have changed since then. CannotStart."""
         config, parts = self._config, self._parts
-        left = inherit(config, config.facilitator.runtime_dir)
+        left = inherit(config, config.facilitator.runtime_dir, self._process.given)
         try:
             await parts.network.start(first_plan(config, parts.kinds, left.memory))
             parts.runner.start()
@@ -164,7 +183,7 @@ class Daemon:
         explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
         api = Api(Facade(
             parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
-            explainer, parts.board, parts.alerter, parts.auditing, self._stalled, self.reload, self._orders.drain,
+            explainer, parts.board, parts.alerter, parts.auditing, self._stalled, self.reload, self._orders.drain, self.upgrade,
         ))
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
@@ -174,6 +193,7 @@ class Daemon:
             else:
                 await parts.servers.listen_tcp(api.public(tls.refusal), listen.host, listen.port, tls.context)
                 parts.tls_renewal.start(tls)
+        parts.servers.refuse_the_rest()
 
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
@@ -227,6 +247,11 @@ class Daemon:
             return {"done": list(change.lines()), "errors": []}
         finally:
             parts.notifier.ready(summary(parts.engine.snapshot))
+
+    async def upgrade(self) -> dict[str, Any]:
+        """Go on with the code as it is now. Does not return where it succeeds: the process has become the new program; else `errors`."""
+        async with self._upgrading:
+            return {"errors": await Upgrade(self._parts, self._config, self._process.lock, self._process.log_written).run()}
 
     async def _feed_watchdog(self) -> None:
         interval = self._parts.notifier.watchdog_interval

@@ -42,6 +42,7 @@ class Orders:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._more)
         loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))     # see app/upgrade.py
 
     def drain(self, now: bool) -> None:
         """As the first signal; `now`: as the second."""

@@ -55,6 +55,7 @@ class Facade:
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
     ended: Callable[[bool], None]       # True: now, whatever is under way
+    upgraded: Callable[[], Awaitable[dict[str, Any]]]
 
     def status(self) -> dict[str, Any]:
         """See `supervisor.core.view.status`."""
@@ -172,6 +173,10 @@ class Facade:
         if not self.known(tunnel):
             raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         return next(entry for entry in self.status()["tunnels"] if entry["name"] == tunnel)
+
+    async def upgrade(self) -> dict[str, Any]:
+        """Change the program of the daemon's process; returns only when that did not succeed."""
+        return await self.upgraded()
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again."""

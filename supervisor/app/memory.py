@@ -77,7 +77,7 @@ class MemoryFiles:
                     self._fingerprints.pop(name, None)
                     self._shelf.remove(name)
                 else:
-                    self._shelf.put(name, self._document(name, record))
+                    self._shelf.put(name, _FORMAT.dump_json(self.stored(name, record)))
         except OSError as error:
             if self._usable:
                 structlog.get_logger().error("a crash would end the tunnels: their state cannot be written down", error=str(error))
@@ -85,9 +85,9 @@ class MemoryFiles:
         else:
             self._usable = True
 
-    def _document(self, name: str, record: Record) -> bytes:
-        now = self._present
-        return _FORMAT.dump_json(Stored(now.boot, record, self._fingerprint(name), now.inputs(name)))
+    def stored(self, name: str, record: Record) -> Stored:
+        """What is written down of a tunnel."""
+        return Stored(self._present.boot, record, self._fingerprint(name), self._present.inputs(name))
 
     def _fingerprint(self, name: str) -> str:
         tunnel, known = self._present.settings(name), self._fingerprints.get(name)

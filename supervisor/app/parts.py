@@ -21,6 +21,7 @@ from supervisor.app.board import Board
 from supervisor.app.board import Sources as BoardSources
 from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
+from supervisor.app.handover import Handover
 from supervisor.app.held import Held
 from supervisor.app.memory import MemoryFiles, Present
 from supervisor.app.meters import LaneMeter, SessionMeter
@@ -87,6 +88,7 @@ class Parts:
     alerter: Pagers
     auditing: Auditing
     engine: Engine
+    memory: MemoryFiles
     servers: Servers
     tls_renewal: TlsRenewal
     board: Board
@@ -94,22 +96,24 @@ class Parts:
 
 
 def build(
-    path: Path, kinds: Mapping[str, AnyKind], config: Config, secrets: Secrets, notifier: Notifier, log_dropped: Callable[[], int]
+    path: Path, kinds: Mapping[str, AnyKind], config: Config, secrets: Secrets, notifier: Notifier, log_dropped: Callable[[], int],
+    given: Handover | None = None,
 ) -> Parts:
-    """The parts for the configuration that was read from `path`."""
+    """The parts for the configuration that was read from `path`; `given`: what the program before us in this process has left."""
     identity = Identity(
-        config.facilitator.name or socket.gethostname(), __version__, os.getpid(), time.time(), time.time() - time.monotonic()
+        config.facilitator.name or socket.gethostname(), __version__, os.getpid(), time.time(), time.time() - time.monotonic(),
+        0 if given is None else given.upgrades + 1,
     )
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
     codes = Codes(config.facilitator.state_dir / "codes.json")
-
 
     def lane(tunnel: str, seat: int) -> int | None:
         return engine.lane(tunnel, seat)        # which is made later
 
     runner = Runner(
         kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
+        kept={} if given is None else given.kept,
     )
     network = KernelNetwork(inbox.post, _note)
     history = History(
@@ -136,16 +140,21 @@ def build(
     ))
     alerters = Alerters(alerter, history, board)
     tls_renewal = TlsRenewal(inbox.post)
-    held, watcher, servers = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed)), Servers()
-    present = Present(boot_id(), lambda name: engine.tunnel(name), watcher.digest)    # noqa: PLW0108 - the engine is made later
-    keepers = (MemoryFiles(config.facilitator.runtime_dir, present),)
+    held, watcher = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed))
+    servers = Servers({} if given is None else given.listening)
+
+    def settings(tunnel: str) -> Tunnel:
+        return engine.tunnel(tunnel)
+
+    present = Present(boot_id(), settings, watcher.digest)
+    memory = MemoryFiles(config.facilitator.runtime_dir, present)
     flows = FlowWatch(inbox.post, network.settled, _note)
     runs, watchers = AfterNetwork(runner, network.released), (certificates, tls_renewal, auditing)
-    outputs = Outputs(runs, network, prober, flows, alerters, recorder, watchers, keepers)
+    outputs = Outputs(runs, network, prober, flows, alerters, recorder, watchers, (memory,))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
     return Parts(
         identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history, alerter,
-        auditing, engine, servers, tls_renewal, board, notifier,
+        auditing, engine, memory, servers, tls_renewal, board, notifier,
     )
 
 

@@ -10,6 +10,7 @@ from supervisor.cli.doctor import doctor
 from supervisor.cli.history import history
 from supervisor.cli.host import check, cleanup, plan, run
 from supervisor.cli.tunnels import answer, drain, logs, reload, restart, start, status, stop
+from supervisor.cli.upgrade import upgrade
 from supervisor.cli.why import why
 
 
@@ -19,5 +20,7 @@ def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""
 
 
-for _command in (run, check, doctor, plan, status, why, history, alerts, start, stop, restart, answer, logs, reload, drain, cleanup):
+for _command in (
+    run, check, doctor, plan, status, why, history, alerts, start, stop, restart, answer, logs, reload, drain, upgrade, cleanup,
+):
     main.add_command(_command)

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from supervisor.clients import launch as launching
@@ -89,7 +90,9 @@ class Runner:
         on_line: Callable[[str, str], None] = lambda tunnel, text: None,
         lane_of: Callable[[str, int], int | None] = lambda tunnel, seat: None,
         codes: Codes | None = None,
+        kept: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it."""
         self._kinds, self._directory, self._read_input, self._post = kinds, runtime_dir.resolve(), read_input, post
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
         self._desk = Desk(Notices(), asyncio.Lock())
@@ -99,7 +102,7 @@ class Runner:
         self._logs: dict[str, Log] = {}
         self._waiting: dict[Key, _Order] = {}
         self._codes = codes or Codes(self._directory / "codes.json")
-        self._kept: dict[str, str] = {}     # by seat
+        self._kept = dict(kept)             # by seat
         self._ending: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -203,6 +206,16 @@ class Runner:
         return [client for (name, _), client in self._clients.items() if name == tunnel]
 
     # --- questions ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Secrets that spare the next login, by seat."""
+        return {place: secret for place, secret in self._kept.items() if secret}
+
+    @property
+    def busy(self) -> bool:
+        """Clients that were ordered have not been started yet."""
+        return bool(self._waiting)
 
     def tail(self, tunnel: str, count: int) -> list[str]:
         """The last lines that the tunnel's clients said, secrets masked, oldest first; at most 200."""

@@ -93,6 +93,9 @@ class Daemon(Protocol):
     def acted(self, act: Mapping[str, Any]) -> None:
         """Somebody asked for a change: `action`, `tunnel`, `by`, `result` and `why`."""
 
+    async def upgrade(self) -> dict[str, Any]:
+        """Become the program as it is installed now. Returns only when that did not succeed: `errors`."""
+
     def known(self, tunnel: str) -> bool:
         """Is there such a tunnel."""
 
@@ -134,6 +137,7 @@ class Api:
             web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
             web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
             web.post("/api/v1/reload", self._reload),
+            web.post("/api/v1/upgrade", self._upgrade),
             web.post("/api/v1/drain", self._drain),
         ])
         return app
@@ -230,6 +234,13 @@ class Api:
 
     async def _drain(self, request: web.Request) -> web.Response:
         return web.json_response(await self._daemon.drain("now" in request.query))
+
+    async def _upgrade(self, request: web.Request) -> web.Response:
+        """There is an answer only when it did not succeed: else the connection ends with the old program."""
+        self._refuse_when_ending()
+        done = await asyncio.shield(self._daemon.upgrade())
+        request[FAILED] = "; ".join(done["errors"])
+        return web.json_response(done)
 
     def _refuse_when_ending(self) -> None:
         """A daemon that is about to end begins nothing new."""

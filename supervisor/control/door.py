@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _BACKLOG = 128          # connections that the kernel holds until they are accepted
@@ -103,10 +103,13 @@ class Door:
         self._doormen: list[asyncio.Task[None]] = []
         self._guests: dict[asyncio.Task[None], Guest] = {}      # in the order in which they came
 
-    async def open(self, host: str, port: int) -> None:
-        """Listen on all addresses of the host. OSError when one cannot be had."""
+    async def open(self, host: str, port: int, given: Iterable[socket.socket] = ()) -> None:
+        """Listen on all addresses of the host, or on the sockets that are `given` for them. OSError when one cannot be had."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self._sockets = list(given)
+        for each in self._sockets:
+            each.setblocking(False)
+        found = () if self._sockets else await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
                 self._sockets.append(_listening(family, address))
@@ -114,6 +117,11 @@ class Door:
             await self.close()
             raise
         self._doormen = [loop.create_task(self._accept(each), name="http door") for each in self._sockets]
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Where it listens."""
+        return tuple(self._sockets)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 _LONGEST_STATUS = 1000     # bytes; systemd reads at most 4096 for a whole datagram
 _PATIENCE = 0.2            # seconds to wait while the service manager's queue is full
@@ -25,9 +25,14 @@ class Notifier:
     watchdog_interval: float | None
     """Seconds between two calls of `watchdog` (a third of what systemd allows); None: nobody watches."""
 
+    environment: Mapping[str, str]
+    """These variables, for a program that takes our place in this process."""
+
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        self._address = _address(environ.pop("NOTIFY_SOCKET", ""))
-        self.watchdog_interval = _watchdog_interval(environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", ""))
+        self.environment = {name: environ.pop(name) for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID") if name in environ}
+        said = self.environment.get
+        self._address = _address(said("NOTIFY_SOCKET", ""))
+        self.watchdog_interval = _watchdog_interval(said("WATCHDOG_USEC", ""), said("WATCHDOG_PID", ""))
 
     def ready(self, status: str) -> bool:
         """Start-up, or the reload that `reloading` announced, is complete. Like all methods: True when the message was handed over."""

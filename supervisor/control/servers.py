@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import grp
 import os
+import socket
 import ssl
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from aiohttp import web
 
@@ -19,14 +22,25 @@ _LINE = 4096                # bytes of a request's first line
 class Servers:
     """The listening sockets of an `Api`."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[str, Sequence[int]] = MappingProxyType({})) -> None:
+        """`given`: listening sockets of an earlier `Servers` in this process, as `descriptors` told them; ours from now on."""
+        self._given = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in given.items()}
         self._runners: list[web.AppRunner] = []
         self._doors: list[Door] = []
+        self._listening: dict[str, Sequence[socket.socket]] = {}
 
     async def listen_unix(self, app: web.Application, path: Path) -> None:
         """Serve on a unix socket that only its user and the group `facilitator` can open."""
-        path.unlink(missing_ok=True)
-        await web.UnixSite(await self._runner(app), str(path)).start()
+        given = self._given.pop(str(path), [])
+        if given and path.is_socket():
+            listening = given[0]
+        else:
+            path.unlink(missing_ok=True)
+            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listening.bind(str(path))
+        listening.setblocking(False)
+        self._listening[str(path)] = [listening]
+        await web.SockSite(await self._runner(app), listening).start()
         path.chmod(0o660)
         share(path)
 
@@ -37,16 +51,28 @@ class Servers:
         server = (await self._runner(app)).server
         assert server is not None
         door = Door(server, tls, patience or Patience())
-        await door.open(host, port)
+        await door.open(host, port, self._given.pop(f"{host}:{port}", []))
         self._doors.append(door)
+        self._listening[f"{host}:{port}"] = door.sockets
+
+    def descriptors(self) -> dict[str, tuple[int, ...]]:
+        """The listening sockets by address."""
+        return {name: tuple(each.fileno() for each in sockets) for name, sockets in self._listening.items()}
 
     def addresses(self) -> list[tuple[str, int] | str]:
         """Where it listens: paths and (host, port) pairs."""
         unix = [str(address) for runner in self._runners for address in runner.addresses]
         return [*unix, *(address for door in self._doors for address in door.addresses)]
 
+    def refuse_the_rest(self) -> None:
+        """Nobody serves on sockets that were given and are not wanted any more."""
+        for each in [each for sockets in self._given.values() for each in sockets]:
+            each.close()
+        self._given = {}
+
     async def close(self) -> None:
         """Close the sockets; running requests get a moment."""
+        self.refuse_the_rest()
         for door in self._doors:
             door.shut()
         for runner in self._runners:

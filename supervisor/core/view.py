@@ -23,6 +23,7 @@ class Identity:
     pid: int
     started: float          # Unix time in seconds
     wall_offset: float      # what turns monotonic seconds into Unix time
+    upgrades: int = 0       # how often this process has changed its program
 
 
 def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Map
         "version": who.version,
         "pid": who.pid,
         "started": iso(who.started),
+        "upgrades": who.upgrades,
         "draining": snapshot.draining,
         "conditions": [{"name": name, "text": each.text, "severity": each.severity} for name, each in conditions.items()],
         "tunnels": [

@@ -26,6 +26,7 @@ class LineWriter:
         self._lines: deque[str] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._writing = False
         self._unreported = 0
         self.dropped = 0        # lines, since the start
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -39,13 +40,18 @@ class LineWriter:
                 self._unreported += 1
                 return
             self._lines.append(line)
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def flush(self, timeout: float = 1.0) -> None:
+        """Wait until what was put in by now is written, for at most `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._writing, timeout)
 
     def close(self, timeout: float = 2.0) -> bool:
         """Write what waits, for at most `timeout` seconds; True when all of it was written."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -61,7 +67,10 @@ class LineWriter:
     def _take(self) -> list[str]:
         """The next lines, at least one; empty at the end."""
         with self._changed:
+            self._writing = False
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._lines or self._closing)
+            self._writing = bool(self._lines)
             batch = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
             dropped, self._unreported = (self._unreported, 0) if batch else (0, self._unreported)
         return [*batch, self._notice(dropped)] if dropped else batch

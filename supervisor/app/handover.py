@@ -1,0 +1,119 @@
+"""What a daemon gives to the one that takes its place in the same process: a document in an anonymous file, and open descriptors.
+
+    Handover -> memfd -> execve -> received
+    the same -> memfd -> `checked` by the new program in a process of its own, before anything is given up
+
+The document holds secrets (what spares the next login), so it is never anywhere else. Its shape is the contract between two versions of this
+program: a new one must understand what the old one says, or refuse before it is too late.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from supervisor import __version__
+from supervisor.app.files import errors_of, load
+from supervisor.app.memory import Stored
+from supervisor.config import Config, ConfigErrors
+from supervisor.core.exits import CannotStart, Exit
+from tunnels.base import AnyKind
+
+FORMAT = 1                              # grows when an older version could not understand it
+GIVEN = "FACILITATOR_HANDOVER"          # names the descriptor of the document that we go on from
+CHECKED = "FACILITATOR_CHECK"           # names the descriptor of one that we are only asked about
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Everything that is not in files."""
+
+    format: int
+    version: str                        # who gives it
+    upgrades: int                       # how often the process has changed its program
+    runtime_dir: str
+    state_dir: str
+    boot: str
+    lock: int                           # descriptor of the lock on runtime_dir
+    listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)     # descriptors by address
+    tunnels: Mapping[str, Stored] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict, repr=False)          # by seat: what spares its next login
+
+    def descriptors(self) -> Iterator[int]:
+        """Those that go along."""
+        yield self.lock
+        for each in self.listening.values():
+            yield from each
+
+
+_FORMAT = TypeAdapter(Handover)
+
+
+def written(handover: Handover) -> int:
+    """The document as an anonymous file, from its beginning; the caller closes it."""
+    fd = os.memfd_create("handover", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(_FORMAT.dump_json(handover))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def received(environ: MutableMapping[str, str] = os.environ) -> Handover | None:
+    """What the program before us in this process has given; None: nobody was before us, or its document says nothing to us.
+
+    In the latter case we go on as after a crash.
+    """
+    named = environ.pop(GIVEN, None)
+    if named is None:
+        return None
+    try:
+        handover = _read(int(named))
+    except (OSError, ValueError):
+        return None
+    for fd in handover.descriptors():
+        os.set_inheritable(fd, False)
+    return handover
+
+
+def asked(path: Path, kinds: Mapping[str, AnyKind], environ: MutableMapping[str, str] = os.environ) -> int | None:
+    """Where we are only asked whether we could go on from a document: our exit code, after our version or the reasons against it.
+
+    None: nobody asks, we are to run.
+    """
+    named = environ.pop(CHECKED, None)
+    if named is None:
+        return None
+    try:
+        handover = _read(int(named))
+        reasons = [*_against(handover, load(path, kinds))]
+    except (ConfigErrors, CannotStart) as problem:
+        reasons = errors_of(problem)
+    except (OSError, ValueError) as problem:
+        reasons = [f"version {__version__} does not understand what this one would hand over: {problem}"]
+    for reason in reasons:
+        print(reason, file=sys.stderr)
+    if not reasons:
+        print(__version__)
+    return Exit.FAILED if reasons else Exit.OK
+
+
+def _against(handover: Handover, config: Config) -> Iterator[str]:
+    for name in ("runtime_dir", "state_dir"):
+        before, after = getattr(handover, name), str(getattr(config.facilitator, name))
+        if before != after:
+            yield f"facilitator.{name} was {before} and is {after}: that takes a restart"
+
+
+def _read(fd: int) -> Handover:
+    """ValueError: it is none that we understand."""
+    with open(fd, "rb") as file:
+        content = file.read()
+    handover = _FORMAT.validate_json(content)
+    if handover.format > FORMAT:
+        raise ValueError(f"it has format {handover.format}, and we know {FORMAT}")
+    return handover

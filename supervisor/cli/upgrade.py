@@ -1,0 +1,63 @@
+"""`facilitator upgrade`: the running daemon goes on with the code that is installed now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from supervisor.cli.common import CONTROL_SOCKET, fail, refused, runtime_dir, socket_option
+from supervisor.control.client import ControlClient, Refused, Unreachable
+from supervisor.core.exits import Exit
+
+_ASKED_WITHIN = 75.0        # seconds for the daemon to have the new code looked at
+_BACK_WITHIN = 60.0         # seconds for the new code to answer
+
+
+@click.command()
+@socket_option
+def upgrade(config: Path, socket_path: Path | None) -> None:
+    """Let the daemon go on with the code that is installed now, without dropping a tunnel. Waits until the new code answers.
+
+    Where the new code cannot go on, the old one does, and says why.
+
+    \b
+    Example: facilitator upgrade
+    """
+    path = socket_path or runtime_dir(config) / CONTROL_SOCKET
+    try:
+        before = ControlClient(path).get("/api/v1/status")
+        errors = _tried(ControlClient(path))
+        if errors:
+            for line in errors:
+                click.echo(line, err=True)
+            fail(Exit.FAILED, f"not upgraded; version {before['version']} goes on")
+        after = ControlClient(path, _BACK_WITHIN).get("/api/v1/status")
+    except Unreachable as error:
+        fail(Exit.NO_DAEMON, str(error))
+    except Refused as error:
+        refused(error)
+    if (after["pid"], after["upgrades"]) != (before["pid"], before["upgrades"] + 1):
+        fail(Exit.FAILED, f"the daemon was started anew (process {after['pid']}) instead of upgraded; see its log")
+    click.echo(f"version {before['version']} -> {after['version']}, process {after['pid']} as before")
+    for line in _kept(before, after):
+        click.echo(line)
+
+
+def _tried(client: ControlClient) -> list[str]:
+    """Why the daemon refuses. A daemon that changes its program cannot answer any more: the end of the connection is the success."""
+    try:
+        errors: list[str] = client.post("/api/v1/upgrade", _ASKED_WITHIN)["errors"]
+    except Unreachable:
+        return []
+    return errors
+
+
+def _kept(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What became of each session, in a few lines."""
+    sessions = [{entry["name"]: entry["session"]["id"] for entry in each["tunnels"] if entry["session"]} for each in (before, after)]
+    kept = [name for name, id in sessions[0].items() if sessions[1].get(name) == id]
+    lost = [name for name in sessions[0] if name not in kept]
+    lines = [f"kept {len(kept)} of {len(sessions[0])} sessions"]
+    return [*lines, f"not kept: {', '.join(lost)}"] if lost else lines
