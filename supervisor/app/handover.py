@@ -3,8 +3,8 @@
     Handover -> memfd -> execve -> received
     the same -> memfd -> `checked` by the new program in a process of its own, before anything is given up
 
-The document holds secrets (what spares the next login), so it is never anywhere else. Its shape is the contract between two versions of this
-program: a new one must understand what the old one says, or refuse before it is too late.
+The document holds secrets (what spares the next login), so it is never anywhere else. Its shape is the contract between two versions of
+this program: a new one must understand what the old one says, or refuse before it is too late.
 """
 
 from __future__ import annotations

@@ -100,10 +100,7 @@ def build(
     given: Handover | None = None,
 ) -> Parts:
     """The parts for the configuration that was read from `path`; `given`: what the program before us in this process has left."""
-    identity = Identity(
-        config.facilitator.name or socket.gethostname(), __version__, os.getpid(), time.time(), time.time() - time.monotonic(),
-        0 if given is None else given.upgrades + 1,
-    )
+    identity = _identity(config, 0 if given is None else given.upgrades + 1)
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
     codes = Codes(config.facilitator.state_dir / "codes.json")
@@ -142,11 +139,7 @@ def build(
     tls_renewal = TlsRenewal(inbox.post)
     held, watcher = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed))
     servers = Servers({} if given is None else given.listening)
-
-    def settings(tunnel: str) -> Tunnel:
-        return engine.tunnel(tunnel)
-
-    present = Present(boot_id(), settings, watcher.digest)
+    present = Present(boot_id(), lambda tunnel: engine.tunnel(tunnel), watcher.digest)      # noqa: PLW0108 - the engine is made later
     memory = MemoryFiles(config.facilitator.runtime_dir, present)
     flows = FlowWatch(inbox.post, network.settled, _note)
     runs, watchers = AfterNetwork(runner, network.released), (certificates, tls_renewal, auditing)
@@ -156,6 +149,11 @@ def build(
         identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history, alerter,
         auditing, engine, memory, servers, tls_renewal, board, notifier,
     )
+
+
+def _identity(config: Config, upgrades: int) -> Identity:
+    name = config.facilitator.name or socket.gethostname()
+    return Identity(name, __version__, os.getpid(), time.time(), time.time() - time.monotonic(), upgrades)
 
 
 def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
