@@ -281,8 +281,8 @@ class Planned(Settings):
     """Reconnect before the far side cuts the session."""
 
     every: Pause = Field(description="how long the far side lets a session live")
-    before: Seconds = Field(600.0, description="how long before that to reconnect")
-    window: _Window | None = Field(None, description="local time of day to prefer, as 02:00-05:00")
+    before: Seconds = Field(600.0, description="how long before that another session takes its place")
+    window: _Window | None = Field(None, description="local time of day to prefer, as 02:00-05:00, in the second half of a session")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -297,7 +297,9 @@ class Reconnect(Settings):
     first: Pause = Field(1.0, description="shortest pause before a retry")
     max: Pause = Field(120.0, description="longest pause before a retry")
     stable_after: Seconds = Field(60.0, description="health for this long makes a session stable and forgets earlier failures")
-    planned: Planned | None = Field(None, description="reconnect ahead of the far side's session limit")
+    planned: Planned | None = Field(
+        None, description="reconnect ahead of the far side's session limit; without it, of one that it announces or has shown"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

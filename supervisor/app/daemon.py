@@ -39,6 +39,7 @@ from supervisor.control.notify import Notifier
 from supervisor.control.occasion import Occasion, occasion
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.lifetime import REMEMBERED, remembered
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
@@ -161,6 +162,7 @@ class Daemon:
         for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir), {entry.place for entry in taken}):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.deaths.remember(await asyncio.to_thread(parts.history.start, left.sessions, KEPT))
+        parts.engine.remember(remembered(parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED)))
         parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
         parts.watcher.start()
         self._watch(config)

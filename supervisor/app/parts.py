@@ -23,6 +23,7 @@ from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.handover import Handover
 from supervisor.app.held import Held
+from supervisor.app.learned import Learned
 from supervisor.app.memory import MemoryFiles, Present
 from supervisor.app.meters import LaneMeter, SessionMeter
 from supervisor.app.server_tls import TlsRenewal
@@ -75,6 +76,7 @@ class Parts:
     kinds: Mapping[str, AnyKind]
     files: Files
     held: Held
+    learned: Learned
     certificates: Certificates
     inbox: Inbox
     runner: Runner
@@ -130,7 +132,8 @@ def build(
     prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes())
     deaths = Deaths()
     auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
-    recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, SystemdStatus(notifier))
+    learned = Learned(config.facilitator.state_dir)
+    recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.read, inbox.post)
     board = Board(BoardSources(
         lambda: engine.snapshot, lambda: deaths.last, SessionMeter(lane), history, identity.wall_offset, secrets.mask,
@@ -144,10 +147,10 @@ def build(
     flows = FlowWatch(inbox.post, network.settled, _note)
     runs, watchers = AfterNetwork(runner, network.released), (certificates, tls_renewal, auditing)
     outputs = Outputs(runs, network, prober, flows, alerters, recorder, watchers, (memory,))
-    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance)
+    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone)
     return Parts(
-        identity, kinds, files, held, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history, alerter,
-        auditing, engine, memory, servers, tls_renewal, board, notifier,
+        identity, kinds, files, held, learned, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history,
+        alerter, auditing, engine, memory, servers, tls_renewal, board, notifier,
     )
 
 
@@ -164,6 +167,12 @@ def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
             take(event)
 
     return tell
+
+
+def _zone() -> float:
+    """What turns monotonic seconds into local ones."""
+    now = time.time()
+    return now - time.monotonic() + time.localtime(now).tm_gmtoff
 
 
 def scope(identity: Identity, config: Config) -> Scope:

@@ -83,7 +83,9 @@ def _state(entry: dict[str, Any]) -> Text:
     phase, health = entry["phase"], entry["health"]
     known = phase == "up" and health != "unknown"
     colour = _COLOURS.get(phase, "") if not known else "green" if health == "healthy" else "red"
-    return Text(f"{phase}, {health}" if known else phase, colour).append(", draining" if entry["drain"] else "", "yellow")
+    other = entry.get("other_session") or {}
+    beside = {"coming": ", next session starts", "leaving": ", last session drains"}.get(other.get("role", ""), "")
+    return Text(f"{phase}, {health}" if known else phase, colour).append(", draining" if entry["drain"] else beside, "yellow")
 
 
 def _why(entry: dict[str, Any]) -> str:

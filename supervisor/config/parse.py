@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 from supervisor.config.document import Group, load
 from supervisor.config.explain import report_invalid
 from supervisor.config.model import Config, Globals
-from supervisor.config.pending import report_pending
 from supervisor.config.report import Report
 from supervisor.config.rules import Checked, check
 from supervisor.config.tunnels import Entry, Kinds, all_options, read_tunnels
@@ -32,7 +31,6 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
         raise AssertionError("a file that cannot be read is reported")
     sections = dict(_sections(root, kinds, report))
     merged, entries = read_tunnels(root, kinds, report)
-    report_pending(root, report)
     globals_ = Globals.model_validate(sections)
     check(Checked(root, merged, globals_.staff, entries, report))
     return _config(globals_, entries, Path(name).parent, report)

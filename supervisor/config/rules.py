@@ -13,9 +13,8 @@ from supervisor.config.document import Group, Listing
 from supervisor.config.explain import did_you_mean
 from supervisor.config.model import Staff
 from supervisor.config.overlaps import Claim, collisions
-from supervisor.config.pending import PENDING
 from supervisor.config.places import Place, find, find_key
-from supervisor.config.report import Report, dotted
+from supervisor.config.report import Report
 from supervisor.config.tunnels import Entry
 from tunnels.base import Carrier, device_name
 from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
@@ -187,10 +186,11 @@ def _warn_unused(checked: Checked, entry: Entry, tunnel: Tunnel) -> None:
     unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []
     used = {source.where for source in entry.kind.inputs(tunnel) if isinstance(source.where, Secret)}
     unused += [("login", name) for name, value in _fields(tunnel.login) if isinstance(value, Secret) and value not in used]
+    unused += [("reconnect", "planned")] if entry.kind.endless else []
     for path in unused:
         where = ("tunnels", tunnel.name, *path)
         place = find_key(checked.file, where)
-        if place.where == where and f"TUNNEL.{dotted(path)}" not in PENDING and place.node.plain() is not None:
+        if place.where == where and place.node.plain() is not None:
             checked.report.warning(place.mark, where, f"kind {tunnel.kind} makes no use of this")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from supervisor.config.model import Globals
-from supervisor.config.pending import PENDING
 from supervisor.config.places import group_of
 from supervisor.config.tunnels import Kinds
 from supervisor.config.words import parse_size
@@ -42,14 +41,7 @@ def _rows(model: type[Settings], prefix: str, leave: Set[str] = frozenset()) -> 
         if group is not None and not issubclass(group, _LEAVES):
             yield from _rows(group, f"{path}.")
         else:
-            yield f"| `{path}` | {_default(field)} | {field.description or ''}{_pending(path)} |"
-
-
-def _pending(path: str) -> str:
-    """A note for what is not in effect, also for all that stands below it."""
-    steps = path.split(".")
-    above = {".".join(steps[:length]) for length in range(1, len(steps) + 1)}
-    return " (*not in effect in this version*)" if any(name.removeprefix("TUNNEL.") in above for name in PENDING) else ""
+            yield f"| `{path}` | {_default(field)} | {field.description or ''} |"
 
 
 def _default(field: FieldInfo) -> str:

@@ -7,10 +7,10 @@ All moments are monotonic seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from supervisor.core.state import Known, Length, Phase, TunnelState
+from supervisor.core.state import Known, Length, Phase, Second, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Planned, Tunnel
 
@@ -27,9 +27,19 @@ _ENDED_THERE = frozenset({
 })
 
 
+def remembered(seconds: Mapping[str, Second], lengths: Mapping[str, tuple[Length, ...]]) -> dict[str, Known]:
+    """What was written down about each tunnel's far side."""
+    return {name: Known(seconds.get(name, Second.UNKNOWN), lengths.get(name, ())) for name in {*seconds, *lengths}}
+
+
 def lengthened(known: Known, seconds: float, reason: Reason) -> Known:
     """With one more session, which was connected for so long and ended for this reason."""
-    return replace(known, lengths=(*known.lengths, Length(seconds, reason in _ENDED_THERE))[-REMEMBERED:])
+    return replace(known, lengths=(*known.lengths, Length(seconds, ended_there(reason)))[-REMEMBERED:])
+
+
+def ended_there(reason: str) -> bool:
+    """Does this word say that the far side ended the session, or may have."""
+    return reason in _ENDED_THERE
 
 
 def learned(lengths: Sequence[Length], shortest: float) -> float | None:
@@ -68,7 +78,7 @@ def due(tunnel: Tunnel, state: TunnelState, luck: float, zone: float) -> float |
     if end is None or state.phase is not Phase.UP or state.session.connected is None or state.drain is not None:
         return None
     planned, length = tunnel.reconnect.planned, end - state.session.connected
-    margin = min(MARGIN, SHARE * length) if planned is None else min(planned.before, length / 2)
+    margin = min(MARGIN, SHARE * length) if planned is None else planned.before if planned.before < length else length / 2
     latest = end - margin
     preferred = None if planned is None else _in_window(planned, state.session.connected + length / 2, latest, luck, zone)
     return latest - luck * min(margin, SHARE * length) if preferred is None else preferred

@@ -9,6 +9,7 @@ from typing import Any
 
 from supervisor.core.blame import dead_leg
 from supervisor.core.conditions import Condition
+from supervisor.core.lifetime import learned
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, Uplink
 from tunnels.settings import Tunnel
@@ -77,11 +78,26 @@ def _tunnel(who: Identity, tunnel: Tunnel, state: TunnelState, carries: list[str
         "reason": state.reason.value,
         "since": iso(who.wall_offset + state.since),
         "session": _session(who, state.session) if state.running else None,
+        "other_session": _other(who, state),
+        "second_session": state.known.second.value,
+        "planned_reconnect": None if state.planned is None else iso(who.wall_offset + state.planned),
+        "learned_limit_seconds": learned(state.known.lengths, tunnel.reconnect.stable_after),
         "probe_rtt_seconds": state.last_rtt,
         "reconnects": state.reconnects,
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
         "last_error": f"{state.failure.reason}: {state.failure.text}" if state.failure is not None else None,
+    }
+
+
+def _other(who: Identity, state: TunnelState) -> dict[str, Any] | None:
+    """The session beside the one that carries: the next one, or the last one with its flows."""
+    other = state.other
+    if other is None:
+        return None
+    return {
+        "role": "coming" if state.coming else "leaving", "phase": other.phase.value, "health": other.health.value,
+        "drain": _drain(who, other.drain), **_session(who, other.session),
     }
 
 

@@ -98,6 +98,12 @@ _READ: Mapping[str, str] = MappingProxyType({
 })
 TABLES = tuple(_READ)
 
+_LENGTHS = """
+SELECT tunnel, lasted - (connected - started) AS seconds, reason FROM (
+    SELECT *, row_number() OVER (PARTITION BY tunnel ORDER BY ended DESC, rowid DESC) AS place
+    FROM session WHERE connected IS NOT NULL AND lasted IS NOT NULL)
+WHERE place <= :count ORDER BY tunnel, place DESC"""
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -287,11 +293,19 @@ def _adopt(db: sqlite3.Connection, tunnel: str, ids: tuple[str, ...], run: int, 
 # --- for readers -------------------------------------------------------------------------------------------------------------
 
 
+def lengths(path: Path, count: int) -> list[tuple[str, float, str]]:
+    """Tunnel, seconds from connected to the end, and reason of each tunnel's last sessions, oldest first. For any thread; sqlite3.Error."""
+    with contextlib.closing(_readable(path)) as connection:
+        return [tuple(row) for row in connection.execute(_LENGTHS, {"count": count})]
+
+
+def _readable(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
 def read(path: Path, tunnel: str | None, limit: int) -> dict[str, list[dict[str, Any]]]:
     """The last `limit` sessions, transitions and incidents, the newest first; of one tunnel, or of all. For any thread; sqlite3.Error."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
-    try:
-        connection.row_factory = sqlite3.Row
+    with contextlib.closing(_readable(path)) as connection:
         return {table: [dict(row) for row in connection.execute(sql, {"tunnel": tunnel, "limit": limit})] for table, sql in _READ.items()}
-    finally:
-        connection.close()

@@ -6,6 +6,7 @@ whose thread writes them to `history.db` (`reports.archive`). `facilitator histo
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -16,7 +17,8 @@ from typing import Any
 
 from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.availability import WINDOWS, Availability, Mark, Segment, Standing, Timeline, failed, standing, worst
-from supervisor.core.state import Failure, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.lifetime import ended_there
+from supervisor.core.state import Failure, Length, Phase, Session, Snapshot, Transition, TunnelState
 from supervisor.reports import archive
 from supervisor.reports.archive import Archive, Now, Statement
 from supervisor.reports.past import failures, timelines
@@ -166,6 +168,14 @@ class History:
         except sqlite3.Error as error:
             return {**{name: () for name in archive.TABLES}, "problem": f"{self._archive.path} cannot be read: {error}"}
         return {**rows, "problem": None if flushed else f"{self._archive.path} cannot be written, the latest is missing here"}
+
+    def lengths(self, count: int) -> dict[str, tuple[Length, ...]]:
+        """How long each tunnel's last `count` sessions were connected, oldest first; not for the event loop's thread."""
+        found: dict[str, list[Length]] = {}
+        with contextlib.suppress(sqlite3.Error):
+            for tunnel, seconds, reason in archive.lengths(self._archive.path, count):
+                found.setdefault(tunnel, []).append(Length(seconds, ended_there(reason)))
+        return {tunnel: tuple(each) for tunnel, each in found.items()}
 
     # --- rows ------------------------------------------------------------------------------------------------------------
 

@@ -211,18 +211,6 @@ def test_defaults_and_tunnel_that_contradict_each_other() -> None:
     assert problems(text) == ["c.yaml:7:5: tunnels.acme.reconnect: max (2s) is shorter than first (5s)"]
 
 
-def test_what_is_not_in_effect_is_said() -> None:
-    text = (
-        "audit: {file: a.json}\nalerts: {webhook: {url: {file: u}}}\n" + HEAD
-        + "    reconnect: {planned: {every: 4h}}\n"
-    )
-    later = "accepted, but not in effect in this version"
-    assert warnings(text) == [
-        f"c.yaml:9:17: tunnels.acme.reconnect.planned: {later}",
-    ]
-    assert warnings(HEAD + "    login: {reconnect_on_change: no}\n") == []
-
-
 def test_what_a_kind_makes_no_use_of_is_said() -> None:
     text = HEAD.replace("wire", "pipe").replace("config: acme.conf", "remote: r") + "    mtu: 1400\n    login: {password: {file: p}}\n"
     assert warnings(text + "defaults: {device: x}\n") == [

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from supervisor.config import candidates, parse
-from supervisor.config.pending import PENDING
 from supervisor.config.schema import schema
 from supervisor.config.tables import tables
 from tests.config.kinds import KINDS as SMALL
@@ -68,13 +67,6 @@ def test_every_reference_of_the_schema_leads_somewhere() -> None:
         return [found for item in value for found in references(item)] if isinstance(value, list) else []
 
     assert {reference.removeprefix("#/$defs/") for reference in references(made)} <= set(made["$defs"])
-
-
-def test_every_pending_setting_exists() -> None:
-    known = re.findall(r"^\| `([a-z_.]+)` \|", tables(KINDS), re.MULTILINE)
-    for path in PENDING:
-        name = path.removeprefix("TUNNEL.")
-        assert any(setting == name or setting.startswith(f"{name}.") for setting in known), path
 
 
 def test_a_thousand_tunnels_take_seconds() -> None:

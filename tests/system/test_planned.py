@@ -1,0 +1,116 @@
+"""Planned reconnects through real tunnels: a second session takes the place of the first one under traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.config import Config, only
+from tests.lab.daemon import Daemon
+from tests.lab.network import CLOUD_WEB, CUSTOMER, DATACENTRE_WEB
+from tests.lab.servers import OpenVpnServer
+from tests.lab.traffic import Flood, Streams
+from tests.lab.wait import NOISE, eventually
+
+pytestmark = pytest.mark.root
+SOON = {"every": "60s", "before": "54s"}        # it begins within the first six seconds, and the old session may live for a minute
+LATE = {"every": "10s", "before": "4s"}
+
+
+@pytest.fixture(scope="module")
+def twofold(lab: Lab) -> Iterator[OpenVpnServer]:
+    """A server that lets an account have several sessions."""
+    server = OpenVpnServer(lab.network["customer"], lab.directory, lab.openvpn.authority, number=12, options=("duplicate-cn",))
+    server.start()
+    (lab.directory / "acme-twofold.ovpn").write_text(server.client_config(str(CUSTOMER)))
+    yield server
+    server.kill()
+
+
+def planned(whole: Config, tunnel: str, when: dict[str, str], **settings: object) -> Config:
+    chosen = only(whole, tunnel)
+    chosen["tunnels"][tunnel] |= {"reconnect": {**whole["defaults"]["reconnect"], "planned": when}, **settings}
+    return chosen
+
+
+def streaming(lab: Lab, address: IPv4Address) -> Streams:
+    return Streams(lab.network["laptop"], address)
+
+
+def other(daemon: Daemon, tunnel: str) -> dict[str, object] | None:
+    found: dict[str, object] | None = daemon.tunnel(tunnel)["other_session"]
+    return found
+
+
+def alone(daemon: Daemon, tunnel: str) -> bool:
+    return other(daemon, tunnel) is None
+
+
+def told(flood: Flood, streams: Streams) -> str:
+    return (
+        f"datagrams: {flood.sent - flood.echoed} of {flood.sent} lost; "
+        f"streams: {streams.broken} broken, longest gap {streams.gap:.3f} s, {streams.echoed} of {streams.sent} lines"
+    )
+
+
+def test_both_sessions_live_until_the_flows_of_the_first_are_over(lab: Lab, config: Config, twofold: OpenVpnServer) -> None:
+    settings = planned(config, "acme-dc", SOON, config=str(lab.directory / "acme-twofold.ovpn"))
+    with lab.daemon(settings) as daemon:
+        daemon.wait_well()
+        replaced = daemon.replaced("acme-dc")
+        with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
+            eventually(replaced, 20, "another session carries")
+            leaving = other(daemon, "acme-dc")
+            assert leaving is not None
+            assert leaving["role"] == "leaving"
+            eventually(lambda: daemon.tunnel("acme-dc")["second_session"] == "allowed", 20, "it is learned that both live")
+            assert len(daemon.client_pids("openvpn")) == 2
+        print(told(flood, streams))
+        eventually(lambda: alone(daemon, "acme-dc"), 20, "the first one ends when its flows are over")
+        assert len(daemon.client_pids("openvpn")) == 1
+        assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="acme-dc", reason="planned") == 1
+    assert flood.echoed >= flood.sent
+    assert (streams.broken, streams.echoed) == (0, streams.sent)
+    assert daemon.leftovers() == {}
+
+
+def test_an_address_that_is_given_again_is_taken_over(lab: Lab, config: Config) -> None:
+    with lab.daemon(planned(config, "acme-dc", SOON)) as daemon:
+        daemon.wait_well()
+        before, replaced = daemon.tunnel("acme-dc")["session"], daemon.replaced("acme-dc")
+        with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
+            eventually(replaced, 20, "another session carries")
+            eventually(lambda: alone(daemon, "acme-dc"), 20, "the first one is gone")
+            daemon.wait_for("acme-dc", 20, health="healthy", second_session="replaces")
+        print(told(flood, streams))
+        after = daemon.tunnel("acme-dc")["session"]
+        assert (after["address"], after["device"]) == (before["address"], "t-acme-dc~")
+    assert streams.broken == 0
+    assert flood.sent - flood.echoed <= 2 * NOISE
+
+
+def test_a_proxy_is_replaced_by_one_on_another_port(lab: Lab, config: Config) -> None:
+    with lab.daemon(planned(config, "own-cloud", SOON)) as daemon:
+        daemon.wait_well()
+        replaced = daemon.replaced("own-cloud")
+        with streaming(lab, CLOUD_WEB) as streams, lab.poller(CLOUD_WEB) as poller:
+            poller.wait_settled(10)
+            eventually(replaced, 30, "another session carries")
+            eventually(lambda: daemon.tunnel("own-cloud")["second_session"] == "allowed", 20, "it is learned that both live")
+            poller.wait_settled(10)
+        assert streams.broken == 0
+        eventually(lambda: alone(daemon, "own-cloud"), 30, "the first one ends when its connections are over")
+        assert len(daemon.client_pids("sshuttle")) == 1
+    assert poller.outage(0.0).failed == 0
+
+
+def test_what_was_learned_outlives_the_daemon(lab: Lab, config: Config) -> None:
+    daemon = lab.daemon(planned(config, "acme-dc", LATE))
+    with daemon:
+        daemon.wait_well()
+        daemon.wait_for("acme-dc", 30, second_session="replaces")
+    with daemon:
+        assert daemon.tunnel("acme-dc")["second_session"] == "replaces"
