@@ -23,7 +23,7 @@ from supervisor.kernel.sysctl import Note
 
 POLL = 5.0              # seconds between two looks when nothing is heard
 REST = 0.05             # seconds between two looks at least
-SHARE = 20.0            # times as long as a look takes is the pause after it
+SHARE = 20.0            # times the processor time of a look is the pause after it
 SETTLED_WITHIN = 2.0    # seconds for the kernel to follow the plan
 _PROTOCOL_INFO, _TIMEOUT, _ID = 4, 7, 12
 _TCP_INFO, _TCP_STATE = 1, 1
@@ -67,23 +67,23 @@ class FlowWatch:
             async with asyncio.timeout(SETTLED_WITHIN):
                 await self._settled()
         while True:
-            began = time.monotonic()
             try:
                 with ct.listening() as hints:       # a new one for each look: what was heard before it is old
-                    await self._look()
-                    await asyncio.sleep(max(REST, SHARE * (time.monotonic() - began)))
+                    await asyncio.sleep(max(REST, SHARE * await self._look()))
                     await _something(hints, POLL)
             except OSError as error:
                 self._complain(error)
                 await asyncio.sleep(POLL)
 
-    async def _look(self) -> None:
+    async def _look(self) -> float:
+        """Post what is there; the seconds of processor time that it took."""
         jobs, sock = self._jobs, ct.opened()        # here, in the network namespace of this thread
         limits = {lane: job.idle for lane, job in jobs.items()}
-        self._memory, left = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
+        self._memory, left, cost = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
         self._failed = ""
         for lane in jobs.keys() & self._jobs.keys():
             self._post(FlowsCounted(jobs[lane].tunnel, jobs[lane].session, lane=lane, left=left[lane].flows, idle=left[lane].idle))
+        return cost
 
     def _complain(self, error: OSError) -> None:
         if str(error) != self._failed:
@@ -100,10 +100,13 @@ async def _something(sock: socket.socket, within: float) -> None:
 
 def _counted(
     sock: socket.socket, longest: float | None, memory: Memory, limits: Mapping[int, float]
-) -> tuple[Memory, Mapping[int, Left]]:
-    """One look, in a thread."""
+) -> tuple[Memory, Mapping[int, Left], float]:
+    """One look, in a thread of its own, and what it cost: a busy machine makes it late, not dear."""
+    began = time.thread_time()
     with sock:
-        return count(memory, (read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits))), limits)
+        found = (read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits)))
+        memory, left = count(memory, found, limits)
+    return memory, left, time.thread_time() - began
 
 
 def read(body: bytes, now: float, longest: float | None) -> Entry:
