@@ -13,6 +13,7 @@ from supervisor.core.drains import flows_left
 from supervisor.core.words import lasting
 
 _COLOURS = {"up": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "stopped": "dim", "failed": "red"}
+_HEALTHS = {"healthy": "green", "degraded": "yellow"}
 _COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
 _WIDE = 200
 _FOLDED = ("CARRIES", "WHY")
@@ -82,7 +83,9 @@ def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
 def _state(entry: dict[str, Any]) -> Text:
     phase, health = entry["phase"], entry["health"]
     known = phase == "up" and health != "unknown"
-    colour = _COLOURS.get(phase, "") if not known else "green" if health == "healthy" else "red"
+    if known and health == "healthy" and entry.get("degraded"):
+        health = "degraded"
+    colour = _COLOURS.get(phase, "") if not known else _HEALTHS.get(health, "red")
     other = entry.get("other_session") or {}
     beside = {"coming": ", next session starts", "leaving": ", last session drains"}.get(other.get("role", ""), "")
     return Text(f"{phase}, {health}" if known else phase, colour).append(", draining" if entry["drain"] else beside, "yellow")
@@ -94,9 +97,10 @@ def _why(entry: dict[str, Any]) -> str:
         return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"
     if entry["drain"] is not None and entry["phase"] == "up":
         return flows_left(entry["drain"])
-    if entry["phase"] == "up":
-        return str(entry["reason"])
-    parts = [entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"]]
+    if entry["phase"] == "up" and entry["health"] != "unhealthy":
+        return str(entry.get("degraded") or entry["reason"])
+    dead = f"{entry['leg']} dead: " if entry.get("leg") else ""
+    parts = [dead + (entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"])]
     if entry["next_attempt"] is not None:
         left = (_moment(entry["next_attempt"]) - datetime.now(UTC)).total_seconds()
         parts.append(f"next attempt in {max(0.0, left):.0f} s")

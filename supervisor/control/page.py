@@ -78,7 +78,9 @@ def verdict(tunnel: Entry) -> Verdict:
     if tunnel["asks"]:
         return Verdict("bad", "asks a person")
     if tunnel["phase"] == "up" and tunnel["health"] == "unhealthy":
-        return Verdict("bad", "no answer")
+        return Verdict("bad", f"{tunnel['leg']} dead" if tunnel["leg"] else "no answer")
+    if tunnel["phase"] == "up" and tunnel["degraded"]:
+        return Verdict("wait", "works badly")
     return _VERDICTS.get(tunnel["phase"], Verdict("wait", tunnel["phase"]))
 
 
@@ -159,7 +161,7 @@ def _title(it: Entry) -> str:
 
 
 def _head(it: Entry, now: float) -> str:
-    counts = [("bad", "need attention" if it["bad"] != 1 else "needs attention"), ("wait", "on the way"), ("off", "stopped")]
+    counts = [("bad", "need attention" if it["bad"] != 1 else "needs attention"), ("wait", "not quite well"), ("off", "stopped")]
     rest = "".join(f'<span class="{kind}">{_MARKS[kind]} {it[kind]} {words}</span>' for kind, words in counts if it[kind])
     wrong = "".join(_wrong(it, now))
     trouble = f'<ul class="wrong">{wrong}</ul>' if wrong else '<p class="calm">No incident is open.</p>'
@@ -217,6 +219,10 @@ def _tunnel(it: Entry, measures: Entry, now: float) -> str:
 def _facts(it: Entry, now: float) -> Iterator[str]:
     health = "" if it["phase"] != "up" else f", {it['health']}"
     yield _fact("phase", f"{escape(it['phase'] + health)} for {_age(it['since'], now)} ({escape(it['reason'])})")
+    if it["leg"]:
+        yield _fact("dead", escape(it["leg"]))
+    if it["degraded"]:
+        yield _fact("quality", escape(it["degraded"]))
     other = [network for network in it["destinations"] if network not in it["carries"]]
     yield _fact("carries", escape(", ".join(it["carries"])) or "nothing")
     if other:

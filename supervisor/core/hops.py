@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from supervisor.core.blame import dead_leg
 from supervisor.core.intervals import Interval
 from supervisor.core.layout import MAIN_TABLE, Element, Layout, Route, wanted
 from supervisor.core.packet import Facts, Way, aliases, candidates
@@ -80,11 +81,11 @@ def allowed(facts: Facts, tunnel: Tunnel) -> Iterator[Step]:
     if asked is None:
         yield Step("allow", f"{tunnel.name} lets in {rules}; --from ADDRESS asks for one sender")
         return
-    open_to = [each for each in tunnel.allow if any(asked in network for network in facts.segments.get(each.segment, ()))]
-    right = [each for each in open_to if facts.question.port is None or _port_in(each, facts.question.port)]
+    entersto = [each for each in tunnel.allow if any(asked in network for network in facts.segments.get(each.segment, ()))]
+    right = [each for each in entersto if facts.question.port is None or _port_in(each, facts.question.port)]
     if right:
         yield Step("allow", f"{tunnel.name} lets in {_listed(_allowance(each) for each in right)}")
-    elif open_to:
+    elif entersto:
         yield Step("allow", f"{tunnel.name} does not let {asked} to port {facts.question.port}, only {rules}", Mark.PROBLEM)
     else:
         yield Step("allow", f"{tunnel.name} does not let {asked} in, only {rules}", Mark.PROBLEM)
@@ -96,12 +97,17 @@ def tunnels(facts: Facts, way: Way) -> Iterator[Step]:
     for tunnel, state in able:
         carries = tunnel.name == way.tunnel.name
         rank = f", priority {tunnel.priority}" if len(able) > 1 else ""
-        role = "stands by" if not carries else "carries it" if up(state) else "should carry it"
-        takes = up(state) and state.drain is None
-        mark = (Mark.OK if well(tunnel, state) else Mark.WARNING) if takes or not carries else Mark.PROBLEM
+        role = "stands by" if not carries else "carries it" if takes(state) else "should carry it"
+        enters = takes(state) and state.drain is None
+        mark = (Mark.OK if well(tunnel, state) else Mark.WARNING) if enters or not carries else Mark.PROBLEM
         full = "; it drains and takes nothing new" if state.drain is not None else ""
         text = f"{tunnel.name} ({tunnel.kind}{rank}) {role}: {condition(facts, tunnel, state)}{full}{_turn(facts, way, tunnel, state)}"
         yield Step("tunnel", text, mark)
+
+
+def takes(state: TunnelState) -> bool:
+    """Does it carry packets, be it that no probe target behind it answers."""
+    return up(state) or (state.phase is Phase.UP and state.reason is Reason.DESTINATION)
 
 
 def condition(facts: Facts, tunnel: Tunnel, state: TunnelState) -> str:
@@ -109,14 +115,19 @@ def condition(facts: Facts, tunnel: Tunnel, state: TunnelState) -> str:
     now = facts.snapshot.now
     if up(state):
         if well(tunnel, state):
-            return f"{'healthy' if state.health is Health.HEALTHY else 'connected'} {_since(facts, state.well_since)}"
+            badly = "" if state.degraded is None else f", but works badly: {state.degraded}"
+            return f"{'healthy' if state.health is Health.HEALTHY else 'connected'} {_since(facts, state.well_since)}{badly}"
         return f"connected, not proven by a probe yet, {_since(facts, state.since)}"
     if state.phase is Phase.STOPPED:
         who = "because the daemon ends" if state.reason is Reason.SHUTDOWN else "by an operator"
         return f"stopped {who} {_since(facts, state.since)}"
     why = f" because {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
+    leg = dead_leg(tunnel, state, facts.snapshot.uplink)
+    if takes(state):
+        return f"connected, and its {leg} is dead {_since(facts, state.well_since)}{why}; its session goes on"
+    dead = "" if leg is None else f" at the {leg}"
     wait = "" if state.deadline is None else f" in {lasting(state.deadline - now)}"
-    return f"down {_since(facts, state.well_since)}{why}; {_NEXT[state.phase]}{wait if state.phase is Phase.BACKOFF else ''}"
+    return f"down {_since(facts, state.well_since)}{dead}{why}; {_NEXT[state.phase]}{wait if state.phase is Phase.BACKOFF else ''}"
 
 
 _NEXT: Mapping[Phase, str] = MappingProxyType({

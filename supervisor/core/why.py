@@ -95,7 +95,7 @@ def _judged(facts: Facts, way: Way, sender: tuple[Step, ...], kernel: tuple[Step
     tunnel = f"{way.tunnel.name} ({way.tunnel.kind})"
     if (problem := _first_problem(sender)) is not None:
         return Outcome.REFUSED, f"{name} would be refused: {problem.text}"
-    if not up(way.state):
+    if not hops.takes(way.state):
         fate = "have to wait" if way.lane.manner is Manner.PAUSE else "be refused"
         return Outcome.DOWN, f"{name} would {fate}: {tunnel} is {hops.condition(facts, way.tunnel, way.state)}"
     if way.state.drain is not None:
@@ -114,6 +114,8 @@ def _well(facts: Facts, way: Way) -> str:
     if well(way.tunnel, state):
         word = "healthy" if state.health is Health.HEALTHY else "connected"
         return f"{word}, for {lasting(now - state.well_since)}"
+    if not up(state):
+        return hops.condition(facts, way.tunnel, state)
     return f"connected for {lasting(now - state.since)}, not proven by a probe yet"
 
 

@@ -56,3 +56,14 @@ def test_what_a_tunnel_waits_for_stands_in_its_row() -> None:
     assert "up, healthy, draining" in text
     assert "1 flow left, silent for at most 1 min 15 s" in text
     assert "draining" in shown(document(drain=drain | {"flows_left": None}, phase="backoff", health="unknown"), 200)
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"degraded": "6 of the last 24 unanswered"}, ("up, degraded", "6 of the last 24 unanswered")),
+    ({"health": "unhealthy", "leg": "destination", "last_error": "destination: nothing answers"},
+     ("up, unhealthy", "destination dead: destination: nothing answers")),
+    ({"phase": "backoff", "health": "unknown", "leg": "endpoint", "last_error": "network: no"}, ("endpoint dead: network: no",)),
+])
+def test_the_dead_leg_and_bad_quality_are_told(fields: dict[str, Any], words: tuple[str, ...]) -> None:
+    text = shown(document(**fields), 220)
+    assert all(word in text for word in words), text

@@ -24,6 +24,7 @@ def tunnel(name: str, **said: Any) -> dict[str, Any]:
         "session": {"id": "01", "pid": 42, "device": f"fac-{name}", "port": None, "address": "10.78.0.2", "peer": None, "path_mtu": 1400,
                     "started": iso(NOW - 12_004)},
         "probe_rtt_seconds": 0.012, "reconnects": 0, "next_attempt": None, "asks": None, "last_error": None, "drain": None,
+        "leg": None, "degraded": None,
         "availability": {"ratio": 1.0, "last_day": ["up"] * 96}, "deaths": [], "measures": measures(),
     }
     return usual | said
@@ -73,6 +74,14 @@ def bad_night() -> Board:
         tunnel("own-cloud", kind="sshuttle", description="our own cloud, through the bastion", networks=["10.90.0.0/16"],
                measures=measures(curve(0.048, 0.02), None),
                availability={"ratio": 0.99981, "last_day": [None] * 20 + ["unwatched"] + ["up"] * 75}),
+        tunnel("umbrella", kind="openvpn", description="Umbrella, test lab", networks=["10.66.0.0/16"], health="unhealthy",
+               reason="destination", since=iso(NOW - 240), leg="destination", measures=measures(curve(0.02, 0.004), None),
+               last_error="destination: the tunnel works (its far end answers), but nothing behind it answers: tcp://10.66.0.10:443",
+               availability={"ratio": 0.9972, "last_day": ["up"] * 95 + ["down"]}),
+        tunnel("wayne-tower", kind="command", description="Wayne Tower, over the satellite", networks=["10.67.0.0/16"],
+               reason="degraded", since=iso(NOW - 500), measures=measures(curve(0.61, 0.09), None),
+               degraded="6 of the last 24 probe rounds unanswered (25%, the limit is 20%)",
+               availability={"ratio": 1.0, "last_day": ["up"] * 90 + ["degraded"] * 6}),
         tunnel("zephyr", kind="vpnc", description="Zephyr Air (until the end of the year)", phase="stopped", health="unknown", want="down",
                carries=[], reason="stopped", since=iso(NOW - 90_000), session=None, networks=["10.33.4.0/22"], measures=measures([], None),
                availability={"ratio": None, "last_day": ["stopped"] * 96}),

@@ -54,25 +54,25 @@ async def test_the_page_lives_complains_of_nothing_and_keeps_nobody_out(axe: str
 
 async def _follows(tab: chromium.Tab, daemon: Showing) -> None:
     """Everything that can happen to a tunnel, and to the keyboard's focus while it happens."""
-    assert await tab.value("document.title") == "2 of 6 up · vpn1-eu-west-1"
+    assert await tab.value("document.title") == "2 of 8 up · vpn1-eu-west-1"
     await tab.value("document.querySelector('#tunnel-borealis summary').click()")
     await tab.value("document.querySelector('#tunnel-borealis summary').focus()")
     board = changed(bad_night(), "borealis", phase="up", health="healthy", next_attempt=None)
     daemon.show(board)
-    await tab.until("document.title === '3 of 6 up · vpn1-eu-west-1'")
+    await tab.until("document.title === '3 of 8 up · vpn1-eu-west-1'")
     await tab.until("document.getElementById('said').textContent.includes('borealis: up')")
     assert await tab.value("document.querySelector('#tunnel-borealis details').open"), "what was opened stays open"
     assert await tab.value("document.activeElement === document.querySelector('#tunnel-borealis summary')"), "the focus stays"
     names = "[...document.querySelectorAll('h3')].map((each) => each.textContent).join()"
-    assert await tab.value(names) == "cascade,delta-logistics,acme-dc,borealis,own-cloud,zephyr", "its place is another now"
+    assert await tab.value(names) == "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,zephyr", "its place is another now"
     board = copy.deepcopy(board)
     board["tunnels"] = [each for each in board["tunnels"] if each["name"] != "zephyr"] + [tunnel("young")]
     board["tunnels"][0]["measures"]["rtts"][-1] = 0.777
     daemon.show(board)
     await tab.until("document.getElementById('measures-acme-dc').textContent.includes('777 ms')")
-    assert await tab.value(names) == "cascade,delta-logistics,acme-dc,borealis,own-cloud,young"
+    assert await tab.value(names) == "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,young"
     daemon.show({**poisoned(board, HOSTILE), "version": board["version"]})      # another version would load the page anew
     await tab.until("document.getElementById('tunnel-acme-dc').textContent.includes('<script>')")
     assert await tab.value("document.querySelectorAll('img').length + document.querySelectorAll('script').length") == 1
     daemon.show(bad_night())
-    await tab.until(f"{names} === 'borealis,cascade,delta-logistics,acme-dc,own-cloud,zephyr'")
+    await tab.until(f"{names} === 'borealis,cascade,delta-logistics,umbrella,wayne-tower,acme-dc,own-cloud,zephyr'")

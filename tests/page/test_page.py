@@ -58,7 +58,8 @@ class Tree(HTMLParser):
 def test_everything_that_one_must_know_stands_there_without_javascript() -> None:
     words = Tree(page(bad_night())).words
     for said in (
-        "vpn1-eu-west-1", "2 of 6 up", "3 need attention", "1 stopped", "tunnel delta-logistics waits for a human",
+        "vpn1-eu-west-1", "2 of 8 up", "4 need attention", "1 not quite well", "1 stopped",
+        "destination dead", "works badly", "tunnel delta-logistics waits for a human",
         "our certificate for acme-dc", "ACME's Frankfurt data centre · openvpn", "10.77.0.0/24, 100.64.0.0/16",
         "3 h 20 min old (10.78.0.2, fac-acme-dc)",
         "facilitator answer cascade", "Enter the code from your token:", "facilitator start delta-logistics", "Next attempt in 48 s",
@@ -69,7 +70,7 @@ def test_everything_that_one_must_know_stands_there_without_javascript() -> None
 
 def test_what_needs_attention_comes_first() -> None:
     names = re.findall(r'<h3 id="name-([a-z-]+)"', page(bad_night()))
-    assert names == ["borealis", "cascade", "delta-logistics", "acme-dc", "own-cloud", "zephyr"]
+    assert names == ["borealis", "cascade", "delta-logistics", "umbrella", "wayne-tower", "acme-dc", "own-cloud", "zephyr"]
 
 
 def test_no_element_has_the_name_of_another_and_all_pieces_can_be_found() -> None:
@@ -124,6 +125,7 @@ def test_whatever_is_said_stays_text(said: str) -> None:
     ("said", "kind"),
     [({}, "good"), ({"health": "unknown"}, "good"), ({"health": "unhealthy"}, "bad"), ({"phase": "starting"}, "wait"),
      ({"phase": "stopping"}, "wait"), ({"phase": "backoff"}, "bad"), ({"phase": "failed"}, "bad"), ({"phase": "stopped"}, "off"),
+     ({"health": "unhealthy", "leg": "destination"}, "bad"), ({"degraded": "9 of 24 unanswered"}, "wait"),
      ({"phase": "starting", "asks": {"wanted": "code", "text": "?", "until": "2026-01-01T00:00:00Z"}}, "bad")],
 )
 def test_one_word_says_what_to_think_of_a_tunnel(said: dict[str, Any], kind: str) -> None:

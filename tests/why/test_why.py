@@ -35,16 +35,19 @@ def problems(answer: Answer) -> list[str]:
         (facts("10.77.0.10", acme="unproven"), "carried",
          "10.77.0.10 is carried by acme (openvpn), connected for 2 s, not proven by a probe yet"),
         (facts("10.77.0.10", acme="backoff"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
+         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) at the endpoint "
          "because network: connection to 203.0.113.2 timed out; the next attempt follows in 7 s"),
         (facts("10.77.0.10", acme="dropped"), "down",
-         "10.77.0.10 would have to wait: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) "
+         "10.77.0.10 would have to wait: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) at the endpoint "
          "because network: connection to 203.0.113.2 timed out; the next attempt follows in 1 s"),
+        (facts("10.77.0.10", acme="alone"), "carried",
+         "10.77.0.10 is carried by acme (openvpn), connected, and its destination is dead since 1970-01-01T05:32:20Z (1 min 0 s) "
+         "because destination: the tunnel works, but nothing answers; its session goes on"),
         (facts("10.77.0.10", acme="starting"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
+         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) at the endpoint "
          "because network: connection to 203.0.113.2 timed out; it is connecting now"),
         (facts("10.77.0.10", acme="failed"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:33:11Z (9 s) "
+         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:33:11Z (9 s) at the tunnel "
          "because auth: AUTH_FAILED; it waits for a person"),
         (facts("10.77.0.10", acme="stopped"), "down",
          "10.77.0.10 would be refused: acme (openvpn) is stopped by an operator since 1970-01-01T05:32:20Z (1 min 0 s)"),

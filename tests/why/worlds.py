@@ -51,6 +51,11 @@ STATES: Mapping[str, TunnelState] = {
     "back": replace(HEALTHY, well_since=NOW - 20),
     "backoff": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 125, since=NOW - 5, deadline=NOW + 7, failure=TIMED_OUT, session=SESSION),
     "dropped": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 4, since=NOW - 4, deadline=NOW + 1, failure=TIMED_OUT, session=SESSION),
+    "alone": replace(
+        HEALTHY, health=Health.UNHEALTHY, reason=Reason.DESTINATION, since=NOW - 60, well_since=NOW - 60, misses=30,
+        failure=Failure(Reason.DESTINATION, "the tunnel works, but nothing answers", NOW - 60),
+    ),
+    "bad": replace(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
     "starting": TunnelState(phase=Phase.STARTING, well_since=NOW - 125, since=NOW - 1, failure=TIMED_OUT, session=Session(4, pid=4300)),
     "failed": TunnelState(phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)),
     "draining": replace(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
