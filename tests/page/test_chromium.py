@@ -64,7 +64,8 @@ async def _follows(tab: chromium.Tab, daemon: Showing) -> None:
     assert await tab.value("document.querySelector('#tunnel-borealis details').open"), "what was opened stays open"
     assert await tab.value("document.activeElement === document.querySelector('#tunnel-borealis summary')"), "the focus stays"
     names = "[...document.querySelectorAll('h3')].map((each) => each.textContent).join()"
-    assert await tab.value(names) == "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,zephyr", "its place is another now"
+    order = "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,zephyr"
+    assert await tab.value(names) == order, "its place is another now"
     board = copy.deepcopy(board)
     board["tunnels"] = [each for each in board["tunnels"] if each["name"] != "zephyr"] + [tunnel("young")]
     board["tunnels"][0]["measures"]["rtts"][-1] = 0.777

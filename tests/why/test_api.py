@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,6 @@ class FakeDaemon:
     """Answers from the tests' world, where `down` is down."""
 
     down: dict[str, str] = field(default_factory=dict)
-
-    def acted(self, act: Mapping[str, Any]) -> None:
-        """Nobody keeps it here."""
 
     async def why(self, question: Question) -> dict[str, Any]:
         given = facts(str(question.address), None if question.source is None else str(question.source), question.port, **self.down)
