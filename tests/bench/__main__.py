@@ -1,5 +1,5 @@
 """Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's part, sshuttle,
-and each kind's reaction to what can happen to it. Needs root.
+each kind's reaction to what can happen to it, and what staff see of the daemon's own life beside others'. Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import kernel, kinds, scrape, sshuttle
+from tests.bench import kernel, kinds, life, scrape, sshuttle
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
@@ -181,6 +181,7 @@ def main() -> None:
     kernel.main()
     sshuttle.main()
     kinds.main()
+    life.main()
 
 
 TARGETS = {

@@ -168,8 +168,8 @@ def restarted(site: Site) -> None:
     site.vm.run("systemctl", "restart", "facilitator")
 
 
-@pytest.mark.parametrize(("fault", "within"), [(crashed, 2.0), (stuck, WATCHDOG + 2.0), (restarted, 2.0)])
-def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: Site, fault: Callable[[Site], None], within: float) -> None:
+@pytest.mark.parametrize("fault", [crashed, pytest.param(stuck, marks=pytest.mark.timed), restarted])
+def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: Site, fault: Callable[[Site], None]) -> None:
     before = site.daemon()
     with nothing_is_dropped(site):
         began = time.monotonic()
@@ -177,9 +177,9 @@ def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: Site, fault: Calla
         eventually(lambda: site.daemon() not in (0, before) and site.well(), 20, "another daemon runs, and all is well")
     took = site.ready_since() - began
     print(f"{fault.__name__}: another one was ready after {took:.2f} s")
-    assert took < within * NOISE
     if fault is stuck:
         assert "Watchdog timeout" in site.vm.journal()
+        assert took < (WATCHDOG + 2) * NOISE
 
 
 def test_a_reload_keeps_daemon_and_clients(site: Site) -> None:
@@ -190,6 +190,19 @@ def test_a_reload_keeps_daemon_and_clients(site: Site) -> None:
         eventually(lambda: "10.79.0.0/24" in site.status()["tunnels"][0]["carries"], 10, "the new destination is carried")
     assert site.daemon() == before
     site.configure()
+
+
+def test_an_upgrade_is_the_same_process_with_new_code(site: Site) -> None:
+    before, code = site.daemon(), site.vm.path("/opt/facilitator").glob("lib/*/site-packages/supervisor/__init__.py")
+    (version,) = code
+    old = version.read_text()
+    with nothing_is_dropped(site):
+        version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "99.0"', old))
+        site.vm.run(FACILITATOR, "upgrade")
+        eventually(lambda: (site.status() or {}).get("version") == "99.0", 10, "the new code answers")
+    assert site.daemon() == before
+    assert site.vm.show("facilitator", "ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
+    version.write_text(old)
 
 
 def test_a_stop_drains(site: Site) -> None:
