@@ -118,7 +118,7 @@ install: ## this checkout into /opt/facilitator, with unit, user and example con
 	@systemd/setup.sh install
 	@$(OPT)/bin/facilitator --version
 	@echo 'Next: /etc/facilitator/config.yaml, facilitator check, facilitator doctor, systemctl enable --now facilitator (docs/deployment.md).'
-	@echo 'A daemon that runs takes the new code over with: systemctl restart facilitator'
+	@echo 'A daemon that runs takes the new code over with: facilitator upgrade'
 
 uninstall: ## stop it, and remove all but configuration and history; PURGE=1 removes these too (root)
 	@[ "$$(id -u)" = 0 ] || { echo 'It removes from /opt and /etc: say sudo make uninstall'; exit 1; }

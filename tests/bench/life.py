@@ -26,6 +26,7 @@ from tests.lab import Lab
 from tests.lab.config import Config
 from tests.lab.daemon import Daemon
 from tests.lab.network import DATACENTRE_WEB
+from tests.lab.wait import eventually
 
 RATE = 100
 WITHIN = 60.0       # seconds, after which an outage is called endless
@@ -36,7 +37,7 @@ Events = Mapping[str, Callable[[], object]]
 class Seen:
     """What came of one event."""
 
-    outage: float           # seconds without an answer; infinite when it did not end
+    outage: float           # the longest time without an answer, in seconds; infinite when it did not end
     lost: int               # datagrams
     sent: int
 
@@ -50,7 +51,7 @@ def facilitator(lab: Lab, directory: Path) -> Iterator[Events]:
         daemon.wait_well()
         yield {
             "crash": partial(_crash, daemon), "upgrade": lambda: _done(daemon, "upgrade"), "reload": partial(_reload, daemon, config),
-            "planned reconnect": lambda: _done(daemon, "restart", "acme-dc"),
+            "planned reconnect": partial(_planned, daemon, config),
         }
 
 
@@ -63,6 +64,15 @@ def _reload(daemon: Daemon, config: Config) -> None:
     config["tunnels"]["own-cloud"]["workers"] = 2
     daemon.configure(config)
     _done(daemon, "reload")
+
+
+def _planned(daemon: Daemon, config: Config) -> None:
+    """The end of the session is near. The server has one session for each certificate, so the second one takes the place of the first."""
+    replaced = daemon.replaced("acme-dc")
+    config["tunnels"]["acme-dc"]["reconnect"] = {"planned": {"every": "60s", "before": "55s"}}
+    daemon.configure(config)
+    _done(daemon, "reload")
+    eventually(replaced, WITHIN, "another session carries")
 
 
 def _done(daemon: Daemon, *command: str) -> None:
@@ -95,7 +105,7 @@ def seen(lab: Lab, event: Callable[[], object]) -> Seen:
             except AssertionError:
                 outage = float("inf")
             else:
-                outage = poller.outage(since).seconds
+                outage = poller.longest(since)
     return Seen(outage, flood.sent - flood.echoed, flood.sent)
 
 
@@ -124,7 +134,13 @@ def show(found: dict[str, dict[str, list[Seen]]]) -> None:
             cells.append(f"{outage:.2f}" if outage < WITHIN else f"> {WITHIN:.0f}")
             cells.append(f"{statistics.median(one.lost for one in each[event]):.0f}")
         table.add_row(event, *cells)
-    Console(width=150).print(table)
+    console = Console(width=150)
+    console.print(table)
+    console.print(
+        "supervisord, crash: the client runs on, and the next supervisord knows nothing of it.\n"
+        "Datagrams of a flow that met a closed tunnel stay lost where the tunnel is not ours: they left in clear, without masquerade,\n"
+        "and connection tracking keeps to that.", highlight=False,
+    )
 
 
 def main(rounds: int = 3) -> None:

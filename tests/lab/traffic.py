@@ -88,6 +88,16 @@ class Poller:
         healed = since if last is None else min(a.end for a in after if a.ok and a.start > last)
         return Outage(healed - since, len(failed), len(after) - len(failed))
 
+    def longest(self, since: float) -> float:
+        """The longest time without an answer after `since`: from the first request of a row that failed to the end of the next good one."""
+        longest, began = 0.0, None
+        for attempt in (a for a in self._attempts() if a.end >= since):
+            if not attempt.ok:
+                began = attempt.start if began is None else began
+            elif began is not None:
+                longest, began = max(longest, attempt.end - began), None
+        return longest
+
     def _attempts(self) -> list[_Attempt]:
         lines = self._file.read_text().splitlines(keepends=True)
         parts = (line.split() for line in lines if line.endswith("\n"))
