@@ -96,6 +96,7 @@ lab: lab-programs $(READY) ## the same network to play with: shells, logs, fault
 soak: test-programs $(READY) ## a thousand examples of each property, a hundred flaps of each kind (root, many minutes)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m 'not root and not nspawn'
 	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
+	$(BIN)/python -m pytest tests/system/test_blame.py -k flaps --flap-seconds=20 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
 	@.ci/packages iperf3 ping:iputils-ping $(KIND_PROGRAMS)

@@ -110,6 +110,16 @@ class Network:
             self[host].run("nft", f"delete {table}")
 
     @contextlib.contextmanager
+    def lossy(self, host: str, share: int) -> Iterator[None]:
+        """Of the echo requests to the host behind a site one in so many is lost meanwhile."""
+        chain = "add table inet lossy; add chain inet lossy i { type filter hook input priority 0; };"
+        self[host].run("nft", f"{chain} add rule inet lossy i icmp type echo-request numgen inc mod {share} 0 drop")
+        try:
+            yield
+        finally:
+            self[host].run("nft", "delete table inet lossy")
+
+    @contextlib.contextmanager
     def cut(self) -> Iterator[None]:
         """The facilitator's uplink has no carrier meanwhile."""
         self["transport"].run("ip", "link", "set", "fac", "down")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.lab.wait import eventually
 pytestmark = pytest.mark.root
 
 OPENVPNS, PROXIES = 14, 6
+FLAPS = 15          # ten minutes at 20 s each
 
 
 def sessions(daemon: Daemon) -> dict[str, Any]:
@@ -99,6 +102,62 @@ def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(l
         assert sessions(daemon) == before
         assert {tunnel["reconnects"] for tunnel in daemon.status()["tunnels"]} == {0}
     assert daemon.leftovers() == {}
+
+
+def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: PagerDuty, request: pytest.FixtureRequest) -> None:
+    """The product's own times where it dies and lives 20 s each, for ten minutes; all of them shorter in the same measure otherwise."""
+    period = float(request.config.getoption("--flap-seconds"))
+    config["defaults"] |= {
+        "probe": {"interval": seconds(period / 4), "timeout": seconds(period / 10)},
+        "reconnect": {"first": seconds(period / 20), "max": seconds(period * 6), "stable_after": seconds(period * 3)},
+    }
+    with lab.daemon(only(with_calls(lab, config, pagerduty, seconds(period * 9), seconds(period * 6)), "acme-dc")) as daemon:
+        daemon.wait_well()
+        try:
+            for _ in range(FLAPS):
+                lab.blackhole(CUSTOMER)
+                time.sleep(period)          # the flapping itself
+                lab.unblock(CUSTOMER)
+                time.sleep(period)
+        finally:
+            lab.unblock(CUSTOMER)
+        assert calls(pagerduty) == [("trigger", "acme-dc")]
+        daemon.wait_well(60)
+        eventually(lambda: pagerduty.open() == [], 30 + period * 10, "it is over")
+        assert calls(pagerduty) == [("trigger", "acme-dc"), ("resolve", "acme-dc")]
+        print("failures:", daemon.tunnel("acme-dc")["reconnects"], pagerduty.state()["events"][0]["payload"]["summary"])
+    assert daemon.leftovers() == {}
+
+
+def test_a_tunnel_that_loses_every_fourth_probe_is_degraded(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+    config["tunnels"]["acme-dc"]["probe"] = {"targets": [f"icmp://{DATACENTRE_WEB}"], "interval": "250ms", "timeout": "250ms"}
+    with lab.daemon(only(with_calls(lab, config, pagerduty, "2s", "1s"), "acme-dc")) as daemon:
+        daemon.wait_well()
+        before = sessions(daemon)
+        with lab.network.lossy("datacentre", 4):
+            told = eventually(lambda: daemon.tunnel("acme-dc")["degraded"], 20, "its quality is told")
+            assert "probe rounds unanswered" in told
+            eventually(lambda: pagerduty.open() == ["facilitator/lab/degraded:acme-dc"], 20, "somebody is told")
+            assert daemon.metric("facilitator_tunnel_degraded", tunnel="acme-dc") == 1
+            assert daemon.metric("facilitator_tunnel_up", tunnel="acme-dc") == 1
+            assert [each["name"] for each in daemon.status()["conditions"]] == ["degraded:acme-dc"]
+            assert daemon.cli("status").returncode == 0
+            assert "up, degraded" in daemon.cli("status").stdout
+        (event,) = pagerduty.state()["events"]
+        assert (event["payload"]["severity"], told in event["payload"]["summary"]) == ("warning", True)
+        eventually(lambda: daemon.tunnel("acme-dc")["degraded"] is None, 20, "its quality is good again")
+        assert sessions(daemon) == before
+        lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
+        assert [each["text"] for each in lines if each.get("reason") == "degraded"] == [told]
+        history = json.loads(daemon.cli("history", "acme-dc", "--json").stdout)["tunnels"][0]["availability"]["1h"]
+        assert history["degraded_seconds"] > 0
+        assert history["failures"] == 0
+    assert daemon.leftovers() == {}
+
+
+def seconds(number: float) -> str:
+    """A duration as the configuration has it."""
+    return f"{number * 1000:.0f}ms"
 
 
 def twenty(lab: Lab, config: Config) -> Config:
