@@ -11,7 +11,7 @@ from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Probed, Spawned
 from supervisor.core.flows import FlowJob
 from supervisor.core.network import NetworkPlan
-from supervisor.core.state import Known, Phase, Second, Snapshot, Transition
+from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
 from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, ProbeJob, Recorder
@@ -41,6 +41,7 @@ class Habits:
     says: Callable[[], Failed | None] = lambda: None            # instead of connecting
     obeys_sigterm: Callable[[], bool] = lambda: True
     path_alive: Callable[[float], bool] = lambda now: True
+    proof: Callable[[float], Proof | None] = lambda now: None       # what shows that a tunnel works whose path is not
     flows: Callable[[str, float], int] = lambda tunnel, now: 0  # that are left in a tunnel that drains
     second: Second = Second.REPLACES                            # what the far side makes of a second session
 
@@ -187,7 +188,8 @@ class FakeProber:
 
     def _ended(self, job: ProbeJob, alive: bool) -> None:
         if job in self.jobs.values():
-            self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None))
+            proof = None if alive else self.world.habits.proof(self.world.now)
+            self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None, proof))
             self.world.later(job.probe.interval - 0.01 if alive else 0.0, lambda: self._round(job))
 
 
