@@ -67,6 +67,7 @@ class Ending:
         """Until every tunnel has ended because nothing goes through it any more, or until a second order."""
         parts = self._parts
         parts.engine.drain()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._log.warning, "reload refused, nothing changed: draining")
         parts.notifier.stopping()
         parts.notifier.extend_timeout(ALLOWANCE)
         self._log.info("stopping", within=lasting(self._config.drain.timeout))

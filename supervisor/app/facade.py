@@ -134,7 +134,10 @@ class Facade:
         before = self.engine.snapshot.tunnels[tunnel][1]
         self.inbox.post(Asked(tunnel, reason=_REASONS[verb], until=self.engine.drained_by() if drain else None))
         await self._outcome_within(wait, _outcome(tunnel, verb, before, drain))
-        return self._entry(tunnel)
+        entry = self._entry(tunnel)
+        if drain:
+            structlog.get_logger().info("draining", tunnel=tunnel, **(entry["drain"] or {}))
+        return entry
 
     async def drain(self, now: bool) -> dict[str, Any]:
         """As SIGTERM, or as a second one; the status when it is known what is left."""

@@ -3,6 +3,8 @@
     entries (`kernel.draining`) -> count(...) -> FlowsCounted per lane, and what to remember for the next look
 
 An entry says when it will expire, and each packet of its flow moves that moment. So a flow was silent for as long as it has not moved.
+With a tunnel's device the kernel forgets what was masqueraded behind it, and such a flow lives on: its next packet makes a new entry. So
+one that is gone before its time, and had not been closed, is silent and not over.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Entry(NamedTuple):
     """A flow in connection tracking. Moments are monotonic seconds."""
 
     lane: int
-    number: bytes       # tells it from others, also from later ones with the same addresses
+    way: bytes          # its addresses, protocol and ports: what tells it from others
     over: bool          # TCP that both sides have closed, or one has reset: the entry is only a memory
     seen: float         # when this was read
     expires: float      # when the entry goes, if no packet comes
@@ -38,6 +40,7 @@ class Entry(NamedTuple):
 class Trace(NamedTuple):
     """What is remembered of a flow."""
 
+    lane: int
     expires: float      # as it was when the last packet was noticed
     active: float       # when that was
 
@@ -53,24 +56,33 @@ class Left:
 Memory = Mapping[bytes, Trace]
 
 
-def count(before: Memory, entries: Iterable[Entry], limits: Mapping[int, float]) -> tuple[Memory, dict[int, Left]]:
-    """What is left in each lane of `limits`, which says after how many silent seconds a flow does not count; and the new memory."""
+def count(before: Memory, entries: Iterable[Entry], limits: Mapping[int, float], now: float) -> tuple[Memory, dict[int, Left]]:
+    """What is left in each lane of `limits`, which says after how many silent seconds a flow does not count; and the new memory.
+
+    `entries` are all that there are of these lanes at the moment `now` (monotonic seconds).
+    """
+    gone = dict(before)
     memory: dict[bytes, Trace] = {}
-    silences: dict[int, list[float]] = {lane: [] for lane in limits}
     for entry in entries:
-        if entry.over or entry.lane not in limits:
-            continue
-        trace = memory[entry.number] = _trace(before.get(entry.number), entry)
-        silence = entry.seen - trace.active
-        if silence < limits[entry.lane]:
-            silences[entry.lane].append(silence)
+        known = gone.pop(entry.way, None)
+        if entry.lane in limits and not entry.over:
+            memory[entry.way] = _trace(known, entry)
+    memory |= {way: trace for way, trace in gone.items() if trace.lane in limits and now < trace.expires}
+    silences: dict[int, list[float]] = {lane: [] for lane in limits}
+    for trace in memory.values():
+        if (silence := _silence(trace, now)) < limits[trace.lane]:
+            silences[trace.lane].append(silence)
     return memory, {lane: _left(each) for lane, each in silences.items()}
 
 
 def _trace(before: Trace | None, entry: Entry) -> Trace:
-    if before is None:
-        return Trace(entry.expires, entry.seen - entry.silent)
-    return before if abs(entry.expires - before.expires) <= GRAIN else Trace(entry.expires, entry.seen)
+    if before is None or before.lane != entry.lane:
+        return Trace(entry.lane, entry.expires, entry.seen - entry.silent)
+    return before if abs(entry.expires - before.expires) <= GRAIN else Trace(entry.lane, entry.expires, entry.seen)
+
+
+def _silence(trace: Trace, now: float) -> float:
+    return max(0.0, now - trace.active)
 
 
 def _left(silences: Collection[float]) -> Left:

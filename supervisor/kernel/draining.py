@@ -25,7 +25,7 @@ POLL = 5.0              # seconds between two looks when nothing is heard
 REST = 0.05             # seconds between two looks at least
 SHARE = 20.0            # times the processor time of a look is the pause after it
 SETTLED_WITHIN = 2.0    # seconds for the kernel to follow the plan
-_PROTOCOL_INFO, _TIMEOUT, _ID = 4, 7, 12
+_WAY, _PROTOCOL_INFO, _TIMEOUT = 1, 4, 7
 _TCP_INFO, _TCP_STATE = 1, 1
 _ESTABLISHED, _OVER = 3, (7, 8)         # states of TCP; over: TIME_WAIT, CLOSE
 _LONGEST = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
@@ -49,6 +49,7 @@ class FlowWatch:
         before, self._jobs = self._jobs, dict(jobs)
         if not jobs:
             self._stop()
+            self._memory = {}
         elif not jobs.items() <= before.items():
             self._stop()
             self._task = asyncio.create_task(self._watch(), name="flows")
@@ -104,8 +105,8 @@ def _counted(
     """One look, in a thread of its own, and what it cost: a busy machine makes it late, not dear."""
     began = time.thread_time()
     with sock:
-        found = (read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits)))
-        memory, left = count(memory, found, limits)
+        found = [read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits))]
+        memory, left = count(memory, found, limits, time.monotonic())
     return memory, left, time.thread_time() - began
 
 
@@ -115,7 +116,7 @@ def read(body: bytes, now: float, longest: float | None) -> Entry:
     state = _tcp_state(values.get(_PROTOCOL_INFO, b""))
     left = float(_number(values.get(_TIMEOUT)))
     silent = max(0.0, longest - left) if longest is not None and state == _ESTABLISHED and left > _UNANSWERED else 0.0
-    return Entry(_number(values.get(ct.MARK)), values.get(_ID, b""), state in _OVER, now, now + left, silent)
+    return Entry(_number(values.get(ct.MARK)), values.get(_WAY, b""), state in _OVER, now, now + left, silent)
 
 
 def _tcp_state(packed: bytes) -> int | None:

@@ -14,25 +14,25 @@ LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
 KEPT = 432_000.0        # seconds that the kernel keeps an entry without a packet
 
 
-def entry(seen: float, packet: float, number: bytes = b"1", lane: int = LANE, over: bool = False) -> Entry:
+def entry(seen: float, packet: float, way: bytes = b"1", lane: int = LANE, over: bool = False) -> Entry:
     """A flow whose last packet was then. The kernel tells whole seconds."""
-    return Entry(lane, number, over, seen, seen + math.floor(packet + KEPT - seen), 0.0)
+    return Entry(lane, way, over, seen, seen + math.floor(packet + KEPT - seen), 0.0)
 
 
-def left(memory: Memory, *entries: Entry, idle: float = 60.0) -> tuple[Memory, Left]:
-    after, found = count(memory, entries, {LANE: idle})
+def left(memory: Memory, *entries: Entry, idle: float = 60.0, now: float = 0.0) -> tuple[Memory, Left]:
+    after, found = count(memory, entries, {LANE: idle}, max([now, *(each.seen for each in entries)]))
     return after, found[LANE]
 
 
 def test_only_what_is_not_over_counts_and_each_lane_for_itself() -> None:
     entries = [entry(10.0, 10.0), entry(10.0, 10.0, b"2", over=True), entry(10.0, 10.0, b"3", OTHER), entry(10.0, 10.0, b"4", OTHER + 1)]
-    memory, found = count({}, entries, {LANE: 60.0, OTHER: 60.0})
+    memory, found = count({}, entries, {LANE: 60.0, OTHER: 60.0}, 10.0)
     assert {lane: each.flows for lane, each in found.items()} == {LANE: 1, OTHER: 1}
     assert set(memory) == {b"1", b"3"}
 
 
 def test_a_lane_without_flows_is_told() -> None:
-    assert count({}, [], {LANE: 60.0}) == ({}, {LANE: Left(0, 0.0)})
+    assert count({}, [], {LANE: 60.0}, 10.0) == ({}, {LANE: Left(0, 0.0)})
 
 
 def test_what_is_known_to_be_silent_already_counts_from_then() -> None:
@@ -40,6 +40,32 @@ def test_what_is_known_to_be_silent_already_counts_from_then() -> None:
     memory, found = left({}, known)
     assert found == Left(1, 59.0)
     assert left(memory, entry(12.0, 10.0))[1] == Left(0, 0.0)
+
+
+def test_what_the_kernel_has_forgotten_before_its_time_is_only_silent() -> None:
+    memory, _ = left({}, entry(10.0, 10.0))
+    memory, found = left(memory, now=30.0)
+    assert found == Left(1, 20.0)
+    assert left(memory, now=70.0)[1] == Left(0, 0.0), "for too long"
+    again, found = left(memory, entry(40.0, 40.0))
+    assert found == Left(1, 0.0), "its next packet has made a new entry"
+    assert left(memory, entry(40.0, 40.0, over=True))[1] == Left(0, 0.0)
+    assert count(again, [], {OTHER: 60.0}, 41.0) == ({}, {OTHER: Left(0, 0.0)}), "nobody asks for its lane any more"
+
+
+def test_what_has_expired_or_was_closed_is_over() -> None:
+    short = entry(10.0, 10.0)._replace(expires=40.0)
+    memory, _ = left({}, short)
+    assert left(memory, now=39.0)[1].flows == 1
+    assert left(memory, now=41.0)[1].flows == 0
+    closed, _ = left(memory, short._replace(over=True))
+    assert left(closed, now=12.0)[1].flows == 0
+
+
+def test_a_flow_that_changes_its_lane_counts_there() -> None:
+    memory, _ = count({}, [entry(10.0, 10.0)], {LANE: 60.0, OTHER: 60.0}, 10.0)
+    assert count(memory, [entry(11.0, 10.0, lane=OTHER)], {LANE: 60.0, OTHER: 60.0}, 11.0)[1] == {LANE: Left(), OTHER: Left(1, 0.0)}
+    assert count(memory, [entry(11.0, 10.0, lane=OTHER)], {LANE: 60.0}, 11.0)[1] == {LANE: Left()}
 
 
 @given(st.floats(0.1, 50.0), st.lists(st.floats(0.05, 20.0), min_size=1, max_size=60))

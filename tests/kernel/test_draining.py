@@ -70,6 +70,11 @@ class Stream:
         await until(lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4))     # tcpi_unacked
 
 
+def remembered(lab: World) -> list[str]:
+    """The flows of the lane that the kernel knows."""
+    return lab.facilitator.run("conntrack", "-L", "--mark", str(ACME)).stdout.splitlines()
+
+
 @contextlib.asynccontextmanager
 async def watching(held: Kernel, idle: float = 60.0) -> AsyncIterator[dict[str, int]]:
     """What the counter says is left, by tunnel."""
@@ -116,10 +121,17 @@ async def test_a_stream_outlives_the_tunnels_device(lab: World) -> None:
         await held.holds(PLAN)
         async with Stream(lab, SITE) as stream:
             await held.holds(DRAINING)
-            lab.tunnel_down()
-            lab.tunnel_up()
-            await held.in_place()
-            await stream.lives()
+            async with watching(held) as left:
+                await until(lambda: left.get("acme") == 1)
+                lab.tunnel_down()
+                await until(lambda: not remembered(lab))
+                left.clear()
+                await until(lambda: left.get("acme") == 1)
+                lab.tunnel_up()
+                await held.in_place()
+                await stream.lives()
+                left.clear()
+                await until(lambda: left.get("acme") == 1)
 
 
 async def test_the_end_of_each_flow_is_heard(lab: World) -> None:

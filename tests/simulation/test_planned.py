@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor.app.ending import all_stopped
 from supervisor.core import events as ev
+from supervisor.core.drains import waits_for
 from supervisor.core.network import FIRST_LANE, NEXT_SEAT
 from supervisor.core.state import Health, Known, Phase, Second, TunnelState
 from tests.fakes import KIND, Habits, World
@@ -275,3 +277,28 @@ def test_random_histories(seed: int) -> None:
     simulated.post(ev.Asked("acme", reason=Reason.STARTED))
     simulated.run(until=simulated.now + 400.0)
     assert state(simulated).phase is Phase.UP, "it always finds back"
+
+
+def test_the_end_of_the_daemon_waits_for_the_flows_of_both_sessions() -> None:
+    left = {"count": 3}
+    simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
+    simulated.run(until=HOUR - 120.0)
+    simulated.engine.drain()
+    simulated.run(until=HOUR - 60.0)
+    assert simulated.runner.sessions("acme") == [1, 3]
+    assert all(lane.draining for lane in simulated.engine.plan.lanes)
+    assert waits_for(simulated.engine.snapshot) == "acme 3 flows, acme (replaced session) 3 flows"
+    left["count"] = 0
+    simulated.run(until=HOUR - 10.0)
+    assert simulated.runner.sessions("acme") == []
+    assert all_stopped(simulated.engine.snapshot)
+
+
+def test_an_end_at_once_ends_both() -> None:
+    simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 3))
+    simulated.run(until=HOUR - 120.0)
+    simulated.engine.drain()
+    simulated.run(until=HOUR - 119.0)
+    simulated.post(ev.Asked("acme", reason=Reason.SHUTDOWN))
+    simulated.run(until=HOUR - 118.0)
+    assert all_stopped(simulated.engine.snapshot)

@@ -95,6 +95,8 @@ def test_a_drain_waits_for_what_is_under_way(lab: Lab, config: Config, daemon: D
         assert set(daemon.client_pids()) == clients, "the signal was not passed on"
         assert "draining" in daemon.cli("status").stdout
         assert "drains, and only what is under way goes on" in daemon.cli("why", str(DATACENTRE_WEB)).stdout
+        daemon.signal(signal.SIGHUP)
+        eventually(lambda: "reload refused, nothing changed: draining" in daemon.log.read_text(), 5, "a reload is refused")
         for stream in open_ones.values():
             stream.goes_on()
         assert "cloud sees" in open_ones["own-cloud"].finish()
