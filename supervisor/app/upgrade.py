@@ -81,6 +81,7 @@ class Upgrade:
         handover = self._handover()
         document = written(handover)
         environment = {**os.environ, **self._parts.notifier.environment, GIVEN: str(document)}
+        self._parts.notifier.watchdog()         # the new program has all of the time that a look at us may take
         with _inheritable(document, *handover.descriptors()), _blocked():
             try:
                 os.execve(sys.executable, _argv(), environment)     # noqa: S606 - the command line that we were started with

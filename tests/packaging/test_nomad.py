@@ -5,11 +5,12 @@ A Nomad agent itself cannot be had here, so nothing of the job is run.
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from tests.packaging import hcl
+from tests.packaging import hcl, nomad_rules
 from tests.packaging.hcl import Parsed
 from tests.packaging.nomad_rules import problems
 
@@ -101,6 +102,22 @@ def test_each_rule_bites(parsed: dict[str, Parsed], old: str, new: str, complain
     assert variant.tree is not None
     found = problems(variant.tree)
     assert any(complaint in problem for problem in found), found
+
+
+def test_no_rule_is_left_unbroken() -> None:
+    """Each sentence that a rule can say is expected of some broken job."""
+    source = ast.parse(Path(nomad_rules.__file__).read_text())
+    texts = [node for node in ast.walk(source) if isinstance(node, ast.Yield | ast.YieldFrom)]
+    constants = [[c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)] for node in texts]
+    sentences = [parts for parts in constants if any(" " in part for part in parts)]
+    assert len(sentences) > 20
+    unbroken = [parts for parts in sentences if not any(_among(complaint, parts) for _, _, complaint in BROKEN)]
+    assert unbroken == []
+
+
+def _among(complaint: str, parts: list[str]) -> bool:
+    """The complaint is part of this sentence, or the sentence's longest piece is part of the complaint."""
+    return any(complaint in part for part in parts) or max(parts, key=len).strip(": ") in complaint
 
 
 @pytest.mark.parametrize(("old", "new", "complaint"), UNPARSABLE)
