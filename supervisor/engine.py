@@ -21,14 +21,14 @@ from supervisor.core.flows import FlowJob
 from supervisor.core.grouping import Tie, ties
 from supervisor.core.memory import Memory, Record, recorded, revive
 from supervisor.core.moment import Limits, Moment
-from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal
+from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal, proxies
 from supervisor.core.state import Known, Phase, Snapshot, TunnelState, Uplink
 from supervisor.core.succession import Outcome, beside, concerned, planning, rivals, sides_of, step, unsettled
 from supervisor.core.transitions import moved, public, transition
 from supervisor.core.turns import Turns, login_turn, partners
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, ProbeJob
-from tunnels.base import AnyKind, Carrier, IPNetwork, Reason, seat_name
+from tunnels.base import AnyKind, IPNetwork, Reason, seat_name
 from tunnels.settings import Tunnel
 
 
@@ -202,7 +202,9 @@ class Engine:
             if changed:
                 await asyncio.sleep(0)      # a turn of the loop: the client that was ordered starts before the rest follows from it
                 self._take(self._inbox.take())
-            self._follow(changed)
+                self._publish_plan()
+                await asyncio.sleep(0)      # and the kernel begins to follow before everybody else is told
+            self._follow(changed, planned=changed)
 
     def advance(self, events: Iterable[ev.Event]) -> float | None:
         """One turn: take the events and the deadlines that are reached, publish what changed. Returns the next deadline."""
@@ -232,12 +234,14 @@ class Engine:
         """A tunnel that could carry the same destinations is not to be relied on at this moment."""
         return any(unsettled(self._states[rival]) for rival in self._rivals.get(name, ()) if rival in self._states)
 
-    def _follow(self, changed: bool) -> float | None:
+    def _follow(self, changed: bool, *, planned: bool = False) -> float | None:
         """Publish; the moment (monotonic seconds) at which something is due next."""
         now = self._clock()
         parting, self._parting = self._parting, []
         if changed or (self._plan_due is not None and self._plan_due <= now):
-            self._publish()
+            if not planned:
+                self._publish_plan()
+            self._publish_rest()
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()
         for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
@@ -299,13 +303,8 @@ class Engine:
 
     def _take_turn(self, name: str, before: TunnelState, after: TunnelState) -> None:
         """Note what other tunnels at the gateway, and with the account, must know."""
-        gateway = self._gateways.get(name)
-        if gateway is not None and after.session.number != before.session.number:
-            self._turns.take(gateway, after.session.started)
-        elif gateway is not None and after.turn is not None and after.turn != before.turn:
-            self._turns.take(gateway, after.turn)
-        if gateway is not None and after.reason is Reason.BANNED and after.phase is Phase.BACKOFF and after.deadline is not None:
-            self._turns.ban(gateway, after.deadline)
+        if name in self._gateways:
+            self._turns.note(self._gateways[name], before, after)
         if after.refusals != before.refusals or (after.phase is Phase.UP and before.phase is not Phase.UP):
             self._share_refusals(name, after)
 
@@ -340,6 +339,10 @@ class Engine:
         self._unkept.add(name)
 
     def _publish(self) -> None:
+        self._publish_plan()
+        self._publish_rest()
+
+    def _publish_plan(self) -> None:
         snapshot, before = self.snapshot, self._carriers
         self._carriers, due = choose(before, snapshot)
         self._plan_due = min((moment for moment in (due, next_refusal(snapshot)) if moment is not None), default=None)
@@ -349,7 +352,10 @@ class Engine:
         if plan != self.plan:
             self.plan = plan
             self._out.network.set(plan)
-        self._tell_keepers(before)
+        self._unkept |= contested(before, self._carriers)
+
+    def _publish_rest(self) -> None:
+        self._tell_keepers()
         self._out.prober.set(dict(self._jobs()))
         idle = self._scope.idle
         self._out.flows.set({
@@ -357,13 +363,13 @@ class Engine:
             for name, state in self._states.items() for side in state.sides if side.drain is not None
         })
         self._publish_alerts()
+        snapshot = self.snapshot
         for future, condition in list(self._waiters.items()):
             if not future.done() and condition(snapshot):
                 future.set_result(None)
 
-    def _tell_keepers(self, carriers: Carriers) -> None:
-        """Of the tunnels of which something else is remembered, since these were the carriers."""
-        self._unkept |= contested(carriers, self._carriers)
+    def _tell_keepers(self) -> None:
+        """Of the tunnels of which something else is remembered now."""
         if self._unkept:
             names, self._unkept = self._unkept, set()
             for keeper in self._out.keepers:
@@ -392,8 +398,3 @@ class Engine:
 
     def _lane(self, name: str, state: TunnelState) -> int:
         return lane_of(self._lanes[name], state.session.seat)
-
-
-def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
-    """Names of the tunnels that a local port carries."""
-    return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)

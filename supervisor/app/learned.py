@@ -6,7 +6,6 @@ How long sessions live is not written here: the history has it (`reports.history
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import structlog
@@ -52,7 +51,5 @@ class Learned:
     def _write(self) -> None:
         draft = self._path.with_suffix(".new")
         with draft.open("w") as file:
-            json.dump(dict(sorted(self._known.items())), file)
-            file.flush()
-            os.fsync(file.fileno())
+            json.dump(dict(sorted(self._known.items())), file)     # not waited for until the disk has it: the engine waits for us
         draft.replace(self._path)

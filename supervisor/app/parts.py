@@ -39,10 +39,10 @@ from supervisor.core.drains import silence, waits_for
 from supervisor.core.events import Event
 from supervisor.core.failover import choose, recalled
 from supervisor.core.memory import Memory, found
-from supervisor.core.network import NetworkPlan, assign_lanes, desired
+from supervisor.core.network import NetworkPlan, assign_lanes, desired, proxies
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.view import Identity
-from supervisor.engine import Engine, Scope, proxies
+from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
 from supervisor.kernel.counters import refused_packets
 from supervisor.kernel.draining import FlowWatch

@@ -21,7 +21,7 @@ from supervisor.core.failover import Carriers, Chosen, Directory, directory
 from supervisor.core.gates import Gate, Segment, gate
 from supervisor.core.same import Same
 from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
-from tunnels.base import IPNetwork, device_name
+from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
 from tunnels.settings import MOST_TUNNELS, Tunnel
 
 FIRST_LANE = 173_001    # marks and tables from here on are ours
@@ -88,6 +88,11 @@ def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, in
                 raise ValueError(f"more than {MOST_TUNNELS} tunnels")
             lanes[name] = number
     return lanes
+
+
+def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
+    """Names of the tunnels that a local port carries."""
+    return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)
 
 
 def lane_of(first: int, seat: int) -> int:

@@ -28,9 +28,9 @@ HOPELESS = 3600.0       # the same, where it would make it worse, or takes a hum
 QUICK = 1.0             # seconds between probes then
 PROOF = 3.0             # seconds after which a predecessor that still works was not ended by its successor
 KICKED_WITHIN = 30.0    # seconds in which one that was ended by it shows that
+LAST_CALL = 30.0        # seconds before the end of a session at which the seat of the last one is taken for the next one
 LONGEST = 8 * 3600.0    # seconds that a predecessor waits for its flows where its session has no end
 
-_PAIRING = (Second.UNKNOWN, Second.ALLOWED, Second.REPLACES)
 _HOPELESS = (Reason.AUTH, Reason.CHALLENGE, Reason.BANNED)
 _OVER = (Phase.STOPPED, Phase.FAILED)
 
@@ -95,6 +95,8 @@ def _of_machine(m: Moment, side: TunnelState, event: ev.Event) -> machine.Result
 
 def _main(m: Moment, state: TunnelState, event: ev.Event) -> Outcome:
     after, actions = _of_machine(m, state, event)
+    if state.session.connected is None and after.session.connected is not None and after.reason is Reason.PLANNED:
+        after = replace(after, reason=Reason.CONNECTED, since=m.now)       # in place
     if isinstance(event, ev.Asked) and after.other is not None and event.reason is not Reason.STARTED:
         reason = event.reason if event.reason in machine.DOWN else Reason.PLANNED
         if event.until is None or state.coming:
@@ -209,12 +211,27 @@ def _due(m: Moment, state: TunnelState, event: ev.ReconnectDue) -> Outcome:
         return later
     if state.refusals:                  # an account that is refused is not tried while the session lives
         return Outcome(replace(state, planned=m.now + HOPELESS))
-    if state.other is not None:         # the seat is needed: it had its time
-        other, actions = _of_machine(m, state.other, ev.Asked(m.tunnel.name, reason=Reason.PLANNED))
-        return Outcome(replace(later.state, other=other), actions)
-    if m.limits.pairs and state.known.second in _PAIRING:
+    if state.other is not None:
+        return _seat_taken(m, later.state, state.other)
+    return _begun(m, state)
+
+
+def _seat_taken(m: Moment, state: TunnelState, other: TunnelState) -> Outcome:
+    """The last session still has flows; at last its seat is needed."""
+    end = limit(m.tunnel, state)
+    if end is None or m.now < end - LAST_CALL:
+        return Outcome(state)
+    other, actions = _of_machine(m, other, ev.Asked(m.tunnel.name, reason=Reason.PLANNED))
+    return Outcome(replace(state, other=other), actions)
+
+
+def _begun(m: Moment, state: TunnelState) -> Outcome:
+    """In the best way that the far side and the client allow."""
+    if m.limits.pairs and state.known.second in (Second.UNKNOWN, Second.ALLOWED):
         return _succeeded(m, state)
-    return _in_place(m, state) if m.limits.renews and m.limits.renews_login else _at_a_quiet_moment(m, state)
+    if m.limits.renews and m.limits.renews_login:
+        return _in_place(m, state)
+    return _succeeded(m, state) if m.limits.pairs and state.known.second is Second.REPLACES else _at_a_quiet_moment(m, state)
 
 
 def _succeeded(m: Moment, state: TunnelState) -> Outcome:
@@ -230,7 +247,7 @@ def _succeeded(m: Moment, state: TunnelState) -> Outcome:
 
 
 def _in_place(m: Moment, state: TunnelState) -> Outcome:
-    """The client begins a session anew by itself; some rounds without an answer belong to that."""
+    """The client begins a session anew by itself; what is sent meanwhile waits in its device."""
     session = replace(state.session, renewed=True, connected=None, expires=None)
     renewing = replace(state, session=session, rung=Rung.IN_PLACE, reason=Reason.PLANNED, since=m.now, planned=None)
     return Outcome(renewing, (ev.Renew(m.tunnel.name, state.session.number),))

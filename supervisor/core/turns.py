@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from supervisor.core.restart import SLOWEST
 from supervisor.core.state import Phase, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
@@ -53,6 +54,17 @@ class Turns:
         """The first moment for a client that has been promised `held` (None: nothing yet)."""
         promised = self._free.get(gateway, 0.0) if held is None else held
         return max(promised, self._banned.get(gateway, 0.0))
+
+    def note(self, gateway: str, before: TunnelState, after: TunnelState) -> None:
+        """What a step of a tunnel at the gateway means for the others."""
+        if after.session.number != before.session.number:
+            self.take(gateway, after.session.started)
+        elif after.turn is not None and after.turn != before.turn:
+            self.take(gateway, after.turn)
+        if after.reason is Reason.BANNED and after.phase is Phase.BACKOFF and after.deadline is not None:
+            self.ban(gateway, after.deadline)
+        elif after.reason is Reason.BANNED and after.phase is Phase.STOPPED and before.running:     # beside another session
+            self.ban(gateway, after.since + SLOWEST[0])
 
     def take(self, gateway: str, moment: float) -> None:
         """A client knocks at this moment, or is promised to: the next one comes later."""

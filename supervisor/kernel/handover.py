@@ -35,6 +35,8 @@ class Handover:
     async def reached(self, plan: NetworkPlan) -> None:
         """The kernel was told to carry out this plan. Flows of a lane whose address another one has now go on in that one."""
         taken, self._reached = taken_over(self._reached, plan), plan
+        if not taken:
+            return
         try:
             await end([lane.number for lane in taken])
         except OSError as error:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor.core.state import Phase, Snapshot, Transition
+from supervisor.core.state import Phase, Rung, Snapshot, Transition
 from tunnels.base import Reason
 
 BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)      # seconds from start to connected
@@ -28,8 +28,8 @@ def ended_session(transition: Transition) -> bool:
 
 
 def _replaced(transition: Transition) -> bool:
-    """A session ended that another one had taken the place of."""
-    return transition.after is Phase.STOPPED and transition.reason is Reason.PLANNED
+    """A session that another one had taken the place of is over, or the client begins one anew by itself."""
+    return transition.reason is Reason.PLANNED and (transition.after is Phase.STOPPED or transition.rung is Rung.IN_PLACE)
 
 
 class Rising:

@@ -90,6 +90,14 @@ def test_an_address_given_again_is_taken_over_at_once() -> None:
     assert all(t.reason is not Reason.UNHEALTHY for t in simulated.recorder.transitions)
 
 
+@pytest.mark.parametrize("kind", [KIND, RENEWS], ids=["another client", "in place"])
+def test_a_far_side_that_is_known_to_take_over(kind: object) -> None:
+    simulated = settled(Habits(second=Second.REPLACES), kind=kind, known={"acme": Known(Second.REPLACES)})
+    never_down(simulated, HOUR)
+    assert len(simulated.runner.renewed) == (kind is RENEWS)
+    assert simulated.runner.sessions("acme") == [1 if kind is RENEWS else 3]
+
+
 def test_a_far_side_that_ends_the_first_session_is_remembered() -> None:
     simulated = settled(Habits(second=Second.ENDS, flows=lambda name, now: 5), kind=RENEWS)
     never_down(simulated, HOUR)
@@ -175,6 +183,15 @@ def test_the_old_session_ends_with_its_time() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
     never_down(simulated, HOUR + 10.0)
     assert simulated.runner.sessions("acme") == [3]
+
+
+def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
+    early = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "55m"}))
+    simulated = World({"acme": tunnel(reconnect=early)}, Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
+    simulated.run(until=60.0)
+    never_down(simulated, HOUR - 1.0)
+    assert simulated.runner.sessions("acme") == [1, 3], "its limit is an hour after it was connected"
+    never_down(simulated, 3 * HOUR)
 
 
 @pytest.mark.parametrize("reason", [Reason.STOPPED, Reason.RESTARTED])
