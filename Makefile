@@ -93,10 +93,11 @@ demo: lab-programs $(READY) ## watch two tunnels break and heal in a private net
 lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
 
-soak: test-programs $(READY) ## a thousand examples of each property, a hundred flaps of each kind (root, many minutes)
+soak: test-programs $(READY) ## a thousand examples of each property, a hundred flaps of each kind, twenty crashes and upgrades (root, many minutes)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m 'not root and not nspawn'
 	$(BIN)/python -m pytest tests/system/test_flaps.py --flaps=100 -rA
 	$(BIN)/python -m pytest tests/system/test_blame.py -k flaps --flap-seconds=20 -rA
+	$(BIN)/python -m pytest tests/system/test_takeover.py --takeovers=20 -rA
 
 bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
 	@.ci/packages iperf3 ping:iputils-ping $(KIND_PROGRAMS)
