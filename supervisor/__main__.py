@@ -5,6 +5,7 @@ Imports nothing that takes time before the daemon has made itself deaf to SIGHUP
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -22,6 +23,7 @@ def foreign_owner() -> str | None:
 def main() -> None:
     """Run the command line; exit 1 with one sentence when another distribution shares our package."""
     if sys.argv[1:2] == ["run"]:
+        gc.disable()        # what is imported stays: to look for garbage in it again and again is a fifth of the start (see app/daemon.py)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)    # it would end us before app/daemon.py listens to it
     other = foreign_owner()
     if other is not None:

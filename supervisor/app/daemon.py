@@ -89,6 +89,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     try:
         await daemon.start()
         gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
+        gc.enable()
         await daemon.serve()
         await daemon.end()
     finally:
