@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
 
 from supervisor.core.alerts import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Probed, Spawned
 from supervisor.core.flows import FlowJob
+from supervisor.core.memory import Memory, Record
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
 from supervisor.engine import Engine, Scope
@@ -62,13 +65,29 @@ class World:
         chance = random.Random(seed)
         self.runner, self.prober = FakeRunner(self), FakeProber(self)
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
-        self.flows = FakeFlows(self)
-        outputs = Outputs(self.runner, self.network, self.prober, self.flows, self.alerter, recorder or self.recorder)
+        self.flows, self.keeper = FakeFlows(self), FakeKeeper()
+        self._outputs = Outputs(
+            self.runner, self.network, self.prober, self.flows, self.alerter, recorder or self.recorder, (), (self.keeper,)
+        )
+        self._make = lambda: Engine(self.inbox, self._outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
+        self._known, self._tunnels = known or {}, tunnels
+        self._begin(Memory())
+
+    def _begin(self, memory: Memory, restart: Container[str] = ()) -> None:
         self.inbox = Inbox()
-        self.engine = Engine(self.inbox, outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
-        self.engine.remember(known or {})
-        self.engine.configure(Scope("sim", ()), tunnels, held=())
+        self.engine = self._make()
+        self.engine.remember(self._known)
+        self.engine.adopt(memory, self._tunnels)
+        self.engine.configure(Scope("sim", ()), self._tunnels, held=(), restart=restart)
         self._drain_inbox()
+
+    def crash(self, lost: Container[str] = (), restart: Container[str] = ()) -> None:
+        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`: tunnels with other settings now."""
+        for place in [place for place in self.runner.alive if place in lost]:
+            del self.runner.alive[place]
+        living = frozenset((place.removesuffix("~"), session) for place, session in self.runner.alive.items())
+        self.prober.jobs = {}
+        self._begin(Memory(dict(self.keeper.records), living), restart)
 
     def post(self, event: Event) -> None:
         """Deliver an event now."""
@@ -210,6 +229,26 @@ class FakeFlows:
             name, session = self.jobs[lane].tunnel, self.jobs[lane].session
             self.world.post(FlowsCounted(name, session, lane=lane, left=self.world.habits.flows(name, self.world.now)))
             self.world.later(1.0, lambda: self._count(lane))
+
+
+@dataclass
+class FakeKeeper:
+    """Remembers what it is told, as JSON: what cannot be written down is lost."""
+
+    FORMAT = TypeAdapter(Record)
+    written: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def records(self) -> dict[str, Record]:
+        """As a later daemon reads them."""
+        return {name: self.FORMAT.validate_json(document) for name, document in self.written.items()}
+
+    def keep(self, records: Mapping[str, Record | None]) -> None:
+        for name, record in records.items():
+            if record is None:
+                self.written.pop(name, None)
+            else:
+                self.written[name] = self.FORMAT.dump_json(record)
 
 
 @dataclass

@@ -118,9 +118,9 @@ class Bench:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for name, client in list(self.runner._clients.items()):
-            self.runner.kill(name, client.session)
-            while name in self.runner._clients:
+        for name, session in list(self.runner._clients):
+            self.runner.kill(name, session)
+            while (name, session) in self.runner._clients:
                 await self.inbox.get()
         await self.runner.close()
 
