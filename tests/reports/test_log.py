@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.state import Health, Phase
+from supervisor.core.state import Health, Leg, Phase
 from supervisor.reports import log
 from supervisor.reports.redact import MASK, SHORTEST, Secrets
 from supervisor.reports.writer import BATCH, LineWriter
@@ -119,9 +119,11 @@ def test_transition_in_the_words_of_everywhere(pipe: Pipe) -> None:
     recorder.record(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT, text="silent", lasted=12.3456, session=4), world)
     recorder.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), world)
     recorder.record(transition(Phase.STOPPING, Phase.FAILED, Reason.AUTH), world)
-    recorder.record(transition(Phase.UP, Phase.STOPPING, Reason.UNHEALTHY, health=Health.UNHEALTHY), world)
+    recorder.record(transition(Phase.UP, Phase.STOPPING, Reason.UNHEALTHY, health=Health.UNHEALTHY, leg=Leg.ENDPOINT), world)
+    recorder.record(transition(Phase.UP, Phase.UP, Reason.DEGRADED, health=Health.HEALTHY), world)
     events = pipe.events()
-    assert [event["level"] for event in events] == ["warning", "info", "error", "warning"]
+    assert [event["level"] for event in events] == ["warning", "info", "error", "warning", "warning"]
+    assert events[3]["leg"] == "endpoint"
     del events[0]["timestamp"]
     assert events[0] == {"level": "warning", "event": "transition", "tunnel": "acme", "session": 4, "before": "up", "after": "backoff",
                          "health": "unknown", "leg": None, "reason": "peer-timeout", "text": "silent", "lasted": 12.346}

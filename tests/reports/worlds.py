@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor.core.alerts import Alert, Verdict
-from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import Health, Leg, Phase, Session, Snapshot, Transition, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -25,8 +25,8 @@ def snapshot(*, draining: bool = False, now: float = 100.0, **states: TunnelStat
 
 
 def transition(before: Phase, after: Phase, reason: Reason, *, name: str = "acme", session: int = 1, lasted: float = 1.0,
-               text: str = "", health: Health = Health.UNKNOWN) -> Transition:
-    return Transition(name, session, before, after, health, reason, text, 100.0, lasted)
+               text: str = "", health: Health = Health.UNKNOWN, leg: Leg | None = None) -> Transition:
+    return Transition(name, session, before, after, health, reason, text, 100.0, lasted, leg=leg)
 
 
 def alert(verdict: Verdict, name: str = "acme", **fields: Any) -> Alert:
