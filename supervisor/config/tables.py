@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from typing import Any
+from collections.abc import Callable, Iterator, Set
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -14,7 +14,7 @@ from supervisor.config.model import Globals
 from supervisor.config.places import group_of
 from supervisor.config.tunnels import Kinds
 from supervisor.config.words import parse_size
-from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel
+from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel, parse_share
 
 _LEAVES = (Secret, Destination, Allowance)      # shown as one setting
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -57,12 +57,20 @@ def _word(value: Any, field: FieldInfo) -> str:
     """The value as it would stand in the file."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and _reads(field, parse_share):
+        return f"{value:.0%}"
     if isinstance(value, float):
         size, unit = next((item for item in _UNITS if value >= item[0] and value % item[0] == 0), (0.001, "ms"))
         return f"{value / size:g}{unit}"
-    if any(getattr(item, "func", None) is parse_size for item in field.metadata):
+    if _reads(field, parse_size):
         return f"{value // 10**6}MB"
     return str(value)
+
+
+def _reads(field: FieldInfo, parser: Callable[[Any], Any]) -> bool:
+    """Is this how the setting is read; of one that may be null, the part that is not."""
+    nested = (item for part in get_args(field.annotation) for item in getattr(part, "__metadata__", ()))
+    return any(getattr(item, "func", None) is parser for item in (*field.metadata, *nested))
 
 
 if __name__ == "__main__":
