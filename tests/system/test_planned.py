@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
@@ -152,3 +153,44 @@ def test_what_was_learned_outlives_the_daemon(lab: Lab, config: Config) -> None:
         daemon.wait_for("acme-dc", 30, second_session="replaces")
     with daemon:
         assert daemon.tunnel("acme-dc")["second_session"] == "replaces"
+
+
+def test_a_crash_between_the_two_ends_neither(lab: Lab, config: Config, twofold: OpenVpnServer) -> None:
+    settings = planned(config, "acme-dc", SOON, config=str(lab.directory / "acme-twofold.ovpn"))
+    with lab.daemon(settings) as daemon:
+        daemon.wait_well()
+        replaced = daemon.replaced("acme-dc")
+        with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
+            eventually(replaced, 20, "another session carries")
+            clients = set(daemon.client_pids("openvpn"))
+            daemon.kill9()
+            daemon.start()
+            daemon.wait_for("acme-dc", 20, phase="up", health="healthy")
+            leaving = other(daemon, "acme-dc")
+            assert leaving is not None
+            assert set(daemon.client_pids("openvpn")) == clients == {leaving["pid"], daemon.tunnel("acme-dc")["session"]["pid"]}
+        print(told(flood, streams))
+        eventually(lambda: alone(daemon, "acme-dc"), 20, "the first one ends when its flows are over")
+    assert flood.echoed >= flood.sent
+    assert (streams.broken, streams.echoed) == (0, streams.sent)
+    assert daemon.leftovers() == {}
+
+
+def test_the_age_at_which_sessions_end_is_learned_from_the_history(lab: Lab, config: Config) -> None:
+    """Nobody announces it: the server's administrator throws the client out after four seconds, five times."""
+    age = 4.0
+    daemon = lab.daemon(only(config, "acme-dc"))
+    with daemon:
+        daemon.wait_well()
+        for _ in range(5):
+            replaced = daemon.replaced("acme-dc")
+            connected = daemon.metric("facilitator_tunnel_connected_timestamp_seconds", tunnel="acme-dc")
+            time.sleep(max(0.0, connected + age - time.time()))
+            lab.openvpn.disconnect()
+            eventually(replaced, 20, "the next session begins")
+            daemon.wait_for("acme-dc", 20, health="healthy")
+        assert daemon.tunnel("acme-dc")["learned_limit_seconds"] == pytest.approx(age, rel=0.05)
+    with daemon:
+        assert daemon.tunnel("acme-dc")["learned_limit_seconds"] == pytest.approx(age, rel=0.05)
+        daemon.wait_well()
+        assert daemon.tunnel("acme-dc")["planned_reconnect"] is not None
