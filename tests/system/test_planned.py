@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ from tests.lab import Lab
 from tests.lab.config import Config, only
 from tests.lab.daemon import Daemon
 from tests.lab.network import CLOUD_WEB, CUSTOMER, DATACENTRE_WEB
-from tests.lab.servers import OpenVpnServer
+from tests.lab.ocserv import USER, OcservServer
+from tests.lab.pki import Authority
+from tests.lab.servers import PASSWORD, OpenVpnServer
 from tests.lab.traffic import Flood, Streams
 from tests.lab.wait import eventually
+from tests.system.ipsec import tunnel
 
 pytestmark = pytest.mark.root
 SOON = {"every": "60s", "before": "54s"}        # it begins within the first six seconds, and the old session may live for a minute
@@ -194,3 +198,57 @@ def test_the_age_at_which_sessions_end_is_learned_from_the_history(lab: Lab, con
         assert daemon.tunnel("acme-dc")["learned_limit_seconds"] == pytest.approx(age, rel=0.05)
         daemon.wait_well()
         assert daemon.tunnel("acme-dc")["planned_reconnect"] is not None
+
+
+@contextlib.contextmanager
+def office(lab: Lab, config: Config, same_clients: int, **options: object) -> Iterator[Daemon]:
+    """A daemon with a tunnel to an ocserv that lets so many clients of one account in."""
+    directory = lab.directory / f"planned-{same_clients}-{len(options)}"
+    directory.mkdir()
+    server = OcservServer(
+        lab.network["customer"], directory, Authority(directory), CUSTOMER, **{"max-same-clients": same_clients, **options},
+    )
+    server.start()
+    lab.set_secret("office-password", f"{PASSWORD}\n")
+    login = {"username": USER, "password": {"file": str(lab.directory / "office-password")}}
+    tunnels = {"office": tunnel("openconnect", server=str(CUSTOMER), server_certificate=server.pin, login=login)}
+    if not options:
+        tunnels["office"]["reconnect"] = {**config["defaults"]["reconnect"], "planned": SOON}
+    try:
+        with lab.daemon({**config, "tunnels": tunnels}) as daemon:
+            daemon.wait_well()
+            yield daemon
+    finally:
+        server.kill()
+
+
+def test_openconnect_with_a_second_session(lab: Lab, config: Config) -> None:
+    with office(lab, config, 2) as daemon:
+        replaced = daemon.replaced("office")
+        with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
+            eventually(replaced, 20, "another session carries")
+            daemon.wait_for("office", 20, second_session="allowed")
+        print(told(flood, streams))
+        eventually(lambda: alone(daemon, "office"), 20, "the first one ends when its flows are over")
+    assert flood.echoed >= flood.sent
+    assert streams.broken == 0
+
+
+def test_openconnect_without_a_second_session_reconnects_at_a_quiet_moment(lab: Lab, config: Config) -> None:
+    with office(lab, config, 1) as daemon:
+        replaced = daemon.replaced("office")
+        daemon.wait_for("office", 20, second_session="refused")
+        assert not replaced()
+        eventually(replaced, 40, "it reconnects")
+        daemon.wait_for("office", 20, health="healthy")
+        assert daemon.metric("facilitator_tunnel_reconnects_total", reason="planned") == 1
+
+
+def test_a_limit_that_the_server_announces_is_met(lab: Lab, config: Config) -> None:
+    with office(lab, config, 2, **{"session-timeout": 20}) as daemon:
+        replaced = daemon.replaced("office")
+        with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+            eventually(replaced, 30, "another session carries")
+            eventually(lambda: alone(daemon, "office"), 30, "the first one ends with its time")
+        assert daemon.metric("facilitator_tunnel_reconnects_total", reason="planned") >= 1
+    assert flood.echoed >= flood.sent
