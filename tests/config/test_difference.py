@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.config import ConfigDifference, difference
+from supervisor.config.difference import fingerprint
 from tests.config.kinds import HEAD, good
 
 OTHER = "  other: {kind: pipe, remote: r, destinations: [10.1.0.0/16]}\n"
@@ -30,6 +31,7 @@ def test_nothing_changes() -> None:
 def test_settings_that_the_client_does_not_see(line: str, name: str) -> None:
     change = difference(good(HEAD), good(f"{HEAD}    {line}\n"))
     assert change == ConfigDifference(updated={"acme": (name,)})
+    assert fingerprint(good(HEAD).tunnels["acme"]) == fingerprint(good(f"{HEAD}    {line}\n").tunnels["acme"])
     assert change.lines() == (f"acme: {name} changed",)
 
 
@@ -37,6 +39,7 @@ def test_settings_that_the_client_does_not_see(line: str, name: str) -> None:
 def test_settings_of_the_client(line: str, name: str) -> None:
     change = difference(good(HEAD), good(f"{HEAD}    {line}\n"))
     assert change == ConfigDifference(restart={"acme": (name,)})
+    assert fingerprint(good(HEAD).tunnels["acme"]) != fingerprint(good(f"{HEAD}    {line}\n").tunnels["acme"])
     assert change.lines() == (f"acme: {name} changed, starts anew",)
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from supervisor.core.events import Asked
 from supervisor.core.machine import Limits
 from supervisor.core.memory import Memory, Record, revive
-from supervisor.core.state import Drain, Health, Phase, Session, TunnelState, Want
+from supervisor.core.state import Drain, Health, Phase, Second, Session, TunnelState, Want
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Reason
-from tunnels.settings import Alert, Login, Probe, Reconnect, Secret, Tunnel
+from tunnels.settings import Alert, Login, Planned, Probe, Reconnect, Secret, Tunnel
 
+pytestmark = pytest.mark.slow
 LIMITS = Limits(start=60.0, stop=5.0)
 
 
@@ -104,6 +105,27 @@ def test_nobody_is_paged_for_a_crash_and_an_incident_goes_on() -> None:
     assert simulated.alerter.opened == ["acme"]
     opened = next(t.at for t in simulated.recorder.transitions if t.health is Health.UNHEALTHY or t.after is not Phase.UP and t.at > 200.0)
     assert 200.0 < opened < 215.0
+
+
+def test_a_planned_reconnect_goes_on_over_crashes() -> None:
+    """Both sessions are gone on with, on their seats, and the old one still carries its flows to their end."""
+    left = {"count": 2}
+    planned = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+    simulated = World({"acme": tunnel(reconnect=planned)}, Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
+    simulated.run(until=3000.0)
+    while simulated.now < 3500.0:
+        simulated.run(until=simulated.now + 7.0)
+        simulated.crash()
+        assert simulated.phase() is Phase.UP
+    first, *_, last = simulated.runner.sessions("acme")
+    assert (first, last > first) == (1, True), "the old one has flows"
+    assert [lane.up for lane in simulated.engine.plan.lanes] == [True, True]
+    left["count"] = 0
+    simulated.run(until=simulated.now + 200.0)
+    simulated.crash()
+    simulated.run(until=simulated.now + 10.0)
+    assert simulated.runner.sessions("acme") == [last]
+    assert simulated.alerter.opened == []
 
 
 @given(st.integers(0, 10_000))

@@ -1,0 +1,126 @@
+"""What one version of the program gives to the next: the document, and the question whether it can be gone on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from supervisor import __version__
+from supervisor.app.handover import CHECKED, FORMAT, GIVEN, Handover, asked, received, written
+from supervisor.app.memory import MemoryFiles, Present, Stored, recall, shelf
+from supervisor.core.memory import Record
+from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
+from tunnels.base import Question, Reason, Wanted
+from tunnels.kinds import KINDS
+from tunnels.settings import Tunnel
+
+STATE = TunnelState(
+    phase=Phase.UP, health=Health.HEALTHY,
+    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), seat=1),
+    failure=Failure(Reason.PEER_CLOSED, "gone", 1.0), asking=Asking(Question(Wanted.CODE, "Code?"), 9.0), recent=(0.1, None),
+    other=TunnelState(phase=Phase.UP, session=Session(2), drain=Drain(Reason.PLANNED, 99.0, 4)),
+)
+STORED = Stored("boot", Record(STATE, 173_001, (("acme", "other"),)), "fingerprint", "digest")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"facilitator: {{name: test, runtime_dir: {tmp_path}/run, state_dir: {tmp_path}/state}}\ntunnels: {{}}\n")
+    return path
+
+
+def handover(directory: Path, **more: object) -> Handover:
+    return Handover(**{
+        "format": FORMAT, "version": "0", "upgrades": 2, "runtime_dir": f"{directory}/run", "state_dir": f"{directory}/state",
+        "boot": "boot", "lock": 0, "tunnels": {"acme": STORED}, "kept": {"acme": "a cookie"}, **more,
+    })
+
+
+def test_what_is_given_is_received_once_and_descriptors_stop_at_the_next_program(tmp_path: Path) -> None:
+    lock, listening = os.open(tmp_path, os.O_RDONLY), os.dup(2)
+    os.set_inheritable(lock, True)
+    given = handover(tmp_path, lock=lock, listening={"control": (listening,)})
+    environment = {GIVEN: str(written(given))}
+    got = received(environment)
+    assert got is not None
+    assert (got.tunnels["acme"].record.state.session.number, got.kept, got.lock) == (3, {"acme": "a cookie"}, lock)
+    assert got.tunnels["acme"].record.state.other == STATE.other
+    assert environment == {}
+    assert received(environment) is None
+    assert [os.get_inheritable(fd) for fd in got.descriptors()] == [False, False]
+    assert "a cookie" not in repr(got)
+    for fd in (lock, listening):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"nonsense"])
+def test_a_document_that_says_nothing_to_us_is_as_a_crash(content: bytes) -> None:
+    fd = os.memfd_create("handover")
+    os.write(fd, content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    assert received({GIVEN: str(fd)}) is None
+    assert received({GIVEN: "999"}) is None
+
+
+def test_the_question_is_answered_with_our_version(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(config, KINDS, {}) is None, "nobody asks"
+    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"format": FORMAT + 1}, "does not understand"),
+    ({"runtime_dir": "/elsewhere"}, "facilitator.runtime_dir was /elsewhere"),
+    ({"state_dir": "/elsewhere"}, "facilitator.state_dir was /elsewhere"),
+])  # fmt: skip
+def test_what_cannot_be_gone_on_from_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], said: str
+) -> None:
+    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent, **change)))}) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_wrong_configuration_is_refused_with_all_its_mistakes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text() + "nonsense: 1\nmore: 2\n")
+    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 1
+    said = capsys.readouterr().err
+    assert "nonsense" in said
+    assert "more" in said
+
+
+def test_what_is_kept_on_disk_is_recalled_in_the_same_boot_only(tmp_path: Path) -> None:
+    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    files = MemoryFiles(tmp_path, Present("boot", lambda name: tunnel, lambda name: "digest"))
+    files.keep({"acme": STORED.record, "other": STORED.record})
+    files.keep({"other": None})
+    assert list(recall(tmp_path, "boot")) == ["acme"]
+    assert recall(tmp_path, "boot")["acme"].record == STORED.record
+    assert recall(tmp_path, "another boot") == {}
+    assert (tmp_path / "tunnels" / "acme.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_of_another_version_is_understood_as_far_as_it_means_the_same(tmp_path: Path) -> None:
+    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    MemoryFiles(tmp_path, Present("boot", lambda name: tunnel, lambda name: "digest")).keep({"acme": STORED.record})
+    path = tmp_path / "tunnels" / "acme.json"
+    document = json.loads(path.read_bytes())
+    document["record"]["state"]["invented_later"] = 7
+    del document["record"]["state"]["misses"]
+    path.write_text(json.dumps(document))
+    assert recall(tmp_path, "boot")["acme"].record == STORED.record
+    document["record"]["state"]["reason"] = "a word that we do not know"
+    path.write_text(json.dumps(document))
+    assert recall(tmp_path, "boot") == {}
+
+
+def test_a_disk_that_takes_nothing_is_no_reason_to_stop(tmp_path: Path) -> None:
+    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    files = MemoryFiles(tmp_path / "missing", Present("boot", lambda name: tunnel, lambda name: "digest"))
+    files.keep({"acme": STORED.record})
+    assert recall(tmp_path / "missing", "boot") == {}
+    shelf(tmp_path / "missing").clear()
