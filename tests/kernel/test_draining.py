@@ -17,6 +17,7 @@ from supervisor.kernel.draining import POLL, FlowWatch
 from tests.kernel.lab import (
     ACME,
     AT_ONCE,
+    DEADLINE,
     OWN,
     PLAN,
     SITE,
@@ -113,6 +114,23 @@ async def test_the_old_goes_on_and_the_new_is_refused_at_once(lab: World, addres
 async def test_what_is_not_tcp_is_told_too(lab: World, address: str, source: str, forbidden: tuple[int, int]) -> None:
     async with kernel(DRAINING):
         assert await told(lab, address, 53, source) == forbidden
+
+
+@pytest.mark.parametrize("address", [SITE, SITE6])
+async def test_datagrams_of_a_flow_that_is_under_way_go_on(lab: World, address: str) -> None:
+    """Nobody answers them, so connection tracking calls each of them new."""
+    loop, family = asyncio.get_running_loop(), socket.AF_INET6 if ":" in address else socket.AF_INET
+    async with kernel(PLAN) as held:
+        with made_in(lab.site, lambda: socket.socket(family, socket.SOCK_DGRAM)) as site, \
+                made_in(lab.staff, lambda: socket.socket(family, socket.SOCK_DGRAM)) as staff:
+            site.bind((address, 53))
+            staff.connect((address, 53))
+            for plan in (PLAN, DRAINING):
+                await held.holds(plan)
+                for word in (b"one", b"two"):
+                    staff.send(word)
+                    async with asyncio.timeout(DEADLINE):
+                        assert await loop.sock_recv(site, 10) == word
 
 
 async def test_a_stream_outlives_the_tunnels_device(lab: World) -> None:
