@@ -28,8 +28,10 @@ from tests.netns import PREFIX, Namespace
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "nspawn"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "iproute2", "nftables", "python3", "procps",     # the machine
-    "openvpn", "openssh-client",                                                        # the VPN clients
+    "openvpn", "openssh-client", "openconnect", "wireguard-go", "vpnc",                 # the VPN clients
+    "charon-systemd", "libstrongswan-standard-plugins", "libcharon-extra-plugins", "libcharon-extauth-plugins",
 )
+SERVICES = ("strongswan", "openvpn")        # of these packages: they would take ports and devices
 _PROGRAMS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "setpriv": "util-linux", "nsenter": "util-linux"}
 _TUN = Path("/dev/net/tun")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -64,7 +66,7 @@ def root_file_system() -> Path:
     release = platform.freedesktop_os_release()
     debian = release["ID"] == "debian"
     suite = release["VERSION_CODENAME"] if debian else "bookworm"
-    recipe = hashlib.sha256(" ".join((suite, *PACKAGES)).encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(" ".join((suite, *PACKAGES, *SERVICES)).encode()).hexdigest()[:12]
     root = CACHE / f"{suite}-{recipe}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
@@ -82,6 +84,7 @@ def _build(target: Path, suite: str, sources: tuple[str, ...]) -> None:
     command = [
         "mmdebstrap", "--quiet", "--variant=minbase", "--format=directory", '--aptopt=Acquire::Languages "none"',
         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(PACKAGES)}",
+        f'--customize-hook=chroot "$1" systemctl disable --quiet {" ".join(SERVICES)}',
         suite, str(target), *sources,
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab.pki import Authority
-from tests.lab.servers import BastionServer, OpenVpnServer
 from tests.lab.wait import eventually
-from tests.lab.wireguard import WireGuardServer
 from tests.packaging.container import Machine, machine
 from tests.packaging.installation import EXAMPLES, FACILITATOR, SOURCE, environment, install, put
 
@@ -29,7 +24,6 @@ CONFIG: dict[str, Any] = {
     "http": {"listen": "127.0.0.1:9464"},
     "tunnels": {"acme-dc": {"kind": "openvpn", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}},
 }
-WIREGUARD = Path("/usr/bin/wireguard-go")       # needs nothing besides the C library, so the machine can use this host's
 NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
 OVPN = "client\ndev tun\nremote 127.0.0.1 1194\n"
 
@@ -37,7 +31,7 @@ OVPN = "client\ndev tun\nremote 127.0.0.1 1194\n"
 @pytest.fixture
 def vm(scratch: Path) -> Iterator[Machine]:
     """A machine with this checkout installed and configured, not started."""
-    with machine(scratch, {**environment(scratch / "opt"), WIREGUARD: str(WIREGUARD)}) as booted:
+    with machine(scratch, environment(scratch / "opt")) as booted:
         install(booted)
         put(booted, "config.yaml", yaml.safe_dump(CONFIG))
         put(booted, "acme.ovpn", OVPN)
@@ -137,49 +131,6 @@ def test_who_may_use_the_control_socket(vm: Machine) -> None:
     assert as_user(vm, "alice", "stop", "acme-dc") == 0
     assert as_user(vm, "mallory", "start", "acme-dc") != 0
     assert status(vm)["tunnels"][0]["want"] == "down"
-
-
-@pytest.fixture
-def far_side() -> Iterator[Path]:
-    """A directory for servers; their accounts can look into it, which they cannot with pytest's own."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-def test_tunnels_come_up_with_the_rights_of_the_unit(vm: Machine, far_side: Path) -> None:
-    """Real servers in the machine's network, which clients of the unit's unprivileged user reach."""
-    openvpn = OpenVpnServer(vm.network, far_side, Authority(far_side))
-    sshd, wireguard = BastionServer(vm.network, far_side), WireGuardServer(vm.network, far_side)
-    tunnels = {
-        "acme-dc": {**CONFIG["tunnels"]["acme-dc"], "destinations": ["10.92.0.0/24"]},
-        "own-cloud": {
-            "kind": "sshuttle", "destinations": ["10.90.0.0/16"], "remote": "facilitator@127.0.0.1:22",
-            "identity": {"file": "own-cloud-ssh-key"}, "known_hosts": "/etc/facilitator/known_hosts",
-        },
-        "globex": {"kind": "wireguard", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/globex.conf"},
-    }
-    put(vm, "config.yaml", yaml.safe_dump({**CONFIG, "tunnels": tunnels}))
-    put(vm, "acme.ovpn", openvpn.client_config("127.0.0.1"))
-    put(vm, "known_hosts", sshd.known_hosts("127.0.0.1"))
-    put(vm, "globex.conf", wireguard.client_config("127.0.0.1"))
-    # this secret comes as a systemd credential, which only the service can read
-    vm.write("/etc/credstore/own-cloud-ssh-key", sshd.client_key.read_text(), 0o600)
-    vm.write(
-        "/etc/systemd/system/facilitator.service.d/secrets.conf",
-        "[Service]\nLoadCredential=own-cloud-ssh-key:/etc/credstore/own-cloud-ssh-key\n",
-    )
-    vm.run("systemctl", "daemon-reload")
-    with contextlib.ExitStack() as servers:
-        for server in (openvpn, sshd, wireguard):
-            server.start()
-            servers.callback(server.stop)
-        vm.run("systemctl", "start", "facilitator")
-        eventually(lambda: {tunnel["phase"] for tunnel in status(vm)["tunnels"]} == {"up"}, 20, "all tunnels are up")
-        owners = {name: vm.run("ps", "-o", "user:20=", "-C", name).stdout.split() for name in ("openvpn", "ssh", "wireguard-go")}
-        assert owners == {"openvpn": ["facilitator"], "ssh": ["facilitator"], "wireguard-go": ["facilitator"]}
-        vm.run("systemctl", "stop", "facilitator")
-    assert leftovers(vm) == NOTHING
 
 
 def get(vm: Machine, path: str) -> int:
