@@ -47,8 +47,12 @@ def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
         table.add_column(column, no_wrap=column not in _FOLDED, overflow="fold", min_width=len(column))
     for row in rows:
         table.add_row(*(row[column] for column in shown))
-    conditions = [Text(f"{condition['name']}: {condition['text']}", "red") for condition in document.get("conditions", ())]
+    conditions = [_condition(each) for each in document.get("conditions", ())]
     return Group(headline, *conditions, Text(), table)
+
+
+def _condition(each: dict[str, Any]) -> Text:
+    return Text(f"{each['name']}: {each['text']}", "yellow" if each["severity"] in ("warning", "info") else "red")
 
 
 def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:

@@ -186,7 +186,7 @@ def _wrong(it: Entry, now: float) -> Iterator[str]:
     for each in it["incidents"]:
         yield _trouble(each["severity"], each["summary"], f'<p class="soft">since {_moment(each["since"], now)}</p>')
     for each in it["conditions"]:
-        if each["name"] not in opened:
+        if each["name"] not in opened and each.get("incident", True):       # else there are incidents for the same
             yield _trouble(each["severity"], each["text"], "")
 
 

@@ -41,7 +41,9 @@ def status(who: Identity, snapshot: Snapshot, plan: NetworkPlan, conditions: Map
         "started": iso(who.started),
         "upgrades": who.upgrades,
         "draining": snapshot.draining,
-        "conditions": [{"name": name, "text": each.text, "severity": each.severity} for name, each in conditions.items()],
+        "conditions": [
+            {"name": name, "text": each.text, "severity": each.severity, "incident": each.calls} for name, each in conditions.items()
+        ],
         "tunnels": [
             _tunnel(who, tunnel, state, carried.get(name, []), snapshot.uplink)
             for name, (tunnel, state) in sorted(snapshot.tunnels.items())

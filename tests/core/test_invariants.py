@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from supervisor.core import events as ev
 from supervisor.core.machine import Limits, step
-from supervisor.core.state import Phase, TunnelState, Want
+from supervisor.core.state import Phase, Proof, Reach, TunnelState, Want
 from tunnels.base import Connected, Failed, Question, Reason, Wanted
 from tunnels.settings import Login, Probe, Tunnel
 
@@ -29,7 +29,11 @@ happenings = st.one_of(
     st.builds(lambda old: lambda n: ev.ClientSaid("t", n - old, Connected()), sessions),
     st.builds(lambda old, r: lambda n: ev.ClientSaid("t", n - old, Failed(r, "x")), sessions, st.sampled_from(Reason)),
     st.builds(lambda old, c: lambda n: ev.Exited("t", n - old, c), sessions, st.integers(0, 255)),
-    st.builds(lambda old, rtt: lambda n: ev.Probed("t", n - old, rtt), sessions, st.none() | st.floats(0, 2)),
+    st.builds(
+        lambda old, rtt, proof: lambda n: ev.Probed("t", n - old, rtt, proof),
+        sessions, st.none() | st.floats(0, 2), st.none() | st.sampled_from(Proof),
+    ),
+    st.builds(lambda reach: lambda n: ev.EndpointSeen("t", reach=reach), st.sampled_from(Reach)),
     st.builds(lambda old, mtu: lambda n: ev.PathMtu("t", n - old, mtu), sessions, st.none() | st.integers(576, 9000)),
     st.builds(lambda old, wanted: lambda n: ev.ClientSaid("t", n - old, Question(wanted, "x")), sessions, st.sampled_from(Wanted)),
     st.builds(lambda old: lambda n: ev.Answered("t", n - old), sessions),
