@@ -139,7 +139,7 @@ async def test_the_journal_follows_the_clients(tmp_path: Path) -> None:
         entry = Journal(tmp_path).load()["acme"]
         management = str(bench.directory() / "management.sock")
         boot = processes.boot_id()
-        assert entry == Entry("acme", 5, spawned.id, spawned.pid, known.start, boot, "t-acme", None, 173_001, management, "scripted")
+        assert entry == Entry("acme", 5, spawned.id, spawned.pid, known.start, boot, "t-acme", None, 173_001, management, kind="scripted")
         bench.runner.terminate("acme", 5)
         await bench.next(Exited)
         assert Journal(tmp_path).load() == {}

@@ -172,14 +172,14 @@ def test_a_full_connection_table_is_seen_before_it_hurts() -> None:
 
 
 @pytest.mark.parametrize(("chain", "owner", "remedy"), [
-    (DOCKER, "Docker", "iptables -I DOCKER-USER -m connmark --mark 0x2a000/0xfffff800 -m comment --comment facilitator -j ACCEPT"),
+    (DOCKER, "Docker", "iptables -I DOCKER-USER -m connmark --mark 0x2a000/0xfffff000 -m comment --comment facilitator -j ACCEPT"),
     (replace(DOCKER, reach=frozenset({"FORWARD", "DOCKER-USER", "ufw-before-forward"})), "ufw", "iptables -I ufw-before-forward "),
     (UFW, "ufw", "iptables -I ufw-before-input "),
     (replace(DOCKER, reach=frozenset({"FORWARD"})), "iptables", "iptables -I FORWARD "),
     (Chain("inet", "firewalld", "filter_FORWARD", "forward", "its last rule is reject", frozenset(), admits=False),
      "firewalld", "--zone=facilitator --add-source=10.8.0.0/16"),
     (Chain("inet", "mine", "fwd", "forward", "policy drop", frozenset({"fwd"}), admits=False),
-     "a firewall of this host", "nft insert rule inet mine fwd ct mark 173001-173999 counter accept comment facilitator"),
+     "a firewall of this host", "nft insert rule inet mine fwd ct mark 173001-174999 counter accept comment facilitator"),
 ])
 def test_a_foreign_firewall_is_named_with_its_own_kind_of_remedy(chain: Chain, owner: str, remedy: str) -> None:
     finding = only(host(kernel=Kernel((chain,), owner_persist=True)))

@@ -254,7 +254,7 @@ def test_a_foreign_firewall_is_found_named_and_satisfied(alone: Host, netns: Nam
     else:
         assert finding.text.startswith("Docker ")
         assert "iptables -I DOCKER-USER " in finding.remedy
-        nft(netns, "insert rule ip filter DOCKER-USER ct mark 173001-173999 accept comment facilitator")
+        nft(netns, "insert rule ip filter DOCKER-USER ct mark 173001-174999 accept comment facilitator")
     assert alone.trouble() == []
 
 

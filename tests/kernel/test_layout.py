@@ -167,6 +167,7 @@ def test_a_tunnel_that_leaves_is_open_last_and_closed_last() -> None:
 - element destinations4 10.90.0.0/16
 - element destinations4 100.64.0.0/16
 - element destinations6 fd00:77::/64
+- element flows 173002
 - element ports 173002 : 17300
 - element real4 173001 . 100.64.0.0/16 : 10.0.0.0/16
 - element up 173002
