@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def run(config: Path) -> None:
     """Run the daemon in the foreground.
 
-    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it, SIGHUP reloads the configuration.
+    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it when nothing is
+    under way any more (see `facilitator drain`), a second one within seconds. SIGHUP reloads the configuration.
 
     \b
     Example: facilitator run -c /etc/facilitator/config.yaml
