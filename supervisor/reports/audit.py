@@ -22,7 +22,7 @@ from supervisor.reports.rotation import RotatedFile
 WAITING = 50_000        # entries that wait for the disk at most
 SIGN_OF_LIFE = 10.0     # seconds: so long before a crash, or a power cut, the record may be unfinished
 HEAL = 1.0              # seconds between attempts to use a disk that refused
-_BATCH = 1000           # entries in one writing, so that other threads have their turn
+_BATCH = 200            # entries in one writing, so that other threads have their turn
 
 Changed = Callable[[], None]
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import kernel, kinds, life, scrape, sshuttle
+from tests.bench import audit, kernel, kinds, life, scrape, sshuttle
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
@@ -178,6 +178,7 @@ def main() -> None:
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
     scrape.main()
+    audit.main()
     kernel.main()
     sshuttle.main()
     kinds.main()
