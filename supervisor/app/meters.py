@@ -21,9 +21,8 @@ class LaneMeter:
 
     def __call__(self, tunnel: str) -> Mapping[int, Carried]:
         """By seat; nothing when the kernel does not answer."""
-        counts = self._counts()
-        lanes = {seat: self._lane(tunnel, seat) for seat in SEATS}
-        return {seat: counts[lane] for seat, lane in lanes.items() if lane is not None and lane in counts}
+        counts, lane = self._counts(), self._lane       # of a thousand tunnels, at each scrape
+        return {seat: count for seat in SEATS if (count := counts.get(lane(tunnel, seat) or 0)) is not None}
 
 
 class SessionMeter:

@@ -76,12 +76,19 @@ def children(pid: int, threads: int | None = None) -> set[int]:
         with contextlib.suppress(psutil.Error):
             return {child.pid for child in psutil.Process(pid).children()}
         return set()
-    found: set[int] = set()
-    with contextlib.suppress(OSError):
-        for thread in (pid,) if threads == 1 else os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):
-                found.update(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
-    return found
+    if threads == 1:        # nearly all of them, at each scrape
+        return _children(pid, pid)
+    try:
+        return set().union(*(_children(pid, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")))
+    except OSError:
+        return set()
+
+
+def _children(pid: int, thread: int) -> set[int]:
+    try:
+        return set(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
+    except OSError:
+        return set()
 
 
 def descendants(pid: int) -> set[int]:
@@ -145,7 +152,10 @@ def _kernel_lists_children() -> bool:
 def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)      # not open(): this is done for every client at each scrape
     try:
-        return b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
+        data = os.read(fd, _CHUNK)
+        while data and len(data) % _CHUNK == 0 and (more := os.read(fd, _CHUNK)):     # files of /proc are short: what fits comes at once
+            data += more
+        return data
     finally:
         os.close(fd)
 

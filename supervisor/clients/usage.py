@@ -5,7 +5,6 @@ Read straight from /proc, because a scrape asks for every client at once: a few 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 
@@ -36,13 +35,15 @@ def usage_of(pid: int) -> Usage | None:
         ticks += sum(map(int, fields[11:15]))   # user, system, and both of the children that have ended
         pages += int(fields[21])
         files += _open_files(member)
-        tree += processes.children(member, threads=int(fields[17])).difference(tree)
+        if children := processes.children(member, threads=int(fields[17])):
+            tree += children.difference(tree)
     return Usage(ticks / _TICK, pages * _PAGE, files) if members else None
 
 
 def _open_files(pid: int) -> int:
     """Since Linux 6.2 the directory's size is their number, and before that it is 0."""
     path = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):          # it is gone, or another user's
+    try:
         return os.stat(path).st_size or len(os.listdir(path))
-    return 0
+    except OSError:         # it is gone, or another user's
+        return 0

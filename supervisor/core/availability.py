@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import math
-import operator
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
@@ -48,6 +47,7 @@ _ORDER = tuple(Standing)
 _WORST_FIRST = (Standing.DOWN, Standing.UNWATCHED, Standing.DEGRADED, Standing.STOPPED, Standing.UP)
 _AVAILABLE = (Standing.UP, Standing.DEGRADED)
 _LACKING = (Standing.DOWN, Standing.UNWATCHED)
+_LAST_AVAILABLE, _LAST_LACKING = (_ORDER.index(some[-1]) for some in (_AVAILABLE, _LACKING))     # which come first
 
 
 def standing(tunnel: Tunnel, state: TunnelState) -> Standing:
@@ -216,10 +216,11 @@ class Timeline:
 
     def ratios(self, lengths: Iterable[float], end: float) -> list[float | None]:
         """As `Availability.ratio` of the stretches of these lengths that end together; cheap, as metrics ask for it often."""
-        after, found = self._totals(end), []
+        found: list[float | None] = []
+        most_available, most_lacking = self._balance(end)
         for length in lengths:
-            up, degraded, down, unwatched, _ = map(operator.sub, after, self._totals(end - length))
-            available, lacking = max(0.0, up + degraded), max(0.0, down + unwatched)
+            before = self._balance(end - length)
+            available, lacking = max(0.0, most_available - before[0]), max(0.0, most_lacking - before[1])
             found.append(available / (available + lacking) if available + lacking > 0.0 else None)
         return found
 
@@ -229,6 +230,18 @@ class Timeline:
         bounds = [*self._moments[first:bisect_left(self._moments, end)], end]
         found = (_ORDER[code] for code in self._standings[first:])
         return [(max(a, start), b, what) for a, b, what in zip(bounds, bounds[1:], found, strict=False) if b > max(a, start)]
+
+    def _balance(self, moment: float) -> tuple[float, float]:
+        """Of `_totals`, how long it was available and how long it was lacking."""
+        up, degraded, down, unwatched, _ = self._sums
+        place = bisect_right(self._moments, moment) - 1
+        if place < 0:
+            return (up[0] + degraded[0], down[0] + unwatched[0]) if up else (0.0, 0.0)
+        available, lacking = up[place] + degraded[place], down[place] + unwatched[place]
+        since, code = moment - self._moments[place], self._standings[place]
+        if code <= _LAST_AVAILABLE:
+            return available + since, lacking
+        return available, lacking + since if code <= _LAST_LACKING else lacking
 
     def _totals(self, moment: float) -> list[float]:
         place = bisect_right(self._moments, moment) - 1

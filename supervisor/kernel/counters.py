@@ -18,7 +18,7 @@ from supervisor.core.intervals import Interval
 from supervisor.core.layout import Part
 from supervisor.core.network import NetworkPlan
 from supervisor.core.traffic import Carried
-from supervisor.kernel.elements import counted
+from supervisor.kernel.elements import counted, counted_marks
 from supervisor.kernel.netlink import attribute, attributes, messages
 from supervisor.kernel.ruleset import TABLE, Ruleset, Set
 
@@ -73,12 +73,12 @@ class LaneCounts:
 
 def _carried() -> Mapping[int, Carried]:
     flows, received, sent = (
-        {element.key[0]: (packets, octets) for element, packets, octets in counted(_sets()[name], _element_lists(name))}
+        {lane: (packets, octets) for lane, packets, octets in counted_marks(_sets()[name], _element_lists(name))}
         for name in ("flows", "received", "sent")
     )
     return {
         lane: Carried(entered, received[lane][1], sent[lane][1]) if lane in received and lane in sent else Carried(entered)
-        for lane, (entered, _) in flows.items() if isinstance(lane, int)
+        for lane, (entered, _) in flows.items()
     }
 
 

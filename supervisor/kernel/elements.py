@@ -17,6 +17,8 @@ from supervisor.kernel.ruleset import ADDRESS, PORT, PROTOCOL, Kind, Set
 _LIST_ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 7, 10
 _VALUE = 1                          # NFTA_DATA_VALUE
 _EXPRESSION_DATA, _BYTES, _PACKETS = 2, 1, 2    # NFTA_EXPR_DATA, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS
+_LENGTH, _MARK, _COUNTER = struct.Struct("=H"), struct.Struct("=I"), struct.Struct(">Q4xQ")
+_TYPE = 0x3FFF
 _PROTOCOLS = ("tcp", 6), ("udp", 17)
 _INTERVAL_END = 1
 
@@ -73,6 +75,36 @@ def counted(described: Set, data: Iterable[bytes]) -> Iterator[tuple[Element, in
             counter = dict(attributes(dict(attributes(entry[_EXPRESSION]))[_EXPRESSION_DATA]))
             packets, octets = (int.from_bytes(counter[kind], "big") for kind in (_PACKETS, _BYTES))
             yield Element(described.name, _key_parts(described, entry)), packets, octets
+
+
+def counted_marks(described: Set, data: Iterable[bytes]) -> Iterator[tuple[int, int, int]]:
+    """`counted` for a set of marks: mark, packets and bytes. All elements look alike, so the first one says where everything stands."""
+    for part in filter(None, data):
+        size, = _LENGTH.unpack_from(part)
+        key, counter = _place(part, 0, _KEY, _VALUE), _place(part, 0, _EXPRESSION, _EXPRESSION_DATA, _BYTES)
+        if len(part) % size or _place(part, 0, _EXPRESSION, _EXPRESSION_DATA, _PACKETS) - counter != 12:
+            yield from ((_mark(element), packets, octets) for element, packets, octets in counted(described, [part]))
+            continue
+        for at in range(0, len(part), size):
+            octets, packets = _COUNTER.unpack_from(part, at + counter)
+            yield _MARK.unpack_from(part, at + key)[0], packets, octets
+
+
+def _mark(element: Element) -> int:
+    mark, = element.key
+    assert isinstance(mark, int)
+    return mark
+
+
+def _place(data: bytes, at: int, *path: int) -> int:
+    """Where the data of an attribute within attributes stand, in the one that begins here; KeyError."""
+    for wanted in path:
+        end, at = at + _LENGTH.unpack_from(data, at)[0], at + 4
+        while at < end and _LENGTH.unpack_from(data, at + 2)[0] & _TYPE != wanted:
+            at += -(-_LENGTH.unpack_from(data, at)[0] // 4) * 4
+        if at >= end:
+            raise KeyError(wanted)
+    return at + 4
 
 
 def _pack(described: Set, element: Element) -> Iterator[bytes]:

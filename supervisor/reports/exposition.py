@@ -6,10 +6,12 @@ an object per sample, in ten times the time, which the event loop would feel. Wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _SUFFIXES: Mapping[str, str] = {"counter": "_total", "info": "_info"}     # of the samples' names
+_KEPT = 16384       # labels that are remembered: each scrape has the same ones
 _TYPES: Mapping[str, str] = {"info": "gauge"}                             # what the older format calls them
 
 
@@ -40,11 +42,13 @@ def simple(name: str, kind: str, text: str, rows: Iterable[tuple[str, float | No
     return Family(name, kind, text, "".join(lines))
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def labels(**values: str) -> str:
     """The labels of a sample, in braces."""
     return "{" + ",".join([f'{name}="{escaped(value)}"' for name, value in values.items()]) + "}"
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def escaped(value: str) -> str:
     """The value of a label as it stands between quotes."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -149,11 +149,11 @@ class TunnelSeries:
 
     def _bytes(self, state: TunnelState, carried: Mapping[int, Carried]) -> Mapping[int, tuple[int, int] | None]:
         """By what counts them: the device of a session, or the lane of a proxy's seat."""
-        proxies = {
-            seat: (count.received, count.sent)
-            for seat, count in carried.items() if count.received is not None and count.sent is not None
+        if not any(count.received is not None for count in carried.values()):
+            return {side.session.number: self._link_bytes(side) for side in state.sides}
+        return {
+            seat: None if count.received is None or count.sent is None else (count.received, count.sent) for seat, count in carried.items()
         }
-        return proxies or {side.session.number: self._link_bytes(side) for side in state.sides}
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
         return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None
@@ -224,4 +224,4 @@ def _counter(name: str, text: str, rows: Iterable[Row]) -> Family:
 
 
 def _of_tunnels(name: str, kind: str, text: str, rows: Iterable[Row]) -> Family:
-    return simple(f"facilitator_tunnel_{name}", kind, text, ((f'{{tunnel="{escaped(tunnel)}"}}', value) for tunnel, value in rows))
+    return simple(f"facilitator_tunnel_{name}", kind, text, ((labels(tunnel=tunnel), value) for tunnel, value in rows))

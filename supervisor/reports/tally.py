@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor.core.state import Phase, Rung, Snapshot, Transition
@@ -52,8 +52,10 @@ class Rising:
         self._last[source] = max(last, value)
         return self.value
 
-    def settle(self, sources: Container[int]) -> None:
+    def settle(self, sources: Collection[int]) -> None:
         """All other sources are over."""
+        if len(self._last) <= len(sources):
+            return          # then there are none, or they can wait
         for source in [source for source in self._last if source not in sources]:
             self._base += self._last.pop(source)
 
@@ -125,9 +127,10 @@ class Readings:
 
         A session's device may be made anew in it.
         """
-        known = {session: reading for session, reading in readings.items() if reading is not None}
-        received = _risen(self._received, tunnel, readings, {session: reading[0] for session, reading in known.items()}, resets=True)
-        sent = _risen(self._sent, tunnel, readings, {session: reading[1] for session, reading in known.items()}, resets=True)
+        received, sent = (
+            _risen(counters, tunnel, readings, {source: both[way] for source, both in readings.items() if both is not None}, resets=True)
+            for way, counters in enumerate((self._received, self._sent))
+        )
         return None if received is None or sent is None else (received, sent)
 
     def cpu(self, tunnel: str, readings: Mapping[int, float | None]) -> float | None:
@@ -147,7 +150,7 @@ class Readings:
 
 
 def _risen(
-    counters: dict[str, Rising], tunnel: str, live: Container[int], readings: Mapping[int, float], *, resets: bool
+    counters: dict[str, Rising], tunnel: str, live: Collection[int], readings: Mapping[int, float], *, resets: bool
 ) -> float | None:
     if tunnel not in counters and not readings:
         return None

@@ -53,7 +53,10 @@ class Scraper:
         self._forget()
         cpu, started = cpu_seconds(self._pid), time.monotonic()
         self._connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip"})
-        body = self._connection.getresponse().read()
+        response = self._connection.getresponse()
+        body = response.read()
+        if response.status != http.HTTPStatus.OK:
+            raise RuntimeError(f"the scrape was answered with {response.status}")
         took = time.monotonic() - started
         return Scrape(took * 1000, self._worst(), (cpu_seconds(self._pid) - cpu) * 1000, len(body))
 

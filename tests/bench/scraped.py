@@ -20,11 +20,14 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from supervisor.app.meters import SEATS, LaneMeter
 from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
 from supervisor.control.api import Api
-from supervisor.core.layout import Achieved
+from supervisor.core.layout import Achieved, Change, Element, Op, Table
+from supervisor.core.network import FIRST_LANE, lane_of
 from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.traffic import LinkBytes
 from supervisor.reports.archive import Archive
 from supervisor.reports.history import History, Surroundings
@@ -63,10 +66,12 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
     pids = {name: child.pid for name, child in zip(names, children, strict=True)}
     history = History(Archive(state, "0"), Surroundings(boot_id()))
     history.start()
+    lanes = {name: FIRST_LANE + number for number, name in enumerate(names)}
     metrics = Metrics("0", time.time() - time.monotonic(), Sources(
         LinkBytes(), lambda name, session: usage_of(pids[name]),
         lambda: dict.fromkeys(names, Achieved(2, 2)), lambda: {"route": 1}, OutboxStatus,
         certificates=lambda: dict.fromkeys(names, 2e9), availability=history.ratios, history_usable=lambda: history.usable,
+        carried=LaneMeter(lambda name, seat: lane_of(lanes[name], seat)),
     ))
     now = time.monotonic()
     up = TunnelState(phase=Phase.UP, health=Health.HEALTHY, last_rtt=0.0123, session=Session(
@@ -81,6 +86,8 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
                 change = Transition(name, number, before, after, Health.UNKNOWN, reason, "", at + later, 1.5)
                 metrics.record(change, snapshot)
                 history.record(change, snapshot)
+    while history.read(None, 0)["problem"] is not None:     # all of that is on disk: no daemon has so much to write while it is scraped
+        pass
     return Scraped(metrics, snapshot)
 
 
@@ -98,6 +105,10 @@ async def watch(path: Path) -> None:
 
 async def serve(scraped: Scraped, lag: Path) -> None:
     """Until the process is ended."""
+    table = Nftables()
+    await table.open()
+    marks = [lane_of(FIRST_LANE + number, seat) for number in range(len(scraped.snapshot.tunnels)) for seat in SEATS]
+    await table.commit([Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)])
     runner = web.AppRunner(Api(cast(Any, scraped)).public(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", PORT).start()
