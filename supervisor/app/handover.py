@@ -38,7 +38,6 @@ class Handover:
     upgrades: int                       # how often the process has changed its program
     runtime_dir: str
     state_dir: str
-    boot: str
     lock: int                           # descriptor of the lock on runtime_dir
     listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)     # descriptors by address
     tunnels: Mapping[str, Stored] = field(default_factory=dict)

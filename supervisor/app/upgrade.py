@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import structlog
@@ -21,7 +21,6 @@ import structlog
 from supervisor import __version__
 from supervisor.app.handover import CHECKED, FORMAT, GIVEN, Handover, written
 from supervisor.app.parts import Parts, summary
-from supervisor.clients.processes import boot_id
 from supervisor.config import Config
 from supervisor.core.events import Noticed
 
@@ -32,9 +31,12 @@ SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})     # wait u
 class Upgrade:
     """One upgrade of a running daemon."""
 
-    def __init__(self, parts: Parts, config: Config, lock: int, log_written: Callable[[], object]) -> None:
-        """`lock`: descriptor of the lock on runtime_dir; `log_written` waits until the log is written."""
+    def __init__(
+        self, parts: Parts, config: Config, lock: int, log_written: Callable[[], object], program: str = sys.executable
+    ) -> None:
+        """`lock`: descriptor of the lock on runtime_dir; `log_written` waits until the log is written; `program`: what runs our code."""
         self._parts, self._config, self._lock, self._log_written = parts, config, lock, log_written
+        self._argv = [program, *sys.orig_argv[1:]]      # the command line that this process was started with
         self._log = structlog.get_logger()
 
     async def run(self) -> list[str]:
@@ -52,13 +54,13 @@ class Upgrade:
             self._log.error("upgrade failed, this version goes on", version=__version__, error=str(error))
             self._parts.notifier.ready(summary(self._parts.engine.snapshot))
             self._parts.inbox.post(Noticed(""))     # a turn of the engine, whose deadlines may be others by now
-            return [f"{sys.executable} cannot be executed: {error.strerror}"]
+            return [f"{self._argv[0]} cannot be executed: {error.strerror}"]
 
     async def _asked(self) -> tuple[str, list[str]]:
         """The version of the new program, and what it has against going on."""
         document = written(self._handover())
         try:
-            done = await asyncio.to_thread(_ask, document)
+            done = await asyncio.to_thread(_ask, self._argv, document)
         except (OSError, subprocess.TimeoutExpired) as error:
             return "", [f"the new program could not be asked: {error}"]
         finally:
@@ -84,7 +86,7 @@ class Upgrade:
         self._parts.notifier.watchdog()         # the new program has all of the time that a look at us may take
         with _inheritable(document, *handover.descriptors()), _blocked():
             try:
-                os.execve(sys.executable, _argv(), environment)     # noqa: S606 - the command line that we were started with
+                os.execve(self._argv[0], self._argv, environment)       # noqa: S606 - the program that we are
             finally:
                 os.close(document)
 
@@ -93,20 +95,15 @@ class Upgrade:
         records = parts.engine.records(self._config.tunnels)
         return Handover(
             format=FORMAT, version=__version__, upgrades=parts.identity.upgrades, runtime_dir=str(config.runtime_dir),
-            state_dir=str(config.state_dir), boot=boot_id(), lock=self._lock, listening=parts.servers.descriptors(),
+            state_dir=str(config.state_dir), lock=self._lock, listening=parts.servers.descriptors(),
             tunnels={name: parts.memory.stored(name, record) for name, record in records.items() if record is not None},
             kept=parts.runner.kept,
         )
 
 
-def _argv() -> list[str]:
-    """The command line that this process was started with."""
-    return [sys.executable, *sys.orig_argv[1:]]
-
-
-def _ask(document: int) -> subprocess.CompletedProcess[str]:
+def _ask(argv: Sequence[str], document: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _argv(), env={**os.environ, CHECKED: str(document)}, pass_fds=(document,), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        argv, env={**os.environ, CHECKED: str(document)}, pass_fds=(document,), stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=ASKED_WITHIN, check=False,
     )
 

@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Path:
 def handover(directory: Path, **more: object) -> Handover:
     return Handover(**{
         "format": FORMAT, "version": "0", "upgrades": 2, "runtime_dir": f"{directory}/run", "state_dir": f"{directory}/state",
-        "boot": "boot", "lock": 0, "tunnels": {"acme": STORED}, "kept": {"acme": "a cookie"}, **more,
+        "lock": 0, "tunnels": {"acme": STORED}, "kept": {"acme": "a cookie"}, **more,
     })
 
 
