@@ -108,7 +108,7 @@ async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing,
         assert {name: entry["phase"] for name, entry in told["tunnels"].items()} == {"acme-dc": "backoff", "young": "up"}
         assert told["measures"].keys() == {"young"}
         assert told["gone"] == ["zephyr"]
-        assert told["facilitator"]["bad"] == 4
+        assert told["facilitator"]["bad"] == 5
 
 
 async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, http) -> None:
