@@ -168,8 +168,13 @@ def test_a_tunnel_that_leaves_is_open_last_and_closed_last() -> None:
 - element destinations4 100.64.0.0/16
 - element destinations6 fd00:77::/64
 - element flows 173002
+- element flows 174002
 - element ports 173002 : 17300
 - element real4 173001 . 100.64.0.0/16 : 10.0.0.0/16
+- element received 173002
+- element received 174002
+- element sent 173002
+- element sent 174002
 - element up 173002
 - route 0.0.0.0/0 dev lo table 173002 metric 100
 - route ::/0 local dev lo table 173002 metric 100
