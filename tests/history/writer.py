@@ -23,7 +23,8 @@ def main(directory: str) -> None:
         starting = TunnelState(phase=Phase.STARTING, session=session)
         up = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=session)
         for before, state, reason in ((up, starting, Reason.EXITED), (starting, up, Reason.CONNECTED)):
-            told = Transition("acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0)
+            ended = number - 1 if state is starting else None
+            told = Transition("acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=ended)
             history.record(told, Snapshot({"acme": (ACME, state)}, clock()))
         if number % 10 == 0 and history._scribe.flush(10.0):
             print(number, flush=True)
