@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
 from supervisor.core.failover import choose
-from supervisor.core.network import FIRST_LANE, LAST_LANE, Lane, Manner, assign_lanes, desired, next_refusal
+from supervisor.core.network import FIRST_LANE, LAST_LANE, NEXT_SEAT, Lane, Manner, assign_lanes, desired, next_refusal, taken_over
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
 from tunnels.base import device_name
 from tunnels.settings import Tunnel
@@ -101,3 +102,38 @@ def test_device_names_fit_the_kernel_and_differ() -> None:
     assert all(len(n) <= 15 and n.startswith("t-") for n in names)
     assert device_name(tunnel("acme-dc", "10.0.0.0/24")) == "t-acme-dc"
     assert device_name(tunnel("acme", "10.0.0.0/24", device="vpn7")) == "vpn7"
+
+
+def test_the_devices_of_the_second_seats_fit_and_differ_too() -> None:
+    given = [tunnel(f"customer-frankfurt-{i}", "10.0.0.0/24") for i in range(50)]
+    given += [tunnel(f"t{i}", "10.0.0.0/24", device=f"customers-vpn{i:02}") for i in range(50)]
+    names = [device_name(each, seat) for each in given for seat in (0, 1)]
+    assert len(set(names)) == 200
+    assert max(map(len, names)) <= 15
+    assert device_name(tunnel("acme-dc", "10.0.0.0/24"), 1) == "t-acme-dc~"
+
+
+# --- two sessions -----------------------------------------------------------------------------------------------------------------
+
+GATED = tunnel("a", "10.77.0.0/24", allow=("engineers",))
+FIRST = TunnelState(phase=Phase.UP, session=Session(1, address="10.78.0.2"))
+SECOND = TunnelState(phase=Phase.UP, session=Session(3, address="10.78.0.2", seat=1))
+
+
+def test_both_sessions_of_a_tunnel_have_a_lane_and_a_gate_and_one_carries() -> None:
+    both = plan((GATED, replace(SECOND, other=FIRST)))
+    assert [(lane.number, lane.device, lane.up) for lane in both.lanes] == [
+        (FIRST_LANE + NEXT_SEAT, "t-a~", True), (FIRST_LANE, "t-a", True),
+    ]
+    assert {gate.lane for gate in both.gates} == {FIRST_LANE, FIRST_LANE + NEXT_SEAT}
+    assert [carry.lane for carry in both.carries] == [FIRST_LANE + NEXT_SEAT]
+
+
+def test_a_lane_is_taken_over_by_the_other_seat_with_the_same_address() -> None:
+    before = plan((GATED, replace(FIRST, other=replace(SECOND, phase=Phase.STARTING))))
+    after = plan((GATED, replace(SECOND, other=replace(FIRST, phase=Phase.STOPPING))))
+    assert [lane.number for lane in taken_over(before, after)] == [FIRST_LANE]
+    elsewhere = replace(SECOND, session=replace(SECOND.session, address="10.78.0.3"))
+    assert taken_over(before, plan((GATED, replace(elsewhere, other=replace(FIRST, phase=Phase.STOPPING))))) == ()
+    assert taken_over(before, plan((GATED, replace(FIRST, phase=Phase.STOPPING)))) == ()
+    assert taken_over(before, before) == ()

@@ -1,0 +1,26 @@
+"""How each kind of tunnel can be replaced before its session ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunnels.kinds import KINDS
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_login_is_renewed_only_where_the_client_can_reconnect_in_place(name: str) -> None:
+    kind = KINDS[name]
+    assert kind.renew or not kind.renews_login
+    assert kind.renews_login == (name == "openvpn")
+    assert kind.endless == (name == "wireguard")
+
+
+def test_a_command_runs_twice_only_if_it_can_be_told_its_device() -> None:
+    command = KINDS["command"]
+
+    def options(**said: object) -> object:
+        common = {"name": "a", "kind": "command", "destinations": ["10.0.0.0/24"], "up": {"notify": True}}
+        return command.options.model_validate({**common, **said})
+
+    assert command.pairs(options(argv=["vpn", "{device}"]))
+    assert not command.pairs(options(argv=["vpn"], device="vpn0"))
