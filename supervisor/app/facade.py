@@ -112,6 +112,10 @@ class Facade:
         """An incident of its own through the real way to each receiver."""
         return {"receivers": [await _tried(name, future) for name, future in self.pagers.test().items()]}
 
+    def audit(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
+        """What the audit counted."""
+        return self.auditing.document(tunnel, source, limit)
+
     def acted(self, act: Mapping[str, Any]) -> None:
         """Keep it in mind."""
         self.auditing.acted(act)

@@ -120,7 +120,7 @@ def build(
         Surroundings(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
     )
     metrics = Metrics(__version__, identity.wall_offset, Sources(
-        link_bytes=LinkBytes(), carried=LaneMeter(lane), usage=runner.usage,
+        link_bytes=LinkBytes(), carried=LaneMeter(lane), usage=runner.usage, audit=lambda: auditing.counts,
         routes=lambda: network.achieved, repairs=lambda: network.repairs,
         availability=history.ratios, history_usable=lambda: history.usable,
         refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,

@@ -6,6 +6,7 @@ import click
 
 from supervisor import __version__
 from supervisor.cli.alerts import alerts
+from supervisor.cli.audit import audit
 from supervisor.cli.doctor import doctor
 from supervisor.cli.history import history
 from supervisor.cli.host import check, cleanup, plan, run
@@ -21,6 +22,6 @@ def main() -> None:
 
 
 for _command in (
-    run, check, doctor, plan, status, why, history, alerts, start, stop, restart, answer, logs, reload, drain, upgrade, cleanup,
+    run, check, doctor, plan, status, why, history, audit, alerts, start, stop, restart, answer, logs, reload, drain, upgrade, cleanup,
 ):
     main.add_command(_command)

@@ -81,7 +81,7 @@ class Drain(Settings):
 class Audit(Settings):
     """A record of who used which tunnel."""
 
-    file: File = Field(description="where the records go, one JSON object a line")
+    file: File = Field(description="where the records go, one JSON object a line; the daemon must be able to write beside it")
     max_size: Size = Field(100 * 10**6, description="size at which the file is rotated")
     keep: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(5, description="how many rotated files are kept")
 

@@ -90,6 +90,9 @@ class Daemon(Protocol):
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again: `done` lines, or `errors`."""
 
+    def audit(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
+        """Whether the audit is kept, and the largest totals, of one tunnel or source or of all. LookupError: there is no audit."""
+
     def acted(self, act: Mapping[str, Any]) -> None:
         """Somebody asked for a change: `action`, `tunnel`, `by`, `result` and `why`."""
 
@@ -130,6 +133,7 @@ class Api:
             web.get("/api/v1/plan", self._plan),
             web.get("/api/v1/why", self._why),
             web.get("/api/v1/history", self._history),
+            web.get("/api/v1/audit", self._audit),
             web.get("/api/v1/alerts", self._alerts),
             web.post("/api/v1/alerts/test", self._test_alerts),
             web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
@@ -183,6 +187,13 @@ class Api:
             return web.json_response(await self._daemon.history(request.query.get("tunnel"), limit))
         except LookupError as unknown:
             raise web.HTTPNotFound(text=str(unknown)) from None
+
+    async def _audit(self, request: web.Request) -> web.Response:
+        limit, query = max(0, min(_MAX_ROWS, _number(request, "limit", 20))), request.query
+        try:
+            return web.json_response(self._daemon.audit(query.get("tunnel"), query.get("source"), limit))
+        except LookupError as none:
+            raise web.HTTPNotFound(text=str(none)) from None
 
     async def _alerts(self, _: web.Request) -> web.Response:
         return web.json_response(self._daemon.alerts())

@@ -90,6 +90,10 @@ class Metrics:
         usable = self._sources.history_usable()
         if usable is not None:
             yield _gauge("history_usable", "1 if what happens is written to the history on disk.", usable)
+        audit = self._sources.audit()
+        if audit is not None:
+            yield _counter("audit_entries", "Entries of the audit by event; lost: those that are only counted, in a gap.", ("event",),
+                           {(event,): count for event, count in audit.items()})
         yield _counter("log_events_dropped", "Log lines dropped because nobody read them in time.", (), {(): self._sources.log_dropped()})
 
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:

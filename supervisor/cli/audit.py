@@ -1,0 +1,51 @@
+"""`facilitator audit`: whether the audit is kept, and who used which tunnel the most since it began."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from supervisor.cli.common import ask, socket_option, tunnel_name
+from supervisor.core.words import size
+
+
+@click.command()
+@click.argument("tunnel", callback=tunnel_name, required=False)
+@click.option("--from", "source", metavar="ADDRESS", help="Of this address of staff only.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("-n", "--lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="How many of the largest.")
+@socket_option
+def audit(tunnel: str | None, source: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None) -> None:
+    """Show who used which tunnel the most, by the bytes of connections that are over, since this audit began.
+
+    Each single connection stands in the file that is named here, one JSON object a line.
+
+    \b
+    Example: facilitator audit acme-dc --from 10.8.1.5
+    """
+    wanted = {"limit": str(lines), "tunnel": tunnel, "source": source}
+    query = urlencode({name: value for name, value in wanted.items() if value is not None})
+    document = ask(lambda client: client.get(f"/api/v1/audit?{query}"), config, socket_path)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    from supervisor.cli.chronicle import Rows
+    from supervisor.cli.table import console
+
+    click.echo(_headline(document))
+    place = console()
+    place.print(Rows(("TUNNEL", "SOURCE", "FLOWS", "OPEN", "SENT", "RECEIVED"), (
+        (row["tunnel"], row["source"], str(row["flows"]), str(row["open"]), size(row["sent_bytes"]), size(row["received_bytes"]))
+        for row in document["totals"]
+    )).shown(place.width))
+
+
+def _headline(document: dict[str, Any]) -> str:
+    events = ", ".join(f"{count} {event}" for event, count in sorted(document["events"].items()))
+    lost = f"; {document['lost']} lost, see the gaps" if document["lost"] else ""
+    problem = f"\nproblem: {document['problem']}" if document["problem"] else ""
+    return f"{document['file']}  {events or 'nothing yet'}{lost}{problem}\n"
