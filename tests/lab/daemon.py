@@ -194,6 +194,11 @@ class Daemon:
         except AssertionError as late:
             raise AssertionError(f"{late}; it is {self.tunnel(name)}\n{self.log.read_text()[-3000:]}") from None
 
+    def sessions(self) -> dict[str, tuple[Any, ...]]:
+        """Of each tunnel: phase, and what tells its session from every other one."""
+        found = {tunnel["name"]: (tunnel["phase"], tunnel["session"] or {}) for tunnel in self.status()["tunnels"]}
+        return {name: (phase, *(session.get(key) for key in ("id", "pid", "device", "port"))) for name, (phase, session) in found.items()}
+
     def replaced(self, name: str) -> Callable[[], bool]:
         """Asks from now on whether the tunnel has another session than at this moment."""
         before = self.tunnel(name)["session"]["id"]

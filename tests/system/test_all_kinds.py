@@ -42,11 +42,11 @@ def test_all_of_them_carry_at_once(lab: Lab, config: Config, everyone: Customers
             (customer.name for customer in everyone.all), 0
         )
         assert _secrets_in_the_open(daemon, everyone) == []
-        before = {tunnel["name"]: tunnel["session"] for tunnel in daemon.status()["tunnels"]}
+        before = daemon.sessions()
         daemon.kill9()
         daemon.start()
         daemon.wait_well()
-        assert {tunnel["name"]: tunnel["session"] for tunnel in daemon.status()["tunnels"]} == before, "a crash ends no session of any kind"
+        assert daemon.sessions() == before, "a crash ends no session of any kind"
         for customer in everyone.all:
             assert lab.request(f"http://{customer.web}/").status == 200
         assert _secrets_in_the_open(daemon, everyone) == []

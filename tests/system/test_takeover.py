@@ -13,7 +13,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -64,15 +63,10 @@ def installed(lab: Lab, config: Config) -> Iterator[Installed]:
     assert daemon.leftovers() == {}
 
 
-def sessions(daemon: Daemon) -> dict[str, Any]:
-    """What must not change, by tunnel."""
-    return {tunnel["name"]: (tunnel["session"], tunnel["phase"], tunnel["reconnects"]) for tunnel in daemon.status()["tunnels"]}
-
-
 @contextlib.contextmanager
 def undisturbed(lab: Lab, daemon: Daemon, name: str) -> Iterator[None]:
     """While the context lasts, staff's traffic passes without a loss, and the clients stay the same processes."""
-    laptop, before, pids = lab.network["laptop"], sessions(daemon), sorted(daemon.client_pids())
+    laptop, before, pids = lab.network["laptop"], daemon.sessions(), sorted(daemon.client_pids())
     with (
         lab.flood(DATACENTRE_WEB, rate=100) as flood,
         Streams(laptop, DATACENTRE_WEB) as through_openvpn, Streams(laptop, CLOUD_WEB) as through_sshuttle,
@@ -83,7 +77,7 @@ def undisturbed(lab: Lab, daemon: Daemon, name: str) -> Iterator[None]:
     print(f"{name}: {flood.sent} datagrams, {flood.sent - flood.echoed} lost; {said}")
     assert flood.sent == flood.echoed > 0
     assert [(each.broken, each.echoed == each.sent > 0) for each in streams] == [(0, True)] * 2
-    assert sessions(daemon) == before
+    assert daemon.sessions() == before
     assert sorted(daemon.client_pids()) == pids
 
 
@@ -164,12 +158,12 @@ def test_code_that_cannot_go_on_leaves_the_old_one_at_work(lab: Lab, installed: 
 
 
 def _refused(daemon: Daemon, said: str) -> None:
-    before, pid = sessions(daemon), daemon.status()["pid"]
+    before, pid = daemon.sessions(), daemon.status()["pid"]
     done = daemon.cli("upgrade")
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert said in done.stderr
     assert "goes on" in done.stderr
-    assert (sessions(daemon), daemon.status()["pid"], daemon.status()["upgrades"]) == (before, pid, 0)
+    assert (daemon.sessions(), daemon.status()["pid"], daemon.status()["upgrades"]) == (before, pid, 0)
     assert said in daemon.log.read_text()
 
 

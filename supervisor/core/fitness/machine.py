@@ -24,7 +24,8 @@ def daemon(facts: Facts) -> Iterator[Finding]:
     yield info("daemon", "no facilitator runs with this configuration's runtime_dir")
     if found.leftovers:
         processes = ", ".join(f"{tunnel} (pid {pid})" for tunnel, pid in found.leftovers)
-        yield warning("daemon", f"an earlier facilitator left clients running: {processes}", "facilitator cleanup")
+        text = f"an earlier facilitator left clients running: {processes}; the next start goes on with them"
+        yield warning("daemon", text, "facilitator cleanup   # if it is not to start again")
     if facts.kernel is not None and facts.kernel.our_table:
         text = "an earlier facilitator left its firewall table, which keeps the destinations closed"
         yield info("daemon", text, "facilitator cleanup   # if it is not to start again")
