@@ -18,7 +18,7 @@ from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, OpenVpnServer
 from tests.lab.traffic import Flood, Streams
-from tests.lab.wait import eventually
+from tests.lab.wait import NOISE, eventually
 from tests.system.ipsec import tunnel
 
 pytestmark = pytest.mark.root
@@ -127,12 +127,13 @@ def test_where_one_session_is_allowed_no_stream_breaks(
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "limit"), [(taken_over, 2 * NOISE), (in_place, 2)])
 def test_where_one_session_is_allowed_two_datagrams_are_lost(
-    lab: Lab, config: Config, way: Callable[[Lab, Config], tuple[Flood, Streams]]
+    lab: Lab, config: Config, way: Callable[[Lab, Config], tuple[Flood, Streams]], limit: float
 ) -> None:
+    """A little more where that has to be found out: the old session is dead from before the client says that the new one is up."""
     floods = [way(lab, config)[0] for _ in range(3)]
-    assert statistics.median(flood.sent - flood.echoed for flood in floods) <= 2
+    assert statistics.median(flood.sent - flood.echoed for flood in floods) <= limit
 
 
 def test_a_proxy_is_replaced_by_one_on_another_port(lab: Lab, config: Config) -> None:
