@@ -165,6 +165,7 @@ class Daemon:
         parts.deaths.remember(await asyncio.to_thread(parts.history.start, left.sessions, KEPT))
         parts.engine.remember(remembered(parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED)))
         parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
+        parts.memory.only(config.tunnels)
         parts.watcher.start()
         self._watch(config)
         parts.alerter.start()

@@ -6,7 +6,8 @@ one that this version does not understand is none: the tunnel begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,13 @@ class MemoryFiles:
             self._usable = False
         else:
             self._usable = True
+
+    def only(self, tunnels: Container[str]) -> None:
+        """Forget all others: what an earlier daemon knew of a tunnel that nobody configures any more must not come back with its lane."""
+        with contextlib.suppress(OSError):
+            for name in self._shelf.load():
+                if name not in tunnels:
+                    self._shelf.remove(name)
 
     def stored(self, name: str, record: Record) -> Stored:
         """What is written down of a tunnel."""

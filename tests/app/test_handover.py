@@ -104,6 +104,15 @@ def test_what_is_kept_on_disk_is_recalled_in_the_same_boot_only(tmp_path: Path) 
     assert (tmp_path / "tunnels" / "acme.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_tunnel_that_is_configured_no_more_is_forgotten(tmp_path: Path) -> None:
+    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    files = MemoryFiles(tmp_path, Present("boot", lambda name: tunnel, lambda name: "digest"))
+    files.only({"acme"})
+    files.keep({"acme": STORED.record, "other": STORED.record})
+    files.only({"acme"})
+    assert list(recall(tmp_path, "boot")) == ["acme"]
+
+
 def test_a_file_of_another_version_is_understood_as_far_as_it_means_the_same(tmp_path: Path) -> None:
     tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
     MemoryFiles(tmp_path, Present("boot", lambda name: tunnel, lambda name: "digest")).keep({"acme": STORED.record})
