@@ -99,13 +99,21 @@ def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Laun
             place.python, "-I", str(PROGRAM), "--port", str(place.port), "--remote", tunnel.remote,
             "--identity", "{identity}", "--known-hosts", "{known_hosts}",
             "--workers", str(tunnel.workers),
-            *(word for option in tunnel.ssh_options for word in ("--option", option)),
+            *(word for option in (*tunnel.ssh_options, *_patience(tunnel)) for word in ("--option", option)),
             *(word for d in tunnel.destinations if d.presented_as for word in ("--map", f"{d.presented_as}={d.network}")),
         ),
         # ssh wants a newline at the end of a key
         files={"identity": inputs["identity"].rstrip() + b"\n", "known_hosts": inputs["known_hosts"]},
         notify=True,
     )
+
+
+def _patience(tunnel: Sshuttle) -> tuple[str, ...]:
+    """Where probes tell sooner that it is dead, ssh shall not give up by itself: a session outlives a minute without an uplink.
+
+    Of several workers only ssh itself tells which one is dead.
+    """
+    return ("ServerAliveCountMax=12",) if tunnel.probe.targets and tunnel.workers == 1 else ()
 
 
 # --- what they print --------------------------------------------------------------------------------------------------------------------

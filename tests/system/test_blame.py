@@ -189,6 +189,5 @@ def twenty(lab: Lab, config: Config) -> Config:
         there = [{"network": str(DATACENTRE), "presented_as": f"100.64.{number}.0/24"}]
         tunnels[f"acme-{number}"] = {**acme, "config": str(lab.directory / profile), "destinations": there}
     for number in range(PROXIES):
-        # ssh itself gives up after 15 s of silence, which the test may take on a busy machine
-        tunnels[f"cloud-{number}"] = {**cloud, "priority": number, "ssh_options": ["ServerAliveCountMax=20"]}
+        tunnels[f"cloud-{number}"] = {**cloud, "priority": number}
     return {**config, "tunnels": tunnels}

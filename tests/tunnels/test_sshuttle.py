@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunnels.base import Connected, Failed, Reason, Source
+from tunnels.base import Connected, Failed, Place, Reason, Source
 from tunnels.kinds import KINDS
 from tunnels.sshuttle import Sshuttle, SshuttleDialogue
+
+
+PROBE = {"targets": ["tcp://10.90.0.10:80"]}
 
 
 def settings(**changes: object) -> Sshuttle:
@@ -25,6 +30,17 @@ def settings(**changes: object) -> Sshuttle:
 ])
 def test_remotes(remote: str, host: str) -> None:
     assert settings(remote=remote).host == host
+
+
+@pytest.mark.parametrize(("said", "patient"), [
+    ({}, False), ({"probe": PROBE}, True), ({"probe": PROBE, "workers": 2}, False),
+])
+def test_ssh_is_patient_where_probes_tell_that_it_is_dead(said: dict[str, object], patient: bool) -> None:
+    inputs = {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "known_hosts": b""}
+    place = Place(Path("/run/x"), "", 17000, "python3")
+    argv = KINDS["sshuttle"].launch(settings(ssh_options=["ServerAliveCountMax=7"], **said), place, inputs).argv
+    options = [word for before, word in zip(argv, argv[1:], strict=False) if before == "--option"]
+    assert options == ["ServerAliveCountMax=7", *(["ServerAliveCountMax=12"] if patient else [])], "of one option ssh takes the first"
 
 
 @pytest.mark.parametrize("remote", [
