@@ -13,7 +13,6 @@ from tunnels.base import Connected, Failed, Place, Reason, Source
 from tunnels.kinds import KINDS
 from tunnels.sshuttle import Sshuttle, SshuttleDialogue
 
-
 PROBE = {"targets": ["tcp://10.90.0.10:80"]}
 
 
