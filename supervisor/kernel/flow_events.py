@@ -28,7 +28,8 @@ from supervisor.kernel.netlink import attributes
 
 BUFFER = 16 << 20           # bytes that the kernel keeps for us, for each of both sockets: some seconds of many thousand flows
 GATHER = 0.05               # seconds in which more comes, once something has come
-_MOST = 4096                # events in one round
+_MOST = 512                 # events of one sort in a round: some milliseconds, so that other threads have their turn
+_BREATH = 0.005             # seconds between two rounds when that was not all
 _AGAIN = 5.0                # seconds after which flows are followed again where that failed
 _GROUP_NEW, _GROUP_DESTROY = 1 << 0, 1 << 2
 _SOL_NETLINK, _NO_ENOBUFS = 270, 5
@@ -98,13 +99,14 @@ class FlowEvents:
             anything = select.poll()
             for fd in (begins.fileno(), ends.fileno(), self._end):
                 anything.register(fd, select.POLLIN)
-            over = False
-            while not over:
+            over, more = False, False
+            while more or not over:
                 anything.poll()
-                over = bool(ending.poll(GATHER * 1000))
+                over = bool(ending.poll((_BREATH if more else GATHER) * 1000))
                 now = self._clock()
-                self._take(list(_round(begins, ends, since, now)))
-                since = now
+                told = list(_round(begins, ends, since, now))
+                self._take(told)
+                since, more = now, len(told) >= _MOST
 
     def _say(self, problem: str | None) -> None:
         if problem != self.problem:
