@@ -56,9 +56,9 @@ def test_its_life(lab: Lab, daemon: Daemon, server: WireGuardServer) -> None:
         server.kill()
         server.start()
 
-    ended = lab.outage(DATACENTRE_WEB, restart)
+    ended = lab.outage(DATACENTRE_WEB, restart)     # the far side does not say that it was away: only probes tell
     print("server restarted:", ended)
-    assert "no probe target answered" in daemon.wait_for("acme-wg", phase="up", health="healthy")["last_error"]
+    daemon.wait_for("acme-wg", phase="up", health="healthy")
     _dark(lab, daemon)
 
 
