@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import socket
 import statistics
 import subprocess
@@ -27,7 +28,8 @@ from tests.bench.echo import PORT
 from tests.kernel.lab import PLAN, SITE, World, world
 from tests.netns import Namespace
 
-ECHO = (sys.executable, "-I", "-S", str(Path(__file__).with_name("echo.py")))
+CPU = min(os.sched_getaffinity(0))
+ECHO = ("taskset", "--cpu-list", str(CPU), sys.executable, "-I", "-S", str(Path(__file__).with_name("echo.py")))
 LOST_AFTER = 0.5        # seconds
 
 
@@ -107,12 +109,23 @@ def _turn(seen: Compared, ours: World, other: World, load: Load) -> None:
 
 def _echoes(ours: World, other: World, count: int) -> Turn:
     took: dict[int, list[float]] = {0: [], 1: []}
-    with _asker(ours) as mine, _asker(other) as theirs:
+    with _on_one_cpu(), _asker(ours) as mine, _asker(other) as theirs:
         for number in range(2 * count):
             which = (number + number // 2) % 2
             if (trip := _trip((mine, theirs)[which])) is not None:
                 took[which].append(trip)
     return Turn(statistics.median(took[0]), statistics.median(took[1]))
+
+
+@contextlib.contextmanager
+def _on_one_cpu() -> Iterator[None]:
+    """The calling thread is where the servers are: to wake another CPU costs more, and varies more, than the way."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {CPU})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
