@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-STRAGGLERS = 0.5        # seconds for the last echoes
+STRAGGLERS = 3.0        # seconds for the last echoes, at most
 
 
 class Stream:
@@ -39,7 +39,9 @@ def run(stream: Stream, rate: int, addresses: list[str], stopped: threading.Even
             stream.send(address)
         due += 1 / rate
         stream.listen(due)
-    stream.listen(time.monotonic() + STRAGGLERS)
+    late = time.monotonic() + STRAGGLERS
+    while len(stream.echoed) < stream.sent and time.monotonic() < late:
+        stream.listen(min(late, time.monotonic() + 0.05))
 
 
 stopped = threading.Event()
