@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from importlib import import_module
+from typing import Any
+
 import click
 
 from supervisor import __version__
-from supervisor.cli.alerts import alerts
-from supervisor.cli.audit import audit
-from supervisor.cli.doctor import doctor
-from supervisor.cli.history import history
-from supervisor.cli.host import check, cleanup, plan, run
-from supervisor.cli.tunnels import answer, drain, logs, reload, restart, start, status, stop
-from supervisor.cli.upgrade import upgrade
-from supervisor.cli.why import why
+
+_HOST = ("run", "check", "plan", "cleanup")
+_TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
+_ALONE = ("doctor", "why", "history", "audit", "alerts", "upgrade")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OnDemand(UserDict[str, Any]):
+    """Commands by their names; the module of one is loaded when the command is wanted, so that `run` does not wait for the others."""
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(import_module(f"{__name__}.{self.data[name]}"), name)
+
+
+_COMMANDS = _OnDemand(dict.fromkeys(_HOST, "host") | dict.fromkeys(_TUNNELS, "tunnels") | {name: name for name in _ALONE})
+
+
+@click.group(commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="facilitator")
 def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""
-
-
-for _command in (
-    run, check, doctor, plan, status, why, history, audit, alerts, start, stop, restart, answer, logs, reload, drain, upgrade, cleanup,
-):
-    main.add_command(_command)

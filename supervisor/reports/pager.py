@@ -131,6 +131,7 @@ class Pager:
     # --- the thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._receiver.open()
         while not self._closing:
             try:
                 idle = self.turn()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from supervisor.core.alerts import Alert
 from supervisor.reports import events_v2
 from supervisor.reports.incident import Answer
 from supervisor.reports.routing import Paging
 from supervisor.reports.store import FILE
+
+if TYPE_CHECKING:
+    from supervisor.reports.posting import Sender
 
 
 class PagerDuty:
@@ -17,8 +21,13 @@ class PagerDuty:
     name = "pagerduty"
     file = FILE
 
-    def __init__(self) -> None:
-        self._sender = events_v2.Sender()
+    _sender: Sender
+
+    def open(self) -> None:
+        """Make ready to send."""
+        from supervisor.reports.posting import Sender
+
+        self._sender = Sender()
 
     def location(self, paging: Paging, tunnel: str) -> str | None:
         """Where the routing key lies."""
@@ -41,7 +50,7 @@ class PagerDuty:
         return events_v2.change(facilitator, summary, details, at)
 
     def send(self, paging: Paging, key: str, body: str) -> Answer:
-        """See `events_v2.Sender.send`."""
+        """See `posting.Sender.send`."""
         return self._sender.send(paging.url, key, body)
 
     def close(self) -> None:

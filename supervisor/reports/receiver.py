@@ -55,6 +55,9 @@ class Receiver(Protocol):
     name: str       # in logs
     file: str       # of its store, in state_dir
 
+    def open(self) -> None:
+        """Make ready to send. It is called in the thread that sends, first of all, and may take its time."""
+
     def location(self, paging: Paging, tunnel: str) -> str | None:
         """Where the secret lies that incidents about this tunnel go through; None: it is told of none of them."""
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from supervisor.core.alerts import Alert
 from supervisor.core.view import iso
-from supervisor.reports.events_v2 import Sender
-from supervisor.reports.incident import Action, Answer, Outcome, dedup_key
+from supervisor.reports.incident import Action, Answer, dedup_key
 from supervisor.reports.routing import Paging, place
 
+if TYPE_CHECKING:
+    from supervisor.reports.posting import Sender
+
 FILE = "webhook.db"
-_TAKEN = range(200, 300)
 
 
 class Webhook:
@@ -29,7 +28,12 @@ class Webhook:
     name = "webhook"
     file = FILE
 
-    def __init__(self) -> None:
+    _sender: Sender
+
+    def open(self) -> None:
+        """Make ready to send."""
+        from supervisor.reports.posting import Sender
+
         self._sender = Sender()
 
     def location(self, paging: Paging, tunnel: str) -> str | None:
@@ -57,11 +61,8 @@ class Webhook:
         return _event("change", None, facilitator=facilitator, summary=summary, at=iso(at), details=dict(details))
 
     def send(self, paging: Paging, key: str, body: str) -> Answer:
-        """One attempt. What is said of a failure does not show the address."""
-        try:
-            return self._sender.post(key, json.loads(body), _TAKEN)
-        except requests.RequestException as error:
-            return Answer(Outcome.FAILED, f"no answer: {type(error).__name__}")
+        """See `posting.Sender.tell`."""
+        return self._sender.tell(key, body)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -18,10 +18,10 @@ from structlog.testing import capture_logs
 
 from supervisor.core.alerts import Verdict
 from supervisor.reports import events_v2
-from supervisor.reports.events_v2 import Sender
 from supervisor.reports.incident import Answer, Outcome, dedup_key
 from supervisor.reports.pager import Pager
 from supervisor.reports.pagerduty import PagerDuty
+from supervisor.reports.posting import Sender
 from supervisor.reports.receiver import Hooks, Pace
 from supervisor.reports.redact import MASK, Secrets
 from supervisor.reports.routing import Budget, Paging

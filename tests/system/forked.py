@@ -121,7 +121,8 @@ def _run(command: str, config: str, log: str) -> None:
 
 def _serve() -> None:
     import supervisor.app.cleanup  # noqa: F401
-    import supervisor.cli  # noqa: F401
+    import supervisor.cli.host  # noqa: F401
+    import supervisor.reports.posting  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()
