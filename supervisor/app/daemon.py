@@ -142,6 +142,7 @@ class Daemon:
         ]
         for task in self._tasks:
             task.add_done_callback(self._told)
+        await parts.servers.serve()
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
         if (given := self._process.given) is not None:

@@ -104,7 +104,10 @@ class Door:
         self._guests: dict[asyncio.Task[None], Guest] = {}      # in the order in which they came
 
     async def open(self, host: str, port: int, given: Iterable[socket.socket] = ()) -> None:
-        """Listen on all addresses of the host, or on the sockets that are `given` for them. OSError when one cannot be had."""
+        """Listen on all addresses of the host, or on the sockets that are `given` for them; who connects waits until `attend`.
+
+        OSError when an address cannot be had.
+        """
         loop = asyncio.get_running_loop()
         self._sockets = list(given)
         for each in self._sockets:
@@ -116,7 +119,11 @@ class Door:
         except OSError:
             await self.close()
             raise
-        self._doormen = [loop.create_task(self._accept(each), name="http door") for each in self._sockets]
+
+    def attend(self) -> None:
+        """Let in who has connected, and who will."""
+        loop = asyncio.get_running_loop()
+        self._doormen = self._doormen or [loop.create_task(self._accept(each), name="http door") for each in self._sockets]
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:

@@ -1,4 +1,7 @@
-"""The listening sockets of the HTTP server: the control socket, and TCP behind a door that no guest can block."""
+"""The listening sockets of the HTTP server: the control socket, and TCP behind a door that no guest can block.
+
+    listen_unix, listen_tcp (an address that cannot be had ends the start; who connects waits) -> serve: everybody is answered
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from supervisor.control.door import Door, Patience
 GROUP = "facilitator"       # its members may use the control socket
 _KEPT = 75.0                # seconds that a connection is kept between two requests
 _LINE = 4096                # bytes of a request's first line
+_BACKLOG = 128              # connections to the control socket that wait to be accepted
 
 
 class Servers:
@@ -26,11 +30,12 @@ class Servers:
         """`given`: listening sockets of an earlier `Servers` in this process, as `descriptors` told them; ours from now on."""
         self._given = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in given.items()}
         self._runners: list[web.AppRunner] = []
+        self._sites: list[web.SockSite] = []        # those that do not answer yet
         self._doors: list[Door] = []
         self._listening: dict[str, Sequence[socket.socket]] = {}
 
     async def listen_unix(self, app: web.Application, path: Path) -> None:
-        """Serve on a unix socket that only its user and the group `facilitator` can open."""
+        """Listen on a unix socket that only its user and the group `facilitator` can open. OSError when it cannot be made."""
         given = self._given.pop(str(path), [])
         if given and path.is_socket():
             listening = given[0]
@@ -40,14 +45,15 @@ class Servers:
             listening.bind(str(path))
         listening.setblocking(False)
         self._listening[str(path)] = [listening]
-        await web.SockSite(await self._runner(app), listening).start()
         path.chmod(0o660)
         share(path)
+        listening.listen(_BACKLOG)
+        self._sites.append(web.SockSite(await self._runner(app), listening, backlog=_BACKLOG))
 
     async def listen_tcp(
         self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None, patience: Patience | None = None
     ) -> None:
-        """Serve on TCP. OSError when the address cannot be had."""
+        """Listen on TCP. OSError when the address cannot be had."""
         server = (await self._runner(app)).server
         assert server is not None
         door = Door(server, tls, patience or Patience())
@@ -55,13 +61,20 @@ class Servers:
         self._doors.append(door)
         self._listening[f"{host}:{port}"] = door.sockets
 
+    async def serve(self) -> None:
+        """Answer from now on, also those who have connected before."""
+        while self._sites:
+            await self._sites.pop().start()
+        for door in self._doors:
+            door.attend()
+
     def descriptors(self) -> dict[str, tuple[int, ...]]:
         """The listening sockets by address."""
         return {name: tuple(each.fileno() for each in sockets) for name, sockets in self._listening.items()}
 
     def addresses(self) -> list[tuple[str, int] | str]:
         """Where it listens: paths and (host, port) pairs."""
-        unix = [str(address) for runner in self._runners for address in runner.addresses]
+        unix = [name for name, sockets in self._listening.items() if any(each.family == socket.AF_UNIX for each in sockets)]
         return [*unix, *(address for door in self._doors for address in door.addresses)]
 
     def refuse_the_rest(self) -> None:
@@ -79,6 +92,8 @@ class Servers:
             await runner.cleanup()
         for door in self._doors:
             await door.close()
+        for each in [each for sockets in self._listening.values() for each in sockets]:
+            each.close()
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(

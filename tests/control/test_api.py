@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, UnixConnector
 
 from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -93,8 +93,31 @@ async def served():
         path = Path(directory) / "control.sock"
         await servers.listen_unix(api.control(), path)
         await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
+        await servers.serve()
         yield daemon, path, f"http://127.0.0.1:{servers.addresses()[-1][1]}"
         await servers.close()
+
+
+async def _healthy(host: Path | None, base: str) -> bool:
+    async with ClientSession(connector=None if host is None else UnixConnector(str(host))) as http:
+        return (await http.get(f"{base}/healthz")).status == 200
+
+
+async def test_who_connects_before_there_are_answers_waits(served, tmp_path: Path) -> None:
+    _, path, base = served
+    starting, api = Servers(), Api(FakeDaemon())
+    try:
+        await starting.listen_unix(api.control(), tmp_path / "s")
+        await starting.listen_tcp(api.public(), "127.0.0.1", 0, None)
+        host, port = starting.addresses()[-1]
+        early = [asyncio.create_task(each) for each in (_healthy(tmp_path / "s", base), _healthy(None, f"http://{host}:{port}"))]
+        for _ in range(10):
+            assert await _healthy(path, base)
+        assert not any(task.done() for task in early)
+        await starting.serve()
+        assert await asyncio.gather(*early) == [True, True]
+    finally:
+        await starting.close()
 
 
 async def test_tcp_is_read_only(served) -> None:

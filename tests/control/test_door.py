@@ -37,6 +37,7 @@ async def serve():
 
     async def start(patience: Patience | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None) -> int:
         await servers.listen_tcp(Api(daemon or FakeDaemon()).public(), "127.0.0.1", 0, tls, patience)
+        await servers.serve()
         return int(servers.addresses()[-1][1])
 
     yield start

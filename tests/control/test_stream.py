@@ -43,6 +43,7 @@ def daemon() -> Showing:
 async def address(daemon: Showing):
     servers = Servers()
     await servers.listen_tcp(Api(daemon, QUICK).public(), "127.0.0.1", 0, None)
+    await servers.serve()
     yield f"http://127.0.0.1:{servers.addresses()[-1][1]}/api/v1/events"
     await servers.close()
 

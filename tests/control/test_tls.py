@@ -32,6 +32,7 @@ async def serve():
 
     async def start(tls: ServerTls) -> str:
         await servers.listen_tcp(Api(FakeDaemon()).public(tls.refusal), "127.0.0.1", 0, tls.context)
+        await servers.serve()
         return f"https://127.0.0.1:{servers.addresses()[-1][1]}"
 
     yield start

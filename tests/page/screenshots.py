@@ -20,6 +20,7 @@ async def main(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     servers = Servers()
     await servers.listen_tcp(Api(Showing(bad_night())).public(), "127.0.0.1", 0, None)
+    await servers.serve()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         async with chromium.browse(f"http://127.0.0.1:{servers.addresses()[-1][1]}/", Path(profile)) as tab:
             await tab.until("document.getElementById('live').className === 'on'")

@@ -33,6 +33,7 @@ def axe() -> str:
 async def test_the_page_lives_complains_of_nothing_and_keeps_nobody_out(axe: str, tmp_path: Path) -> None:
     daemon, servers = Showing(bad_night()), Servers()
     await servers.listen_tcp(Api(daemon, Limits(pause=0.05)).public(), "127.0.0.1", 0, None)
+    await servers.serve()
     try:
         async with chromium.browse(f"http://127.0.0.1:{servers.addresses()[-1][1]}/", tmp_path) as tab:
             await tab.until("document.getElementById('live').className === 'on'")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from supervisor.control.client import ControlClient, Unreachable
 from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
 from tests.lab.config import Config, only, with_password
 from tests.lab.daemon import PagerDuty
 from tests.lab.servers import PASSWORD
 from tests.lab.traffic import watched
-from tests.lab.wait import eventually
+from tests.lab.wait import PATIENCE, eventually
 
 pytestmark = pytest.mark.root
 
@@ -64,6 +68,26 @@ def test_a_killed_daemon_comes_back_without_double_clients(lab: Lab, daemon: Dae
     for address in (DATACENTRE_WEB, CLOUD_WEB):
         assert lab.request(f"http://{address}/").status == 200
     assert [len(daemon.client_pids(name)) for name in ("openvpn", "sshuttle", "ssh")] == [1, 1, 1]
+
+
+def test_who_asks_while_it_starts_hears_of_all_tunnels(daemon: Daemon) -> None:
+    client, heard, up = ControlClient(daemon.runtime_dir / "control.sock", timeout=PATIENCE), [], threading.Event()
+
+    def ask() -> None:
+        while not up.is_set():
+            with contextlib.suppress(Unreachable):
+                heard.append(len(client.get("/api/v1/status")["tunnels"]))
+
+    for _ in range(3):
+        daemon.kill9()
+        up.clear()
+        with ThreadPoolExecutor() as people:
+            people.submit(ask)
+            try:
+                daemon.start()
+            finally:
+                up.set()
+    assert set(heard) == {2}
 
 
 def test_one_capability_is_enough(lab: Lab, config: Config) -> None:

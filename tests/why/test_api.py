@@ -43,6 +43,7 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[FakeDaemon, Path, str]]:
     api = Api(daemon)
     await servers.listen_unix(api.control(), tmp_path / "control.sock")
     await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
+    await servers.serve()
     yield daemon, tmp_path / "control.sock", f"http://127.0.0.1:{servers.addresses()[-1][1]}"
     await servers.close()
 
