@@ -122,9 +122,9 @@ def tcp_dport(first: int, last: int) -> Clause:
 
 
 def tcp_syn() -> Clause:
-    """`tcp flags syn / syn,rst`."""
+    """`tcp flags syn / syn,rst`. The flags come first: the kernel evaluates these three without a call, and few packets get any further."""
     bits = expression("bitwise", sreg=1, dreg=1, len=1, mask=_value(b"\x06"), xor=_value(b"\x00"))
-    return (*tcp(), _payload(_TRANSPORT_HEADER, 13, 1), bits, _compare(_EQ, b"\x02"))
+    return (_payload(_TRANSPORT_HEADER, 13, 1), bits, _compare(_EQ, b"\x02"), *tcp())
 
 
 def set_maxseg() -> Clause:
