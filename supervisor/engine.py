@@ -22,7 +22,7 @@ from supervisor.core.grouping import Tie, ties
 from supervisor.core.memory import Memory, Record, recorded, revive
 from supervisor.core.moment import Limits, Moment
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal, proxies
-from supervisor.core.state import Known, Phase, Snapshot, TunnelState, Uplink
+from supervisor.core.state import Known, Phase, Snapshot, Transition, TunnelState, Uplink
 from supervisor.core.succession import Outcome, beside, concerned, planning, rivals, sides_of, step, unsettled
 from supervisor.core.transitions import moved, public, transition
 from supervisor.core.turns import Turns, login_turn, partners
@@ -79,6 +79,7 @@ class Engine:
         self._noticed: Mapping[str, float] = {}         # conditions: since when
         self._plan_due: float | None = None
         self._memory = Memory()
+        self._unrecorded: list[tuple[Transition, Snapshot]] = []
         self._unkept: set[str] = set()      # tunnels of which the keepers do not know the latest
         self.draining = False
         self.plan = NetworkPlan()
@@ -112,7 +113,8 @@ class Engine:
         self._memory = Memory()
         self._unkept |= self._tunnels.keys()
         self._rivals = rivals(self._tunnels.values())
-        self._publish()
+        self._publish_plan()
+        self._publish_rest()
 
     def _begin(self, tunnel: Tunnel, now: float, *, held: bool, anew: bool) -> None:
         """A tunnel that is new to us: where an earlier daemon has left it, or from nothing."""
@@ -174,8 +176,7 @@ class Engine:
 
     def lane(self, tunnel: str, seat: int) -> int | None:
         """The lane of one of the tunnel's seats."""
-        first = self._lanes.get(tunnel)
-        return None if first is None else lane_of(first, seat)
+        return lane_of(self._lanes[tunnel], seat) if tunnel in self._lanes else None
 
     def overdue(self) -> float:
         """Seconds by which the loop is late for its nearest deadline: a measure of whether it still turns."""
@@ -200,8 +201,9 @@ class Engine:
             events = await self._inbox.wait(None if self._due is None else max(0.0, self._due - self._clock()))
             changed = self._take(events)
             if changed:
-                await asyncio.sleep(0)      # a turn of the loop: the client that was ordered starts before the rest follows from it
-                self._take(self._inbox.take())
+                if self._out.runner.busy:
+                    await asyncio.sleep(0)      # a turn of the loop: the client starts before the rest follows from it
+                    self._take(self._inbox.take())
                 self._publish_plan()
                 await asyncio.sleep(0)      # and the kernel begins to follow before everybody else is told
             self._follow(changed, planned=changed)
@@ -286,7 +288,7 @@ class Engine:
             self._take_turn(tunnel.name, was, side)
             if moved(was, side):
                 leg = dead_leg(tunnel, side, self._uplink)
-                self._out.recorder.record(transition(tunnel.name, was, side, now, leg), self.snapshot)
+                self._unrecorded.append((transition(tunnel.name, was, side, now, leg), self.snapshot))
         changed = len(sides) > 1 or any(moved(was, side) or public(was) != public(side) for was, side in sides)
         if changed:
             self._unkept.add(tunnel.name)
@@ -338,10 +340,6 @@ class Engine:
         del self._tunnels[name], self._states[name], self._lanes[name]
         self._unkept.add(name)
 
-    def _publish(self) -> None:
-        self._publish_plan()
-        self._publish_rest()
-
     def _publish_plan(self) -> None:
         snapshot, before = self.snapshot, self._carriers
         self._carriers, due = choose(before, snapshot)
@@ -355,6 +353,9 @@ class Engine:
         self._unkept |= contested(before, self._carriers)
 
     def _publish_rest(self) -> None:
+        unrecorded, self._unrecorded = self._unrecorded, []
+        for moved_on, before in unrecorded:     # not before the plan: recorders write files
+            self._out.recorder.record(moved_on, before)
         self._tell_keepers()
         self._out.prober.set(dict(self._jobs()))
         idle = self._scope.idle

@@ -48,6 +48,10 @@ class Runner(Protocol):
     def kill(self, tunnel: str, session: int) -> None:
         """SIGKILL its process tree."""
 
+    @property
+    def busy(self) -> bool:
+        """Clients that were ordered have not been started yet; they are in the next turns of the loop."""
+
 
 class Network(Protocol):
     """Holds the kernel to a plan."""

@@ -159,6 +159,11 @@ class FakeRunner:
     def kill(self, tunnel: str, session: int) -> None:
         self._later(0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9)))
 
+    @property
+    def busy(self) -> bool:
+        """What is ordered here is done."""
+        return False
+
     def sessions(self, name: str) -> list[int]:
         """Of the tunnel's clients that live."""
         return [self.alive[place] for place in (seat_name(name, seat) for seat in (0, 1)) if place in self.alive]

@@ -231,6 +231,11 @@ class AfterNetwork:
         """At once."""
         self._runner.kill(tunnel, session)
 
+    @property
+    def busy(self) -> bool:
+        """Clients have not been started yet."""
+        return self._runner.busy
+
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         """Soon."""
         task = asyncio.get_running_loop().create_task(self._terminate(tunnel, session, leave))

@@ -242,7 +242,7 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         return
     yield Element("lanes", (lane.number, lane.device))
     yield Element("tunnels", (lane.device,))
-    mtu = 0 if device is None else min(device.mtu, lane.mtu or device.mtu)
+    mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)     # a device alone changes nothing
     for version, overhead in MSS_OVERHEAD.items():
         if mtu > overhead:
             yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))

@@ -66,15 +66,13 @@ async def forget(marks: Iterable[int]) -> None:
         await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
 
 
-async def end(lanes: Iterable[int]) -> None:
-    """Forget all flows of these lanes for good, in a thread. OSError when the kernel cannot do that."""
-    sock = ct.opened()
-    await asyncio.to_thread(_end, sock, blocks(lanes))
+def end(lanes: Iterable[int]) -> None:
+    """Forget all flows of these lanes for good. OSError when the kernel cannot do that.
 
-
-def _end(sock: socket.socket, marks: Iterable[tuple[int, int]]) -> None:
-    with sock:
-        for mark, mask in marks:
+    It takes the kernel a millisecond or some. A thread would take longer until it has its turn, and packets are lost until this is done.
+    """
+    with ct.opened() as sock:
+        for mark, mask in blocks(lanes):
             ct.forget(sock, mark, mask)
 
 

@@ -32,13 +32,13 @@ class Handover:
         """A lane is being given up."""
         return bool(self._due)
 
-    async def reached(self, plan: NetworkPlan) -> None:
+    def reached(self, plan: NetworkPlan) -> None:
         """The kernel was told to carry out this plan. Flows of a lane whose address another one has now go on in that one."""
         taken, self._reached = taken_over(self._reached, plan), plan
         if not taken:
             return
         try:
-            await end([lane.number for lane in taken])
+            end([lane.number for lane in taken])
         except OSError as error:
             self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
 

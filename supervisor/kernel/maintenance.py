@@ -40,7 +40,7 @@ async def cleanup() -> tuple[Change, ...]:
                 await (nftables.commit([change]) if change.concerns_nftables else routes.change(change, host))
             except ERRORS as error:
                 raise explained(error, change) from error
-        await flows.end(flows.ALL_LANES)
+        flows.end(flows.ALL_LANES)
         return changes
 
 

@@ -88,6 +88,7 @@ class KernelNetwork:
         self._refusals = 0                      # rounds with failures, in a row
         self._retry: float | None = None        # loop time
         self._work = asyncio.Event()
+        self._planned = asyncio.Event()         # there is a plan that no round has begun with
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -111,6 +112,7 @@ class KernelNetwork:
         if plan != self._plan:
             self._plan = plan
             self._carried &= {lane.number for lane in plan.lanes if lane.up}
+            self._planned.set()
             self._wake()
 
     async def settled(self) -> None:
@@ -169,7 +171,7 @@ class KernelNetwork:
             if started is not None and not keep:
                 self._actual = await self.read()
                 await self._carry_out(diff(replace(self._actual, table=True), Layout()))
-                await flows.end(flows.ALL_LANES)
+                flows.end(flows.ALL_LANES)
         except ERRORS as error:
             self._note(f"could not remove everything: {error}", {})
         finally:
@@ -216,6 +218,7 @@ class KernelNetwork:
                 self._tell({f"cannot follow the kernel's state: {error!r}"})
 
     async def _round(self) -> list[Failure]:
+        self._planned.clear()
         if self._looked is None or not self._looked >= self._devices():
             self._look_at_devices()
         else:
@@ -223,7 +226,10 @@ class KernelNetwork:
         failures = await self._converge()
         self._open_host()
         if self._hinted:
-            await asyncio.sleep(DEBOUNCE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEBOUNCE):
+                    await self._planned.wait()
+                    return failures             # a plan does not wait for the reading, which follows it
             hinted, self._hinted = self._hinted, frozenset()
             self._look_at_devices()
             self._report_lost()
@@ -270,7 +276,7 @@ class KernelNetwork:
         self._aim = await self._handover.keep_open(self._plan, self._host)
         done, failures = await self._carry_out(await self._missing(self._actual))
         self._count_devices(done)
-        await self._handover.reached(self._aim)
+        self._handover.reached(self._aim)
         return failures
 
     async def _missing(self, actual: Layout) -> Sequence[Change]:

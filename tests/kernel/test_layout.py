@@ -77,6 +77,8 @@ def test_a_lane_that_is_given_up_for_others_stays_open_until_its_flows_are_moved
     assert given_up(before, replace(after, lanes=after.lanes[1:])) == (PLAN.lanes[0],)
     between = kept_open(after, given_up(before, after))
     assert lines(wanted(between, HOST), wanted(after, HOST)) == """\
+- element mss4 t-acme : 1360
+- element mss6 t-acme : 1340
 - element up 173001
 + element refusing 173001
 - route 0.0.0.0/0 dev t-acme table 173001 metric 100
@@ -137,6 +139,8 @@ def test_first_plan_closes_before_it_opens() -> None:
 
 def test_tunnel_down_and_up_changes_only_elements_and_its_routes() -> None:
     assert lines(wanted(PLAN, HOST), wanted(DOWN, HOST)) == """\
+- element mss4 t-acme : 1360
+- element mss6 t-acme : 1340
 - element ports 173002 : 17300
 - element up 173001
 - element up 173002
