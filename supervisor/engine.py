@@ -127,6 +127,7 @@ class Engine:
     def adopt(self, memory: Memory, tunnels: Mapping[str, Tunnel]) -> None:
         """Go on from what an earlier daemon has left; before the first configuration, which names these tunnels."""
         self._memory = memory
+        self.draining = memory.ends_by is not None
         self._lanes = memory.lanes
         self._carriers = recalled(list(tunnels.values()), memory.carries)
 
@@ -138,11 +139,11 @@ class Engine:
         """What earlier runs have learned about the far sides, by tunnel; before the first configuration."""
         self._known = known
 
-    def drain(self) -> None:
-        """Take nothing new from now on; each tunnel ends when its flows are over."""
+    def drain(self, until: float | None = None) -> None:
+        """Take nothing new from now on; each tunnel ends when its flows are over, at the latest `until` (see `drained_by`)."""
         self.draining = True
         for name in self._tunnels:
-            self._inbox.post(ev.Asked(name, reason=Reason.SHUTDOWN, until=self.drained_by()))
+            self._inbox.post(ev.Asked(name, reason=Reason.SHUTDOWN, until=self.drained_by() if until is None else until))
 
     def drained_by(self) -> float:
         """The moment (monotonic seconds) at which a drain that begins now is over at the latest."""

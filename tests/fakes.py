@@ -81,13 +81,16 @@ class World:
         self.engine.configure(Scope("sim", ()), self._tunnels, held=(), restart=restart)
         self._drain_inbox()
 
-    def crash(self, lost: Container[str] = (), restart: Container[str] = ()) -> None:
-        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`: tunnels with other settings now."""
+    def crash(self, lost: Container[str] = (), restart: Container[str] = (), ends_by: float | None = None) -> None:
+        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`: tunnels with other settings now.
+
+        `ends_by`: of a drain that had begun.
+        """
         for place in [place for place in self.runner.alive if place in lost]:
             del self.runner.alive[place]
         living = frozenset((place.removesuffix("~"), session) for place, session in self.runner.alive.items())
         self.prober.jobs = {}
-        self._begin(Memory(dict(self.keeper.records), living), restart)
+        self._begin(Memory(dict(self.keeper.records), living, ends_by=ends_by), restart)
 
     def post(self, event: Event) -> None:
         """Deliver an event now."""

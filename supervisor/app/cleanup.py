@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from supervisor.app.memory import shelf
+from supervisor.app.memory import forget
 from supervisor.app.parts import first_plan
 from supervisor.app.place import lock, refused
 from supervisor.clients.journal import Journal
@@ -33,7 +33,7 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
         (runtime_dir / "control.sock").unlink(missing_ok=True)
-        shelf(runtime_dir).clear()
+        forget(runtime_dir)
         return lines
     finally:
         if locked is not None:

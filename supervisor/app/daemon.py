@@ -21,7 +21,7 @@ from supervisor.app.endpoints import EndpointWatch
 from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.handover import Handover, asked, received
-from supervisor.app.memory import shelf
+from supervisor.app.memory import forget
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
@@ -51,7 +51,7 @@ from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
 STALLED = 10.0          # seconds that the engine may be late
-LOOK = 10.0             # seconds between two looks, during a drain, whether the host shuts down
+LOOK = 5.0              # seconds between two looks, during a drain, what the service manager has in mind now
 
 
 def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
@@ -153,6 +153,8 @@ class Daemon:
         """Close the kernel and go on with what an earlier daemon has left. Tunnels whose settings have changed since then. CannotStart."""
         config, parts = self._config, self._parts
         left = inherit(config, config.facilitator.runtime_dir, self._process.given)
+        if left.ends_by is not None:
+            self._orders.resume(left.ends_by)
         try:
             await parts.network.start(first_plan(config, parts.kinds, left.memory))
             parts.runner.start()
@@ -215,7 +217,7 @@ class Daemon:
         """Until the end is asked for. An engine that fails ends the daemon: the kernel stays closed, and the next start begins anew."""
         engine, orders = self._tasks[0], self._orders
         end = asyncio.create_task(orders.end.wait())
-        while not end.done():
+        while not orders.end.is_set():
             hup = asyncio.create_task(orders.reload.wait())
             await asyncio.wait({engine, end, hup}, return_when=asyncio.FIRST_COMPLETED)
             if engine.done():
@@ -225,6 +227,7 @@ class Daemon:
                 errors = (await self.reload())["errors"]
                 self._signalled("reload", "SIGHUP", "; ".join(errors))
             hup.cancel()
+        end.cancel()
 
     def _signalled(self, action: str, signals: str, why: str = "") -> None:
         """The kernel does not say who sent a signal."""
@@ -272,37 +275,52 @@ class Daemon:
     # --- the end -------------------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """What whoever ends us has in mind: where a restart is, the next one takes over everything as it stands."""
+        """What whoever ends us has in mind, also when that changes on the way."""
         if await asyncio.to_thread(occasion) is Occasion.RESTART:
-            self._log.info("handing over to the next one: clients and routes stay as they are")
-            self._parts.notifier.stopping()
+            self._hand_over()
             return
-        haste = asyncio.create_task(self._until_shutdown())
+        looking = asyncio.create_task(self._look())
         await self.stop()
-        haste.cancel()
+        looking.cancel()
 
-    async def _until_shutdown(self) -> None:
-        """A host that goes down waits for us, and nobody will go on anyway: then the flows are not waited for, also not any longer."""
-        while not self._orders.now.is_set():
-            if await asyncio.to_thread(occasion) is Occasion.SHUTDOWN:
-                self._log.info("the host shuts down: flows are not waited for")
-                self._orders.now.set()
+    async def _look(self) -> None:
+        """A host that goes down waits for us, and so does who restarts us: then the flows are not waited for, also not any longer."""
+        orders = self._orders
+        while not (orders.now.is_set() or orders.hand_over.is_set()):
+            match await asyncio.to_thread(occasion):
+                case Occasion.SHUTDOWN:
+                    self._log.info("the host shuts down: flows are not waited for")
+                    orders.now.set()
+                case Occasion.RESTART:
+                    orders.hand_over.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
-                    await self._orders.now.wait()
+                    await orders.now.wait()
+
+    def _hand_over(self) -> None:
+        """The next one takes over everything as it stands, but for a drain: it shall serve."""
+        self._log.info("handing over to the next one: clients and routes stay as they are")
+        self._parts.memory.end_by(None)
+        self._parts.notifier.stopping()
 
     async def stop(self) -> None:
-        """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left as `on_exit` says."""
+        """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left as `on_exit` says.
+
+        Unless somebody wants it to go on: then nothing ends.
+        """
         parts = self._parts
         ending = Ending(parts, self._config, self._orders, self._tasks[0])
         if self._orders.signalled:
             self._signalled("stop", "SIGTERM or SIGINT")
         await ending.drain()
+        if self._orders.hand_over.is_set() and not self._orders.now.is_set():
+            self._hand_over()
+            return
         await ending.log_off()
         parts.prober.set({})
         await parts.network.close(keep=self._config.on_exit == "keep")
         with contextlib.suppress(OSError):
-            shelf(self._config.facilitator.runtime_dir).clear()
+            forget(self._config.facilitator.runtime_dir)
         self._log.info("stopped", left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running])
 
     async def close(self) -> None:

@@ -2,6 +2,8 @@
 
     first signal: drain -> every flow is over, or drain.timeout -> every client has ended
     second signal, or `drain --now`: the flows are cut, the clients get some seconds; a third one kills them
+
+Until it is over the order stands in `runtime_dir` (`app.memory`), and a daemon that comes after a crash goes on with it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class Orders:
         self.now = asyncio.Event()          # soon, whatever is under way
         self.kill = asyncio.Event()         # at once, whoever has not logged off
         self.reload = asyncio.Event()
+        self.hand_over = asyncio.Event()    # instead of ending: the next daemon is waited for, and shall go on with everything
+        self.until: float | None = None     # the end that an earlier daemon had begun: monotonic seconds by which it is over
         self.signalled = False              # a signal asked for the end
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,6 +53,11 @@ class Orders:
         self.end.set()
         if now:
             self.now.set()
+
+    def resume(self, until: float) -> None:
+        """An earlier daemon has got this order, and has not lived to carry it out."""
+        self.until = until
+        self.end.set()
 
     def _more(self) -> None:
         """Each signal asks for more than the one before."""
@@ -64,22 +73,28 @@ class Ending:
         self._log = structlog.get_logger()
 
     async def drain(self) -> None:
-        """Until every tunnel has ended because nothing goes through it any more, or until a second order."""
-        parts = self._parts
-        parts.engine.drain()
+        """Until every tunnel has ended because nothing goes through it any more, or until another order."""
+        parts, orders = self._parts, self._orders
+        until = parts.engine.drained_by() if orders.until is None else orders.until
+        parts.memory.end_by(until)
+        parts.engine.drain(until)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._log.warning, "reload refused, nothing changed: draining")
         parts.notifier.stopping()
         parts.notifier.extend_timeout(ALLOWANCE)
-        self._log.info("stopping", within=lasting(self._config.drain.timeout))
-        parts.alerter.change(f"{parts.identity.facilitator}: stops on request", {"tunnels": ", ".join(parts.engine.snapshot.tunnels)})
+        within = max(0.0, until - time.monotonic())
+        if orders.until is None:
+            self._log.info("stopping", within=lasting(within))
+            parts.alerter.change(f"{parts.identity.facilitator}: stops on request", {"tunnels": ", ".join(parts.engine.snapshot.tunnels)})
+        else:
+            self._log.info("going on with the drain that an earlier daemon has begun", within=lasting(within), to_serve_again=HOW_TO_SERVE)
         over = asyncio.create_task(parts.engine.wait_for(all_stopped))
-        now = asyncio.create_task(self._orders.now.wait())
+        others = [asyncio.create_task(order.wait()) for order in (orders.now, orders.hand_over)]
         telling = asyncio.create_task(self._tell())
-        within = self._config.drain.timeout + LOG_OFF_WITHIN        # sessions that were replaced before may have had longer
+        within += LOG_OFF_WITHIN        # sessions that were replaced before may have had longer
         try:
-            await asyncio.wait({over, now, self._engine}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({over, *others, self._engine}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancelled((over, now, telling))
+            await _cancelled((over, *others, telling))
         if self._engine.done():
             await self._engine
 
@@ -88,6 +103,7 @@ class Ending:
         parts = self._parts
         if left := waits_for(parts.engine.snapshot):
             self._log.warning("ending although flows are under way", left=left)
+        parts.memory.end_by(time.monotonic())       # nothing is waited for any more, also after a crash
         parts.notifier.extend_timeout(ALLOWANCE)
         for name in parts.engine.snapshot.tunnels:
             parts.inbox.post(Asked(name, reason=Reason.SHUTDOWN))
@@ -123,6 +139,7 @@ class Ending:
 
 
 HOW_TO_END = "SIGTERM or Ctrl-C once more, or: facilitator drain --now"
+HOW_TO_SERVE = "systemctl restart; without systemd: facilitator drain --now, and start it"
 
 
 def all_stopped(snapshot: Snapshot) -> bool:

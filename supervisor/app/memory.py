@@ -1,4 +1,4 @@
-"""Where the engine's memory of each tunnel (`core.memory`) outlives a crash: `runtime_dir/tunnels/`, a file for each.
+"""What outlives a crash: the engine's memory of each tunnel (`core.memory`), in `runtime_dir/tunnels/`, a file for each; and a drain.
 
 Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of another boot, a torn one, or
 one that this version does not understand is none: the tunnel begins anew.
@@ -20,6 +20,8 @@ from supervisor.core.memory import Record
 from tunnels.settings import Tunnel
 
 NAME = "tunnels"
+ORDERS = "orders"       # that are not carried out yet
+_END = "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,17 @@ _FORMAT = TypeAdapter(Stored)
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """All of it drains: the order holds until it is carried out or called off, whoever has to carry it out."""
+
+    boot: str
+    until: float        # monotonic seconds
+
+
+_END_FORMAT = TypeAdapter(End)
+
+
+@dataclass(frozen=True, slots=True)
 class Present:
     """What can be said about a tunnel now, by its name."""
 
@@ -47,6 +60,21 @@ class Present:
 def shelf(runtime_dir: Path) -> Shelf:
     """The files."""
     return Shelf(runtime_dir / NAME)
+
+
+def forget(runtime_dir: Path) -> None:
+    """The next daemon begins from nothing. OSError: the disk does not take it."""
+    for name in (ORDERS, NAME):
+        Shelf(runtime_dir / name).clear()
+
+
+def ends_by(runtime_dir: Path, boot: str) -> float | None:
+    """Monotonic seconds by which a drain is over that an earlier daemon of this boot has not completed; None: there is none."""
+    try:
+        end = _END_FORMAT.validate_json(Shelf(runtime_dir / ORDERS).load().get(_END, b""))
+    except ValidationError:
+        return None
+    return end.until if end.boot == boot else None
 
 
 def recall(runtime_dir: Path, boot: str) -> dict[str, Stored]:
@@ -66,7 +94,7 @@ class MemoryFiles:
     """The engine's `Keeper`, on disk."""
 
     def __init__(self, runtime_dir: Path, present: Present) -> None:
-        self._shelf, self._present = shelf(runtime_dir), present
+        self._shelf, self._orders, self._present = shelf(runtime_dir), Shelf(runtime_dir / ORDERS), present
         self._usable = True
         self._fingerprints: dict[str, tuple[Tunnel, str]] = {}
 
@@ -85,6 +113,16 @@ class MemoryFiles:
             self._usable = False
         else:
             self._usable = True
+
+    def end_by(self, until: float | None) -> None:
+        """All of it drains, and is over then (monotonic seconds); None: that was called off."""
+        try:
+            if until is None:
+                self._orders.clear()
+            else:
+                self._orders.put(_END, _END_FORMAT.dump_json(End(self._present.boot, until)))
+        except OSError as error:
+            structlog.get_logger().error("this drain is forgotten if the daemon crashes: it cannot be written down", error=str(error))
 
     def only(self, tunnels: Container[str]) -> None:
         """Forget all others: what an earlier daemon knew of a tunnel that nobody configures any more must not come back with its lane."""

@@ -23,7 +23,7 @@ class Occasion(enum.Enum):
     """What the end of this process is part of."""
 
     STOP = "stop"               # nobody comes after us
-    RESTART = "restart"         # the next one takes over what we have
+    RESTART = "restart"         # the next one takes over what we have; also of one that ends, and is started anew meanwhile
     SHUTDOWN = "shutdown"       # the whole host ends, and waits for us
 
 
@@ -47,7 +47,8 @@ def unit_of(cgroups: Iterable[str]) -> str | None:
 
 def judged(unit: str, lines: Iterable[str]) -> Occasion:
     """What the lines of `systemctl list-jobs` mean for a unit."""
-    jobs = {(words[1], words[2]) for line in lines if len(words := line.split()) == _COLUMNS}
-    if (_SHUTDOWN, "start") in jobs:
+    jobs = {tuple(words[1:]) for line in lines if len(words := line.split()) == _COLUMNS}
+    if any(job[:2] == (_SHUTDOWN, "start") for job in jobs):
         return Occasion.SHUTDOWN
-    return Occasion.RESTART if (unit, "restart") in jobs else Occasion.STOP
+    follows = any(job[:2] == (unit, "restart") for job in jobs) or (unit, "start", "waiting") in jobs      # waits for our end
+    return Occasion.RESTART if follows else Occasion.STOP

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from supervisor.core.events import Asked, Event, Exited, InputsChanged, Terminate
 from supervisor.core.failover import Carriers, Rivals, prevailed
 from supervisor.core.moment import Limits
-from supervisor.core.state import Known, Phase, Session, Snapshot, TunnelState, Want
+from supervisor.core.state import Drain, Known, Phase, Session, Snapshot, TunnelState, Want
 from tunnels.base import Reason, seat_name
 from tunnels.settings import Tunnel
 
@@ -34,6 +34,7 @@ class Memory:
     living: Container[tuple[str, int]] = ()     # tunnels and sessions whose clients still run
     kept: Container[str] = ()           # seats: what lets their next session begin without a login is still there
     outdated: Container[str] = ()       # tunnels whose secrets or files have changed
+    ends_by: float | None = None        # all of it was draining; by then it is over
 
     @property
     def lanes(self) -> dict[str, int]:
@@ -89,11 +90,12 @@ def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool,
     record = memory.records.get(name)
     if record is None or record.state.phase is Phase.STOPPED:
         number, known = (0, Known()) if record is None else (record.state.numbered, record.state.known)
+        down = held or memory.ends_by is not None
         fresh = TunnelState(
-            want=Want.DOWN if held else Want.UP, since=now, well_since=now, session=Session(number), numbered=number, known=known,
+            want=Want.DOWN if down else Want.UP, since=now, well_since=now, session=Session(number), numbered=number, known=known,
         )
-        return Revival(fresh, events=() if held else (Asked(name, reason=Reason.CONFIGURED),))
-    state = _taken_up(name, record.state, memory, limits, now)
+        return Revival(fresh, events=() if down else (Asked(name, reason=Reason.CONFIGURED),))
+    state = _taken_up(name, record.state, memory, limits, now, held=held)
     stopping = (side for side in state.sides if side.phase is Phase.STOPPING and _lives(name, side, memory))
     orders = (Terminate(name, side.session.number, not side.kept) for side in stopping)      # the first one may not have reached it
     lost = (side.session.number for side in state.sides if side.running and not _lives(name, side, memory))
@@ -103,7 +105,9 @@ def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool,
 
 def _news(name: str, state: TunnelState, memory: Memory, *, held: bool, anew: bool) -> Iterator[Event]:
     """What was wished, and what has changed, while nobody listened."""
-    if held != (state.want is Want.DOWN) and not (held and state.drain is not None):
+    if memory.ends_by is not None:
+        yield Asked(name, reason=Reason.SHUTDOWN, until=memory.ends_by)
+    elif held != (state.want is Want.DOWN) and not (held and state.drain is not None):
         yield Asked(name, reason=Reason.STOPPED if held else Reason.CONFIGURED)
     elif anew and not held:
         yield Asked(name, reason=Reason.RECONFIGURED)
@@ -111,8 +115,8 @@ def _news(name: str, state: TunnelState, memory: Memory, *, held: bool, anew: bo
         yield InputsChanged(name)
 
 
-def _taken_up(name: str, state: TunnelState, memory: Memory, limits: Limits, now: float) -> TunnelState:
-    """A client that begins or ends gets its whole time once more; one that asks something will ask again; what drains all is over."""
+def _taken_up(name: str, state: TunnelState, memory: Memory, limits: Limits, now: float, *, held: bool) -> TunnelState:
+    """A client that begins or ends gets its whole time once more; one that asks something will ask again."""
     deadline = state.deadline
     if state.phase is Phase.STARTING:
         deadline = now + limits.start
@@ -120,6 +124,13 @@ def _taken_up(name: str, state: TunnelState, memory: Memory, limits: Limits, now
         deadline = now + limits.stop
     return replace(
         state, kept=state.kept and seat_name(name, state.session.seat) in memory.kept, asking=None, misses=0, silence=0, unheard=0,
-        deadline=deadline, drain=None if state.drain is None or state.drain.reason is Reason.SHUTDOWN else state.drain,
-        other=None if state.other is None else _taken_up(name, state.other, memory, limits, now),
+        deadline=deadline, drain=_drain(state.drain, memory, held=held),
+        other=None if state.other is None else _taken_up(name, state.other, memory, limits, now, held=held),
     )
+
+
+def _drain(drain: Drain | None, memory: Memory, *, held: bool) -> Drain | None:
+    """That of all tunnels may have been called off; one that an operator had stopped before goes on with its own."""
+    if drain is None or drain.reason is not Reason.SHUTDOWN or memory.ends_by is not None:
+        return drain
+    return Drain(Reason.STOPPED, drain.until) if held else None

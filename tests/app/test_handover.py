@@ -11,7 +11,7 @@ import pytest
 
 from supervisor import __version__
 from supervisor.app.handover import CHECKED, FORMAT, GIVEN, Handover, asked, received, written
-from supervisor.app.memory import MemoryFiles, Present, Stored, recall, shelf
+from supervisor.app.memory import MemoryFiles, Present, Stored, ends_by, forget, recall, shelf
 from supervisor.core.memory import Record
 from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
 from tunnels.base import Question, Reason, Wanted
@@ -102,6 +102,21 @@ def test_what_is_kept_on_disk_is_recalled_in_the_same_boot_only(tmp_path: Path) 
     assert recall(tmp_path, "boot")["acme"].record == STORED.record
     assert recall(tmp_path, "another boot") == {}
     assert (tmp_path / "tunnels" / "acme.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_drain_is_recalled_in_the_same_boot_until_it_is_called_off_or_over(tmp_path: Path) -> None:
+    files = MemoryFiles(tmp_path, Present("boot", lambda name: Tunnel(name=name, kind="test"), lambda name: "digest"))
+    assert ends_by(tmp_path, "boot") is None
+    files.end_by(900.0)
+    assert (ends_by(tmp_path, "boot"), ends_by(tmp_path, "another boot")) == (900.0, None)
+    files.end_by(None)
+    assert ends_by(tmp_path, "boot") is None
+    files.end_by(901.0)
+    forget(tmp_path)
+    assert ends_by(tmp_path, "boot") is None
+    files.end_by(902.0)
+    (tmp_path / "orders" / "end.json").write_text("torn")
+    assert ends_by(tmp_path, "boot") is None
 
 
 def test_a_tunnel_that_is_configured_no_more_is_forgotten(tmp_path: Path) -> None:

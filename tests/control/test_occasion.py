@@ -24,6 +24,8 @@ def test_the_unit_is_the_last_part_of_the_group(lines: list[str], unit: str | No
     ("", Occasion.STOP),
     ("12 facilitator.service stop running", Occasion.STOP),
     ("12 facilitator.service restart running", Occasion.RESTART),
+    ("12 facilitator.service start waiting", Occasion.RESTART),
+    ("12 facilitator.service start running", Occasion.STOP),
     ("12 other.service restart running\n13 facilitator.service stop waiting", Occasion.STOP),
     ("12 facilitator.service stop running\n14 shutdown.target start waiting", Occasion.SHUTDOWN),
     ("No jobs running.", Occasion.STOP),

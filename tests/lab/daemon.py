@@ -68,8 +68,8 @@ class Daemon:
         assert self._process is not None, "the daemon does not run"
         return self._process.pid
 
-    def start(self, within: float = 15.0) -> None:
-        """Start it and wait until it is ready."""
+    def start(self, within: float = 15.0, ready: int | None = 200) -> None:
+        """Start it and wait until it answers that it is ready; `ready` 503: that it is not, because it drains; None: do not wait."""
         argv = [*FACILITATOR, "run", "-c", str(self.config_file)]
         if self.user is not None:
             argv = self._unprivileged(self.user, argv)
@@ -77,7 +77,8 @@ class Daemon:
             self._process = self.namespace.popen(
                 *argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
             )
-        eventually(self._ready, within, "GET /readyz is answered with 200")
+        if ready is not None:
+            eventually(lambda: self._ready(ready), within, f"GET /readyz is answered with {ready}")
 
     def stop(self, within: float = PATIENCE) -> int:
         """SIGTERM, and once more where it waits for flows that some test has left open; its exit code."""
@@ -148,10 +149,10 @@ class Daemon:
         argv[0] = argv[0].replace(str(REPOSITORY), str(repository))
         return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", *setpriv, *argv]
 
-    def _ready(self) -> bool:
+    def _ready(self, code: int = 200) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the daemon ended with {self._process.returncode}:\n{self.log.read_text()[-4000:]}"
-        return self.get("/readyz")[0] == 200
+        return self.get("/readyz")[0] == code
 
     # --- what it says ---
 

@@ -165,7 +165,14 @@ def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news:
     assert begun.state.session.number == 4
 
 
-def test_what_drained_for_the_end_of_the_daemon_goes_on() -> None:
+@pytest.mark.parametrize(("ends_by", "held", "left"), [
+    (900.0, False, Drain(Reason.SHUTDOWN, 900.0)),      # the order holds
+    (None, False, None),                                # it was called off
+    (None, True, Drain(Reason.STOPPED, 900.0)),         # but this one had been stopped before
+])  # fmt: skip
+def test_what_drained_for_the_end_of_the_daemon(ends_by: float | None, held: bool, left: Drain | None) -> None:
     state = TunnelState(phase=Phase.UP, session=Session(4), drain=Drain(Reason.SHUTDOWN, 900.0))
-    memory = Memory({"acme": Record(state, 173_001)}, {("acme", 4)})
-    assert revive("acme", memory, LIMITS, 100.0, held=False, anew=False).state.drain is None
+    memory = Memory({"acme": Record(state, 173_001)}, {("acme", 4)}, ends_by=ends_by)
+    begun = revive("acme", memory, LIMITS, 100.0, held=held, anew=True)
+    assert begun.state.drain == left
+    assert (Reason.SHUTDOWN in [event.reason for event in begun.events if isinstance(event, Asked)]) is (ends_by is not None)

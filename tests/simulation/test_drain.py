@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from supervisor.app.ending import all_stopped
 from supervisor.core import events as ev
 from supervisor.core.network import NetworkPlan
 from supervisor.core.state import Drain, Phase, TunnelState, Want
@@ -128,3 +131,68 @@ def test_nobody_is_called_for_what_is_to_end() -> None:
     habits.path_alive = lambda now: False
     simulated.run(until=3000.0)
     assert simulated.alerter.opened == []
+
+
+# --- the daemon is killed meanwhile -------------------------------------------------------------------------------------------------
+
+
+def closed(simulated: World) -> bool:
+    """No lane takes a new flow."""
+    return all(lane.draining or not lane.up for lane in plan(simulated).lanes)
+
+
+def ending(left: dict[str, int]) -> World:
+    """Two tunnels; the daemon began to end 100 s ago, and the time is up at 3700."""
+    simulated = world(Habits(flows=lambda name, now: left[name]), tunnel("cloud", "10.79.0.0/24"))
+    simulated.engine.drain(3700.0)
+    simulated.run(until=200.0)
+    return simulated
+
+
+def test_the_next_daemon_goes_on_with_it_to_the_end() -> None:
+    left = {"acme": 2, "cloud": 0}
+    simulated = ending(left)
+    session, spawned = state(simulated).session, len(simulated.runner.spawned)
+    before = len(simulated.network.plans)
+    simulated.crash(ends_by=3700.0)
+    simulated.run(until=250.0)
+    assert simulated.engine.draining
+    assert state(simulated).session == session
+    assert state(simulated).drain == Drain(SHUTDOWN, 3700.0, 2)
+    assert (state(simulated, "cloud").phase, state(simulated, "cloud").want) == (Phase.STOPPED, Want.DOWN)
+    assert all(lane.draining for each in simulated.network.plans[before:] for lane in each.lanes if lane.up), "at no time it takes a flow"
+    left["acme"] = 0
+    simulated.run(until=260.0)
+    assert all_stopped(simulated.engine.snapshot)
+    assert len(simulated.runner.spawned) == spawned
+
+
+def test_the_time_counts_from_its_beginning() -> None:
+    simulated = ending({"acme": 2, "cloud": 1})
+    for _ in range(5):
+        simulated.crash(ends_by=3700.0)
+        simulated.run(until=simulated.now + 700.0)
+    assert simulated.now == 3700.0
+    simulated.run(until=3701.0)
+    assert all_stopped(simulated.engine.snapshot)
+
+
+def test_whatever_the_moments_nothing_new_is_taken() -> None:
+    dice = random.Random(1)
+    for _ in range(50):
+        simulated = ending({"acme": 2, "cloud": 1})
+        while simulated.now < 600.0:
+            simulated.crash(lost=[place for place in list(simulated.runner.alive) if dice.random() < 0.2], ends_by=3700.0)
+            assert closed(simulated)
+            simulated.run(until=simulated.now + dice.choice([0.0, 0.01, 1.0, 60.0]) * dice.random() + 0.001)
+            assert closed(simulated)
+
+
+def test_a_drain_that_was_called_off_is_forgotten() -> None:
+    simulated = ending({"acme": 2, "cloud": 0})
+    session = state(simulated).session
+    simulated.crash()
+    simulated.run(until=250.0)
+    assert not simulated.engine.draining
+    assert [lane.up and not lane.draining for lane in plan(simulated).lanes] == [True, True]
+    assert state(simulated).session == session

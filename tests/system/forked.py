@@ -78,10 +78,11 @@ class QuickDaemon(Daemon):
 
     server: ForkServer
 
-    def start(self, within: float = 15.0) -> None:
-        """Start it and wait until it is ready."""
+    def start(self, within: float = 15.0, ready: int | None = 200) -> None:
+        """Start it and wait until it answers so."""
         self._process = self.server.start(self)  # type: ignore[assignment]
-        eventually(self._ready, within, "GET /readyz is answered with 200")
+        if ready is not None:
+            eventually(lambda: self._ready(ready), within, f"GET /readyz is answered with {ready}")
 
     def cleanup(self) -> int:
         """`facilitator cleanup`; its exit code."""

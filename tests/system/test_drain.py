@@ -162,6 +162,65 @@ def test_what_drains_is_kept_up(lab: Lab, daemon: Daemon) -> None:
         assert drain_of(daemon, "acme-dc"), "and still drains"
 
 
+def test_the_daemon_after_a_crash_goes_on_with_it_to_the_end(lab: Lab, daemon: Daemon) -> None:
+    with Stream(lab, DATACENTRE_WEB) as stream, Stream(lab, CLOUD_WEB) as other:
+        daemon.signal(signal.SIGTERM)
+        before = eventually(lambda: drain_of(daemon, "acme-dc"), 5, "it drains")
+        other.finish()
+        daemon.wait_for("own-cloud", phase="stopped")
+        session = daemon.tunnel("acme-dc")["session"]["id"]
+        for _ in range(2):
+            daemon.kill9()
+            refused(lab, DATACENTRE_WEB)
+            daemon.start(ready=503)
+            assert not connects(lab, DATACENTRE_WEB)
+            assert not connects(lab, CLOUD_WEB)
+            after = drain_of(daemon, "acme-dc") or {}
+            assert (after["until"], after["reason"]) == (before["until"], "shutdown")
+            assert daemon.status()["draining"]
+            assert daemon.tunnel("acme-dc")["session"]["id"] == session
+            assert daemon.tunnel("own-cloud")["phase"] == "stopped", "what has ended does not begin anew"
+            stream.goes_on()
+        daemon.wait_for("acme-dc", phase="up", health="healthy")
+        assert daemon.cli("restart", "own-cloud").returncode == 1, "nothing new begins"
+        assert daemon.cli("upgrade").returncode == 1
+        assert "datacentre sees" in stream.finish()
+    assert daemon.ended() == 0
+    assert daemon.leftovers() == {}
+    daemon.start()
+    daemon.wait_well()
+    assert connects(lab, DATACENTRE_WEB), "whoever starts it afterwards wants it to serve"
+
+
+def test_an_end_at_once_is_one_for_the_daemon_after_a_crash_too(lab: Lab, daemon: Daemon) -> None:
+    with Stream(lab, DATACENTRE_WEB):
+        for pid in daemon.client_pids("openvpn"):
+            os.kill(pid, signal.SIGSTOP)        # so that there is time for the crash
+        assert daemon.cli("drain").returncode == 0
+        assert daemon.cli("drain", "--now").returncode == 0
+        eventually(lambda: "ending although flows are under way" in daemon.log.read_text(), 5, "flows are cut")
+        daemon.kill9()
+        for pid in daemon.client_pids("openvpn"):
+            os.kill(pid, signal.SIGCONT)
+        daemon.start(ready=None)
+        assert daemon.ended() == 0
+    assert daemon.leftovers() == {}
+
+
+def test_one_tunnel_goes_on_draining_after_a_crash(lab: Lab, daemon: Daemon) -> None:
+    with Stream(lab, DATACENTRE_WEB) as stream:
+        assert daemon.cli("stop", "acme-dc", "--drain").returncode == 0
+        before = drain_of(daemon, "acme-dc") or {}
+        daemon.kill9()
+        daemon.start()
+        refused(lab, DATACENTRE_WEB)
+        assert connects(lab, CLOUD_WEB)
+        assert (drain_of(daemon, "acme-dc") or {})["until"] == before["until"]
+        stream.goes_on()
+        assert "datacentre sees" in stream.finish()
+    daemon.wait_for("acme-dc", phase="stopped", reason="stopped", want="down")
+
+
 def test_a_silent_flow_holds_up_nothing(lab: Lab, config: Config) -> None:
     with lab.daemon({**config, "drain": {"idle": "1s"}}) as daemon:
         daemon.wait_well()
