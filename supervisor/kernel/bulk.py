@@ -8,22 +8,18 @@ pyroute2's classes take thirty times as long for a route, which with ten thousan
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pyroute2 import NetlinkError
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 from supervisor.core.layout import Change, Op, Route
 from supervisor.core.rules import Rule
-from supervisor.kernel.errors import TIMEOUT
+from supervisor.kernel.exchange import ACK, CREATE, DUMP, EXCL, REPLACE, Exchange, Message
 from supervisor.kernel.netlink import attributes
 
 PROTOCOL = 173              # of all our routes and rules
@@ -31,10 +27,6 @@ CHUNK = 250                 # messages in one datagram: about 2 ms of the kernel
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _VERSION = {family: version for version, family in FAMILY.items()}
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _NEW_RULE, _DELETE_RULE, _GET_RULE = 24, 25, 26, 32, 33, 34
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
-_INTERRUPTED, _WITH_TEXT, _TEXT = 0x10, 0x200, 1        # flags of an answer; NLMSGERR_ATTR_MSG
-_HEADER = struct.Struct("=IHHII")
 _ROUTE = _RULE = struct.Struct("=BBBBBBBBI")            # struct rtmsg and struct fib_rule_hdr
 _NUMBER = struct.Struct("=HHI")                         # an attribute that is a number
 _DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15             # of routes
@@ -46,20 +38,7 @@ _ACTIONS = {1: "lookup", 2: "goto", 3: "nop"}
 _ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _SCOPES = {"unicast": 253, "local": 254}                # as `ip` gives them: link, host
 _ANY_SCOPE = 255            # RT_SCOPE_NOWHERE: a removal that does not look at the scope
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
-_SO_RCVBUFFORCE, _BUFFER = 33, 1 << 20
-_READ = 1 << 16             # bytes of one answer
-_LAST = 1 << 31             # sequence numbers begin anew
-
-ReadT = TypeVar("ReadT")
-
-
-class Message(NamedTuple):
-    """A request to the kernel without its frame."""
-
-    kind: int
-    flags: int
-    body: bytes
+_BUFFER = 1 << 20           # bytes: the answers to CHUNK messages
 
 
 class RawRoute(NamedTuple):
@@ -76,10 +55,10 @@ def pack(change: Change, index: int = 0, take_place: bool = False) -> Message:
     """The message for a change of a route (into the device with this index, if any) or of a rule."""
     add = change.op is Op.ADD
     if isinstance(change.item, Route):
-        flags = _CREATE | (_REPLACE if take_place else _EXCL) if add else 0
+        flags = CREATE | (REPLACE if take_place else EXCL) if add else 0
         return Message(_NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add))
     assert isinstance(change.item, Rule)
-    return Message(_NEW_RULE if add else _DELETE_RULE, _CREATE | _EXCL if add else 0, _pack_rule(change.item))
+    return Message(_NEW_RULE if add else _DELETE_RULE, CREATE | EXCL if add else 0, _pack_rule(change.item))
 
 
 def _pack_route(route: Route, index: int, add: bool) -> bytes:
@@ -143,110 +122,15 @@ def _native(data: bytes) -> int:
 # --- the socket --------------------------------------------------------------------------------------------------------------
 
 
-class Rtnetlink:
-    """A socket to the kernel's routing. One exchange at a time; each hands the loop over after every datagram.
-
-    Errors are NetlinkError (with the kernel's errno and text), OSError and TimeoutError.
-    """
+class Rtnetlink(Exchange):
+    """A socket to the kernel's routing."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
-        self._next = 1                          # sequence number
-        self._one = asyncio.Lock()
-
-    def open(self) -> None:
-        """Open the socket, in the network namespace of the calling thread."""
-        self._socket = sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
-        sock.bind((0, 0))
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT):
-            sock.setsockopt(_SOL_NETLINK, option, 1)
-        with contextlib.suppress(PermissionError):
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-
-    @property
-    def port(self) -> int:
-        """The netlink address of the socket."""
-        return int(self._opened.getsockname()[0])
-
-    def close(self) -> None:
-        """Close the socket; a second time does nothing."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = None
+        super().__init__(socket.NETLINK_ROUTE, _BUFFER)
 
     async def change(self, messages: Sequence[Message]) -> list[NetlinkError | None]:
         """Carry out at most CHUNK messages; what the kernel says to each, None where it is done.
 
         The kernel takes them in order and always tells a failure; so it is enough that it confirms the last.
         """
-        said: list[NetlinkError | None] = [None] * len(messages)
-        async with self._one, asyncio.timeout(TIMEOUT):
-            first = self._send([*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | _ACK)])
-            at = -1
-            while at < len(messages) - 1:
-                for kind, flags, number, body in _answers(await self._receive()):
-                    if kind == _ERROR and first <= number < first + len(messages):
-                        at = number - first
-                        said[at] = _error(flags, body)
-        return said
-
-    async def dump(self, message: Message, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
-        """What `read` makes of each answer, except None. NetlinkDumpInterrupted: there were changes meanwhile."""
-        found: list[ReadT] = []
-        async with self._one, asyncio.timeout(TIMEOUT):
-            number = self._send([message])
-            while True:
-                for kind, flags, answered, body in _answers(await self._receive()):
-                    if answered != number:
-                        continue
-                    if flags & _INTERRUPTED:
-                        raise NetlinkDumpInterrupted
-                    if kind == _DONE:
-                        return found
-                    if kind == _ERROR and (error := _error(flags, body)) is not None:
-                        raise error
-                    if (one := read(body)) is not None:
-                        found.append(one)
-
-    @property
-    def _opened(self) -> socket.socket:
-        assert self._socket is not None
-        return self._socket
-
-    def _send(self, messages: Sequence[Message]) -> int:
-        """Send them in one datagram; the sequence number of the first."""
-        with contextlib.suppress(BlockingIOError):
-            while self._opened.recv(_READ):     # what an exchange left that did not come to its end
-                pass
-        first = self._next if self._next < _LAST else 1
-        self._next = first + len(messages)
-        self._opened.send(b"".join(
-            _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, number, 0) + body
-            for number, (kind, flags, body) in enumerate(messages, first)
-        ))
-        return first
-
-    async def _receive(self) -> bytes:
-        await asyncio.sleep(0)                  # the kernel has answered already: nothing else would hand the loop over
-        return await asyncio.get_running_loop().sock_recv(self._opened, _READ)
-
-
-def _answers(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Type, flags, sequence number and body of each message in a datagram."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, flags, number, _ = _HEADER.unpack_from(data, at)
-        yield kind, flags, number, data[at + _HEADER.size:at + length]
-        at += max(_HEADER.size, length + 3 & ~3)
-
-
-def _error(flags: int, body: bytes) -> NetlinkError | None:
-    """The error in an answer; 0 is a success. With NETLINK_CAP_ACK only the header of the request comes between errno and text."""
-    code = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-    if not code:
-        return None
-    texts = dict(attributes(body[4 + _HEADER.size:])) if flags & _WITH_TEXT else {}
-    text = texts.get(_TEXT, b"").rstrip(b"\x00").decode(errors="replace")
-    return NetlinkError(code, text or os.strerror(code))
+        return await self.talk([*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | ACK)], [len(messages) - 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from supervisor.kernel.bulk import DUMP, Message
+from supervisor.kernel.exchange import DUMP, Message
 from supervisor.kernel.netlink import attributes
 
 ALIAS = "facilitator"       # what our WireGuard clients write on the devices that they make

@@ -1,13 +1,14 @@
 """Our nftables table in the kernel: read it, and change it in one atomic transaction.
 
-pyroute2 gives the socket and the message classes; the transaction is ours, because its `AsyncNFTables` sends each object in a
-transaction of its own and waits for ever without CAP_NET_ADMIN (the kernel answers only the message that begins a batch).
-The socket owns the table while it is open (where the kernel can do that), so nobody else can change it; the table outlives the socket.
+pyroute2 reads, and packs what makes the table; the transaction is ours, because its `AsyncNFTables` sends each object in a transaction
+of its own and waits for ever without CAP_NET_ADMIN (the kernel answers only the message that begins a batch).
+The socket that writes owns the table while it is open (where the kernel can do that), so nobody else can change it; the table outlives it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -16,25 +17,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyroute2 import AsyncNFTSocket, NetlinkError
-from pyroute2.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST
 from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nfgen_msg
 from pyroute2.netlink.nfnetlink import nftsocket as nft
-from pyroute2.netlink.nlsocket import NetlinkRequest
 
 from supervisor.core.layout import Change, Element, Op, Table
 from supervisor.kernel.apart import apart
 from supervisor.kernel.elements import pack, unpack
 from supervisor.kernel.errors import TIMEOUT
+from supervisor.kernel.exchange import ACK, APPEND, CREATE, DUMP, REQUEST, Exchange, Message
 from supervisor.kernel.netlink import NESTED, attribute
 from supervisor.kernel.ruleset import TABLE, Chain, Ruleset, Set
 
 OWNER, PERSIST = 2, 4       # flags of a table; never the first without the second: the table would vanish with us
 INET = 1
+_NETLINK_NETFILTER = 12
 _SUBSYSTEM = NFNL_SUBSYS_NFTABLES << 8
 _BEGIN, _END = 0x10, 0x11
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_HEADER_SIZE = 16           # bytes of struct nlmsghdr
+_SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20           # bytes; a transaction is one datagram
-_LARGE = 1 << 16            # bytes: some milliseconds of the kernel's time
 _ELEMENT = 50               # bytes of an element, about
 _LIST_SIZE = 400            # elements in one attribute, which holds 64 KiB
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
@@ -99,30 +100,29 @@ class Nftables:
         self._ruleset = Ruleset.build()
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: tuple[object, ...] | None = None
-        self._socket: Any = None
+        self._exchange = Exchange(_NETLINK_NETFILTER, _BUFFER)
+        self._socket: Any = None            # for reading
         self._one = asyncio.Lock()          # the kernel refuses a second dump on a socket
 
     async def open(self) -> None:
-        """Open the socket, in the network namespace of the calling thread."""
+        """Open the sockets, in the network namespace of the calling thread."""
+        self._exchange.open()
         self._socket = AsyncNFTSocket()
         await self._socket.setup_endpoint()
-        raw = self._socket.socket
-        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
-            try:
-                raw.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
-            except PermissionError:
-                break               # the first transaction will say it better
+        with contextlib.suppress(PermissionError):
+            self._socket.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         for kind, head in ((nft.NFT_MSG_NEWRULE, _RuleHead), (nft.NFT_MSG_NEWSETELEM, _ElementList), (nft.NFT_MSG_NEWTABLE, _TableHead),
                            (nft.NFT_MSG_NEWSET, _Set)):
             self._socket.register_policy({_SUBSYSTEM | kind: head})
 
     @property
     def port(self) -> int:
-        """The netlink address of the socket: events that carry it are our own doing."""
-        return int(self._socket.socket.getsockname()[0])
+        """The netlink address of the socket that writes: events that carry it are our own doing."""
+        return self._exchange.port
 
     def close(self) -> None:
-        """Close the socket. The table stays, without an owner."""
+        """Close the sockets. The table stays, without an owner."""
+        self._exchange.close()
         if self._socket is not None:
             self._socket.close()
         self._socket = None
@@ -164,31 +164,31 @@ class Nftables:
 
     # --- messages --------------------------------------------------------------------------------------------------------
 
-    def _emptied(self) -> list[Any]:
+    def _emptied(self) -> list[Message]:
         """The table is gone, whether or not it was there, orphaned or of another version."""
         name = [["NFTA_TABLE_NAME", TABLE]]
         return [
-            _message(nft.nft_table_msg, nft.NFT_MSG_NEWTABLE, NLM_F_CREATE, name),
+            _message(nft.nft_table_msg, nft.NFT_MSG_NEWTABLE, CREATE, name),
             _message(nft.nft_table_msg, nft.NFT_MSG_DELTABLE, 0, name),
         ]
 
-    def _whole(self) -> Iterator[Any]:
+    def _whole(self) -> Iterator[Message]:
         comment = self._ruleset.comment.encode() + b"\x00"
-        yield _message(_TableHead, nft.NFT_MSG_NEWTABLE, NLM_F_CREATE, [
+        yield _message(_TableHead, nft.NFT_MSG_NEWTABLE, CREATE, [
             ["NFTA_TABLE_NAME", TABLE], ["NFTA_TABLE_FLAGS", self._flags],
             ["NFTA_TABLE_USERDATA", bytes([0, len(comment)]) + comment],
         ])
         for number, described in enumerate(self._ruleset.sets, 1):
-            yield _message(_Set, nft.NFT_MSG_NEWSET, NLM_F_CREATE, _set_attributes(described, number))
+            yield _message(_Set, nft.NFT_MSG_NEWSET, CREATE, _set_attributes(described, number))
         for chain in self._ruleset.chains:
-            yield _message(nft.nft_chain_msg, nft.NFT_MSG_NEWCHAIN, NLM_F_CREATE, _chain_attributes(chain))
+            yield _message(nft.nft_chain_msg, nft.NFT_MSG_NEWCHAIN, CREATE, _chain_attributes(chain))
             for clause in chain.rules:
                 attributes: list[list[Any]] = [
                     ["NFTA_RULE_TABLE", TABLE], ["NFTA_RULE_CHAIN", chain.name], ["NFTA_RULE_EXPRESSIONS", list(clause)],
                 ]
-                yield _message(nft.nft_rule_msg, nft.NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, attributes)
+                yield _message(nft.nft_rule_msg, nft.NFT_MSG_NEWRULE, CREATE | APPEND, attributes)
 
-    def _element_messages(self, changes: Iterable[Change]) -> list[Any]:
+    def _element_messages(self, changes: Iterable[Change]) -> list[Message]:
         """Removals first: intervals of the new elements may overlap old ones."""
         messages = []
         grouped: dict[tuple[bool, str], list[Element]] = {}
@@ -198,11 +198,9 @@ class Nftables:
         for (add, name), elements in sorted(grouped.items(), key=lambda entry: entry[0]):
             packed = pack(self._sets[name], elements)
             for start in range(0, len(packed), _LIST_SIZE):
-                messages.append(_message(
-                    _ElementList, nft.NFT_MSG_NEWSETELEM if add else nft.NFT_MSG_DELSETELEM, NLM_F_CREATE if add else 0,
-                    [["NFTA_SET_ELEM_LIST_TABLE", TABLE], ["NFTA_SET_ELEM_LIST_SET", name],
-                     ["NFTA_SET_ELEM_LIST_ELEMENTS", b"".join(packed[start:start + _LIST_SIZE])]],
-                ))
+                kind = nft.NFT_MSG_NEWSETELEM if add else nft.NFT_MSG_DELSETELEM
+                body = _elements_of(name) + attribute(3 | NESTED, b"".join(packed[start:start + _LIST_SIZE]))
+                messages.append(Message(_SUBSYSTEM | kind, CREATE if add else 0, body))
         return messages
 
     async def _tables(self) -> list[Any]:
@@ -210,31 +208,20 @@ class Nftables:
 
     # --- requests --------------------------------------------------------------------------------------------------------
 
-    async def _transaction(self, messages: Sequence[Any]) -> None:
-        edges = [_edge(_BEGIN), _edge(_END)]
-        requests = [NetlinkRequest(self._socket, message) for message in (edges[0], *messages, edges[1])]
-        try:
-            datagram = bytearray()
-            for request in requests:
-                await request.prepare()
-                datagram += request.msg.data
-            if len(datagram) > _LARGE:      # the kernel works on it as long as we send
-                await asyncio.to_thread(self._socket.socket.send, bytes(datagram))
-            else:
-                self._socket.send(bytes(datagram))
-            async with asyncio.timeout(TIMEOUT):
-                await _answers(requests[0], requests[1:-1])
-        finally:
-            for request in requests:
-                if request.msg_seq in self._socket.msg_queue.queues:    # it was never answered
-                    request.cleanup()
+    async def _transaction(self, messages: Sequence[Message]) -> None:
+        """The last message is confirmed when all is done; each one that fails is told, and one that keeps all from being done the first."""
+        batch = [_edge(_BEGIN), *messages[:-1], messages[-1]._replace(flags=messages[-1].flags | ACK), _edge(_END)]
+        said = await self._exchange.talk(batch, [0, len(messages)])
+        failure = next((error for error in said if error is not None), None)
+        if failure is not None:
+            raise failure
 
     async def _dump(self, cls: type[Any], kind: int, table_attribute: str | None = None, *attributes: list[Any]) -> list[Any]:
         message = cls()
         message["nfgen_family"] = INET
         message["attrs"] = [*([[table_attribute, TABLE]] if table_attribute else []), *attributes]
         async with self._one, asyncio.timeout(TIMEOUT):
-            return [m async for m in await self._socket.nlm_request(message, _SUBSYSTEM | kind, NLM_F_REQUEST | NLM_F_DUMP)]
+            return [m async for m in await self._socket.nlm_request(message, _SUBSYSTEM | kind, REQUEST | DUMP)]
 
     async def _shape(self) -> tuple[object, ...]:
         """Chains with their policy, rules with their handles: a rule that was put in, taken out or replaced changes it."""
@@ -259,50 +246,21 @@ class Nftables:
         return await apart(sum(map(len, data)) // _ELEMENT, lambda: list(unpack(described, data)))
 
 
-async def _answers(begin: Any, requests: Sequence[Any]) -> None:
-    """Wait for the acknowledgement of each message, or for an answer to the begin of the batch, which means that all of it failed."""
-
-    async def each() -> None:
-        failure: NetlinkError | None = None
-        for request in requests:
-            try:
-                async for _ in request.response():
-                    pass
-            except NetlinkError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-
-    async def whole() -> None:
-        async for _ in begin.response():
-            pass
-
-    tasks = [asyncio.ensure_future(each()), asyncio.ensure_future(whole())]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _message(cls: type[Any], kind: int, flags: int, attributes: list[list[Any]]) -> Any:
+def _message(cls: type[Any], kind: int, flags: int, attributes: list[list[Any]]) -> Message:
     message = cls()
     message["attrs"] = attributes
     message["nfgen_family"] = INET
-    message["header"]["type"] = _SUBSYSTEM | kind
-    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
-    return message
+    message.encode()
+    return Message(_SUBSYSTEM | kind, flags, bytes(message.data[_HEADER_SIZE:]))
 
 
-def _edge(kind: int) -> Any:
-    message = nfgen_msg()
-    message["res_id"] = NFNL_SUBSYS_NFTABLES
-    message["header"]["type"] = kind
-    message["header"]["flags"] = NLM_F_REQUEST
-    return message
+def _elements_of(name: str) -> bytes:
+    """The beginning of a message about elements of a set: struct nfgenmsg, NFTA_SET_ELEM_LIST_TABLE and _SET."""
+    return bytes([INET, 0, 0, 0]) + attribute(1, TABLE.encode() + b"\x00") + attribute(2, name.encode() + b"\x00")
+
+
+def _edge(kind: int) -> Message:
+    return Message(kind, 0, struct.pack(">BBH", 0, 0, NFNL_SUBSYS_NFTABLES))
 
 
 def _set_attributes(described: Set, number: int) -> list[list[Any]]:

@@ -20,7 +20,8 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 from supervisor.core.layout import Change, Device, Host, Op, Route
 from supervisor.core.rules import Rule
 from supervisor.kernel.apart import apart
-from supervisor.kernel.bulk import Message, RawRoute, Rtnetlink, pack, read_route, read_rule, route_dump, rule_dump
+from supervisor.kernel.bulk import RawRoute, Rtnetlink, pack, read_route, read_rule, route_dump, rule_dump
+from supervisor.kernel.exchange import Message
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
