@@ -1,7 +1,7 @@
 """A netlink socket: requests go out in one datagram, and what the kernel says to each of them comes back.
 
 `bulk` and `nftables` make the requests. The kernel works while we send, so its answer is there as soon as that has returned: a small
-exchange hands the loop over to nobody, because packets may wait for what it is the first half of.
+exchange hands the loop over to nobody, because packets may wait for what comes after it.
 """
 
 from __future__ import annotations
@@ -98,8 +98,10 @@ class Exchange:
         async with self._one, asyncio.timeout(TIMEOUT):
             number = await self._send([message])
             while True:
-                await asyncio.sleep(0)          # there are many answers, and all of them are there
-                for kind, flags, answered, body in _answers(await self._receive()):
+                data = await self._receive()
+                if len(data) > _SMALL:
+                    await asyncio.sleep(0)      # there are many, and all of them are there
+                for kind, flags, answered, body in _answers(data):
                     if answered != number:
                         continue
                     if flags & _INTERRUPTED:

@@ -66,14 +66,13 @@ async def forget(marks: Iterable[int]) -> None:
         await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
 
 
-def end(lanes: Iterable[int]) -> None:
+def end(sock: socket.socket, lanes: Iterable[int]) -> None:
     """Forget all flows of these lanes for good. OSError when the kernel cannot do that.
 
     It takes the kernel a millisecond or some. A thread would take longer until it has its turn, and packets are lost until this is done.
     """
-    with ct.opened() as sock:
-        for mark, mask in blocks(lanes):
-            ct.forget(sock, mark, mask)
+    for mark, mask in blocks(lanes):
+        ct.forget(sock, mark, mask)
 
 
 def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 
 from supervisor.core.layout import Host, open_routes
 from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, taken_over
-from supervisor.kernel.flows import end, forget
+from supervisor.kernel.conntrack import opened
+from supervisor.kernel.flows import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
 
 DRAIN = 0.25            # seconds in which short connections end in a tunnel that is given up
@@ -25,6 +27,7 @@ class Handover:
         self._note = note
         self._reached = NetworkPlan()
         self._due: dict[int, float] = {}        # loop times at which the flows of these lanes are moved
+        self._conntrack: socket.socket | None = None    # kept: the kernel takes its time to close one
         self._answers: dict[str, float] = {}    # loop times until which tunnels whose flows were moved may bring answers to them
 
     @property
@@ -38,7 +41,7 @@ class Handover:
         if not taken:
             return
         try:
-            end([lane.number for lane in taken])
+            self._end([lane.number for lane in taken])
         except OSError as error:
             self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
 
@@ -61,6 +64,21 @@ class Handover:
         for lane in lanes:
             del self._due[lane.number]
             self._answers[lane.tunnel] = asyncio.get_running_loop().time() + ANSWERS
+
+    def end_all(self) -> None:
+        """Forget all flows of ours. OSError when the kernel cannot do that."""
+        self._end(ALL_LANES)
+
+    def close(self) -> None:
+        """Close the socket; a second time does nothing."""
+        if self._conntrack is not None:
+            self._conntrack.close()
+        self._conntrack = None
+
+    def _end(self, lanes: Iterable[int]) -> None:
+        if self._conntrack is None:
+            self._conntrack = opened()
+        end(self._conntrack, lanes)
 
     async def answered(self, tunnel: str) -> None:
         """Wait until answers to what went through the tunnel have had their time."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from supervisor.core.layout import Change, Layout, diff, wanted
 from supervisor.core.network import NetworkPlan
-from supervisor.kernel import flows
 from supervisor.kernel.bulk import Rtnetlink
+from supervisor.kernel.conntrack import opened
 from supervisor.kernel.errors import ERRORS, Occupied, explained
+from supervisor.kernel.flows import ALL_LANES, end
 from supervisor.kernel.links import ALIAS, link_dump, link_removal, read_link
 from supervisor.kernel.nftables import Nftables
 from supervisor.kernel.routes import Routes
@@ -40,7 +41,8 @@ async def cleanup() -> tuple[Change, ...]:
                 await (nftables.commit([change]) if change.concerns_nftables else routes.change(change, host))
             except ERRORS as error:
                 raise explained(error, change) from error
-        flows.end(flows.ALL_LANES)
+        with opened() as sock:
+            end(sock, ALL_LANES)
         return changes
 
 

@@ -35,7 +35,6 @@ from supervisor.core.layout import (
 )
 from supervisor.core.network import NetworkPlan
 from supervisor.core.rules import Rule
-from supervisor.kernel import flows
 from supervisor.kernel.apart import apart
 from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
@@ -171,7 +170,7 @@ class KernelNetwork:
             if started is not None and not keep:
                 self._actual = await self.read()
                 await self._carry_out(diff(replace(self._actual, table=True), Layout()))
-                flows.end(flows.ALL_LANES)
+                self._handover.end_all()
         except ERRORS as error:
             self._note(f"could not remove everything: {error}", {})
         finally:
@@ -391,6 +390,7 @@ class KernelNetwork:
         return [(change, error) for change, error in zip(block, said, strict=True) if error is not None]
 
     def _release(self) -> None:
+        self._handover.close()
         self._hints.close()
         self._routes.close()
         self._nftables.close()
