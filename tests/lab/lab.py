@@ -62,9 +62,9 @@ class Lab:
         """How long the laptop went without answers of a web server because of a fault; `until` it has had its effect."""
         return traffic.outage(self.network["laptop"], address, self.directory, fault, within, until)
 
-    def poller(self, address: IPv4Address) -> traffic.Poller:
-        """A laptop that asks a web server every 10 ms."""
-        return traffic.Poller(self.network["laptop"], address, self.directory)
+    def poller(self, address: IPv4Address, patience: float = 0.5) -> traffic.Poller:
+        """A laptop that asks a web server every 10 ms, and takes a request for lost after `patience` seconds."""
+        return traffic.Poller(self.network["laptop"], address, self.directory, patience)
 
     def reachable_within(self, address: IPv4Address, seconds: float) -> float:
         """Seconds until the laptop's requests to a web server are answered without a miss; AssertionError when they never are."""

@@ -63,13 +63,15 @@ class _Attempt:
 class Poller:
     """A client that asks a web server every 10 ms for as long as the context lasts."""
 
-    def __init__(self, namespace: Namespace, address: IPv4Address, directory: Path) -> None:
-        self._namespace, self._address = namespace, address
+    def __init__(self, namespace: Namespace, address: IPv4Address, directory: Path, patience: float = 0.5) -> None:
+        """`patience`: seconds after which it takes a request for lost."""
+        self._namespace, self._address, self._patience = namespace, address, patience
         self._file = directory / f"poll-{address}-{time.monotonic_ns()}"
 
     def __enter__(self) -> Poller:
         with self._file.open("w") as output:
-            self._process = self._namespace.popen(*program("poll", str(self._address)), stdout=output, start_new_session=True)
+            argv = program("poll", str(self._address), str(self._patience))
+            self._process = self._namespace.popen(*argv, stdout=output, start_new_session=True)
         return self
 
     def __exit__(self, *_: object) -> None:

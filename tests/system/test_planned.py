@@ -17,7 +17,7 @@ from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, OpenVpnServer
 from tests.lab.traffic import Flood, Streams
-from tests.lab.wait import NOISE, eventually
+from tests.lab.wait import NOISE, PATIENCE, eventually
 from tests.system.ipsec import tunnel
 
 pytestmark = pytest.mark.root
@@ -138,11 +138,18 @@ def test_where_one_session_is_allowed_two_datagrams_are_lost(
     assert min(flood.sent - flood.echoed for flood in floods) <= limit
 
 
+def repeated_syns(lab: Lab) -> int:
+    """How often a connection of staff was tried a second time, because the first attempt was not answered by the kernel at once."""
+    return int(lab.network["laptop"].run("nstat", "-asz", "TcpExtTCPSynRetrans").stdout.split()[2])
+
+
 def test_a_proxy_is_replaced_by_one_on_another_port(lab: Lab, config: Config) -> None:
+    """No request is lost: each is answered, however long that takes on a busy machine, and none had to knock twice."""
+    config["defaults"]["probe"]["timeout"] = "5s"
     with lab.daemon(planned(config, "own-cloud", SOON)) as daemon:
         daemon.wait_well()
-        replaced = daemon.replaced("own-cloud")
-        with streaming(lab, CLOUD_WEB) as streams, lab.poller(CLOUD_WEB) as poller:
+        replaced, before = daemon.replaced("own-cloud"), repeated_syns(lab)
+        with streaming(lab, CLOUD_WEB) as streams, lab.poller(CLOUD_WEB, patience=PATIENCE) as poller:
             poller.wait_settled(10)
             eventually(replaced, 30, "another session carries")
             eventually(lambda: daemon.tunnel("own-cloud")["second_session"] == "allowed", 20, "it is learned that both live")
@@ -150,7 +157,7 @@ def test_a_proxy_is_replaced_by_one_on_another_port(lab: Lab, config: Config) ->
         assert streams.broken == 0
         eventually(lambda: alone(daemon, "own-cloud"), 30, "the first one ends when its connections are over")
         assert len(daemon.client_pids("sshuttle")) == 1
-    assert poller.outage(0.0).failed == 0
+    assert (poller.outage(0.0).failed, repeated_syns(lab) - before) == (0, 0)
 
 
 def test_what_was_learned_outlives_the_daemon(lab: Lab, config: Config) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 import sshuttle
 
+from tests.bench.cost import cpu_seconds
+from tests.echo import echoes
 from tests.tunnels.driver import Run, wait_for
 from tests.tunnels.scenarios import SSHUTTLE, SshScenario
 from tests.tunnels.ssh_lab import BASTION, SITE, SITE6, SshLab
@@ -177,6 +181,27 @@ def test_a_burst_of_connections(lab: SshLab, standing: Run) -> None:
     done = lab.hub.run("curl", "-sS", "-m", "60", "--parallel", "--parallel-immediate", "--parallel-max", "200", "-o", "/dev/null",
                        "-w", "%{http_code}\\n", urls)
     assert done.stdout.split() == ["200"] * 200
+
+
+def cost(lab: SshLab, run: Run, connection: socket.socket) -> float:
+    """CPU seconds of the processes on both sides for a hundred lines and their echoes."""
+    far = subprocess.run(["ip", "netns", "pids", lab.bastion.name], capture_output=True, text=True, check=True).stdout.split()
+    before = {pid: cpu_seconds(pid) for pid in (run.process.pid, *map(int, far))}
+    assert all(echoes(connection) for _ in range(100))
+    return sum(cpu_seconds(pid) - then for pid, then in before.items())
+
+
+def test_connections_that_rest_cost_others_little(lab: SshLab, up: Run) -> None:
+    """With the loop of sshuttle itself it was twenty times as much as without them."""
+    lab.redirect(12311)
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(lab.connection())
+        alone = min(cost(lab, up, one) for _ in range(3))
+        for _ in range(200):
+            stack.enter_context(lab.connection())
+        beside = min(cost(lab, up, one) for _ in range(3))
+    print(f"{alone * 10:.2f} ms a line, {beside * 10:.2f} ms beside 200 connections")
+    assert beside < 10 * alone
 
 
 def interpreter(home: Path) -> str:

@@ -83,8 +83,9 @@ class Connections:
     def _worker(self, connection: socket.socket) -> int:
         port = connection.getsockname()[1]
         found = self._lab.facilitator.run("ss", "-Htnp", "state", "established", "dport", f"= :{port}").stdout
-        [worker] = [pid for pid in self.of if f"pid={pid}," in found]
-        return worker
+        workers = [pid for pid in self.of if f"pid={pid}," in found]
+        assert len(workers) == 1, f"{list(self.of)}: {found}"
+        return workers[0]
 
     def close(self) -> None:
         for each in self.of.values():

@@ -1,5 +1,6 @@
 """sshuttle's package with the parts replaced that are the daemon's: no firewall, a listener that is open only while connections can pass,
-larger frames. Those parts are no public interface of it, so they are looked for before anything is replaced.
+larger frames, a loop that idle connections do not slow down. Those parts are no public interface of it, so they are looked for before
+anything is replaced.
 
     Package() while everything can be read  ->  Package.run(argv, door, notify), once in a process, without rights
 """
@@ -29,9 +30,14 @@ BACKLOG = 1024          # connections that wait to be accepted: sshuttle's own 1
 GRACE = 0.5             # seconds that sshuttle gets to notice by itself that its ssh is gone
 FATAL = 99              # sshuttle's own exit code for "it cannot go on"
 
-# sshuttle cuts what it carries into frames of 2 KiB, and handles each with a dozen Python calls on either side. This is run in its module
-# ssnet, here and at the far side: it sends us the module's source. A frame says its own length, so any other end understands these too.
-FRAMES = b"""
+# Run in sshuttle's module ssnet, here and at the far side: it sends us the module's source. It changes three things.
+# - What is carried is cut into frames of 2 KiB, each of which costs a dozen Python calls on either side. A frame says its own length, so
+#   any other end understands larger ones too.
+# - Each frame that waits is written by itself, in a turn of the loop of its own.
+# - In each turn every connection is asked what it waits for, by a search through lists as long as there are connections, and after each
+#   frame every connection tries to read and to write. So a hundred that are idle make all others slow, and where the CPU is scarce more
+#   connections mean less done, until nothing is. Here those that have nothing to do are left alone.
+SSNET = b"""
 def _uwrite(self, data):
     if self.mux.too_full:
         return 0
@@ -40,7 +46,47 @@ def _uwrite(self, data):
     return len(frame)
 
 
-MuxWrapper.uwrite = _uwrite
+def _flush(self):
+    if len(self.outbuf) > 1:
+        self.outbuf[:] = [b"".join(self.outbuf)]
+    _flush_first(self)
+
+
+def _add(socks, elem):
+    socks[elem] = True
+
+
+def _at_rest(handler):
+    if type(handler) is not Proxy:
+        return False
+    one, two = handler.wrap1, handler.wrap2
+    return not (
+        one.buf or two.buf or one.connect_to or two.connect_to
+        or one.shut_read or one.shut_write or two.shut_read or two.shut_write
+    )
+
+
+def runonce(handlers, mux):
+    for over in [each for each in handlers if not each.ok]:
+        handlers.remove(over)
+        if hasattr(over, "dispose"):
+            over.dispose()
+    r, w = {}, {}
+    for each in handlers:
+        each.pre_select(r, w, {})
+    readable, writable, _ = select.select(list(r), list(w), [])
+    ready = {*readable, *writable}
+    own = ready - {mux.rfile, mux.wfile}
+    for each in handlers:
+        called = own if _at_rest(each) else ready
+        for sock in [sock for sock in each.socks if sock in called]:
+            each.callback(sock)
+            if type(each) in (Mux, Proxy):
+                break
+
+
+_flush_first = Mux.flush
+MuxWrapper.uwrite, Mux.flush = _uwrite, _flush
 """
 
 _NEEDED = MappingProxyType({             # what we replace or call
@@ -50,7 +96,7 @@ _NEEDED = MappingProxyType({             # what we replace or call
     "methods": ("BaseMethod",),
     "sdnotify": ("send",),
     "ssh": ("connect", "get_module_source"),
-    "ssnet": ("MuxWrapper", "CMD_TCP_DATA"),
+    "ssnet": ("Mux", "MuxWrapper", "Proxy", "CMD_TCP_DATA", "runonce", "_add", "select"),
 })
 
 Real = Callable[[str], str]     # what an address that staff use is at the far side
@@ -143,7 +189,7 @@ class Package:
         ssh.connect = connect
         # it would run `ssh -G` and look the name up, only to spare the far side's address from firewall rules that do not exist
         ssh.parse_hostname = lambda remote: (None, None, None)
-        exec(FRAMES, vars(ssnet))
+        exec(SSNET, vars(ssnet))
 
 
 def _modules() -> Mapping[str, Any]:
@@ -163,7 +209,7 @@ def _sources() -> dict[str, bytes]:
     names = ["sshuttle", *(f"sshuttle.{module.name}" for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)]
     folder = Path(package.__path__[0])
     sources = {name: (folder / f"{name.partition('.')[2] or '__init__'}.py").read_bytes() for name in names}
-    sources["sshuttle.ssnet"] += FRAMES
+    sources["sshuttle.ssnet"] += SSNET
     return sources
 
 

@@ -1,13 +1,16 @@
 """Ask for http://ADDRESS/ every 10 ms and print one line for each attempt: `start end ok` in monotonic seconds, in order of their ends.
 
-An attempt has half a second: a longer one would measure the client's own SYN retransmission instead of the tunnel.
+An attempt has PATIENCE seconds. Half a second tells how long a tunnel is away: a longer one would measure the client's own SYN
+retransmission. Whether a request gets lost tells only a long one: on a busy machine an answer may take its time.
+
+    python poll.py ADDRESS PATIENCE
 """
 
 import asyncio
 import sys
 import time
 
-ADDRESS, INTERVAL, PATIENCE = sys.argv[1], 0.01, 0.5
+ADDRESS, INTERVAL, PATIENCE = sys.argv[1], 0.01, float(sys.argv[2])
 REQUEST = f"GET / HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n".encode()
 
 
