@@ -83,7 +83,7 @@ class Ending:
         parts.notifier.extend_timeout(ALLOWANCE)
         within = max(0.0, until - time.monotonic())
         if orders.until is None:
-            self._log.info("stopping", within=lasting(within))
+            self._log.info("stopping", within=lasting(self._config.drain.timeout))
             parts.alerter.change(f"{parts.identity.facilitator}: stops on request", {"tunnels": ", ".join(parts.engine.snapshot.tunnels)})
         else:
             self._log.info("going on with the drain that an earlier daemon has begun", within=lasting(within), to_serve_again=HOW_TO_SERVE)

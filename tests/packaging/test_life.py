@@ -97,8 +97,8 @@ class Site:
         }
 
 
-@pytest.fixture(scope="module")
-def installed(machines: None) -> Iterator[Site]:
+@contextlib.contextmanager
+def installation() -> Iterator[Site]:
     """A machine in the place of the lab's facilitator, with the daemon installed and configured."""
     with contextlib.ExitStack() as stack:
         scratch, lab = Path(stack.enter_context(tempfile.TemporaryDirectory())), stack.enter_context(Lab())
@@ -110,6 +110,13 @@ def installed(machines: None) -> Iterator[Site]:
             put(vm, name, (lab.directory / name).read_text())
         vm.write("/etc/credstore/own-cloud-ssh-key", lab.sshd.client_key.read_text(), 0o600)
         site.drop_in("secrets", "LoadCredential=own-cloud-ssh-key:/etc/credstore/own-cloud-ssh-key")
+        yield site
+
+
+@pytest.fixture(scope="module")
+def installed(machines: None) -> Iterator[Site]:
+    """One for all tests here."""
+    with installation() as site:
         yield site
 
 
@@ -245,3 +252,71 @@ def test_a_stop_that_the_daemon_does_not_live_to_complete_is_completed(site: Sit
         eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "failed", 20, "it is stopped")
     assert site.leftovers() == NOTHING
     site.vm.run("systemctl", "reset-failed", "facilitator")
+
+
+def drained(site: Site) -> None:
+    """A drain by its command; what is under way holds it up."""
+    site.vm.run(FACILITATOR, "drain")
+
+
+def stopped(site: Site) -> None:
+    """One by `systemctl stop`."""
+    site.vm.run("systemctl", "stop", "--no-block", "facilitator")
+    eventually(lambda: site.status()["draining"], 10, "it drains")
+
+
+def refuses(site: Site) -> bool:
+    """Nobody can open a connection."""
+    return all(site.lab.request(f"http://{address}/", timeout=2.0).status == 0 for address in (DATACENTRE_WEB, CLOUD_WEB))
+
+
+def test_a_drain_goes_on_after_a_crash_to_its_end(site: Site) -> None:
+    laptop = site.lab.network["laptop"]
+    with Streams(laptop, DATACENTRE_WEB) as far, Streams(laptop, CLOUD_WEB) as near:
+        drained(site)
+        before, clients = site.daemon(), site.clients()
+        crashed(site)
+        eventually(lambda: site.daemon() not in (0, before) and site.status() is not None, 20, "another daemon runs")
+        assert site.vm.show("facilitator", "NRestarts") == {"NRestarts": "1"}
+        assert site.status()["draining"]
+        assert refuses(site)
+        eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "systemd knows that it ends")
+        assert "drain" in site.vm.show("facilitator", "StatusText")["StatusText"]
+        assert site.clients() == clients
+    assert (far.broken, near.broken) == (0, 0)
+    assert min(far.echoed, near.echoed) > 0
+    eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive", 20, "it ends when the streams do")
+    assert site.vm.show("facilitator", "Result") == {"Result": "success"}
+    assert site.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize(("drain", "verb"), [(drained, "restart"), (stopped, "start")])
+def test_who_starts_it_again_while_it_drains_does_not_wait_for_flows(site: Site, drain: Callable[[Site], None], verb: str) -> None:
+    before = site.daemon()
+    with nothing_is_dropped(site):
+        drain(site)
+        assert refuses(site)
+        began = time.monotonic()
+        site.vm.run("systemctl", verb, "facilitator")
+        print(f"systemctl {verb}: {time.monotonic() - began:.2f} s")
+        assert site.daemon() not in (0, before)
+        assert not site.status()["draining"]
+        eventually(lambda: not refuses(site), 20, "connections are taken again")
+
+
+def test_a_host_that_shuts_down_does_not_wait_for_flows(machines: None) -> None:
+    with installation() as site, contextlib.ExitStack() as held:
+        site.drop_in("log", "StandardOutput=append:/srv/log")
+        site.vm.run("systemctl", "start", "facilitator")
+        eventually(site.well, 20, "both tunnels are well")
+        for address in (DATACENTRE_WEB, CLOUD_WEB):
+            held.enter_context(Streams(site.lab.network["laptop"], address, count=1))
+        stopped(site)
+        log = held.enter_context(site.vm.path("/srv/log").open())       # it outlives the machine as long as it is open
+        print(f"off after {site.vm.power_off():.2f} s")
+        events = [json.loads(line) for line in log]
+    assert "the host shuts down: flows are not waited for" in [event["event"] for event in events]
+    ended = {event["tunnel"]: event["reason"] for event in events if event.get("after") == "stopped"}
+    assert ended == {"acme-dc": "shutdown", "own-cloud": "shutdown"}, "both have logged off"
+    assert events[-1]["event"] == "stopped"
+    assert events[-1]["left"] == []
