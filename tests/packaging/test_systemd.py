@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,17 @@ import yaml
 
 from tests.lab.wait import eventually
 from tests.packaging.container import Machine, machine
-from tests.packaging.installation import EXAMPLES, FACILITATOR, SOURCE, environment, install, put
+from tests.packaging.installation import (
+    EXAMPLES,
+    FACILITATOR,
+    SOURCE,
+    WHEELS,
+    environment,
+    foreign_interpreter,
+    install,
+    put,
+    sources,
+)
 
 pytestmark = pytest.mark.nspawn
 
@@ -67,6 +79,35 @@ def test_an_installation_can_be_repeated_and_removed(vm: Machine) -> None:
     vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall", "--purge")
     assert found(vm) == set()
     assert vm.run("id", "facilitator", check=False).returncode != 0
+
+
+def test_the_way_of_the_documentation(scratch: Path) -> None:
+    """`make install`, a configuration, `systemctl enable --now`; an upgrade; `make uninstall`. Wheels stand in for the package index."""
+    index = ("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={WHEELS} /usr/share/python-wheels")
+    make = ("env", *index, "make", "-C", "/root/checkout", *(f"PYTHON={Path(sys.executable).resolve()}" for _ in foreign_interpreter()))
+    with machine(scratch, sources(scratch / "sources")) as vm:
+        vm.run("cp", "--archive", f"{SOURCE}/checkout", "/root")
+        assert "Next: /etc/facilitator/config.yaml" in vm.run(*make, "install", timeout=300).stdout
+        assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "loaded", "ActiveState": "inactive"}
+        put(vm, "config.yaml", yaml.safe_dump(CONFIG))
+        put(vm, "acme.ovpn", OVPN)
+        vm.run(FACILITATOR, "check")
+        vm.run("systemctl", "enable", "--now", "facilitator")
+        assert get(vm, "/readyz") == 200
+        before = vm.show("facilitator", "MainPID")
+
+        version = vm.path("/root/checkout/supervisor/__init__.py")
+        version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "99.0"', version.read_text()))
+        vm.run(*make, "install", timeout=300)
+        assert yaml.safe_load(vm.path("/etc/facilitator/config.yaml").read_text()) == CONFIG, "a configuration is never replaced"
+        assert "-> 99.0, process" in vm.run(FACILITATOR, "upgrade").stdout
+        assert vm.show("facilitator", "MainPID") == before
+
+        vm.run(*make, "uninstall", "PURGE=1")
+        assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+        assert leftovers(vm) == NOTHING
+        assert found(vm) == set()
+        assert vm.run("id", "facilitator", check=False).returncode != 0
 
 
 def found(vm: Machine) -> set[str]:
