@@ -17,7 +17,7 @@ from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, OpenVpnServer
 from tests.lab.traffic import Flood, Streams
-from tests.lab.wait import NOISE, PATIENCE, eventually
+from tests.lab.wait import PATIENCE, eventually
 from tests.system.ipsec import tunnel
 
 pytestmark = pytest.mark.root
@@ -126,16 +126,16 @@ def test_where_one_session_is_allowed_no_stream_breaks(
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize(("way", "limit"), [(taken_over, 2 * NOISE), (in_place, 2)])
+@pytest.mark.parametrize("way", WAYS)
 def test_where_one_session_is_allowed_two_datagrams_are_lost(
-    lab: Lab, config: Config, way: Callable[[Lab, Config], tuple[Flood, Streams]], limit: float
+    lab: Lab, config: Config, way: Callable[[Lab, Config], tuple[Flood, Streams]]
 ) -> None:
-    """A little more where that has to be found out: the old session is dead from before the client says that the new one is up.
+    """Also where that has to be found out, and the old session is dead from before the client says that the new one is up.
 
-    The best of some: what a busy machine adds is not what is asked about.
+    One of some: what a busy machine adds is not what is asked about.
     """
-    floods = [way(lab, config)[0] for _ in range(3)]
-    assert min(flood.sent - flood.echoed for flood in floods) <= limit
+    floods = (way(lab, config)[0] for _ in range(6))
+    assert any(flood.sent - flood.echoed <= 2 for flood in floods)
 
 
 def repeated_syns(lab: Lab) -> int:
