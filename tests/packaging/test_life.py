@@ -55,6 +55,10 @@ class Site:
         found = self.status()
         return found is not None and all((t["phase"], t["health"]) == ("up", "healthy") for t in found["tunnels"])
 
+    def draining(self) -> bool:
+        """It takes nothing new."""
+        return bool(eventually(self.status, 20, "it answers")["draining"])
+
     def clients(self) -> dict[str, str]:
         """The processes of the daemon's user that are not the daemon: pid and command."""
         lines = self.vm.run("ps", "-o", "pid=,args=", "-u", "facilitator", check=False).stdout.splitlines()
@@ -262,7 +266,7 @@ def drained(site: Site) -> None:
 def stopped(site: Site) -> None:
     """One by `systemctl stop`."""
     site.vm.run("systemctl", "stop", "--no-block", "facilitator")
-    eventually(lambda: site.status()["draining"], 10, "it drains")
+    eventually(site.draining, 10, "it drains")
 
 
 def refuses(site: Site) -> bool:
@@ -278,7 +282,7 @@ def test_a_drain_goes_on_after_a_crash_to_its_end(site: Site) -> None:
         crashed(site)
         eventually(lambda: site.daemon() not in (0, before) and site.status() is not None, 20, "another daemon runs")
         assert site.vm.show("facilitator", "NRestarts") == {"NRestarts": "1"}
-        assert site.status()["draining"]
+        assert site.draining()
         assert refuses(site)
         eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "systemd knows that it ends")
         assert "drain" in site.vm.show("facilitator", "StatusText")["StatusText"]
@@ -295,12 +299,12 @@ def test_who_starts_it_again_while_it_drains_does_not_wait_for_flows(site: Site,
     before = site.daemon()
     with nothing_is_dropped(site):
         drain(site)
-        assert refuses(site)
+        eventually(lambda: refuses(site), 10, "connections are refused")
         began = time.monotonic()
         site.vm.run("systemctl", verb, "facilitator")
         print(f"systemctl {verb}: {time.monotonic() - began:.2f} s")
         assert site.daemon() not in (0, before)
-        assert not site.status()["draining"]
+        assert not site.draining()
         eventually(lambda: not refuses(site), 20, "connections are taken again")
 
 
