@@ -148,8 +148,9 @@ OPENVPN = (
              disturb=lambda lab, run: lab.serving("tcp").kill()),
     Scenario("server-ended-udp", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),
              disturb=lambda lab, run: lab.serving("udp").stop()),
-    Scenario("session-timeout", Reason.SESSION_EXPIRED, lambda lab: lab.profile(lab.remote("udp"), "session-timeout 1"), disturb=_nothing),
-    Scenario("inactive", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "inactive 3"), disturb=_nothing),
+    # The login has to be over before that: on a busy machine it may take more than a second.
+    Scenario("session-timeout", Reason.SESSION_EXPIRED, lambda lab: lab.profile(lab.remote("udp"), "session-timeout 5"), disturb=_nothing),
+    Scenario("inactive", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "inactive 5"), disturb=_nothing),
     Scenario("silent-restart", Reason.PEER_TIMEOUT,
              lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-restart 2"), disturb=_silent),
     Scenario("silent-exit", Reason.PEER_TIMEOUT,

@@ -22,7 +22,7 @@ SCENARIOS = {f"openvpn-{s.name}": s for s in OPENVPN}
 
 def dialogue_of(name: str) -> Dialogue:
     if name.startswith("openvpn"):
-        played, limit = SCENARIOS[name], 1 if name == "openvpn-session-timeout" else None
+        played, limit = SCENARIOS[name], 5 if name == "openvpn-session-timeout" else None
         username = None if played.password is None else "svc-facilitator"
         return OpenVPNDialogue(Account(username, played.password, played.append_code, played.kept or ""), limit)
     return SshuttleDialogue("198.18.1.2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from base64 import b64encode
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
@@ -17,7 +18,7 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from tests.tunnels.driver import replay
 from tunnels.base import Launch, Place, Reason, Source
 from tunnels.programs.wireguard import EXPIRED, PATIENCE, RESOLVE_EVERY, STALE, Failure, Handshakes, Hints, Tunnel
-from tunnels.programs.wireguard_device import Endpoint, Peer, Seen, _general, peer_attribute, read_device, read_status
+from tunnels.programs.wireguard_device import Endpoint, Peer, Seen, _general, peer_attribute, read_device, read_status, remove_stale
 from tunnels.wireguard import WIREGUARD
 from tunnels.wireguard_config import KEEPALIVE, read_profile
 
@@ -347,3 +348,15 @@ def test_the_kernel_tells_its_peers() -> None:
     ]]]
     told.encode()
     assert list(read_device(bytes(told.data[20:]))) == [Seen(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)]
+
+
+def test_only_a_socket_that_nobody_serves_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "t-acme.sock"
+    remove_stale(path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        remove_stale(path)
+        assert path.exists()
+    remove_stale(path)
+    assert not path.exists()

@@ -90,6 +90,15 @@ async def opened(name: str, said: Callable[[str], None]) -> Device:
 # --- wireguard-go --------------------------------------------------------------------------------------------------------------
 
 
+def remove_stale(path: Path) -> None:
+    """Remove a socket that its process has left behind; one of the same name may be another network namespace's."""
+    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as visitor:
+        try:
+            visitor.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+
+
 class UserspaceDevice:
     """A device that wireguard-go serves."""
 
@@ -130,11 +139,12 @@ class UserspaceDevice:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_WITHIN)
+            code = await asyncio.wait_for(self._process.wait(), STOP_WITHIN)
         except TimeoutError:
             self._process.kill()
-            await self._process.wait()
-            self._socket.unlink(missing_ok=True)
+            code = await self._process.wait()
+        if code < 0:        # it was killed, or told to end before it listened to signals
+            remove_stale(self._socket)
         await self._talk
 
     async def _listen(self, said: Callable[[str], None]) -> None:
