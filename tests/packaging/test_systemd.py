@@ -103,7 +103,7 @@ def test_the_way_of_the_documentation(scratch: Path) -> None:
         assert "-> 99.0, process" in vm.run(FACILITATOR, "upgrade").stdout
         assert vm.show("facilitator", "MainPID") == before
 
-        vm.run(*make, "uninstall", "PURGE=1")
+        vm.run(*make, "uninstall", "PURGE=1", timeout=300)
         assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
         assert leftovers(vm) == NOTHING
         assert found(vm) == set()
