@@ -18,7 +18,6 @@ from supervisor import __version__
 from supervisor.app.adoption import inherit
 from supervisor.app.ending import Ending, Orders
 from supervisor.app.endpoints import EndpointWatch
-from supervisor.app.facade import Facade
 from supervisor.app.files import errors_of, load
 from supervisor.app.handover import Handover, asked, received
 from supervisor.app.memory import forget
@@ -27,14 +26,12 @@ from supervisor.app.parts import Parts, build, first_plan, paging, scope, summar
 from supervisor.app.place import lock, make_directory, refused
 from supervisor.app.quiet import QuietWatch
 from supervisor.app.upgrade import Upgrade
-from supervisor.app.why import Explainer
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
 from supervisor.config.words import Listen
-from supervisor.control.api import Api
 from supervisor.control.notify import Notifier
 from supervisor.control.occasion import Occasion, occasion
 from supervisor.control.tls import ServerTls
@@ -186,12 +183,10 @@ class Daemon:
             self._log.error("a part of the daemon has ended; restart it at a quiet moment", part=task.get_name(), error=repr(error))
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
+        from supervisor.app.face import face  # takes its time, and the clients are adopted now
+
         parts = self._parts
-        explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: self._config.staff.segments)
-        api = Api(Facade(
-            parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
-            explainer, parts.board, parts.alerter, parts.auditing, self._stalled, self.reload, self._orders.drain, self.upgrade,
-        ))
+        api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             await parts.servers.listen_unix(api.control(), self._control)
         with _needed(f"cannot listen on {listen}; see http.listen"):

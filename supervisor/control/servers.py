@@ -12,10 +12,12 @@ import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-
-from aiohttp import web
+from typing import TYPE_CHECKING
 
 from supervisor.control.door import Door, Patience
+
+if TYPE_CHECKING:
+    from aiohttp import web  # takes its time: not before the clients are adopted
 
 GROUP = "facilitator"       # its members may use the control socket
 _KEPT = 75.0                # seconds that a connection is kept between two requests
@@ -36,6 +38,8 @@ class Servers:
 
     async def listen_unix(self, app: web.Application, path: Path) -> None:
         """Listen on a unix socket that only its user and the group `facilitator` can open. OSError when it cannot be made."""
+        from aiohttp import web
+
         given = self._given.pop(str(path), [])
         if given and path.is_socket():
             listening = given[0]
@@ -96,6 +100,8 @@ class Servers:
             each.close()
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
+        from aiohttp import web
+
         runner = web.AppRunner(
             app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.5, keepalive_timeout=_KEPT,
             max_line_size=_LINE,

@@ -122,6 +122,7 @@ def _run(command: str, config: str, log: str) -> None:
 
 def _serve() -> None:
     import supervisor.app.cleanup  # noqa: F401
+    import supervisor.app.face  # noqa: F401
     import supervisor.cli.host  # noqa: F401
     import supervisor.reports.posting  # noqa: F401
 
