@@ -21,7 +21,7 @@ from tests.kernel.lab import PLAN, SITE, TUNNEL, World, world
 from tests.lab.pki import Authority, Identity
 from tests.netns import Namespace, link
 
-PAIRS, LOAD = 7, Load(echoes=1500, transfers=4, size="8M")
+PAIRS, LOAD = 16, Load(echoes=600, transfers=4, size="6M")
 TUNNELS = 200
 
 
