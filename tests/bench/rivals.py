@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import psutil
@@ -55,7 +56,7 @@ def supervisord() -> Path:
     return programs
 
 
-class Rival:
+class Rival(ABC):
     """One that runs the lab's OpenVPN client: `with Supervisord(lab, directory) as rival`. The methods are what can happen to it."""
 
     name = ""
@@ -78,9 +79,9 @@ class Rival:
         eventually(lambda: not self._processes(), PATIENCE, "all of them ended")
         self._namespace.run("nft", "delete", "table", "ip", "rival")
 
+    @abstractmethod
     def start(self) -> None:
         """Run it."""
-        raise NotImplementedError
 
     def crash(self) -> None:
         """Whoever looks after the client is killed, and started again."""

@@ -61,24 +61,31 @@ def told(flood: Flood, streams: Streams) -> str:
     )
 
 
+@contextlib.contextmanager
+def two_sessions(lab: Lab, daemon: Daemon) -> Iterator[None]:
+    """The block begins when another session carries, under traffic. The first one ends with its flows, of which nothing is lost."""
+    replaced = daemon.replaced("acme-dc")
+    with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
+        eventually(replaced, 20, "another session carries")
+        yield
+    print(told(flood, streams))
+    eventually(lambda: alone(daemon, "acme-dc"), 20, "the first one ends when its flows are over")
+    assert flood.echoed >= flood.sent
+    assert (streams.broken, streams.echoed) == (0, streams.sent)
+
+
 def test_both_sessions_live_until_the_flows_of_the_first_are_over(lab: Lab, config: Config, twofold: OpenVpnServer) -> None:
     settings = planned(config, "acme-dc", SOON, config=str(lab.directory / "acme-twofold.ovpn"))
     with lab.daemon(settings) as daemon:
         daemon.wait_well()
-        replaced = daemon.replaced("acme-dc")
-        with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
-            eventually(replaced, 20, "another session carries")
+        with two_sessions(lab, daemon):
             leaving = other(daemon, "acme-dc")
             assert leaving is not None
             assert leaving["role"] == "leaving"
             eventually(lambda: daemon.tunnel("acme-dc")["second_session"] == "allowed", 20, "it is learned that both live")
             assert len(daemon.client_pids("openvpn")) == 2
-        print(told(flood, streams))
-        eventually(lambda: alone(daemon, "acme-dc"), 20, "the first one ends when its flows are over")
         assert len(daemon.client_pids("openvpn")) == 1
         assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="acme-dc", reason="planned") >= 1
-    assert flood.echoed >= flood.sent
-    assert (streams.broken, streams.echoed) == (0, streams.sent)
     assert daemon.leftovers() == {}
 
 
@@ -173,9 +180,7 @@ def test_a_crash_between_the_two_ends_neither(lab: Lab, config: Config, twofold:
     settings = planned(config, "acme-dc", SOON, config=str(lab.directory / "acme-twofold.ovpn"))
     with lab.daemon(settings) as daemon:
         daemon.wait_well()
-        replaced = daemon.replaced("acme-dc")
-        with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
-            eventually(replaced, 20, "another session carries")
+        with two_sessions(lab, daemon):
             clients = set(daemon.client_pids("openvpn"))
             daemon.kill9()
             daemon.start()
@@ -183,10 +188,6 @@ def test_a_crash_between_the_two_ends_neither(lab: Lab, config: Config, twofold:
             leaving = other(daemon, "acme-dc")
             assert leaving is not None
             assert set(daemon.client_pids("openvpn")) == clients == {leaving["pid"], daemon.tunnel("acme-dc")["session"]["pid"]}
-        print(told(flood, streams))
-        eventually(lambda: alone(daemon, "acme-dc"), 20, "the first one ends when its flows are over")
-    assert flood.echoed >= flood.sent
-    assert (streams.broken, streams.echoed) == (0, streams.sent)
     assert daemon.leftovers() == {}
 
 
