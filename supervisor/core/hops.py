@@ -81,11 +81,11 @@ def allowed(facts: Facts, tunnel: Tunnel) -> Iterator[Step]:
     if asked is None:
         yield Step("allow", f"{tunnel.name} lets in {rules}; --from ADDRESS asks for one sender")
         return
-    entersto = [each for each in tunnel.allow if any(asked in network for network in facts.segments.get(each.segment, ()))]
-    right = [each for each in entersto if facts.question.port is None or _port_in(each, facts.question.port)]
+    open_to = [each for each in tunnel.allow if any(asked in network for network in facts.segments.get(each.segment, ()))]
+    right = [each for each in open_to if facts.question.port is None or _port_in(each, facts.question.port)]
     if right:
         yield Step("allow", f"{tunnel.name} lets in {_listed(_allowance(each) for each in right)}")
-    elif entersto:
+    elif open_to:
         yield Step("allow", f"{tunnel.name} does not let {asked} to port {facts.question.port}, only {rules}", Mark.PROBLEM)
     else:
         yield Step("allow", f"{tunnel.name} does not let {asked} in, only {rules}", Mark.PROBLEM)
