@@ -314,8 +314,10 @@ class Daemon:
         await ending.log_off()
         parts.prober.set({})
         await parts.network.close(keep=self._config.on_exit == "keep")
-        with contextlib.suppress(OSError):
+        try:
             forget(self._config.facilitator.runtime_dir)
+        except OSError as error:
+            self._log.error("the next daemon would end at once: the order to end cannot be removed; facilitator cleanup", error=str(error))
         self._log.info("stopped", left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running])
 
     async def close(self) -> None:

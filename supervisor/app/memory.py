@@ -122,7 +122,9 @@ class MemoryFiles:
             else:
                 self._orders.put(_END, _END_FORMAT.dump_json(End(self._present.boot, until)))
         except OSError as error:
-            structlog.get_logger().error("this drain is forgotten if the daemon crashes: it cannot be written down", error=str(error))
+            withdrawn = "the next daemon will drain too: the order cannot be withdrawn; facilitator drain --now, and start it again"
+            forgotten = "this drain is forgotten if the daemon crashes: it cannot be written down"
+            structlog.get_logger().error(withdrawn if until is None else forgotten, error=str(error))
 
     def only(self, tunnels: Container[str]) -> None:
         """Forget all others: what an earlier daemon knew of a tunnel that nobody configures any more must not come back with its lane."""
