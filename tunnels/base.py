@@ -46,6 +46,7 @@ class Reason(enum.StrEnum):
     UNHEALTHY = "unhealthy"                 # probes stayed unanswered
     DESTINATION = "destination"             # the tunnel carries packets, and no probe target behind it answers
     DEVICE_LOST = "device-lost"             # the tunnel's network device vanished
+    ADDRESS_CONFLICT = "address-conflict"   # the remote gateway assigned an address that is in use elsewhere
     NETWORK = "network"                     # the far side cannot be reached
     DNS = "dns"                             # its name cannot be resolved
     PEER_TIMEOUT = "peer-timeout"           # the far side fell silent
@@ -128,10 +129,13 @@ class Say:
 class Connected:
     """The client says that the tunnel is up."""
 
-    address: str | None = None              # our address inside the tunnel
+    address: str | None = None              # our address inside the tunnel, IPv4
     peer: str | None = None                 # address of the far side's server
     routes: tuple[IPNetwork, ...] = ()      # what the far side pushed: read, never installed
     lasts: float | None = None              # seconds from now that the far side lets this session live; None: it does not say
+    address6: str | None = None             # our address inside the tunnel, IPv6
+    on_interface: bool = False              # the client itself puts the addresses on its interface; else they exist in source NAT only
+    mtu: int | None = None                  # bytes: the MTU to give the interface; None: the client has set it
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,7 +302,9 @@ def _first(patterns: Iterable[re.Pattern[str]], line: str, otherwise: Reason) ->
 
 
 def _connected(facts: Mapping[str, str]) -> Connected:
-    return Connected(address=_address(facts.get("address", "")), peer=facts.get("peer"))
+    found = _address(facts.get("address", ""))
+    address, address6 = (None, found) if found is not None and ":" in found else (found, None)
+    return Connected(address=address, address6=address6, peer=facts.get("peer"), on_interface=True)
 
 
 def _address(text: str) -> str | None:

@@ -1,7 +1,7 @@
 """OpenVPN: one process per session, in the foreground, driven through its management socket.
 
 The customer's .ovpn goes through tunnels.openvpn_config into an anonymous file, so an inline private key touches neither disk nor argv;
-the words of the process go to tunnels.openvpn_management. Routes and names are the daemon's: OpenVPN only makes its device and address.
+the words of the process go to tunnels.openvpn_management. Addresses, routes and names are the daemon's: OpenVPN only makes its interface.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _network(tunnel: OpenVPN, place: Place) -> tuple[str, ...]:
     """Its device is ours to name; its routes are read, never installed."""
     mtu = () if tunnel.mtu is None else ("--tun-mtu", str(tunnel.mtu), "--pull-filter", "ignore", "tun-mtu")
     return (
-        "--dev", place.device, "--dev-type", "tun", "--nobind", "--route-noexec", *mtu,
+        "--dev", place.device, "--dev-type", "tun", "--nobind", "--route-noexec",
+        "--ifconfig-noexec",    # the address that the server assigns exists in source NAT only; the daemon brings the interface up
+        *mtu,
         "--persist-tun",        # the device stays when it reconnects in place
         # a kernel (DCO) device outlives a killed process; a tun device goes with it
         "--ignore-unknown-option", "disable-dco", "--disable-dco",
@@ -85,7 +87,8 @@ def _dialogue(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> OpenVPNDialogue:
     account = Account(
         tunnel.login.username, None if password is None else _text(password), tunnel.login.append_code, _text(inputs.get("kept", b"")),
     )
-    return OpenVPNDialogue(account, read_profile(inputs["config"]).limit)
+    profile = read_profile(inputs["config"])
+    return OpenVPNDialogue(account, profile.limit, tunnel.mtu or profile.mtu, fixed_mtu=tunnel.mtu is not None)
 
 
 def _certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:

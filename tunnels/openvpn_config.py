@@ -93,6 +93,7 @@ class Profile:
     has_files: bool                     # it names files that lie beside it
     remotes: int                        # how many servers it names
     limit: int | None                   # seconds after which it ends a session by itself
+    mtu: int | None                     # bytes: the MTU that it gives the interface
     certificates: tuple[bytes, ...]     # our own, as PEM, where they stand in the profile
     dropped: tuple[Directive, ...]      # what was left out, because the daemon owns it
 
@@ -121,7 +122,8 @@ def read_profile(data: bytes, turn: int = 0) -> Profile:
     for name in ("remote", "connection"):
         kept = _turned(kept, name, turn, seed)
     return Profile(
-        "".join(_render(d) for d in kept), asks_login, any(_beside(d) for d in kept), remotes, _limit(kept),
+        "".join(_render(d) for d in kept), asks_login, any(_beside(d) for d in kept), remotes,
+        _last_number(kept, "session-timeout"), _last_number(kept, "tun-mtu"),
         tuple("\n".join((*d.block, "")).encode() for d in kept if d.name == "cert" and d.block is not None), tuple(dropped),
     )
 
@@ -274,9 +276,10 @@ def _turned(directives: Sequence[Directive], name: str, turn: int, seed: bytes |
     return [next(turned) if d.name == name else d for d in directives]
 
 
-def _limit(directives: Iterable[Directive]) -> int | None:
-    limits = [int(d.words[1]) for d in directives if d.name == "session-timeout" and len(d.words) > 1 and _NUMBER.fullmatch(d.words[1])]
-    return (limits[-1] or None) if limits else None
+def _last_number(directives: Iterable[Directive], name: str) -> int | None:
+    """What the last of these options says, if that is a number other than 0."""
+    numbers = [int(d.words[1]) for d in directives if d.name == name and len(d.words) > 1 and _NUMBER.fullmatch(d.words[1])]
+    return (numbers[-1] or None) if numbers else None
 
 
 def _beside(directive: Directive) -> bool:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from tunnels.base import Connected, Failed, IPNetwork, Reason, Say, Source
 from tunnels.openvpn_login import Account, Answer, Credentials
-from tunnels.openvpn_words import FATAL, HINT, STATE, pushed_limit, pushed_routes, pushed_user
+from tunnels.openvpn_words import FATAL, HINT, STATE, pushed_limit, pushed_mtu, pushed_routes, pushed_user
 from tunnels.words import explanation
 
+TUN_MTU = 1500          # bytes: OpenVPN's default
 PATIENCE = 4            # requests for the server's settings, one each five seconds, before its silence is taken for a wait for somebody
 RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the end of an attempt
 
@@ -28,7 +29,8 @@ _MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})                      
 _STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})            # somebody asked for its end
 
 _LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
-_STATE_LINE = re.compile(r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?.*", re.ASCII)
+# Time, state, detail, assigned IPv4 address, server's address and port, our address and port, assigned IPv6 address (management-notes.txt).
+_STATE_LINE = re.compile(r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?(?:,[^,]*){0,3}(?:,([^,]*))?.*", re.ASCII)
 _NEED = re.compile(r">PASSWORD:Need '([^']*)' (\S+)(?: SC:(\d{1,3}),(.*))?", re.ASCII)
 _REFUSED = re.compile(r">PASSWORD:Verification Failed: '([^']*)'(?: \['(.*)'\])?")
 _AUTH_FAILED = re.compile(r"AUTH: Received control message: AUTH_FAILED,(.*)")
@@ -44,6 +46,7 @@ class _Pushed:
 
     routes: tuple[IPNetwork, ...] = ()
     limit: int | None = None
+    mtu: int | None = None
     user: str | None = None
     requests: int = 0       # how often we had to ask for it
 
@@ -51,15 +54,17 @@ class _Pushed:
         """Take one PUSH_REPLY; there may be several."""
         self.routes += tuple(pushed_routes(reply))
         self.limit = pushed_limit(reply) or self.limit
+        self.mtu = pushed_mtu(reply) or self.mtu
         self.user = pushed_user(reply) or self.user
 
 
 class OpenVPNDialogue:
     """The understanding of one OpenVPN process. Says each failure once and is silent after it."""
 
-    def __init__(self, account: Account, limit: int | None = None) -> None:
-        """`limit`: the seconds after which the profile itself ends a session."""
-        self._login, self._limit = Credentials(account), limit
+    def __init__(self, account: Account, limit: int | None = None, mtu: int | None = None, fixed_mtu: bool = False) -> None:
+        """`limit`: the seconds after which the profile itself ends a session; `mtu`: of the interface, in bytes, `fixed_mtu`: whatever
+        the server pushes."""
+        self._login, self._limit, self._mtu, self._fixed_mtu = Credentials(account), limit, mtu or TUN_MTU, fixed_mtu
         self._pushed = _Pushed()
         self._hint: Failed | None = None        # what the log said about the attempt that runs
         self._lost: Failed | None = None        # why the last attempt ended, if another may follow
@@ -172,15 +177,21 @@ class OpenVPNDialogue:
         if self._pushed.requests == PATIENCE and not self._connected and self._replies <= 0:
             yield from self._login.undecided()
 
-    def _state(self, when: str, state: str, detail: str, address: str, peer: str) -> Iterator[Answer]:
+    def _state(self, when: str, state: str, detail: str, address: str, peer: str, address6: str) -> Iterator[Answer]:
         if state == "CONNECTED" and detail == "SUCCESS":
             self._connected, self._lost, self._hint = True, None, None
             self._login.accepted()
-            yield Connected(address or None, peer or None, self._pushed.routes, self._lasts(int(when)))
+            yield Connected(
+                address or None, peer or None, self._pushed.routes, self._lasts(int(when)), address6=address6 or None, mtu=self._link_mtu(),
+            )
         elif state == "CONNECTED":
             yield Failed(Reason.LOCAL, f"connected, but could not be set up here ({detail})")
         elif state in ("RECONNECTING", "EXITING"):
             yield from self._attempt_over(state, detail)
+
+    def _link_mtu(self) -> int:
+        """Bytes: what OpenVPN itself would give the interface."""
+        return self._mtu if self._fixed_mtu else self._pushed.mtu or self._mtu
 
     def _lasts(self, since: int) -> float | None:
         """What is left of the session, which may have begun before we were attached."""

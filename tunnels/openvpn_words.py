@@ -97,6 +97,12 @@ def pushed_limit(reply: str) -> int | None:
     return (limits[-1] or None) if limits else None
 
 
+def pushed_mtu(reply: str) -> int | None:
+    """The MTU in bytes that the server wants the interface to have (`tun-mtu`); None: it does not say."""
+    sizes = [int(words[0]) for name, words in _options(reply) if name == "tun-mtu" and words and _NUMBER.fullmatch(words[0])]
+    return (sizes[-1] or None) if sizes else None
+
+
 def pushed_user(reply: str) -> str | None:
     """The user name that belongs to the pushed token, still in base64; None: ours."""
     return next((words[0] for name, words in _options(reply) if name == "auth-token-user" and words), None)

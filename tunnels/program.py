@@ -84,13 +84,19 @@ def _parsed(line: str) -> Mapping[str, Any]:
 
 
 def _connected(facts: Mapping[str, Any]) -> Connected:
-    address, peer, lasts = facts.get("address"), facts.get("peer"), facts.get("lasts")
+    lasts = facts.get("lasts")
     return Connected(
-        address if isinstance(address, str) else None,
-        peer if isinstance(peer, str) else None,
+        _text(facts.get("address")),
+        _text(facts.get("peer")),
         tuple(_networks(facts.get("routes"))),
         float(lasts) if isinstance(lasts, int | float) and lasts > 0 else None,
+        address6=_text(facts.get("address6")),
+        on_interface=facts.get("on_interface") is True,
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _networks(routes: Any) -> Iterator[IPNetwork]:

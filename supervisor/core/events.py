@@ -98,6 +98,14 @@ class DeviceLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AddressConflict(Event):
+    """An address that stands on the session's network device is in use elsewhere; `text` says where. It was removed."""
+
+    device: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PathMtu(Event):
     """The search for the largest IP packet that passes through the tunnel ended; `mtu` in bytes, None: no target answers it."""
 

@@ -3,8 +3,8 @@
     entries (`kernel.draining`) -> count(...) -> FlowsCounted per lane, and what to remember for the next look
 
 An entry says when it will expire, and each packet of its flow moves that moment. So a flow was silent for as long as it has not moved.
-With a tunnel's device the kernel forgets what was masqueraded behind it, and such a flow lives on: its next packet makes a new entry. So
-one that is gone before its time, and had not been closed, is silent and not over.
+Where a lane masquerades, the kernel forgets its flows with the tunnel's device, and such a flow lives on: its next packet makes a new
+entry. So one that is gone before its time, and had not been closed, is silent and not over.
 """
 
 from __future__ import annotations

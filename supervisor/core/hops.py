@@ -13,7 +13,7 @@ from types import MappingProxyType
 from supervisor.core.blame import dead_leg
 from supervisor.core.intervals import Interval
 from supervisor.core.layout import MAIN_TABLE, Element, Layout, Route, wanted
-from supervisor.core.packet import Facts, Way, aliases, candidates
+from supervisor.core.packet import Facts, Lookup, Way, aliases, candidates
 from supervisor.core.rules import Rule, leading
 from supervisor.core.state import Health, Phase, TunnelState, up, well
 from supervisor.core.view import iso
@@ -155,7 +155,7 @@ def session(facts: Facts, way: Way) -> Iterator[Step]:
         return
     run = state.session
     parts = [f"session {run.id or run.number}", f"process {run.pid or 'not started yet'}"]
-    parts += [f"{word} {value}" for word, value in (("address", run.address), ("far side", run.peer)) if value is not None]
+    parts += [f"{word} {value}" for word, value in (("address", run.address or run.address6), ("far side", run.peer)) if value is not None]
     parts.append("not connected yet" if run.connected is None else f"connected {_since(facts, run.connected)}")
     yield Step("session", ", ".join(parts))
     if not way.tunnel.probe.targets:
@@ -257,10 +257,11 @@ def carrier(facts: Facts, way: Way) -> Iterator[Step]:
     fits = way.state.session.path_mtu
     path = "" if fits is None else f"; packets of up to {fits} bytes get through the tunnel"
     yield Step("device", f"{name} is {link}, MTU {device.mtu} bytes{path}", Mark.OK if device.up else gone)
-    if facts.kernel.addresses:
-        yield Step("nat", f"masquerade: the far side sees {_listed(facts.kernel.addresses)}")
+    assigned = [address for address in way.lane.addresses if address.version == version]
+    if seen := assigned if way.lane.addresses else facts.kernel.addresses:
+        yield Step("nat", f"source NAT: the remote gateway sees {_listed(seen)}")
     else:
-        yield Step("nat", f"{name} has no IPv{version} address, so no packet can be masqueraded", gone)
+        yield Step("nat", f"the remote gateway has assigned no IPv{version} address, so no packet can enter", gone)
 
 
 def _proxy(facts: Facts, way: Way) -> Step:
@@ -282,8 +283,18 @@ def routing(facts: Facts, way: Way) -> Iterator[Step]:
         table = "" if kernel.onward.table is None else f" (table {kernel.onward.table})"
         yield Step("route", f"the kernel sends it {kernel.onward}{table}", Mark.OK if right or not way.lane.up else Mark.PROBLEM)
     if kernel.back is not None:
-        mark = Mark.OK if kernel.back.device is not None else Mark.PROBLEM if facts.question.source is not None else Mark.WARNING
-        yield Step("way back", f"answers go {kernel.back}", mark)
+        yield _return_route(facts, kernel.back)
+
+
+def _return_route(facts: Facts, back: Lookup) -> Step:
+    """Answers must leave by the interface that leads to the staff: never into a tunnel, nor to this host itself."""
+    wrong = Mark.PROBLEM if facts.question.source is not None else Mark.WARNING
+    tunnel = next((lane.tunnel for lane in facts.plan.lanes if lane.device is not None and lane.device == back.device), None)
+    if tunnel is not None:
+        return Step("way back", f"answers would go into tunnel {tunnel} ({back}); a route of another program leads there", Mark.PROBLEM)
+    if back.device == "lo":
+        return Step("way back", f"answers would stay on this host ({back}): it has that address itself", Mark.PROBLEM)
+    return Step("way back", f"answers go {back}", Mark.OK if back.device is not None else wrong)
 
 
 def counters(facts: Facts, way: Way) -> Iterator[Step]:

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
-from supervisor.core.network import Carry, Lane, Manner, NetworkPlan, both_seats
+from supervisor.core.network import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats
 from supervisor.core.rules import Rule, leading
 from supervisor.core.same import Same
 from tunnels.settings import IPNetwork
@@ -228,6 +228,7 @@ def _gate_elements(staff: Sequence[IPNetwork], segments: Sequence[Segment], gate
 
 
 def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
+    yield Element("unmoved", (lane.number, lane.number))
     if lane.up:
         yield Element("up", (lane.number,))
     elif lane.manner is Manner.REFUSE:
@@ -241,6 +242,12 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
             yield Element("ports", (lane.number,), (lane.port,))
         return
     yield Element("lanes", (lane.number, lane.device))
+    yield Element("own", (lane.number, lane.device))
+    yield Element("own", (lane.number | HOST_FLAG, lane.device))
+    if lane.up and not lane.addresses:
+        yield Element("masqueraded", (lane.number,))
+    for address in lane.addresses:
+        yield Element(f"assigned{address.version}", (lane.number,), (Interval(address.version, int(address), int(address)),))
     yield Element("tunnels", (lane.device,))
     mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)     # a device alone changes nothing
     for version, overhead in MSS_OVERHEAD.items():

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
+from supervisor.core.address_conflict import unusable
 from supervisor.core.blame import ROUNDS, blamed, missed
 from supervisor.core.health import blind, nothing_behind, proven, rated
 from supervisor.core.moment import Limits, Moment
@@ -181,6 +182,8 @@ def _said_while_stopping(m: Moment, state: TunnelState, event: ev.ClientSaid) ->
 
 def _connected(m: Moment, state: TunnelState, what: Connected) -> Result:
     session = connected(state.session, what, m.now, again=state.phase is Phase.UP)
+    if text := next((text for address in session.assigned if (text := unusable(address))), None):
+        return _conflict(m, state, text)
     state = replace(state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None)
     if state.phase is Phase.UP:
         return state, ()
@@ -208,6 +211,14 @@ def _never_spawned(m: Moment, state: TunnelState, event: ev.SpawnFailed) -> Resu
 def _device_lost(m: Moment, state: TunnelState, event: ev.DeviceLost) -> Result:
     text = f"device {state.session.device} vanished"
     return _terminate(m, replace(state, failure=Failure(Reason.DEVICE_LOST, text, m.now)), Reason.DEVICE_LOST)
+
+
+def _address_conflict(m: Moment, state: TunnelState, event: ev.AddressConflict) -> Result:
+    return _conflict(m, state, event.text)
+
+
+def _conflict(m: Moment, state: TunnelState, text: str) -> Result:
+    return _terminate(m, replace(state, failure=Failure(Reason.ADDRESS_CONFLICT, text, m.now)), Reason.ADDRESS_CONFLICT)
 
 
 def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
@@ -378,6 +389,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.STARTING, ev.Delayed): _delayed,
     (Phase.STARTING, ev.Answered): _answered,
     (Phase.STARTING, ev.Exited): _exited,
+    (Phase.STARTING, ev.AddressConflict): _address_conflict,
     (Phase.STARTING, ev.FlowsCounted): _flows_counted,
     (Phase.STARTING, ev.Tick): _start_deadline,
     (Phase.UP, ev.Asked): _ask_running,
@@ -387,6 +399,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
     (Phase.UP, ev.Answered): _answered,
     (Phase.UP, ev.Exited): _exited,
     (Phase.UP, ev.DeviceLost): _device_lost,
+    (Phase.UP, ev.AddressConflict): _address_conflict,
     (Phase.UP, ev.Probed): _probed,
     (Phase.UP, ev.PathMtu): _path_mtu,
     (Phase.UP, ev.UplinkBack): _uplink_back,

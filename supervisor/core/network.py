@@ -22,11 +22,12 @@ from supervisor.core.gates import Gate, Segment, gate
 from supervisor.core.same import Same
 from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
-from tunnels.settings import MOST_TUNNELS, Tunnel
+from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
 
 FIRST_LANE = 173_001    # marks and tables from here on are ours
 NEXT_SEAT = 1_000       # between the lanes of a tunnel's two seats
 LAST_LANE = FIRST_LANE + NEXT_SEAT + MOST_TUNNELS - 1
+HOST_FLAG = 1 << 30     # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
 PAUSE = 15.0            # seconds that a tunnel has to come back before its destinations answer with an error
 
 
@@ -49,7 +50,9 @@ class Lane:
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
     mtu: int | None = None          # bytes of the largest packet that passes, where that is known
     draining: bool = False          # it takes no new flows; those that are in it go on
-    address: str | None = None      # ours inside the tunnel, while up
+    addresses: tuple[IPAddress, ...] = ()   # assigned by the remote gateway, while up: exist in source NAT only; none: masquerade
+    link_mtu: int | None = None     # bytes: the MTU to give the device, where its client leaves that to us
+    gateway: str | None = None      # address of the remote gateway, while up
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class NetworkPlan:
     segments: tuple[Segment, ...] = ()
     gates: tuple[Gate, ...] = ()    # of the tunnels that limit who may enter
     accounting: bool = False        # connection tracking counts the bytes of each flow and notes when it began
+    directory: Directory | None = None      # which tunnels reach which destinations
 
 
 Segments = Mapping[str, tuple[IPNetwork, ...]]
@@ -130,7 +134,7 @@ def desired(
     return NetworkPlan(
         staff, tuple(plan_lanes), carries,
         tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
-        accounting,
+        accounting, known,
     )
 
 
@@ -166,9 +170,31 @@ def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
 
 def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
     """The open lanes that are closed from one plan to the other while the tunnel's other seat has come up with the same address."""
-    addresses = {(lane.tunnel, lane.address) for lane in after.lanes if lane.up and lane.address is not None}
+    addresses = {(lane.tunnel, lane.addresses) for lane in after.lanes if lane.up and lane.addresses}
     still = {lane.number for lane in after.lanes if lane.up}
-    return tuple(lane for lane in before.lanes if lane.up and lane.number not in still and (lane.tunnel, lane.address) in addresses)
+    return tuple(lane for lane in before.lanes if lane.up and lane.number not in still and (lane.tunnel, lane.addresses) in addresses)
+
+
+def to_forget(before: NetworkPlan, after: NetworkPlan, addresses: Mapping[int, tuple[IPAddress, ...]]) -> tuple[int, ...]:
+    """The lanes whose running flows cannot go on as they are once `after` holds: connection tracking must forget these flows.
+
+    A flow keeps the source address of its first packet. So it ends with a lane that was closed and carries nothing any more, in a lane
+    that is closed while another one carries a destination of it, and in one that has got another address. `addresses`: those that each
+    lane had when it was last up.
+    """
+    up = {lane.number for lane in after.lanes if lane.up}
+    closed = {lane.number for lane in before.lanes if lane.up} - up
+    carrying = {carry.lane for carry in after.carries} if closed else set()
+    readdressed = {lane.number for lane in after.lanes if lane.up and addresses.get(lane.number) != lane.addresses}
+    return tuple(sorted(closed - carrying | readdressed | (_left_behind(before, after) - up)))
+
+
+def _left_behind(before: NetworkPlan, after: NetworkPlan) -> set[int]:
+    """The lanes that carried a destination which another lane carries now."""
+    if before.carries is after.carries:
+        return set()
+    carried = {carry.network: carry.lane for carry in after.carries}
+    return {carry.lane for carry in before.carries if carried.get(carry.network, carry.lane) != carry.lane}
 
 
 def kept_open(plan: NetworkPlan, lanes: Collection[Lane]) -> NetworkPlan:
@@ -199,5 +225,8 @@ def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool, manner: 
     if proxy:
         return Lane(tunnel.name, number, None, up, state.session.port if up else None, manner, draining=draining)
     session = state.session
-    device, address = device_name(tunnel, session.seat), session.address if up else None
-    return Lane(tunnel.name, number, device, up, manner=manner, mtu=session.path_mtu, draining=draining, address=address)
+    assigned = tuple(session.assigned) if up and not session.on_interface else ()
+    return Lane(
+        tunnel.name, number, device_name(tunnel, session.seat), up, manner=manner, mtu=session.path_mtu, draining=draining,
+        addresses=assigned, link_mtu=session.link_mtu if up else None, gateway=session.peer if up else None,
+    )

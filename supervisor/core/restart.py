@@ -57,6 +57,7 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType({
     Reason.SESSION_EXPIRED: Retry.EXPIRED,
     Reason.FAR_END_FULL: Retry.BACKOFF,
     Reason.BANNED: Retry.SLOW,
+    Reason.ADDRESS_CONFLICT: Retry.SLOW,
     Reason.AUTH: Retry.LOGIN,
     Reason.CHALLENGE: Retry.NEVER,
     Reason.KICKED: Retry.NEVER,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
+from tunnels.settings import IPAddress
 
 
 class Want(enum.StrEnum):
@@ -97,7 +100,7 @@ class Session:
     port: int | None = None
     started: float = 0.0                    # monotonic seconds
     connected: float | None = None          # monotonic seconds
-    address: str | None = None              # ours inside the tunnel
+    address: str | None = None              # ours inside the tunnel, IPv4
     peer: str | None = None
     pushed: tuple[IPNetwork, ...] = ()
     path_mtu: int | None = None             # bytes of the largest packet that passes; the last session's, until this one's is found
@@ -105,13 +108,24 @@ class Session:
     resumed: bool = False                   # it continues what an earlier session had logged in for
     renewed: bool = False                   # it was told to reconnect in place, and no probe was answered since
     seat: int = 0                           # of the tunnel's two: each has its own lane, device and directory
+    address6: str | None = None             # ours inside the tunnel, IPv6
+    on_interface: bool = False              # the client itself puts these addresses on the device
+    link_mtu: int | None = None             # bytes: the MTU to give the device, where the client leaves that to us
+
+    @property
+    def assigned(self) -> Iterator[IPAddress]:
+        """The addresses that the remote gateway has assigned; what is none is left out."""
+        for text in (self.address, self.address6):
+            with contextlib.suppress(ValueError):
+                yield ip_address(text or "")
 
 
 def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:
     """The session with what its client says of it; a client that is connected and says it `again` need not repeat everything."""
     known = session if again else Session(session.number)
     return replace(
-        session, address=what.address or known.address, peer=what.peer or known.peer, pushed=what.routes or known.pushed,
+        session, address=what.address or known.address, address6=what.address6 or known.address6, on_interface=what.on_interface,
+        link_mtu=what.mtu or known.link_mtu, peer=what.peer or known.peer, pushed=what.routes or known.pushed,
         connected=session.connected or now, expires=known.expires if what.lasts is None else now + what.lasts,
     )
 

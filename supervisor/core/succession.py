@@ -49,7 +49,7 @@ def concerned(state: TunnelState, event: ev.Event) -> TunnelState:
     other = state.other
     if other is None:
         return state
-    lost = isinstance(event, ev.DeviceLost) and event.device is not None and event.device == other.session.device
+    lost = isinstance(event, ev.DeviceLost | ev.AddressConflict) and event.device is not None and event.device == other.session.device
     return other if lost or event.session == other.session.number else state
 
 
@@ -148,7 +148,7 @@ def _settled(m: Moment, before: TunnelState, outcome: Outcome) -> Outcome:
 
 
 def _same_address(state: TunnelState) -> bool:
-    return state.other is not None and state.session.address is not None and state.session.address == state.other.session.address
+    return state.other is not None and any(state.session.assigned) and [*state.session.assigned] == [*state.other.session.assigned]
 
 
 def _ended(m: Moment, state: TunnelState, other: TunnelState, actions: tuple[ev.Action, ...]) -> Outcome:

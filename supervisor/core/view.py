@@ -124,7 +124,7 @@ def _session(who: Identity, session: Session) -> dict[str, Any]:
         "pid": session.pid,
         "device": session.device,
         "port": session.port,
-        "address": session.address,
+        "address": session.address or session.address6,
         "peer": session.peer,
         "path_mtu": session.path_mtu,
         "started": iso(who.wall_offset + session.started),

@@ -178,7 +178,7 @@ def _value(described: Set, entry: dict[int, bytes]) -> tuple[Part, ...]:
     if described.value is None:
         return ()
     data, size = _unvalue(entry[_DATA]), described.value.length
-    return (_unpart(described.value, data[:size], data[size:size * 2]),)
+    return (_unpart(described.value, data[:size], data[size:size * 2] or data[:size]),)
 
 
 def _unpart(kind: Kind, data: bytes, high: bytes, interval: bool = False) -> Part:

@@ -15,14 +15,17 @@ Clause = tuple[Expression, ...]
 _SECOND_WORD = 9            # the word after the first 4 bytes of register 1
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _JUMP, _RETURN = -3, -5
+_NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136       # RFC 4861, ICMPv6 types
 _EQ, _NEQ, _LTE, _GTE = 0, 1, 3, 5
-_TCP = b"\x06"
+_TCP, _ICMPV6 = b"\x06", b"\x3a"
 _NFPROTO = {4: 2, 6: 10}
 _ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}     # offset of source and of destination, length
 _META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
 _CT_STATES = {"invalid": 1, "new": 8}
 _CT_DNAT = 1 << 5
+# Result and flags of `fib` (linux/netfilter/nf_tables.h). pyroute2 takes the result, a number, for flags: 1 is its first one.
+_FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = {"NFT_FIB_RESULT_UNSPEC"}, 1, 8, 32
 _PREFIX = {"numgen": "NG"}
 
 
@@ -137,6 +140,34 @@ def mark_and_oifname() -> Clause:
     return (*meta("mark"), *meta("oifname", _SECOND_WORD))
 
 
+def ct_mark_and_iifname() -> Clause:
+    """Load `ct mark . iifname`."""
+    return (*ct("mark"), *meta("iifname", _SECOND_WORD))
+
+
+def ct_mark_and_mark() -> Clause:
+    """Load `ct mark . meta mark`."""
+    return (*ct("mark"), *meta("mark", _SECOND_WORD))
+
+
+def with_bit(bit: int) -> Clause:
+    """Set a bit of the loaded number (4 bytes, host order)."""
+    mask, xor = struct.pack("=I", 0xFFFFFFFF ^ bit), struct.pack("=I", bit)
+    return (expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(mask), xor=_value(xor)),)
+
+
+def from_where_it_is_routed() -> Clause:
+    """`fib saddr . iif oif exists`: answers to this source would leave by the interface that the packet came in by (RFC 3704, strict)."""
+    flags = _FIB_SADDR | _FIB_IIF | _FIB_PRESENT
+    return (expression("fib", dreg=1, result=_FIB_OIF, flags=flags), _compare(_EQ, struct.pack("=I", 1)))
+
+
+def neighbour_discovery() -> Clause:
+    """`icmpv6 type 135-136`: neighbour solicitation and advertisement (RFC 4861), which connection tracking does not track."""
+    first, last = bytes([_NEIGHBOUR_SOLICITATION]), bytes([_NEIGHBOUR_ADVERTISEMENT])
+    return (*meta("l4proto"), _compare(_EQ, _ICMPV6), _payload(_TRANSPORT_HEADER, 0, 1), _compare(_GTE, first), _compare(_LTE, last))
+
+
 def mark_and_destination(version: int) -> Clause:
     """Load `meta mark . ip daddr` for a map with intervals, which wants numbers in network order."""
     _, offset, length = _ADDRESS[version]
@@ -170,6 +201,11 @@ def dnat_prefix(version: int) -> Clause:
 def redirect() -> Clause:
     """`redirect to :PORT` from the register."""
     return (expression("redir", reg_proto_min=1, flags={"NF_NAT_RANGE_PROTO_SPECIFIED"}),)
+
+
+def snat(version: int) -> Clause:
+    """`snat ip to` (or `snat ip6 to`) the address in the register."""
+    return (expression("nat", type=0, family=_NFPROTO[version], reg_addr_min=1),)
 
 
 def masquerade() -> Clause:

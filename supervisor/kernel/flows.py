@@ -1,7 +1,7 @@
 """Flows that change their tunnel while both work: no packet is lost, neither of those that are sent nor of the answers on their way.
 
-Masquerade ties a flow to the device by which it left: the packet that finds another one is dropped, and only the next one begins anew.
-So the flow is forgotten (its connection entry, of the conntrack table) between two packets. Answers that are still on their way to the old
+Source NAT ties a flow to the address that it left with: through another tunnel it must begin anew, with that one's address. So the flow
+is forgotten (its connection entry, of the conntrack table) between two packets. Answers that are still on their way to the old
 tunnel's address get an entry of their own for a moment. Both entries would claim the packets that staff send; so the claim of the
 short-lived one is made in a zone of connection tracking in which no packet is.
 
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from supervisor.core.flows import blocks
-from supervisor.core.network import FIRST_LANE, LAST_LANE
+from supervisor.core.network import FIRST_LANE, HOST_FLAG, LAST_LANE
 from supervisor.kernel import conntrack as ct
 from supervisor.kernel.netlink import NESTED, attribute, attributes
 
@@ -66,13 +66,15 @@ async def forget(marks: Iterable[int]) -> None:
         await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
 
 
-def end(sock: socket.socket, lanes: Iterable[int]) -> None:
-    """Forget all flows of these lanes for good. OSError when the kernel cannot do that.
+def end(sock: socket.socket, lanes: Iterable[int], flagged: bool = False) -> None:
+    """Forget all flows of these lanes for good; `flagged`: also those of the host itself, and the answers that are waited for.
+
+    OSError when the kernel cannot do that.
 
     It takes the kernel a millisecond or some. A thread would take longer until it has its turn, and packets are lost until this is done.
     """
     for mark, mask in blocks(lanes):
-        ct.forget(sock, mark, mask)
+        ct.forget(sock, mark, mask & ~HOST_FLAG if flagged else mask)
 
 
 def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
@@ -80,7 +82,7 @@ def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
         flows = list(itertools.islice(_flows(reading, mark), FOLLOWED))
         # What the kernel says to a single flow is not read: one that is gone already is forgotten.
         for start in range(0, len(flows), _BATCH):
-            writing.send(b"".join(part for flow in flows[start:start + _BATCH] for part in _moves(flow)))
+            writing.send(b"".join(part for flow in flows[start:start + _BATCH] for part in _moves(flow, mark)))
         ct.forget(writing, mark)    # more than those, and what is new since then
 
 
@@ -105,14 +107,15 @@ def _endpoints(packed: bytes) -> Endpoints | None:
     return Endpoints(addresses[0], addresses[1], protocol[1][0], protocol[2], protocol[3])
 
 
-def _moves(flow: Flow) -> Iterator[bytes]:
-    """Forget it; then the entry for answers that are on their way."""
+def _moves(flow: Flow, mark: int) -> Iterator[bytes]:
+    """Forget it; then the entry for answers that are on their way, marked so that it belongs to the lane and counts as no flow of it."""
     yield ct.frame(ct.DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number))
     yield ct.frame(ct.NEW, _CREATE | _EXCL, flow.family, b"".join((
         attribute(_ORIGINAL | NESTED, _packed(flow.answers)),
         attribute(_REPLY | NESTED, _packed(flow.answers.turned()) + attribute(_TUPLE_ZONE, struct.pack(">H", _ZONE))),
         attribute(_STATUS, struct.pack(">I", _SEEN_REPLY | _ASSURED | _CONFIRMED)),
         attribute(_TIMEOUT, struct.pack(">I", LINGER)),
+        attribute(ct.MARK, struct.pack(">I", mark | HOST_FLAG)),
         attribute(_NAT_DESTINATION | NESTED, _translation(flow.way.source, flow.way.source_port)),
         attribute(_NAT_SOURCE | NESTED, _translation(flow.way.destination, flow.way.destination_port)),
     )))

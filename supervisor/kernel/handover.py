@@ -10,10 +10,11 @@ import socket
 from collections.abc import Callable, Iterable
 
 from supervisor.core.layout import Host, open_routes
-from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, taken_over
+from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, taken_over, to_forget
 from supervisor.kernel.conntrack import opened
 from supervisor.kernel.flows import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
+from tunnels.settings import IPAddress
 
 DRAIN = 0.25            # seconds in which short connections end in a tunnel that is given up
 ANSWERS = 0.25          # seconds for which it then waits for answers: a long round trip
@@ -25,7 +26,8 @@ class Handover:
     def __init__(self, wake: Callable[[], None], note: Note) -> None:
         self._wake = wake
         self._note = note
-        self._reached = NetworkPlan()
+        self._reached: NetworkPlan | None = None
+        self._addresses: dict[int, tuple[IPAddress, ...]] = {}      # that each lane had when it was last up
         self._due: dict[int, float] = {}        # loop times at which the flows of these lanes are moved
         self._conntrack: socket.socket | None = None    # kept: the kernel takes its time to close one
         self._answers: dict[str, float] = {}    # loop times until which tunnels whose flows were moved may bring answers to them
@@ -36,20 +38,26 @@ class Handover:
         return bool(self._due)
 
     def reached(self, plan: NetworkPlan) -> None:
-        """The kernel was told to carry out this plan. Flows of a lane whose address another one has now go on in that one."""
-        taken, self._reached = taken_over(self._reached, plan), plan
-        if not taken:
+        """The kernel was told to carry out this plan. Flows that cannot go on as they are begin anew with their next packet.
+
+        Before the first plan nothing is known: what it finds open is as an earlier daemon has left it, flows included.
+        """
+        before, self._reached = self._reached, plan
+        lanes = () if before is None else to_forget(before, plan, self._addresses)
+        self._addresses |= {lane.number: lane.addresses for lane in plan.lanes if lane.up}
+        if not lanes:
             return
         try:
-            self._end([lane.number for lane in taken])
+            self._end(lanes)
         except OSError as error:
             self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
 
     async def keep_open(self, plan: NetworkPlan, host: Host) -> NetworkPlan:
         """The plan, with the lanes still open that are being given up; moves the flows of those whose time has come."""
         loop = asyncio.get_running_loop()
-        taken = taken_over(self._reached, plan)
-        lanes = [lane for lane in given_up(self._reached, plan) if lane not in taken and any(True for _ in open_routes(lane, host))]
+        before = self._reached or NetworkPlan()
+        taken = taken_over(before, plan)
+        lanes = [lane for lane in given_up(before, plan) if lane not in taken and any(True for _ in open_routes(lane, host))]
         if any(lane.number not in self._due for lane in lanes):
             loop.call_later(DRAIN, self._wake)
         self._due = {lane.number: self._due.get(lane.number, loop.time() + DRAIN) for lane in lanes}
@@ -67,7 +75,7 @@ class Handover:
 
     def end_all(self) -> None:
         """Forget all flows of ours. OSError when the kernel cannot do that."""
-        self._end(ALL_LANES)
+        self._end(ALL_LANES, flagged=True)
 
     def close(self) -> None:
         """Close the socket; a second time does nothing."""
@@ -75,10 +83,10 @@ class Handover:
             self._conntrack.close()
         self._conntrack = None
 
-    def _end(self, lanes: Iterable[int]) -> None:
+    def _end(self, lanes: Iterable[int], flagged: bool = False) -> None:
         if self._conntrack is None:
             self._conntrack = opened()
-        end(self._conntrack, lanes)
+        end(self._conntrack, lanes, flagged)
 
     async def answered(self, tunnel: str) -> None:
         """Wait until answers to what went through the tunnel have had their time."""

@@ -19,6 +19,7 @@ class Part(enum.Enum):
     """A part of the kernel's state that can be read by itself."""
 
     DEVICES = "devices"
+    ADDRESSES = "addresses"     # and with them routes: those of ours that go with an interface's last address
     ROUTES = "routes"
     RULES = "rules"
     TABLE = "table"
@@ -103,7 +104,7 @@ class Hints:
         if kind in _DEVICES:
             return Part.DEVICES
         if kind in _ADDRESSES:
-            return Part.ROUTES
+            return Part.ADDRESSES
         if kind in _ROUTES and body[_ROUTE_PROTOCOL] == PROTOCOL:
             return Part.ROUTES
         return Part.RULES if kind in _RULES else None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from supervisor.core.events import DeviceLost, Event, Noticed
+from supervisor.core.events import Event, Noticed
 from supervisor.core.layout import (
     Achieved,
     Change,
@@ -40,6 +40,7 @@ from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, p
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
 from supervisor.kernel.handover import Handover
 from supervisor.kernel.hints import EVERYTHING, Hints, Part
+from supervisor.kernel.interfaces import Interfaces, Presence
 from supervisor.kernel.limiter import Limiter
 from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
 from supervisor.kernel.routes import Routes
@@ -59,8 +60,7 @@ _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Eleme
 class KernelNetwork:
     """The engine's `Network`.
 
-    `post` takes DeviceLost when the device of a lane that is up vanishes, and Noticed when `conditions` changes; `note` takes lines for
-    the log.
+    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for the log.
     """
 
     def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST) -> None:
@@ -68,7 +68,8 @@ class KernelNetwork:
         self._note = note
         self._routes = Routes()
         self._nftables = Nftables(table_flags)
-        self._hints = Hints(self._hinted_at, lambda: (self._routes.port, self._nftables.port))
+        self._interfaces = Interfaces(post, note)
+        self._hints = Hints(self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port))
         self._sysctls = Sysctls(note)
         self._limiter = Limiter(REPAIRS, REPAIR_RATE)
         self._plan = NetworkPlan()
@@ -78,7 +79,7 @@ class KernelNetwork:
         self._actual = Layout()                 # as far as we know
         self._hinted: frozenset[Part] = frozenset()
         self._looked: frozenset[str] | None = None      # devices of which nothing changed since they were looked at
-        self._seen: set[int] = set()            # lanes whose device was there since they came up
+        self._presence = Presence(post)
         self._carried: set[int] = set()         # lanes whose route was in since they came up
         self._repairs = Counter(dict.fromkeys((*_WHAT.values(), "device"), 0))     # from 0: a first repair must be an increase
         self._told: AbstractSet[str] = frozenset()      # failures that last
@@ -193,8 +194,10 @@ class KernelNetwork:
         await self._nftables.open()
         if await self._nftables.occupied():
             raise Occupied
+        self._interfaces.open()
         self._hints.open()
         self._look_at_devices()
+        await self._prepare(again=True)
         # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.
         self._actual = replace(await self.read(), table=False, elements=frozenset())
         return await self._converge()
@@ -221,7 +224,8 @@ class KernelNetwork:
         if self._looked is None or not self._looked >= self._devices():
             self._look_at_devices()
         else:
-            self._note_present()
+            self._presence.note(self._plan, self._host)
+        self._hinted |= await self._prepare(again=False)
         failures = await self._converge()
         self._open_host()
         if self._hinted:
@@ -231,9 +235,16 @@ class KernelNetwork:
                     return failures             # a plan does not wait for the reading, which follows it
             hinted, self._hinted = self._hinted, frozenset()
             self._look_at_devices()
-            self._report_lost()
-            failures = await self._repair(hinted)
+            self._presence.report_lost(self._plan, self._host)
+            failures = await self._repair(hinted | await self._prepare(again=Part.ADDRESSES in hinted))
         return failures
+
+    async def _prepare(self, again: bool) -> frozenset[Part]:
+        """Interfaces that are new, down or addressed become what they must be, before anything is routed into them. What to read then."""
+        if not await self._interfaces.prepare(self._plan, self._host, again):
+            return frozenset()
+        self._look_at_devices()
+        return frozenset({Part.ROUTES})     # the kernel takes routes away with an interface's last address, and does not say so
 
     def _look_at_devices(self) -> None:
         """Routes over a device that vanished, was made anew or went down are gone, without a word from the kernel."""
@@ -247,26 +258,18 @@ class KernelNetwork:
         self._sysctls.move_reverse_path_filter()
         for name in devices.keys() - {"lo"}:
             self._sysctls.accept_replies(name)
-        self._note_present()
+            if name not in before or before[name].index != devices[name].index or self._hinted >= EVERYTHING:
+                self._sysctls.distrust(name)
+        self._presence.note(self._plan, self._host)
 
     def _devices(self) -> frozenset[str]:
         """Those that the plan or what we believe to be there is about."""
         names = {lane.device for lane in self._plan.lanes} | {route.device for route in self._actual.routes}
         return frozenset(name for name in names if name is not None)
 
-    def _note_present(self) -> None:
-        self._seen |= {lane.number for lane in self._plan.lanes if lane.up and lane.device in self._host.devices}
-
-    def _report_lost(self) -> None:
-        up = {lane.number: lane for lane in self._plan.lanes if lane.up}
-        lost = {number for number in self._seen & up.keys() if up[number].device not in self._host.devices}
-        self._seen = (self._seen & up.keys()) - lost
-        for number in sorted(lost):
-            self._post(DeviceLost(up[number].tunnel, device=up[number].device))
-
     def _open_host(self) -> None:
         """Let packets through: when everything that closes is in place, and again when somebody changed that."""
-        self._sysctls.forward(ipv6=any(carry.network.version == 6 for carry in self._plan.carries))
+        self._sysctls.forward(any(carry.network.version == 6 for carry in self._plan.carries), self._devices())
         if self._plan.accounting:
             self._sysctls.account()
 
@@ -318,9 +321,8 @@ class KernelNetwork:
 
     def _fight(self, about: str) -> None:
         """Remember, and tell the engine when a fight has begun or ended."""
-        changed = bool(about) != bool(self._fighting)
-        self._fighting = about
-        if changed:
+        before, self._fighting = self._fighting, about
+        if bool(before) != bool(about):
             self._post(Noticed(""))
 
     def _count_devices(self, done: Sequence[Change]) -> None:
@@ -352,7 +354,7 @@ class KernelNetwork:
 
     async def _read(self, parts: frozenset[Part]) -> Layout:
         layout, versions = self._actual, self._host.versions
-        if Part.ROUTES in parts or Part.DEVICES in parts:
+        if parts & {Part.ROUTES, Part.DEVICES, Part.ADDRESSES}:
             found = await self._routes.routes(versions)
             layout = replace(layout, routes=layout.routes if found == layout.routes else found)     # the same objects: compared at once
         if Part.RULES in parts:
@@ -392,5 +394,6 @@ class KernelNetwork:
     def _release(self) -> None:
         self._handover.close()
         self._hints.close()
+        self._interfaces.close()
         self._routes.close()
         self._nftables.close()

@@ -3,16 +3,17 @@
 The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are about):
 
     prerouting       a flow from staff to a destination enters a lane; each packet of it, on the way there, gets the lane's packet mark
+      back             what comes out of a tunnel belongs to a flow of that very lane, or is dropped
       enter            the flow gets its connection mark, if the gate lets it in; TCP into a lane that is declared down is reset
       fresh            a lane that drains takes no new flow
       gate             who may not enter is rejected at once, and counted
     prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our own marked probes
                      a 1:1 mapping: the destination becomes the real one
     (route)          the packet mark selects the lane's table
-    input            nobody behind a tunnel opens a connection; nobody connects to a proxy's port directly
+    input            nobody connects to a proxy's port directly
     forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the lane's device or not at all
-    output           the same for the host itself
-    postrouting      masquerade behind the tunnel's address
+    output           the same for the host itself: only its probes, which carry a lane's mark, may leave by a tunnel's device
+    postrouting      source NAT: the address that the remote gateway assigned exists here and nowhere else
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor.core.network import FIRST_LANE, LAST_LANE
+from supervisor.core.network import FIRST_LANE, HOST_FLAG, LAST_LANE
 from supervisor.kernel import expressions as ex
 
 TABLE = "facilitator"
@@ -115,6 +116,7 @@ def _sets() -> Iterator[Set]:
         yield Set(f"mss{version}", (NAME,), SIZE, typeof=_TYPEOF_MSS)
         yield Set(f"allowed{version}", (MARK, address, PROTOCOL, PORT), interval=True)
         yield Set(f"refused{version}", (MARK, address), interval=True, counter=True)
+        yield Set(f"assigned{version}", (MARK,), address, size=_LANES)
     yield Set("up", (MARK,), size=_LANES)
     yield Set("refusing", (MARK,), size=_LANES)
     yield Set("draining", (MARK,), size=_LANES)
@@ -123,6 +125,9 @@ def _sets() -> Iterator[Set]:
     yield Set("received", (MARK,), counter=True, size=_LANES)
     yield Set("lanes", (MARK, NAME), size=_LANES)
     yield Set("tunnels", (NAME,), size=_LANES)
+    yield Set("own", (MARK, NAME), size=2 * _LANES)
+    yield Set("unmoved", (MARK, MARK), size=_LANES)
+    yield Set("masqueraded", (MARK,), size=_LANES)
     yield Set("ports", (MARK,), PORT)
 
 
@@ -135,15 +140,27 @@ def _join(*clauses: ex.Clause) -> ex.Clause:
     return tuple(expression for clause in clauses for expression in clause)
 
 
+def _back() -> Iterator[ex.Clause]:
+    """A remote gateway can send any packet out of its tunnel: only what belongs to a flow of that lane passes, ICMP errors about one too.
+
+    Packets that are new, invalid or untracked (router advertisements) carry no mark and end here.
+    """
+    yield _join(ex.ct_mark_and_iifname(), ex.within("own"), ex.accept())
+    yield _join(ex.neighbour_discovery(), ex.accept())      # of devices with a link layer; it concerns nothing but that device
+    yield _join(ex.counter(), ex.drop())
+
+
 def _prerouting() -> Iterator[ex.Clause]:
+    yield _join(ex.meta("iifname"), ex.within("tunnels"), ex.jump("back"))
     # Almost all packets are of flows that are on their way already: the first two rules are for them.
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.ct("mark"), ex.within("up"), ex.set_meta_mark(), ex.accept())
     for v in (4, 6):
         # A flow without a lane enters the one that carries its destination; so does a flow whose lane is down (failover).
+        # Its source must be routed to where it came from: nobody on the side of the uplink can pose as staff.
         yield _join(
-            ex.meta("iifname"), ex.outside("tunnels"), ex.ct_direction("original"),
-            ex.source(v), ex.within(f"staff{v}"), ex.more_destination(v), ex.mapped(f"carry{v}"), ex.set_meta_mark(), ex.jump("enter"),
+            ex.ct_direction("original"), ex.source(v), ex.within(f"staff{v}"), ex.from_where_it_is_routed(),
+            ex.destination(v), ex.mapped(f"carry{v}"), ex.set_meta_mark(), ex.jump("enter"),
         )
     yield _join(ex.ct_direction("original"), _ours(ex.ct("mark")), ex.ct("mark"), ex.set_meta_mark())
 
@@ -152,6 +169,8 @@ def _enter() -> Iterator[ex.Clause]:
     """Only what enters a lane comes here, so this costs nothing for flows that are on their way."""
     yield ex.jump("gate")
     yield _join(ex.tcp(), ex.meta("mark"), ex.within("refusing"), ex.reset())
+    # A flow keeps the source address of its first packet. Until the daemon has removed its entry, it must not go through another lane.
+    yield _join(_ours(ex.ct("mark")), ex.ct_mark_and_mark(), ex.outside("unmoved"), ex.counter(), ex.drop())
     yield _join(ex.meta("mark"), ex.within("draining"), ex.jump("fresh"))
     yield _join(ex.meta("mark"), ex.within("up"), ex.within("flows"))       # counts each flow once: its next packet has its mark
     yield _join(ex.meta("mark"), ex.set_ct_mark())
@@ -181,13 +200,7 @@ def _nat() -> Iterator[ex.Clause]:
         yield _join(ex.mark_and_destination(v), ex.mapped(f"real{v}"), ex.dnat_prefix(v))
 
 
-def _from_tunnels() -> ex.Clause:
-    # Also keeps the host from resetting a flow whose connection entry is gone for a moment.
-    return _join(ex.meta("iifname"), ex.within("tunnels"), ex.ct_state("invalid", "new"), ex.counter(), ex.drop())
-
-
 def _input() -> Iterator[ex.Clause]:
-    yield _from_tunnels()
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.ct("mark"), ex.within("sent"))           # counts: what staff send to a proxy
     yield _join(ex.ct_status_dnat(), ex.accept())
@@ -204,9 +217,10 @@ def _clamp() -> Iterator[ex.Clause]:
 
 def _forward() -> Iterator[ex.Clause]:
     yield _join(ex.tcp_syn(), ex.jump("clamp"))
-    yield _join(ex.ct_direction("reply"), ex.accept())
+    yield _join(ex.ct_direction("reply"), ex.meta("oifname"), ex.outside("tunnels"), ex.accept())
     yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
-    yield _from_tunnels()
+    # Whatever the routes say: into a tunnel goes what carries its lane's mark, and nothing else.
+    yield _join(ex.meta("oifname"), ex.within("tunnels"), ex.counter(), ex.drop())
     # Everything below would leave in clear. After a 1:1 mapping the mark is the only sign of that.
     yield _join(_ours(ex.ct("mark")), ex.counter(), ex.reject())
     for v in (4, 6):
@@ -216,15 +230,23 @@ def _forward() -> Iterator[ex.Clause]:
 def _output() -> Iterator[ex.Clause]:
     yield _join(ex.oifname("lo"), ex.accept())
     yield _join(ex.ct_direction("reply"), ex.ct("mark"), ex.within("received"))     # counts: what a proxy gives back
+    # Flows of the host itself carry a mark of their own, so that draining neither counts nor waits for probes.
+    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.meta("mark"), ex.with_bit(HOST_FLAG), ex.set_ct_mark(), ex.accept())
+    yield _join(ex.neighbour_discovery(), ex.accept())
+    yield _join(ex.meta("oifname"), ex.within("tunnels"), ex.counter(), ex.drop())
     yield _join(ex.ct_direction("reply"), ex.accept())
-    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
     yield _join(_ours(ex.meta("mark")), ex.counter(), ex.drop())
     for v in (4, 6):
         yield _join(ex.destination(v), ex.within(f"destinations{v}"), ex.counter(), ex.drop())
 
 
 def _postrouting() -> Iterator[ex.Clause]:
-    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.masquerade())
+    """A lane without an assigned address of a version takes no packets of it, unless its client has put an address on the device."""
+    entering = _join(ex.mark_and_oifname(), ex.within("lanes"))
+    for v in (4, 6):
+        yield _join(entering, ex.family(v), ex.meta("mark"), ex.mapped(f"assigned{v}"), ex.snat(v))
+    yield _join(entering, ex.meta("mark"), ex.within("masqueraded"), ex.masquerade())
+    yield _join(entering, ex.counter(), ex.drop())
 
 
 def _chains() -> Iterator[Chain]:
@@ -232,6 +254,7 @@ def _chains() -> Iterator[Chain]:
     yield Chain.part("fresh", _fresh())
     yield Chain.part("enter", _enter())
     yield Chain.part("clamp", _clamp())
+    yield Chain.part("back", _back())
     yield Chain("prerouting", "filter", "prerouting", -150, tuple(_prerouting()))
     yield Chain("prerouting_nat", "nat", "prerouting", -100, tuple(_nat()))
     yield Chain("input", "filter", "input", 0, tuple(_input()))

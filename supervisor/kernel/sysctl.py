@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 
+# On each tunnel's device (ip-sysctl.rst in the kernel's documentation). The programs that make devices have the same list.
+UNTRUSTED = (
+    "ipv6/conf/{}/accept_ra", "ipv6/conf/{}/autoconf", "ipv6/conf/{}/accept_redirects", "ipv4/conf/{}/accept_redirects",
+)
 Note = Callable[[str, Mapping[str, object]], None]
 
 _ROOT = Path("/proc/sys/net")
@@ -29,8 +33,8 @@ class Sysctls:
         self._kept: set[str] = set()        # what was seen right
         self.repairs = 0
 
-    def forward(self, ipv6: bool) -> None:
-        """Let packets through this host. Call it when everything that closes is in place."""
+    def forward(self, ipv6: bool, tunnels: Container[str] = ()) -> None:
+        """Let packets through this host, from and to these tunnels' devices too. Call it when everything that closes is in place."""
         self._keep("ipv4/ip_forward", "1")
         if not ipv6:
             return
@@ -39,7 +43,7 @@ class Sysctls:
             return
         for device in self._devices("ipv6"):
             # A router ignores router advertisements, and with them its own default route, unless it is told not to.
-            if device not in ("all", "default") and self._get(f"ipv6/conf/{device}/accept_ra") == "1":
+            if device not in ("all", "default") and device not in tunnels and self._get(f"ipv6/conf/{device}/accept_ra") == "1":
                 self._want(f"ipv6/conf/{device}/accept_ra", "2")
         self._keep("ipv6/conf/all/forwarding", "1")
 
@@ -66,8 +70,13 @@ class Sysctls:
             self._keep("ipv4/conf/all/rp_filter", "0")
 
     def accept_replies(self, device: str) -> None:
-        """No reverse-path filter on a tunnel's device."""
+        """No reverse-path filter on a tunnel's device: our own rules are stricter."""
         self._want(f"ipv4/conf/{device}/rp_filter", "0")
+
+    def distrust(self, device: str) -> None:
+        """A remote gateway has no say in this host's addresses and routes: no router advertisement, no address from one, no redirect."""
+        for setting in UNTRUSTED:
+            self._want(setting.format(device), "0")
 
     def tell_of_flows(self) -> None:
         """Have the kernel tell the end of every flow to those who listen, not only of flows that began while somebody listened.

@@ -210,8 +210,9 @@ class History:
     def _session(self, tunnel: Tunnel, it: Session, **end: Any) -> Statement:
         offset = self._around.offset()
         return archive.session(
-            tunnel=tunnel.name, number=it.number, id=it.id, kind=tunnel.kind, device=it.device, port=it.port, address=it.address,
-            peer=it.peer, started=it.started + offset, connected=None if it.connected is None else it.connected + offset, **end,
+            tunnel=tunnel.name, number=it.number, id=it.id, kind=tunnel.kind, device=it.device, port=it.port,
+            address=it.address or it.address6, peer=it.peer,
+            started=it.started + offset, connected=None if it.connected is None else it.connected + offset, **end,
         )
 
     def _clean(self, text: str) -> str:

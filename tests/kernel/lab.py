@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from supervisor.core.events import DeviceLost, Event
 from supervisor.core.network import Carry, Lane, NetworkPlan
@@ -35,7 +36,7 @@ AT_ONCE = 0.9               # seconds: an answer to the first packet; TCP sends 
 _acme, _acme6, _own, _own6 = (ip_network(n) for n in ("10.77.0.0/24", "fd00:77::/64", "10.90.0.0/16", "fd00:90::/64"))
 PLAN = NetworkPlan(
     staff=(ip_network("10.8.0.0/24"), ip_network("fd00:8::/64")),
-    lanes=(Lane("acme", ACME, "t-acme", True), Lane("own", OWN, None, True, 17300)),
+    lanes=(Lane("acme", ACME, "t-acme", True, addresses=(ip_address(TUNNEL), ip_address(TUNNEL6))), Lane("own", OWN, None, True, 17300)),
     carries=(
         Carry(_acme, ACME, _acme), Carry(_acme6, ACME, _acme6), Carry(_own, OWN, _own), Carry(_own6, OWN, _own6),
         Carry(ip_network("100.64.0.0/16"), ACME, ip_network("10.0.0.0/16")),
@@ -43,7 +44,7 @@ PLAN = NetworkPlan(
 )
 # With so many lanes packets jump over the rules that are not about them.
 MANY = replace(PLAN, lanes=(*PLAN.lanes, *(Lane(f"other-{i}", OWN + i, f"t-other{i}", False) for i in range(1, 60))))
-DOWN = replace(PLAN, lanes=(replace(PLAN.lanes[0], up=False), replace(PLAN.lanes[1], up=False, port=None)))
+DOWN = replace(PLAN, lanes=(replace(PLAN.lanes[0], up=False, addresses=()), replace(PLAN.lanes[1], up=False, port=None)))
 
 
 @dataclass
@@ -56,8 +57,9 @@ class World:
     site: Namespace
 
     def tunnel_up(self) -> None:
-        """The client's device appears, with its address."""
+        """The client's device appears, without an address: what the site takes for ours exists in source NAT only."""
         link(self.facilitator, "t-acme", self.site, "acme")
+        answer_for(self.facilitator, "t-acme", self.site, "acme", TUNNEL, TUNNEL6)
         _commands(self.site, """
             addr add 10.78.0.1/24 dev acme
             addr add 10.77.0.10/32 dev acme
@@ -66,10 +68,7 @@ class World:
             addr add fd00:77::10/128 dev acme nodad
             route add default via 10.78.0.2
             route add ::/0 via fd00:78::2 dev acme""")
-        _commands(self.facilitator, f"""
-            link set t-acme mtu 1300
-            addr add {TUNNEL}/24 dev t-acme
-            addr add {TUNNEL6}/64 dev t-acme nodad""")
+        _commands(self.facilitator, "link set t-acme mtu 1300")
 
     def tunnel_down(self) -> None:
         """The client's device vanishes."""
@@ -83,6 +82,7 @@ def world(facilitator: Namespace) -> Iterator[World]:
     try:
         for namespace in (facilitator, made.site):      # as on a careful host: what must work must work with a strict filter
             namespace.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0" if namespace is made.site else "net.ipv4.conf.all.rp_filter=1")
+        facilitator.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")      # a tunnel has no neighbours to ask first
         link(facilitator, "s1", made.staff, "s0")
         link(facilitator, "u1", made.uplink, "u0")
         _commands(facilitator, """
@@ -107,6 +107,12 @@ def world(facilitator: Namespace) -> Iterator[World]:
     finally:
         for namespace in (made.staff, made.uplink, made.site):
             namespace.remove()
+
+
+def answer_for(here: Namespace, device: str, there: Namespace, its_device: str, *addresses: str) -> None:
+    """A real tunnel has no link layer. A cable has one: the other end must be told where addresses are that nobody answers for."""
+    link_layer = json.loads(here.run("ip", "-j", "link", "show", device).stdout)[0]["address"]
+    _commands(there, "".join(f"neigh add {address} lladdr {link_layer} dev {its_device} nud permanent\n" for address in addresses))
 
 
 def _commands(namespace: Namespace, text: str) -> None:

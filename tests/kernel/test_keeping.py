@@ -70,11 +70,10 @@ async def test_the_route_follows_its_device(netns: Namespace) -> None:
         wanted, installed = routes(held)
         assert held.lost == []
 
-        await run(netns, "ip link set t-acme down")
-        await until(lambda: routes(held)[1] < installed)
-        await run(netns, "ip link set t-acme up")
-        await until(lambda: routes(held) == (wanted, installed))
+        await run(netns, "ip link set t-acme down")         # it is brought up again, and the route that went with it is put back
         await until(lambda: held.network.repairs["device"])
+        await until(lambda: routes(held) == (wanted, installed))
+        assert "UP" in show(netns, "ip -br link show t-acme")
         await held.in_place()
         assert held.lost == []
 

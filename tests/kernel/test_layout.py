@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +33,10 @@ OWN = ip_network("10.90.0.0/16")
 HOST = Host({"lo": Device(1, 65536, True, True), "t-acme": Device(7, 1400, True, True)})
 PLAN = NetworkPlan(
     staff=(ip_network("10.8.0.0/16"), ip_network("fd00:8::/64")),
-    lanes=(Lane("acme", 173001, "t-acme", True), Lane("own", 173002, None, True, 17300)),
+    lanes=(
+        Lane("acme", 173001, "t-acme", True, addresses=(ip_address("10.78.0.2"), ip_address("fd00:78::2"))),
+        Lane("own", 173002, None, True, 17300),
+    ),
     carries=(
         Carry(ACME, 173001, ACME), Carry(OWN, 173002, OWN), Carry(ip_network("100.64.0.0/16"), 173001, ip_network("10.0.0.0/16")),
         Carry(ACME6, 173001, ACME6),
@@ -70,13 +73,15 @@ def test_the_path_limits_what_the_device_would_take() -> None:
 def test_a_lane_that_is_given_up_for_others_stays_open_until_its_flows_are_moved() -> None:
     spare = Lane("spare", 173003, "t-spare", True)
     before = replace(PLAN, lanes=(*PLAN.lanes, spare))
-    closed = replace(PLAN.lanes[0], up=False)
+    closed = replace(PLAN.lanes[0], up=False, addresses=())
     moved = tuple(replace(carry, lane=173003) if carry.lane == 173001 else carry for carry in PLAN.carries)
     after = replace(before, lanes=(closed, PLAN.lanes[1], spare), carries=moved)
     assert given_up(before, after) == (PLAN.lanes[0],)
     assert given_up(before, replace(after, lanes=after.lanes[1:])) == (PLAN.lanes[0],)
     between = kept_open(after, given_up(before, after))
     assert lines(wanted(between, HOST), wanted(after, HOST)) == """\
+- element assigned4 173001 : 10.78.0.2/32
+- element assigned6 173001 : fd00:78::2/128
 - element mss4 t-acme : 1360
 - element mss6 t-acme : 1340
 - element up 173001
@@ -105,6 +110,8 @@ def test_first_plan_closes_before_it_opens() -> None:
 + rule fwmark 173002 lookup 173002
 + rule -6 fwmark 173002 lookup 173002
 + table inet facilitator
++ element assigned4 173001 : 10.78.0.2/32
++ element assigned6 173001 : fd00:78::2/128
 + element carry4 10.77.0.0/24 : 173001
 + element carry4 10.90.0.0/16 : 173002
 + element carry4 100.64.0.0/16 : 173001
@@ -120,6 +127,8 @@ def test_first_plan_closes_before_it_opens() -> None:
 + element lanes 173001 . t-acme
 + element mss4 t-acme : 1360
 + element mss6 t-acme : 1340
++ element own 173001 . t-acme
++ element own 1073914825 . t-acme
 + element ports 173002 : 17300
 + element real4 173001 . 100.64.0.0/16 : 10.0.0.0/16
 + element received 173002
@@ -129,6 +138,8 @@ def test_first_plan_closes_before_it_opens() -> None:
 + element staff4 10.8.0.0/16
 + element staff6 fd00:8::/64
 + element tunnels t-acme
++ element unmoved 173001 . 173001
++ element unmoved 173002 . 173002
 + element up 173001
 + element up 173002
 + route 0.0.0.0/0 dev t-acme table 173001 metric 100
@@ -139,6 +150,8 @@ def test_first_plan_closes_before_it_opens() -> None:
 
 def test_tunnel_down_and_up_changes_only_elements_and_its_routes() -> None:
     assert lines(wanted(PLAN, HOST), wanted(DOWN, HOST)) == """\
+- element assigned4 173001 : 10.78.0.2/32
+- element assigned6 173001 : fd00:78::2/128
 - element mss4 t-acme : 1360
 - element mss6 t-acme : 1340
 - element ports 173002 : 17300
@@ -179,6 +192,7 @@ def test_a_tunnel_that_leaves_is_open_last_and_closed_last() -> None:
 - element received 174002
 - element sent 173002
 - element sent 174002
+- element unmoved 173002 . 173002
 - element up 173002
 - route 0.0.0.0/0 dev lo table 173002 metric 100
 - route ::/0 local dev lo table 173002 metric 100

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from tests.kernel.lab import (
     TUNNEL6,
     Capture,
     World,
+    answer_for,
     ask,
     kernel,
     made_in,
@@ -159,20 +161,20 @@ async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(l
         sock.close()
 
 
-SPARE = replace(PLAN.lanes[0], tunnel="b", number=173003, device="t-b")
+SPARE = replace(PLAN.lanes[0], tunnel="b", number=173003, device="t-b", addresses=(ip_address("10.79.0.2"), ip_address("fd00:79::2")))
 OURS = tuple(carry for carry in PLAN.carries if carry.lane == ACME)
 PAIR = replace(PLAN, lanes=(*PLAN.lanes, SPARE), carries=OURS)
 MOVED = replace(PAIR, carries=tuple(replace(carry, lane=SPARE.number) for carry in OURS))
-FALLEN = replace(MOVED, lanes=(replace(PLAN.lanes[0], up=False), PLAN.lanes[1], SPARE))
+FALLEN = replace(MOVED, lanes=(DOWN.lanes[0], PLAN.lanes[1], SPARE))
 BEHIND = {"10.79.0.2", "fd00:79::2"}
 
 
 def second_tunnel(lab: World) -> None:
     """`t-b` leads to the same site."""
     link(lab.facilitator, "t-b", lab.site, "spare")
-    for namespace, device, number in ((lab.facilitator, "t-b", 2), (lab.site, "spare", 1)):
-        for address in (f"10.79.0.{number}/24", f"fd00:79::{number}/64 nodad"):
-            namespace.run("ip", "addr", "add", *address.split(), "dev", device)
+    answer_for(lab.facilitator, "t-b", lab.site, "spare", *BEHIND)
+    for address in ("10.79.0.1/24", "fd00:79::1/64 nodad"):
+        lab.site.run("ip", "addr", "add", *address.split(), "dev", "spare")
     lab.site.run("ip", "addr", "add", f"{SITE6}/128", "dev", "spare", "nodad")      # or it would not answer there who has it
 
 

@@ -226,6 +226,16 @@ def _anonymous_file(name: str, content: bytes, owner: int) -> int:
     return descriptor
 
 
+def translate(namespace: Namespace, device: str, connected: Connected) -> None:
+    """What the daemon's kernel layer does with assigned addresses: source NAT, and an interface that is up without them."""
+    namespace.run("ip", "link", "set", device, "up")
+    rules = "".join(
+        f"oifname {device} meta nfproto {family} snat {version} to {address};"
+        for family, version, address in (("ipv4", "ip", connected.address), ("ipv6", "ip6", connected.address6)) if address is not None
+    )
+    namespace.run("nft", f"table inet t-snat {{ chain p {{ type nat hook postrouting priority srcnat; {rules} }}; }}")
+
+
 # --- transcripts -----------------------------------------------------------------------------------------------------------------
 
 

@@ -172,19 +172,19 @@ def test_no_pattern_upsets_the_check(pattern: str) -> None:
 
 
 def test_up_by_a_line() -> None:
-    assert said("starting", "now connected", "connected") == [Connected(), Connected()]
+    assert said("starting", "now connected", "connected") == [Connected(on_interface=True)] * 2
 
 
 def test_a_line_may_tell_addresses() -> None:
     pattern = "is (?P<address>[^ ]+)(?: via (?P<peer>[^ ]+))?$"
     assert said("is 10.9.9.2 via gw", "is fd00::2", "is nothing", up={"line": pattern}) == [
-        Connected("10.9.9.2", "gw"), Connected("fd00::2"), Connected(),
+        Connected("10.9.9.2", "gw", on_interface=True), Connected(address6="fd00::2", on_interface=True), Connected(on_interface=True),
     ]
 
 
 def test_up_by_notification() -> None:
     words = ("STATUS=hello", "X_ADDRESS=10.9.9.2", "X_PEER=gw", "READY=0", "READY=1")
-    assert said(*words, source=Source.NOTIFY, up={"notify": True}) == [Connected("10.9.9.2", "gw")]
+    assert said(*words, source=Source.NOTIFY, up={"notify": True}) == [Connected("10.9.9.2", "gw", on_interface=True)]
     assert said("READY=1", up={"notify": True}) == []
 
 

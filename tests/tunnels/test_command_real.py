@@ -66,7 +66,7 @@ def test_a_device_that_comes_up_and_gets_an_address(session: Session) -> None:
     wait_for(lambda: "10.9.9.2" in session.namespace.run("ip", "-o", "address", "show", "dev", DEVICE).stdout)
     assert run.observations == []
     session.make(f"ip link set {DEVICE} up")
-    assert run.connected() == Connected("10.9.9.2")
+    assert run.connected() == Connected("10.9.9.2", on_interface=True)
     assert psutil.Process(run.process.pid).name() == "sleep"
     wait_for(lambda: _names(run) == {"sleep"})
 
@@ -85,7 +85,7 @@ def _names(run: Run) -> set[str]:
 
 def test_a_device_that_is_there_already(session: Session) -> None:
     session.make(MAKE)
-    assert session.start("exec sleep 1000", up={"device": DEVICE}).connected() == Connected("10.9.9.2")
+    assert session.start("exec sleep 1000", up={"device": DEVICE}).connected() == Connected("10.9.9.2", on_interface=True)
 
 
 def test_the_program_is_alone_with_its_end(session: Session) -> None:
@@ -114,7 +114,7 @@ def test_the_first_answer_through_the_device(session: Session) -> None:
     assert run.observations == []
     far_side = Tun(DEVICE)
     try:
-        assert run.connected() == Connected("10.9.9.2")
+        assert run.connected() == Connected("10.9.9.2", on_interface=True)
     finally:
         far_side.close()
 
@@ -159,11 +159,11 @@ def _sum(data: bytes) -> int:
 
 def test_a_line_and_a_notification(session: Session) -> None:
     run = session.start("echo up at 10.9.9.2; exec sleep 1000", up={"line": "up at (?P<address>.*)"})
-    assert run.connected() == Connected("10.9.9.2")
+    assert run.connected() == Connected("10.9.9.2", on_interface=True)
     run.stop()
     tell = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
     run = session.start("", argv=[sys.executable, "-c", f"{tell}; print('{{device}}')"], up={"notify": True})
-    assert run.connected() == Connected()
+    assert run.connected() == Connected(on_interface=True)
 
 
 def test_words_that_mean_a_failure(session: Session) -> None:

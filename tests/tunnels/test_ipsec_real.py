@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, SITE
-from tests.tunnels.driver import Run
+from tests.tunnels.driver import Run, translate
 from tests.tunnels.ipsec_lab import IpsecLab
 from tunnels.programs.netlink import forget_rules, rename
 from tunnels.strongswan import STRONGSWAN
@@ -46,6 +46,9 @@ def test_packets_pass_and_nothing_stays(lab: IpsecLab, kind: str, how: str) -> N
     try:
         connected = run.connected()
         device = run.launch.argv[run.launch.argv.index("--device") + 1]
+        if not connected.on_interface:
+            assert " 10.79." not in lab.client.run("ip", "-br", "address", "show", device).stdout
+            translate(lab.client, device, connected)
         lab.client.run("ip", "route", "add", "10.77.0.1/32", "dev", device)
         assert lab.passes(device)
         assert connected.address is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -74,7 +75,19 @@ def test_attached_again_to_a_session_that_is_up() -> None:
     """A restarted daemon learns from the histories that it is connected."""
     push = "1,,PUSH: Received control message: 'PUSH_REPLY,route 10.77.0.0 255.255.0.0,ping 10'"
     answers = hear("", push, "END", "1,WAIT,,,,,,", "2,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "END")
-    assert answers[-1] == Connected("10.8.0.2", "192.0.2.1", (ip_network("10.77.0.0/16"),))
+    assert answers[-1] == Connected("10.8.0.2", "192.0.2.1", (ip_network("10.77.0.0/16"),), mtu=1500)
+
+
+@pytest.mark.parametrize(("options", "pushed", "mtu"), [
+    ({}, "", 1500), ({"mtu": 1400}, "", 1400), ({"mtu": 1400}, ",tun-mtu 1300", 1300),
+    ({"mtu": 1400, "fixed_mtu": True}, ",tun-mtu 1300", 1400),
+])
+def test_the_interface_gets_what_openvpn_itself_would_give_it(options: dict[str, Any], pushed: str, mtu: int) -> None:
+    dialogue = OpenVPNDialogue(Account("u", "p"), **options)
+    log = f">LOG:1,,PUSH: Received control message: 'PUSH_REPLY,topology subnet{pushed}'"
+    lines = (*ATTACHED, log, ">STATE:1,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,,fd00:8::2")
+    answers = [answer for line in lines for answer in dialogue.receive(Source.MANAGEMENT, line)]
+    assert answers[-1] == Connected("10.8.0.2", "192.0.2.1", address6="fd00:8::2", mtu=mtu)
 
 
 def test_attached_again_after_it_reconnected_in_place() -> None:
@@ -83,7 +96,7 @@ def test_attached_again_after_it_reconnected_in_place() -> None:
     log = (pushes[0], "1,I,SIGUSR1[hard,] received, process restarting", pushes[1], "1060,D,MANAGEMENT: CMD 'log on all'", "END")
     states = ("1,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "2,RECONNECTING,SIGUSR1,,,,,",
               "1000,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "END")
-    assert hear("", *log, *states)[-1] == Connected("10.8.0.2", "192.0.2.1", (ip_network("10.2.0.0/16"),), 140.0)
+    assert hear("", *log, *states)[-1] == Connected("10.8.0.2", "192.0.2.1", (ip_network("10.2.0.0/16"),), 140.0, mtu=1500)
 
 
 def test_attached_again_while_a_challenge_waits() -> None:

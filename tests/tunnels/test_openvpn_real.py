@@ -48,10 +48,10 @@ def test_what_it_connects_to_and_what_is_pushed(lab: Lab) -> None:
         assert connected.address is not None
         assert connected.peer == SERVER
         assert connected.routes == (ip_network("10.77.0.0/24"), ip_network("fd00:77::/64"))
-        shown = lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout
-        assert "mtu 1300" in shown
-        assert f"inet {connected.address}/24" in shown
-        assert "inet6 fd00:78::" in shown
+        assert connected.address6 is not None
+        assert connected.address6.startswith("fd00:78::")
+        assert connected.mtu == 1300
+        assert "inet" not in lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout       # addresses are the daemon's business
         routes = lab.client.run("ip", "route").stdout + lab.client.run("ip", "-6", "route").stdout
         assert not [line for line in routes.splitlines() if "10.77." in line or "10.99." in line or "fd00:77" in line or "default" in line]
     finally:
@@ -95,7 +95,7 @@ def test_as_another_user_with_one_capability(lab: Lab) -> None:
         run.connected()
         status = Path(f"/proc/{run.process.pid}/status").read_text()
         assert "Uid:\t65534\t65534" in status
-        assert "inet6 fd00:78::" in lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout
+        assert "t-acme" in lab.client.run("ip", "link").stdout
     finally:
         run.stop()
 

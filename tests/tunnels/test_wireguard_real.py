@@ -16,7 +16,7 @@ import pytest
 from tests.lab.network import CUSTOMER, Network
 from tests.lab.wireguard import CLIENT_ADDRESS, WireGuardServer, text
 from tests.tunnels.driver import Run, wait_for
-from tunnels.base import Connected, Failed, Place, Reason, Say
+from tunnels.base import Failed, Place, Reason, Say
 from tunnels.program import RENEW
 from tunnels.wireguard import WIREGUARD
 
@@ -91,8 +91,9 @@ def worker(run: Run) -> psutil.Process:
 def test_a_session_and_its_renewal(site: Site) -> None:
     run = site.start(site.config())
     try:
-        assert run.connected() == Connected(CLIENT_ADDRESS, str(CUSTOMER))
-        assert f"inet {CLIENT_ADDRESS}/32" in site.addresses()
+        connected = run.connected()
+        assert (connected.address, connected.peer, connected.on_interface) == (CLIENT_ADDRESS, str(CUSTOMER), False)
+        assert CLIENT_ADDRESS not in site.addresses()
         routes = site.network["facilitator"].run("ip", "route", "show", "dev", site.device).stdout
         assert routes == ""
         assert "mtu 1420" in site.network["facilitator"].run("ip", "link", "show", "dev", site.device).stdout
@@ -103,7 +104,7 @@ def test_a_session_and_its_renewal(site: Site) -> None:
         begun = site.server.attempts
         run._take(Say(RENEW.line))
         run.pump(lambda: len(run.observations) == 2)
-        assert run.observations == [Connected(CLIENT_ADDRESS, str(CUSTOMER))] * 2
+        assert run.observations == [connected] * 2
         assert site.server.attempts == begun + 1
     finally:
         code = run.stop()

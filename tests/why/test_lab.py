@@ -65,7 +65,8 @@ def test_a_healthy_device(lab: Lab, daemon: Daemon) -> None:
     found = steps(answer)
     session = daemon.tunnel("acme-dc")["session"]
     assert found["session"].startswith(f"session {session['id']}, process {session['pid']}, address 10.78.0.2, far side 203.0.113.2")
-    assert (found["nat"], found["route"]) == ("masquerade: the far side sees 10.78.0.2", "the kernel sends it dev t-acme-dc (table 173001)")
+    assert found["nat"] == "source NAT: the remote gateway sees 10.78.0.2"
+    assert found["route"] == "the kernel sends it dev t-acme-dc (table 173001)"
     assert found["way back"] == "answers go via 10.60.0.1 dev vpc"
     assert found["device"].startswith("t-acme-dc is up, MTU 1500 bytes")
     assert "0 B" not in found["bytes"].split()
@@ -101,7 +102,7 @@ def test_two_sites_with_the_same_addresses(lab: Lab, daemon: Daemon) -> None:
     assert (direct[0], direct[1]["tunnel"], direct[1]["real_address"]) == (0, "acme-dc", "10.77.0.10")
     assert steps(direct[1])["mapping"] == "other far sides use 10.77.0.10 too; staff reach those as 100.64.2.10 (other-dc)"
     assert (presented[0], presented[1]["tunnel"], presented[1]["real_address"]) == (0, "other-dc", "10.77.0.10")
-    assert steps(presented[1])["nat"] == "masquerade: the far side sees 10.79.0.2"
+    assert steps(presented[1])["nat"] == "source NAT: the remote gateway sees 10.79.0.2"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_ipv6(lab: Lab, daemon: Daemon) -> None:
     assert lab.request(f"http://[{address}]/").status == 200
     code, answer = why(daemon, address, "--from", STAFF6[2])
     assert (code, problems(answer)) == (0, [])
-    assert steps(answer)["nat"] == "masquerade: the far side sees fd00:78::1000"
+    assert steps(answer)["nat"] == "source NAT: the remote gateway sees fd00:78::1000"
     assert steps(answer)["route"] == "the kernel sends it dev t-acme-dc (table 173001)"
 
 

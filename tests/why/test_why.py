@@ -91,7 +91,7 @@ def test_every_step_of_a_packet_that_arrives() -> None:
         ("closed", "ok", step(answer, "closed")),
         ("nftables", "ok", step(answer, "nftables")),
         ("device", "ok", "t-acme is up, MTU 1400 bytes"),
-        ("nat", "ok", "masquerade: the far side sees 10.78.0.2"),
+        ("nat", "ok", "source NAT: the remote gateway sees 10.78.0.2"),
         ("route", "ok", f"the kernel sends it dev t-acme (table {FIRST_LANE})"),
         ("way back", "ok", "answers go via 10.60.0.1 dev vpc"),
         ("bytes", "ok", "t-acme: 4.2 MB received, 999 B sent"),
@@ -154,7 +154,6 @@ _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and
         (without(_LAYOUT, table=False, elements=frozenset()), "nftables", "table inet facilitator is missing or was changed"),
         (without(_LAYOUT, elements=_LAYOUT.elements - {Element("up", (FIRST_LANE,))}), "nftables", f"element up {FIRST_LANE}"),
         ({"host": Host({"t-acme": Device(7, 1400, False, True)})}, "device", "t-acme is down, MTU 1400 bytes"),
-        ({"addresses": ()}, "nat", "t-acme has no IPv4 address"),
         ({"forwarding": False}, "forwarding", "IPv4 forwarding is switched off"),
         ({"onward": Lookup("uplink", "198.51.100.1", 254)}, "route", "the kernel sends it via 198.51.100.1 dev uplink (table 254)"),
         ({"onward": Lookup(error="nowhere: unreachable")}, "route", "the kernel sends it nowhere: unreachable"),
@@ -300,3 +299,26 @@ def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (10**13, "10.0 TB")])
 def test_bytes_in_words(count: int, words: str) -> None:
     assert size(count) == words
+
+
+@pytest.mark.parametrize(("address", "acme"), [("fd00:77::10", "ipv4-only"), ("10.77.0.10", "unaddressed")])
+def test_without_an_address_of_its_version_no_packet_enters(address: str, acme: str) -> None:
+    answer = asked(facts(address, acme=acme), addresses=())
+    assert (answer.outcome, problems(answer)) == ("blocked", ["nat"])
+    assert "the remote gateway has assigned no IPv" in step(answer, "nat")
+
+
+def test_an_address_on_the_interface_counts_where_the_client_sets_it() -> None:
+    assert "sees 10.78.0.9" in step(asked(facts("10.77.0.10", acme="unaddressed"), addresses=("10.78.0.9",)), "nat")
+
+
+@pytest.mark.parametrize("source", [None, "10.8.0.99"])
+@pytest.mark.parametrize(("back", "words"), [
+    (Lookup("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
+    (Lookup("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
+    (Lookup("lo", None, 255), "answers would stay on this host (dev lo)"),
+])
+def test_answers_must_leave_towards_the_staff(source: str | None, back: Lookup, words: str) -> None:
+    answer = asked(facts("10.77.0.10", source=source), back=back)
+    assert (answer.outcome, problems(answer)) == ("blocked", ["way back"])
+    assert words in step(answer, "way back")

@@ -40,7 +40,7 @@ TUNNELS = (
 LANES = assign_lanes([each.name for each in TUNNELS], {})
 SESSION = Session(
     3, id="5f0c", pid=4242, device="t-acme", port=17300, started=NOW - 11_522, connected=NOW - 11_521, address="10.78.0.2",
-    peer="203.0.113.2",
+    peer="203.0.113.2", address6="fd00:78::2",
 )
 HEALTHY = TunnelState(
     phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, since=NOW - 11_520, well_since=NOW - 11_520, session=SESSION,
@@ -48,6 +48,8 @@ HEALTHY = TunnelState(
 )
 STATES: Mapping[str, TunnelState] = {
     "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
+    "ipv4-only": replace(HEALTHY, session=replace(SESSION, address6=None)),
+    "unaddressed": replace(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
     "back": replace(HEALTHY, well_since=NOW - 20),
     "backoff": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 125, since=NOW - 5, deadline=NOW + 7, failure=TIMED_OUT, session=SESSION),
     "dropped": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 4, since=NOW - 4, deadline=NOW + 1, failure=TIMED_OUT, session=SESSION),

@@ -10,20 +10,26 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
+# What must be 0 on a tunnel's interface: router advertisements, addresses from them, ICMP redirects (ip-sysctl.rst in the kernel's
+# documentation).
+UNTRUSTED = (
+    "ipv6/conf/{}/accept_ra", "ipv6/conf/{}/autoconf", "ipv6/conf/{}/accept_redirects", "ipv4/conf/{}/accept_redirects",
+)
 DEFAULT_MTU = 1412      # what vpnc-script takes where a client names none
 REQUEST, ACK, DUMP, CREATE, EXCLUSIVE, REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 NESTED = 0x8000
 LINK_GROUPS = 0x1 | 0x10 | 0x100        # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 _ERROR, _DONE = 2, 3
-_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS, _DELETE_RULE = 16, 17, 18, 20, 21, 22, 33
+_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _DELETE_RULE = 16, 17, 18, 20, 22, 33
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_INFO_KIND = 3, 4, 18, 20, 1
-_IFA_ADDRESS, _IFA_LOCAL, _FRA_TABLE = 1, 2, 15
-_IFA_F_NODAD = 0x02                     # nobody else can have an address inside of the tunnel
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _FRA_TABLE = 1, 2, 8, 15
+_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _IFF_UP = 1
 # struct ifinfomsg, struct ifaddrmsg, struct fib_rule_hdr
 _LINK, _ADDRESS, _RULE = struct.Struct("=BxHiII"), struct.Struct("=BBBBi"), struct.Struct("=B11x")
@@ -147,31 +153,27 @@ def rename(device: str, name: str) -> None:
             netlink.request(_NEW_LINK, 0, _link(_IFF_UP, _IFF_UP, index))
 
 
-def bring_up(device: str, addresses: Iterable[Address], mtu: int | None = None) -> None:
-    """Give the device these addresses instead of what it has of their version, and its MTU, and bring it up.
+def bring_up(device: str, mtu: int | None = None) -> None:
+    """Bring the interface up with this MTU in bytes, closed to what a remote gateway may send to reconfigure this host.
 
-    Each is a host of its own, so that no route comes with it. OSError: the kernel does not let us; but where it takes no IPv6, the tunnel
-    is still worth having for its IPv4.
+    No address: those that a remote gateway assigns exist in source NAT only. OSError: the kernel does not let us.
     """
-    index, wanted = socket.if_nametoindex(device), tuple(addresses)
+    index = socket.if_nametoindex(device)
+    for setting in UNTRUSTED:
+        with contextlib.suppress(OSError):      # no IPv6, or not writable here: the daemon's packet filter drops these messages anyway
+            Path(f"/proc/sys/net/{setting.format(device)}").write_text("0")
     with Netlink() as netlink:
-        for body, address in _addresses(netlink, index):
-            if address not in wanted and address.version in {each.version for each in wanted} and not address.is_link_local:
-                netlink.request(_DELETE_ADDRESS, 0, body)
-        for address in wanted:
-            _add_address(netlink, index, address)
         netlink.request(_NEW_LINK, 0, _link(_IFF_UP, _IFF_UP, index) + attribute(_IFLA_MTU, struct.pack("=I", mtu or DEFAULT_MTU)))
 
 
-def _add_address(netlink: Netlink, index: int, address: Address) -> None:
-    family, flags = (socket.AF_INET, 0) if address.version == 4 else (socket.AF_INET6, _IFA_F_NODAD)
-    body = attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
-    try:
-        netlink.request(_NEW_ADDRESS, CREATE | REPLACE, _ADDRESS.pack(family, address.max_prefixlen, flags, 0, index) + body)
-    except OSError as error:
-        if address.version == 4:
-            raise
-        print(f"facilitator: the device goes without {address}: {error.strerror}", flush=True)
+def add_address(device: str, address: Address) -> None:
+    """Put an address on the interface as a host of its own, without any route. OSError: the kernel does not let us."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    flags = attribute(_IFA_FLAGS, struct.pack("=I", _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE))
+    body = attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed) + flags
+    head = _ADDRESS.pack(family, address.max_prefixlen, 0, 0, socket.if_nametoindex(device))
+    with Netlink() as netlink:
+        netlink.request(_NEW_ADDRESS, CREATE | REPLACE, head + body)
 
 
 def address_of(netlink: Netlink, name: str) -> Address | None:

@@ -32,7 +32,7 @@ from tunnels.programs.endings import end_like
 from tunnels.programs.forms import Interview, Question, Wish
 from tunnels.programs.netlink import bring_up
 from tunnels.programs.script import COMMAND, Call, Script
-from tunnels.programs.talk import Talk
+from tunnels.programs.talk import Talk, assigned
 
 QUIET = 0.05        # seconds after which text without an end of line is a prompt
 GRACE = 3.0         # seconds that openconnect gets to end; in a handshake with a mute server it hears no signal
@@ -235,11 +235,10 @@ class Session:
     # --- the session's events --------------------------------------------------------------------------------------------------------
 
     def _called(self, call: Call) -> None:
-        """Our script: the device is addressed before openconnect passes the first packet."""
-        bring_up(self._options.device, call.addresses, self._options.mtu or call.mtu)
+        """Our script: the interface is up before openconnect passes the first packet."""
+        bring_up(self._options.device, self._options.mtu or call.mtu)
         self._up_since, self._lasts = time.monotonic(), call.lasts
-        address = str(call.addresses[0]) if call.addresses else None
-        self._talk.connected(address=address, peer=call.gateway, routes=list(call.routes), lasts=call.lasts)
+        self._talk.connected(**assigned(call.addresses), peer=call.gateway, routes=list(call.routes), lasts=call.lasts)
 
     def _renew(self) -> None:
         if self._client is not None and self._client.returncode is None and self._up_since is not None:

@@ -61,8 +61,8 @@ class Session:
             self._address = match[1]
         elif "Tunnel is up and running" in line:
             if self._options.mtu is not None:
-                bring_up(self._options.device, (), self._options.mtu)
-            self._talk.connected(address=self._address)
+                bring_up(self._options.device, self._options.mtu)
+            self._talk.connected(address=self._address, on_interface=True)
 
 
 def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:

@@ -1,9 +1,9 @@
 """Our own vpnc-script, for the programs that drive openconnect and vpnc.
 
-    client -> hook.py (its environment) -> Script -> Call -> the program's handler -> device addressed and up -> hook.py ends -> client
+    client -> hook.py (its environment) -> Script -> Call -> the program's handler -> interface up -> hook.py ends -> client
 
-The stock vpnc-script installs routes and rewrites resolv.conf, and leaves both behind when it is killed. Ours does neither: the handler
-addresses the device and brings it up, and what the far side pushed besides is only reported.
+The stock vpnc-script sets the address, installs routes and rewrites resolv.conf, and leaves these behind when it is killed. Ours does
+none of that: the handler brings the interface up, and what the remote gateway pushed is only reported.
 """
 
 from __future__ import annotations

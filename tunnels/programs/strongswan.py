@@ -24,8 +24,8 @@ from pathlib import Path
 
 from tunnels.programs.beginnings import parser
 from tunnels.programs.endings import end_like
-from tunnels.programs.netlink import bring_up, forget_rules, rename
-from tunnels.programs.talk import Talk
+from tunnels.programs.netlink import add_address, bring_up, forget_rules, rename
+from tunnels.programs.talk import Talk, assigned
 from tunnels.programs.vici import Message, Vici, ViciError
 
 CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")       # it does not outlive us
@@ -85,8 +85,11 @@ class Session:
             await self._vici.register(event)
         await self._load()
         device = _device(pid)
-        # what is ours from the beginning has to be there when charon makes its routes; what the far side gives, charon adds
-        bring_up(device, tuple(map(ip_address, self._options.address)), self._options.mtu or MTU)
+        bring_up(device, self._options.mtu or MTU)
+        # charon refuses a policy without an address of ours on an interface: what is ours from the beginning has to be there when it
+        # makes its routes, what the remote gateway assigns it adds itself
+        for address in self._options.address:
+            add_address(device, ip_address(address))
         for name in self._options.children:
             connection, _, child = name.partition("/")
             await self._vici.request("initiate", {"ike": connection, "child": child, "timeout": str(INITIATE)})
@@ -95,7 +98,7 @@ class Session:
         if not addresses:
             raise ViciError("the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts with one address")
         rename(device, self._options.device)
-        self._talk.connected(address=addresses[0], **far_side(self._sessions))
+        self._talk.connected(**assigned(addresses), on_interface=True, **far_side(self._sessions))
 
     def _hear(self, event: str, message: Message) -> None:
         """Any session that ends, ends all: the daemon decides when to try again."""

@@ -1,7 +1,7 @@
 """How a program of ours that drives a VPN client talks with the daemon: JSON objects, one a line, over a unix socket that it listens on.
 
     to the daemon      {"ask": "password", "id": 1, "text": "Password:"}   {"failed": "auth", "text": ...}   {"keep": "SECRET"}
-                       {"connected": {"address": ..., "peer": ..., "routes": [...], "lasts": ...}}
+                       {"connected": {"address": ..., "address6": ..., "on_interface": ..., "peer": ..., "routes": [...], "lasts": ...}}
     from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}
 
 The daemon may go and come back at any time: whoever connects is first told everything that still holds.
@@ -13,12 +13,20 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 SOCKET = "management.sock"      # in the private directory that is the program's working directory
 _LINE = 256 << 10               # bytes of one line from the daemon
+
+
+def assigned(addresses: Iterable[object]) -> dict[str, str]:
+    """The facts of `connected` about the addresses that the remote gateway assigned: the first one of each version counts."""
+    found: dict[str, str] = {}
+    for address in map(str, addresses):
+        found.setdefault("address6" if ":" in address else "address", address)
+    return found
 
 
 class Talk:
@@ -42,7 +50,8 @@ class Talk:
     # --- to the daemon ---------------------------------------------------------------------------------------------------------
 
     def connected(self, **facts: Any) -> None:
-        """The tunnel is up: address, peer (texts), routes (list of networks), lasts (seconds of the session)."""
+        """The tunnel is up: `assigned` addresses, peer (text), routes (list of networks), lasts (seconds of the session), on_interface
+        (the client itself has put the addresses on its interface)."""
         self._since = time.monotonic()
         self._tell("connected", {"connected": facts})
 

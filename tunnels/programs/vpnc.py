@@ -21,7 +21,7 @@ from tunnels.programs.endings import ask_to_end, end_like
 from tunnels.programs.netlink import bring_up
 from tunnels.programs.prompts import hear, say
 from tunnels.programs.script import Call, Script
-from tunnels.programs.talk import Talk
+from tunnels.programs.talk import Talk, assigned
 
 SCRIPT = f"case $reason in connect) exec {script.COMMAND};; esac"      # a shell runs it; what else it is called for needs nothing done
 END = b"\x04"               # ends the configuration on standard input
@@ -59,7 +59,7 @@ class Session:
     def _called(self, call: Call) -> None:
         """Our script was run."""
         if call.reason == "connect":
-            bring_up(call.device, call.addresses, self._options.mtu or call.mtu)
+            bring_up(call.device, self._options.mtu or call.mtu)
             self._call = call
 
     def _heard(self, line: str, vpnc: asyncio.subprocess.Process) -> None:
@@ -69,8 +69,7 @@ class Session:
         self._before = line
         if line.startswith("VPNC started") and self._call is not None:
             self._started = True
-            addresses = [str(address) for address in self._call.addresses]
-            self._talk.connected(address=next(iter(addresses), None), peer=self._call.gateway, routes=list(self._call.routes))
+            self._talk.connected(**assigned(self._call.addresses), peer=self._call.gateway, routes=list(self._call.routes))
         elif line.startswith("S7.1 ") and self._started:
             self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._desert, vpnc)
         elif self._renewal is not None and line.startswith("S7.7 "):

@@ -19,12 +19,11 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from tunnels.programs.endings import end_like
 from tunnels.programs.netlink import bring_up
-from tunnels.programs.talk import Talk
+from tunnels.programs.talk import Talk, assigned
 from tunnels.programs.wireguard_device import Device, EndedError, Endpoint, Peer, Seen, opened
 
 SHAKEN_WITHIN = 12.0        # seconds for the first handshake; WireGuard itself tries every 5
@@ -119,7 +118,7 @@ class Tunnel:
         """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same device."""
         while True:
             renew.clear()
-            talk.connected(address=self._config["addresses"][0], peer=await self._connect())
+            talk.connected(**assigned(self._config["addresses"]), peer=await self._connect())
             while not renew.is_set():
                 await self.look_after(asyncio.get_running_loop().time())
                 with contextlib.suppress(TimeoutError):
@@ -147,7 +146,7 @@ class Tunnel:
         port = self._config["listen_port"]
         try:
             await self._device.configure(bytes.fromhex(self._config["private_key"]), port, peers)
-            bring_up(self._name, map(ip_address, self._config["addresses"]), self._config["mtu"])
+            bring_up(self._name, self._config["mtu"])
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise Failure("local", f"UDP port {port} of the file's ListenPort is taken on this host") from error
