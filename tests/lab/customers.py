@@ -67,6 +67,10 @@ class Customers:
         self.directory.mkdir()
         self.authority = Authority(self.directory)
 
+    def named(self, name: str) -> Customer:
+        """The one whose tunnel is called so."""
+        return next(customer for customer in self.all if customer.name == name)
+
     def close(self) -> None:
         """Kill the servers that the lab has not had before."""
         self._closing.close()
@@ -150,8 +154,11 @@ class Customers:
         self.all.append(Customer("sshuttle", settings, "ssh", self.lab.sshd, self.lab.sshd.kill_sessions, CLOUD_WEB))
 
     def command(self) -> None:
-        """A script of which we know nothing but what it says; in truth one more OpenVPN."""
-        server = OpenVpnServer(self.lab.network["customer"], self.directory, self.authority, number=len(Login))
+        """A script of which we know nothing but what it says; in truth one more OpenVPN. `command-clients/DEFAULT`: what it assigns."""
+        clients = self.directory / "command-clients"
+        clients.mkdir()
+        options = (f"client-config-dir {clients}",)
+        server = OpenVpnServer(self.lab.network["customer"], self.directory, self.authority, number=len(Login), options=options)
         self._serve(server)
         profile = self._secret("command.ovpn", server.client_config(str(CUSTOMER)))["file"]
         settings = {

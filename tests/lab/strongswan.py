@@ -42,7 +42,7 @@ class StrongSwanServer(Server):
         (self.folder / "private/gateway.pem").write_text(identity.key.read_text())
         argv = ("env", f"STRONGSWAN_CONF={self.folder}/strongswan.conf", "/usr/sbin/charon-systemd")
         super().__init__(namespace, directory, "strongswan", argv, "spawning 16 worker threads")
-        self._password = PASSWORD
+        self._password, self._pool = PASSWORD, "10.79.97.0/24"
 
     def start(self) -> None:
         """Start it and load its configuration."""
@@ -52,6 +52,11 @@ class StrongSwanServer(Server):
     def change_password(self, password: str) -> None:
         """What the server accepts from now on, of vpnc and of EAP."""
         self._password = password
+        self._load()
+
+    def assign(self, pool: str) -> None:
+        """The network of the addresses that IKEv2 clients get from now on."""
+        self._pool = pool
         self._load()
 
     def end_sessions(self, *names: str) -> None:
@@ -66,7 +71,7 @@ class StrongSwanServer(Server):
         return ["accepted" if verdict.startswith("succe") else "refused" for verdict in verdicts]
 
     def _load(self) -> None:
-        (self.folder / "swanctl.conf").write_text(_connections(self.address, self._password))
+        (self.folder / "swanctl.conf").write_text(_connections(self.address, self._password, self._pool))
         self._swanctl("--load-all", "--noprompt", "--file", str(self.folder / "swanctl.conf"))
 
     def _swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -160,7 +165,7 @@ def _site(address: IPv4Address, local: Tree) -> Tree:
     }
 
 
-def _connections(address: IPv4Address, password: str) -> str:
+def _connections(address: IPv4Address, password: str, pool: str) -> str:
     gateway: Tree = {"auth": "pubkey", "certs": "gateway.pem", "id": "CN=gateway.example.net"}
     keys: Tree = {"auth": "psk", "id": "gateway@example.net"}
     return render({
@@ -171,7 +176,7 @@ def _connections(address: IPv4Address, password: str) -> str:
             "site": _site(address, keys),
             "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
         },
-        "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": "10.79.97.0/24"}},
+        "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": pool}},
         "secrets": {
             "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
             "ike-psk": {"id": "facilitator@example.net", "id2": "site@example.net", "secret": PRESHARED_KEY},

@@ -8,6 +8,8 @@ import os
 import secrets
 import socket
 import subprocess
+from collections.abc import Sequence
+from ipaddress import ip_network
 from pathlib import Path
 
 from tests.lab.network import DATACENTRE, DATACENTRE6
@@ -56,10 +58,10 @@ class WireGuardServer(Server):
         super().kill()
         Path(f"/var/run/wireguard/{self.device}.sock").unlink(missing_ok=True)
 
-    def let_in(self, preshared: bytes | None = None) -> None:
-        """The client's key is known, and the preshared one."""
+    def let_in(self, preshared: bytes | None = None, addresses: Sequence[str] = (CLIENT_ADDRESS, CLIENT_ADDRESS6)) -> None:
+        """The client's key is known, and the preshared one; it may send from these addresses."""
         key = (preshared or self.preshared).hex()
-        allowed = (f"allowed_ip={CLIENT_ADDRESS}/32", f"allowed_ip={CLIENT_ADDRESS6}/128")
+        allowed = (f"allowed_ip={ip_network(address)}" for address in addresses)
         self.say(f"public_key={self.client.public.hex()}", f"preshared_key={key}", "replace_allowed_ips=true", *allowed)
 
     def throw_out(self) -> None:
