@@ -244,7 +244,7 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     yield Element("lanes", (lane.number, lane.device))
     yield Element("own", (lane.number, lane.device))
     yield Element("own", (lane.number | HOST_FLAG, lane.device))
-    if lane.up and not lane.addresses:
+    if not lane.addresses:      # also before it is up, for what finds out whether it is
         yield Element("masqueraded", (lane.number,))
     for address in lane.addresses:
         yield Element(f"assigned{address.version}", (lane.number,), (Interval(address.version, int(address), int(address)),))

@@ -25,7 +25,7 @@ from pathlib import Path
 from supervisor.core.network import NetworkPlan
 from supervisor.kernel.network import KernelNetwork
 from tests.bench.echo import PORT
-from tests.kernel.lab import PLAN, SITE, World, world
+from tests.kernel.lab import PLAN, SITE, TUNNEL, World, world
 from tests.netns import Namespace
 
 CPU = min(os.sched_getaffinity(0))
@@ -155,8 +155,9 @@ def _speed(lab: World, size: str) -> float:
 
 @contextlib.contextmanager
 def forwarding_by_hand(lab: World) -> Iterator[None]:
-    """What a careful person would set up: a route and a masquerade."""
+    """What a careful person would set up: the assigned address, a route and a masquerade."""
     lab.facilitator.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    lab.facilitator.run("ip", "address", "add", f"{TUNNEL}/24", "dev", "t-acme")
     lab.facilitator.run("ip", "route", "add", "10.77.0.0/24", "dev", "t-acme", "via", "10.78.0.1")
     lab.facilitator.run("nft", "-f", "-", input="""table ip nat {
         chain postrouting { type nat hook postrouting priority 100; oifname "t-acme" masquerade; }
@@ -166,6 +167,7 @@ def forwarding_by_hand(lab: World) -> Iterator[None]:
     finally:
         lab.facilitator.run("nft", "delete", "table", "ip", "nat")
         lab.facilitator.run("ip", "route", "del", "10.77.0.0/24")
+        lab.facilitator.run("ip", "address", "del", f"{TUNNEL}/24", "dev", "t-acme")
 
 
 def start(running: contextlib.ExitStack, place: Namespace, *argv: str, ready: str) -> None:

@@ -23,6 +23,7 @@ from ipaddress import ip_address, ip_network
 from supervisor.core.events import DeviceLost, Event
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.kernel.network import KernelNetwork
+from tests.lab.packets import udp
 from tests.netns import Namespace, link
 
 STAFF, STAFF6 = "10.8.0.5", "fd00:8::5"
@@ -279,6 +280,22 @@ class Stream:
                         sock.sendto(b"x" * 32, (address, port))
                 self.sent += 1
             await asyncio.sleep(0.001)
+
+    @property
+    def forged(self) -> list[bytes]:
+        """Answers to the old flows, as a site would send them. Nobody answers them."""
+        tunnels = {SITE: (SITE, TUNNEL), SITE6: (SITE6, TUNNEL6), PRESENTED: (HIDDEN, TUNNEL)}
+        ports = {address: sock.getsockname()[1] for address, sock in self._sockets.items()}
+        return [udp(site, 9, tunnel, ports[address], b"forged") for address, (site, tunnel) in tunnels.items()]
+
+    def received(self) -> list[bytes]:
+        """What came to the sockets of staff since this was last asked."""
+        found = []
+        for sock in self._sockets.values():
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found.append(sock.recv(100))
+        return found
 
     async def packets(self, count: int) -> None:
         """Wait until so many more were sent."""

@@ -11,19 +11,20 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.layout import CLOSED_METRIC, MAIN_TABLE, Device, Host, Layout, Route, applied, diff, wanted
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network import Lane, NetworkPlan
 from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
-from tests.kernel.lab import DEADLINE, DOWN, MANY, PLAN, Capture, Kernel, Stream, World, kernel, world
-from tests.netns import Namespace
+from tests.kernel.lab import DEADLINE, DOWN, MANY, PLAN, Capture, Kernel, Stream, World, kernel, until, world
+from tests.lab.hostile import inject, link_layer
+from tests.netns import Namespace, link
 from tunnels.settings import Tunnel
 
 STAFF = (ip_network("10.8.0.0/16"),)
@@ -94,16 +95,21 @@ def test_every_step_of_every_history_is_closed(first: tuple[tuple[bool, ...], ..
 # --- for real ------------------------------------------------------------------------------------------------------------------
 
 Happening = Callable[[World, Kernel, random.Random], Awaitable[None]]
+EVIL = Lane("evil", 173900, "t-evil", True, addresses=(ip_address("10.79.0.2"),))       # of a customer that means harm
+
+
+def beside_evil(plan: NetworkPlan) -> NetworkPlan:
+    return replace(plan, lanes=(*plan.lanes, EVIL))
 
 
 async def tunnel_event(lab: World, held: Kernel, dice: random.Random) -> None:
-    held.network.set(dice.choice((PLAN, DOWN, replace(PLAN, lanes=(PLAN.lanes[0], DOWN.lanes[1])))))
+    held.network.set(beside_evil(dice.choice((PLAN, DOWN, replace(PLAN, lanes=(PLAN.lanes[0], DOWN.lanes[1]))))))
 
 
 async def reload(lab: World, held: Kernel, dice: random.Random) -> None:
     """The proxy's tunnel leaves the configuration, or comes back, or many come."""
     others = tuple(carry for carry in PLAN.carries if carry.lane == PLAN.lanes[0].number)
-    held.network.set(dice.choice((PLAN, MANY, NetworkPlan(PLAN.staff, PLAN.lanes[:1], others))))
+    held.network.set(beside_evil(dice.choice((PLAN, MANY, NetworkPlan(PLAN.staff, PLAN.lanes[:1], others)))))
 
 
 async def routes_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
@@ -151,7 +157,9 @@ def lab(netns: Namespace) -> Iterator[World]:
 @pytest.mark.parametrize("seed", range(3))
 async def test_the_kernel_after_any_history(lab: World, seed: int, table_flags: int) -> None:
     dice = random.Random(seed)
-    async with kernel(PLAN, table_flags=table_flags) as held:
+    link(lab.facilitator, "t-evil", lab.site, "evil")
+    receiver = link_layer(lab.facilitator, "t-evil")
+    async with kernel(beside_evil(PLAN), table_flags=table_flags) as held:
         capture, stream = Capture(lab), Stream(lab)
         told = []
         for _ in range(15):
@@ -161,11 +169,15 @@ async def test_the_kernel_after_any_history(lab: World, seed: int, table_flags: 
             await stream.packets(dice.randrange(1, 60))
             if not table_flags:     # an unowned table can be deleted: one layer must be whole again before the other one goes
                 await quiet(held)
+            inject(lab.site, "evil", stream.forged * 20, receiver)      # answers out of another customer's tunnel
         if "t-acme" not in lab.facilitator.run("ip", "-br", "link").stdout:
             lab.tunnel_up()
-        held.network.set(PLAN)
+        held.network.set(beside_evil(PLAN))
         await stream.packets(50)
         await quiet(held)
+        assert stream.received() == [], told
+        inject(lab.site, "acme", stream.forged, link_layer(lab.facilitator, "t-acme"))      # the same out of the right one
+        await until(stream.received)
         await stream.stop()
         assert await capture.leaked() == [], told
         assert (await held.network.compare())[1] == [], told

@@ -85,6 +85,7 @@ def test_a_lane_that_is_given_up_for_others_stays_open_until_its_flows_are_moved
 - element mss4 t-acme : 1360
 - element mss6 t-acme : 1340
 - element up 173001
++ element masqueraded 173001
 + element refusing 173001
 - route 0.0.0.0/0 dev t-acme table 173001 metric 100
 - route ::/0 dev t-acme table 173001 metric 100""".splitlines()
@@ -157,6 +158,7 @@ def test_tunnel_down_and_up_changes_only_elements_and_its_routes() -> None:
 - element ports 173002 : 17300
 - element up 173001
 - element up 173002
++ element masqueraded 173001
 + element refusing 173001
 + element refusing 173002
 - route 0.0.0.0/0 dev t-acme table 173001 metric 100
