@@ -4,6 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OPT := /opt/facilitator
+LATEST := .venv-latest
+
+# What is installed is locked: these versions with these hashes, as wheels. `make lock` writes the lock. Then comes this checkout alone.
+PIP := -m pip --quiet --disable-pip-version-check
+LOCKED := $(PIP) install --require-hashes --requirement
+OURSELVES := $(PIP) install --no-deps --no-build-isolation
 
 # The interpreter for the virtual environment: Debian's own if it is new enough, else the one in PATH.
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -26,13 +32,14 @@ BROWSER := chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 ROOT := $(filter 0,$(shell id -u))
 QUICK := not root and not nspawn and not slow
-TEST = .ci/passes 'unit style' slow
+TEST = .ci/passes 'make test' 'unit style' slow
 ifdef ROOT
-TEST = .ci/passes 'unit style machine' together alone
+TEST = .ci/passes 'make test' 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style unit slow machine together alone test demo soak bench lab docs screenshots install uninstall clean
+.PHONY: help setup lab-programs test-programs check style ruff layers types unit slow machine together alone test demo soak bench lab docs \
+	screenshots lock latest interpreter install uninstall clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -41,13 +48,16 @@ help: ## show this list
 
 setup: $(READY) test-programs ## the virtual environment and the Debian packages
 
-$(READY): setup.cfg pyproject.toml
+interpreter:
 	@if [ -z '$(PYTHON)' ]; then echo 'Python 3.11 or newer is needed and not found: say make PYTHON=/path/to/python3'; exit 1; fi
 	@$(PYTHON) $(NEW_ENOUGH) || { echo '$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python3'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
+
+$(READY): setup.cfg pyproject.toml requirements/development.txt | interpreter
 	@echo 'Installing into $(VENV) with $(PYTHON)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python $(LOCKED) requirements/development.txt
+	@$(BIN)/python $(OURSELVES) --editable .
 	@touch $@
 
 lab-programs:
@@ -59,9 +69,15 @@ test-programs:
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit style
 
-style: $(READY)
+style: ruff layers types
+
+ruff: $(READY)
 	$(BIN)/ruff check .
+
+layers: $(READY)
 	$(BIN)/lint-imports --no-cache
+
+types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
@@ -112,11 +128,19 @@ screenshots: $(READY) ## pictures of the status page, into docs/screenshots/
 	@.ci/packages $(BROWSER)
 	@$(BIN)/python -m tests.page.screenshots docs/screenshots
 
-install: ## this checkout into /opt/facilitator, with unit, user and example configuration (root); repeat it to upgrade
+lock: $(READY) ## write requirements/ anew from setup.cfg; versions that still fit stay, UPGRADE=1 takes the newest of all
+	@UV=$(BIN)/uv .ci/lock $(if $(UPGRADE),--upgrade)
+
+latest: interpreter ## check against the newest version of every dependency, in a virtual environment of its own, and what broke
+	@rm -rf $(LATEST)
+	@$(PYTHON) -m venv $(LATEST)
+	@.ci/latest $(LATEST)
+
+install: interpreter ## this checkout into /opt/facilitator, with unit, user and example configuration (root); repeat it to upgrade
 	@[ "$$(id -u)" = 0 ] || { echo 'It writes to /opt and /etc: say sudo make install'; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
 	@[ -x $(OPT)/bin/python ] || $(PYTHON) -m venv $(OPT)
-	@$(OPT)/bin/python -m pip install --quiet --disable-pip-version-check .
+	@$(OPT)/bin/python $(LOCKED) requirements/runtime.txt
+	@$(OPT)/bin/python $(OURSELVES) .
 	@systemd/setup.sh install
 	@$(OPT)/bin/facilitator --version
 	@echo 'Next: /etc/facilitator/config.yaml, facilitator check, facilitator doctor, systemctl enable --now facilitator (docs/deployment.md).'
@@ -127,5 +151,5 @@ uninstall: ## stop it, and remove all but configuration and history; PURGE=1 rem
 	@systemd/setup.sh uninstall $(if $(PURGE),--purge)
 
 clean: ## remove everything that make has made here
-	rm -rf $(VENV) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	rm -rf $(VENV) $(LATEST) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -30,7 +30,7 @@ PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "iproute2", "nftables", "python3", "procps",     # the machine
     "openvpn", "openssh-client", "openconnect", "wireguard-go", "vpnc",                 # the VPN clients
     "charon-systemd", "libstrongswan-standard-plugins", "libcharon-extra-plugins", "libcharon-extauth-plugins",
-    "make", "python3-venv", "python3-setuptools-whl", "python3-wheel-whl",              # an installation without a network
+    "make", "python3-venv",                                                             # an installation
 )
 SERVICES = ("strongswan", "openvpn")        # of these packages: they would take ports and devices
 _PROGRAMS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "setpriv": "util-linux", "nsenter": "util-linux"}

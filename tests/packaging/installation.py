@@ -1,22 +1,22 @@
 """This checkout, installed on a machine as `make install` does it: a virtual environment at /opt/facilitator, the unit, the user.
 
 The environment borrows the packages of the environment that runs the tests, so that nothing is downloaded; our own two packages are copies.
-For `make install` itself there is what it needs: the checkout, and in the place of a package index the same packages as wheels.
+For `make install` itself there is what it needs: the checkout, and in the place of a package index the locked wheels.
 """
 
 from __future__ import annotations
 
-import configparser
-import importlib.metadata
+import hashlib
 import shutil
+import subprocess
 import sys
-import zipfile
+import tempfile
 from pathlib import Path
 
 import click
-from packaging.requirements import Requirement
 
-from tests.packaging.container import Machine
+from tests.packaging.container import CACHE, Machine
+from tests.packaging.lock import RUNTIME
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACILITATOR = "/opt/facilitator/bin/facilitator"
@@ -59,41 +59,26 @@ def foreign_interpreter() -> dict[Path, str]:
 
 
 def sources(target: Path) -> dict[Path, str]:
-    """Put what `make install` takes of a checkout, and the wheels that it installs, into an empty directory; what a machine must see."""
-    checkout, wheels = target / "checkout", target / "wheels"
-    for name in ("supervisor", "tunnels", "systemd", ".ci"):
+    """Put what `make install` takes of a checkout into an empty directory; that and the locked wheels are what a machine must see."""
+    checkout = target / "checkout"
+    for name in ("supervisor", "tunnels", "systemd", ".ci", "requirements"):
         shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "README.md", "pyproject.toml", "setup.cfg", "config.example.yaml"):
         shutil.copy(REPOSITORY / name, checkout / name)
-    wheels.mkdir()
-    for distribution in _required():
-        _wheel(distribution, wheels)
-    return {checkout: f"{SOURCE}/checkout", wheels: WHEELS, **foreign_interpreter()}
+    return {checkout: f"{SOURCE}/checkout", _wheels(): WHEELS, **foreign_interpreter()}
 
 
-def _required() -> list[importlib.metadata.Distribution]:
-    """What this package needs, and what that needs."""
-    setup = configparser.ConfigParser()
-    setup.read(REPOSITORY / "setup.cfg")
-    todo, found = setup["options"]["install_requires"].split("\n"), dict[str, importlib.metadata.Distribution]()
-    while todo:
-        requirement = Requirement(line) if (line := todo.pop()) else None
-        if requirement is None or requirement.name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        found[requirement.name] = importlib.metadata.distribution(requirement.name)
-        todo += found[requirement.name].requires or []
-    return list(found.values())
-
-
-def _wheel(distribution: importlib.metadata.Distribution, target: Path) -> None:
-    """Pack an installed distribution as the wheel that it came from; its programs pip makes anew."""
-    tags = [line.split()[1].split("-") for line in (distribution.read_text("WHEEL") or "").splitlines() if line.startswith("Tag: ")]
-    python, abi, platform = (".".join(dict.fromkeys(parts)) for parts in zip(*tags, strict=True))
-    name = f"{distribution.name.replace('-', '_')}-{distribution.version}-{python}-{abi}-{platform}.whl"
-    with zipfile.ZipFile(target / name, "w") as wheel:
-        for file in distribution.files or ():
-            if ".." not in file.parts and "__pycache__" not in file.parts:
-                wheel.write(distribution.locate_file(file), file)
+def _wheels() -> Path:
+    """What is locked for run time, as wheels for this interpreter: downloaded at the first call, kept in the cache."""
+    recipe = hashlib.sha256(RUNTIME.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    wheels = CACHE.with_name("wheels") / recipe
+    if not wheels.exists():
+        wheels.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=wheels.parent) as unfinished:
+            pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--require-hashes")
+            subprocess.run([*pip, f"--requirement={RUNTIME}", f"--dest={unfinished}/all"], check=True)
+            Path(unfinished, "all").rename(wheels)
+    return wheels
 
 
 def install(vm: Machine) -> None:

@@ -83,7 +83,7 @@ def test_an_installation_can_be_repeated_and_removed(vm: Machine) -> None:
 
 def test_the_way_of_the_documentation(scratch: Path) -> None:
     """`make install`, a configuration, `systemctl enable --now`; an upgrade; `make uninstall`. Wheels stand in for the package index."""
-    index = ("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={WHEELS} /usr/share/python-wheels")
+    index = ("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={WHEELS}")
     make = ("env", *index, "make", "-C", "/root/checkout", *(f"PYTHON={Path(sys.executable).resolve()}" for _ in foreign_interpreter()))
     with machine(scratch, sources(scratch / "sources")) as vm:
         vm.run("cp", "--archive", f"{SOURCE}/checkout", "/root")
