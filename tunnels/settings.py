@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -96,6 +95,7 @@ class Target(NamedTuple):
 
 
 _TARGET = re.compile(r"(?P<scheme>[a-z]+)://(?P<rest>[!-~]+)", re.ASCII)
+_REST = re.compile(r"(?:\[(?P<bracketed>[^][/]*)\]|(?P<host>[^][:/]*))(?::(?P<port>[^][:/]*))?(?P<path>/.*)?")
 _TARGET_FORMS = "tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
 
 
@@ -106,7 +106,7 @@ def parse_target(value: str) -> Target:
         raise ValueError(f"{value!r} is not a probe target; write {_TARGET_FORMS}")
     if match["scheme"] not in ("tcp", "icmp", "http"):
         raise ValueError(f"{value!r}: {match['scheme']} cannot be probed; write {_TARGET_FORMS}")
-    host, port, path = _taken_apart(value)
+    host, port, path = _taken_apart(value, match["rest"])
     try:
         address = ip_address(host)
     except ValueError:
@@ -115,15 +115,15 @@ def parse_target(value: str) -> Target:
     return _fitting(value, Target(match["scheme"], address, port, path))
 
 
-def _taken_apart(value: str) -> tuple[str, int | None, str]:
-    brackets = "an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443"
-    try:
-        url = urlsplit(value)
-        if url.netloc.count(":") > 1 and not url.netloc.startswith("["):
-            raise ValueError(brackets)
-        return url.hostname or "", url.port, url.path
-    except ValueError as error:
-        raise ValueError(f"{value!r}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+def _taken_apart(value: str, rest: str) -> tuple[str, int | None, str]:
+    parts = _REST.fullmatch(rest)
+    host = (parts["bracketed"] or parts["host"] or "") if parts is not None else ""
+    if parts is None or bool(parts["bracketed"]) != (":" in host):
+        raise ValueError(f"{value!r}: an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443")
+    port = parts["port"] or None
+    if port is not None and not (port.isdecimal() and len(port) <= 5 and int(port) < 65536):
+        raise ValueError(f"{value!r}: a port is a number from 1 to 65535")
+    return host, int(port) if port is not None else None, parts["path"] or ""
 
 
 def _fitting(value: str, target: Target) -> Target:

@@ -6,8 +6,9 @@ silence and follows aliases without a limit. Mistakes that leave the rest readab
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import yaml
@@ -86,23 +87,23 @@ class Unreadable(Exception):
         self.mark, self.where, self.text = mark, where, text
 
 
-def load(text: str, report: Report) -> Group | None:
+def load(text: str, report: Report, loader: type = _LOADER) -> Group | None:
     """The file's top group; None (and at least one error in the report) when there is none."""
     try:
-        return _load(text.removeprefix("\ufeff"), report)
+        return _load(text.removeprefix("\ufeff"), report, loader)
     except Unreadable as error:
         report.error(error.mark, error.where, error.text)
     return None
 
 
-def _load(text: str, report: Report) -> Group:
+def _load(text: str, report: Report, loader: type) -> Group:
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise Unreadable(Mark(1, 1), (), f"the file is larger than {MAX_BYTES // 1_000_000} MB")
     bad = _UNREADABLE.search(text)
     if bad is not None:
         what = f"this is not readable text (character U+{ord(bad[0]):04X}); save the file as UTF-8"
         raise Unreadable(_position(text, bad.start()), (), what)
-    root = _Builder(report).build(_events(text))
+    root = _root(text, report, loader)
     if root is None:
         raise Unreadable(Mark(1, 1), (), "the file is empty; see config.example.yaml for how it begins")
     if not isinstance(root, Group):
@@ -117,13 +118,21 @@ def _position(text: str, index: int) -> Mark:
     return Mark(len(before), len(before[-1]) + 1)
 
 
-def _events(text: str) -> Iterator[ye.Event]:
+def _root(text: str, report: Report, loader: type) -> Node | None:
     try:
-        yield from yaml.parse(text, Loader=_LOADER)
+        return _Builder(report).build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
-        raise Unreadable(*syntax_error(text, error)) from None
-    except yaml.YAMLError as error:
-        raise Unreadable(Mark(1, 1), (), f"not YAML: {error}") from None
+        mark, sentence = syntax_error(text, error)
+        _apply_limits(text[:error.problem_mark.index] if error.problem_mark is not None else "", loader)
+        raise Unreadable(mark, (), sentence) from None
+    except yaml.YAMLError:
+        raise Unreadable(Mark(1, 1), (), "not YAML") from None
+
+
+def _apply_limits(text: str, loader: type) -> None:
+    """Raise Unreadable if the part that could be parsed exceeds our own limits: each version of the parser has limits of its own."""
+    with contextlib.suppress(yaml.YAMLError):
+        _Builder(Report("")).build(yaml.parse(text, Loader=loader))
 
 
 # --- the tree ------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -116,7 +117,7 @@ def explain(details: ErrorDetails, node: Node) -> str:
     wanted = _WANTED.get(kind.split("_")[0]) if kind.endswith(("_type", "_parsing", "_from_float", "_of", "_attributes_type")) else None
     if wanted is not None:
         return _wrong_type(wanted, node)
-    return _limit(kind, context, node) or details["msg"].replace("Input should", "must").replace("Value error, ", "")
+    return _limit(kind, context, node) or f"this value is not accepted ({kind.replace('_', ' ')})"
 
 
 def _with_reading(text: str, node: Node) -> str:
@@ -142,7 +143,7 @@ def _wrong_type(wanted: str, node: Node) -> str:
 
 
 def _choice(expected: str, node: Node) -> str:
-    choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
+    choices = re.findall(r"'([^']*)'", expected)
     if not isinstance(node, Scalar) or not isinstance(node.reading.value, str):
         return _wrong_type(f"one of {', '.join(choices)}", node)
     return f"{node.text!r} is none of {', '.join(choices)}{did_you_mean(node.text, choices)}"

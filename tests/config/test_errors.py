@@ -111,11 +111,13 @@ TARGETS = {
         "names are not resolved, because DNS may fail where the tunnel does not",
     "tcp://10.77.0.1": "'tcp://10.77.0.1': the port is missing; write tcp://10.77.0.1:PORT",
     "tcp://10.77.0.1:0": "'tcp://10.77.0.1:0': port 0 cannot be probed",
-    "tcp://10.77.0.1:70000": "'tcp://10.77.0.1:70000': port out of range 0-65535",
+    "tcp://10.77.0.1:70000": "'tcp://10.77.0.1:70000': a port is a number from 1 to 65535",
     "tcp://10.77.0.1:443/x": "'tcp://10.77.0.1:443/x': tcp has no path; write tcp://10.77.0.1:443",
     "icmp://10.77.0.1:7": "'icmp://10.77.0.1:7': icmp has neither port nor path; write icmp://10.77.0.1",
     "tcp://2001:db8::1:443": "'tcp://2001:db8::1:443': an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443",
-    "tcp://[2001:db8::1": "'tcp://[2001:db8::1': invalid IPv6 URL",
+    "tcp://[2001:db8::1": "'tcp://[2001:db8::1': an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443",
+    "tcp://[10.77.0.1]:443": "'tcp://[10.77.0.1]:443': an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443",
+    "tcp://10.77.0.1:https": "'tcp://10.77.0.1:https': a port is a number from 1 to 65535",
     "http://user@10.77.0.1/": "'http://user@10.77.0.1/' is not a probe target; "
         "write tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]",
 }

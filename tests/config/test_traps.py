@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from supervisor.config import ConfigErrors
+from supervisor.config.document import load
+from supervisor.config.report import Report
 from tests.config.kinds import HEAD, good, problems
 
 SYNTAX = {
@@ -17,12 +21,15 @@ SYNTAX = {
     "tunnels:\n\tacme: {}\n": ":2:1: YAML does not allow tabs for indentation; use spaces",
     "tunnels:\n  a:\n   \tkind: wire\n": ":3:4: YAML does not allow tabs for indentation; use spaces",
     "tunnels: {}\nhttp: {listen: [::1]:9464}\n":
-        ":2:17: not YAML: while parsing a flow node: did not find expected node content; "
-        'a text that begins with [ must be quoted, as in "[::1]:9464"',
-    "on_exit: @keep\n": ":1:10: not YAML: while scanning for the next token: found character that cannot start any token; "
-        "a text that begins with @ must be quoted",
-    "tunnels:{}\nhttp: {}": ":2:5: not YAML: mapping values are not allowed in this context; a blank must follow the colon after a key",
-    "tunnels: {a: 1\n": ":2:1: not YAML: while parsing a flow mapping: did not find expected ',' or '}'",
+        ':2:17: not YAML: a text that begins with [ must be quoted, as in "[::1]:9464"',
+    "on_exit: @keep\n": ":1:10: not YAML: a text that begins with @ must be quoted",
+    "tunnels:{}\nhttp: {}": ":2:5: not YAML: a blank must follow the colon after a key",
+    "tunnels: {a: 1\n": ":2:1: not YAML: a comma or } is missing; the { stands in line 1",
+    "tunnels: {}\nstaff: {networks: [10.8.0.0/16, 10.9.0.0/16\n": ":3:1: not YAML: a comma or ] is missing; the [ stands in line 2",
+    "tunnels: {}\nstaff: ]\n": ":2:8: not YAML: this ] closes nothing",
+    "tunnels: {}\non_exit: 'keep\n": ":3:1: not YAML: the quote from line 2 has no end",
+    "on_exit: keep: all\n": ":1:14: not YAML: a colon with a blank after it cannot stand here; check indentation and quotes",
+    "tunnels: {}\n- a\n": ":2:1: not YAML: this does not fit what stands before it; check indentation, colons and quotes",
     "a: 1\n---\nb: 2\n": ":2:1: a second document begins here (---); a configuration is one document",
     "a: \x07\n": ":1:4: this is not readable text (character U+0007); save the file as UTF-8",
     'tunnels: {}\naudit: {file: "a\\0b"}\n': ":2:15: audit.file: holds the character U+0000, which is not readable text",
@@ -32,6 +39,7 @@ SYNTAX = {
     "a: &b [*b]\n": ":1:8: a.0: an alias inside of what it stands for",
     "? [a]\n: b\n": ":1:3: a key must be a plain word; quote a text that begins with one of [ { * &",
     "a: " + "[" * 100_000: ":1:33: a.0.0: nested deeper than 30 levels",
+    "- " * 100_000: ":1:61: 0.0.0: nested deeper than 30 levels",
 }
 
 
@@ -106,6 +114,27 @@ ENTRY = {
 @pytest.mark.parametrize(("line", "expected"), ENTRY.items(), ids=ENTRY)
 def test_one_wrong_line_in_a_tunnel(line: str, expected: str) -> None:
     assert problems(f"{HEAD}    {line}\n") == [f"c.yaml:7:{expected}"]
+
+
+@pytest.mark.parametrize("text", SYNTAX, ids=[repr(text[:24]) for text in SYNTAX])
+def test_both_parsers_of_yaml_lead_to_the_same_words(text: str) -> None:
+    """Their own words and limits differ, from each other and from version to version."""
+    assert said(text, yaml.SafeLoader) == said(text, yaml.CSafeLoader)
+
+
+def said(text: str, loader: type) -> list[str]:
+    report = Report("c.yaml")
+    load(text, report, loader)
+    try:
+        report.finish()
+    except ConfigErrors as errors:
+        return list(map(str, errors))
+    return []
+
+
+def test_a_wrong_escape_is_named() -> None:
+    (only,) = problems('tunnels: {}\nname: "a\\q"\n')
+    assert only.endswith("not YAML: unknown escape after \\; single quotes take it as it is")
 
 
 def test_yaml_words_that_are_no_trap_where_they_stand() -> None:
