@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from tests.lab.config import Config
+from tests.lab.etc import own_etc
 from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
@@ -133,14 +134,14 @@ class Daemon:
         What the user needs is mounted for this process alone: the repository where the user can read it, a /dev/net/tun that everybody
         may open (as udev makes it), and an account (ssh refuses to run for a user without one).
         """
-        repository, tun, accounts = (self.directory / name for name in ("repository", "tun", "passwd"))
+        repository, tun = (self.directory / name for name in ("repository", "tun"))
         repository.mkdir(exist_ok=True)
-        accounts.write_text(f"root:x:0:0::/root:/bin/sh\nvpn:x:{user}:{user}::/nonexistent:/usr/sbin/nologin\n")
+        accounts = ("root:x:0:0::/root:/bin/sh", f"vpn:x:{user}:{user}::/nonexistent:/usr/sbin/nologin")
         if not tun.exists():
             os.mknod(tun, stat.S_IFCHR | 0o666, os.makedev(10, 200))
             tun.chmod(0o666)
-        binds = ((REPOSITORY, repository), (tun, "/dev/net/tun"), (accounts, "/etc/passwd"))
-        mounts = " && ".join([*(f"mount --bind {source} {target}" for source, target in binds), f"cd {repository}"])
+        binds = (f"mount --bind {REPOSITORY} {repository}", f"mount --bind {tun} /dev/net/tun")
+        mounts = " && ".join([*binds, own_etc(self.directory, accounts), f"cd {repository}"])
         sets = ("inh-caps", "ambient-caps", "bounding-set")
         setpriv = [
             "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs",

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pyotp
 
+from tests.lab.etc import own_etc
 from tests.lab.management import client_ids, tell
 from tests.lab.pki import Authority
 from tests.lab.wait import PATIENCE, eventually
@@ -242,7 +243,6 @@ class BastionServer(Server):
         home = directory / "home"
         home.mkdir()
         accounts = ("root:*:0:0::/root:/bin/sh", "sshd:*:101:65534::/run/sshd:/bin/false", f"facilitator:*:64001:64001::{home}:/bin/sh")
-        (directory / "passwd").write_text("".join(f"{account}\n" for account in accounts))
         authorized = directory / "authorized_keys"
         authorized.write_text(self.client_key.with_suffix(".pub").read_text())
         authorized.chmod(0o644)
@@ -258,11 +258,9 @@ class BastionServer(Server):
             PidFile none
             LogLevel VERBOSE
             """))
-        # /etc/passwd and /run are the server's own: it needs an account and a directory that the host may lack
-        start = (
-            f"mount --bind {directory}/passwd /etc/passwd && mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd"
-            f" && exec /usr/sbin/sshd -D -e -f {config}"
-        )
+        # /etc and /run are the server's own: it needs accounts and a directory that the host may lack
+        own = f"{own_etc(directory, accounts)} && mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd"
+        start = f"{own} && exec /usr/sbin/sshd -D -e -f {config}"
         super().__init__(namespace, directory, "sshd", ("unshare", "--mount", "sh", "-c", start), "Server listening on 0.0.0.0")
 
     def known_hosts(self, address: str) -> str:
