@@ -271,8 +271,8 @@ class Engine:
         if tunnel is None or before is None or self._too_late(event):
             return False
         turn, uplink = self._turn(tunnel.name, concerned(before, event), now), self._uplink
-        moment = Moment(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted)
-        outcome = step(moment, before, event, self._zone())
+        moment = Moment(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted, self._zone())
+        outcome = step(moment, before, event)
         after = self._states[tunnel.name] = outcome.state
         changed = self._tell(tunnel, before, outcome, now)
         for action in outcome.actions:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from supervisor.core import events as ev
 from supervisor.core.blame import ROUNDS
 from supervisor.core.machine import step
+from supervisor.core.moment import Limits, Moment
 from supervisor.core.state import Phase, Session, TunnelState, Want
 from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Tunnel
@@ -18,10 +19,11 @@ _NAME = "t"
 def diagram() -> str:
     """Mermaid text: an arrow for each change of phase that some event can bring about, labelled with the events."""
     arrows: dict[tuple[Phase, Phase], list[str]] = {}
+    moment = Moment(_tunnel(), Limits(), now=1000.0, jitter=0.5, turn=0.0, uplink=True, doubted=False, zone=0.0)
     for phase in Phase:
         for state in _states(phase):
             for label, event in _events():
-                after, _ = step(_tunnel(), state, event, now=1000.0, jitter=0.5)
+                after, _ = step(moment, state, event)
                 labels = arrows.setdefault((phase, after.phase), [])
                 if after.phase is not phase and label not in labels:
                     labels.append(label)

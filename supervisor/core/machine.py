@@ -1,6 +1,6 @@
 """What to decide when something happens to a tunnel: one table over phase and event, and the small functions in it.
 
-    state, actions = step(tunnel, state, event, now, jitter)
+    state, actions = step(moment, state, event)
 
 A pair of phase and event stands in `TABLE` or changes nothing. An event of an earlier session changes nothing. After a Tick
 the deadline is gone or later than now. At most one client process exists per seat: only `begin` spawns, and only `_ended` leads to it.
@@ -17,13 +17,12 @@ from supervisor.core import events as ev
 from supervisor.core.address_conflict import unusable
 from supervisor.core.blame import ROUNDS, blamed, missed
 from supervisor.core.health import blind, nothing_behind, proven, rated
-from supervisor.core.moment import Limits, Moment
+from supervisor.core.moment import Moment
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
 from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, connected, well
 from supervisor.core.words import ended
 from tunnels.base import Connected, Failed, Question, Reason
-from tunnels.settings import Tunnel
 
 ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
 QUIET_WITHIN = 900.0    # seconds that a reconnect which somebody wants waits for a quiet moment
@@ -31,25 +30,18 @@ LOOK_AGAIN = 30.0       # seconds between two looks at a dead uplink; its return
 SPREAD = 5.0            # seconds over which the starts after a dead uplink are spread
 KILL_INTERVAL = 2.0     # seconds between two SIGKILLs of a tree that does not go
 
-_DEFAULTS = Limits()
 Result = tuple[TunnelState, tuple[ev.Action, ...]]
 
 
-def step(
-    tunnel: Tunnel, state: TunnelState, event: ev.Event, now: float, jitter: float, limits: Limits = _DEFAULTS, turn: float = 0.0,
-    uplink: bool = True, doubted: bool = False,
-) -> Result:
-    """The state after the event, and what to do. Moments are monotonic seconds: `now`, and `turn`, before which no client may start.
-
-    `jitter` lies in [0, 1). Without an `uplink` nothing is started and no session is given up; while it is `doubted` no probe is judged.
-    """
+def step(m: Moment, state: TunnelState, event: ev.Event) -> Result:
+    """The state after the event, and what to do."""
     if event.session is not None and event.session != state.session.number:
         return state, ()
     handler = TABLE.get((state.phase, type(event)))
     if handler is None:
         return state, ()
-    after, actions = handler(Moment(tunnel, limits, now, jitter, turn, uplink, doubted), state, event)
-    return (after if well(tunnel, after) == well(tunnel, state) else replace(after, well_since=now)), actions
+    after, actions = handler(m, state, event)
+    return (after if well(m.tunnel, after) == well(m.tunnel, state) else replace(after, well_since=m.now)), actions
 
 
 # --- asked for ---------------------------------------------------------------------------------------------------------------

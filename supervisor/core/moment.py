@@ -21,12 +21,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The circumstances of one step; see `step`."""
+    """The circumstances of one step. Moments are monotonic seconds. Nothing has a default: nothing can be forgotten."""
 
     tunnel: Tunnel
     limits: Limits
     now: float
-    jitter: float
-    turn: float
-    uplink: bool
-    doubted: bool = False
+    jitter: float       # in [0, 1)
+    turn: float         # before this moment no client may start
+    uplink: bool        # without it nothing is started and no session is given up
+    doubted: bool       # while the uplink is in doubt no probe is judged
+    zone: float         # seconds that turn a monotonic moment into local time

@@ -53,8 +53,8 @@ def concerned(state: TunnelState, event: ev.Event) -> TunnelState:
     return other if lost or event.session == other.session.number else state
 
 
-def step(m: Moment, state: TunnelState, event: ev.Event, zone: float = 0.0) -> Outcome:
-    """One step of a tunnel. `zone` is that of `lifetime.due`."""
+def step(m: Moment, state: TunnelState, event: ev.Event) -> Outcome:
+    """One step of a tunnel."""
     if isinstance(event, ev.ReconnectDue):
         outcome = _due(m, state, event)
     elif concerned(state, event) is not state:
@@ -64,7 +64,7 @@ def step(m: Moment, state: TunnelState, event: ev.Event, zone: float = 0.0) -> O
     outcome = _settled(m, state, outcome)
     after = _counted(m, state, outcome)
     if _plans_on(after) != _plans_on(state) and after.planned == state.planned:
-        after = replace(after, planned=None if m.limits.endless else due(m.tunnel, after, m.jitter, zone))
+        after = replace(after, planned=None if m.limits.endless else due(m.tunnel, after, m.jitter, m.zone))
     return replace(outcome, state=after)
 
 
@@ -89,8 +89,7 @@ def _counted(m: Moment, before: TunnelState, outcome: Outcome) -> TunnelState:
 
 
 def _of_machine(m: Moment, side: TunnelState, event: ev.Event) -> machine.Result:
-    limits = replace(m.limits, renews=False) if side.single and m.limits.renews else m.limits
-    return machine.step(m.tunnel, side, event, m.now, m.jitter, limits, m.turn, m.uplink)
+    return machine.step(replace(m, limits=replace(m.limits, renews=False)) if side.single and m.limits.renews else m, side, event)
 
 
 def _main(m: Moment, state: TunnelState, event: ev.Event) -> Outcome:

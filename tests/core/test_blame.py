@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from supervisor.core import events as ev
 from supervisor.core.blame import HEARSAY, STALE, dead_leg
-from supervisor.core.machine import Limits, step
+from supervisor.core.machine import step
+from supervisor.core.moment import Limits
 from supervisor.core.quality import WINDOW
 from supervisor.core.state import Failure, Health, Leg, Phase, Proof, Reach, Session, TunnelState, Uplink, well
+from tests.core.moments import moment
 from tunnels.base import Reason
 from tunnels.settings import Degraded, Probe, Tunnel
 
@@ -29,7 +31,7 @@ DEAD = Uplink(alive=False)
 def after(state: TunnelState, *events: ev.Event, limits: Limits = Limits(), uplink: bool = True):
     actions: list[ev.Action] = []
     for number, event in enumerate(events):
-        state, orders = step(TUNNEL, state, event, 100.0 + number, 0.5, limits, uplink=uplink)
+        state, orders = step(moment(TUNNEL, 100.0 + number, limits=limits, uplink=uplink), state, event)
         actions += orders
     return state, actions
 
@@ -98,10 +100,10 @@ def test_while_the_uplink_is_dead_nothing_is_given_up_and_the_uplink_is_blamed()
 def test_while_the_uplink_is_doubted_a_silent_tunnel_is_not_judged() -> None:
     state = HEALTHY
     for _ in range(20):
-        state, actions = step(TUNNEL, state, MISS, 100.0, 0.5, Limits(), doubted=True)
+        state, actions = step(moment(TUNNEL, 100.0, doubted=True), state, MISS)
         assert (state.health, actions) == (Health.HEALTHY, ())
-    assert step(TUNNEL, state, MISS, 100.0, 0.5, Limits())[0].phase is Phase.STOPPING
-    assert step(TUNNEL, state, MISS, 100.0, 0.5, Limits(), uplink=False)[0].reason is Reason.UPLINK
+    assert step(moment(TUNNEL, 100.0), state, MISS)[0].phase is Phase.STOPPING
+    assert step(moment(TUNNEL, 100.0, uplink=False), state, MISS)[0].reason is Reason.UPLINK
 
 
 @pytest.mark.parametrize(("reason", "endpoint", "leg"), [

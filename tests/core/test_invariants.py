@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core import events as ev
-from supervisor.core.machine import Limits, step
+from supervisor.core.machine import step
 from supervisor.core.state import Phase, Proof, Reach, TunnelState, Want
+from tests.core.moments import moment
 from tunnels.base import Connected, Failed, Question, Reason, Wanted
 from tunnels.settings import Login, Probe, Tunnel
 
@@ -61,7 +62,7 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
                 continue                        # a client ends at most once, and one that connected was spawned
             alive = None
         before = state
-        state, actions = step(tunnel, state, event, now, jitter, Limits(), uplink=uplink)
+        state, actions = step(moment(tunnel, now, jitter=jitter, uplink=uplink), state, event)
 
         spawned = [a for a in actions if isinstance(a, ev.Spawn)]
         assert len(spawned) <= 1

@@ -8,9 +8,11 @@ import pytest
 
 from supervisor.core import events as ev
 from supervisor.core.blame import ROUNDS
-from supervisor.core.machine import KILL_INTERVAL, TABLE, Limits, step
+from supervisor.core.machine import KILL_INTERVAL, TABLE, step
+from supervisor.core.moment import Limits
 from supervisor.core.restart import RETRY, Retry, backoff, pause
 from supervisor.core.state import Health, Phase, Session, TunnelState, Want
+from tests.core.moments import moment
 from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Login, Probe, Reconnect, Tunnel
 
@@ -24,7 +26,7 @@ EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid,
 def run(state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL):
     actions: tuple[ev.Action, ...] = ()
     for event in events:
-        state, actions = step(tunnel, state, event, now, jitter, LIMITS)
+        state, actions = step(moment(tunnel, now, jitter=jitter, limits=LIMITS), state, event)
     return state, actions
 
 

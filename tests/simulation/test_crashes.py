@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.events import Asked
-from supervisor.core.machine import Limits
 from supervisor.core.memory import Memory, Record, revive
+from supervisor.core.moment import Limits
 from supervisor.core.state import Drain, Health, Phase, Second, Session, TunnelState, Want
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Reason

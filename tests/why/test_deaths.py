@@ -6,6 +6,7 @@ from supervisor.core.events import Asked, ClientSaid, DeviceLost, Event, Exited,
 from supervisor.core.machine import step
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
 from supervisor.reports.deaths import KEPT, Deaths
+from tests.core.moments import moment
 from tests.why.worlds import tunnel
 from tunnels.base import Connected, Failed, Reason
 
@@ -22,7 +23,7 @@ class Life:
         for event in events:
             self.now += 1.0
             before = self.state
-            self.state, _ = step(ACME, before, event, self.now, 0.5)
+            self.state, _ = step(moment(ACME, self.now), before, event)
             if (before.phase, before.health, before.session) != (self.state.phase, self.state.health, self.state.session):
                 told = Transition("acme", 1, before.phase, self.state.phase, self.state.health, self.state.reason, "", self.now, 1.0)
                 self.deaths.record(told, Snapshot({"acme": (ACME, self.state)}, self.now))
