@@ -13,22 +13,25 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from supervisor.core import events as ev
+from supervisor.core.alerts import Alert
 from supervisor.core.blame import dead_leg
 from supervisor.core.calls import Calls, called, resumed
 from supervisor.core.conditions import Condition, of_tunnels, seen
 from supervisor.core.failover import Carriers, choose, contested, recalled
-from supervisor.core.flows import FlowJob
+from supervisor.core.faults import Faults
 from supervisor.core.grouping import Tie, ties
-from supervisor.core.memory import Memory, Record, recorded, revive
+from supervisor.core.memory import Memory, Record, recorded, revive, revive_nothing
 from supervisor.core.moment import Limits, Moment
 from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal, proxies
+from supervisor.core.rests import Rests
 from supervisor.core.state import Known, Phase, Snapshot, Transition, TunnelState, Uplink
-from supervisor.core.succession import Outcome, beside, concerned, planning, rivals, sides_of, step, unsettled
+from supervisor.core.succession import Outcome, concerned, planning, rivals, sides_of, step, unsettled
 from supervisor.core.transitions import moved, public, transition
 from supervisor.core.turns import Turns, login_turn, partners
+from supervisor.delivery import Delivery, flow_jobs, probe_jobs
 from supervisor.inbox import Inbox
-from supervisor.outputs import Outputs, ProbeJob
-from tunnels.base import AnyKind, IPNetwork, Reason, seat_name
+from supervisor.outputs import Outputs
+from tunnels.base import AnyKind, IPNetwork, Reason
 from tunnels.settings import Tunnel
 
 
@@ -49,15 +52,15 @@ class Engine:
 
     def __init__(
         self, inbox: Inbox, outputs: Outputs, kinds: Mapping[str, AnyKind], *, clock: Callable[[], float], chance: Callable[[], float],
-        zone: Callable[[], float] = lambda: 0.0,
+        zone: Callable[[], float] = lambda: 0.0, faults: Faults | None = None,
     ) -> None:
-        """`clock` gives monotonic seconds, `chance` a number in [0, 1), `zone` what turns the former into local time."""
-        self._inbox = inbox
-        self._out = outputs
-        self._kinds = kinds
-        self._clock = clock
-        self._chance = chance
-        self._zone = zone
+        """`clock` gives monotonic seconds, `chance` a number in [0, 1), `zone` what turns the former into local time.
+
+        `faults` contains those of one output and those of one tunnel: the others go on.
+        """
+        self._inbox, self._kinds, self._clock, self._chance, self._zone = inbox, kinds, clock, chance, zone
+        self._faults = faults or Faults(clock)
+        self._out = Delivery(outputs, self._faults, clock)
         self._known: Mapping[str, Known] = {}
         self._rivals: Mapping[str, frozenset[str]] = {}
         self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
@@ -69,13 +72,13 @@ class Engine:
         self._due: float | None = None
         self._alerts_due: float | None = None
         self._carriers: Carriers = {}
-        self._parting: list[ev.Terminate] = []
-        self._turns = Turns()
-        self._uplink = Uplink()
+        self._parting: list[tuple[Tunnel, ev.Terminate]] = []
+        self._turns, self._uplink, self._rests = Turns(), Uplink(), Rests()
         self._gateways: dict[str, str] = {}
         self._partners: dict[str, tuple[str, ...]] = {}
         self._ties: dict[str, tuple[Tie, ...]] = {}
         self._calls = Calls()
+        self._alerts: Mapping[str, Alert] = {}
         self._noticed: Mapping[str, float] = {}         # conditions: since when
         self._plan_due: float | None = None
         self._memory = Memory()
@@ -103,7 +106,8 @@ class Engine:
             elif anew and name not in held:
                 self._inbox.post(ev.Asked(name, reason=Reason.RECONFIGURED))
             if self._states[name].phase is Phase.UP:
-                self._states[name] = planning(tunnel, self._states[name], self._limits(tunnel), self._chance(), self._zone())
+                state, about = self._states[name], (self._limits(tunnel), self._chance(), self._zone())
+                self._states[name] = self._faults.ask(_part(name), state, planning, tunnel, state, *about)
         self._lanes = assign_lanes(list(self._tunnels), self._lanes)
         self._gateways = {name: at for name, t in self._tunnels.items() if (at := self._kinds[t.kind].endpoint(t)) is not None}
         self._partners = partners(self._tunnels)
@@ -118,9 +122,11 @@ class Engine:
 
     def _begin(self, tunnel: Tunnel, now: float, *, held: bool, anew: bool) -> None:
         """A tunnel that is new to us: where an earlier daemon has left it, or from nothing."""
-        begun = revive(tunnel.name, self._memory, self._limits(tunnel), now, held=held, anew=anew)
+        name, memory, limits, ask = tunnel.name, self._memory, self._limits(tunnel), self._faults.ask
+        begun = ask(_part(name), None, revive, name, memory, limits, now, held=held, anew=anew)
+        begun = begun or revive_nothing(name, memory, limits, now, held=held)
         self._states[tunnel.name] = replace(begun.state, known=self._known.get(tunnel.name, begun.state.known))
-        self._parting += begun.orders
+        self._parting += [(tunnel, order) for order in begun.orders]
         for event in begun.events:
             self._inbox.post(event)
 
@@ -163,12 +169,10 @@ class Engine:
         return seen(self._noticed, self._found(), self._clock()).shown
 
     def _found(self) -> dict[str, Condition]:
-        found = {name: Condition(text, look_further="facilitator plan") for name, text in self._out.network.conditions.items()}
+        found = self._out.conditions | self._faults.conditions
         if not self._uplink.alive:
             text = f"the uplink is dead: {self._uplink.text}; nothing is restarted until it is back"
             found["uplink"] = Condition(text, "critical", "ip route; ip neighbour")
-        for watcher in self._out.watchers:
-            found |= watcher.conditions
         return found | of_tunnels(self.snapshot)
 
     def tunnel(self, name: str) -> Tunnel:
@@ -202,7 +206,7 @@ class Engine:
             events = await self._inbox.wait(None if self._due is None else max(0.0, self._due - self._clock()))
             changed = self._take(events)
             if changed:
-                if self._out.runner.busy:
+                if self._out.busy:
                     await asyncio.sleep(0)      # a turn of the loop: the client starts before the rest follows from it
                     self._take(self._inbox.take())
                 self._publish_plan()
@@ -215,8 +219,8 @@ class Engine:
 
     def _take(self, events: Iterable[ev.Event]) -> bool:
         now = self._clock()
-        changed = [self._apply(event, now) for event in events]
-        for name, state in list(self._states.items()):
+        changed = [self._apply(event, now) for event in (*self._rests.over(now), *events)]
+        for name, state in [(name, state) for name, state in self._states.items() if name not in self._rests]:
             if state.other is not None:
                 changed += self._apply_due(name, state.other, now, state.other.session.number)
             changed += self._apply_due(name, state, now)
@@ -241,46 +245,61 @@ class Engine:
         """Publish; the moment (monotonic seconds) at which something is due next."""
         now = self._clock()
         parting, self._parting = self._parting, []
-        if changed or (self._plan_due is not None and self._plan_due <= now):
+        if changed or self._out.due(now) or (self._plan_due is not None and self._plan_due <= now):
             if not planned:
                 self._publish_plan()
             self._publish_rest()
         elif self._alerts_due is not None and self._alerts_due <= now:
             self._publish_alerts()
-        for order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
-            self._out.runner.terminate(order.tunnel, order.session, order.leave)
-        sides = [side for state in self._states.values() for side in state.sides]
+        for tunnel, order in parting:       # after the plan: traffic moves to another tunnel first, if there is one
+            self._out.order(tunnel, order)
+        sides = [side for name, state in self._states.items() if name not in self._rests for side in state.sides]
         drains = (side.drain.until for side in sides if side.drain is not None)
-        due = [*(side.deadline for side in sides), *(side.planned for side in sides), *drains, self._alerts_due, self._plan_due]
+        ours = (self._alerts_due, self._plan_due, self._out.again, *self._rests.moments)
+        due = [*(side.deadline for side in sides), *(side.planned for side in sides), *drains, *ours]
         self._due = min((moment for moment in due if moment is not None), default=None)
         return self._due
 
     def _apply(self, event: ev.Event, now: float) -> bool:
-        """One step of one tunnel; True when something changed that outputs depend on."""
-        if isinstance(event, ev.Noticed):
-            return True
-        if isinstance(event, ev.UplinkDoubted):
-            self._uplink = replace(self._uplink, doubted=event.doubted)
-            return False
-        if isinstance(event, ev.UplinkChanged):
-            self._uplink = Uplink(event.alive, now, event.text)
-            for name in self._tunnels if event.alive else ():
-                self._apply(ev.UplinkBack(name), now)
-            return True
+        """Take the event; True when something changed that outputs depend on."""
+        match event:
+            case ev.Noticed():
+                return True
+            case ev.UplinkDoubted():
+                self._uplink = replace(self._uplink, doubted=event.doubted)
+                return False
+            case ev.UplinkChanged():
+                self._uplink = Uplink(event.alive, now, event.text)
+                for name in self._tunnels if event.alive else ():
+                    self._apply(ev.UplinkBack(name), now)
+                return True
+            case _:
+                return self._apply_to_tunnel(event, now)
+
+    def _apply_to_tunnel(self, event: ev.Event, now: float) -> bool:
+        """One step of one tunnel. One that fails leaves the tunnel as it was."""
         tunnel, before = self._tunnels.get(event.tunnel), self._states.get(event.tunnel)
         if tunnel is None or before is None or self._too_late(event):
             return False
-        turn, uplink = self._turn(tunnel.name, concerned(before, event), now), self._uplink
-        moment = Moment(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted, self._zone())
-        outcome = step(moment, before, event)
-        after = self._states[tunnel.name] = outcome.state
-        changed = self._tell(tunnel, before, outcome, now)
+        outcome, changed = self._faults.ask(_part(tunnel.name), (None, False), self._step, tunnel, before, event, now)
+        if outcome is None:
+            self._states[tunnel.name] = before
+            self._rests.rest(event, now)
+            return False
         for action in outcome.actions:
             self._perform(tunnel, action)
-        if tunnel.name in self._retiring and after.phase is Phase.STOPPED and after.other is None:
+        if tunnel.name in self._retiring and outcome.state.phase is Phase.STOPPED and outcome.state.other is None:
             self._forget(tunnel.name)
             return True
         return changed
+
+    def _step(self, tunnel: Tunnel, before: TunnelState, event: ev.Event, now: float) -> tuple[Outcome, bool]:
+        """What comes of the event, and whether outputs depend on it."""
+        turn, uplink = self._turn(tunnel.name, concerned(before, event), now), self._uplink
+        moment = Moment(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted, self._zone())
+        outcome = step(moment, before, event)
+        self._states[tunnel.name] = outcome.state
+        return outcome, self._tell(tunnel, before, outcome, now)
 
     def _tell(self, tunnel: Tunnel, before: TunnelState, outcome: Outcome, now: float) -> bool:
         """Let everybody know what the step has changed; True when there is anything."""
@@ -326,77 +345,61 @@ class Engine:
         return event.tunnel in self._retiring and isinstance(event, ev.Asked) and event.reason not in (Reason.STOPPED, Reason.SHUTDOWN)
 
     def _perform(self, tunnel: Tunnel, action: ev.Action) -> None:
-        match action:
-            case ev.Spawn():
-                self._out.runner.spawn(tunnel, action.session, action.resume, action.remote, action.seat)
-            case ev.Renew():
-                self._out.runner.renew(tunnel.name, action.session)
-            case ev.Terminate():
-                self._parting.append(action)
-            case ev.Kill():
-                self._out.runner.kill(tunnel.name, action.session)
+        if isinstance(action, ev.Terminate):
+            self._parting.append((tunnel, action))
+        elif (failed := self._out.order(tunnel, action)) is not None:
+            self._inbox.post(failed)
 
     def _forget(self, name: str) -> None:
         self._retiring.discard(name)
         del self._tunnels[name], self._states[name], self._lanes[name]
         self._unkept.add(name)
+        self._rests.forget(name)
+        self._faults.forget(_part(name))
 
     def _publish_plan(self) -> None:
+        self._out.publish("plan", self._plan_anew)
+        self._out.plan(self.plan)
+
+    def _plan_anew(self) -> None:
         snapshot, before = self.snapshot, self._carriers
         self._carriers, due = choose(before, snapshot)
         self._plan_due = min((moment for moment in (due, next_refusal(snapshot)) if moment is not None), default=None)
         carried_by = proxies(self._tunnels, self._kinds)
         scope = self._scope
-        plan = desired(scope.staff, self._lanes, carried_by, snapshot, self._carriers, scope.segments, scope.accounting)
-        if plan != self.plan:
-            self.plan = plan
-            self._out.network.set(plan)
+        self.plan = desired(scope.staff, self._lanes, carried_by, snapshot, self._carriers, scope.segments, scope.accounting)
         self._unkept |= contested(before, self._carriers)
 
     def _publish_rest(self) -> None:
         unrecorded, self._unrecorded = self._unrecorded, []
         for moved_on, before in unrecorded:     # not before the plan: recorders write files
-            self._out.recorder.record(moved_on, before)
-        self._tell_keepers()
-        self._out.prober.set(dict(self._jobs()))
-        idle = self._scope.idle
-        self._out.flows.set({
-            self._lane(name, side): FlowJob(name, idle, None if side is state else side.session.number)
-            for name, state in self._states.items() for side in state.sides if side.drain is not None
-        })
+            self._out.record(moved_on, before)
+        if self._unkept and self._out.keep(self.records(self._unkept)):
+            self._unkept = set()
+        self._out.probe(probe_jobs(self._tunnels, self._states, self._lanes, self._kinds))
+        self._out.count(flow_jobs(self._states, self._lanes, self._scope.idle))
         self._publish_alerts()
         snapshot = self.snapshot
         for future, condition in list(self._waiters.items()):
-            if not future.done() and condition(snapshot):
+            if not future.done() and self._faults.ask("waiter", False, condition, snapshot):
                 future.set_result(None)
-
-    def _tell_keepers(self) -> None:
-        """Of the tunnels of which something else is remembered now."""
-        if self._unkept:
-            names, self._unkept = self._unkept, set()
-            for keeper in self._out.keepers:
-                keeper.keep(self.records(names))
 
     def records(self, names: Iterable[str]) -> dict[str, Record | None]:
         """What a later daemon goes on from; None: there is no such tunnel."""
         return recorded(names, self._states, self._lanes, self._carriers)
 
     def _publish_alerts(self) -> None:
+        self._alerts_due = None
+        self._out.publish("alerts", self._judge)
+        self._out.alert(self._alerts)
+
+    def _judge(self) -> None:
         sight = seen(self._noticed, self._found(), self._clock())
         self._noticed = sight.since
-        self._calls, alerts, due = called(self._scope.facilitator, self._calls, self.snapshot, sight.shown, self._ties)
-        self._alerts_due = min((moment for moment in (due, sight.due) if moment is not None), default=None)
-        self._out.alerter.set(alerts)
+        self._calls, self._alerts, due = called(self._scope.facilitator, self._calls, self.snapshot, sight.shown, self._ties)
+        self._alerts_due = min((moment for moment in (due, sight.due, self._faults.due) if moment is not None), default=None)
 
-    def _jobs(self) -> Iterable[tuple[str, ProbeJob]]:
-        for name, tunnel in self._tunnels.items():
-            state = self._states[name]
-            pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
-            for side in state.sides if tunnel.probe.targets else ():
-                if side.phase is Phase.UP:
-                    session, inside = side.session, self._kinds[tunnel.kind].inside(tunnel)
-                    job = ProbeJob(name, session.number, pace, session.device, self._lane(name, side), inside)
-                    yield seat_name(name, session.seat), job
 
-    def _lane(self, name: str, state: TunnelState) -> int:
-        return lane_of(self._lanes[name], state.session.seat)
+def _part(tunnel: str) -> str:
+    """What a tunnel is called among the parts of the daemon that can fail."""
+    return f"tunnel:{tunnel}"

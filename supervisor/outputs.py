@@ -109,13 +109,13 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Everything the engine drives."""
+    """Everything the engine drives. One that raises keeps nothing from the others; the engine notes it as a fault of the daemon."""
 
     runner: Runner
     network: Network
     prober: Prober
     flows: FlowCounter
-    alerter: Alerter
-    recorder: Recorder
+    alerters: tuple[Alerter, ...]
+    recorders: tuple[Recorder, ...]
     watchers: tuple[Watcher, ...] = ()
     keepers: tuple[Keeper, ...] = ()

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from supervisor.core.alerts import Alert, Verdict
-from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Probed, Spawned
+from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Noticed, Probed, Spawned
+from supervisor.core.faults import Faults, Tell
 from supervisor.core.flows import FlowJob
 from supervisor.core.memory import Memory, Record
 from supervisor.core.network import NetworkPlan
@@ -56,8 +57,10 @@ class World:
 
     def __init__(
         self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1, kind: Kind = KIND, *, now: float = 0.0,
-        recorder: Recorder | None = None, known: Mapping[str, Known] | None = None,
+        recorder: Recorder | None = None, known: Mapping[str, Known] | None = None, outputs: Callable[[Outputs], Outputs] = lambda all: all,
+        tell: Tell | None = None,
     ) -> None:
+        """`outputs` may put others in the place of those that the world has; `tell` hears of faults of our own, in the place of `told`."""
         self.now = now
         self.habits = habits
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -66,10 +69,15 @@ class World:
         self.runner, self.prober = FakeRunner(self), FakeProber(self)
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
         self.flows, self.keeper = FakeFlows(self), FakeKeeper()
-        self._outputs = Outputs(
-            self.runner, self.network, self.prober, self.flows, self.alerter, recorder or self.recorder, (), (self.keeper,)
+        self._outputs = outputs(Outputs(
+            self.runner, self.network, self.prober, self.flows, (self.alerter,), (recorder or self.recorder,), (), (self.keeper,)
+        ))
+        self.told: list[tuple[str, str]] = []       # faults of our own: the part and the error
+        keep: Tell = lambda part, _, error: self.told.append((part, repr(error)))       # noqa: E731
+        self.faults = Faults(lambda: self.now, tell or keep, lambda: self.post(Noticed("")))
+        self._make = lambda: Engine(
+            self.inbox, self._outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random, faults=self.faults,
         )
-        self._make = lambda: Engine(self.inbox, self._outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random)
         self._known, self._tunnels = known or {}, tunnels
         self._begin(Memory())
 

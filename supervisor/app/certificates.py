@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
+from supervisor.core.faults import Faults
 from tunnels.base import AnyKind, Input, Tunnel, inputs_of
 
 WARN = 14 * 86400.0         # seconds before the end
@@ -27,8 +28,10 @@ class Expiry:
 class Certificates:
     """Knows the expiry of each tunnel's certificates, and posts `Noticed` when there is something new to say."""
 
-    def __init__(self, kinds: Mapping[str, AnyKind], read: Callable[[Input], bytes], post: Callable[[Event], None]) -> None:
-        self._kinds, self._read, self._post = kinds, read, post
+    def __init__(
+        self, kinds: Mapping[str, AnyKind], read: Callable[[Input], bytes], post: Callable[[Event], None], faults: Faults,
+    ) -> None:
+        self._kinds, self._read, self._post, self._faults = kinds, read, post, faults
         self._tunnels: Mapping[str, Tunnel] = {}
         self._said: Mapping[str, Condition] = {}
         self.expiries: Mapping[str, Expiry] = {}        # by tunnel; replaced as a whole
@@ -40,7 +43,8 @@ class Certificates:
 
     def _look(self, names: Iterable[str]) -> None:
         """Read those of these tunnels anew."""
-        found = {name: self._expiry(self._tunnels[name]) for name in names if name in self._tunnels}
+        asked = self._faults.ask
+        found = {name: asked("certificates", None, self._expiry, self._tunnels[name]) for name in names if name in self._tunnels}
         known = {name: expiry for name, expiry in self.expiries.items() if name in self._tunnels and name not in found}
         self.expiries = known | {name: expiry for name, expiry in found.items() if expiry is not None}
         if self.conditions != self._said:
@@ -77,10 +81,10 @@ def read(text: bytes) -> Iterable[Expiry]:
     from cryptography import x509  # costs a fifth of a second, and most tunnels have no certificate
 
     try:
-        certificates = x509.load_pem_x509_certificates(text)
+        found = x509.load_pem_x509_certificates(text)
+        return [Expiry(each.subject.rfc4514_string(), each.not_valid_after_utc.timestamp()) for each in found]
     except ValueError:
         return ()
-    return [Expiry(certificate.subject.rfc4514_string(), certificate.not_valid_after_utc.timestamp()) for certificate in certificates]
 
 
 def _condition(name: str, expiry: Expiry, now: float) -> Condition:

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from supervisor.control.occasion import Occasion, occasion
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.lifetime import REMEMBERED, remembered
+from supervisor.delivery import AGAIN
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports import lag
@@ -90,10 +91,10 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
         await daemon.serve()
         await daemon.end()
     finally:
-        await daemon.close()
+        error = await daemon.close()
         log.close()
         os.close(locked)
-    return Exit.OK
+    return Exit.OK if error is None else Exit.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +128,17 @@ class Daemon:
         restart = await self._begin()
         await self._listen(config.http.listen, tls)
         self._take_over(config, restart)
+        quiet = QuietWatch(parts.engine, SessionMeter(parts.engine.lane), parts.inbox.post)
+        endpoints = EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post)
+        beside: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "loop lag": lambda: lag.watch(parts.metrics.loop_lag), "watchdog": self._feed_watchdog,
+            "certificates": parts.certificates.run, "quiet": quiet.run, "uplink": UplinkWatch(parts.inbox.post).run,
+            "endpoints": endpoints.run, "board samples": parts.board.run,
+        }
         self._tasks = [
             asyncio.create_task(parts.engine.run(), name="engine"),
-            asyncio.create_task(lag.watch(parts.metrics.loop_lag), name="loop lag"),
-            asyncio.create_task(self._feed_watchdog(), name="watchdog"),
-            asyncio.create_task(parts.certificates.run(), name="certificates"),
-            asyncio.create_task(QuietWatch(parts.engine, SessionMeter(parts.engine.lane), parts.inbox.post).run(), name="quiet"),
-            asyncio.create_task(UplinkWatch(parts.inbox.post).run(), name="uplink"),
-            asyncio.create_task(EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post).run(), name="endpoints"),
-            asyncio.create_task(parts.board.run(), name="board samples"),
+            *(asyncio.create_task(self._kept_up(f"task:{name}", run), name=name) for name, run in beside.items()),
         ]
-        for task in self._tasks:
-            task.add_done_callback(self._told)
         await parts.servers.serve()
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
@@ -177,10 +177,14 @@ class Daemon:
         parts = self._parts
         parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
 
-    def _told(self, task: asyncio.Task[None]) -> None:
-        """All of them run for ever; one that fails is said, because the daemon goes on without it (the engine alone ends it)."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("a part of the daemon has ended; restart it at a quiet moment", part=task.get_name(), error=repr(error))
+    async def _kept_up(self, part: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a part for ever: one that fails begins anew, after a pause."""
+        while True:
+            with self._parts.faults.contained(part):
+                await run()
+                return
+            await asyncio.sleep(AGAIN)
+            self._parts.faults.worked(part)     # until it fails again
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         from supervisor.app.face import face  # takes its time, and the clients are adopted now
@@ -234,22 +238,26 @@ class Daemon:
         parts = self._parts
         parts.notifier.reloading()
         parts.tls_renewal.renew()
+        result: dict[str, Any] = {"done": [], "errors": ["not all of it was taken over: an internal error; the log has the details"]}
+        with parts.faults.contained("reload"):
+            result = self._reload()
+        parts.metrics.reloaded(not result["errors"])
+        parts.notifier.ready(summary(parts.engine.snapshot))
+        return result
+
+    def _reload(self) -> dict[str, Any]:
         try:
-            config = load(self._path, parts.kinds)
+            config = load(self._path, self._parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
-            parts.metrics.reloaded(False)
             self._log.error("reload refused, nothing changed", errors=errors_of(problem))
             return {"done": [], "errors": errors_of(problem)}
-        else:
-            change = difference(self._config, config)
-            self._take_over(config, change.restart)
-            parts.metrics.reloaded(True)
-            self._log.info("reloaded", done=change.lines())
-            if change:
-                parts.alerter.change(f"{parts.identity.facilitator}: the configuration was reloaded", {"done": "; ".join(change.lines())})
-            return {"done": list(change.lines()), "errors": []}
-        finally:
-            parts.notifier.ready(summary(parts.engine.snapshot))
+        change, alerter = difference(self._config, config), self._parts.alerter
+        self._take_over(config, change.restart)
+        self._log.info("reloaded", done=change.lines())
+        if change:
+            name = self._parts.identity.facilitator
+            alerter.change(f"{name}: the configuration was reloaded", {"done": "; ".join(change.lines())})
+        return {"done": list(change.lines()), "errors": []}
 
     async def upgrade(self) -> dict[str, Any]:
         """Go on with the code as it is now. Does not return where it succeeds: the process has become the new program; else `errors`."""
@@ -320,22 +328,38 @@ class Daemon:
             self._log.error("the next daemon would end at once: the order to end cannot be removed; facilitator cleanup", error=str(error))
         self._log.info("stopped", left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running])
 
-    async def close(self) -> None:
-        """Let go of everything; also after a start that failed half-way."""
+    async def close(self) -> Exception | None:
+        """Let go of everything, in this order, whatever one of them does; also after a start that failed half-way.
+
+        Each error is logged; the first one is returned.
+        """
         parts = self._parts
+        errors: list[Exception] = []
+        async with contextlib.AsyncExitStack() as stack:        # it calls the last one first
+            for part, close in reversed((
+                ("tasks", self._end_tasks), ("servers", parts.servers.close), ("TLS renewal", parts.tls_renewal.close),
+                ("prober", parts.prober.close), ("flows", parts.flows.close), ("watcher", parts.watcher.close),
+                ("runner", parts.runner.close), ("network", lambda: parts.network.close(keep=True)), ("audit", parts.auditing.close),
+                ("alerter", parts.alerter.close), ("history", parts.history.close), ("control socket", self._remove_socket),
+            )):
+                stack.push_async_callback(self._closed, part, close, errors)
+        return next(iter(errors), None)
+
+    async def _closed(self, part: str, close: Callable[[], Awaitable[object] | None], errors: list[Exception]) -> None:
+        try:
+            closing = close()
+            if closing is not None:
+                await closing
+        except Exception as error:
+            self._log.error("a part could not be closed", part=part, error=repr(error))
+            errors.append(error)
+
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await parts.servers.close()
-        await parts.tls_renewal.close()
-        await parts.prober.close()
-        parts.flows.close()
-        await parts.watcher.close()
-        await parts.runner.close()
-        await parts.network.close(keep=True)
-        await parts.auditing.close()
-        parts.alerter.close()
-        parts.history.close()
+
+    def _remove_socket(self) -> None:
         with contextlib.suppress(OSError):
             self._control.unlink(missing_ok=True)
 

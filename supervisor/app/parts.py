@@ -34,10 +34,11 @@ from supervisor.clients.watch import InputWatcher
 from supervisor.config.model import Config
 from supervisor.control.notify import Notifier
 from supervisor.control.servers import Servers
-from supervisor.core.alerts import Alert
 from supervisor.core.drains import silence, waits_for
-from supervisor.core.events import Event
+from supervisor.core.events import Event, Noticed
 from supervisor.core.failover import choose, recalled
+from supervisor.core.faults import Faults
+from supervisor.core.guard import guarded
 from supervisor.core.memory import Memory, found
 from supervisor.core.network import NetworkPlan, assign_lanes, desired, proxies
 from supervisor.core.state import Snapshot, Transition, up
@@ -48,7 +49,7 @@ from supervisor.kernel.counters import refused_packets
 from supervisor.kernel.draining import FlowWatch
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.traffic import LinkBytes
-from supervisor.outputs import Alerter, Outputs, Recorder
+from supervisor.outputs import Outputs
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.archive import Archive
 from supervisor.reports.deaths import Deaths
@@ -74,6 +75,7 @@ class Parts:
 
     identity: Identity
     kinds: Mapping[str, AnyKind]
+    faults: Faults
     files: Files
     held: Held
     learned: Learned
@@ -105,6 +107,8 @@ def build(
     identity = _identity(config, 0 if given is None else given.upgrades + 1)
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
+    faults = Faults(time.monotonic, log_fault, lambda: inbox.post(Noticed("")))
+    kinds = {name: guarded(kind, faults) for name, kind in kinds.items()}
     codes = Codes(config.facilitator.state_dir / "codes.json")
 
     def lane(tunnel: str, seat: int) -> int | None:
@@ -125,32 +129,32 @@ def build(
         availability=history.ratios, history_usable=lambda: history.usable,
         refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
+        internal_errors=lambda: faults.counts,
     ))
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
     alerter = Pagers(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
     chance = random.SystemRandom().random
-    prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes())
+    prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes(), faults.contained)
     deaths = Deaths()
     auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
     learned = Learned(config.facilitator.state_dir)
-    recorder = Everybody(TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
-    certificates = Certificates(kinds, files.read, inbox.post)
+    recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
+    certificates = Certificates(kinds, files.read, inbox.post, faults)
     board = Board(BoardSources(
         lambda: engine.snapshot, lambda: deaths.last, SessionMeter(lane), history, identity.wall_offset, secrets.mask,
     ))
-    alerters = Alerters(alerter, history, board)
     tls_renewal = TlsRenewal(inbox.post)
-    held, watcher = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed))
+    held, watcher = Held(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed))    # neither raises
     servers = Servers({} if given is None else given.listening)
     present = Present(boot_id(), lambda tunnel: engine.tunnel(tunnel), watcher.digest)      # noqa: PLW0108 - the engine is made later
     memory = MemoryFiles(config.facilitator.runtime_dir, present)
-    flows = FlowWatch(inbox.post, network.settled, _note)
-    runs, watchers = AfterNetwork(runner, network.released), (certificates, tls_renewal, auditing)
-    outputs = Outputs(runs, network, prober, flows, alerters, recorder, watchers, (memory,))
-    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone)
+    flows = FlowWatch(inbox.post, network.settled, _note, faults.contained)
+    runs, watchers = AfterNetwork(runner, network.released, faults), (certificates, tls_renewal, auditing)
+    outputs = Outputs(runs, network, prober, flows, (alerter, history, board), recorders, watchers, (memory,))
+    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
     return Parts(
-        identity, kinds, files, held, learned, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths, history,
-        alerter, auditing, engine, memory, servers, tls_renewal, board, notifier,
+        identity, kinds, faults, files, held, learned, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths,
+        history, alerter, auditing, engine, memory, servers, tls_renewal, board, notifier,
     )
 
 
@@ -214,9 +218,8 @@ def summary(snapshot: Snapshot) -> str:
 class AfterNetwork:
     """The runner that ends a client only when the kernel carries out the latest plan: its traffic goes elsewhere first, if it can."""
 
-    def __init__(self, runner: Runner, settled: Callable[[str], Awaitable[None]]) -> None:
-        self._runner = runner
-        self._settled = settled
+    def __init__(self, runner: Runner, settled: Callable[[str], Awaitable[None]], faults: Faults) -> None:
+        self._runner, self._settled, self._faults = runner, settled, faults
         self._waiting: set[asyncio.Task[None]] = set()
 
     def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
@@ -243,34 +246,10 @@ class AfterNetwork:
         task.add_done_callback(self._waiting.discard)
 
     async def _terminate(self, tunnel: str, session: int, leave: bool) -> None:
-        with contextlib.suppress(TimeoutError):
+        with self._faults.contained("network"), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLED_WITHIN):
                 await self._settled(tunnel)
-        self._runner.terminate(tunnel, session, leave)
-
-
-class Everybody:
-    """The recorders, as one."""
-
-    def __init__(self, *recorders: Recorder) -> None:
-        self._recorders = recorders
-
-    def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Tell each of them."""
-        for recorder in self._recorders:
-            recorder.record(transition, snapshot)
-
-
-class Alerters:
-    """The alerters, as one."""
-
-    def __init__(self, *alerters: Alerter) -> None:
-        self._alerters = alerters
-
-    def set(self, alerts: Mapping[str, Alert]) -> None:
-        """Tell each of them."""
-        for alerter in self._alerters:
-            alerter.set(alerts)
+        self._faults.run("runner", self._runner.terminate, tunnel, session, leave)
 
 
 class SystemdStatus:
@@ -286,6 +265,11 @@ class SystemdStatus:
 
 def _client_said(tunnel: str, text: str) -> None:
     structlog.get_logger().info("client", tunnel=tunnel, text=text)
+
+
+def log_fault(part: str, place: str, error: BaseException) -> None:
+    """One line about a fault of the daemon itself."""
+    structlog.get_logger().error("internal error: a part has failed, the others go on", part=part, at=place, error=repr(error))
 
 
 def _note(text: str, details: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,28 +48,34 @@ class Voice:
 
     def replay(self, source: Source, line: str) -> None:
         """A line that an earlier daemon has heard: the dialogue remembers it, and nothing follows from it."""
-        self._heard(lambda: self.dialogue.receive(source, line))
-
-    def _heard(self, understand: Callable[[], Iterable[Say | Observation]]) -> list[Say | Observation]:
-        try:
-            return list(understand())
-        except Exception as error:      # a kind that does not keep its promise must not take the other tunnels down
-            self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
-            return []
+        with self._contained():
+            list(self.dialogue.receive(source, line))
 
     def _understood(self, understand: Callable[[], Iterable[Say | Observation]]) -> list[Say]:
-        says = []
-        for item in self._heard(understand):
-            match item:
-                case Say():
-                    says.append(item)
-                case Keep():
-                    self.keep(item.secret)
-                case Question():
-                    self.ask(replace(item, text=self.masker.text(item.text)))
-                case _:
-                    self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
+        says: list[Say] = []
+        with self._contained():
+            for item in list(understand()):
+                self._follow(item, says)
         return says
+
+    def _follow(self, item: Say | Observation, says: list[Say]) -> None:
+        match item:
+            case Say():
+                says.append(item)
+            case Keep():
+                self.keep(item.secret)
+            case Question():
+                self.ask(replace(item, text=self.masker.text(item.text)))
+            case _:
+                self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
+
+    @contextlib.contextmanager
+    def _contained(self) -> Iterator[None]:
+        """A kind that does not keep its promise must not take the other tunnels down."""
+        try:
+            yield
+        except Exception as error:
+            self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
 
     def _masked(self, what: Connected | Failed) -> Connected | Failed:
         return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what

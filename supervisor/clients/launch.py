@@ -8,7 +8,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from supervisor.clients.processes import TAG
@@ -31,6 +31,17 @@ class SpawnError(Exception):
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
         self.reason, self.text = reason, text
+
+
+@contextlib.contextmanager
+def own_fault(sentence: str) -> Iterator[None]:
+    """A defect in a kind, or in us, fails its own tunnel only: a SpawnError. The text of the error could hold a secret."""
+    try:
+        yield
+    except SpawnError:
+        raise
+    except Exception as error:
+        raise SpawnError(Reason.LOCAL, f"{sentence}: {type(error).__name__}") from error
 
 
 def read_inputs(inputs: Iterable[Input], read: Callable[[Input], bytes]) -> dict[str, bytes]:

@@ -132,7 +132,7 @@ class Runner:
         SpawnError: it cannot be gone on with, because nobody can tell any more what it says or has said.
         """
         entry = found.entry
-        with _local_trouble():
+        with launching.own_fault("the client could not be taken up"), _local_trouble():
             client = self._adopted(tunnel, found, starting)
         self._clients[entry.tunnel, entry.session] = client
         if found.child:
@@ -240,11 +240,10 @@ class Runner:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
         try:
-            event = self._spawn(order)
+            with launching.own_fault("the client could not be started"):
+                event = self._spawn(order)
         except SpawnError as error:
             event = SpawnFailed(name, session, error.reason, error.text)
-        except Exception as error:      # a defect in a kind fails its own tunnel only; the text could hold a secret
-            event = SpawnFailed(name, session, Reason.LOCAL, f"the client could not be started: {type(error).__name__}")
         self._post(event)
 
     def _spawn(self, order: _Order) -> Event:

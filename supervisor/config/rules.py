@@ -16,7 +16,7 @@ from supervisor.config.overlaps import Claim, collisions
 from supervisor.config.places import Place, find, find_key
 from supervisor.config.report import Report
 from supervisor.config.tunnels import Entry
-from tunnels.base import Carrier, device_name
+from tunnels.base import AnyKind, Carrier, device_name
 from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
 
 _SPECIAL = tuple((ip_network(text), what) for text, what in (
@@ -184,14 +184,23 @@ def _warn_unused(checked: Checked, entry: Entry, tunnel: Tunnel) -> None:
     """Settings of the tunnel itself that its kind has no use for. Defaults are meant for all kinds."""
     assert entry.kind is not None
     unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []
-    used = {source.where for source in entry.kind.inputs(tunnel) if isinstance(source.where, Secret)}
-    unused += [("login", name) for name, value in _fields(tunnel.login) if isinstance(value, Secret) and value not in used]
+    used = _secrets(entry.kind, tunnel)
+    if used is not None:
+        unused += [("login", name) for name, value in _fields(tunnel.login) if isinstance(value, Secret) and value not in used]
     unused += [("reconnect", "planned")] if entry.kind.endless else []
     for path in unused:
         where = ("tunnels", tunnel.name, *path)
         place = find_key(checked.file, where)
         if place.where == where and place.node.plain() is not None:
             checked.report.warning(place.mark, where, f"kind {tunnel.kind} makes no use of this")
+
+
+def _secrets(kind: AnyKind, tunnel: Tunnel) -> set[Secret] | None:
+    """Those that the kind reads; None: it cannot say, because its code has a fault, which the daemon tells."""
+    try:
+        return {source.where for source in kind.inputs(tunnel) if isinstance(source.where, Secret)}
+    except Exception:
+        return None
 
 
 def _fields(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -181,6 +181,10 @@ def _validated(
         return options.model_validate(data)
     except ValidationError as error:
         report_invalid(error, options, root, ("tunnels", name), report, _options_of_others(options, kinds.values()))
+    except Exception as error:      # a fault of the kind, not of the file
+        place = find_key(root, ("tunnels", name))
+        text = f"kind {data['kind']} cannot judge this: an internal error ({type(error).__name__}); please report it"
+        report.error(place.mark, place.where, text)
     return None
 
 

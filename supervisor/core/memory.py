@@ -103,6 +103,20 @@ def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool,
     return Revival(state, tuple(orders), (*_news(name, state, memory, held=held, anew=anew), *ends))
 
 
+def revive_nothing(name: str, memory: Memory, limits: Limits, now: float, *, held: bool) -> Revival:
+    """The beginning where nobody can go on from the record: its clients end, its numbers go on, and refused logins count."""
+    record = memory.records.get(name)
+    begun = revive(name, Memory(ends_by=memory.ends_by), limits, now, held=held, anew=False)
+    if record is None:
+        return begun
+    number = max(record.state.numbered, *(side.session.number for side in record.state.sides))
+    state = replace(
+        begun.state, session=Session(number), numbered=number, refusals=record.state.refusals, login_after=record.state.login_after,
+    )
+    sides = (side for side in record.state.sides if _lives(name, side, memory))
+    return Revival(state, tuple(Terminate(name, side.session.number, leave=True) for side in sides), begun.events)
+
+
 def _news(name: str, state: TunnelState, memory: Memory, *, held: bool, anew: bool) -> Iterator[Event]:
     """What was wished, and what has changed, while nobody listened."""
     if memory.ends_by is not None:

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from supervisor.core.events import Event, FlowsCounted
@@ -35,8 +36,12 @@ _UNANSWERED = 300.0     # seconds that the kernel gives an established connectio
 class FlowWatch:
     """`post` takes FlowsCounted; `settled` returns when the kernel follows the latest plan, so that nothing new enters what is counted."""
 
-    def __init__(self, post: Callable[[Event], None], settled: Callable[[], Awaitable[None]], note: Note) -> None:
-        self._post = post
+    def __init__(
+        self, post: Callable[[Event], None], settled: Callable[[], Awaitable[None]], note: Note,
+        contained: Callable[[str], AbstractContextManager[None, bool | None]] = lambda part: contextlib.nullcontext(),
+    ) -> None:
+        """`contained` takes faults of our own: without the count a tunnel that drains would never end."""
+        self._post, self._contained = post, contained
         self._settled = settled
         self._note = note
         self._jobs: Mapping[int, FlowJob] = {}
@@ -67,6 +72,12 @@ class FlowWatch:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLED_WITHIN):
                 await self._settled()
+        while True:
+            with self._contained("flows"):
+                await self._count_on()
+            await asyncio.sleep(POLL)
+
+    async def _count_on(self) -> None:
         while True:
             try:
                 with ct.listening() as hints:       # a new one for each look: what was heard before it is old

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from supervisor.core.events import Event, PathMtu, Probed
@@ -21,6 +22,9 @@ from tunnels.settings import Probe
 
 _SPREAD = 0.1       # of the interval
 _SPARED = 2.0       # intervals without a round at most, while packets come out of the tunnel by themselves
+
+
+Contained = Callable[[str], AbstractContextManager[None, bool | None]]
 
 
 class Job(Protocol):
@@ -57,9 +61,13 @@ class ProbeLoop:
 
     def __init__(
         self, post: Callable[[Event], None], lane_ready: Callable[[], Awaitable[None]], chance: Callable[[], float],
-        link_bytes: LinkBytes = lambda device: None,
+        link_bytes: LinkBytes = lambda device: None, contained: Contained = lambda part: contextlib.nullcontext(),
     ) -> None:
-        """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0, 1)."""
+        """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0, 1).
+
+        `contained` takes faults of our own: a session whose probes have one is probed anew.
+        """
+        self._contained = contained
         self._post = post
         self._pulse = Pulse(link_bytes)
         self._lane_ready = lane_ready
@@ -85,6 +93,12 @@ class ProbeLoop:
         await self._pulse.close()
 
     async def _run(self, job: Job) -> None:
+        while True:
+            with self._contained("prober"):     # without its probes a dead session would look well for ever
+                await self._probe(job)
+            await asyncio.sleep(job.probe.interval)
+
+    async def _probe(self, job: Job) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(job.probe.timeout):
                 await self._lane_ready()

@@ -87,6 +87,8 @@ class Metrics:
         yield _gauge("config_last_reload_successful", "1 if the last reading of the configuration was successful.", self._daemon.reload_ok)
         yield _gauge("draining", "1 while the daemon takes no new sessions because it is about to end.", snapshot.draining)
         yield _gauge("event_loop_lag_seconds", "How late the event loop was at worst in the last minute.", self._daemon.loop_lag)
+        yield _counter("internal_errors", "Faults of the daemon itself, by the part that had them.", ("part",),
+                       {(part,): count for part, count in self._sources.internal_errors().items()})
         usable = self._sources.history_usable()
         if usable is not None:
             yield _gauge("history_usable", "1 if what happens is written to the history on disk.", usable)

@@ -62,6 +62,7 @@ class Sources:
     availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda tunnels: MappingProxyType({})   # by tunnel and window
     history_usable: Callable[[], bool | None] = lambda: None
     carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})   # by seat
+    internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})     # by part
     audit: Callable[[], Mapping[str, int] | None] = lambda: None                        # entries by event, and those that were `lost`
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from supervisor.app.certificates import Certificates, read
 from supervisor.core.alerts import Verdict, about
 from supervisor.core.events import Event, InputsChanged, Noticed
+from supervisor.core.faults import Faults
 from tests.fakes import KIND
 from tunnels.base import Input
 from tunnels.settings import Tunnel
@@ -48,7 +50,7 @@ def files() -> Files:
 
 
 def looking(files: Files, posted: list[Event]) -> Certificates:
-    return Certificates({"test": WIRE}, files.read, posted.append)
+    return Certificates({"test": WIRE}, files.read, posted.append, Faults(time.monotonic))
 
 
 def test_the_first_that_expires_counts_and_is_told_two_weeks_before(files: Files) -> None:

@@ -45,6 +45,7 @@ def exposition() -> str:
         certificates=lambda: {"acme": 2e9},
         availability=lambda tunnels: {(name, "24h"): 0.5 for name in tunnels},
         history_usable=lambda: True,
+        internal_errors=lambda: {"recorder:History": 1},
     ))
     snap = snapshot(acme=up())
     metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), snap)

@@ -1,0 +1,130 @@
+"""The outputs as the engine uses them: each is told for itself, and one that raises is a fault of that part alone.
+
+What holds a state (the kernel, the probes, the pagers and so on) is told again `AGAIN` seconds after a fault; an order is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import ParamSpec
+
+from supervisor.core import events as ev
+from supervisor.core.alerts import Alert
+from supervisor.core.conditions import Condition
+from supervisor.core.faults import Faults
+from supervisor.core.flows import FlowJob
+from supervisor.core.memory import Record
+from supervisor.core.network import NetworkPlan, lane_of
+from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
+from supervisor.core.succession import beside
+from supervisor.outputs import Outputs, ProbeJob
+from tunnels.base import AnyKind, Reason, seat_name
+from tunnels.settings import Tunnel
+
+AGAIN = 5.0     # seconds after which what has failed by a fault of ours is tried again
+P = ParamSpec("P")
+
+
+class Delivery:
+    """Tells the outputs. Nothing here raises."""
+
+    def __init__(self, outputs: Outputs, faults: Faults, clock: Callable[[], float]) -> None:
+        self._out, self._faults, self._clock = outputs, faults, clock
+        self._given = NetworkPlan()             # what the kernel's keeper was told last
+        self.again: float | None = None         # the moment at which all of it is to be told again
+
+    def due(self, now: float) -> bool:
+        """Something has failed, and its time has come; the caller tells everything again."""
+        due = self.again is not None and self.again <= now
+        self.again = None if due else self.again
+        return due
+
+    def publish(self, part: str, act: Callable[P, object], *about: P.args, **more: P.kwargs) -> bool:
+        """Tell an output, or find out what to tell it; False: it failed."""
+        worked = self._faults.run(part, act, *about, **more)
+        if not worked:
+            self.again = self._clock() + AGAIN
+        return worked
+
+    @property
+    def busy(self) -> bool:
+        """See `Runner.busy`."""
+        return self._faults.ask("runner", False, lambda: self._out.runner.busy)
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """What the outputs know to be wrong, by name."""
+        of_kernel = self._faults.ask("network", {}, lambda: self._out.network.conditions)
+        found = {name: Condition(text, look_further="facilitator plan") for name, text in of_kernel.items()}
+        for watcher in self._out.watchers:
+            found |= self._faults.ask(_named("watcher", watcher), {}, getattr, watcher, "conditions")
+        return found
+
+    def order(self, tunnel: Tunnel, action: ev.Action) -> ev.SpawnFailed | None:
+        """Let the runner act; what the engine must hear because it could not."""
+        runner = self._out.runner
+        match action:
+            case ev.Spawn():
+                if not self._faults.run("runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.seat):
+                    text = "the client could not be started: an internal error; the log has the details"
+                    return ev.SpawnFailed(tunnel.name, action.session, Reason.LOCAL, text)
+            case ev.Renew():
+                self._faults.run("runner", runner.renew, tunnel.name, action.session)
+            case ev.Terminate():
+                self._faults.run("runner", runner.terminate, tunnel.name, action.session, action.leave)
+            case ev.Kill():
+                self._faults.run("runner", runner.kill, tunnel.name, action.session)
+        return None
+
+    def plan(self, plan: NetworkPlan) -> None:
+        """The latest plan, if it is another one."""
+        if plan != self._given and self.publish("network", self._out.network.set, plan):
+            self._given = plan
+
+    def record(self, transition: Transition, snapshot: Snapshot) -> None:
+        """A transition, once."""
+        for recorder in self._out.recorders:
+            self._faults.run(_named("recorder", recorder), recorder.record, transition, snapshot)
+
+    def keep(self, records: Mapping[str, Record | None]) -> bool:
+        """What has changed; False: a keeper does not have it."""
+        return all([self.publish(_named("keeper", keeper), keeper.keep, records) for keeper in self._out.keepers])
+
+    def probe(self, jobs: Iterable[tuple[str, ProbeJob]]) -> None:
+        """The jobs of the prober."""
+        self.publish("prober", lambda: self._out.prober.set(dict(jobs)))
+
+    def count(self, jobs: Iterable[tuple[int, FlowJob]]) -> None:
+        """The jobs of the flow counter."""
+        self.publish("flows", lambda: self._out.flows.set(dict(jobs)))
+
+    def alert(self, alerts: Mapping[str, Alert]) -> None:
+        """The latest verdicts."""
+        for alerter in self._out.alerters:
+            self.publish(_named("alerter", alerter), alerter.set, alerts)
+
+
+def _named(role: str, part: object) -> str:
+    return f"{role}:{type(part).__name__}"
+
+
+def flow_jobs(states: Mapping[str, TunnelState], lanes: Mapping[str, int], idle: float) -> Iterator[tuple[int, FlowJob]]:
+    """Which lanes drain."""
+    for name, state in states.items():
+        for side in state.sides:
+            if side.drain is not None:
+                yield lane_of(lanes[name], side.session.seat), FlowJob(name, idle, None if side is state else side.session.number)
+
+
+def probe_jobs(
+    tunnels: Mapping[str, Tunnel], states: Mapping[str, TunnelState], lanes: Mapping[str, int], kinds: Mapping[str, AnyKind],
+) -> Iterator[tuple[str, ProbeJob]]:
+    """Which sessions are probed, by seat."""
+    for name, tunnel in tunnels.items():
+        state = states[name]
+        pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
+        for side in state.sides if tunnel.probe.targets else ():
+            if side.phase is Phase.UP:
+                session, inside = side.session, kinds[tunnel.kind].inside(tunnel)
+                job = ProbeJob(name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside)
+                yield seat_name(name, session.seat), job
