@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from supervisor.app.handover import Handover
-from supervisor.app.memory import Stored, ends_by, recall
+from supervisor.app.memory import Recalled, Stored, ends_by, recall
 from supervisor.clients.adoption import Found, living
 from supervisor.clients.journal import Entry, Journal
 from supervisor.clients.launch import SpawnError
@@ -22,7 +22,7 @@ from supervisor.clients.runner import Runner
 from supervisor.clients.watch import InputWatcher
 from supervisor.config import Config
 from supervisor.config.difference import fingerprint
-from supervisor.core.memory import Memory
+from supervisor.core.memory import Memory, Spent
 from supervisor.core.state import Phase, Session, TunnelState
 
 
@@ -34,6 +34,7 @@ class Inheritance:
     found: Sequence[Found] = ()         # clients of exactly the sessions that are stored
     kept: frozenset[str] = frozenset()  # seats whose next session need not log in
     ends_by: float | None = None        # see `memory.ends_by`
+    spent: Mapping[str, Spent] = field(default_factory=dict)    # by tunnel: of records that are not understood
 
     def close(self) -> None:
         """Let go of the processes; who took one up has a hold of its own."""
@@ -44,7 +45,7 @@ class Inheritance:
     def memory(self) -> Memory:
         """As far as it can be known before a client was taken up."""
         records = {name: each.record for name, each in self.stored.items()}
-        return Memory(records, frozenset(map(_key, self.found)), self.kept, ends_by=self.ends_by)
+        return Memory(records, frozenset(map(_key, self.found)), self.kept, ends_by=self.ends_by, spent=self.spent)
 
     @property
     def sessions(self) -> dict[str, tuple[Session, ...]]:
@@ -79,13 +80,14 @@ class Inheritance:
 def inherit(config: Config, runtime_dir: Path, given: Handover | None = None) -> Inheritance:
     """Look at what an earlier daemon has left, or has `given` to us. Nothing is touched."""
     boot = boot_id()
-    known = recall(runtime_dir, boot) if given is None else given.tunnels
-    stored = {name: each for name, each in known.items() if name in config.tunnels}
+    known = recall(runtime_dir, boot) if given is None else Recalled(given.tunnels)
+    stored = {name: each for name, each in known.stored.items() if name in config.tunnels}
     entries = Journal(runtime_dir).load().values()
     found = living(entry for entry in entries if entry.tunnel in stored and _is_of(stored[entry.tunnel], entry))
     for each in found:
         stored[each.entry.tunnel] = _completed(stored[each.entry.tunnel], each.entry)
-    return Inheritance(stored, found, frozenset() if given is None else frozenset(given.kept), ends_by(runtime_dir, boot))
+    kept = frozenset[str]() if given is None else frozenset(given.kept)
+    return Inheritance(stored, found, kept, ends_by(runtime_dir, boot), known.spent)
 
 
 def _key(found: Found) -> tuple[str, int]:

@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from supervisor import __version__
 from supervisor.app.files import errors_of, load
 from supervisor.app.memory import Stored
 from supervisor.config import Config, ConfigErrors
+from supervisor.core.documents import document
 from supervisor.core.exits import CannotStart, Exit
 from tunnels.base import AnyKind
 
-FORMAT = 1                              # grows when an older version could not understand it
+FORMAT = 2                              # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
 GIVEN = "FACILITATOR_HANDOVER"          # names the descriptor of the document that we go on from
 CHECKED = "FACILITATOR_CHECK"           # names the descriptor of one that we are only asked about
 LATER = ("supervisor.app.face", "supervisor.reports.posting")       # what a daemon loads only when its clients are adopted
@@ -35,7 +34,6 @@ LATER = ("supervisor.app.face", "supervisor.reports.posting")       # what a dae
 class Handover:
     """Everything that is not in files."""
 
-    format: int
     version: str                        # who gives it
     upgrades: int                       # how often the process has changed its program
     runtime_dir: str
@@ -52,14 +50,14 @@ class Handover:
             yield from each
 
 
-_FORMAT = TypeAdapter(Handover)
+DOCUMENT = document(Handover, FORMAT)
 
 
 def written(handover: Handover) -> int:
     """The document as an anonymous file, from its beginning; the caller closes it."""
     fd = os.memfd_create("handover", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
-        file.write(_FORMAT.dump_json(handover))
+        file.write(DOCUMENT.written(handover))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
@@ -74,7 +72,8 @@ def received(environ: MutableMapping[str, str] = os.environ) -> Handover | None:
         return None
     try:
         handover = _read(int(named))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as problem:
+        print(f"facilitator: what is handed over is not understood, we go on as after a crash: {problem}", file=sys.stderr)
         return None
     for fd in handover.descriptors():
         os.set_inheritable(fd, False)
@@ -116,7 +115,4 @@ def _read(fd: int) -> Handover:
     """ValueError: it is none that we understand."""
     with open(fd, "rb") as file:
         content = file.read()
-    handover = _FORMAT.validate_json(content)
-    if handover.format > FORMAT:
-        raise ValueError(f"it has format {handover.format}, and we know {FORMAT}")
-    return handover
+    return DOCUMENT.read(content)

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
+from supervisor.core.documents import NotUnderstood, document, opened
+
 _NAME = "held.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The file. Format 0 was the list alone."""
+
+    held: tuple[str, ...]
+
+
+DOCUMENT = document(_Held, 1)
+
+
+def _read(content: bytes) -> frozenset[str]:
+    """NotUnderstood: this version cannot."""
+    format, raw = opened(content, DOCUMENT.format)
+    if format > 0:
+        return frozenset(DOCUMENT.read(content).held)
+    if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
+        raise NotUnderstood("it is no list of names")
+    return frozenset(raw)
 
 
 class Held:
     """The names, on disk in `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
-        """A missing or torn file means: none."""
+        """A missing file means: none. One that is not understood too, but then it is told: what was stopped will start."""
         self._path = state_dir / _NAME
+        self._names = frozenset[str]()
         try:
-            names = json.loads(self._path.read_text())
-            self._names = frozenset(name for name in names if isinstance(name, str))
-        except (OSError, ValueError, TypeError):
-            self._names = frozenset()
+            self._names = _read(self._path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            text = "which tunnels were stopped is not known: all of them start; facilitator stop NAME"
+            structlog.get_logger().error(text, path=str(self._path), why=str(error))
         self._on_disk = self._names
 
     @property
@@ -40,8 +67,8 @@ class Held:
         if names == self._on_disk:
             return
         draft = self._path.with_suffix(".new")
-        with draft.open("w") as file:
-            json.dump(sorted(names), file)
+        with draft.open("wb") as file:
+            file.write(DOCUMENT.written(_Held(tuple(sorted(names)))))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)

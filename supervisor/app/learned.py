@@ -5,28 +5,51 @@ How long sessions live is not written here: the history has it (`reports.history
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from supervisor.core.documents import NotUnderstood, document, opened
 from supervisor.core.state import Second, Snapshot, Transition
 
 _NAME = "second-sessions.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """The file. Format 0 was the mapping alone."""
+
+    second: dict[str, Second]
+
+
+DOCUMENT = document(_Learned, 1)
+
+
+def _read(content: bytes) -> dict[str, Second]:
+    """NotUnderstood: this version cannot."""
+    format, raw = opened(content, DOCUMENT.format)
+    if format > 0:
+        return DOCUMENT.read(content).second
+    words = [second.value for second in Second]
+    if not isinstance(raw, dict) or not all(word in words for word in raw.values()):
+        raise NotUnderstood("it does not say what far sides make of a second session")
+    return {name: Second(word) for name, word in raw.items()}
 
 
 class Learned:
     """By tunnel, on disk in `state_dir`; a recorder (`supervisor.outputs`)."""
 
     def __init__(self, state_dir: Path) -> None:
-        """A missing or torn file means: nothing is known. So does a word of another version."""
+        """A missing file means: nothing is known. So does one that is not understood, and that is told."""
         self._path = state_dir / _NAME
+        self._known: dict[str, Second] = {}
         try:
-            said = dict(json.loads(self._path.read_text()))
-        except (OSError, ValueError, TypeError):
-            said = {}
-        words = {second.value for second in Second}
-        self._known = {name: Second(word) for name, word in said.items() if word in words}
+            self._known = _read(self._path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            structlog.get_logger().warning("what was learned about far sides is forgotten", path=str(self._path), why=str(error))
         self._usable = True
 
     @property
@@ -50,6 +73,6 @@ class Learned:
 
     def _write(self) -> None:
         draft = self._path.with_suffix(".new")
-        with draft.open("w") as file:
-            json.dump(dict(sorted(self._known.items())), file)     # not waited for until the disk has it: the engine waits for us
+        with draft.open("wb") as file:      # not waited for until the disk has it: the engine waits for us
+            file.write(DOCUMENT.written(_Learned(dict(sorted(self._known.items())))))
         draft.replace(self._path)

@@ -1,22 +1,24 @@
 """What outlives a crash: the engine's memory of each tunnel (`core.memory`), in `runtime_dir/tunnels/`, a file for each; and a drain.
 
-Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of another boot, a torn one, or
-one that this version does not understand is none: the tunnel begins anew.
+Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of another boot is none. One
+that is damaged, or that this version does not understand, is told in the log: its tunnel begins anew, but refused logins still count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
 
 from supervisor.clients.shelf import Shelf
 from supervisor.config.difference import fingerprint
-from supervisor.core.memory import Record
+from supervisor.core.documents import NotUnderstood, document
+from supervisor.core.memory import Record, Spent, spent_in
 from tunnels.settings import Tunnel
 
 NAME = "tunnels"
@@ -34,7 +36,8 @@ class Stored:
     inputs: str         # digest of its secrets and files
 
 
-_FORMAT = TypeAdapter(Stored)
+# The format grows with each change of what is stored, down to the fields of a tunnel's state (tests/golden has one record of each).
+RECORD = document(Stored, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class End:
     until: float        # monotonic seconds
 
 
-_END_FORMAT = TypeAdapter(End)
+END = document(End, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +73,53 @@ def forget(runtime_dir: Path) -> None:
 
 def ends_by(runtime_dir: Path, boot: str) -> float | None:
     """Monotonic seconds by which a drain is over that an earlier daemon of this boot has not completed; None: there is none."""
+    content = Shelf(runtime_dir / ORDERS).load().get(_END)
+    if content is None:
+        return None
     try:
-        end = _END_FORMAT.validate_json(Shelf(runtime_dir / ORDERS).load().get(_END, b""))
-    except ValidationError:
+        end = END.read(content)
+    except NotUnderstood as error:
+        if _boot(content) in (boot, None):
+            structlog.get_logger().error("an order to drain is not understood, and not followed", why=str(error))
         return None
     return end.until if end.boot == boot else None
 
 
-def recall(runtime_dir: Path, boot: str) -> dict[str, Stored]:
-    """What an earlier daemon of this boot has left, by tunnel."""
-    found = {}
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What an earlier daemon has left, by tunnel."""
+
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    spent: Mapping[str, Spent] = field(default_factory=dict)    # of those whose record is not understood
+
+
+def recall(runtime_dir: Path, boot: str) -> Recalled:
+    """What an earlier daemon of this boot has left."""
+    stored, spent, log = {}, {}, structlog.get_logger()
     for name, content in shelf(runtime_dir).load().items():
         try:
-            stored = _FORMAT.validate_json(content)
-        except ValidationError:
+            found = RECORD.read(content)
+        except NotUnderstood as error:
+            if _boot(content) in (boot, None):
+                log.error("what an earlier daemon knew of a tunnel is not understood: it begins anew", tunnel=name, why=str(error))
+                spent[name] = spent_in(_raw(content))
             continue
-        if stored.boot == boot:
-            found[name] = stored
-    return found
+        if found.boot == boot:
+            stored[name] = found
+    return Recalled(stored, {name: each for name, each in spent.items() if each is not None})
+
+
+def _raw(content: bytes) -> Any:
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(content)
+    return None
+
+
+def _boot(content: bytes) -> str | None:
+    """In which boot a document was written that is not understood; None: it does not say."""
+    raw = _raw(content)
+    boot = raw.get("boot") if isinstance(raw, dict) else None
+    return boot if isinstance(boot, str) else None
 
 
 class MemoryFiles:
@@ -106,7 +138,7 @@ class MemoryFiles:
                     self._fingerprints.pop(name, None)
                     self._shelf.remove(name)
                 else:
-                    self._shelf.put(name, _FORMAT.dump_json(self.stored(name, record)))
+                    self._shelf.put(name, RECORD.written(self.stored(name, record)))
         except OSError as error:
             if self._usable:
                 structlog.get_logger().error("a crash would end the tunnels: their state cannot be written down", error=str(error))
@@ -120,7 +152,7 @@ class MemoryFiles:
             if until is None:
                 self._orders.clear()
             else:
-                self._orders.put(_END, _END_FORMAT.dump_json(End(self._present.boot, until)))
+                self._orders.put(_END, END.written(End(self._present.boot, until)))
         except OSError as error:
             withdrawn = "the next daemon will drain too: the order cannot be withdrawn; facilitator drain --now, and start it again"
             forgotten = "this drain is forgotten if the daemon crashes: it cannot be written down"

@@ -19,7 +19,7 @@ from typing import NoReturn
 import structlog
 
 from supervisor import __version__
-from supervisor.app.handover import CHECKED, FORMAT, GIVEN, Handover, written
+from supervisor.app.handover import CHECKED, GIVEN, Handover, written
 from supervisor.app.parts import Parts, summary
 from supervisor.config import Config
 from supervisor.core.events import Noticed
@@ -94,7 +94,7 @@ class Upgrade:
         parts, config = self._parts, self._config.facilitator
         records = parts.engine.records(self._config.tunnels)
         return Handover(
-            format=FORMAT, version=__version__, upgrades=parts.identity.upgrades, runtime_dir=str(config.runtime_dir),
+            version=__version__, upgrades=parts.identity.upgrades, runtime_dir=str(config.runtime_dir),
             state_dir=str(config.state_dir), lock=self._lock, listening=parts.servers.descriptors(),
             tunnels={name: parts.memory.stored(name, record) for name, record in records.items() if record is not None},
             kept=parts.runner.kept,

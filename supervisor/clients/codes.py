@@ -19,6 +19,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pyotp
 
+from supervisor.core.documents import opened
+
+FORMAT = 1          # of the file; 0 was the mapping alone
 _SHORTEST = 14      # bytes of a seed
 LEFT = 1.0      # seconds that a step must still have, or the code could be late at the far side
 
@@ -52,15 +55,16 @@ class Codes:
     def _read(self) -> dict[str, int]:
         if self._used is None:
             try:
-                self._used = {str(name): int(step) for name, step in json.loads(self._path.read_text()).items()}
-            except (OSError, ValueError, AttributeError, TypeError):       # not there, or damaged: the worst is one refused code
+                format, used = opened(self._path.read_bytes(), FORMAT)
+                self._used = {str(name): int(step) for name, step in (used["used"] if format else used).items()}
+            except (OSError, KeyError, ValueError, AttributeError, TypeError):       # not there, or damaged: the worst is one refused code
                 self._used = {}
         return self._used
 
     def _write(self, used: dict[str, int]) -> None:
         fresh = self._path.with_suffix(".new")
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(used, file)
+            json.dump({"format": FORMAT, "used": used}, file)
         fresh.replace(self._path)
 
 

@@ -15,6 +15,7 @@ from supervisor.clients.shelf import Shelf
 from tunnels.base import seat_name
 
 NAME = "journal"
+FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Entry:
     seat: int = 0
     kind: str = ""
     notify: bool = False        # it was given a NOTIFY_SOCKET
+    format: int = FORMAT        # of this entry; one of another format is none
 
     @property
     def place(self) -> str:
@@ -85,4 +87,4 @@ def _entry(value: Any) -> Entry | None:
         return None
     numbers, words = (entry.pid, entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id)
     sound = all(type(n) is int for n in numbers) and all(isinstance(w, str) for w in words)
-    return entry if sound and entry.pid > 1 else None
+    return entry if sound and entry.pid > 1 and entry.format == FORMAT else None

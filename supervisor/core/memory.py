@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from supervisor.core.events import Asked, Event, Exited, InputsChanged, Terminate
 from supervisor.core.failover import Carriers, Rivals, prevailed
@@ -15,6 +16,9 @@ from supervisor.core.moment import Limits
 from supervisor.core.state import Drain, Known, Phase, Session, Snapshot, TunnelState, Want
 from tunnels.base import Reason, seat_name
 from tunnels.settings import Tunnel
+
+_MOST_REFUSALS = 1000       # more than these nobody counts
+_LONGEST_PAUSE = 3600.0     # seconds that a login waits for what a record says that is not understood
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Refused logins of a tunnel of which nothing else is known."""
+
+    refusals: int
+    login_after: float      # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """All tunnels that an earlier daemon had, and what became of them since."""
 
@@ -35,6 +47,7 @@ class Memory:
     kept: Container[str] = ()           # seats: what lets their next session begin without a login is still there
     outdated: Container[str] = ()       # tunnels whose secrets or files have changed
     ends_by: float | None = None        # all of it was draining; by then it is over
+    spent: Mapping[str, Spent] = field(default_factory=dict)    # by tunnel: of records that could not be understood
 
     @property
     def lanes(self) -> dict[str, int]:
@@ -94,6 +107,8 @@ def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool,
         fresh = TunnelState(
             want=Want.DOWN if down else Want.UP, since=now, well_since=now, session=Session(number), numbered=number, known=known,
         )
+        if not down and record is None and (spent := memory.spent.get(name)) is not None:
+            return Revival(_wary(fresh, spent, now))
         return Revival(fresh, events=() if down else (Asked(name, reason=Reason.CONFIGURED),))
     state = _taken_up(name, record.state, memory, limits, now, held=held)
     stopping = (side for side in state.sides if side.phase is Phase.STOPPING and _lives(name, side, memory))
@@ -101,6 +116,25 @@ def revive(name: str, memory: Memory, limits: Limits, now: float, *, held: bool,
     lost = (side.session.number for side in state.sides if side.running and not _lives(name, side, memory))
     ends = (Exited(name, number) for number in lost)
     return Revival(state, tuple(orders), (*_news(name, state, memory, held=held, anew=anew), *ends))
+
+
+def spent_in(raw: Any) -> Spent | None:
+    """The refused logins in a stored record that is not understood; None: none are told there."""
+    try:
+        state = raw["record"]["state"]
+        refusals, login_after = state["refusals"], state["login_after"]
+    except (KeyError, TypeError, IndexError):
+        return None
+    counted = type(refusals) is int and 0 < refusals < _MOST_REFUSALS
+    return Spent(refusals, float(login_after) if isinstance(login_after, int | float) else 0.0) if counted else None
+
+
+def _wary(state: TunnelState, spent: Spent, now: float) -> TunnelState:
+    """It begins as after a refused login: an account is not tried once more only because we have forgotten that it was refused."""
+    after = min(spent.login_after, now + _LONGEST_PAUSE)
+    return replace(
+        state, phase=Phase.BACKOFF, reason=Reason.AUTH, refusals=spent.refusals, login_after=after, deadline=max(now, after),
+    )
 
 
 def revive_nothing(name: str, memory: Memory, limits: Limits, now: float, *, held: bool) -> Revival:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from supervisor.app.held import Held
 
@@ -33,3 +34,12 @@ def test_a_stop_that_could_not_be_written_is_written_by_the_next_one(tmp_path: P
     obstacle.rmdir()
     held.hold("acme")
     assert Held(tmp_path).names == {"acme"}
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 2, "held": []}', '{"format": 1, "held": ["acme"], "until": 7}', '["acme", 7]'])
+def test_what_is_not_understood_is_said(tmp_path: Path, content: str) -> None:
+    (tmp_path / "held.json").write_text(content)
+    with capture_logs() as logged:
+        assert Held(tmp_path).names == frozenset()
+    assert [line["log_level"] for line in logged] == ["error"]
+    assert "facilitator stop NAME" in logged[0]["event"]

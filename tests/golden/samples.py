@@ -1,0 +1,149 @@
+"""A value of each sort of document, and how the code of today writes and reads it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from supervisor.app import handover, held, learned, memory
+from supervisor.app.handover import Handover
+from supervisor.app.held import Held
+from supervisor.app.learned import Learned
+from supervisor.app.memory import End, Stored
+from supervisor.clients import codes, journal
+from supervisor.clients.codes import Codes
+from supervisor.clients.journal import Entry, Journal
+from supervisor.core.memory import Record
+from supervisor.core.state import (
+    Asking,
+    Drain,
+    Failure,
+    Health,
+    Known,
+    Length,
+    Phase,
+    Reach,
+    Rung,
+    Second,
+    Session,
+    Snapshot,
+    Transition,
+    TunnelState,
+    Want,
+)
+from tunnels.base import Question, Reason, Wanted
+from tunnels.settings import Tunnel
+
+BOOT = "4f2c6b1e-0000-4000-8000-000000000001"
+SEED = b"JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+
+# Each field has a value that is not its default: a field that is lost on the way shows.
+OTHER = TunnelState(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=Session(6, "c0ffee", 4243, "t-acme-dc~", seat=1))
+STATE = TunnelState(
+    want=Want.DOWN, phase=Phase.STARTING, health=Health.UNHEALTHY, reason=Reason.AUTH, since=1.5, well_since=2.5,
+    session=Session(
+        7, "beef", 4242, "t-acme-dc", 3333, 3.5, 4.5, "10.78.0.2", "198.51.100.7", (ip_network("10.77.0.0/24"), ip_network("fd00::/64")),
+        1400, 5.5, True, True, 0,
+    ),
+    deadline=6.5, misses=1, silence=2, unheard=3, doubted=True, endpoint=Reach.ANSWERS, recent=(0.25, None), degraded="20 % lost",
+    healthy_since=7.5, attempts=4, refusals=2, failure=Failure(Reason.PEER_CLOSED, "gone", 8.5), last_rtt=0.125, reconnects=5, proven=True,
+    outdated=True, suspicions=6, login_after=9.5, turn=10.5, asking=Asking(Question(Wanted.CODE, "Code?"), 11.5), kept=True, remote=7,
+    rung=Rung.LOGIN, reconnect_by=12.5, drain=Drain(Reason.STOPPED, 13.5, 8, 14.5), single=True, other=OTHER, numbered=9,
+    known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))), planned=15.5,
+)
+STORED = Stored(BOOT, Record(STATE, 173_001, (("acme-dc", "globex"),)), "fingerprint", "digest")
+HANDOVER = Handover(
+    version="0.1.0", upgrades=2, runtime_dir="/run/facilitator", state_dir="/var/lib/facilitator", lock=3,
+    listening={"control": (4,), "127.0.0.1:9464": (5, 6)}, tunnels={"acme-dc": STORED}, kept={"acme-dc": "a cookie"},
+)
+ENTRY = Entry("acme-dc", 7, "beef", 4242, 987654, BOOT, "t-acme-dc", 3333, 173_001, "/run/facilitator/m.sock", 0, "openvpn", True)
+END = End(BOOT, 900.5)
+HELD = frozenset({"acme-dc", "globex"})
+LEARNED = {"acme-dc": Second.REPLACES, "globex": Second.ALLOWED}
+NOW = 1_000_000_000.0
+
+
+@dataclass(frozen=True)
+class Sort:
+    """One sort of document: `written` and `read` use a directory where the code insists on files."""
+
+    format: int
+    value: Any
+    written: Callable[[Path], bytes]
+    read: Callable[[Path, bytes], Any]
+
+
+def _entry(directory: Path) -> bytes:
+    Journal(directory).update(ENTRY)
+    return (directory / "journal" / "acme-dc.json").read_bytes()
+
+
+def _read_entry(directory: Path, content: bytes) -> Entry | None:
+    (directory / "journal").mkdir()
+    (directory / "journal" / "acme-dc.json").write_bytes(content)
+    return Journal(directory).load().get("acme-dc")
+
+
+def _held(directory: Path) -> bytes:
+    for name in HELD:
+        Held(directory).hold(name)
+    return (directory / "held.json").read_bytes()
+
+
+def _read_held(directory: Path, content: bytes) -> frozenset[str]:
+    (directory / "held.json").write_bytes(content)
+    return Held(directory).names
+
+
+def _learned(directory: Path) -> bytes:
+    recorder = Learned(directory)
+    for name, second in LEARNED.items():
+        tunnel = Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",))
+        told = Transition(name, 1, Phase.STARTING, Phase.UP, Health.UNKNOWN, Reason.CONNECTED, "", 0.0, 0.0)
+        recorder.record(told, Snapshot({name: (tunnel, TunnelState(known=Known(second)))}, 0.0))
+    return (directory / "second-sessions.json").read_bytes()
+
+
+def _read_learned(directory: Path, content: bytes) -> dict[str, Second]:
+    (directory / "second-sessions.json").write_bytes(content)
+    return Learned(directory).known
+
+
+def _codes(directory: Path) -> bytes:
+    Codes(directory / "codes.json", lambda: NOW).book(SEED)
+    return (directory / "codes.json").read_bytes()
+
+
+def _read_codes(directory: Path, content: bytes) -> bool:
+    """Whether the code that was given out is known to be used."""
+    (directory / "codes.json").write_bytes(content)
+    return Codes(directory / "codes.json", lambda: NOW).book(SEED).wait > 0.0
+
+
+SORTS: dict[str, Sort] = {
+    "tunnel-record": Sort(memory.RECORD.format, STORED, lambda _: memory.RECORD.written(STORED), lambda _, text: memory.RECORD.read(text)),
+    "drain": Sort(memory.END.format, END, lambda _: memory.END.written(END), lambda _, text: memory.END.read(text)),
+    "handover": Sort(
+        handover.FORMAT, HANDOVER, lambda _: handover.DOCUMENT.written(HANDOVER), lambda _, text: handover.DOCUMENT.read(text),
+    ),
+    "journal": Sort(journal.FORMAT, ENTRY, _entry, _read_entry),
+    "held": Sort(held.DOCUMENT.format, HELD, _held, _read_held),
+    "second-sessions": Sort(learned.DOCUMENT.format, LEARNED, _learned, _read_learned),
+    "codes": Sort(codes.FORMAT, True, _codes, _read_codes),
+}
+
+
+def pretty(content: bytes) -> str:
+    """As it stands in the repository."""
+    return json.dumps(json.loads(content), indent=1, ensure_ascii=False) + "\n"
+
+
+def now(name: str) -> str:
+    """What the code of today writes."""
+    with tempfile.TemporaryDirectory() as directory:
+        return pretty(SORTS[name].written(Path(directory)))
