@@ -1,0 +1,46 @@
+"""What a killed daemon has left, read by one of another version: of an earlier one all goes on, of an unknown one the tunnel begins anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.lab import Daemon
+
+pytestmark = pytest.mark.root
+
+
+def rewrite(daemon: Daemon, shelf: str, change: Callable[[Any], None], name: str = "*") -> None:
+    for path in (daemon.runtime_dir / shelf).glob(f"{name}.json"):
+        raw = json.loads(path.read_text())
+        change(raw)
+        path.write_text(json.dumps(raw))
+
+
+def test_records_of_version_0_1_0_are_gone_on_from(daemon: Daemon) -> None:
+    """They had no formats."""
+    before = daemon.sessions()
+    daemon.kill9()
+    for shelf in ("tunnels", "journal"):
+        rewrite(daemon, shelf, lambda raw: raw.pop("format"))
+    daemon.start()
+    daemon.wait_well()
+    assert daemon.sessions() == before
+    assert "not understood" not in daemon.log.read_text()
+
+
+def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(daemon: Daemon) -> None:
+    before = daemon.sessions()
+    daemon.kill9()
+    rewrite(daemon, "tunnels", lambda raw: raw["record"]["state"].update(stage=raw["record"]["state"].pop("phase")), "acme-dc")
+    daemon.start()
+    daemon.wait_well()
+    after = daemon.sessions()
+    assert after["own-cloud"] == before["own-cloud"]
+    assert after["acme-dc"] != before["acme-dc"]
+    assert len(daemon.client_pids("openvpn")) == 1
+    said = [json.loads(line) for line in daemon.log.read_text().splitlines() if "not understood" in line]
+    assert [(line["tunnel"], line["why"]) for line in said] == [("acme-dc", "record.state.stage is unknown to this version")]
