@@ -1,4 +1,4 @@
-"""What a killed daemon has left, read by one of another version: of an earlier one all goes on, of an unknown one the tunnel begins anew."""
+"""A killed daemon's records, read by another version: those of an earlier one are gone on from, an unknown one begins anew."""
 
 from __future__ import annotations
 
