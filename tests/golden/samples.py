@@ -48,7 +48,7 @@ STATE = TunnelState(
     want=Want.DOWN, phase=Phase.STARTING, health=Health.UNHEALTHY, reason=Reason.AUTH, since=1.5, well_since=2.5,
     session=Session(
         7, "beef", 4242, "t-acme-dc", 3333, 3.5, 4.5, "10.78.0.2", "198.51.100.7", (ip_network("10.77.0.0/24"), ip_network("fd00::/64")),
-        1400, 5.5, True, True, 0,
+        1400, 5.5, True, True, 0, "fd00::2", True, 1380,
     ),
     deadline=6.5, misses=1, silence=2, unheard=3, doubted=True, endpoint=Reach.ANSWERS, recent=(0.25, None), degraded="20 % lost",
     healthy_since=7.5, attempts=4, refusals=2, failure=Failure(Reason.PEER_CLOSED, "gone", 8.5), last_rtt=0.125, reconnects=5, proven=True,
