@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
 
 __all__ = [
-    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need", "Network",
-    "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
+    "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need",
+    "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
     "device_name", "inputs_of", "seat_name",
 ]
 
@@ -87,11 +87,28 @@ class Source(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A file that a profile names. It lies in the profile's directory or below, and no symbolic link on the way to it leaves that."""
+
+    profile: Path
+    name: str                   # relative to the profile's directory
+    option: str | None = None   # what names it
+    line: int | None = None     # where that stands in the profile
+    secret: bool = False        # its content is masked in every log
+    folder: bool = False        # all files of this folder, as far as it exists
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """Something that is read anew before each start, and watched while a tunnel waits for it to change."""
 
-    name: str                   # what the kind calls it
-    where: Secret | Path        # a secret, or a plain file
+    name: str                       # what the kind calls it
+    where: Secret | Path | Beside   # a secret, a file that the settings name, or one that a profile names
+
+    @property
+    def secret(self) -> bool:
+        """Its content is masked in every log."""
+        return isinstance(self.where, Secret) or (isinstance(self.where, Beside) and self.where.secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +226,7 @@ class Kind(Generic[TunnelT]):
     launch: Callable[[TunnelT, Place, Mapping[str, bytes]], Launch]             # ValueError(text): the inputs cannot be used
     dialogue: Callable[[TunnelT, Mapping[str, bytes]], Dialogue]
     binaries: tuple[str, ...]                                                   # programs that must be installed
+    companions: Callable[[TunnelT, Mapping[str, bytes]], tuple[Input, ...]] = lambda tunnel, inputs: ()     # what those inputs name in turn
     start_timeout: float = 60.0                                                 # seconds from spawn to Connected
     stop_timeout: float = 5.0                                                   # seconds from SIGTERM to SIGKILL
     renew: tuple[Say, ...] = ()                                                 # tells the client to reconnect in place; empty: it cannot
@@ -219,7 +237,7 @@ class Kind(Generic[TunnelT]):
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
     door: Callable[[TunnelT], int | None] = lambda tunnel: None                 # TCP port of that gateway, where everybody is answered
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
-    certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
+    certificates: Callable[[TunnelT, Mapping[str, bytes]], tuple[bytes, ...]] = lambda tunnel, inputs: ()   # PEM texts with ours, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without
 
 

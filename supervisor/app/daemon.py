@@ -43,7 +43,7 @@ from supervisor.reports import lag
 from supervisor.reports.deaths import KEPT
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
-from tunnels.base import AnyKind, inputs_of
+from tunnels.base import AnyKind
 from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
@@ -175,7 +175,7 @@ class Daemon:
 
     def _watch(self, config: Config) -> None:
         parts = self._parts
-        parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
+        parts.watcher.set(lambda: {name: parts.files.watched(parts.kinds[each.kind], each) for name, each in config.tunnels.items()})
 
     def _told(self, task: asyncio.Task[None]) -> None:
         """All of them run for ever; one that fails is said, because the daemon goes on without it (the engine alone ends it)."""
