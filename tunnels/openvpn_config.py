@@ -67,7 +67,7 @@ _REFUSED = MappingProxyType({
     "tls-verify": "runs a program to verify the server, and programs are not run; use verify-x509-name",
 })
 
-# All of what is kept that can name a file. The content of such a file goes into the text as a block. The passphrase of a key is given when OpenVPN asks for it.
+# All of what is kept that can name a file. The content goes into the text as a block; a passphrase is given when OpenVPN asks for it.
 _EMBEDDED = _names("ca cert crl-verify extra-certs key pkcs12 secret tls-auth tls-crypt tls-crypt-v2")
 _DIRECTED = _names("secret tls-auth")
 _ASKPASS = "askpass"                                                # its file goes to the management socket

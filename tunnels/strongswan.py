@@ -1,8 +1,8 @@
 """strongSwan: IPsec with IKEv2 (or IKEv1), one charon per session, driven by tunnels/programs/strongswan.py.
 
-The swanctl.conf goes through tunnels.strongswan_config into an anonymous file, from which swanctl loads it into charon, and so does each key and
-certificate beside it: neither of the two opens a path that a customer has chosen. The pre-shared key and the login go from the daemon to
-charon through sockets only. Routes are the daemon's: charon's own end in a table that nobody looks up.
+The swanctl.conf goes through tunnels.strongswan_config into an anonymous file, from which swanctl loads it into charon, and so does each
+key and certificate beside it: neither of the two opens a path that a customer has chosen. The pre-shared key and the login go from the
+daemon to charon through sockets only. Routes are the daemon's: charon's own end in a table that nobody looks up.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from supervisor.app.memory import forget
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
+from supervisor.app.profiles import Weight, examine
 from supervisor.app.quiet import QuietWatch
 from supervisor.app.upgrade import Upgrade
 from supervisor.clients.journal import Journal
@@ -245,9 +246,12 @@ class Daemon:
             self._take_over(config, change.restart)
             parts.metrics.reloaded(True)
             self._log.info("reloaded", done=change.lines())
+            wrong = [each.text for each in examine(config.tunnels, parts.kinds, parts.files) if each.weight is Weight.ERROR]
+            if wrong:
+                self._log.error("a customer's file cannot be used; its tunnel would not start", errors=wrong)
             if change:
                 parts.alerter.change(f"{parts.identity.facilitator}: the configuration was reloaded", {"done": "; ".join(change.lines())})
-            return {"done": list(change.lines()), "errors": []}
+            return {"done": [*change.lines(), *wrong], "errors": []}
         finally:
             parts.notifier.ready(summary(parts.engine.snapshot))
 

@@ -15,6 +15,7 @@ from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
+    from supervisor.app.profiles import Remark
     from supervisor.config.model import Config
 
 
@@ -35,18 +36,41 @@ def run(config: Path) -> None:
 
 
 @click.command()
+@click.option("--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files.")
 @config_option
-def check(config: Path) -> None:
+def check(config: Path, no_files: bool) -> None:
     """Validate the configuration: every mistake in one run, each with line and column. Needs no rights, touches nothing.
+
+    Reads the customers' files too, as far as it may, and lists each further file that one of them names.
 
     \b
     Example: facilitator check -c config.example.yaml
     """
+    from supervisor.app.profiles import Weight
+
     valid = _load(config)
-    for warning in (*valid.warnings, *_missing(valid)):
+    remarks = [] if no_files else _files(config, valid)
+    for warning in (*valid.warnings, *_missing(valid), *(each.text for each in remarks if each.weight is Weight.WARNING)):
         click.echo(str(warning), err=True)
+    for remark in remarks:
+        if remark.weight is Weight.READS:
+            click.echo(remark.text)
+    errors = [each.text for each in remarks if each.weight is Weight.ERROR]
+    for error in errors:
+        click.echo(error, err=True)
+    if errors:
+        sys.exit(Exit.CONFIG)
     count = len(valid.tunnels)
     click.echo(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+
+
+def _files(path: Path, config: Config) -> list[Remark]:
+    """What is to be said about the customers' files."""
+    from supervisor.app.files import Files
+    from supervisor.app.profiles import examine
+    from tunnels.kinds import KINDS
+
+    return list(examine(config.tunnels, KINDS, Files(path.resolve().parent, lambda _: None)))
 
 
 def _missing(config: Config) -> list[str]:

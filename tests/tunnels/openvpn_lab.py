@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.lab.management import client_ids, tell
 from tests.netns import Namespace, link
-from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
+from tests.tunnels.driver import ENVIRONMENT, Run, wait_for, with_companions
 from tunnels.base import Place
 from tunnels.kinds import KINDS
 
@@ -191,8 +191,7 @@ class Lab:
         })
         secrets = {"password": password and f"{password}\n", "kept": kept}
         inputs = {"config": profile.encode()} | {name: secret.encode() for name, secret in secrets.items() if secret is not None}
-        beside = {item.name: (self.directory / item.where.name).read_bytes() for item in kind.companions(tunnel, inputs)}
-        return Run(kind, tunnel, place, inputs | beside, self.client, *prefix)
+        return Run(kind, tunnel, place, with_companions(kind, tunnel, inputs), self.client, *prefix)
 
 
 class OpenVPNServer:

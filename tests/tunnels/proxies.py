@@ -1,4 +1,7 @@
-"""An HTTP and a SOCKS proxy that want a login, take any, write it down, and then connect: `python -m tests.tunnels.proxies KIND PORT FILE`."""
+"""An HTTP and a SOCKS proxy that want a login, take any, write it down, and then connect.
+
+    python -m tests.tunnels.proxies http|socks PORT FILE
+"""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def test_a_container_of_keys_goes_into_it_as_text() -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "/etc/shadow", "/etc/facilitator", "/etc/facilitator/", "/etc/facilitator-other/ca.crt", "../ca.crt", "keys/../../ca.crt", "..", '""', ".",
-    "/etc/facilitator/../shadow", "//etc/shadow", "/proc/self/fd/3",
+    "/etc/shadow", "/etc/facilitator", "/etc/facilitator/", "/etc/facilitator-other/ca.crt", "../ca.crt", "keys/../../ca.crt", "..", '""',
+    ".", "/etc/facilitator/../shadow", "//etc/shadow", "/proc/self/fd/3",
 ])
 @pytest.mark.parametrize("option", ["ca", "key", "askpass", '"tls-crypt"', "--cert", "setenv opt secret", "\tcrl-verify\t"])
 def test_a_file_elsewhere_is_refused_with_place_and_remedy(option: str, name: str) -> None:

@@ -80,7 +80,7 @@ def test_no_secret_is_to_be_seen(lab: Lab) -> None:
     ("cert client.crt", "key client-encrypted.key", "askpass passphrase"),
     ("pkcs12 client.p12",),
     ("cert client.crt", "key client.key", "crl-verify empty.crl"),
-], ids=lambda lines: " ".join(lines))
+], ids=" ".join)
 def test_files_beside_the_profile(lab: Lab, lines: tuple[str, ...]) -> None:
     """OpenVPN gets them, and opens none of them."""
     for name in ("ca.crt", "client.crt", "client.key", "client-encrypted.key"):
