@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
+from tunnels.text import one_line
 
 __all__ = [
     "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need",
@@ -142,6 +143,13 @@ class Say:
     secret: bool = False
 
 
+def _clean(said: Any, *names: str) -> None:
+    """Whatever a kind has made of its client's words, in whatever encoding they came: from here on they can be shown."""
+    for name in names:
+        if (text := getattr(said, name)) is not None:
+            object.__setattr__(said, name, one_line(text))
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The client says that the tunnel is up."""
@@ -154,13 +162,19 @@ class Connected:
     on_interface: bool = False              # the client itself puts the addresses on its interface; else they exist in source NAT only
     mtu: int | None = None                  # bytes: the MTU to give the interface; None: the client has set it
 
+    def __post_init__(self) -> None:
+        _clean(self, "address", "peer")
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The client says why this session cannot go on."""
 
     reason: Reason
-    text: str
+    text: str               # clean, and one line
+
+    def __post_init__(self) -> None:
+        _clean(self, "text")
 
 
 class Wanted(enum.StrEnum):
@@ -176,7 +190,10 @@ class Question:
     """The far side asks; the session goes on when `Dialogue.answer` was called, or by itself after an APPROVAL."""
 
     wanted: Wanted
-    text: str               # in the far side's words
+    text: str               # in the far side's words; clean, and one line
+
+    def __post_init__(self) -> None:
+        _clean(self, "text")
 
 
 @dataclass(frozen=True, slots=True)
