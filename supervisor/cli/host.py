@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
+from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
@@ -51,17 +52,17 @@ def check(config: Path, no_files: bool) -> None:
     valid = _load(config)
     remarks = [] if no_files else _files(config, valid)
     for warning in (*valid.warnings, *_missing(valid), *(each.text for each in remarks if each.weight is Weight.WARNING)):
-        click.echo(str(warning), err=True)
+        say(str(warning), err=True)
     for remark in remarks:
         if remark.weight is Weight.READS:
-            click.echo(remark.text)
+            say(remark.text)
     errors = [each.text for each in remarks if each.weight is Weight.ERROR]
     for error in errors:
-        click.echo(error, err=True)
+        say(error, err=True)
     if errors:
         sys.exit(Exit.CONFIG)
     count = len(valid.tunnels)
-    click.echo(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+    say(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
 
 
 def _files(path: Path, config: Config) -> list[Remark]:
@@ -100,7 +101,7 @@ def plan(config: Path, socket_path: Path | None) -> None:
         refused(error)
     except Unreachable:
         answer = _plan_from(_load(config))
-    click.echo(plan_text(answer))
+    say(*plan_text(answer))
 
 
 @click.command()
@@ -119,7 +120,7 @@ def cleanup(config: Path, on_exit: bool) -> None:
     except CannotStart as problem:
         fail(problem.code, str(problem))
     for line in removed or ["nothing was left"]:
-        click.echo(line)
+        say(line)
 
 
 def _load(path: Path) -> Config:
@@ -131,7 +132,7 @@ def _load(path: Path) -> Config:
         return load(path, KINDS)
     except (ConfigErrors, CannotStart) as problem:
         for line in errors_of(problem):
-            click.echo(line, err=True)
+            say(line, err=True)
         sys.exit(Exit.CONFIG)
 
 
