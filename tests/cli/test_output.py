@@ -44,7 +44,8 @@ ANSWERS: dict[str, Any] = {
     "/api/v1/history": {
         "facilitator": WORDS, "problem": WORDS,
         "tunnels": [{
-            "name": "acme", "kind": WORDS, "last_day": ["up"], "availability": {"1h": {"ratio": 1.0, **NUMBERS, "deaths": {"acme": {WORDS: 1}}}},
+            "name": "acme", "kind": WORDS, "last_day": ["up"],
+            "availability": {"1h": {"ratio": 1.0, **NUMBERS, "deaths": {"acme": {WORDS: 1}}}},
         }],
         "sessions": [{
             "started": NOW, "tunnel": WORDS, "id": WORDS, "device": WORDS, "address": WORDS, "lasted": 1.0, "ended": NOW, "flows": 1,
