@@ -1,7 +1,6 @@
 """OpenVPN: one process per session, in the foreground, driven through its management socket.
 
 The customer's .ovpn and the files that it names go through tunnels.openvpn_config into one anonymous file: a private key touches neither
-The customer's .ovpn and the files that it names go through tunnels.openvpn_config into one anonymous file: a private key touches neither
 disk nor argv, and OpenVPN opens no path that a customer has chosen. The words of the process go to tunnels.openvpn_management. Addresses,
 routes and names are the daemon's: OpenVPN only makes its interface.
 """
