@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
+from tunnels.text import one_line
 
 __all__ = [
-    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need", "Network",
-    "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
+    "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need",
+    "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
     "device_name", "inputs_of", "seat_name",
 ]
 
@@ -87,11 +88,28 @@ class Source(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A file that a profile names. It lies in the profile's directory or below, and no symbolic link on the way to it leaves that."""
+
+    profile: Path
+    name: str                   # relative to the profile's directory
+    option: str | None = None   # what names it
+    line: int | None = None     # where that stands in the profile
+    secret: bool = False        # its content is masked in every log
+    folder: bool = False        # all files of this folder, as far as it exists
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """Something that is read anew before each start, and watched while a tunnel waits for it to change."""
 
-    name: str                   # what the kind calls it
-    where: Secret | Path        # a secret, or a plain file
+    name: str                       # what the kind calls it
+    where: Secret | Path | Beside   # a secret, a file that the settings name, or one that a profile names
+
+    @property
+    def secret(self) -> bool:
+        """Its content is masked in every log."""
+        return isinstance(self.where, Secret) or (isinstance(self.where, Beside) and self.where.secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +143,13 @@ class Say:
     secret: bool = False
 
 
+def _clean(said: Any, *names: str) -> None:
+    """Whatever a kind has made of its client's words, in whatever encoding they came: from here on they can be shown."""
+    for name in names:
+        if (text := getattr(said, name)) is not None:
+            object.__setattr__(said, name, one_line(text))
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The client says that the tunnel is up."""
@@ -137,13 +162,19 @@ class Connected:
     on_interface: bool = False              # the client itself puts the addresses on its interface; else they exist in source NAT only
     mtu: int | None = None                  # bytes: the MTU to give the interface; None: the client has set it
 
+    def __post_init__(self) -> None:
+        _clean(self, "address", "peer")
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The client says why this session cannot go on."""
 
     reason: Reason
-    text: str
+    text: str               # clean, and one line
+
+    def __post_init__(self) -> None:
+        _clean(self, "text")
 
 
 class Wanted(enum.StrEnum):
@@ -159,7 +190,10 @@ class Question:
     """The far side asks; the session goes on when `Dialogue.answer` was called, or by itself after an APPROVAL."""
 
     wanted: Wanted
-    text: str               # in the far side's words
+    text: str               # in the far side's words; clean, and one line
+
+    def __post_init__(self) -> None:
+        _clean(self, "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +243,7 @@ class Kind(Generic[TunnelT]):
     launch: Callable[[TunnelT, Place, Mapping[str, bytes]], Launch]             # ValueError(text): the inputs cannot be used
     dialogue: Callable[[TunnelT, Mapping[str, bytes]], Dialogue]
     binaries: tuple[str, ...]                                                   # programs that must be installed
+    companions: Callable[[TunnelT, Mapping[str, bytes]], tuple[Input, ...]] = lambda tunnel, inputs: ()     # what those inputs name in turn
     start_timeout: float = 60.0                                                 # seconds from spawn to Connected
     stop_timeout: float = 5.0                                                   # seconds from SIGTERM to SIGKILL
     renew: tuple[Say, ...] = ()                                                 # tells the client to reconnect in place; empty: it cannot
@@ -219,7 +254,7 @@ class Kind(Generic[TunnelT]):
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
     door: Callable[[TunnelT], int | None] = lambda tunnel: None                 # TCP port of that gateway, where everybody is answered
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
-    certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
+    certificates: Callable[[TunnelT, Mapping[str, bytes]], tuple[bytes, ...]] = lambda tunnel, inputs: ()   # PEM texts with ours, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without
 
 

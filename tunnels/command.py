@@ -9,17 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
-from re import _constants, _parser  # type: ignore[attr-defined]    # the one way to look into a pattern
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tunnels.base import Carrier, Connected, Failed, Input, Kind, Launch, Observation, Place, Reason, Settings, Source, Tunnel
+from tunnels.patterns import LOOKED_AT, check_sizes, compiled
 from tunnels.settings import parse_target
 from tunnels.words import table
-
-LOOKED_AT = 512             # characters of a line that patterns see: what a pattern costs may grow with their square or cube
-_MANY = 16                  # a repetition up to this number cannot take for ever
 
 # --- patterns ------------------------------------------------------------------------------------------------------------------
 
@@ -39,47 +36,10 @@ def _group(reason: Reason) -> str:
 
 
 def _checked(value: str, groups: Iterable[str]) -> str:
-    """The pattern, if it is one, cannot take for ever, and names no other groups."""
-    try:
-        compiled = re.compile(value)
-    except re.error as error:
-        where = "" if error.pos is None else f" at character {error.pos + 1}"
-        raise ValueError(f"{value!r} is not a regular expression: {error.msg}{where}") from None
-    except (RecursionError, OverflowError):
-        raise ValueError("this regular expression is too large") from None
-    if _explodes(_parser.parse(value), repeated=False):
-        raise ValueError(f"{value!r} may take for ever: it repeats what itself holds a repetition or a choice")
-    for name in compiled.groupindex.keys() - set(groups):
+    """The pattern, if it is one and names no other groups."""
+    for name in compiled(value).groupindex.keys() - set(groups):
         raise ValueError(f"{value!r}: a group here can be called {', '.join(sorted(groups))}, not {name}")
     return value
-
-
-def _explodes(items: Iterable[tuple[Any, Any]], repeated: bool) -> bool:
-    """Inside of something repeated there is a second way to match the same: the time doubles with each character."""
-    for kind, argument in items:
-        if kind in (_constants.MAX_REPEAT, _constants.MIN_REPEAT):
-            many = argument[1] > _MANY
-            if (repeated and many) or _explodes(argument[2], repeated or many):
-                return True
-        elif kind is _constants.BRANCH:
-            if repeated or any(_explodes(branch, repeated) for branch in argument[1]):
-                return True
-        elif _explodes(_inner(kind, argument), repeated):
-            return True
-    return False
-
-
-def _inner(kind: Any, argument: Any) -> Iterable[tuple[Any, Any]]:
-    """What stands inside of a part of a pattern."""
-    if kind is _constants.SUBPATTERN:
-        return argument[3]      # type: ignore[no-any-return]
-    if kind in (_constants.ASSERT, _constants.ASSERT_NOT):
-        return argument[1]      # type: ignore[no-any-return]
-    if kind is _constants.GROUPREF_EXISTS:
-        return [*argument[1], *(argument[2] or ())]
-    if kind is _constants.POSSESSIVE_REPEAT:
-        return argument[2]      # type: ignore[no-any-return]
-    return argument if kind is _constants.ATOMIC_GROUP else ()
 
 
 # --- placeholders --------------------------------------------------------------------------------------------------------------
@@ -121,7 +81,7 @@ class Up(Settings):
 
     whole: ClassVar[bool] = True
 
-    line: str | None = Field(None, description="a regular expression: a line of its output; groups named address and peer are shown")
+    line: str | None = Field(None, description="a regular expression (RE2): a line of its output; groups named address and peer are shown")
     device: str | None = Field(None, description="name of the device that it makes: as soon as that is up and has an address")
     notify: bool = Field(False, description="true: it says READY=1 on its NOTIFY_SOCKET (sd_notify)")
     probe: bool = Field(False, description="true: as soon as its device is up and a target of the probe answers through it")
@@ -146,8 +106,8 @@ class Command(Tunnel):
         description="the program and its arguments, no shell; {device}, {directory}, {username} and {password_file} are filled in"
     )
     up: Up = Field(description="how it is known to be up")
-    permanent: tuple[str, ...] = Field((), description="regular expressions: lines after which trying again is useless")
-    transient: tuple[str, ...] = Field((), description="regular expressions: lines after which it is started anew")
+    permanent: tuple[str, ...] = Field((), description="regular expressions (RE2): lines after which trying again is useless")
+    transient: tuple[str, ...] = Field((), description="regular expressions (RE2): lines after which it is started anew")
     environment: Mapping[str, str] = Field(
         default_factory=dict, description="variables beside PATH and LANG, no secrets; {device}, {directory} and {username} are filled in"
     )
@@ -197,6 +157,7 @@ class Command(Tunnel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         used = _names((*self.argv, *self.environment.values()))
+        check_sizes((*self.permanent, *self.transient, *(() if self.up.line is None else (self.up.line,))))
         if self.up.device not in (None, self.device):
             raise ValueError(f"device is {self.device} and up.device is {self.up.device}; they are the same thing")
         if self.device is None and "device" not in used:
@@ -254,8 +215,8 @@ class CommandDialogue:
     """The understanding of one program. Says one failure and is silent after it."""
 
     def __init__(self, tunnel: Command) -> None:
-        self._up = None if tunnel.up.line is None else re.compile(tunnel.up.line)
-        self._permanent, self._transient = ([re.compile(pattern) for pattern in each] for each in (tunnel.permanent, tunnel.transient))
+        self._up = None if tunnel.up.line is None else compiled(tunnel.up.line)
+        self._permanent, self._transient = ([compiled(pattern) for pattern in each] for each in (tunnel.permanent, tunnel.transient))
         self._failed = False
         self._facts: dict[str, str] = {}
 
@@ -293,7 +254,7 @@ def _of_ours(line: str) -> Failed | None:
                  for pattern, reason, text in _OURS if (match := pattern.search(line))), None)
 
 
-def _first(patterns: Iterable[re.Pattern[str]], line: str, otherwise: Reason) -> Failed | None:
+def _first(patterns: Iterable[Any], line: str, otherwise: Reason) -> Failed | None:
     for pattern in patterns:
         if match := pattern.search(line):
             named = next((name for name, text in match.groupdict().items() if text is not None), None)

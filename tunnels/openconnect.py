@@ -161,7 +161,7 @@ def _dialogue(tunnel: OpenConnect, inputs: Mapping[str, bytes]) -> ProgramDialog
     return ProgramDialogue(known, _LINES)
 
 
-def _certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
+def _certificates(tunnel: OpenConnect, inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
     return (inputs["certificate"],) if "certificate" in inputs else ()
 
 

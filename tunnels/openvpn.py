@@ -1,21 +1,23 @@
 """OpenVPN: one process per session, in the foreground, driven through its management socket.
 
-The customer's .ovpn goes through tunnels.openvpn_config into an anonymous file, so an inline private key touches neither disk nor argv;
-the words of the process go to tunnels.openvpn_management. Addresses, routes and names are the daemon's: OpenVPN only makes its interface.
+The customer's .ovpn and the files that it names go through tunnels.openvpn_config into one anonymous file: a private key touches neither
+disk nor argv, and OpenVPN opens no path that a customer has chosen. The words of the process go to tunnels.openvpn_management. Addresses,
+routes and names are the daemon's: OpenVPN only makes its interface.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from tunnels.base import Carrier, Input, Kind, Launch, Place, Say, Tunnel
-from tunnels.openvpn_config import read_profile
+from tunnels.openvpn_config import Directive, Profile, read_profile
 from tunnels.openvpn_login import Account
 from tunnels.openvpn_management import RENEW, OpenVPNDialogue
+from tunnels.profiles import ProfileError, companion, of_file
 
 CONNECT_TIMEOUT = 10    # seconds that one server gets to answer at all
 HAND_WINDOW = 20        # seconds for the TLS handshake with it, and until it has pushed its settings
@@ -35,8 +37,28 @@ def _inputs(tunnel: OpenVPN) -> tuple[Input, ...]:
     return (config,) if tunnel.login.password is None else (config, Input("password", tunnel.login.password))
 
 
+def _companions(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+    with of_file(tunnel.config):
+        return tuple(_companion(tunnel, named) for named in read_profile(inputs["config"]).files)
+
+
+def _companion(tunnel: OpenVPN, named: Directive) -> Input:
+    return companion(tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass")
+
+
+def _reader(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Callable[[Directive], bytes]:
+    return lambda named: inputs[_companion(tunnel, named).name]
+
+
+def _profile(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> tuple[Profile, str]:
+    """It, and what OpenVPN gets of it."""
+    with of_file(tunnel.config):
+        profile = read_profile(inputs["config"], place.remote)
+        return profile, profile.complete(_reader(tunnel, inputs))
+
+
 def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launch:
-    profile = read_profile(inputs["config"], place.remote)
+    profile, text = _profile(tunnel, place, inputs)
     if profile.asks_login and (tunnel.login.username is None or ("password" not in inputs and not tunnel.login.append_code)):
         raise ValueError("the profile asks for a user name and a password (auth-user-pass); set login.username and login.password")
     if "�" in _text(inputs.get("password", b"")):
@@ -46,13 +68,12 @@ def _launch(tunnel: OpenVPN, place: Place, inputs: Mapping[str, bytes]) -> Launc
     return Launch(
         argv=(
             "openvpn",
-            *(("--cd", str(tunnel.config.parent)) if profile.has_files else ()),
             "--config", "/proc/self/fd/{config}",
             *_network(tunnel, place),
             *_process(management, LOGIN_WINDOW if asks_login else HAND_WINDOW),
             *(("--auth-user-pass",) if asks_login else ()),
         ),
-        files={"config": profile.text.encode()},
+        files={"config": text.encode()},
         management=management,
     )
 
@@ -84,18 +105,19 @@ def _process(management: Path, window: int) -> tuple[str, ...]:
 
 def _dialogue(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> OpenVPNDialogue:
     password = inputs.get("password")
+    profile, read = read_profile(inputs["config"]), _reader(tunnel, inputs)
+    passphrases = [_text(read(named)).partition("\n")[0].rstrip("\r") for named in profile.files if named.name == "askpass"]
     account = Account(
         tunnel.login.username, None if password is None else _text(password), tunnel.login.append_code, _text(inputs.get("kept", b"")),
+        passphrases[-1] if passphrases else None,
     )
-    profile = read_profile(inputs["config"])
     return OpenVPNDialogue(account, profile.limit, tunnel.mtu or profile.mtu, fixed_mtu=tunnel.mtu is not None)
 
 
-def _certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
-    """What stands in the profile itself; a certificate in a file beside it is not among the inputs."""
+def _certificates(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
     try:
-        return read_profile(inputs["config"]).certificates
-    except (KeyError, ValueError):
+        return tuple(read_profile(inputs["config"]).certificates(_reader(tunnel, inputs)))
+    except (KeyError, ProfileError):
         return ()
 
 
@@ -105,5 +127,6 @@ def _text(secret: bytes) -> str:
 
 OPENVPN = Kind(
     name="openvpn", options=OpenVPN, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("openvpn",),
+    companions=_companions,
     renew=(Say(f"signal {RENEW}"),), renews_login=True, endpoint=lambda tunnel: str(tunnel.config), certificates=_certificates,
 )

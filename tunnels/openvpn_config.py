@@ -3,16 +3,20 @@
     bytes of the .ovpn -> read_profile -> Profile -> `Profile.text` (the memfd that tunnels.openvpn hands to OpenVPN)
 
 The file comes from outside the company. So only directives that are known to be harmless pass, and the text is rebuilt from the parsed
-words instead of copied: whatever a quoting trick means to us is exactly what OpenVPN gets.
+words instead of copied: whatever a quoting trick means to us is exactly what OpenVPN gets. Files that it names are read by the daemon and
+written into the text (`Profile.complete`): OpenVPN opens none of them, and none can be sent to a proxy as its user name and password.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from tunnels.profiles import ProfileError
 
 
 def _names(text: str) -> frozenset[str]:
@@ -52,6 +56,10 @@ _OWNED = _names("""
 
 _SERVER = "makes this a server; only client profiles can be run"
 _CODE = "loads code into OpenVPN, which a customer's profile may not do"
+_SENT = (
+    "names a file, whose first lines would be sent to the proxy; write the login into the profile, between <http-proxy-user-pass> and"
+    " </http-proxy-user-pass>, and `auto` in place of the file"
+)
 _REFUSED = MappingProxyType({
     "config": "includes another file; put everything into one file",
     "server": _SERVER, "server-bridge": _SERVER, "server-ipv6": _SERVER, "tls-server": _SERVER, "ifconfig-pool": _SERVER, "push": _SERVER,
@@ -59,11 +67,17 @@ _REFUSED = MappingProxyType({
     "tls-verify": "runs a program to verify the server, and programs are not run; use verify-x509-name",
 })
 
-_FILES = _names("""
-    askpass auth-user-pass ca capath cert crl-verify dh extra-certs http-proxy-user-pass key pkcs12 secret tls-auth tls-crypt tls-crypt-v2
-""")
+# All of what is kept that can name a file. The content goes into the text as a block; a passphrase is given when OpenVPN asks for it.
+_EMBEDDED = _names("ca cert crl-verify extra-certs key pkcs12 secret tls-auth tls-crypt tls-crypt-v2")
+_DIRECTED = _names("secret tls-auth")
+_ASKPASS = "askpass"                                                # its file goes to the management socket
+_FOLDERS = _names("capath")
+_PROXY_LOGINS = _names("http-proxy http-proxy-user-pass socks-proxy")
+_BLOCKS = _EMBEDDED | _names("connection http-proxy-user-pass peer-fingerprint verify-hash")      # what can be a block, of what is kept
+_INLINE = frozenset({"[inline]", "[[INLINE]]"})                     # in place of a file: its block stands elsewhere in the profile
+_ASKED = frozenset({"auto", "auto-nct", "stdin"})                   # in place of a file with the login for an HTTP proxy
 _PROVIDERS = frozenset({"base", "default", "fips", "legacy"})      # by name only: a path would load any library
-_INLINE = re.compile(r"<([a-z0-9-]+)>")
+_TAG = re.compile(r"<([a-z0-9-]+)>")
 _OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=*-]+")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
@@ -72,34 +86,59 @@ _LONGEST = 255                                                      # bytes of a
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One option of a profile: its line, its words (the first is the name), and the lines of its inline block if it has one."""
+    """One option of a profile: its line, its words (the first is the name), and what is in its block if it has one."""
 
     line: int
     words: tuple[str, ...]
-    block: tuple[str, ...] | None = None
+    block: tuple[str, ...] | None = None            # lines
+    inner: tuple[Directive, ...] = ()               # of a <connection>
 
     @property
     def name(self) -> str:
         """What the option is called."""
         return self.words[0]
 
+    @property
+    def file(self) -> str | None:
+        """The file that it names."""
+        named = self.block is None and self.name in _EMBEDDED | {_ASKPASS} and len(self.words) > 1
+        return self.words[1] if named and self.words[1] not in _INLINE else None
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A profile that is safe to run."""
 
-    text: str                           # for OpenVPN's --config
+    kept: tuple[Directive, ...]
     asks_login: bool                    # it wants a user name and a password
-    has_files: bool                     # it names files that lie beside it
     remotes: int                        # how many servers it names
     limit: int | None                   # seconds after which it ends a session by itself
     mtu: int | None                     # bytes: the MTU that it gives the interface
-    certificates: tuple[bytes, ...]     # our own, as PEM, where they stand in the profile
     dropped: tuple[Directive, ...]      # what was left out, because the daemon owns it
+
+    @property
+    def text(self) -> str:
+        """All that is kept, with files still by their names."""
+        return "".join(map(_render, self.kept))
+
+    @property
+    def files(self) -> tuple[Directive, ...]:
+        """The options that name a file."""
+        return tuple(each for each in _all(self.kept) if each.file is not None)
+
+    def complete(self, read: Callable[[Directive], bytes]) -> str:
+        """For OpenVPN's --config: the text with the content of each file in it. ProfileError: a content cannot be there."""
+        return "".join(_render(each) for each in _embedded(self.kept, read))
+
+    def certificates(self, read: Callable[[Directive], bytes]) -> Iterator[bytes]:
+        """Our own, as PEM."""
+        for each in self.kept:
+            if each.name == "cert":
+                yield read(each) if each.file is not None else "\n".join((*(each.block or ()), "")).encode()
 
 
 def read_profile(data: bytes, turn: int = 0) -> Profile:
-    """The safe profile in a customer's .ovpn. ValueError("line N: ...") says why a file cannot be run.
+    """The safe profile in a customer's .ovpn. ProfileError says why a file cannot be run.
 
     With each `turn` another of its servers comes first. Where the profile wants a random order, its own bytes draw it: each customer of
     a server has another one, and it is the same at each start, so that a turn leads to a server that was not tried.
@@ -109,23 +148,22 @@ def read_profile(data: bytes, turn: int = 0) -> Profile:
     try:
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError:
-        raise ValueError("the file is not UTF-8 text") from None
+        raise ProfileError("the file is not UTF-8 text") from None
     directives = list(_directives(lines, 1))
     optional = frozenset(word for d in directives if d.name == "ignore-unknown-option" for word in d.words[1:])
     for directive in directives:
         _sort(directive, optional, kept, dropped)
     remotes = _remotes(kept)
     if remotes == 0:
-        raise ValueError(f"line {max(1, len(lines))}: no remote: the file names no server to connect to")
+        raise ProfileError("no remote: the file names no server to connect to", max(1, len(lines)))
     asks_login = any(d.name == "auth-user-pass" for d in dropped)
     seed = data if any(d.name == "remote-random" for d in dropped) else None
     for name in ("remote", "connection"):
         kept = _turned(kept, name, turn, seed)
-    return Profile(
-        "".join(_render(d) for d in kept), asks_login, any(_beside(d) for d in kept), remotes,
-        _last_number(kept, "session-timeout"), _last_number(kept, "tun-mtu"),
-        tuple("\n".join((*d.block, "")).encode() for d in kept if d.name == "cert" and d.block is not None), tuple(dropped),
-    )
+    _check_inline(kept)
+    for each in _all(kept):
+        _check_length(each)
+    return Profile(tuple(kept), asks_login, remotes, _last_number(kept, "session-timeout"), _last_number(kept, "tun-mtu"), tuple(dropped))
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------------
@@ -137,7 +175,7 @@ def _directives(lines: Sequence[str], first: int) -> Iterator[Directive]:
         words = split_words(line, number)
         if not words:
             continue
-        inline = _INLINE.fullmatch(words[0]) if len(words) == 1 else None
+        inline = _TAG.fullmatch(words[0]) if len(words) == 1 else None
         if inline is None:
             yield Directive(number, (words[0].removeprefix("--") or words[0], *words[1:]))
         else:
@@ -152,9 +190,9 @@ def _block(numbered: Iterator[tuple[int, str]], tag: str, start: int) -> Iterato
             return
         # OpenVPN cuts long lines into pieces and would see a closing tag at the start of a piece
         if closing in line or any(ord(c) < 32 and c != "\t" for c in line):
-            raise ValueError(f"line {number}: unexpected characters in the block <{tag}>")
+            raise ProfileError(f"unexpected characters in the block <{tag}>", number)
         yield line
-    raise ValueError(f"line {start}: the block <{tag}> is never closed")
+    raise ProfileError(f"the block <{tag}> is never closed", start)
 
 
 def split_words(line: str, number: int = 1) -> tuple[str, ...]:
@@ -166,7 +204,7 @@ def split_words(line: str, number: int = 1) -> tuple[str, ...]:
         words.append(word)
         rest = rest.lstrip()
     if any(ord(c) < 32 and c != "\t" for word in words for c in word):
-        raise ValueError(f"line {number}: control characters")
+        raise ProfileError("control characters", number)
     return tuple(words)
 
 
@@ -175,7 +213,7 @@ def _word(text: str, number: int) -> tuple[str, str]:
     if text[0] == "'":
         word, quote, rest = text[1:].partition("'")
         if not quote:
-            raise ValueError(f"line {number}: a quotation is never closed")
+            raise ProfileError("a quotation is never closed", number)
         return word, rest
     quoted = text[0] == '"'
     letters: list[str] = []
@@ -190,14 +228,14 @@ def _word(text: str, number: int) -> tuple[str, str]:
         letters.append(letter)
         position += 1
     if quoted:
-        raise ValueError(f"line {number}: a quotation is never closed")
+        raise ProfileError("a quotation is never closed", number)
     return "".join(letters), ""
 
 
 def _escaped(letter: str, number: int) -> str:
     if letter in ("\\", '"') or letter.isspace():
         return letter
-    raise ValueError(f"line {number}: a backslash that escapes nothing; write it twice")
+    raise ProfileError("a backslash that escapes nothing; write it twice", number)
 
 
 # --- judging -------------------------------------------------------------------------------------------------------------------
@@ -209,6 +247,7 @@ def _sort(directive: Directive, optional: frozenset[str], kept: list[Directive],
         directive = Directive(directive.line, directive.words[2:], directive.block)
         optional = optional | {directive.name}
     _refuse(directive)
+    _refuse_files(directive)
     if directive.name == "connection" and directive.block is not None:
         kept.append(_connection(directive, optional, dropped))
     elif directive.name == "port":
@@ -220,7 +259,7 @@ def _sort(directive: Directive, optional: frozenset[str], kept: list[Directive],
     else:
         # what does not look like an option may be part of a key whose block was not opened
         shown = repr(directive.name) if _OPTION.fullmatch(directive.name) else "this"
-        raise ValueError(f"line {directive.line}: {shown} is not an option that a client profile can have")
+        raise ProfileError(f"{shown} is not an option that a client profile can have", directive.line)
 
 
 def _wanted(directive: Directive) -> bool:
@@ -228,7 +267,7 @@ def _wanted(directive: Directive) -> bool:
         case ("setenv", name, *_):
             return name.startswith("UV_")       # told to the server by push-peer-info; other variables are for scripts
         case ("askpass", *files):
-            return bool(files)                  # without a file it would ask on a terminal
+            return files not in ([], ["stdin"])     # without a file it would ask on a terminal
         case (name, *_):
             return name in _KEPT
     return False
@@ -249,7 +288,41 @@ def _refuse(directive: Directive) -> None:
         case ("providers", *names) if not _PROVIDERS.issuperset(names):
             why = _CODE
     if why is not None:
-        raise ValueError(f"line {directive.line}: {directive.name} {why}")
+        raise ProfileError(f"{directive.name} {why}", directive.line)
+
+
+def _refuse_files(directive: Directive) -> None:
+    """ProfileError for what would have OpenVPN read more than a file, or send it away."""
+    why = None
+    match directive.words:
+        case (name, *_) if directive.block is not None:
+            if name in _KEPT - _BLOCKS:
+                why = "cannot be a block; write it as one line"
+        case (name, *_) if name in _FOLDERS:
+            why = "names a directory; put its certificates into one file and say ca"
+        case ("crl-verify", _, "dir", *_):
+            why = "names a directory; put its lists into one file and leave out the word dir"
+        case ("http-proxy-user-pass", file, *_) if file not in _INLINE:
+            why = _SENT
+        case ("http-proxy", _, _, file, *_) if file not in _ASKED:
+            why = _SENT
+        case ("socks-proxy", _, _, _, *_):
+            why = "names a file, whose first lines would be sent to the proxy; only a SOCKS proxy without a login can be used"
+    if why is not None:
+        raise ProfileError(f"{directive.name} {why}", directive.line)
+
+
+def _check_inline(kept: Sequence[Directive]) -> None:
+    """What stands for a block needs one."""
+    blocks = {each.name for each in _all(kept) if each.block is not None}
+    for each in _all(kept):
+        if _elsewhere(each) and each.name not in blocks:
+            raise ProfileError(f"{each.name} is said to be inline, but there is no block <{each.name}>", each.line)
+
+
+def _elsewhere(directive: Directive) -> bool:
+    """It only says that its block stands somewhere else."""
+    return directive.block is None and directive.name in _BLOCKS and not _INLINE.isdisjoint(directive.words[1:2])
 
 
 def _connection(directive: Directive, optional: frozenset[str], dropped: list[Directive]) -> Directive:
@@ -257,12 +330,19 @@ def _connection(directive: Directive, optional: frozenset[str], dropped: list[Di
     inner: list[Directive] = []
     for each in _directives(directive.block or (), directive.line + 1):
         _sort(each, optional, inner, dropped)
-    return Directive(directive.line, directive.words, tuple("".join(_render(d) for d in inner).splitlines()))
+    return Directive(directive.line, directive.words, (), tuple(inner))
+
+
+def _all(directives: Iterable[Directive]) -> Iterator[Directive]:
+    """The directives and those inside of them."""
+    for each in directives:
+        yield each
+        yield from each.inner
 
 
 def _remotes(kept: Iterable[Directive]) -> int:
     plain = sum(d.name == "remote" for d in kept)
-    blocks = sum(d.name == "connection" and any(line.startswith("remote ") for line in d.block or ()) for d in kept)
+    blocks = sum(any(each.name == "remote" for each in d.inner) for d in kept)
     return plain + blocks
 
 
@@ -282,22 +362,45 @@ def _last_number(directives: Iterable[Directive], name: str) -> int | None:
     return (numbers[-1] or None) if numbers else None
 
 
-def _beside(directive: Directive) -> bool:
-    """It names a file by a relative path."""
-    words = directive.words[1:2] if directive.name in _FILES else directive.words[3:4] if directive.name.endswith("-proxy") else ()
-    return any(not word.startswith(("/", "[")) for word in words) or directive.name == "connection"
-
-
 # --- writing -------------------------------------------------------------------------------------------------------------------
 
 
+def _embedded(directives: Iterable[Directive], read: Callable[[Directive], bytes]) -> Iterator[Directive]:
+    """The directives with blocks in place of the files that they name."""
+    for each in directives:
+        if each.file is not None and each.name != _ASKPASS:
+            yield Directive(each.line, each.words[:1], tuple(_content(each, read(each))))
+        elif each.name != _ASKPASS and not _elsewhere(each):
+            yield Directive(each.line, each.words, each.block, tuple(_embedded(each.inner, read)))
+        if each.name in _DIRECTED and each.block is None and len(each.words) > 2:
+            yield Directive(each.line, ("key-direction", each.words[2]))        # which a block cannot hold
+
+
+def _content(directive: Directive, data: bytes) -> Iterator[str]:
+    """The lines of a file as a block may hold them."""
+    if directive.name == "pkcs12":
+        data = base64.encodebytes(data)
+    text = data.decode("utf-8-sig", "replace").replace("\r\n", "\n").removesuffix("\n")
+    # OpenVPN cuts long lines into pieces, and any closing tag at the start of one would end a block
+    if "</" in text or any(ord(c) < 32 and c not in "\t\n" for c in text):
+        raise ProfileError(f"{directive.name}: {directive.file!r} is not a file of text in PEM form", directive.line)
+    yield from text.split("\n")
+
+
 def _render(directive: Directive) -> str:
-    if directive.block is not None:
-        return "\n".join((f"<{directive.name}>", *directive.block, f"</{directive.name}>\n"))
-    line = " ".join(quote(word) for word in directive.words)
-    if len(line.encode()) >= _LONGEST:
-        raise ValueError(f"line {directive.line}: longer than the {_LONGEST} bytes that OpenVPN reads")
-    return line + "\n"
+    if directive.block is None:
+        return _line(directive) + "\n"
+    inside = "".join(f"{line}\n" for line in directive.block) + "".join(map(_render, directive.inner))
+    return f"<{directive.name}>\n{inside}</{directive.name}>\n"
+
+
+def _line(directive: Directive) -> str:
+    return " ".join(quote(word) for word in directive.words)
+
+
+def _check_length(directive: Directive) -> None:
+    if directive.block is None and len(_line(directive).encode()) >= _LONGEST:
+        raise ProfileError(f"longer than the {_LONGEST} bytes that OpenVPN reads", directive.line)
 
 
 def quote(word: str) -> str:

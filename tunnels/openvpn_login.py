@@ -36,6 +36,7 @@ class Account:
     password: str | None = field(repr=False)
     append_code: bool = False               # a one-time code follows the password in the same field
     kept: str = field(default="", repr=False)   # what `Keep` said in an earlier session: a token, and on a second line its user name
+    passphrase: str | None = field(default=None, repr=False)        # of our private key
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,9 @@ class Credentials:
 
     def need(self, what: str, kind: str, flags: int, challenge: str | None) -> Iterator[Answer]:
         """It asks for a login; `challenge` is the text of a static challenge, whose answer goes with the password."""
-        if what == "Private Key":
+        if what == "Private Key" and self._account.passphrase is not None:
+            yield Say(f'password "Private Key" {quote(self._account.passphrase)}', secret=True)
+        elif what == "Private Key":
             yield Failed(Reason.KEY, "the private key is encrypted; give a key without a passphrase, or `askpass FILE` in the profile")
         elif what != "Auth" or kind != "username/password":
             yield Failed(Reason.CLIENT_CONFIG, f"asks for the {kind} of {what!r}, which cannot be given")

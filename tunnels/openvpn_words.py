@@ -61,9 +61,9 @@ STATE = table(
 # What a server says when it refuses a login for another reason than a wrong account.
 _REFUSAL = table(
     (r"(?i)^SESSION:? *(.*)", Reason.SESSION_EXPIRED, "the session that was kept is over: {1}"),
-    (r"(?i).*(?:licen[sc]e|concurrent|too many (?:\w+ )?(?:sessions|connections|clients|users)|session limit|no free address).*",
+    (r"(?i)^.*(?:licen[sc]e|concurrent|too many (?:\w+ )?(?:sessions|connections|clients|users)|session limit|no free address).*",
      Reason.FAR_END_FULL, "{0}"),
-    (r"(?i).*(?:banned|too many (?:\w+ )*(?:attempts|logins|failures)|temporarily (?:blocked|locked)).*", Reason.BANNED, "{0}"),
+    (r"(?i)^.*(?:banned|too many (?:\w{1,20} ){0,4}(?:attempts|logins|failures)|temporarily (?:blocked|locked)).*", Reason.BANNED, "{0}"),
 )
 _TEMPORARY = re.compile(r"TEMP(?:\[[^\]]*\])?(?::(.*))?")
 

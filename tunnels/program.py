@@ -102,7 +102,8 @@ def _text(value: object) -> str | None:
 def _networks(routes: Any) -> Iterator[IPNetwork]:
     for route in routes if isinstance(routes, list) else ():
         with contextlib.suppress(ValueError):
-            yield ip_network(str(route), strict=False)
+            if "%" not in str(route):       # a zone may be any text
+                yield ip_network(str(route), strict=False)
 
 
 def _reason(word: str) -> Reason:

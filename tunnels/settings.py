@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from tunnels.text import clean
+
 MOST_TUNNELS = 999          # each owns a packet mark and a routing table of a fixed range
 
 IPNetwork = IPv4Network | IPv6Network
@@ -370,7 +372,7 @@ class Tunnel(Settings):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="the key under tunnels:")
     kind: str = Field(description="which VPN client runs it")
-    description: str = Field("", description="for people: shown in status and incidents")
+    description: Annotated[str, AfterValidator(clean)] = Field("", description="for people: shown in status and incidents")
     destinations: tuple[Destination, ...] = Field(min_length=1, description="the networks that this tunnel carries")
     priority: Annotated[int, Field(strict=True, ge=0, le=65535)] = Field(
         100, description="of two tunnels to one destination the healthy one with the lowest number carries it"

@@ -1,7 +1,8 @@
 """strongSwan: IPsec with IKEv2 (or IKEv1), one charon per session, driven by tunnels/programs/strongswan.py.
 
-The swanctl.conf goes through tunnels.strongswan_config into an anonymous file, from which swanctl loads it into charon. The pre-shared key
-and the login go from the daemon to charon through sockets only. Routes are the daemon's: charon's own end in a table that nobody looks up.
+The swanctl.conf goes through tunnels.strongswan_config into an anonymous file, from which swanctl loads it into charon, and so does each
+key and certificate beside it: neither of the two opens a path that a customer has chosen. The pre-shared key and the login go from the
+daemon to charon through sockets only. Routes are the daemon's: charon's own end in a table that nobody looks up.
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.profiles import COMPANION, companion, folder, of_file
 from tunnels.program import ProgramDialogue
-from tunnels.strongswan_config import read_swanctl
+from tunnels.strongswan_config import Swanctl, read_swanctl
 from tunnels.words import table
+
+# Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
+FOLDERS = (
+    "bliss", "ecdsa", "pkcs12", "pkcs8", "private", "pubkey", "rsa", "x509", "x509aa", "x509ac", "x509ca", "x509crl", "x509ocsp",
+)
 
 
 class StrongSwan(Tunnel):
@@ -31,15 +38,26 @@ def _inputs(tunnel: StrongSwan) -> tuple[Input, ...]:
     return (Input("config", tunnel.config), *(Input(name, where) for name, where in secrets.items() if where is not None))
 
 
+def _companions(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+    named = [companion(tunnel.config, file.name, file.option, file.line) for file in _configuration(tunnel, inputs).files]
+    return (*(folder(tunnel.config, name) for name in FOLDERS), *named)
+
+
+def _configuration(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> Swanctl:
+    with of_file(tunnel.config):
+        return read_swanctl(inputs["config"], tunnel.login.username)
+
+
 def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> Launch:
-    config = read_swanctl(inputs["config"], tunnel.login.username)
+    config = _configuration(tunnel, inputs)
+    beside = {f"file{number}": name for number, name in enumerate(name for name in inputs if name.startswith(COMPANION))}
     logs_in = "password" in inputs or tunnel.login.append_code
     if logs_in and tunnel.login.username is None:
         raise ValueError("login.password needs a login.username")
     return Launch(
         argv=(
             place.python, "-I", "-m", "tunnels.programs.strongswan", "--device", place.device, "--config", "{config}",
-            "--beside", str(tunnel.config.parent),
+            *(word for number, name in beside.items() for word in ("--file", f"{name.removeprefix(COMPANION)}={{{number}}}")),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(word for address in dict.fromkeys(config.addresses) for word in ("--address", address)),
             *(("--psk",) if "psk" in inputs else ()),
@@ -47,7 +65,7 @@ def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> La
             *(("--append-code",) if tunnel.login.append_code else ()),
             *(f"{connection}/{child}" for connection, child in config.children),
         ),
-        files={"config": config.text.encode()},
+        files={"config": config.text.encode(), **{number: inputs[name] for number, name in beside.items()}},
         management=place.directory / "management.sock",
     )
 
@@ -104,5 +122,5 @@ def _text(secret: bytes, name: str) -> str:
 
 STRONGSWAN = Kind(
     name="strongswan", options=StrongSwan, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("charon-systemd", "swanctl", "setpriv"),
+    binaries=("charon-systemd", "swanctl", "setpriv"), companions=_companions,
 )

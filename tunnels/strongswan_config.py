@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from types import MappingProxyType
 
+from tunnels.profiles import ProfileError, Value
+
 Tree = dict[str, "str | Tree"]
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
@@ -35,7 +37,19 @@ _CHILD: Mapping[str, str | None] = MappingProxyType({
     "mark_in": None, "mark_in_sa": None, "mark_out": None, "set_mark_in": None, "set_mark_out": None, "hw_offload": None,
     "priority": None, "copy_df": None, "tfc_padding": None, "label": None,
 })
+# what names files, and the folder beside a swanctl.conf in which swanctl looks for them
+_FILES: Mapping[str, str] = MappingProxyType({"certs": "x509", "cacerts": "x509ca", "pubkeys": "pubkey", "cacert": "x509ca"})
+_LOADED_BY_CHARON = ("file", "handle", "slot", "module")    # of a certificate: charon itself would load it from anywhere, or from a token
 _DPD_DELAY = "5s"           # pause of the far side after which it is asked for a sign of life, where the file says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that a configuration names."""
+
+    option: str
+    name: str           # as seen from the directory of the swanctl.conf
+    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class Swanctl:
     children: tuple[tuple[str, str], ...]       # what to initiate: (connection, child)
     certificate: bool                           # we prove by a certificate who we are
     addresses: tuple[str, ...]                  # those that we bring along, where the far side is not asked for any
+    files: tuple[File, ...]                     # what it names, beside the folders of which swanctl loads everything
 
 
 def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
@@ -53,33 +68,61 @@ def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
     try:
         tree = parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError("the file is not UTF-8 text") from None
+        raise ProfileError("the file is not UTF-8 text") from None
     connections = _sections(tree.get("connections"))
     if not connections:
-        raise ValueError("the file has no connection (connections { NAME { ... } })")
+        raise ProfileError("the file has no connection (connections { NAME { ... } })")
     for name, connection in connections.items():
         _own(name, connection, username)
     kept: Tree = {name: tree[name] for name in ("connections", "secrets", "authorities") if name in tree}
     children = tuple((name, child) for name, c in connections.items() for child in _sections(c["children"]))
     certified = any(_certified(connection) for connection in connections.values())
-    return Swanctl(render(kept), children, certified, tuple(_own_addresses(connections.values())))
+    files = tuple(_files(kept["connections"])) + tuple(_files(kept.get("authorities", {})))
+    _refuse_tokens(kept.get("secrets"))
+    return Swanctl(render(kept), children, certified, tuple(_own_addresses(connections.values())), files)
 
 
 def _own(name: str, connection: Tree, username: str | None) -> None:
     """Put the daemon's decisions into a connection."""
     children = _sections(connection.get("children"))
     if not children:
-        raise ValueError(f"connection {name} has no child (children {{ NAME {{ ... }} }})")
+        raise ProfileError(f"connection {name} has no child (children {{ NAME {{ ... }} }})")
     if not isinstance(connection.get("remote_addrs"), str):
-        raise ValueError(f"connection {name} names no remote_addrs")
+        raise ProfileError(f"connection {name} names no remote_addrs")
     connection.setdefault("dpd_delay", _DPD_DELAY)
     _override(connection, _CONNECTION)
     for child_name, child in children.items():
         if child.get("mode", "tunnel") != "tunnel":
-            raise ValueError(f"child {child_name} of {name} is not in tunnel mode, and only tunnels can be run")
+            raise ProfileError(f"child {child_name} of {name} is not in tunnel mode, and only tunnels can be run")
         _override(child, _CHILD)
     if username is not None:
         _log_in(connection, username)
+
+
+def _files(tree: str | Tree) -> Iterator[File]:
+    """The files that are named in a section or below. ProfileError for what charon would read by itself."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, dict):
+            yield from _files(value)
+        elif isinstance(value, Value):
+            yield from _named(key.lower(), value)
+
+
+def _named(key: str, value: Value) -> Iterator[File]:
+    """What one option names; a name that begins with 0x or 0s is the content itself."""
+    folder = _FILES.get(key)
+    names = [name.strip(" ") for name in value.split(",")] if folder is not None else []
+    if key in _LOADED_BY_CHARON or any(name.startswith("/") for name in names):
+        remedy = f"put the file into the folder {folder or 'x509'} beside this one, and name it without a path"
+        raise ProfileError(f"{key} names {str(value)!r}; {remedy}", value.line)
+    yield from (File(key, f"{folder}/{name}", value.line) for name in names if name and not name.lower().startswith(("0x", "0s")))
+
+
+def _refuse_tokens(secrets: str | Tree | None) -> None:
+    for name, section in _sections(secrets).items():
+        if name.startswith("token"):
+            line = next((value.line for value in section.values() if isinstance(value, Value)), None)
+            raise ProfileError(f"{name} is a key on a smart card, which cannot be used; put the key into the folder private", line)
 
 
 def _override(section: Tree, ours: Mapping[str, str | None]) -> None:
@@ -125,7 +168,7 @@ def _sections(tree: str | Tree | None) -> dict[str, Tree]:
 
 
 def parse(text: str) -> Tree:
-    """The sections and keys of a text in the format of strongswan.conf(5). ValueError("line N: ...")."""
+    """The sections and keys of a text in the format of strongswan.conf(5). ProfileError."""
     tree: Tree = {}
     at = _statements(text, 0, tree, 0)
     if at < len(text):
@@ -168,16 +211,17 @@ def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
     return at + 1
 
 
-def _value(text: str, at: int) -> tuple[str, int]:
+def _value(text: str, start: int) -> tuple[Value, int]:
     """The value from here to the end of the line; parts stand one space apart."""
     parts: list[str] = []
+    at = start
     while (at := _skip(_GAP, text, at)) < len(text) and text[at] not in "\n#}":
         match = _STRING.match(text, at) or _PLAIN.match(text, at)
         if match is None:
             raise _wrong(text, at, "a quotation is never closed")
         parts.append(_unescaped(match[1]) if match.re is _STRING else match[0])
         at = match.end()
-    return " ".join(parts), at
+    return Value(" ".join(parts), text.count("\n", 0, start) + 1), at
 
 
 def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
@@ -189,9 +233,9 @@ def _unescaped(text: str) -> str:
     return _ESCAPE.sub(lambda match: _LETTERS.get(match[1], match[1]), text.replace("\r", ""))
 
 
-def _wrong(text: str, at: int, what: str) -> ValueError:
+def _wrong(text: str, at: int, what: str) -> ProfileError:
     line = text.count("\n", 0, at) + 1
-    return ValueError(f"line {line}: {what}")
+    return ProfileError(what, line)
 
 
 def render(tree: Tree) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.profiles import ProfileError, Value, companion, of_file
 from tunnels.program import ProgramDialogue
 from tunnels.words import table
 
@@ -22,9 +23,11 @@ DPD_IDLE = 10       # seconds of silence after which the far side is asked for a
 _KEPT = (
     "IPSec gateway", "IPSec ID", "IPSec secret", "IPSec obfuscated secret", "Xauth username", "Xauth password", "Xauth obfuscated password",
     "Domain", "Vendor", "NAT Traversal Mode", "IKE DH Group", "Perfect Forward Secrecy", "Enable Single DES", "Enable weak encryption",
-    "Enable no encryption", "Enable weak authentication", "Application version", "Interface MTU", "Local Addr", "IKE Authmode", "CA-File",
-    "CA-Dir", "IPSEC target network", "Cisco UDP Encapsulation Port",
+    "Enable no encryption", "Enable weak authentication", "Application version", "Interface MTU", "Local Addr", "IKE Authmode",
+    "IPSEC target network", "Cisco UDP Encapsulation Port",
 )
+_CA_FILE = "CA-File"                                # the only option of a client that names a file
+_CA_FOLDER = "CA-Dir"
 _OWNED = (          # the daemon's; a higher `Debug` prints secrets
     "Script", "Interface name", "Interface mode", "No Detach", "Pidfile", "Local Port", "DPD idle timeout (our side)", "Noninteractive",
     "Xauth interactive", "Password helper", "Debug",
@@ -46,14 +49,24 @@ def _inputs(tunnel: Vpnc) -> tuple[Input, ...]:
     return (Input("config", tunnel.config), *(Input(name, where) for name, where in secrets.items() if where is not None))
 
 
+def _companions(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+    with of_file(tunnel.config):
+        named = read_config(inputs["config"]).get(_CA_FILE)
+    return () if named is None else (companion(tunnel.config, named, _CA_FILE, named.line),)
+
+
 def _launch(tunnel: Vpnc, place: Place, inputs: Mapping[str, bytes]) -> Launch:
+    authorities = [inputs[item.name] for item in _companions(tunnel, inputs)]
+    with of_file(tunnel.config):
+        config = configuration(tunnel, place.device, inputs)
     return Launch(
         argv=(
             place.python, "-I", "-m", "tunnels.programs.vpnc", "--device", place.device, "--config", "{config}",
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
+            *(("--ca-file", "{ca_file}") if authorities else ()),
         ),
-        files={"config": configuration(tunnel, place.device, inputs).encode()},
+        files={"config": config.encode(), **({"ca_file": authorities[0]} if authorities else {})},
         management=place.directory / "management.sock",
     )
 
@@ -61,35 +74,37 @@ def _launch(tunnel: Vpnc, place: Place, inputs: Mapping[str, bytes]) -> Launch:
 # --- the configuration ----------------------------------------------------------------------------------------------------------
 
 
-def read_config(data: bytes) -> dict[str, str]:
-    """What a vpnc configuration says that is not the daemon's: value by name, empty for a switch. ValueError("line N: ...")."""
+def read_config(data: bytes) -> dict[str, Value]:
+    """What a vpnc configuration says that is not the daemon's: value by name, empty for a switch. ProfileError."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError("the file is not UTF-8 text") from None
-    found: dict[str, str] = {}
+        raise ProfileError("the file is not UTF-8 text") from None
+    found: dict[str, Value] = {}
     for number, line in enumerate(text.replace("\r", "\n").split("\n"), 1):
         if line and not line.startswith("#"):
             name, value = _taken_apart(line, number)
-            found.setdefault(name, value)
-    return {name: value for name, value in found.items() if name in _KEPT}
+            found.setdefault(name, Value(value, number))
+    if _CA_FOLDER in found:
+        raise ProfileError(f"{_CA_FOLDER} names a directory; put its certificates into one file and say {_CA_FILE}", found[_CA_FOLDER].line)
+    return {name: value for name, value in found.items() if name in (*_KEPT, _CA_FILE)}
 
 
 def _taken_apart(line: str, number: int) -> tuple[str, str]:
     """Name and value of a line, by vpnc's own rules. The error does not repeat the line: it may hold a secret."""
-    for name in (*_KEPT, *_OWNED):
+    for name in (*_KEPT, *_OWNED, _CA_FILE, _CA_FOLDER):
         rest = line[len(name):]
         if line.lower().startswith(name.lower()) and (not rest or rest[0] in " \t"):
             value = rest.strip(" \t")
             if any(ord(letter) < 32 for letter in value):
-                raise ValueError(f"line {number}: control characters in {name}")
+                raise ProfileError(f"control characters in {name}", number)
             return name, value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-    raise ValueError(f"line {number}: this is not an option of vpnc")
+    raise ProfileError("this is not an option of vpnc", number)
 
 
 def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str:
     """The whole configuration of one session but its script. ValueError says what is missing."""
-    said = read_config(inputs["config"])
+    said: dict[str, str] = {name: value for name, value in read_config(inputs["config"]).items() if name != _CA_FILE}
     if "group_secret" in inputs:
         said = {name: value for name, value in said.items() if name not in _SECRETS}
         said["IPSec secret"] = _text(inputs["group_secret"], "group_secret")
@@ -100,9 +115,9 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
         said = {name: value for name, value in said.items() if name not in _PASSWORDS}
     for name, instead in (("IPSec gateway", ""), ("IPSec ID", ""), ("Xauth username", " or login.username")):
         if not said.get(name):
-            raise ValueError(f"the configuration has no {name}{instead}")
+            raise ProfileError(f"the configuration has no {name}{instead}")
     if not any(said.get(name) for name in _SECRETS) and said.get("IKE Authmode") != "cert":
-        raise ValueError("the configuration has no IPSec secret, and there is no group_secret")
+        raise ProfileError("the configuration has no IPSec secret, and there is no group_secret")
     return "".join(f"{line}\n" for line in (*_lines(said), *_ours(device), *(("Xauth interactive",) if asks else ())))
 
 
@@ -149,4 +164,5 @@ def _dialogue(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> ProgramDialogue:
 
 VPNC = Kind(
     name="vpnc", options=Vpnc, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("vpnc", "stdbuf"),
+    companions=_companions,
 )

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Tunnel
+from tunnels.profiles import of_file
 from tunnels.program import RENEW, ProgramDialogue
 from tunnels.wireguard_config import Profile, read_profile
 from tunnels.words import table
@@ -33,8 +34,19 @@ def _inputs(tunnel: WireGuard) -> tuple[Input, ...]:
     return (Input("config", tunnel.config),)
 
 
+def _companions(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+    """None: the format has no option that names a file."""
+    _profile(tunnel, inputs)
+    return ()
+
+
+def _profile(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> Profile:
+    with of_file(tunnel.config):
+        return read_profile(inputs["config"])
+
+
 def _launch(tunnel: WireGuard, place: Place, inputs: Mapping[str, bytes]) -> Launch:
-    profile = read_profile(inputs["config"])
+    profile = _profile(tunnel, inputs)
     for destination in tunnel.destinations:
         network = destination.network
         if profile.uncovered(network):
@@ -91,5 +103,5 @@ def _dialogue(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> ProgramDialogue
 
 WIREGUARD = Kind(
     name="wireguard", options=WireGuard, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=(),
-    start_timeout=START, renew=(RENEW,), endless=True,
+    companions=_companions, start_timeout=START, renew=(RENEW,), endless=True,
 )

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tunnels.base import IPNetwork
+from tunnels.profiles import ProfileError
 
 T = TypeVar("T")
 
@@ -83,24 +84,24 @@ class _Section:
 
 
 def read_profile(data: bytes) -> Profile:
-    """The tunnel that a .conf describes. ValueError("line N: ...") says why it cannot be run."""
+    """The tunnel that a .conf describes. ProfileError says why it cannot be run."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError("the file is not UTF-8 text") from None
+        raise ProfileError("the file is not UTF-8 text") from None
     left_out: list[str] = []
     sections = _sections(lines, left_out)
     interfaces = [section for section in sections if section.name == "interface"]
     if len(interfaces) != 1:
         where = interfaces[1].line if interfaces else max(1, len(lines))
-        raise ValueError(f"line {where}: {'a second' if interfaces else 'no'} [Interface]")
+        raise ProfileError(f"{'a second' if interfaces else 'no'} [Interface]", where)
     return _profile(interfaces[0], [section for section in sections if section.name == "peer"], tuple(left_out))
 
 
 def _profile(section: _Section, peers: Sequence[_Section], left_out: tuple[str, ...]) -> Profile:
     addresses = tuple(_each(section, "Address", lambda text: ip_interface(text).ip))
     if not addresses:
-        raise ValueError(f"line {section.line}: [Interface] has no Address")
+        raise ProfileError("[Interface] has no Address", section.line)
     return Profile(
         private_key=_required(section, "PrivateKey", _key),
         addresses=tuple(dict.fromkeys(addresses)),
@@ -126,10 +127,10 @@ def _peers(sections: Sequence[_Section]) -> tuple[Peer, ...]:
     for section in sections:
         peer = _peer(section)
         if peer.public_key in peers:
-            raise ValueError(f"line {section.line}: a [Peer] again")
+            raise ProfileError("a [Peer] again", section.line)
         peers[peer.public_key] = peer
     if not any(peer.endpoint for peer in peers.values()):
-        raise ValueError("no [Peer] has an Endpoint: there is nobody to connect to")
+        raise ProfileError("no [Peer] has an Endpoint: there is nobody to connect to")
     return tuple(peers.values())
 
 
@@ -143,7 +144,7 @@ def _sections(lines: Sequence[str], left_out: list[str]) -> list[_Section]:
         if line.startswith("["):
             name = line.lower()
             if name not in ("[interface]", "[peer]"):
-                raise ValueError(f"line {number}: only [Interface] and [Peer] are known")
+                raise ProfileError("only [Interface] and [Peer] are known", number)
             sections.append(_Section(number, name.strip("[]"), []))
         elif line:
             _take(sections, number, line, left_out)
@@ -154,25 +155,25 @@ def _take(sections: Sequence[_Section], number: int, line: str, left_out: list[s
     """One `Name = value`."""
     name, separator, value = (part.strip() for part in line.partition("="))
     if not separator or not _WORD.fullmatch(name):
-        raise ValueError(f"line {number}: not of the form Name = value")
+        raise ProfileError("not of the form Name = value", number)
     if not sections:
-        raise ValueError(f"line {number}: {name} stands before the first section")
+        raise ProfileError(f"{name} stands before the first section", number)
     section = sections[-1]
     if section.name == "interface" and name.lower() in _OWNED:
         left_out.append(f"line {number}: {name} is left out: {_OWNED[name.lower()]}")
         return
     proper = (_INTERFACE if section.name == "interface" else _PEER).get(name.lower())
     if proper is None:
-        raise ValueError(f"line {number}: {name} is no setting of [{section.name.title()}]")
+        raise ProfileError(f"{name} is no setting of [{section.name.title()}]", number)
     if proper not in _MANY and any(setting.name == proper for setting in section.settings):
-        raise ValueError(f"line {number}: {proper} again")
+        raise ProfileError(f"{proper} again", number)
     section.settings.append(_Setting(number, proper, value))
 
 
 def _required(section: _Section, name: str, read: Callable[[str], T]) -> T:
     value: T | None = _one(section, name, read, None)
     if value is None:
-        raise ValueError(f"line {section.line}: [{section.name.title()}] has no {name}")
+        raise ProfileError(f"[{section.name.title()}] has no {name}", section.line)
     return value
 
 
@@ -200,7 +201,7 @@ def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:
     try:
         return read(text)
     except ValueError:
-        raise ValueError(f"line {setting.line}: {setting.name} is not {_WANTED[setting.name]}") from None
+        raise ProfileError(f"{setting.name} is not {_WANTED[setting.name]}", setting.line) from None
 
 
 def _key(text: str) -> bytes:

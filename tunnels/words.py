@@ -6,6 +6,8 @@ import re
 
 from tunnels.base import Failed, Reason
 
+LOOKED_AT = 1024        # characters of a line in which a reason is looked for
+
 Table = tuple[tuple[re.Pattern[str], Reason, str], ...]
 
 
@@ -16,7 +18,8 @@ def table(*rows: tuple[str, Reason, str]) -> Table:
 
 def explanation(rows: Table, line: str) -> Failed | None:
     """What the line says about a failure; None: nothing."""
+    looked_at = line[:LOOKED_AT]
     for pattern, reason, text in rows:
-        if match := pattern.search(line):
+        if match := pattern.search(looked_at):
             return Failed(reason, text.format(match[0], *match.groups(default="")))
     return None

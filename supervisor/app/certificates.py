@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from supervisor.clients.launch import InputReader
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
-from tunnels.base import AnyKind, Input, Tunnel, inputs_of
+from tunnels.base import AnyKind, Tunnel
 
 WARN = 14 * 86400.0         # seconds before the end
 LOOK_AGAIN = 6 * 3600.0     # seconds
@@ -29,7 +30,7 @@ class Certificates:
     """Knows the expiry of each tunnel's certificates, and posts `Noticed` when there is something new to say."""
 
     def __init__(
-        self, kinds: Mapping[str, AnyKind], read: Callable[[Input], bytes], post: Callable[[Event], None], faults: Faults,
+        self, kinds: Mapping[str, AnyKind], read: InputReader, post: Callable[[Event], None], faults: Faults,
     ) -> None:
         self._kinds, self._read, self._post, self._faults = kinds, read, post, faults
         self._tunnels: Mapping[str, Tunnel] = {}
@@ -70,7 +71,7 @@ class Certificates:
     def _expiry(self, tunnel: Tunnel) -> Expiry | None:
         kind = self._kinds[tunnel.kind]
         try:
-            texts = kind.certificates({item.name: self._read(item) for item in inputs_of(kind, tunnel)})
+            texts = kind.certificates(tunnel, self._read(kind, tunnel))
         except (OSError, ValueError):       # the tunnel's own start says what is wrong with its inputs
             return None
         return min((expiry for text in texts for expiry in read(text)), key=lambda expiry: expiry.at, default=None)

@@ -24,6 +24,7 @@ from supervisor.app.memory import forget
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
 from supervisor.app.place import lock, make_directory, refused
+from supervisor.app.profiles import Weight, examine
 from supervisor.app.quiet import QuietWatch
 from supervisor.app.upgrade import Upgrade
 from supervisor.clients.journal import Journal
@@ -44,7 +45,7 @@ from supervisor.reports import lag
 from supervisor.reports.deaths import KEPT
 from supervisor.reports.log import configure
 from supervisor.reports.redact import Secrets
-from tunnels.base import AnyKind, inputs_of
+from tunnels.base import AnyKind
 from tunnels.kinds import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
@@ -175,7 +176,7 @@ class Daemon:
 
     def _watch(self, config: Config) -> None:
         parts = self._parts
-        parts.watcher.set({name: parts.files.paths(inputs_of(parts.kinds[t.kind], t)) for name, t in config.tunnels.items()})
+        parts.watcher.set(lambda: {name: parts.files.watched(parts.kinds[each.kind], each) for name, each in config.tunnels.items()})
 
     async def _kept_up(self, part: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a part for ever: one that fails begins anew, after a pause."""
@@ -251,13 +252,15 @@ class Daemon:
         except (ConfigErrors, CannotStart) as problem:
             self._log.error("reload refused, nothing changed", errors=errors_of(problem))
             return {"done": [], "errors": errors_of(problem)}
-        change, alerter = difference(self._config, config), self._parts.alerter
+        change, parts = difference(self._config, config), self._parts
         self._take_over(config, change.restart)
         self._log.info("reloaded", done=change.lines())
+        wrong = [each.text for each in examine(config.tunnels, parts.kinds, parts.files) if each.weight is Weight.ERROR]
+        if wrong:
+            self._log.error("a customer's file cannot be used; its tunnel would not start", errors=wrong)
         if change:
-            name = self._parts.identity.facilitator
-            alerter.change(f"{name}: the configuration was reloaded", {"done": "; ".join(change.lines())})
-        return {"done": list(change.lines()), "errors": []}
+            parts.alerter.change(f"{parts.identity.facilitator}: the configuration was reloaded", {"done": "; ".join(change.lines())})
+        return {"done": [*change.lines(), *wrong], "errors": []}
 
     async def upgrade(self) -> dict[str, Any]:
         """Go on with the code as it is now. Does not return where it succeeds: the process has become the new program; else `errors`."""

@@ -1,4 +1,4 @@
-"""Reads what the configuration only names: the file itself, secrets, and the clients' own files."""
+"""Reads what the configuration only names: the file itself, secrets, the clients' own files, and what those name in turn."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from supervisor.app.beneath import names_beneath, read_beneath, read_regular
 from supervisor.config import Config, ConfigErrors, candidates, parse
 from supervisor.core.exits import CannotStart, Exit
-from tunnels.base import AnyKind, Input, Secret
+from tunnels.base import AnyKind, Beside, Input, Secret, Tunnel, inputs_of
+from tunnels.profiles import ProfileError
 
 
 def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
@@ -36,23 +38,46 @@ class Files:
         self._remember = remember
         self._environment = os.environ if environment is None else environment
 
+    def inputs(self, kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
+        """All that a start of the tunnel needs, by the kind's names. OSError or ValueError with a sentence."""
+        inputs = {item.name: self.read(item) for item in inputs_of(kind, tunnel)}
+        return inputs | {item.name: self.read(item) for item in self.companions(kind.companions(tunnel, inputs))}
+
     def read(self, item: Input) -> bytes:
         """The content of an input. OSError or ValueError with a sentence."""
         if isinstance(item.where, Path):
             return _content(item.where, item.name)
-        content = self._secret(item.where, item.name)
-        self._remember(content.decode(errors="replace").strip())
+        content = _beside(item.where) if isinstance(item.where, Beside) else self._secret(item.where, item.name)
+        if item.secret:
+            self._remember(content.decode(errors="replace").strip())
         return content
+
+    def companions(self, items: Iterable[Input]) -> tuple[Input, ...]:
+        """The same with the files of a folder in place of each folder. OSError or ValueError with a sentence."""
+        return tuple(each for item in items for each in _files_of(item))
 
     def secret_text(self, secret: Secret) -> str:
         """A secret that is one text. OSError or ValueError with a sentence."""
         return self.read(Input("secret", secret)).decode(errors="replace").strip()
 
+    def watched(self, kind: AnyKind, tunnel: Tunnel) -> tuple[Path, ...]:
+        """Every file and folder that a start of the tunnel depends on, existing or not."""
+        items = inputs_of(kind, tunnel)
+        try:
+            named = kind.companions(tunnel, {item.name: self.read(item) for item in items if isinstance(item.where, Path)})
+            companions = (*named, *self.companions(named))
+        except (OSError, ValueError):       # they are known as soon as the profile is good
+            companions = ()
+        return tuple(dict.fromkeys(self.paths((*items, *companions))))
+
     def paths(self, items: Iterable[Input]) -> tuple[Path, ...]:
-        """Every file that an input may come from, existing or not."""
-        return tuple(
-            path for item in items for path in ((item.where,) if isinstance(item.where, Path) else self._candidates(item.where))
-        )
+        """Every place that an input may come from, existing or not."""
+        return tuple(path for item in items for path in self._paths(item.where))
+
+    def _paths(self, where: Secret | Path | Beside) -> tuple[Path, ...]:
+        if isinstance(where, Secret):
+            return self._candidates(where)
+        return (where.profile.parent / where.name if isinstance(where, Beside) else where,)
 
     def _candidates(self, secret: Secret) -> tuple[Path, ...]:
         return candidates(secret, self._environment, self._beside)
@@ -71,6 +96,41 @@ class Files:
 
 def _content(path: Path, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
-        raise OSError(f"{name}: cannot read {path}: {error.strerror}") from None
+        raise _unreadable(error, f"{name}: cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: cannot read {path}: {error}") from None
+
+
+def _beside(where: Beside) -> bytes:
+    try:
+        return read_beneath(where.profile.parent, where.name)
+    except OSError as error:
+        raise _unreadable(error, str(_complaint(where, error.strerror))) from None
+    except ValueError as error:
+        raise _complaint(where, error) from None
+
+
+def _files_of(item: Input) -> Iterable[Input]:
+    """The files of a folder; else the input itself."""
+    if not (isinstance(item.where, Beside) and item.where.folder):
+        return (item,)
+    try:
+        names = names_beneath(item.where.profile.parent, item.where.name)
+    except OSError as error:
+        raise _unreadable(error, str(_complaint(item.where, error.strerror))) from None
+    except ValueError as error:
+        raise _complaint(item.where, error) from None
+    return [Input(f"{item.name}/{name}", Beside(item.where.profile, f"{item.where.name}/{name}")) for name in names]
+
+
+def _complaint(where: Beside, why: object) -> ProfileError:
+    option = f"{where.option}: " if where.option is not None else ""
+    return ProfileError(f"{option}cannot read {where.name}: {why}", where.line, where.profile)
+
+
+def _unreadable(error: OSError, text: str) -> OSError:
+    """The same kind of error with a sentence instead of its own words."""
+    return PermissionError(text) if isinstance(error, PermissionError) else FileNotFoundError(text) if isinstance(
+        error, FileNotFoundError) else OSError(text)

@@ -115,7 +115,7 @@ def build(
         return engine.lane(tunnel, seat)        # which is made later
 
     runner = Runner(
-        kinds, config.facilitator.runtime_dir, files.read, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
+        kinds, config.facilitator.runtime_dir, files.inputs, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
         kept={} if given is None else given.kept,
     )
     network = KernelNetwork(inbox.post, _note)
@@ -139,7 +139,7 @@ def build(
     auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
     learned = Learned(config.facilitator.state_dir)
     recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
-    certificates = Certificates(kinds, files.read, inbox.post, faults)
+    certificates = Certificates(kinds, files.inputs, inbox.post, faults)
     board = Board(BoardSources(
         lambda: engine.snapshot, lambda: deaths.last, SessionMeter(lane), history, identity.wall_offset, secrets.mask,
     ))

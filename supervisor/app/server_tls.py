@@ -28,7 +28,7 @@ class TlsRenewal:
         """Begin to look after it, on the running loop."""
         self._tls, self._watcher = tls, InputWatcher(lambda _: self.renew())
         self._watcher.start()
-        self._watcher.set({_CONDITION: tls.files})
+        self._watcher.set(lambda: {_CONDITION: tls.files})
 
     def renew(self) -> None:
         """Read the files again. Those that are not usable change nothing, but are a condition until they are."""

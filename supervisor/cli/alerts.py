@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from supervisor.cli.common import ask, fail, socket_option
+from supervisor.cli.output import say, say_json
 from supervisor.core.exits import Exit
 
 _TEST_WITHIN = 90       # seconds that the receivers may take, one after the other
@@ -32,8 +32,10 @@ def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) ->
         document = ask(lambda client: client.post("/api/v1/alerts/test", _TEST_WITHIN), config, socket_path)
     else:
         document = ask(lambda client: client.get("/api/v1/alerts"), config, socket_path)
-    lines = [json.dumps(document, indent=2)] if as_json else list(_tried(document) if test else _told(document))
-    click.echo("\n".join(lines))
+    if as_json:
+        say_json(document)
+    else:
+        say("\n".join(_tried(document) if test else _told(document)))
     if test and not document["receivers"]:
         fail(Exit.FAILED, "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured")
     if test and not all(receiver["taken"] for receiver in document["receivers"]):

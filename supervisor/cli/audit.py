@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -10,6 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from supervisor.cli.common import ask, socket_option, tunnel_name
+from supervisor.cli.output import say, say_json
 from supervisor.core.words import size
 
 
@@ -31,13 +31,13 @@ def audit(tunnel: str | None, source: str | None, as_json: bool, lines: int, con
     query = urlencode({name: value for name, value in wanted.items() if value is not None})
     document = ask(lambda client: client.get(f"/api/v1/audit?{query}"), config, socket_path)
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say_json(document)
         return
     from supervisor.cli.chronicle import Rows
-    from supervisor.cli.table import console
+    from supervisor.cli.screen import screen
 
-    click.echo(_headline(document))
-    place = console()
+    say(_headline(document))
+    place = screen()
     place.print(Rows(("TUNNEL", "SOURCE", "FLOWS", "OPEN", "SENT", "RECEIVED"), (
         (row["tunnel"], row["source"], str(row["flows"]), str(row["open"]), size(row["sent_bytes"]), size(row["received_bytes"]))
         for row in document["totals"]

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from supervisor.cli.table import console
+from supervisor.cli.screen import screen
 from supervisor.core.words import lasting, size
 
 _LOOKS: Mapping[str, tuple[str, str]] = {
@@ -59,7 +59,7 @@ Part = Text | Rows
 
 def print_history(document: Document, tunnel: str | None) -> None:
     """Print it; of one tunnel in all detail, of all in a row each."""
-    place = console()
+    place = screen()
     place.print(history_view(document, tunnel, place.width))
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
 
@@ -29,7 +30,7 @@ def tunnel_name(context: click.Context, parameter: click.Parameter, value: str |
 
 def fail(code: Exit, sentence: str) -> NoReturn:
     """One sentence on stderr, and the exit code."""
-    click.echo(f"facilitator: {sentence}", err=True)
+    say(f"facilitator: {sentence}", err=True)
     sys.exit(code)
 
 

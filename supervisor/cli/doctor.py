@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from supervisor.cli.common import config_option
+from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
 
 
@@ -34,12 +34,12 @@ def doctor(config: Path, as_json: bool) -> None:
         valid = load(config, KINDS)
     except (ConfigErrors, CannotStart) as problem:
         for line in errors_of(problem):
-            click.echo(line, err=True)
+            say(line, err=True)
         sys.exit(Exit.CONFIG)
     findings = diagnose(config, valid, KINDS)
     fit = all(finding.severity is not Severity.PROBLEM for finding in findings)
     if as_json:
-        click.echo(json.dumps({"fit": fit, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        say_json({"fit": fit, "findings": [asdict(finding) for finding in findings]})
     else:
         from supervisor.cli.findings import print_findings
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from supervisor.cli.screen import screen
 from supervisor.core.fitness import Finding, Severity
 
 _COLOURS = {Severity.OK: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 _INDENT = 10        # columns before a remedy
+_WIDE = 10_000      # columns where nobody looks at a terminal: one line for each finding
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Grouped by subject; a remedy stands on lines of its own, so that it can be copied whole."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=10_000)
+    console = screen(_WIDE)
     for subject, group in groupby(findings, key=lambda finding: finding.subject):
         console.print(Text(subject, "bold"))
         for finding in group:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from urllib.parse import urlencode
 
 import click
 
 from supervisor.cli.common import ask, socket_option, tunnel_name
+from supervisor.cli.output import say_json
 
 
 @click.command()
@@ -28,7 +28,7 @@ def history(tunnel: str | None, as_json: bool, lines: int, config: Path, socket_
     query = urlencode({"limit": lines} | ({"tunnel": tunnel} if tunnel is not None else {}))
     document = ask(lambda client: client.get(f"/api/v1/history?{query}"), config, socket_path)
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say_json(document)
         return
     from supervisor.cli.chronicle import print_history
 

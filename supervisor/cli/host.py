@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
+from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
+    from supervisor.app.profiles import Remark
     from supervisor.config.model import Config
 
 
@@ -35,18 +37,41 @@ def run(config: Path) -> None:
 
 
 @click.command()
+@click.option("--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files.")
 @config_option
-def check(config: Path) -> None:
+def check(config: Path, no_files: bool) -> None:
     """Validate the configuration: every mistake in one run, each with line and column. Needs no rights, touches nothing.
+
+    Reads the customers' files too, as far as it may, and lists each further file that one of them names.
 
     \b
     Example: facilitator check -c config.example.yaml
     """
+    from supervisor.app.profiles import Weight
+
     valid = _load(config)
-    for warning in (*valid.warnings, *_missing(valid)):
-        click.echo(str(warning), err=True)
+    remarks = [] if no_files else _files(config, valid)
+    for warning in (*valid.warnings, *_missing(valid), *(each.text for each in remarks if each.weight is Weight.WARNING)):
+        say(str(warning), err=True)
+    for remark in remarks:
+        if remark.weight is Weight.READS:
+            say(remark.text)
+    errors = [each.text for each in remarks if each.weight is Weight.ERROR]
+    for error in errors:
+        say(error, err=True)
+    if errors:
+        sys.exit(Exit.CONFIG)
     count = len(valid.tunnels)
-    click.echo(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+    say(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+
+
+def _files(path: Path, config: Config) -> list[Remark]:
+    """What is to be said about the customers' files."""
+    from supervisor.app.files import Files
+    from supervisor.app.profiles import examine
+    from tunnels.kinds import KINDS
+
+    return list(examine(config.tunnels, KINDS, Files(path.resolve().parent, lambda _: None)))
 
 
 def _missing(config: Config) -> list[str]:
@@ -76,7 +101,7 @@ def plan(config: Path, socket_path: Path | None) -> None:
         refused(error)
     except Unreachable:
         answer = _plan_from(_load(config))
-    click.echo(plan_text(answer))
+    say(*plan_text(answer))
 
 
 @click.command()
@@ -95,7 +120,7 @@ def cleanup(config: Path, on_exit: bool) -> None:
     except CannotStart as problem:
         fail(problem.code, str(problem))
     for line in removed or ["nothing was left"]:
-        click.echo(line)
+        say(line)
 
 
 def _load(path: Path) -> Config:
@@ -107,7 +132,7 @@ def _load(path: Path) -> Config:
         return load(path, KINDS)
     except (ConfigErrors, CannotStart) as problem:
         for line in errors_of(problem):
-            click.echo(line, err=True)
+            say(line, err=True)
         sys.exit(Exit.CONFIG)
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import click
+from supervisor.cli.output import paint
 
 _COLOURS = {"+": "green", "-": "red"}
 
 
-def plan_text(answer: Mapping[str, Any]) -> str:
-    """`lanes` (number -> tunnel), `wanted` and `changes` (one item a line) as text."""
+def plan_text(answer: Mapping[str, Any]) -> Iterator[str]:
+    """`lanes` (number -> tunnel), `wanted` and `changes` (one item a line) as text, in pieces."""
+    for number, line in enumerate(_plan_lines(answer)):
+        yield from ("\n", line) if number else (line,)
+
+
+def _plan_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     wanted: Sequence[str] = answer["wanted"]
     changes: Sequence[str] = answer["changes"]
     lanes: Mapping[str, str] = answer.get("lanes", {})
-    return "\n".join((
+    yield from (
         *_group("lanes: packet mark, connection mark and routing table", (f"{number} {name}" for number, name in lanes.items())),
         *_group("routes", sorted(_of(wanted, "route"), key=_table)),
         *_group("policy rules", map(_rule, _of(wanted, "rule"))),
         *(f"{line}\n" for line in wanted if line.startswith("table ")),
         *_group("elements of its sets and maps", _of(wanted, "element")),
         *_difference(changes),
-    ))
+    )
 
 
 def _of(lines: Iterable[str], word: str) -> Iterator[str]:
@@ -56,4 +61,4 @@ def _difference(changes: Sequence[str]) -> Iterator[str]:
         return
     counts = {"add": sum(line.startswith("+") for line in changes), "remove": sum(line.startswith("-") for line in changes)}
     yield f"to change: {', '.join(f'{count} to {verb}' for verb, count in counts.items() if count)}"
-    yield from (click.style(f"  {line}", _COLOURS.get(line[:1])) for line in changes)
+    yield from (paint(f"  {line}", _COLOURS.get(line[:1])) for line in changes)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from supervisor.cli.screen import screen
 from supervisor.core.drains import flows_left
 from supervisor.core.words import lasting
 
@@ -21,15 +22,9 @@ _FOLDED_WIDTH = 18      # characters that a folded column needs to be readable
 _FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")     # where the terminal is narrow
 
 
-def console() -> Console:
-    """Where tables go; as wide as they need to be where nobody looks at a terminal."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=_WIDE)
-
-
 def print_status(document: dict[str, Any]) -> None:
     """Print the table."""
-    place = console()
+    place = screen()
     place.print(status_view(document, place.width))
 
 

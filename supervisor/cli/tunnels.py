@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from supervisor.cli.common import ask, fail, socket_option, tunnel_name
+from supervisor.cli.output import prompt, say, say_json
 from supervisor.core.drains import flows_left
 from supervisor.core.exits import Exit
 
@@ -40,7 +40,7 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         return
     now = document()
     if as_json:
-        click.echo(json.dumps(now, indent=2))
+        say_json(now)
     else:
         from supervisor.cli.table import print_status
 
@@ -61,9 +61,10 @@ def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
 def _watch(document: Any) -> None:
     from rich.live import Live
 
-    from supervisor.cli.table import console, status_view
+    from supervisor.cli.screen import screen
+    from supervisor.cli.table import status_view
 
-    place = console()
+    place = screen()
     try:
         with Live(status_view(document(), place.width), console=place, auto_refresh=False, screen=place.is_terminal) as live:
             while True:
@@ -84,7 +85,7 @@ def _tell(entry: dict[str, Any], done: tuple[str, ...]) -> None:
     """What came of it, in one line."""
     line = f"{entry['name']}: {entry['phase']} ({entry['reason']})"
     if entry["phase"] in done:
-        click.echo(line)
+        say(line)
         return
     fail(Exit.FAILED, f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {entry['name']}")
 
@@ -121,7 +122,7 @@ def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> No
     if entry["drain"] is None:
         _tell(entry, ("stopped",))
         return
-    click.echo(f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at {entry['drain']['until']} at the latest")
+    say(f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at {entry['drain']['until']} at the latest")
 
 
 @click.command()
@@ -138,9 +139,9 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
     document = ask(lambda client: client.post(f"/api/v1/drain{'?now=1' if now else ''}", 30.0), config, socket_path)
     left = [f"{entry['name']} {flows_left(entry['drain'])}" for entry in document["tunnels"] if entry["drain"] is not None]
     if now or not left:
-        click.echo("ending now")
+        say("ending now")
         return
-    click.echo(f"draining: {', '.join(left)}; to end it now: facilitator drain --now")
+    say(f"draining: {', '.join(left)}; to end it now: facilitator drain --now")
 
 
 @click.command()
@@ -167,10 +168,7 @@ def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
     question = ask(lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path)["text"]
     if question is None:
         fail(Exit.FAILED, f"{tunnel} asks nothing; see: facilitator status {tunnel}")
-    if sys.stdin.isatty():
-        text = click.prompt(f"{tunnel} asks: {question}", hide_input=True, prompt_suffix=" ")
-    else:
-        text = sys.stdin.readline().strip()
+    text = prompt(f"{tunnel} asks: {question}") if sys.stdin.isatty() else sys.stdin.readline().strip()
     entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT}", _WAIT, text), config, socket_path)
     if entry["asks"] is not None:
         fail(Exit.FAILED, f"{tunnel} asks again: {entry['asks']['text']}")
@@ -191,7 +189,7 @@ def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path 
 
     def show(client: Any) -> None:
         for line in client.lines(f"/api/v1/tunnels/{tunnel}/logs?lines={lines}" + ("&follow=1" if follow else "")):
-            click.echo(line)
+            say(line)
 
     try:
         ask(show, config, socket_path)
@@ -209,8 +207,8 @@ def reload(config: Path, socket_path: Path | None) -> None:
     """
     answer = ask(lambda client: client.post("/api/v1/reload", 30.0), config, socket_path)
     for line in answer.get("errors", ()):
-        click.echo(line, err=True)
+        say(line, err=True)
     if answer.get("errors"):
         fail(Exit.CONFIG, "the configuration is wrong; nothing was changed")
     for line in answer["done"] or ["nothing changed"]:
-        click.echo(line)
+        say(line)

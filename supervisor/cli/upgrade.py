@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from supervisor.cli.common import CONTROL_SOCKET, fail, refused, runtime_dir, socket_option
+from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
 
@@ -31,7 +32,7 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
         errors = _tried(ControlClient(path))
         if errors:
             for line in errors:
-                click.echo(line, err=True)
+                say(line, err=True)
             fail(Exit.FAILED, f"not upgraded; version {before['version']} goes on")
         after = ControlClient(path, _BACK_WITHIN).get("/api/v1/status")
     except Unreachable as error:
@@ -40,9 +41,9 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
         refused(error)
     if (after["pid"], after["upgrades"]) != (before["pid"], before["upgrades"] + 1):
         fail(Exit.FAILED, f"the daemon was started anew (process {after['pid']}) instead of upgraded; see its log")
-    click.echo(f"version {before['version']} -> {after['version']}, process {after['pid']} as before")
+    say(f"version {before['version']} -> {after['version']}, process {after['pid']} as before")
     for line in _kept(before, after):
-        click.echo(line)
+        say(line)
 
 
 def _tried(client: ControlClient) -> list[str]:

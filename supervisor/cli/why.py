@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import click
 
 from supervisor.cli.common import ask, fail, socket_option
+from supervisor.cli.output import paint, say, say_json
 from supervisor.core.exits import Exit
 from supervisor.core.packet import parse_question
 
@@ -41,15 +42,18 @@ def why(address: str, source: str | None, port: str | None, as_json: bool, confi
     parts = {"address": asked.address, "from": asked.source, "port": asked.port}
     query = urlencode({name: str(value) for name, value in parts.items() if value is not None})
     answer = ask(lambda client: client.get(f"/api/v1/why?{query}"), config, socket_path)
-    click.echo(json.dumps(answer, indent=2) if as_json else _text(answer))
+    if as_json:
+        say_json(answer)
+    else:
+        say(*_text(answer))
     sys.exit(_CODES.get(answer["outcome"], Exit.FAILED))
 
 
-def _text(answer: dict[str, Any]) -> str:
+def _text(answer: dict[str, Any]) -> Iterator[str]:
     width = max(len(step["name"]) for step in answer["steps"])
-    steps = (f"  {_mark(step['state'])}  {step['name']:{width}}  {step['text']}" for step in answer["steps"])
-    return "\n".join((click.style(answer["verdict"], bold=True), "", *steps))
-
-
-def _mark(state: str) -> str:
-    return click.style(f"{state:7}", _COLOURS[state])
+    yield paint(answer["verdict"], bold=True)
+    yield "\n"
+    for step in answer["steps"]:
+        yield "\n  "
+        yield paint(f"{step['state']:7}", _COLOURS[step["state"]])
+        yield f"  {step['name']:{width}}  {step['text']}"

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from supervisor.clients import processes
@@ -19,6 +21,8 @@ from supervisor.clients.reaper import Family
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
 from tunnels.base import AnyKind, Connected, Dialogue, Failed, Keep, Observation, Question, Say, Source
+
+BATCH = 128         # lines that are logged at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,13 @@ class Client:
         if not self.reaped:
             self._signal_group(signal.SIGSTOP if halt else signal.SIGCONT)
 
-    def _take(self, lines: Sequence[str]) -> None:
-        for line in lines:
+    def _take(self, lines: Iterator[str], until: float) -> bool:
+        """Hear and log some of the lines: to understand one may take its time."""
+        taken = []
+        for line in islice(lines, BATCH):
             self.hear(Source.OUTPUT, line[:LINE_CAP])
-        self._voice.log.add(self._voice.masker.lines(lines))
+            taken.append(line)
+            if time.monotonic() >= until:
+                break
+        self._voice.log.add(self._voice.masker.lines(taken))
+        return bool(taken)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from supervisor.clients.processes import TAG
 from supervisor.clients.sockets import LONGEST_PATH
-from tunnels.base import Input, Launch, Reason
+from tunnels.base import AnyKind, Launch, Reason, Tunnel
+from tunnels.profiles import ProfileError
+
+InputReader = Callable[[AnyKind, Tunnel], Mapping[str, bytes]]      # all inputs of a tunnel; OSError or ValueError with a sentence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The hard bound of what a client can write, should the loop be too busy to cut its output in time: what is too much is lost (EFBIG)
@@ -44,10 +47,12 @@ def own_fault(sentence: str) -> Iterator[None]:
         raise SpawnError(Reason.LOCAL, f"{sentence}: {type(error).__name__}") from error
 
 
-def read_inputs(inputs: Iterable[Input], read: Callable[[Input], bytes]) -> dict[str, bytes]:
-    """The contents by the kind's names. SpawnError(MISSING_INPUT)."""
+def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, bytes]:
+    """The contents by the kind's names. SpawnError(CLIENT_CONFIG): a profile is wrong; SpawnError(MISSING_INPUT)."""
     try:
-        return {item.name: read(item) for item in inputs}
+        return dict(read(kind, tunnel))
+    except ProfileError as error:
+        raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
     except (OSError, ValueError) as error:
         raise SpawnError(Reason.MISSING_INPUT, str(error)) from error
 

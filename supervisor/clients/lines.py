@@ -5,32 +5,20 @@ A client's output is untrusted: it may be binary, endless, or carry escape seque
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
+
+from supervisor.core.redaction import Redactor
+from tunnels import text as texts
 
 LINE_CAP = 4096                 # characters of a line that anybody sees
 RAW_CAP = 2 * LINE_CAP          # bytes of a line that are kept: a secret that crosses LINE_CAP must be seen whole to be masked
 TRUNCATED = " [truncated]"
 MASK = "***"
-SHORTEST_SECRET = 4             # characters; anything shorter would mask half of every line
-
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
-_INVISIBLE = [*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF]
-_TABLE: dict[int, str | None] = {
-    **{code: None for code in _INVISIBLE if chr(code) not in "\t\n"},
-    **{0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)},     # what surrogateescape makes of undecodable bytes
-}
-_UNSAFE = re.compile("[" + "".join(map(re.escape, map(chr, _TABLE))) + "]")
 
 
 def clean(raw: bytes) -> str:
     """Text without control characters or escape sequences (tab and newline stay); undecodable bytes as \\xNN."""
-    text = raw.decode("utf-8", "surrogateescape")
-    if "\x1b" in text:
-        text = _ESCAPE.sub("", text)
-    return text.translate(_TABLE) if _UNSAFE.search(text) else text     # search: most chunks are clean, and translate is slow
+    return texts.clean(raw.decode("utf-8", "surrogateescape"))
 
 
 class LineSplitter:
@@ -87,15 +75,12 @@ class Masker:
     """Replaces secrets in text."""
 
     def __init__(self, secrets: Iterable[bytes] = ()) -> None:
-        self._known: set[str] = set()
+        self._redactor = Redactor(MASK)
         self.add(*secrets)
 
     def add(self, *secrets: bytes) -> None:
         """Mask these too from now on."""
-        self._known.update(form for secret in secrets for form in _forms(secret))
-        forms = sorted(self._known, key=len, reverse=True)
-        self._longest = len(forms[0]) if forms else 0
-        self._pattern = re.compile("|".join(map(re.escape, forms))) if forms else None
+        self._redactor.add(secret.decode("utf-8", "replace") for secret in secrets)
 
     def text(self, text: str) -> str:
         """The text with every secret replaced, cut to LINE_CAP."""
@@ -103,30 +88,20 @@ class Masker:
 
     def lines(self, lines: Sequence[str]) -> Sequence[str]:
         """`text` for many lines; nearly free when there is nothing to do."""
-        if self._pattern is not None and self._pattern.search("\n".join(lines)):
+        if self._redactor.finds("\n".join(lines)):
             return [self.text(line) for line in lines]
         return [self.text(line) for line in lines] if max(map(len, lines), default=0) > LINE_CAP else lines
 
     def _masked(self, text: str) -> str:
-        if self._pattern is None:
-            return text
         if not text.endswith(TRUNCATED):
-            return self._pattern.sub(MASK, text)
-        body = self._pattern.sub(MASK, text.removesuffix(TRUNCATED))
-        return body[: max(0, len(body) - self._longest)] + TRUNCATED     # the end may be the beginning of a secret
+            return self._redactor.text(text)
+        body = self._redactor.text(text.removesuffix(TRUNCATED))
+        return body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED     # the end may be the beginning of a secret
 
 
 def shorten(text: str) -> str:
     """At most LINE_CAP characters, and a mark where something is missing."""
     return text if len(text) <= LINE_CAP else text[:LINE_CAP].removesuffix(TRUNCATED) + TRUNCATED
-
-
-def _forms(secret: bytes) -> set[str]:
-    """How a secret may appear in text: as it is (a key: line by line), in base64, in a URL."""
-    text = secret.decode("utf-8", "replace").strip()
-    parts = [line.strip() for line in text.splitlines()] if "\n" in text else [text]
-    plain = {part for part in parts if len(part) >= SHORTEST_SECRET and not part.startswith("-----")}
-    return plain | {base64.b64encode(part.encode()).decode() for part in plain} | {quote(part, safe="") for part in plain}
 
 
 class Limiter:

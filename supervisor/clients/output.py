@@ -12,8 +12,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from supervisor.clients.lines import LineSplitter
@@ -28,7 +27,6 @@ FULL = 3 << 20              # cut here when everything is read
 OVERFULL = 4 << 20          # cut here in any case
 CHUNK = 16 << 10            # bytes cut into lines at once
 LAST_WORDS = 64 << 10       # bytes that are read in any case before a cut and at the end: why a client ended stands there
-BATCH = 128                 # lines between two looks at the clock
 SLICE = 0.002               # seconds of work in one turn of the loop
 
 
@@ -53,7 +51,9 @@ def _read_until(directory: Path) -> int:
 
 
 class Follower:
-    """Follows one session's output: `take` gets lines, `log` hears of losses, `pause` halts the client.
+    """Follows one session's output: `take` gets lines and when (monotonic seconds) its time is over, and says whether it took any.
+
+    `log` hears of losses, `pause` halts the client.
 
     It begins at `offset`; None: where an earlier daemon has stopped.
     """
@@ -64,7 +64,7 @@ class Follower:
         offset: int | None,
         notices: Notices,
         turn: asyncio.Lock,
-        take: Callable[[Sequence[str]], None],
+        take: Callable[[Iterator[str], float], bool],
         log: Log,
         pause: Callable[[bool], None],
     ) -> None:
@@ -114,7 +114,7 @@ class Follower:
             await self._written.wait()
             self._written.clear()
             await self._catch_up()
-        self._take(self._splitter.flush())
+        self._take(iter(self._splitter.flush()), time.monotonic() + SLICE)
 
     async def _catch_up(self) -> None:
         """Read to the end of the file, a slice in each turn of the loop."""
@@ -133,10 +133,7 @@ class Follower:
         """One slice; False: nothing is left."""
         end = time.monotonic() + SLICE
         while time.monotonic() < end:
-            batch = list(islice(self._lines, BATCH))
-            if batch:
-                self._take(batch)
-            elif not self._read() and not self._arm():
+            if not self._take(self._lines, end) and not self._read() and not self._arm():
                 return False
         return True
 

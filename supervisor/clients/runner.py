@@ -36,7 +36,7 @@ from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import end_strangers, tag
 from supervisor.clients.usage import Usage, usage_of
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Source, Tunnel, device_name, inputs_of, seat_name
+from tunnels.base import AnyKind, Carrier, Launch, Place, Reason, Source, Tunnel, device_name, inputs_of, seat_name
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
@@ -84,7 +84,7 @@ class Runner:
         self,
         kinds: Mapping[str, AnyKind],
         runtime_dir: Path,
-        read_input: Callable[[Input], bytes],
+        read_inputs: launching.InputReader,
         post: Callable[[Event], None],
         ports: PortPicker | None = None,
         on_line: Callable[[str, str], None] = lambda tunnel, text: None,
@@ -93,7 +93,7 @@ class Runner:
         kept: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`kept`: what spares the next login, by seat, as an earlier `Runner` had it."""
-        self._kinds, self._directory, self._read_input, self._post = kinds, runtime_dir.resolve(), read_input, post
+        self._kinds, self._directory, self._read_inputs, self._post = kinds, runtime_dir.resolve(), read_inputs, post
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
         self._desk = Desk(Notices(), asyncio.Lock())
         self._journal, self._boot = Journal(self._directory), processes.boot_id()
@@ -261,7 +261,7 @@ class Runner:
         return Spawned(tunnel.name, session, client.family.pid, id, device, port)
 
     def _inputs(self, tunnel: Tunnel, kind: AnyKind, place: str) -> dict[str, bytes]:
-        inputs = launching.read_inputs(inputs_of(kind, tunnel), self._read_input)
+        inputs = launching.read_inputs(kind, tunnel, self._read_inputs)
         if place in self._kept:
             inputs["kept"] = self._kept[place].encode()
         return inputs
@@ -290,7 +290,7 @@ class Runner:
             dialogue = kind.dialogue(tunnel, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
-        secrets = [inputs[item.name] for item in inputs_of(kind, tunnel) if isinstance(item.where, Secret)]
+        secrets = [inputs[item.name] for item in (*inputs_of(kind, tunnel), *kind.companions(tunnel, inputs)) if item.secret]
         masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
         questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._give)
         keep = functools.partial(self._keep, tunnel.name, session, place, masker)

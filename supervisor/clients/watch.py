@@ -21,6 +21,8 @@ AT_LATEST = 1.0         # seconds after the first change, silence or not
 _LINKS = 40             # symlinks on one way; the kernel's own limit
 _LARGEST = 4 << 20      # bytes that are looked at
 
+ANY = ""                # in place of a name: each entry of a directory
+
 Step = tuple[Path, str | None]     # a directory, and a name in it that matters (None: the directory must only stay where it is)
 
 
@@ -30,6 +32,7 @@ class InputWatcher:
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
         self._notices = Notices()
+        self._say: Callable[[], Mapping[str, tuple[Path, ...]]] = dict
         self._files: dict[str, tuple[Path, ...]] = {}
         self._content: dict[Path, bytes | None] = {}
         self._entries: dict[Path, set[str]] = {}            # directory -> names in it that matter
@@ -42,9 +45,16 @@ class InputWatcher:
         """Begin, on the running loop."""
         self._notices.start()
 
-    def set(self, files: Mapping[str, tuple[Path, ...]]) -> None:
-        """Watch exactly these. A file that was watched before is compared with what it was then."""
-        self._files = {tunnel: tuple(map(_absolute, paths)) for tunnel, paths in files.items()}
+    def set(self, files: Callable[[], Mapping[str, tuple[Path, ...]]]) -> None:
+        """Watch exactly the files and folders that this says, now and after each change: a file may name others.
+
+        A file that was watched before is compared with what it was then.
+        """
+        self._say = files
+        self._ask()
+
+    def _ask(self) -> None:
+        self._files = {tunnel: tuple(map(_absolute, paths)) for tunnel, paths in self._say().items()}
         wanted = {path for paths in self._files.values() for path in paths}
         self._watch(wanted)
         self._content = {path: self._content[path] if path in self._content else _content(path) for path in wanted}
@@ -86,7 +96,7 @@ class InputWatcher:
         if name is None:        # the directory itself went away or was touched, or the kernel lost count
             self._forget(directory)
             self._changed()
-        elif name in self._entries.get(directory, ()):
+        elif not {name, ANY}.isdisjoint(self._entries.get(directory, ())):
             self._changed()
 
     def _forget(self, directory: Path) -> None:
@@ -107,9 +117,11 @@ class InputWatcher:
         self._timer = None
         self._watch(self._content)     # first: a change that comes while we read is not missed
         before, self._content = self._content, {path: _content(path) for path in self._content}
-        for tunnel, paths in self._files.items():
-            if any(before[path] != self._content[path] for path in paths):
-                self._post(InputsChanged(tunnel))
+        changed = [tunnel for tunnel, paths in self._files.items() if any(before[path] != self._content[path] for path in paths)]
+        if changed:
+            self._ask()
+        for tunnel in changed:
+            self._post(InputsChanged(tunnel))
 
 
 def _absolute(path: Path) -> Path:
@@ -132,20 +144,24 @@ def _way(path: Path) -> Iterator[Step]:
         yield here, name
         links += 1
         if not os.path.islink(there) or links > _LINKS:
+            if os.path.isdir(there):
+                yield there, ANY
             return
         target = Path(os.readlink(there))
         here, parts = (Path("/"), [*target.parts[1:], *parts]) if target.is_absolute() else (here, [*target.parts, *parts])
 
 
 def _content(path: Path) -> bytes | None:
-    """A checksum of what can be read there; None: nothing."""
+    """A checksum of what can be read there, of a folder its names; None: nothing."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)      # a FIFO must not block us
     except OSError:
         return None
     try:
-        regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return hashlib.sha256(os.pread(fd, _LARGEST, 0)).digest() if regular else None
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            return hashlib.sha256("\0".join(sorted(os.listdir(fd))).encode(errors="surrogateescape")).digest()
+        return hashlib.sha256(os.pread(fd, _LARGEST, 0)).digest() if stat.S_ISREG(mode) else None
     except OSError:
         return None
     finally:

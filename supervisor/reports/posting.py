@@ -13,6 +13,7 @@ import requests
 import urllib3
 
 from supervisor.reports.incident import Answer, Outcome
+from tunnels.text import one_line
 
 TIMEOUT = (5.0, 10.0)       # seconds to connect, seconds of silence
 RETRY_AFTER = 3600.0        # seconds: longest wait that we let the far side impose
@@ -63,7 +64,7 @@ def _understood(response: requests.Response) -> Answer:
     """What a refusal means. (That an event was taken is said by the status line alone; the rest of that answer may get lost.)"""
     status = response.status_code
     wait = _retry_after(response.headers.get("Retry-After", ""))
-    text = f"{status} {response.reason}: {_words(response)}"
+    text = f"{status} {one_line(response.reason)}: {_words(response)}"
     if status == 429:
         return Answer(Outcome.THROTTLED, text, wait)
     if status >= 500 or status in _RETRYABLE:
@@ -81,9 +82,9 @@ def _words(response: requests.Response) -> str:
         return str(error)
     try:
         said = json.loads(raw)
-        return f"{said['message']} {'; '.join(map(str, said.get('errors', ())))}".strip()
+        return one_line(f"{said['message']} {'; '.join(map(str, said.get('errors', ())))}")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return str(raw.decode("utf-8", "backslashreplace"))[:200]
+        return one_line(str(raw.decode("utf-8", "backslashreplace")))[:200]
 
 
 def _retry_after(value: str) -> float:

@@ -20,10 +20,9 @@ from supervisor.core.alerts import Verdict, about
 from supervisor.core.events import Event, InputsChanged, Noticed
 from supervisor.core.faults import Faults
 from tests.fakes import KIND
-from tunnels.base import Input
-from tunnels.settings import Tunnel
+from tunnels.base import AnyKind, Input, Tunnel, inputs_of
 
-WIRE = replace(KIND, inputs=lambda tunnel: (Input("pem", Path(tunnel.name)),), certificates=lambda inputs: (inputs["pem"],))
+WIRE = replace(KIND, inputs=lambda tunnel: (Input("pem", Path(tunnel.name)),), certificates=lambda tunnel, inputs: (inputs["pem"],))
 
 
 def certificate(days: float, name: str = "svc") -> bytes:
@@ -34,10 +33,10 @@ def certificate(days: float, name: str = "svc") -> bytes:
 
 
 class Files(dict[str, bytes]):
-    def read(self, item: Input) -> bytes:
-        if str(item.where) not in self:
+    def read(self, kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
+        if not all(str(item.where) in self for item in inputs_of(kind, tunnel)):
             raise OSError("no such file")
-        return self[str(item.where)]
+        return {item.name: self[str(item.where)] for item in inputs_of(kind, tunnel)}
 
 
 def tunnels(*names: str) -> Mapping[str, Tunnel]:

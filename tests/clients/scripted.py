@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from supervisor.clients.runner import Runner
 from supervisor.core.events import Event
 from tunnels.base import (
+    AnyKind,
     Carrier,
     Connected,
     Dialogue,
@@ -29,6 +30,7 @@ from tunnels.base import (
     Source,
     Tunnel,
     Wanted,
+    inputs_of,
 )
 
 EventT = TypeVar("EventT", bound=Event)
@@ -110,7 +112,7 @@ class Bench:
         self.runtime_dir = runtime_dir
         kinds = options.pop("kinds", {"scripted": kind()})
         self.runner = Runner(
-            kinds, runtime_dir, self._read, self.inbox.put_nowait, on_line=lambda name, text: self.logged.append((name, text)), **options
+            kinds, runtime_dir, self._inputs, self.inbox.put_nowait, on_line=lambda name, text: self.logged.append((name, text)), **options
         )
 
     async def __aenter__(self) -> Bench:
@@ -123,6 +125,9 @@ class Bench:
             while (name, session) in self.runner._clients:
                 await self.inbox.get()
         await self.runner.close()
+
+    def _inputs(self, kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
+        return {item.name: self._read(item) for item in inputs_of(kind, tunnel)}
 
     def _read(self, item: Input) -> bytes:
         assert isinstance(item.where, Secret)

@@ -24,7 +24,7 @@ async def watching(**files: Path) -> AsyncIterator[asyncio.Queue[Event]]:
     inbox: asyncio.Queue[Event] = asyncio.Queue()
     watcher = InputWatcher(inbox.put_nowait)
     watcher.start()
-    watcher.set({tunnel: (path,) for tunnel, path in files.items()})
+    watcher.set(lambda: {tunnel: (path,) for tunnel, path in files.items()})
     try:
         yield inbox
     finally:
@@ -139,9 +139,9 @@ async def test_set_again_keeps_what_was_known_and_drops_what_is_not_named(tmp_pa
     inbox: asyncio.Queue[Event] = asyncio.Queue()
     watcher = InputWatcher(inbox.put_nowait)
     watcher.start()
-    watcher.set({"first": (a,), "second": (b,)})
+    watcher.set(lambda: {"first": (a,), "second": (b,)})
     a.write_text("two")
-    watcher.set({"first": (a,)})
+    watcher.set(lambda: {"first": (a,)})
     b.write_text("two")
     await told(inbox, "first")
     await watcher.close()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from supervisor.config import ConfigErrors, parse
 from tests.config.kinds import HEAD, KINDS
 from tunnels.settings import parse_duration, parse_target
+from tunnels.text import clean
 
 FRAGMENTS = (
     "tunnels:", "defaults:", "staff:", "networks:", "destinations:", "kind: wire", "kind:", "config: c", "login:", "password:", "probe:",
@@ -90,7 +91,7 @@ def test_right_configurations_are_accepted(entries: dict[str, dict[str, Any]]) -
     assert list(config.tunnels) == list(entries)
     for name, entry in entries.items():
         tunnel = config.tunnels[name]
-        assert (tunnel.description, tunnel.priority) == (entry.get("description", ""), entry.get("priority", 100))
+        assert (tunnel.description, tunnel.priority) == (clean(entry.get("description", "")), entry.get("priority", 100))
         if "interval" in entry.get("probe", {}):
             assert tunnel.probe.interval == parse_duration(entry["probe"]["interval"])
 

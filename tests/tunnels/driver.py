@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
+from supervisor.app.files import Files
 from tests.netns import Namespace
 from tunnels.base import AnyKind, Connected, Dialogue, Failed, Keep, Launch, Observation, Place, Question, Say, Source, Tunnel
 
@@ -216,6 +217,12 @@ class Run:
             if closable is not None:
                 closable.close()
         return self.process.wait()
+
+
+def with_companions(kind: AnyKind, tunnel: Tunnel, inputs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The inputs and the files that they name, read as the daemon reads them."""
+    files = Files(Path("/nowhere"), lambda _: None, {})
+    return {**inputs, **{item.name: files.read(item) for item in files.companions(kind.companions(tunnel, inputs))}}
 
 
 def _anonymous_file(name: str, content: bytes, owner: int) -> int:

@@ -16,7 +16,7 @@ from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, web_server
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, USER, StrongSwanServer
 from tests.netns import Namespace, link
-from tests.tunnels.driver import Run
+from tests.tunnels.driver import Run, with_companions
 from tunnels.base import AnyKind, Place, Reason
 from tunnels.strongswan import STRONGSWAN
 from tunnels.vpnc import VPNC
@@ -61,7 +61,7 @@ class IpsecLab:
         of: AnyKind = VPNC if kind == "vpnc" else STRONGSWAN
         tunnel = of.options.model_validate(options)
         inputs = {"config": config.encode()} | {name: value.encode() for name, value in given.items()}
-        return Run(of, tunnel, place, inputs, self.client)
+        return Run(of, tunnel, place, with_companions(of, tunnel, inputs), self.client)
 
     def passes(self, device: str) -> bool:
         """A request through the device is answered."""

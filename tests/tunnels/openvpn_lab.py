@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.lab.management import client_ids, tell
 from tests.netns import Namespace, link
-from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
+from tests.tunnels.driver import ENVIRONMENT, Run, wait_for, with_companions
 from tunnels.base import Place
 from tunnels.kinds import KINDS
 
@@ -70,6 +71,16 @@ class Authority:
         """NAME-encrypted.key, which needs a passphrase."""
         self._openssl("ec", "-in", f"{name}.key", "-aes256", "-passout", "pass:secret", "-out", f"{name}-encrypted.key")
 
+    def pack(self, name: str, path: Path) -> None:
+        """A container without a passphrase, of certificate and key."""
+        self._openssl("pkcs12", "-export", "-in", f"{name}.crt", "-inkey", f"{name}.key", "-passout", "pass:", "-out", str(path))
+
+    def revoke_nothing(self, path: Path) -> None:
+        """An empty list of revoked certificates."""
+        (self.directory / "index").touch()
+        (self.directory / "ca.conf").write_text("[ca]\ndefault_ca=c\n[c]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\n")
+        self._openssl("ca", "-gencrl", "-config", "ca.conf", "-keyfile", "ca.key", "-cert", "ca.crt", "-out", str(path))
+
     def text(self, name: str) -> str:
         return (self.directory / name).read_text()
 
@@ -124,6 +135,19 @@ class Lab:
         return f"remote {SERVER} {self.PORTS[name]} {'tcp' if name == 'tcp' else 'udp'}"
 
     @contextlib.contextmanager
+    def proxy(self, kind: str, port: int) -> Iterator[Path]:
+        """A proxy (`http` or `socks`) beside the servers that wants a login: the file in which it writes down what it was told."""
+        seen = self.directory / f"proxy-{port}"
+        process = subprocess.Popen(self.server.argv(sys.executable, "-m", "tests.tunnels.proxies", kind, str(port), str(seen)))
+        try:
+            wait_for(seen.exists)
+            yield seen
+        finally:
+            process.kill()
+            process.wait()
+            seen.unlink()
+
+    @contextlib.contextmanager
     def approved(self) -> Iterator[None]:
         """Somebody approves the logins that wait for it."""
         (self.directory / "approved").touch()
@@ -167,7 +191,7 @@ class Lab:
         })
         secrets = {"password": password and f"{password}\n", "kept": kept}
         inputs = {"config": profile.encode()} | {name: secret.encode() for name, secret in secrets.items() if secret is not None}
-        return Run(kind, tunnel, place, inputs, self.client, *prefix)
+        return Run(kind, tunnel, place, with_companions(kind, tunnel, inputs), self.client, *prefix)
 
 
 class OpenVPNServer:

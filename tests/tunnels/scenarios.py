@@ -139,7 +139,6 @@ OPENVPN = (
     Scenario("no-name", Reason.DNS, lambda lab: lab.profile("remote vpn.invalid 1194 udp")),
     Scenario("bad-option", Reason.CLIENT_CONFIG, lambda lab: lab.profile(f"remote {SERVER} 1194 xyz")),
     Scenario("bad-cipher", Reason.CLIENT_CONFIG, lambda lab: lab.profile(lab.remote("udp"), "cipher FOO")),
-    Scenario("no-file", Reason.CLIENT_CONFIG, lambda lab: lab.profile(lab.remote("udp"), "crl-verify no-such-file")),
     Scenario("halted", Reason.KICKED, lambda lab: lab.profile(lab.remote("udp")),
              disturb=lambda lab, run: lab.serving("udp").tell(f"client-kill {lab.serving('udp').client_id()} HALT")),
     Scenario("thrown-out", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),

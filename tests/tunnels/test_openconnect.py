@@ -62,7 +62,7 @@ def test_the_inputs_are_what_the_login_needs() -> None:
         Input("password", Secret(file="pw")), Input("certificate", Path("/etc/acme.pem")), Input("key", Secret(file="key")),
     )
     assert OPENCONNECT.inputs(tunnel()) == ()
-    assert OPENCONNECT.certificates({"certificate": CERTIFICATE}) == (CERTIFICATE,)
+    assert OPENCONNECT.certificates(tunnel(), {"certificate": CERTIFICATE}) == (CERTIFICATE,)
 
 
 # --- launch -------------------------------------------------------------------------------------------------------------------------

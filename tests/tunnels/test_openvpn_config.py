@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -84,6 +88,14 @@ def test_dropped_and_noted(line: str) -> None:
     ("frobnicate yes", "frobnicate"), ("remote", "names no server"), ("<ca>", "never closed"), ('ca "x', "never closed"),
     ("<ca>\nx</ca>up", "unexpected"), ("--", "not an option"), (f"ca {'x' * 300}", "longer"), ("setenv opt config x", "one file"),
     ("<connection>\nremote x\nconfig y\n</connection>", "one file"),
+    ("capath certs", "names a directory"), ("crl-verify crl.d dir", "names a directory"), ("ca [inline]", "no block <ca>"),
+    ("http-proxy 192.0.2.1 3128 /etc/shadow basic", "sent to the proxy"), ("http-proxy 192.0.2.1 3128 login.txt", "sent to the proxy"),
+    ("--http-proxy 192.0.2.1 3128 'login.txt' ntlm2", "sent to the proxy"), ('"http-proxy"\th\t1\t"/etc/a b"', "sent to the proxy"),
+    ("http-proxy-user-pass login.txt", "sent to the proxy"), ("http-proxy-user-pass [inline]", "no block"),
+    ("socks-proxy 192.0.2.1 1080 login.txt", "sent to the proxy"), ("socks-proxy 192.0.2.1 1080 stdin", "sent to the proxy"),
+    ("setenv opt http-proxy h 1 /etc/shadow", "sent to the proxy"), ("<http-proxy>\nh 1 /etc/shadow\n</http-proxy>", "cannot be a block"),
+    ("<connection>\nremote x\nhttp-proxy h 1 /etc/shadow\n</connection>", "sent to the proxy"),
+    ("<connection>\nremote x\nsocks-proxy h 1 s\n</connection>", "sent to the proxy"), ("<askpass>\nx\n</askpass>", "cannot be a block"),
 ])
 def test_refused_with_its_line(line: str, why: str) -> None:
     with pytest.raises(ValueError, match=rf"line [234]: .*{why}"):
@@ -170,8 +182,43 @@ def test_how_long_the_profile_lets_a_session_last(line: str, limit: int | None) 
 
 
 def test_our_certificate_where_it_stands_in_the_profile() -> None:
-    assert read("cert client.crt").certificates == ()
-    assert read("<ca>", "A", "</ca>", "<cert>", "B", "C", "</cert>").certificates == (b"B\nC\n",)
+    assert list(read("<ca>", "A", "</ca>", "<cert>", "B", "C", "</cert>").certificates(lambda _: b"")) == [b"B\nC\n"]
+
+
+def complete(*lines: str) -> list[str]:
+    return read(*lines).complete(lambda named: f"<{named.file}>".encode()).splitlines()[1:]
+
+
+@pytest.mark.parametrize(("lines", "text"), [
+    (["ca [inline]", "<ca>", "A", "</ca>"], ["<ca>", "A", "</ca>"]),
+    (["tls-auth [[INLINE]] 1", "<tls-auth>", "A", "</tls-auth>"], ["key-direction 1", "<tls-auth>", "A", "</tls-auth>"]),
+    (["secret s.key 0"], ["<secret>", "<s.key>", "</secret>", "key-direction 0"]),
+    (["tls-crypt-v2 a.key force-cookie"], ["<tls-crypt-v2>", "<a.key>", "</tls-crypt-v2>"]),
+    (["askpass pass.txt", "askpass stdin"], []),
+    (["http-proxy 192.0.2.1 3128 auto", "<http-proxy-user-pass>", "u", "p", "</http-proxy-user-pass>"],
+     ["http-proxy 192.0.2.1 3128 auto", "<http-proxy-user-pass>", "u", "p", "</http-proxy-user-pass>"]),
+    (["http-proxy 192.0.2.1 3128 stdin basic", "socks-proxy 192.0.2.1 1080"],
+     ["http-proxy 192.0.2.1 3128 stdin basic", "socks-proxy 192.0.2.1 1080"]),
+])
+def test_no_file_is_left_by_its_name(lines: list[str], text: list[str]) -> None:
+    assert complete(*lines) == text
+
+
+def test_every_option_of_this_openvpn_that_takes_a_file_is_known() -> None:
+    """Its own help says which ones there are."""
+    if (openvpn := shutil.which("openvpn")) is None:
+        pytest.skip("openvpn is not installed")
+    told = subprocess.run([openvpn, "--help"], capture_output=True, text=True).stdout
+    usages = [line.partition(" : ")[0].partition("]: ")[0] for line in told.splitlines() if line.startswith("--")]
+    takes = {usage.split()[0].lstrip("-") for usage in usages if re.search(r" (?:\[?(?:file|dir|up|crl|key|keyfile)\b)", usage)}
+    assert {"ca", "cert", "key", "askpass", "http-proxy", "socks-proxy", "pkcs12", "crl-verify", "dh", "replay-persist"} <= takes
+    for name in takes:
+        words = "192.0.2.1 1080 /etc/shadow" if name.endswith("-proxy") else "/etc/shadow"
+        try:
+            profile = read(f"{name} {words}")
+        except ValueError:
+            continue
+        assert profile.text == REMOTE or [each.file for each in profile.files] == ["/etc/shadow"], name
 
 
 _NAMES = st.sampled_from([

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tests.tunnels.driver import wait_for
 from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
 from tests.tunnels.scenarios import OPENVPN, Scenario
 from tunnels.base import Connected, Failed, Reason, Say, Source
+from tunnels.openvpn import OPENVPN as KIND
 from tunnels.openvpn_login import Account
 from tunnels.openvpn_management import OpenVPNDialogue
 
@@ -73,14 +75,75 @@ def test_no_secret_is_to_be_seen(lab: Lab) -> None:
         run.stop()
 
 
-def test_files_beside_the_profile(lab: Lab) -> None:
-    for name in ("ca.crt", "client.crt", "client.key"):
+@pytest.mark.parametrize("lines", [
+    ("cert client.crt", "key 'client.key'"),
+    ("cert client.crt", "key client-encrypted.key", "askpass passphrase"),
+    ("pkcs12 client.p12",),
+    ("cert client.crt", "key client.key", "crl-verify empty.crl"),
+], ids=" ".join)
+def test_files_beside_the_profile(lab: Lab, lines: tuple[str, ...]) -> None:
+    """OpenVPN gets them, and opens none of them."""
+    for name in ("ca.crt", "client.crt", "client.key", "client-encrypted.key"):
         (lab.directory / name).write_text(lab.ca.text(name))
-    run = lab.run(f"client\ndev tun\n{lab.remote('udp')}\nca ca.crt\ncert client.crt\nkey 'client.key'\nremote-cert-tls server\n")
+    (lab.directory / "passphrase").write_text("secret\n")
+    lab.ca.pack("client", lab.directory / "client.p12")
+    lab.ca.revoke_nothing(lab.directory / "empty.crl")
+    run = lab.run("\n".join(("client", "dev tun", lab.remote("udp"), "ca ca.crt", *lines, "remote-cert-tls server", "")))
+    for name in ("ca.crt", "client.crt", "client.key", "client-encrypted.key", "passphrase", "client.p12", "empty.crl"):
+        (lab.directory / name).unlink()
     try:
+        run.connected()
+        run.tell(KIND.renew[0])     # it reads its keys again
         run.connected()
     finally:
         run.stop()
+
+
+STRANGER = "globex-user\nGlobexSecret!1\n"      # a file of another customer, as it lies beside the profile or elsewhere
+PROXIES = [
+    ("http", "http-proxy {host} {port} {file} basic"), ("http", "http-proxy {host} {port} {file}"),
+    ("http", "http-proxy {host} {port} auto\nhttp-proxy-user-pass {file}"), ("socks", "socks-proxy {host} {port} {file}"),
+]
+
+
+def behind_a_proxy(lab: Lab, line: str, block: str = "") -> str:
+    return lab.profile(lab.remote("tcp"), line) + block
+
+
+@pytest.mark.parametrize(("kind", "line"), PROXIES)
+def test_a_proxy_sees_no_line_of_a_file(lab: Lab, kind: str, line: str) -> None:
+    """The same profile is run by OpenVPN alone, to show that the proxy would see it."""
+    (lab.directory / "other-customer").write_text(STRANGER)
+    with lab.proxy(kind, 3128) as seen:
+        for file in (lab.directory / "other-customer", "other-customer", "./other-customer", '"other-customer"'):
+            profile = behind_a_proxy(lab, line.format(host=SERVER, port=3128, file=file))
+            with pytest.raises(ValueError, match=r"acme\.ovpn:\d+: .*would be sent to the proxy"):
+                lab.run(profile)
+            alone = profile.replace("dev tun", "dev null\nifconfig-noexec\nroute-noexec\nconnect-retry-max 1")
+            (lab.directory / "alone.ovpn").write_text(alone)
+            process = subprocess.Popen(
+                lab.client.argv("openvpn", "--cd", str(lab.directory), "--config", "alone.ovpn"), stdout=subprocess.DEVNULL)
+            try:
+                wait_for(lambda: "globex-user:GlobexSecret!1" in seen.read_text())
+            finally:
+                process.kill()
+                process.wait()
+            seen.write_text("")
+
+
+@pytest.mark.parametrize(("kind", "line", "block", "login"), [
+    ("http", "http-proxy {host} 3128 auto", "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n", "us er:p:w"),
+    ("http", "http-proxy {host} 3128 stdin basic", "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n", "us er:p:w"),
+    ("socks", "socks-proxy {host} 3128", "", ""),
+])
+def test_through_a_proxy(lab: Lab, kind: str, line: str, block: str, login: str) -> None:
+    with lab.proxy(kind, 3128) as seen:
+        run = lab.run(behind_a_proxy(lab, line.format(host=SERVER), block))
+        try:
+            run.connected()
+            assert {each for each in seen.read_text().splitlines() if each != "''"} == ({repr(login)} if login else set())
+        finally:
+            run.stop()
 
 
 def test_as_another_user_with_one_capability(lab: Lab) -> None:

@@ -93,7 +93,7 @@ def test_before_while_and_after(daemon: Daemon) -> None:
 
 
 def test_an_empty_plan_is_one_line() -> None:
-    assert plan_text({"wanted": [], "changes": []}) + "\n" == SAME
+    assert "".join(plan_text({"wanted": [], "changes": []})) + "\n" == SAME
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 _REQUEST = re.compile(r"(?:GET|POST) https://")
 _USERNAME = re.compile(r"user ?name|\buser\b|log ?in\b|account", re.IGNORECASE)
 _PASSWORD = re.compile(r"passw|passphrase", re.IGNORECASE)
-_CHANGE = re.compile(r"\b(?:new|current|old|verify|confirm|retype|change)\b.*passw", re.IGNORECASE)
+# Atomic groups: only the first word of a kind begins something, so that a far side cannot have us look again at each repetition of it.
+_CHANGE = re.compile(r"^(?>.*?\b(?:new|current|old|verify|confirm|retype|change)\b).*passw", re.IGNORECASE)
 _CODE = re.compile(
     r"\botp\b|one.?time|token|\bcode\b|passcode|verification|authenticator|second(?:ary)?\b|two.?factor|\b2(?:nd|fa)\b|\bmfa\b|challenge"
     r"|\bsms\b|response", re.IGNORECASE,
 )
 _CERTIFICATE = re.compile(r"^Enter '.*' to accept")
-_OUR_KEY = re.compile(r"(?:PEM|PKCS\S*|TPM.*|private key).* (?:pass ?phrase|password|PIN)|^PIN required", re.IGNORECASE)
+_OUR_KEY = re.compile(r"^(?>.*?(?:PEM|PKCS|TPM|private key)).* (?:pass ?phrase|password|PIN)|^PIN required", re.IGNORECASE)
 _CHOICE = re.compile(r" \[[^]]*\]: ?$")
 _KEPT = 20      # lines of a form that are read
 

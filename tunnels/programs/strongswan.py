@@ -1,7 +1,7 @@
 """Drives one charon, strongSwan's daemon, for one tunnel: loads its configuration, initiates it, and ends with it.
 
-    python -I -m tunnels.programs.strongswan --device NAME --config FD --beside DIRECTORY [--mtu N] [--address A]... [--psk] [--login]
-        [--append-code] CONNECTION/CHILD...
+    python -I -m tunnels.programs.strongswan --device NAME --config FD [--file NAME=FD]... [--mtu N] [--address A]... [--psk]
+        [--login] [--append-code] CONNECTION/CHILD...
 
 charon has its own strongswan.conf, vici socket and ports, all of this working directory, so that any number of them run side by side.
 ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and the device goes with the process. charon insists on
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -34,9 +35,6 @@ INITIATE = 30_000           # ms for one child
 LOG_OFF = 1_000             # ms for the far side to confirm the end
 TABLES = 0x46000000         # plus our process id: a table of routes that no rule names
 _NEVER = "0x7fabcdef/0xffffffff"    # a mark that no packet has: for the moment until charon's rule is gone
-_FOLDERS = (                # of keys and certificates, beside a swanctl.conf
-    "bliss", "ecdsa", "pkcs12", "pkcs8", "private", "pubkey", "rsa", "x509", "x509aa", "x509ac", "x509ca", "x509crl", "x509ocsp",
-)
 _PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 md5 mgf1 hmac kdf gcm xcbc cmac"
     " fips-prf gmp curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici"
@@ -110,10 +108,11 @@ class Session:
     async def _load(self) -> None:
         """Let swanctl load the configuration, then add the secrets that only the daemon knows."""
         assert self._vici is not None
-        file = _beside(Path(self._options.beside), self._options.config)
+        files = {"swanctl.conf": self._options.config, **{name: int(fd) for name, _, fd in (f.rpartition("=") for f in self._options.file)}}
+        folder = _linked(Path("swanctl").absolute(), files)
         swanctl = await asyncio.create_subprocess_exec(
-            "swanctl", "--load-all", "--noprompt", "--file", str(file), "--uri", f"unix://{Path('charon.vici').absolute()}",
-            pass_fds=(self._options.config,), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            "swanctl", "--load-all", "--noprompt", "--file", str(folder / "swanctl.conf"), "--uri", f"unix://{Path('charon.vici').absolute()}",
+            pass_fds=tuple(files.values()), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
         )
         if await swanctl.wait() != 0:
             raise ViciError("swanctl could not load the configuration")
@@ -210,20 +209,14 @@ charon-systemd {{
 """
 
 
-def _beside(original: Path, fd: int) -> Path:
-    """Where swanctl finds the configuration, which is an anonymous file, and beside it what lies beside the original."""
-    folder = Path("swanctl").absolute()
-    empty = folder / "empty"
-    empty.mkdir(parents=True, exist_ok=True)
-    for name in _FOLDERS:
-        _link(folder / name, original / name if (original / name).is_dir() else empty)
-    _link(folder / "swanctl.conf", Path(f"/proc/self/fd/{fd}"))
-    return folder / "swanctl.conf"
-
-
-def _link(link: Path, target: Path) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+def _linked(folder: Path, files: Mapping[str, int]) -> Path:
+    """A directory where swanctl finds these anonymous files under their names, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, fd in files.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(f"/proc/self/fd/{fd}")
+    return folder
 
 
 def _device(pid: int) -> str:
@@ -295,7 +288,7 @@ async def _main(options: argparse.Namespace) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     words = parser()
-    words.add_argument("--beside", required=True)
+    words.add_argument("--file", action="append", default=[])
     words.add_argument("--address", action="append", default=[])
     for flag in ("--psk", "--login"):
         words.add_argument(flag, action="store_true")

@@ -1,6 +1,6 @@
 """Drives one vpnc: gives it its configuration and what it asks for, and tells the daemon when packets can pass.
 
-    python -I -m tunnels.programs.vpnc --device NAME --config FD [--mtu N] [--append-code]
+    python -I -m tunnels.programs.vpnc --device NAME --config FD [--ca-file FD] [--mtu N] [--append-code]
 
 vpnc reads its configuration from standard input up to a line that begins with ^D, and its passwords from what follows. It runs our own
 script (tunnels/programs/script.py) when it has its device; packets pass when it has said that it started. The configuration has to say
@@ -35,6 +35,7 @@ class Session:
 
     def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
         self._options, self._talk = options, talk
+        self._authorities = () if options.ca_file is None else (options.ca_file,)       # descriptors that vpnc reads from
         self._call: Call | None = None
         self._started = False
         self._asked = 0                 # prompts so far
@@ -47,11 +48,13 @@ class Session:
         await Script(self._called).listen()
         vpnc = await asyncio.create_subprocess_exec(
             "stdbuf", "-oL", "vpnc", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            pass_fds=self._authorities,
         )
         assert vpnc.stdin is not None
         assert vpnc.stdout is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ask_to_end, vpnc)
-        vpnc.stdin.write(config + b"Script " + SCRIPT.encode() + b"\n" + END)
+        ours = (f"Script {SCRIPT}\n", *(f"CA-File /proc/self/fd/{fd}\n" for fd in self._authorities))
+        vpnc.stdin.write(config + "".join(ours).encode() + END)
         await hear(vpnc.stdout, _PROMPT, lambda line: self._heard(line, vpnc), lambda prompt: self._answer(vpnc, prompt))
         code = await vpnc.wait()
         return 1 if self._deserted else code
@@ -108,6 +111,8 @@ async def _main(options: argparse.Namespace, config: bytes) -> int:
 
 
 if __name__ == "__main__":
-    given = parser().parse_args()
+    words = parser()
+    words.add_argument("--ca-file", type=int)
+    given = words.parse_args()
     with open(given.config, "rb") as file:
         end_like(asyncio.run(_main(given, file.read())))

@@ -18,7 +18,7 @@ from tunnels.base import AnyKind
 
 _ASK: Mapping[str, str] = {"ssh": "-V"}         # everybody else understands --version
 _MUTE = frozenset({"charon-systemd"})           # takes no options: asked anything, it would begin to serve
-_VERSION = re.compile(r"\d+\.\d+(?:\.\d+)*(?:p\d+)?")
+_VERSION = re.compile(r"\d{1,9}\.\d{1,9}(?:\.\d{1,9})*(?:p\d{1,9})?")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;]*)")
 
 

@@ -14,7 +14,7 @@ _LOG_OFF = 20.0         # seconds that the end of the clients may take
 _MARGIN = 300.0         # seconds that Nomad should have beyond the drain
 _NOMAD_DEFAULT = 30.0   # of max_kill_timeout
 _AGAIN = ("on-failure", "on-abnormal", "always")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|min|m|h|d|w)")
+_SPAN = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(us|ms|s|min|m|h|d|w)")
 _UNITS: Mapping[str, float] = MappingProxyType(
     {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0},
 )

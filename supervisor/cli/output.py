@@ -1,0 +1,40 @@
+"""All that a command prints: cleaned here, whoever has written it.
+
+The daemon may be another version, and the configuration, a customer's file or this host may hold anything. Only colours of our own pass.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from tunnels.text import clean, one_line
+
+
+class Painted(str):
+    """Clean text with colours of ours around it."""
+
+    __slots__ = ()
+
+
+def paint(text: str, colour: str | None = None, bold: bool | None = None) -> Painted:
+    """The text in a colour."""
+    return Painted(click.style(clean(text), colour, bold=bold))
+
+
+def say(*parts: str, err: bool = False) -> None:
+    """Print a line, or several; on standard error with `err`."""
+    click.echo("".join(part if isinstance(part, Painted) else clean(part) for part in parts), err=err)
+
+
+def say_json(document: Any) -> None:
+    """Print a document as it is: JSON writes what must not be printed in other letters."""
+    click.echo(json.dumps(document, indent=2).replace("\x7f", "\\u007f"))
+
+
+def prompt(question: str) -> str:
+    """What a person answers, not echoed."""
+    answer: str = click.prompt(one_line(question), hide_input=True, prompt_suffix=" ")
+    return answer
