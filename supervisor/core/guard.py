@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from supervisor.core.faults import Faults
-from tunnels.base import AnyKind, Dialogue, Observation, Say, Source
+from tunnels.base import AnyKind, Dialogue, Observation, Say, Source, Tunnel
 
 T = TypeVar("T")
 
@@ -27,9 +27,9 @@ def guarded(kind: AnyKind, faults: Faults) -> AnyKind:
     def told(make: Callable[..., T]) -> Callable[..., T]:
         return functools.partial(_told, faults, part, ValueError, make)      # its way to say that the inputs cannot be used
 
-    def certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
+    def certificates(tunnel: Tunnel, inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
         try:
-            return kind.certificates(inputs)
+            return kind.certificates(tunnel, inputs)
         except ValueError:      # the tunnel's own start says what is wrong with its inputs
             return ()
 
@@ -39,7 +39,7 @@ def guarded(kind: AnyKind, faults: Faults) -> AnyKind:
     return replace(
         kind, inputs=asked(kind.inputs, ()), pairs=asked(kind.pairs, False), endpoint=asked(kind.endpoint, None),
         door=asked(kind.door, None), inside=asked(kind.inside, None), certificates=asked(certificates, ()),
-        launch=told(kind.launch), dialogue=dialogue,
+        companions=told(kind.companions), launch=told(kind.launch), dialogue=dialogue,
     )
 
 
