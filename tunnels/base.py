@@ -16,10 +16,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
 
 __all__ = [
-    "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need", "Network",
-    "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
+    "KEY", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need",
+    "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
     "device_name", "inputs_of", "seat_name",
 ]
+
+
+KEY = "{management_key}"    # in argv: descriptor of an anonymous file with a line that only the daemon and this client know
 
 
 class Reason(enum.StrEnum):
@@ -104,6 +107,7 @@ class Place:
     python: str                 # interpreter for programs of our own
     remote: int = 0             # which of the far side's servers comes first: it grows when one was tried in vain
     mark: int = 0               # fwmark of packets that may enter the tunnel although it is not up yet
+    user: tuple[int, int] | None = None     # uid and gid that it has to become; None: it is not started as root, or may stay so
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,12 @@ class Launch:
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)    # beside a minimal one (PATH, LANG)
     files: Mapping[str, bytes] = field(default_factory=dict)        # anonymous files; `{name}` in argv becomes the descriptor's number
-    management: Path | None = None                                  # unix socket that the client makes and we connect to
+    management: Path | None = None                                  # unix socket that the client makes and we connect to; with KEY in argv
+                                                                    # the first line that we say is the content of that file
     notify: bool = False                                            # give it a private NOTIFY_SOCKET
+    reads: tuple[Path, ...] = ()                                    # beside the system's files: what it opens itself, with all beneath
+    writes: tuple[Path, ...] = ()                                   # beside its directory; directories that are missing are made
+    capabilities: tuple[str, ...] = ()                              # beside net_admin, where the daemon runs as root: setuid, setgid, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +229,7 @@ class Kind(Generic[TunnelT]):
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
     certificates: Callable[[Mapping[str, bytes]], tuple[bytes, ...]] = lambda inputs: ()    # PEM texts with our certificates, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without
+    gives_up_root: bool = False                                                 # started as root, its client becomes `Place.user`
 
 
 AnyKind = Kind[Any]

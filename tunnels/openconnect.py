@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
 from tunnels.program import LEAVE, RENEW, ProgramDialogue
 from tunnels.words import table
 
@@ -85,7 +85,7 @@ def _launch(tunnel: OpenConnect, place: Place, inputs: Mapping[str, bytes]) -> L
     files = {name: inputs[name] for name in ("certificate", "key", "kept") if name in inputs}
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.openconnect", "--device", place.device,
+            place.python, "-I", "-m", "tunnels.programs.openconnect", "--device", place.device, "--talk", KEY,
             *(f"{name}={word}" for name, word in words.items() if word is not None),
             *(f"--{name}={{{name}}}" for name in files),
             *(("--append-code",) if tunnel.login.append_code else ()),

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tunnels.base import Carrier, Input, Kind, Launch, Need, Place, Reason, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Need, Place, Reason, Tunnel
 from tunnels.program import ProgramDialogue
 from tunnels.words import table
 
@@ -57,7 +57,7 @@ def _launch(tunnel: OpenFortiVpn, place: Place, inputs: Mapping[str, bytes]) -> 
         raise ValueError("openfortivpn needs a login.username")
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.openfortivpn", "--device", place.device, "--config", "{config}",
+            place.python, "-I", "-m", "tunnels.programs.openfortivpn", "--device", place.device, "--config", "{config}", "--talk", KEY,
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
         ),

@@ -12,10 +12,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
 from tunnels.program import ProgramDialogue
 from tunnels.strongswan_config import read_swanctl
 from tunnels.words import table
+
+# Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
+FOLDERS = (
+    "bliss", "ecdsa", "pkcs12", "pkcs8", "private", "pubkey", "rsa", "x509", "x509aa", "x509ac", "x509ca", "x509crl", "x509ocsp",
+)
 
 
 class StrongSwan(Tunnel):
@@ -38,7 +43,7 @@ def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> La
         raise ValueError("login.password needs a login.username")
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.strongswan", "--device", place.device, "--config", "{config}",
+            place.python, "-I", "-m", "tunnels.programs.strongswan", "--device", place.device, "--config", "{config}", "--talk", KEY,
             "--beside", str(tunnel.config.parent),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(word for address in dict.fromkeys(config.addresses) for word in ("--address", address)),
@@ -49,6 +54,7 @@ def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> La
         ),
         files={"config": config.text.encode()},
         management=place.directory / "management.sock",
+        reads=(Path("/etc/strongswan.conf"), Path("/etc/strongswan.d"), *(tunnel.config.parent / folder for folder in FOLDERS)),
     )
 
 

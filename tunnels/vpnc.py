@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
 from tunnels.program import ProgramDialogue
 from tunnels.words import table
 
@@ -49,7 +49,7 @@ def _inputs(tunnel: Vpnc) -> tuple[Input, ...]:
 def _launch(tunnel: Vpnc, place: Place, inputs: Mapping[str, bytes]) -> Launch:
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.vpnc", "--device", place.device, "--config", "{config}",
+            place.python, "-I", "-m", "tunnels.programs.vpnc", "--device", place.device, "--config", "{config}", "--talk", KEY,
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
         ),

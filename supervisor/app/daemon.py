@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from supervisor import __version__
+from supervisor import __version__, disk
 from supervisor.app.adoption import inherit
 from supervisor.app.ending import Ending, Orders
 from supervisor.app.endpoints import EndpointWatch
@@ -23,12 +23,13 @@ from supervisor.app.handover import Handover, asked, received
 from supervisor.app.memory import forget
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
-from supervisor.app.place import lock, make_directory, refused
+from supervisor.app.place import lock, make_directory, refused, tidy
 from supervisor.app.quiet import QuietWatch
 from supervisor.app.upgrade import Upgrade
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
+from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
 from supervisor.config.words import Listen
@@ -72,6 +73,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     reset_sigchld()
     become_subreaper()
     forbid_core_dumps()
+    not_dumpable()
     raise_file_limit()
     notifier = Notifier()
     given = received()
@@ -81,6 +83,8 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     locked = lock(config.facilitator.runtime_dir) if given is None else given.lock
     secrets = Secrets()
     log = configure(STDOUT, secrets)
+    for sentence in tidy(config.facilitator.runtime_dir, config.facilitator.state_dir):
+        structlog.get_logger().warning("not a file of ours", text=sentence)
     parts = build(path, kinds, config, secrets, notifier, lambda: log.dropped, given)
     daemon = Daemon(path, config, parts, orders, Process(locked, log.flush, given))
     try:
@@ -337,7 +341,7 @@ class Daemon:
         parts.alerter.close()
         parts.history.close()
         with contextlib.suppress(OSError):
-            self._control.unlink(missing_ok=True)
+            disk.make_way(self._control)
 
 
 def _tls(it: Tls | None) -> ServerTls | None:

@@ -36,6 +36,12 @@ class Files:
         self._remember = remember
         self._environment = os.environ if environment is None else environment
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where the configuration and its secrets lie."""
+        credentials = self._environment.get("CREDENTIALS_DIRECTORY")
+        return (self._beside, *(() if credentials is None else (Path(credentials),)))
+
     def read(self, item: Input) -> bytes:
         """The content of an input. OSError or ValueError with a sentence."""
         if isinstance(item.where, Path):

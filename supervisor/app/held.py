@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from supervisor import disk
 
 _NAME = "held.json"
 
@@ -16,7 +17,7 @@ class Held:
         """A missing or torn file means: none."""
         self._path = state_dir / _NAME
         try:
-            names = json.loads(self._path.read_text())
+            names = json.loads(disk.read(self._path))
             self._names = frozenset(name for name in names if isinstance(name, str))
         except (OSError, ValueError, TypeError):
             self._names = frozenset()
@@ -39,10 +40,5 @@ class Held:
         self._names = names
         if names == self._on_disk:
             return
-        draft = self._path.with_suffix(".new")
-        with draft.open("w") as file:
-            json.dump(sorted(names), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        disk.replace(self._path, json.dumps(sorted(names)).encode(), sync=True)
         self._on_disk = names

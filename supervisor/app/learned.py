@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from supervisor import disk
 from supervisor.core.state import Second, Snapshot, Transition
 
 _NAME = "second-sessions.json"
@@ -22,7 +23,7 @@ class Learned:
         """A missing or torn file means: nothing is known. So does a word of another version."""
         self._path = state_dir / _NAME
         try:
-            said = dict(json.loads(self._path.read_text()))
+            said = dict(json.loads(disk.read(self._path)))
         except (OSError, ValueError, TypeError):
             said = {}
         words = {second.value for second in Second}
@@ -49,7 +50,5 @@ class Learned:
             self._usable = False
 
     def _write(self) -> None:
-        draft = self._path.with_suffix(".new")
-        with draft.open("w") as file:
-            json.dump(dict(sorted(self._known.items())), file)     # not waited for until the disk has it: the engine waits for us
-        draft.replace(self._path)
+        # not waited for until the disk has it: the engine waits for us
+        disk.replace(self._path, json.dumps(dict(sorted(self._known.items()))).encode())

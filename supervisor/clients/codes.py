@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pyotp
+
+from supervisor import disk
 
 _SHORTEST = 14      # bytes of a seed
 LEFT = 1.0      # seconds that a step must still have, or the code could be late at the far side
@@ -52,16 +53,13 @@ class Codes:
     def _read(self) -> dict[str, int]:
         if self._used is None:
             try:
-                self._used = {str(name): int(step) for name, step in json.loads(self._path.read_text()).items()}
+                self._used = {str(name): int(step) for name, step in json.loads(disk.read(self._path)).items()}
             except (OSError, ValueError, AttributeError, TypeError):       # not there, or damaged: the worst is one refused code
                 self._used = {}
         return self._used
 
     def _write(self, used: dict[str, int]) -> None:
-        fresh = self._path.with_suffix(".new")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(used, file)
-        fresh.replace(self._path)
+        disk.replace(self._path, json.dumps(used).encode())
 
 
 def parse_seed(seed: bytes) -> pyotp.TOTP:

@@ -15,6 +15,8 @@ from supervisor.clients.shelf import Shelf
 from tunnels.base import seat_name
 
 NAME = "journal"
+_LARGEST_PID = 1 << 22          # that a kernel can be told to use (proc(5))
+_TOO_MUCH = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Entry:
     seat: int = 0
     kind: str = ""
     notify: bool = False        # it was given a NOTIFY_SOCKET
+    key: str = ""               # what it knows us by on its management socket; empty: it does not ask
 
     @property
     def place(self) -> str:
@@ -83,6 +86,12 @@ def _entry(value: Any) -> Entry | None:
         entry = Entry(**value)
     except TypeError:
         return None
-    numbers, words = (entry.pid, entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id)
-    sound = all(type(n) is int for n in numbers) and all(isinstance(w, str) for w in words)
-    return entry if sound and entry.pid > 1 else None
+    numbers, words = (entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id, entry.kind, entry.key)
+    sound = type(entry.pid) is int and 1 < entry.pid <= _LARGEST_PID and all(type(n) is int and 0 <= n < _TOO_MUCH for n in numbers)
+    return entry if sound and all(isinstance(word, str) for word in words) and _is_carrier(entry) else None
+
+
+def _is_carrier(entry: Entry) -> bool:
+    paths, numbers = (entry.device, entry.management), (entry.port, entry.lane)
+    return all(path is None or (isinstance(path, str) and "\0" not in path) for path in paths) \
+        and all(number is None or (type(number) is int and 0 <= number < _TOO_MUCH) for number in numbers)

@@ -101,6 +101,13 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def lineage(pid: int) -> Iterator[int]:
+    """The process, its parent, and so on, as far as they can be seen. A parent that ends on the way cuts it short."""
+    while pid > 0 and (known := stat(pid)) is not None:
+        yield pid
+        pid = known.parent
+
+
 def all_pids() -> Iterator[int]:
     """Every process that we can see."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import functools
 import os
+import secrets
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,11 +33,13 @@ from supervisor.clients.notices import Notices
 from supervisor.clients.ports import PortPicker
 from supervisor.clients.questions import Questions
 from supervisor.clients.reaper import Family, Reaper
+from supervisor.clients.sandbox import Sandbox, boundary
 from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import end_strangers, tag
 from supervisor.clients.usage import Usage, usage_of
+from supervisor.clients.users import User, Users
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Source, Tunnel, device_name, inputs_of, seat_name
+from tunnels.base import KEY, AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Source, Tunnel, device_name, inputs_of, seat_name
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
@@ -75,6 +78,12 @@ class _Prepared:
     launch: Launch
     voice: Voice
     kind: AnyKind
+    sandbox: Sandbox
+
+    @property
+    def asks_key(self) -> bool:
+        """The client takes orders from nobody who does not know its key."""
+        return any(KEY in word for word in self.launch.argv)
 
 
 class Runner:
@@ -91,8 +100,9 @@ class Runner:
         lane_of: Callable[[str, int], int | None] = lambda tunnel, seat: None,
         codes: Codes | None = None,
         kept: Mapping[str, str] = MappingProxyType({}),
+        private: Sequence[Path] = (),
     ) -> None:
-        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it."""
+        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it. `private`: directories that are no client's."""
         self._kinds, self._directory, self._read_input, self._post = kinds, runtime_dir.resolve(), read_input, post
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
         self._desk = Desk(Notices(), asyncio.Lock())
@@ -104,6 +114,7 @@ class Runner:
         self._codes = codes or Codes(self._directory / "codes.json")
         self._kept = dict(kept)             # by seat
         self._ending: set[asyncio.Task[None]] = set()
+        self._users, self._private = Users(), (self._directory, *(path.resolve() for path in private))
 
     def start(self) -> None:
         """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept by now."""
@@ -157,7 +168,7 @@ class Runner:
             undo.callback(lambda: self._in_background(client.close()))
             if notify is not None:
                 client.replay(Source.NOTIFY, "READY=1")
-            client.attach(None if entry.management is None else Path(entry.management), notify)
+            client.attach(None if entry.management is None else Path(entry.management), entry.key, notify)
             client.wake()
             undo.pop_all()
         return client
@@ -252,13 +263,13 @@ class Runner:
         if any(client.place == order.place for client in self._clients.values()):
             raise SpawnError(Reason.LOCAL, "the previous client has not ended")
         prepared = self._prepare(order)
-        id = uuid.uuid4().hex
+        id, key = uuid.uuid4().hex, secrets.token_hex(16) if prepared.asks_key else ""
         with _local_trouble():
-            client = self._run(prepared, id)
+            client = self._run(prepared, id, key)
         self._clients[order.key] = client
         asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
         device, port = self._carried(prepared)
-        self._write_down(tunnel.name, client, prepared, device, port)
+        self._write_down(tunnel.name, client, prepared, device, port, key)
         return Spawned(tunnel.name, session, client.family.pid, id, device, port)
 
     def _inputs(self, tunnel: Tunnel, kind: AnyKind, place: str) -> dict[str, bytes]:
@@ -277,13 +288,24 @@ class Runner:
         with _local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
         directory, mark = self._directory / "clients" / order.place, self._lane_of(tunnel.name, order.seat) or 0
-        place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark)
+        launching.prepare_directory(directory)
+        user = self._user(kind, directory)
+        given = None if user is None else (user.uid, user.gid)
+        place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given)
         try:
             launch = kind.launch(tunnel, place, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         launching.require(launch.argv[:1])
-        return _Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind)
+        sandbox = boundary(launch, directory, self._private, user)
+        return _Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox)
+
+    def _user(self, kind: AnyKind, directory: Path) -> User | None:
+        try:
+            with _local_trouble():
+                return self._users.pick(directory) if kind.gives_up_root else None
+        except LookupError as error:
+            raise SpawnError(Reason.MISSING_RIGHT, str(error)) from error
 
     def _voice(self, tunnel: Tunnel, session: int, place: str, inputs: Mapping[str, bytes]) -> Voice:
         kind = self._kinds[tunnel.kind]
@@ -307,7 +329,7 @@ class Runner:
         if client is not None:
             client.answer(text)
 
-    def _run(self, prepared: _Prepared, id: str) -> Client:
+    def _run(self, prepared: _Prepared, id: str, key: str) -> Client:
         """Start the process and everything that listens to it; nothing is left behind when that fails."""
         directory, launch = prepared.place.directory, prepared.launch
         launching.prepare_directory(directory, launch)
@@ -319,7 +341,8 @@ class Runner:
             fd = output.open_for_client(directory)
             try:
                 offset = os.fstat(fd).st_size
-                pid = launching.start(launch, directory, carried, fd, None if notify is None else notify.path)
+                told = None if notify is None else notify.path
+                pid = launching.start(launch, directory, carried, fd, told, sandbox=prepared.sandbox, key=key)
             finally:
                 os.close(fd)
             self._reaper.add(pid)
@@ -327,7 +350,7 @@ class Runner:
             family = Family(pid, carried)
             client = Client(family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid))
             undo.callback(lambda: self._in_background(client.close()))
-            client.attach(launch.management, notify)
+            client.attach(launch.management, key, notify)
             undo.pop_all()
         return client
 
@@ -343,13 +366,16 @@ class Runner:
             return prepared.place.device, None
         return None, prepared.place.port
 
-    def _write_down(self, tunnel: str, client: Client, prepared: _Prepared, device: str | None, port: int | None) -> None:
+    def _write_down(
+        self, tunnel: str, client: Client, prepared: _Prepared, device: str | None, port: int | None, key: str
+    ) -> None:
         known = processes.stat(client.family.pid)
         management = prepared.launch.management
         entry = Entry(
             tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
             device=device, port=port, lane=prepared.place.mark or None, seat=prepared.seat,
             management=None if management is None else str(management), kind=prepared.kind.name, notify=prepared.launch.notify,
+            key=key,
         )
         try:
             self._journal.update(entry)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tunnels.driver import wait_for
+from tests.tunnels.driver import MANAGEMENT_KEY, wait_for
 from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
 from tests.tunnels.scenarios import OPENVPN, Scenario
 from tunnels.base import Connected, Failed, Reason, Say, Source
@@ -195,6 +195,7 @@ def _attach(path: Path | None) -> Connected:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(str(path))
+        connection.sendall(MANAGEMENT_KEY)
         heard = connection.makefile()
         line = ""
         while True:
