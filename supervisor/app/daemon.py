@@ -188,11 +188,13 @@ class Daemon:
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         from supervisor.app.face import face  # takes its time, and the clients are adopted now
+        from supervisor.control.peers import KEY_FILE, Gate, new_key
 
         parts = self._parts
         api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
-            await parts.servers.listen_unix(api.control(), self._control)
+            gate = Gate(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
+            await parts.servers.listen_unix(api.control(gate), self._control)
         with _needed(f"cannot listen on {listen}; see http.listen"):
             if tls is None:
                 await parts.servers.listen_tcp(api.public(), listen.host, listen.port, None)

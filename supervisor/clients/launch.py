@@ -98,10 +98,10 @@ def start(
                 pass_fds=tuple(numbers.values()),
                 start_new_session=True,
             ))
+        except NotConfined as error:
+            raise SpawnError(Reason.LOCAL, error.strerror or "") from error
         except OSError as error:
             raise _explained(argv[0], error) from error
-        except NotConfined as error:
-            raise SpawnError(Reason.LOCAL, str(error)) from error
     process.returncode = 0      # Popen's own waiting must not get in the way of ours
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))

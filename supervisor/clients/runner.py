@@ -14,8 +14,7 @@ import secrets
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,60 +29,20 @@ from supervisor.clients.launch import SpawnError
 from supervisor.clients.lines import LineSplitter, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.notices import Notices
+from supervisor.clients.orders import Key, Order, Prepared, local_trouble
 from supervisor.clients.ports import PortPicker
 from supervisor.clients.questions import Questions
 from supervisor.clients.reaper import Family, Reaper
-from supervisor.clients.sandbox import Sandbox, boundary
+from supervisor.clients.sandbox import boundary
 from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import end_strangers, tag
 from supervisor.clients.usage import Usage, usage_of
 from supervisor.clients.users import User, Users
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import KEY, AnyKind, Carrier, Input, Launch, Place, Reason, Secret, Source, Tunnel, device_name, inputs_of, seat_name
+from tunnels.base import AnyKind, Carrier, Input, Place, Reason, Secret, Source, Tunnel, device_name, inputs_of
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
-
-
-Key = tuple[str, int]       # tunnel and session
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """A client that is wanted."""
-
-    tunnel: Tunnel
-    session: int
-    resume: bool
-    remote: int
-    seat: int
-
-    @property
-    def key(self) -> Key:
-        """Whose client."""
-        return self.tunnel.name, self.session
-
-    @property
-    def place(self) -> str:
-        """Name of the seat."""
-        return seat_name(self.tunnel.name, self.seat)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Everything that must be known before a process is started."""
-
-    seat: int
-    place: Place
-    launch: Launch
-    voice: Voice
-    kind: AnyKind
-    sandbox: Sandbox
-
-    @property
-    def asks_key(self) -> bool:
-        """The client takes orders from nobody who does not know its key."""
-        return any(KEY in word for word in self.launch.argv)
 
 
 class Runner:
@@ -110,7 +69,7 @@ class Runner:
         self._reaper = Reaper()
         self._clients: dict[Key, Client] = {}
         self._logs: dict[str, Log] = {}
-        self._waiting: dict[Key, _Order] = {}
+        self._waiting: dict[Key, Order] = {}
         self._codes = codes or Codes(self._directory / "codes.json")
         self._kept = dict(kept)             # by seat
         self._ending: set[asyncio.Task[None]] = set()
@@ -143,7 +102,7 @@ class Runner:
         SpawnError: it cannot be gone on with, because nobody can tell any more what it says or has said.
         """
         entry = found.entry
-        with _local_trouble():
+        with local_trouble():
             client = self._adopted(tunnel, found, starting)
         self._clients[entry.tunnel, entry.session] = client
         if found.child:
@@ -179,7 +138,7 @@ class Runner:
         """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are spread over turns of the loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
-        order = _Order(tunnel, session, resume, remote, seat)
+        order = Order(tunnel, session, resume, remote, seat)
         self._waiting[order.key] = order
 
     def renew(self, tunnel: str, session: int) -> None:
@@ -236,6 +195,11 @@ class Runner:
         """Lines as the tunnel's clients say them, over all sessions, until the runner is closed."""
         return self._log(tunnel).follow()
 
+    def is_client(self, pid: int) -> bool:
+        """The living process is a client, belongs to one, or is at least a descendant of ours."""
+        mine = os.getpid()
+        return any(client.family.includes(pid) for client in self._clients.values()) or (pid != mine and mine in processes.lineage(pid))
+
     def usage(self, tunnel: str, session: int) -> Usage | None:
         """What the client's process tree costs now; None: it does not run. Safe in any thread."""
         client = self._clients.get((tunnel, session))
@@ -258,13 +222,13 @@ class Runner:
             event = SpawnFailed(name, session, Reason.LOCAL, f"the client could not be started: {type(error).__name__}")
         self._post(event)
 
-    def _spawn(self, order: _Order) -> Event:
+    def _spawn(self, order: Order) -> Event:
         tunnel, session = order.tunnel, order.session
         if any(client.place == order.place for client in self._clients.values()):
             raise SpawnError(Reason.LOCAL, "the previous client has not ended")
         prepared = self._prepare(order)
         id, key = uuid.uuid4().hex, secrets.token_hex(16) if prepared.asks_key else ""
-        with _local_trouble():
+        with local_trouble():
             client = self._run(prepared, id, key)
         self._clients[order.key] = client
         asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
@@ -278,14 +242,14 @@ class Runner:
             inputs["kept"] = self._kept[place].encode()
         return inputs
 
-    def _prepare(self, order: _Order) -> _Prepared:
+    def _prepare(self, order: Order) -> Prepared:
         tunnel = order.tunnel
         kind = self._kinds[tunnel.kind]
         if not order.resume:
             self._kept.pop(order.place, None)
         inputs = self._inputs(tunnel, kind, order.place)
         launching.require(kind.binaries)
-        with _local_trouble():
+        with local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
         directory, mark = self._directory / "clients" / order.place, self._lane_of(tunnel.name, order.seat) or 0
         launching.prepare_directory(directory)
@@ -298,11 +262,11 @@ class Runner:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         launching.require(launch.argv[:1])
         sandbox = boundary(launch, directory, self._private, user)
-        return _Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox)
+        return Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox)
 
     def _user(self, kind: AnyKind, directory: Path) -> User | None:
         try:
-            with _local_trouble():
+            with local_trouble():
                 return self._users.pick(directory) if kind.gives_up_root else None
         except LookupError as error:
             raise SpawnError(Reason.MISSING_RIGHT, str(error)) from error
@@ -329,7 +293,7 @@ class Runner:
         if client is not None:
             client.answer(text)
 
-    def _run(self, prepared: _Prepared, id: str, key: str) -> Client:
+    def _run(self, prepared: Prepared, id: str, key: str) -> Client:
         """Start the process and everything that listens to it; nothing is left behind when that fails."""
         directory, launch = prepared.place.directory, prepared.launch
         launching.prepare_directory(directory, launch)
@@ -361,13 +325,13 @@ class Runner:
         self._reaper.discard(pid)
 
     @staticmethod
-    def _carried(prepared: _Prepared) -> tuple[str | None, int | None]:
+    def _carried(prepared: Prepared) -> tuple[str | None, int | None]:
         if prepared.kind.carrier is Carrier.DEVICE:
             return prepared.place.device, None
         return None, prepared.place.port
 
     def _write_down(
-        self, tunnel: str, client: Client, prepared: _Prepared, device: str | None, port: int | None, key: str
+        self, tunnel: str, client: Client, prepared: Prepared, device: str | None, port: int | None, key: str
     ) -> None:
         known = processes.stat(client.family.pid)
         management = prepared.launch.management
@@ -421,13 +385,3 @@ class Runner:
         if tunnel not in self._logs:
             self._logs[tunnel] = Log(lambda text: self._on_line(tunnel, text))
         return self._logs[tunnel]
-
-
-@contextlib.contextmanager
-def _local_trouble() -> Iterator[None]:
-    """What this host refuses becomes a SpawnError."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{error.filename}: " if isinstance(error.filename, str | Path) else ""
-        raise SpawnError(Reason.LOCAL, f"{where}{error.strerror or error}") from error

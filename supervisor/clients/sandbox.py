@@ -33,9 +33,11 @@ READABLE = (
     "/proc", "/sys", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf", "/run/nscd", "/var/lib/ca-certificates",
     "/var/lib/sss/mc",
     *(f"/etc/{name}" for name in (
-        " for name in (         ", ",         ", ",         ", ",         ", ",         ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
-        ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
-        ", ", ", ",
+        "alternatives", "ca-certificates", "ca-certificates.conf", "crypto-policies", "gai.conf", "gnutls", "group", "host.conf",
+        "hostname", "hosts", "iproute2", "java*", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "localtime", "machine-id",
+        "nsswitch.conf", "os-release", "passwd", "pkcs11", "pki/ca-trust", "pki/tls/cert.pem", "pki/tls/certs", "pki/tls/openssl.cnf",
+        "protocols", "python3*", "resolv.conf", "services", "ssh/ssh_config", "ssh/ssh_config.d", "ssh/ssh_known_hosts", "ssl/cert.pem",
+        "ssl/certs", "ssl/openssl.cnf", "timezone",
     )),
 )
 DEVICES = (
@@ -127,7 +129,7 @@ def confined(sandbox: Sandbox, start: Callable[[], Result]) -> Result:
     return apart(work)
 
 
-class NotConfined(Exception):
+class NotConfined(OSError):
     """The kernel refuses what it should offer."""
 
 
@@ -136,7 +138,7 @@ def enter(sandbox: Sandbox) -> None:
     try:
         _enter(sandbox)
     except OSError as error:
-        raise NotConfined(f"the client cannot be confined: {error.strerror}") from error
+        raise NotConfined(error.errno, f"the client cannot be confined: {error.strerror}") from error
 
 
 def _enter(sandbox: Sandbox) -> None:

@@ -84,12 +84,16 @@ def not_dumpable() -> None:
 
 def keep_capabilities(kept: Collection[int]) -> None:
     """What this thread starts as root has these capabilities at most. OSError: without CAP_SETPCAP."""
-    number = 0
-    while _libc().prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
+    for number in _bounding():
         if number not in kept:
             _prctl(_PR_CAPBSET_DROP, number, what="PR_CAPBSET_DROP")
-        number += 1
     _forget_inheritable()
+
+
+@functools.cache
+def _bounding() -> tuple[int, ...]:
+    """What the process may have at most. (A kernel says no for numbers that it does not know.)"""
+    return tuple(number for number in range(64) if _libc().prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1)
 
 
 def _forget_inheritable() -> None:

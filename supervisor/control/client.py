@@ -63,6 +63,13 @@ class ControlClient:
             if rest:
                 yield rest.decode(errors="replace")
 
+    def _key(self) -> dict[str, str]:
+        """Shows the daemon that we are none of its clients; needed where we run with no_new_privs as they do, such as in a container."""
+        try:
+            return {KEY_HEADER: self._path.with_name(KEY_FILE).read_text(encoding="ascii").strip()}
+        except (OSError, ValueError):
+            return {}
+
     def _document(self, method: str, path: str, timeout: float, body: str | None = None) -> Any:
         with self._reached():
             return json.loads(self._ask(method, path, timeout, body).read())
@@ -80,7 +87,7 @@ class ControlClient:
 
     def _ask(self, method: str, path: str, timeout: float | None, body: str | None = None) -> http.client.HTTPResponse:
         connection = _UnixConnection(self._path, timeout)
-        connection.request(method, path, None if body is None else body.encode())
+        connection.request(method, path, None if body is None else body.encode(), self._key())
         response = connection.getresponse()
         if response.status >= 400:
             raise Refused(response.read().decode(errors="replace").strip(), response.status == http.client.FORBIDDEN)
