@@ -188,7 +188,8 @@ class Daemon:
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         from supervisor.app.face import face  # takes its time, and the clients are adopted now
-        from supervisor.control.peers import KEY_FILE, Gate, new_key
+        from supervisor.control.client import KEY_FILE
+        from supervisor.control.peers import Gate, new_key
 
         parts = self._parts
         api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)

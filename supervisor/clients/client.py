@@ -116,7 +116,8 @@ class Client:
 
     def _may_notify(self, pid: int) -> bool:
         """Every process of our user can send to its socket, other clients too."""
-        ours = self.family.includes(pid)
+        sender = processes.traces(pid)
+        ours = sender is not None and self.family.includes(sender)
         if not ours and not self.reaped and not self._suspicious:
             self._suspicious = True
             self._voice.log.note(f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's")

@@ -101,8 +101,24 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def lineage(pid: int) -> Iterator[int]:
-    """The process, its parent, and so on, as far as they can be seen. A parent that ends on the way cuts it short."""
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """By what it can be told whose a process is."""
+
+    pid: int
+    stat: Stat
+    tag: str | None
+    lineage: frozenset[int]     # the process, its parent, and so on
+
+
+def traces(pid: int) -> Traces | None:
+    """Of a process that has not been reaped; None: there is none."""
+    known = stat(pid)
+    return None if known is None else Traces(pid, known, tag_of(pid), frozenset(_lineage(pid)))
+
+
+def _lineage(pid: int) -> Iterator[int]:
+    """As far as it can be seen: a parent that ends meanwhile cuts it short."""
     while pid > 0 and (known := stat(pid)) is not None:
         yield pid
         pid = known.parent

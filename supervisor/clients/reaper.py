@@ -32,10 +32,9 @@ class Family:
             if (known := processes.stat(pid)) is not None:
                 self.seen[pid] = known.start
 
-    def includes(self, pid: int) -> bool:
-        """The process is one of the client's, and has not been reaped."""
-        known = processes.stat(pid)
-        return known is not None and (self.owns(pid, known, processes.tag_of(pid)) or self.pid in processes.lineage(pid))
+    def includes(self, one: processes.Traces) -> bool:
+        """The process is one of the client's."""
+        return self.pid in one.lineage or self.owns(one.pid, one.stat, one.tag)
 
     def owns(self, pid: int, known: processes.Stat, tag: str | None) -> bool:
         """This orphan came from here."""

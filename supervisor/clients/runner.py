@@ -196,9 +196,11 @@ class Runner:
         return self._log(tunnel).follow()
 
     def is_client(self, pid: int) -> bool:
-        """The living process is a client, belongs to one, or is at least a descendant of ours."""
-        mine = os.getpid()
-        return any(client.family.includes(pid) for client in self._clients.values()) or (pid != mine and mine in processes.lineage(pid))
+        """The process is a client, belongs to one, or is at least a descendant of ours."""
+        one, ours = processes.traces(pid), os.getpid()
+        if one is None or pid == ours:
+            return False
+        return ours in one.lineage or any(client.family.includes(one) for client in self._clients.values())
 
     def usage(self, tunnel: str, session: int) -> Usage | None:
         """What the client's process tree costs now; None: it does not run. Safe in any thread."""

@@ -72,12 +72,13 @@ class Sandbox:
 
 
 def boundary(launch: Launch, directory: Path, private: Sequence[Path] = (), user: User | None = None) -> Sandbox:
-    """What this launch needs. `private`: directories that are closed also where they lie in a system's directory, but for what is named."""
+    """What this launch needs. `private`: directories of ours, which stay closed in an open one, but for what is named in them."""
     derived = ((path, rights) for path, rights in _common() for path in _beside(path, private))
-    everything = CHANGE | RUN | USE
-    named = (*((str(path), RUN) for path in launch.reads), *((str(path), everything) for path in launch.writes), (str(directory), CHANGE))
+    read = ((path, RUN) for named in launch.reads for path in _named(os.path.realpath(named), private))
+    written = ((str(path), CHANGE | RUN | USE) for path in launch.writes)
     program = ((path, RUN) for word in launch.argv[:1] for path in _program(word, private))
-    return Sandbox((*derived, *program, *named), frozenset(_CAPABILITIES[name] for name in {_NET_ADMIN, *launch.capabilities}), user)
+    capabilities = frozenset(_CAPABILITIES[name] for name in (_NET_ADMIN, *launch.capabilities))
+    return Sandbox((*derived, *program, *read, *written, (str(directory), CHANGE)), capabilities, user)
 
 
 @functools.cache
@@ -90,6 +91,13 @@ def _common() -> tuple[tuple[str, int], ...]:
         *((path, READ) for pattern in READABLE for path in glob.glob(pattern)),
         *((path, USE) for path in DEVICES), (str(package.parent), LIST),
     )
+
+
+def _named(path: str, private: Sequence[Path]) -> Iterator[str]:
+    """What was named is open, also inside of a private directory; but that directory as a whole is not."""
+    if any(_within(str(closed), path) for closed in private):
+        return _beside(path, private)
+    return iter((path,))
 
 
 def _program(word: str, private: Sequence[Path]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread      # a client's start waits for it; threading.Thread hands over twice as often, which a busy machine makes milliseconds
+import _thread  # a client's start waits for it; threading.Thread hands over twice as often, which a busy machine makes milliseconds
 from collections.abc import Callable
 from subprocess import SubprocessError
 from typing import TypeVar

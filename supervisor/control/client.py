@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from supervisor import disk
+
+KEY_FILE = "control.key"            # beside the socket
+KEY_HEADER = "X-Facilitator-Key"
+_LONGEST_KEY = 256                  # bytes
+
 
 class Unreachable(Exception):
     """The daemon does not answer; the text says where it was looked for and what to do."""
@@ -66,7 +72,7 @@ class ControlClient:
     def _key(self) -> dict[str, str]:
         """Shows the daemon that we are none of its clients; needed where we run with no_new_privs as they do, such as in a container."""
         try:
-            return {KEY_HEADER: self._path.with_name(KEY_FILE).read_text(encoding="ascii").strip()}
+            return {KEY_HEADER: disk.read(self._path.with_name(KEY_FILE), _LONGEST_KEY).decode("ascii").strip()}
         except (OSError, ValueError):
             return {}
 

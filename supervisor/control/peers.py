@@ -21,11 +21,10 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from supervisor import disk
+from supervisor.control.client import KEY_FILE, KEY_HEADER
 from supervisor.control.guard import Handler
 from supervisor.control.servers import GROUP, share
 
-KEY_FILE = "control.key"        # beside the socket
-KEY_HEADER = "X-Facilitator-Key"
 FAILED = "failed"       # key of a request: why what was asked for was not done, though the answer is a regular one
 _SO_PEERPIDFD = 77
 _PREFIX = "/api/v1/"
