@@ -78,19 +78,26 @@ def boundary(launch: Launch, directory: Path, private: Sequence[Path] = (), user
     written = ((str(path), CHANGE | RUN | USE) for path in launch.writes)
     program = ((path, RUN) for word in launch.argv[:1] for path in _program(word, private))
     capabilities = frozenset(_CAPABILITIES[name] for name in (_NET_ADMIN, *launch.capabilities))
-    return Sandbox((*derived, *program, *read, *written, (str(directory), CHANGE)), capabilities, user)
+    return Sandbox((*_interpreter(), *derived, *program, *read, *written, (str(directory), CHANGE)), capabilities, user)
 
 
 @functools.cache
 def _common() -> tuple[tuple[str, int], ...]:
     """What is the same for all of them."""
-    package = Path(tunnels.__file__).resolve().parent
-    programs = dict.fromkeys(os.path.realpath(path) for path in (*PROGRAMS, sys.prefix, sys.base_prefix, str(package)))
+    programs = dict.fromkeys(map(os.path.realpath, PROGRAMS))
     return (
-        *((path, RUN) for path in programs if not any(_within(path, other) for other in programs if other != path)),
-        *((path, READ) for pattern in READABLE for path in glob.glob(pattern)),
-        *((path, USE) for path in DEVICES), (str(package.parent), LIST),
+        *((path, RUN) for path in programs), *((path, READ) for pattern in READABLE for path in glob.glob(pattern)),
+        *((path, USE) for path in DEVICES),
     )
+
+
+@functools.cache
+def _interpreter() -> tuple[tuple[str, int], ...]:
+    """Ours, by which programs of ours run, wherever it lies."""
+    package = Path(tunnels.__file__).resolve().parent
+    homes = dict.fromkeys((sys.prefix, sys.base_prefix))
+    parts = (os.path.join(home, part) for home in homes for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
+    return (*((path, RUN) for path in parts if not path.startswith("/usr/")), (str(package), RUN), (str(package.parent), LIST))
 
 
 def _named(path: str, private: Sequence[Path]) -> Iterator[str]:

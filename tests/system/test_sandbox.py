@@ -1,11 +1,10 @@
-"""A client that was taken over reaches neither the daemon nor the other clients: everything tried for real, beside a control without the sandbox."""
+"""A client that was taken over reaches neither the daemon nor other clients: all is tried for real, with a control outside of the sandbox."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from supervisor.clients import syscalls
-from tests.lab import Daemon, Lab
+from tests.lab import Lab
 from tests.lab.config import Config
 from tests.lab.wait import eventually
 
