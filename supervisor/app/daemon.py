@@ -20,6 +20,7 @@ from supervisor.app.ending import Ending, Orders
 from supervisor.app.endpoints import EndpointWatch
 from supervisor.app.files import errors_of, load
 from supervisor.app.handover import Handover, asked, received
+from supervisor.app.isolation import say_what_is_missing
 from supervisor.app.memory import forget
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
@@ -85,6 +86,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     log = configure(STDOUT, secrets)
     for sentence in tidy(config.facilitator.runtime_dir, config.facilitator.state_dir):
         structlog.get_logger().warning("not a file of ours", text=sentence)
+    say_what_is_missing()
     parts = build(path, kinds, config, secrets, notifier, lambda: log.dropped, given)
     daemon = Daemon(path, config, parts, orders, Process(locked, log.flush, given))
     try:

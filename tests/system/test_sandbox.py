@@ -1,4 +1,4 @@
-"""A client that was taken over reaches neither the daemon nor other clients: all is tried for real, with a control outside of the sandbox."""
+"""A client that was taken over reaches neither the daemon nor other clients: tried for real, with a control outside of the sandbox."""
 
 from __future__ import annotations
 

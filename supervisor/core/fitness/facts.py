@@ -104,6 +104,15 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Isolation:
+    """What the kernel offers to keep a client that was taken over away from everybody else."""
+
+    landlock: int = 7                                   # version; 0: there is none
+    filters: bool = True                                # system calls can be refused (seccomp)
+    ptrace_scope: int = 1                               # kernel.yama.ptrace_scope; 0 also where there is no Yama
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A host that must be reached outside of every tunnel."""
 
@@ -197,6 +206,7 @@ class Facts:
     supervisord: bool = False                           # PyPI's supervisor is in the same environment
     settings: Mapping[str, Setting] = field(default_factory=dict)
     kernel: Kernel | None = None
+    isolation: Isolation = field(default_factory=Isolation)
     legacy_tables: bool = False                         # of iptables-legacy, which nftables does not show
     rules: tuple[PolicyRule, ...] | None = None
     synchronised: bool | None = None
