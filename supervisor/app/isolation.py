@@ -7,9 +7,7 @@ from pathlib import Path
 import structlog
 
 from supervisor.clients import sandbox, syscalls
-from supervisor.core.fitness.facts import Facts, Isolation
-from supervisor.core.fitness.finding import Severity
-from supervisor.core.fitness.machine import isolation as judged
+from supervisor.core.isolation import Isolation, missing
 
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 
@@ -28,6 +26,5 @@ def _ptrace_scope() -> int:
 
 def say_what_is_missing() -> None:
     """Once, at the start of the daemon."""
-    for finding in judged(Facts(isolation=isolation())):
-        if finding.severity is Severity.WARNING:
-            structlog.get_logger().warning("clients are not kept apart", text=finding.text, remedy=finding.remedy)
+    for text, remedy in missing(isolation()):
+        structlog.get_logger().warning("clients are not kept apart", text=text, remedy=remedy)

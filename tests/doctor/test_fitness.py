@@ -20,7 +20,6 @@ from supervisor.core.fitness.facts import (
     Directory,
     Endpoint,
     Facts,
-    Isolation,
     Kernel,
     Listener,
     Own,
@@ -36,6 +35,7 @@ from supervisor.core.fitness.facts import (
 from supervisor.core.fitness.inputs import fits, numbers
 from supervisor.core.fitness.service import seconds, span
 from supervisor.core.fitness.traffic import catches, mark_and_mask
+from supervisor.core.isolation import Isolation
 from supervisor.core.network import FIRST_LANE, LAST_LANE
 from tunnels.base import Need
 

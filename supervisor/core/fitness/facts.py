@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from supervisor.core.isolation import Isolation
 from tunnels.base import Need
 from tunnels.settings import IPAddress, IPNetwork
 
@@ -101,15 +102,6 @@ class Kernel:
     chains: tuple[Chain, ...] = ()
     our_table: bool = False
     owner_persist: bool | None = None                   # tables can outlive their owner
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What the kernel offers to keep a client that was taken over away from everybody else."""
-
-    landlock: int = 7                                   # version; 0: there is none
-    filters: bool = True                                # system calls can be refused (seccomp)
-    ptrace_scope: int = 1                               # kernel.yama.ptrace_scope; 0 also where there is no Yama
 
 
 @dataclass(frozen=True, slots=True)

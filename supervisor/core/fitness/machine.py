@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from supervisor.core.fitness.facts import Demand, Facts, Process, Setting
 from supervisor.core.fitness.finding import Finding, info, ok, problem, warning
+from supervisor.core.isolation import missing
 
 _UNKNOWN = "cannot be seen without CAP_NET_ADMIN"
 _AS_ROOT = "sudo facilitator doctor"
@@ -173,26 +174,10 @@ def _conntrack(found: Mapping[str, Setting]) -> Iterator[Finding]:
         yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
 
 
-_SIGNALS = 6        # the version of Landlock that knows of them
-
-
 def isolation(facts: Facts) -> Iterator[Finding]:
     """What a client that was taken over could do to the others."""
-    found = facts.isolation
-    if found.landlock == 0:
-        text = "this kernel offers no Landlock: a client that is taken over can read the other tunnels' secrets and end their clients"
-        yield warning("isolation", text, "cat /sys/kernel/security/lsm   # must list landlock (boot: lsm=landlock,...), from Linux 6.12")
-        if not found.ptrace_scope:
-            text = "without Landlock and with kernel.yama.ptrace_scope 0 it can also change what the other clients do"
-            yield warning("isolation", text, _sysctl("kernel.yama.ptrace_scope", "1"))
-    elif found.landlock < _SIGNALS:
-        text = f"this kernel's Landlock (version {found.landlock}) stops no signals: a client that is taken over can end the others"
-        yield warning("isolation", text, "uname -r   # Linux 6.12 or later")
-    else:
-        yield ok("isolation", "each client is confined to its own files and processes (Landlock)")
-    if not found.filters:
-        text = "system calls cannot be refused (no seccomp): a client that is taken over can set limits and priorities of the other clients"
-        yield warning("isolation", text, "uname -m   # x86_64 and aarch64 are supported, on a kernel with CONFIG_SECCOMP_FILTER")
+    wanting = [warning("isolation", text, remedy) for text, remedy in missing(facts.isolation)]
+    yield from wanting or [ok("isolation", "each client is confined to its own files and processes (Landlock, seccomp)")]
 
 
 _CODES: Mapping[bool, str] = MappingProxyType({
