@@ -82,7 +82,8 @@ def start(
     """Start the client in a session of its own; its pid. SpawnError: it does not run. The caller watches and reaps it."""
     _make(launch.writes)
     with contextlib.ExitStack() as opened:
-        numbers = {name: _anonymous(name, data) for name, data in {**launch.files, KEY[1:-1]: f"{key}\n".encode()}.items()}
+        files = {**launch.files, KEY[1:-1]: f"{key}\n".encode()} if key else launch.files
+        numbers = {name: _anonymous(name, data) for name, data in files.items()}
         for fd in numbers.values():
             opened.callback(os.close, fd)
         argv = [_filled(word, numbers) for word in launch.argv]
