@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
-from tunnels.program import LEAVE, RENEW, ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, LEAVE, RENEW, ProgramDialogue
 from tunnels.words import table
 
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
@@ -92,6 +92,7 @@ def _launch(tunnel: OpenConnect, place: Place, inputs: Mapping[str, bytes]) -> L
         ),
         files=files,
         management=place.directory / "management.sock",
+        writes=INTERFACE_SETTINGS,
     )
 
 

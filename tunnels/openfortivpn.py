@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Need, Place, Reason, Tunnel
-from tunnels.program import ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.words import table
 
 INSTEAD = "kind: openconnect with protocol: fortinet reaches the same servers without PPP"
@@ -63,6 +64,9 @@ def _launch(tunnel: OpenFortiVpn, place: Place, inputs: Mapping[str, bytes]) -> 
         ),
         files={"config": configuration(tunnel, tunnel.login.username, place.device).encode()},
         management=place.directory / "management.sock",
+        reads=(Path("/etc/ppp"), Path("/etc/openfortivpn")),
+        writes=INTERFACE_SETTINGS,
+        capabilities=("chown", "dac_override", "setgid", "setuid"),      # pppd
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
-from tunnels.program import ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.strongswan_config import read_swanctl
 from tunnels.words import table
 
@@ -54,6 +54,7 @@ def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> La
         ),
         files={"config": config.text.encode()},
         management=place.directory / "management.sock",
+        writes=INTERFACE_SETTINGS,
         reads=(Path("/etc/strongswan.conf"), Path("/etc/strongswan.d"), *(tunnel.config.parent / folder for folder in FOLDERS)),
     )
 

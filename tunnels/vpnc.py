@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
-from tunnels.program import ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.words import table
 
 DPD_IDLE = 10       # seconds of silence after which the far side is asked for a sign of life; the least that vpnc takes
@@ -55,6 +55,7 @@ def _launch(tunnel: Vpnc, place: Place, inputs: Mapping[str, bytes]) -> Launch:
         ),
         files={"config": configuration(tunnel, place.device, inputs).encode()},
         management=place.directory / "management.sock",
+        writes=INTERFACE_SETTINGS,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Tunnel
-from tunnels.program import RENEW, ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, RENEW, ProgramDialogue
 from tunnels.wireguard_config import Profile, read_profile
 from tunnels.words import table
 
@@ -49,7 +49,7 @@ def _launch(tunnel: WireGuard, place: Place, inputs: Mapping[str, bytes]) -> Lau
         ),
         files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU)},
         management=place.directory / "management.sock",
-        writes=(SOCKETS,),
+        writes=(SOCKETS, *INTERFACE_SETTINGS),
     )
 
 

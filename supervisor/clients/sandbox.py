@@ -44,7 +44,7 @@ DEVICES = (
     "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/net/tun", "/dev/ppp",
 )
 _NET_ADMIN = "net_admin"
-_CAPABILITIES = {"chown": 0, "setgid": 6, "setuid": 7, "setpcap": 8, _NET_ADMIN: 12}
+_CAPABILITIES = {"chown": 0, "dac_override": 1, "setgid": 6, "setuid": 7, "setpcap": 8, _NET_ADMIN: 12}
 
 # linux/landlock.h
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE, _MAKE = 1, 1 << 1, 1 << 2, 1 << 3, 0b11 << 4, 0b101111 << 7
