@@ -7,6 +7,7 @@ What outlives a crash of the daemon stands on two of them in `runtime_dir`: its 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,15 @@ from pathlib import Path
 from supervisor import disk
 
 _SUFFIX = ".json"
+_TOO_MUCH = 1 << 63         # for whatever the kernel and the clock take
+
+
+def _bounded(text: str) -> float:
+    """A number as we write them. ValueError: none that anything could be done with."""
+    number = float(text)
+    if not abs(number) < _TOO_MUCH:     # endless ones too, and what is none
+        raise ValueError(text)
+    return number
 
 
 class Shelf:
@@ -23,11 +33,13 @@ class Shelf:
         self._directory = directory
 
     def load(self) -> dict[str, bytes]:
-        """The contents by name; what cannot be read is not there."""
+        """The contents by name; what cannot be read, or is no JSON of ours, is not there."""
         found = {}
         for path in self._directory.glob(f"*{_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                found[path.name.removesuffix(_SUFFIX)] = disk.read(path)
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                content = disk.read(path)
+                json.loads(content, parse_int=_bounded, parse_float=_bounded, parse_constant=_bounded)
+                found[path.name.removesuffix(_SUFFIX)] = content
         return found
 
     def put(self, name: str, content: bytes) -> None:

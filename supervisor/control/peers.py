@@ -145,7 +145,9 @@ def outsiders(gate: Gate) -> Middleware:
         connection = request.transport.get_extra_info("socket") if request.transport is not None else None
         why = gate.refusal(connection, request.headers.get(KEY_HEADER, ""))
         if why is not None:
-            raise web.HTTPForbidden(text=why)
+            refused = web.HTTPForbidden(text=why)
+            refused.force_close()
+            raise refused
         return await handler(request)
 
     return attend

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from supervisor.clients import processes
 from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.shelf import Shelf
 from supervisor.clients.sweep import leftovers, still_runs, sweep
 from supervisor.core.events import Exited, Spawned
 from tests.clients.scripted import Bench, alive, shell, tagged, until
@@ -81,6 +82,15 @@ def test_foreign_json(tmp_path: Path, content: object) -> None:
     (tmp_path / "journal" / "acme.json").write_text(json.dumps(content))
     (tmp_path / "journal" / "other.new").write_text(json.dumps(asdict(ENTRY)))      # never finished
     assert Journal(tmp_path).load() == {}
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "-1e999", "1e308", "NaN", "Infinity", str(2**63)])
+def test_a_record_with_a_number_that_is_none_of_ours_is_no_record(tmp_path: Path, number: str) -> None:
+    shelf = Shelf(tmp_path / "tunnels")
+    shelf.put("acme", b'{"until": 7.5, "lane": 173001}')
+    shelf.put("globex", f'{{"until": [{number}]}}'.encode())
+    shelf.put("initech", 100_000 * b"[")
+    assert list(shelf.load()) == ["acme"]
 
 
 def test_a_pid_that_was_used_again_is_not_ours(tmp_path: Path) -> None:
