@@ -17,10 +17,14 @@ from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seco
 from tunnels.text import one_line
 
 __all__ = [
-    "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login", "Need",
+    "KEY", "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login",
+    "Need",
     "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
     "device_name", "inputs_of", "seat_name",
 ]
+
+
+KEY = "{management_key}"    # in argv: descriptor of an anonymous file with a line that only the daemon and this client know
 
 
 class Reason(enum.StrEnum):
@@ -122,6 +126,7 @@ class Place:
     python: str                 # interpreter for programs of our own
     remote: int = 0             # which of the far side's servers comes first: it grows when one was tried in vain
     mark: int = 0               # fwmark of packets that may enter the tunnel although it is not up yet
+    user: tuple[int, int] | None = None     # uid and gid that it has to become; None: it is not started as root, or may stay so
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,12 @@ class Launch:
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)    # beside a minimal one (PATH, LANG)
     files: Mapping[str, bytes] = field(default_factory=dict)        # anonymous files; `{name}` in argv becomes the descriptor's number
-    management: Path | None = None                                  # unix socket that the client makes and we connect to
+    management: Path | None = None                                  # unix socket that the client makes and we connect to; with KEY in argv
+                                                                    # the first line that we say is the content of that file
     notify: bool = False                                            # give it a private NOTIFY_SOCKET
+    reads: tuple[Path, ...] = ()                                    # beside the system's files: what it opens itself, with all beneath
+    writes: tuple[Path, ...] = ()                                   # beside its directory; directories that are missing are made
+    capabilities: tuple[str, ...] = ()                              # beside net_admin, where the daemon runs as root: setuid, setgid, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +265,7 @@ class Kind(Generic[TunnelT]):
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
     certificates: Callable[[TunnelT, Mapping[str, bytes]], tuple[bytes, ...]] = lambda tunnel, inputs: ()   # PEM texts with ours, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without
+    gives_up_root: bool = False                                                 # started as root, its client becomes `Place.user`
 
 
 AnyKind = Kind[Any]

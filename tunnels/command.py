@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -108,6 +109,8 @@ class Command(Tunnel):
     up: Up = Field(description="how it is known to be up")
     permanent: tuple[str, ...] = Field((), description="regular expressions (RE2): lines after which trying again is useless")
     transient: tuple[str, ...] = Field((), description="regular expressions (RE2): lines after which it is started anew")
+    reads: tuple[Path, ...] = Field((), description="files and directories that it opens, beside the system's and those that argv names")
+    writes: tuple[Path, ...] = Field((), description="files and directories that it changes, beside its own directory; [/] closes nothing")
     environment: Mapping[str, str] = Field(
         default_factory=dict, description="variables beside PATH and LANG, no secrets; {device}, {directory} and {username} are filled in"
     )
@@ -189,7 +192,17 @@ def _launch(tunnel: Command, place: Place, inputs: Mapping[str, bytes]) -> Launc
         environment={name: _filled(text, values) for name, text in tunnel.environment.items()},
         files={_MEMFD: inputs["password"]} if "password" in inputs else {},
         notify=tunnel.up.line is None,
+        reads=(*tunnel.reads, *_paths((*tunnel.argv, *tunnel.environment.values()))),
+        writes=tunnel.writes,
     )
+
+
+def _paths(words: Iterable[str]) -> Iterator[Path]:
+    """What the words name by an absolute path, as in `/etc/acme.conf` and `--config=/etc/acme.conf`."""
+    for word in words:
+        path = word if word.startswith("/") else word.partition("=")[2]
+        if path.startswith("/") and "{" not in path and "\0" not in path:
+            yield Path(path)
 
 
 def _watched(tunnel: Command, place: Place) -> tuple[str, ...]:

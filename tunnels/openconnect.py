@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
-from tunnels.program import LEAVE, RENEW, ProgramDialogue
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.program import INTERFACE_SETTINGS, LEAVE, RENEW, ProgramDialogue
 from tunnels.words import table
 
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
@@ -85,13 +85,14 @@ def _launch(tunnel: OpenConnect, place: Place, inputs: Mapping[str, bytes]) -> L
     files = {name: inputs[name] for name in ("certificate", "key", "kept") if name in inputs}
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.openconnect", "--device", place.device,
+            place.python, "-I", "-m", "tunnels.programs.openconnect", "--device", place.device, "--talk", KEY,
             *(f"{name}={word}" for name, word in words.items() if word is not None),
             *(f"--{name}={{{name}}}" for name in files),
             *(("--append-code",) if tunnel.login.append_code else ()),
         ),
         files=files,
         management=place.directory / "management.sock",
+        writes=INTERFACE_SETTINGS,
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tunnels.base import Carrier, Input, Kind, Launch, Need, Place, Reason, Tunnel
-from tunnels.program import ProgramDialogue
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Need, Place, Reason, Tunnel
+from tunnels.program import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.words import table
 
 INSTEAD = "kind: openconnect with protocol: fortinet reaches the same servers without PPP"
@@ -57,12 +58,15 @@ def _launch(tunnel: OpenFortiVpn, place: Place, inputs: Mapping[str, bytes]) -> 
         raise ValueError("openfortivpn needs a login.username")
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.openfortivpn", "--device", place.device, "--config", "{config}",
+            place.python, "-I", "-m", "tunnels.programs.openfortivpn", "--device", place.device, "--config", "{config}", "--talk", KEY,
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
         ),
         files={"config": configuration(tunnel, tunnel.login.username, place.device).encode()},
         management=place.directory / "management.sock",
+        reads=(Path("/etc/ppp"), Path("/etc/openfortivpn")),
+        writes=INTERFACE_SETTINGS,
+        capabilities=("chown", "dac_override", "setgid", "setuid"),      # pppd
     )
 
 

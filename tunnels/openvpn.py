@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Say, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Say, Tunnel
 from tunnels.openvpn_config import Directive, Profile, read_profile
 from tunnels.openvpn_login import Account
 from tunnels.openvpn_management import RENEW, OpenVPNDialogue
@@ -94,7 +94,7 @@ def _network(tunnel: OpenVPN, place: Place) -> tuple[str, ...]:
 def _process(management: Path, window: int) -> tuple[str, ...]:
     """One bounded pass over the profile's servers; it never asks, retries or runs anything by itself."""
     return (
-        "--management", str(management), "unix", "--management-hold", "--management-query-passwords",
+        "--management", str(management), "unix", f"/proc/self/fd/{KEY}", "--management-hold", "--management-query-passwords",
         "--management-log-cache", str(LOG_CACHE),
         "--auth-nocache", "--auth-retry", "interact", "--script-security", "1",     # a challenge is answered after the refusal; we hold it
         "--setenv", "IV_SSO", "crtext,openurl,webauth",                             # what a server may ask while the connection stands

@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 from tunnels.base import Connected, Failed, IPNetwork, Keep, Observation, Question, Reason, Say, Source, Wanted
@@ -19,6 +20,8 @@ from tunnels.words import Table, explanation
 RENEW = Say(json.dumps({"renew": True}))
 LEAVE = Say(json.dumps({"leave": True}))
 Answer = Say | Observation
+# Of each interface: what programs of ours set before they bring theirs up (tunnels/programs/netlink.py).
+INTERFACE_SETTINGS = (Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/conf"))
 
 
 class ProgramDialogue:

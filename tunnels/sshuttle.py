@@ -98,13 +98,14 @@ def _launch(tunnel: Sshuttle, place: Place, inputs: Mapping[str, bytes]) -> Laun
             # isolated: the program is called like the package that it imports
             place.python, "-I", str(PROGRAM), "--port", str(place.port), "--remote", tunnel.remote,
             "--identity", "{identity}", "--known-hosts", "{known_hosts}",
-            "--workers", str(tunnel.workers),
+            "--workers", str(tunnel.workers), *(() if place.user is None else ("--user", "{}:{}".format(*place.user))),
             *(word for option in (*tunnel.ssh_options, *_patience(tunnel)) for word in ("--option", option)),
             *(word for d in tunnel.destinations if d.presented_as for word in ("--map", f"{d.presented_as}={d.network}")),
         ),
         # ssh wants a newline at the end of a key
         files={"identity": inputs["identity"].rstrip() + b"\n", "known_hosts": inputs["known_hosts"]},
         notify=True,
+        capabilities=("chown", "setgid", "setpcap", "setuid"),      # until it has given up root
     )
 
 
@@ -139,7 +140,7 @@ _LINES = table(
     (r"client_loop: send disconnect: .*|Received disconnect from .*", Reason.PEER_CLOSED, "{0}"),
     (r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*", Reason.MISSING_BINARY, "{0}"),
     (r"(?<=facilitator: )this version of sshuttle .*", Reason.MISSING_BINARY, "{0}"),
-    (r"(?<=facilitator: )(?:no unprivileged user|cannot become|cannot give up|the user \S+ is root).*", Reason.MISSING_RIGHT, "{0}"),
+    (r"(?<=facilitator: )(?:started as root|cannot become|cannot give up).*", Reason.MISSING_RIGHT, "{0}"),
     (r"cannot listen on port .*|facilitator: NOTIFY_SOCKET.*", Reason.LOCAL, "{0}"),
     (r"sshuttle: error: .*", Reason.CLIENT_CONFIG, "{0}"),
     (r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
@@ -190,6 +191,7 @@ def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue
 
 SSHUTTLE = Kind(
     name="sshuttle", options=Sshuttle, carrier=Carrier.PROXY, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("ssh",),
+    gives_up_root=True,
     door=lambda tunnel: tunnel.port,
     inside=lambda tunnel: f"tcp://127.0.0.1:{tunnel.port}",     # as the far side sees itself: the very ssh server speaks first
 )

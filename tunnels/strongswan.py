@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
 from tunnels.profiles import COMPANION, companion, folder, of_file
-from tunnels.program import ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.strongswan_config import Swanctl, read_swanctl
 from tunnels.words import table
 
@@ -56,7 +56,7 @@ def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> La
         raise ValueError("login.password needs a login.username")
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.strongswan", "--device", place.device, "--config", "{config}",
+            place.python, "-I", "-m", "tunnels.programs.strongswan", "--device", place.device, "--config", "{config}", "--talk", KEY,
             *(word for number, name in beside.items() for word in ("--file", f"{name.removeprefix(COMPANION)}={{{number}}}")),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(word for address in dict.fromkeys(config.addresses) for word in ("--address", address)),
@@ -67,6 +67,8 @@ def _launch(tunnel: StrongSwan, place: Place, inputs: Mapping[str, bytes]) -> La
         ),
         files={"config": config.text.encode(), **{number: inputs[name] for number, name in beside.items()}},
         management=place.directory / "management.sock",
+        writes=INTERFACE_SETTINGS,
+        reads=(Path("/etc/strongswan.conf"), Path("/etc/strongswan.d")),
     )
 
 

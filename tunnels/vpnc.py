@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Secret, Tunnel
 from tunnels.profiles import ProfileError, Value, companion, of_file
-from tunnels.program import ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.words import table
 
 DPD_IDLE = 10       # seconds of silence after which the far side is asked for a sign of life; the least that vpnc takes
@@ -61,13 +61,14 @@ def _launch(tunnel: Vpnc, place: Place, inputs: Mapping[str, bytes]) -> Launch:
         config = configuration(tunnel, place.device, inputs)
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.programs.vpnc", "--device", place.device, "--config", "{config}",
+            place.python, "-I", "-m", "tunnels.programs.vpnc", "--device", place.device, "--config", "{config}", "--talk", KEY,
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
             *(("--ca-file", "{ca_file}") if authorities else ()),
         ),
         files={"config": config.encode(), **({"ca_file": authorities[0]} if authorities else {})},
         management=place.directory / "management.sock",
+        writes=INTERFACE_SETTINGS,
     )
 
 

@@ -13,13 +13,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import Carrier, Input, Kind, Launch, Place, Reason, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Place, Reason, Tunnel
 from tunnels.profiles import of_file
-from tunnels.program import RENEW, ProgramDialogue
+from tunnels.program import INTERFACE_SETTINGS, RENEW, ProgramDialogue
 from tunnels.wireguard_config import Profile, read_profile
 from tunnels.words import table
 
 MTU = 1420              # bytes: what fits into a path of 1500, also where the far side is reached over IPv6
+SOCKETS = Path("/run/wireguard")    # where wireguard-go insists on a file for each of its devices
 START = 30.0            # seconds; the program itself gives up earlier, and says why
 
 
@@ -56,10 +57,11 @@ def _launch(tunnel: WireGuard, place: Place, inputs: Mapping[str, bytes]) -> Lau
     return Launch(
         argv=(
             place.python, "-I", "-m", "tunnels.programs.wireguard",
-            "--device", place.device, "--config", "{config}", "--remote", str(place.remote),
+            "--device", place.device, "--config", "{config}", "--talk", KEY, "--remote", str(place.remote),
         ),
         files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU)},
         management=place.directory / "management.sock",
+        writes=(SOCKETS, *INTERFACE_SETTINGS),
     )
 
 

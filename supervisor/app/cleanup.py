@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from supervisor import disk
 from supervisor.app.memory import forget
 from supervisor.app.parts import first_plan
-from supervisor.app.place import lock, refused
+from supervisor.app.place import lock, refused, tidy
 from supervisor.clients.journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
@@ -28,13 +29,14 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
     """
     locked = lock(runtime_dir) if runtime_dir.is_dir() else None
     try:
+        untidy = list(tidy(runtime_dir)) if locked is not None else []
         lines = [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))] if locked is not None else []
         with _explained():
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
-        (runtime_dir / "control.sock").unlink(missing_ok=True)
+        disk.make_way(runtime_dir / "control.sock")
         forget(runtime_dir)
-        return lines
+        return [*untidy, *lines]
     finally:
         if locked is not None:
             os.close(locked)

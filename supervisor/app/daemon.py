@@ -14,22 +14,24 @@ from typing import Any
 
 import structlog
 
-from supervisor import __version__
+from supervisor import __version__, disk
 from supervisor.app.adoption import inherit
 from supervisor.app.ending import Ending, Orders
 from supervisor.app.endpoints import EndpointWatch
 from supervisor.app.files import errors_of, load
 from supervisor.app.handover import Handover, asked, received
+from supervisor.app.isolation import say_what_is_missing
 from supervisor.app.memory import forget
 from supervisor.app.meters import SessionMeter
 from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
-from supervisor.app.place import lock, make_directory, refused
+from supervisor.app.place import lock, make_directory, refused, tidy
 from supervisor.app.profiles import Weight, examine
 from supervisor.app.quiet import QuietWatch
 from supervisor.app.upgrade import Upgrade
 from supervisor.clients.journal import Journal
 from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
+from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
 from supervisor.config.words import Listen
@@ -74,6 +76,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     reset_sigchld()
     become_subreaper()
     forbid_core_dumps()
+    not_dumpable()
     raise_file_limit()
     notifier = Notifier()
     given = received()
@@ -83,6 +86,9 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     locked = lock(config.facilitator.runtime_dir) if given is None else given.lock
     secrets = Secrets()
     log = configure(STDOUT, secrets)
+    for sentence in tidy(config.facilitator.runtime_dir, config.facilitator.state_dir):
+        structlog.get_logger().warning("not a file of ours", text=sentence)
+    say_what_is_missing()
     parts = build(path, kinds, config, secrets, notifier, lambda: log.dropped, given)
     daemon = Daemon(path, config, parts, orders, Process(locked, log.flush, given))
     try:
@@ -189,11 +195,14 @@ class Daemon:
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         from supervisor.app.face import face  # takes its time, and the clients are adopted now
+        from supervisor.control.client import KEY_FILE
+        from supervisor.control.peers import Gate, new_key
 
         parts = self._parts
         api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
-            await parts.servers.listen_unix(api.control(), self._control)
+            gate = Gate(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
+            await parts.servers.listen_unix(api.control(gate), self._control)
         with _needed(f"cannot listen on {listen}; see http.listen"):
             if tls is None:
                 await parts.servers.listen_tcp(api.public(), listen.host, listen.port, None)
@@ -364,7 +373,7 @@ class Daemon:
 
     def _remove_socket(self) -> None:
         with contextlib.suppress(OSError):
-            self._control.unlink(missing_ok=True)
+            disk.make_way(self._control)
 
 
 def _tls(it: Tls | None) -> ServerTls | None:

@@ -38,6 +38,12 @@ class Files:
         self._remember = remember
         self._environment = os.environ if environment is None else environment
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where the configuration and its secrets lie."""
+        credentials = self._environment.get("CREDENTIALS_DIRECTORY")
+        return (self._beside, *(() if credentials is None else (Path(credentials),)))
+
     def inputs(self, kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
         """All that a start of the tunnel needs, by the kind's names. OSError or ValueError with a sentence."""
         inputs = {item.name: self.read(item) for item in inputs_of(kind, tunnel)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from supervisor import disk
 from supervisor.core.documents import NotUnderstood, document, opened
 
 _NAME = "held.json"
@@ -41,7 +41,7 @@ class Held:
         self._path = state_dir / _NAME
         self._names = frozenset[str]()
         try:
-            self._names = _read(self._path.read_bytes())
+            self._names = _read(disk.read(self._path))
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -66,10 +66,5 @@ class Held:
         self._names = names
         if names == self._on_disk:
             return
-        draft = self._path.with_suffix(".new")
-        with draft.open("wb") as file:
-            file.write(DOCUMENT.written(_Held(tuple(sorted(names)))))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        disk.replace(self._path, DOCUMENT.written(_Held(tuple(sorted(names)))), sync=True)
         self._on_disk = names

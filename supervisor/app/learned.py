@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from supervisor import disk
 from supervisor.core.documents import NotUnderstood, document, opened
 from supervisor.core.state import Second, Snapshot, Transition
 
@@ -45,7 +46,7 @@ class Learned:
         self._path = state_dir / _NAME
         self._known: dict[str, Second] = {}
         try:
-            self._known = _read(self._path.read_bytes())
+            self._known = _read(disk.read(self._path))
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -72,7 +73,5 @@ class Learned:
             self._usable = False
 
     def _write(self) -> None:
-        draft = self._path.with_suffix(".new")
-        with draft.open("wb") as file:      # not waited for until the disk has it: the engine waits for us
-            file.write(DOCUMENT.written(_Learned(dict(sorted(self._known.items())))))
-        draft.replace(self._path)
+        # not waited for until the disk has it: the engine waits for us
+        disk.replace(self._path, DOCUMENT.written(_Learned(dict(sorted(self._known.items())))))

@@ -7,7 +7,6 @@ that is damaged, or that this version does not understand, is told in the log: i
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import structlog
 
 from supervisor.clients.shelf import Shelf
 from supervisor.config.difference import fingerprint
-from supervisor.core.documents import NotUnderstood, document
+from supervisor.core.documents import NotUnderstood, document, parsed
 from supervisor.core.memory import Record, Spent, spent_in
 from tunnels.settings import Tunnel
 
@@ -111,7 +110,7 @@ def recall(runtime_dir: Path, boot: str) -> Recalled:
 
 def _raw(content: bytes) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
-        return json.loads(content)
+        return parsed(content)
     return None
 
 

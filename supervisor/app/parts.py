@@ -116,7 +116,7 @@ def build(
 
     runner = Runner(
         kinds, config.facilitator.runtime_dir, files.inputs, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
-        kept={} if given is None else given.kept,
+        kept={} if given is None else given.kept, private=(*files.directories, config.facilitator.state_dir),
     )
     network = KernelNetwork(inbox.post, _note)
     history = History(

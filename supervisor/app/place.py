@@ -5,13 +5,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from supervisor import disk
+from supervisor.app.memory import NAME as TUNNELS
+from supervisor.app.memory import ORDERS
+from supervisor.clients import output
+from supervisor.clients.journal import NAME as JOURNAL
 from supervisor.control.servers import share
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.kernel.errors import KernelError, MissingRight, Occupied
+from supervisor.reports import archive, store, webhook
 
 _LOCK = "lock"
+_CLIENTS = "clients"
+_DATABASES = (archive.FILE, store.FILE, webhook.FILE)
+_STATE = (
+    "codes.json", "held.json", "second-sessions.json", *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
+)
 
 
 def make_directory(path: Path, setting: str, *, shared: bool = False) -> None:
@@ -31,7 +43,8 @@ def lock(runtime_dir: Path) -> int:
     """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING when another holds it."""
     path = runtime_dir / _LOCK
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        disk.make_way(path)
+        fd = disk.opened(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise CannotStart(_code(error), f"cannot use {path} ({error.strerror}); see facilitator.runtime_dir") from None
     try:
@@ -40,6 +53,17 @@ def lock(runtime_dir: Path) -> int:
         os.close(fd)
         raise CannotStart(Exit.RUNNING, f"another facilitator runs with {runtime_dir}") from None
     return fd
+
+
+def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
+    """Whatever has taken the name of a file of ours makes way: a sentence for each. For whoever holds the lock."""
+    for name in (JOURNAL, TUNNELS, ORDERS):
+        yield from disk.tidy(runtime_dir / name, largest=disk.LARGEST)
+    yield from disk.tidy(runtime_dir, names=(_CLIENTS,), directories=True)
+    for directory in (runtime_dir / _CLIENTS).glob("*"):
+        yield from disk.tidy(directory, names=(output.NAME, output.PREVIOUS, output.READ))
+    if state_dir is not None:
+        yield from disk.tidy(state_dir, names=_STATE)
 
 
 def refused(error: KernelError) -> CannotStart:

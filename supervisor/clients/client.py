@@ -112,14 +112,26 @@ class Client:
             raise
         self._management: Management | None = None
         self._notify: NotifySocket | None = None
+        self._suspicious = False        # a notification was ignored, which is said once
 
-    def attach(self, management: Path | None, notify: NotifySocket | None) -> None:
+    def attach(self, management: Path | None, key: str, notify: NotifySocket | None) -> None:
         """Talk to the management socket as soon as the client has made it, and hear its notifications."""
         if management is not None:
-            self._management = Management(management, self._desk.notices, lambda line: self.hear(Source.MANAGEMENT, line), self._voice.log)
+            self._management = Management(
+                management, self._desk.notices, lambda line: self.hear(Source.MANAGEMENT, line), self._voice.log, key
+            )
         if notify is not None:
             self._notify = notify
-            notify.listen(lambda line: self.hear(Source.NOTIFY, line))
+            notify.listen(lambda line: self.hear(Source.NOTIFY, line), self._may_notify)
+
+    def _may_notify(self, pid: int) -> bool:
+        """Every process of our user can send to its socket, other clients too."""
+        sender = processes.traces(pid)
+        ours = sender is not None and self.family.includes(sender)
+        if not ours and not self.reaped and not self._suspicious:
+            self._suspicious = True
+            self._voice.log.note(f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's")
+        return ours
 
     def hear(self, source: Source, line: str) -> None:
         """One line of the client, from wherever; answers go to the management socket."""

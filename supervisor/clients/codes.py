@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pyotp
 
+from supervisor import disk
 from supervisor.core.documents import opened
 
 FORMAT = 1          # of the file; 0 was the mapping alone
@@ -55,17 +55,14 @@ class Codes:
     def _read(self) -> dict[str, int]:
         if self._used is None:
             try:
-                format, used = opened(self._path.read_bytes(), FORMAT)
+                format, used = opened(disk.read(self._path), FORMAT)
                 self._used = {str(name): int(step) for name, step in (used["used"] if format else used).items()}
             except (OSError, KeyError, ValueError, AttributeError, TypeError):       # not there, or damaged: the worst is one refused code
                 self._used = {}
         return self._used
 
     def _write(self, used: dict[str, int]) -> None:
-        fresh = self._path.with_suffix(".new")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump({"format": FORMAT, "used": used}, file)
-        fresh.replace(self._path)
+        disk.replace(self._path, json.dumps({"format": FORMAT, "used": used}).encode())
 
 
 def parse_seed(seed: bytes) -> pyotp.TOTP:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.clients.shelf import Shelf
+from supervisor.core.documents import parsed
 from tunnels.base import seat_name
 
 NAME = "journal"
 FORMAT = 1
+_LARGEST_PID = 1 << 22          # that a kernel can be told to use (proc(5))
+_TOO_MUCH = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Entry:
     seat: int = 0
     kind: str = ""
     notify: bool = False        # it was given a NOTIFY_SOCKET
+    key: str = ""               # what it knows us by on its management socket; empty: it does not ask
     format: int = FORMAT        # of this entry; one of another format is none
 
     @property
@@ -75,7 +79,7 @@ class Journal:
 
 def _read(content: bytes) -> Entry | None:
     try:
-        return _entry(json.loads(content))
+        return _entry(parsed(content))
     except (ValueError, RecursionError):
         return None
 
@@ -85,6 +89,13 @@ def _entry(value: Any) -> Entry | None:
         entry = Entry(**value)
     except TypeError:
         return None
-    numbers, words = (entry.pid, entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id)
-    sound = all(type(n) is int for n in numbers) and all(isinstance(w, str) for w in words)
-    return entry if sound and entry.pid > 1 and entry.format == FORMAT else None
+    numbers, words = (entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id, entry.kind, entry.key)
+    sound = type(entry.pid) is int and 1 < entry.pid <= _LARGEST_PID and all(type(n) is int and 0 <= n < _TOO_MUCH for n in numbers)
+    sound = sound and type(entry.format) is int and entry.format == FORMAT
+    return entry if sound and all(isinstance(word, str) for word in words) and _is_carrier(entry) else None
+
+
+def _is_carrier(entry: Entry) -> bool:
+    paths, numbers = (entry.device, entry.management), (entry.port, entry.lane)
+    return all(path is None or (isinstance(path, str) and "\0" not in path) for path in paths) \
+        and all(number is None or (type(number) is int and 0 <= number < _TOO_MUCH) for number in numbers)

@@ -11,9 +11,11 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from supervisor import disk
 from supervisor.clients.processes import TAG
+from supervisor.clients.sandbox import NotConfined, Sandbox, confined
 from supervisor.clients.sockets import LONGEST_PATH
-from tunnels.base import AnyKind, Launch, Reason, Tunnel
+from tunnels.base import KEY, AnyKind, Launch, Reason, Tunnel
 from tunnels.profiles import ProfileError
 
 InputReader = Callable[[AnyKind, Tunnel], Mapping[str, bytes]]      # all inputs of a tunnel; OSError or ValueError with a sentence
@@ -68,9 +70,13 @@ def require(programs: Iterable[str]) -> None:
 def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
     """The tunnel's private directory; with a launch, without the socket that an earlier client left. SpawnError(LOCAL)."""
     try:
+        disk.make_way(directory, directory=True)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.geteuid():     # left by a daemon of another user: what a client may as root, it may here only
+            os.chown(directory, os.geteuid(), -1)
         directory.chmod(0o700)
         if launch is not None and launch.management is not None:
+            disk.make_way(launch.management)
             launch.management.unlink(missing_ok=True)
     except OSError as error:
         raise SpawnError(Reason.LOCAL, f"{directory}: {error.strerror}") from error
@@ -78,25 +84,39 @@ def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
         raise SpawnError(Reason.LOCAL, f"{launch.management} is longer than a socket's path may be; choose a shorter runtime_dir")
 
 
-def start(launch: Launch, directory: Path, tag: str, output: int, notify: Path | None) -> int:
+def _make(paths: Iterable[Path]) -> None:
+    """Directories that are not there yet. Where they cannot be made, the client says so better than we can."""
+    for path in paths:
+        if not path.exists():
+            with contextlib.suppress(OSError):
+                path.mkdir(mode=0o700)
+
+
+def start(
+    launch: Launch, directory: Path, tag: str, output: int, notify: Path | None = None, *, sandbox: Sandbox, key: str = ""
+) -> int:
     """Start the client in a session of its own; its pid. SpawnError: it does not run. The caller watches and reaps it."""
+    _make(launch.writes)
     with contextlib.ExitStack() as opened:
-        numbers = {name: _anonymous(name, data) for name, data in launch.files.items()}
+        files = {**launch.files, KEY[1:-1]: f"{key}\n".encode()} if key else launch.files
+        numbers = {name: _anonymous(name, data) for name, data in files.items()}
         for fd in numbers.values():
             opened.callback(os.close, fd)
         argv = [_filled(word, numbers) for word in launch.argv]
         _check_runs(argv[0])
         try:
-            process = subprocess.Popen(
+            process = confined(sandbox, lambda: subprocess.Popen(
                 [*_PATIENT, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=directory,
-                env=_environment(launch.environment, tag, notify),
+                env=_environment(launch.environment, directory, tag, notify),
                 pass_fds=tuple(numbers.values()),
                 start_new_session=True,
-            )
+            ))
+        except NotConfined as error:
+            raise SpawnError(Reason.LOCAL, error.strerror or "") from error
         except OSError as error:
             raise _explained(argv[0], error) from error
     process.returncode = 0      # Popen's own waiting must not get in the way of ours
@@ -128,6 +148,7 @@ def _interpreter(path: str) -> str | None:
 
 def _anonymous(name: str, data: bytes) -> int:
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.fchmod(fd, 0o400)
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
     os.lseek(fd, 0, os.SEEK_SET)
@@ -141,8 +162,8 @@ def _filled(word: str, numbers: Mapping[str, int]) -> str:
     return word
 
 
-def _environment(own: Mapping[str, str], tag: str, notify: Path | None) -> dict[str, str]:
-    environment = {"PATH": PATH, "LANG": "C.UTF-8", **own, TAG: tag}
+def _environment(own: Mapping[str, str], directory: Path, tag: str, notify: Path | None) -> dict[str, str]:
+    environment = {"PATH": PATH, "LANG": "C.UTF-8", "TMPDIR": str(directory), **own, TAG: tag}
     environment.pop("NOTIFY_SOCKET", None)
     return environment if notify is None else {**environment, "NOTIFY_SOCKET": str(notify)}
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from supervisor import disk
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
 from supervisor.clients.notices import WRITTEN_ONCE, Notices
@@ -32,12 +33,13 @@ SLICE = 0.002               # seconds of work in one turn of the loop
 
 def open_for_client(directory: Path) -> int:
     """A descriptor for the client's stdout and stderr. OSError: it cannot be made."""
-    return os.open(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    disk.make_way(directory / NAME)
+    return disk.opened(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def read_before(directory: Path) -> bytes:
     """The end of what an earlier daemon has read, and the newline before it, if it is still there."""
-    with contextlib.suppress(OSError), open(directory / NAME, "rb") as file:
+    with contextlib.suppress(OSError), open(disk.opened(directory / NAME, os.O_RDONLY), "rb") as file:
         end = _read_until(directory)
         start = max(0, end - LAST_WORDS)
         file.seek(start)
@@ -47,7 +49,7 @@ def read_before(directory: Path) -> bytes:
 
 def _read_until(directory: Path) -> int:
     """How far an earlier daemon has read; OSError: nobody has written that down."""
-    return int.from_bytes((directory / READ).read_bytes(), "little")
+    return int.from_bytes(disk.read(directory / READ, 8), "little")
 
 
 class Follower:
@@ -70,7 +72,7 @@ class Follower:
     ) -> None:
         self._path, self._previous = directory / NAME, directory / PREVIOUS
         self._offset = _read_until(directory) if offset is None else offset
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._fd = disk.opened(self._path, os.O_RDWR)
         self._splitter = LineSplitter()
         self._note_offset()
         self._notices, self._turn, self._take, self._log, self._pause = notices, turn, take, log, pause
@@ -165,7 +167,7 @@ class Follower:
     def _note_offset(self) -> None:
         """A line whose end has not come is to be read again. A full disk costs a later daemon some lines."""
         offset = max(0, self._offset - self._splitter.held)
-        with contextlib.suppress(OSError), open(self._path.with_name(READ), "wb", buffering=0, opener=_private) as file:
+        with contextlib.suppress(OSError), open(self._path.with_name(READ), "wb", buffering=0, opener=disk.opened) as file:
             file.write(offset.to_bytes(8, "little"))
 
     def _size(self) -> int:
@@ -223,12 +225,5 @@ def _take_away(fd: int) -> tuple[bytes, int, int]:
 
 def _save(data: bytes, target: Path) -> None:
     """A full disk costs the old end, nothing else."""
-    draft = target.with_suffix(".new")
     with contextlib.suppress(OSError):
-        with open(draft, "wb", buffering=0, opener=_private) as file:
-            file.write(data)
-        draft.replace(target)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+        disk.replace(target, data)

@@ -101,6 +101,29 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """By what it can be told whose a process is."""
+
+    pid: int
+    stat: Stat
+    tag: str | None
+    lineage: frozenset[int]     # the process, its parent, and so on
+
+
+def traces(pid: int) -> Traces | None:
+    """Of a process that has not been reaped; None: there is none."""
+    known = stat(pid)
+    return None if known is None else Traces(pid, known, tag_of(pid), frozenset(_lineage(pid)))
+
+
+def _lineage(pid: int) -> Iterator[int]:
+    """As far as it can be seen: a parent that ends meanwhile cuts it short."""
+    while pid > 0 and (known := stat(pid)) is not None:
+        yield pid
+        pid = known.parent
+
+
 def all_pids() -> Iterator[int]:
     """Every process that we can see."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())

@@ -32,6 +32,10 @@ class Family:
             if (known := processes.stat(pid)) is not None:
                 self.seen[pid] = known.start
 
+    def includes(self, one: processes.Traces) -> bool:
+        """The process is one of the client's."""
+        return self.pid in one.lineage or self.owns(one.pid, one.stat, one.tag)
+
     def owns(self, pid: int, known: processes.Stat, tag: str | None) -> bool:
         """This orphan came from here."""
         return tag == self.tag or known.session == self.pid or self.seen.get(pid) == known.start

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import functools
 import os
+import secrets
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,52 +29,20 @@ from supervisor.clients.launch import SpawnError
 from supervisor.clients.lines import LineSplitter, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.notices import Notices
+from supervisor.clients.orders import Key, Order, Prepared, local_trouble
 from supervisor.clients.ports import PortPicker
 from supervisor.clients.questions import Questions
 from supervisor.clients.reaper import Family, Reaper
+from supervisor.clients.sandbox import boundary
 from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import end_strangers, tag
 from supervisor.clients.usage import Usage, usage_of
+from supervisor.clients.users import User, Users
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Launch, Place, Reason, Source, Tunnel, device_name, inputs_of, seat_name
+from tunnels.base import AnyKind, Carrier, Place, Reason, Source, Tunnel, device_name, inputs_of
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
-
-
-Key = tuple[str, int]       # tunnel and session
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """A client that is wanted."""
-
-    tunnel: Tunnel
-    session: int
-    resume: bool
-    remote: int
-    seat: int
-
-    @property
-    def key(self) -> Key:
-        """Whose client."""
-        return self.tunnel.name, self.session
-
-    @property
-    def place(self) -> str:
-        """Name of the seat."""
-        return seat_name(self.tunnel.name, self.seat)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Everything that must be known before a process is started."""
-
-    seat: int
-    place: Place
-    launch: Launch
-    voice: Voice
-    kind: AnyKind
 
 
 class Runner:
@@ -91,8 +59,9 @@ class Runner:
         lane_of: Callable[[str, int], int | None] = lambda tunnel, seat: None,
         codes: Codes | None = None,
         kept: Mapping[str, str] = MappingProxyType({}),
+        private: Sequence[Path] = (),
     ) -> None:
-        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it."""
+        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it. `private`: directories that are no client's."""
         self._kinds, self._directory, self._read_inputs, self._post = kinds, runtime_dir.resolve(), read_inputs, post
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
         self._desk = Desk(Notices(), asyncio.Lock())
@@ -100,10 +69,11 @@ class Runner:
         self._reaper = Reaper()
         self._clients: dict[Key, Client] = {}
         self._logs: dict[str, Log] = {}
-        self._waiting: dict[Key, _Order] = {}
+        self._waiting: dict[Key, Order] = {}
         self._codes = codes or Codes(self._directory / "codes.json")
         self._kept = dict(kept)             # by seat
         self._ending: set[asyncio.Task[None]] = set()
+        self._users, self._private = Users(), (self._directory, *(path.resolve() for path in private))
 
     def start(self) -> None:
         """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept by now."""
@@ -132,7 +102,7 @@ class Runner:
         SpawnError: it cannot be gone on with, because nobody can tell any more what it says or has said.
         """
         entry = found.entry
-        with launching.own_fault("the client could not be taken up"), _local_trouble():
+        with launching.own_fault("the client could not be taken up"), local_trouble():
             client = self._adopted(tunnel, found, starting)
         self._clients[entry.tunnel, entry.session] = client
         if found.child:
@@ -157,7 +127,7 @@ class Runner:
             undo.callback(lambda: self._in_background(client.close()))
             if notify is not None:
                 client.replay(Source.NOTIFY, "READY=1")
-            client.attach(None if entry.management is None else Path(entry.management), notify)
+            client.attach(None if entry.management is None else Path(entry.management), entry.key, notify)
             client.wake()
             undo.pop_all()
         return client
@@ -168,7 +138,7 @@ class Runner:
         """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are spread over turns of the loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
-        order = _Order(tunnel, session, resume, remote, seat)
+        order = Order(tunnel, session, resume, remote, seat)
         self._waiting[order.key] = order
 
     def renew(self, tunnel: str, session: int) -> None:
@@ -225,6 +195,13 @@ class Runner:
         """Lines as the tunnel's clients say them, over all sessions, until the runner is closed."""
         return self._log(tunnel).follow()
 
+    def is_client(self, pid: int) -> bool:
+        """The process is a client, belongs to one, or is at least a descendant of ours."""
+        one, ours = processes.traces(pid), os.getpid()
+        if one is None or pid == ours:
+            return False
+        return ours in one.lineage or any(client.family.includes(one) for client in self._clients.values())
+
     def usage(self, tunnel: str, session: int) -> Usage | None:
         """What the client's process tree costs now; None: it does not run. Safe in any thread."""
         client = self._clients.get((tunnel, session))
@@ -246,18 +223,18 @@ class Runner:
             event = SpawnFailed(name, session, error.reason, error.text)
         self._post(event)
 
-    def _spawn(self, order: _Order) -> Event:
+    def _spawn(self, order: Order) -> Event:
         tunnel, session = order.tunnel, order.session
         if any(client.place == order.place for client in self._clients.values()):
             raise SpawnError(Reason.LOCAL, "the previous client has not ended")
         prepared = self._prepare(order)
-        id = uuid.uuid4().hex
-        with _local_trouble():
-            client = self._run(prepared, id)
+        id, key = uuid.uuid4().hex, secrets.token_hex(16) if prepared.asks_key else ""
+        with local_trouble():
+            client = self._run(prepared, id, key)
         self._clients[order.key] = client
         asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
         device, port = self._carried(prepared)
-        self._write_down(tunnel.name, client, prepared, device, port)
+        self._write_down(tunnel.name, client, prepared, device, port, key)
         return Spawned(tunnel.name, session, client.family.pid, id, device, port)
 
     def _inputs(self, tunnel: Tunnel, kind: AnyKind, place: str) -> dict[str, bytes]:
@@ -266,23 +243,34 @@ class Runner:
             inputs["kept"] = self._kept[place].encode()
         return inputs
 
-    def _prepare(self, order: _Order) -> _Prepared:
+    def _prepare(self, order: Order) -> Prepared:
         tunnel = order.tunnel
         kind = self._kinds[tunnel.kind]
         if not order.resume:
             self._kept.pop(order.place, None)
         inputs = self._inputs(tunnel, kind, order.place)
         launching.require(kind.binaries)
-        with _local_trouble():
+        with local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
         directory, mark = self._directory / "clients" / order.place, self._lane_of(tunnel.name, order.seat) or 0
-        place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark)
+        launching.prepare_directory(directory)
+        user = self._user(kind, directory)
+        given = None if user is None else (user.uid, user.gid)
+        place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given)
         try:
             launch = kind.launch(tunnel, place, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         launching.require(launch.argv[:1])
-        return _Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind)
+        sandbox = boundary(launch, directory, self._private, user)
+        return Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox)
+
+    def _user(self, kind: AnyKind, directory: Path) -> User | None:
+        try:
+            with local_trouble():
+                return self._users.pick(directory) if kind.gives_up_root else None
+        except LookupError as error:
+            raise SpawnError(Reason.MISSING_RIGHT, str(error)) from error
 
     def _voice(self, tunnel: Tunnel, session: int, place: str, inputs: Mapping[str, bytes]) -> Voice:
         kind = self._kinds[tunnel.kind]
@@ -306,7 +294,7 @@ class Runner:
         if client is not None:
             client.answer(text)
 
-    def _run(self, prepared: _Prepared, id: str) -> Client:
+    def _run(self, prepared: Prepared, id: str, key: str) -> Client:
         """Start the process and everything that listens to it; nothing is left behind when that fails."""
         directory, launch = prepared.place.directory, prepared.launch
         launching.prepare_directory(directory, launch)
@@ -318,7 +306,8 @@ class Runner:
             fd = output.open_for_client(directory)
             try:
                 offset = os.fstat(fd).st_size
-                pid = launching.start(launch, directory, carried, fd, None if notify is None else notify.path)
+                told = None if notify is None else notify.path
+                pid = launching.start(launch, directory, carried, fd, told, sandbox=prepared.sandbox, key=key)
             finally:
                 os.close(fd)
             self._reaper.add(pid)
@@ -326,7 +315,7 @@ class Runner:
             family = Family(pid, carried)
             client = Client(family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid))
             undo.callback(lambda: self._in_background(client.close()))
-            client.attach(launch.management, notify)
+            client.attach(launch.management, key, notify)
             undo.pop_all()
         return client
 
@@ -337,18 +326,21 @@ class Runner:
         self._reaper.discard(pid)
 
     @staticmethod
-    def _carried(prepared: _Prepared) -> tuple[str | None, int | None]:
+    def _carried(prepared: Prepared) -> tuple[str | None, int | None]:
         if prepared.kind.carrier is Carrier.DEVICE:
             return prepared.place.device, None
         return None, prepared.place.port
 
-    def _write_down(self, tunnel: str, client: Client, prepared: _Prepared, device: str | None, port: int | None) -> None:
+    def _write_down(
+        self, tunnel: str, client: Client, prepared: Prepared, device: str | None, port: int | None, key: str
+    ) -> None:
         known = processes.stat(client.family.pid)
         management = prepared.launch.management
         entry = Entry(
             tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
             device=device, port=port, lane=prepared.place.mark or None, seat=prepared.seat,
             management=None if management is None else str(management), kind=prepared.kind.name, notify=prepared.launch.notify,
+            key=key,
         )
         try:
             self._journal.update(entry)
@@ -394,13 +386,3 @@ class Runner:
         if tunnel not in self._logs:
             self._logs[tunnel] = Log(lambda text: self._on_line(tunnel, text))
         return self._logs[tunnel]
-
-
-@contextlib.contextmanager
-def _local_trouble() -> Iterator[None]:
-    """What this host refuses becomes a SpawnError."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{error.filename}: " if isinstance(error.filename, str | Path) else ""
-        raise SpawnError(Reason.LOCAL, f"{where}{error.strerror or error}") from error

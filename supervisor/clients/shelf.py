@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from supervisor import disk
+
 _SUFFIX = ".json"
 
 
@@ -25,19 +27,16 @@ class Shelf:
         found = {}
         for path in self._directory.glob(f"*{_SUFFIX}"):
             with contextlib.suppress(OSError):
-                found[path.name.removesuffix(_SUFFIX)] = path.read_bytes()
+                found[path.name.removesuffix(_SUFFIX)] = disk.read(path)
         return found
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file, or write it anew. OSError: the disk does not take it."""
-        path = self._path(name)
-        draft = f"{path}.new"
         try:
-            _write(draft, content)
+            disk.replace(self._path(name), content)
         except FileNotFoundError:       # the first one
             os.mkdir(self._directory, 0o700)
-            _write(draft, content)
-        os.replace(draft, path)
+            disk.replace(self._path(name), content)
 
     def remove(self, name: str) -> None:
         """Take a file away. OSError: the disk does not take it."""
@@ -51,9 +50,3 @@ class Shelf:
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}{_SUFFIX}"
-
-
-def _write(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb", buffering=0) as file:
-        file.write(content)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
-from collections.abc import Callable
+import stat
+import struct
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from supervisor import disk
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
 from supervisor.clients.notices import APPEARED, Notices
@@ -19,13 +24,21 @@ LONGEST_PATH = 107              # bytes; sun_path in struct sockaddr_un
 _LINE = 64 << 10                # bytes of one management line
 _CHUNK = 16 << 10
 _DATAGRAMS = 32                 # read in one turn of the loop
+_SENDER = struct.Struct("3i")   # struct ucred: pid, uid, gid
+_CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+_ANCILLARY = socket.CMSG_SPACE(_SENDER.size) + socket.CMSG_SPACE(8 * 4)     # bytes
+
+Ancillary = tuple[int, int, bytes]
 
 
 class Management:
-    """The connection to a socket that the client makes. `receive` gets each line, and an empty one whenever we have just connected."""
+    """The connection to a socket that the client makes. `receive` gets each line, and an empty one whenever we have just connected.
 
-    def __init__(self, path: Path, notices: Notices, receive: Callable[[str], None], log: Log) -> None:
-        self._path, self._notices, self._receive, self._log = path, notices, receive, log
+    Other clients of our user can connect to it too; `key` is what the client knows us by.
+    """
+
+    def __init__(self, path: Path, notices: Notices, receive: Callable[[str], None], log: Log, key: str = "") -> None:
+        self._path, self._notices, self._receive, self._log, self._key = path, notices, receive, log, key
         self._appeared = asyncio.Event()
         self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
@@ -87,6 +100,8 @@ class Management:
 
     def _greet(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        if self._key:
+            writer.write(self._key.encode() + b"\n")
         self._receive("")
         writer.writelines(self._unsent)
         self._unsent.clear()
@@ -111,8 +126,19 @@ async def _connect_when_listening(path: Path) -> tuple[asyncio.StreamReader, asy
         reraise=True,
     ):
         with attempt:
-            return await asyncio.open_unix_connection(path)
+            return await _connect(path)
     raise AssertionError("unreachable: the last attempt raises")
+
+
+async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The client may change its directory: a link in the socket's place would lead us to another client."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), str(path))
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 class NotifySocket:
@@ -120,18 +146,21 @@ class NotifySocket:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._receive: Callable[[str], None] | None = None
+        self._receive: Callable[[str], None] = lambda line: None
+        self._may: Callable[[int], bool] = lambda pid: False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            disk.make_way(path)
             path.unlink(missing_ok=True)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._socket.bind(os.fspath(path))
         except OSError:
             self._socket.close()
             raise
 
-    def listen(self, receive: Callable[[str], None]) -> None:
-        """From now on `receive` gets each field of each datagram."""
-        self._receive = receive
+    def listen(self, receive: Callable[[str], None], may: Callable[[int], bool]) -> None:
+        """From now on `receive` gets each field of each datagram of the processes that `may` send one."""
+        self._receive, self._may = receive, may
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def drain(self) -> None:
@@ -149,7 +178,25 @@ class NotifySocket:
     def _read(self) -> None:
         with contextlib.suppress(OSError):
             for _ in range(_DATAGRAMS):
-                splitter = LineSplitter()
-                for line in splitter.feed(self._socket.recv(65536)) + splitter.flush():
-                    if line and self._receive is not None:
-                        self._receive(line)
+                data, ancillary, _, _ = self._socket.recvmsg(65536, _ANCILLARY)
+                try:
+                    self._take(data, ancillary)
+                finally:
+                    _close(ancillary)
+
+    def _take(self, data: bytes, ancillary: Sequence[Ancillary]) -> None:
+        sender = next((_SENDER.unpack(it)[0] for level, kind, it in ancillary if (level, kind) == _CREDENTIALS), 0)
+        if not self._may(sender):
+            return
+        splitter = LineSplitter()
+        for line in splitter.feed(data) + splitter.flush():
+            if line:
+                self._receive(line)
+
+
+def _close(ancillary: Sequence[Ancillary]) -> None:
+    """Descriptors that came along. systemd-notify waits until its one is closed, and so lives until its message was judged."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            for fd in array("i", data[:len(data) - len(data) % 4]):
+                os.close(fd)

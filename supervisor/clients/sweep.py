@@ -47,14 +47,15 @@ def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
 
     `spared`: seats whose recorded client somebody goes on with. What an earlier client of theirs left is found nevertheless.
     """
-    entries = [entry for entry in journal.load().values() if still_runs(entry)]
+    written = journal.load().values()
+    entries = [entry for entry in written if still_runs(entry)]
     mains = {entry.pid: entry.tunnel for entry in entries}
     known = {entry.pid for entry in entries if entry.place in spared}
     tags = {tag(journal.runtime_dir, entry.tunnel, entry.id) for entry in entries if entry.place in spared}
     for pid in tuple(known):
         known |= processes.descendants(pid)
     found = {}
-    for pid, tunnel, start in _ours(mains, f"{journal.runtime_dir.resolve()}/"):
+    for pid, tunnel, start in _ours(mains, Home(journal.runtime_dir, frozenset(entry.id for entry in written))):
         if pid in found or pid in known or processes.tag_of(pid) in tags:
             continue
         if (pidfd := _pinned(pid, start)) is not None:
@@ -99,7 +100,33 @@ def _strangers(family: Family) -> list[Leftover]:
     return found
 
 
-def _ours(mains: dict[int, str], prefix: str) -> Iterator[tuple[int, str, int]]:
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The runtime_dir of a daemon, as a tag tells it: a path means one directory here and another one in another mount namespace."""
+
+    directory: Path
+    sessions: frozenset[str]        # ids of sessions that its journal knows
+
+    def tunnel(self, pid: int, carried: str | None) -> str | None:
+        """Whose client a process with this tag is, if it is one of ours."""
+        prefix = f"{self.directory.resolve()}/"
+        if carried is None or not carried.startswith(prefix):
+            return None
+        tunnel, _, session = carried.removeprefix(prefix).partition("/")
+        if not session or "/" in session:       # the tag of a runtime_dir inside ours
+            return None
+        return tunnel if session in self.sessions or self._is_seen_by(pid) else None
+
+    def _is_seen_by(self, pid: int) -> bool:
+        """Under that path the process sees this very directory, or one that was removed: then nobody else looks after it."""
+        try:
+            ours, theirs = os.stat(self.directory), os.stat(f"/proc/{pid}/root{self.directory.resolve()}")
+        except OSError:
+            return False
+        return theirs.st_nlink == 0 or (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
+def _ours(mains: dict[int, str], home: Home) -> Iterator[tuple[int, str, int]]:
     """Pid, tunnel and start time of whatever is, descends from, or shares the session of a known main process, or carries our tag."""
     trees = dict(mains)
     for pid, tunnel in mains.items():
@@ -108,16 +135,9 @@ def _ours(mains: dict[int, str], prefix: str) -> Iterator[tuple[int, str, int]]:
         known = processes.stat(pid)
         if known is None or known.state == "Z" or pid == os.getpid():
             continue
-        owner = trees.get(pid) or mains.get(known.session) or _tunnel_of(processes.tag_of(pid), prefix)
+        owner = trees.get(pid) or mains.get(known.session) or home.tunnel(pid, processes.tag_of(pid))
         if owner is not None:
             yield pid, owner, known.start
-
-
-def _tunnel_of(carried: str | None, prefix: str) -> str | None:
-    if carried is None or not carried.startswith(prefix):
-        return None
-    tunnel, _, session = carried.removeprefix(prefix).partition("/")
-    return tunnel if session and "/" not in session else None     # else the tag of a runtime_dir inside ours
 
 
 def _pinned(pid: int, start: int) -> int | None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from supervisor.control.guard import Refusal, admission, secure
 from supervisor.control.page import page, policy
-from supervisor.control.peers import FAILED, authorised
+from supervisor.control.peers import FAILED, Gate, authorised, outsiders
 from supervisor.control.stream import Feed, Limits, Shared
 from supervisor.core.packet import Question, parse_question
 
@@ -125,10 +125,10 @@ class Api:
         ])
         return app
 
-    def control(self) -> web.Application:
-        """What the control socket serves: everything, changes only to those who may."""
+    def control(self, gate: Gate) -> web.Application:
+        """What the control socket serves: everything, changes only to those who may, and nothing to those whom the `gate` refuses."""
         app = self.public()
-        app.middlewares.append(authorised(self._daemon.acted))
+        app.middlewares.extend((outsiders(gate), authorised(self._daemon.acted)))
         app.add_routes([
             web.get("/api/v1/plan", self._plan),
             web.get("/api/v1/why", self._why),

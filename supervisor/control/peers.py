@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
+import hmac
 import os
 import pwd
+import secrets
+import select
 import socket
 import struct
 from asyncio import BaseTransport
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from supervisor import disk
+from supervisor.control.client import KEY_FILE, KEY_HEADER
 from supervisor.control.guard import Handler
-from supervisor.control.servers import GROUP
+from supervisor.control.servers import GROUP, share
 
 FAILED = "failed"       # key of a request: why what was asked for was not done, though the answer is a regular one
+_SO_PEERPIDFD = 77
 _PREFIX = "/api/v1/"
 _TUNNELS = "tunnels/"
 
@@ -49,8 +57,103 @@ def peer_of(transport: BaseTransport | None) -> Peer | None:
     connection: socket.socket | None = transport.get_extra_info("socket") if transport is not None else None
     if connection is None:
         return None
+    return Peer(*_credentials(connection))
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return Peer(*struct.unpack("3i", credentials))
+    pid, uid, gid = struct.unpack("3i", credentials)
+    return pid, uid, gid
+
+
+# --- clients of ours stay out ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Keeps the daemon's own clients away from the control socket, though they may run as its user.
+
+    A client is known by its parents, its session and its tag. One of an earlier daemon that has left all of these behind still has what it
+    can never get rid of: no_new_privs. Who has it shows a key, from a file that no client can read where the kernel has Landlock.
+    """
+
+    is_client: Callable[[int], bool]
+    key: str
+
+    def refusal(self, connection: socket.socket | None, shown: str) -> str | None:
+        """Why this connection is not served; None: it is."""
+        if connection is None:
+            return "the connection is gone"
+        pid, uid, _ = _credentials(connection)
+        if pid == 0:        # outside of our pid namespace, where no client can be
+            return None
+        with _pinned(connection, pid) as alive:
+            known, suspect = self.is_client(pid), _confined(pid, uid)
+            if not alive():
+                return "the process that has connected has ended"
+        if known:
+            return f"process {pid} belongs to a client of this daemon, and those do not control it"
+        if suspect and not hmac.compare_digest(shown.encode(), self.key.encode()):
+            return f"process {pid} runs with no_new_privs, like a client of this daemon: show the content of {KEY_FILE} in {KEY_HEADER}"
+        return None
+
+
+def new_key(path: Path) -> str:
+    """A key for this life of the daemon, in a file for those who may use the socket. OSError."""
+    key = secrets.token_hex(32)
+    disk.replace(path, key.encode())
+    if share(path):
+        path.chmod(0o640)
+    return key
+
+
+def _confined(pid: int, uid: int) -> bool:
+    """It may be a client: it has no_new_privs, or has our user and hides."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return uid == os.geteuid()
+    return "NoNewPrivs:\t0" not in status
+
+
+@contextlib.contextmanager
+def _pinned(connection: socket.socket, pid: int) -> Iterator[Callable[[], bool]]:
+    """Tells whether the process lives: as long as it does, what /proc says under its number is about it."""
+    try:
+        pidfd = _pidfd(connection, pid)
+    except OSError:
+        yield lambda: False
+        return
+    try:
+        yield lambda: not select.select([pidfd], [], [], 0)[0]
+    finally:
+        os.close(pidfd)
+
+
+def _pidfd(connection: socket.socket, pid: int) -> int:
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:         # before Linux 6.5; there the number could have become another process's
+        return os.pidfd_open(pid)
+
+
+def outsiders(gate: Gate) -> Middleware:
+    """A middleware that answers nothing to clients of ours."""
+
+    @web.middleware
+    async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+        why = gate.refusal(connection, request.headers.get(KEY_HEADER, ""))
+        if why is not None:
+            refused = web.HTTPForbidden(text=why)
+            refused.force_close()
+            raise refused
+        return await handler(request)
+
+    return attend
+
+
+# --- who may change anything -----------------------------------------------------------------------------------------------------------
 
 
 def authorised(told: Told) -> Middleware:

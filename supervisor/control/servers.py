@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from supervisor import disk
 from supervisor.control.door import Door, Patience
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Servers:
         if given and path.is_socket():
             listening = given[0]
         else:
+            disk.make_way(path)
             path.unlink(missing_ok=True)
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listening.bind(str(path))

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 _FORMAT = "format"
+_LARGEST = 1 << 63      # what the kernel and the clock take
 
 
 def document(of: type[T], format: int) -> Document[T]:
@@ -58,13 +59,30 @@ class Document(Generic[T]):
 def opened(content: bytes, newest: int) -> tuple[int, Any]:
     """The format of a document, and the rest of it. NotUnderstood: it is no JSON, or of a format that is newer than this."""
     try:
-        raw = json.loads(content)
+        raw = parsed(content)
     except (ValueError, RecursionError):
         raise NotUnderstood("it is damaged") from None
     format = raw.pop(_FORMAT, 0) if isinstance(raw, dict) else 0
     if type(format) is not int or not 0 <= format <= newest:
         raise NotUnderstood(f"its format is {format!r:.40}, and this version knows {newest}")
     return format, raw
+
+
+def parsed(content: bytes) -> Any:
+    """The JSON in a document. ValueError or RecursionError: it is none, or has a number that nothing could be done with."""
+    return json.loads(content, parse_int=_whole, parse_float=_real, parse_constant=_real)
+
+
+def _whole(text: str) -> int:
+    _real(text)
+    return int(text)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not abs(number) < _LARGEST:      # endless ones too, and what is none
+        raise ValueError(f"{text:.40} is too large a number")
+    return number
 
 
 def _only_in(one: Any, other: Any, path: str = "") -> Iterator[str]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from pathlib import Path
 
+from supervisor import disk
+
 _TAIL = 1 << 16         # bytes: the last line is within these
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class RotatedFile:
@@ -28,10 +28,8 @@ class RotatedFile:
         if self._fd is not None:
             return
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self.path, _FLAGS, 0o600)
+        fd = disk.opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(f"{self.path} is not an ordinary file")
             os.fchmod(fd, 0o600)
             size = os.fstat(fd).st_size
             if size and not self._rest and os.pread(fd, 1, size - 1) != b"\n":
@@ -44,7 +42,7 @@ class RotatedFile:
     def last(self) -> tuple[bytes, float | None] | None:
         """The last whole line, and until when `sync` said that nothing was to be added (Unix time); None: nothing was ever written."""
         for path in (self.path, _older(self.path, 1)):
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError), open(disk.opened(path, os.O_RDONLY), "rb") as file:
                 about = os.fstat(file.fileno())
                 file.seek(max(0, about.st_size - _TAIL))
                 lines = file.read().split(b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +48,8 @@ def daemon(tmp_path: Path, closed: list[str], failing: tuple[str, ...]) -> Daemo
 @pytest.mark.parametrize("failing", [(), ("servers",), ("flows",), ("network", "history"), ASYNC + PLAIN], ids="+".join)
 async def test_each_part_is_closed_whatever_the_others_do(tmp_path: Path, failing: tuple[str, ...]) -> None:
     closed: list[str] = []
-    (tmp_path / "control.sock").touch()
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(tmp_path / "control.sock"))
     with capture_logs() as logged:
         error = await daemon(tmp_path, closed, failing).close()
     assert set(closed) == {*ASYNC, *PLAIN}

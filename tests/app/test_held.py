@@ -25,13 +25,12 @@ def test_a_torn_file_holds_nothing(tmp_path: Path, content: str) -> None:
 
 
 def test_a_stop_that_could_not_be_written_is_written_by_the_next_one(tmp_path: Path) -> None:
-    held = Held(tmp_path)
-    obstacle = tmp_path / "held.new"
-    obstacle.mkdir()
-    with pytest.raises(IsADirectoryError):
+    held, moved = Held(tmp_path), tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    with pytest.raises(FileNotFoundError):
         held.hold("acme")
     assert held.names == {"acme"}, "it holds for now"
-    obstacle.rmdir()
+    moved.rename(tmp_path)
     held.hold("acme")
     assert Held(tmp_path).names == {"acme"}
 

@@ -22,9 +22,8 @@ def test_a_second_one_is_kept_out(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
-    with pytest.raises(CannotStart, match=r"cannot use .*/lock \(Is a directory\); see facilitator.runtime_dir") as refused:
-        lock(tmp_path)
+    with pytest.raises(CannotStart, match=r"cannot use .*/lock \(No such file or directory\); see facilitator.runtime_dir") as refused:
+        lock(tmp_path / "missing")
     assert refused.value.code is Exit.FAILED
 
 

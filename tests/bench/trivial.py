@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Literal
 
 from tunnels.base import Carrier, Connected, Kind, Launch, Observation, Place, Say, Source
@@ -31,7 +32,7 @@ class TrivialDialogue:
 
 
 def _launch(tunnel: Trivial, place: Place, inputs: Mapping[str, bytes]) -> Launch:
-    return Launch(("/bin/sh", "-c", SCRIPT, "trivial", tunnel.fifo))
+    return Launch(("/bin/sh", "-c", SCRIPT, "trivial", tunnel.fifo), writes=(Path(tunnel.fifo),))
 
 
 KIND = Kind("trivial", Trivial, Carrier.PROXY, lambda t: (), _launch, lambda t, i: TrivialDialogue(), ("sh",))

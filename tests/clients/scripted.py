@@ -83,7 +83,8 @@ def _launch(tunnel: Scripted, place: Place, inputs: Mapping[str, bytes]) -> Laun
     values = {"{python}": place.python, "{directory}": str(place.directory), "{port}": str(place.port)}
     argv = tuple(re.sub(r"\{(python|directory|port)\}", lambda match: values[match[0]], word) for word in tunnel.argv)
     management = place.directory / "management.sock" if tunnel.management else None
-    return Launch(argv, {"COLOUR": "green"}, dict(inputs), management, tunnel.notify)
+    everything = (Path("/"),)      # what is tested here is not the sandbox
+    return Launch(argv, {"COLOUR": "green"}, dict(inputs), management, tunnel.notify, writes=everything)
 
 
 def _dialogue(tunnel: Scripted, inputs: Mapping[str, bytes]) -> Dialogue:

@@ -65,6 +65,16 @@ while True:
 """
 
 
+NOTIFIER = """
+import os, socket, time
+while not os.path.exists("goal"):
+    time.sleep(0.01)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+    speaker.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1000)
+"""
+
+
 @contextmanager
 def killed(runtime_dir: Path, client: Scripted) -> Iterator[None]:
     """A daemon that has started the client, is killed at the end of the context, and leaves it."""
@@ -146,7 +156,7 @@ async def test_the_talk_goes_on(tmp_path: Path) -> None:
 
 
 async def test_who_notifies_is_heard_again_but_not_believed_while_it_starts(tmp_path: Path) -> None:
-    client = shell("exec sleep 1000", notify=True)
+    client = shell(f"exec {sys.executable} -c '{NOTIFIER}'", notify=True)
     with killed(tmp_path, client):
         pass
     async with Bench(tmp_path) as bench:
@@ -157,6 +167,9 @@ async def test_who_notifies_is_heard_again_but_not_believed_while_it_starts(tmp_
         os.close(one.pidfd)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
             speaker.sendto(b"READY=1", str(tmp_path / "clients" / "acme" / "notify.sock"))
+        await until(lambda: any("a notification was ignored" in line for line in bench.lines()))
+        assert bench.inbox.empty(), "everybody of our user can send one; that of a stranger says nothing"
+        goal(tmp_path, 1)
         assert await bench.next(ClientSaid) == ClientSaid("acme", 3, Connected(address="10.0.0.2"))
 
 

@@ -17,8 +17,11 @@ from aiohttp import ClientSession, UnixConnector
 
 from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused, Unreachable
+from supervisor.control.peers import Gate
 from supervisor.control.servers import Servers
 from tests.page.boards import bad_night
+
+OPEN = Gate(lambda pid: False, "key")
 
 
 class FakeDaemon:
@@ -91,7 +94,7 @@ async def served():
     api = Api(daemon)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "control.sock"
-        await servers.listen_unix(api.control(), path)
+        await servers.listen_unix(api.control(OPEN), path)
         await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
         await servers.serve()
         yield daemon, path, f"http://127.0.0.1:{servers.addresses()[-1][1]}"
@@ -107,7 +110,7 @@ async def test_who_connects_before_there_are_answers_waits(served, tmp_path: Pat
     _, path, base = served
     starting, api = Servers(), Api(FakeDaemon())
     try:
-        await starting.listen_unix(api.control(), tmp_path / "s")
+        await starting.listen_unix(api.control(OPEN), tmp_path / "s")
         await starting.listen_tcp(api.public(), "127.0.0.1", 0, None)
         host, port = starting.addresses()[-1]
         early = [asyncio.create_task(each) for each in (_healthy(tmp_path / "s", base), _healthy(None, f"http://{host}:{port}"))]

@@ -35,6 +35,7 @@ from supervisor.core.fitness.facts import (
 from supervisor.core.fitness.inputs import fits, numbers
 from supervisor.core.fitness.service import seconds, span
 from supervisor.core.fitness.traffic import catches, mark_and_mask
+from supervisor.core.isolation import Isolation
 from supervisor.core.network import FIRST_LANE, LAST_LANE
 from tunnels.base import Need
 
@@ -104,6 +105,9 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
     (host(packages=(Package("sshuttle", "<3,>=1.3.2", "1.1.0"),)), PROBLEM, "sshuttle is 1.1.0; it must be <3,>=1.3.2", "pip install"),
     (host(supervisord=True), PROBLEM, "supervisord", "venv"),
     (host(synchronised=False), WARNING, "clock", "timesyncd"),
+    (host(isolation=Isolation(landlock=0)), WARNING, "offers no Landlock", "lsm=landlock"),
+    (host(isolation=Isolation(landlock=5)), WARNING, "(version 5) stops no signals", "6.12"),
+    (host(isolation=Isolation(filters=False)), WARNING, "no seccomp", "aarch64"),
     (host(kernel=Kernel(owner_persist=False)), WARNING, "cannot outlive an owner", "6.9"),
     (host(legacy_tables=True), WARNING, "iptables-legacy", "iptables-legacy -S"),
     (host(secrets=(SecretFile("acme: password", "/x", error="no file /x"),)), PROBLEM, "acme: password: no file /x", "/dev/stdin /x"),

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from structlog.testing import capture_logs
 
 from supervisor.app.memory import RECORD, ends_by, recall
-from supervisor.core.documents import NotUnderstood
+from supervisor.core.documents import NotUnderstood, opened
 from supervisor.core.memory import Memory, Spent, revive
 from supervisor.core.moment import Limits
 from supervisor.core.state import Phase
@@ -181,3 +181,10 @@ def same(one: Any, other: Any, path: str = "") -> Iterator[str]:
             yield from same(value, other[key], f"{path}.{key}")
     elif one == other and path != ".session.seat":
         yield path
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "-1e999", "1e308", "NaN", "Infinity", str(2**63)])
+def test_numbers_that_nothing_could_be_done_with_are_damage(number: str) -> None:
+    assert opened(b'{"until": 7.5, "lane": 173001}', 1) == (0, {"until": 7.5, "lane": 173001})
+    with pytest.raises(NotUnderstood, match="it is damaged"):
+        opened(f'{{"until": [{number}]}}'.encode(), 1)

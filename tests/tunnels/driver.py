@@ -19,9 +19,10 @@ from typing import TypeVar, cast
 
 from supervisor.app.files import Files
 from tests.netns import Namespace
-from tunnels.base import AnyKind, Connected, Dialogue, Failed, Keep, Launch, Observation, Place, Question, Say, Source, Tunnel
+from tunnels.base import KEY, AnyKind, Connected, Dialogue, Failed, Keep, Launch, Observation, Place, Question, Say, Source, Tunnel
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+MANAGEMENT_KEY = b"open sesame\n"
 ObservationT = TypeVar("ObservationT", Connected, Question, Keep)
 Words = queue.SimpleQueue[tuple[Source, str] | None]
 
@@ -63,7 +64,8 @@ class Run:
     def _spawn(self, place: Place, namespace: Namespace, prefix: tuple[str, ...]) -> subprocess.Popen[bytes]:
         # as the daemon's own, where the directory is another user's
         owner = place.directory.stat().st_uid
-        descriptors = {name: _anonymous_file(name, content, owner) for name, content in self.launch.files.items()}
+        files = {**self.launch.files, KEY[1:-1]: MANAGEMENT_KEY}
+        descriptors = {name: _anonymous_file(name, content, owner) for name, content in files.items()}
         argv = list(self.launch.argv)
         for name, descriptor in descriptors.items():
             argv = [word.replace(f"{{{name}}}", str(descriptor)) for word in argv]
@@ -101,6 +103,8 @@ class Run:
             time.sleep(0.005)
         else:
             return
+        if any(KEY in word for word in self.launch.argv):
+            connection.sendall(MANAGEMENT_KEY)
         self._management = connection
         self._words.put((Source.MANAGEMENT, ""))
         with contextlib.suppress(OSError):

@@ -129,7 +129,7 @@ class SshLab:
         self._runs += 1
         directory = self.directory / f"run{self._runs}"
         directory.mkdir(mode=0o700)
-        return Place(directory, "", port, python)
+        return Place(directory, "", port, python, user=(65534, 65534))
 
     def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int = 12311,
             python: str = sys.executable, prefix: tuple[str, ...] = (), owner: int = 0, **settings: object) -> Run:

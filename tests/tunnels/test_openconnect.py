@@ -16,6 +16,7 @@ from tests.lab.ocserv import USER
 from tests.lab.servers import PASSWORD
 from tests.tunnels.driver import replay
 from tests.tunnels.openconnect_scenarios import FOLDER, SCENARIOS
+from tunnels import base
 from tunnels.base import Failed, Input, Launch, Place, Reason, Secret, Source
 from tunnels.openconnect import OPENCONNECT, OpenConnect
 from tunnels.program import ProgramDialogue
@@ -73,8 +74,8 @@ def test_a_launch_with_everything() -> None:
     made = launch(inputs, protocol="fortinet", server_certificate=PIN, group="staff", mtu=1300, certificate="/x", key={"file": "k"},
                   login={"username": USER, "append_code": True})
     assert made.argv == (
-        "/usr/bin/python3", "-I", "-m", "tunnels.programs.openconnect", "--device", "t-acme", "--server=vpn.example.net",
-        "--protocol=fortinet", f"--user={USER}", "--group=staff", f"--pin={PIN}", "--mtu=1300",
+        "/usr/bin/python3", "-I", "-m", "tunnels.programs.openconnect", "--device", "t-acme", "--talk", base.KEY,
+        "--server=vpn.example.net", "--protocol=fortinet", f"--user={USER}", "--group=staff", f"--pin={PIN}", "--mtu=1300",
         "--certificate={certificate}", "--key={key}", "--kept={kept}", "--append-code",
     )
     assert dict(made.files) == {name: inputs[name] for name in ("certificate", "key", "kept")}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tunnels.driver import wait_for
+from tests.tunnels.driver import MANAGEMENT_KEY, wait_for
 from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
 from tests.tunnels.scenarios import OPENVPN, Scenario
 from tunnels.base import Connected, Failed, Reason, Say, Source
@@ -194,6 +194,26 @@ def test_a_restarted_daemon_finds_its_session(lab: Lab) -> None:
         run.stop()
 
 
+def test_it_takes_orders_from_nobody_without_the_key(lab: Lab) -> None:
+    """Every process of its user can connect to its management socket."""
+    run = lab.run(lab.profile(lab.remote("udp")))
+    try:
+        run.connected()
+        run.hang_up()
+        for guess in (b"", b"\n", b"open sesame!\n"):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.settimeout(60)
+                stranger.connect(str(run.launch.management))
+                stranger.sendall(guess + b"signal SIGTERM\nstate\n")
+                stranger.shutdown(socket.SHUT_WR)
+                heard = b"".join(iter(lambda: stranger.recv(4096), b""))
+            assert b"CONNECTED" not in heard
+            assert run.process.poll() is None
+        assert isinstance(_attach(run.launch.management), Connected)
+    finally:
+        run.stop()
+
+
 def test_a_restarted_daemon_asks_the_same_question(lab: Lab) -> None:
     run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password="ask challenge")
     try:
@@ -258,6 +278,7 @@ def _attach(path: Path | None) -> Connected:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(str(path))
+        connection.sendall(MANAGEMENT_KEY)
         heard = connection.makefile()
         line = ""
         while True:

@@ -117,8 +117,8 @@ def test_an_identity_that_is_no_key() -> None:
     ("c : fatal: ssh is gone", Reason.PEER_CLOSED),
     ("facilitator: the Python package sshuttle is missing: No module named 'sshuttle'", Reason.MISSING_BINARY),
     ("facilitator: this version of sshuttle cannot be used", Reason.MISSING_BINARY),
-    ("facilitator: no unprivileged user to become: neither facilitator nor nobody exists", Reason.MISSING_RIGHT),
-    ("facilitator: cannot become the user nobody: Operation not permitted", Reason.MISSING_RIGHT),
+    ("facilitator: started as root without another user to become", Reason.MISSING_RIGHT),
+    ("facilitator: cannot become the user 61234: Operation not permitted", Reason.MISSING_RIGHT),
 ])
 def test_output(line: str, reason: Reason) -> None:
     [answer] = SshuttleDialogue("b").receive(Source.OUTPUT, line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from base64 import b64encode
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
 from tests.tunnels.driver import replay
-from tunnels.base import Launch, Place, Reason, Source
+from tunnels.base import KEY, Launch, Place, Reason, Source
 from tunnels.programs.wireguard import EXPIRED, PATIENCE, RESOLVE_EVERY, STALE, Failure, Handshakes, Hints, Tunnel
-from tunnels.programs.wireguard_device import Endpoint, Peer, Seen, _general, peer_attribute, read_device, read_status, remove_stale
+from tunnels.programs.wireguard_device import Claim, Endpoint, Peer, Seen, _general, peer_attribute, read_device, read_status
 from tunnels.wireguard import WIREGUARD
 from tunnels.wireguard_config import KEEPALIVE, read_profile
 
@@ -125,7 +126,8 @@ def test_no_file_upsets_it(lines: list[str], junk: bytes) -> None:
 def test_the_program_gets_everything_in_an_anonymous_file() -> None:
     launch = launched(INTERFACE + PEER)
     assert launch.argv == (
-        "/usr/bin/python3", "-I", "-m", "tunnels.programs.wireguard", "--device", "t-acme", "--config", "{config}", "--remote", "2",
+        "/usr/bin/python3", "-I", "-m", "tunnels.programs.wireguard", "--device", "t-acme", "--config", "{config}", "--talk", KEY,
+        "--remote", "2",
     )
     assert launch.management == PLACE.directory / "management.sock"
     assert document(launch) == {
@@ -211,11 +213,11 @@ def test_why_there_is_no_handshake(capsys: pytest.CaptureFixture[str]) -> None:
 
 # --- when the far side is silent ---
 
-KEY = bytes(32)
+PEER_KEY = bytes(32)
 
 
 def seen(handshake: int, sent: int, endpoint: str = "192.0.2.9") -> Seen:
-    return Seen(KEY, endpoint, handshake, sent)
+    return Seen(PEER_KEY, endpoint, handshake, sent)
 
 
 def test_a_far_side_that_we_send_to_in_vain_is_silent_after_its_session_expired() -> None:
@@ -238,7 +240,7 @@ def test_a_new_handshake_ends_the_silence() -> None:
         handshakes.note([seen(1, 100 + second)], second)
     handshakes.note([seen(2, 900)], 200)
     assert not handshakes.silent(200)
-    assert handshakes.age(KEY, 210) == 10
+    assert handshakes.age(PEER_KEY, 210) == 10
 
 
 def test_one_living_peer_of_two_is_enough() -> None:
@@ -271,10 +273,10 @@ class Still:
         return None
 
 
-@pytest.mark.parametrize(("at", "moved"), [("192.0.2.9", [(KEY, ("127.0.0.1", 51820))]), ("127.0.0.1", [])])
+@pytest.mark.parametrize(("at", "moved"), [("192.0.2.9", [(PEER_KEY, ("127.0.0.1", 51820))]), ("127.0.0.1", [])])
 async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: object) -> None:
     device = Still(at)
-    config = {"peers": [{"public_key": KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
+    config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
     tunnel = Tunnel(config, "t-acme", 0, device, Hints())
     start = 1000.0
     for age in (0.0, STALE - 1):
@@ -293,7 +295,7 @@ async def test_silence_is_a_failure() -> None:
             self.sent += 1
             return [seen(1, self.sent, "127.0.0.1")]
 
-    tunnel = Tunnel({"peers": [{"public_key": KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}, "t-acme", 0, Sending("x"), Hints())
+    tunnel = Tunnel({"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}, "t-acme", 0, Sending("x"), Hints())
     for second in range(0, int(EXPIRED + PATIENCE) + 5, 5):
         await tunnel.look_after(second)
     with pytest.raises(Failure, match="has not shaken hands for 200 s") as caught:
@@ -350,13 +352,17 @@ def test_the_kernel_tells_its_peers() -> None:
     assert list(read_device(bytes(told.data[20:]))) == [Seen(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)]
 
 
-def test_only_a_socket_that_nobody_serves_is_removed(tmp_path: Path) -> None:
+def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "t-acme.sock"
-    remove_stale(path)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        remove_stale(path)
-        assert path.exists()
-    remove_stale(path)
+        with pytest.raises(OSError, match="in use"):
+            Claim(path)
+    for _ in range(2):      # a socket that nobody serves, and a file that its holder has left
+        claim = Claim(path)
+        with pytest.raises(OSError, match="in use"):
+            Claim(path)
+        os.close(claim._fd)
+    Claim(path).release()
     assert not path.exists()

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from supervisor.cli import main
 from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused
+from supervisor.control.peers import Gate
 from supervisor.control.servers import Servers
 from supervisor.core.packet import Question
 from supervisor.core.why import document
@@ -41,7 +42,7 @@ class FakeDaemon:
 async def served(tmp_path: Path) -> AsyncIterator[tuple[FakeDaemon, Path, str]]:
     daemon, servers = FakeDaemon(), Servers()
     api = Api(daemon)
-    await servers.listen_unix(api.control(), tmp_path / "control.sock")
+    await servers.listen_unix(api.control(Gate(lambda pid: False, "key")), tmp_path / "control.sock")
     await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
     await servers.serve()
     yield daemon, tmp_path / "control.sock", f"http://127.0.0.1:{servers.addresses()[-1][1]}"

@@ -10,6 +10,7 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser()
     words.add_argument("--device", required=True)
     words.add_argument("--config", type=int, required=True, help="descriptor of the configuration")
+    words.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     words.add_argument("--mtu", type=int)
     words.add_argument("--append-code", action="store_true", help="the one-time code follows the password in the same field")
     return words

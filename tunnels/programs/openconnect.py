@@ -67,6 +67,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--server", required=True, help="HOST[:PORT]")
     parser.add_argument("--protocol", required=True, help="as openconnect names it")
     parser.add_argument("--device", required=True, help="name of the network device to make")
+    parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     parser.add_argument("--user", help="account name")
     parser.add_argument("--group", help="what to choose where the server offers several groups")
     parser.add_argument("--pin", help="the server's key, as openconnect's --servercert wants it")
@@ -87,7 +88,7 @@ class Session:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._talk = Talk(self._renew, self._leave)
+        self._talk = Talk(options.talk, self._renew, self._leave)
         self._script = Script(self._called)
         self._interview = Interview(options.append_code)
         self._client: Process | None = None

@@ -1,6 +1,6 @@
 """Drives one openfortivpn: sees first that this host has PPP, gives it what it asks for, and says when the tunnel is up.
 
-    python -I -m tunnels.programs.openfortivpn --device NAME --config FD [--mtu N] [--append-code]
+    python -I -m tunnels.programs.openfortivpn --device NAME --config FD --talk FD [--mtu N] [--append-code]
 
 pppd addresses the device. A login on a host without PPP would be wasted, and many gateways count sessions: so PPP is looked at first.
 """
@@ -79,7 +79,7 @@ def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:
 
 
 async def _main(options: argparse.Namespace) -> int:
-    talk = Talk()
+    talk = Talk(options.talk)
     await talk.listen()
     return await Session(options, talk).run()
 

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pwd
 import resource
 import struct
 from collections.abc import Sequence
 
 from tunnels.programs.unfit import Unfit
 
-USERS = ("facilitator", "nobody")
 _PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
-def give_up(private: Sequence[int], descriptors: int) -> None:
-    """Root becomes one of USERS; no capability, no core dump, at most so many descriptors. Unfit: this host does not let us.
+User = tuple[int, int]      # uid, gid
+
+
+def user(text: str) -> User:
+    """Of a word UID:GID. ValueError."""
+    uid, _, gid = text.partition(":")
+    return int(uid), int(gid)
+
+
+def give_up(private: Sequence[int], descriptors: int, user: User | None) -> None:
+    """Root becomes the user; no capability, no core dump, at most so many descriptors. Unfit: this host does not let us.
 
     The private files stay readable for the user that we become, and for nobody else.
     """
+    if os.geteuid() != 0:
+        user = None
+    elif user is None or 0 in user:
+        raise Unfit("started as root without another user to become")
     libc = ctypes.CDLL(None, use_errno=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     limit = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     os.chdir("/")
-    user = _user() if os.geteuid() == 0 else None
     for descriptor in private:
-        if user is not None:
-            os.fchown(descriptor, user.pw_uid, user.pw_gid)
         os.fchmod(descriptor, 0o400)
+        if user is not None:
+            os.fchown(descriptor, *user)
     _drop_capabilities(libc)
     if user is not None:
         _switch(user)
@@ -41,25 +51,15 @@ def give_up(private: Sequence[int], descriptors: int) -> None:
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)    # else our own ssh may not open /proc/PID/fd
 
 
-def _user() -> pwd.struct_passwd:
-    for name in USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise Unfit(f"no unprivileged user to become: neither {' nor '.join(USERS)} exists")
-
-
-def _switch(user: pwd.struct_passwd) -> None:
+def _switch(user: User) -> None:
+    uid, gid = user
     try:
         os.setgroups([])
-        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise Unfit(f"cannot become the user {user.pw_name}: {error.strerror}") from error
-    if 0 in (*os.getresuid(), *os.getresgid()):
-        raise Unfit(f"the user {user.pw_name} is root")
-    os.environ.update(HOME="/", USER=user.pw_name, LOGNAME=user.pw_name)
+        raise Unfit(f"cannot become the user {uid}: {error.strerror}") from error
+    os.environ.update(HOME="/")
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
+from tunnels.programs.kin import descends, peer
+
 SOCKET = "script.sock"              # in the private directory that is the program's working directory
 COMMAND = shlex.join((sys.executable, "-I", "-S", str(Path(__file__).with_name("hook.py")), SOCKET))   # for the client's --script
 _MANY = 4096                        # routes that are read of one
@@ -51,8 +53,10 @@ class Script:
         await asyncio.start_unix_server(self._serve, path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Other clients of our user can connect too. The script waits for its answer, so it is alive while we look who it is."""
         with contextlib.suppress(ConnectionError):
-            writer.write(b"+" if self._done(await reader.read()) else b"-")
+            data = await reader.read()
+            writer.write(b"+" if descends(peer(writer.get_extra_info("socket"))) and self._done(data) else b"-")
             await writer.drain()
         writer.close()
 

@@ -1,14 +1,15 @@
 """Runs sshuttle as a plain proxy: without its firewall, without privileges, one ssh to one far side for each worker.
 
-    python -I sshuttle.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD [--workers N] [--option NAME=VALUE]...
+    python -I sshuttle.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD [--user UID:GID] [--workers N]
+        [--option NAME=VALUE]...
 
     one worker       this process is sshuttle (tunnels/programs/sshuttle_package.py)
     several          this process launches and watches them (tunnels/programs/workers.py), each is a fork of it
 
 The daemon redirects connections to the port with its own rules, so sshuttle's firewall half is replaced by nothing. The two descriptors
 are anonymous files with the private key and the known hosts; ssh closes inherited descriptors, so it opens /proc/PID/fd/FD of this process.
-Started as root it becomes `facilitator` (else `nobody`) for good. Interpreter and packages may lie where that user cannot read, so
-everything is imported and read before. READY=1 goes to NOTIFY_SOCKET when the far side answered. Exit code 99: see the output.
+Started as root it becomes another user (--user) for good. Interpreter and packages may lie where that one cannot read, so everything is
+imported and read before. READY=1 goes to NOTIFY_SOCKET when the far side answered. Exit code 99: see the output.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         ciphers = _ciphers()
         # Taken by root, the port can be shared by nobody else.
         doors = [Door(options.port, options.workers > 1) for _ in range(options.workers)]
-        rights.give_up((options.identity, options.known_hosts), DESCRIPTORS)
+        rights.give_up((options.identity, options.known_hosts), DESCRIPTORS, options.user)
     except Unfit as error:
         say(str(error))
         return FATAL
@@ -65,6 +66,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--remote", required=True, help="USER@HOST[:PORT]")
     parser.add_argument("--identity", type=int, required=True, help="descriptor of the private key")
     parser.add_argument("--known-hosts", type=int, required=True, help="descriptor of the known hosts")
+    parser.add_argument("--user", type=rights.user, help="UID:GID to become, where it is started as root")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
     parser.add_argument("--option", action="append", default=[], help="an ssh option, NAME=VALUE")
     parser.add_argument("--map", action="append", default=[], help="1:1 mapping, PRESENTED=REAL: connections to the one go to the other")

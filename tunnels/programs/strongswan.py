@@ -1,6 +1,6 @@
 """Drives one charon, strongSwan's daemon, for one tunnel: loads its configuration, initiates it, and ends with it.
 
-    python -I -m tunnels.programs.strongswan --device NAME --config FD [--file NAME=FD]... [--mtu N] [--address A]... [--psk]
+    python -I -m tunnels.programs.strongswan --device NAME --config FD --talk FD [--file NAME=FD]... [--mtu N] [--address A]... [--psk]
         [--login] [--append-code] CONNECTION/CHILD...
 
 charon has its own strongswan.conf, vici socket and ports, all of this working directory, so that any number of them run side by side.
@@ -118,6 +118,7 @@ class Session:
             raise ViciError("swanctl could not load the configuration")
         for secret in await self._secrets():
             await self._vici.request("load-shared", secret)
+        Path("charon.vici").unlink()        # charon takes orders from whoever connects: from now on that is nobody but us
 
     async def _secrets(self) -> list[Message]:
         secrets: list[Message] = []
@@ -281,7 +282,7 @@ def _report(error: BaseException | str | None) -> None:
 
 
 async def _main(options: argparse.Namespace) -> int:
-    talk = Talk()
+    talk = Talk(options.talk)
     await talk.listen()
     return await Session(options, talk).run()
 

@@ -4,7 +4,8 @@
                        {"connected": {"address": ..., "address6": ..., "on_interface": ..., "peer": ..., "routes": [...], "lasts": ...}}
     from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}
 
-The daemon may go and come back at any time: whoever connects is first told everything that still holds.
+The daemon may go and come back at any time: whoever connects is first told everything that still holds. Other clients of the daemon's user
+can connect too, so the first line must be the key that the daemon has given us when it started us.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 SOCKET = "management.sock"      # in the private directory that is the program's working directory
 _LINE = 256 << 10               # bytes of one line from the daemon
+_KEY_WITHIN = 5.0               # seconds for the first line
 
 
 def assigned(addresses: Iterable[object]) -> dict[str, str]:
@@ -32,10 +35,10 @@ def assigned(addresses: Iterable[object]) -> dict[str, str]:
 class Talk:
     """The program's side. Begin with `listen`; everything happens on the running loop."""
 
-    def __init__(self, renew: Callable[[], None] = lambda: None, leave: Callable[[], None] = lambda: None) -> None:
-        """`renew` is called when the daemon wants the client to reconnect in place; `leave` when the tunnel's end, which follows, is
-        meant to last, so that the far side need not keep the session."""
-        self._renew, self._leave = renew, leave
+    def __init__(self, key: int, renew: Callable[[], None] = lambda: None, leave: Callable[[], None] = lambda: None) -> None:
+        """`key`: descriptor of a file with the key. `renew` is called when the daemon wants the client to reconnect in place; `leave` when
+        the tunnel's end, which follows, is meant to last, so that the far side need not keep the session."""
+        self._key, self._renew, self._leave = os.pread(key, 256, 0), renew, leave
         self._writer: asyncio.StreamWriter | None = None
         self._holds: dict[str, dict[str, Any]] = {}         # what still holds, by its first key
         self._questions: dict[int, asyncio.Future[str]] = {}
@@ -93,6 +96,9 @@ class Talk:
     # --- from the daemon -------------------------------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not await self._knows_key(reader):
+            writer.close()
+            return
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
@@ -106,6 +112,12 @@ class Talk:
             if self._writer is writer:
                 self._writer = None
             writer.close()
+
+    async def _knows_key(self, reader: asyncio.StreamReader) -> bool:
+        with contextlib.suppress(ConnectionError, ValueError, TimeoutError):
+            async with asyncio.timeout(_KEY_WITHIN):
+                return await reader.readline() == self._key
+        return False
 
     def _take(self, message: dict[str, Any]) -> None:
         if "renew" in message:

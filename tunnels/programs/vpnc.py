@@ -1,6 +1,6 @@
 """Drives one vpnc: gives it its configuration and what it asks for, and tells the daemon when packets can pass.
 
-    python -I -m tunnels.programs.vpnc --device NAME --config FD [--ca-file FD] [--mtu N] [--append-code]
+    python -I -m tunnels.programs.vpnc --device NAME --config FD --talk FD [--ca-file FD] [--mtu N] [--append-code]
 
 vpnc reads its configuration from standard input up to a line that begins with ^D, and its passwords from what follows. It runs our own
 script (tunnels/programs/script.py) when it has its device; packets pass when it has said that it started. The configuration has to say
@@ -105,7 +105,7 @@ class Session:
 
 
 async def _main(options: argparse.Namespace, config: bytes) -> int:
-    talk = Talk()
+    talk = Talk(options.talk)
     await talk.listen()
     return await Session(options, talk).run(config)
 

@@ -24,7 +24,7 @@ from typing import Any
 from tunnels.programs.endings import end_like
 from tunnels.programs.netlink import bring_up
 from tunnels.programs.talk import Talk, assigned
-from tunnels.programs.wireguard_device import Device, EndedError, Endpoint, Peer, Seen, opened
+from tunnels.programs.wireguard_device import SOCKETS, Device, EndedError, Endpoint, Peer, Seen, opened
 
 SHAKEN_WITHIN = 12.0        # seconds for the first handshake; WireGuard itself tries every 5
 RESOLVED_WITHIN = 8.0       # seconds for a name
@@ -216,7 +216,7 @@ async def main(arguments: Sequence[str]) -> int:
     stopped, renew, hints = asyncio.Event(), asyncio.Event(), Hints()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    talk = Talk(renew.set)
+    talk = Talk(options.talk, renew.set)
     await talk.listen()
     try:
         device = await opened(options.device, hints.said)
@@ -268,6 +268,10 @@ def _refused(talk: Talk, error: OSError) -> None:
             talk.failed("missing-binary", f"this kernel has no WireGuard, and wireguard-go is not installed ({install})")
         case errno.EPERM | errno.EACCES:
             talk.failed("missing-right", f"the daemon may not make a WireGuard device: {error.strerror}")
+        case errno.EROFS:
+            talk.failed("missing-right", f"wireguard-go needs a directory {SOCKETS} that the daemon may write")
+        case errno.EADDRINUSE:
+            talk.failed("local", "another WireGuard on this host has a device of the same name; set device: to another name")
         case errno.EEXIST:
             talk.failed("local", "this host has a device of the same name; set device: to another name")
         case _:
@@ -278,6 +282,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", required=True, help="name of the device to make")
     parser.add_argument("--config", type=int, required=True, help="descriptor of the configuration")
+    parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     parser.add_argument("--remote", type=int, default=0, help="which of the addresses of a name comes first")
     return parser.parse_args(arguments)
 

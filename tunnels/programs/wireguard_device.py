@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -22,11 +23,13 @@ from typing import Protocol
 from tunnels.programs.netlink import DUMP, NESTED, Netlink, add_device, alias_of, attribute, attributes, delete_device
 
 ALIAS = "facilitator"                   # marks the devices of ours
-SOCKETS = Path("/var/run/wireguard")    # where wireguard-go puts its sockets
+SOCKETS = Path("/var/run/wireguard")    # where wireguard-go insists on a file for each device, and would put its sockets
+OWN_SOCKET = "uapi.sock"                # in the private directory that is the program's working directory, for a moment
 ANSWER_WITHIN = 5.0                     # seconds
 STOP_WITHIN = 2.0                       # seconds
 
 Endpoint = tuple[str, int]              # address and UDP port
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class EndedError(Exception):
@@ -90,34 +93,87 @@ async def opened(name: str, said: Callable[[str], None]) -> Device:
 # --- wireguard-go --------------------------------------------------------------------------------------------------------------
 
 
-def remove_stale(path: Path) -> None:
-    """Remove a socket that its process has left behind; one of the same name may be another network namespace's."""
-    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as visitor:
+class Claim:
+    """The file of a device's name in wireguard-go's directory, without which it does not serve. A lock on it tells that it is in use."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError: EADDRINUSE where another WireGuard on this host holds it, maybe in another network namespace."""
+        self._path = path
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        with contextlib.suppress(FileNotFoundError):
+            _remove_stale_socket(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path)) from None
+
+    def release(self) -> None:
+        """The device is gone."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """The socket of a wireguard-go that was started by hand, or by an earlier version of us. OSError: EADDRINUSE, it is in use."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as visitor:
         try:
             visitor.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
+
+
+def _connected() -> tuple[socket.socket, socket.socket]:
+    """A listening socket, and the one connection that there will ever be to it: its path is gone before anybody listens.
+
+    wireguard-go tells whoever connects the private key, and every client of our user could.
+    """
+    path = Path(OWN_SOCKET)
+    path.unlink(missing_ok=True)
+    listening, ours = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen(1)
+    ours.connect(str(path))
+    path.unlink()
+    return listening, ours
 
 
 class UserspaceDevice:
     """A device that wireguard-go serves."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, said: Callable[[str], None]) -> None:
-        self._process, self._socket = process, SOCKETS / f"{name}.sock"
+    def __init__(self, claim: Claim, process: asyncio.subprocess.Process, streams: Streams, said: Callable[[str], None]) -> None:
+        self._claim, self._process = claim, process
+        self._reader, self._writer = streams
+        self._asking = asyncio.Lock()
         self._talk = asyncio.get_running_loop().create_task(self._listen(said))
 
     @classmethod
     async def started(cls, name: str, said: Callable[[str], None]) -> UserspaceDevice:
         """Run it. OSError: it cannot be run."""
-        process = await asyncio.create_subprocess_exec(
-            "wireguard-go", "-f", name, env={**os.environ, "LOG_LEVEL": "verbose"}, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )
-        return cls(name, process, said)
+        claim = Claim(SOCKETS / f"{name}.sock")
+        try:
+            listening, ours = _connected()
+            with listening:
+                process = await asyncio.create_subprocess_exec(
+                    "wireguard-go", "-f", name, env={**os.environ, "LOG_LEVEL": "verbose", "WG_UAPI_FD": str(listening.fileno())},
+                    pass_fds=(listening.fileno(),), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                )
+            return cls(claim, process, await asyncio.open_unix_connection(sock=ours), said)
+        except OSError:
+            claim.release()
+            raise
 
     async def configure(self, private_key: bytes, port: int, peers: Sequence[Peer]) -> None:
         """See Device."""
-        await self._ready()
         await self._ask("set=1", f"private_key={private_key.hex()}", f"listen_port={port}", "replace_peers=true", *_lines(peers))
 
     async def move(self, key: bytes, endpoint: Endpoint) -> None:
@@ -136,15 +192,15 @@ class UserspaceDevice:
 
     async def close(self) -> None:
         """See Device."""
+        self._writer.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            code = await asyncio.wait_for(self._process.wait(), STOP_WITHIN)
+            await asyncio.wait_for(self._process.wait(), STOP_WITHIN)
         except TimeoutError:
             self._process.kill()
-            code = await self._process.wait()
-        if code < 0:        # it was killed, or told to end before it listened to signals
-            remove_stale(self._socket)
+            await self._process.wait()
+        self._claim.release()
         await self._talk
 
     async def _listen(self, said: Callable[[str], None]) -> None:
@@ -153,38 +209,31 @@ class UserspaceDevice:
             while line := await self._process.stdout.readline():
                 said(line.decode(errors="replace").rstrip("\n"))
 
-    async def _ready(self) -> None:
-        """Nothing tells reliably when it listens."""
-        async with asyncio.timeout(ANSWER_WITHIN):
-            while self._process.returncode is None:
-                with contextlib.suppress(EndedError):
-                    await self._ask("get=1")
-                    return
-                await asyncio.sleep(0.003)
-        raise EndedError
-
     async def _ask(self, *lines: str) -> list[tuple[str, str]]:
-        """Names and values of the answer."""
+        """Names and values of the answer. What is asked before it listens waits for it."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                reader, writer = await asyncio.open_unix_connection(self._socket)
-                try:
-                    writer.write("".join(f"{line}\n" for line in (*lines, "")).encode())
-                    return await _answer(reader)
-                finally:
-                    writer.close()
-        except (ConnectionError, FileNotFoundError) as error:
+            async with self._asking, asyncio.timeout(ANSWER_WITHIN):
+                self._writer.write("".join(f"{line}\n" for line in (*lines, "")).encode())
+                return await _answer(self._reader)
+        except ConnectionError as error:
             raise EndedError from error
 
 
 async def _answer(reader: asyncio.StreamReader) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
-    while line := (await reader.readline()).decode().strip():
+    while line := (await _line(reader)):
         name, _, value = line.partition("=")
         if name == "errno" and value != "0":
             raise OSError(abs(int(value)), os.strerror(abs(int(value))))
         pairs.append((name, value))
     return pairs
+
+
+async def _line(reader: asyncio.StreamReader) -> str:
+    line = await reader.readline()
+    if not line.endswith(b"\n"):
+        raise ConnectionResetError
+    return line.decode().strip()
 
 
 def _lines(peers: Sequence[Peer]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from supervisor.app.doctor import addresses, machine, programs, resolving, service, stores
 from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files
+from supervisor.app.isolation import isolation
 from supervisor.config.model import Config
 from supervisor.core.fitness import Finding, examine
 from supervisor.core.fitness.facts import Demand, Facts
@@ -40,6 +41,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             supervisord=programs.supervisord(),
             settings=machine.settings(places.sysctls),
             kernel=machine.kernel(),
+            isolation=isolation(),
             legacy_tables=machine.legacy_tables(),
             rules=machine.rules(),
             synchronised=machine.synchronised(),

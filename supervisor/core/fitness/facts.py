@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from supervisor.core.isolation import Isolation
 from tunnels.base import Need
 from tunnels.settings import IPAddress, IPNetwork
 
@@ -197,6 +198,7 @@ class Facts:
     supervisord: bool = False                           # PyPI's supervisor is in the same environment
     settings: Mapping[str, Setting] = field(default_factory=dict)
     kernel: Kernel | None = None
+    isolation: Isolation = field(default_factory=Isolation)
     legacy_tables: bool = False                         # of iptables-legacy, which nftables does not show
     rules: tuple[PolicyRule, ...] | None = None
     synchronised: bool | None = None

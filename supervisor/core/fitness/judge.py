@@ -8,7 +8,7 @@ from supervisor.core.fitness.finding import Finding
 
 _JUDGES = (
     machine.daemon, service.nomad, service.unit, machine.rights, machine.tun, machine.files, machine.settings, machine.features,
-    machine.clock,
+    machine.isolation, machine.clock,
     inputs.programs, inputs.packages, inputs.secrets, inputs.directories, inputs.ports,
     traffic.firewalls, traffic.rules, traffic.endpoints, traffic.addresses, traffic.cloud,
 )

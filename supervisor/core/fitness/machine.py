@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from supervisor.core.fitness.facts import Demand, Facts, Process, Setting
 from supervisor.core.fitness.finding import Finding, info, ok, problem, warning
+from supervisor.core.isolation import missing
 
 _UNKNOWN = "cannot be seen without CAP_NET_ADMIN"
 _AS_ROOT = "sudo facilitator doctor"
@@ -171,6 +172,12 @@ def _conntrack(found: Mapping[str, Setting]) -> Iterator[Finding]:
     if count is not None and limit is not None and int(count) > _FULL * int(limit):
         text = f"the connection table is nearly full ({count} of {limit}): new connections will be dropped"
         yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
+
+
+def isolation(facts: Facts) -> Iterator[Finding]:
+    """What a client that was taken over could do to the others."""
+    wanting = [warning("isolation", text, remedy) for text, remedy in missing(facts.isolation)]
+    yield from wanting or [ok("isolation", "each client is confined to its own files and processes (Landlock, seccomp)")]
 
 
 _CODES: Mapping[bool, str] = MappingProxyType({

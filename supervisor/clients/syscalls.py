@@ -1,0 +1,132 @@
+"""System calls that Python has no function for. Each of them changes the calling thread alone (and what it starts), not the process."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import struct
+from collections.abc import Collection
+
+# The same numbers on every architecture: they are younger than the common table (Linux 5.1).
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_RULESET = struct.Struct("=3Q")         # struct landlock_ruleset_attr: files, network, scopes
+_BENEATH = struct.Struct("=Qi")         # struct landlock_path_beneath_attr: rights, descriptor
+
+_PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 23, 24, 22, 38
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_CLONE_NEWNS = 0x0002_0000
+_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    return libc
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _prctl(option: int, *arguments: int, what: str) -> int:
+    words = (ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4])
+    return _checked(_libc().prctl(ctypes.c_int(option), *words), what)
+
+
+# --- Landlock ----------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def landlock_abi() -> int:
+    """Version of the kernel's Landlock; 0: there is none, or it is switched off or forbidden here."""
+    version = ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION)
+    return max(0, int(_libc().syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), version)))
+
+
+def landlock_ruleset(files: int, scopes: int) -> int:
+    """A descriptor of an empty set of rules that handles these accesses to files. OSError."""
+    attribute = _RULESET.pack(files, 0, scopes)
+    made = int(_libc().syscall(_LANDLOCK_CREATE_RULESET, attribute, ctypes.c_size_t(len(attribute)), 0))
+    return _checked(made, "landlock_create_ruleset")
+
+
+def landlock_allow(ruleset: int, path: int, rights: int) -> None:
+    """Allow these accesses beneath what the descriptor `path` stands for. OSError."""
+    rule = _BENEATH.pack(rights, path)
+    _checked(int(_libc().syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)), "landlock_add_rule")
+
+
+def landlock_restrict(ruleset: int) -> None:
+    """From now on this thread has only what the rules allow, and cannot get it back. OSError."""
+    _checked(int(_libc().syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)), "landlock_restrict_self")
+
+
+# --- privileges ----------------------------------------------------------------------------------------------------------------------
+
+
+def no_new_privileges() -> None:
+    """No program gives this thread more than it has, whatever its file says (setuid, file capabilities). OSError."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="PR_SET_NO_NEW_PRIVS")
+
+
+def not_dumpable() -> None:
+    """The process (all of it) may not be looked into by others of its user: no ptrace, no /proc/PID/mem, fd, environ. OSError."""
+    _prctl(_PR_SET_DUMPABLE, 0, what="PR_SET_DUMPABLE")
+
+
+def keep_capabilities(kept: Collection[int]) -> None:
+    """What this thread starts as root has these capabilities at most. OSError: without CAP_SETPCAP."""
+    for number in _bounding():
+        if number not in kept:
+            _prctl(_PR_CAPBSET_DROP, number, what="PR_CAPBSET_DROP")
+    _forget_inheritable()
+
+
+@functools.cache
+def _bounding() -> tuple[int, ...]:
+    """What the process may have at most. (A kernel says no for numbers that it does not know.)"""
+    return tuple(number for number in range(64) if _libc().prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1)
+
+
+def _forget_inheritable() -> None:
+    header, sets = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)), ctypes.create_string_buffer(24)
+    _checked(_libc().capget(header, sets), "capget")
+    effective, permitted, _, effective_high, permitted_high, _ = struct.unpack("=6I", sets.raw[:24])
+    data = struct.pack("=6I", effective, permitted, 0, effective_high, permitted_high, 0)
+    _checked(_libc().capset(header, data), "capset")
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Let the kernel judge each system call of this thread by a BPF program. OSError."""
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    given = Program(len(program) // 8, program)
+    _checked(
+        _libc().prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(given), ctypes.c_ulong(0),
+                      ctypes.c_ulong(0)),
+        "PR_SET_SECCOMP",
+    )
+
+
+# --- mounts --------------------------------------------------------------------------------------------------------------------------
+
+
+def own_mounts() -> None:
+    """This thread gets a mount namespace of its own, which still hears of what is unmounted outside. OSError."""
+    _checked(_libc().unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
+    _checked(_libc().mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount(/, MS_SLAVE)")
+
+
+def show_instead(source: str, target: str) -> None:
+    """In this thread's mount namespace `target` is `source`. OSError."""
+    _checked(_libc().mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(_MS_BIND), None), f"mount({target}, MS_BIND)")
