@@ -172,7 +172,7 @@ class Connected:
     mtu: int | None = None                  # bytes: the MTU to give the interface; None: the client has set it
 
     def __post_init__(self) -> None:
-        _clean(self, "address", "peer")
+        _clean(self, "address", "address6", "peer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ _PROVIDERS = frozenset({"base", "default", "fips", "legacy"})      # by name onl
 _TAG = re.compile(r"<([a-z0-9-]+)>")
 _OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=*-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f]")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _LONGEST = 255                                                      # bytes of a line that OpenVPN reads at once
 
@@ -189,7 +190,7 @@ def _block(numbered: Iterator[tuple[int, str]], tag: str, start: int) -> Iterato
         if line.lstrip().startswith(closing):
             return
         # OpenVPN cuts long lines into pieces and would see a closing tag at the start of a piece
-        if closing in line or any(ord(c) < 32 and c != "\t" for c in line):
+        if closing in line or _CONTROL.search(line):
             raise ProfileError(f"unexpected characters in the block <{tag}>", number)
         yield line
     raise ProfileError(f"the block <{tag}> is never closed", start)
@@ -203,7 +204,7 @@ def split_words(line: str, number: int = 1) -> tuple[str, ...]:
         word, rest = _word(rest, number)
         words.append(word)
         rest = rest.lstrip()
-    if any(ord(c) < 32 and c != "\t" for word in words for c in word):
+    if any(map(_CONTROL.search, words)):
         raise ProfileError("control characters", number)
     return tuple(words)
 
@@ -382,7 +383,7 @@ def _content(directive: Directive, data: bytes) -> Iterator[str]:
         data = base64.encodebytes(data)
     text = data.decode("utf-8-sig", "replace").replace("\r\n", "\n").removesuffix("\n")
     # OpenVPN cuts long lines into pieces, and any closing tag at the start of one would end a block
-    if "</" in text or any(ord(c) < 32 and c not in "\t\n" for c in text):
+    if "</" in text or _CONTROL.search(text.replace("\n", "")):
         raise ProfileError(f"{directive.name}: {directive.file!r} is not a file of text in PEM form", directive.line)
     yield from text.split("\n")
 

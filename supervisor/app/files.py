@@ -68,13 +68,25 @@ class Files:
 
     def watched(self, kind: AnyKind, tunnel: Tunnel) -> tuple[Path, ...]:
         """Every file and folder that a start of the tunnel depends on, existing or not."""
-        items = inputs_of(kind, tunnel)
+        named = self._companions(kind, tunnel)
+        return tuple(dict.fromkeys(self.paths((*inputs_of(kind, tunnel), *named, *self._present(named)))))
+
+    def named(self, kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
+        """The files that its profile names, as far as that can be read and is good."""
+        return self._present(self._companions(kind, tunnel))
+
+    def _present(self, items: Iterable[Input]) -> tuple[Input, ...]:
         try:
-            named = kind.companions(tunnel, {item.name: self.read(item) for item in items if isinstance(item.where, Path)})
-            companions = (*named, *self.companions(named))
+            return self.companions(items)
+        except (OSError, ValueError):       # a folder that cannot be read
+            return ()
+
+    def _companions(self, kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
+        profiles = [item for item in inputs_of(kind, tunnel) if isinstance(item.where, Path)]
+        try:
+            return kind.companions(tunnel, {item.name: self.read(item) for item in profiles})
         except (OSError, ValueError):       # they are known as soon as the profile is good
-            companions = ()
-        return tuple(dict.fromkeys(self.paths((*items, *companions))))
+            return ()
 
     def paths(self, items: Iterable[Input]) -> tuple[Path, ...]:
         """Every place that an input may come from, existing or not."""

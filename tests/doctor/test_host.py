@@ -143,6 +143,16 @@ def test_secrets_are_read_and_never_shown(host: Host) -> None:
     assert "hunter2" not in repr(diagnose(host.file, host.config(), KINDS))
 
 
+def test_files_that_a_profile_names_are_read_too(host: Host) -> None:
+    (host.root / "acme.ovpn").write_text(PROFILE + "key client.key\nca none.crt\n")
+    (host.root / "client.key").write_text("-----BEGIN PRIVATE KEY-----")
+    (host.root / "client.key").chmod(0o644)
+    found = {secret.what: secret for secret in stores.secrets(host.config(), KINDS, Files(host.root, lambda _: None, {}), privileged=True)}
+    assert found["acme: beside/client.key"].mode == 0o644
+    line = PROFILE.count("\n") + 2
+    assert found["acme: beside/none.crt"].error == f"{host.root}/acme.ovpn:{line}: ca: cannot read none.crt: No such file or directory"
+
+
 def test_directories_are_judged_by_what_exists_of_them(host: Host) -> None:
     host.document["facilitator"]["state_dir"] = str(host.file / "state")
     state, runtime = stores.directories(host.config(), privileged=True)

@@ -98,3 +98,21 @@ def test_one_of_fifty_changes_and_the_others_lose_nothing(lab: Lab, config: Conf
 def pids(daemon: Daemon) -> dict[str, int]:
     """The client of each tunnel."""
     return {tunnel["name"]: tunnel["session"]["pid"] for tunnel in daemon.status()["tunnels"]}
+
+
+def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(lab: Lab, config: Config, daemon: Daemon) -> None:
+    clients, profile = daemon.client_pids(), lab.directory / "globex.ovpn"
+    profile.write_text(f"remote {DATACENTRE_WEB} 1194\nhttp-proxy {DATACENTRE_WEB} 3128 own-cloud-ssh-key basic\n")
+    config["tunnels"]["globex"] = {"kind": "openvpn", "destinations": ["10.203.0.0/24"], "config": str(profile)}
+    done = reload(daemon, config)
+    assert [line for line in done if line.startswith(f"{profile}:2: http-proxy names a file")], done
+    failed = daemon.wait_for("globex", phase="failed")
+    assert failed["last_error"].startswith(f"client-config: {profile}:2: http-proxy names a file")
+    profile.write_text(f"remote {DATACENTRE_WEB} 1194\nca ca-of-globex.crt\n")
+    missing = daemon.wait_for("globex", phase="failed", reason="missing-input")
+    assert missing["last_error"] == f"missing-input: {profile}:2: ca: cannot read ca-of-globex.crt: No such file or directory"
+    (lab.directory / "ca-of-globex.crt").write_text("at last")
+    daemon.wait_for("globex", reason="client-config")       # OpenVPN's own verdict about this profile
+    for name in ("acme-dc", "own-cloud"):
+        daemon.wait_for(name, phase="up", health="healthy")
+    assert [pid for pid in clients if pid not in daemon.client_pids()] == []

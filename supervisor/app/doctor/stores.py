@@ -23,12 +23,12 @@ def secrets(
 
     `credentials`: names that systemd gives to the daemon alone, when it starts it.
     """
-    found = ((_secret(what, item, files, privileged), item) for what, item in _inputs(config, kinds))
+    found = ((_secret(what, item, files, privileged), item) for what, item in _inputs(config, kinds, files))
     return tuple(replace(secret, error=None, credential=True) if secret.error and str(item.where) in credentials else secret
                  for secret, item in found)
 
 
-def _inputs(config: Config, kinds: Mapping[str, AnyKind]) -> Iterator[tuple[str, Input]]:
+def _inputs(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Iterator[tuple[str, Input]]:
     """With the words for a person."""
     for name, tunnel in config.tunnels.items():
         items = list(kinds[tunnel.kind].inputs(tunnel))
@@ -36,7 +36,7 @@ def _inputs(config: Config, kinds: Mapping[str, AnyKind]) -> Iterator[tuple[str,
             items.append(Input("totp", tunnel.login.totp))
         if tunnel.alert.routing_key is not None:
             items.append(Input("alert.routing_key", tunnel.alert.routing_key))
-        yield from ((name, item) for item in items)
+        yield from ((name, item) for item in (*items, *files.named(kinds[tunnel.kind], tunnel)))
     if config.alerts.pagerduty is not None:
         yield "alerts.pagerduty", Input("routing_key", config.alerts.pagerduty.routing_key)
     if config.alerts.webhook is not None:
@@ -56,7 +56,7 @@ def _secret(owner: str, item: Input, files: Files, privileged: bool) -> SecretFi
         return SecretFile(what, belongs, error=text, unseen="Permission denied" in text and not privileged)
     if not content.strip():
         return SecretFile(what, _text(path), error=f"{path or 'the environment variable'} is empty")
-    private = not isinstance(item.where, Path) or _KEY in content
+    private = item.secret or _KEY in content
     return SecretFile(what, _text(path), mode=mode if private else None)
 
 
