@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnels.base import AnyKind, Carrier, Connected, Failed, Keep, Launch, Place, Question, Say, Source, Tunnel
+from tests.cli.hostile import WORDS
+from tunnels.base import AnyKind, Carrier, Connected, Failed, Keep, Launch, Place, Question, Reason, Say, Source, Tunnel, Wanted
 from tunnels.kinds import KINDS
+from tunnels.program import ProgramDialogue
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))
@@ -133,3 +137,17 @@ def test_no_word_of_a_client_upsets_it(words: list[tuple[Source, str]]) -> None:
         assert all(isinstance(answer, Say | Connected | Failed | Question | Keep) for answer in answers)
         assert all("\n" not in answer.line for answer in answers if isinstance(answer, Say))
         assert sum(isinstance(answer, Failed) for answer in answers) <= 1
+
+
+@pytest.mark.parametrize(("message", "understood"), [
+    ({"ask": "text", "id": 1, "text": f"What is the\n{WORDS}"}, Question(Wanted.TEXT, "What is the answer")),
+    ({"failed": "network", "text": f"no\n{WORDS}"}, Failed(Reason.NETWORK, "no answer")),
+    ({"connected": {"address": f"10.1.2.3{WORDS}", "peer": WORDS, "routes": ["fe80::%\x1b[2J/64", "10.77.0.0/24"]}},
+     Connected("10.1.2.3 answer", "answer", (ip_network("10.77.0.0/24"),))),
+    ({"keep": "c\u200bookie"}, Keep("c\u200bookie")),
+], ids=lambda message: next(iter(message)) if isinstance(message, dict) else "")
+def test_what_a_program_says_in_json_is_clean_after_decoding(message: dict[str, object], understood: object) -> None:
+    """As plain letters the line looks harmless. What is kept goes back to the far side, and is never shown."""
+    line = json.dumps(message)
+    assert line.isascii()
+    assert list(ProgramDialogue({}, ()).receive(Source.MANAGEMENT, line)) == [understood]
