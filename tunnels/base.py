@@ -17,10 +17,9 @@ from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seco
 from tunnels.text import one_line
 
 __all__ = [
-    "KEY", "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "IPNetwork", "Input", "Keep", "Kind", "Launch", "Login",
-    "Need",
-    "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source", "Tunnel", "Wanted",
-    "device_name", "inputs_of", "seat_name",
+    "KEY", "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "Full", "IPNetwork", "Input", "Keep", "Kind", "Launch",
+    "Login", "Need", "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source",
+    "Tunnel", "Wanted", "device_name", "inputs_of", "seat_name",
 ]
 
 
@@ -43,7 +42,7 @@ class Reason(enum.StrEnum):
     RETRY = "retry"                         # the pause after a failure is over
     CONNECTED = "connected"                 # the client says that it is up
     HEALTHY = "healthy"                     # a probe was answered
-    DEGRADED = "degraded"                   # probes are answered, but too few of them, or too late
+    DEGRADED = "degraded"                   # probes are answered, but too few of them, or too late; or the client takes no more connections
     # transient: tried again for ever
     EXITED = "exited"                       # the client ended and gave no reason
     KILLED = "killed"                       # a signal ended the client
@@ -60,6 +59,7 @@ class Reason(enum.StrEnum):
     UPLINK = "uplink"                       # this host's own way out is dead: nothing is tried until it is back
     LOCAL = "local"                         # something on this host is busy or missing for the moment
     SESSION_EXPIRED = "session-expired"     # the far side's time for a session is over, or it no longer takes a kept session
+    PROTOCOL = "protocol"                   # the remote side breaks the rules of the protocol, or floods the client
     FAR_END_FULL = "far-end-full"           # the far side has no place for another session
     BANNED = "banned"                       # the far side shuts us out for a while
     # logins: tried again `login.max_attempts` times
@@ -186,6 +186,16 @@ class Failed:
         _clean(self, "text")
 
 
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The client carries as many connections as it can and refuses new ones; `text` None: it takes new ones again."""
+
+    text: str | None        # clean, and one line
+
+    def __post_init__(self) -> None:
+        _clean(self, "text")
+
+
 class Wanted(enum.StrEnum):
     """What a question of the far side is answered with."""
 
@@ -215,7 +225,7 @@ class Keep:
     secret: str = field(repr=False)
 
 
-Observation = Connected | Failed | Question | Keep
+Observation = Connected | Failed | Full | Question | Keep
 
 
 class Dialogue(Protocol):
@@ -263,6 +273,7 @@ class Kind(Generic[TunnelT]):
     endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None             # which gateway it knocks at; those at one take turns
     door: Callable[[TunnelT], int | None] = lambda tunnel: None                 # TCP port of that gateway, where everybody is answered
     inside: Callable[[TunnelT], str | None] = lambda tunnel: None               # a probe target of the far side itself, through a proxy
+    share: Callable[[TunnelT], int] = lambda tunnel: 0                          # connections that one source may have through a proxy
     certificates: Callable[[TunnelT, Mapping[str, bytes]], tuple[bytes, ...]] = lambda tunnel, inputs: ()   # PEM texts with ours, to watch
     needs: tuple[Need, ...] = ()                                                # what its client cannot work without
     gives_up_root: bool = False                                                 # started as root, its client becomes `Place.user`

@@ -14,7 +14,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunnels.base import Carrier, Connected, Failed, Input, Kind, Launch, Observation, Place, Reason, Secret, Source, Tunnel
+from tunnels.base import Carrier, Connected, Failed, Full, Input, Kind, Launch, Observation, Place, Reason, Secret, Source, Tunnel
+from tunnels.programs.limits import NOT_FULL, SHARE
 from tunnels.words import explanation, table
 
 PROGRAM = Path(__file__).parent / "programs" / "sshuttle.py"
@@ -38,7 +39,7 @@ class Sshuttle(Tunnel):
     identity: Secret = Field(description="where the private ssh key lies; without a passphrase")
     known_hosts: Path = Field(description="file with the far side's host key, as ssh-keyscan prints it")
     workers: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(
-        1, description="processes that share the load, each with an ssh of its own; one's end costs its own connections only"
+        1, description="processes that share the load, each with an ssh of its own and for 960 connections; one's end costs only its own"
     )
     ssh_options: tuple[str, ...] = Field((), description="options of ssh to tune, as Name=value, such as Compression=yes")
 
@@ -140,8 +141,10 @@ _LINES = table(
     (r"client_loop: send disconnect: .*|Received disconnect from .*", Reason.PEER_CLOSED, "{0}"),
     (r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*", Reason.MISSING_BINARY, "{0}"),
     (r"(?<=facilitator: )this version of sshuttle .*", Reason.MISSING_BINARY, "{0}"),
-    (r"(?<=facilitator: )(?:started as root|cannot become|cannot give up).*", Reason.MISSING_RIGHT, "{0}"),
+    (r"(?<=facilitator: )(?:started as root|cannot become|cannot give up|cannot mark).*", Reason.MISSING_RIGHT, "{0}"),
     (r"cannot listen on port .*|facilitator: NOTIFY_SOCKET.*", Reason.LOCAL, "{0}"),
+    (r"(?<=fatal: )the other end (?:floods|breaks) .*", Reason.PROTOCOL, "{0}"),
+    (r"(?<=fatal: )the other end has ended the session", Reason.PEER_CLOSED, "{0}"),
     (r"sshuttle: error: .*", Reason.CLIENT_CONFIG, "{0}"),
     (r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
      Reason.HANDSHAKE, "ssh ended before the far side answered"),
@@ -151,6 +154,8 @@ _LINES = table(
     (r"ssh connection to server \(pid \d+\) exited|fatal: ssh is gone|facilitator: (?:ssh is gone|sshuttle ended)",
      Reason.PEER_CLOSED, "ssh ended"),
 )
+
+_FULL = re.compile(rf"facilitator: (?:(full: .*)|{NOT_FULL})")
 
 # the far side speaking of its own connections; one worker of several, as long as others serve
 _NO_NEWS = re.compile(r" s: |worker \d+: ")
@@ -171,6 +176,8 @@ class SshuttleDialogue:
         if source is Source.NOTIFY and line == "READY=1":
             self._connected = True
             yield Connected(peer=self._host)
+        elif source is Source.OUTPUT and (said := _FULL.fullmatch(line)):
+            yield Full(said[1])
         elif source is Source.OUTPUT and (failed := _explanation(line)):
             self._failed = True
             broke = self._connected and failed.reason is Reason.HANDSHAKE      # the same words, but the handshake was long ago
@@ -192,6 +199,6 @@ def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue
 SSHUTTLE = Kind(
     name="sshuttle", options=Sshuttle, carrier=Carrier.PROXY, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("ssh",),
     gives_up_root=True,
-    door=lambda tunnel: tunnel.port,
+    door=lambda tunnel: tunnel.port, share=lambda tunnel: tunnel.workers * SHARE,
     inside=lambda tunnel: f"tcp://127.0.0.1:{tunnel.port}",     # as the far side sees itself: the very ssh server speaks first
 )

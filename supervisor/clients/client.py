@@ -20,7 +20,7 @@ from supervisor.clients.output import Follower
 from supervisor.clients.reaper import Family
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
-from tunnels.base import AnyKind, Connected, Dialogue, Failed, Keep, Observation, Question, Say, Source
+from tunnels.base import AnyKind, Connected, Dialogue, Failed, Full, Keep, Observation, Question, Say, Source
 
 BATCH = 128         # lines that are logged at once
 
@@ -81,7 +81,7 @@ class Voice:
         except Exception as error:
             self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
 
-    def _masked(self, what: Connected | Failed) -> Connected | Failed:
+    def _masked(self, what: Connected | Failed | Full) -> Connected | Failed | Full:
         return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what
 
 

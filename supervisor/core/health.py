@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from supervisor.core.blame import dead_destination, heard
 from supervisor.core.quality import judged, remembered
-from supervisor.core.state import Failure, Health, TunnelState
+from supervisor.core.state import Failure, Health, TunnelState, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -31,8 +31,18 @@ def rated(tunnel: Tunnel, state: TunnelState, rtt: float | None, now: float) -> 
     if state.health is not Health.HEALTHY:
         return state
     recent = remembered(state.recent, rtt)
-    degraded = judged(tunnel.probe.degraded, recent, state.degraded)
-    state = replace(state, recent=recent)
+    degraded = state.full or judged(tunnel.probe.degraded, recent, state.degraded)
+    return _called(replace(state, recent=recent), degraded, now)
+
+
+def filled(tunnel: Tunnel, state: TunnelState, text: str | None, now: float) -> TunnelState:
+    """After its client said that it takes no more connections, or (None) that it does again."""
+    state = replace(state, full=text)
+    return _called(state, text, now) if well(tunnel, state) else state
+
+
+def _called(state: TunnelState, degraded: str | None, now: float) -> TunnelState:
+    """It works; what is bad about it is this, None: nothing."""
     if degraded == state.degraded:
         return state
     return replace(state, degraded=degraded, reason=Reason.DEGRADED if degraded else Reason.HEALTHY, since=now)

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
-from supervisor.core.network import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats
+from supervisor.core.network import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats, share_set
 from supervisor.core.rules import Rule, leading
 from supervisor.core.same import Same
 from tunnels.settings import IPNetwork
@@ -237,9 +237,7 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         yield Element("draining", (lane.number,))
     yield from (Element("flows", (number,)) for number in both_seats(lane.number))      # always: with an element its count goes
     if lane.device is None:
-        yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_seats(lane.number))
-        if lane.up and lane.port is not None:
-            yield Element("ports", (lane.number,), (lane.port,))
+        yield from _proxy_elements(lane)
         return
     yield Element("lanes", (lane.number, lane.device))
     yield Element("own", (lane.number, lane.device))
@@ -253,6 +251,14 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     for version, overhead in MSS_OVERHEAD.items():
         if mtu > overhead:
             yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))
+
+
+def _proxy_elements(lane: Lane) -> Iterator[Element]:
+    yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_seats(lane.number))
+    if lane.up and lane.port is not None:
+        yield Element("ports", (lane.number,), (lane.port,))
+        if lane.share:
+            yield Element(share_set(lane.share), (lane.port,))
 
 
 def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:

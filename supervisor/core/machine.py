@@ -15,14 +15,14 @@ from typing import Any
 
 from supervisor.core import events as ev
 from supervisor.core.address_conflict import unusable
-from supervisor.core.blame import ROUNDS, blamed, missed
-from supervisor.core.health import blind, nothing_behind, proven, rated
+from supervisor.core.blame import HEARSAY, ROUNDS, blamed, missed
+from supervisor.core.health import blind, filled, nothing_behind, proven, rated
 from supervisor.core.moment import Moment
 from supervisor.core.recovery import climb
 from supervisor.core.restart import RETRY, Retry, pause, stable
 from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, connected, well
 from supervisor.core.words import ended
-from tunnels.base import Connected, Failed, Question, Reason
+from tunnels.base import Connected, Failed, Full, Question, Reason
 
 ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
 QUIET_WITHIN = 900.0    # seconds that a reconnect which somebody wants waits for a quiet moment
@@ -142,6 +142,8 @@ def _said(m: Moment, state: TunnelState, event: ev.ClientSaid) -> Result:
         return _connected(m, state, event.what)
     if isinstance(event.what, Question):
         return _asked(m, state, event.what)
+    if isinstance(event.what, Full):
+        return filled(m.tunnel, state, event.what.text, m.now), ()
     if not isinstance(event.what, Failed):
         return state, ()
     return _terminate(m, replace(state, failure=Failure(event.what.reason, event.what.text, m.now)), event.what.reason)
@@ -225,7 +227,8 @@ def _probed(m: Moment, state: TunnelState, event: ev.Probed) -> Result:
         return nothing_behind(m.tunnel, state, m.now), ()
     if not m.uplink:
         return blind(state, m.now), ()
-    return (state, ()) if m.doubted else _silent(m, state)
+    crowded = state.full is not None and state.misses < HEARSAY     # no room, which is no sign of death; not for ever
+    return (state, ()) if m.doubted or crowded else _silent(m, state)
 
 
 def _silent(m: Moment, state: TunnelState) -> Result:
@@ -313,7 +316,7 @@ def begin(m: Moment, state: TunnelState, reason: Reason) -> Result:
     session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, seat=last.seat)
     fresh = replace(
         state, session=session, health=Health.UNKNOWN, misses=0, silence=0, unheard=0, healthy_since=None, last_rtt=None, turn=None,
-        outdated=False,
+        outdated=False, full=None,
         deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
     return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.seat),)

@@ -28,6 +28,7 @@ FIRST_LANE = 173_001    # marks and tables from here on are ours
 NEXT_SEAT = 1_000       # between the lanes of a tunnel's two seats
 LAST_LANE = FIRST_LANE + NEXT_SEAT + MOST_TUNNELS - 1
 HOST_FLAG = 1 << 30     # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
+SHARES = (480, 960, 1920, 3840, 7680)   # connections through a proxy that one source may hold; the rules know these numbers only
 PAUSE = 15.0            # seconds that a tunnel has to come back before its destinations answer with an error
 
 
@@ -53,6 +54,7 @@ class Lane:
     addresses: tuple[IPAddress, ...] = ()   # assigned by the remote gateway, while up: exist in source NAT only; none: masquerade
     link_mtu: int | None = None     # bytes: the MTU to give the device, where its client leaves that to us
     gateway: str | None = None      # address of the remote gateway, while up
+    share: int = 0                  # connections to the port that one source may hold, one of SHARES; 0: as many as it likes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,20 @@ def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, in
     return lanes
 
 
-def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> frozenset[str]:
-    """Names of the tunnels that a local port carries."""
-    return frozenset(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY)
+def share_set(share: int) -> str:
+    """The name of the set of ports with this share."""
+    return f"share{share}"
+
+
+def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> dict[str, int]:
+    """The tunnels that a local port carries, with the connections that one source may hold through each."""
+    carried = {name: kinds[tunnel.kind] for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY}
+    return {name: share_of(kind.share(tunnels[name])) for name, kind in carried.items()}
+
+
+def share_of(connections: int) -> int:
+    """The largest of SHARES that is not more than this; 0: no limit."""
+    return max((share for share in SHARES if share <= connections), default=0)
 
 
 def lane_of(first: int, seat: int) -> int:
@@ -116,12 +129,12 @@ def both_seats(lane: int) -> tuple[int, int]:
 
 
 def desired(
-    staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: frozenset[str], snapshot: Snapshot, carriers: Carriers,
+    staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: Mapping[str, int], snapshot: Snapshot, carriers: Carriers,
     segments: Segments = NO_SEGMENTS, accounting: bool = False,
 ) -> NetworkPlan:
-    """The plan for this snapshot. `proxies`: the tunnels whose carrier is a local port; `carriers`: who carries which destination."""
+    """The plan for this snapshot. `proxies`: as the function of that name says; `carriers`: who carries which destination."""
     plan_lanes = [
-        _lane(tunnel, side, lane_of(lanes[name], side.session.seat), name in proxies, _manner(tunnel, state, snapshot.now))
+        _lane(tunnel, side, lane_of(lanes[name], side.session.seat), proxies.get(name), _manner(tunnel, state, snapshot.now))
         for name, (tunnel, state) in snapshot.tunnels.items() for side in state.sides
     ]
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
@@ -220,10 +233,11 @@ def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
     return Manner.REFUSE if given_up or state.well_since + PAUSE <= now else Manner.PAUSE
 
 
-def _lane(tunnel: Tunnel, state: TunnelState, number: int, proxy: bool, manner: Manner) -> Lane:
+def _lane(tunnel: Tunnel, state: TunnelState, number: int, share: int | None, manner: Manner) -> Lane:
     up, draining = state.phase is Phase.UP, state.drain is not None
-    if proxy:
-        return Lane(tunnel.name, number, None, up, state.session.port if up else None, manner, draining=draining)
+    if share is not None:
+        port = state.session.port if up else None
+        return Lane(tunnel.name, number, None, up, port, manner, draining=draining, share=share)
     session = state.session
     assigned = tuple(session.assigned) if up and not session.on_interface else ()
     return Lane(

@@ -55,6 +55,7 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType({
     Reason.UPLINK: Retry.BACKOFF,
     Reason.LOCAL: Retry.BACKOFF,
     Reason.SESSION_EXPIRED: Retry.EXPIRED,
+    Reason.PROTOCOL: Retry.BACKOFF,
     Reason.FAR_END_FULL: Retry.BACKOFF,
     Reason.BANNED: Retry.SLOW,
     Reason.ADDRESS_CONFLICT: Retry.SLOW,

@@ -184,6 +184,7 @@ class TunnelState:
     endpoint: Reach = Reach.UNKNOWN         # the far side's gateway
     recent: tuple[float | None, ...] = ()   # the last probe rounds while it was healthy: seconds, None: no answer
     degraded: str | None = None             # what is bad about a tunnel that works
+    full: str | None = None                 # its client takes no more connections
     healthy_since: float | None = None      # in this session
     attempts: int = 1                       # sessions since the last stable one, plus one; 0 right after a stable one
     refusals: int = 0                       # logins that were refused, in a row

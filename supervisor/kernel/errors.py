@@ -6,7 +6,7 @@ import errno
 
 from pyroute2 import NetlinkError
 
-from supervisor.core.layout import Change
+from supervisor.core.layout import Change, Table
 
 TIMEOUT = 5.0       # seconds for any single answer of the kernel
 ERRORS = (NetlinkError, OSError, TimeoutError)
@@ -36,7 +36,8 @@ def sentence(change: Change, error: BaseException) -> str:
     """Why a change was not carried out."""
     if code(error) == errno.EEXIST:
         return f"another program's entry stands in the place of: {change.item}"
-    return f"the kernel refuses: {change} ({_reason(error)})"
+    hint = "; `facilitator doctor` names what this kernel lacks" if code(error) == errno.ENOENT and isinstance(change.item, Table) else ""
+    return f"the kernel refuses: {change} ({_reason(error)}){hint}"
 
 
 def explained(error: BaseException, change: Change | None = None) -> KernelError:

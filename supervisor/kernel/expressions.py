@@ -23,6 +23,8 @@ _ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}     # offset of source and of destin
 _META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
 _CT_STATES = {"invalid": 1, "new": 8}
+_SOCKET_TRANSPARENT = _DYNSET_ADD = 0
+_OVER = "NFT_LIMIT_F_INV"   # pyroute2's name of NFT_CONNLIMIT_F_INV
 _CT_DNAT = 1 << 5
 # Result and flags of `fib` (linux/netfilter/nf_tables.h). pyroute2 takes the result, a number, for flags: 1 is its first one.
 _FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = {"NFT_FIB_RESULT_UNSPEC"}, 1, 8, 32
@@ -122,6 +124,26 @@ def tcp_dport(first: int, last: int) -> Clause:
     """`tcp dport FIRST-LAST`."""
     low, high = struct.pack(">H", first), struct.pack(">H", last)
     return (*tcp(), _payload(_TRANSPORT_HEADER, 2, 2), _compare(_GTE, low), _compare(_LTE, high))
+
+
+def load_tcp_dport() -> Clause:
+    """Load `tcp dport`."""
+    return (*tcp(), _payload(_TRANSPORT_HEADER, 2, 2))
+
+
+def socket_transparent() -> Clause:
+    """`socket transparent 1`: the socket that gets the packet has IP_TRANSPARENT, which needs CAP_NET_ADMIN. False where there is none."""
+    return (expression("socket", key=_SOCKET_TRANSPARENT, dreg=1), _compare(_EQ, b"\x01"))
+
+
+def more_than(limit: int, name: str, version: int) -> Clause:
+    """`add @NAME { tcp dport . ip saddr ct count over LIMIT }`: this source holds more connections to this port; TCP is known."""
+    offset, _, length = _ADDRESS[version]
+    count = expression("connlimit", count=limit, flags={_OVER})
+    return (
+        *family(version), _payload(_TRANSPORT_HEADER, 2, 2), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD),
+        expression("dynset", set_name=name, op=_DYNSET_ADD, sreg_key=1, expr=count),
+    )
 
 
 def tcp_syn() -> Clause:

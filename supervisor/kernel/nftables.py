@@ -141,7 +141,7 @@ class Nftables:
         names = {message.get_attr("NFTA_SET_NAME") for message in await self._dump(_Set, nft.NFT_MSG_GETSET, "NFTA_SET_TABLE")}
         elements: list[Element] = []
         for described in self._ruleset.sets:
-            if described.name in names:
+            if described.name in names and not described.dynamic:
                 elements.extend(await self._elements(described))
         return TableState(True, intact and names >= self._sets.keys(), frozenset(elements))
 
@@ -264,8 +264,8 @@ def _edge(kind: int) -> Message:
 
 
 def _set_attributes(described: Set, number: int) -> list[list[Any]]:
-    interval, map_, concatenated = 4, 8, 0x80
-    flags = (interval if described.interval else 0) | (map_ if described.value else 0)
+    interval, map_, dynamic, concatenated = 4, 8, 0x20, 0x80
+    flags = (interval if described.interval else 0) | (map_ if described.value else 0) | (dynamic if described.dynamic else 0)
     kind = length = 0
     for part in described.key:
         kind = kind << _TYPE_BITS | part.number

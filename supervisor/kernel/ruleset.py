@@ -11,6 +11,8 @@ The way of a packet, in the order in which its rules see it (prefixes of the rul
                      a 1:1 mapping: the destination becomes the real one
     (route)          the packet mark selects the lane's table
     input            nobody connects to a proxy's port directly
+      proxied          only a redirected connection reaches a proxy's port, and only a transparent socket: no unprivileged user can have one
+      crowd            a source that holds its share of a proxy's connections gets no more; TCP is reset, and counted
     forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the lane's device or not at all
     output           the same for the host itself: only its probes, which carry a lane's mark, may leave by a tunnel's device
     postrouting      source NAT: the address that the remote gateway assigned exists here and nowhere else
@@ -24,12 +26,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor.core.network import FIRST_LANE, HOST_FLAG, LAST_LANE
+from supervisor.core.network import FIRST_LANE, HOST_FLAG, LAST_LANE, SHARES, share_set
 from supervisor.kernel import expressions as ex
 
 TABLE = "facilitator"
 FIRST_PORT = 17300          # local ports of proxies; nobody can connect to them directly
 LAST_PORT = 18299
+_SOURCES = 65536            # that hold connections to proxies; beyond that number nobody's are limited
 _LANES = 4096               # at least twice as many as there can be: while elements are exchanged, both count
 
 
@@ -80,6 +83,7 @@ class Set:
     value_interval: bool = False    # values are
     counter: bool = False           # each element counts the packets that were looked up successfully
     size: int = 0                   # most elements; a number lets the kernel take a quicker kind of hash table
+    dynamic: bool = False           # the rules add elements, and the kernel takes them out when their connections are over
     typeof: bytes = b""             # nft's user data where the kinds do not say it all
 
     @property
@@ -129,6 +133,10 @@ def _sets() -> Iterator[Set]:
     yield Set("unmoved", (MARK, MARK), size=_LANES)
     yield Set("masqueraded", (MARK,), size=_LANES)
     yield Set("ports", (MARK,), PORT)
+    for share in SHARES:
+        yield Set(share_set(share), (PORT,))
+    for version, address in ADDRESS.items():
+        yield Set(f"held{version}", (PORT, address), size=_SOURCES, dynamic=True)
 
 
 def _ours(load: ex.Clause) -> ex.Clause:
@@ -203,10 +211,29 @@ def _nat() -> Iterator[ex.Clause]:
 def _input() -> Iterator[ex.Clause]:
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.ct("mark"), ex.within("sent"))           # counts: what staff send to a proxy
+    yield _join(ex.tcp_dport(FIRST_PORT, LAST_PORT), ex.jump("proxied"))
     yield _join(ex.ct_status_dnat(), ex.accept())
-    yield _join(ex.tcp_dport(FIRST_PORT, LAST_PORT), ex.counter(), ex.drop())
     # What a proxy does not take (not TCP) must not end at a service of this host.
     yield _join(_ours(ex.meta("mark")), ex.counter(), ex.reject())
+
+
+def _proxied() -> Iterator[ex.Clause]:
+    """Every packet to a proxy's port comes here: the kernel must not hand one to whoever took the port when the proxy died.
+
+    Packets of all states, because a SYN, or the last ACK of a handshake with a SYN cookie, can belong to a connection that is known.
+    """
+    redirected = ex.ct_status_dnat()
+    yield _join(redirected, ex.ct_state("new"), ex.jump("crowd"))
+    yield _join(redirected, ex.socket_transparent(), ex.accept())
+    yield _join(ex.tcp(), redirected, ex.counter(), ex.reset())
+    yield _join(ex.counter(), ex.drop())
+
+
+def _crowd() -> Iterator[ex.Clause]:
+    for share in SHARES:
+        for v in (4, 6):
+            over = ex.more_than(share, f"held{v}", v)
+            yield _join(ex.load_tcp_dport(), ex.within(share_set(share)), over, ex.counter(), ex.reset())
 
 
 def _clamp() -> Iterator[ex.Clause]:
@@ -255,6 +282,8 @@ def _chains() -> Iterator[Chain]:
     yield Chain.part("enter", _enter())
     yield Chain.part("clamp", _clamp())
     yield Chain.part("back", _back())
+    yield Chain.part("crowd", _crowd())
+    yield Chain.part("proxied", _proxied())
     yield Chain("prerouting", "filter", "prerouting", -150, tuple(_prerouting()))
     yield Chain("prerouting_nat", "nat", "prerouting", -100, tuple(_nat()))
     yield Chain("input", "filter", "input", 0, tuple(_input()))

@@ -10,19 +10,20 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from types import MappingProxyType
 
 from supervisor.kernel.bulk import PROTOCOL
 from supervisor.kernel.errors import TIMEOUT
-from supervisor.kernel.netlink import attribute, attributes
+from supervisor.kernel.netlink import NESTED, attribute, attributes
 from supervisor.kernel.nftables import OWNER, PERSIST
 
 FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 HOOKS = {1: "input", 2: "forward"}
 _NETFILTER, _NFTABLES = 12, 10 << 8
-_NEW_TABLE, _DELETE_TABLE, _GET_CHAIN, _GET_RULE = 0, 2, 4, 7
+_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _GET_CHAIN, _NEW_RULE, _GET_RULE = 0, 2, 3, 4, 6, 7
 _BEGIN, _END, _ERROR, _DONE = 0x10, 0x11, 2, 3
 _REQUEST, _ACK, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x400
 _HEADER = struct.Struct("=IHHII")
@@ -31,6 +32,18 @@ _NFGENMSG = 4                   # bytes before the attributes
 _GET_POLICY_RULES, _POLICY_RULE = 34, 12
 _REFUSALS = (errno.EPERM, errno.EACCES)
 _DROP = 0                       # as policy and as verdict
+
+
+def rule_of(name: bytes, *numbers: tuple[int, int]) -> bytes:
+    """The expressions of a rule with this one: NFTA_RULE_EXPRESSIONS > NFTA_LIST_ELEM > NFTA_EXPR_NAME and _DATA."""
+    data = b"".join(attribute(kind, struct.pack(">I", number)) for kind, number in numbers)
+    return attribute(4 | NESTED, attribute(1 | NESTED, attribute(1, name + b"\x00") + attribute(2 | NESTED, data)))
+
+
+# What not every kernel is built with: `socket transparent` into register 1, and `ct count 1`.
+NEEDED: Mapping[str, bytes] = MappingProxyType({
+    "nft_socket": rule_of(b"socket", (1, 0), (2, 1)), "nft_connlimit": rule_of(b"connlimit", (1, 1)),
+})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +119,32 @@ def filters() -> Filters:
 
 def owner_persist() -> bool:
     """Can a table have an owner and outlive it? Tried with a table that is made and removed in one transaction. OSError as `filters`."""
+    return _possible(attribute(2, struct.pack(">I", OWNER | PERSIST)))
+
+
+def missing_modules(needed: Mapping[str, bytes] = NEEDED) -> tuple[str, ...]:
+    """The kernel modules that our rules need and that cannot be had, each tried in a table that does not last. OSError as `filters`."""
+    return tuple(module for module, expression in needed.items() if not _possible(b"", expression))
+
+
+def _possible(flags: bytes, expression: bytes | None = None) -> bool:
+    """Does the kernel take a table with these flags, with a rule of this expression; it is removed in the same transaction."""
     name = attribute(1, f"facilitator-trial-{secrets.token_hex(4)}".encode() + b"\x00")
-    flags = attribute(2, struct.pack(">I", OWNER | PERSIST))
-    inet = struct.pack("=BBH", 1, 0, 0)
+    inet, chain = struct.pack("=BBH", 1, 0, 0), b"trial\x00"
     edge = struct.pack(">BBH", 0, 0, _NFTABLES >> 8)
+    made = [(_NEW_TABLE, name + flags)]
+    if expression is not None:
+        made += [(_NEW_CHAIN, name + attribute(3, chain)), (_NEW_RULE, name + attribute(2, chain) + expression)]
+    last = len(made) + 2
     batch = (
-        _message(_BEGIN, _REQUEST | _ACK, edge, 1), _message(_NFTABLES | _NEW_TABLE, _REQUEST | _ACK | _CREATE, inet + name + flags, 2),
-        _message(_NFTABLES | _DELETE_TABLE, _REQUEST | _ACK, inet + name, 3), _message(_END, _REQUEST, edge, 4),
+        _message(_BEGIN, _REQUEST | _ACK, edge, 1),
+        *(_message(_NFTABLES | kind, _REQUEST | _ACK | _CREATE, inet + body, number) for number, (kind, body) in enumerate(made, 2)),
+        _message(_NFTABLES | _DELETE_TABLE, _REQUEST | _ACK, inet + name, last), _message(_END, _REQUEST, edge, last + 1),
     )
     with _socket(_NETFILTER) as sock:
         sock.send(b"".join(batch))
         seen: set[int] = set()
-        while 3 not in seen:
+        while last not in seen:
             for kind, number, body in _received(sock):
                 seen.add(number)
                 code = -struct.unpack_from("=i", body)[0] if kind == _ERROR else 0

@@ -88,7 +88,7 @@ def stock(lab: SshLab) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ours(lab: SshLab, name: str, workers: int) -> Iterator[None]:
-    """The kind sshuttle, and a rule in the place of the daemon's."""
+    """The kind sshuttle, and rules in the place of the daemon's."""
     port, address = PORTS[name], ADDRESSES[name]
     run = lab.run(port=port, workers=workers)
     try:
@@ -96,6 +96,7 @@ def ours(lab: SshLab, name: str, workers: int) -> Iterator[None]:
         wait_for(lambda: len(lab.facilitator.run("ss", "-4Hltn", "sport", f"= :{port}").stdout.splitlines()) == workers)
         lab.facilitator.run("nft", "-f", "-", input=f"""table ip bench-{workers} {{
             chain pre {{ type nat hook prerouting priority -100; ip daddr {address} tcp dport 1-65535 redirect to :{port}; }}
+            chain inp {{ type filter hook input priority 0; ct direction reply accept; tcp dport {port} socket transparent 1 accept; }}
         }}""")
         yield
     finally:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import statistics
 import sys
 import time
@@ -215,11 +216,10 @@ def test_ports_rest_before_they_are_used_again() -> None:
     assert ports.pick() == 18200
 
 
-def test_a_busy_port_is_passed_over() -> None:
-    import socket
-
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 18203))
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_busy_port_is_passed_over(family: socket.AddressFamily, address: str) -> None:
+    with socket.socket(family) as busy:
+        busy.bind((address, 18203))
         busy.listen()
         assert PortPicker(18203, 18204).pick() == 18204
 

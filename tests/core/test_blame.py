@@ -15,7 +15,7 @@ from supervisor.core.moment import Limits
 from supervisor.core.quality import WINDOW
 from supervisor.core.state import Failure, Health, Leg, Phase, Proof, Reach, Session, TunnelState, Uplink, well
 from tests.core.moments import moment
-from tunnels.base import Reason
+from tunnels.base import Full, Reason
 from tunnels.settings import Degraded, Probe, Tunnel
 
 TUNNEL = Tunnel(
@@ -157,6 +157,39 @@ def test_degraded_is_well_and_restarts_nothing() -> None:
     assert (well(TUNNEL, state), state.health, actions, dead_leg(TUNNEL, state, Uplink())) == (True, Health.HEALTHY, [], None)
     assert state.degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
     assert after(state, *rounds("." * WINDOW))[0].reason is Reason.HEALTHY
+
+
+FULL = ev.ClientSaid("acme", 1, Full("full: 960 connections are open"))
+ROOM = ev.ClientSaid("acme", 1, Full(None))
+
+
+def test_a_full_client_is_degraded_until_there_is_room() -> None:
+    full, actions = after(HEALTHY, FULL, *rounds("." * 30))
+    assert (full.degraded, full.reason, full.health, actions) == ("full: 960 connections are open", Reason.DEGRADED, Health.HEALTHY, [])
+    assert well(TUNNEL, full)
+    room, _ = after(full, ROOM)
+    assert (room.degraded, room.full, room.reason) == (None, None, Reason.HEALTHY)
+    assert after(full, *rounds("x.x.x.x.x"), ROOM, ANSWER)[0].degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
+
+
+def test_a_full_client_is_not_taken_for_a_dead_one_but_not_for_ever() -> None:
+    state, actions = after(HEALTHY, FULL, *[MISS] * (HEARSAY - 1))
+    assert (state.phase, state.health, actions) == (Phase.UP, Health.HEALTHY, [])
+    assert after(state, MISS)[0].phase is Phase.STOPPING
+    assert after(state, ANSWER, *[MISS] * 20)[0].phase is Phase.UP
+    assert after(state, ROOM, MISS)[0].phase is Phase.STOPPING
+    assert after(HEALTHY, FULL, *[HEARD] * 3)[0].reason is Reason.DESTINATION
+
+
+def test_the_next_session_is_not_full_any_more() -> None:
+    state, _ = after(HEALTHY, FULL, ev.Exited("acme", 1, 1), ev.Tick("acme"))
+    assert (state.session.number, state.full, state.degraded) == (2, None, None)
+
+
+def test_a_tunnel_that_was_full_while_its_destination_was_dead_still_is() -> None:
+    sick, _ = after(HEALTHY, FULL, *[HEARD] * 3)
+    assert sick.degraded is None
+    assert after(sick, ANSWER)[0].degraded == "full: 960 connections are open"
 
 
 @given(st.lists(st.sampled_from(".sx"), max_size=200))

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_network
+from types import MappingProxyType
 
 import pytest
 
 from supervisor.core.failover import choose
-from supervisor.core.network import FIRST_LANE, LAST_LANE, NEXT_SEAT, Lane, Manner, assign_lanes, desired, next_refusal, taken_over
+from supervisor.core.network import (
+    FIRST_LANE,
+    LAST_LANE,
+    NEXT_SEAT,
+    Lane,
+    Manner,
+    assign_lanes,
+    desired,
+    next_refusal,
+    share_of,
+    taken_over,
+)
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
 from tunnels.base import device_name
 from tunnels.settings import Tunnel
@@ -20,7 +33,7 @@ def tunnel(name: str, *destinations: object, **settings: object) -> Tunnel:
     return Tunnel(name=name, kind="test", destinations=destinations, **settings)
 
 
-def plan(*pairs: tuple[Tunnel, TunnelState], proxies: frozenset[str] = frozenset()):
+def plan(*pairs: tuple[Tunnel, TunnelState], proxies: Mapping[str, int] = MappingProxyType({})):
     names = [t.name for t, _ in pairs]
     snapshot = Snapshot({t.name: (t, s) for t, s in pairs}, 0.0)
     return desired(STAFF, assign_lanes(names, {}), proxies, snapshot, choose({}, snapshot)[0])
@@ -47,9 +60,16 @@ def test_destinations_are_carried_whether_or_not_the_tunnel_is_up() -> None:
 
 def test_a_proxy_has_a_port_while_up_and_no_device() -> None:
     state = TunnelState(phase=Phase.UP, session=Session(1, port=17301))
-    assert plan((tunnel("a", "10.90.0.0/16"), state), proxies=frozenset({"a"})).lanes == (
-        Lane("a", FIRST_LANE, None, True, 17301, Manner.PAUSE),
+    assert plan((tunnel("a", "10.90.0.0/16"), state), proxies={"a": 480}).lanes == (
+        Lane("a", FIRST_LANE, None, True, 17301, Manner.PAUSE, share=480),
     )
+
+
+@pytest.mark.parametrize(("connections", "share"), [
+    (0, 0), (479, 0), (480, 480), (1439, 960), (3 * 480, 960), (16 * 480, 7680), (10**6, 7680),
+])
+def test_a_share_is_one_that_the_rules_know(connections: int, share: int) -> None:
+    assert share_of(connections) == share
 
 
 PROBED = {"probe": {"targets": ["icmp://10.77.0.1"]}}
@@ -72,7 +92,7 @@ def test_a_tunnel_that_comes_back_soon_pauses_and_one_that_does_not_refuses(
 ) -> None:
     probed = tunnel("a", "10.77.0.0/24", **PROBED)
     snapshot = Snapshot({"a": (probed, state)}, now)
-    (lane,) = desired(STAFF, assign_lanes(["a"], {}), frozenset(), snapshot, choose({}, snapshot)[0]).lanes
+    (lane,) = desired(STAFF, assign_lanes(["a"], {}), {}, snapshot, choose({}, snapshot)[0]).lanes
     assert lane.manner is manner
     assert next_refusal(snapshot) == due
 

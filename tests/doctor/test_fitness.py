@@ -109,6 +109,8 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
     (host(isolation=Isolation(landlock=5)), WARNING, "(version 5) stops no signals", "6.12"),
     (host(isolation=Isolation(filters=False)), WARNING, "no seccomp", "aarch64"),
     (host(kernel=Kernel(owner_persist=False)), WARNING, "cannot outlive an owner", "6.9"),
+    (host(kernel=Kernel(owner_persist=True, missing_modules=("nft_socket", "nft_connlimit"))), PROBLEM,
+     "lacks what our firewall rules need: nft_socket, nft_connlimit", "modprobe -a nft_socket nft_connlimit"),
     (host(legacy_tables=True), WARNING, "iptables-legacy", "iptables-legacy -S"),
     (host(secrets=(SecretFile("acme: password", "/x", error="no file /x"),)), PROBLEM, "acme: password: no file /x", "/dev/stdin /x"),
     (host(secrets=(SecretFile("acme: password", "/x", mode=0o644),)), WARNING, "/x has mode 0644, wider than 0640", "chmod 0640 /x"),

@@ -248,6 +248,9 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: Host, netns: Namespace) -> 
     assert alone.trouble() == []
     assert state() == before
     assert survey.owner_persist()
+    assert survey.missing_modules() == ()
+    assert survey.missing_modules({**survey.NEEDED, "nft_none": survey.rule_of(b"none", (1, 1))}) == ("nft_none",)
+    assert state() == before
 
 
 @pytest.mark.root

@@ -37,7 +37,10 @@ AT_ONCE = 0.9               # seconds: an answer to the first packet; TCP sends 
 _acme, _acme6, _own, _own6 = (ip_network(n) for n in ("10.77.0.0/24", "fd00:77::/64", "10.90.0.0/16", "fd00:90::/64"))
 PLAN = NetworkPlan(
     staff=(ip_network("10.8.0.0/24"), ip_network("fd00:8::/64")),
-    lanes=(Lane("acme", ACME, "t-acme", True, addresses=(ip_address(TUNNEL), ip_address(TUNNEL6))), Lane("own", OWN, None, True, 17300)),
+    lanes=(
+        Lane("acme", ACME, "t-acme", True, addresses=(ip_address(TUNNEL), ip_address(TUNNEL6))),
+        Lane("own", OWN, None, True, 17300, share=480),
+    ),
     carries=(
         Carry(_acme, ACME, _acme), Carry(_acme6, ACME, _acme6), Carry(_own, OWN, _own), Carry(_own6, OWN, _own6),
         Carry(ip_network("100.64.0.0/16"), ACME, ip_network("10.0.0.0/16")),
@@ -186,6 +189,22 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+_TRANSPARENT = {socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TRANSPARENT), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
+
+
+def listener(port: int, family: socket.AddressFamily, *, transparent: bool = True) -> socket.socket:
+    """A socket that listens; redirected connections reach only transparent ones."""
+    made = socket.socket(family)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if transparent:
+        made.setsockopt(*_TRANSPARENT[family], 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("", port))
+    made.listen()
+    return made
+
+
 @contextlib.asynccontextmanager
 async def server(namespace: Namespace, port: int = 80, answer: Callable[[socket.socket], str] | None = None) -> AsyncIterator[None]:
     """TCP servers for both families; each connection is told what `answer` says, by default the address it came from."""
@@ -198,7 +217,7 @@ async def server(namespace: Namespace, port: int = 80, answer: Callable[[socket.
         writer.close()
 
     def listening(family: socket.AddressFamily) -> socket.socket:
-        return made_in(namespace, lambda: socket.create_server(("", port), family=family))
+        return made_in(namespace, lambda: listener(port, family))
 
     servers = [await asyncio.start_server(serve, sock=listening(family)) for family in (socket.AF_INET, socket.AF_INET6)]
     try:

@@ -35,7 +35,7 @@ PLAN = NetworkPlan(
     staff=(ip_network("10.8.0.0/16"), ip_network("fd00:8::/64")),
     lanes=(
         Lane("acme", 173001, "t-acme", True, addresses=(ip_address("10.78.0.2"), ip_address("fd00:78::2"))),
-        Lane("own", 173002, None, True, 17300),
+        Lane("own", 173002, None, True, 17300, share=480),
     ),
     carries=(
         Carry(ACME, 173001, ACME), Carry(OWN, 173002, OWN), Carry(ip_network("100.64.0.0/16"), 173001, ip_network("10.0.0.0/16")),
@@ -136,6 +136,7 @@ def test_first_plan_closes_before_it_opens() -> None:
 + element received 174002
 + element sent 173002
 + element sent 174002
++ element share480 17300
 + element staff4 10.8.0.0/16
 + element staff6 fd00:8::/64
 + element tunnels t-acme
@@ -156,6 +157,7 @@ def test_tunnel_down_and_up_changes_only_elements_and_its_routes() -> None:
 - element mss4 t-acme : 1360
 - element mss6 t-acme : 1340
 - element ports 173002 : 17300
+- element share480 17300
 - element up 173001
 - element up 173002
 + element masqueraded 173001
@@ -194,6 +196,7 @@ def test_a_tunnel_that_leaves_is_open_last_and_closed_last() -> None:
 - element received 174002
 - element sent 173002
 - element sent 174002
+- element share480 17300
 - element unmoved 173002 . 173002
 - element up 173002
 - route 0.0.0.0/0 dev lo table 173002 metric 100

@@ -44,6 +44,7 @@ class Run:
         self.launch: Launch = kind.launch(tunnel, place, inputs)
         self._new_dialogue: Callable[[], Dialogue] = lambda: kind.dialogue(tunnel, inputs)
         self.dialogue = self._new_dialogue()
+        self.port = place.port
         self.transcript: list[str] = []
         self.said: list[Say] = []
         self.observations: list[Observation] = []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -54,10 +55,13 @@ class SshLab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("host", "identity", "forced", "stranger"):
+        for name in ("host", "identity", "forced", "hostile", "stranger"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name], check=True)
-        public, forced = ((directory / f"{name}.pub").read_text() for name in ("identity", "forced"))
-        (directory / "authorized").write_text(f'{public}command="echo This account is not for you." {forced}')
+        public, forced, hostile = ((directory / f"{name}.pub").read_text() for name in ("identity", "forced", "hostile"))
+        self.hostile = directory / "hostile.py"     # what the remote side of the identity `hostile` runs
+        (directory / "authorized").write_text(
+            f'{public}command="echo This account is not for you." {forced}command="{sys.executable} {self.hostile}" {hostile}'
+        )
         (directory / "garbage").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhello\n-----END OPENSSH PRIVATE KEY-----\n")
         self.hub, self.facilitator, self.bastion = Namespace("h"), Namespace("f"), Namespace("b")
         link(self.hub, "eth0", self.facilitator, "hub0")
@@ -68,6 +72,7 @@ class SshLab:
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(echo.serving(self.bastion, ECHO_PORT))
         self._runs = 0
+        self._ports = itertools.count(17300)
 
     def _addresses(self) -> None:
         for namespace, device, *addresses in (
@@ -131,10 +136,10 @@ class SshLab:
         directory.mkdir(mode=0o700)
         return Place(directory, "", port, python, user=(65534, 65534))
 
-    def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int = 12311,
+    def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int | None = None,
             python: str = sys.executable, prefix: tuple[str, ...] = (), owner: int = 0, **settings: object) -> Run:
-        """Start the kind `sshuttle` in the facilitator's namespace, with its directory as the user `owner`'s."""
-        place = self.place(port, python)
+        """Start the kind `sshuttle` in the facilitator's namespace, on a port of its own, with its directory as the user `owner`'s."""
+        place = self.place(next(self._ports) if port is None else port, python)
         os.chown(place.directory, owner, owner)
         kind = KINDS["sshuttle"]
         tunnel = kind.options.model_validate({

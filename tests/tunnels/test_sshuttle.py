@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunnels.base import Connected, Failed, Place, Reason, Source
+from supervisor.core.network import SHARES
+from tunnels.base import Connected, Failed, Full, Place, Reason, Source
 from tunnels.kinds import KINDS
+from tunnels.programs.limits import NOT_FULL
 from tunnels.sshuttle import Sshuttle, SshuttleDialogue
 
 PROBE = {"targets": ["tcp://10.90.0.10:80"]}
@@ -119,6 +121,11 @@ def test_an_identity_that_is_no_key() -> None:
     ("facilitator: this version of sshuttle cannot be used", Reason.MISSING_BINARY),
     ("facilitator: started as root without another user to become", Reason.MISSING_RIGHT),
     ("facilitator: cannot become the user 61234: Operation not permitted", Reason.MISSING_RIGHT),
+    ("facilitator: cannot mark the listening sockets as transparent: that needs CAP_NET_ADMIN", Reason.MISSING_RIGHT),
+    ("facilitator: sshuttle ended: it needs more memory than it may have", Reason.LOCAL),
+    ("c : fatal: the other end floods this one: more than 16 MiB wait to be sent to it", Reason.PROTOCOL),
+    ("c : fatal: the other end breaks the protocol: AssertionError()", Reason.PROTOCOL),
+    ("c : fatal: the other end has ended the session", Reason.PEER_CLOSED),
 ])
 def test_output(line: str, reason: Reason) -> None:
     [answer] = SshuttleDialogue("b").receive(Source.OUTPUT, line)
@@ -131,6 +138,8 @@ def test_output(line: str, reason: Reason) -> None:
     "c : fatal: expected server init string b'SSHUTTLE0001'; got b''", "c : fatal: failed to establish ssh session (2)",
     "Warning: Permanently added 'b' to the list of known hosts.", "Welcome to the bastion",
     " s: warning: connect to ('10.90.0.9', 80): Connection refused", "",
+    " s: fatal: the other end breaks the protocol: ValueError()", "facilitator: 10.8.0.2 holds 480 connections, as many as one may",
+    "worker 1: facilitator: full: 960 connections are open",
     "worker 2: Connection to 192.0.2.1 closed by remote host.", "worker 1: svc@b: Permission denied (publickey).",
 ])
 def test_output_that_means_nothing(line: str) -> None:
@@ -140,6 +149,18 @@ def test_output_that_means_nothing(line: str) -> None:
 def test_ready() -> None:
     assert list(SshuttleDialogue("b").receive(Source.NOTIFY, "READY=1")) == [Connected(peer="b")]
     assert not list(SshuttleDialogue("b").receive(Source.OUTPUT, "READY=1"))
+
+
+def test_full_and_not_full_any_more() -> None:
+    dialogue = SshuttleDialogue("b")
+    assert list(dialogue.receive(Source.OUTPUT, "facilitator: full: 2 of 2 workers are")) == [Full("full: 2 of 2 workers are")]
+    assert list(dialogue.receive(Source.OUTPUT, f"facilitator: {NOT_FULL}")) == [Full(None)]
+
+
+@pytest.mark.parametrize(("workers", "share"), [(1, 480), (16, 7680)])
+def test_a_source_gets_half(workers: int, share: int) -> None:
+    assert KINDS["sshuttle"].share(settings(workers=workers)) == share
+    assert share in SHARES
 
 
 @given(st.text())

@@ -20,8 +20,9 @@ from tests.bench.cost import cpu_seconds
 from tests.echo import echoes
 from tests.tunnels.driver import Run, wait_for
 from tests.tunnels.scenarios import SSHUTTLE, SshScenario
-from tests.tunnels.ssh_lab import BASTION, SITE, SITE6, SshLab
+from tests.tunnels.ssh_lab import BASTION, FACILITATOR, SITE, SITE6, SshLab
 from tunnels.base import Failed
+from tunnels.programs.sshuttle_package import Door
 from tunnels.sshuttle import PROGRAM
 
 pytestmark = pytest.mark.root
@@ -46,8 +47,8 @@ def lab() -> Iterator[SshLab]:
             made.close()
 
 
-def carrying(lab: SshLab, port: int) -> Iterator[Run]:
-    run = lab.run(port=port)
+def carrying(lab: SshLab) -> Iterator[Run]:
+    run = lab.run()
     try:
         run.connected()
         yield run
@@ -58,13 +59,13 @@ def carrying(lab: SshLab, port: int) -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def standing(lab: SshLab) -> Iterator[Run]:
     """One for all tests that leave it as it is."""
-    yield from carrying(lab, 12321)
+    yield from carrying(lab)
 
 
 @pytest.fixture
 def up(lab: SshLab) -> Iterator[Run]:
     """One that a test may end."""
-    yield from carrying(lab, 12311)
+    yield from carrying(lab)
 
 
 def children(run: Run) -> list[int]:
@@ -84,12 +85,12 @@ def test_scenario(lab: SshLab, scenario: SshScenario) -> None:
 
 def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: Run) -> None:
     assert standing.observations[-1].peer == BASTION  # type: ignore[union-attr]
-    lab.redirect(12321)
+    lab.redirect(standing.port)
     assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the far side\n"
 
 
 def test_much_data_arrives_unchanged(lab: SshLab, standing: Run) -> None:
-    lab.redirect(12321)
+    lab.redirect(standing.port)
     data = random.Random(4).randbytes(4 << 20)
     with lab.connection() as connection:
         sender = threading.Thread(target=connection.sendall, args=(data,))
@@ -100,10 +101,10 @@ def test_much_data_arrives_unchanged(lab: SshLab, standing: Run) -> None:
 
 
 def test_a_mapped_network_is_reached_under_both_addresses(lab: SshLab) -> None:
-    run = lab.run(port=12331, destinations=[{"network": "10.90.0.0/16", "presented_as": "100.90.0.0/16"}])
+    run = lab.run(destinations=[{"network": "10.90.0.0/16", "presented_as": "100.90.0.0/16"}])
     try:
         run.connected()
-        lab.redirect(12331)
+        lab.redirect(run.port)
         assert lab.fetch("100.90.0.10") == lab.fetch(SITE) == "hello from the far side\n"
     finally:
         run.stop()
@@ -113,8 +114,8 @@ def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standi
     """Without an entry in conntrack the kernel does not know its original destination."""
     lab.facilitator.run("nft", "flush ruleset")
     for address in ("10.91.0.2", "[fd00:91::2]"):
-        lab.hub.run("curl", "-sS", "-m", "2", f"http://{address}:12321/", check=False)
-    lab.redirect(12321)
+        lab.hub.run("curl", "-sS", "-m", "2", f"http://{address}:{standing.port}/", check=False)
+    lab.redirect(standing.port)
     assert lab.fetch() == "hello from the far side\n"
 
 
@@ -132,6 +133,9 @@ def test_its_limits(standing: Run) -> None:
     limits = Path(f"/proc/{standing.process.pid}/limits").read_text()
     assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [["1024", "1024"]]
     assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [["0", "0"]]
+    for pid in (standing.process.pid, *children(standing)):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max data size")] == [[str(512 << 20)] * 2]
 
 
 def test_no_secret_is_to_be_seen(standing: Run) -> None:
@@ -151,32 +155,64 @@ def test_the_signal_to_end_ends_it_at_once(up: Run) -> None:
     wait_for(lambda: not Path(f"/proc/{ssh}").exists() or status(ssh)["State"].startswith("Z"))
 
 
-def test_the_same_port_at_once_again(lab: SshLab, up: Run) -> None:
-    """Connections of the one before linger, and are no reason to wait a minute."""
-    lab.redirect(12311)
+@pytest.mark.parametrize("shared", [False, True])
+def test_nobody_else_takes_the_port_of_a_door(lab: SshLab, shared: bool) -> None:
+    """Before it opens, while it is open, and after it was shut."""
+    with lab.facilitator.entered():
+        door = Door(17999, shared)
+        for change in (lambda: None, door.open, door.shut, door.open, door.shut):
+            change()
+            assert rival_binds(lab, 17999) == []
+        door.forget()
+        assert rival_binds(lab, 17999)
+
+
+def test_nobody_else_takes_the_port_of_a_client_with_connections(lab: SshLab, up: Run) -> None:
+    lab.redirect(up.port)
     held = lab.hub.popen("bash", "-c", f"exec 3<>/dev/tcp/{SITE}/80; read -r -u 3")
-    wait_for(lambda: lab.facilitator.run("ss", "-Htn", "state", "established", "sport", "= :12311").stdout)
-    up.stop()
-    again = lab.run()
+    wait_for(lambda: lab.facilitator.run("ss", "-Htn", "state", "established", "sport", f"= :{up.port}").stdout)
     try:
-        again.connected()
-        assert lab.fetch() == "hello from the far side\n"
+        assert rival_binds(lab, up.port) == []
     finally:
-        again.stop()
         held.kill()
         held.wait()
 
 
-def test_a_port_that_is_taken(lab: SshLab, standing: Run) -> None:
-    second = lab.run(port=12321)
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """The effective user of this process is not the owner of the sockets."""
+    os.seteuid(65534)
     try:
-        assert "cannot listen on port 12321" in second.failed().text
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def rival_binds(lab: SshLab, port: int) -> list[tuple[str, int]]:
+    """Which addresses another socket can have on the port, with every option that an unprivileged user may set."""
+    bound = []
+    for address in ("0.0.0.0", "127.0.0.1", FACILITATOR, "10.91.0.2", "::", "::1", "fd00:91::2"):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        for option in (0, socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            with lab.facilitator.entered(), another_user(), socket.socket(family) as rival:
+                if option:
+                    rival.setsockopt(socket.SOL_SOCKET, option, 1)
+                with contextlib.suppress(OSError):
+                    rival.bind((address, port))
+                    bound.append((address, option))
+    return bound
+
+
+def test_a_port_that_is_taken(lab: SshLab, standing: Run) -> None:
+    second = lab.run(port=standing.port)
+    try:
+        assert f"cannot listen on port {standing.port}" in second.failed().text
     finally:
         second.stop()
 
 
 def test_a_burst_of_connections(lab: SshLab, standing: Run) -> None:
-    lab.redirect(12321)
+    lab.redirect(standing.port)
     urls = f"http://{SITE}/hello?[1-200]"
     done = lab.hub.run("curl", "-sS", "-m", "60", "--parallel", "--parallel-immediate", "--parallel-max", "200", "-o", "/dev/null",
                        "-w", "%{http_code}\\n", urls)
@@ -193,7 +229,7 @@ def cost(lab: SshLab, run: Run, connection: socket.socket) -> float:
 
 def test_connections_that_rest_cost_others_little(lab: SshLab, up: Run) -> None:
     """With the loop of sshuttle itself it was twenty times as much as without them."""
-    lab.redirect(12311)
+    lab.redirect(up.port)
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(lab.connection())
         alone = min(cost(lab, up, one) for _ in range(3))
@@ -218,7 +254,7 @@ def test_nothing_is_opened_after_the_rights_are_gone(lab: SshLab, tmp_path: Path
     run = lab.run(python=interpreter(tmp_path))
     try:
         run.connected()
-        lab.redirect(12311)
+        lab.redirect(run.port)
         assert lab.fetch() == "hello from the far side\n"
     finally:
         run.stop()
@@ -240,16 +276,18 @@ def test_a_daemon_that_is_not_root(lab: SshLab) -> None:
             run.stop()
 
 
-def test_a_package_that_has_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "says"), [
+    ("2.0.9", "it has no sshuttle.client.FirewallClient"), ("2.1", "2.1; install sshuttle>=1.3.2,<2.1"), ("1.3.1", "1.3.1; install"),
+])
+def test_a_package_that_is_not_the_known_one(tmp_path: Path, version: str, says: str) -> None:
     package = tmp_path / "sshuttle"
     package.mkdir()
     for name in ("__init__", "client", "cmdline", "helpers", "methods", "sdnotify", "ssh", "ssnet"):
-        (package / f"{name}.py").write_text("")
+        (package / f"{name}.py").write_text(f'__version__ = "{version}"\n')
     code = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, "--port", "1", "--remote", "a@b", "--identity", "0", "--known-hosts", "0"],
         capture_output=True, text=True,
     )
     assert done.returncode == 99
-    assert "facilitator: this version of sshuttle cannot be used" in done.stderr
-    assert "sshuttle.client.FirewallClient" in done.stderr
+    assert f"facilitator: this version of sshuttle cannot be used: {says}" in done.stderr

@@ -18,7 +18,6 @@ from tunnels.base import Connected, Reason
 
 pytestmark = pytest.mark.root
 
-PORT = 12341
 EACH = 4        # connections of each of the two workers
 
 
@@ -36,19 +35,19 @@ def lab() -> Iterator[SshLab]:
 @pytest.fixture
 def two(lab: SshLab) -> Iterator[Run]:
     """Two workers, both serving."""
-    run = lab.run(port=PORT, workers=2)
+    run = lab.run(workers=2)
     try:
         run.connected()
-        lab.redirect(PORT)
-        wait_for(lambda: doors(lab) == 2)
+        lab.redirect(run.port)
+        wait_for(lambda: doors(lab, run) == 2)
         yield run
     finally:
         run.stop()
 
 
-def doors(lab: SshLab) -> int:
+def doors(lab: SshLab, run: Run) -> int:
     """How many sockets accept connections on the port (IPv4)."""
-    return len(lab.facilitator.run("ss", "-4Hltn", "sport", f"= :{PORT}").stdout.splitlines())
+    return len(lab.facilitator.run("ss", "-4Hltn", "sport", f"= :{run.port}").stdout.splitlines())
 
 
 def children(pid: int) -> list[int]:
@@ -102,7 +101,7 @@ def test_the_end_of_one_worker_costs_its_own_connections_only(lab: SshLab, two: 
         assert all(map(echoes, connections.of[stays]))
         assert not any(map(echoes, connections.of[gone]))
         assert [lab.fetch() for _ in range(8)] == ["hello from the far side\n"] * 8
-        wait_for(lambda: doors(lab) == 2)
+        wait_for(lambda: doors(lab, two) == 2)
         assert all(map(echoes, connections.of[stays]))
     Connections(lab, children(two.process.pid)).close()     # the new one carries too
     assert two.process.poll() is None
@@ -130,7 +129,7 @@ def test_a_refused_worker_does_not_knock_again_and_again(lab: SshLab, two: Run) 
 def test_a_wrong_key_is_tried_once(lab: SshLab) -> None:
     log = lab.directory / "sshd.log"
     before = len(log.read_text())
-    run = lab.run(port=PORT, workers=4, identity="stranger")
+    run = lab.run(workers=4, identity="stranger")
     try:
         assert run.failed().reason is Reason.KEY
         assert run.process.wait(60) == 99

@@ -72,7 +72,7 @@ def facts(
     """Everything is as it should be, apart from the named tunnels: `facts("10.77.0.10", acme="backoff")`."""
     snapshot = Snapshot({each.name: (each, STATES[states[each.name]] if each.name in states else HEALTHY) for each in TUNNELS}, NOW)
     before = {ip_network(network): name for network, name in (carriers or {}).items()}
-    plan = desired(STAFF, LANES, frozenset({"cloud"}), snapshot, choose(before, snapshot)[0])
+    plan = desired(STAFF, LANES, {"cloud": 480}, snapshot, choose(before, snapshot)[0])
     asked = parse_question(address, source, port)
     found = resolve(snapshot, plan, asked.address)
     if not isinstance(found, Match):

@@ -24,8 +24,10 @@ def user(text: str) -> User:
     return int(uid), int(gid)
 
 
-def give_up(private: Sequence[int], descriptors: int, user: User | None) -> None:
-    """Root becomes the user; no capability, no core dump, at most so many descriptors. Unfit: this host does not let us.
+def give_up(private: Sequence[int], descriptors: int, memory: int, user: User | None) -> None:
+    """Root becomes the user; no capability, no core dump, limits for this process and each child. Unfit: this host does not let us.
+
+    The limits: so many descriptors, and so many bytes of data.
 
     The private files stay readable for the user that we become, and for nobody else.
     """
@@ -35,9 +37,8 @@ def give_up(private: Sequence[int], descriptors: int, user: User | None) -> None
         raise Unfit("started as root without another user to become")
     libc = ctypes.CDLL(None, use_errno=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    limit = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    _limit(resource.RLIMIT_NOFILE, descriptors)
+    _limit(resource.RLIMIT_DATA, memory)
     os.chdir("/")
     for descriptor in private:
         os.fchmod(descriptor, 0o400)
@@ -49,6 +50,12 @@ def give_up(private: Sequence[int], descriptors: int, user: User | None) -> None
     _forget_capabilities(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)    # else our own ssh may not open /proc/PID/fd
+
+
+def _limit(what: int, most: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (limit, limit))
 
 
 def _switch(user: User) -> None:

@@ -28,11 +28,12 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tunnels.programs import rights
 from tunnels.programs.endings import end_like
+from tunnels.programs.guests import Guests
+from tunnels.programs.limits import CONNECTIONS, DESCRIPTORS, MEMORY, NOT_FULL
 from tunnels.programs.sshuttle_package import FATAL, Door, Package, mapping
 from tunnels.programs.unfit import Unfit, say
 from tunnels.programs.workers import Crew, Post
 
-DESCRIPTORS = 1024      # sshuttle's select() dies above this number; at it, it refuses what is too much and lives
 LATENCY = 128 << 10     # bytes under way before sshuttle waits for the far side: its own 32 KiB are little for 32 KiB frames
 
 
@@ -46,18 +47,23 @@ def main(arguments: Sequence[str]) -> int:
         ciphers = _ciphers()
         # Taken by root, the port can be shared by nobody else.
         doors = [Door(options.port, options.workers > 1) for _ in range(options.workers)]
-        rights.give_up((options.identity, options.known_hosts), DESCRIPTORS, options.user)
+        rights.give_up((options.identity, options.known_hosts), DESCRIPTORS, MEMORY, options.user)
     except Unfit as error:
         say(str(error))
         return FATAL
-    post = Post(doors[0], notify) if len(doors) == 1 else Crew(doors, notify).run()
+    post = Post(doors[0], notify, _say_full) if len(doors) == 1 else Crew(doors, notify).run()
     if isinstance(post, int):
         return post
     argv = (
         "-l", f"0.0.0.0:{options.port}", "-r", options.remote, "--ssh-cmd", shlex.join(_ssh(options, ciphers)),
         "--latency-buffer-size", str(LATENCY), "0.0.0.0/0",
     )
-    return package.run(argv, post.door, post.notify, mapping(options.map))
+    return package.run(argv, post.door, post.notify, mapping(options.map), Guests(post.full))
+
+
+def _say_full(full: bool) -> None:
+    """The daemon reads it from the output, which it reads on after a restart of its own; notices would be lost meanwhile."""
+    say(f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused" if full else NOT_FULL)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

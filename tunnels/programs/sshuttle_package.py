@@ -1,5 +1,5 @@
 """sshuttle's package with the parts replaced that are the daemon's: no firewall, a listener that is open only while connections can pass,
-larger frames, a loop that idle connections do not slow down. Those parts are no public interface of it, so they are looked for before
+limits on connections, and what sshuttle_mux.py says. Those parts are no public interface of it, so version and names are checked before
 anything is replaced.
 
     Package() while everything can be read  ->  Package.run(argv, door, notify), once in a process, without rights
@@ -11,83 +11,29 @@ import contextlib
 import errno
 import os
 import pkgutil
+import re
 import select
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+from tunnels.programs.guests import Guests
+from tunnels.programs.sshuttle_mux import SSNET
 from tunnels.programs.unfit import Unfit, say
 
 BACKLOG = 1024          # connections that wait to be accepted: sshuttle's own 10 makes a burst wait for retransmits
+BATCH = 64              # connections accepted in one turn of the loop
+PATIENCE = 0.01         # seconds between two looks at connections for which the system has no descriptor
 GRACE = 0.5             # seconds that sshuttle gets to notice by itself that its ssh is gone
 FATAL = 99              # sshuttle's own exit code for "it cannot go on"
-
-# Run in sshuttle's module ssnet, here and at the far side: it sends us the module's source. It changes three things.
-# - What is carried is cut into frames of 2 KiB, each of which costs a dozen Python calls on either side. A frame says its own length, so
-#   any other end understands larger ones too.
-# - Each frame that waits is written by itself, in a turn of the loop of its own.
-# - In each turn every connection is asked what it waits for, by a search through lists as long as there are connections, and after each
-#   frame every connection tries to read and to write. So a hundred that are idle make all others slow, and where the CPU is scarce more
-#   connections mean less done, until nothing is. Here those that have nothing to do are left alone.
-SSNET = b"""
-def _uwrite(self, data):
-    if self.mux.too_full:
-        return 0
-    frame = data[:32768]
-    self.mux.send(self.channel, CMD_TCP_DATA, frame)
-    return len(frame)
-
-
-def _flush(self):
-    if len(self.outbuf) > 1:
-        self.outbuf[:] = [b"".join(self.outbuf)]
-    _flush_first(self)
-
-
-def _add(socks, elem):
-    socks[elem] = True
-
-
-def _at_rest(handler):
-    if type(handler) is not Proxy:
-        return False
-    one, two = handler.wrap1, handler.wrap2
-    return not (
-        one.buf or two.buf or one.connect_to or two.connect_to
-        or one.shut_read or one.shut_write or two.shut_read or two.shut_write
-    )
-
-
-def runonce(handlers, mux):
-    for over in [each for each in handlers if not each.ok]:
-        handlers.remove(over)
-        if hasattr(over, "dispose"):
-            over.dispose()
-    r, w = {}, {}
-    for each in handlers:
-        each.pre_select(r, w, {})
-    readable, writable, _ = select.select(list(r), list(w), [])
-    ready = {*readable, *writable}
-    own = ready - {mux.rfile, mux.wfile}
-    for each in handlers:
-        called = own if _at_rest(each) else ready
-        for sock in [sock for sock in each.socks if sock in called]:
-            each.callback(sock)
-            if type(each) in (Mux, Proxy):
-                break
-
-
-_flush_first = Mux.flush
-MuxWrapper.uwrite, Mux.flush = _uwrite, _flush
-"""
 
 _NEEDED = MappingProxyType({             # what we replace or call
     "client": ("FirewallClient", "MultiListener", "ssh", "sdnotify"),
@@ -96,21 +42,34 @@ _NEEDED = MappingProxyType({             # what we replace or call
     "methods": ("BaseMethod",),
     "sdnotify": ("send",),
     "ssh": ("connect", "get_module_source"),
-    "ssnet": ("Mux", "MuxWrapper", "Proxy", "CMD_TCP_DATA", "runonce", "_add", "select"),
+    "ssnet": ("Fatal", "LATENCY_BUFFER_SIZE", "Mux", "MuxWrapper", "Proxy", "SockWrapper", "cmd_to_name", "log", "runonce", "_add",
+              "select"),
 })
+VERSIONS = "sshuttle>=1.3.2,<2.1"
+_OLDEST, _BEFORE = (1, 3, 2), (2, 1)     # versions that were read and tried; another one may work past our limits unseen
 
 Real = Callable[[str], str]     # what an address that staff use is at the far side
 Notify = Callable[..., object]  # sd_notify(3), one message an argument
 
 
+_IPV6_TRANSPARENT = 75
+
+
 class Door:
-    """The local port, IPv4 and IPv6: taken at once, open for connections only while they can pass."""
+    """The local port, IPv4 and IPv6: taken at once, open for connections only while they can pass.
+
+    Its sockets are transparent, which needs CAP_NET_ADMIN: the daemon's rules let redirected connections reach no other socket, so that
+    whoever takes the port after us gets none. They have SO_REUSEADDR only while they listen, when it lets nobody in beside them: without it
+    a door could not open again before its last connections are over, and with it anybody could take the port while it is shut.
+    """
 
     def __init__(self, port: int, shared: bool) -> None:
         """`shared`: other doors of this user lead to the port too, and the kernel spreads new connections over the open ones."""
         try:
             self.v4 = _bound(socket.AF_INET, "0.0.0.0", port, shared)
             self.v6 = _bound_if_there(port, shared)
+        except PermissionError as error:
+            raise Unfit("cannot mark the listening sockets as transparent: that needs CAP_NET_ADMIN") from error
         except OSError as error:
             raise Unfit(f"cannot listen on port {port}: {error.strerror}") from error
         self._lock = threading.Lock()
@@ -120,6 +79,7 @@ class Door:
     def open(self) -> None:
         """Accept connections (again)."""
         for listener in self._sockets():
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.listen(BACKLOG)
         self.is_open = True
         self.on_open()
@@ -132,6 +92,12 @@ class Door:
                 # A second time would be remembered: when it listens again, its connections would be shut from the beginning.
                 if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     listener.shutdown(socket.SHUT_RDWR)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
+    def forget(self) -> None:
+        """This process does not use it."""
+        for listener in self._sockets():
+            listener.close()
 
     def _sockets(self) -> tuple[socket.socket, ...]:
         return (self.v4,) if self.v6 is None else (self.v4, self.v6)
@@ -139,7 +105,9 @@ class Door:
 
 def _bound(family: int, address: str, port: int, shared: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # a restart need not wait for old connections
+    listener.setblocking(False)
+    level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if family == socket.AF_INET6 else (socket.IPPROTO_IP, socket.IP_TRANSPARENT)
+    listener.setsockopt(level, option, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if family == socket.AF_INET6:
@@ -166,23 +134,26 @@ class Package:
         self._sources = _sources()
         "lookup".encode("idna")     # name lookups import this codec when they first run
 
-    def run(self, argv: Sequence[str], door: Door, notify: Notify, real: Real) -> int:
+    def run(self, argv: Sequence[str], door: Door, notify: Notify, real: Real, guests: Guests) -> int:
         """sshuttle's own main with these arguments, until it or its ssh ends; the exit code."""
         ssh = _Ssh(self._modules["ssh"].connect, door.shut)
-        self._replace(door, notify, ssh, real)
+        self._replace(door, notify, ssh, real, guests)
         sys.argv = ["sshuttle", *argv]
         try:
             return int(self._modules["cmdline"].main() or 0)
         except OSError as error:        # sshuttle lets some escape, above all when ssh dies while something is written to it
             say(f"sshuttle ended: {error.strerror}")
             return FATAL
+        except MemoryError:
+            say("sshuttle ended: it needs more memory than it may have")
+            return FATAL
         finally:
             door.shut()
             ssh.report()
 
-    def _replace(self, door: Door, notify: Notify, connect: Callable[..., Any], real: Real) -> None:
+    def _replace(self, door: Door, notify: Notify, connect: Callable[..., Any], real: Real, guests: Guests) -> None:
         client, ssh, ssnet = (self._modules[name] for name in ("client", "ssh", "ssnet"))
-        client.MultiListener = _listener(client.MultiListener, self._modules["helpers"].Fatal, door)
+        client.MultiListener = _listener(client.MultiListener, self._modules["helpers"].Fatal, door, guests)
         client.FirewallClient = _firewall(self._modules["methods"].BaseMethod, real, door.open)
         self._modules["sdnotify"].send = notify
         ssh.get_module_source = self._sources.__getitem__
@@ -197,9 +168,13 @@ def _modules() -> Mapping[str, Any]:
         modules = {name: import_module(f"sshuttle.{name}") for name in _NEEDED}
     except ImportError as error:
         raise Unfit(f"the Python package sshuttle is missing: {error}") from error
+    version = getattr(import_module("sshuttle"), "__version__", "unknown")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if not _OLDEST <= numbers < _BEFORE:
+        raise Unfit(f"this version of sshuttle cannot be used: {version}; install {VERSIONS}")
     missing = [f"sshuttle.{module}.{name}" for module, names in _NEEDED.items() for name in names if not hasattr(modules[module], name)]
     if missing:
-        raise Unfit(f"this version of sshuttle cannot be used (1.3.2 or newer, before 3): it has no {', '.join(missing)}")
+        raise Unfit(f"this version of sshuttle cannot be used: it has no {', '.join(missing)}; install {VERSIONS}")
     return modules
 
 
@@ -213,7 +188,18 @@ def _sources() -> dict[str, bytes]:
     return sources
 
 
-def _listener(base: Any, fatal: type[Exception], door: Door) -> Any:
+class _Accepted(NamedTuple):
+    """Stands for a listening socket of which sshuttle accepts this one connection."""
+
+    connection: socket.socket
+    peer: Any
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As a socket."""
+        return self.connection, self.peer
+
+
+def _listener(base: Any, fatal: type[Exception], door: Door, guests: Guests) -> Any:
     class Listener(base):  # type: ignore[misc]
         """The door in the place of sockets of its own."""
 
@@ -225,14 +211,28 @@ def _listener(base: Any, fatal: type[Exception], door: Door) -> Any:
             """Not yet: the door opens when the far side has answered."""
 
         def add_handler(self, handlers: Any, callback: Callable[..., None], *rest: Any) -> None:
-            def accept(*arguments: Any) -> None:
+            def accept(listener: socket.socket, *arguments: Any) -> None:
                 if not door.is_open:
                     raise fatal("ssh is gone")
-                callback(*arguments)
+                for connection, peer in _waiting(listener):
+                    admitted = guests.admit(connection, peer[0])
+                    if admitted is not None:
+                        callback(_Accepted(admitted, peer), *arguments)
 
             door.on_open = lambda: base.add_handler(self, handlers, accept, *rest)
 
     return Listener
+
+
+def _waiting(listener: socket.socket) -> Iterator[tuple[socket.socket, Any]]:
+    """Some of the connections that wait."""
+    for _ in range(BATCH):
+        try:
+            yield listener.accept()
+        except OSError as error:        # most often: none is left
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(PATIENCE)
+            return
 
 
 def _firewall(base: Any, real: Real, ready: Callable[[], None]) -> Any:

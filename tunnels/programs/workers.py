@@ -23,7 +23,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tunnels.programs.limits import CONNECTIONS, NOT_FULL
 from tunnels.programs.sshuttle_package import Door
+from tunnels.programs.unfit import say
 
 FIRST, LONGEST = 0.5, 60.0      # seconds: the longest pause before the first new start, and before any
 STABLE = 10.0                   # seconds of service that make earlier failures forgotten
@@ -31,6 +33,7 @@ REFUSED = 3600.0                # seconds before the far side is asked again whe
 START_WITHIN = 60.0             # seconds in which a worker must serve
 WORDS = 30                      # lines of a worker that are kept for its obituary
 _PR_SET_PDEATHSIG = 1
+_FULL = b"X_FULL="              # a worker's notice to the launcher, with 1 or 0
 _REFUSAL = re.compile(rb"Permission denied|Host key verification failed|HOST IDENTIFICATION HAS CHANGED|Too many authentication failures")
 
 
@@ -40,6 +43,7 @@ class Post:
 
     door: Door
     notify: Callable[..., object]
+    full: Callable[[bool], object]      # hears when it can carry no more connections, and when it can again
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class _Worker:
     notices: int            # what it would tell a service manager
     started: float
     served: float | None = None
+    full: bool = False
     rest: bytes = b""
     words: collections.deque[bytes] = field(default_factory=lambda: collections.deque(maxlen=WORDS))
 
@@ -73,13 +78,15 @@ class _Worker:
             self.words.append(line)
             _tell(self.number, line)
 
-    def says_ready(self) -> bool:
-        """It serves, since just now."""
-        notices = _read(self.notices)
-        if self.serves or b"READY=1" not in notices:
-            return False
-        self.served = time.monotonic()
-        return True
+    def take_notices(self) -> bool:
+        """Learn what it told; True: it serves, since just now."""
+        served = self.served
+        for notice in _read(self.notices).split(b"\n"):
+            if notice == b"READY=1" and self.served is None:
+                self.served = time.monotonic()
+            elif notice.startswith(_FULL):
+                self.full = notice == _FULL + b"1"
+        return self.served != served
 
     def bury(self) -> int:
         """Reap it; its exit code, or the negative number of the signal that ended it."""
@@ -97,9 +104,10 @@ class Crew:
 
     def __init__(self, doors: Sequence[Door], notify: Callable[..., object]) -> None:
         """`notify` tells the daemon."""
-        self._doors, self._notify = doors, notify
+        self._doors, self._notify = tuple(doors), notify
         self._workers: dict[int, _Worker] = {}      # by number
         self._was_ready = False
+        self._full = 0                              # workers that were said to be
         self._failures = 0
         self._next_start = 0.0
         self._libc = ctypes.CDLL(None)
@@ -112,13 +120,22 @@ class Crew:
             self._wait()
             for worker in list(self._workers.values()):
                 worker.hear()
-                if worker.says_ready():
+                if worker.take_notices():
                     self._welcome(worker)
                 if _is_readable(worker.pidfd):
                     code = self._ended(worker)
                     if not self._serving():
                         _write(*worker.words)
                         return code
+            self._tell_full()
+
+    def _tell_full(self) -> None:
+        """Say how many workers carry no more, whenever that has changed. New connections that the kernel gives to those are refused."""
+        full = sum(worker.full for worker in self._workers.values())
+        if full != self._full:
+            self._full = full
+            text = f"full: {full} of {len(self._doors)} workers carry {CONNECTIONS} connections each and refuse new ones"
+            say(text if full else NOT_FULL)
 
     def _serving(self) -> int:
         return sum(worker.serves for worker in self._workers.values())
@@ -145,7 +162,13 @@ class Crew:
             for standard in (1, 2):
                 os.dup2(printed, standard)
             os.close(printed)
-            return Post(self._doors[number - 1], lambda *messages: os.write(noticed, b"\n".join(messages)))
+            for door in self._doors[:number - 1] + self._doors[number:]:
+                door.forget()
+
+            def tell(*notices: bytes) -> int:
+                return os.write(noticed, b"".join(notice + b"\n" for notice in notices))
+
+            return Post(self._doors[number - 1], tell, lambda full: tell(_FULL + (b"1" if full else b"0")))
         for its in (printed, noticed):
             os.close(its)
         for heard in (output, notices):

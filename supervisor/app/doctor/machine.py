@@ -162,11 +162,11 @@ def kernel() -> Kernel | None:
     """Foreign firewalls, and what nftables can do. None without CAP_NET_ADMIN."""
     try:
         found = survey.filters()
-        possible = survey.owner_persist()
+        possible, missing = survey.owner_persist(), survey.missing_modules()
     except OSError:
         return None
     chains = (_chain(base, found) for base in found.base if (base.family, base.table) != ("inet", TABLE))
-    return Kernel(tuple(chain for chain in chains if chain is not None), ("inet", TABLE) in found.chains, possible)
+    return Kernel(tuple(chain for chain in chains if chain is not None), ("inet", TABLE) in found.chains, possible, missing)
 
 
 def _chain(base: survey.BaseChain, found: survey.Filters) -> Chain | None:

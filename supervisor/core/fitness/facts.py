@@ -102,6 +102,7 @@ class Kernel:
     chains: tuple[Chain, ...] = ()
     our_table: bool = False
     owner_persist: bool | None = None                   # tables can outlive their owner
+    missing_modules: tuple[str, ...] = ()               # that our rules need
 
 
 @dataclass(frozen=True, slots=True)

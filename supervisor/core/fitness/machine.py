@@ -156,6 +156,10 @@ def features(facts: Facts) -> Iterator[Finding]:
         text = "this kernel's nftables tables cannot outlive an owner (before Linux 6.9): another program can remove ours, " \
                "and for milliseconds only the routes keep the destinations closed"
         yield warning("kernel", text, "uname -r   # a kernel of 6.9 or later, e.g. from Debian's backports")
+    if facts.kernel is not None and facts.kernel.missing_modules:
+        modules = " ".join(facts.kernel.missing_modules)
+        text = f"this kernel lacks what our firewall rules need: {modules.replace(' ', ', ')}; the daemon cannot start"
+        yield problem("kernel", text, f"modprobe -a {modules}   # else a kernel that has them; every distribution's own does")
     yield from _conntrack(facts.settings)
 
 
