@@ -10,6 +10,7 @@ import enum
 import socket
 from collections.abc import Callable, Iterable
 
+from supervisor.core.layout import MAIN_TABLE
 from supervisor.kernel.bulk import PROTOCOL
 from supervisor.kernel.netlink import attributes, messages
 from supervisor.kernel.ruleset import TABLE
@@ -23,6 +24,7 @@ class Part(enum.Enum):
     ROUTES = "routes"
     RULES = "rules"
     TABLE = "table"
+    OTHERS = "others"           # what other programs have there and packets of ours may meet
 
 
 EVERYTHING = frozenset(Part)
@@ -36,7 +38,7 @@ _BURST = 64                 # datagrams in one go, so that a flood cannot hold u
 _ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24, 25)     # link; IPv4 address, route, rule; IPv6 the same; settings of both
 _NFTABLES_GROUP = 7
 _DEVICES, _ADDRESSES, _ROUTES, _RULES = (16, 17, 80), (20, 21), (24, 25), (32, 33)     # 80: rp_filter or forwarding, for one
-_ROUTE_PROTOCOL = 5         # offset in struct rtmsg
+_ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5        # offsets in struct rtmsg
 _NFGENMSG = 4               # bytes before the attributes
 _NEW_GENERATION, _PROGRAM = 15, 3
 _NOBODY = (0, 0, b"")
@@ -107,6 +109,8 @@ class Hints:
             return Part.ADDRESSES
         if kind in _ROUTES and body[_ROUTE_PROTOCOL] == PROTOCOL:
             return Part.ROUTES
+        if kind in _ROUTES and body[_ROUTE_TABLE] != MAIN_TABLE:
+            return Part.OTHERS
         return Part.RULES if kind in _RULES else None
 
     def nftables(self, kind: int, body: bytes) -> Part | None:
@@ -116,8 +120,9 @@ class Hints:
         """
         named = dict(attributes(body[_NFGENMSG:]))
         if kind & 0xFF != _NEW_GENERATION:
-            self._touched |= named.get(1) == TABLE.encode() + b"\x00"
-            return None
+            ours = named.get(1) == TABLE.encode() + b"\x00"
+            self._touched |= ours
+            return None if ours else Part.OTHERS
         touched, self._touched = self._touched, False
         if not touched:
             return None

@@ -60,11 +60,15 @@ _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Eleme
 class KernelNetwork:
     """The engine's `Network`.
 
-    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for the log.
+    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for the log; `changed` is called
+    whenever somebody else has changed something in the kernel.
     """
 
-    def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST) -> None:
+    def __init__(
+        self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._post = post
+        self._changed = changed
         self._note = note
         self._routes = Routes()
         self._nftables = Nftables(table_flags)
@@ -142,7 +146,6 @@ class KernelNetwork:
         if worst is not None:
             self._release()
             raise explained(worst[1], worst[0]) from worst[1]
-        self._sysctls.allow_ping()
         self._sysctls.tell_of_flows()
         self._open_host()
         self._tell({sentence(*failure) for failure in failures if not passing(failure)})
@@ -184,6 +187,10 @@ class KernelNetwork:
         self._work.set()
 
     def _hinted_at(self, parts: frozenset[Part]) -> None:
+        self._changed()
+        parts -= {Part.OTHERS}
+        if not parts:
+            return
         self._hinted |= parts
         if Part.DEVICES in parts:
             self._looked = None
@@ -269,6 +276,7 @@ class KernelNetwork:
 
     def _open_host(self) -> None:
         """Let packets through: when everything that closes is in place, and again when somebody changed that."""
+        self._sysctls.allow_ping()
         self._sysctls.forward(any(carry.network.version == 6 for carry in self._plan.carries), self._devices())
         if self._plan.accounting:
             self._sysctls.account()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from supervisor.app.demand import demand
 from supervisor.app.doctor import addresses, diagnose, machine, programs, resolving, stores
-from supervisor.app.doctor.gather import demand
 from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files, load
 from supervisor.config import Config

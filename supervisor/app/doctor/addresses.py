@@ -84,9 +84,13 @@ def _rows(name: str, skip: int = 1) -> list[list[str]]:
 # --- who listens -------------------------------------------------------------------------------------------------------------------
 
 
-def listeners(config: Config, daemon: int | None) -> tuple[Listener, ...]:
-    """Foreign programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it."""
-    taken = {port: inode for port, inode in _listening() if FIRST_PORT <= port <= LAST_PORT}
+def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> tuple[Listener, ...]:
+    """Third-party programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it.
+
+    On the `known` ports a proxy of ours listens.
+    """
+    ours = frozenset(known)
+    taken = {port: inode for port, inode in _listening() if FIRST_PORT <= port <= LAST_PORT and port not in ours}
     port = config.http.listen.port
     if daemon is None and _in_use(config.http.listen.host, port):
         taken[port] = next((inode for listening, inode in _listening() if listening == port), 0)
@@ -134,7 +138,14 @@ def _descriptors(pid: int) -> Iterator[str]:
 def _ours(pid: int | None, daemon: int | None) -> bool:
     if pid is None:
         return daemon is not None       # it may well be
-    return pid == daemon or processes.tag_of(pid) is not None
+    return (daemon is not None and daemon in _line(pid)) or processes.tag_of(pid) is not None
+
+
+def _line(pid: int) -> Iterator[int]:
+    """The process and those that it descends from, as far as they can be seen."""
+    with contextlib.suppress(psutil.Error):
+        yield pid
+        yield from (parent.pid for parent in psutil.Process(pid).parents())
 
 
 def _name(pid: int | None) -> str | None:

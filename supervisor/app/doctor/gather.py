@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from supervisor.app.demand import demand
 from supervisor.app.doctor import addresses, machine, programs, resolving, service, stores
 from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files
@@ -12,9 +13,9 @@ from supervisor.app.isolation import isolation
 from supervisor.app.parts import first_plan
 from supervisor.config.model import Config
 from supervisor.core.fitness import Finding, examine
-from supervisor.core.fitness.facts import Around, Demand, Facts
+from supervisor.core.fitness.facts import Around, Facts
 from supervisor.kernel import survey
-from tunnels.base import AnyKind, Carrier
+from tunnels.base import AnyKind
 
 
 def diagnose(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None) -> tuple[Finding, ...]:
@@ -68,20 +69,3 @@ def around(config: Config, kinds: Mapping[str, AnyKind]) -> Around:
     plan = first_plan(config, kinds)
     targets = tuple((name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets)
     return Around(plan, targets, (), machine.arrivals(plan.staff), survey.indexes())
-
-
-def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
-    """What the configuration asks of the host."""
-    tunnels = config.tunnels
-    devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
-    return Demand(
-        devices=devices,
-        proxies=tuple(name for name in tunnels if name not in devices),
-        destinations=tuple((name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations),
-        icmp=tuple(name for name, tunnel in tunnels.items() if any(target.startswith("icmp:") for target in tunnel.probe.targets)),
-        totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
-        needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
-        staff=config.staff.networks,
-        http_port=config.http.listen.port,
-        drain=config.drain.timeout,
-    )

@@ -62,6 +62,11 @@ class Case:
             return tuple(replace(self, staff=(network,)) for network in self.staff)
         return ()
 
+    @property
+    def tunnels(self) -> frozenset[str]:
+        """Whose packets these are, by name."""
+        return frozenset(aim.lane.tunnel for aim in self.aims)
+
     def lanes(self) -> list[Lane]:
         """Whose packets these are."""
         return [self.aims[0].lane] if self.one_lane else [aims[0].lane for aims in _by_lane(self.aims).values()]

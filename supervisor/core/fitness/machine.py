@@ -99,20 +99,21 @@ def settings(facts: Facts) -> Iterator[Finding]:
         yield _wanted(facts, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
     if 6 in versions:
         yield _wanted(facts, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host")
-    yield from _of_devices(facts)
+    for version in facts.demand.versions:
+        yield from of_devices(facts, version)
     if facts.demand.icmp:
         yield _ping(facts.settings.get("net.ipv4.ping_group_range"), facts)
 
 
-def _of_devices(facts: Facts) -> Iterator[Finding]:
+def of_devices(facts: Facts, version: int) -> Iterator[Finding]:
     """What the setting for all devices sets for each, until somebody changes one of them."""
     on = facts.settings.get("net.ipv4.ip_forward", Setting(None, False)).value == "1"
     for name, setting in facts.settings.items():
         *_, device, word = name.split(".")
         remedy = _sysctl(name, "1" if word == "forwarding" else "0")
-        if word == "forwarding" and name.startswith("net.ipv4.conf.") and setting.value == "0" and on:
+        if version == 4 and word == "forwarding" and name.startswith("net.ipv4.conf.") and setting.value == "0" and on:
             yield problem("kernel settings", f"{name} is 0, must be 1: no packet that comes in by {device} is forwarded", remedy)
-        if word == "disable_ipv6" and setting.value == "1" and 6 in facts.demand.versions:
+        if version == 6 and word == "disable_ipv6" and setting.value == "1":
             yield problem("kernel settings", f"{name} is 1, must be 0: no IPv6 packet passes {device}", remedy)
 
 
@@ -156,7 +157,7 @@ def _ping(setting: Setting | None, facts: Facts) -> Finding:
 
 # --- features ----------------------------------------------------------------------------------------------------------------------
 
-_FULL = 0.8         # of the connection table: from here on new connections are at risk
+FULL = 0.8         # of the connection table: from here on new connections are at risk
 
 
 def features(facts: Facts) -> Iterator[Finding]:
@@ -194,7 +195,7 @@ def tracked(facts: Facts) -> Iterator[Finding]:
 def _fill(found: Mapping[str, Setting]) -> Iterator[Finding]:
     nothing = Setting(None, False)
     count, limit = (found.get(f"net.netfilter.nf_conntrack_{word}", nothing).value for word in ("count", "max"))
-    if count is not None and limit is not None and int(count) > _FULL * int(limit):
+    if count is not None and limit is not None and int(count) > FULL * int(limit):
         text = f"the connection table is nearly full ({count} of {limit}): new connections will be dropped"
         yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
 

@@ -49,13 +49,14 @@ def rules(facts: Facts) -> Iterator[Finding]:
         return
     if not facts.demand.devices:
         return
-    found = [finding for rule in facts.rules if _first(rule) and (finding := _rule(rule, facts)) is not None]
+    found = [finding for rule in facts.rules if first(rule) and (finding := _rule(rule, facts)) is not None]
     yield from found
     if not found:
         yield ok("routing rules", f"no third-party policy rule catches our packets before ours does (priority {PRIORITY})")
 
 
-def _first(rule: PolicyRule) -> bool:
+def first(rule: PolicyRule) -> bool:
+    """Is it looked at before ours, and not the kernel's own for this host's addresses."""
     return rule.priority <= PRIORITY and rule.table != LOCAL_TABLE
 
 

@@ -1,0 +1,61 @@
+"""The facts that the daemon itself wants again and again: those of doctor's that can change under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from supervisor.app.demand import Running
+from supervisor.app.doctor import addresses, machine
+from supervisor.app.doctor.places import Places
+from supervisor.config.model import Config
+from supervisor.core.fitness.facts import Around, Facts, Kernel
+from supervisor.core.fitness.machine import FULL
+from supervisor.core.network import NetworkPlan
+from supervisor.kernel import survey
+from supervisor.kernel.firewalls import Reader
+
+_COUNT, _LIMIT = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"
+
+
+def everything(running: Running, reader: Reader, places: Places | None = None) -> Facts:
+    """A full look; some milliseconds."""
+    where, plan = places or Places(), running.plan
+    policies = machine.rules()
+    around = Around(plan, _targets(running.config), running.peers, machine.arrivals(plan.staff), survey.indexes())
+    facts = Facts(
+        demand=running.demand, live=True, kernel=_kernel(reader), rules=policies, routes=machine.routes(policies or ()), around=around,
+        own=addresses.own(running.config, ()), legacy_tables=False,
+        listeners=addresses.listeners(running.config, running.pid, _ports(plan)) if running.demand.proxies else (),
+    )
+    return at_a_glance(facts, where)
+
+
+def at_a_glance(facts: Facts, places: Places | None = None) -> Facts:
+    """The same facts, with those looked at again of whose change the kernel says nothing; less than a millisecond."""
+    where = places or Places()
+    devices = {device for _, device in facts.around.arrivals} | {lane.device for lane in facts.around.plan.lanes if lane.up and lane.device}
+    settings = machine.settings(where.sysctls, sorted(devices))
+    count, limit = (int(settings[name].value or 0) for name in (_COUNT, _LIMIT))
+    if count <= FULL * limit:       # it changes all the time, and says nothing
+        del settings[_COUNT]
+    return replace(
+        facts, settings=settings, tun=machine.tun(where.tun), synchronised=machine.synchronised(),
+        absent=frozenset(need.path for _, need in facts.demand.needs if not Path(need.path).exists()),
+    )
+
+
+def _kernel(reader: Reader) -> Kernel | None:
+    try:
+        return Kernel(reader.read())
+    except OSError:
+        return None
+
+
+def _targets(config: Config) -> tuple[tuple[str, str], ...]:
+    return tuple((name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets)
+
+
+def _ports(plan: NetworkPlan) -> Iterable[int]:
+    return [lane.port for lane in plan.lanes if lane.port is not None]
