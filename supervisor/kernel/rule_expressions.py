@@ -31,7 +31,8 @@ _ENDING_TARGETS: Mapping[str, str] = MappingProxyType({
     "NETMAP": "accept", "NFQUEUE": "accept", "SYNPROXY": "accept",
 })
 _ANY_PORT = (0, 0xFFFF)
-_NEW_STATE, _STATES = 1, 0x4F   # match flag of conntrack; the states that nft numbers alike: invalid, established, related, new, untracked
+_BY_STATE, _AS_STATE = 1, 1 << 13       # match flags of conntrack: it looks at the state, and was written as `-m state`
+_STATES = 0x4F                  # those that nft numbers alike: invalid, established, related, new, untracked
 _STATE_OFFSETS = (146, 148, 150)        # in struct xt_conntrack_mtinfo3: flags, those inverted, states
 
 
@@ -168,13 +169,9 @@ def _bits(source: str, mask: int, operator: str, value: int = 0) -> tuple[Expres
 
 def _conntrack(info: bytes) -> tuple[Expression, ...]:
     flags, inverted, states = (struct.unpack_from("=H", info, offset)[0] for offset in _STATE_OFFSETS)
-    if flags & ~_NEW_STATE or states & ~_STATES:
+    if flags & ~_AS_STATE != _BY_STATE or states & ~_STATES:
         return (Opaque(),)
-    return _bits("ct state", states, "==" if inverted & _NEW_STATE else "!=")
-
-
-def _state(info: bytes) -> tuple[Expression, ...]:
-    return _bits("ct state", struct.unpack_from("=I", info)[0] & _STATES, "!=")
+    return _bits("ct state", states, "==" if inverted & _BY_STATE else "!=")
 
 
 def _mark(source: str) -> Callable[[bytes], tuple[Expression, ...]]:
@@ -200,6 +197,6 @@ def _ports(protocol: int, inverted_at: int) -> Callable[[bytes], tuple[Expressio
 
 
 _MATCHES: Mapping[str, Callable[[bytes], tuple[Expression, ...]]] = MappingProxyType({
-    "conntrack": _conntrack, "state": _state, "mark": _mark("mark"), "connmark": _mark("ct mark"), "tcp": _ports(6, 11),
+    "conntrack": _conntrack, "mark": _mark("mark"), "connmark": _mark("ct mark"), "tcp": _ports(6, 11),
     "udp": _ports(17, 8),
 })

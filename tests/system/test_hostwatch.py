@@ -199,10 +199,10 @@ def test_a_firewall_that_stops_the_probes(watched: Daemon, pagerduty: PagerDuty,
 def test_settings_are_repaired_or_told(watched: Daemon, pagerduty: PagerDuty) -> None:
     host, trouble = watched.namespace, Trouble(watched, pagerduty, "kernel-settings")
     for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
-        before = watched.metric("facilitator_kernel_repairs_total", object="sysctl")
+        before = watched.metric("facilitator_kernel_repairs_total", what="sysctl")
         host.run("sysctl", "-qw", f"{name}=0")
         eventually(lambda n=name: host.run("sysctl", "-n", n).stdout.strip() == "1", 5, "it is repaired")
-        eventually(lambda b=before: watched.metric("facilitator_kernel_repairs_total", object="sysctl") > b, 5, "and counted")
+        eventually(lambda b=before: watched.metric("facilitator_kernel_repairs_total", what="sysctl") > b, 5, "and counted")
     with undone(host, "sysctl -qw net.ipv4.conf.vpc.forwarding=1"):
         host.run("sysctl", "-qw", "net.ipv4.conf.vpc.forwarding=0")
         text = trouble.appears()

@@ -22,7 +22,7 @@ from supervisor.core.netfilter.values import OURS
 from supervisor.core.rules import PRIORITY
 from supervisor.kernel import survey
 from supervisor.kernel.firewalls import Reader, ours_exists
-from tunnels.settings import IPNetwork
+from tunnels.settings import IPAddress, IPNetwork
 
 PATIENCE = 1.5          # seconds for a daemon or a program to answer
 _CAPABILITIES = ((5, "CAP_KILL"), (6, "CAP_SETGID"), (7, "CAP_SETUID"), (10, "CAP_NET_BIND_SERVICE"), (12, "CAP_NET_ADMIN"))
@@ -222,8 +222,17 @@ def routes(found: Iterable[PolicyRule]) -> tuple[TableRoute, ...]:
 
 def arrivals(networks: Iterable[IPNetwork]) -> tuple[tuple[IPNetwork, str], ...]:
     """By which device packets of each network come in."""
-    found = ((network, survey.outgoing(network[1 if network.num_addresses > 1 else 0])) for network in networks)
+    found = ((network, next(filter(None, map(_arrival, _examples(network))), None)) for network in networks)
     return tuple((network, device) for network, device in found if device is not None)
+
+
+def _examples(network: IPNetwork) -> list[IPAddress]:
+    """Some of its addresses: the first may be this host's own."""
+    return [network[n] for n in (1, 2, 3) if n < network.num_addresses] or [network[0]]
+
+
+def _arrival(address: IPAddress) -> str | None:
+    return device if (device := survey.outgoing(address)) != "lo" else None
 
 
 def reverse_path(root: Path, devices: Iterable[str]) -> tuple[ReversePath, ...]:

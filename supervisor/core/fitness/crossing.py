@@ -26,6 +26,7 @@ ADDRESSES = frozenset({"staff", "destination"})
 _FAMILIES: Mapping[int, tuple[str, ...]] = MappingProxyType({4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")})
 _CONNTRACK, _MARKING, _MAPPING = -200, -150, -100       # priorities in prerouting: flows are known, marks are set, addresses are mapped
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
+_CLIENT_PORT = 40_000           # an ordinary one
 _SYN, _SYN_ACK = 0x02, 0x12
 _NEW, _ESTABLISHED = 8, 2       # states of connection tracking, as nft numbers them
 _UNTRACKED_STATE = 1            # what a packet without a flow has: "invalid"
@@ -283,7 +284,7 @@ class _Maker:
         if protocol.known != b"\xff" or protocol.value[0] != _TCP:
             return Bits.unknown(20, "destination" if len(self.case.aims) > 1 else "other")
         ports = [Bits.unknown(2) if port is None else Bits.exactly(port.to_bytes(2)) for port in set(map(self._port, self.case.aims))]
-        near, far = Bits.unknown(2), Bits.common(ports, 2, "other")
+        near, far = Bits.exactly(_CLIENT_PORT.to_bytes(2)), Bits.common(ports, 2, "other")
         flags = Bits.exactly(bytes([_SYN_ACK if self.answers else _SYN]))
         made = _joined(*((far, near) if self.answers else (near, far)), Bits.unknown(9), flags, Bits.unknown(6))
         return replace(made, about="destination") if len(ports) > 1 else made
