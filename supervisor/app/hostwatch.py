@@ -26,7 +26,7 @@ from tunnels.base import AnyKind
 from tunnels.settings import IPAddress
 
 FIRST = 1.0             # seconds after the start
-GLANCE = 10.0           # seconds between two looks at what changes without a word: settings, /dev/net/tun, the clock
+GLANCE = 5.0            # seconds between two looks at what changes without a word: settings, /dev/net/tun, the clock
 LOOK = 60.0             # seconds between two looks at everything
 DEBOUNCE = 0.5          # seconds in which further changes of the same happening arrive
 SHARE = 50.0            # a look may take this part of the time when changes do not end

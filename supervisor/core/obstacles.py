@@ -9,7 +9,7 @@ from supervisor.core.fitness import facts as fitness
 from supervisor.core.fitness.crossing import Aim, Case, cases, hits
 from supervisor.core.fitness.firewalls import remedies, sentence, stopped
 from supervisor.core.fitness.machine import of_devices
-from supervisor.core.fitness.routing import Course, catches, first, taken
+from supervisor.core.fitness.routing import Course, catches, first, removal, taken
 from supervisor.core.hops import Mark, Step, takes
 from supervisor.core.netfilter.values import Truth
 from supervisor.core.packet import Facts, Way
@@ -66,11 +66,11 @@ def _rules(facts: Facts, way: Way, host: fitness.Facts) -> Iterator[Step]:
 
 
 def _addresses(way: Way, host: fitness.Facts) -> Iterator[Step]:
-    address, real = way.match.address, way.match.real
+    real = way.match.real
     for route, course in taken(host.around, host.routes):
         if course.lane.number == way.lane.number and real in route.network:
-            text = f"{route.device} has the address {route.network}: this host takes the packet for itself; " \
-                   f"to do: ip -{address.version} address del {route.network} dev {route.device}"
+            taken_by = f"{route.device} has the address {route.network}: this host takes the packet for itself"
+            text = f"{taken_by}; to do: {removal(route, host.own)}"
             yield Step("address", text, Mark.PROBLEM)
     for own in host.own:
         if real in own.network:

@@ -284,7 +284,10 @@ def test_a_rule_that_matches_a_lane_is_never_missed(mark: int, mask: int, lane: 
 ])
 def test_an_address_of_this_host_inside_a_destination(route: TableRoute, told: bool) -> None:
     found = bad(host(routes=(route,)))
-    assert [f"address del {route.network} dev {route.device}" in finding.remedy for finding in found] == [True] * told
+    assert [f"ip -4 route del local {route.network} dev {route.device} table local" == finding.remedy for finding in found] == [True] * told
+    named = bad(host(routes=(route,), own=(Own(ip_network("10.7.0.0/16"), "this host's network", "10.77.0.1/16"),)))
+    if str(route.network) == "10.77.0.1/32" and told:
+        assert [finding.remedy for finding in named] == ["ip -4 address del 10.77.0.1/16 dev dummy0"]
 
 
 @pytest.mark.parametrize(("value", "fine"), [(1, True), (0, False), (2, False)])

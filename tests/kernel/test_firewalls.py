@@ -85,7 +85,7 @@ def dropped(source: str, target: str) -> bool:
 
 async def arrives(staff: Namespace, address: str) -> bool:
     try:
-        await ask(staff, address, seconds=0.6)
+        await ask(staff, address, seconds=0.3)
     except (OSError, TimeoutError):
         return False
     return True

@@ -166,7 +166,7 @@ def test_an_address_of_this_host_inside_a_destination(
         host.run("ip", "address", "add", address, "dev", "colliding", *(["nodad"] if ":" in address else []))
         text = trouble.appears()
         assert f"colliding has the address {inside}" in text
-        assert f"address del {inside}/{128 if ':' in inside else 32} dev colliding" in text
+        assert f"address del {address} dev colliding" in text
         assert "address" in problems(why(watched, inside))
         assert problems(why(watched, beside)) == {}
     trouble.vanishes()
@@ -209,6 +209,18 @@ def test_settings_are_repaired_or_told(watched: Daemon, pagerduty: PagerDuty) ->
         assert "net.ipv4.conf.vpc.forwarding is 0, must be 1: no packet that comes in by vpc is forwarded" in text
         assert "to do: sysctl -w net.ipv4.conf.vpc.forwarding=1" in text
         assert "kernel setting" in problems(why(watched, DATACENTRE_WEB, LAPTOP))
+    trouble.vanishes()
+
+
+@pytest.mark.timed
+def test_the_tunnel_device_vanishes(watched: Daemon, pagerduty: PagerDuty) -> None:
+    trouble = Trouble(watched, pagerduty, "tun-device")
+    inside = ("nsenter", "-t", str(watched.pid), "-m")          # its mounts are those of the namespace, not this host's
+    try:
+        watched.namespace.run(*inside, "mount", "-t", "tmpfs", "none", "/dev/net")
+        assert "/dev/net/tun does not exist: these tunnels cannot start: acme-dc; to do: modprobe tun" in trouble.appears()
+    finally:
+        watched.namespace.run(*inside, "umount", "/dev/net")
     trouble.vanishes()
 
 

@@ -38,9 +38,9 @@ def _networks(skipped: set[str]) -> Iterator[Own]:
                 continue
             address = entry.address.partition("%")[0]
             length = _length(entry.netmask)
-            network = ip_interface(f"{address}/{length}" if length is not None else address).network
-            if not network.is_link_local:
-                yield Own(network, f"this host's network on {device}")
+            interface = ip_interface(f"{address}/{length}" if length is not None else address)
+            if not interface.network.is_link_local:
+                yield Own(interface.network, f"this host's network on {device}", str(interface))
 
 
 def _length(netmask: str | None) -> int | None:

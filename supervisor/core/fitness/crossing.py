@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from supervisor.core.fitness.facts import Around
 from supervisor.core.netfilter.values import Bits, FilterChain, Firewall, Packet, Truth
 from supervisor.core.netfilter.walk import Stop, walk
-from supervisor.core.network import Lane, NetworkPlan
+from supervisor.core.network import Carry, Lane, NetworkPlan
 from tunnels.settings import IPNetwork
 
-MANY = 400                      # walks through chains in one judgement; what is not known then stays undivided
+MANY = 4000                     # walks through chains in one judgement; what is not known then is not told
+_PARTS = 16                     # into which many destinations are divided at once
 ADDRESSES = frozenset({"staff", "destination"})
 _FAMILIES: Mapping[int, tuple[str, ...]] = MappingProxyType({4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")})
 _CONNTRACK, _MARKING, _MAPPING = -200, -150, -100       # priorities in prerouting: flows are known, marks are set, addresses are mapped
@@ -58,7 +59,9 @@ class Case:
         if "lane" in open and not self.one_lane:
             return tuple(replace(self, aims=tuple(aims), one_lane=True) for aims in _by_lane(self.aims).values())
         if "destination" in open and len(self.aims) > 1:
-            return tuple(replace(self, aims=(aim,), one_lane=True) for aim in self.aims)
+            size = -(-len(self.aims) // _PARTS)
+            slices = (self.aims[start:start + size] for start in range(0, len(self.aims), size))
+            return tuple(replace(self, aims=aims, one_lane=self.one_lane or len(aims) == 1) for aims in slices)
         if "staff" in open and len(self.staff) > 1:
             return tuple(replace(self, staff=(network,)) for network in self.staff)
         return ()
@@ -100,7 +103,8 @@ def cases(around: Around) -> Iterator[Case]:
     probed = [aim for name, target in around.targets for aim in _probes(plan, name, target)]
     for version in (4, 6):
         staff = tuple(network for network in plan.staff if network.version == version)
-        aims = [Aim(lanes[c.lane], c.network, c.real) for c in plan.carries if c.network.version == version and c.lane in lanes]
+        carried = sorted((carry for carry in plan.carries if carry.network.version == version and carry.lane in lanes), key=_place)
+        aims = [Aim(lanes[carry.lane], carry.network, carry.real) for carry in carried]
         for what, proxied in (("forwarded", False), ("proxied", True)):
             if found := tuple(aim for aim in aims if (aim.lane.device is None) is proxied and staff):
                 yield Case(what, version, found, staff)
@@ -109,6 +113,11 @@ def cases(around: Around) -> Iterator[Case]:
         gates = (Aim(lane, ip_network(peer), ip_network(peer)) for name, peer in around.peers for lane in _lanes_of(plan, name))
         if found := tuple(aim for aim in gates if aim.real.version == version):
             yield Case("gateway", version, found)
+
+
+def _place(carry: Carry) -> int:
+    """What lies together is judged together."""
+    return int(carry.real.network_address)
 
 
 def _lanes_of(plan: NetworkPlan, tunnel: str) -> Iterator[Lane]:
@@ -143,8 +152,8 @@ class _Judgement:
             return
         self._left -= 1
         found = walk(self._firewall, base, packet)
-        if found.stops and self._left > 0 and (parts := case.parts(found.open)):
-            for part in parts:
+        if found.stops and (parts := case.parts(found.open)):
+            for part in parts if self._left > 0 else ():
                 yield from self.hits(base, part, answers)
             return
         for stop in found.stops:

@@ -146,6 +146,7 @@ class Own:
 
     network: IPNetwork
     what: str                                           # such as "this host's network on eth0"
+    address: str = ""                                   # of this host in it, as `ip address` names it: 10.0.0.7/24
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from supervisor.core.fitness.facts import Around, Facts, PolicyRule, TableRoute
+from supervisor.core.fitness.facts import Around, Facts, Own, PolicyRule, TableRoute
 from supervisor.core.fitness.finding import Finding, info, ok, perhaps, problem, warning
 from supervisor.core.intervals import Interval
 from supervisor.core.layout import MAIN_TABLE
@@ -146,7 +146,16 @@ def local(facts: Facts) -> Iterator[Finding]:
     for route, course in taken(facts.around, facts.routes):
         text = f"{route.device} has the address {_short(route.network)}, which lies inside {course.network}, a destination of " \
                f"{course.lane.tunnel}: packets to it end at this host"
-        yield problem("addresses", text, f"ip -{route.network.version} address del {route.network} dev {route.device}")
+        yield problem("addresses", text, removal(route, facts.own))
+
+
+def removal(route: TableRoute, own: Iterable[Own]) -> str:
+    """The command that takes the address away; it must be named with the length of its prefix."""
+    address, version = str(route.network.network_address), route.network.version
+    named = next((each.address for each in own if each.address.partition("/")[0] == address), None)
+    if named is None:
+        return f"ip -{version} route del {route.kind} {route.network} dev {route.device} table local"
+    return f"ip -{version} address del {named} dev {route.device}"
 
 
 def taken(around: Around, routes: Iterable[TableRoute]) -> Iterator[tuple[TableRoute, Course]]:
