@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from supervisor.core.fitness.facts import Around
 from supervisor.core.netfilter.values import Bits, FilterChain, Firewall, Packet, Truth
 from supervisor.core.netfilter.walk import Stop, walk
-from supervisor.core.network import Carry, Lane, NetworkPlan
+from supervisor.core.network import HOST_FLAG, Carry, Lane, NetworkPlan
 from tunnels.settings import IPNetwork
 
 MANY = 4000                     # walks through chains in one judgement; what is not known then is not told
@@ -259,8 +259,8 @@ class _Maker:
             return "flow"
         return "mark" if self.base.hook == "prerouting" and self.base.priority < _MARKING else ""
 
-    def _lane_mark(self) -> Bits:
-        return Bits.common([Bits.exactly(lane.number.to_bytes(4, sys.byteorder), "lane") for lane in self.lanes], 4, "lane")
+    def _lane_mark(self, flag: int = 0) -> Bits:
+        return Bits.common([Bits.exactly((lane.number | flag).to_bytes(4, sys.byteorder), "lane") for lane in self.lanes], 4, "lane")
 
     def _mark(self) -> Bits:
         unmarked = self.answers or self._early or self.case.what == "gateway"
@@ -270,9 +270,15 @@ class _Maker:
         if self._early == "flow":
             return {"ct state": _native(_UNTRACKED_STATE)}
         state = _native(_ESTABLISHED if self.answers else _NEW)
-        marked = self.case.what in ("forwarded", "proxied") and (self.answers or not self._early)
-        mark = self._lane_mark() if marked else Bits.exactly(bytes(4))
-        return {"ct state": state, "ct direction": Bits.exactly(bytes([self.answers])), "ct mark": mark}
+        return {"ct state": state, "ct direction": Bits.exactly(bytes([self.answers])), "ct mark": self._flow_mark()}
+
+    def _flow_mark(self) -> Bits:
+        """A probe's flow gets its mark in our chain of output, before or after the third party's."""
+        if self.case.what in ("forwarded", "proxied") and (self.answers or not self._early):
+            return self._lane_mark()
+        if self.case.what == "probe":
+            return self._lane_mark(HOST_FLAG) if self.answers else Bits.unknown(4)
+        return Bits.exactly(bytes(4))
 
     def _reverse_path(self) -> Bits:
         """Is the sender routed back by the device: a tunnel's destinations are not, in the main table."""

@@ -27,7 +27,7 @@ class Stop:
     how: str                        # "policy drop", "drop" or "reject"
     truth: Truth
     open: frozenset[str]            # what it depends on, where it is not certain
-    exceptions: bool                # rules before it may have accepted some
+    exceptions: bool                # rules before it may have led some away, and accepted them
     handle: int | None = None       # of the rule
 
 
@@ -91,7 +91,7 @@ class _Walker:
                 self.open |= open if truth is Truth.MAYBE else _NOTHING
                 back, gone_on = self._after(chain, rule, rest.where(truth, open), consequence, depth)
                 returned = _both(returned, back)
-                stayed = replace(rest, left=rest.left or (back is None and gone_on is None))
+                stayed = replace(rest, left=rest.left or gone_on is None)
                 rest = gone_on if truth is Truth.YES else _both(gone_on, stayed)
         return _both(returned, rest)
 
