@@ -27,7 +27,8 @@ class Part(enum.Enum):
     OTHERS = "others"           # what other programs have there and packets of ours may meet
 
 
-EVERYTHING = frozenset(Part)
+EVERYTHING = frozenset(Part) - {Part.OTHERS}
+Heard = Callable[[], None]
 
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -44,13 +45,21 @@ _NEW_GENERATION, _PROGRAM = 15, 3
 _NOBODY = (0, 0, b"")
 
 
+def nobody() -> None:
+    """Takes no notice."""
+
+
 class Hints:
     """Listens to the kernel. `hint` is called with the parts that may have changed, never for our own doing.
 
-    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed.
+    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed. `heard` is called whenever
+    somebody else has changed something at all, also what is no part of ours and may only be in its way.
     """
 
-    def __init__(self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]], buffer: int = BUFFER) -> None:
+    def __init__(
+        self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]], heard: Heard = nobody, buffer: int = BUFFER
+    ) -> None:
+        self._heard = heard
         self._author = ""       # the program that changed our table since somebody asked
         self._touched = False   # our table, by the transaction whose messages are being read
         self._hint = hint
@@ -99,7 +108,9 @@ class Hints:
             if next(iter(messages(data)), _NOBODY)[1] not in ours:
                 parts |= {part for kind, _, body in messages(data) if (part := understand(kind, body))}
         if parts:
-            self._hint(frozenset(parts))
+            self._heard()
+        if parts & EVERYTHING:
+            self._hint(frozenset(parts & EVERYTHING))
 
     @staticmethod
     def _routing(kind: int, body: bytes) -> Part | None:
