@@ -16,6 +16,7 @@ from supervisor.clients import processes
 from supervisor.clients.ports import FIRST_PORT, LAST_PORT
 from supervisor.config.model import Config
 from supervisor.core.fitness.facts import Listener, Own
+from supervisor.kernel import survey
 from tunnels.base import device_name
 
 _NET = Path("/proc/self/net")
@@ -100,10 +101,13 @@ def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> 
 
 
 def _listening() -> Iterator[tuple[int, int]]:
-    """Port and inode."""
-    for line in (*_rows("tcp"), *_rows("tcp6")):
-        if line[3] == _LISTENS:
-            yield int(line[1].rpartition(":")[2], 16), int(line[9])
+    """Port and inode. Where the kernel cannot be asked, all connections must be read through."""
+    try:
+        yield from survey.listening()
+    except OSError:
+        for line in (*_rows("tcp"), *_rows("tcp6")):
+            if line[3] == _LISTENS:
+                yield int(line[1].rpartition(":")[2], 16), int(line[9])
 
 
 def _in_use(host: str, port: int) -> bool:

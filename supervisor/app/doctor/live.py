@@ -10,7 +10,7 @@ from supervisor.app.demand import Running
 from supervisor.app.doctor import addresses, machine
 from supervisor.app.doctor.places import Places
 from supervisor.config.model import Config
-from supervisor.core.fitness.facts import Around, Facts, Kernel
+from supervisor.core.fitness.facts import Around, Facts, Kernel, Setting
 from supervisor.core.fitness.machine import FULL
 from supervisor.core.network import NetworkPlan
 from supervisor.kernel import survey
@@ -24,9 +24,11 @@ def everything(running: Running, reader: Reader, places: Places | None = None) -
     where, plan = places or Places(), running.plan
     policies = machine.rules()
     around = Around(plan, _targets(running.config), running.peers, machine.arrivals(plan.staff), survey.indexes())
+    ways = [device for _, device in around.arrivals]
+    tunnels = {lane.device for lane in plan.lanes if lane.up and lane.device is not None}
     facts = Facts(
-        demand=running.demand, live=True, kernel=_kernel(reader), rules=policies, routes=machine.routes(policies or ()), around=around,
-        own=addresses.own(running.config, ()), legacy_tables=False,
+        demand=running.demand, live=True, settings=machine.settings(where.sysctls, sorted({*ways, *(tunnels & survey.not_forwarding())})),
+        kernel=_kernel(reader), rules=policies, routes=machine.routes(policies or ()), around=around, own=addresses.own(running.config, ()),
         listeners=addresses.listeners(running.config, running.pid, _ports(plan)) if running.demand.proxies else (),
     )
     return at_a_glance(facts, where)
@@ -35,11 +37,10 @@ def everything(running: Running, reader: Reader, places: Places | None = None) -
 def at_a_glance(facts: Facts, places: Places | None = None) -> Facts:
     """The same facts, with those looked at again of whose change the kernel says nothing; less than a millisecond."""
     where = places or Places()
-    devices = {device for _, device in facts.around.arrivals} | {lane.device for lane in facts.around.plan.lanes if lane.up and lane.device}
-    settings = machine.settings(where.sysctls, sorted(devices))
+    settings = machine.reread(where.sysctls, facts.settings)
     count, limit = (int(settings[name].value or 0) for name in (_COUNT, _LIMIT))
     if count <= FULL * limit:       # it changes all the time, and says nothing
-        del settings[_COUNT]
+        settings[_COUNT] = Setting(None, False)
     return replace(
         facts, settings=settings, tun=machine.tun(where.tun), synchronised=machine.synchronised(),
         absent=frozenset(need.path for _, need in facts.demand.needs if not Path(need.path).exists()),

@@ -30,6 +30,7 @@ _SETTINGS = (
     "net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.ping_group_range", "net.ipv6.conf.all.forwarding",
     "net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
 )
+_LONGEST = 200          # bytes of a setting
 _OF_DEVICES = (("net.ipv4", "forwarding"), ("net.ipv6", "disable_ipv6"))
 _AS_PATH = str.maketrans("./", "/.")
 _OUTSIDE = ip_address("192.0.2.1")      # nobody's address (RFC 5737): only a default route leads to it
@@ -132,16 +133,33 @@ def settings(root: Path, devices: Iterable[str] = ()) -> dict[str, Setting]:
     return {name: _setting(root / name.translate(_AS_PATH)) for name in (*_SETTINGS, *own)}
 
 
+def reread(root: Path, known: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The same settings with their values of now; that they can be written is not tried again."""
+    return {name: Setting(_value(f"{root}/{name.translate(_AS_PATH)}"), each.writable) for name, each in known.items()}
+
+
 def _setting(path: Path) -> Setting:
-    try:
-        value = " ".join(path.read_text().split())
-    except OSError:
+    value = _value(str(path))
+    if value is None:
         return Setting(None, False)
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
     except OSError:
         return Setting(value, False)
     return Setting(value, True)
+
+
+def _value(path: str) -> str | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return " ".join(os.read(file, _LONGEST).decode(errors="replace").split())
+    except OSError:
+        return None
+    finally:
+        os.close(file)
 
 
 def synchronised() -> bool | None:
