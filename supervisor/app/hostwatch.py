@@ -100,11 +100,11 @@ class HostWatch:
 
     async def _look(self, full: bool) -> None:
         assert self._config is not None
-        running = self._running(self._config) if full else None
+        running = self._running(self._config)
         if full:
             self._changed.clear()
         try:
-            found, said, self._cost = await asyncio.to_thread(self._judged, running)
+            found, said, self._cost = await asyncio.to_thread(self._judged, running, full)
         except _ERRORS as error:
             self._complain(f"what other programs have put into the kernel cannot be judged: {error!r}")
             return
@@ -116,12 +116,12 @@ class HostWatch:
             self._conditions = told
             self._post(Noticed(""))
 
-    def _judged(self, running: Running | None) -> tuple[Facts, Mapping[str, Condition], float]:
+    def _judged(self, running: Running, full: bool) -> tuple[Facts, Mapping[str, Condition], float]:
         """In a thread: the facts, the conditions, and the seconds that they cost. Nothing is judged again while nothing has changed."""
         from supervisor.app.doctor import live  # takes its time, and the daemon starts without it
 
         before, began = self._facts, time.thread_time()
-        facts = live.at_a_glance(before) if running is None else live.everything(running, self._reader)
+        facts = live.everything(running, self._reader) if full else live.at_a_glance(before, running)
         said = self._found if facts == before else conditions(facts)
         return facts, said, time.thread_time() - began
 

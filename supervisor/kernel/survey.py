@@ -26,7 +26,7 @@ _BEGIN, _END = 0x10, 0x11
 _GET_ROUTES, _GET_POLICY_RULES, _POLICY_RULE, _ROUTE_HEADER = 26, 34, 12, 12
 _GET_NETCONF, _NETCONF_HEADER = 82, 4
 _PROTOCOL, _ROUTE_TABLE = 21, 15
-_SOCK_DIAG, _BY_FAMILY, _LISTEN, _INODE = 4, 20, 10, 68     # sock_diag(7): TCP_LISTEN, and the offset in struct inet_diag_msg
+_SOCK_DIAG, _BY_FAMILY, _LISTEN, _USER = 4, 20, 10, 64      # sock_diag(7): TCP_LISTEN, and the offset in struct inet_diag_msg
 _KINDS: Mapping[int, str] = MappingProxyType({
     1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw",
 })
@@ -105,14 +105,15 @@ def not_forwarding() -> frozenset[str]:
     return frozenset(_device(each[1]) for each in found if 1 in each and 2 in each and not _native(each[2])) - {""}
 
 
-def listening() -> tuple[tuple[int, int], ...]:
-    """Port and inode of everything that takes TCP connections. OSError: the kernel cannot tell that way."""
+def listening() -> tuple[tuple[int, int, int], ...]:
+    """Port, inode and user of everything that takes TCP connections. OSError: the kernel cannot tell that way."""
     found = []
     with opened(_SOCK_DIAG) as sock:
         for family in FAMILY.values():
             request = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 1 << _LISTEN)
             for body in dump(sock, _BY_FAMILY, request):
-                found.append((int.from_bytes(body[4:6]), int(struct.unpack_from("=I", body, _INODE)[0])))
+                user, inode = struct.unpack_from("=II", body, _USER)
+                found.append((int.from_bytes(body[4:6]), int(inode), int(user)))
     return tuple(found)
 
 

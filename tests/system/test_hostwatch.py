@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -222,6 +223,21 @@ def test_the_tunnel_device_vanishes(watched: Daemon, pagerduty: PagerDuty) -> No
     finally:
         watched.namespace.run(*inside, "umount", "/dev/net")
     trouble.vanishes()
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("user", [None, 61234])
+def test_a_listener_on_a_proxys_port_and_a_daemon_that_is_not_root(lab: Lab, config: Config, user: int | None) -> None:
+    """With CAP_NET_ADMIN only, as under systemd, it sees the same, though not whose the listener is."""
+    with lab.daemon(config, user=user) as daemon:
+        daemon.wait_well()
+        assert conditions(daemon) == {}
+        with undone(daemon.namespace, "nft delete table ip filter"):
+            daemon.namespace.run("nft", "-f", "-", input=DOCKER.format(family="ip"))
+            with daemon.namespace.entered(), socket.create_server(("127.0.0.1", 17350)):
+                eventually(lambda: conditions(daemon).keys() == {"third-party-firewall", "third-party-listener"}, WITHIN, "both are told")
+                assert "listens on port 17350" in conditions(daemon)["third-party-listener"]
+        eventually(lambda: conditions(daemon) == {}, WITHIN, "they are gone")
 
 
 @pytest.mark.timed

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -91,23 +92,32 @@ def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> 
     On the `known` ports a proxy of ours listens.
     """
     ours = frozenset(known)
-    taken = {port: inode for port, inode in _listening() if FIRST_PORT <= port <= LAST_PORT and port not in ours}
+    taken = {each.port: each for each in _listening() if FIRST_PORT <= each.port <= LAST_PORT and each.port not in ours}
     port = config.http.listen.port
     if daemon is None and _in_use(config.http.listen.host, port):
-        taken[port] = next((inode for listening, inode in _listening() if listening == port), 0)
-    owners = _owners(set(taken.values())) if taken else {}
-    found = ((port, owners.get(inode)) for port, inode in sorted(taken.items()))
-    return tuple(Listener(port, _name(pid)) for port, pid in found if not _ours(pid, daemon))
+        taken[port] = next((each for each in _listening() if each.port == port), _Socket(port, 0, 0))
+    owners = _owners({each.inode for each in taken.values()}) if taken else {}
+    found = ((each, owners.get(each.inode)) for _, each in sorted(taken.items()))
+    return tuple(Listener(each.port, _name(pid)) for each, pid in found if not _ours(each, pid, daemon))
 
 
-def _listening() -> Iterator[tuple[int, int]]:
-    """Port and inode. Where the kernel cannot be asked, all connections must be read through."""
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """One that listens."""
+
+    port: int
+    inode: int
+    user: int
+
+
+def _listening() -> Iterator[_Socket]:
+    """Where the kernel cannot be asked, all connections must be read through."""
     try:
-        yield from survey.listening()
+        yield from (_Socket(*each) for each in survey.listening())
     except OSError:
         for line in (*_rows("tcp"), *_rows("tcp6")):
             if line[3] == _LISTENS:
-                yield int(line[1].rpartition(":")[2], 16), int(line[9])
+                yield _Socket(int(line[1].rpartition(":")[2], 16), int(line[9]), int(line[7]))
 
 
 def _in_use(host: str, port: int) -> bool:
@@ -139,10 +149,13 @@ def _descriptors(pid: int) -> Iterator[str]:
                 yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
-def _ours(pid: int | None, daemon: int | None) -> bool:
-    if pid is None:
-        return daemon is not None       # it may well be
-    return (daemon is not None and daemon in _line(pid)) or processes.tag_of(pid) is not None
+def _ours(each: _Socket, pid: int | None, daemon: int | None) -> bool:
+    """Of a process that cannot be seen the user tells: it may well be ours."""
+    if pid is not None:
+        return (daemon is not None and daemon in _line(pid)) or processes.tag_of(pid) is not None
+    with contextlib.suppress(psutil.Error):
+        return daemon is not None and psutil.Process(daemon or None).uids().effective == each.user
+    return daemon is not None
 
 
 def _line(pid: int) -> Iterator[int]:

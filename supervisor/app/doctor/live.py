@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from supervisor.app.demand import Running
 from supervisor.app.doctor import addresses, machine
 from supervisor.app.doctor.places import Places
 from supervisor.config.model import Config
-from supervisor.core.fitness.facts import Around, Facts, Kernel, Setting
+from supervisor.core.fitness.facts import Around, Facts, Kernel, Listener, Setting
 from supervisor.core.fitness.machine import FULL
-from supervisor.core.network import NetworkPlan
 from supervisor.kernel import survey
 from supervisor.kernel.firewalls import Reader
 
@@ -29,12 +27,11 @@ def everything(running: Running, reader: Reader, places: Places | None = None) -
     facts = Facts(
         demand=running.demand, live=True, settings=machine.settings(where.sysctls, sorted({*ways, *(tunnels & survey.not_forwarding())})),
         kernel=_kernel(reader), rules=policies, routes=machine.routes(policies or ()), around=around, own=addresses.own(running.config, ()),
-        listeners=addresses.listeners(running.config, running.pid, _ports(plan)) if running.demand.proxies else (),
     )
-    return at_a_glance(facts, where)
+    return at_a_glance(facts, running, where)
 
 
-def at_a_glance(facts: Facts, places: Places | None = None) -> Facts:
+def at_a_glance(facts: Facts, running: Running, places: Places | None = None) -> Facts:
     """The same facts, with those looked at again of whose change the kernel says nothing; less than a millisecond."""
     where = places or Places()
     settings = machine.reread(where.sysctls, facts.settings)
@@ -42,7 +39,7 @@ def at_a_glance(facts: Facts, places: Places | None = None) -> Facts:
     if count <= FULL * limit:       # it changes all the time, and says nothing
         settings[_COUNT] = Setting(None, False)
     return replace(
-        facts, settings=settings, tun=machine.tun(where.tun), synchronised=machine.synchronised(),
+        facts, settings=settings, listeners=_listeners(running), tun=machine.tun(where.tun), synchronised=machine.synchronised(),
         absent=frozenset(need.path for _, need in facts.demand.needs if not Path(need.path).exists()),
     )
 
@@ -54,9 +51,12 @@ def _kernel(reader: Reader) -> Kernel | None:
         return None
 
 
+def _listeners(running: Running) -> tuple[Listener, ...]:
+    """A proxy that starts has its port before the plan says so; it is known by its process."""
+    if not running.demand.proxies:
+        return ()
+    return addresses.listeners(running.config, running.pid, [lane.port for lane in running.plan.lanes if lane.port is not None])
+
+
 def _targets(config: Config) -> tuple[tuple[str, str], ...]:
     return tuple((name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets)
-
-
-def _ports(plan: NetworkPlan) -> Iterable[int]:
-    return [lane.port for lane in plan.lanes if lane.port is not None]
