@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
-import structlog
-
 from supervisor.app.demand import Running, demand
 from supervisor.config.model import Config
 from supervisor.core.conditions import Condition
@@ -48,7 +46,6 @@ class HostWatch:
         self._reader, self._facts = Reader(), Facts()
         self._synchronised = False                      # the clock was, at some time
         self._cost = 0.0                                # seconds of processor time of the latest look
-        self._complained = ""
         self._found: Mapping[str, Condition] = {}       # by the latest look
         self._conditions: Mapping[str, Condition] = {}
         self._changed = asyncio.Event()
@@ -83,7 +80,7 @@ class HostWatch:
                 await self._quiet(GLANCE)
 
     async def look(self, full: bool = True) -> Facts:
-        """Look now: at everything, or at a glance; what was found."""
+        """Look now: at everything, or at a glance; what was found. OSError: what the kernel says is not understood."""
         async with self._looking:
             if self._config is not None:
                 await self._look(full)
@@ -106,9 +103,7 @@ class HostWatch:
         try:
             found, said, self._cost = await asyncio.to_thread(self._judged, running, full)
         except _ERRORS as error:
-            self._complain(f"what other programs have put into the kernel cannot be judged: {error!r}")
-            return
-        self._complain("")
+            raise OSError(f"what other programs have put into the kernel cannot be judged: {error!r}") from error
         self._facts, self._found = found, said
         self._synchronised = self._synchronised or found.synchronised is True
         told = {**said, **clock(found.synchronised, self._synchronised)}
@@ -133,12 +128,6 @@ class HostWatch:
             if name in names and (peer := _address(state.session.peer)) is not None:
                 self._peers[name] = peer
         return Running(config, self._demand, engine.plan, tuple(self._peers.items()), os.getpid())
-
-    def _complain(self, text: str) -> None:
-        """Once while it lasts."""
-        if text and text != self._complained:
-            structlog.get_logger().warning(text)
-        self._complained = text
 
 
 def _address(text: str | None) -> IPAddress | None:
