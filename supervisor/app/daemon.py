@@ -140,7 +140,7 @@ class Daemon:
         beside: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "loop lag": lambda: lag.watch(parts.metrics.loop_lag), "watchdog": self._feed_watchdog,
             "certificates": parts.certificates.run, "quiet": quiet.run, "uplink": UplinkWatch(parts.inbox.post).run,
-            "endpoints": endpoints.run, "board samples": parts.board.run,
+            "endpoints": endpoints.run, "board samples": parts.board.run, "host watch": parts.hostwatch.run,
         }
         self._tasks = [
             asyncio.create_task(parts.engine.run(), name="engine"),
@@ -219,6 +219,7 @@ class Daemon:
         parts.certificates.set(config.tunnels)
         parts.alerter.route(paging(parts.identity, config))
         parts.auditing.set(config.audit)
+        parts.hostwatch.set(config)
 
     # --- while it runs -------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,9 @@ def face(
     upgrade: Action,
 ) -> Api:
     """The API of the daemon that consists of these parts. `config`: what it runs with now; the others are as in `Facade`."""
-    explainer = Explainer(parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: config().staff.segments)
+    explainer = Explainer(
+        parts.identity.wall_offset, parts.engine, parts.network, parts.deaths, lambda: config().staff.segments, parts.hostwatch.look,
+    )
     return Api(Facade(
         parts.identity, parts.inbox, parts.engine, parts.runner, parts.network, parts.metrics, parts.history, parts.held,
         explainer, parts.board, parts.alerter, parts.auditing, stalled, reload, drain, upgrade,

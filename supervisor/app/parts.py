@@ -23,6 +23,7 @@ from supervisor.app.certificates import Certificates
 from supervisor.app.files import Files
 from supervisor.app.handover import Handover
 from supervisor.app.held import Held
+from supervisor.app.hostwatch import HostWatch
 from supervisor.app.learned import Learned
 from supervisor.app.memory import MemoryFiles, Present
 from supervisor.app.meters import LaneMeter, SessionMeter
@@ -96,6 +97,7 @@ class Parts:
     servers: Servers
     tls_renewal: TlsRenewal
     board: Board
+    hostwatch: HostWatch
     notifier: Notifier
 
 
@@ -118,7 +120,8 @@ def build(
         kinds, config.facilitator.runtime_dir, files.inputs, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
         kept={} if given is None else given.kept, private=(*files.directories, config.facilitator.state_dir),
     )
-    network = KernelNetwork(inbox.post, _note)
+    hostwatch = HostWatch(lambda: engine, kinds, inbox.post)
+    network = KernelNetwork(inbox.post, _note, changed=hostwatch.changed)
     history = History(
         Archive(config.facilitator.state_dir, __version__),
         Surroundings(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
@@ -149,12 +152,12 @@ def build(
     present = Present(boot_id(), lambda tunnel: engine.tunnel(tunnel), watcher.digest)      # noqa: PLW0108 - the engine is made later
     memory = MemoryFiles(config.facilitator.runtime_dir, present)
     flows = FlowWatch(inbox.post, network.settled, _note, faults.contained)
-    runs, watchers = AfterNetwork(runner, network.released, faults), (certificates, tls_renewal, auditing)
+    runs, watchers = AfterNetwork(runner, network.released, faults), (certificates, tls_renewal, auditing, hostwatch)
     outputs = Outputs(runs, network, prober, flows, (alerter, history, board), recorders, watchers, (memory,))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
     return Parts(
         identity, kinds, faults, files, held, learned, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths,
-        history, alerter, auditing, engine, memory, servers, tls_renewal, board, notifier,
+        history, alerter, auditing, engine, memory, servers, tls_renewal, board, hostwatch, notifier,
     )
 
 

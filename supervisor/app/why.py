@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from supervisor.core.fitness import facts as fitness
 from supervisor.core.network import NetworkPlan
 from supervisor.core.packet import Facts, Kernel, Lookup, Match, Question, Way, way
 from supervisor.core.why import document, explain, resolve
@@ -26,13 +27,14 @@ _SETTLED_WITHIN = 0.5       # seconds for the kernel to follow the plan that is 
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Answers questions about packets. `segments`: what staff.segments says now."""
+    """Answers questions about packets. `segments`: what staff.segments says now; `look`: what other programs have in the kernel now."""
 
     wall_offset: float
     engine: Engine
     network: KernelNetwork
     deaths: Deaths
     segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
+    look: Callable[[], Awaitable[fitness.Facts]]
 
     async def answer(self, question: Question) -> dict[str, Any]:
         """See `supervisor.core.why.document`."""
@@ -55,6 +57,7 @@ class Explainer:
                 known = await self._of_lane(known, path)
             async with inspector() as look:
                 known = await _routed(look, known, question, plan, path)
+            known = replace(known, others=await self.look())
             away = await asyncio.to_thread(refused_packets, plan)
             return replace(known, refused=await refused(), turned_away=away)
         except ERRORS as error:

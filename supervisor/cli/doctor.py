@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from supervisor.cli.common import config_option
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
+
+if TYPE_CHECKING:
+    from supervisor.core.fitness import Finding
 
 
 @click.command()
@@ -39,9 +42,13 @@ def doctor(config: Path, as_json: bool) -> None:
     findings = diagnose(config, valid, KINDS)
     fit = all(finding.severity is not Severity.PROBLEM for finding in findings)
     if as_json:
-        say_json({"fit": fit, "findings": [asdict(finding) for finding in findings]})
+        say_json({"fit": fit, "findings": [_document(finding) for finding in findings]})
     else:
         from supervisor.cli.findings import print_findings
 
         print_findings(findings)
     sys.exit(Exit.OK if fit else Exit.FAILED)
+
+
+def _document(finding: Finding) -> dict[str, str]:
+    return {"severity": finding.severity.value, "subject": finding.subject, "text": finding.text, "remedy": finding.remedy}

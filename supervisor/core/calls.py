@@ -15,7 +15,9 @@ from supervisor.core.grouping import PREFIX, Tie, cover, gathered
 from supervisor.core.state import Snapshot
 from supervisor.core.trouble import Trouble, follow
 
-CLEAR_AFTER = 60.0      # seconds for which a condition is gone before its incident is resolved: one that flaps stays one
+# Seconds for which a condition that came back so often must be gone before its incident is resolved: one that flaps stays one.
+PATIENCE = (0.0, 60.0, 300.0, 900.0)
+FORGOTTEN = 1800.0      # seconds after which it no longer counts that a condition was there before
 FOUND_AGAIN = 120.0     # seconds after the start of the daemon in which a condition of before is noticed again, if it lasts
 
 
@@ -27,6 +29,8 @@ class Calls:
     under: Mapping[str, str] = field(default_factory=dict)              # tunnels for which somebody is called: by which incident
     conditions: Mapping[str, Alert] = field(default_factory=dict)       # those with an incident, as they were last seen
     gone: Mapping[str, float] = field(default_factory=dict)             # those of them that are gone: when they are over
+    clear_after: Mapping[str, float] = field(default_factory=dict)      # seconds for which each of these must be gone
+    returns: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # how often one has gone lately, and until when that counts
     left: frozenset[str] = frozenset()                                  # names of incidents that an earlier run left open
     left_until: float = 0.0                                             # after that a condition among them is over
 
@@ -55,14 +59,20 @@ def called(
 def _conditions(facilitator: str, calls: Calls, snapshot: Snapshot, conditions: Mapping[str, Condition]) -> Calls:
     """While the daemon drains nobody is called for a new one; what was open is over some time after it is gone."""
     now, known = snapshot.now, dict(calls.conditions)
-    gone = {name: calls.gone.get(name, now + CLEAR_AFTER) for name in known if name not in conditions}
+    returns = {name: each for name, each in calls.returns.items() if each[1] > now}
+    gone = {name: calls.gone[name] for name in known if name not in conditions and name in calls.gone}
+    for name in [name for name in known if name not in conditions and name not in calls.gone]:
+        times, _ = returns.get(name, (0, 0.0))
+        gone[name] = now + max(calls.clear_after[name], PATIENCE[min(times, len(PATIENCE) - 1)])
+        returns[name] = times + 1, now + FORGOTTEN
     for name in [name for name, over in gone.items() if over <= now]:
         del known[name], gone[name]
     for name, alert in about(facilitator, conditions, now).items():
         if name in known or not snapshot.draining:
             since = known[name].since if name in known else now
             known[name] = replace(alert, since=since, moments={"since": since})
-    return replace(calls, conditions=known, gone=gone)
+    clear_after = {name: conditions[name].clear_after if name in conditions else calls.clear_after[name] for name in known}
+    return replace(calls, conditions=known, gone=gone, clear_after=clear_after, returns=returns)
 
 
 def _of_conditions(calls: Calls, conditions: Mapping[str, Condition]) -> dict[str, Alert]:

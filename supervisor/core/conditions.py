@@ -26,6 +26,7 @@ class Condition:
     after: float = 0.0                          # seconds for which it must last before anybody sees it
     explained_by: str = ""                      # the condition that is reason enough for it
     calls: bool = True                          # somebody is called for it; else others call for the same thing
+    clear_after: float = 60.0                   # seconds for which it must be gone before its incident is resolved
     tunnel: str = ""                            # the one tunnel that it is about: whoever is called for that is called for this
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from supervisor.core.fitness import facts as fitness
 from supervisor.core.layout import Host, Layout
 from supervisor.core.network import Carry, Lane, NetworkPlan
 from supervisor.core.state import Failure, Snapshot, TunnelState
@@ -123,6 +124,7 @@ class Kernel:
     traffic: tuple[int, int] | None = None  # bytes received and sent by the device
     refused: Mapping[str, int] = field(default_factory=dict)    # packets, by chain of our table
     turned_away: Mapping[tuple[str, str], int] = field(default_factory=dict)    # packets, by tunnel and segment ("": in none)
+    others: fitness.Facts | None = None     # what other programs have put there
     problem: str | None = None              # why something could not be read
 
 

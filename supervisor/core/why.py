@@ -10,6 +10,7 @@ from typing import Any
 from supervisor.core import hops
 from supervisor.core.hops import Mark, Step
 from supervisor.core.network import Manner, NetworkPlan
+from supervisor.core.obstacles import obstacles
 from supervisor.core.packet import Alias, Facts, Match, Way, aliases, locate, way
 from supervisor.core.state import Health, Snapshot, up, well
 from supervisor.core.words import lasting
@@ -85,6 +86,7 @@ def _on_its_way(facts: Facts, way: Way) -> Answer:
 
 def _kernel(facts: Facts, way: Way) -> Iterator[Step]:
     yield from hops.held(facts, way)
+    yield from obstacles(facts, way)
     yield from hops.carrier(facts, way)
     yield from hops.routing(facts, way)
 

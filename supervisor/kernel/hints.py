@@ -10,6 +10,7 @@ import enum
 import socket
 from collections.abc import Callable, Iterable
 
+from supervisor.core.layout import MAIN_TABLE
 from supervisor.kernel.bulk import PROTOCOL
 from supervisor.kernel.netlink import attributes, messages
 from supervisor.kernel.ruleset import TABLE
@@ -23,9 +24,11 @@ class Part(enum.Enum):
     ROUTES = "routes"
     RULES = "rules"
     TABLE = "table"
+    OTHERS = "others"           # what other programs have there and packets of ours may meet
 
 
-EVERYTHING = frozenset(Part)
+EVERYTHING = frozenset(Part) - {Part.OTHERS}
+Heard = Callable[[], None]
 
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -36,19 +39,27 @@ _BURST = 64                 # datagrams in one go, so that a flood cannot hold u
 _ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24, 25)     # link; IPv4 address, route, rule; IPv6 the same; settings of both
 _NFTABLES_GROUP = 7
 _DEVICES, _ADDRESSES, _ROUTES, _RULES = (16, 17, 80), (20, 21), (24, 25), (32, 33)     # 80: rp_filter or forwarding, for one
-_ROUTE_PROTOCOL = 5         # offset in struct rtmsg
+_ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5        # offsets in struct rtmsg
 _NFGENMSG = 4               # bytes before the attributes
 _NEW_GENERATION, _PROGRAM = 15, 3
 _NOBODY = (0, 0, b"")
 
 
+def nobody() -> None:
+    """Takes no notice."""
+
+
 class Hints:
     """Listens to the kernel. `hint` is called with the parts that may have changed, never for our own doing.
 
-    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed.
+    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed. `heard` is called whenever
+    somebody else has changed something at all, also what is no part of ours and may only be in its way.
     """
 
-    def __init__(self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]], buffer: int = BUFFER) -> None:
+    def __init__(
+        self, hint: Callable[[frozenset[Part]], None], ours: Callable[[], Iterable[int]], heard: Heard = nobody, buffer: int = BUFFER
+    ) -> None:
+        self._heard = heard
         self._author = ""       # the program that changed our table since somebody asked
         self._touched = False   # our table, by the transaction whose messages are being read
         self._hint = hint
@@ -97,7 +108,9 @@ class Hints:
             if next(iter(messages(data)), _NOBODY)[1] not in ours:
                 parts |= {part for kind, _, body in messages(data) if (part := understand(kind, body))}
         if parts:
-            self._hint(frozenset(parts))
+            self._heard()
+        if parts & EVERYTHING:
+            self._hint(frozenset(parts & EVERYTHING))
 
     @staticmethod
     def _routing(kind: int, body: bytes) -> Part | None:
@@ -107,6 +120,8 @@ class Hints:
             return Part.ADDRESSES
         if kind in _ROUTES and body[_ROUTE_PROTOCOL] == PROTOCOL:
             return Part.ROUTES
+        if kind in _ROUTES and body[_ROUTE_TABLE] != MAIN_TABLE:
+            return Part.OTHERS
         return Part.RULES if kind in _RULES else None
 
     def nftables(self, kind: int, body: bytes) -> Part | None:
@@ -116,8 +131,9 @@ class Hints:
         """
         named = dict(attributes(body[_NFGENMSG:]))
         if kind & 0xFF != _NEW_GENERATION:
-            self._touched |= named.get(1) == TABLE.encode() + b"\x00"
-            return None
+            ours = named.get(1) == TABLE.encode() + b"\x00"
+            self._touched |= ours
+            return None if ours else Part.OTHERS
         touched, self._touched = self._touched, False
         if not touched:
             return None

@@ -39,7 +39,7 @@ from supervisor.kernel.apart import apart
 from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
 from supervisor.kernel.handover import Handover
-from supervisor.kernel.hints import EVERYTHING, Hints, Part
+from supervisor.kernel.hints import EVERYTHING, Heard, Hints, Part, nobody
 from supervisor.kernel.interfaces import Interfaces, Presence
 from supervisor.kernel.limiter import Limiter
 from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
@@ -60,16 +60,17 @@ _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Eleme
 class KernelNetwork:
     """The engine's `Network`.
 
-    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for the log.
+    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for the log; `changed` is called
+    whenever somebody else has changed something in the kernel.
     """
 
-    def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST) -> None:
+    def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST, changed: Heard = nobody) -> None:
         self._post = post
         self._note = note
         self._routes = Routes()
         self._nftables = Nftables(table_flags)
         self._interfaces = Interfaces(post, note)
-        self._hints = Hints(self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port))
+        self._hints = Hints(self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port), changed)
         self._sysctls = Sysctls(note)
         self._limiter = Limiter(REPAIRS, REPAIR_RATE)
         self._plan = NetworkPlan()
@@ -142,7 +143,6 @@ class KernelNetwork:
         if worst is not None:
             self._release()
             raise explained(worst[1], worst[0]) from worst[1]
-        self._sysctls.allow_ping()
         self._sysctls.tell_of_flows()
         self._open_host()
         self._tell({sentence(*failure) for failure in failures if not passing(failure)})
@@ -269,9 +269,8 @@ class KernelNetwork:
 
     def _open_host(self) -> None:
         """Let packets through: when everything that closes is in place, and again when somebody changed that."""
-        self._sysctls.forward(any(carry.network.version == 6 for carry in self._plan.carries), self._devices())
-        if self._plan.accounting:
-            self._sysctls.account()
+        ipv6 = any(carry.network.version == 6 for carry in self._plan.carries)
+        self._sysctls.open_host(ipv6, self._devices(), self._plan.accounting)
 
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""

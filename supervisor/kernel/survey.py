@@ -1,37 +1,37 @@
-"""Looks at what other programs have put into the kernel, for `facilitator doctor`: base chains, policy rules, and one trial transaction.
-
-Plain blocking sockets and hand-made messages: a dump or two, at once, and nothing of it lasts.
-"""
+"""Looks at what other programs have put into the kernel: policy rules and routes, and one trial transaction. Nothing of it lasts."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 import socket
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 
-from supervisor.kernel.bulk import PROTOCOL
-from supervisor.kernel.errors import TIMEOUT
+from supervisor.core.fitness.facts import PolicyRule, TableRoute
+from supervisor.kernel.bulk import FAMILY, PROTOCOL
+from supervisor.kernel.dumps import ACK, CREATE, ERROR, REQUEST, dump, message, one, opened, received
 from supervisor.kernel.netlink import NESTED, attribute, attributes
 from supervisor.kernel.nftables import OWNER, PERSIST
+from tunnels.settings import IPAddress, IPNetwork
 
-FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
-HOOKS = {1: "input", 2: "forward"}
+MOST = 20_000                   # routes that are read of a table
 _NETFILTER, _NFTABLES = 12, 10 << 8
-_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _GET_CHAIN, _NEW_RULE, _GET_RULE = 0, 2, 3, 4, 6, 7
-_BEGIN, _END, _ERROR, _DONE = 0x10, 0x11, 2, 3
-_REQUEST, _ACK, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x400
-_HEADER = struct.Struct("=IHHII")
-_LARGEST = 1 << 18              # bytes of one answer
-_NFGENMSG = 4                   # bytes before the attributes
-_GET_POLICY_RULES, _POLICY_RULE = 34, 12
+_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 2, 3, 6
+_BEGIN, _END = 0x10, 0x11
+_GET_ROUTES, _GET_POLICY_RULES, _POLICY_RULE, _ROUTE_HEADER = 26, 34, 12, 12
+_GET_NETCONF, _NETCONF_HEADER = 82, 4
+_PROTOCOL, _ROUTE_TABLE = 21, 15
+_SOCK_DIAG, _BY_FAMILY, _LISTEN, _USER = 4, 20, 10, 64      # sock_diag(7): TCP_LISTEN, and the offset in struct inet_diag_msg
+_KINDS: Mapping[int, str] = MappingProxyType({
+    1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw",
+})
 _REFUSALS = (errno.EPERM, errno.EACCES)
-_DROP = 0                       # as policy and as verdict
+_ANY = b"\xff" * 4
 
 
 def rule_of(name: bytes, *numbers: tuple[int, int]) -> bytes:
@@ -44,77 +44,6 @@ def rule_of(name: bytes, *numbers: tuple[int, int]) -> bytes:
 NEEDED: Mapping[str, bytes] = MappingProxyType({
     "nft_socket": rule_of(b"socket", (1, 0), (2, 1)), "nft_connlimit": rule_of(b"connlimit", (1, 1)),
 })
-
-
-@dataclass(frozen=True, slots=True)
-class BaseChain:
-    """A filter chain where packets enter nftables."""
-
-    family: str
-    table: str
-    name: str
-    hook: str
-    drops: bool                 # by its policy
-
-
-@dataclass(slots=True)
-class Filters:
-    """What nftables holds, as far as it may stand in the way."""
-
-    base: list[BaseChain] = field(default_factory=list)
-    chains: dict[tuple[str, str], set[str]] = field(default_factory=dict)          # by family and table
-    rules: dict[tuple[str, str, str], list[bytes]] = field(default_factory=dict)   # by family, table and chain, as they come
-
-    def reach(self, chain: BaseChain) -> frozenset[str]:
-        """The chain and all chains that it leads to."""
-        siblings = self.chains.get((chain.family, chain.table), set())
-        waiting, seen = [chain.name], {chain.name}
-        while waiting:
-            rules = self.rules.get((chain.family, chain.table, waiting.pop()), ())
-            new = {name for name in siblings - seen for rule in rules if name.encode() + b"\x00" in rule}
-            seen |= new
-            waiting += new
-        return frozenset(seen)
-
-    def mentions(self, chain: BaseChain, word: str) -> bool:
-        """Does a rule of these chains carry the word?"""
-        needle = word.encode()
-        return any(needle in rule for name in self.reach(chain) for rule in self.rules.get((chain.family, chain.table, name), ()))
-
-    def ending(self, chain: BaseChain) -> str | None:
-        """What the chain's last rule does to every packet that came so far: "drop", "reject", or None."""
-        rules = self.rules.get((chain.family, chain.table, chain.name), ())
-        return _unconditional(rules[-1]) if rules else None
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignRule:
-    """A policy rule that does not carry our protocol number."""
-
-    version: int
-    priority: int
-    text: str
-    mark: int
-    mask: int
-    narrow: bool
-    inverted: bool
-
-
-def filters() -> Filters:
-    """All filter chains with their rules. OSError: PermissionError without CAP_NET_ADMIN, or no nftables in the kernel."""
-    found = Filters()
-    with _socket(_NETFILTER) as sock:
-        for family, body in _nftables(sock, _GET_CHAIN):
-            values = dict(attributes(body))
-            place = family, _text(values[1])
-            found.chains.setdefault(place, set()).add(_text(values[3]))
-            hook = _hook(values)
-            if hook is not None:
-                found.base.append(BaseChain(*place, _text(values[3]), hook, _number(values.get(5)) == _DROP))
-        for family, body in _nftables(sock, _GET_RULE):
-            values = dict(attributes(body))
-            found.rules.setdefault((family, _text(values[1]), _text(values[2])), []).append(body)
-    return found
 
 
 def owner_persist() -> bool:
@@ -137,17 +66,17 @@ def _possible(flags: bytes, expression: bytes | None = None) -> bool:
         made += [(_NEW_CHAIN, name + attribute(3, chain)), (_NEW_RULE, name + attribute(2, chain) + expression)]
     last = len(made) + 2
     batch = (
-        _message(_BEGIN, _REQUEST | _ACK, edge, 1),
-        *(_message(_NFTABLES | kind, _REQUEST | _ACK | _CREATE, inet + body, number) for number, (kind, body) in enumerate(made, 2)),
-        _message(_NFTABLES | _DELETE_TABLE, _REQUEST | _ACK, inet + name, last), _message(_END, _REQUEST, edge, last + 1),
+        message(_BEGIN, REQUEST | ACK, edge, 1),
+        *(message(_NFTABLES | kind, REQUEST | ACK | CREATE, inet + body, number) for number, (kind, body) in enumerate(made, 2)),
+        message(_NFTABLES | _DELETE_TABLE, REQUEST | ACK, inet + name, last), message(_END, REQUEST, edge, last + 1),
     )
-    with _socket(_NETFILTER) as sock:
+    with opened(_NETFILTER) as sock:
         sock.send(b"".join(batch))
         seen: set[int] = set()
         while last not in seen:
-            for kind, number, body in _received(sock):
+            for kind, number, body in received(sock):
                 seen.add(number)
-                code = -struct.unpack_from("=i", body)[0] if kind == _ERROR else 0
+                code = -struct.unpack_from("=i", body)[0] if kind == ERROR else 0
                 if code in _REFUSALS:
                     raise PermissionError(code, os.strerror(code))
                 if code:
@@ -155,66 +84,115 @@ def _possible(flags: bytes, expression: bytes | None = None) -> bool:
     return True
 
 
-def policy_rules() -> tuple[ForeignRule, ...]:
+def policy_rules() -> tuple[PolicyRule, ...]:
     """The policy rules of others, of IPv4 and IPv6. Needs no right."""
     found = []
-    with _socket(socket.NETLINK_ROUTE) as sock:
-        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            for body in _dump(sock, _GET_POLICY_RULES, struct.pack("=12B", family, *bytes(11))):
-                if body[0] == family and dict(attributes(body[_POLICY_RULE:])).get(21, b"")[:1] != bytes([PROTOCOL]):
+    with opened(socket.NETLINK_ROUTE) as sock:
+        for version, family in FAMILY.items():
+            for body in dump(sock, _GET_POLICY_RULES, struct.pack("=12B", family, *bytes(11))):
+                if body[0] == family and dict(attributes(body[_POLICY_RULE:])).get(_PROTOCOL, b"")[:1] != bytes([PROTOCOL]):
                     found.append(_policy_rule(version, body))
     return tuple(found)
 
 
+def table_routes(tables: Iterable[tuple[int, int]]) -> tuple[TableRoute, ...]:
+    """The routes of these tables, each with its IP version; of a very large one the first. Needs no right."""
+    return tuple(route for version, table in tables for route in itertools.islice(_table(version, table), MOST))
+
+
+def _table(version: int, table: int) -> Iterator[TableRoute]:
+    request = struct.pack("=BBBBBBBBI", FAMILY[version], *bytes(8)) + attribute(_ROUTE_TABLE, struct.pack("=I", table))
+    try:
+        with opened(socket.NETLINK_ROUTE, strict=True) as sock:
+            for body in dump(sock, _GET_ROUTES, request):
+                values = dict(attributes(body[_ROUTE_HEADER:]))
+                if body[0] == FAMILY[version] and _native(values.get(_ROUTE_TABLE)) == table:
+                    yield TableRoute(table, _network(version, values.get(1), body[1]), _KINDS.get(body[7], "other"), _device(values.get(4)))
+    except FileNotFoundError:           # there is no such table
+        return
+
+
+def outgoing(address: IPAddress) -> str | None:
+    """The device by which a packet of this host would leave for the address: by which packets from there come in, too."""
+    size = address.max_prefixlen
+    request = struct.pack("=BBBBBBBBI", FAMILY[address.version], size, *bytes(7)) + attribute(1, address.packed)
+    try:
+        with opened(socket.NETLINK_ROUTE) as sock:
+            body = one(sock, _GET_ROUTES, request)
+    except OSError:                     # nowhere
+        return None
+    return _device(dict(attributes(body[_ROUTE_HEADER:])).get(4)) or None
+
+
+def not_forwarding() -> frozenset[str]:
+    """The devices that pass on no IPv4 packets that come in by them."""
+    with opened(socket.NETLINK_ROUTE) as sock:
+        found = [dict(attributes(body[_NETCONF_HEADER:])) for body in dump(sock, _GET_NETCONF, struct.pack("=B3x", socket.AF_INET))]
+    return frozenset(_device(each[1]) for each in found if 1 in each and 2 in each and not _native(each[2])) - {""}
+
+
+def listening() -> tuple[tuple[int, int, int], ...]:
+    """Port, inode and user of everything that takes TCP connections. OSError: the kernel cannot tell that way."""
+    found = []
+    with opened(_SOCK_DIAG) as sock:
+        for family in FAMILY.values():
+            request = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 1 << _LISTEN)
+            for body in dump(sock, _BY_FAMILY, request):
+                user, inode = struct.unpack_from("=II", body, _USER)
+                found.append((int.from_bytes(body[4:6]), int(inode), int(user)))
+    return tuple(found)
+
+
+def indexes() -> dict[str, int]:
+    """The kernel's numbers of all devices."""
+    return {name: number for number, name in socket.if_nameindex()}
+
+
 # --- understanding ---------------------------------------------------------------------------------------------------------------
 
-
-def _hook(values: dict[int, bytes]) -> str | None:
-    """The hook of a filter chain, if it is one of those that matter."""
-    if 4 not in values or _text(values.get(7, b"")) != "filter":
-        return None
-    return HOOKS.get(_number(dict(attributes(values[4])).get(1)))
-
-
-def _unconditional(rule: bytes) -> str | None:
-    verdict = None
-    for name, data in _expressions(rule):
-        values = dict(attributes(data))
-        if name in ("counter", "log"):
-            continue
-        if name == "reject" or (name == "target" and _text(values.get(1, b"")) == "REJECT"):
-            verdict = "reject"
-        elif name == "immediate" and _number(dict(attributes(dict(attributes(values.get(2, b""))).get(2, b""))).get(1)) == _DROP:
-            verdict = "drop"
-        else:
-            return None
-    return verdict
+_SELECTORS: Mapping[int, str] = MappingProxyType({
+    1: "to", 2: "from", 3: "iif", 12: "tun_id", 17: "oif", 19: "l3mdev", 20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport",
+})
+_NARROW = frozenset({12, 17, 19, 20, 22, 23, 24})
+_ACTIONS: Mapping[int, str] = MappingProxyType({1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"})
+_TABLES: Mapping[int, str] = MappingProxyType({253: "default", 254: "main", 255: "local"})
+_NOT_SET = 0xFFFF_FFFF
 
 
-def _expressions(rule: bytes) -> Iterator[tuple[str, bytes]]:
-    for kind, data in attributes(rule):
-        if kind == 4:
-            for _, expression in attributes(data):
-                values = dict(attributes(expression))
-                yield _text(values.get(1, b"")), values.get(2, b"")
-
-
-_SELECTORS = {1: "to", 2: "from", 3: "iif", 17: "oif", 20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
-
-
-def _policy_rule(version: int, body: bytes) -> ForeignRule:
+def _policy_rule(version: int, body: bytes) -> PolicyRule:
     _, to_length, from_length, tos, table, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", body)
     values = dict(attributes(body[_POLICY_RULE:]))
     mark = _native(values.get(10))
-    mask = _native(values[16]) if 16 in values else (0xFFFF_FFFF if mark else 0)
+    mask = _native(values[16]) if 16 in values else (_NOT_SET if mark else 0)
     lengths = {1: to_length, 2: from_length}
     selectors = [_selector(kind, word, values[kind], lengths.get(kind)) for kind, word in _SELECTORS.items() if kind in values]
     number = _native(values[15]) if 15 in values else table
-    what = f"lookup {({253: 'default', 254: 'main', 255: 'local'}).get(number, number)}" if action == 1 else f"action {action}"
+    what, suppressed = _ACTIONS.get(action, f"action {action}"), _native(values.get(14, _ANY)) if 14 in values else _NOT_SET
+    onward = _native(values.get(4))
+    where = {"lookup": f" {_TABLES.get(number, number)}", "goto": f" {onward}"}.get(what, "")
+    but = f" suppress_prefixlength {suppressed}" if suppressed != _NOT_SET else ""
     marked = [f"fwmark {mark:#x}/{mask:#x}"] if mask else []
-    words = ["not"] * bool(flags & 2) + selectors + marked + [what]
-    narrow = bool(selectors) or tos != 0
-    return ForeignRule(version, _native(values.get(6)), " ".join(words), mark, mask, narrow, bool(flags & 2))
+    narrow = bool(_NARROW & values.keys()) or tos != 0 or _native(values.get(13, _ANY)) != _NOT_SET
+    return PolicyRule(
+        version, _native(values.get(6)), " ".join(["not"] * bool(flags & 2) + selectors + marked + [what + where + but]), mark, mask,
+        narrow, bool(flags & 2),
+        source=_network(version, values[2], from_length) if 2 in values else None,
+        target=_network(version, values[1], to_length) if 1 in values else None,
+        arrives=_text(values.get(3, b"")), action=what, table=number, onward=onward,
+        suppresses=-1 if suppressed == _NOT_SET else suppressed,
+    )
+
+
+def _network(version: int, data: bytes | None, length: int) -> IPNetwork:
+    address = ip_address(data if data is not None else bytes(4 if version == 4 else 16))
+    return ip_network(f"{address}/{length}", strict=False)
+
+
+def _device(data: bytes | None) -> str:
+    try:
+        return socket.if_indextoname(_native(data)) if data is not None else ""
+    except OSError:
+        return ""
 
 
 def _selector(kind: int, word: str, data: bytes, length: int | None) -> str:
@@ -227,52 +205,5 @@ def _text(data: bytes) -> str:
     return data.rstrip(b"\x00").decode(errors="replace")
 
 
-def _number(data: bytes | None) -> int:
-    return int.from_bytes(data, "big") if data else -1
-
-
 def _native(data: bytes | None) -> int:
     return int(struct.unpack("=I", data)[0]) if data is not None else 0
-
-
-# --- asking ----------------------------------------------------------------------------------------------------------------------
-
-
-def _socket(protocol: int) -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-    sock.bind((0, 0))
-    sock.settimeout(TIMEOUT)
-    return sock
-
-
-def _message(kind: int, flags: int, body: bytes, number: int) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0) + body
-
-
-def _nftables(sock: socket.socket, kind: int) -> Iterator[tuple[str, bytes]]:
-    """Family and attributes of every object, of the families that forward IP."""
-    for body in _dump(sock, _NFTABLES | kind, bytes(_NFGENMSG)):
-        if body[0] in FAMILIES:
-            yield FAMILIES[body[0]], body[_NFGENMSG:]
-
-
-def _dump(sock: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
-    sock.send(_message(kind, _REQUEST | _DUMP, body, 1))
-    while True:
-        for answer, _, content in _received(sock):
-            if answer == _DONE:
-                return
-            if answer == _ERROR:
-                code = -struct.unpack_from("=i", content)[0]
-                raise OSError(code, os.strerror(code))
-            yield content
-
-
-def _received(sock: socket.socket) -> Iterator[tuple[int, int, bytes]]:
-    """Type, sequence number and body of each message in the next datagram."""
-    data = sock.recv(_LARGEST)
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, _, number, _ = _HEADER.unpack_from(data, at)
-        yield kind, number, data[at + _HEADER.size:at + length]
-        at += max(_HEADER.size, -(-length // 4) * 4)

@@ -33,6 +33,13 @@ class Sysctls:
         self._kept: set[str] = set()        # what was seen right
         self.repairs = 0
 
+    def open_host(self, ipv6: bool, tunnels: Container[str], accounting: bool) -> None:
+        """Everything that belongs to the whole host. Call it when everything that closes is in place."""
+        self.allow_ping()
+        self.forward(ipv6, tunnels)
+        if accounting:
+            self.account()
+
     def forward(self, ipv6: bool, tunnels: Container[str] = ()) -> None:
         """Let packets through this host, from and to these tunnels' devices too. Call it when everything that closes is in place."""
         self._keep("ipv4/ip_forward", "1")

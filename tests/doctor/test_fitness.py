@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.core.fitness import Finding, Severity, examine
 from supervisor.core.fitness.facts import (
-    Chain,
+    Around,
     Daemon,
     Demand,
     Directory,
@@ -27,23 +27,30 @@ from supervisor.core.fitness.facts import (
     PolicyRule,
     Process,
     Program,
+    ReversePath,
     SecretFile,
     Service,
     Setting,
+    TableRoute,
     Unit,
 )
+from supervisor.core.fitness.firewalls import mark_and_mask
 from supervisor.core.fitness.inputs import fits, numbers
+from supervisor.core.fitness.routing import Course, catches
 from supervisor.core.fitness.service import seconds, span
-from supervisor.core.fitness.traffic import catches, mark_and_mask
 from supervisor.core.isolation import Isolation
-from supervisor.core.network import FIRST_LANE, LAST_LANE
+from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
+from supervisor.core.network import FIRST_LANE, LAST_LANE, Carry, Lane, NetworkPlan
 from tunnels.base import Need
 
 OK, INFO, WARNING, PROBLEM = Severity
 CAPABILITIES = frozenset({"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_NET_BIND_SERVICE"})
 SITE, CLOUD = ip_network("10.77.0.0/24"), ip_network("10.90.0.0/16")
+STAFF = ip_network("10.8.0.0/16")
+ACME, OWN = Lane("acme", FIRST_LANE, "t-acme", True), Lane("own", FIRST_LANE + 1, None, True, 17300)
+PLAN = NetworkPlan((STAFF,), (ACME, OWN), (Carry(SITE, ACME.number, SITE), Carry(CLOUD, OWN.number, CLOUD)))
 SOUND = Facts(
-    demand=Demand(("acme",), ("own",), (("acme", SITE), ("own", CLOUD)), icmp=("acme",), staff=(ip_network("10.8.0.0/16"),)),
+    demand=Demand(("acme",), ("own",), (("acme", SITE), ("own", CLOUD)), icmp=("acme",), staff=(STAFF,)),
     process=Process(capabilities=CAPABILITIES),
     programs=(Program("openvpn", ("acme",), "2.6.14"), Program("ssh", ("own",), "9.2p1")),
     packages=(Package("sshuttle", "<3,>=1.3.2", "2.0.0"),),
@@ -52,6 +59,7 @@ SOUND = Facts(
         "net.ipv4.ping_group_range": Setting("0 7", True), "net.netfilter.nf_conntrack_acct": Setting("1", True),
     },
     kernel=Kernel(owner_persist=True), rules=(), synchronised=True,
+    around=Around(PLAN, (("acme", "icmp://10.77.0.1"),), (), ((STAFF, "eth1"),), {"lo": 1, "eth0": 2, "eth1": 3, "t-acme": 7}),
     endpoints=(Endpoint("acme: far side", "vpn.acme.example", (ip_address("192.0.2.7"),)),),
     own=(Own(ip_network("172.31.0.0/20"), "this host's network on eth0"),),
     secrets=(SecretFile("acme: password", "/etc/facilitator/acme-password", mode=0o640),),
@@ -68,8 +76,24 @@ def task(max_kill_timeout: str | None) -> Facts:
     return host(service=Service(nomad=True, max_kill_timeout=max_kill_timeout))
 
 
-DOCKER = Chain("ip", "filter", "FORWARD", "forward", "policy drop", frozenset({"FORWARD", "DOCKER-USER"}), admits=False)
-UFW = Chain("ip", "filter", "INPUT", "input", "policy drop", frozenset({"INPUT", "ufw-before-input"}), admits=False)
+def jump(name: str) -> FilterRule:
+    return FilterRule(3, (Consequence("jump", name),))
+
+
+def base(family: str, table: str, name: str, hook: str, *jumps: str, drops: bool = True, rules: tuple[FilterRule, ...] = ()) -> Firewall:
+    """A base chain with the chains that it leads to, which are empty."""
+    chain = FilterChain(family, table, name, (*map(jump, jumps), *rules), hook, drops=drops)
+    return Firewall((chain, *(FilterChain(family, table, other) for other in jumps)))
+
+
+def walled(firewall: Firewall, **differs: Any) -> Facts:
+    return host(kernel=Kernel(firewall, owner_persist=True), **differs)
+
+
+REJECTS = FilterRule(9, (Consequence("reject"),))
+ACCEPTS = FilterRule(8, (Consequence("accept"),), "facilitator")
+DOCKER = base("ip", "filter", "FORWARD", "forward", "DOCKER-USER")
+UFW = base("ip", "filter", "INPUT", "input", "ufw-before-input")
 
 
 def bad(facts: Facts) -> list[Finding]:
@@ -177,29 +201,34 @@ def test_a_full_connection_table_is_seen_before_it_hurts() -> None:
     assert "900 of 1000" in only(host(settings={**SOUND.settings, **table})).text
 
 
-@pytest.mark.parametrize(("chain", "owner", "remedy"), [
-    (DOCKER, "Docker", "iptables -I DOCKER-USER -m connmark --mark 0x2a000/0xfffff000 -m comment --comment facilitator -j ACCEPT"),
-    (replace(DOCKER, reach=frozenset({"FORWARD", "DOCKER-USER", "ufw-before-forward"})), "ufw", "iptables -I ufw-before-forward "),
-    (UFW, "ufw", "iptables -I ufw-before-input "),
-    (replace(DOCKER, reach=frozenset({"FORWARD"})), "iptables", "iptables -I FORWARD "),
-    (Chain("inet", "firewalld", "filter_FORWARD", "forward", "its last rule is reject", frozenset(), admits=False),
-     "firewalld", "--zone=facilitator --add-source=10.8.0.0/16"),
-    (Chain("inet", "mine", "fwd", "forward", "policy drop", frozenset({"fwd"}), admits=False),
-     "a firewall of this host", "nft insert rule inet mine fwd ct mark 173001-174999 counter accept comment facilitator"),
+@pytest.mark.parametrize(("firewall", "owner", "place", "remedy"), [
+    (DOCKER, "Docker", "table ip filter, chain FORWARD: policy drop",
+     "iptables -I DOCKER-USER -m connmark --mark 0x2a000/0xfffff000 -m comment --comment facilitator -j ACCEPT"),
+    (base("ip", "filter", "FORWARD", "forward", "DOCKER-USER", "ufw-before-forward"), "ufw", "policy drop",
+     "iptables -I ufw-before-forward "),
+    (UFW, "ufw", "table ip filter, chain INPUT: policy drop", "iptables -I ufw-before-input "),
+    (base("ip", "filter", "FORWARD", "forward"), "iptables", "policy drop", "iptables -I FORWARD "),
+    (base("ip", "raw", "PREROUTING", "prerouting"), "iptables", "policy drop", "iptables -t raw -I PREROUTING "),
+    (base("inet", "firewalld", "filter_FORWARD", "forward", drops=False, rules=(REJECTS,)), "firewalld",
+     "table inet firewalld, chain filter_FORWARD: its last rule is reject", "--zone=facilitator --add-source=10.8.0.0/16"),
+    (base("inet", "mine", "fwd", "forward"), "a firewall of this host", "table inet mine, chain fwd: policy drop",
+     "nft insert rule inet mine fwd ct mark 173001-174999 counter accept comment facilitator"),
+    (base("inet", "mine", "out", "output"), "a firewall of this host", "table inet mine, chain out: policy drop",
+     "nft insert rule inet mine out meta mark 173001-174999 counter accept comment facilitator"),
 ])
-def test_a_foreign_firewall_is_named_with_its_own_kind_of_remedy(chain: Chain, owner: str, remedy: str) -> None:
-    finding = only(host(kernel=Kernel((chain,), owner_persist=True)))
-    assert finding.severity is PROBLEM
-    assert finding.text.startswith(f"{owner} drops ")
-    assert f"table {chain.family} {chain.table}, chain {chain.name}: {chain.how}" in finding.text
-    assert remedy in finding.remedy
+def test_a_third_party_firewall_is_named_with_its_own_kind_of_remedy(firewall: Firewall, owner: str, place: str, remedy: str) -> None:
+    found = bad(walled(firewall))
+    assert [finding.severity for finding in found] == [PROBLEM]
+    assert found[0].text.startswith(f"{owner} drops ")
+    assert place in found[0].text
+    assert remedy in found[0].remedy
 
 
 @pytest.mark.parametrize("facts", [
-    host(kernel=Kernel((replace(DOCKER, admits=True),), owner_persist=True)),                 # the remedy was applied
-    host(kernel=Kernel((replace(DOCKER, family="ip6"),), owner_persist=True)),                # no IPv6 destination
-    host(kernel=Kernel((DOCKER,), owner_persist=True), demand=replace(SOUND.demand, devices=())),     # proxies are not forwarded
-    host(kernel=Kernel((UFW,), owner_persist=True), demand=replace(SOUND.demand, proxies=())),        # devices are not received
+    walled(base("ip", "filter", "FORWARD", "forward", rules=(ACCEPTS,))),                   # the remedy was applied
+    walled(base("ip6", "filter", "FORWARD", "forward")),                                    # no IPv6 destination
+    walled(DOCKER, around=replace(SOUND.around, plan=replace(PLAN, lanes=(OWN,)))),         # proxies are not forwarded
+    walled(base("ip", "filter", "FORWARD", "forward", drops=False)),
 ])
 def test_a_firewall_that_does_not_concern_us_is_left_alone(facts: Facts) -> None:
     assert bad(facts) == []
@@ -215,15 +244,30 @@ def test_the_mask_matches_all_of_our_marks_and_little_else() -> None:
     (PolicyRule(4, 100, "lookup main"), PROBLEM),
     (PolicyRule(4, 100, "fwmark 0x1/0x1 lookup 7", 1, 1), PROBLEM),             # tests one bit, which odd lanes have
     (PolicyRule(4, 100, "not fwmark 0x5/0xffffffff lookup 7", 5, 0xFFFFFFFF, inverted=True), PROBLEM),
-    (PolicyRule(4, 100, "from 10.0.0.0/8 lookup 7", narrow=True), WARNING),
-    (PolicyRule(4, 0, "lookup local"), None),
+    (PolicyRule(4, 100, "ipproto lookup 7", narrow=True), WARNING),
+    (PolicyRule(4, 100, "from 10.0.0.0/8 lookup 7", source=ip_network("10.0.0.0/8")), PROBLEM),
+    (PolicyRule(4, 100, "from 10.8.4.0/24 lookup 7", source=ip_network("10.8.4.0/24")), WARNING),
+    (PolicyRule(4, 100, "from 10.9.0.0/16 lookup 7", source=ip_network("10.9.0.0/16")), None),
+    (PolicyRule(4, 100, "to 10.77.0.0/24 blackhole", target=SITE, action="blackhole"), PROBLEM),
+    (PolicyRule(4, 100, "to 10.77.0.9/32 blackhole", target=ip_network("10.77.0.9/32"), action="blackhole"), WARNING),
+    (PolicyRule(4, 100, "iif eth1 lookup main", arrives="eth1"), PROBLEM),
+    (PolicyRule(4, 100, "iif eth0 lookup main", arrives="eth0"), None),
+    (PolicyRule(4, 100, "goto 32766", action="goto", onward=32766), PROBLEM),
+    (PolicyRule(4, 100, "goto 150", action="goto", onward=150), None),
+    (PolicyRule(4, 100, "nop", action="nop"), None),
+    (PolicyRule(4, 100, "lookup 7", table=7), PROBLEM),                         # it has a default route, see below
+    (PolicyRule(4, 100, "lookup 8", table=8), None),                            # it is empty
+    (PolicyRule(4, 100, "lookup 9", table=9), WARNING),                         # a route to one host of the site
+    (PolicyRule(4, 100, "lookup 7 suppress_prefixlength 0", table=7, suppresses=0), None),
+    (PolicyRule(4, 0, "lookup local", table=255), None),
     (PolicyRule(4, 100, "fwmark 0x10000/0xff0000 lookup 7", 0x10000, 0xFF0000), None),
     (PolicyRule(4, 5210, "fwmark 0x80000/0xff0000 lookup main", 0x80000, 0xFF0000), None),      # tailscale's
     (PolicyRule(4, 32766, "lookup main"), None),
     (PolicyRule(6, 100, "lookup main"), None),
 ])
-def test_foreign_rules_before_ours(rule: PolicyRule, severity: Severity | None) -> None:
-    found = bad(host(rules=(rule,)))
+def test_third_party_rules_before_ours(rule: PolicyRule, severity: Severity | None) -> None:
+    routes = (TableRoute(7, ip_network("0.0.0.0/0"), "unicast"), TableRoute(9, ip_network("10.77.0.9/32"), "unicast"))
+    found = bad(host(rules=(rule,), routes=routes))
     assert [finding.severity for finding in found] == ([severity] if severity else [])
     assert all(f"`{rule.priority}: {rule.text}`" in finding.text and "rule" in finding.remedy for finding in found)
 
@@ -231,7 +275,28 @@ def test_foreign_rules_before_ours(rule: PolicyRule, severity: Severity | None) 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(FIRST_LANE, LAST_LANE))
 def test_a_rule_that_matches_a_lane_is_never_missed(mark: int, mask: int, lane: int) -> None:
     if lane & mask == mark & mask:
-        assert catches(PolicyRule(4, 1, "", mark, mask))
+        assert catches(PolicyRule(4, 1, "", mark, mask), Course(replace(ACME, number=lane), SITE, SITE, (STAFF,)), ())[0] is Truth.YES
+
+
+@pytest.mark.parametrize(("route", "told"), [
+    (TableRoute(255, ip_network("10.77.0.1/32"), "local", "dummy0"), True), (TableRoute(255, SITE, "local", "lo"), True),
+    (TableRoute(255, ip_network("10.77.0.255/32"), "broadcast", "dummy0"), False),
+    (TableRoute(255, ip_network("10.77.0.1/32"), "local", "t-acme"), False),
+    (TableRoute(255, ip_network("10.7.0.1/32"), "local", "eth0"), False),
+])
+def test_an_address_of_this_host_inside_a_destination(route: TableRoute, told: bool) -> None:
+    found = bad(host(routes=(route,)))
+    assert [f"ip -4 route del local {route.network} dev {route.device} table local" == finding.remedy for finding in found] == [True] * told
+    named = bad(host(routes=(route,), own=(Own(ip_network("10.7.0.0/16"), "this host's network", "10.77.0.1/16"),)))
+    if str(route.network) == "10.77.0.1/32" and told:
+        assert [finding.remedy for finding in named] == ["ip -4 address del 10.77.0.1/16 dev dummy0"]
+
+
+@pytest.mark.parametrize(("value", "fine"), [(1, True), (0, False), (2, False)])
+def test_a_reverse_path_filter_that_is_not_strict_is_told(value: int, fine: bool) -> None:
+    found = bad(host(filters=(ReversePath("eth0.7", value),)))
+    assert [(finding.severity, finding.remedy.split(" &&")[0]) for finding in found] == \
+        ([] if fine else [(WARNING, "sysctl -w net.ipv4.conf.eth0/7.rp_filter=1")])
 
 
 def test_what_cannot_be_seen_is_no_trouble() -> None:

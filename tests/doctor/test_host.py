@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from supervisor.app.demand import demand
 from supervisor.app.doctor import addresses, diagnose, machine, programs, resolving, stores
-from supervisor.app.doctor.gather import demand
 from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files, load
 from supervisor.config import Config
@@ -282,7 +282,9 @@ def test_a_proxy_needs_the_hosts_own_door(alone: Host, netns: Namespace) -> None
 
 
 @pytest.mark.root
-def test_foreign_policy_rules(alone: Host, netns: Namespace) -> None:
+def test_third_party_policy_rules(alone: Host, netns: Namespace) -> None:
+    for table in ("77", "78"):
+        netns.run("ip", "route", "add", "default", "dev", "lo", "table", table)
     for rule in ("pref 100 fwmark 0x1/0x1 lookup 77", "pref 120 from 10.8.0.0/16 iif lo lookup 78", "pref 5210 lookup main",
                  "pref 173 fwmark 173001 lookup 173001 protocol 173"):
         netns.run("ip", "rule", "add", *rule.split())
@@ -306,6 +308,8 @@ def test_addresses_that_the_host_lives_by(alone: Host, netns: Namespace) -> None
         ("this host's network on eth0", "10.77.0.0/24"), ("this host's gateway on eth0", "10.77.0.1/32"),
         ("a name server of this host", "10.90.0.53/32"),
     }
+    assert {finding.subject for finding in alone.trouble()} == {"addresses", "reverse path"}
+    netns.run("sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1")
     assert {finding.subject for finding in alone.trouble()} == {"addresses"}
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.app.doctor import machine
 from supervisor.core.fitness import Finding
-from supervisor.core.fitness.traffic import firewalls, mark_and_mask, rules
+from supervisor.core.fitness.firewalls import firewalls, mark_and_mask
+from supervisor.core.fitness.routing import rules
 from tests.doctor.test_fitness import SOUND
 from tests.doctor.test_host import DOCKER, FIREWALLD
 from tests.kernel.lab import PLAN, SITE, STAFF, TUNNEL, ask, kernel, server, world

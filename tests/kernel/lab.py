@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 from supervisor.core.events import DeviceLost, Event
 from supervisor.core.network import Carry, Lane, NetworkPlan
@@ -154,7 +155,7 @@ class Kernel:
 
 
 @contextlib.asynccontextmanager
-async def kernel(plan: NetworkPlan, **options: int) -> AsyncIterator[Kernel]:
+async def kernel(plan: NetworkPlan, **options: Any) -> AsyncIterator[Kernel]:
     """The kernel layer, started with the plan; released at the end, with everything left in place."""
     posted: list[Event] = []
     notes: list[tuple[str, dict[str, object]]] = []

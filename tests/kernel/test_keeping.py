@@ -238,17 +238,37 @@ async def test_after_lost_notifications_everything_is_read(netns: Namespace) -> 
     hints.close()
 
 
-async def test_the_changes_of_others_about_others_are_none_of_our_business(netns: Namespace) -> None:
+async def test_the_changes_of_others_about_others_are_told_apart(netns: Namespace) -> None:
+    """Routes of others in the main table are none of our business; what packets of ours may meet is, and is nothing to repair."""
     heard: list[frozenset[Part]] = []
-    hints = Hints(heard.append, lambda: ())
+    told: list[int] = []
+    hints = Hints(heard.append, lambda: (), lambda: told.append(1))
     hints.open()
     await run(netns, "ip route add unreachable 10.1.0.0/24 proto static")
-    await run(netns, "nft add table inet other")
     await run(netns, "ip rule add fwmark 7 lookup 7")
     await until(lambda: heard)
+    assert (heard, len(told)) == ([frozenset({Part.RULES})], 1)
+    for command in ("nft add table inet other", "ip route add blackhole 10.1.0.0/24 table 7", "nft delete table inet other"):
+        told.clear()
+        await run(netns, command)
+        await until(lambda: told)
     assert heard == [frozenset({Part.RULES})]
     assert hints.take_author() == ""
     hints.close()
+
+
+async def test_what_others_change_is_told_and_not_repaired(netns: Namespace) -> None:
+    told: list[float] = []
+    await make_device(netns)
+    async with kernel(PLAN, changed=lambda: told.append(0.0)) as held:
+        await held.network.settled()
+        told.clear()
+        held.network.set(DOWN)                      # our own doing
+        await held.network.settled()
+        assert told == []
+        await run(netns, "nft add table inet other")
+        await until(lambda: told)
+        assert held.network.repairs["table"] == 0
 
 
 def test_a_change_of_our_table_counts_when_its_author_is_known() -> None:
@@ -261,7 +281,7 @@ def test_a_change_of_our_table_counts_when_its_author_is_known() -> None:
         (new_rule, others), (new_generation, by[b"dockerd"]), (new_rule, ours), (new_rule, others), (new_generation, by[b"nft"]),
         (new_rule, others), (new_generation, by[b"dockerd"]),
     )]
-    assert heard == [None, None, None, None, Part.TABLE, None, None]
+    assert heard == [Part.OTHERS, None, None, Part.OTHERS, Part.TABLE, Part.OTHERS, None]
     assert [hints.take_author(), hints.take_author()] == ["nft", ""]
 
 

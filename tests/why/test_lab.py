@@ -144,14 +144,15 @@ def test_a_sender_who_is_not_staff(daemon: Daemon) -> None:
     assert (code, answer["outcome"], problems(answer)) == (1, "refused", ["source"])
 
 
-def test_a_foreign_rule_that_comes_before_ours_is_found_out(daemon: Daemon) -> None:
-    """Everything of ours is in place, so only the kernel's own answer about the packet tells."""
+def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: Daemon) -> None:
+    """Everything of ours is in place; the rule itself is named, and the kernel's own answer about the packet tells the same."""
     rule = ("priority", "100", "from", "10.8.0.0/16", "iif", "vpc", "prohibit")
     daemon.namespace.run("ip", "rule", "add", *rule)
     code, answer = why(daemon, DATACENTRE_WEB)
     daemon.namespace.run("ip", "rule", "del", *rule)
-    assert (code, answer["outcome"], problems(answer)) == (1, "blocked", ["route"])
-    assert answer["verdict"].endswith("but would not arrive: route: the kernel sends it nowhere: prohibited")
+    assert (code, answer["outcome"], problems(answer)) == (1, "blocked", ["policy rule", "route"])
+    assert "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` stands" in answer["verdict"]
+    assert steps(answer)["route"] == "the kernel sends it nowhere: prohibited"
 
 
 def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemon: Daemon) -> None:

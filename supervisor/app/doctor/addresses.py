@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from supervisor.clients import processes
 from supervisor.clients.ports import FIRST_PORT, LAST_PORT
 from supervisor.config.model import Config
 from supervisor.core.fitness.facts import Listener, Own
+from supervisor.kernel import survey
 from tunnels.base import device_name
 
 _NET = Path("/proc/self/net")
@@ -38,9 +40,9 @@ def _networks(skipped: set[str]) -> Iterator[Own]:
                 continue
             address = entry.address.partition("%")[0]
             length = _length(entry.netmask)
-            network = ip_interface(f"{address}/{length}" if length is not None else address).network
-            if not network.is_link_local:
-                yield Own(network, f"this host's network on {device}")
+            interface = ip_interface(f"{address}/{length}" if length is not None else address)
+            if not interface.network.is_link_local:
+                yield Own(interface.network, f"this host's network on {device}", str(interface))
 
 
 def _length(netmask: str | None) -> int | None:
@@ -84,22 +86,38 @@ def _rows(name: str, skip: int = 1) -> list[list[str]]:
 # --- who listens -------------------------------------------------------------------------------------------------------------------
 
 
-def listeners(config: Config, daemon: int | None) -> tuple[Listener, ...]:
-    """Foreign programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it."""
-    taken = {port: inode for port, inode in _listening() if FIRST_PORT <= port <= LAST_PORT}
+def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> tuple[Listener, ...]:
+    """Third-party programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it.
+
+    On the `known` ports a proxy of ours listens.
+    """
+    ours = frozenset(known)
+    taken = {each.port: each for each in _listening() if FIRST_PORT <= each.port <= LAST_PORT and each.port not in ours}
     port = config.http.listen.port
     if daemon is None and _in_use(config.http.listen.host, port):
-        taken[port] = next((inode for listening, inode in _listening() if listening == port), 0)
-    owners = _owners(set(taken.values())) if taken else {}
-    found = ((port, owners.get(inode)) for port, inode in sorted(taken.items()))
-    return tuple(Listener(port, _name(pid)) for port, pid in found if not _ours(pid, daemon))
+        taken[port] = next((each for each in _listening() if each.port == port), _Socket(port, 0, 0))
+    owners = _owners({each.inode for each in taken.values()}) if taken else {}
+    found = ((each, owners.get(each.inode)) for _, each in sorted(taken.items()))
+    return tuple(Listener(each.port, _name(pid)) for each, pid in found if not _ours(each, pid, daemon))
 
 
-def _listening() -> Iterator[tuple[int, int]]:
-    """Port and inode."""
-    for line in (*_rows("tcp"), *_rows("tcp6")):
-        if line[3] == _LISTENS:
-            yield int(line[1].rpartition(":")[2], 16), int(line[9])
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """One that listens."""
+
+    port: int
+    inode: int
+    user: int
+
+
+def _listening() -> Iterator[_Socket]:
+    """Where the kernel cannot be asked, all connections must be read through."""
+    try:
+        yield from (_Socket(*each) for each in survey.listening())
+    except OSError:
+        for line in (*_rows("tcp"), *_rows("tcp6")):
+            if line[3] == _LISTENS:
+                yield _Socket(int(line[1].rpartition(":")[2], 16), int(line[9]), int(line[7]))
 
 
 def _in_use(host: str, port: int) -> bool:
@@ -131,10 +149,20 @@ def _descriptors(pid: int) -> Iterator[str]:
                 yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
-def _ours(pid: int | None, daemon: int | None) -> bool:
-    if pid is None:
-        return daemon is not None       # it may well be
-    return pid == daemon or processes.tag_of(pid) is not None
+def _ours(each: _Socket, pid: int | None, daemon: int | None) -> bool:
+    """Of a process that cannot be seen the user tells: it may well be ours."""
+    if pid is not None:
+        return (daemon is not None and daemon in _line(pid)) or processes.tag_of(pid) is not None
+    with contextlib.suppress(psutil.Error):
+        return daemon is not None and psutil.Process(daemon or None).uids().effective == each.user
+    return daemon is not None
+
+
+def _line(pid: int) -> Iterator[int]:
+    """The process and those that it descends from, as far as they can be seen."""
+    with contextlib.suppress(psutil.Error):
+        yield pid
+        yield from (parent.pid for parent in psutil.Process(pid).parents())
 
 
 def _name(pid: int | None) -> str | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from supervisor.app.demand import demand
 from supervisor.app.doctor import addresses, machine, programs, resolving, service, stores
 from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files
 from supervisor.app.isolation import isolation
+from supervisor.app.parts import first_plan
 from supervisor.config.model import Config
 from supervisor.core.fitness import Finding, examine
-from supervisor.core.fitness.facts import Demand, Facts
-from tunnels.base import AnyKind, Carrier
+from supervisor.core.fitness.facts import Around, Facts
+from supervisor.kernel import survey
+from tunnels.base import AnyKind
 
 
 def diagnose(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None) -> tuple[Finding, ...]:
@@ -29,6 +32,8 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
     wanted, runs_it = demand(config, kinds), service.service(environment, places)
     credentials = dict(runs_it.unit.credentials if runs_it.unit else ())
     needed = [*(need.path for _, need in wanted.needs), *credentials.values()]
+    policies, packets = machine.rules(), around(config, kinds)
+    devices = dict.fromkeys(device for _, device in packets.arrivals)
     with resolving.Resolver(resolving.names(config, files)) as resolver:
         return Facts(
             demand=wanted,
@@ -39,11 +44,14 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             programs=programs.installed(config, kinds),
             packages=programs.packages(),
             supervisord=programs.supervisord(),
-            settings=machine.settings(places.sysctls),
+            settings=machine.settings(places.sysctls, devices),
             kernel=machine.kernel(),
             isolation=isolation(),
             legacy_tables=machine.legacy_tables(),
-            rules=machine.rules(),
+            rules=policies,
+            routes=machine.routes(policies or ()),
+            around=packets,
+            filters=machine.reverse_path(places.sysctls, devices),
             synchronised=machine.synchronised(),
             own=addresses.own(config, places.resolvers),
             secrets=stores.secrets(config, kinds, files, privileged, credentials),
@@ -56,18 +64,8 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
         )
 
 
-def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
-    """What the configuration asks of the host."""
-    tunnels = config.tunnels
-    devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
-    return Demand(
-        devices=devices,
-        proxies=tuple(name for name in tunnels if name not in devices),
-        destinations=tuple((name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations),
-        icmp=tuple(name for name, tunnel in tunnels.items() if any(target.startswith("icmp:") for target in tunnel.probe.targets)),
-        totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
-        needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
-        staff=config.staff.networks,
-        http_port=config.http.listen.port,
-        drain=config.drain.timeout,
-    )
+def around(config: Config, kinds: Mapping[str, AnyKind]) -> Around:
+    """The packets that the configuration is about, with lanes as a daemon without a memory gives them."""
+    plan = first_plan(config, kinds)
+    targets = tuple((name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets)
+    return Around(plan, targets, (), machine.arrivals(plan.staff), survey.indexes())

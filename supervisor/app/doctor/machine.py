@@ -7,17 +7,22 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 from supervisor.clients.journal import Journal
 from supervisor.clients.launch import PATH
 from supervisor.clients.sweep import leftovers
 from supervisor.control.client import ControlClient, Refused, Unreachable
-from supervisor.core.fitness.facts import Chain, Daemon, Kernel, PolicyRule, Process, Setting
-from supervisor.core.fitness.traffic import WORD
+from supervisor.core.fitness.facts import Daemon, Kernel, PolicyRule, Process, ReversePath, Setting, TableRoute
+from supervisor.core.fitness.routing import LOCAL_TABLE
+from supervisor.core.layout import MAIN_TABLE
+from supervisor.core.netfilter.values import OURS
+from supervisor.core.rules import PRIORITY
 from supervisor.kernel import survey
-from supervisor.kernel.ruleset import TABLE
+from supervisor.kernel.firewalls import Reader, ours_exists
+from tunnels.settings import IPAddress, IPNetwork
 
 PATIENCE = 1.5          # seconds for a daemon or a program to answer
 _CAPABILITIES = ((5, "CAP_KILL"), (6, "CAP_SETGID"), (7, "CAP_SETUID"), (10, "CAP_NET_BIND_SERVICE"), (12, "CAP_NET_ADMIN"))
@@ -25,6 +30,10 @@ _SETTINGS = (
     "net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.ping_group_range", "net.ipv6.conf.all.forwarding",
     "net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
 )
+_LONGEST = 200          # bytes of a setting
+_OF_DEVICES = (("net.ipv4", "forwarding"), ("net.ipv6", "disable_ipv6"))
+_AS_PATH = str.maketrans("./", "/.")
+_OUTSIDE = ip_address("192.0.2.1")      # nobody's address (RFC 5737): only a default route leads to it
 _UNPRIVILEGED_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _MAKER = Path("/sys/class/dmi/id/sys_vendor")
 _LEGACY = (("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy"))
@@ -118,21 +127,39 @@ def tun(path: Path) -> str | None:
     return ""
 
 
-def settings(root: Path) -> dict[str, Setting]:
+def settings(root: Path, devices: Iterable[str] = ()) -> dict[str, Setting]:
     """The kernel settings by name. Whether one can be written is tried by opening it, which changes nothing."""
-    return {name: _setting(root / name.replace(".", "/")) for name in _SETTINGS}
+    own = (f"{protocol}.conf.{device.replace('.', '/')}.{word}" for device in devices for protocol, word in _OF_DEVICES)
+    return {name: _setting(root / name.translate(_AS_PATH)) for name in (*_SETTINGS, *own)}
+
+
+def reread(root: Path, known: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The same settings with their values of now; that they can be written is not tried again."""
+    return {name: Setting(_value(f"{root}/{name.translate(_AS_PATH)}"), each.writable) for name, each in known.items()}
 
 
 def _setting(path: Path) -> Setting:
-    try:
-        value = " ".join(path.read_text().split())
-    except OSError:
+    value = _value(str(path))
+    if value is None:
         return Setting(None, False)
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
     except OSError:
         return Setting(value, False)
     return Setting(value, True)
+
+
+def _value(path: str) -> str | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return " ".join(os.read(file, _LONGEST).decode(errors="replace").split())
+    except OSError:
+        return None
+    finally:
+        os.close(file)
 
 
 def synchronised() -> bool | None:
@@ -159,22 +186,11 @@ def maker() -> str | None:
 
 
 def kernel() -> Kernel | None:
-    """Foreign firewalls, and what nftables can do. None without CAP_NET_ADMIN."""
+    """Third-party firewalls, and what nftables can do. None without CAP_NET_ADMIN."""
     try:
-        found = survey.filters()
-        possible, missing = survey.owner_persist(), survey.missing_modules()
+        return Kernel(Reader().read(), ours_exists(), survey.owner_persist(), survey.missing_modules())
     except OSError:
         return None
-    chains = (_chain(base, found) for base in found.base if (base.family, base.table) != ("inet", TABLE))
-    return Kernel(tuple(chain for chain in chains if chain is not None), ("inet", TABLE) in found.chains, possible, missing)
-
-
-def _chain(base: survey.BaseChain, found: survey.Filters) -> Chain | None:
-    ending = found.ending(base)
-    if not base.drops and ending is None:
-        return None
-    how = "policy drop" if base.drops else f"its last rule is {ending}"
-    return Chain(base.family, base.table, base.name, base.hook, how, found.reach(base), found.mentions(base, WORD))
 
 
 def legacy_tables() -> bool:
@@ -192,7 +208,7 @@ def _words(path: Path) -> list[str]:
 def _may_drop(program: str) -> bool:
     """True also when it cannot be asked."""
     rules = _output(program, "-S")
-    return rules is None or (("DROP" in rules or "REJECT" in rules) and WORD not in rules)
+    return rules is None or (("DROP" in rules or "REJECT" in rules) and OURS not in rules)
 
 
 def _output(program: str, *arguments: str) -> str | None:
@@ -207,10 +223,40 @@ def _output(program: str, *arguments: str) -> str | None:
 def rules() -> tuple[PolicyRule, ...] | None:
     """The policy rules of others."""
     try:
-        found = survey.policy_rules()
+        return survey.policy_rules()
     except OSError:
         return None
-    return tuple(
-        PolicyRule(rule.version, rule.priority, rule.text, rule.mark, rule.mask, rule.narrow, rule.inverted)
-        for rule in found
-    )
+
+
+def routes(found: Iterable[PolicyRule]) -> tuple[TableRoute, ...]:
+    """The routes that packets meet before ours: in the local table, and where these rules lead to."""
+    first = (rule for rule in found if rule.priority <= PRIORITY and rule.action == "lookup")
+    early = {(rule.version, rule.table) for rule in first if rule.table != MAIN_TABLE}
+    try:
+        return survey.table_routes(sorted({(4, LOCAL_TABLE), (6, LOCAL_TABLE)} | early))
+    except OSError:
+        return ()
+
+
+def arrivals(networks: Iterable[IPNetwork]) -> tuple[tuple[IPNetwork, str], ...]:
+    """By which device packets of each network come in."""
+    found = ((network, next(filter(None, map(_arrival, _examples(network))), None)) for network in networks)
+    return tuple((network, device) for network, device in found if device is not None)
+
+
+def _examples(network: IPNetwork) -> list[IPAddress]:
+    """Some of its addresses: the first may be this host's own."""
+    return [network[n] for n in (1, 2, 3) if n < network.num_addresses] or [network[0]]
+
+
+def _arrival(address: IPAddress) -> str | None:
+    return device if (device := survey.outgoing(address)) != "lo" else None
+
+
+def reverse_path(root: Path, devices: Iterable[str]) -> tuple[ReversePath, ...]:
+    """The filters of these devices and of the one that leads to the internet, as far as they speak IPv4."""
+    ways_out = [device] if (device := survey.outgoing(_OUTSIDE)) is not None else []
+    names = sorted({*devices, *ways_out} - {"lo"})
+    values = {name: _setting(root / "net/ipv4/conf" / name / "rp_filter").value for name in ("all", *names)}
+    everywhere = int(values["all"] or 0)
+    return tuple(ReversePath(name, max(everywhere, int(value))) for name in names if (value := values[name]) is not None)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from supervisor.core.isolation import Isolation
+from supervisor.core.layout import MAIN_TABLE
+from supervisor.core.netfilter.values import Firewall
+from supervisor.core.network import NetworkPlan
 from tunnels.base import Need
 from tunnels.settings import IPAddress, IPNetwork
 
@@ -70,39 +73,62 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """A foreign base chain that ends by dropping or refusing what no rule accepted."""
+class ReversePath:
+    """The reverse path filter of a device, as it counts together with that of all devices."""
 
-    family: str                                         # ip, ip6 or inet
-    table: str
-    name: str
-    hook: str                                           # input or forward
-    how: str                                            # "policy drop", or what its last rule does
-    reach: frozenset[str]                               # itself and the chains that it leads to: they tell whose it is
-    admits: bool                                        # a rule of these is marked as ours by its comment
+    device: str
+    value: int                                          # 0: none, 1: strict, 2: loose
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """A foreign policy rule."""
+    """A third-party policy rule."""
 
     version: int
     priority: int
     text: str                                           # as `ip rule` words it
     mark: int = 0
     mask: int = 0                                       # 0: it does not look at marks
-    narrow: bool = False                                # it also looks at addresses, devices, ports or users
+    narrow: bool = False                                # it also looks at something else, such as ports or users
     inverted: bool = False
+    source: IPNetwork | None = None                     # it is about packets from there
+    target: IPNetwork | None = None                     # it is about packets to there
+    arrives: str = ""                                   # it is about packets that come in by this device
+    action: str = "lookup"                              # lookup, goto, nop, blackhole, unreachable, prohibit
+    table: int = MAIN_TABLE                             # where it looks
+    onward: int = 0                                     # the priority of the rule that a goto leads to
+    suppresses: int = -1                                # it does not take routes of such a prefix length or a shorter one
+
+
+@dataclass(frozen=True, slots=True)
+class TableRoute:
+    """A route that packets may meet before they come to ours."""
+
+    table: int
+    network: IPNetwork
+    kind: str                                           # unicast, local, broadcast, blackhole, throw, ...
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """What only CAP_NET_ADMIN may see."""
 
-    chains: tuple[Chain, ...] = ()
+    firewall: Firewall = field(default_factory=Firewall)    # third-party tables
     our_table: bool = False
     owner_persist: bool | None = None                   # tables can outlive their owner
     missing_modules: tuple[str, ...] = ()               # that our rules need
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the judgement about packets needs to know of this host and of the tunnels."""
+
+    plan: NetworkPlan = field(default_factory=NetworkPlan)
+    targets: tuple[tuple[str, str], ...] = ()           # tunnel and a probe target
+    peers: tuple[tuple[str, IPAddress], ...] = ()       # tunnel and the remote gateway that its client was last connected with
+    arrivals: tuple[tuple[IPNetwork, str], ...] = ()    # a network of staff, and the device by which its packets come
+    indexes: Mapping[str, int] = field(default_factory=dict)    # of devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +147,7 @@ class Own:
 
     network: IPNetwork
     what: str                                           # such as "this host's network on eth0"
+    address: str = ""                                   # of this host in it, as `ip address` names it: 10.0.0.7/24
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +175,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A foreign program that listens on a TCP port."""
+    """A third-party program that listens on a TCP port."""
 
     port: int
     program: str | None                                 # None: it cannot be seen without root
@@ -202,6 +229,10 @@ class Facts:
     isolation: Isolation = field(default_factory=Isolation)
     legacy_tables: bool = False                         # of iptables-legacy, which nftables does not show
     rules: tuple[PolicyRule, ...] | None = None
+    routes: tuple[TableRoute, ...] = ()                 # in the tables where those rules look, and in the local one
+    around: Around = field(default_factory=Around)
+    filters: tuple[ReversePath, ...] = ()               # of the devices that are no tunnels
+    live: bool = False                                  # the daemon asks: what it repairs by itself was repaired
     synchronised: bool | None = None
     endpoints: tuple[Endpoint, ...] = ()
     own: tuple[Own, ...] = ()

@@ -23,6 +23,7 @@ class Finding:
     subject: str            # groups findings for a person
     text: str
     remedy: str = ""        # what to do, mostly a command to paste
+    certain: bool = True    # it is so; else it may be
 
 
 def ok(subject: str, text: str) -> Finding:
@@ -43,3 +44,8 @@ def warning(subject: str, text: str, remedy: str) -> Finding:
 def problem(subject: str, text: str, remedy: str) -> Finding:
     """It does not work."""
     return Finding(Severity.PROBLEM, subject, text, remedy)
+
+
+def perhaps(subject: str, text: str, remedy: str) -> Finding:
+    """It may hurt: nobody can tell from here."""
+    return Finding(Severity.WARNING, subject, text, remedy, certain=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from supervisor.core.fitness import inputs, machine, service, traffic
+from supervisor.core.fitness import firewalls, inputs, machine, routing, service, traffic
 from supervisor.core.fitness.facts import Facts
 from supervisor.core.fitness.finding import Finding
 
 _JUDGES = (
     machine.daemon, service.nomad, service.unit, machine.rights, machine.tun, machine.files, machine.settings, machine.features,
-    machine.isolation, machine.clock,
+    machine.isolation, machine.clock, machine.reverse_path,
     inputs.programs, inputs.packages, inputs.secrets, inputs.directories, inputs.ports,
-    traffic.firewalls, traffic.rules, traffic.endpoints, traffic.addresses, traffic.cloud,
+    firewalls.firewalls, routing.rules, traffic.endpoints, traffic.addresses, traffic.cloud,
 )
 
 

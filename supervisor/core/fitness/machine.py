@@ -99,8 +99,22 @@ def settings(facts: Facts) -> Iterator[Finding]:
         yield _wanted(facts, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
     if 6 in versions:
         yield _wanted(facts, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host")
+    for version in facts.demand.versions:
+        yield from of_devices(facts, version)
     if facts.demand.icmp:
         yield _ping(facts.settings.get("net.ipv4.ping_group_range"), facts)
+
+
+def of_devices(facts: Facts, version: int) -> Iterator[Finding]:
+    """What the setting for all devices sets for each, until somebody changes one of them."""
+    on = facts.settings.get("net.ipv4.ip_forward", Setting(None, False)).value == "1"
+    for name, setting in facts.settings.items():
+        *_, device, word = name.split(".")
+        remedy = _sysctl(name, "1" if word == "forwarding" else "0")
+        if version == 4 and word == "forwarding" and name.startswith("net.ipv4.conf.") and setting.value == "0" and on:
+            yield problem("kernel settings", f"{name} is 0, must be 1: no packet that comes in by {device} is forwarded", remedy)
+        if version == 6 and word == "disable_ipv6" and setting.value == "1":
+            yield problem("kernel settings", f"{name} is 1, must be 0: no IPv6 packet passes {device}", remedy)
 
 
 def _wanted(facts: Facts, name: str, value: str, otherwise: str) -> Finding:
@@ -115,6 +129,8 @@ def _wanted(facts: Facts, name: str, value: str, otherwise: str) -> Finding:
 
 def _unlike(facts: Facts, setting: Setting, text: str, otherwise: str, remedy: str) -> Finding:
     """It is not what it must be; mostly the daemon sees to that."""
+    if facts.live and setting.writable:
+        return problem("kernel settings", f"{text}: {otherwise}", remedy)
     if setting.writable:
         return info("kernel settings", f"{text}; the daemon will see to it")
     if not facts.privileged:
@@ -141,7 +157,7 @@ def _ping(setting: Setting | None, facts: Facts) -> Finding:
 
 # --- features ----------------------------------------------------------------------------------------------------------------------
 
-_FULL = 0.8         # of the connection table: from here on new connections are at risk
+FULL = 0.8         # of the connection table: from here on new connections are at risk
 
 
 def features(facts: Facts) -> Iterator[Finding]:
@@ -172,8 +188,18 @@ def _conntrack(found: Mapping[str, Setting]) -> Iterator[Finding]:
         yield ok("kernel", "connection tracking counts packets and bytes")
     else:
         yield info("kernel", f"connection tracking does not count packets and bytes ({name} is 0)", _sysctl(name, "1"))
+    yield from _fill(found)
+
+
+def tracked(facts: Facts) -> Iterator[Finding]:
+    """Is there room for new connections."""
+    return _fill(facts.settings)
+
+
+def _fill(found: Mapping[str, Setting]) -> Iterator[Finding]:
+    nothing = Setting(None, False)
     count, limit = (found.get(f"net.netfilter.nf_conntrack_{word}", nothing).value for word in ("count", "max"))
-    if count is not None and limit is not None and int(count) > _FULL * int(limit):
+    if count is not None and limit is not None and int(count) > FULL * int(limit):
         text = f"the connection table is nearly full ({count} of {limit}): new connections will be dropped"
         yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
 
@@ -201,3 +227,19 @@ def clock(facts: Facts) -> Iterator[Finding]:
         why = _CODES[bool(totp)].format(names=", ".join(totp))
         yield warning("clock", f"the kernel does not know its clock to be synchronised: {why}",
                       "apt install systemd-timesyncd && timedatectl set-ntp true   # chrony: add rtcsync to its configuration")
+
+
+_FILTERS: Mapping[int, str] = MappingProxyType({0: "off", 1: "strict", 2: "loose"})
+
+
+def reverse_path(facts: Facts) -> Iterator[Finding]:
+    """Does the kernel itself refuse senders that are routed elsewhere, where the staff and the internet come in."""
+    for each in facts.filters:
+        name = f"net.ipv4.conf.{each.device.replace('.', '/')}.rp_filter"
+        if each.value == 1:
+            yield ok("reverse path", f"{name} is strict")
+        else:
+            found = f"{each.value} ({_FILTERS.get(each.value, 'unknown')})"
+            text = f"{name} is {found}, not 1 (strict): a packet that comes in by {each.device} " \
+                   "with a sender that is routed elsewhere is refused by our own rules only, on its way into a tunnel"
+            yield warning("reverse path", text, f"{_sysctl(name, '1')}   # unless answers may leave by another interface")

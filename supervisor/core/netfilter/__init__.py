@@ -1,0 +1,1 @@
+"""What the firewalls of other programs make of our packets: nftables, read and understood."""
