@@ -102,6 +102,7 @@ def test_no_encoding_hides_a_secret(encoding: str, secret: str, before: str, aft
 
 @given(SECRETS, st.data())
 def test_no_mixture_of_encodings_hides_it(secret: str, data: st.DataObject) -> None:
+    assume(not set(secret) & set("\\%&"))       # whoever escapes other letters escapes the signs of escapes too, or nobody can undo it
     one_by_one = [name for name in ENCODINGS if name.startswith(("URL", "JSON", "HTML", "as"))]
     text = "".join(ENCODINGS[data.draw(st.sampled_from(one_by_one))](letter) for letter in secret)
     assert redactor(secret).text(f"<{text}>") == f"<{MASK}>"

@@ -54,7 +54,7 @@ STATE = TunnelState(
     healthy_since=7.5, attempts=4, refusals=2, failure=Failure(Reason.PEER_CLOSED, "gone", 8.5), last_rtt=0.125, reconnects=5, proven=True,
     outdated=True, suspicions=6, login_after=9.5, turn=10.5, asking=Asking(Question(Wanted.CODE, "Code?"), 11.5), kept=True, remote=7,
     rung=Rung.LOGIN, reconnect_by=12.5, drain=Drain(Reason.STOPPED, 13.5, 8, 14.5), single=True, other=OTHER, numbered=9,
-    known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))), planned=15.5,
+    known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))), planned=15.5, full="no more connections",
 )
 STORED = Stored(BOOT, Record(STATE, 173_001, (("acme-dc", "globex"),)), "fingerprint", "digest")
 HANDOVER = Handover(
