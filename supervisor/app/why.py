@@ -79,8 +79,7 @@ class Explainer:
 
 async def _routed(look: Inspector, known: Kernel, question: Question, plan: NetworkPlan, path: Way | None) -> Kernel:
     """Routing decides after a 1:1 mapping took place, so the address is the real one. A proxy's packets are not routed onwards."""
-    sender = question.source or _anybody(plan, question.address.version)
-    back = None if sender is None else await look.lookup(sender)
+    sender, back = await _sender(look, question, plan)
     known = replace(known, back=back)
     if path is None:
         return replace(known, onward=await _onward(look, question.address, 0, sender, back))
@@ -97,7 +96,20 @@ async def _onward(look: Inspector, address: IPAddress, mark: int, sender: IPAddr
     return await look.lookup(address, mark=mark, source=sender, device=back.device)
 
 
-def _anybody(plan: NetworkPlan, version: int) -> IPAddress | None:
-    """One address of staff, to ask the kernel about."""
+async def _sender(look: Inspector, question: Question, plan: NetworkPlan) -> tuple[IPAddress | None, Lookup | None]:
+    """Who sends the packet, and where answers to it go. Nobody is named: somebody of staff, but not this host itself."""
+    named = question.source
+    sender, back = None, None
+    for sender in _staff(plan, question.address.version) if named is None else (named,):
+        back = await look.lookup(sender)
+        if back.device != "lo":
+            break
+    return sender, back
+
+
+def _staff(plan: NetworkPlan, version: int) -> tuple[IPAddress, ...]:
+    """Some addresses of staff, to ask the kernel about."""
     network = next((network for network in plan.staff if network.version == version), None)
-    return None if network is None else network[1 if network.num_addresses > 1 else 0]
+    if network is None:
+        return ()
+    return tuple(network[place] for place in (1, 2, 3) if place < network.num_addresses) or (network[0],)
