@@ -27,7 +27,7 @@ from rich.table import Table
 from supervisor.control.client import ControlClient, Unreachable
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.scraped import DELAY
-from tests.kernel.lab import SITE, World, world
+from tests.kernel.lab import SITE, TUNNEL, World, world
 from tests.lab.wait import eventually
 from tests.netns import Namespace
 
@@ -128,6 +128,7 @@ def audited() -> Iterator[Audited]:
         with tempfile.TemporaryDirectory(prefix="fcb") as name, world(namespace) as made:
             directory = Path(name)
             namespace.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_udp_timeout={FORGOTTEN}")
+            namespace.run("ip", "address", "add", f"{TUNNEL}/32", "dev", "t-acme")     # what tells that the command is up
             config = _configuration(directory)
             log = directory / "log"
             argv = (sys.executable, "-m", "tests.bench.audited", str(config), str(directory / "lag"))

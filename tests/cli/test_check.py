@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,19 +118,26 @@ def test_what_is_not_there_yet_or_hidden_from_who_asks_is_no_mistake(tmp_path: P
     assert f"hooli: config: cannot read {tmp_path}/hooli.conf: No such file or directory" in done.output
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that every user may read; pytest's own are for its user alone."""
+    with tempfile.TemporaryDirectory(prefix="fct") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
 @pytest.mark.root
-def test_what_who_asks_may_not_read_is_a_warning(tmp_path: Path) -> None:
+def test_what_who_asks_may_not_read_is_a_warning(open_path: Path) -> None:
     """The daemon's user may."""
-    checked(tmp_path)
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
+    checked(open_path)
     for name in ("keys/ta.key", "initech.vpnc"):
-        (tmp_path / name).chmod(0o600)
+        (open_path / name).chmod(0o600)
     os.seteuid(65534)
     try:
-        done = CliRunner().invoke(main, ["check", "-c", str(tmp_path / "config.yaml")])
+        done = CliRunner().invoke(main, ["check", "-c", str(open_path / "config.yaml")])
     finally:
         os.seteuid(0)
     assert done.exit_code == 0, done.output
-    assert f"acme: {tmp_path}/acme.ovpn:6: tls-auth: cannot read keys/ta.key: Permission denied" in done.output
-    assert f"initech: config: cannot read {tmp_path}/initech.vpnc: Permission denied" in done.output
+    assert f"acme: {open_path}/acme.ovpn:6: tls-auth: cannot read keys/ta.key: Permission denied" in done.output
+    assert f"initech: config: cannot read {open_path}/initech.vpnc: Permission denied" in done.output
