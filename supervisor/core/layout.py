@@ -261,6 +261,11 @@ def _proxy_elements(lane: Lane) -> Iterator[Element]:
             yield Element(share_set(lane.share), (lane.port,))
 
 
+def lanes_of(elements: Iterable[Element]) -> frozenset[int]:
+    """The lanes that these elements are about, of both seats of each tunnel."""
+    return frozenset(part for element in elements if element.set == "flows" for part in element.key if isinstance(part, int))
+
+
 def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
     for interval in merged(Interval.of(network) for network in networks):
         yield Element(f"{name}{interval.version}", (interval,))

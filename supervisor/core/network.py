@@ -202,6 +202,15 @@ def to_forget(before: NetworkPlan, after: NetworkPlan, addresses: Mapping[int, t
     return tuple(sorted(closed - carrying | readdressed | (_left_behind(before, after) - up)))
 
 
+def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:
+    """The lanes of an earlier daemon that are closed and carry nothing in the first plan: their running flows begin anew in other lanes.
+
+    A tunnel may have left the configuration, or have lost its destinations to another one, while no daemon ran.
+    """
+    needed = {lane.number for lane in plan.lanes if lane.up} | {carry.lane for carry in plan.carries}
+    return tuple(sorted(set(inherited) - needed))
+
+
 def _left_behind(before: NetworkPlan, after: NetworkPlan) -> set[int]:
     """The lanes that carried a destination which another lane carries now."""
     if before.carries is after.carries:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from supervisor.core.layout import Host, open_routes
-from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, taken_over, to_forget
+from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, left_over, taken_over, to_forget
 from supervisor.kernel.conntrack import opened
 from supervisor.kernel.flows import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
@@ -27,6 +27,7 @@ class Handover:
         self._wake = wake
         self._note = note
         self._reached: NetworkPlan | None = None
+        self._inherited: frozenset[int] = frozenset()       # lanes that an earlier daemon has left
         self._addresses: dict[int, tuple[IPAddress, ...]] = {}      # that each lane had when it was last up
         self._due: dict[int, float] = {}        # loop times at which the flows of these lanes are moved
         self._conntrack: socket.socket | None = None    # kept: the kernel takes its time to close one
@@ -37,13 +38,17 @@ class Handover:
         """A lane is being given up."""
         return bool(self._due)
 
+    def inherit(self, lanes: Iterable[int]) -> None:
+        """An earlier daemon has left these lanes, and flows in them."""
+        self._inherited = frozenset(lanes)
+
     def reached(self, plan: NetworkPlan) -> None:
         """The kernel was told to carry out this plan. Flows that cannot go on as they are begin anew with their next packet.
 
-        Before the first plan nothing is known: what it finds open is as an earlier daemon has left it, flows included.
+        Before the first plan little is known: what it finds open is as an earlier daemon has left it, flows included.
         """
         before, self._reached = self._reached, plan
-        lanes = () if before is None else to_forget(before, plan, self._addresses)
+        lanes = left_over(self._inherited, plan) if before is None else to_forget(before, plan, self._addresses)
         self._addresses |= {lane.number: lane.addresses for lane in plan.lanes if lane.up}
         if not lanes:
             return

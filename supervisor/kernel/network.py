@@ -30,6 +30,7 @@ from supervisor.core.layout import (
     achieved,
     applied,
     diff,
+    lanes_of,
     open_routes,
     wanted,
 )
@@ -199,7 +200,9 @@ class KernelNetwork:
         self._look_at_devices()
         await self._prepare(again=True)
         # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.
-        self._actual = replace(await self.read(), table=False, elements=frozenset())
+        found = await self.read()
+        self._handover.inherit(lanes_of(found.elements))
+        self._actual = replace(found, table=False, elements=frozenset())
         return await self._converge()
 
     async def _hold(self) -> None:

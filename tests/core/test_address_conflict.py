@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.core import events as ev
 from supervisor.core.address_conflict import Surroundings, conflict, unusable
-from supervisor.core.network import Carry, Lane, NetworkPlan, to_forget
+from supervisor.core.network import Carry, Lane, NetworkPlan, left_over, to_forget
 from supervisor.core.state import Phase
 from tests.core.test_machine import TUNNEL, run, started
 from tunnels.base import Connected, Reason
@@ -76,3 +76,10 @@ def test_flows_that_cannot_go_on_as_they_are(after: NetworkPlan, lanes: tuple[in
 
 def test_a_lane_of_which_nothing_is_known_begins_without_flows() -> None:
     assert to_forget(NetworkPlan(), BOTH, {}) == (A.number, B.number)
+
+
+def test_flows_that_an_earlier_daemon_has_left_in_a_lane_that_nobody_needs_any_more() -> None:
+    gone = 173009
+    assert left_over({A.number, B.number, gone}, BOTH) == (gone,)
+    assert left_over({A.number, gone}, replace(BOTH, lanes=(DOWN, B))) == (gone,), "a lane that carries something comes back"
+    assert left_over({A.number}, NetworkPlan(lanes=(DOWN, B), carries=(Carry(NET, B.number, NET),))) == (A.number,)

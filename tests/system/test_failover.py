@@ -102,6 +102,32 @@ def test_a_planned_switch_loses_nothing(lab: Lab, config: Config) -> None:
         assert poller.outage(since).failed == 0
 
 
+def test_a_datagram_flow_goes_on_when_its_tunnel_leaves_the_configuration_while_no_daemon_runs(lab: Lab, config: Config) -> None:
+    """It never pauses, so the kernel itself would remember it, and its source address, for ever."""
+    both = pair(lab, config, FAST)
+    with lab.daemon(both) as daemon, lab.network["laptop"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+        daemon.wait_well()
+        eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
+        flow.connect((str(DATACENTRE_WEB), 7))
+        flow.settimeout(0.1)
+        first = daemon.tunnel("acme-dc")["session"]["address"].encode()
+        assert eventually(lambda: echoed(flow), 5, "it is answered").endswith(b"sees " + first + b"\n.")
+        daemon.kill9()
+        daemon.configure(only(both, "acme-spare"))
+        daemon.start()
+        eventually(lambda: carrier(daemon) == ["acme-spare"], 10, "the spare carries")
+        second = daemon.tunnel("acme-spare")["session"]["address"].encode()
+        eventually(lambda: second in echoed(flow), 5, "it is answered through the spare")
+
+
+def echoed(flow: socket.socket) -> bytes:
+    """The answer to a datagram; none: empty."""
+    with contextlib.suppress(OSError):
+        flow.send(b".")
+        return flow.recv(100)
+    return b""
+
+
 def test_the_first_one_takes_over_again_once_it_has_proven_itself(lab: Lab, config: Config) -> None:
     with lab.daemon(pair(lab, config, FAST)) as daemon:
         daemon.wait_well()
