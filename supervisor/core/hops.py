@@ -260,8 +260,11 @@ def carrier(facts: Facts, way: Way) -> Iterator[Step]:
     assigned = [address for address in way.lane.addresses if address.version == version]
     if seen := assigned if way.lane.addresses else facts.kernel.addresses:
         yield Step("nat", f"source NAT: the remote gateway sees {_listed(seen)}")
-    else:
+    elif way.lane.addresses or way.state.session.on_interface:
         yield Step("nat", f"the remote gateway has assigned no IPv{version} address, so no packet can enter", gone)
+    else:
+        text = f"the remote gateway has assigned no IPv{version} address, so it sees one of this host's other addresses"
+        yield Step("nat", text, Mark.WARNING if way.lane.up else Mark.OK)
 
 
 def _proxy(facts: Facts, way: Way) -> Step:
@@ -297,6 +300,12 @@ def _return_route(facts: Facts, back: Lookup) -> Step:
     return Step("way back", f"answers go {back}", Mark.OK if back.device is not None else wrong)
 
 
+_ASTRAY = (
+    "came in by another interface than the one that leads back to their sender, and were refused (all tunnels, since our table was made); "
+    "make the routes of this host and of the staff's network agree"
+)
+
+
 def counters(facts: Facts, way: Way) -> Iterator[Step]:
     """Bytes of the device, and packets that our rules refused."""
     if facts.kernel.traffic is not None:
@@ -309,6 +318,8 @@ def counters(facts: Facts, way: Way) -> Iterator[Step]:
     if facts.kernel.refused:
         counts = _listed(f"{chain} {count}" for chain, count in sorted(facts.kernel.refused.items()))
         yield Step("refused", f"packets of all tunnels, since our table was made: {counts}")
+    if astray := facts.kernel.refused.get("prerouting", 0):
+        yield Step("way in", f"{astray} packets of staff {_ASTRAY}", Mark.WARNING)
 
 
 # --- words ---------------------------------------------------------------------------------------------------------------------

@@ -178,10 +178,18 @@ def with_bit(bit: int) -> Clause:
     return (expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(mask), xor=_value(xor)),)
 
 
-def from_where_it_is_routed() -> Clause:
-    """`fib saddr . iif oif exists`: answers to this source would leave by the interface that the packet came in by (RFC 3704, strict)."""
+def from_where_it_is_routed(so: bool = True) -> Clause:
+    """`fib saddr . iif oif exists`: answers to this source would leave by the interface that the packet came in by (RFC 3704, strict).
+
+    `so=False`: `missing`.
+    """
     flags = _FIB_SADDR | _FIB_IIF | _FIB_PRESENT
-    return (expression("fib", dreg=1, result=_FIB_OIF, flags=flags), _compare(_EQ, struct.pack("=I", 1)))
+    return (expression("fib", dreg=1, result=_FIB_OIF, flags=flags), _compare(_EQ, struct.pack("=I", so)))
+
+
+def without_ct_mark() -> Clause:
+    """`ct mark 0`."""
+    return (*ct("mark"), _compare(_EQ, struct.pack("=I", 0)))
 
 
 def neighbour_discovery() -> Clause:

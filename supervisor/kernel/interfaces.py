@@ -78,7 +78,8 @@ class Interfaces:
         """Some clients make an interface that is down, and leave the rest to us; and somebody may have set it down."""
         for lane in lanes:
             device = host.devices[lane.device or ""]
-            down = bool(lane.addresses) and not device.up       # a client that sets addresses itself also brings its interface up and down
+            # A client that sets addresses itself also brings its interface up and down.
+            down = (bool(lane.addresses) or lane.link_mtu is not None) and not device.up
             if lane.up and (down or lane.link_mtu not in (None, device.mtu)):
                 yield link_message(device.index, lane.link_mtu)
 

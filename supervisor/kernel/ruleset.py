@@ -171,6 +171,12 @@ def _prerouting() -> Iterator[ex.Clause]:
             ex.destination(v), ex.mapped(f"carry{v}"), ex.set_meta_mark(), ex.jump("enter"),
         )
     yield _join(ex.ct_direction("original"), _ours(ex.ct("mark")), ex.ct("mark"), ex.set_meta_mark())
+    for v in (4, 6):
+        # Counts what entered no lane for that reason: routes refuse it. `why` says so.
+        yield _join(
+            ex.without_ct_mark(), ex.source(v), ex.within(f"staff{v}"), ex.destination(v), ex.within(f"destinations{v}"),
+            ex.from_where_it_is_routed(so=False), ex.counter(),
+        )
 
 
 def _enter() -> Iterator[ex.Clause]:

@@ -132,6 +132,16 @@ async def test_an_interface_that_is_down_is_brought_up_with_its_mtu(lab: World) 
         await held.in_place()
 
 
+async def test_an_interface_without_an_assigned_address_is_brought_up_too(lab: World) -> None:
+    """Its client leaves the interface to us all the same; packets then carry an address of this host."""
+    lab.facilitator.run("ip", "link", "set", "t-acme", "down")
+    plan = replace(PLAN, lanes=(replace(PLAN.lanes[0], addresses=(), link_mtu=1300), PLAN.lanes[1]))
+    async with kernel(plan) as held:
+        assert "state DOWN" not in lab.facilitator.run("ip", "link", "show", "t-acme").stdout
+        assert "default dev t-acme" in lab.facilitator.run("ip", "route", "show", "table", str(ACME)).stdout
+        await held.in_place()
+
+
 async def test_a_lane_of_another_address_forgets_its_flows(lab: World) -> None:
     async with kernel(PLAN) as held, server(lab.site):
         assert await ask(lab.staff, SITE) == TUNNEL

@@ -351,6 +351,7 @@ def test_nobody_on_the_side_of_the_uplink_is_staff(lab: Lab, daemon: Daemon, rp_
             laptop.connect((SITE, 7))
             laptop.send(b"the last one")
             assert arrived(site, b"FORGED BAD", b"the last one") == 0
+        assert "packets of staff came in by another interface" in daemon.cli("why", SITE).stdout
     finally:
         transport.run("ip", "route", "del", f"{SITE}/32")
         facilitator.run("sysctl", "-qw", f"net.ipv4.conf.{net.UPLINK}.rp_filter=0")

@@ -103,6 +103,13 @@ def test_every_step_of_a_packet_that_arrives() -> None:
     assert step(answer, "closed").startswith("100.64.0.0/16 ")
 
 
+def test_staff_whose_packets_come_in_by_another_interface_are_named() -> None:
+    asked_about = facts("100.64.0.10")
+    seen = replace(asked_about.kernel, refused={**asked_about.kernel.refused, "prerouting": 7})
+    words = step(asked(replace(asked_about, kernel=seen)), "way in")
+    assert words.startswith("7 packets of staff came in by another interface than the one that leads back to their sender, and were refused")
+
+
 def test_failover_names_all_candidates_in_order() -> None:
     answer = asked(facts("10.50.0.1", carriers={"10.50.0.0/16": "spare"}, main="back"))
     assert answer.tunnel == "spare"
@@ -299,6 +306,12 @@ def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (10**13, "10.0 TB")])
 def test_bytes_in_words(count: int, words: str) -> None:
     assert size(count) == words
+
+
+def test_without_any_assigned_address_packets_carry_one_of_this_host() -> None:
+    answer = asked(facts("10.77.0.10", acme="unassigned"), addresses=())
+    assert (answer.outcome, problems(answer)) == ("carried", [])
+    assert "it sees one of this host's other addresses" in step(answer, "nat")
 
 
 @pytest.mark.parametrize(("address", "acme"), [("fd00:77::10", "ipv4-only"), ("10.77.0.10", "unaddressed")])

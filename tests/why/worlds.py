@@ -50,6 +50,7 @@ STATES: Mapping[str, TunnelState] = {
     "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
     "ipv4-only": replace(HEALTHY, session=replace(SESSION, address6=None)),
     "unaddressed": replace(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
+    "unassigned": replace(HEALTHY, session=replace(SESSION, address=None, address6=None)),
     "back": replace(HEALTHY, well_since=NOW - 20),
     "backoff": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 125, since=NOW - 5, deadline=NOW + 7, failure=TIMED_OUT, session=SESSION),
     "dropped": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 4, since=NOW - 4, deadline=NOW + 1, failure=TIMED_OUT, session=SESSION),
