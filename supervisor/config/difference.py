@@ -64,13 +64,18 @@ def difference(old: Config, new: Config) -> ConfigDifference:
     )
 
 
+# Kinds whose clients must have been started in this way; one of an earlier version begins anew at once, instead of being found dead later.
+_SINCE = {"sshuttle": "transparent sockets"}
+
+
 def fingerprint(tunnel: Tunnel) -> str:
-    """The same for all settings of a tunnel between which its client goes on, and for every version that knows these settings."""
+    """The same for all settings of a tunnel between which its client goes on, and for every version whose clients can take one another's place."""
     said = tunnel.model_dump(mode="json", exclude_defaults=True)
     login = {name: value for name, value in said.pop("login", {}).items() if f"login.{name}" not in _LIVE}
     plain = {name: value for name, value in said.items() if name not in _LIVE}
     mapping = sorted([str(presented), str(real)] for presented, real in _mapping(tunnel))
-    return hashlib.sha256(json.dumps([plain, login, mapping], sort_keys=True).encode()).hexdigest()
+    since = [_SINCE[tunnel.kind]] if tunnel.kind in _SINCE else []
+    return hashlib.sha256(json.dumps([plain, login, mapping, *since], sort_keys=True).encode()).hexdigest()
 
 
 def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:

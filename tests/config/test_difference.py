@@ -7,7 +7,13 @@ import pytest
 from supervisor.config import ConfigDifference, difference
 from supervisor.config.difference import fingerprint
 from tests.config.kinds import HEAD, good
+from tunnels.openvpn import OpenVPN
+from tunnels.sshuttle import Sshuttle
 
+RELEASE_0_1_0 = {       # fingerprints that it has written for these settings
+    "openvpn": "8abca5bf5b098cf3936bdd773994327fadba769a69d51af201a18395309c3eb8",
+    "sshuttle": "ae0f414ac8e70561ba5433793666d11bc488e81e925e1c891356b1a2577d83e9",
+}
 OTHER = "  other: {kind: pipe, remote: r, destinations: [10.1.0.0/16]}\n"
 
 LIVE = {
@@ -79,3 +85,14 @@ def test_what_is_not_about_one_tunnel() -> None:
     assert change.fixed == ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
     assert change.lines()[0] == "staff changed"
     assert change.lines()[-1] == "http.tls changed: takes effect when the daemon starts anew"
+
+
+def test_clients_of_the_first_release_go_on_but_for_sshuttle() -> None:
+    """Its listening sockets were not transparent, and no packet reaches such a socket any more: it begins anew at once."""
+    openvpn = OpenVPN.model_validate({"name": "acme", "kind": "openvpn", "destinations": ["10.0.0.0/16"], "config": "/etc/acme.ovpn"})
+    assert fingerprint(openvpn) == RELEASE_0_1_0["openvpn"]
+    sshuttle = Sshuttle.model_validate({
+        "name": "own-cloud", "kind": "sshuttle", "destinations": ["10.0.0.0/16"], "remote": "u@192.0.2.1",
+        "known_hosts": "/etc/known_hosts", "identity": {"file": "/etc/key"},
+    })
+    assert fingerprint(sshuttle) != RELEASE_0_1_0["sshuttle"]
