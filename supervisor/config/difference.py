@@ -69,7 +69,7 @@ _SINCE = {"sshuttle": "transparent sockets"}
 
 
 def fingerprint(tunnel: Tunnel) -> str:
-    """The same for all settings of a tunnel between which its client goes on, and for every version whose clients can take one another's place."""
+    """The same for all settings of a tunnel between which its client goes on, and for every version with which a client of it can go on."""
     said = tunnel.model_dump(mode="json", exclude_defaults=True)
     login = {name: value for name, value in said.pop("login", {}).items() if f"login.{name}" not in _LIVE}
     plain = {name: value for name, value in said.items() if name not in _LIVE}

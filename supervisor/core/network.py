@@ -188,18 +188,20 @@ def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
     return tuple(lane for lane in before.lanes if lane.up and lane.number not in still and (lane.tunnel, lane.addresses) in addresses)
 
 
-def to_forget(before: NetworkPlan, after: NetworkPlan, addresses: Mapping[int, tuple[IPAddress, ...]]) -> tuple[int, ...]:
+def to_forget(
+    before: NetworkPlan, after: NetworkPlan, addresses: Mapping[int, tuple[IPAddress, ...]], behind: Collection[int],
+) -> tuple[int, ...]:
     """The lanes whose running flows cannot go on as they are once `after` holds: connection tracking must forget these flows.
 
     A flow keeps the source address of its first packet. So it ends with a lane that was closed and carries nothing any more, in a lane
-    that is closed while another one carries a destination of it, and in one that has got another address. `addresses`: those that each
-    lane had when it was last up.
+    that is closed while another one carries a destination of such a flow, and in one that has got another address. `addresses`: those that
+    each lane had when it was last up; `behind`: lanes with flows to what another lane may carry now (`left_behind`, `overshadowed`).
     """
     up = {lane.number for lane in after.lanes if lane.up}
     closed = {lane.number for lane in before.lanes if lane.up} - up
     carrying = {carry.lane for carry in after.carries} if closed else set()
     readdressed = {lane.number for lane in after.lanes if lane.up and addresses.get(lane.number) != lane.addresses}
-    return tuple(sorted(closed - carrying | readdressed | (_left_behind(before, after) - up)))
+    return tuple(sorted(closed - carrying | readdressed | (set(behind) - up)))
 
 
 def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:
@@ -211,12 +213,25 @@ def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:
     return tuple(sorted(set(inherited) - needed))
 
 
-def _left_behind(before: NetworkPlan, after: NetworkPlan) -> set[int]:
-    """The lanes that carried a destination which another lane carries now."""
+def left_behind(before: NetworkPlan, after: NetworkPlan) -> set[int]:
+    """The lanes that carried a destination which another lane carries now. Flows to it go on in them as long as they are up."""
     if before.carries is after.carries:
         return set()
     carried = {carry.network: carry.lane for carry in after.carries}
     return {carry.lane for carry in before.carries if carried.get(carry.network, carry.lane) != carry.lane}
+
+
+def overshadowed(plan: NetworkPlan) -> set[int]:
+    """The lanes of tunnels that reach a destination which another one carries: it may have been theirs."""
+    carried = {carry.network: carry.lane for carry in plan.carries}
+    ranked = {} if plan.directory is None else plan.directory.ranked
+    lanes: dict[str, list[int]] = {}
+    for lane in plan.lanes:
+        lanes.setdefault(lane.tunnel, []).append(lane.number)
+    return {
+        number for network, names in ranked.items() if len(names) > 1
+        for name in names for number in lanes.get(name, ()) if carried.get(network, number) != number
+    }
 
 
 def kept_open(plan: NetworkPlan, lanes: Collection[Lane]) -> NetworkPlan:

@@ -10,7 +10,17 @@ import socket
 from collections.abc import Callable, Iterable
 
 from supervisor.core.layout import Host, open_routes
-from supervisor.core.network import Lane, NetworkPlan, given_up, kept_open, left_over, taken_over, to_forget
+from supervisor.core.network import (
+    Lane,
+    NetworkPlan,
+    given_up,
+    kept_open,
+    left_behind,
+    left_over,
+    overshadowed,
+    taken_over,
+    to_forget,
+)
 from supervisor.kernel.conntrack import opened
 from supervisor.kernel.flows import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
@@ -29,6 +39,7 @@ class Handover:
         self._reached: NetworkPlan | None = None
         self._inherited: frozenset[int] = frozenset()       # lanes that an earlier daemon has left
         self._addresses: dict[int, tuple[IPAddress, ...]] = {}      # that each lane had when it was last up
+        self._behind: set[int] = set()          # lanes with flows to what another lane may carry now
         self._due: dict[int, float] = {}        # loop times at which the flows of these lanes are moved
         self._conntrack: socket.socket | None = None    # kept: the kernel takes its time to close one
         self._answers: dict[str, float] = {}    # loop times until which tunnels whose flows were moved may bring answers to them
@@ -48,7 +59,9 @@ class Handover:
         Before the first plan little is known: what it finds open is as an earlier daemon has left it, flows included.
         """
         before, self._reached = self._reached, plan
-        lanes = left_over(self._inherited, plan) if before is None else to_forget(before, plan, self._addresses)
+        self._behind |= overshadowed(plan) if before is None else left_behind(before, plan)
+        lanes = left_over(self._inherited, plan) if before is None else to_forget(before, plan, self._addresses, self._behind)
+        self._behind.difference_update(lanes)
         self._addresses |= {lane.number: lane.addresses for lane in plan.lanes if lane.up}
         if not lanes:
             return

@@ -9,10 +9,12 @@ import pytest
 
 from supervisor.core import events as ev
 from supervisor.core.address_conflict import Surroundings, conflict, unusable
-from supervisor.core.network import Carry, Lane, NetworkPlan, left_over, to_forget
+from supervisor.core.failover import directory
+from supervisor.core.network import Carry, Lane, NetworkPlan, left_behind, left_over, overshadowed, to_forget
 from supervisor.core.state import Phase
 from tests.core.test_machine import TUNNEL, run, started
 from tunnels.base import Connected, Reason
+from tunnels.settings import Destination, Tunnel
 
 AROUND = Surroundings(
     staff=(ip_network("10.8.0.0/16"), ip_network("fd00:8::/64")),
@@ -71,11 +73,11 @@ DOWN = replace(A, up=False, addresses=())
     (replace(BOTH, lanes=(B,), carries=()), (A.number,)),                                               # it is gone
 ])
 def test_flows_that_cannot_go_on_as_they_are(after: NetworkPlan, lanes: tuple[int, ...]) -> None:
-    assert to_forget(BOTH, after, KNOWN) == lanes
+    assert to_forget(BOTH, after, KNOWN, left_behind(BOTH, after)) == lanes
 
 
 def test_a_lane_of_which_nothing_is_known_begins_without_flows() -> None:
-    assert to_forget(NetworkPlan(), BOTH, {}) == (A.number, B.number)
+    assert to_forget(NetworkPlan(), BOTH, {}, ()) == (A.number, B.number)
 
 
 def test_flows_that_an_earlier_daemon_has_left_in_a_lane_that_nobody_needs_any_more() -> None:
@@ -83,3 +85,23 @@ def test_flows_that_an_earlier_daemon_has_left_in_a_lane_that_nobody_needs_any_m
     assert left_over({A.number, B.number, gone}, BOTH) == (gone,)
     assert left_over({A.number, gone}, replace(BOTH, lanes=(DOWN, B))) == (gone,), "a lane that carries something comes back"
     assert left_over({A.number}, NetworkPlan(lanes=(DOWN, B), carries=(Carry(NET, B.number, NET),))) == (A.number,)
+
+
+def test_flows_that_stayed_in_a_lane_when_their_destination_went_elsewhere_do_not_wait_for_it() -> None:
+    moved = replace(BOTH, carries=(Carry(NET, B.number, NET), BOTH.carries[1]))
+    behind = left_behind(BOTH, moved)
+    assert (behind, to_forget(BOTH, moved, KNOWN, behind)) == ({A.number}, ())
+    closed = replace(moved, lanes=(DOWN, B))
+    assert to_forget(moved, closed, KNOWN, ()) == (), "it carries something, so it will come back"
+    assert to_forget(moved, closed, KNOWN, behind) == (A.number,)
+
+
+def test_after_a_restart_it_is_known_where_such_flows_may_be() -> None:
+    tunnels = [
+        Tunnel(name=name, kind="pipe", destinations=(Destination(network=NET), Destination(network=own)))
+        for name, own in (("a", OTHER), ("b", ip_network("10.65.0.0/24")))
+    ]
+    plan = replace(BOTH, carries=(Carry(NET, B.number, NET), BOTH.carries[1]), directory=directory(tunnels, {}))
+    assert overshadowed(plan) == {A.number}
+    assert overshadowed(replace(plan, directory=directory(tunnels[:1], {}))) == set()
+    assert overshadowed(NetworkPlan()) == set()

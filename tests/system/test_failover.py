@@ -120,6 +120,25 @@ def test_a_datagram_flow_goes_on_when_its_tunnel_leaves_the_configuration_while_
         eventually(lambda: second in echoed(flow), 5, "it is answered through the spare")
 
 
+def test_a_datagram_flow_that_stayed_behind_goes_on_when_its_tunnel_stops(lab: Lab, config: Config) -> None:
+    """Its destination has moved to the other tunnel, the first one still carries something, and the flow never pauses."""
+    both = pair(lab, config, FAST)
+    with lab.daemon(both) as daemon, lab.network["laptop"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+        daemon.wait_well()
+        eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
+        flow.connect((str(DATACENTRE_WEB), 7))
+        flow.settimeout(0.1)
+        first, second = (daemon.tunnel(name)["session"]["address"].encode() for name in ("acme-dc", "acme-spare"))
+        eventually(lambda: first in echoed(flow), 5, "it is answered")
+        both["tunnels"]["acme-dc"] |= {"destinations": ["10.66.0.0/24"], "probe": {**FAST, "targets": ["tcp://10.66.0.1:80"]}}
+        daemon.configure(both)
+        assert daemon.cli("reload").returncode == 0
+        eventually(lambda: carrier(daemon) == ["acme-dc", "acme-spare"], 5, "each carries something")
+        eventually(lambda: first in echoed(flow), 5, "the flow goes on where it is")
+        assert daemon.cli("stop", "acme-dc").returncode == 0
+        eventually(lambda: second in echoed(flow), 10, "it is answered through the spare")
+
+
 def echoed(flow: socket.socket) -> bytes:
     """The answer to a datagram; none: empty."""
     with contextlib.suppress(OSError):

@@ -107,7 +107,7 @@ def test_staff_whose_packets_come_in_by_another_interface_are_named() -> None:
     asked_about = facts("100.64.0.10")
     seen = replace(asked_about.kernel, refused={**asked_about.kernel.refused, "prerouting": 7})
     words = step(asked(replace(asked_about, kernel=seen)), "way in")
-    assert words.startswith("7 packets of staff came in by another interface than the one that leads back to their sender, and were refused")
+    assert words.startswith("7 packets of staff came in by another interface than the one that leads back to their sender")
 
 
 def test_failover_names_all_candidates_in_order() -> None:
