@@ -9,7 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterable
 
-from supervisor.core.layout import Host, open_routes
+from supervisor.core.layout import Host, Layout, lanes_of, open_routes
 from supervisor.core.network import (
     Lane,
     NetworkPlan,
@@ -49,9 +49,9 @@ class Handover:
         """A lane is being given up."""
         return bool(self._due)
 
-    def inherit(self, lanes: Iterable[int]) -> None:
+    def inherit(self, left: Layout) -> None:
         """An earlier daemon has left these lanes, and flows in them."""
-        self._inherited = frozenset(lanes)
+        self._inherited = lanes_of(left.elements)
 
     def reached(self, plan: NetworkPlan) -> None:
         """The kernel was told to carry out this plan. Flows that cannot go on as they are begin anew with their next packet.

@@ -30,7 +30,6 @@ from supervisor.core.layout import (
     achieved,
     applied,
     diff,
-    lanes_of,
     open_routes,
     wanted,
 )
@@ -200,8 +199,7 @@ class KernelNetwork:
         self._look_at_devices()
         await self._prepare(again=True)
         # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.
-        found = await self.read()
-        self._handover.inherit(lanes_of(found.elements))
+        self._handover.inherit(found := await self.read())
         self._actual = replace(found, table=False, elements=frozenset())
         return await self._converge()
 
