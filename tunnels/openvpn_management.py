@@ -49,9 +49,11 @@ class _Pushed:
     mtu: int | None = None
     user: str | None = None
     requests: int = 0       # how often we had to ask for it
+    seen: bool = False      # it has pushed something
 
     def read(self, reply: str) -> None:
         """Take one PUSH_REPLY; there may be several."""
+        self.seen = True
         self.routes += tuple(pushed_routes(reply))
         self.limit = pushed_limit(reply) or self.limit
         self.mtu = pushed_mtu(reply) or self.mtu
@@ -189,9 +191,11 @@ class OpenVPNDialogue:
         elif state in ("RECONNECTING", "EXITING"):
             yield from self._attempt_over(state, detail)
 
-    def _link_mtu(self) -> int:
-        """Bytes: what OpenVPN itself would give the interface."""
-        return self._mtu if self._fixed_mtu else self._pushed.mtu or self._mtu
+    def _link_mtu(self) -> int | None:
+        """Bytes: what OpenVPN itself would give the interface; None: it runs already, and its log does not reach back to what was pushed."""
+        if self._fixed_mtu:
+            return self._mtu
+        return None if self._replies > 0 and not self._pushed.seen else self._pushed.mtu or self._mtu
 
     def _lasts(self, since: int) -> float | None:
         """What is left of the session, which may have begun before we were attached."""

@@ -123,8 +123,9 @@ class Session:
 def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:
     """The session with what its client says of it; a client that is connected and says it `again` need not repeat everything."""
     known = session if again else Session(session.number)
+    addresses = (what.address, what.address6) if what.address or what.address6 else (known.address, known.address6)
     return replace(
-        session, address=what.address or known.address, address6=what.address6 or known.address6, on_interface=what.on_interface,
+        session, address=addresses[0], address6=addresses[1], on_interface=what.on_interface,
         link_mtu=what.mtu or known.link_mtu, peer=what.peer or known.peer, pushed=what.routes or known.pushed,
         connected=session.connected or now, expires=known.expires if what.lasts is None else now + what.lasts,
     )

@@ -11,7 +11,7 @@ from supervisor.core import events as ev
 from supervisor.core.address_conflict import Surroundings, conflict, unusable
 from supervisor.core.failover import directory
 from supervisor.core.network import Carry, Lane, NetworkPlan, left_behind, left_over, overshadowed, to_forget
-from supervisor.core.state import Phase
+from supervisor.core.state import Phase, Session, connected
 from tests.core.test_machine import TUNNEL, run, started
 from tunnels.base import Connected, Reason
 from tunnels.settings import Destination, Tunnel
@@ -105,3 +105,12 @@ def test_after_a_restart_it_is_known_where_such_flows_may_be() -> None:
     assert overshadowed(plan) == {A.number}
     assert overshadowed(replace(plan, directory=directory(tunnels[:1], {}))) == set()
     assert overshadowed(NetworkPlan()) == set()
+
+
+@pytest.mark.parametrize(("said", "addresses"), [
+    (Connected("10.78.0.3", address6="fd00::3"), ["10.78.0.3", "fd00::3"]), (Connected("10.78.0.3"), ["10.78.0.3"]),
+    (Connected(), ["10.78.0.2", "fd00::2"]),
+])
+def test_a_client_that_connects_again_names_all_of_its_addresses_or_none(said: Connected, addresses: list[str]) -> None:
+    session = connected(Session(1), Connected("10.78.0.2", address6="fd00::2"), 1.0, again=False)
+    assert [str(each) for each in connected(session, said, 2.0, again=True).assigned] == addresses

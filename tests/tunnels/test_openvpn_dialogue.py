@@ -90,6 +90,11 @@ def test_the_interface_gets_what_openvpn_itself_would_give_it(options: dict[str,
     assert answers[-1] == Connected("10.8.0.2", "192.0.2.1", address6="fd00:8::2", mtu=mtu)
 
 
+def test_attached_again_when_the_log_no_longer_holds_what_was_pushed() -> None:
+    connected = hear("", "END", "1,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,", "END")[-1]
+    assert connected == Connected("10.8.0.2", "192.0.2.1", mtu=None)
+
+
 def test_attached_again_after_it_reconnected_in_place() -> None:
     """Only what was pushed the last time holds, and what is left of the session is counted by its own clock."""
     pushes = [f"1,,PUSH: Received control message: 'PUSH_REPLY,route 10.{n}.0.0 255.255.0.0,session-timeout {n}00'" for n in (1, 2)]
