@@ -192,7 +192,7 @@ class OpenVPNDialogue:
             yield from self._attempt_over(state, detail)
 
     def _link_mtu(self) -> int | None:
-        """Bytes: what OpenVPN itself would give the interface; None: it runs already, and its log does not reach back to what was pushed."""
+        """Bytes: what OpenVPN itself would give the interface; None: it runs already, and its log no longer has what was pushed."""
         if self._fixed_mtu:
             return self._mtu
         return None if self._replies > 0 and not self._pushed.seen else self._pushed.mtu or self._mtu
