@@ -10,10 +10,8 @@ import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 
-# On each tunnel's device (ip-sysctl.rst in the kernel's documentation). The programs that make devices have the same list.
-UNTRUSTED = (
-    "ipv6/conf/{}/accept_ra", "ipv6/conf/{}/autoconf", "ipv6/conf/{}/accept_redirects", "ipv4/conf/{}/accept_redirects",
-)
+from tunnels.programs.netlink import UNTRUSTED
+
 Note = Callable[[str, Mapping[str, object]], None]
 
 _ROOT = Path("/proc/sys/net")
