@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 from supervisor.core.gates import Gate, Segment, refusals
 from supervisor.core.intervals import Interval, Range, longest_prefix, merged
 from supervisor.core.network import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats, share_set
-from supervisor.core.rules import Rule, leading
+from supervisor.core.rules import RETURN_TABLE, Rule, leading, returning
 from supervisor.core.same import Same
 from tunnels.settings import IPNetwork
 
@@ -155,10 +155,15 @@ def wanted(plan: NetworkPlan, host: Host) -> Layout:
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
     return Layout(
         frozenset().union(*(part.routes for part in parts)),
-        leading(tuple([lane.number for lane in plan.lanes]), host.versions),
+        _rules(plan, host.versions),
         True,
         frozenset().union(*(part.elements for part in parts)),
     )
+
+
+def _rules(plan: NetworkPlan, versions: tuple[int, ...]) -> frozenset[Rule]:
+    devices = tuple(lane.device for lane in plan.lanes if lane.device is not None)
+    return leading(tuple([lane.number for lane in plan.lanes]), versions) | returning(devices, versions)
 
 
 # A session's change concerns one lane; what all others contribute is remembered, together with its hashes.
@@ -179,6 +184,8 @@ class _Ground(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _ground(staff: Same[tuple[IPNetwork, ...]], networks: tuple[IPNetwork, ...], versions: tuple[int, ...]) -> _Ground:
     closed = [Route(network, MAIN_TABLE, CLOSED_METRIC) for network in networks if network.version in versions]
+    closed += [Route(ANYWHERE[version], RETURN_TABLE, CLOSED_METRIC) for version in versions]
+    closed += [Route(network, RETURN_TABLE, TUNNEL_METRIC, "throw") for network in staff.value if network.version in versions]
     elements = frozenset((*_networks("staff", staff.value), *_networks("destinations", networks)))
     return _Ground(frozenset(closed), elements, tuple(longest_prefix(zip(networks, itertools.count(), strict=False))))
 
@@ -384,13 +391,13 @@ def _ordered(items: Iterable[ItemT]) -> list[ItemT]:
     return sorted(items, key=_order)
 
 
-def _order(item: Route | Rule) -> tuple[int, ...]:
+def _order(item: Route | Rule) -> tuple[int | str, ...]:
     match item:
         case Route():
             network = item.network
             return item.table, network.version, int(network.network_address), network.prefixlen, item.metric
         case Rule():
-            return item.mark, item.version, item.table, item.priority, item.mask, item.target
+            return item.mark, item.version, item.table, item.priority, item.mask, item.target, item.device or ""
 
 
 def _ordered_elements(elements: Iterable[Element]) -> list[Element]:

@@ -6,7 +6,7 @@ Few lanes need one rule each and no more. Of many, packets jump over those that 
     100        without a mark: on to 173
     101        a mark of a group: on to the group
     102 - 172  the groups: one rule for each lane
-    173        nothing: behind it everybody else's rules begin
+    173        nothing: behind it come the rules for packets out of tunnels, and everybody else's
 
 A jump only saves time. Whoever does not jump, because somebody deleted that rule, walks the rest and finds the same lane; and a jump never
 leaves the stretch of rules that is ours, so foreign rules and the main table are looked at as ever.
@@ -18,7 +18,9 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PRIORITY = 173              # the last of our rules
+PRIORITY = 173              # the last of our rules for lanes
+RETURN_PRIORITY = 174       # of the rules for what comes out of tunnels
+RETURN_TABLE = 173_000      # says "look on" for staff, and "unreachable" for everything else
 NO_MASK = 0xFFFF_FFFF
 FEW = 16                    # lanes for which jumps would cost more than they save
 _GROUP = 4                  # bits: marks that differ only there are a group
@@ -37,14 +39,22 @@ class Rule:
     mask: int = NO_MASK
     kind: str = "lookup"
     target: int = 0             # the priority at which a goto goes on
+    device: str | None = None   # only packets that came in by it
 
     def __str__(self) -> str:
         family = "" if self.version == 4 else " -6"
         mask = "" if self.mask == NO_MASK and self.mark else f"/{self.mask:#x}"
         mark = f" fwmark {self.mark}{mask}" if self.mask else ""
+        mark += "" if self.device is None else f" iif {self.device}"
         where = {"lookup": f" {self.table}", "goto": f" {self.target}"}.get(self.kind, "")
         priority = "" if self.priority == PRIORITY else f" priority {self.priority}"
         return f"rule{family}{mark} {self.kind}{where}{priority}"
+
+
+@functools.lru_cache(maxsize=4)
+def returning(devices: tuple[str, ...], versions: tuple[int, ...]) -> frozenset[Rule]:
+    """The rules by which what comes out of these tunnels' devices is routed to staff and nowhere else, also without our packet filter."""
+    return frozenset(Rule(version, 0, RETURN_TABLE, RETURN_PRIORITY, 0, device=device) for version in versions for device in devices)
 
 
 @functools.lru_cache(maxsize=4)

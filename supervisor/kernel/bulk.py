@@ -20,7 +20,7 @@ from pyroute2 import NetlinkError
 from supervisor.core.layout import Change, Op, Route
 from supervisor.core.rules import Rule
 from supervisor.kernel.exchange import ACK, CREATE, DUMP, EXCL, REPLACE, Exchange, Message
-from supervisor.kernel.netlink import attributes
+from supervisor.kernel.netlink import attribute, attributes
 
 PROTOCOL = 173              # of all our routes and rules
 CHUNK = 250                 # messages in one datagram: about 2 ms of the kernel's time, and its answers fit any buffer
@@ -30,7 +30,7 @@ _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _NEW_RULE, _DELETE_RULE, _GET_RULE = 24, 
 _ROUTE = _RULE = struct.Struct("=BBBBBBBBI")            # struct rtmsg and struct fib_rule_hdr
 _NUMBER = struct.Struct("=HHI")                         # an attribute that is a number
 _DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15             # of routes
-_TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 4, 6, 10, 15, 16, 21       # of rules
+_DEVICE, _TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 3, 4, 6, 10, 15, 16, 21     # of rules
 # A kind without a name keeps its number.
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _NUMBERS = {name: number for number, name in _KINDS.items()}
@@ -77,6 +77,8 @@ def _pack_rule(rule: Rule) -> bytes:
     body += _NUMBER.pack(8, _RULE_PRIORITY, rule.priority)
     numbers = ((_RULE_TABLE, rule.table), (_MARK, rule.mark), (_MASK, rule.mask), (_TARGET, rule.target))
     body += b"".join(_NUMBER.pack(8, kind, number) for kind, number in numbers if number)
+    if rule.device is not None:
+        body += attribute(_DEVICE, rule.device.encode() + b"\x00")
     return body + struct.pack("=HHB3x", 5, _RULE_PROTOCOL, PROTOCOL)
 
 
@@ -112,7 +114,8 @@ def read_rule(body: bytes) -> Rule | None:
         return None
     mark, priority, mask, target = (_native(found.get(kind, b"")) for kind in (_MARK, _RULE_PRIORITY, _MASK, _TARGET))
     table = _native(found[_RULE_TABLE]) if _RULE_TABLE in found else table
-    return Rule(_VERSION[family], mark, table, priority, mask, _ACTIONS.get(action, str(action)), target)
+    device = found[_DEVICE].rstrip(b"\x00").decode(errors="replace") if _DEVICE in found else None
+    return Rule(_VERSION[family], mark, table, priority, mask, _ACTIONS.get(action, str(action)), target, device)
 
 
 def _native(data: bytes) -> int:

@@ -102,10 +102,16 @@ def test_first_plan_closes_before_it_opens() -> None:
 + route 10.90.0.0/16 unreachable metric 20000
 + route 100.64.0.0/16 unreachable metric 20000
 + route fd00:77::/64 unreachable metric 20000
++ route 0.0.0.0/0 unreachable table 173000 metric 20000
++ route 10.8.0.0/16 throw table 173000 metric 100
++ route ::/0 unreachable table 173000 metric 20000
++ route fd00:8::/64 throw table 173000 metric 100
 + route 0.0.0.0/0 unreachable table 173001 metric 20000
 + route ::/0 unreachable table 173001 metric 20000
 + route 0.0.0.0/0 unreachable table 173002 metric 20000
 + route ::/0 unreachable table 173002 metric 20000
++ rule iif t-acme lookup 173000 priority 174
++ rule -6 iif t-acme lookup 173000 priority 174
 + rule fwmark 173001 lookup 173001
 + rule -6 fwmark 173001 lookup 173001
 + rule fwmark 173002 lookup 173002

@@ -41,6 +41,8 @@ def evil(lab: Lab) -> Iterator[HostileCustomer]:
         yield customer
     finally:
         customer.close()
+        for destination in hostile.DESTINATIONS:
+            lab.network["hub"].run("ip", "route", "del", destination)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def reload(daemon: Daemon, config: Config) -> list[str]:
 def rules(daemon: Daemon) -> str:
     """Our table with the kernel's numbers of chains, rules and sets, without elements and counters: another one had it built anew."""
     table = daemon.namespace.run("nft", "-a", "list", "table", "inet", "facilitator").stdout
-    return re.sub(r"elements = \{[^}]*\}|packets \d+ bytes \d+", "", table)
+    return re.sub(r"\s*elements = \{[^}]*\}|packets \d+ bytes \d+", "", table)
 
 
 def test_probes_alerts_and_destinations_change_without_a_restart(lab: Lab, config: Config, daemon: Daemon) -> None:
