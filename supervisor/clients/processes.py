@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 import psutil
 
 TAG = "FACILITATOR_CLIENT"
+HIDDEN_SECONDS = 0.5        # at most, for which /proc may hide a new child
 _PR_SET_CHILD_SUBREAPER = 36
 _PIDFD_SIGNAL_PROCESS_GROUP = 4
 _PIDFD_INFO = struct.Struct("2Q11Ii")       # mask, cgroup, pids, users and groups, exit code
@@ -46,6 +48,18 @@ def stat(pid: int) -> Stat | None:
     """The process's identity; None: there is no such process."""
     fields = stat_fields(pid)
     return None if fields is None else Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def stat_of_new(pid: int) -> Stat | None:
+    """The identity of a child of ours that was started just now and was not reaped.
+
+    Where /proc shows only processes that one may trace (hidepid in proc(5), systemd's ProtectProc), it hides a child for an instant within
+    its exec: it shares our being not dumpable until the kernel has decided about the new program.
+    """
+    deadline = time.monotonic() + HIDDEN_SECONDS
+    while (known := stat(pid)) is None and time.monotonic() < deadline:
+        os.sched_yield()
+    return known
 
 
 def stat_fields(pid: int) -> list[bytes] | None:

@@ -334,7 +334,7 @@ class Runner:
     def _write_down(
         self, tunnel: str, client: Client, prepared: Prepared, device: str | None, port: int | None, key: str
     ) -> None:
-        known = processes.stat(client.family.pid)
+        known = processes.stat_of_new(client.family.pid)
         management = prepared.launch.management
         entry = Entry(
             tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
