@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ParamSpec
 
 from supervisor.core import events as ev
-from supervisor.core.alerts import Alert
+from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
-from supervisor.core.flows import FlowJob
-from supervisor.core.memory import Record
-from supervisor.core.network import NetworkPlan, lane_of
+from supervisor.core.network.flow_counting import FlowJob
+from supervisor.core.network.plan import NetworkPlan, lane_of
+from supervisor.core.session.handover import beside
+from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
-from supervisor.core.succession import beside
 from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Reason, seat_name
 from tunnels.settings import Tunnel
@@ -86,7 +86,7 @@ class Delivery:
         for recorder in self._out.recorders:
             self._faults.run(_named("recorder", recorder), recorder.record, transition, snapshot)
 
-    def keep(self, records: Mapping[str, Record | None]) -> bool:
+    def keep(self, records: Mapping[str, TunnelRecord | None]) -> bool:
         """What has changed; False: a keeper does not have it."""
         return all([self.publish(_named("keeper", keeper), keeper.keep, records) for keeper in self._out.keepers])
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from supervisor.core import events as ev
-from supervisor.core.alerts import Alert
-from supervisor.core.blame import dead_leg
-from supervisor.core.calls import Calls, called, resumed
+from supervisor.core.alerting.grouping import SharedCause, ties
+from supervisor.core.alerting.incidents import IncidentState, called, resumed
+from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition, of_tunnels, seen
-from supervisor.core.failover import Carriers, choose, contested, recalled
 from supervisor.core.faults import Faults
-from supervisor.core.grouping import Tie, ties
-from supervisor.core.memory import Memory, Record, recorded, revive, revive_nothing
-from supervisor.core.moment import Limits, Moment
-from supervisor.core.network import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal, proxies
-from supervisor.core.rests import Rests
+from supervisor.core.network.failover import Carriers, choose, contested, recalled
+from supervisor.core.network.plan import NetworkPlan, Segments, assign_lanes, desired, lane_of, next_refusal, proxies
+from supervisor.core.session.context import KindLimits, StepContext
+from supervisor.core.session.fault_retry import Rests
+from supervisor.core.session.handover import SessionOutcome, concerned, planning, rivals, sides_of, step, unsettled
+from supervisor.core.session.liveness import dead_leg
+from supervisor.core.session.pacing import GatewayPacer, login_turn, partners
+from supervisor.core.session.record import PreviousRun, TunnelRecord, recorded, revive, revive_nothing
+from supervisor.core.session.transitions import moved, public, transition
 from supervisor.core.state import Known, Phase, Snapshot, Transition, TunnelState, Uplink
-from supervisor.core.succession import Outcome, concerned, planning, rivals, sides_of, step, unsettled
-from supervisor.core.transitions import moved, public, transition
-from supervisor.core.turns import Turns, login_turn, partners
 from supervisor.delivery import Delivery, flow_jobs, probe_jobs
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs
@@ -73,15 +73,15 @@ class Engine:
         self._alerts_due: float | None = None
         self._carriers: Carriers = {}
         self._parting: list[tuple[Tunnel, ev.Terminate]] = []
-        self._turns, self._uplink, self._rests = Turns(), Uplink(), Rests()
+        self._turns, self._uplink, self._rests = GatewayPacer(), Uplink(), Rests()
         self._gateways: dict[str, str] = {}
         self._partners: dict[str, tuple[str, ...]] = {}
-        self._ties: dict[str, tuple[Tie, ...]] = {}
-        self._calls = Calls()
+        self._ties: dict[str, tuple[SharedCause, ...]] = {}
+        self._calls = IncidentState()
         self._alerts: Mapping[str, Alert] = {}
         self._noticed: Mapping[str, float] = {}         # conditions: since when
         self._plan_due: float | None = None
-        self._memory = Memory()
+        self._memory = PreviousRun()
         self._unrecorded: list[tuple[Transition, Snapshot]] = []
         self._unkept: set[str] = set()      # tunnels of which the keepers do not know the latest
         self.draining = False
@@ -114,7 +114,7 @@ class Engine:
         self._ties = ties(self._tunnels, self._gateways)
         for name in self._memory.records.keys() & self._gateways.keys():
             self._turns.recall(self._gateways[name], self._states[name])
-        self._memory = Memory()
+        self._memory = PreviousRun()
         self._unkept |= self._tunnels.keys()
         self._rivals = rivals(self._tunnels.values())
         self._publish_plan()
@@ -130,7 +130,7 @@ class Engine:
         for event in begun.events:
             self._inbox.post(event)
 
-    def adopt(self, memory: Memory, tunnels: Mapping[str, Tunnel]) -> None:
+    def adopt(self, memory: PreviousRun, tunnels: Mapping[str, Tunnel]) -> None:
         """Go on from what an earlier daemon has left; before the first configuration, which names these tunnels."""
         self._memory = memory
         self.draining = memory.ends_by is not None
@@ -293,15 +293,15 @@ class Engine:
             return True
         return changed
 
-    def _step(self, tunnel: Tunnel, before: TunnelState, event: ev.Event, now: float) -> tuple[Outcome, bool]:
+    def _step(self, tunnel: Tunnel, before: TunnelState, event: ev.Event, now: float) -> tuple[SessionOutcome, bool]:
         """What comes of the event, and whether outputs depend on it."""
         turn, uplink = self._turn(tunnel.name, concerned(before, event), now), self._uplink
-        moment = Moment(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted, self._zone())
+        moment = StepContext(tunnel, self._limits(tunnel), now, self._chance(), turn, uplink.alive, uplink.doubted, self._zone())
         outcome = step(moment, before, event)
         self._states[tunnel.name] = outcome.state
         return outcome, self._tell(tunnel, before, outcome, now)
 
-    def _tell(self, tunnel: Tunnel, before: TunnelState, outcome: Outcome, now: float) -> bool:
+    def _tell(self, tunnel: Tunnel, before: TunnelState, outcome: SessionOutcome, now: float) -> bool:
         """Let everybody know what the step has changed; True when there is anything."""
         sides = sides_of(before, outcome)
         for was, side in sides:
@@ -314,9 +314,9 @@ class Engine:
             self._unkept.add(tunnel.name)
         return changed
 
-    def _limits(self, tunnel: Tunnel) -> Limits:
+    def _limits(self, tunnel: Tunnel) -> KindLimits:
         kind = self._kinds[tunnel.kind]
-        return Limits(kind.start_timeout, kind.stop_timeout, bool(kind.renew), kind.renews_login, kind.pairs(tunnel), kind.endless)
+        return KindLimits(kind.start_timeout, kind.stop_timeout, bool(kind.renew), kind.renews_login, kind.pairs(tunnel), kind.endless)
 
     def _turn(self, name: str, state: TunnelState, now: float) -> float:
         """Before this moment no client of the tunnel starts, out of regard for those of others."""
@@ -384,7 +384,7 @@ class Engine:
             if not future.done() and self._faults.ask("waiter", False, condition, snapshot):
                 future.set_result(None)
 
-    def records(self, names: Iterable[str]) -> dict[str, Record | None]:
+    def records(self, names: Iterable[str]) -> dict[str, TunnelRecord | None]:
         """What a later daemon goes on from; None: there is no such tunnel."""
         return recorded(names, self._states, self._lanes, self._carriers)
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from supervisor.core.alerts import Alert
+from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
-from supervisor.core.flows import FlowJob
-from supervisor.core.memory import Record
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network.flow_counting import FlowJob
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Snapshot, Transition
 from tunnels.settings import Probe, Tunnel
 
@@ -30,7 +30,7 @@ class ProbeJob:
     inside: str | None = None   # a target of the far side itself, for a proxy
 
 
-class Runner(Protocol):
+class ClientRunner(Protocol):
     """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed, ClientSaid, Exited, ...)."""
 
     def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
@@ -103,7 +103,7 @@ class Recorder(Protocol):
 class Keeper(Protocol):
     """Keeps what a later daemon goes on from."""
 
-    def keep(self, records: Mapping[str, Record | None]) -> None:
+    def keep(self, records: Mapping[str, TunnelRecord | None]) -> None:
         """What has changed, by tunnel; None: the tunnel is gone. Must be done when it returns, and take no time."""
 
 
@@ -111,7 +111,7 @@ class Keeper(Protocol):
 class Outputs:
     """Everything the engine drives. One that raises keeps nothing from the others; the engine notes it as a fault of the daemon."""
 
-    runner: Runner
+    runner: ClientRunner
     network: Network
     prober: Prober
     flows: FlowCounter

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-from supervisor.core.alerts import Alert, Verdict
+from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Noticed, Probed, Spawned
 from supervisor.core.faults import Faults, Tell
-from supervisor.core.flows import FlowJob
-from supervisor.core.memory import Memory, Record
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network.flow_counting import FlowJob
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.record import PreviousRun, TunnelRecord
 from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
 from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
@@ -79,9 +79,9 @@ class World:
             self.inbox, self._outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random, faults=self.faults,
         )
         self._known, self._tunnels = known or {}, tunnels
-        self._begin(Memory())
+        self._begin(PreviousRun())
 
-    def _begin(self, memory: Memory, restart: Container[str] = ()) -> None:
+    def _begin(self, memory: PreviousRun, restart: Container[str] = ()) -> None:
         self.inbox = Inbox()
         self.engine = self._make()
         self.engine.remember(self._known)
@@ -98,7 +98,7 @@ class World:
             del self.runner.alive[place]
         living = frozenset((place.removesuffix("~"), session) for place, session in self.runner.alive.items())
         self.prober.jobs = {}
-        self._begin(Memory(dict(self.keeper.records), living, ends_by=ends_by), restart)
+        self._begin(PreviousRun(dict(self.keeper.records), living, ends_by=ends_by), restart)
 
     def post(self, event: Event) -> None:
         """Deliver an event now."""
@@ -251,15 +251,15 @@ class FakeFlows:
 class FakeKeeper:
     """Remembers what it is told, as JSON: what cannot be written down is lost."""
 
-    FORMAT = TypeAdapter(Record)
+    FORMAT = TypeAdapter(TunnelRecord)
     written: dict[str, bytes] = field(default_factory=dict)
 
     @property
-    def records(self) -> dict[str, Record]:
+    def records(self) -> dict[str, TunnelRecord]:
         """As a later daemon reads them."""
         return {name: self.FORMAT.validate_json(document) for name, document in self.written.items()}
 
-    def keep(self, records: Mapping[str, Record | None]) -> None:
+    def keep(self, records: Mapping[str, TunnelRecord | None]) -> None:
         for name, record in records.items():
             if record is None:
                 self.written.pop(name, None)

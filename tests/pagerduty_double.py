@@ -27,7 +27,7 @@ PAYLOAD = {"summary", "source", "severity", "timestamp", "component", "group", "
 
 
 @dataclass
-class Step:
+class ScriptedReply:
     """How one request is treated."""
 
     status: int = 202
@@ -121,7 +121,7 @@ class Double:
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1", per_minute: int = PER_MINUTE) -> None:
         self._changed = threading.Condition()
-        self._script: deque[Step] = deque()
+        self._script: deque[ScriptedReply] = deque()
         self._released = threading.Event()
         self._times: dict[str, deque[float]] = {}
         self._in_flight: dict[str, int] = {}
@@ -135,10 +135,10 @@ class Double:
         self.parallel: list[str] = []                   # dedup keys with two events under way at once
         double = self
 
-        class Handler(_Handler):
+        class PagerDutyHandler(_ControlHandler):
             owner = double
 
-        self.server = ThreadingHTTPServer((host, port), Handler)
+        self.server = ThreadingHTTPServer((host, port), PagerDutyHandler)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         self.url = f"http://{host}:{self.port}"
@@ -154,7 +154,7 @@ class Double:
 
     # --- for tests ---------------------------------------------------------------------------------------------------------
 
-    def script(self, *steps: Step) -> None:
+    def script(self, *steps: ScriptedReply) -> None:
         """The next requests are treated so, one step each; after that all is well again."""
         with self._changed:
             self._script.extend(steps)
@@ -183,11 +183,11 @@ class Double:
 
     # --- for the server ----------------------------------------------------------------------------------------------------
 
-    def arrive(self, raw: bytes) -> tuple[Step, dict[str, Any], str]:
+    def arrive(self, raw: bytes) -> tuple[ScriptedReply, dict[str, Any], str]:
         """One request: the step that treats it, the answer's document, and the dedup key it is about."""
         with self._changed:
             self.requests += 1
-            step = self._script.popleft() if self._script else Step()
+            step = self._script.popleft() if self._script else ScriptedReply()
             event = _parsed(raw)
             key = str(event.get("dedup_key", "")) if isinstance(event, dict) else ""
             self._in_flight[key] = self._in_flight.get(key, 0) + 1
@@ -208,10 +208,10 @@ class Double:
             self._changed.notify_all()
         return 202, {"status": "success", "message": "Event processed"}
 
-    def take_post(self, raw: bytes) -> Step:
+    def take_post(self, raw: bytes) -> ScriptedReply:
         """One request to the webhook, treated by the same script."""
         with self._changed:
-            step = self._script.popleft() if self._script else Step(200)
+            step = self._script.popleft() if self._script else ScriptedReply(200)
             if step.status < 300 if step.process is None else step.process:
                 self.posts.append(_parsed(raw))
             self._changed.notify_all()
@@ -223,21 +223,21 @@ class Double:
             self._in_flight[key] -= 1
             self._changed.notify_all()
 
-    def hold(self, step: Step) -> None:
+    def hold(self, step: ScriptedReply) -> None:
         """Wait as the step says."""
         if step.hang:
             self._released.wait(60)
         elif step.delay:
             self._released.wait(step.delay)
 
-    def _judge(self, step: Step, event: Any, size: int) -> tuple[Step, dict[str, Any]]:
+    def _judge(self, step: ScriptedReply, event: Any, size: int) -> tuple[ScriptedReply, dict[str, Any]]:
         errors = [f"body of {size} bytes is too large"] if size > MAX_BODY else problems(event)
         if errors:
             self.refusals.append(errors)
-            return Step(400), {"status": "invalid event", "message": "Event object is invalid", "errors": errors}
+            return ScriptedReply(400), {"status": "invalid event", "message": "Event object is invalid", "errors": errors}
         if self._too_many(event["routing_key"]):
             self.refusals.append(["too many"])
-            return Step(429), {"status": "throttle exceeded", "message": "Requests for this service are arriving too quickly"}
+            return ScriptedReply(429), {"status": "throttle exceeded", "message": "Requests for this service are arriving too quickly"}
         if step.status == 202 if step.process is None else step.process:
             self._process(event)
         if step.status != 202:
@@ -273,14 +273,14 @@ def _parsed(raw: bytes) -> Any:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ControlHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     owner: Double
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/script":
-            self.owner.script(*(Step(**step) for step in json.loads(raw)))
+            self.owner.script(*(ScriptedReply(**step) for step in json.loads(raw)))
             self._answer(200, {})
         elif self.path == "/release":
             self.owner.release()

@@ -17,9 +17,37 @@ from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seco
 from tunnels.text import one_line
 
 __all__ = [
-    "KEY", "Beside", "Carrier", "Connected", "Destination", "Dialogue", "Failed", "Full", "IPNetwork", "Input", "Keep", "Kind", "Launch",
-    "Login", "Need", "Network", "Observation", "Place", "Probe", "Question", "Reason", "Say", "Seconds", "Secret", "Settings", "Source",
-    "Tunnel", "Wanted", "device_name", "inputs_of", "seat_name",
+    "KEY",
+    "Beside",
+    "Carrier",
+    "Connected",
+    "Destination",
+    "Dialogue",
+    "Failed",
+    "Full",
+    "IPNetwork",
+    "Input",
+    "Keep",
+    "Kind",
+    "Launch",
+    "LineSource",
+    "Login",
+    "Need",
+    "Network",
+    "Observation",
+    "Placement",
+    "Probe",
+    "Question",
+    "Reason",
+    "Say",
+    "Seconds",
+    "Secret",
+    "Settings",
+    "Tunnel",
+    "Wanted",
+    "device_name",
+    "inputs_of",
+    "seat_name",
 ]
 
 
@@ -83,7 +111,7 @@ class Carrier(enum.Enum):
     PROXY = "proxy"     # a local TCP port: connections are redirected to it
 
 
-class Source(enum.Enum):
+class LineSource(enum.Enum):
     """Where a line of the client came from."""
 
     OUTPUT = "output"           # stdout or stderr
@@ -117,7 +145,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Where one session runs."""
 
     directory: Path             # private (0700) directory of the tunnel below runtime_dir
@@ -231,7 +259,7 @@ Observation = Connected | Failed | Full | Question | Keep
 class Dialogue(Protocol):
     """Sans-IO understanding of one session's client. Never raises, whatever the client utters."""
 
-    def receive(self, source: Source, line: str) -> Iterable[Say | Observation]:
+    def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
         """Take one line (no newline) and give what to answer and what it means. The empty MANAGEMENT line means: just connected."""
         ...
 
@@ -259,7 +287,7 @@ class Kind(Generic[TunnelT]):
     options: type[TunnelT]                                                      # its settings (pydantic model)
     carrier: Carrier
     inputs: Callable[[TunnelT], tuple[Input, ...]]
-    launch: Callable[[TunnelT, Place, Mapping[str, bytes]], Launch]             # ValueError(text): the inputs cannot be used
+    launch: Callable[[TunnelT, Placement, Mapping[str, bytes]], Launch]             # ValueError(text): the inputs cannot be used
     dialogue: Callable[[TunnelT, Mapping[str, bytes]], Dialogue]
     binaries: tuple[str, ...]                                                   # programs that must be installed
     companions: Callable[[TunnelT, Mapping[str, bytes]], tuple[Input, ...]] = lambda tunnel, inputs: ()     # what those inputs name in turn

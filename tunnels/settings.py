@@ -310,7 +310,7 @@ class Reconnect(Settings):
         return self
 
 
-class Alert(Settings):
+class AlertSettings(Settings):
     """When a human is called."""
 
     after: Seconds = Field(180.0, description="how long the tunnel must be down or unhealthy before an incident is opened")
@@ -380,7 +380,7 @@ class Tunnel(Settings):
     login: Login = Field(default_factory=Login)
     probe: Probe = Field(default_factory=Probe)
     reconnect: Reconnect = Field(default_factory=Reconnect)
-    alert: Alert = Field(default_factory=Alert)
+    alert: AlertSettings = Field(default_factory=AlertSettings)
     allow: tuple[Allowance, ...] | None = Field(None, description="which staff segments may enter; absent means everybody")
     device: Annotated[str, AfterValidator(_checked_device)] | None = Field(None, description="name of the tunnel's network device")
     mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] | None = Field(

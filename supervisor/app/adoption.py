@@ -12,17 +12,17 @@ from pathlib import Path
 
 import structlog
 
-from supervisor.app.handover import Handover
-from supervisor.app.memory import Recalled, Stored, ends_by, recall
-from supervisor.clients.adoption import Found, living
-from supervisor.clients.journal import Entry, Journal
+from supervisor.app.stores.state_store import Recalled, Stored, ends_by, recall
+from supervisor.app.stores.upgrade_document import HandoverDocument
+from supervisor.clients.adoption import FoundClient, living
+from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.launch import SpawnError
+from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
-from supervisor.clients.watch import InputWatcher
 from supervisor.config import Config
 from supervisor.config.difference import fingerprint
-from supervisor.core.memory import Memory, Spent
+from supervisor.core.session.record import PreviousRun, Spent
 from supervisor.core.state import Phase, Session, TunnelState
 
 
@@ -31,7 +31,7 @@ class Inheritance:
     """What an earlier daemon has left of the tunnels that are configured. `close` it."""
 
     stored: Mapping[str, Stored] = field(default_factory=dict)
-    found: Sequence[Found] = ()         # clients of exactly the sessions that are stored
+    found: Sequence[FoundClient] = ()         # clients of exactly the sessions that are stored
     kept: frozenset[str] = frozenset()  # seats whose next session need not log in
     ends_by: float | None = None        # see `memory.ends_by`
     spent: Mapping[str, Spent] = field(default_factory=dict)    # by tunnel: of records that are not understood
@@ -42,10 +42,10 @@ class Inheritance:
             os.close(each.pidfd)
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> PreviousRun:
         """As far as it can be known before a client was taken up."""
         records = {name: each.record for name, each in self.stored.items()}
-        return Memory(records, frozenset(map(_key, self.found)), self.kept, ends_by=self.ends_by, spent=self.spent)
+        return PreviousRun(records, frozenset(map(_key, self.found)), self.kept, ends_by=self.ends_by, spent=self.spent)
 
     @property
     def sessions(self) -> dict[str, tuple[Session, ...]]:
@@ -61,7 +61,7 @@ class Inheritance:
         """Tunnels whose secrets or files are not what they were."""
         return frozenset(name for name, each in self.stored.items() if each.inputs != watcher.digest(name))
 
-    def take_up(self, config: Config, runner: Runner) -> list[Entry]:
+    def take_up(self, config: Config, runner: Runner) -> list[JournalEntry]:
         """Go on with the clients, where that is possible: with these."""
         log, taken = structlog.get_logger(), []
         for found in self.found:
@@ -77,7 +77,7 @@ class Inheritance:
         return taken
 
 
-def inherit(config: Config, runtime_dir: Path, given: Handover | None = None) -> Inheritance:
+def inherit(config: Config, runtime_dir: Path, given: HandoverDocument | None = None) -> Inheritance:
     """Look at what an earlier daemon has left, or has `given` to us. Nothing is touched."""
     boot = boot_id()
     known = recall(runtime_dir, boot) if given is None else Recalled(given.tunnels)
@@ -90,26 +90,26 @@ def inherit(config: Config, runtime_dir: Path, given: Handover | None = None) ->
     return Inheritance(stored, found, kept, ends_by(runtime_dir, boot), known.spent)
 
 
-def _key(found: Found) -> tuple[str, int]:
+def _key(found: FoundClient) -> tuple[str, int]:
     return found.entry.tunnel, found.entry.session
 
 
-def _is_of(stored: Stored, entry: Entry) -> bool:
+def _is_of(stored: Stored, entry: JournalEntry) -> bool:
     side = _side(stored.record.state, entry)
     return side is not None and side.running
 
 
-def _side(state: TunnelState, entry: Entry) -> TunnelState | None:
+def _side(state: TunnelState, entry: JournalEntry) -> TunnelState | None:
     return next((side for side in state.sides if side.session.number == entry.session), None)
 
 
-def _completed(stored: Stored, entry: Entry) -> Stored:
+def _completed(stored: Stored, entry: JournalEntry) -> Stored:
     """A client that had just been started may be in the journal and not in the state."""
     state = _with_client(stored.record.state, entry)
     return replace(stored, record=replace(stored.record, state=state))
 
 
-def _with_client(state: TunnelState, entry: Entry) -> TunnelState:
+def _with_client(state: TunnelState, entry: JournalEntry) -> TunnelState:
     other = None if state.other is None else _with_client(state.other, entry)
     if state.session.number != entry.session:
         return replace(state, other=other)

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from supervisor import disk
-from supervisor.app.memory import forget
-from supervisor.app.parts import first_plan
-from supervisor.app.place import lock, refused, tidy
-from supervisor.clients.journal import Journal
+from supervisor.app.directories import lock, refused, tidy
+from supervisor.app.stores.state_store import forget
+from supervisor.app.wiring import first_plan
+from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
-from supervisor.core.layout import Host, Layout, diff, wanted
-from supervisor.core.view import plan_document
+from supervisor.core.network.layout import HostFeatures, Layout, diff, wanted
+from supervisor.core.views.status_json import plan_document
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 
 async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
@@ -47,7 +47,7 @@ async def compare_with_kernel(config: Config) -> dict[str, Any]:
     plan = first_plan(config, KINDS)
     with _explained():
         changes = await preview(plan)
-    return plan_document(plan, [str(change.item) for change in diff(Layout(), wanted(plan, Host()))], [str(change) for change in changes])
+    return plan_document(plan, [str(change.item) for change in diff(Layout(), wanted(plan, HostFeatures()))], [str(change) for change in changes])
 
 
 @contextlib.contextmanager

@@ -16,39 +16,39 @@ import structlog
 
 from supervisor import __version__, disk
 from supervisor.app.adoption import inherit
-from supervisor.app.ending import Ending, Orders
-from supervisor.app.endpoints import EndpointWatch
+from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.files import errors_of, load
-from supervisor.app.handover import Handover, asked, received
-from supervisor.app.isolation import say_what_is_missing
-from supervisor.app.memory import forget
-from supervisor.app.meters import SessionMeter
-from supervisor.app.parts import Parts, build, first_plan, paging, scope, summary
-from supervisor.app.place import lock, make_directory, refused, tidy
+from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.profiles import Weight, examine
-from supervisor.app.quiet import QuietWatch
+from supervisor.app.shutdown import Ending, Orders
+from supervisor.app.stores.state_store import forget
+from supervisor.app.stores.upgrade_document import HandoverDocument, asked, received
+from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.upgrade import Upgrade
-from supervisor.clients.journal import Journal
+from supervisor.app.watchers.endpoints import EndpointWatch
+from supervisor.app.watchers.idle import QuietWatch
+from supervisor.app.wiring import Parts, build, first_plan, paging, scope, summary
+from supervisor.clients.process_journal import Journal
 from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
-from supervisor.config.words import Listen
-from supervisor.control.notify import Notifier
-from supervisor.control.occasion import Occasion, occasion
+from supervisor.config.notation import Listen
+from supervisor.control.sd_notify import Notifier
+from supervisor.control.stop_reason import Occasion, occasion
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
-from supervisor.core.lifetime import REMEMBERED, remembered
+from supervisor.core.session.lifetime import REMEMBERED, remembered
 from supervisor.delivery import AGAIN
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
-from supervisor.reports import lag
-from supervisor.reports.deaths import KEPT
-from supervisor.reports.log import configure
-from supervisor.reports.redact import Secrets
+from supervisor.reports.history.last_failures import KEPT
+from supervisor.reports.log.configure import configure
+from supervisor.reports.log.redact import Secrets
+from supervisor.reports.metrics import loop_lag
 from tunnels.base import AnyKind
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
 STALLED = 10.0          # seconds that the engine may be late
@@ -90,7 +90,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
         structlog.get_logger().warning("not a file of ours", text=sentence)
     say_what_is_missing()
     parts = build(path, kinds, config, secrets, notifier, lambda: log.dropped, given)
-    daemon = Daemon(path, config, parts, orders, Process(locked, log.flush, given))
+    daemon = Daemon(path, config, parts, orders, ProcessLifetime(locked, log.flush, given))
     try:
         await daemon.start()
         gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
@@ -105,18 +105,18 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessLifetime:
     """What outlives a change of the program in this process, or ends with it."""
 
     lock: int                                   # descriptor of the lock on runtime_dir
     log_written: Callable[[], object]           # waits until the log is written
-    given: Handover | None = None               # what the program before us has left
+    given: HandoverDocument | None = None               # what the program before us has left
 
 
 class Daemon:
     """One run, from the first route to the last."""
 
-    def __init__(self, path: Path, config: Config, parts: Parts, orders: Orders, process: Process) -> None:
+    def __init__(self, path: Path, config: Config, parts: Parts, orders: Orders, process: ProcessLifetime) -> None:
         self._path, self._config, self._parts, self._orders, self._process = path, config, parts, orders, process
         self._log = structlog.get_logger()
         self._control = config.facilitator.runtime_dir / "control.sock"     # where it is taken, whatever a later file says
@@ -138,7 +138,7 @@ class Daemon:
         quiet = QuietWatch(parts.engine, SessionMeter(parts.engine.lane), parts.inbox.post)
         endpoints = EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post)
         beside: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "loop lag": lambda: lag.watch(parts.metrics.loop_lag), "watchdog": self._feed_watchdog,
+            "loop lag": lambda: loop_lag.watch(parts.metrics.loop_lag), "watchdog": self._feed_watchdog,
             "certificates": parts.certificates.run, "quiet": quiet.run, "uplink": UplinkWatch(parts.inbox.post).run,
             "endpoints": endpoints.run, "board samples": parts.board.run, "host watch": parts.hostwatch.run,
         }
@@ -194,14 +194,14 @@ class Daemon:
             self._parts.faults.worked(part)     # until it fails again
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
-        from supervisor.app.face import face  # takes its time, and the clients are adopted now
+        from supervisor.app.http_app import face  # takes its time, and the clients are adopted now
         from supervisor.control.client import KEY_FILE
-        from supervisor.control.peers import Gate, new_key
+        from supervisor.control.peer_credentials import ClientGuard, new_key
 
         parts = self._parts
         api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
-            gate = Gate(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
+            gate = ClientGuard(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
             await parts.servers.listen_unix(api.control(gate), self._control)
         with _needed(f"cannot listen on {listen}; see http.listen"):
             if tls is None:

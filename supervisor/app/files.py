@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from supervisor.app.beneath import names_beneath, read_beneath, read_regular
+from supervisor.app.confined_reader import names_beneath, read_beneath, read_regular
 from supervisor.config import Config, ConfigErrors, candidates, parse
 from supervisor.core.exits import CannotStart, Exit
 from tunnels.base import AnyKind, Beside, Input, Secret, Tunnel, inputs_of

@@ -19,8 +19,8 @@ from typing import NoReturn
 import structlog
 
 from supervisor import __version__
-from supervisor.app.handover import CHECKED, GIVEN, Handover, written
-from supervisor.app.parts import Parts, summary
+from supervisor.app.stores.upgrade_document import CHECKED, GIVEN, HandoverDocument, written
+from supervisor.app.wiring import Parts, summary
 from supervisor.config import Config
 from supervisor.core.events import Noticed
 
@@ -90,10 +90,10 @@ class Upgrade:
             finally:
                 os.close(document)
 
-    def _handover(self) -> Handover:
+    def _handover(self) -> HandoverDocument:
         parts, config = self._parts, self._config.facilitator
         records = parts.engine.records(self._config.tunnels)
-        return Handover(
+        return HandoverDocument(
             version=__version__, upgrades=parts.identity.upgrades, runtime_dir=str(config.runtime_dir),
             state_dir=str(config.state_dir), lock=self._lock, listening=parts.servers.descriptors(),
             tunnels={name: parts.memory.stored(name, record) for name, record in records.items() if record is not None},

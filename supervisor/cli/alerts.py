@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from supervisor.cli.common import ask, fail, socket_option
+from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import Exit
 

@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 
 import click
 
-from supervisor.cli.common import ask, socket_option, tunnel_name
+from supervisor.cli.options import ask, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
-from supervisor.core.words import size
+from supervisor.core.humanize import size
 
 
 @click.command()
@@ -33,8 +33,8 @@ def audit(tunnel: str | None, source: str | None, as_json: bool, lines: int, con
     if as_json:
         say_json(document)
         return
-    from supervisor.cli.chronicle import Rows
-    from supervisor.cli.screen import screen
+    from supervisor.cli.console import screen
+    from supervisor.cli.history_table import Rows
 
     say(_headline(document))
     place = screen()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.common import config_option
+from supervisor.cli.options import config_option
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
-    from supervisor.core.fitness import Finding
+    from supervisor.core.preflight import Finding
 
 
 @click.command()
@@ -27,11 +27,11 @@ def doctor(config: Path, as_json: bool) -> None:
     \b
     Example: sudo facilitator doctor -c /etc/facilitator/config.yaml
     """
-    from supervisor.app.doctor import diagnose
     from supervisor.app.files import errors_of, load
-    from supervisor.config.report import ConfigErrors
-    from supervisor.core.fitness import Severity
-    from tunnels.kinds import KINDS
+    from supervisor.app.preflight import diagnose
+    from supervisor.config.problems import ConfigErrors
+    from supervisor.core.preflight import Severity
+    from tunnels.registry import KINDS
 
     try:
         valid = load(config, KINDS)

@@ -8,8 +8,8 @@ from itertools import groupby
 from rich.padding import Padding
 from rich.text import Text
 
-from supervisor.cli.screen import screen
-from supervisor.core.fitness import Finding, Severity
+from supervisor.cli.console import screen
+from supervisor.core.preflight import Finding, Severity
 
 _COLOURS = {Severity.OK: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 _INDENT = 10        # columns before a remedy

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
-from supervisor.cli.common import ask, socket_option, tunnel_name
+from supervisor.cli.options import ask, socket_option, tunnel_name
 from supervisor.cli.output import say_json
 
 
@@ -30,6 +30,6 @@ def history(tunnel: str | None, as_json: bool, lines: int, config: Path, socket_
     if as_json:
         say_json(document)
         return
-    from supervisor.cli.chronicle import print_history
+    from supervisor.cli.history_table import print_history
 
     print_history(document, tunnel)

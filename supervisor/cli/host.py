@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from supervisor.cli.common import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
+from supervisor.cli.options import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -69,14 +69,14 @@ def _files(path: Path, config: Config) -> list[Remark]:
     """What is to be said about the customers' files."""
     from supervisor.app.files import Files
     from supervisor.app.profiles import examine
-    from tunnels.kinds import KINDS
+    from tunnels.registry import KINDS
 
     return list(examine(config.tunnels, KINDS, Files(path.resolve().parent, lambda _: None)))
 
 
 def _missing(config: Config) -> list[str]:
     """What the tunnels need of a host and this one does not have; it may be another one that will run them."""
-    from tunnels.kinds import KINDS
+    from tunnels.registry import KINDS
 
     needs = [(name, tunnel.kind, need) for name, tunnel in config.tunnels.items() for need in KINDS[tunnel.kind].needs]
     return [
@@ -125,8 +125,8 @@ def cleanup(config: Path, on_exit: bool) -> None:
 
 def _load(path: Path) -> Config:
     from supervisor.app.files import errors_of, load
-    from supervisor.config.report import ConfigErrors
-    from tunnels.kinds import KINDS
+    from supervisor.config.problems import ConfigErrors
+    from tunnels.registry import KINDS
 
     try:
         return load(path, KINDS)

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from supervisor.cli.common import ask, fail, socket_option, tunnel_name
+from supervisor.cli.options import ask, fail, socket_option, tunnel_name
 from supervisor.cli.output import prompt, say, say_json
-from supervisor.core.drains import flows_left
 from supervisor.core.exits import Exit
+from supervisor.core.views.drain_text import flows_left
 
 _WAIT = 90      # seconds that start, stop and restart wait for what comes of it
 
@@ -42,7 +42,7 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
     if as_json:
         say_json(now)
     else:
-        from supervisor.cli.table import print_status
+        from supervisor.cli.status_table import print_status
 
         print_status(now)
     if not all(entry["phase"] == "up" and entry["health"] != "unhealthy" for entry in now["tunnels"]):
@@ -61,8 +61,8 @@ def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
 def _watch(document: Any) -> None:
     from rich.live import Live
 
-    from supervisor.cli.screen import screen
-    from supervisor.cli.table import status_view
+    from supervisor.cli.console import screen
+    from supervisor.cli.status_table import status_view
 
     place = screen()
     try:

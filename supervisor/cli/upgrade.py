@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from supervisor.cli.common import CONTROL_SOCKET, fail, refused, runtime_dir, socket_option
+from supervisor.cli.options import CONTROL_SOCKET, fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit

@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 
 import click
 
-from supervisor.cli.common import ask, fail, socket_option
+from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import paint, say, say_json
+from supervisor.core.diagnosis.query import parse_question
 from supervisor.core.exits import Exit
-from supervisor.core.packet import parse_question
 
 _CODES = {"carried": Exit.OK, "down": Exit.NOT_UP}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}

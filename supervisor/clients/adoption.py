@@ -10,26 +10,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from supervisor.clients import processes
-from supervisor.clients.journal import Entry
+from supervisor.clients.process_journal import JournalEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundClient:
     """A recorded client process that is that one and no later one with its pid. Whoever gets it closes `pidfd`."""
 
-    entry: Entry
+    entry: JournalEntry
     pidfd: int
     child: bool         # ours: only then the kernel tells us how it ended for certain
 
 
-def living(entries: Iterable[Entry]) -> list[Found]:
+def living(entries: Iterable[JournalEntry]) -> list[FoundClient]:
     """Those that can be gone on with. A child of ours that has ended is among them: its end is still to be heard of."""
     boot = processes.boot_id()
     found = (_pinned(entry, boot) for entry in entries)
     return [one for one in found if one is not None]
 
 
-def _pinned(entry: Entry, boot: str) -> Found | None:
+def _pinned(entry: JournalEntry, boot: str) -> FoundClient | None:
     """The pidfd comes first: what is looked at afterwards is of the process that it pins."""
     if entry.boot != boot:
         return None
@@ -40,6 +40,6 @@ def _pinned(entry: Entry, boot: str) -> Found | None:
     known = processes.stat(entry.pid)
     child = known is not None and known.parent == os.getpid()
     if known is not None and known.start == entry.start and (child or known.state != "Z"):
-        return Found(entry, pidfd, child)
+        return FoundClient(entry, pidfd, child)
     os.close(pidfd)
     return None

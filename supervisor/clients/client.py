@@ -13,14 +13,14 @@ from itertools import islice
 from pathlib import Path
 
 from supervisor.clients import processes
+from supervisor.clients.inotify import Notices
 from supervisor.clients.lines import LINE_CAP, Masker
 from supervisor.clients.log import Log
-from supervisor.clients.notices import Notices
 from supervisor.clients.output import Follower
-from supervisor.clients.reaper import Family
+from supervisor.clients.reaper import ProcessTree
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
-from tunnels.base import AnyKind, Connected, Dialogue, Failed, Full, Keep, Observation, Question, Say, Source
+from tunnels.base import AnyKind, Connected, Dialogue, Failed, Full, Keep, LineSource, Observation, Question, Say
 
 BATCH = 128         # lines that are logged at once
 
@@ -41,7 +41,7 @@ class Voice:
     keep: Callable[[str], None]
     ask: Callable[[Question], None]
 
-    def hear(self, source: Source, line: str) -> list[Say]:
+    def hear(self, source: LineSource, line: str) -> list[Say]:
         """One line of the client; what to answer."""
         return self._understood(lambda: self.dialogue.receive(source, line))
 
@@ -50,7 +50,7 @@ class Voice:
         self.masker.add(text.encode())
         return self._understood(lambda: self.dialogue.answer(text))
 
-    def replay(self, source: Source, line: str) -> None:
+    def replay(self, source: LineSource, line: str) -> None:
         """A line that an earlier daemon has heard: the dialogue remembers it, and nothing follows from it."""
         with self._contained():
             list(self.dialogue.receive(source, line))
@@ -97,7 +97,7 @@ class Client:
     """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while it goes on without us."""
 
     def __init__(
-        self, family: Family, id: str, voice: Voice, desk: Desk, directory: Path, offset: int | None, kind: AnyKind, pidfd: int
+        self, family: ProcessTree, id: str, voice: Voice, desk: Desk, directory: Path, offset: int | None, kind: AnyKind, pidfd: int
     ) -> None:
         """Takes `pidfd` over. `offset`: where its output begins; None: where an earlier daemon has stopped. OSError: it cannot be read."""
         self.family, self.id, self.session, self.kind, self.place = family, id, voice.session, kind, directory.name
@@ -118,11 +118,11 @@ class Client:
         """Talk to the management socket as soon as the client has made it, and hear its notifications."""
         if management is not None:
             self._management = Management(
-                management, self._desk.notices, lambda line: self.hear(Source.MANAGEMENT, line), self._voice.log, key
+                management, self._desk.notices, lambda line: self.hear(LineSource.MANAGEMENT, line), self._voice.log, key
             )
         if notify is not None:
             self._notify = notify
-            notify.listen(lambda line: self.hear(Source.NOTIFY, line), self._may_notify)
+            notify.listen(lambda line: self.hear(LineSource.NOTIFY, line), self._may_notify)
 
     def _may_notify(self, pid: int) -> bool:
         """Every process of our user can send to its socket, other clients too."""
@@ -133,7 +133,7 @@ class Client:
             self._voice.log.note(f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's")
         return ours
 
-    def hear(self, source: Source, line: str) -> None:
+    def hear(self, source: LineSource, line: str) -> None:
         """One line of the client, from wherever; answers go to the management socket."""
         self.tell(self._voice.hear(source, line))
 
@@ -177,7 +177,7 @@ class Client:
         """An earlier daemon may have halted it for flooding us."""
         self._pause(False)
 
-    def replay(self, source: Source, line: str) -> None:
+    def replay(self, source: LineSource, line: str) -> None:
         """What an earlier daemon has heard, for the dialogue alone: what it means was understood then."""
         self._voice.replay(source, line)
 
@@ -209,7 +209,7 @@ class Client:
         """Hear and log some of the lines: to understand one may take its time."""
         taken = []
         for line in islice(lines, BATCH):
-            self.hear(Source.OUTPUT, line[:LINE_CAP])
+            self.hear(LineSource.OUTPUT, line[:LINE_CAP])
             taken.append(line)
             if time.monotonic() >= until:
                 break

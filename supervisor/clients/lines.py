@@ -104,7 +104,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= LINE_CAP else text[:LINE_CAP].removesuffix(TRUNCATED) + TRUNCATED
 
 
-class Limiter:
+class LineLimiter:
     """A token bucket for lines on their way to the log. Equal lines in a row, and lines too many, become one sentence."""
 
     def __init__(self, rate: float = 20.0, burst: float = 100.0) -> None:

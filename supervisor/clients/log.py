@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from supervisor.clients.lines import Limiter
+from supervisor.clients.lines import LineLimiter
 
 RING = 200              # lines kept per tunnel
 BEHIND = 1000           # lines that a slow reader of `follow` may be behind
@@ -51,7 +51,7 @@ class Log:
     def __init__(self, emit: Callable[[str], None]) -> None:
         self._emit = emit
         self._ring: deque[str] = deque(maxlen=RING)
-        self._limiter = Limiter()
+        self._limiter = LineLimiter()
         self._views: set[_View] = set()
         self._timer: asyncio.TimerHandle | None = None
 

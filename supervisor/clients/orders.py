@@ -10,7 +10,7 @@ from pathlib import Path
 from supervisor.clients.client import Voice
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.sandbox import Sandbox
-from tunnels.base import KEY, AnyKind, Launch, Place, Reason, Tunnel, seat_name
+from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, seat_name
 
 Key = tuple[str, int]       # tunnel and session
 
@@ -41,7 +41,7 @@ class Prepared:
     """Everything that must be known before a process is started."""
 
     seat: int
-    place: Place
+    place: Placement
     launch: Launch
     voice: Voice
     kind: AnyKind

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from supervisor import disk
+from supervisor.clients.inotify import WRITTEN_ONCE, Notices
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
-from supervisor.clients.notices import WRITTEN_ONCE, Notices
 
 NAME = "output.log"
 PREVIOUS = "output.log.1"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from supervisor.clients.codes import Codes
+from supervisor.clients.totp import Codes
 from supervisor.core.events import ClientSaid, Delayed, Event
 from tunnels.base import Failed, Question, Reason, Wanted
 

@@ -18,7 +18,7 @@ from supervisor.clients import processes
 
 
 @dataclass(slots=True)
-class Family:
+class ProcessTree:
     """One client's processes, and how to recognise a stray member."""
 
     pid: int                                                    # main process; its session has the same number
@@ -79,7 +79,7 @@ class Reaper:
         self._tags = {pid: tag for pid, tag in self._tags.items() if pid in found}
         return found
 
-    async def end(self, family: Family, within: float) -> bool:
+    async def end(self, family: ProcessTree, within: float) -> bool:
         """Kill and reap what is left of a client whose main process ended; False: something still lives after `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -89,7 +89,7 @@ class Reaper:
                 return True
         return False
 
-    def _left(self, family: Family) -> list[int]:
+    def _left(self, family: ProcessTree) -> list[int]:
         self._ended.clear()
         return [pid for pid, known in self.orphans().items() if family.owns(pid, known, self._tag(pid))]
 

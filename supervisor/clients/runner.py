@@ -21,25 +21,25 @@ from typing import Any
 
 from supervisor.clients import launch as launching
 from supervisor.clients import output, processes
-from supervisor.clients.adoption import Found
+from supervisor.clients.adoption import FoundClient
 from supervisor.clients.client import Client, Desk, Voice
-from supervisor.clients.codes import Codes
-from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.inotify import Notices
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.lines import LineSplitter, Masker
 from supervisor.clients.log import Log
-from supervisor.clients.notices import Notices
 from supervisor.clients.orders import Key, Order, Prepared, local_trouble
 from supervisor.clients.ports import PortPicker
+from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.questions import Questions
-from supervisor.clients.reaper import Family, Reaper
+from supervisor.clients.reaper import ProcessTree, Reaper
 from supervisor.clients.sandbox import boundary
 from supervisor.clients.sockets import NotifySocket
 from supervisor.clients.sweep import end_strangers, tag
-from supervisor.clients.usage import Usage, usage_of
+from supervisor.clients.totp import Codes
+from supervisor.clients.usage import ResourceUsage, usage_of
 from supervisor.clients.users import User, Users
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, Place, Reason, Source, Tunnel, device_name, inputs_of
+from tunnels.base import AnyKind, Carrier, LineSource, Placement, Reason, Tunnel, device_name, inputs_of
 
 LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
 DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
@@ -96,7 +96,7 @@ class Runner:
 
     # --- clients of an earlier daemon --------------------------------------------------------------------------------------
 
-    def adopt(self, tunnel: Tunnel, found: Found, *, starting: bool) -> None:
+    def adopt(self, tunnel: Tunnel, found: FoundClient, *, starting: bool) -> None:
         """Go on with a client, which may be `starting` still. After `start`.
 
         SpawnError: it cannot be gone on with, because nobody can tell any more what it says or has said.
@@ -109,7 +109,7 @@ class Runner:
             self._reaper.add(entry.pid)
         asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, entry.tunnel, client)
 
-    def _adopted(self, tunnel: Tunnel, found: Found, starting: bool) -> Client:
+    def _adopted(self, tunnel: Tunnel, found: FoundClient, starting: bool) -> Client:
         entry, kind = found.entry, self._kinds[tunnel.kind]
         if entry.kind != tunnel.kind:
             raise SpawnError(Reason.LOCAL, f"it is of kind {entry.kind}")
@@ -117,7 +117,7 @@ class Runner:
             raise SpawnError(Reason.LOCAL, "it may have come up while nobody listened")
         voice = self._voice(tunnel, entry.session, entry.place, self._inputs(tunnel, kind, entry.place))
         directory = self._directory / "clients" / entry.place
-        family = Family(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
+        family = ProcessTree(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
         with contextlib.ExitStack() as undo:
             notify = NotifySocket(directory / "notify.sock") if entry.notify else None
             if notify is not None:
@@ -126,7 +126,7 @@ class Runner:
             client = Client(family, entry.id, voice, self._desk, directory, None, kind, os.dup(found.pidfd))
             undo.callback(lambda: self._in_background(client.close()))
             if notify is not None:
-                client.replay(Source.NOTIFY, "READY=1")
+                client.replay(LineSource.NOTIFY, "READY=1")
             client.attach(None if entry.management is None else Path(entry.management), entry.key, notify)
             client.wake()
             undo.pop_all()
@@ -202,7 +202,7 @@ class Runner:
             return False
         return ours in one.lineage or any(client.family.includes(one) for client in self._clients.values())
 
-    def usage(self, tunnel: str, session: int) -> Usage | None:
+    def usage(self, tunnel: str, session: int) -> ResourceUsage | None:
         """What the client's process tree costs now; None: it does not run. Safe in any thread."""
         client = self._clients.get((tunnel, session))
         return None if client is None or client.reaped else usage_of(client.family.pid)
@@ -256,7 +256,7 @@ class Runner:
         launching.prepare_directory(directory)
         user = self._user(kind, directory)
         given = None if user is None else (user.uid, user.gid)
-        place = Place(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given)
+        place = Placement(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given)
         try:
             launch = kind.launch(tunnel, place, inputs)
         except ValueError as error:
@@ -312,7 +312,7 @@ class Runner:
                 os.close(fd)
             self._reaper.add(pid)
             undo.callback(self._undo_start, pid)
-            family = Family(pid, carried)
+            family = ProcessTree(pid, carried)
             client = Client(family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid))
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, key, notify)
@@ -336,7 +336,7 @@ class Runner:
     ) -> None:
         known = processes.stat_of_new(client.family.pid)
         management = prepared.launch.management
-        entry = Entry(
+        entry = JournalEntry(
             tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
             device=device, port=port, lane=prepared.place.mark or None, seat=prepared.seat,
             management=None if management is None else str(management), kind=prepared.kind.name, notify=prepared.launch.notify,

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import tunnels
 from supervisor.clients import seccomp, syscalls
-from supervisor.clients.threads import apart
+from supervisor.clients.one_shot_thread import apart
 from supervisor.clients.users import User
 from tunnels.base import Launch
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from supervisor import disk
+from supervisor.clients.inotify import APPEARED, Notices
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
-from supervisor.clients.notices import APPEARED, Notices
 
 LONGEST_PATH = 107              # bytes; sun_path in struct sockaddr_un
 _LINE = 64 << 10                # bytes of one management line

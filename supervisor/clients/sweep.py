@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.clients import processes
-from supervisor.clients.journal import Entry, Journal
-from supervisor.clients.reaper import Family
+from supervisor.clients.process_journal import Journal, JournalEntry
+from supervisor.clients.reaper import ProcessTree
 
 GRACE = 5.0             # seconds from SIGTERM to SIGKILL
 _ROUNDS = 10            # SIGKILLs of what appears while we look
@@ -36,7 +36,7 @@ def tag(runtime_dir: Path, tunnel: str, session: str) -> str:
     return f"{runtime_dir.resolve()}/{tunnel}/{session}"
 
 
-def still_runs(entry: Entry) -> bool:
+def still_runs(entry: JournalEntry) -> bool:
     """The recorded process is alive, and is that one and no later one with its pid."""
     known = processes.stat(entry.pid)
     return known is not None and known.state != "Z" and (known.start, processes.boot_id()) == (entry.start, entry.boot)
@@ -78,7 +78,7 @@ async def sweep(journal: Journal, spared: Container[str] = (), grace: float = GR
     return [(tunnel, pid) for pid, tunnel in there_was.items()]
 
 
-async def end_strangers(family: Family, within: float) -> bool:
+async def end_strangers(family: ProcessTree, within: float) -> bool:
     """Kill what is left of a client that was never our child, and whose main process ended; False: it lives after `within` seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
@@ -88,7 +88,7 @@ async def end_strangers(family: Family, within: float) -> bool:
     return False
 
 
-def _strangers(family: Family) -> list[Leftover]:
+def _strangers(family: ProcessTree) -> list[Leftover]:
     """By its tag and by what was seen of it: the number of its session may be another one's by now."""
     found = []
     for pid in processes.all_pids():

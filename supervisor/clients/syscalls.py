@@ -107,10 +107,10 @@ def _forget_inheritable() -> None:
 def filter_system_calls(program: bytes) -> None:
     """Let the kernel judge each system call of this thread by a BPF program. OSError."""
 
-    class Program(ctypes.Structure):
+    class SockFprog(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
-    given = Program(len(program) // 8, program)
+    given = SockFprog(len(program) // 8, program)
     _checked(
         _libc().prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(given), ctypes.c_ulong(0),
                       ctypes.c_ulong(0)),

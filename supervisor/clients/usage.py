@@ -15,7 +15,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")      # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ResourceUsage:
     """Resources of a client's process tree now."""
 
     cpu_seconds: float      # user and system, descendants that have ended included
@@ -23,7 +23,7 @@ class Usage:
     open_files: int         # descriptors
 
 
-def usage_of(pid: int) -> Usage | None:
+def usage_of(pid: int) -> ResourceUsage | None:
     """Usage of the tree below `pid`; None: it is gone. Safe in any thread; what we may not look into is left out."""
     ticks = pages = files = members = 0
     tree = [pid]
@@ -37,7 +37,7 @@ def usage_of(pid: int) -> Usage | None:
         files += _open_files(member)
         if children := processes.children(member, threads=int(fields[17])):
             tree += children.difference(tree)
-    return Usage(ticks / _TICK, pages * _PAGE, files) if members else None
+    return ResourceUsage(ticks / _TICK, pages * _PAGE, files) if members else None
 
 
 def _open_files(pid: int) -> int:

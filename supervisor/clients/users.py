@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.clients import processes, syscalls
-from supervisor.clients.threads import apart
+from supervisor.clients.one_shot_thread import apart
 
 NAME = "facilitator"            # where there can be no mount namespace, such as in most containers, all of them share this user
 NUMBERS = range(61184, 65520)   # as systemd's DynamicUser=: no package creates users here

@@ -3,7 +3,7 @@
 from supervisor.config.difference import ConfigDifference, difference
 from supervisor.config.model import Config
 from supervisor.config.parse import parse
-from supervisor.config.report import ConfigErrors, Problem
+from supervisor.config.problems import ConfigErrors, Problem
 from supervisor.config.secrets import candidates
 
 __all__ = ["Config", "ConfigDifference", "ConfigErrors", "Problem", "candidates", "difference", "parse"]

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from supervisor.config.report import Problem
-from supervisor.config.words import Directory, File, Listen, ListenText, Name, ShortDirectory, Size, Subject, Url
+from supervisor.config.notation import Directory, File, Listen, ListenText, Name, ShortDirectory, Size, Subject, Url
+from supervisor.config.problems import Problem
 from tunnels.settings import Network, Pause, Seconds, Secret, Settings, Tunnel
 
 
@@ -51,14 +51,14 @@ class Http(Settings):
     tls: Tls | None = Field(None, description="absent means plain HTTP")
 
 
-class PagerDuty(Settings):
+class PagerDutySettings(Settings):
     """Incidents in PagerDuty (Events API v2)."""
 
     routing_key: Secret = Field(description="where the integration key of the service lies")
     url: Url = Field("https://events.pagerduty.com", description="service region, or a test double")
 
 
-class Webhook(Settings):
+class WebhookSettings(Settings):
     """Incidents as JSON to an address of your own."""
 
     url: Secret = Field(description="where the address lies; it usually holds a token")
@@ -67,11 +67,11 @@ class Webhook(Settings):
 class Alerts(Settings):
     """Where incidents go."""
 
-    pagerduty: PagerDuty | None = Field(None, description="PagerDuty")
-    webhook: Webhook | None = Field(None, description="any HTTP service")
+    pagerduty: PagerDutySettings | None = Field(None, description="PagerDuty")
+    webhook: WebhookSettings | None = Field(None, description="any HTTP service")
 
 
-class Drain(Settings):
+class DrainSettings(Settings):
     """How a planned end waits for the flows that still run."""
 
     timeout: Seconds = Field(8 * 3600.0, description="longest wait for flows to end")
@@ -93,7 +93,7 @@ class Globals(Settings):
     staff: Staff = Field(default_factory=Staff)
     http: Http = Field(default_factory=Http)
     alerts: Alerts = Field(default_factory=Alerts)
-    drain: Drain = Field(default_factory=Drain)
+    drain: DrainSettings = Field(default_factory=DrainSettings)
     on_exit: Literal["remove", "keep"] = Field(
         "remove", description="what an ordinary end of the daemon leaves behind: nothing, or the layer that keeps destinations closed"
     )

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
-from supervisor.config.report import Mark, Where, dotted
+from supervisor.config.problems import Position, Where, dotted
 from tunnels.settings import IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class DestinationClaim:
     """One destination as staff address it, and who carries it."""
 
     network: IPNetwork
     tunnel: str
     priority: int
     where: Where
-    mark: Mark
+    mark: Position
 
     @property
     def place(self) -> str:
@@ -30,9 +30,9 @@ class Claim:
         return f"{dotted(self.where)} in line {self.mark.line}"
 
 
-def collisions(claims: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
+def collisions(claims: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim, str]]:
     """The later of each two claims that collide, and why. The same network in two tunnels of different priority is failover."""
-    around: list[list[Claim]] = []      # from the widest to the narrowest, each with all claims of this very network
+    around: list[list[DestinationClaim]] = []      # from the widest to the narrowest, each with all claims of this very network
     for _, equal in groupby(sorted(claims, key=_order), key=lambda claim: claim.network):
         group = list(equal)
         while around and not contains(around[-1][0].network, group[0].network):
@@ -51,13 +51,13 @@ def contains(outer: IPNetwork, inner: IPNetwork) -> bool:
     return isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
-def _order(claim: Claim) -> tuple[int, int, int, Mark]:
+def _order(claim: DestinationClaim) -> tuple[int, int, int, Position]:
     return claim.network.version, int(claim.network.network_address), claim.network.prefixlen, claim.mark
 
 
-def _twins(group: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
-    tunnels: dict[str, Claim] = {}
-    priorities: dict[int, Claim] = {}
+def _twins(group: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim, str]]:
+    tunnels: dict[str, DestinationClaim] = {}
+    priorities: dict[int, DestinationClaim] = {}
     for claim in group:
         same, rival = tunnels.get(claim.tunnel), priorities.get(claim.priority)
         if same is not None:
@@ -69,7 +69,7 @@ def _twins(group: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
         priorities.setdefault(claim.priority, claim)
 
 
-def _nested(outer: Claim, inner: Claim) -> tuple[Claim, str]:
+def _nested(outer: DestinationClaim, inner: DestinationClaim) -> tuple[DestinationClaim, str]:
     """The one that comes later in the file is reported."""
     first, second = sorted((outer, inner), key=lambda claim: claim.mark)
     relation = "lies inside" if second is inner else "contains"

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from supervisor.config.document import Group, load
-from supervisor.config.explain import report_invalid
+from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
-from supervisor.config.report import Report
+from supervisor.config.problems import Report
 from supervisor.config.rules import Checked, check
-from supervisor.config.tunnels import Entry, Kinds, all_options, read_tunnels
+from supervisor.config.tunnel_entries import Kinds, TunnelEntry, all_options, read_tunnels
+from supervisor.config.yaml_document import Group, load
 from tunnels.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -61,7 +61,7 @@ def _misplaced(kinds: Kinds) -> dict[str, str]:
     return {key: "a setting of a tunnel; it belongs to a tunnel or under defaults:" for key in known}
 
 
-def _config(globals_: Globals, entries: tuple[Entry, ...], directory: Path, report: Report) -> Config:
+def _config(globals_: Globals, entries: tuple[TunnelEntry, ...], directory: Path, report: Report) -> Config:
     warnings = report.finish()
     tunnels = {entry.name: beside(entry.tunnel, directory) for entry in entries if entry.tunnel is not None}
     return Config(

@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from supervisor.config.document import Group, Listing
-from supervisor.config.explain import did_you_mean
+from supervisor.config.locations import Location, find, find_key
+from supervisor.config.messages import did_you_mean
 from supervisor.config.model import Staff
-from supervisor.config.overlaps import Claim, collisions
-from supervisor.config.places import Place, find, find_key
-from supervisor.config.report import Report
-from supervisor.config.tunnels import Entry
+from supervisor.config.overlaps import DestinationClaim, collisions
+from supervisor.config.problems import Report
+from supervisor.config.tunnel_entries import TunnelEntry
+from supervisor.config.yaml_document import Group, Listing
 from tunnels.base import AnyKind, Carrier, device_name
 from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
 
@@ -38,7 +38,7 @@ class Checked:
     file: Group                     # as it was written
     root: Group                     # with the defaults merged in
     staff: Staff
-    entries: Sequence[Entry]
+    entries: Sequence[TunnelEntry]
     report: Report
 
 
@@ -94,7 +94,7 @@ def _within(network: IPNetwork, networks: Sequence[IPNetwork]) -> bool:
     return any(other.supernet_of(network) for other in collapse_addresses(same))
 
 
-def _keys(place: Place) -> frozenset[str]:
+def _keys(place: Location) -> frozenset[str]:
     return frozenset(place.node.entries) if isinstance(place.node, Group) and place.where else frozenset()
 
 
@@ -106,12 +106,12 @@ def _check_destinations(checked: Checked) -> None:
         if trouble is not None:
             checked.report.error(place.mark, place.where, trouble)
             continue
-        claims.append(Claim(destination.staff_side, entry.name, _priority(entry), place.where, place.mark))
+        claims.append(DestinationClaim(destination.staff_side, entry.name, _priority(entry), place.where, place.mark))
     for claim, text in collisions(claims):
         checked.report.error(claim.mark, claim.where, text)
 
 
-def _destinations(checked: Checked) -> Iterator[tuple[Place, Entry, Destination]]:
+def _destinations(checked: Checked) -> Iterator[tuple[Location, TunnelEntry, Destination]]:
     """Every destination that can be read, also of tunnels in which something else is wrong."""
     for entry in checked.entries:
         listing = entry.node.entries.get("destinations")
@@ -123,7 +123,7 @@ def _destinations(checked: Checked) -> Iterator[tuple[Place, Entry, Destination]
             yield find(checked.root, ("tunnels", entry.name, "destinations", index)), entry, destination
 
 
-def _priority(entry: Entry) -> int:
+def _priority(entry: TunnelEntry) -> int:
     node = entry.node.entries.get("priority")
     value = node.plain() if node is not None else None
     return value if isinstance(value, int) else 100
@@ -180,7 +180,7 @@ def _warn_unreached_targets(checked: Checked, tunnel: Tunnel) -> None:
             checked.report.warning(place.mark, place.where, f"{address} lies in no destination of {tunnel.name}")
 
 
-def _warn_unused(checked: Checked, entry: Entry, tunnel: Tunnel) -> None:
+def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
     """Settings of the tunnel itself that its kind has no use for. Defaults are meant for all kinds."""
     assert entry.kind is not None
     unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []

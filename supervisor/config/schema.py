@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from supervisor.config.model import Globals
-from supervisor.config.tunnels import Kinds, defaults_model
+from supervisor.config.tunnel_entries import Kinds, defaults_model
 from tunnels.settings import Allowance, Destination, Secret, Settings
 
 Json = dict[str, Any]
@@ -85,6 +85,6 @@ def _without_titles(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from tunnels.kinds import KINDS
+    from tunnels.registry import KINDS
 
     print(json.dumps(schema(KINDS), indent=2, sort_keys=True))

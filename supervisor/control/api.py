@@ -1,6 +1,6 @@
 """The HTTP face of the daemon: one set of read-only routes for TCP, and the control socket that may also change things.
 
-Both speak the same JSON. Handlers know nothing but the `Daemon` below; what they are asked to change goes to the inbox through it.
+Both speak the same JSON. Handlers know nothing but the `DaemonAPI` below; what they are asked to change goes to the inbox through it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from supervisor.control.guard import Refusal, admission, secure
+from supervisor.control.middleware import Refusal, admission, secure
 from supervisor.control.page import page, policy
-from supervisor.control.peers import FAILED, Gate, authorised, outsiders
-from supervisor.control.stream import Feed, Limits, Shared
-from supervisor.core.packet import Question, parse_question
+from supervisor.control.peer_credentials import FAILED, ClientGuard, authorised, outsiders
+from supervisor.control.server_sent_events import Feed, Shared, StreamLimits
+from supervisor.core.diagnosis.query import PacketQuery, parse_question
 
 _VERBS = ("start", "stop", "restart")
 _MAX_ROWS = 10_000          # of each kind, in one answer about the history
 _MAX_WAIT = 120.0           # seconds that one request may wait for a tunnel
 
 
-class Daemon(Protocol):
+class DaemonAPI(Protocol):
     """What the daemon offers to its callers."""
 
     def status(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Daemon(Protocol):
     async def plan(self) -> dict[str, Any]:
         """`wanted` and `changes`: lines of text; `lanes`: tunnels by number."""
 
-    async def why(self, question: Question) -> dict[str, Any]:
+    async def why(self, question: PacketQuery) -> dict[str, Any]:
         """What would become of a packet now, step by step."""
 
     async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
@@ -106,10 +106,10 @@ class Daemon(Protocol):
 class Api:
     """Handlers over a daemon."""
 
-    def __init__(self, daemon: Daemon, limits: Limits | None = None) -> None:
+    def __init__(self, daemon: DaemonAPI, limits: StreamLimits | None = None) -> None:
         self._daemon = daemon
         self._feed = Feed(daemon, limits)
-        self._drawn = Shared(self._draw, (limits or Limits()).pause)
+        self._drawn = Shared(self._draw, (limits or StreamLimits()).pause)
 
     def public(self, refusal: Refusal = lambda _: None) -> web.Application:
         """What TCP serves: read-only, to those whom `refusal` lets in."""
@@ -125,7 +125,7 @@ class Api:
         ])
         return app
 
-    def control(self, gate: Gate) -> web.Application:
+    def control(self, gate: ClientGuard) -> web.Application:
         """What the control socket serves: everything, changes only to those who may, and nothing to those whom the `gate` refuses."""
         app = self.public()
         app.middlewares.extend((outsiders(gate), authorised(self._daemon.acted)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from supervisor.core.words import lasting
+from supervisor.core.humanize import lasting
 
 _HEIGHTS = {"up": 20, "degraded": 14, "down": 20, "unwatched": 8, "stopped": 4}     # of 20: told apart without colours too
 _DAY = 86400.0

@@ -1,4 +1,4 @@
-"""The status page: a board (`app.board`, the document behind `GET /` and `/api/v1/events`) -> HTML that is complete without JavaScript.
+"""The status page: a board (`app.api.status_page_model`, the document behind `GET /` and `/api/v1/events`) -> HTML that is complete without JavaScript.
 
 It consists of pieces, each with the id of its element; the page's script replaces those that change. Everything on a board may have been
 said by a stranger, so all of it is escaped here, and nowhere else.
@@ -18,8 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.control.charts import milliseconds, spark, strip
-from supervisor.core.drains import flows_left
-from supervisor.core.words import lasting, size
+from supervisor.core.humanize import lasting, size
+from supervisor.core.views.drain_text import flows_left
 
 Entry = Mapping[str, Any]
 Key = tuple[str, str]       # a section of the board, and a name in it
@@ -29,7 +29,7 @@ _RANKS = {"bad": 0, "wait": 1, "good": 2, "off": 3}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Glance:
     """What to think of a tunnel at a glance."""
 
     kind: str       # bad wait good off
@@ -37,10 +37,10 @@ class Verdict:
 
 
 _VERDICTS = MappingProxyType({
-    "up": Verdict("good", "up"),
-    "backoff": Verdict("bad", "down"),
-    "failed": Verdict("bad", "needs a person"),
-    "stopped": Verdict("off", "stopped"),
+    "up": Glance("good", "up"),
+    "backoff": Glance("bad", "down"),
+    "failed": Glance("bad", "needs a person"),
+    "stopped": Glance("off", "stopped"),
 })
 
 
@@ -73,15 +73,15 @@ def piece(key: Key, found: Mapping[Key, Entry], now: float) -> str:
             return _measures(key[1], found[key])
 
 
-def verdict(tunnel: Entry) -> Verdict:
+def verdict(tunnel: Entry) -> Glance:
     """One word about a tunnel."""
     if tunnel["asks"]:
-        return Verdict("bad", "asks a person")
+        return Glance("bad", "asks a person")
     if tunnel["phase"] == "up" and tunnel["health"] == "unhealthy":
-        return Verdict("bad", f"{tunnel['leg']} dead" if tunnel["leg"] else "no answer")
+        return Glance("bad", f"{tunnel['leg']} dead" if tunnel["leg"] else "no answer")
     if tunnel["phase"] == "up" and tunnel["degraded"]:
-        return Verdict("wait", "works badly")
-    return _VERDICTS.get(tunnel["phase"], Verdict("wait", tunnel["phase"]))
+        return Glance("wait", "works badly")
+    return _VERDICTS.get(tunnel["phase"], Glance("wait", tunnel["phase"]))
 
 
 # --- the page ----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from supervisor.core.blame import dead_leg
+from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Snapshot, Want, well
 
 UPLINK = "uplink"       # the condition that this host's own way out is dead
@@ -31,7 +31,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class VisibleConditions:
     """What is seen of the conditions. Moments are monotonic seconds."""
 
     since: Mapping[str, float]          # when each began that nothing else explains
@@ -39,12 +39,12 @@ class Sight:
     due: float | None                   # when another one may be seen without any event
 
 
-def seen(since: Mapping[str, float], found: Mapping[str, Condition], now: float) -> Sight:
+def seen(since: Mapping[str, float], found: Mapping[str, Condition], now: float) -> VisibleConditions:
     """Who sees what now; `since` is what the last sight said. What was explained begins anew when its explanation is gone."""
     own = {name: each for name, each in found.items() if each.explained_by not in found}
     began = {name: since.get(name, now) for name in own}
     later = [began[name] + each.after for name, each in own.items() if began[name] + each.after > now]
-    return Sight(began, {name: each for name, each in own.items() if began[name] + each.after <= now}, min(later, default=None))
+    return VisibleConditions(began, {name: each for name, each in own.items() if began[name] + each.after <= now}, min(later, default=None))
 
 
 def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:

@@ -6,7 +6,7 @@ import errno
 
 from pyroute2 import NetlinkError
 
-from supervisor.core.layout import Change, Table
+from supervisor.core.network.layout import Change, Table
 
 TIMEOUT = 5.0       # seconds for any single answer of the kernel
 ERRORS = (NetlinkError, OSError, TimeoutError)

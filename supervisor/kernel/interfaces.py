@@ -14,11 +14,11 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from supervisor.core.address_conflict import Surroundings, conflict
 from supervisor.core.events import AddressConflict, DeviceLost, Event
-from supervisor.core.layout import Host
-from supervisor.core.network import Lane, NetworkPlan
-from supervisor.kernel.addresses import (
+from supervisor.core.network.layout import HostFeatures
+from supervisor.core.network.plan import Lane, NetworkPlan
+from supervisor.core.session.address_conflict import AddressesInUse, conflict
+from supervisor.kernel.netlink.addresses import (
     InterfaceAddress,
     address_dump,
     address_removal,
@@ -28,8 +28,8 @@ from supervisor.kernel.addresses import (
     read_address,
     read_next_hops,
 )
-from supervisor.kernel.bulk import Rtnetlink
-from supervisor.kernel.exchange import Message
+from supervisor.kernel.netlink.socket import NetlinkRequest
+from supervisor.kernel.route.messages import Rtnetlink
 from supervisor.kernel.sysctl import Note
 from tunnels.settings import IPAddress
 
@@ -59,7 +59,7 @@ class Interfaces:
         """Close the socket; interfaces and addresses stay."""
         self._rtnl.close()
 
-    async def prepare(self, plan: NetworkPlan, host: Host, again: bool) -> bool:
+    async def prepare(self, plan: NetworkPlan, host: HostFeatures, again: bool) -> bool:
         """Make them what they must be; `again`: addresses may have changed since they were read. True: something was changed."""
         lanes = {lane.device: lane for lane in plan.lanes if lane.device is not None and lane.device in host.devices}
         state = {name: (host.devices[name].index, lane.addresses) for name, lane in lanes.items()}
@@ -74,7 +74,7 @@ class Interfaces:
         wrong = [(by_index[each.interface], each) for each in held if each.interface in by_index]
         return await self._clear(plan, host, wrong) or changed
 
-    def _down(self, lanes: Iterable[Lane], host: Host) -> Iterator[Message]:
+    def _down(self, lanes: Iterable[Lane], host: HostFeatures) -> Iterator[NetlinkRequest]:
         """Some clients make an interface that is down, and leave the rest to us; and somebody may have set it down."""
         for lane in lanes:
             device = host.devices[lane.device or ""]
@@ -83,9 +83,9 @@ class Interfaces:
             if lane.up and (down or lane.link_mtu not in (None, device.mtu)):
                 yield link_message(device.index, lane.link_mtu)
 
-    async def _clear(self, plan: NetworkPlan, host: Host, held: Sequence[Held]) -> bool:
-        messages: list[Message] = []
-        around: Surroundings | None = None
+    async def _clear(self, plan: NetworkPlan, host: HostFeatures, held: Sequence[Held]) -> bool:
+        messages: list[NetlinkRequest] = []
+        around: AddressesInUse | None = None
         for lane, each in held:
             if any(address.version == each.address.version for address in lane.addresses):
                 messages.append(address_removal(each))
@@ -99,7 +99,7 @@ class Interfaces:
                 messages += made_alone(each)
         return await self._change(messages)
 
-    async def _change(self, messages: Iterable[Message]) -> bool:
+    async def _change(self, messages: Iterable[NetlinkRequest]) -> bool:
         """One by one, for a failure must not keep the others from being done; there are hardly ever any. True: something was done."""
         said = [error for message in messages for error in await self._rtnl.change([message])]
         texts = frozenset(f"an interface of a tunnel cannot be set up: {error}" for error in said if error is not None)
@@ -110,7 +110,7 @@ class Interfaces:
 
     # --- what the addresses may collide with -------------------------------------------------------------------------------------
 
-    async def _surroundings(self, plan: NetworkPlan, host: Host) -> Surroundings:
+    async def _surroundings(self, plan: NetworkPlan, host: HostFeatures) -> AddressesInUse:
         """What is there whichever tunnels there are."""
         ours = {host.devices[lane.device].index for lane in plan.lanes if lane.device is not None and lane.device in host.devices}
         own = [each for each in await self._rtnl.dump(address_dump(), read_address) if each.interface not in ours]
@@ -118,7 +118,7 @@ class Interfaces:
         for version in host.versions:
             hops.update(hop for found in await self._rtnl.dump(next_hop_dump(version), read_next_hops) for hop in found)
         named = {each.address: f"interface {_name(each.interface)}" for each in own}
-        return Surroundings(plan.staff, named, frozenset(hops), frozenset(name_servers(self._resolvers)))
+        return AddressesInUse(plan.staff, named, frozenset(hops), frozenset(name_servers(self._resolvers)))
 
 
 class Presence:
@@ -128,11 +128,11 @@ class Presence:
         self._post = post
         self._seen: set[int] = set()            # lanes whose interface was there since they came up
 
-    def note(self, plan: NetworkPlan, host: Host) -> None:
+    def note(self, plan: NetworkPlan, host: HostFeatures) -> None:
         """These are there now."""
         self._seen |= {lane.number for lane in plan.lanes if lane.up and lane.device in host.devices}
 
-    def report_lost(self, plan: NetworkPlan, host: Host) -> None:
+    def report_lost(self, plan: NetworkPlan, host: HostFeatures) -> None:
         """Tell of those that were there and are not any more."""
         up = {lane.number: lane for lane in plan.lanes if lane.up}
         lost = {number for number in self._seen & up.keys() if up[number].device not in host.devices}
@@ -141,7 +141,7 @@ class Presence:
             self._post(DeviceLost(up[number].tunnel, device=up[number].device))
 
 
-def beside(around: Surroundings, plan: NetworkPlan, held: Iterable[Held], lane: Lane) -> Surroundings:
+def beside(around: AddressesInUse, plan: NetworkPlan, held: Iterable[Held], lane: Lane) -> AddressesInUse:
     """The surroundings of one lane, with what belongs to other tunnels. Of two with the same address the first one keeps it."""
     others = [other for other in plan.lanes if other.tunnel != lane.tunnel]
     gateways = {gateway: other.tunnel for other in others if (gateway := _address(other.gateway)) is not None}

@@ -7,15 +7,15 @@ import errno
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
-from supervisor.core.layout import Change, Layout, diff, wanted
-from supervisor.core.network import NetworkPlan
-from supervisor.kernel.bulk import Rtnetlink
-from supervisor.kernel.conntrack import opened
+from supervisor.core.network.layout import Change, Layout, diff, wanted
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.kernel.conntrack.dump import opened
+from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end
 from supervisor.kernel.errors import ERRORS, Occupied, explained
-from supervisor.kernel.flows import ALL_LANES, end
-from supervisor.kernel.links import ALIAS, link_dump, link_removal, read_link
-from supervisor.kernel.nftables import Nftables
-from supervisor.kernel.routes import Routes
+from supervisor.kernel.netlink.links import ALIAS, link_dump, link_removal, read_link
+from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.route.messages import Rtnetlink
+from supervisor.kernel.route.table import RouteTable
 
 
 async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
@@ -66,14 +66,14 @@ async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
     return tuple(sorted(link.name for link in found))
 
 
-async def _read(routes: Routes, nftables: Nftables, versions: Iterable[int]) -> Layout:
+async def _read(routes: RouteTable, nftables: Nftables, versions: Iterable[int]) -> Layout:
     state = await nftables.read()
     return Layout(await routes.routes(versions), await routes.rules(versions), state.intact, state.elements)
 
 
 @contextlib.asynccontextmanager
-async def _open() -> AsyncIterator[tuple[Routes, Nftables]]:
-    routes, nftables = Routes(), Nftables()
+async def _open() -> AsyncIterator[tuple[RouteTable, Nftables]]:
+    routes, nftables = RouteTable(), Nftables()
     try:
         await routes.open()
         await nftables.open()

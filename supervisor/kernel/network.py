@@ -17,11 +17,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from supervisor.core.events import Event, Noticed
-from supervisor.core.layout import (
+from supervisor.core.network.layout import (
     Achieved,
     Change,
     Element,
-    Host,
+    HostFeatures,
     Item,
     Layout,
     Op,
@@ -33,18 +33,18 @@ from supervisor.core.layout import (
     open_routes,
     wanted,
 )
-from supervisor.core.network import NetworkPlan
-from supervisor.core.rules import Rule
-from supervisor.kernel.apart import apart
-from supervisor.kernel.changes import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.network.rules import Rule
+from supervisor.kernel.apply import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
+from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
-from supervisor.kernel.handover import Handover
-from supervisor.kernel.hints import EVERYTHING, Heard, Hints, Part, nobody
 from supervisor.kernel.interfaces import Interfaces, Presence
-from supervisor.kernel.limiter import Limiter
-from supervisor.kernel.nftables import OWNER, PERSIST, Nftables
-from supervisor.kernel.routes import Routes
+from supervisor.kernel.netlink.notifications import EVERYTHING, Heard, KernelPart, Notifications, nobody
+from supervisor.kernel.nft.table import OWNER, PERSIST, Nftables
+from supervisor.kernel.offload import apart
+from supervisor.kernel.route.table import RouteTable
 from supervisor.kernel.sysctl import Note, Sysctls
+from supervisor.kernel.token_bucket import TokenBucket
 
 DEBOUNCE = 0.003        # seconds in which further hints of the same happening arrive
 RESYNC = 60.0           # seconds between two full readings
@@ -67,18 +67,18 @@ class KernelNetwork:
     def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST, changed: Heard = nobody) -> None:
         self._post = post
         self._note = note
-        self._routes = Routes()
+        self._routes = RouteTable()
         self._nftables = Nftables(table_flags)
         self._interfaces = Interfaces(post, note)
-        self._hints = Hints(self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port), changed)
+        self._hints = Notifications(self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port), changed)
         self._sysctls = Sysctls(note)
-        self._limiter = Limiter(REPAIRS, REPAIR_RATE)
+        self._limiter = TokenBucket(REPAIRS, REPAIR_RATE)
         self._plan = NetworkPlan()
-        self._handover = Handover(self._wake, note)
+        self._handover = TunnelSwitch(self._wake, note)
         self._aim = NetworkPlan()               # the plan, with lanes still open that are being given up
-        self._host = Host()
+        self._host = HostFeatures()
         self._actual = Layout()                 # as far as we know
-        self._hinted: frozenset[Part] = frozenset()
+        self._hinted: frozenset[KernelPart] = frozenset()
         self._looked: frozenset[str] | None = None      # devices of which nothing changed since they were looked at
         self._presence = Presence(post)
         self._carried: set[int] = set()         # lanes whose route was in since they came up
@@ -183,9 +183,9 @@ class KernelNetwork:
         self._idle.clear()
         self._work.set()
 
-    def _hinted_at(self, parts: frozenset[Part]) -> None:
+    def _hinted_at(self, parts: frozenset[KernelPart]) -> None:
         self._hinted |= parts
-        if Part.DEVICES in parts:
+        if KernelPart.DEVICES in parts:
             self._looked = None
         self._wake()
 
@@ -237,15 +237,15 @@ class KernelNetwork:
             hinted, self._hinted = self._hinted, frozenset()
             self._look_at_devices()
             self._presence.report_lost(self._plan, self._host)
-            failures = await self._repair(hinted | await self._prepare(again=Part.ADDRESSES in hinted))
+            failures = await self._repair(hinted | await self._prepare(again=KernelPart.ADDRESSES in hinted))
         return failures
 
-    async def _prepare(self, again: bool) -> frozenset[Part]:
+    async def _prepare(self, again: bool) -> frozenset[KernelPart]:
         """Interfaces that are new, down or addressed become what they must be, before anything is routed into them. What to read then."""
         if not await self._interfaces.prepare(self._plan, self._host, again):
             return frozenset()
         self._look_at_devices()
-        return frozenset({Part.ROUTES})     # the kernel takes routes away with an interface's last address, and does not say so
+        return frozenset({KernelPart.ROUTES})     # the kernel takes routes away with an interface's last address, and does not say so
 
     def _look_at_devices(self) -> None:
         """Routes over a device that vanished, was made anew or went down are gone, without a word from the kernel."""
@@ -283,14 +283,14 @@ class KernelNetwork:
 
     async def _missing(self, actual: Layout) -> Sequence[Change]:
         """What must change."""
-        def compare(plan: NetworkPlan, host: Host) -> Sequence[Change]:
+        def compare(plan: NetworkPlan, host: HostFeatures) -> Sequence[Change]:
             return diff(actual, wanted(plan, host))
 
         return await apart(len(actual.elements) + len(self._aim.carries), compare, self._aim, self._host)
 
-    async def _repair(self, hinted: frozenset[Part]) -> list[Failure]:
+    async def _repair(self, hinted: frozenset[KernelPart]) -> list[Failure]:
         """Read again, and go on from there. What others changed is put back, unless that has become a fight."""
-        author = self._hints.take_author() if Part.TABLE in hinted else ""
+        author = self._hints.take_author() if KernelPart.TABLE in hinted else ""
         found = await self._read(hinted)
         self._look_at_devices()             # again: what was just read may already be gone with its device
         believed = self._actual
@@ -352,14 +352,14 @@ class KernelNetwork:
 
     # --- reading and writing ---------------------------------------------------------------------------------------------
 
-    async def _read(self, parts: frozenset[Part]) -> Layout:
+    async def _read(self, parts: frozenset[KernelPart]) -> Layout:
         layout, versions = self._actual, self._host.versions
-        if parts & {Part.ROUTES, Part.DEVICES, Part.ADDRESSES}:
+        if parts & {KernelPart.ROUTES, KernelPart.DEVICES, KernelPart.ADDRESSES}:
             found = await self._routes.routes(versions)
             layout = replace(layout, routes=layout.routes if found == layout.routes else found)     # the same objects: compared at once
-        if Part.RULES in parts:
+        if KernelPart.RULES in parts:
             layout = replace(layout, rules=await self._routes.rules(versions))
-        if Part.TABLE in parts:
+        if KernelPart.TABLE in parts:
             state = await self._nftables.read()
             layout = replace(layout, table=state.intact, elements=state.elements)
         return layout

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 
-from tunnels.programs.netlink import UNTRUSTED
+from tunnels.drivers.netlink import UNTRUSTED
 
 Note = Callable[[str, Mapping[str, object]], None]
 

@@ -31,7 +31,7 @@ _OUTSIDE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class DefaultRoute:
     """One default route."""
 
     family: int
@@ -47,9 +47,9 @@ class UplinkWatch:
 
     def __init__(self, post: Callable[[Event], None], interval: float = INTERVAL) -> None:
         self._post, self._interval = post, interval
-        self._had: frozenset[Gateway] = frozenset()
-        self._silent: dict[Gateway, bool] = {}
-        self._looking: set[Gateway] = set()
+        self._had: frozenset[DefaultRoute] = frozenset()
+        self._silent: dict[DefaultRoute, bool] = {}
+        self._looking: set[DefaultRoute] = set()
         self._alive, self._contrary = True, 0
         self._doubted, self._in_doubt_since = False, 0.0
 
@@ -90,7 +90,7 @@ class UplinkWatch:
         return None if None in problems else "; ".join(dict.fromkeys(filter(None, problems)))
 
 
-    async def _trouble(self, rtnl: Any, gateway: Gateway) -> str | None:
+    async def _trouble(self, rtnl: Any, gateway: DefaultRoute) -> str | None:
         (link,) = await rtnl.link("get", index=gateway.device)
         name = dict(link["attrs"])["IFLA_IFNAME"]
         if not link["flags"] & _CARRIER:
@@ -108,17 +108,17 @@ class UplinkWatch:
         return f"the gateway {gateway.address} on {name} does not answer" if self._silent.get(gateway) else None
 
 
-async def _gateways(rtnl: Any) -> frozenset[Gateway]:
+async def _gateways(rtnl: Any) -> frozenset[DefaultRoute]:
     found = set()
     for family, address in _OUTSIDE:
         with contextlib.suppress(NetlinkError):     # there is none
             for route in await rtnl.route("get", family=family, dst=address):
                 attributes = dict(route["attrs"])
-                found.add(Gateway(family, attributes["RTA_OIF"], attributes.get("RTA_GATEWAY")))
+                found.add(DefaultRoute(family, attributes["RTA_OIF"], attributes.get("RTA_GATEWAY")))
     return frozenset(found)
 
 
-async def _neighbour(rtnl: Any, gateway: Gateway) -> int:
+async def _neighbour(rtnl: Any, gateway: DefaultRoute) -> int:
     """The state of its entry; 0: there is none."""
     async for entry in await rtnl.get_neighbours(family=gateway.family, ifindex=gateway.device):
         if dict(entry["attrs"]).get("NDA_DST") == gateway.address:
@@ -126,7 +126,7 @@ async def _neighbour(rtnl: Any, gateway: Gateway) -> int:
     return 0
 
 
-def _ask(gateway: Gateway) -> None:
+def _ask(gateway: DefaultRoute) -> None:
     """Make the kernel look for the gateway."""
     with contextlib.suppress(OSError), socket.socket(gateway.family, socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)

@@ -1,4 +1,4 @@
-"""Path-MTU probe: echo requests that may not be fragmented, in the sizes that `core.pmtu` asks for, through one lane.
+"""Path-MTU probe: echo requests that may not be fragmented, in the sizes that `core.session.pmtu` asks for, through one lane.
 
 A path may drop what is too large without a word (a filter that eats ICMP), so silence is the answer here: a size that got no reply in
 several tries does not pass. An ICMP error only makes a try end sooner.
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from supervisor.core.pmtu import SMALLEST, Search
-from supervisor.probes import segments
+from supervisor.core.session.pmtu import SMALLEST, Search
+from supervisor.probes import pmtu_http
 from supervisor.probes.targets import ECHO_REPLY, ECHO_REQUEST, Path, pinned
 
 TRIES = 3               # of one size: a lost packet is no verdict
@@ -52,7 +52,7 @@ async def _by_http(urls: Iterable[SplitResult], path: Path, timeout: float) -> i
     for url in urls:
         with contextlib.suppress(OSError):
             async with asyncio.timeout(LIMIT):
-                if (found := await segments.largest(url, path, _mtu_of(path), timeout)) is not None:
+                if (found := await pmtu_http.largest(url, path, _mtu_of(path), timeout)) is not None:
                     return found
     return None
 

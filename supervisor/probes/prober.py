@@ -14,9 +14,9 @@ from typing import Protocol
 
 from supervisor.core.events import Event, PathMtu, Probed
 from supervisor.core.state import Proof
-from supervisor.probes.inside import answers_inside
+from supervisor.probes.inner_probe import answers_inside
+from supervisor.probes.interface_activity import InterfaceActivity, LinkBytes, Meter
 from supervisor.probes.pmtu import path_mtu
-from supervisor.probes.pulse import LinkBytes, Meter, Pulse
 from supervisor.probes.targets import Path, probe
 from tunnels.settings import Probe
 
@@ -69,7 +69,7 @@ class ProbeLoop:
         """
         self._contained = contained
         self._post = post
-        self._pulse = Pulse(link_bytes)
+        self._pulse = InterfaceActivity(link_bytes)
         self._lane_ready = lane_ready
         self._chance = chance
         self._tasks: dict[str, tuple[Job, asyncio.Task[None]]] = {}

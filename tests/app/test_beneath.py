@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.beneath import LARGEST, MANY, names_beneath, read_beneath, read_regular
+from supervisor.app.confined_reader import LARGEST, MANY, names_beneath, read_beneath, read_regular
 
 INSIDE = ("ca.crt", "keys/client.key", "same", "keys/up", "hop", "whole/ca.crt", "absolute", "./ca.crt", "keys//client.key", "..data/new")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.board import SAMPLES, Board, Sources
+from supervisor.app.api.status_page_model import SAMPLES, Board, BoardSources
 from supervisor.control.page import items, page
-from supervisor.core.alerts import Alert, Verdict
-from supervisor.core.view import Identity, status
-from supervisor.reports.archive import Archive
-from supervisor.reports.deaths import Deaths
-from supervisor.reports.history import History, Surroundings
+from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.core.views.status_json import DaemonIdentity, status
+from supervisor.reports.history.archive import Archive
+from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.recorder import History, HistorySources
 from tests.fakes import Habits, World
 from tests.simulation.test_worlds import tunnel
 
@@ -27,11 +27,11 @@ class Night:
 
     def __init__(self, directory: Path, habits: Habits) -> None:
         self.deaths = Deaths()
-        around = Surroundings(clock=lambda: self.world.now, offset=lambda: 1_790_000_000.0)
+        around = HistorySources(clock=lambda: self.world.now, offset=lambda: 1_790_000_000.0)
         self.history = History(Archive(directory, "0"), around)
         self.world = World({"acme": tunnel()}, habits, recorder=self)
         self.bytes = {"t-acme": (0, 0)}
-        self.board = Board(Sources(
+        self.board = Board(BoardSources(
             lambda: self.world.engine.snapshot, lambda: self.deaths.last,
             lambda tunnel, session: self.bytes.get(session.device or ""), self.history, 1_790_000_000.0,
             lambda text: text.replace(SECRET, "***"),
@@ -43,7 +43,7 @@ class Night:
 
     async def shown(self):
         engine = self.world.engine
-        document = status(Identity("test", "0", 1, 1_790_000_000.0, 1_790_000_000.0), engine.snapshot, engine.plan, engine.conditions)
+        document = status(DaemonIdentity("test", "0", 1, 1_790_000_000.0, 1_790_000_000.0), engine.snapshot, engine.plan, engine.conditions)
         return await self.board.about(document, engine.snapshot)
 
 

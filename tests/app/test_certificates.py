@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from supervisor.app.certificates import Certificates, read
-from supervisor.core.alerts import Verdict, about
+from supervisor.app.watchers.certificates import Certificates, read
+from supervisor.core.alerting.verdict import Verdict, about
 from supervisor.core.events import Event, InputsChanged, Noticed
 from supervisor.core.faults import Faults
 from tests.fakes import KIND
@@ -32,7 +32,7 @@ def certificate(days: float, name: str = "svc") -> bytes:
     return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-class Files(dict[str, bytes]):
+class FixedFiles(dict[str, bytes]):
     def read(self, kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
         if not all(str(item.where) in self for item in inputs_of(kind, tunnel)):
             raise OSError("no such file")
@@ -44,15 +44,15 @@ def tunnels(*names: str) -> Mapping[str, Tunnel]:
 
 
 @pytest.fixture
-def files() -> Files:
-    return Files()
+def files() -> FixedFiles:
+    return FixedFiles()
 
 
-def looking(files: Files, posted: list[Event]) -> Certificates:
+def looking(files: FixedFiles, posted: list[Event]) -> Certificates:
     return Certificates({"test": WIRE}, files.read, posted.append, Faults(time.monotonic))
 
 
-def test_the_first_that_expires_counts_and_is_told_two_weeks_before(files: Files) -> None:
+def test_the_first_that_expires_counts_and_is_told_two_weeks_before(files: FixedFiles) -> None:
     posted: list[Event] = []
     watched = looking(files, posted)
     files |= {"soon": certificate(100) + certificate(13.5, "leaf"), "later": certificate(15), "none": b""}
@@ -66,7 +66,7 @@ def test_the_first_that_expires_counts_and_is_told_two_weeks_before(files: Files
     assert re.search(r"CN=leaf\) expires in 1\d days", alert.summary)
 
 
-def test_an_expired_one_is_an_error_and_a_new_one_ends_it(files: Files) -> None:
+def test_an_expired_one_is_an_error_and_a_new_one_ends_it(files: FixedFiles) -> None:
     posted: list[Event] = []
     watched = looking(files, posted)
     files["acme"] = certificate(-1)
@@ -79,7 +79,7 @@ def test_an_expired_one_is_an_error_and_a_new_one_ends_it(files: Files) -> None:
     assert posted == [Noticed(""), Noticed("")]
 
 
-def test_a_tunnel_that_is_gone_takes_its_certificate_along(files: Files) -> None:
+def test_a_tunnel_that_is_gone_takes_its_certificate_along(files: FixedFiles) -> None:
     watched = looking(files, [])
     files |= {"acme": certificate(1), "other": certificate(1)}
     watched.set(tunnels("acme", "other"))

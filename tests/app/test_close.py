@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from supervisor.app.daemon import Daemon, Process
-from supervisor.app.ending import Orders
+from supervisor.app.daemon import Daemon, ProcessLifetime
+from supervisor.app.shutdown import Orders
 
 ASYNC = ("servers", "tls_renewal", "prober", "watcher", "runner", "network", "auditing")
 PLAIN = ("flows", "alerter", "history")
 
 
 @dataclass
-class Part:
+class ClosablePart:
     """Something that is closed at once."""
 
     name: str
@@ -32,7 +32,7 @@ class Part:
             raise RuntimeError(f"{self.name} does not close")
 
 
-class SlowPart(Part):
+class SlowPart(ClosablePart):
     """One that takes its time."""
 
     async def close(self, **how: Any) -> None:
@@ -40,9 +40,9 @@ class SlowPart(Part):
 
 
 def daemon(tmp_path: Path, closed: list[str], failing: tuple[str, ...]) -> Daemon:
-    parts = {name: (SlowPart if name in ASYNC else Part)(name, closed, name in failing) for name in ASYNC + PLAIN}
+    parts = {name: (SlowPart if name in ASYNC else ClosablePart)(name, closed, name in failing) for name in ASYNC + PLAIN}
     config = SimpleNamespace(facilitator=SimpleNamespace(runtime_dir=tmp_path))
-    return Daemon(tmp_path, config, SimpleNamespace(**parts), Orders(), Process(0, lambda: None))  # type: ignore[arg-type]
+    return Daemon(tmp_path, config, SimpleNamespace(**parts), Orders(), ProcessLifetime(0, lambda: None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("failing", [(), ("servers",), ("flows",), ("network", "history"), ASYNC + PLAIN], ids="+".join)

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from structlog.testing import capture_logs
 
-from supervisor.app.parts import log_fault
-from supervisor.core.alerts import Alert
+from supervisor.app.wiring import log_fault
+from supervisor.core.alerting.verdict import Alert
 from supervisor.core.state import Phase, Snapshot, Transition
 from supervisor.outputs import Outputs
-from supervisor.reports.deaths import Deaths
-from supervisor.reports.log import TransitionLog
-from supervisor.reports.metrics import Metrics
-from supervisor.reports.series import Sources
+from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.log.configure import TransitionLog
+from supervisor.reports.metrics.exporter import Metrics
+from supervisor.reports.metrics.series import ScrapeSources
 from tests.fakes import Habits, World
 from tunnels.settings import Tunnel
 
@@ -32,7 +32,7 @@ class Broken:
 
 
 def test_one_line_a_metric_and_the_real_ones_go_on() -> None:
-    metrics = Metrics("1", 0.0, Sources(internal_errors=lambda: world.faults.counts))
+    metrics = Metrics("1", 0.0, ScrapeSources(internal_errors=lambda: world.faults.counts))
     deaths, lives = Deaths(), iter([10.0, 10.0])
 
     def outputs(all: Outputs) -> Outputs:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from supervisor.app.endpoints import CALM, WORRY, EndpointWatch, Gateway
+from supervisor.app.watchers.endpoints import CALM, WORRY, EndpointWatch, ProbedGateway
 from supervisor.core.events import EndpointSeen, Event
 from supervisor.core.state import Failure, Health, Phase, Reach, Session, Snapshot, TunnelState, Uplink
-from supervisor.probes.endpoint import answers
+from supervisor.probes.gateway import answers
 from tests.fakes import KIND
 from tests.netns import Namespace
 from tunnels.base import Reason
@@ -27,7 +27,7 @@ SICK = replace(WELL, phase=Phase.BACKOFF, health=Health.UNKNOWN, session=Session
 
 
 @dataclass
-class Story:
+class EndpointWorld:
     """The snapshot that the watch sees, and what it says; its events change the state as the engine does."""
 
     state: TunnelState = WELL
@@ -49,7 +49,7 @@ class Story:
 
 
 @contextlib.asynccontextmanager
-async def watched(story: Story, port: int | None = None) -> AsyncIterator[EndpointWatch]:
+async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
     watch = EndpointWatch(story.snapshot, {"test": replace(KIND, door=lambda tunnel: port)}, story.post, look=0.02)
     task = asyncio.create_task(watch.run())
     try:
@@ -72,9 +72,9 @@ def mute(host: Namespace) -> None:
 
 
 async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespace) -> None:
-    story = Story()
+    story = EndpointWorld()
     async with watched(story) as watch:
-        while Gateway("203.0.113.2", None) not in watch._answered:
+        while ProbedGateway("203.0.113.2", None) not in watch._answered:
             await asyncio.sleep(0.01)
         story.state = SICK
         await story.becomes(Reach.ANSWERS)
@@ -87,9 +87,9 @@ async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespa
 
 async def test_silence_of_one_that_never_answered_says_nothing(host: Namespace) -> None:
     mute(host)
-    story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
     async with watched(story) as watch:
-        while watch._unanswered.get(Gateway("203.0.113.2", None), 0) < 2:
+        while watch._unanswered.get(ProbedGateway("203.0.113.2", None), 0) < 2:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert story.told == []
@@ -99,26 +99,26 @@ async def test_silence_of_one_that_never_answered_says_nothing(host: Namespace) 
 async def test_a_port_of_tcp_answers_even_by_a_refusal_and_must_answer(host: Namespace, listens: bool) -> None:
     server = await asyncio.start_server(lambda reader, writer: None, "203.0.113.2", 4443) if listens else contextlib.AsyncExitStack()
     async with server:
-        story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")))
+        story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
         async with watched(story, 4443):
             await story.becomes(Reach.ANSWERS)
     mute(host)
-    story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
     async with watched(story, 4443):
         await story.becomes(Reach.SILENT)
 
 
 async def test_nobody_is_asked_while_the_uplink_is_dead_or_in_doubt(host: Namespace) -> None:
     for uplink in (Uplink(alive=False), Uplink(doubted=True)):
-        story = Story(replace(SICK, session=Session(2, peer="203.0.113.2")), uplink)
+        story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")), uplink)
         async with watched(story, 4443) as watch:
             await asyncio.sleep(0.2)
             assert (watch._asked_at, story.told) == ({}, [])
 
 
 async def test_a_stranger_does_not_knock_all_the_time() -> None:
-    watch = EndpointWatch(Story().snapshot, {"test": KIND}, lambda event: None)
-    udp, tcp = Gateway("203.0.113.2", None), Gateway("203.0.113.2", 443)
+    watch = EndpointWatch(EndpointWorld().snapshot, {"test": KIND}, lambda event: None)
+    udp, tcp = ProbedGateway("203.0.113.2", None), ProbedGateway("203.0.113.2", 443)
     for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
         watch._asked_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
         pause = watch._next(gateway, wrong) - 1000.0

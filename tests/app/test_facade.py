@@ -7,10 +7,10 @@ from dataclasses import fields
 
 import pytest
 
-from supervisor.app.facade import Facade
-from supervisor.app.held import Held
+from supervisor.app.api.daemon_api import Facade
+from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.core.events import Asked
-from supervisor.core.view import Identity
+from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Scope
 from tests.fakes import Habits, World
 from tests.simulation.test_worlds import tunnel
@@ -29,7 +29,7 @@ def facade(world: World, tmp_path) -> Facade:
 
 
 def made(world: World, tmp_path) -> Facade:
-    needed = {"identity": Identity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": Held(tmp_path),
+    needed = {"identity": DaemonIdentity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": StoppedTunnels(tmp_path),
               "network": world.network}
     return Facade(**dict.fromkeys(field.name for field in fields(Facade)) | needed)
 
@@ -61,4 +61,4 @@ async def test_a_drain_of_a_tunnel_answers_with_what_is_left(tmp_path) -> None:
     world.run(until=11.0)
     answer = await waiting
     assert (answer["phase"], answer["want"], answer["drain"]["flows_left"]) == ("up", "up", 2)
-    assert Held(tmp_path).names == {"acme"}, "a daemon that starts now leaves it down"
+    assert StoppedTunnels(tmp_path).names == {"acme"}, "a daemon that starts now leaves it down"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from supervisor import __version__
-from supervisor.app.handover import CHECKED, DOCUMENT, FORMAT, GIVEN, Handover, asked, received, written
-from supervisor.app.memory import MemoryFiles, Present, Recalled, Stored, ends_by, forget, recall, shelf
-from supervisor.core.memory import Record
+from supervisor.app.stores.state_store import MemoryFiles, Present, Recalled, Stored, ends_by, forget, recall, shelf
+from supervisor.app.stores.upgrade_document import CHECKED, DOCUMENT, FORMAT, GIVEN, HandoverDocument, asked, received, written
+from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
 from tunnels.base import Question, Reason, Wanted
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 from tunnels.settings import Tunnel
 
 STATE = TunnelState(
@@ -24,7 +24,7 @@ STATE = TunnelState(
     failure=Failure(Reason.PEER_CLOSED, "gone", 1.0), asking=Asking(Question(Wanted.CODE, "Code?"), 9.0), recent=(0.1, None),
     other=TunnelState(phase=Phase.UP, session=Session(2), drain=Drain(Reason.PLANNED, 99.0, 4)),
 )
-STORED = Stored("boot", Record(STATE, 173_001, (("acme", "other"),)), "fingerprint", "digest")
+STORED = Stored("boot", TunnelRecord(STATE, 173_001, (("acme", "other"),)), "fingerprint", "digest")
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def handover(directory: Path, **more: object) -> Handover:
-    return Handover(**{
+def handover(directory: Path, **more: object) -> HandoverDocument:
+    return HandoverDocument(**{
         "version": "0", "upgrades": 2, "runtime_dir": f"{directory}/run", "state_dir": f"{directory}/state",
         "lock": 0, "tunnels": {"acme": STORED}, "kept": {"acme": "a cookie"}, **more,
     })

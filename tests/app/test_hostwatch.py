@@ -10,36 +10,36 @@ from types import MappingProxyType
 
 import pytest
 
-from supervisor.app.hostwatch import DEBOUNCE, FIRST, HostWatch
-from supervisor.app.parts import first_plan
+from supervisor.app.watchers.hostwatch import DEBOUNCE, FIRST, HostWatch
+from supervisor.app.wiring import first_plan
 from supervisor.core.events import Event, Noticed
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Snapshot
-from tests.doctor.test_host import DOCKER, Host
+from tests.doctor.test_host import DOCKER, HostTree
 from tests.kernel.lab import until
 from tests.netns import Namespace
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 pytestmark = pytest.mark.root
 
 
-class Daemon:
+class WatchedDaemon:
     """What the watch wants of the engine; it is asked once for each look."""
 
     def __init__(self, plan: NetworkPlan) -> None:
         self.snapshot, self.plan, self.looks = Snapshot(MappingProxyType({}), 0.0), plan, 0
 
-    def asked(self) -> Daemon:
+    def asked(self) -> WatchedDaemon:
         self.looks += 1
         return self
 
 
 @contextlib.asynccontextmanager
-async def watching(host: Host, netns: Namespace) -> AsyncIterator[tuple[HostWatch, Daemon, list[Event]]]:
+async def watching(host: HostTree, netns: Namespace) -> AsyncIterator[tuple[HostWatch, WatchedDaemon, list[Event]]]:
     """A watch that runs, after its first look, on a host that forwards."""
     netns.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.ping_group_range=0 0")
     config = host.config()
-    daemon, posted = Daemon(first_plan(config, KINDS)), list[Event]()
+    daemon, posted = WatchedDaemon(first_plan(config, KINDS)), list[Event]()
     watch = HostWatch(daemon.asked, KINDS, posted.append)      # type: ignore[arg-type]
     watch.set(config)
     task = asyncio.create_task(watch.run())
@@ -52,7 +52,7 @@ async def watching(host: Host, netns: Namespace) -> AsyncIterator[tuple[HostWatc
 
 
 async def test_it_looks_once_where_nothing_happens_and_not_much_oftener_where_very_much_does(tmp_path: Path, netns: Namespace) -> None:
-    async with watching(Host(tmp_path), netns) as (watch, daemon, posted):
+    async with watching(HostTree(tmp_path), netns) as (watch, daemon, posted):
         await asyncio.sleep(FIRST + 3 * DEBOUNCE)
         assert (daemon.looks, dict(watch.conditions), posted) == (1, {}, [])
         before = daemon.looks
@@ -64,7 +64,7 @@ async def test_it_looks_once_where_nothing_happens_and_not_much_oftener_where_ve
 
 
 async def test_what_appears_is_told_once_and_so_is_its_end(tmp_path: Path, netns: Namespace) -> None:
-    async with watching(Host(tmp_path), netns) as (watch, daemon, posted):
+    async with watching(HostTree(tmp_path), netns) as (watch, daemon, posted):
         netns.run("nft", "-f", "-", input=DOCKER)
         watch.changed()
         await until(lambda: watch.conditions)
@@ -82,7 +82,7 @@ async def test_what_appears_is_told_once_and_so_is_its_end(tmp_path: Path, netns
 
 
 async def test_another_configuration_is_judged_at_once(tmp_path: Path, netns: Namespace) -> None:
-    host = Host(tmp_path)
+    host = HostTree(tmp_path)
     async with watching(host, netns) as (watch, daemon, _):
         netns.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
         host.document["tunnels"]["acme"]["destinations"].append("fd00:77::/64")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from supervisor.app.files import Files
-from supervisor.clients.watch import InputWatcher
+from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.events import Event, InputsChanged
 from tunnels.base import Tunnel
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 PROFILE = "client\nremote 192.0.2.1 1194\nca ca.crt\n"
 SWAN = "connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }\n"

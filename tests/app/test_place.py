@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.place import lock, make_directory, refused
+from supervisor.app.directories import lock, make_directory, refused
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 

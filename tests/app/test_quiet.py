@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from supervisor.app.quiet import MURMUR, QuietWatch
+from supervisor.app.watchers.idle import MURMUR, QuietWatch
 from supervisor.core import events as ev
 from supervisor.core.state import Session
 from tests.fakes import Habits, World

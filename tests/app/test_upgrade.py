@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from supervisor.app.memory import MemoryFiles, Present
-from supervisor.app.parts import Parts
+from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.upgrade import SIGNALS, Upgrade
-from supervisor.control.notify import Notifier
+from supervisor.app.wiring import Parts
+from supervisor.control.sd_notify import Notifier
 from supervisor.core.events import Noticed
-from supervisor.core.view import Identity
+from supervisor.core.views.status_json import DaemonIdentity
 from tests.config.kinds import HEAD, good
 from tests.fakes import Habits, World
 from tunnels.settings import Tunnel
@@ -33,7 +33,7 @@ class Rig:
         self.program.chmod(0o755)
         present = Present("boot", self.world.engine.tunnel, lambda name: "digest")
         needed = {
-            "identity": Identity("test", "0", 1, 0.0, 0.0), "engine": self.world.engine, "inbox": self.world.inbox,
+            "identity": DaemonIdentity("test", "0", 1, 0.0, 0.0), "engine": self.world.engine, "inbox": self.world.inbox,
             "notifier": Notifier({}), "memory": MemoryFiles(directory, present),
             "runner": SimpleNamespace(busy=False, kept={"acme": "a cookie"}), "servers": SimpleNamespace(descriptors=dict),
         }

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from supervisor.core.diagram import diagram
+from supervisor.core.session.diagram import diagram
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "architecture.md"

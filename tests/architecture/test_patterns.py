@@ -17,10 +17,10 @@ import pytest
 import supervisor
 import tunnels
 from supervisor.clients.lines import LINE_CAP
-from tunnels.words import LOOKED_AT
+from tunnels.failure_patterns import LOOKED_AT
 
 LIMIT = 0.05            # seconds
-HANDED_ON = {"_PROMPT": "fullmatch"}        # tunnels/programs/prompts.py
+HANDED_ON = {"_PROMPT": "fullmatch"}        # tunnels/drivers/terminal_prompts.py
 NOT_RUN = {"supervisor.__main__"}
 
 
@@ -89,7 +89,7 @@ ALL = patterns()
 
 def test_they_are_found() -> None:
     assert len(ALL) > 150
-    assert any(name.startswith("tunnels.openconnect._LINES") for name in ALL)
+    assert any(name.startswith("tunnels.kinds.openconnect.kind._LINES") for name in ALL)
 
 
 @pytest.mark.parametrize("name", ALL)

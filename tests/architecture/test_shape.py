@@ -80,8 +80,8 @@ def test_functions_are_mostly_tiny() -> None:
 
 # Where something that may have a fault of its own is contained, or told: the faults themselves, kinds, the top of tasks, the end.
 CONTAIN = {
-    "supervisor/core/faults.py", "supervisor/core/guard.py", "supervisor/config/rules.py", "supervisor/config/tunnels.py",
-    "supervisor/clients/client.py", "supervisor/clients/launch.py", "supervisor/kernel/network.py", "supervisor/reports/pager.py",
+    "supervisor/core/faults.py", "supervisor/core/session/kind_guard.py", "supervisor/config/rules.py", "supervisor/config/tunnel_entries.py",
+    "supervisor/clients/client.py", "supervisor/clients/launch.py", "supervisor/kernel/network.py", "supervisor/reports/paging/pager.py",
     "supervisor/app/daemon.py",
 }
 

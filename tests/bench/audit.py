@@ -27,7 +27,7 @@ from rich.table import Table
 from supervisor.control.client import ControlClient, Unreachable
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.scraped import DELAY
-from tests.kernel.lab import SITE, TUNNEL, World, world
+from tests.kernel.lab import SITE, TUNNEL, KernelWorld, world
 from tests.lab.wait import eventually
 from tests.netns import Namespace
 
@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AuditResult:
     """What was sent, what the audit says about it, and what that cost."""
 
     generated: int
@@ -62,11 +62,11 @@ class Outcome:
 class Audited:
     """The daemon with an audit, and one tunnel up."""
 
-    def __init__(self, made: World, directory: Path, process: subprocess.Popen[str]) -> None:
+    def __init__(self, made: KernelWorld, directory: Path, process: subprocess.Popen[str]) -> None:
         self._world, self._process, self._lag = made, process, directory / "lag"
         self.audit = directory / "audit.log"
 
-    def measure(self, rate: int, seconds: float, idle: float) -> Outcome:
+    def measure(self, rate: int, seconds: float, idle: float) -> AuditResult:
         """Rest, send, and wait until the audit has said everything."""
         resting = self._cost(lambda: time.sleep(idle))
         sent = [0]
@@ -81,7 +81,7 @@ class Audited:
             eventually(settled, SETTLED, "every flow is told or counted", every=0.5)
         said = self._told()
         lost = Counter({kind: said[f"lost {kind}"] for kind in ("open", "close")})
-        return Outcome(
+        return AuditResult(
             generated, working[2], said["open"], said["close"], lost, working[0], resting[0], working[1], resting[1],
             pss_mib(self._process.pid),
         )

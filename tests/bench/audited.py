@@ -10,7 +10,7 @@ from supervisor.app import run
 from tests.bench.scraped import watch
 
 
-class Watched(asyncio.DefaultEventLoopPolicy):
+class LoopWatch(asyncio.DefaultEventLoopPolicy):
     """Each loop keeps its worst delay in a file."""
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
@@ -24,5 +24,5 @@ class Watched(asyncio.DefaultEventLoopPolicy):
 
 
 if __name__ == "__main__":
-    asyncio.set_event_loop_policy(Watched())
+    asyncio.set_event_loop_policy(LoopWatch())
     sys.exit(run(Path(sys.argv[1])))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from supervisor.app import run
 from tests.bench.trivial import KIND
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 if __name__ == "__main__":
     sys.exit(run(Path(sys.argv[1]), kinds={**KINDS, "trivial": KIND}))

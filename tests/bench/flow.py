@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.kernel.network import KernelNetwork
 from tests.bench.echo import PORT
-from tests.kernel.lab import PLAN, SITE, TUNNEL, World, world
+from tests.kernel.lab import PLAN, SITE, TUNNEL, KernelWorld, world
 from tests.netns import Namespace
 
 CPU = min(os.sched_getaffinity(0))
@@ -34,7 +34,7 @@ LOST_AFTER = 0.5        # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class TrafficLoad:
     """What is sent in one turn."""
 
     echoes: int         # datagrams there and back
@@ -84,7 +84,7 @@ def row(text: str, turns: list[Turn], ratios: list[float]) -> tuple[str, ...]:
     return text, f"{hand:.4g}", f"{our:.4g}", f"{middle:.3f} ({low:.3f}-{high:.3f})", ">= 0.97"
 
 
-async def compared(first: World, second: World, plan: NetworkPlan, pairs: int, load: Load) -> Compared:
+async def compared(first: KernelWorld, second: KernelWorld, plan: NetworkPlan, pairs: int, load: TrafficLoad) -> Compared:
     """So many pairs of turns. Both worlds have a tunnel that is up, and the servers of `serving`."""
     seen = Compared()
     for _ in range(pairs):
@@ -98,7 +98,7 @@ async def compared(first: World, second: World, plan: NetworkPlan, pairs: int, l
     return seen
 
 
-def _turn(seen: Compared, ours: World, other: World, load: Load) -> None:
+def _turn(seen: Compared, ours: KernelWorld, other: KernelWorld, load: TrafficLoad) -> None:
     seen.trips.append(_echoes(ours, other, load.echoes))
     speeds: dict[int, list[float]] = {0: [], 1: []}
     for number in range(2 * load.transfers):
@@ -107,7 +107,7 @@ def _turn(seen: Compared, ours: World, other: World, load: Load) -> None:
     seen.speeds.append(Turn(statistics.median(speeds[0]), statistics.median(speeds[1])))
 
 
-def _echoes(ours: World, other: World, count: int) -> Turn:
+def _echoes(ours: KernelWorld, other: KernelWorld, count: int) -> Turn:
     took: dict[int, list[float]] = {0: [], 1: []}
     with _on_one_cpu(), _asker(ours) as mine, _asker(other) as theirs:
         for number in range(2 * count):
@@ -129,7 +129,7 @@ def _on_one_cpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asker(lab: World) -> Iterator[socket.socket]:
+def _asker(lab: KernelWorld) -> Iterator[socket.socket]:
     with lab.staff.entered():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sock:
@@ -148,13 +148,13 @@ def _trip(sock: socket.socket) -> float | None:
     return (time.perf_counter() - start) * 1e6
 
 
-def _speed(lab: World, size: str) -> float:
+def _speed(lab: KernelWorld, size: str) -> float:
     end = json.loads(lab.staff.run("iperf3", "-J", "-c", SITE, "-n", size).stdout)["end"]
     return float(end["sum_received"]["bits_per_second"]) / 1e6
 
 
 @contextlib.contextmanager
-def forwarding_by_hand(lab: World) -> Iterator[None]:
+def forwarding_by_hand(lab: KernelWorld) -> Iterator[None]:
     """What a careful person would set up: the assigned address, a route and a masquerade."""
     lab.facilitator.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     lab.facilitator.run("ip", "address", "add", f"{TUNNEL}/24", "dev", "t-acme")
@@ -186,7 +186,7 @@ def start(running: contextlib.ExitStack, place: Namespace, *argv: str, ready: st
 
 
 @contextlib.contextmanager
-def serving(lab: World) -> Iterator[None]:
+def serving(lab: KernelWorld) -> Iterator[None]:
     """The servers of a site that has its address."""
     with contextlib.ExitStack() as running:
         start(running, lab.site, "iperf3", "-s", "--forceflush", ready="listening")
@@ -195,7 +195,7 @@ def serving(lab: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forwarding() -> Iterator[World]:
+def forwarding() -> Iterator[KernelWorld]:
     """Staff, facilitator and site, with a cable as the tunnel."""
     namespace = Namespace("flow")
     try:
@@ -205,7 +205,7 @@ def forwarding() -> Iterator[World]:
         namespace.remove()
 
 
-async def flows(pairs: int, load: Load) -> Compared:
+async def flows(pairs: int, load: TrafficLoad) -> Compared:
     """Through the kernel alone."""
     with forwarding() as first, forwarding() as second:
         return await compared(first, second, PLAN, pairs, load)

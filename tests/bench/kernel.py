@@ -20,18 +20,18 @@ from ipaddress import IPv4Network, ip_network
 from rich.console import Console
 from rich.table import Table as Shown
 
-from supervisor.core.layout import Change, Layout, Route, diff, wanted
-from supervisor.core.network import FIRST_LANE, Carry, Lane, NetworkPlan
-from supervisor.core.rules import Rule
+from supervisor.core.network.layout import Change, Layout, Route, diff, wanted
+from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.network.rules import Rule
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.routes import Routes
+from supervisor.kernel.route.table import RouteTable
 from tests.bench import openvpn
-from tests.bench.flow import Compared, Load, flows, row
+from tests.bench.flow import Compared, TrafficLoad, flows, row
 from tests.netns import Namespace
 
 DESTINATIONS, TUNNELS, MOVED = 10_000, 200, 5_000
 ROUNDS = 2
-FLOW_PAIRS, FLOW_LOAD = 9, Load(echoes=5000, transfers=4, size="300M")
+FLOW_PAIRS, FLOW_LOAD = 9, TrafficLoad(echoes=5000, transfers=4, size="300M")
 
 Samples = dict[str, list[float]]
 
@@ -111,7 +111,7 @@ async def ours(namespace: Namespace, first: NetworkPlan, second: NetworkPlan, fo
 
 async def layouts(first: NetworkPlan, second: NetworkPlan) -> tuple[Layout, Layout]:
     """What both plans mean in this namespace."""
-    routes = Routes()
+    routes = RouteTable()
     await routes.open()
     host = routes.host(lane.device for lane in first.lanes if lane.device)
     routes.close()

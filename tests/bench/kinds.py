@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient
-from tests.lab import BASTION, CUSTOMER, Daemon, Lab
+from tests.lab import BASTION, CUSTOMER, Lab, LabDaemon
 from tests.lab.customers import Customer, Customers, customers
 
 ROUNDS = 3
@@ -38,10 +38,10 @@ PACKAGES = ("openvpn", "openconnect", "wireguard-go", "vpnc", "charon-systemd", 
 Samples = dict[tuple[str, str], list[float]]        # (fault, tunnel) -> seconds
 
 
-class Bench:
+class KindBench:
     """The running daemon, and what was measured."""
 
-    def __init__(self, lab: Lab, daemon: Daemon, everyone: list[Customer]) -> None:
+    def __init__(self, lab: Lab, daemon: LabDaemon, everyone: list[Customer]) -> None:
         self._lab, self._daemon, self._everyone = lab, daemon, everyone
         self._control = ControlClient(daemon.runtime_dir / "control.sock")
         self.samples: Samples = defaultdict(list)
@@ -120,7 +120,7 @@ def measure(rounds: int) -> Samples:
         config = made.config(lab.configuration())
         with lab.daemon({**config, "defaults": {"reconnect": RECONNECT}}) as daemon:
             daemon.wait_well(BACK)
-            bench = Bench(lab, daemon, all_of_them)
+            bench = KindBench(lab, daemon, all_of_them)
             for _ in range(rounds):
                 bench.round()
             return bench.samples

@@ -24,7 +24,7 @@ from rich.table import Table
 from tests.bench.rivals import RestartLoop, Rival, Supervisord
 from tests.lab import Lab
 from tests.lab.config import Config
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.network import DATACENTRE_WEB
 from tests.lab.wait import eventually
 
@@ -34,7 +34,7 @@ Events = Mapping[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
-class Seen:
+class LifeResult:
     """What came of one event."""
 
     outage: float           # the longest time without an answer, in seconds; infinite when it did not end
@@ -55,18 +55,18 @@ def facilitator(lab: Lab, directory: Path) -> Iterator[Events]:
         }
 
 
-def _crash(daemon: Daemon) -> None:
+def _crash(daemon: LabDaemon) -> None:
     daemon.kill9()
     daemon.start()
 
 
-def _reload(daemon: Daemon, config: Config) -> None:
+def _reload(daemon: LabDaemon, config: Config) -> None:
     config["tunnels"]["own-cloud"]["workers"] = 2
     daemon.configure(config)
     _done(daemon, "reload")
 
 
-def _planned(daemon: Daemon, config: Config) -> None:
+def _planned(daemon: LabDaemon, config: Config) -> None:
     """The end of the session is near. The server has one session for each certificate, so the second one takes the place of the first."""
     replaced = daemon.replaced("acme-dc")
     config["tunnels"]["acme-dc"]["reconnect"] = {"planned": {"every": "60s", "before": "55s"}}
@@ -75,7 +75,7 @@ def _planned(daemon: Daemon, config: Config) -> None:
     eventually(replaced, WITHIN, "another session carries")
 
 
-def _done(daemon: Daemon, *command: str) -> None:
+def _done(daemon: LabDaemon, *command: str) -> None:
     done = daemon.cli(*command)
     assert done.returncode == 0, done.stderr
 
@@ -93,7 +93,7 @@ CONTENDERS: Mapping[str, Callable[[Lab, Path], AbstractContextManager[Events]]] 
 EVENTS = ("crash", "upgrade", "reload", "planned reconnect")
 
 
-def seen(lab: Lab, event: Callable[[], object]) -> Seen:
+def seen(lab: Lab, event: Callable[[], object]) -> LifeResult:
     """Make it happen while the laptop uses the tunnel."""
     with lab.poller(DATACENTRE_WEB) as poller:
         poller.wait_settled(WITHIN)
@@ -106,12 +106,12 @@ def seen(lab: Lab, event: Callable[[], object]) -> Seen:
                 outage = float("inf")
             else:
                 outage = poller.longest(since)
-    return Seen(outage, flood.sent - flood.echoed, flood.sent)
+    return LifeResult(outage, flood.sent - flood.echoed, flood.sent)
 
 
-def measured(lab: Lab, rounds: int) -> dict[str, dict[str, list[Seen]]]:
+def measured(lab: Lab, rounds: int) -> dict[str, dict[str, list[LifeResult]]]:
     """By contender and event. Each event meets a contender that has just been started: what one broke does not count for the next."""
-    found: dict[str, dict[str, list[Seen]]] = {name: {event: [] for event in EVENTS} for name in CONTENDERS}
+    found: dict[str, dict[str, list[LifeResult]]] = {name: {event: [] for event in EVENTS} for name in CONTENDERS}
     for _ in range(rounds):
         for name, contender in CONTENDERS.items():
             for event in EVENTS:
@@ -120,7 +120,7 @@ def measured(lab: Lab, rounds: int) -> dict[str, dict[str, list[Seen]]]:
     return found
 
 
-def show(found: dict[str, dict[str, list[Seen]]]) -> None:
+def show(found: dict[str, dict[str, list[LifeResult]]]) -> None:
     """Medians: a row for each event."""
     table = Table(title=f"life cycle: what staff see through one OpenVPN tunnel, {RATE} datagrams a second (medians)")
     table.add_column("")

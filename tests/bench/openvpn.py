@@ -15,13 +15,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Shown
 
-from supervisor.core.network import FIRST_LANE, Lane, NetworkPlan
-from tests.bench.flow import Compared, Load, compared, row, serving, start
-from tests.kernel.lab import PLAN, SITE, TUNNEL, World, world
-from tests.lab.pki import Authority, Identity
+from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan
+from tests.bench.flow import Compared, TrafficLoad, compared, row, serving, start
+from tests.kernel.lab import PLAN, SITE, TUNNEL, KernelWorld, world
+from tests.lab.pki import Authority, KeyPair
 from tests.netns import Namespace, link
 
-PAIRS, LOAD = 16, Load(echoes=600, transfers=4, size="6M")
+PAIRS, LOAD = 16, TrafficLoad(echoes=600, transfers=4, size="6M")
 TUNNELS = 200
 
 
@@ -32,7 +32,7 @@ def crowded() -> NetworkPlan:
 
 
 @contextlib.contextmanager
-def tunnel() -> Iterator[World]:
+def tunnel() -> Iterator[KernelWorld]:
     """Staff, facilitator and site; between the last two a network with an OpenVPN tunnel over it, and servers behind that."""
     namespace = Namespace("openvpn")
     try:
@@ -52,7 +52,7 @@ def tunnel() -> Iterator[World]:
         namespace.remove()
 
 
-def _wire(lab: World) -> None:
+def _wire(lab: KernelWorld) -> None:
     """In place of the cable that is the tunnel elsewhere: a network that takes what OpenVPN adds, and the site's address."""
     lab.tunnel_down()
     link(lab.facilitator, "w1", lab.site, "w0")
@@ -65,7 +65,7 @@ def _wire(lab: World) -> None:
 Ends = tuple[str, str]      # addresses: here, there
 
 
-def _openvpn(device: str, outer: Ends, inner: Ends, authority: Authority, identity: Identity, role: str) -> tuple[str, ...]:
+def _openvpn(device: str, outer: Ends, inner: Ends, authority: Authority, identity: KeyPair, role: str) -> tuple[str, ...]:
     """One end, without routes: those are what is compared."""
     keys = ("--ca", str(authority.root.certificate), "--cert", str(identity.certificate), "--key", str(identity.key))
     return (
@@ -74,7 +74,7 @@ def _openvpn(device: str, outer: Ends, inner: Ends, authority: Authority, identi
     )
 
 
-async def measured(pairs: int, load: Load) -> dict[str, Compared]:
+async def measured(pairs: int, load: TrafficLoad) -> dict[str, Compared]:
     """With our rules, and as one of two hundred tunnels."""
     with tunnel() as first, tunnel() as second:
         return {

@@ -20,20 +20,20 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from supervisor.app.meters import SEATS, LaneMeter
+from supervisor.app.traffic_readers import SEATS, LaneMeter
 from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
 from supervisor.control.api import Api
-from supervisor.core.layout import Achieved, Change, Element, Op, Table
-from supervisor.core.network import FIRST_LANE, lane_of
+from supervisor.core.network.layout import Achieved, Change, Element, Op, Table
+from supervisor.core.network.plan import FIRST_LANE, lane_of
 from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
-from supervisor.kernel.nftables import Nftables
-from supervisor.kernel.traffic import LinkBytes
-from supervisor.reports.archive import Archive
-from supervisor.reports.history import History, Surroundings
-from supervisor.reports.metrics import Metrics
-from supervisor.reports.outbox import OutboxStatus
-from supervisor.reports.series import Sources
+from supervisor.kernel.device_counters import LinkBytes
+from supervisor.kernel.nft.table import Nftables
+from supervisor.reports.history.archive import Archive
+from supervisor.reports.history.recorder import History, HistorySources
+from supervisor.reports.metrics.exporter import Metrics
+from supervisor.reports.metrics.series import ScrapeSources
+from supervisor.reports.paging.outbox import OutboxStatus
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -64,10 +64,10 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
     """A tunnel for each child, all of them up and with a past."""
     names = [f"tunnel-{number}" for number in range(len(children))]
     pids = {name: child.pid for name, child in zip(names, children, strict=True)}
-    history = History(Archive(state, "0"), Surroundings(boot_id()))
+    history = History(Archive(state, "0"), HistorySources(boot_id()))
     history.start()
     lanes = {name: FIRST_LANE + number for number, name in enumerate(names)}
-    metrics = Metrics("0", time.time() - time.monotonic(), Sources(
+    metrics = Metrics("0", time.time() - time.monotonic(), ScrapeSources(
         LinkBytes(), lambda name, session: usage_of(pids[name]),
         lambda: dict.fromkeys(names, Achieved(2, 2)), lambda: {"route": 1}, OutboxStatus,
         certificates=lambda: dict.fromkeys(names, 2e9), availability=history.ratios, history_usable=lambda: history.usable,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from tunnels.base import Carrier, Connected, Kind, Launch, Observation, Place, Say, Source
+from tunnels.base import Carrier, Connected, Kind, Launch, LineSource, Observation, Placement, Say
 from tunnels.settings import Tunnel
 
 SCRIPT = 'echo $$ >"$1"; echo up; exec sleep infinity'
@@ -22,16 +22,16 @@ class Trivial(Tunnel):
 class TrivialDialogue:
     """Up at its first line."""
 
-    def receive(self, source: Source, line: str) -> Iterable[Say | Observation]:
+    def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
         """Any line means connected."""
-        return [Connected()] if source is Source.OUTPUT else []
+        return [Connected()] if source is LineSource.OUTPUT else []
 
     def answer(self, text: str) -> Iterable[Say | Observation]:
         """It asks nothing."""
         return ()
 
 
-def _launch(tunnel: Trivial, place: Place, inputs: Mapping[str, bytes]) -> Launch:
+def _launch(tunnel: Trivial, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     return Launch(("/bin/sh", "-c", SCRIPT, "trivial", tunnel.fifo), writes=(Path(tunnel.fifo),))
 
 

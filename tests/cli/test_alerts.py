@@ -29,7 +29,7 @@ RECEIVER = {
 }
 
 
-class Answers(ThreadingUnixStreamServer):
+class FixedReply(ThreadingUnixStreamServer):
     """A daemon that says one thing on its control socket."""
 
     daemon_threads = True
@@ -37,13 +37,13 @@ class Answers(ThreadingUnixStreamServer):
     def __init__(self, path: Path, document: dict[str, Any]) -> None:
         self.body = json.dumps(document).encode()
         self.asked: list[str] = []
-        super().__init__(str(path), Handler)
+        super().__init__(str(path), FixedHandler)
 
 
-class Handler(BaseHTTPRequestHandler):
+class FixedHandler(BaseHTTPRequestHandler):
     """Answers whatever is asked."""
 
-    server: Answers
+    server: FixedReply
 
     def do_GET(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
@@ -68,7 +68,7 @@ def directory() -> Iterator[Path]:
 def said(directory: Path, receivers: list[dict[str, Any]], *arguments: str) -> tuple[int, str, list[str]]:
     path = directory / "s"
     path.unlink(missing_ok=True)
-    with Answers(path, {"facilitator": "vpn1", "receivers": receivers}) as daemon:
+    with FixedReply(path, {"facilitator": "vpn1", "receivers": receivers}) as daemon:
         threading.Thread(target=daemon.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         result = CliRunner().invoke(alerts, [*arguments, "--socket", str(path)])
         daemon.shutdown()

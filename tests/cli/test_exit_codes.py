@@ -32,13 +32,13 @@ BREAKS = {
 def answering(path: Path, answer: bytes) -> Iterator[None]:
     """A daemon that gives every request the same answer and hangs up."""
 
-    class Handler(socketserver.StreamRequestHandler):
+    class ExitCodeHandler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while self.rfile.readline().strip():
                 pass
             self.wfile.write(answer)
 
-    with socketserver.ThreadingUnixStreamServer(str(path), Handler) as server:
+    with socketserver.ThreadingUnixStreamServer(str(path), ExitCodeHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield
         server.shutdown()

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from supervisor.cli.chronicle import history_view, percent
-from supervisor.core.availability import Mark, Standing, Timeline
-from supervisor.core.chronicle import Told, chronicle
+from supervisor.cli.history_table import history_view, percent
+from supervisor.core.views.availability import Standing, StandingChange, Timeline
+from supervisor.core.views.history_json import TunnelHistory, chronicle
 
 DAY = 86400.0
 
@@ -19,7 +19,7 @@ DAY = 86400.0
 def document(text: str = "client ended by signal 9", problem: str | None = None) -> dict[str, Any]:
     line = Timeline()
     for at, what, reason in ((0.0, Standing.UP, "healthy"), (50_000.0, Standing.DOWN, "killed"), (50_007.0, Standing.UP, "healthy")):
-        line.add(Mark(at, what, reason))
+        line.add(StandingChange(at, what, reason))
     line.died(50_000.0, "killed")
     known = {"1h": line.over(DAY - 3600.0, DAY), "24h": line.over(0.0, DAY)}
     session = {
@@ -33,7 +33,7 @@ def document(text: str = "client ended by signal 9", problem: str | None = None)
     incident = {"name": "acme", "severity": "critical", "summary": f"tunnel acme is down: {text}", "opened": 50_000.0, "closed": None}
     rows = {"sessions": [session], "transitions": [moved], "incidents": [incident], "problem": problem}
     strip = [*[Standing.UP] * 27, Standing.DOWN, *[Standing.UP] * 20]
-    told = [Told("acme", "openvpn", known, strip), Told("new", "sshuttle", {}, [None] * 48)]
+    told = [TunnelHistory("acme", "openvpn", known, strip), TunnelHistory("new", "sshuttle", {}, [None] * 48)]
     return chronicle("vpn1", told, rows, 0.0, 10)
 
 

@@ -76,7 +76,7 @@ COMMANDS = (
 )
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class HostileHandler(http.server.BaseHTTPRequestHandler):
     """Answers with hostile words, whatever is asked."""
 
     def do_GET(self) -> None:
@@ -106,7 +106,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("hostile") / "control.sock"
-    with socketserver.ThreadingUnixStreamServer(str(path), Handler) as server:
+    with socketserver.ThreadingUnixStreamServer(str(path), HostileHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield path
         server.shutdown()

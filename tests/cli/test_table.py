@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from supervisor.cli.table import status_view
+from supervisor.cli.status_table import status_view
 
 
 def document(**fields: Any) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from tunnels.base import (
     Keep,
     Kind,
     Launch,
+    LineSource,
     Observation,
-    Place,
+    Placement,
     Question,
     Reason,
     Say,
     Secret,
-    Source,
     Tunnel,
     Wanted,
     inputs_of,
@@ -51,12 +51,12 @@ class ScriptedDialogue:
     def __init__(self, inputs: Mapping[str, bytes]) -> None:
         self._password = inputs.get("password", b"").decode()
 
-    def receive(self, source: Source, line: str) -> Iterable[Say | Observation]:
+    def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
         if line == "boom":
             raise RuntimeError(f"boom {self._password}")
-        if source is Source.MANAGEMENT and line == "":
+        if source is LineSource.MANAGEMENT and line == "":
             return [Say("hello")]
-        if source is Source.MANAGEMENT and line == ">PASSWORD":
+        if source is LineSource.MANAGEMENT and line == ">PASSWORD":
             return [Say(f"password {self._password}", secret=True)]
         if line.startswith("keep "):
             return [Keep(line.removeprefix("keep "))]
@@ -77,7 +77,7 @@ def _inputs(tunnel: Scripted) -> tuple[Input, ...]:
     return () if tunnel.secret is None else (Input("password", Secret(file=tunnel.secret)),)
 
 
-def _launch(tunnel: Scripted, place: Place, inputs: Mapping[str, bytes]) -> Launch:
+def _launch(tunnel: Scripted, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     if "refuse" in tunnel.argv:
         raise ValueError("line 3: refuse is not an option")
     values = {"{python}": place.python, "{directory}": str(place.directory), "{port}": str(place.port)}
@@ -103,7 +103,7 @@ def shell(script: str, name: str = "acme", **options: Any) -> Scripted:
     return tunnel("/bin/sh", "-c", script, name=name, **options)
 
 
-class Bench:
+class RunnerBench:
     """A runner, its inbox, and what it logged."""
 
     def __init__(self, runtime_dir: Path, **options: Any) -> None:
@@ -116,7 +116,7 @@ class Bench:
             kinds, runtime_dir, self._inputs, self.inbox.put_nowait, on_line=lambda name, text: self.logged.append((name, text)), **options
         )
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> RunnerBench:
         self.runner.start()
         return self
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from supervisor.clients import processes
-from supervisor.clients.adoption import Found, living
-from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.adoption import FoundClient, living
 from supervisor.clients.launch import SpawnError
+from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.core.events import ClientSaid, Exited
-from tests.clients.scripted import Bench, Scripted, alive, shell, until
+from tests.clients.scripted import RunnerBench, Scripted, alive, shell, until
 from tunnels.base import Connected
 
 DAEMON = """
@@ -94,7 +94,7 @@ def goal(runtime_dir: Path, number: int) -> None:
     draft.replace(runtime_dir / "clients" / "acme" / "goal")
 
 
-def found(runtime_dir: Path) -> Found:
+def found(runtime_dir: Path) -> FoundClient:
     [one] = living(Journal(runtime_dir).load().values())
     return one
 
@@ -112,7 +112,7 @@ async def count_through_a_crash(runtime_dir: Path) -> None:
 
 async def test_its_output_is_read_on_without_a_gap_and_its_end_is_noticed(tmp_path: Path) -> None:
     await count_through_a_crash(tmp_path)
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         one = found(tmp_path)
         bench.runner.adopt(shell(COUNTER), one, starting=False)
         os.close(one.pidfd)
@@ -131,7 +131,7 @@ async def test_what_it_has_left_is_ended_with_it(tmp_path: Path) -> None:
     with killed(tmp_path, shell(script)):
         stray = tmp_path / "clients" / "acme" / "stray"
         await until(lambda: stray.exists() and bool(stray.read_text()))
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         one = found(tmp_path)
         bench.runner.adopt(shell(script), one, starting=False)
         os.close(one.pidfd)
@@ -147,7 +147,7 @@ async def test_the_talk_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "clients" / "acme" / "output.log"
     with killed(tmp_path, client):
         await until(lambda: log.exists() and "told: hello" in log.read_text())
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         one = found(tmp_path)
         bench.runner.adopt(client, one, starting=True)      # it says itself how far it is
         os.close(one.pidfd)
@@ -159,7 +159,7 @@ async def test_who_notifies_is_heard_again_but_not_believed_while_it_starts(tmp_
     client = shell(f"exec {sys.executable} -c '{NOTIFIER}'", notify=True)
     with killed(tmp_path, client):
         pass
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         one = found(tmp_path)
         with pytest.raises(SpawnError, match="while nobody listened"):
             bench.runner.adopt(client, one, starting=True)
@@ -177,7 +177,7 @@ def test_only_the_very_process_is_taken_up() -> None:
     with subprocess.Popen(["sleep", "1000"]) as sleep:
         known = processes.stat(sleep.pid)
         assert known is not None
-        entry = Entry("acme", 1, "abc", sleep.pid, known.start, processes.boot_id())
+        entry = JournalEntry("acme", 1, "abc", sleep.pid, known.start, processes.boot_id())
         wrong = (replace(entry, start=known.start - 1), replace(entry, boot="another"), replace(entry, pid=2**22 - 1))
         assert living(wrong) == []
         [one] = living([entry])

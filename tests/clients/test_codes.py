@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.clients.codes import Codes, parse_seed
+from supervisor.clients.totp import Codes, parse_seed
 
 SEED = b"JBSWY3DPEHPK3PXP"
 OTHER = b"KRSXG5CTMVRXEZLU"
 
 
-class Clock:
+class FixedClock:
     def __init__(self, now: float = 1_000_000_010.0) -> None:
         self.now = now
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 def test_the_code_is_that_of_the_present_step(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = FixedClock()
     booking = Codes(tmp_path / "codes.json", clock).book(SEED)
     assert (booking.code, booking.wait) == (parse_seed(SEED).at(int(clock.now)), 0.0)
 
@@ -37,7 +37,7 @@ def test_the_codes_of_the_rfc(tmp_path: Path) -> None:
 
 
 def test_a_second_code_waits_for_the_next_step_also_after_a_restart(tmp_path: Path) -> None:
-    clock = Clock(1_000_000_010.0)      # the next step begins at ...020
+    clock = FixedClock(1_000_000_010.0)      # the next step begins at ...020
     first = Codes(tmp_path / "codes.json", clock).book(SEED)
     second = Codes(tmp_path / "codes.json", clock).book(SEED)
     third = Codes(tmp_path / "codes.json", clock).book(SEED)
@@ -46,7 +46,7 @@ def test_a_second_code_waits_for_the_next_step_also_after_a_restart(tmp_path: Pa
 
 
 def test_seeds_do_not_disturb_each_other_but_spellings_of_one_are_one(tmp_path: Path) -> None:
-    codes = Codes(tmp_path / "codes.json", Clock())
+    codes = Codes(tmp_path / "codes.json", FixedClock())
     uri = b"otpauth://totp/acme:svc?issuer=acme&secret=" + SEED
     spelt = [SEED, uri, b" jbsw y3dp-ehpk 3pxp \n"]
     waits = [codes.book(seed).wait for seed in spelt]
@@ -55,11 +55,11 @@ def test_seeds_do_not_disturb_each_other_but_spellings_of_one_are_one(tmp_path: 
 
 
 def test_a_step_that_is_nearly_over_is_left_out(tmp_path: Path) -> None:
-    assert Codes(tmp_path / "codes.json", Clock(1_000_000_019.5)).book(SEED).wait == pytest.approx(0.5)
+    assert Codes(tmp_path / "codes.json", FixedClock(1_000_000_019.5)).book(SEED).wait == pytest.approx(0.5)
 
 
 def test_a_clock_that_is_set_back_uses_no_step_again(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = FixedClock()
     codes = Codes(tmp_path / "codes.json", clock)
     first = codes.book(SEED)
     clock.now -= 15.0
@@ -69,11 +69,11 @@ def test_a_clock_that_is_set_back_uses_no_step_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damaged", ["", "[]", "{", '{"a": "x"}', "null"])
 def test_a_damaged_file_is_no_reason_to_stay_away(tmp_path: Path, damaged: str) -> None:
     (tmp_path / "codes.json").write_text(damaged)
-    assert Codes(tmp_path / "codes.json", Clock()).book(SEED).wait == 0.0
+    assert Codes(tmp_path / "codes.json", FixedClock()).book(SEED).wait == 0.0
 
 
 def test_the_file_tells_nobody_the_seed(tmp_path: Path) -> None:
-    Codes(tmp_path / "codes.json", Clock()).book(SEED)
+    Codes(tmp_path / "codes.json", FixedClock()).book(SEED)
     path = tmp_path / "codes.json"
     assert SEED.decode() not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0

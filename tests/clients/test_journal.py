@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor.clients import processes
-from supervisor.clients.journal import Entry, Journal
+from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.sweep import leftovers, still_runs, sweep
 from supervisor.core.events import Exited, Spawned
-from tests.clients.scripted import Bench, alive, shell, tagged, until
+from tests.clients.scripted import RunnerBench, alive, shell, tagged, until
 
 DAEMON = """
 import asyncio, sys
@@ -40,7 +40,7 @@ async def main():
 asyncio.run(main())
 """
 
-ENTRY = Entry("acme", 1, "abc", 4711, 99, "boot", device="t-acme", lane=173_001)
+ENTRY = JournalEntry("acme", 1, "abc", 4711, 99, "boot", device="t-acme", lane=173_001)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_pid_that_was_used_again_is_not_ours(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "1000"]) as sleep:
         known = processes.stat(sleep.pid)
         assert known is not None
-        entry = Entry("acme", 1, "abc", sleep.pid, known.start, processes.boot_id())
+        entry = JournalEntry("acme", 1, "abc", sleep.pid, known.start, processes.boot_id())
         assert still_runs(entry)
         journal = Journal(tmp_path)
         for wrong in (replace(entry, start=known.start - 1), replace(entry, boot="another boot"), replace(entry, pid=2**22 - 1)):
@@ -133,7 +133,7 @@ async def test_tags_alone_are_enough(tmp_path: Path) -> None:
 
 
 async def test_the_journal_follows_the_clients(tmp_path: Path) -> None:
-    async with Bench(tmp_path, lane_of={"acme": 173_001}.get) as bench:
+    async with RunnerBench(tmp_path, lane_of={"acme": 173_001}.get) as bench:
         bench.runner.spawn(shell("exec sleep 1000", management=True), 5)
         spawned = await bench.next(Spawned)
         known = processes.stat(spawned.pid)
@@ -141,7 +141,7 @@ async def test_the_journal_follows_the_clients(tmp_path: Path) -> None:
         entry = Journal(tmp_path).load()["acme"]
         management = str(bench.directory() / "management.sock")
         boot = processes.boot_id()
-        assert entry == Entry("acme", 5, spawned.id, spawned.pid, known.start, boot, "t-acme", None, 173_001, management, kind="scripted")
+        assert entry == JournalEntry("acme", 5, spawned.id, spawned.pid, known.start, boot, "t-acme", None, 173_001, management, kind="scripted")
         bench.runner.terminate("acme", 5)
         await bench.next(Exited)
         assert Journal(tmp_path).load() == {}

@@ -8,7 +8,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.clients.lines import LINE_CAP, MASK, TRUNCATED, Limiter, LineSplitter, Masker, clean
+from supervisor.clients.lines import LINE_CAP, MASK, TRUNCATED, LineLimiter, LineSplitter, Masker, clean
 
 CAP = 40
 
@@ -93,7 +93,7 @@ def test_a_secret_that_a_cut_divides_is_not_shown_in_part() -> None:
 
 
 def test_limiter_lets_a_burst_pass_and_counts_the_rest() -> None:
-    limiter = Limiter(rate=20, burst=100)
+    limiter = LineLimiter(rate=20, burst=100)
     assert len(limiter.offer([f"line {n}" for n in range(1000)], 0.0)) == 100
     assert limiter.flush() == ["900 lines suppressed"]
     assert not limiter.pending
@@ -101,7 +101,7 @@ def test_limiter_lets_a_burst_pass_and_counts_the_rest() -> None:
 
 
 def test_equal_lines_become_one_sentence() -> None:
-    limiter = Limiter()
+    limiter = LineLimiter()
     assert limiter.offer(["replay"] * 51 + ["other"], 0.0) == ["replay", "repeated 50 times", "other"]
     assert limiter.offer(["other"] * 3, 0.0) == []
     assert limiter.flush() == ["repeated 3 times"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.events import ClientSaid, Exited, Spawned
-from tests.clients.scripted import Bench, shell, until
+from tests.clients.scripted import RunnerBench, shell, until
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ FLOODS = {
 }
 
 
-class Pulse:
+class LoopPulse:
     """Measures how long the loop was busy with something else, and how large the files got meanwhile."""
 
     def __init__(self, directory: Path) -> None:
@@ -54,7 +54,7 @@ def _size(path: Path) -> int:
 
 async def beside(script: str, directory: Path) -> float:
     """What the shared machine alone costs a loop that does nothing, while this floods a plain file."""
-    pulse = Pulse(directory)
+    pulse = LoopPulse(directory)
     with (directory / "control").open("wb") as file:
         process = await asyncio.create_subprocess_exec("/bin/sh", "-c", script, stdout=file)
         await process.wait()
@@ -62,12 +62,12 @@ async def beside(script: str, directory: Path) -> float:
     return pulse.worst
 
 
-async def flood(bench: Bench, script: str, session: int) -> Pulse | None:
+async def flood(bench: RunnerBench, script: str, session: int) -> LoopPulse | None:
     """Run a flooding client to its end, which must be told although it stands behind the flood.
 
     None: the machine was so busy that the client reached the hard bound of its file before the loop had its turn, and lost words.
     """
-    pulse = Pulse(bench.directory())
+    pulse = LoopPulse(bench.directory())
     bench.runner.spawn(shell(script), session)
     await bench.next(Spawned)
     said = await bench.next(ClientSaid | Exited)
@@ -79,8 +79,8 @@ async def flood(bench: Bench, script: str, session: int) -> Pulse | None:
 
 @pytest.mark.parametrize("what", FLOODS)
 async def test_flood(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    async with Bench(tmp_path) as bench:
-        pulses: list[Pulse] = []
+    async with RunnerBench(tmp_path) as bench:
+        pulses: list[LoopPulse] = []
         for attempt in range(1, 6):     # the machine is shared
             pulse = await flood(bench, FLOODS[what], attempt)
             pulses += [] if pulse is None else [pulse]
@@ -97,7 +97,7 @@ async def test_flood(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[st
 
 
 async def test_what_a_flood_costs_is_said(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         await flood(bench, "seq 1 5000000; echo up", 1)
         assert any("lines suppressed" in line for line in bench.lines())
         assert any("bytes skipped" in line for line in bench.lines())
@@ -105,7 +105,7 @@ async def test_what_a_flood_costs_is_said(tmp_path: Path) -> None:
 
 
 async def test_the_end_is_told_in_time_although_a_flood_is_unread(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("while :; do yes | head -c 3000000; done"), 1)
         await bench.next(Spawned)
         await until(lambda: bool(bench.lines()))
@@ -117,7 +117,7 @@ async def test_the_end_is_told_in_time_although_a_flood_is_unread(tmp_path: Path
 
 async def test_a_quiet_client_fills_no_disk_either(tmp_path: Path) -> None:
     """The file is cut when everything is read, and nothing is lost."""
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         script = f"for i in 1 2 3 4 5 6 7 8; do yes '{LINE}' | head -c 1000000; echo; echo part $i; sleep 0.1; done"
         bench.runner.spawn(shell(script), 1)
         await bench.next(Spawned)
@@ -129,11 +129,11 @@ async def test_a_quiet_client_fills_no_disk_either(tmp_path: Path) -> None:
 async def test_follow_sees_lines_of_all_sessions_until_the_end(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    async def reader(bench: Bench) -> None:
+    async def reader(bench: RunnerBench) -> None:
         async for line in bench.runner.follow("acme"):
             seen.append(line)
 
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         task = asyncio.create_task(reader(bench))
         await asyncio.sleep(0)
         for session in (1, 2):
@@ -145,12 +145,12 @@ async def test_follow_sees_lines_of_all_sessions_until_the_end(tmp_path: Path) -
 
 
 async def test_tail_of_an_unknown_tunnel_is_empty(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         assert bench.runner.tail("nobody", 10) == []
 
 
 async def test_somebody_empties_the_file(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("echo a longer first line; while ! test -e {directory}/go; do sleep 0.02; done; echo second"), 1)
         await bench.next(Spawned)
         await until(lambda: bench.lines() == ["a longer first line"])

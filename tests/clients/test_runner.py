@@ -17,7 +17,7 @@ import pytest
 from supervisor.clients.launch import LARGEST_FILE
 from supervisor.clients.ports import PortPicker
 from supervisor.core.events import Answered, ClientSaid, Delayed, Exited, Kept, Spawned, SpawnFailed
-from tests.clients.scripted import Bench, alive, kind, shell, tagged, tunnel, until, zombies
+from tests.clients.scripted import RunnerBench, alive, kind, shell, tagged, tunnel, until, zombies
 from tunnels.base import Carrier, Connected, Failed, Login, Question, Reason, Secret, Wanted
 
 STRAY = """
@@ -52,7 +52,7 @@ for line in daemon:
 
 
 async def test_life_of_a_client(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("echo up; echo bye >&2; exit 3"), 7)
         spawned = await bench.next(Spawned)
         assert (spawned.tunnel, spawned.session, spawned.device, spawned.port, len(spawned.id)) == ("acme", 7, "t-acme", None, 32)
@@ -65,7 +65,7 @@ async def test_life_of_a_client(tmp_path: Path) -> None:
 
 async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp_path: Path) -> None:
     """Should the loop be too busy to cut: at the limit a write fails, and the client lives."""
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         limited = "while [ $(ulimit -f) = unlimited ]; do :; done"      # it is limited right after its start
         write = f"head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big"
         bench.runner.spawn(shell(f"{limited}; {write}; exit 7"), 1)
@@ -75,7 +75,7 @@ async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp
 
 
 async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         for session in range(1, 20):
             bench.runner.spawn(shell("printf 'fail wrong password'; kill -9 $$"), session)
             await bench.next(Spawned)
@@ -98,7 +98,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path, argv: tuple[str, ...],
     script.chmod(0o755)
     (tmp_path / "data").write_text("not a program")
     words = {"SCRIPT": str(script), "DATA": str(tmp_path / "data")}
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(tunnel(*(words.get(word, word) for word in argv)), 1)
         failed = await bench.next(SpawnFailed)
         assert (failed.session, failed.reason) == (1, reason), failed.text
@@ -109,7 +109,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path, argv: tuple[str, ...],
 
 
 async def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         (tmp_path / "clients").touch()
         bench.runner.spawn(shell("exit 0"), 1)
         failed = await bench.next(SpawnFailed)
@@ -117,13 +117,13 @@ async def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_program_beside_the_client_may_be_missing(tmp_path: Path) -> None:
-    async with Bench(tmp_path, kinds={"scripted": kind(binaries=("no-such-helper",))}) as bench:
+    async with RunnerBench(tmp_path, kinds={"scripted": kind(binaries=("no-such-helper",))}) as bench:
         bench.runner.spawn(shell("exit 0"), 1)
         assert (await bench.next(SpawnFailed)).reason is Reason.MISSING_BINARY
 
 
 async def test_a_missing_secret_says_which(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("exit 0", secret="acme-password"), 1)
         failed = await bench.next(SpawnFailed)
         assert failed.reason is Reason.MISSING_INPUT
@@ -131,7 +131,7 @@ async def test_a_missing_secret_says_which(tmp_path: Path) -> None:
 
 
 async def test_secrets_reach_the_client_and_nobody_else(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.secrets["acme-password"] = b"hunter2hunter2"
         script = "pw=/proc/$$/fd/{password}; cat $pw; echo; echo fail `cat $pw` no good; echo boom; echo ready; exec sleep 100"
         bench.runner.spawn(shell(script, secret="acme-password"), 1)
@@ -148,7 +148,7 @@ async def test_secrets_reach_the_client_and_nobody_else(tmp_path: Path) -> None:
 
 
 async def test_a_question_waits_for_an_answer_that_nobody_else_sees(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(tunnel("{python}", "-c", TELLER, "ask text Colour?", management=True), 1)
         await bench.next(Spawned)
         assert await bench.next(ClientSaid) == ClientSaid("acme", 1, Question(Wanted.TEXT, "Colour?"))
@@ -158,7 +158,7 @@ async def test_a_question_waits_for_an_answer_that_nobody_else_sees(tmp_path: Pa
 
 
 async def test_a_code_comes_from_the_seed_and_is_used_once(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.secrets["seed"] = b"JBSWY3DPEHPK3PXP"
         asking = tunnel("{python}", "-c", TELLER, "ask code Code?", management=True, login=Login(totp=Secret(file="seed")))
         bench.runner.spawn(asking, 1)
@@ -169,7 +169,7 @@ async def test_a_code_comes_from_the_seed_and_is_used_once(tmp_path: Path) -> No
 
 
 async def test_what_a_session_keeps_is_given_to_the_next_that_resumes_it(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("echo keep cookie-of-today"), 1)
         await bench.next(Spawned)
         assert await bench.next(Kept) == Kept("acme", 1, True)
@@ -184,7 +184,7 @@ async def test_what_a_session_keeps_is_given_to_the_next_that_resumes_it(tmp_pat
 async def test_the_environment_is_minimal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
     monkeypatch.setenv("WATCHDOG_USEC", "1")
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(tunnel("/usr/bin/env"), 1)
         spawned = await bench.next(Spawned)
         await bench.next(Exited)
@@ -198,7 +198,7 @@ async def test_the_environment_is_minimal(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_proxy_gets_a_port(tmp_path: Path) -> None:
-    async with Bench(tmp_path, kinds={"scripted": kind(Carrier.PROXY)}) as bench:
+    async with RunnerBench(tmp_path, kinds={"scripted": kind(Carrier.PROXY)}) as bench:
         bench.runner.spawn(shell("echo {port}; exec sleep 100"), 1)
         spawned = await bench.next(Spawned)
         await until(lambda: bench.lines() == [str(spawned.port)])
@@ -229,7 +229,7 @@ async def test_notifications_are_heard(tmp_path: Path) -> None:
         "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(os.environ['NOTIFY_SOCKET']);"
         "s.send(b'STATUS=nearly\\nREADY=1'); os._exit(0)"
     )
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(tunnel("{python}", "-c", program, notify=True), 1)
         await bench.next(Spawned)
         assert (await bench.next(ClientSaid)).what == Connected(address="10.0.0.2")
@@ -241,7 +241,7 @@ async def test_notifications_are_heard(tmp_path: Path) -> None:
 
 
 async def test_terminate_then_kill_of_a_stubborn_tree(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         note = tmp_path / "stray"
         bench.runner.spawn(tunnel("{python}", "-c", STRAY, str(note)), 1)
         spawned = await bench.next(Spawned)
@@ -262,7 +262,7 @@ async def test_terminate_then_kill_of_a_stubborn_tree(tmp_path: Path) -> None:
 
 
 async def test_strays_of_a_client_that_ends_by_itself_are_gone_before_the_end_is_told(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         note = tmp_path / "stray"
         bench.runner.spawn(tunnel("{python}", "-c", STRAY, str(note), "leave"), 1)
         await bench.next(Spawned)
@@ -273,7 +273,7 @@ async def test_strays_of_a_client_that_ends_by_itself_are_gone_before_the_end_is
 
 
 async def test_a_stray_that_dropped_our_tag_is_found_by_its_session(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("env -i sleep 1000 & echo $!"), 1)
         await bench.next(Spawned)
         await bench.next(Exited)
@@ -281,7 +281,7 @@ async def test_a_stray_that_dropped_our_tag_is_found_by_its_session(tmp_path: Pa
 
 
 async def test_one_clients_end_leaves_the_strays_of_another_alone(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("(setsid sleep 1000 & echo $!); exec sleep 1000", name="other"), 1)
         await bench.next(Spawned)
         await until(lambda: bool(bench.lines()))
@@ -295,14 +295,14 @@ async def test_one_clients_end_leaves_the_strays_of_another_alone(tmp_path: Path
 
 
 async def test_orphans_that_end_by_themselves_leave_no_zombie(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("for i in 1 2 3 4 5; do (setsid sleep 0.1 &); done; exec sleep 1000"), 1)
         spawned = await bench.next(Spawned)
         await until(lambda: tagged(tmp_path) == [spawned.pid] and not zombies())
 
 
 async def test_orders_for_a_client_that_has_not_begun_yet(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("exec sleep 1000"), 1)
         bench.runner.terminate("acme", 1)
         assert await bench.next(Exited) == Exited("acme", 1, signal=signal.SIGTERM)
@@ -310,7 +310,7 @@ async def test_orders_for_a_client_that_has_not_begun_yet(tmp_path: Path) -> Non
 
 
 async def test_a_second_client_beside_the_first_is_refused(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("exec sleep 1000"), 1)
         await bench.next(Spawned)
         bench.runner.spawn(shell("exec sleep 1000"), 2)
@@ -318,7 +318,7 @@ async def test_a_second_client_beside_the_first_is_refused(tmp_path: Path) -> No
 
 
 async def test_close_leaves_the_clients_running(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+    bench = RunnerBench(tmp_path)
     bench.runner.start()
     bench.runner.spawn(shell("exec sleep 1000"), 1)
     spawned = await bench.next(Spawned)
@@ -331,7 +331,7 @@ async def test_close_leaves_the_clients_running(tmp_path: Path) -> None:
 
 async def test_usage_counts_the_whole_tree(tmp_path: Path) -> None:
     burn = "import time\nwhile time.process_time() < 0.2: pass\nprint('up', flush=True)\ntime.sleep(1000)"
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(tunnel("/bin/sh", "-c", '"$0" -c "$1" & wait', sys.executable, burn), 1)
         await bench.next(Spawned)
         await bench.next(ClientSaid)
@@ -345,7 +345,7 @@ async def test_usage_counts_the_whole_tree(tmp_path: Path) -> None:
 
 async def test_from_kill_to_the_next_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed rather than asserted tightly: the machine is shared."""
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         names = [f"idle-{n}" for n in range(50)]
         for name in names:
             bench.runner.spawn(shell("exec sleep 1000", name=name), 1)

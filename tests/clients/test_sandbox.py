@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.clients import seccomp, syscalls
+from supervisor.clients.one_shot_thread import apart
 from supervisor.clients.sandbox import Sandbox, boundary, confined, enter, handled_by
-from supervisor.clients.threads import apart
 from tunnels.base import Launch
 
 needs_landlock = pytest.mark.skipif(syscalls.landlock_abi() == 0, reason="this kernel has no Landlock")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from supervisor.core.events import ClientSaid, Exited, Spawned
-from tests.clients.scripted import Bench, shell, tunnel, until
+from tests.clients.scripted import RunnerBench, shell, tunnel, until
 
 SERVER = """
 import os, socket, sys, time
@@ -32,8 +32,8 @@ for n in range(rounds):
 """
 
 
-async def converse(tmp_path: Path, rounds: int) -> Bench:
-    async with Bench(tmp_path) as bench:
+async def converse(tmp_path: Path, rounds: int) -> RunnerBench:
+    async with RunnerBench(tmp_path) as bench:
         bench.secrets["pw"] = b"hunter2hunter2"
         bench.directory().mkdir(parents=True)
         (bench.directory() / "management.sock").write_text("left behind by an earlier client")
@@ -55,7 +55,7 @@ async def test_a_lost_connection_is_made_again(tmp_path: Path) -> None:
 
 
 async def test_a_client_that_never_makes_its_socket_ends_as_usual(tmp_path: Path) -> None:
-    async with Bench(tmp_path) as bench:
+    async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("echo here; exec sleep 1000", management=True), 1)
         await bench.next(Spawned)
         await until(lambda: bench.lines() == ["here"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.clients.watch import InputWatcher
+from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.events import Event, InputsChanged
 
 pytestmark = pytest.mark.slow

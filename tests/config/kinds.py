@@ -20,7 +20,7 @@ class Wire(Tunnel):
     config: Path = Field(description="the file of the far side")
 
 
-class Pipe(Tunnel):
+class PipeTunnel(Tunnel):
     """Runs through a proxy."""
 
     kind: Literal["pipe"] = "pipe"
@@ -35,7 +35,7 @@ def _kind(name: str, options: type[Any], carrier: Carrier, inputs: Any) -> AnyKi
 
 KINDS: Mapping[str, AnyKind] = {
     "wire": _kind("wire", Wire, Carrier.DEVICE, lambda t: (Input("password", t.login.password),) if t.login.password else ()),
-    "pipe": _kind("pipe", Pipe, Carrier.PROXY, lambda t: (Input("identity", t.identity),) if t.identity else ()),
+    "pipe": _kind("pipe", PipeTunnel, Carrier.PROXY, lambda t: (Input("identity", t.identity),) if t.identity else ()),
 }
 
 HEAD = "staff: {networks: [10.8.0.0/16]}\ntunnels:\n  acme:\n    kind: wire\n    config: acme.conf\n    destinations: [10.77.0.0/24]\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from supervisor.config.tables import tables
+from supervisor.config.markdown_tables import tables
 from tests.architecture.document import ROOT
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
-MARKER = "supervisor.config.tables -->\n\n"
+MARKER = "supervisor.config.markdown_tables -->\n\n"
 
 if __name__ == "__main__":
     head, _, _ = DOCUMENT.read_text().partition(MARKER)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.config.overlaps import Claim, collisions
-from supervisor.config.report import Mark
+from supervisor.config.overlaps import DestinationClaim, collisions
+from supervisor.config.problems import Position
 from tests.config.kinds import problems
 
 STAFF = "staff: {networks: [10.8.0.0/16]}\n"
@@ -92,23 +92,23 @@ networks = st.builds(
     st.integers(0, 0xFFFFFF), st.integers(20, 28),
 ).map(lambda network: IPv4Network((int(network.network_address) & 0xFF000FFF, network.prefixlen), strict=False))
 claims = st.lists(st.tuples(networks, st.sampled_from("abc"), st.integers(1, 2)), max_size=8).map(
-    lambda rows: [Claim(network, tunnel, priority, (tunnel, n), Mark(n + 1, 1)) for n, (network, tunnel, priority) in enumerate(rows)]
+    lambda rows: [DestinationClaim(network, tunnel, priority, (tunnel, n), Position(n + 1, 1)) for n, (network, tunnel, priority) in enumerate(rows)]
 )
 
 
-def collide(one: Claim, other: Claim) -> bool:
+def collide(one: DestinationClaim, other: DestinationClaim) -> bool:
     """The rule, said once more in the plainest way."""
     failover = one.network == other.network and one.tunnel != other.tunnel and one.priority != other.priority
     return one.network.overlaps(other.network) and not failover
 
 
 @given(claims)
-def test_something_is_reported_exactly_when_two_claims_collide(rows: list[Claim]) -> None:
+def test_something_is_reported_exactly_when_two_claims_collide(rows: list[DestinationClaim]) -> None:
     assert bool(list(collisions(rows))) == any(collide(one, other) for one, other in combinations(rows, 2))
 
 
 @given(claims)
-def test_without_the_reported_claims_nothing_collides(rows: list[Claim]) -> None:
+def test_without_the_reported_claims_nothing_collides(rows: list[DestinationClaim]) -> None:
     while reported := {claim for claim, _ in collisions(rows)}:
         rows = [claim for claim in rows if claim not in reported]
     assert not any(collide(one, other) for one, other in combinations(rows, 2))

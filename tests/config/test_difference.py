@@ -7,8 +7,8 @@ import pytest
 from supervisor.config import ConfigDifference, difference
 from supervisor.config.difference import fingerprint
 from tests.config.kinds import HEAD, good
-from tunnels.openvpn import OpenVPN
-from tunnels.sshuttle import Sshuttle
+from tunnels.kinds.openvpn.kind import OpenVPN
+from tunnels.kinds.sshuttle.kind import Sshuttle
 
 RELEASE_0_1_0 = {       # fingerprints that it has written for these settings
     "openvpn": "8abca5bf5b098cf3936bdd773994327fadba769a69d51af201a18395309c3eb8",

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from supervisor.config import candidates, parse
+from supervisor.config.markdown_tables import tables
 from supervisor.config.schema import schema
-from supervisor.config.tables import tables
 from tests.config.kinds import KINDS as SMALL
 from tests.config.kinds import problems
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 from tunnels.settings import MOST_TUNNELS, Secret
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def meaning(value: Any, defs: dict[str, Any]) -> Any:
 
 def test_the_tables_of_the_documentation_are_up_to_date() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
-    assert text.partition("supervisor.config.tables -->\n\n")[2] == tables(KINDS) + "\n", "python -m supervisor.config.tables"
+    assert text.partition("supervisor.config.markdown_tables -->\n\n")[2] == tables(KINDS) + "\n", "python -m supervisor.config.markdown_tables"
 
 
 def test_the_schema_knows_the_kinds_and_the_short_forms() -> None:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from supervisor.config import ConfigErrors
-from supervisor.config.document import load
-from supervisor.config.report import Report
+from supervisor.config.problems import Report
+from supervisor.config.yaml_document import load
 from tests.config.kinds import HEAD, good, problems
 
 SYNTAX = {

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 _DAY = datetime.timedelta(days=1)
 
 
-class Authority:
+class ControlAuthority:
     """A CA whose files lie in a directory."""
 
     def __init__(self, directory: Path, name: str = "CN=Test CA") -> None:

@@ -17,11 +17,11 @@ from aiohttp import ClientSession, UnixConnector
 
 from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused, Unreachable
-from supervisor.control.peers import Gate
-from supervisor.control.servers import Servers
+from supervisor.control.peer_credentials import ClientGuard
+from supervisor.control.sockets import Servers
 from tests.page.boards import bad_night
 
-OPEN = Gate(lambda pid: False, "key")
+OPEN = ClientGuard(lambda pid: False, "key")
 
 
 class FakeDaemon:

@@ -11,11 +11,11 @@ import aiohttp
 import pytest
 
 from supervisor.control.api import Api
-from supervisor.control.door import Patience
-from supervisor.control.guard import HEADERS
-from supervisor.control.servers import Servers
+from supervisor.control.listener import Timeouts
+from supervisor.control.middleware import HEADERS
+from supervisor.control.sockets import Servers
 from supervisor.control.tls import ServerTls
-from tests.control.certificates import Authority
+from tests.control.certificates import ControlAuthority
 from tests.control.test_api import FakeDaemon
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ async def serve():
     """Serves with a patience; gives the port."""
     servers = Servers()
 
-    async def start(patience: Patience | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None) -> int:
+    async def start(patience: Timeouts | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None) -> int:
         await servers.listen_tcp(Api(daemon or FakeDaemon()).public(), "127.0.0.1", 0, tls, patience)
         await servers.serve()
         return int(servers.addresses()[-1][1])
@@ -68,9 +68,9 @@ async def is_shown_out(reader: asyncio.StreamReader) -> bool:
 
 async def test_idle_tls_clients_do_not_delay_a_scrape(serve, tmp_path: Path) -> None:
     """Some say nothing at all, some begin a handshake and stop, some stop after it."""
-    authority = Authority(tmp_path)
+    authority = ControlAuthority(tmp_path)
     tls = ServerTls(*authority.sign("CN=server", "server"))
-    port = await serve(Patience(handshake=300.0, request=300.0), tls.context)
+    port = await serve(Timeouts(handshake=300.0, request=300.0), tls.context)
     alone = min([await scrape(port, authority.client()) for _ in range(5)])
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
     for _, writer in idle[20:]:
@@ -83,22 +83,22 @@ async def test_idle_tls_clients_do_not_delay_a_scrape(serve, tmp_path: Path) -> 
 
 
 async def test_who_does_not_finish_the_handshake_is_shown_out(serve, tmp_path: Path) -> None:
-    tls = ServerTls(*Authority(tmp_path).sign("CN=server", "server"))
-    port = await serve(Patience(handshake=0.2), tls.context)
+    tls = ServerTls(*ControlAuthority(tmp_path).sign("CN=server", "server"))
+    port = await serve(Timeouts(handshake=0.2), tls.context)
     reader, _ = await asyncio.open_connection("127.0.0.1", port)
     assert await is_shown_out(reader)
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nHost: "])
 async def test_who_does_not_say_what_it_wants_is_shown_out(serve, said: bytes) -> None:
-    port = await serve(Patience(request=0.2))
+    port = await serve(Timeouts(request=0.2))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(said)
     assert await is_shown_out(reader)
 
 
 async def test_who_does_not_take_its_answer_is_shown_out(serve) -> None:
-    port = await serve(Patience(answer=0.2), daemon=BigDaemon())
+    port = await serve(Timeouts(answer=0.2), daemon=BigDaemon())
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     await writer.drain()
@@ -114,7 +114,7 @@ async def test_who_does_not_take_its_answer_is_shown_out(serve) -> None:
 
 
 async def test_who_keeps_its_connection_between_two_requests_is_not_hurried(serve) -> None:
-    port = await serve(Patience(request=0.2))
+    port = await serve(Timeouts(request=0.2))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -124,7 +124,7 @@ async def test_who_keeps_its_connection_between_two_requests_is_not_hurried(serv
 
 
 async def test_a_full_house_makes_room_for_the_next(serve) -> None:
-    port = await serve(Patience(guests=8, request=300.0))
+    port = await serve(Timeouts(guests=8, request=300.0))
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(50)]
     for _ in range(3):
         await scrape(port)

@@ -14,8 +14,8 @@ import pytest
 
 from supervisor.control.api import Api
 from supervisor.control.client import KEY_FILE
-from supervisor.control.peers import Gate, new_key
-from supervisor.control.servers import Servers
+from supervisor.control.peer_credentials import ClientGuard, new_key
+from supervisor.control.sockets import Servers
 from tests.control.test_api import FakeDaemon
 
 Served = Callable[[Callable[[int], bool]], "asyncio.Future[Path]"]
@@ -50,7 +50,7 @@ async def ask(path: Path, *prefix: str) -> tuple[int, str]:
 
 async def serve(servers: Servers, directory: Path, is_client: Callable[[int], bool]) -> Path:
     path = directory / "control.sock"
-    gate = Gate(is_client, new_key(directory / KEY_FILE))
+    gate = ClientGuard(is_client, new_key(directory / KEY_FILE))
     await servers.listen_unix(Api(FakeDaemon()).control(gate), path)
     await servers.serve()
     return path

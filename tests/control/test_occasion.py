@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.control.occasion import Occasion, judged, occasion, unit_of
+from supervisor.control.stop_reason import Occasion, judged, occasion, unit_of
 
 UNIT = "facilitator.service"
 

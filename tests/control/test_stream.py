@@ -13,15 +13,15 @@ import aiohttp
 import pytest
 
 from supervisor.control.api import Api
-from supervisor.control.servers import Servers
-from supervisor.control.stream import Limits, Shared
+from supervisor.control.server_sent_events import Shared, StreamLimits
+from supervisor.control.sockets import Servers
 from tests.control.test_api import FakeDaemon
 from tests.page.boards import Board, Boards, bad_night, tunnel
 
 pytestmark = pytest.mark.slow
 
 SOON = 30.0     # seconds that a loaded machine may take for something that is over in milliseconds
-QUICK = Limits(streams=3, pause=0.01, heartbeat=0.2, stalled=0.3)
+QUICK = StreamLimits(streams=3, pause=0.01, heartbeat=0.2, stalled=0.3)
 
 Told = tuple[str, dict[str, Any]]
 
@@ -63,7 +63,7 @@ async def events(answer: aiohttp.ClientResponse) -> AsyncIterator[Told]:
             block[name] = value.strip()
 
 
-class Reader:
+class EventReader:
     """One stream."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
@@ -95,7 +95,7 @@ async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing,
     async with http.get(address) as answer:
         assert answer.content_type == "text/event-stream"
         assert (await http.head(address)).status == 405, "it would never end"
-        stream = Reader(answer)
+        stream = EventReader(answer)
         kind, told = await stream.next()
         assert kind == "snapshot"
         assert told["facilitator"]["facilitator"] == "vpn1-eu-west-1"
@@ -114,7 +114,7 @@ async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing,
 
 async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, http) -> None:
     async with http.get(f"{address}?as=html") as answer:
-        stream = Reader(answer)
+        stream = EventReader(answer)
         _, told = await stream.next()
         assert told["pieces"].keys() == {"facilitator", *(f"tunnel-{entry['name']}" for entry in bad_night()["tunnels"])}
         after = bad_night()
@@ -127,7 +127,7 @@ async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, ht
 
 async def test_what_looks_the_same_is_not_told_and_a_silent_stream_shows_that_it_lives(address: str, daemon: Showing, http) -> None:
     async with http.get(address) as answer:
-        stream = Reader(answer)
+        stream = EventReader(answer)
         await stream.next()
         daemon.show({**bad_night(), "now": 1.0})
         assert (await stream.next("comment", "change"))[0] == "comment"
@@ -136,14 +136,14 @@ async def test_what_looks_the_same_is_not_told_and_a_silent_stream_shows_that_it
 async def test_there_are_only_so_many_streams(address: str, http) -> None:
     answers = [await http.get(address) for _ in range(QUICK.streams)]
     for answer in answers:
-        await Reader(answer).next("snapshot")
+        await EventReader(answer).next("snapshot")
     async with http.get(address) as refused:
         assert (refused.status, refused.headers["Retry-After"]) == (503, "30")
     answers[0].close()
     async with asyncio.timeout(SOON):
         while (answer := await http.get(address)).status != 200:      # until the server has seen it
             answer.close()
-    assert (await Reader(answer).next())[0] == "snapshot"
+    assert (await EventReader(answer).next())[0] == "snapshot"
 
 
 async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(address: str, daemon: Showing, http) -> None:
@@ -154,7 +154,7 @@ async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(address: str,
     stalled, writer = await asyncio.open_connection(sock=narrow, limit=1024)
     writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
     async with http.get(address) as answer:
-        stream = Reader(answer)
+        stream = EventReader(answer)
         await stream.next()
         assert await stalled.readline() == b"HTTP/1.1 200 OK\r\n"
         big = "x" * 300_000
@@ -178,10 +178,10 @@ async def test_a_board_that_cannot_be_drawn_ends_the_stream_and_the_next_one_tri
     daemon.show({})
     async with http.get(address) as answer:
         with pytest.raises((AssertionError, aiohttp.ClientError)):
-            await Reader(answer).next()
+            await EventReader(answer).next()
     daemon.show(bad_night())
     async with http.get(address) as answer:
-        assert (await Reader(answer).next())[0] == "snapshot"
+        assert (await EventReader(answer).next())[0] == "snapshot"
 
 
 async def test_many_who_load_the_page_at_once_have_it_drawn_once() -> None:

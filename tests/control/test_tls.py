@@ -11,18 +11,18 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from supervisor.app.server_tls import TlsRenewal
+from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.control.api import Api
-from supervisor.control.servers import Servers
+from supervisor.control.sockets import Servers
 from supervisor.control.tls import ServerTls
 from supervisor.core.events import Event
-from tests.control.certificates import Authority
+from tests.control.certificates import ControlAuthority
 from tests.control.test_api import FakeDaemon
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> ControlAuthority:
+    return ControlAuthority(tmp_path)
 
 
 @pytest.fixture
@@ -54,16 +54,16 @@ async def shown_by(address: str, context: ssl.SSLContext) -> str:
     return dict(pair for part in subject for pair in part)["commonName"]
 
 
-async def test_only_clients_of_the_ca_get_in(serve, authority: Authority, tmp_path: Path) -> None:
+async def test_only_clients_of_the_ca_get_in(serve, authority: ControlAuthority, tmp_path: Path) -> None:
     address = await serve(ServerTls(*authority.sign("CN=server", "server"), authority.file))
     assert await get(address, authority.client(authority.sign("CN=anybody", "client"))) == (200, "ok")
-    stranger = Authority(tmp_path, "CN=Other CA").sign("CN=anybody", "stranger")
+    stranger = ControlAuthority(tmp_path, "CN=Other CA").sign("CN=anybody", "stranger")
     for shown in (None, stranger):
         with pytest.raises((aiohttp.ClientError, ssl.SSLError, ConnectionError)):
             await get(address, authority.client(shown))
 
 
-async def test_of_these_only_the_listed_subjects(serve, authority: Authority) -> None:
+async def test_of_these_only_the_listed_subjects(serve, authority: ControlAuthority) -> None:
     tls = ServerTls(*authority.sign("CN=server", "server"), authority.file, ["CN=prometheus,O=Example", "CN=two"])
     address = await serve(tls)
     assert await get(address, authority.client(authority.sign("CN=prometheus,O=Example", "good"))) == (200, "ok")
@@ -73,7 +73,7 @@ async def test_of_these_only_the_listed_subjects(serve, authority: Authority) ->
         assert "is not among http.tls.client_subjects" in text
 
 
-async def test_a_subject_may_be_written_as_openssl_prints_it(serve, authority: Authority) -> None:
+async def test_a_subject_may_be_written_as_openssl_prints_it(serve, authority: ControlAuthority) -> None:
     address = await serve(ServerTls(*authority.sign("CN=server", "server"), authority.file, ["emailAddress=ops@example.net,CN=a\\,b,C=DE"]))
     shown = authority.sign("1.2.840.113549.1.9.1=ops@example.net,CN=a\\,b,C=DE", "client")
     command = ["openssl", "x509", "-in", str(shown[0]), "-noout", "-subject", "-nameopt", "RFC2253"]
@@ -82,12 +82,12 @@ async def test_a_subject_may_be_written_as_openssl_prints_it(serve, authority: A
     assert await get(address, authority.client(shown)) == (200, "ok")
 
 
-def test_a_subject_that_is_none_is_refused_at_the_start(authority: Authority) -> None:
+def test_a_subject_that_is_none_is_refused_at_the_start(authority: ControlAuthority) -> None:
     with pytest.raises(ValueError, match="'prometheus' is no subject"):
         ServerTls(*authority.sign("CN=server", "server"), authority.file, ["prometheus"])
 
 
-async def test_new_files_hold_from_the_next_handshake_on(serve, authority: Authority) -> None:
+async def test_new_files_hold_from_the_next_handshake_on(serve, authority: ControlAuthority) -> None:
     tls = ServerTls(*authority.sign("CN=old", "server"))
     address = await serve(tls)
     assert await shown_by(address, authority.client()) == "old"
@@ -97,8 +97,8 @@ async def test_new_files_hold_from_the_next_handshake_on(serve, authority: Autho
     assert await shown_by(address, authority.client()) == "new"
 
 
-async def test_another_ca_of_the_clients_holds_too_also_for_those_who_were_in_already(serve, authority: Authority, tmp_path: Path) -> None:
-    ca, other = tmp_path / "clients.pem", Authority(tmp_path, "CN=Other CA")
+async def test_another_ca_of_the_clients_holds_too_also_for_those_who_were_in_already(serve, authority: ControlAuthority, tmp_path: Path) -> None:
+    ca, other = tmp_path / "clients.pem", ControlAuthority(tmp_path, "CN=Other CA")
     shutil.copy(authority.file, ca)
     tls = ServerTls(*authority.sign("CN=server", "server"), ca)
     address = await serve(tls)
@@ -111,7 +111,7 @@ async def test_another_ca_of_the_clients_holds_too_also_for_those_who_were_in_al
         await get(address, before)
 
 
-async def test_the_files_are_watched_and_bad_ones_change_nothing(serve, authority: Authority) -> None:
+async def test_the_files_are_watched_and_bad_ones_change_nothing(serve, authority: ControlAuthority) -> None:
     events: asyncio.Queue[Event] = asyncio.Queue()
     tls, renewal = ServerTls(*authority.sign("CN=old", "server")), TlsRenewal(events.put_nowait)
     address = await serve(tls)

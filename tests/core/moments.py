@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.core.moment import Limits, Moment
+from supervisor.core.session.context import KindLimits, StepContext
 from tunnels.settings import Tunnel
 
-_USUAL = {"limits": Limits(), "jitter": 0.5, "turn": 0.0, "uplink": True, "doubted": False, "zone": 0.0}
+_USUAL = {"limits": KindLimits(), "jitter": 0.5, "turn": 0.0, "uplink": True, "doubted": False, "zone": 0.0}
 
 
-def moment(tunnel: Tunnel, now: float, **circumstances: Any) -> Moment:
+def moment(tunnel: Tunnel, now: float, **circumstances: Any) -> StepContext:
     """Now, with an uplink, and nothing in the way; but for these circumstances."""
-    return Moment(**{**_USUAL, **circumstances}, tunnel=tunnel, now=now)
+    return StepContext(**{**_USUAL, **circumstances}, tunnel=tunnel, now=now)

@@ -8,15 +8,15 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.address_conflict import Surroundings, conflict, unusable
-from supervisor.core.failover import directory
-from supervisor.core.network import Carry, Lane, NetworkPlan, left_behind, left_over, overshadowed, to_forget
+from supervisor.core.network.failover import directory
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan, left_behind, left_over, overshadowed, to_forget
+from supervisor.core.session.address_conflict import AddressesInUse, conflict, unusable
 from supervisor.core.state import Phase, Session, connected
 from tests.core.test_machine import TUNNEL, run, started
 from tunnels.base import Connected, Reason
 from tunnels.settings import Destination, Tunnel
 
-AROUND = Surroundings(
+AROUND = AddressesInUse(
     staff=(ip_network("10.8.0.0/16"), ip_network("fd00:8::/64")),
     own={ip_address("198.51.100.2"): "interface eth0"},
     next_hops=frozenset({ip_address("198.51.100.1")}),
@@ -45,7 +45,7 @@ def test_what_nobody_needs_is_none(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"])
 def test_no_host_can_have_it(address: str) -> None:
-    assert conflict(ip_address(address), Surroundings()) == unusable(ip_address(address)) is not None
+    assert conflict(ip_address(address), AddressesInUse()) == unusable(ip_address(address)) is not None
 
 
 @pytest.mark.parametrize("what", [Connected("127.0.0.1"), Connected(address6="ff02::1"), Connected("10.78.0.2", address6="::")])

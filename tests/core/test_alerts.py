@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.alerts import Verdict, verdicts
+from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Want, well
 from tunnels.base import Reason
-from tunnels.settings import Alert, Probe, Tunnel
+from tunnels.settings import AlertSettings, Probe, Tunnel
 
-ALERT = Alert(after="3m", clear_after="2m", severity="error")
+ALERT = AlertSettings(after="3m", clear_after="2m", severity="error")
 TUNNEL = Tunnel(name="acme", kind="test", description="Frankfurt", destinations=("10.77.0.0/24", "10.78.0.0/24"),
                 probe=Probe(targets=("icmp://10.77.0.1",)), alert=ALERT)
 DOWN = TunnelState(phase=Phase.BACKOFF, reason=Reason.NETWORK, well_since=1000.0, failure=Failure(Reason.NETWORK, "no route", 1000.0))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.availability import ADOPTED, KEPT, LOST, Mark, Standing, Timeline, death_class, failed, standing, worst
 from supervisor.core.state import Health, Phase, TunnelState, Want
+from supervisor.core.views.availability import ADOPTED, KEPT, LOST, Standing, StandingChange, Timeline, death_class, failed, standing, worst
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -17,7 +17,7 @@ UP, DOWN, STOPPED, UNWATCHED, DEGRADED = Standing.UP, Standing.DOWN, Standing.ST
 REASONS = (*(reason.value for reason in Reason), LOST, ADOPTED)
 
 marks = st.lists(
-    st.builds(Mark, st.integers(0, 300).map(float), st.sampled_from(Standing), st.sampled_from(REASONS), st.booleans()), max_size=30,
+    st.builds(StandingChange, st.integers(0, 300).map(float), st.sampled_from(Standing), st.sampled_from(REASONS), st.booleans()), max_size=30,
 ).map(lambda found: sorted(found, key=lambda mark: mark.at))
 stretches = st.tuples(st.integers(-20, 320), st.integers(0, 200)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
@@ -25,17 +25,17 @@ stretches = st.tuples(st.integers(-20, 320), st.integers(0, 200)).map(lambda pai
 def line(*told: tuple[float, Standing, str]) -> Timeline:
     timeline = Timeline()
     for at, what, reason in told:
-        timeline.add(Mark(at, what, reason, waits=what is DOWN and reason == "auth"))
+        timeline.add(StandingChange(at, what, reason, waits=what is DOWN and reason == "auth"))
     return timeline
 
 
-def at_second(found: list[Mark], second: int) -> Standing | None:
+def at_second(found: list[StandingChange], second: int) -> Standing | None:
     """What holds in [second, second + 1), as all marks lie on whole seconds."""
     return next((mark.standing for mark in reversed(found) if mark.at <= second), None)
 
 
 @given(marks, stretches)
-def test_seconds_are_those_of_a_count_second_by_second(found: list[Mark], stretch: tuple[int, int]) -> None:
+def test_seconds_are_those_of_a_count_second_by_second(found: list[StandingChange], stretch: tuple[int, int]) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -44,7 +44,7 @@ def test_seconds_are_those_of_a_count_second_by_second(found: list[Mark], stretc
 
 
 @given(marks, stretches)
-def test_segments_follow_each_other_and_tell_the_same(found: list[Mark], stretch: tuple[int, int]) -> None:
+def test_segments_follow_each_other_and_tell_the_same(found: list[StandingChange], stretch: tuple[int, int]) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -58,7 +58,7 @@ def test_segments_follow_each_other_and_tell_the_same(found: list[Mark], stretch
 
 
 @given(marks, st.integers(1, 30))
-def test_parts_show_the_worst_of_each(found: list[Mark], count: int) -> None:
+def test_parts_show_the_worst_of_each(found: list[StandingChange], count: int) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -71,7 +71,7 @@ def test_parts_show_the_worst_of_each(found: list[Mark], count: int) -> None:
 
 
 @given(marks, st.integers(-20, 320), st.integers(0, 200), st.integers(0, 200))
-def test_adjoining_stretches_add_up(found: list[Mark], start: int, first: int, second: int) -> None:
+def test_adjoining_stretches_add_up(found: list[StandingChange], start: int, first: int, second: int) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -81,7 +81,7 @@ def test_adjoining_stretches_add_up(found: list[Mark], start: int, first: int, s
 
 
 @given(marks, stretches)
-def test_outages_are_the_stretches_without_service(found: list[Mark], stretch: tuple[int, int]) -> None:
+def test_outages_are_the_stretches_without_service(found: list[StandingChange], stretch: tuple[int, int]) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -99,11 +99,11 @@ def test_what_is_forgotten_changes_no_later_count(kinds: list[Standing], hours: 
     """A timeline over months says the same of its last days as one that begins with them."""
     long, short, step = Timeline(), Timeline(), 3600.0 * hours
     for number, kind in enumerate(kinds):
-        long.add(Mark(number * step, kind, "exited"))
+        long.add(StandingChange(number * step, kind, "exited"))
     now = len(kinds) * step
     since = next((n for n in range(len(kinds)) if (n + 1) * step > now - KEPT), 0)
     for number, kind in enumerate(kinds[since:], since):
-        short.add(Mark(number * step, kind, "exited"))
+        short.add(StandingChange(number * step, kind, "exited"))
     for length in (3600.0, 30 * 86400.0):
         assert long.seconds(now - length, now) == pytest.approx(short.seconds(now - length, now))
     assert len(long._moments) <= KEPT / step + 2 * 256 + 2

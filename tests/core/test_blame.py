@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core import events as ev
-from supervisor.core.blame import HEARSAY, STALE, dead_leg
-from supervisor.core.machine import step
-from supervisor.core.moment import Limits
-from supervisor.core.quality import WINDOW
+from supervisor.core.session.context import KindLimits
+from supervisor.core.session.liveness import HEARSAY, STALE, dead_leg
+from supervisor.core.session.machine import step
+from supervisor.core.session.quality import WINDOW
 from supervisor.core.state import Failure, Health, Leg, Phase, Proof, Reach, Session, TunnelState, Uplink, well
 from tests.core.moments import moment
 from tunnels.base import Full, Reason
@@ -28,7 +28,7 @@ ANSWER = ev.Probed("acme", 1, 0.02)
 DEAD = Uplink(alive=False)
 
 
-def after(state: TunnelState, *events: ev.Event, limits: Limits = Limits(), uplink: bool = True):
+def after(state: TunnelState, *events: ev.Event, limits: KindLimits = KindLimits(), uplink: bool = True):
     actions: list[ev.Action] = []
     for number, event in enumerate(events):
         state, orders = step(moment(TUNNEL, 100.0 + number, limits=limits, uplink=uplink), state, event)
@@ -80,7 +80,7 @@ def test_hearsay_ends_a_session_once_until_a_target_has_answered() -> None:
 
 
 def test_a_client_that_reconnects_in_place_has_the_time_for_it() -> None:
-    renews = Limits(renews=True)
+    renews = KindLimits(renews=True)
     state, actions = after(HEALTHY, *[HEARD] * 50, *[MISS] * STALE, limits=renews)
     assert (state.phase, actions) == (Phase.UP, [ev.Renew("acme", 1)])
     assert after(state, MISS, MISS, limits=renews)[0].phase is Phase.UP

@@ -7,20 +7,20 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.alerts import Verdict, verdicts
-from supervisor.core.calls import Calls, called, resumed
+from supervisor.core.alerting.flapping import FLAPS, OutageTracker, follow
+from supervisor.core.alerting.grouping import PREFIX, SEVERITIES, SharedCause, cover, ties
+from supervisor.core.alerting.incidents import IncidentState, called, resumed
+from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.conditions import Condition
-from supervisor.core.grouping import PREFIX, SEVERITIES, Tie, cover, ties
 from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
-from supervisor.core.trouble import FLAPS, Trouble, follow
 from tunnels.base import Reason
-from tunnels.settings import Alert, Login, Probe, Secret, Tunnel
+from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 
 NAMES = [f"t{n}" for n in range(7)]
 TUNNELS = {
     name: Tunnel(
         name=name, kind="test", destinations=(f"10.{n}.0.0/24",), probe=Probe(targets=(f"icmp://10.{n}.0.1",)),
-        alert=Alert(severity=SEVERITIES[n % 4]), login=Login(username="svc", password=Secret(file=f"account{n % 3}")),
+        alert=AlertSettings(severity=SEVERITIES[n % 4]), login=Login(username="svc", password=Secret(file=f"account{n % 3}")),
     )
     for n, name in enumerate(NAMES)
 }
@@ -133,24 +133,24 @@ def test_a_dead_uplink_ends_a_trouble_and_it_begins_anew() -> None:
     state = TunnelState(phase=Phase.BACKOFF, well_since=100.0)
     snapshot = Snapshot({"t0": (TUNNELS["t0"], state)}, 150.0)
     troubles = follow({}, snapshot)
-    assert troubles == {"t0": Trouble(100.0, 100.0)}
+    assert troubles == {"t0": OutageTracker(100.0, 100.0)}
     troubles = follow(troubles, replace(snapshot, uplink=Uplink(False, 160.0), now=160.0))
     assert troubles == {}
-    assert follow(troubles, replace(snapshot, uplink=Uplink(True, 200.0), now=200.0)) == {"t0": Trouble(200.0, 200.0)}
+    assert follow(troubles, replace(snapshot, uplink=Uplink(True, 200.0), now=200.0)) == {"t0": OutageTracker(200.0, 200.0)}
 
 
 def test_ties_are_what_is_shared() -> None:
-    assert TIES["t0"] == (Tie("account", "svc:account0"), Tie("gateway", "one"))
-    assert TIES["t6"] == (Tie("account", "svc:account0"),)
+    assert TIES["t0"] == (SharedCause("account", "svc:account0"), SharedCause("gateway", "one"))
+    assert TIES["t6"] == (SharedCause("account", "svc:account0"),)
     alone = {"t0": TUNNELS["t0"], "t1": TUNNELS["t1"]}
     assert ties(alone, {"t0": "one", "t1": "two"}) == {}
-    assert Tie("gateway", "gw", "team1").incident == "group:gateway:gw:team1"
+    assert SharedCause("gateway", "gw", "team1").incident == "group:gateway:gw:team1"
 
 
 def test_a_condition_keeps_its_beginning_and_fades() -> None:
     snapshot = Snapshot({}, 100.0)
     fight = {"kernel:fight": Condition("somebody else changes it")}
-    calls, alerts, due = called("vpn1", Calls(), snapshot, fight, {})
+    calls, alerts, due = called("vpn1", IncidentState(), snapshot, fight, {})
     assert (alerts["kernel:fight"].since, due) == (100.0, None)
     calls, alerts, due = called("vpn1", calls, replace(snapshot, now=200.0), {}, {})
     assert (alerts["kernel:fight"].verdict, due) == (Verdict.HOLD, 260.0)

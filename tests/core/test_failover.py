@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.failover import choose
+from supervisor.core.network.failover import choose
 from supervisor.core.state import Health, Phase, Snapshot, TunnelState
 from tunnels.settings import Probe, Reconnect, Tunnel
 

@@ -7,19 +7,19 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.flows import GRAIN, Entry, Left, Memory, blocks, count, prefix
-from supervisor.core.network import FIRST_LANE, LAST_LANE
+from supervisor.core.network.flow_counting import GRAIN, Left, Memory, TrackedFlow, blocks, count, prefix
+from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
 
 LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
 KEPT = 432_000.0        # seconds that the kernel keeps an entry without a packet
 
 
-def entry(seen: float, packet: float, way: bytes = b"1", lane: int = LANE, over: bool = False) -> Entry:
+def entry(seen: float, packet: float, way: bytes = b"1", lane: int = LANE, over: bool = False) -> TrackedFlow:
     """A flow whose last packet was then. The kernel tells whole seconds."""
-    return Entry(lane, way, over, seen, seen + math.floor(packet + KEPT - seen), 0.0)
+    return TrackedFlow(lane, way, over, seen, seen + math.floor(packet + KEPT - seen), 0.0)
 
 
-def left(memory: Memory, *entries: Entry, idle: float = 60.0, now: float = 0.0) -> tuple[Memory, Left]:
+def left(memory: Memory, *entries: TrackedFlow, idle: float = 60.0, now: float = 0.0) -> tuple[Memory, Left]:
     after, found = count(memory, entries, {LANE: idle}, max([now, *(each.seen for each in entries)]))
     return after, found[LANE]
 

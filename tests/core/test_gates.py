@@ -7,14 +7,14 @@ from ipaddress import IPv4Network, ip_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.core.gates import Entry, Gate, Refusal, Segment, gate, refusals
+from supervisor.core.network.access import AccessPolicy, AccessRule, Refusal, Segment, gate, refusals
 from tunnels.settings import Ports, Tunnel
 
 STAFF = (ip_network("10.8.0.0/24"),)
 
 
-def refused(*entries: Entry, segments: tuple[Segment, ...], staff: tuple[IPv4Network, ...] = STAFF) -> list[Refusal]:
-    return [refusal for _, refusal in refusals(staff, segments, [Gate("a", 173001, entries)])]
+def refused(*entries: AccessRule, segments: tuple[Segment, ...], staff: tuple[IPv4Network, ...] = STAFF) -> list[Refusal]:
+    return [refusal for _, refusal in refusals(staff, segments, [AccessPolicy("a", 173001, entries)])]
 
 
 def numbers(text: str) -> tuple[int, int]:
@@ -31,8 +31,8 @@ def test_what_the_configuration_says_is_what_the_gate_holds() -> None:
         name="a", kind="test", destinations=("10.77.0.0/24",),
         allow=("engineers", {"segment": "support", "ports": ["tcp/443", "udp/80-90"]}),
     )
-    assert gate(tunnel, 173001) == Gate("a", 173001, (
-        Entry("engineers", None), Entry("support", (Ports("tcp", 443, 443), Ports("udp", 80, 90)))
+    assert gate(tunnel, 173001) == AccessPolicy("a", 173001, (
+        AccessRule("engineers", None), AccessRule("support", (Ports("tcp", 443, 443), Ports("udp", 80, 90)))
     ))
 
 
@@ -54,13 +54,13 @@ NAMES = st.sampled_from(["a", "b", "c"])
 SEGMENTS = st.dictionaries(NAMES, st.lists(SMALL, max_size=3).map(tuple)).map(
     lambda found: tuple(Segment(name, networks) for name, networks in found.items())
 )
-ENTRIES = st.lists(st.builds(Entry, NAMES, st.none() | st.lists(PORTS, max_size=3).map(tuple)), max_size=4)
+ENTRIES = st.lists(st.builds(AccessRule, NAMES, st.none() | st.lists(PORTS, max_size=3).map(tuple)), max_size=4)
 
 
 @settings(deadline=None)
 @given(st.lists(SMALL, max_size=2).map(tuple), SEGMENTS, ENTRIES)
 def test_each_address_may_do_what_any_entry_allows(
-    staff: tuple[IPv4Network, ...], segments: tuple[Segment, ...], entries: list[Entry]
+    staff: tuple[IPv4Network, ...], segments: tuple[Segment, ...], entries: list[AccessRule]
 ) -> None:
     found = refused(*entries, segments=segments, staff=staff)
     assert all(left.last < right.first for left, right in zip(found, found[1:], strict=False))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core import events as ev
-from supervisor.core.machine import step
+from supervisor.core.session.machine import step
 from supervisor.core.state import Phase, Proof, Reach, TunnelState, Want
 from tests.core.moments import moment
 from tunnels.base import Connected, Failed, Question, Reason, Wanted

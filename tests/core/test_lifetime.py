@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.lifetime import CLOSE, ENOUGH, REMEMBERED, due, learned, lengthened, limit
+from supervisor.core.session.lifetime import CLOSE, ENOUGH, REMEMBERED, due, learned, lengthened, limit
 from supervisor.core.state import Known, Length, Phase, Session, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Planned, Reconnect, Tunnel

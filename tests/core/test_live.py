@@ -7,11 +7,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.calls import Calls, called
+from supervisor.core.alerting.incidents import IncidentState, called
 from supervisor.core.conditions import Condition
-from supervisor.core.fitness.facts import Facts, Kernel, Listener, Own, PolicyRule, Setting, TableRoute
-from supervisor.core.fitness.live import clock, conditions
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall
+from supervisor.core.preflight.facts import ForeignListener, HostFacts, KernelFacts, Own, PolicyRule, Setting, TableRoute
+from supervisor.core.preflight.live import clock, conditions
 from supervisor.core.state import Snapshot
 from tests.doctor.test_fitness import CLOUD, DOCKER, PLAN, SITE, SOUND, base
 
@@ -19,8 +19,8 @@ FIREWALL = {"third-party-firewall"}
 LIVE = replace(SOUND, live=True)
 
 
-def walled(*firewalls: Firewall) -> Facts:
-    return replace(LIVE, kernel=Kernel(Firewall(tuple(chain for each in firewalls for chain in each.chains))))
+def walled(*firewalls: Firewall) -> HostFacts:
+    return replace(LIVE, kernel=KernelFacts(Firewall(tuple(chain for each in firewalls for chain in each.chains))))
 
 
 def rule(hook: str, *expressions: object, comment: str = "") -> Firewall:
@@ -55,9 +55,9 @@ def test_nothing_is_wrong_on_a_sound_host() -> None:
     (replace(LIVE, settings={**SOUND.settings, "net.netfilter.nf_conntrack_count": Setting("95", False),
                              "net.netfilter.nf_conntrack_max": Setting("100", True)}), "conntrack-table", "warning", ("95 of 100",)),
     (replace(LIVE, tun=None), "tun-device", "error", ("/dev/net/tun does not exist", "to do: modprobe tun")),
-    (replace(LIVE, listeners=(Listener(17301, "x (pid 7)"),)), "third-party-listener", "warning", ("x (pid 7) listens on port 17301",)),
+    (replace(LIVE, listeners=(ForeignListener(17301, "x (pid 7)"),)), "third-party-listener", "warning", ("x (pid 7) listens on port 17301",)),
 ])
-def test_each_trouble_is_one_condition_with_what_to_do(facts: Facts, name: str, severity: str, parts: tuple[str, ...]) -> None:
+def test_each_trouble_is_one_condition_with_what_to_do(facts: HostFacts, name: str, severity: str, parts: tuple[str, ...]) -> None:
     found = conditions(facts)
     assert [(each, found[each].severity) for each in found] == [(name, severity)]
     assert all(part in found[name].text for part in parts), found[name].text
@@ -70,7 +70,7 @@ def test_each_trouble_is_one_condition_with_what_to_do(facts: Facts, name: str, 
     replace(LIVE, own=(Own(ip_network("10.0.0.0/8"), "this host's network on eth0"),)),             # neighbours, of a wide network
     replace(LIVE, legacy_tables=True), replace(LIVE, synchronised=False), replace(LIVE, kernel=None, rules=None),
 ])
-def test_what_is_not_certain_is_for_doctor(facts: Facts) -> None:
+def test_what_is_not_certain_is_for_doctor(facts: HostFacts) -> None:
     assert conditions(facts) == {}
 
 
@@ -100,7 +100,7 @@ def test_a_clock_that_was_synchronised_and_is_not(synchronised: bool | None, bef
 
 def incidents(period: float, gone_for: float, times: int) -> int:
     """How many incidents are opened for a condition that comes and goes."""
-    calls, now, opened, is_open = Calls(), 1000.0, 0, False
+    calls, now, opened, is_open = IncidentState(), 1000.0, 0, False
     condition = {"third-party-firewall": Condition("x", clear_after=5.0)}
     for turn in range(int(times * period)):
         now = 1000.0 + turn
@@ -115,7 +115,7 @@ def test_a_condition_that_goes_is_resolved_soon_and_one_that_comes_and_goes_is_n
     assert incidents(period=100, gone_for=50, times=1) == 1
     assert incidents(period=20, gone_for=10, times=50) <= 2
     assert incidents(period=120, gone_for=100, times=30) <= 4
-    calls, _, _ = called("vpn1", Calls(), Snapshot({}, 10.0), {"x": Condition("x", clear_after=5.0)}, {})
+    calls, _, _ = called("vpn1", IncidentState(), Snapshot({}, 10.0), {"x": Condition("x", clear_after=5.0)}, {})
     for moment, still in ((11.0, True), (15.0, True), (16.0, False)):
         calls, alerts, due = called("vpn1", calls, Snapshot({}, moment), {}, {})
         assert ("x" in alerts, due) == (still, 16.0 if still else None)

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.blame import ROUNDS
-from supervisor.core.machine import KILL_INTERVAL, TABLE, step
-from supervisor.core.moment import Limits
-from supervisor.core.restart import RETRY, Retry, backoff, pause
+from supervisor.core.session.context import KindLimits
+from supervisor.core.session.liveness import ROUNDS
+from supervisor.core.session.machine import KILL_INTERVAL, TABLE, step
+from supervisor.core.session.retry import RETRY, Retry, backoff, pause
 from supervisor.core.state import Health, Phase, Session, TunnelState, Want
 from tests.core.moments import moment
 from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Login, Probe, Reconnect, Tunnel
 
 TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
-LIMITS = Limits(start=60.0, stop=5.0)
+LIMITS = KindLimits(start=60.0, stop=5.0)
 EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.PathMtu, ev.Kept,
           ev.Delayed, ev.Answered, ev.UplinkBack, ev.Quiet, ev.EndpointSeen,
           ev.Tick)

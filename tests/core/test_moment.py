@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.moment import Limits, Moment
+from supervisor.core.session.context import KindLimits, StepContext
+from supervisor.core.session.handover import step
 from supervisor.core.state import Health, Known, Phase, Session, TunnelState
-from supervisor.core.succession import step
 from tests.core.moments import moment
 from tunnels.base import Connected, Reason
 from tunnels.settings import Planned, Probe, Reconnect, Tunnel
@@ -29,7 +29,7 @@ CONNECTED = ev.ClientSaid("acme", 1, Connected())
 # For each circumstance: a state, an event, and two values that lead to something different.
 EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     "tunnel": (UP, CONNECTED, TUNNEL, AT_NIGHT, {}),
-    "limits": (DYING, MISS, Limits(renews=False), Limits(renews=True), {}),
+    "limits": (DYING, MISS, KindLimits(renews=False), KindLimits(renews=True), {}),
     "now": (IDLE, START, NOW, NOW + 1.0, {}),
     "jitter": (replace(STARTING, attempts=5), GONE, 0.1, 0.9, {}),
     "turn": (IDLE, START, 0.0, NOW + 5.0, {}),
@@ -40,7 +40,7 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
 
 
 def test_no_circumstance_is_left_out() -> None:
-    assert set(EFFECTS) == {field.name for field in fields(Moment)}
+    assert set(EFFECTS) == {field.name for field in fields(StepContext)}
 
 
 @pytest.mark.parametrize("circumstance", EFFECTS)

@@ -15,18 +15,18 @@ from supervisor.core.netfilter.values import (
     Compare,
     Consequence,
     Constant,
-    Element,
     ElementSet,
     Expression,
     FilterChain,
     FilterRule,
     Firewall,
-    Load,
+    LoadExpression,
     Masked,
     Member,
     Opaque,
-    Packet,
+    SetInterval,
     Swapped,
+    SymbolicPacket,
     Truth,
 )
 from supervisor.core.netfilter.walk import walk
@@ -34,20 +34,20 @@ from supervisor.core.netfilter.walk import walk
 MARK = {"mark": Bits.exactly(b"\0\0\0\0")}
 
 
-def packet(target: Bits) -> Packet:
+def packet(target: Bits) -> SymbolicPacket:
     header = Bits(b"\x45" + bytes(15) + target.value, b"\xff" + bytes(15) + target.known)
-    return Packet(4, MARK, header, Bits.unknown(20), "staff", "destination")
+    return SymbolicPacket(4, MARK, header, Bits.unknown(20), "staff", "destination")
 
 
 def chain(*rules: tuple[Expression, ...], drops: bool = False, name: str = "forward", hook: str = "forward") -> FilterChain:
     return FilterChain("ip", "t", name, tuple(FilterRule(n + 1, rule) for n, rule in enumerate(rules)), hook, drops=drops)
 
 
-def said(firewall: Firewall, about: Packet) -> list[tuple[str, Truth, bool]]:
+def said(firewall: Firewall, about: SymbolicPacket) -> list[tuple[str, Truth, bool]]:
     return [(stop.how, stop.truth, stop.exceptions) for stop in walk(firewall, firewall.chains[0], about).stops]
 
 
-DADDR = Load(0, "network", 4, 16)
+DADDR = LoadExpression(0, "network", 4, 16)
 ACCEPT, DROP, RETURN = Consequence("accept"), Consequence("drop"), Consequence("return")
 SITE = packet(Bits.of(ip_network("10.77.0.0/24"), "destination"))
 
@@ -63,13 +63,13 @@ def to(address: str) -> tuple[Expression, ...]:
     (((*to("10.77.0.5"), DROP),), False, [("drop", Truth.MAYBE, False)]),
     (((*to("10.99.0.5"), DROP),), False, []),
     (((DADDR, Masked(0, 0, b"\xff\xff\xff\0", bytes(4)), Compare(0, "==", b"\x0a\x4d\0\0"), DROP),), False, [("drop", Truth.YES, False)]),
-    (((Load(0, "network", 2, 16), Compare(0, "==", b"\x0a\x4d"), Consequence("reject")),), False, [("reject", Truth.YES, False)]),
+    (((LoadExpression(0, "network", 2, 16), Compare(0, "==", b"\x0a\x4d"), Consequence("reject")),), False, [("reject", Truth.YES, False)]),
     (((DADDR, Between(0, b"\x0a\0\0\0", b"\x0a\xff\xff\xff"), DROP),), False, [("drop", Truth.YES, False)]),
     (((DADDR, Between(0, b"\x0a\x4d\0\x80", b"\x0a\x4d\0\xff", outside=True), DROP),), False, [("drop", Truth.MAYBE, False)]),
-    (((Load(0, "mark", 4), Compare(0, "!=", bytes(4)), DROP),), False, []),
-    (((Load(0, "ct mark", 4), Compare(0, "!=", bytes(4)), DROP),), False, []),          # there is no flow yet
-    (((Load(0, "protocol of the future", 4), DROP),), False, [("drop", Truth.YES, False)]),
-    (((Load(0, "protocol of the future", 4), Compare(0, "==", bytes(4)), DROP),), False, [("drop", Truth.MAYBE, False)]),
+    (((LoadExpression(0, "mark", 4), Compare(0, "!=", bytes(4)), DROP),), False, []),
+    (((LoadExpression(0, "ct mark", 4), Compare(0, "!=", bytes(4)), DROP),), False, []),          # there is no flow yet
+    (((LoadExpression(0, "protocol of the future", 4), DROP),), False, [("drop", Truth.YES, False)]),
+    (((LoadExpression(0, "protocol of the future", 4), Compare(0, "==", bytes(4)), DROP),), False, [("drop", Truth.MAYBE, False)]),
     (((Opaque(), Compare(0, "==", b"\1\0\0\0"), DROP),), False, [("drop", Truth.MAYBE, False)]),    # of which registers nothing is known
     (((Constant(0, b"\1\2"), Swapped(0, 0, 2, 2), Compare(0, "==", b"\2\1"), DROP),), False, [("drop", Truth.YES, False)]),
     (((RETURN,), (DROP,)), True, [("policy drop", Truth.YES, False)]),
@@ -101,15 +101,15 @@ def test_chains_that_lead_to_each_other_in_a_circle_end() -> None:
     (None, False, Truth.MAYBE),
 ])
 def test_sets(elements: list[tuple[str, str]] | None, outside: bool, expected: Truth | None) -> None:
-    made = None if elements is None else tuple(Element(*(ip_network(end).network_address.packed for end in each)) for each in elements)
+    made = None if elements is None else tuple(SetInterval(*(ip_network(end).network_address.packed for end in each)) for each in elements)
     firewall = Firewall((chain((DADDR, Member(0, "s", outside), DROP)),), {("ip", "t", "s"): ElementSet(made)})
     assert [truth for _, truth, _ in said(firewall, SITE)] == ([] if expected is None else [expected])
 
 
 def test_a_map_of_verdicts_and_concatenations() -> None:
-    elements = (Element(b"\x0a\x4d\0\0\x06\0\0\0", b"\x0a\x4d\0\xff\x06\0\0\0", Consequence("goto", "closed")),)
+    elements = (SetInterval(b"\x0a\x4d\0\0\x06\0\0\0", b"\x0a\x4d\0\xff\x06\0\0\0", Consequence("goto", "closed")),)
     tables = {("ip", "t", "m"): ElementSet(elements, (4, 1))}
-    rule = (DADDR, Load(4, "l4proto", 1), Member(0, "m"))
+    rule = (DADDR, LoadExpression(4, "l4proto", 1), Member(0, "m"))
     firewall = Firewall((chain(rule), chain((DROP,), name="closed", hook="")), tables)
     tcp = replace(SITE, fields={**MARK, "l4proto": Bits.exactly(b"\x06")})
     assert said(firewall, tcp) == [("drop", Truth.YES, False)]
@@ -127,7 +127,7 @@ def test_a_rule_for_us_counts_for_all_of_our_packets_and_one_that_drops_is_meant
 def test_it_is_told_what_it_depends_on() -> None:
     found = walk(firewall := Firewall((chain((*to("10.77.0.5"), ACCEPT), drops=True),)), firewall.chains[0], SITE)
     assert found.open == {"destination"}
-    firewall = Firewall((chain((Load(0, "network", 4, 12), Compare(0, "==", b"\x0a\x08\0\2"), DROP)),))
+    firewall = Firewall((chain((LoadExpression(0, "network", 4, 12), Compare(0, "==", b"\x0a\x08\0\2"), DROP)),))
     assert [stop.open for stop in walk(firewall, firewall.chains[0], SITE).stops] == [{"staff"}]
 
 
@@ -153,7 +153,7 @@ def test_what_holds_for_many_packets_holds_for_each(
     rules: list[tuple[Expression, ...]], inner: list[tuple[Expression, ...]], spans: list[tuple[bytes, bytes]], drops: bool, address: bytes,
     known: bytes,
 ) -> None:
-    elements = ElementSet(tuple(Element(*sorted(span)) for span in spans))
+    elements = ElementSet(tuple(SetInterval(*sorted(span)) for span in spans))
     firewall = Firewall((chain(*rules, drops=drops), chain(*inner, name="other", hook="")), {("ip", "t", "s"): elements})
     many = said(firewall, packet(Bits(address, known)))
     one = said(firewall, packet(Bits.exactly(address)))

@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 import pytest
 
-from supervisor.core.failover import choose
-from supervisor.core.network import (
+from supervisor.core.network.failover import choose
+from supervisor.core.network.plan import (
     FIRST_LANE,
     LAST_LANE,
     NEXT_SEAT,

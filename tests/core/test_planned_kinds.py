@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnels.kinds import KINDS
+from tunnels.registry import KINDS
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

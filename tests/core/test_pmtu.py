@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.pmtu import Search
+from supervisor.core.session.pmtu import Search
 
 
 def sizes_tried(search: Search, path: int) -> tuple[list[int], Search]:

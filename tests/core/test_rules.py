@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.network import FIRST_LANE, LAST_LANE
-from supervisor.core.rules import FEW, PRIORITY, Rule, leading
+from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
+from supervisor.core.network.rules import FEW, PRIORITY, Rule, leading
 
 MAIN = 254
 lanes = st.lists(st.integers(FIRST_LANE, LAST_LANE), unique=True, max_size=60).map(tuple)

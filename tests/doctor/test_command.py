@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisor.cli import main
-from supervisor.core.fitness import Finding, Severity
-from supervisor.core.fitness.finding import info, ok, problem, warning
-from tests.doctor.test_host import Host
+from supervisor.core.preflight import Finding, Severity
+from supervisor.core.preflight.finding import info, ok, problem, warning
+from tests.doctor.test_host import HostTree
 from tests.netns import Namespace
 
 
@@ -30,7 +30,7 @@ def test_a_wrong_configuration_is_78(tmp_path: Path) -> None:
 
 
 def test_problems_are_1_and_their_remedies_stand_on_lines_of_their_own(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+    host = HostTree(tmp_path)
     (host.root / "key").unlink()
     done = doctor("-c", str(host.file))
     assert (done.exit_code, done.stderr) == (1, "")
@@ -42,7 +42,7 @@ def test_problems_are_1_and_their_remedies_stand_on_lines_of_their_own(tmp_path:
 
 @pytest.mark.root
 def test_a_fit_host_is_0(tmp_path: Path, netns: Namespace) -> None:
-    host = Host(tmp_path)
+    host = HostTree(tmp_path)
     done = doctor("--json", "-c", str(host.file))
     said = json.loads(done.stdout)
     assert (done.exit_code, said["fit"], done.stderr) == (0, True, "")

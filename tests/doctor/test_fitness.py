@@ -12,21 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.fitness import Finding, Severity, examine
-from supervisor.core.fitness.facts import (
+from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
+from supervisor.core.network.plan import FIRST_LANE, LAST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.preflight import Finding, Severity, examine
+from supervisor.core.preflight.facts import (
     Around,
-    Daemon,
+    DaemonFacts,
     Demand,
-    Directory,
+    DirectoryFacts,
     Endpoint,
-    Facts,
-    Kernel,
-    Listener,
+    ForeignListener,
+    HostFacts,
+    KernelFacts,
     Own,
-    Package,
+    PackageFacts,
     PolicyRule,
-    Process,
-    Program,
+    ProcessFacts,
+    ProgramFacts,
     ReversePath,
     SecretFile,
     Service,
@@ -34,13 +36,11 @@ from supervisor.core.fitness.facts import (
     TableRoute,
     Unit,
 )
-from supervisor.core.fitness.firewalls import mark_and_mask
-from supervisor.core.fitness.inputs import fits, numbers
-from supervisor.core.fitness.routing import Course, catches
-from supervisor.core.fitness.service import seconds, span
-from supervisor.core.isolation import Isolation
-from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
-from supervisor.core.network import FIRST_LANE, LAST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.preflight.firewalls import mark_and_mask
+from supervisor.core.preflight.inputs import fits, numbers
+from supervisor.core.preflight.isolation import Isolation
+from supervisor.core.preflight.routing import Course, catches
+from supervisor.core.preflight.service import seconds, span
 from tunnels.base import Need
 
 OK, INFO, WARNING, PROBLEM = Severity
@@ -49,30 +49,30 @@ SITE, CLOUD = ip_network("10.77.0.0/24"), ip_network("10.90.0.0/16")
 STAFF = ip_network("10.8.0.0/16")
 ACME, OWN = Lane("acme", FIRST_LANE, "t-acme", True), Lane("own", FIRST_LANE + 1, None, True, 17300)
 PLAN = NetworkPlan((STAFF,), (ACME, OWN), (Carry(SITE, ACME.number, SITE), Carry(CLOUD, OWN.number, CLOUD)))
-SOUND = Facts(
+SOUND = HostFacts(
     demand=Demand(("acme",), ("own",), (("acme", SITE), ("own", CLOUD)), icmp=("acme",), staff=(STAFF,)),
-    process=Process(capabilities=CAPABILITIES),
-    programs=(Program("openvpn", ("acme",), "2.6.14"), Program("ssh", ("own",), "9.2p1")),
-    packages=(Package("sshuttle", "<3,>=1.3.2", "2.0.0"),),
+    process=ProcessFacts(capabilities=CAPABILITIES),
+    programs=(ProgramFacts("openvpn", ("acme",), "2.6.14"), ProgramFacts("ssh", ("own",), "9.2p1")),
+    packages=(PackageFacts("sshuttle", "<3,>=1.3.2", "2.0.0"),),
     settings={
         "net.ipv4.ip_forward": Setting("1", True), "net.ipv4.conf.all.rp_filter": Setting("0", True),
         "net.ipv4.ping_group_range": Setting("0 7", True), "net.netfilter.nf_conntrack_acct": Setting("1", True),
     },
-    kernel=Kernel(owner_persist=True), rules=(), synchronised=True,
+    kernel=KernelFacts(owner_persist=True), rules=(), synchronised=True,
     around=Around(PLAN, (("acme", "icmp://10.77.0.1"),), (), ((STAFF, "eth1"),), {"lo": 1, "eth0": 2, "eth1": 3, "t-acme": 7}),
     endpoints=(Endpoint("acme: far side", "vpn.acme.example", (ip_address("192.0.2.7"),)),),
     own=(Own(ip_network("172.31.0.0/20"), "this host's network on eth0"),),
     secrets=(SecretFile("acme: password", "/etc/facilitator/acme-password", mode=0o640),),
-    directories=(Directory("facilitator.state_dir", "/var/lib/facilitator", free=10**9),),
+    directories=(DirectoryFacts("facilitator.state_dir", "/var/lib/facilitator", free=10**9),),
 )
 host = partial(replace, SOUND)
 
 
-def unit(**differs: Any) -> Facts:
+def unit(**differs: Any) -> HostFacts:
     return host(service=Service(unit=Unit(**differs)))
 
 
-def task(max_kill_timeout: str | None) -> Facts:
+def task(max_kill_timeout: str | None) -> HostFacts:
     return host(service=Service(nomad=True, max_kill_timeout=max_kill_timeout))
 
 
@@ -86,8 +86,8 @@ def base(family: str, table: str, name: str, hook: str, *jumps: str, drops: bool
     return Firewall((chain, *(FilterChain(family, table, other) for other in jumps)))
 
 
-def walled(firewall: Firewall, **differs: Any) -> Facts:
-    return host(kernel=Kernel(firewall, owner_persist=True), **differs)
+def walled(firewall: Firewall, **differs: Any) -> HostFacts:
+    return host(kernel=KernelFacts(firewall, owner_persist=True), **differs)
 
 
 REJECTS = FilterRule(9, (Consequence("reject"),))
@@ -96,11 +96,11 @@ DOCKER = base("ip", "filter", "FORWARD", "forward", "DOCKER-USER")
 UFW = base("ip", "filter", "INPUT", "input", "ufw-before-input")
 
 
-def bad(facts: Facts) -> list[Finding]:
+def bad(facts: HostFacts) -> list[Finding]:
     return [finding for finding in examine(facts) if finding.severity in (WARNING, PROBLEM)]
 
 
-def only(facts: Facts) -> Finding:
+def only(facts: HostFacts) -> Finding:
     (finding,) = bad(facts)
     assert finding.remedy
     return finding
@@ -116,32 +116,32 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
     (host(process=replace(SOUND.process, capabilities=CAPABILITIES - {"CAP_NET_ADMIN"})),
      PROBLEM, "lacks CAP_NET_ADMIN: no route", "AmbientCapabilities=CAP_NET_ADMIN"),
     (host(process=replace(SOUND.process, capabilities=CAPABILITIES - {"CAP_SETUID"})), PROBLEM, "sshuttle cannot give up root", ""),
-    (host(demand=replace(SOUND.demand, http_port=80), process=Process(capabilities=CAPABILITIES - {"CAP_NET_BIND_SERVICE"})),
+    (host(demand=replace(SOUND.demand, http_port=80), process=ProcessFacts(capabilities=CAPABILITIES - {"CAP_NET_BIND_SERVICE"})),
      PROBLEM, "port 80 (http.listen)", ""),
     (host(tun=None), PROBLEM, "/dev/net/tun does not exist: these tunnels cannot start: acme", "modprobe tun"),
     (host(tun="Operation not permitted"), PROBLEM, "(Operation not permitted)", "DeviceAllow=/dev/net/tun rw"),
     (host(demand=replace(SOUND.demand, needs=(("acme", Need("/dev/ppp", "another kind")),)), absent=frozenset({"/dev/ppp"})),
      PROBLEM, "/dev/ppp does not exist: these tunnels cannot start: acme", "another kind"),
-    (host(programs=(Program("openvpn", ("acme",), missing="openvpn is not installed (Debian and Ubuntu: apt install openvpn)"),)),
+    (host(programs=(ProgramFacts("openvpn", ("acme",), missing="openvpn is not installed (Debian and Ubuntu: apt install openvpn)"),)),
      PROBLEM, "openvpn is not installed: these tunnels cannot start: acme", "apt install openvpn"),
-    (host(programs=(Program("openvpn", ("acme",), "2.3.10"),)), PROBLEM, "openvpn 2.3.10 is older than 2.4", "apt install openvpn"),
-    (host(programs=(Program("ssh", ("own",), error="Exec format error"),)), PROBLEM, "Exec format error", "ssh --version"),
-    (host(packages=(Package("sshuttle", "<3,>=1.3.2", "1.1.0"),)), PROBLEM, "sshuttle is 1.1.0; it must be <3,>=1.3.2", "pip install"),
+    (host(programs=(ProgramFacts("openvpn", ("acme",), "2.3.10"),)), PROBLEM, "openvpn 2.3.10 is older than 2.4", "apt install openvpn"),
+    (host(programs=(ProgramFacts("ssh", ("own",), error="Exec format error"),)), PROBLEM, "Exec format error", "ssh --version"),
+    (host(packages=(PackageFacts("sshuttle", "<3,>=1.3.2", "1.1.0"),)), PROBLEM, "sshuttle is 1.1.0; it must be <3,>=1.3.2", "pip install"),
     (host(supervisord=True), PROBLEM, "supervisord", "venv"),
     (host(synchronised=False), WARNING, "clock", "timesyncd"),
     (host(isolation=Isolation(landlock=0)), WARNING, "offers no Landlock", "lsm=landlock"),
     (host(isolation=Isolation(landlock=5)), WARNING, "(version 5) stops no signals", "6.12"),
     (host(isolation=Isolation(filters=False)), WARNING, "no seccomp", "aarch64"),
-    (host(kernel=Kernel(owner_persist=False)), WARNING, "cannot outlive an owner", "6.9"),
-    (host(kernel=Kernel(owner_persist=True, missing_modules=("nft_socket", "nft_connlimit"))), PROBLEM,
+    (host(kernel=KernelFacts(owner_persist=False)), WARNING, "cannot outlive an owner", "6.9"),
+    (host(kernel=KernelFacts(owner_persist=True, missing_modules=("nft_socket", "nft_connlimit"))), PROBLEM,
      "lacks what our firewall rules need: nft_socket, nft_connlimit", "modprobe -a nft_socket nft_connlimit"),
     (host(legacy_tables=True), WARNING, "iptables-legacy", "iptables-legacy -S"),
     (host(secrets=(SecretFile("acme: password", "/x", error="no file /x"),)), PROBLEM, "acme: password: no file /x", "/dev/stdin /x"),
     (host(secrets=(SecretFile("acme: password", "/x", mode=0o644),)), WARNING, "/x has mode 0644, wider than 0640", "chmod 0640 /x"),
-    (host(directories=(Directory("facilitator.state_dir", "/s", "read-only"),)), PROBLEM, "/s cannot be written", "install -d"),
-    (host(directories=(Directory("facilitator.state_dir", "/s", free=5_000_000),)), WARNING, "only 5 MB left", "df"),
-    (host(listeners=(Listener(9464, "node_exporter (pid 7)"),)), PROBLEM, "node_exporter (pid 7) listens on port 9464", "http.listen"),
-    (host(listeners=(Listener(17301, None),)), WARNING, "listens on port 17301", "ss -ltnp"),
+    (host(directories=(DirectoryFacts("facilitator.state_dir", "/s", "read-only"),)), PROBLEM, "/s cannot be written", "install -d"),
+    (host(directories=(DirectoryFacts("facilitator.state_dir", "/s", free=5_000_000),)), WARNING, "only 5 MB left", "df"),
+    (host(listeners=(ForeignListener(9464, "node_exporter (pid 7)"),)), PROBLEM, "node_exporter (pid 7) listens on port 9464", "http.listen"),
+    (host(listeners=(ForeignListener(17301, None),)), WARNING, "listens on port 17301", "ss -ltnp"),
     (unit(kill_mode="control-group"), WARNING, "KillMode=control-group: the clients are ended together", "KillMode=process"),
     (unit(kill_mode="mixed"), WARNING, "KillMode=mixed: a crash of the daemon, and every `systemctl restart`, ends", "KillMode=process"),
     (unit(preserved="no"), WARNING, "RuntimeDirectoryPreserve=no: the journal", "RuntimeDirectoryPreserve=yes"),
@@ -155,7 +155,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
      PROBLEM, "the credential key from /no, which does not exist", "/dev/stdin /no"),
     (task(""), WARNING, "max_kill_timeout 30s (its default), drain.timeout is 8h", 'max_kill_timeout = "8h5m"'),
     (task("1m"), WARNING, "max_kill_timeout 1m, drain.timeout is 8h", 'kill_timeout = "8h5m"'),
-    (host(daemon=Daemon(leftovers=(("acme", 42),))), WARNING, "left clients running: acme (pid 42)", "facilitator cleanup"),
+    (host(daemon=DaemonFacts(leftovers=(("acme", 42),))), WARNING, "left clients running: acme (pid 42)", "facilitator cleanup"),
     (host(endpoints=(Endpoint("acme: far side", "vpn.acme.example", error="its name cannot be resolved"),)),
      PROBLEM, "vpn.acme.example: its name cannot be resolved", "getent ahosts vpn.acme.example"),
     (host(endpoints=(Endpoint("own: far side", "bastion", (ip_address("10.77.0.9"),)),)),
@@ -166,7 +166,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
      PROBLEM, "covers a name server of this host (10.90.0.2)", "presented_as"),
     (host(own=(Own(ip_network("10.0.0.0/8"), "this host's network on eth0"), )), WARNING, "lies inside this host's network", ""),
 ])
-def test_each_trouble_is_said_once_with_what_to_do(facts: Facts, severity: Severity, text: str, remedy: str) -> None:
+def test_each_trouble_is_said_once_with_what_to_do(facts: HostFacts, severity: Severity, text: str, remedy: str) -> None:
     found = bad(facts)
     assert {finding.severity for finding in found} == {severity}
     assert text in found[0].text
@@ -179,7 +179,7 @@ def test_each_trouble_is_said_once_with_what_to_do(facts: Facts, severity: Sever
     ("net.ipv4.ping_group_range", "1 0", "icmp probes fail (acme)"),
 ])
 def test_a_wrong_setting_is_a_problem_only_where_the_daemon_cannot_set_it(name: str, value: str, otherwise: str) -> None:
-    def facts(writable: bool, privileged: bool = True) -> Facts:
+    def facts(writable: bool, privileged: bool = True) -> HostFacts:
         return host(settings={**SOUND.settings, name: Setting(value, writable)}, privileged=privileged)
 
     assert bad(facts(writable=True)) == bad(facts(writable=False, privileged=False)) == []
@@ -230,7 +230,7 @@ def test_a_third_party_firewall_is_named_with_its_own_kind_of_remedy(firewall: F
     walled(DOCKER, around=replace(SOUND.around, plan=replace(PLAN, lanes=(OWN,)))),         # proxies are not forwarded
     walled(base("ip", "filter", "FORWARD", "forward", drops=False)),
 ])
-def test_a_firewall_that_does_not_concern_us_is_left_alone(facts: Facts) -> None:
+def test_a_firewall_that_does_not_concern_us_is_left_alone(facts: HostFacts) -> None:
     assert bad(facts) == []
 
 
@@ -303,7 +303,7 @@ def test_what_cannot_be_seen_is_no_trouble() -> None:
     blind = replace(
         SOUND, kernel=None, rules=None, synchronised=None, packages=(), cloud=None,
         secrets=(SecretFile("acme: password", "/x", "Permission denied", unseen=True),),
-        directories=(Directory("facilitator.state_dir", "/s", "no permission", unseen=True),),
+        directories=(DirectoryFacts("facilitator.state_dir", "/s", "no permission", unseen=True),),
     )
     assert bad(blind) == []
     assert sum("cannot be" in finding.text or "not known" in finding.text for finding in examine(blind)) >= 6
@@ -337,7 +337,7 @@ def test_nomad_and_the_cloud_are_told_what_no_program_sees() -> None:
     ("!=2.1,>=2", "2.1.0", False), ("<3", "2.9rc1", True),
 ])
 def test_version_ranges(wanted: str, version: str | None, fine: bool) -> None:
-    assert fits(Package("p", wanted, version)) is fine
+    assert fits(PackageFacts("p", wanted, version)) is fine
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.lists(st.integers(0, 99), min_size=1, max_size=4))

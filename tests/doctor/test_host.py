@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
-from supervisor.app.demand import demand
-from supervisor.app.doctor import addresses, diagnose, machine, programs, resolving, stores
-from supervisor.app.doctor.places import Places
 from supervisor.app.files import Files, load
+from supervisor.app.preflight import addresses, diagnose, programs, resolving, stores
+from supervisor.app.preflight import host as machine
+from supervisor.app.preflight.locations import Places
+from supervisor.app.preflight.requirements import demand
 from supervisor.config import Config
-from supervisor.core.fitness import Finding, Severity
-from supervisor.kernel import survey
+from supervisor.core.preflight import Finding, Severity
+from supervisor.kernel.inspect import foreign_rules
 from tests.kernel.test_rights import NET_ADMIN, NOBODY, as_nobody
-from tests.lab.daemon import FACILITATOR, REPOSITORY, Daemon
+from tests.lab.daemon import FACILITATOR, REPOSITORY, LabDaemon
 from tests.netns import Namespace
 from tunnels.base import Carrier, Kind, Launch
-from tunnels.kinds import KINDS
-from tunnels.openvpn import OpenVPN
+from tunnels.kinds.openvpn.kind import OpenVPN
+from tunnels.registry import KINDS
 
 PROFILE = """client
 remote 192.0.2.7 1194
@@ -59,7 +60,7 @@ table inet mine {
 """
 
 
-class Host:
+class HostTree:
     """A directory with everything that a sound configuration names."""
 
     def __init__(self, root: Path) -> None:
@@ -95,8 +96,8 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+def host(tmp_path: Path) -> HostTree:
+    return HostTree(tmp_path)
 
 
 # --- without root: files that look like a host's ---------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def test_settings_and_whether_they_can_be_written(tmp_path: Path) -> None:
     assert forward.read_text() == "0\n"
 
 
-def test_secrets_are_read_and_never_shown(host: Host) -> None:
+def test_secrets_are_read_and_never_shown(host: HostTree) -> None:
     acme = host.document["tunnels"]["acme"]
     acme["login"] = {"username": "svc", "password": {"file": "password"}, "totp": {"env": "SEED"}}
     acme["alert"] = {"routing_key": {"file": "routing-key"}}
@@ -143,7 +144,7 @@ def test_secrets_are_read_and_never_shown(host: Host) -> None:
     assert "hunter2" not in repr(diagnose(host.file, host.config(), KINDS))
 
 
-def test_files_that_a_profile_names_are_read_too(host: Host) -> None:
+def test_files_that_a_profile_names_are_read_too(host: HostTree) -> None:
     (host.root / "acme.ovpn").write_text(PROFILE + "key client.key\nca none.crt\n")
     (host.root / "client.key").write_text("-----BEGIN PRIVATE KEY-----")
     (host.root / "client.key").chmod(0o644)
@@ -153,7 +154,7 @@ def test_files_that_a_profile_names_are_read_too(host: Host) -> None:
     assert found["acme: beside/none.crt"].error == f"{host.root}/acme.ovpn:{line}: ca: cannot read none.crt: No such file or directory"
 
 
-def test_directories_are_judged_by_what_exists_of_them(host: Host) -> None:
+def test_directories_are_judged_by_what_exists_of_them(host: HostTree) -> None:
     host.document["facilitator"]["state_dir"] = str(host.file / "state")
     state, runtime = stores.directories(host.config(), privileged=True)
     assert state.error == f"{host.file} is not a directory"
@@ -161,7 +162,7 @@ def test_directories_are_judged_by_what_exists_of_them(host: Host) -> None:
     assert not (host.root / "run").exists()
 
 
-def test_the_far_sides_of_every_kind(host: Host) -> None:
+def test_the_far_sides_of_every_kind(host: HostTree) -> None:
     (host.root / "acme.ovpn").write_text(PROFILE)
     files = Files(host.root, lambda _: None, {})
     assert [name for _, name in resolving.names(host.config(), files)] == ["192.0.2.7", "vpn.acme.example", "192.0.2.8", "192.0.2.9"]
@@ -185,7 +186,7 @@ def test_names_are_resolved_and_wrong_ones_are_told() -> None:
     ("echo 'Client v7.08-2 (x)'", "7.08", None), ("echo hello", None, None), ("exec sleep 60", None, "no answer within 1.5 s"),
     ("echo client: broken library >&2; exit 127", None, "broken library"),
 ])
-def test_programs_are_asked_for_their_versions(host: Host, script: str, version: str | None, error: str | None) -> None:
+def test_programs_are_asked_for_their_versions(host: HostTree, script: str, version: str | None, error: str | None) -> None:
     client = host.root / "client"
     client.write_text(f"#!/bin/sh\n{script}\n")
     client.chmod(0o755)
@@ -199,7 +200,7 @@ def test_programs_are_asked_for_their_versions(host: Host, script: str, version:
     assert "is not installed" in str(program.missing)
 
 
-def test_a_program_that_would_begin_to_serve_is_not_asked(host: Host) -> None:
+def test_a_program_that_would_begin_to_serve_is_not_asked(host: HostTree) -> None:
     charon = host.root / "charon-systemd"
     charon.write_text("#!/bin/sh\ntouch began\n")
     charon.chmod(0o755)
@@ -217,7 +218,7 @@ def test_our_own_packages_are_in_their_ranges() -> None:
     assert not programs.supervisord()
 
 
-def test_what_the_configuration_asks_for(host: Host) -> None:
+def test_what_the_configuration_asks_for(host: HostTree) -> None:
     host.document["tunnels"]["acme"]["destinations"] = [{"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}]
     asked = demand(host.config(), KINDS)
     assert (asked.devices, asked.proxies) == (("acme",), ("own",))
@@ -228,7 +229,7 @@ def test_what_the_configuration_asks_for(host: Host) -> None:
 
 
 @pytest.fixture
-def alone(netns: Namespace, host: Host) -> Host:
+def alone(netns: Namespace, host: HostTree) -> HostTree:
     """The sound host in a namespace of its own."""
     return host
 
@@ -238,7 +239,7 @@ def nft(netns: Namespace, text: str) -> None:
 
 
 @pytest.mark.root
-def test_nothing_is_wrong_and_nothing_is_left(alone: Host, netns: Namespace) -> None:
+def test_nothing_is_wrong_and_nothing_is_left(alone: HostTree, netns: Namespace) -> None:
     def state() -> list[str]:
         commands = (("nft", "list", "ruleset"), ("ip", "rule"), ("ip", "route", "show", "table", "all"), ("ip", "link"))
         settings = [f"{name} {setting.value}" for name, setting in machine.settings(Places().sysctls).items()]
@@ -247,9 +248,9 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: Host, netns: Namespace) -> 
     before = state()
     assert alone.trouble() == []
     assert state() == before
-    assert survey.owner_persist()
-    assert survey.missing_modules() == ()
-    assert survey.missing_modules({**survey.NEEDED, "nft_none": survey.rule_of(b"none", (1, 1))}) == ("nft_none",)
+    assert foreign_rules.owner_persist()
+    assert foreign_rules.missing_modules() == ()
+    assert foreign_rules.missing_modules({**foreign_rules.NEEDED, "nft_none": foreign_rules.rule_of(b"none", (1, 1))}) == ("nft_none",)
     assert state() == before
 
 
@@ -257,7 +258,7 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: Host, netns: Namespace) -> 
 @pytest.mark.parametrize(("ruleset", "place", "how"), [
     (DOCKER, "table ip filter, chain FORWARD", "policy drop"), (FIREWALLD, "table inet mine, chain forward", "its last rule is reject"),
 ])
-def test_a_foreign_firewall_is_found_named_and_satisfied(alone: Host, netns: Namespace, ruleset: str, place: str, how: str) -> None:
+def test_a_foreign_firewall_is_found_named_and_satisfied(alone: HostTree, netns: Namespace, ruleset: str, place: str, how: str) -> None:
     nft(netns, ruleset)
     (finding,) = alone.trouble()
     assert finding.severity is Severity.PROBLEM
@@ -272,7 +273,7 @@ def test_a_foreign_firewall_is_found_named_and_satisfied(alone: Host, netns: Nam
 
 
 @pytest.mark.root
-def test_a_proxy_needs_the_hosts_own_door(alone: Host, netns: Namespace) -> None:
+def test_a_proxy_needs_the_hosts_own_door(alone: HostTree, netns: Namespace) -> None:
     nft(netns, "table inet mine {\n chain input {\n type filter hook input priority 0; policy drop;\n }\n}\n")
     (finding,) = alone.trouble()
     assert "connections that are redirected to a proxy" in finding.text
@@ -282,7 +283,7 @@ def test_a_proxy_needs_the_hosts_own_door(alone: Host, netns: Namespace) -> None
 
 
 @pytest.mark.root
-def test_third_party_policy_rules(alone: Host, netns: Namespace) -> None:
+def test_third_party_policy_rules(alone: HostTree, netns: Namespace) -> None:
     for table in ("77", "78"):
         netns.run("ip", "route", "add", "default", "dev", "lo", "table", table)
     for rule in ("pref 100 fwmark 0x1/0x1 lookup 77", "pref 120 from 10.8.0.0/16 iif lo lookup 78", "pref 5210 lookup main",
@@ -297,7 +298,7 @@ def test_third_party_policy_rules(alone: Host, netns: Namespace) -> None:
 
 
 @pytest.mark.root
-def test_addresses_that_the_host_lives_by(alone: Host, netns: Namespace) -> None:
+def test_addresses_that_the_host_lives_by(alone: HostTree, netns: Namespace) -> None:
     for command in ("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up", "addr add 10.77.0.5/24 dev eth0",
                     "route add default via 10.77.0.1", "link add t-acme type veth peer name far", "addr add 10.90.0.1/24 dev t-acme"):
         netns.run("ip", *command.split())
@@ -314,7 +315,7 @@ def test_addresses_that_the_host_lives_by(alone: Host, netns: Namespace) -> None
 
 
 @pytest.mark.root
-def test_foreign_listeners(alone: Host) -> None:
+def test_foreign_listeners(alone: HostTree) -> None:
     with socket.create_server(("127.0.0.1", 17301)), socket.create_server(("127.0.0.1", 9464)):
         found = alone.trouble()
     assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.WARNING]
@@ -322,7 +323,7 @@ def test_foreign_listeners(alone: Host) -> None:
 
 
 @pytest.mark.root
-def test_a_container_without_tun_and_with_settings_that_nobody_may_write(alone: Host, netns: Namespace) -> None:
+def test_a_container_without_tun_and_with_settings_that_nobody_may_write(alone: HostTree, netns: Namespace) -> None:
     netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
     assert alone.trouble() == []                # the daemon will see to it
     mounts = "mount -t tmpfs none /dev/net && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
@@ -337,7 +338,7 @@ def test_a_container_without_tun_and_with_settings_that_nobody_may_write(alone: 
 
 
 @pytest.mark.root
-def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: Host) -> None:
+def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: HostTree) -> None:
     config = alone.config()
 
     async def work() -> str:
@@ -356,11 +357,11 @@ def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: Host) -> None:
 
 
 @pytest.mark.root
-def test_a_running_daemon_is_seen_and_a_crashed_one_too(alone: Host, netns: Namespace) -> None:
+def test_a_running_daemon_is_seen_and_a_crashed_one_too(alone: HostTree, netns: Namespace) -> None:
     def said() -> list[str]:
         return [finding.text for finding in diagnose(daemon.config_file, load(daemon.config_file, KINDS), KINDS)]
 
-    with Daemon(netns, alone.root, alone.document) as daemon:
+    with LabDaemon(netns, alone.root, alone.document) as daemon:
         texts = said()
         assert f"a facilitator runs with this configuration's runtime_dir (pid {daemon.pid})" in texts
         assert any(text.startswith(f"the running daemon (pid {daemon.pid}) (uid 0) has CAP_NET_ADMIN") for text in texts)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.app.doctor import machine
-from supervisor.core.fitness import Finding
-from supervisor.core.fitness.firewalls import firewalls, mark_and_mask
-from supervisor.core.fitness.routing import rules
+from supervisor.app.preflight import host
+from supervisor.core.preflight import Finding
+from supervisor.core.preflight.firewalls import firewalls, mark_and_mask
+from supervisor.core.preflight.routing import rules
 from tests.doctor.test_fitness import SOUND
 from tests.doctor.test_host import DOCKER, FIREWALLD
 from tests.kernel.lab import PLAN, SITE, STAFF, TUNNEL, ask, kernel, server, world
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 
 def said() -> Finding:
-    (finding,) = firewalls(replace(SOUND, kernel=machine.kernel()))
+    (finding,) = firewalls(replace(SOUND, kernel=host.kernel()))
     return finding
 
 
@@ -64,10 +64,10 @@ async def test_a_foreign_policy_rule_moves_behind_ours(netns: Namespace) -> None
     with world(netns) as lab:
         async with kernel(PLAN), server(lab.site):
             netns.run("ip", "rule", "add", "pref", "100", "lookup", "main")
-            (finding,) = rules(replace(SOUND, rules=machine.rules()))
+            (finding,) = rules(replace(SOUND, rules=host.rules()))
             assert "`100: lookup main`" in finding.text
             with pytest.raises((OSError, TimeoutError)):
                 await ask(lab.staff, SITE, seconds=0.5)
             apply(netns, finding.remedy)
             assert await ask(lab.staff, SITE) == TUNNEL
-            assert [each.severity for each in rules(replace(SOUND, rules=machine.rules()))] == ["ok"]
+            assert [each.severity for each in rules(replace(SOUND, rules=host.rules()))] == ["ok"]

@@ -10,15 +10,15 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from supervisor.app import handover, held, learned, memory
-from supervisor.app.handover import Handover
-from supervisor.app.held import Held
-from supervisor.app.learned import Learned
-from supervisor.app.memory import End, Stored
-from supervisor.clients import codes, journal
-from supervisor.clients.codes import Codes
-from supervisor.clients.journal import Entry, Journal
-from supervisor.core.memory import Record
+from supervisor.app.stores import second_sessions, state_store, stopped_tunnels, upgrade_document
+from supervisor.app.stores.second_sessions import Learned
+from supervisor.app.stores.state_store import End, Stored
+from supervisor.app.stores.stopped_tunnels import StoppedTunnels
+from supervisor.app.stores.upgrade_document import HandoverDocument
+from supervisor.clients import process_journal, totp
+from supervisor.clients.process_journal import Journal, JournalEntry
+from supervisor.clients.totp import Codes
+from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import (
     Asking,
     Drain,
@@ -56,12 +56,12 @@ STATE = TunnelState(
     rung=Rung.LOGIN, reconnect_by=12.5, drain=Drain(Reason.STOPPED, 13.5, 8, 14.5), single=True, other=OTHER, numbered=9,
     known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))), planned=15.5, full="no more connections",
 )
-STORED = Stored(BOOT, Record(STATE, 173_001, (("acme-dc", "globex"),)), "fingerprint", "digest")
-HANDOVER = Handover(
+STORED = Stored(BOOT, TunnelRecord(STATE, 173_001, (("acme-dc", "globex"),)), "fingerprint", "digest")
+HANDOVER = HandoverDocument(
     version="0.1.0", upgrades=2, runtime_dir="/run/facilitator", state_dir="/var/lib/facilitator", lock=3,
     listening={"control": (4,), "127.0.0.1:9464": (5, 6)}, tunnels={"acme-dc": STORED}, kept={"acme-dc": "a cookie"},
 )
-ENTRY = Entry("acme-dc", 7, "beef", 4242, 987654, BOOT, "t-acme-dc", 3333, 173_001, "/run/facilitator/m.sock", 0, "openvpn", True)
+ENTRY = JournalEntry("acme-dc", 7, "beef", 4242, 987654, BOOT, "t-acme-dc", 3333, 173_001, "/run/facilitator/m.sock", 0, "openvpn", True)
 END = End(BOOT, 900.5)
 HELD = frozenset({"acme-dc", "globex"})
 LEARNED = {"acme-dc": Second.REPLACES, "globex": Second.ALLOWED}
@@ -83,7 +83,7 @@ def _entry(directory: Path) -> bytes:
     return (directory / "journal" / "acme-dc.json").read_bytes()
 
 
-def _read_entry(directory: Path, content: bytes) -> Entry | None:
+def _read_entry(directory: Path, content: bytes) -> JournalEntry | None:
     (directory / "journal").mkdir()
     (directory / "journal" / "acme-dc.json").write_bytes(content)
     return Journal(directory).load().get("acme-dc")
@@ -91,13 +91,13 @@ def _read_entry(directory: Path, content: bytes) -> Entry | None:
 
 def _held(directory: Path) -> bytes:
     for name in HELD:
-        Held(directory).hold(name)
+        StoppedTunnels(directory).hold(name)
     return (directory / "held.json").read_bytes()
 
 
 def _read_held(directory: Path, content: bytes) -> frozenset[str]:
     (directory / "held.json").write_bytes(content)
-    return Held(directory).names
+    return StoppedTunnels(directory).names
 
 
 def _learned(directory: Path) -> bytes:
@@ -126,15 +126,15 @@ def _read_codes(directory: Path, content: bytes) -> bool:
 
 
 SORTS: dict[str, Sort] = {
-    "tunnel-record": Sort(memory.RECORD.format, STORED, lambda _: memory.RECORD.written(STORED), lambda _, text: memory.RECORD.read(text)),
-    "drain": Sort(memory.END.format, END, lambda _: memory.END.written(END), lambda _, text: memory.END.read(text)),
+    "tunnel-record": Sort(state_store.RECORD.format, STORED, lambda _: state_store.RECORD.written(STORED), lambda _, text: state_store.RECORD.read(text)),
+    "drain": Sort(state_store.END.format, END, lambda _: state_store.END.written(END), lambda _, text: state_store.END.read(text)),
     "handover": Sort(
-        handover.FORMAT, HANDOVER, lambda _: handover.DOCUMENT.written(HANDOVER), lambda _, text: handover.DOCUMENT.read(text),
+        upgrade_document.FORMAT, HANDOVER, lambda _: upgrade_document.DOCUMENT.written(HANDOVER), lambda _, text: upgrade_document.DOCUMENT.read(text),
     ),
-    "journal": Sort(journal.FORMAT, ENTRY, _entry, _read_entry),
-    "held": Sort(held.DOCUMENT.format, HELD, _held, _read_held),
-    "second-sessions": Sort(learned.DOCUMENT.format, LEARNED, _learned, _read_learned),
-    "codes": Sort(codes.FORMAT, True, _codes, _read_codes),
+    "journal": Sort(process_journal.FORMAT, ENTRY, _entry, _read_entry),
+    "held": Sort(stopped_tunnels.DOCUMENT.format, HELD, _held, _read_held),
+    "second-sessions": Sort(second_sessions.DOCUMENT.format, LEARNED, _learned, _read_learned),
+    "codes": Sort(totp.FORMAT, True, _codes, _read_codes),
 }
 
 

@@ -13,10 +13,10 @@ import pytest
 from pydantic import TypeAdapter
 from structlog.testing import capture_logs
 
-from supervisor.app.memory import RECORD, ends_by, recall
-from supervisor.core.documents import NotUnderstood, opened
-from supervisor.core.memory import Memory, Spent, revive
-from supervisor.core.moment import Limits
+from supervisor.app.stores.state_store import RECORD, ends_by, recall
+from supervisor.core.formats import NotUnderstood, opened
+from supervisor.core.session.context import KindLimits
+from supervisor.core.session.record import PreviousRun, Spent, revive
 from supervisor.core.state import Phase
 from tests.golden.samples import BOOT, SORTS, STATE, STORED, now
 from tunnels.base import Reason
@@ -151,11 +151,11 @@ def test_refused_logins_count_even_where_the_record_is_not_understood(tmp_path: 
     deep(raw)
     found = recalled(tmp_path, json.dumps(raw).encode())
     assert found.spent == {"acme-dc": Spent(STATE.refusals, STATE.login_after)}
-    begun = revive("acme-dc", Memory(spent=found.spent), Limits(), 5.0, held=False, anew=False)
+    begun = revive("acme-dc", PreviousRun(spent=found.spent), KindLimits(), 5.0, held=False, anew=False)
     assert (begun.state.phase, begun.state.reason, begun.state.refusals) == (Phase.BACKOFF, Reason.AUTH, 2)
     assert begun.state.deadline == begun.state.login_after == STATE.login_after
     assert begun.events == ()
-    late = revive("acme-dc", Memory(spent={"acme-dc": Spent(2, 1e300)}), Limits(), 5.0, held=False, anew=False)
+    late = revive("acme-dc", PreviousRun(spent={"acme-dc": Spent(2, 1e300)}), KindLimits(), 5.0, held=False, anew=False)
     assert late.state.deadline == 3605.0, "and nobody waits for ever"
 
 

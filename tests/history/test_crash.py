@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.core.availability import LOST, Standing
-from supervisor.reports.archive import FILE, Archive
-from supervisor.reports.database import Newer, connect, migrate
-from supervisor.reports.history import History
-from supervisor.reports.scribe import WAITING
+from supervisor.core.views.availability import LOST, Standing
+from supervisor.reports.history.archive import FILE, Archive
+from supervisor.reports.history.recorder import History
+from supervisor.reports.history.writer_thread import WAITING
+from supervisor.reports.sqlite import Newer, connect, migrate
 from tests.fakes import Habits
-from tests.history.worlds import ROWS_ONLY, Life, Machine, surroundings
+from tests.history.worlds import ROWS_ONLY, SimulatedHistory, SimulatedHost, surroundings
 from tests.lab.wait import eventually
 from tunnels.base import Reason
 
@@ -56,7 +56,7 @@ def test_nothing_that_was_on_disk_is_lost_to_a_sigkill_and_what_was_open_is_clos
         assert file.execute("SELECT count(*) FROM session WHERE ended IS NULL").fetchone() == (1,), f"round {round}"
         kept += len(numbers)
         file.close()
-    history = History(Archive(tmp_path, "test"), surroundings(Machine(time.monotonic(), boot="boot")), ROWS_ONLY)
+    history = History(Archive(tmp_path, "test"), surroundings(SimulatedHost(time.monotonic(), boot="boot")), ROWS_ONLY)
     history.start()
     told = history.read("acme", 100_000)["sessions"]
     assert len(told) == kept
@@ -66,7 +66,7 @@ def test_nothing_that_was_on_disk_is_lost_to_a_sigkill_and_what_was_open_is_clos
 
 
 def test_a_locked_file_keeps_nobody_waiting_and_loses_nothing(tmp_path: Path) -> None:
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(10.0)
     assert life.history._scribe.flush(10.0)
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
@@ -88,7 +88,7 @@ def test_a_locked_file_keeps_nobody_waiting_and_loses_nothing(tmp_path: Path) ->
 
 def test_without_a_disk_the_oldest_rows_go_and_the_numbers_stay(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(100.0)
     assert not life.history.usable
     assert life.history.availability("acme")["1h"].seconds[Standing.UP] == pytest.approx(99.5, abs=0.1)
@@ -107,7 +107,7 @@ def test_without_a_disk_the_oldest_rows_go_and_the_numbers_stay(tmp_path: Path) 
 @pytest.mark.parametrize("content", [b"not a database" * 999, b"SQLite format 3\x00" + bytes(4080)])
 def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(10.0)
     assert (sessions(life.history), life.history.usable) == ([("id-1", None)], True)
     assert [path.read_bytes() for path in tmp_path.glob(f"{FILE}.corrupt-*")] == [content]
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes)
 
 
 def test_a_file_that_breaks_while_it_is_in_use_is_set_aside_too(tmp_path: Path) -> None:
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(10.0)
     assert life.history._scribe.flush(10.0)
     other = sqlite3.connect(tmp_path / FILE)
@@ -137,7 +137,7 @@ def test_a_file_of_a_later_version_is_set_aside_and_kept(tmp_path: Path) -> None
     later = sqlite3.connect(tmp_path / FILE)
     later.executescript("CREATE TABLE marvel (x); PRAGMA user_version=99;")
     later.close()
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(10.0)
     assert sessions(life.history) == [("id-1", None)]
     assert len(list(tmp_path.glob(f"{FILE}.corrupt-*"))) == 1

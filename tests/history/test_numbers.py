@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.core.availability import Standing
 from supervisor.core.state import Session
-from supervisor.reports.archive import Archive
-from supervisor.reports.history import History
+from supervisor.core.views.availability import Standing
+from supervisor.reports.history.archive import Archive
+from supervisor.reports.history.recorder import History
 from tests.fakes import Habits
-from tests.history.worlds import ROWS_ONLY, Life, Machine, Truth, surroundings, tunnel
+from tests.history.worlds import ROWS_ONLY, ObservedTruth, SimulatedHistory, SimulatedHost, surroundings, tunnel
 from tunnels.base import Failed, Reason
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def drops(seed: int) -> Habits:
     )
 
 
-def assert_true(life: Life, window: str, truth: Truth, within: float = 1.0) -> None:
+def assert_true(life: SimulatedHistory, window: str, truth: ObservedTruth, within: float = 1.0) -> None:
     said = life.history.availability("acme")[window].seconds
     assert said[Standing.UP] == pytest.approx(truth.seconds["up"], abs=within)
     assert said[Standing.DOWN] == pytest.approx(truth.seconds["down"], abs=within)
@@ -41,7 +41,7 @@ def assert_true(life: Life, window: str, truth: Truth, within: float = 1.0) -> N
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_day_of_drops_is_told_to_within_a_second(tmp_path: Path, seed: int) -> None:
-    life = Life(tmp_path, Machine(), drops(seed))
+    life = SimulatedHistory(tmp_path, SimulatedHost(), drops(seed))
     life.run(DAY)
     told = life.history.availability("acme")["24h"]
     assert_true(life, "24h", life.truth)
@@ -56,8 +56,8 @@ def test_a_day_of_drops_is_told_to_within_a_second(tmp_path: Path, seed: int) ->
 
 
 def test_a_step_of_the_clock_adds_and_takes_nothing(tmp_path: Path) -> None:
-    machine = Machine()
-    life = Life(tmp_path, machine, drops(4))
+    machine = SimulatedHost()
+    life = SimulatedHistory(tmp_path, machine, drops(4))
     for step in (0.0, -7200.0, 30_000_000.0, -29_000_000.0, 3.0):
         life.run(HOUR / 2)
         machine.offset += step
@@ -69,14 +69,14 @@ def test_a_step_of_the_clock_adds_and_takes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("reboot", "away"), [(False, 300.0), (True, 1234.0)])
 def test_a_crash_of_the_daemon_is_time_in_which_nobody_watched(tmp_path: Path, reboot: bool, away: float) -> None:
-    machine = Machine()
-    life = Life(tmp_path, machine, drops(5))
+    machine = SimulatedHost()
+    life = SimulatedHistory(tmp_path, machine, drops(5))
     life.run(2 * HOUR)
     life.die()
     machine.now += away
     if reboot:
         machine.boot, machine.offset, machine.now = "two", machine.offset + machine.now - 60.0, 60.0
-    again = Life(tmp_path, machine, drops(6), truth=life.truth)
+    again = SimulatedHistory(tmp_path, machine, drops(6), truth=life.truth)
     again.run(3 * HOUR)
     assert_true(again, "24h", life.truth)
     said = again.history.availability("acme")["24h"]
@@ -88,7 +88,7 @@ def test_a_crash_of_the_daemon_is_time_in_which_nobody_watched(tmp_path: Path, r
 
 
 def test_what_was_asked_for_is_no_failure(tmp_path: Path) -> None:
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(100.0)
     life.ask(Reason.RESTARTED)
     life.run(100.0)
@@ -101,7 +101,7 @@ def test_what_was_asked_for_is_no_failure(tmp_path: Path) -> None:
     assert said.seconds[Standing.STOPPED] == pytest.approx(1000.0, abs=0.2)
     assert said.ratio == pytest.approx(300 / 300, abs=0.01)
     life.end()
-    later = Life(tmp_path, Machine(life.machine.now + 50.0), Habits())
+    later = SimulatedHistory(tmp_path, SimulatedHost(life.machine.now + 50.0), Habits())
     later.run(200.0)
     said = later.history.availability("acme")["1h"]
     assert said.failures == ()
@@ -110,12 +110,12 @@ def test_what_was_asked_for_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_a_stopped_tunnel_is_nobodys_loss_while_the_daemon_is_away(tmp_path: Path) -> None:
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(100.0)
     life.ask(Reason.STOPPED)
     life.run(100.0)
     life.die()
-    later = Life(tmp_path, Machine(1000.0), Habits(), other=tunnel("other"))
+    later = SimulatedHistory(tmp_path, SimulatedHost(1000.0), Habits(), other=tunnel("other"))
     later.run(10.0)
     said = later.history.availability("acme")["1h"]
     assert (said.seconds[Standing.UNWATCHED], said.failures) == (0.0, ())
@@ -125,7 +125,7 @@ def test_a_stopped_tunnel_is_nobodys_loss_while_the_daemon_is_away(tmp_path: Pat
 
 def test_a_wrong_password_takes_a_human(tmp_path: Path) -> None:
     refused = [True]
-    life = Life(tmp_path, Machine(), Habits(says=lambda: Failed(Reason.AUTH, "AUTH_FAILED") if refused[0] else None))
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits(says=lambda: Failed(Reason.AUTH, "AUTH_FAILED") if refused[0] else None))
     life.run(600.0)
     said = life.history.availability("acme")["1h"]
     assert (said.by_hand, said.healed, said.mttr, said.ratio) == (1, 0, None, 0.0)
@@ -140,10 +140,10 @@ def test_a_wrong_password_takes_a_human(tmp_path: Path) -> None:
 
 
 def test_a_session_that_a_later_daemon_goes_on_with_is_one_session(tmp_path: Path) -> None:
-    life = Life(tmp_path, Machine(), Habits())
+    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(500.0)
     life.die()
-    around = surroundings(Machine(520.0))
+    around = surroundings(SimulatedHost(520.0))
     history = History(Archive(tmp_path, "test"), around, ROWS_ONLY)
     history.start(adopted={"acme": (Session(1, "id-1"),)})
     said = history.availability("acme")["1h"]

@@ -7,32 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.core.alerts import Alert, Verdict
-from supervisor.core.availability import Standing
+from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.core.network.traffic import Carried
 from supervisor.core.state import Failure, Phase, Session, TunnelState
-from supervisor.core.traffic import Carried
-from supervisor.reports.archive import AGE, FILE, Archive, Now
-from supervisor.reports.history import History, Surroundings
-from supervisor.reports.scribe import Meters
+from supervisor.core.views.availability import Standing
+from supervisor.reports.history.archive import AGE, FILE, Archive, Now
+from supervisor.reports.history.recorder import History, HistorySources
+from supervisor.reports.history.writer_thread import Meters
 from tests.fakes import Habits
-from tests.history.worlds import ROWS_ONLY, Life, Machine, surroundings, tunnel
+from tests.history.worlds import ROWS_ONLY, SimulatedHistory, SimulatedHost, surroundings, tunnel
 from tests.reports.worlds import alert, snapshot, transition, up
 from tunnels.base import Failed, Reason
 
 DAY = 86400.0
 
 
-def opened(directory: Path, machine: Machine, **around: object) -> History:
+def opened(directory: Path, machine: SimulatedHost, **around: object) -> History:
     known = surroundings(machine)
-    history = History(Archive(directory, "test"), Surroundings(known.boot, known.clock, known.offset, **around), ROWS_ONLY)
+    history = History(Archive(directory, "test"), HistorySources(known.boot, known.clock, known.offset, **around), ROWS_ONLY)
     history.start()
     return history
 
 
 def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
-    machine = Machine()
+    machine = SimulatedHost()
     refused = [None, Failed(Reason.PEER_CLOSED, "closed by the far side"), None]
-    life = Life(tmp_path, machine, Habits(says=lambda: refused.pop(0)))
+    life = SimulatedHistory(tmp_path, machine, Habits(says=lambda: refused.pop(0)))
     life.run(100.0)
     life.ask(Reason.RESTARTED)
     life.run(100.0)
@@ -48,7 +48,7 @@ def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_path: Path) -> None:
     counters = {"t-acme": (100, 50)}
-    history = opened(tmp_path, Machine(100.0), meters=Meters(counters.get))
+    history = opened(tmp_path, SimulatedHost(100.0), meters=Meters(counters.get))
     world = snapshot(acme=up())
     history.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), world)
     history._scribe.count_now("acme", 1, last=False)
@@ -66,7 +66,7 @@ def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_p
 
 def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters_go_on(tmp_path: Path) -> None:
     carried = {0: Carried(5, 500, 50)}
-    history = opened(tmp_path, Machine(100.0), meters=Meters(carried=lambda tunnel: carried))
+    history = opened(tmp_path, SimulatedHost(100.0), meters=Meters(carried=lambda tunnel: carried))
 
     def session(number: int, *counts: Carried) -> None:
         state = up(session=replace(up(number).session, device=None))
@@ -88,7 +88,7 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
 
 
 def test_texts_are_masked_and_harmless(tmp_path: Path) -> None:
-    history = opened(tmp_path, Machine(100.0), mask=lambda text: text.replace("hunter2", "[secret]"))
+    history = opened(tmp_path, SimulatedHost(100.0), mask=lambda text: text.replace("hunter2", "[secret]"))
     text = "hunter2 \x1b[31m\ud800" + "x" * 9000
     state = up(phase=Phase.BACKOFF, failure=Failure(Reason.LOCAL, text, 100.0))
     history.record(transition(Phase.UP, Phase.BACKOFF, Reason.LOCAL, text=text), snapshot(acme=state))
@@ -101,7 +101,7 @@ def test_texts_are_masked_and_harmless(tmp_path: Path) -> None:
 
 
 def test_incidents_are_opened_and_closed_once_also_over_a_restart(tmp_path: Path) -> None:
-    machine = Machine(100.0)
+    machine = SimulatedHost(100.0)
     history = opened(tmp_path, machine)
     told: list[dict[str, Alert]] = [
         {"acme": alert(Verdict.HOLD)}, {"acme": alert(Verdict.FIRING), "other": alert(Verdict.FIRING, "other")},
@@ -124,11 +124,11 @@ def test_incidents_are_opened_and_closed_once_also_over_a_restart(tmp_path: Path
 
 
 def test_failures_of_earlier_runs_are_remembered(tmp_path: Path) -> None:
-    machine = Machine()
-    life = Life(tmp_path, machine, Habits(lives=lambda: 10.0))
+    machine = SimulatedHost()
+    life = SimulatedHistory(tmp_path, machine, Habits(lives=lambda: 10.0))
     life.run(300.0)
     life.die()
-    later = Life(tmp_path, Machine(400.0), Habits())
+    later = SimulatedHistory(tmp_path, SimulatedHost(400.0), Habits())
     known = later.past["acme"]
     assert (len(known), {failure.reason for failure in known}) == (5, {Reason.EXITED})
     assert 0.0 < known[0].at < known[-1].at < 300.0
@@ -136,9 +136,9 @@ def test_failures_of_earlier_runs_are_remembered(tmp_path: Path) -> None:
 
 
 def test_what_is_too_old_goes_but_never_what_a_tunnel_is(tmp_path: Path) -> None:
-    machine = Machine()
+    machine = SimulatedHost()
     tunnels = {name: tunnel(name, targets=()) for name in ("quiet", "acme")}
-    life = Life(tmp_path, machine, Habits(), **tunnels)
+    life = SimulatedHistory(tmp_path, machine, Habits(), **tunnels)
     life.run(10.0)
     life.ask(Reason.RESTARTED)
     life.run(2 * AGE)
@@ -147,14 +147,14 @@ def test_what_is_too_old_goes_but_never_what_a_tunnel_is(tmp_path: Path) -> None
     archive.begin(Now(machine.now, machine.offset, "one"), {}, 0.0)
     archive.prune(Now(machine.now, machine.offset, "one"))
     archive.close()
-    later = Life(tmp_path, machine, Habits(), **tunnels)
+    later = SimulatedHistory(tmp_path, machine, Habits(), **tunnels)
     assert later.history.availability("quiet")["30d"].ratio == pytest.approx(1.0, abs=1e-4)
     assert len(later.history.read("quiet", 99)["transitions"]) == 2, "the last one, and the start of this run"
     later.history.close()
 
 
 def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
-    machine = Machine()
+    machine = SimulatedHost()
     archive = Archive(tmp_path, "test", size=300_000)
     history = History(archive, surroundings(machine), ROWS_ONLY)
     history.start()
@@ -179,8 +179,8 @@ def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
 
 
 def test_a_day_strip_and_segments_tell_the_same(tmp_path: Path) -> None:
-    machine = Machine()
-    life = Life(tmp_path, machine, Habits())
+    machine = SimulatedHost()
+    life = SimulatedHistory(tmp_path, machine, Habits())
     life.run(3 * 3600.0)
     life.ask(Reason.STOPPED)
     life.run(3600.0)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from supervisor.core.events import Asked
 from supervisor.core.state import Health, Phase, TunnelState
-from supervisor.reports.archive import Archive
-from supervisor.reports.history import History, Surroundings
-from supervisor.reports.scribe import Pace
+from supervisor.reports.history.archive import Archive
+from supervisor.reports.history.recorder import History, HistorySources
+from supervisor.reports.history.writer_thread import WriterIntervals
 from tests.fakes import Habits, World
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
-ROWS_ONLY = Pace(seen=3600.0, heal=0.02)        # real seconds: beside virtual time the thread acts on rows only
+ROWS_ONLY = WriterIntervals(seen=3600.0, heal=0.02)        # real seconds: beside virtual time the thread acts on rows only
 
 
 def tunnel(name: str = "acme", *, targets: tuple[str, ...] = ("icmp://10.77.0.1",), **settings: object) -> Tunnel:
@@ -23,7 +23,7 @@ def tunnel(name: str = "acme", *, targets: tuple[str, ...] = ("icmp://10.77.0.1"
 
 
 @dataclass
-class Machine:
+class SimulatedHost:
     """The clocks of a simulated host: a step of the clock changes the offset, a boot both."""
 
     now: float = 0.0
@@ -32,7 +32,7 @@ class Machine:
 
 
 @dataclass
-class Truth:
+class ObservedTruth:
     """What was, counted by looking at the state between any two events; knows nothing of transitions, marks and files."""
 
     seconds: Counter[str] = field(default_factory=Counter)
@@ -54,18 +54,18 @@ def what_is(state: TunnelState) -> str:
     return "stopped" if state.phase is Phase.STOPPED else "down"
 
 
-def surroundings(machine: Machine) -> Surroundings:
-    return Surroundings(machine.boot, lambda: machine.now, lambda: machine.offset)
+def surroundings(machine: SimulatedHost) -> HistorySources:
+    return HistorySources(machine.boot, lambda: machine.now, lambda: machine.offset)
 
 
-class Life:
+class SimulatedHistory:
     """A simulated daemon whose transitions go to a real history on disk, from `machine.now` on."""
 
-    def __init__(self, directory: Path, machine: Machine, habits: Habits, truth: Truth | None = None, **tunnels: Tunnel) -> None:
-        self.machine, self.truth = machine, truth or Truth()
+    def __init__(self, directory: Path, machine: SimulatedHost, habits: Habits, truth: ObservedTruth | None = None, **tunnels: Tunnel) -> None:
+        self.machine, self.truth = machine, truth or ObservedTruth()
         self.history = History(Archive(directory, "test"), surroundings(machine), ROWS_ONLY)
         self.past = self.history.start(kept=5)
-        self.world = Watched(self, tunnels or {"acme": tunnel()}, habits)
+        self.world = CountedTunnel(self, tunnels or {"acme": tunnel()}, habits)
 
     def run(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -88,10 +88,10 @@ class Life:
         self.history.close(10.0)
 
 
-class Watched(World):
+class CountedTunnel(World):
     """Counts before each event what was true until then, for the first tunnel."""
 
-    def __init__(self, life: Life, tunnels: dict[str, Tunnel], habits: Habits) -> None:
+    def __init__(self, life: SimulatedHistory, tunnels: dict[str, Tunnel], habits: Habits) -> None:
         self._life, self._looked, self._name = life, life.machine.now, next(iter(tunnels))
         super().__init__(tunnels, habits, now=life.machine.now, recorder=life.history)
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
-from supervisor.reports.archive import Archive
-from supervisor.reports.history import History, Surroundings
+from supervisor.reports.history.archive import Archive
+from supervisor.reports.history.recorder import History, HistorySources
 from tests.history.worlds import tunnel
 from tunnels.base import Reason
 
@@ -15,7 +15,7 @@ ACME = tunnel()
 
 
 def main(directory: str) -> None:
-    history = History(Archive(Path(directory), "test"), Surroundings("boot"))
+    history = History(Archive(Path(directory), "test"), HistorySources("boot"))
     history.start()
     clock = history._around.clock
     for number in range(1, 1_000_000):

@@ -22,7 +22,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from supervisor.core.events import DeviceLost, Event
-from supervisor.core.network import Carry, Lane, NetworkPlan
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.kernel.network import KernelNetwork
 from tests.lab.packets import udp
 from tests.netns import Namespace, link
@@ -53,7 +53,7 @@ DOWN = replace(PLAN, lanes=(replace(PLAN.lanes[0], up=False, addresses=()), repl
 
 
 @dataclass
-class World:
+class KernelWorld:
     """The namespaces; `facilitator` is the one that the test runs in."""
 
     staff: Namespace
@@ -81,9 +81,9 @@ class World:
 
 
 @contextlib.contextmanager
-def world(facilitator: Namespace) -> Iterator[World]:
+def world(facilitator: Namespace) -> Iterator[KernelWorld]:
     """Staff, uplink and site around the facilitator, the tunnel up."""
-    made = World(Namespace("staff"), facilitator, Namespace("uplink"), Namespace("site"))
+    made = KernelWorld(Namespace("staff"), facilitator, Namespace("uplink"), Namespace("site"))
     try:
         for namespace in (facilitator, made.site):      # as on a careful host: what must work must work with a strict filter
             namespace.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0" if namespace is made.site else "net.ipv4.conf.all.rp_filter=1")
@@ -128,7 +128,7 @@ def _commands(namespace: Namespace, text: str) -> None:
 
 
 @dataclass
-class Kernel:
+class KernelUnderTest:
     """A `KernelNetwork` with what it said."""
 
     network: KernelNetwork
@@ -155,14 +155,14 @@ class Kernel:
 
 
 @contextlib.asynccontextmanager
-async def kernel(plan: NetworkPlan, **options: Any) -> AsyncIterator[Kernel]:
+async def kernel(plan: NetworkPlan, **options: Any) -> AsyncIterator[KernelUnderTest]:
     """The kernel layer, started with the plan; released at the end, with everything left in place."""
     posted: list[Event] = []
     notes: list[tuple[str, dict[str, object]]] = []
     network = KernelNetwork(posted.append, lambda text, details: notes.append((text, dict(details))), **options)
     await network.start(plan)
     try:
-        yield Kernel(network, posted, notes)
+        yield KernelUnderTest(network, posted, notes)
     finally:
         await network.close(keep=True)
 
@@ -248,12 +248,12 @@ async def ask(
         sock.close()
 
 
-class Capture:
+class UplinkCapture:
     """What leaves by the uplink for these networks, in the order of the wire; a planted packet proves that it sees."""
 
     MARKER = 4242
 
-    def __init__(self, lab: World) -> None:
+    def __init__(self, lab: KernelWorld) -> None:
         self._lab = lab
         networks = " or ".join(f"net {n}" for n in ("10.77.0.0/24", "10.0.0.0/16", "100.64.0.0/16", "10.90.0.0/16", "fd00::/8"))
         self._tcpdump = lab.uplink.popen(
@@ -282,10 +282,10 @@ class Capture:
         return lines
 
 
-class Stream:
+class PacketStream:
     """About a thousand packets a second from staff into the tunnel: one old flow and many new ones, in both families."""
 
-    def __init__(self, lab: World) -> None:
+    def __init__(self, lab: KernelWorld) -> None:
         self._sockets = {a: made_in(lab.staff, lambda a=a: socket.socket(_family(a), socket.SOCK_DGRAM)) for a in (SITE, SITE6, PRESENTED)}
         self._task = asyncio.create_task(self._send())
         self.sent = 0

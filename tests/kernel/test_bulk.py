@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.layout import Change, Op, Route
-from supervisor.core.network import FIRST_LANE, Carry, Lane, NetworkPlan
-from supervisor.core.rules import Rule
-from supervisor.kernel.bulk import CHUNK, RawRoute, pack, read_route, read_rule
-from supervisor.kernel.routes import Routes
+from supervisor.core.network.layout import Change, Op, Route
+from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.network.rules import Rule
+from supervisor.kernel.route.messages import CHUNK, RawRoute, pack, read_route, read_rule
+from supervisor.kernel.route.table import RouteTable
 from tests.kernel.lab import kernel
 from tests.netns import Namespace
 
@@ -75,8 +75,8 @@ RULES = {
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Routes]:
-    found = Routes()
+async def opened() -> AsyncIterator[RouteTable]:
+    found = RouteTable()
     await found.open()
     try:
         yield found
@@ -84,7 +84,7 @@ async def opened() -> AsyncIterator[Routes]:
         found.close()
 
 
-async def said(routes: Routes, *changes: Change, take_place: bool = False) -> list[int | None]:
+async def said(routes: RouteTable, *changes: Change, take_place: bool = False) -> list[int | None]:
     """The errno of each change."""
     place = [change.item for change in changes] if take_place else ()
     return [None if error is None else error.code for error in await routes.change_all(changes, routes.host(["d0"]), place)]

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.core.traffic import Carried
-from supervisor.kernel.counters import LaneCounts
-from tests.kernel.lab import ACME, DOWN, OWN, PLAN, SITE, SITE6, World, ask, kernel, made_in, server, world
+from supervisor.core.network.traffic import Carried
+from supervisor.kernel.nft.counters import LaneCounts
+from tests.kernel.lab import ACME, DOWN, OWN, PLAN, SITE, SITE6, KernelWorld, ask, kernel, made_in, server, world
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         yield made
 
@@ -25,7 +25,7 @@ def counts() -> dict[int, Carried]:
     return dict(LaneCounts()())
 
 
-async def test_each_flow_is_counted_once_in_the_lane_that_it_enters(lab: World) -> None:
+async def test_each_flow_is_counted_once_in_the_lane_that_it_enters(lab: KernelWorld) -> None:
     async with kernel(PLAN), server(lab.site):
         assert counts() == {ACME: Carried(0), ACME + 1000: Carried(0), OWN: Carried(0, 0, 0), OWN + 1000: Carried(0, 0, 0)}
         for address in (SITE, SITE6, SITE):
@@ -37,7 +37,7 @@ async def test_each_flow_is_counted_once_in_the_lane_that_it_enters(lab: World) 
         assert counts()[ACME] == Carried(4)
 
 
-async def test_what_knocks_at_a_lane_that_is_down_does_not_enter(lab: World) -> None:
+async def test_what_knocks_at_a_lane_that_is_down_does_not_enter(lab: KernelWorld) -> None:
     async with kernel(DOWN):
         with made_in(lab.staff, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
             for _ in range(10):
@@ -45,7 +45,7 @@ async def test_what_knocks_at_a_lane_that_is_down_does_not_enter(lab: World) -> 
         assert counts()[ACME] == Carried(0)
 
 
-async def test_a_proxys_bytes_are_counted_both_ways_and_survive_a_reconnect(lab: World) -> None:
+async def test_a_proxys_bytes_are_counted_both_ways_and_survive_a_reconnect(lab: KernelWorld) -> None:
     size = 100_000
     async with kernel(PLAN) as held, server(lab.facilitator, 17300, lambda sock: "x" * size):
         await ask(lab.staff, "10.90.0.1")

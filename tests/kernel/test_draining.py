@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core.events import FlowsCounted
-from supervisor.core.flows import FlowJob
-from supervisor.kernel.draining import POLL, FlowWatch
+from supervisor.core.network.flow_counting import FlowJob
+from supervisor.kernel.conntrack.flow_counter import POLL, FlowWatch
 from tests.kernel.lab import (
     ACME,
     AT_ONCE,
@@ -24,8 +24,8 @@ from tests.kernel.lab import (
     SITE6,
     STAFF,
     STAFF6,
-    Kernel,
-    World,
+    KernelUnderTest,
+    KernelWorld,
     ask,
     kernel,
     made_in,
@@ -43,20 +43,20 @@ LANES = {ACME: "acme", OWN: "own"}
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         yield made
 
 
-class Stream:
+class StaffConnection:
     """A connection of staff that lives on."""
 
-    def __init__(self, lab: World, address: str) -> None:
+    def __init__(self, lab: KernelWorld, address: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._sock = made_in(lab.staff, lambda: socket.socket(family))
         self._address = address
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> StaffConnection:
         loop = asyncio.get_running_loop()
         await loop.sock_connect(self._sock, (self._address, 80))
         assert await loop.sock_recv(self._sock, 200)
@@ -71,13 +71,13 @@ class Stream:
         await until(lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4))     # tcpi_unacked
 
 
-def remembered(lab: World) -> list[str]:
+def remembered(lab: KernelWorld) -> list[str]:
     """The flows of the lane that the kernel knows."""
     return lab.facilitator.run("conntrack", "-L", "--mark", str(ACME)).stdout.splitlines()
 
 
 @contextlib.asynccontextmanager
-async def watching(held: Kernel, idle: float = 60.0) -> AsyncIterator[dict[str, int]]:
+async def watching(held: KernelUnderTest, idle: float = 60.0) -> AsyncIterator[dict[str, int]]:
     """What the counter says is left, by tunnel."""
     left: dict[str, int] = {}
 
@@ -94,8 +94,8 @@ async def watching(held: Kernel, idle: float = 60.0) -> AsyncIterator[dict[str, 
 
 
 @pytest.mark.parametrize("address", [SITE, SITE6, OWN_SITE, OWN_SITE6])
-async def test_the_old_goes_on_and_the_new_is_refused_at_once(lab: World, address: str) -> None:
-    async with kernel(PLAN) as held, server(lab.site), server(lab.facilitator, 17300), Stream(lab, address) as stream:
+async def test_the_old_goes_on_and_the_new_is_refused_at_once(lab: KernelWorld, address: str) -> None:
+    async with kernel(PLAN) as held, server(lab.site), server(lab.facilitator, 17300), StaffConnection(lab, address) as stream:
         before = await held.network.read()
         await held.holds(DRAINING)
         changed = (await held.network.read()).elements ^ before.elements
@@ -111,13 +111,13 @@ async def test_the_old_goes_on_and_the_new_is_refused_at_once(lab: World, addres
 
 
 @pytest.mark.parametrize(("address", "source", "forbidden"), [(SITE, STAFF, (3, 13)), (SITE6, STAFF6, (1, 1))])
-async def test_what_is_not_tcp_is_told_too(lab: World, address: str, source: str, forbidden: tuple[int, int]) -> None:
+async def test_what_is_not_tcp_is_told_too(lab: KernelWorld, address: str, source: str, forbidden: tuple[int, int]) -> None:
     async with kernel(DRAINING):
         assert await told(lab, address, 53, source) == forbidden
 
 
 @pytest.mark.parametrize("address", [SITE, SITE6])
-async def test_datagrams_of_a_flow_that_is_under_way_go_on(lab: World, address: str) -> None:
+async def test_datagrams_of_a_flow_that_is_under_way_go_on(lab: KernelWorld, address: str) -> None:
     """Nobody answers them, so connection tracking calls each of them new."""
     loop, family = asyncio.get_running_loop(), socket.AF_INET6 if ":" in address else socket.AF_INET
     async with kernel(PLAN) as held:
@@ -133,11 +133,11 @@ async def test_datagrams_of_a_flow_that_is_under_way_go_on(lab: World, address: 
                         assert await loop.sock_recv(site, 10) == word
 
 
-async def test_a_stream_outlives_the_tunnels_device(lab: World) -> None:
+async def test_a_stream_outlives_the_tunnels_device(lab: KernelWorld) -> None:
     """The assigned address exists in source NAT only, so the kernel does not forget its flows with the device."""
     async with kernel(DRAINING) as held, server(lab.site):
         await held.holds(PLAN)
-        async with Stream(lab, SITE) as stream:
+        async with StaffConnection(lab, SITE) as stream:
             await held.holds(DRAINING)
             async with watching(held) as left:
                 await until(lambda: left.get("acme") == 1)
@@ -153,10 +153,10 @@ async def test_a_stream_outlives_the_tunnels_device(lab: World) -> None:
                 await until(lambda: left.get("acme") == 1)
 
 
-async def test_the_end_of_each_flow_is_heard(lab: World) -> None:
+async def test_the_end_of_each_flow_is_heard(lab: KernelWorld) -> None:
     async with kernel(PLAN) as held, server(lab.site), server(lab.facilitator, 17300):
-        async with Stream(lab, SITE), Stream(lab, OWN_SITE):
-            async with Stream(lab, SITE6):
+        async with StaffConnection(lab, SITE), StaffConnection(lab, OWN_SITE):
+            async with StaffConnection(lab, SITE6):
                 await held.holds(DRAINING)
                 async with watching(held) as left:
                     await until(lambda: left == {"acme": 2, "own": 1})
@@ -167,9 +167,9 @@ async def test_the_end_of_each_flow_is_heard(lab: World) -> None:
 
 
 @pytest.mark.timed
-async def test_it_is_heard_at_once(lab: World) -> None:
+async def test_it_is_heard_at_once(lab: KernelWorld) -> None:
     async with kernel(PLAN) as held, server(lab.site), contextlib.AsyncExitStack() as open_streams:
-        await open_streams.enter_async_context(Stream(lab, SITE))
+        await open_streams.enter_async_context(StaffConnection(lab, SITE))
         await held.holds(DRAINING)
         async with watching(held) as left:
             await until(lambda: left.get("acme") == 1)
@@ -179,8 +179,8 @@ async def test_it_is_heard_at_once(lab: World) -> None:
             assert time.monotonic() - start < POLL / 5
 
 
-async def test_a_silent_flow_holds_up_nothing(lab: World) -> None:
-    async with kernel(PLAN) as held, server(lab.site), Stream(lab, SITE):
+async def test_a_silent_flow_holds_up_nothing(lab: KernelWorld) -> None:
+    async with kernel(PLAN) as held, server(lab.site), StaffConnection(lab, SITE):
         await held.holds(DRAINING)
         async with watching(held, idle=1.0) as left:
             await until(lambda: left.get("acme") == 0)

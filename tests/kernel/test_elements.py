@@ -7,10 +7,10 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.core.layout import Element, Host, wanted
-from supervisor.core.network import NetworkPlan
-from supervisor.kernel.elements import pack, unpack
-from supervisor.kernel.ruleset import Ruleset
+from supervisor.core.network.layout import Element, HostFeatures, wanted
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.kernel.nft.elements import pack, unpack
+from supervisor.kernel.nft.ruleset import Ruleset
 from tests.kernel.test_layout import hosts, plans
 
 SETS = {described.name: described for described in Ruleset.build().sets}
@@ -18,7 +18,7 @@ SETS = {described.name: described for described in Ruleset.build().sets}
 
 @settings(deadline=None)
 @given(plans(), hosts, st.randoms(use_true_random=False))
-def test_round_trip(plan: NetworkPlan, host: Host, chance: random.Random) -> None:
+def test_round_trip(plan: NetworkPlan, host: HostFeatures, chance: random.Random) -> None:
     elements = wanted(plan, host).elements
     found: set[Element] = set()
     for name, described in SETS.items():

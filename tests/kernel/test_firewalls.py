@@ -8,11 +8,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.app.doctor import machine
-from supervisor.core.fitness.crossing import Aim, Case, hits
-from supervisor.core.fitness.facts import Around
-from supervisor.kernel import survey
-from supervisor.kernel.firewalls import MOST, Reader
+from supervisor.app.preflight import host
+from supervisor.core.preflight.crossing import Aim, Case, hits
+from supervisor.core.preflight.facts import Around
+from supervisor.kernel.inspect import foreign_rules
+from supervisor.kernel.nft.foreign_tables import MOST, ForeignTableReader
 from tests.kernel.lab import PLAN, SITE, SITE6, STAFF, STAFF6, ask, kernel, server, world
 from tests.netns import Namespace
 
@@ -73,14 +73,14 @@ RULESETS = {
 
 
 def around() -> Around:
-    return Around(PLAN, (), (), machine.arrivals(PLAN.staff), survey.indexes())
+    return Around(PLAN, (), (), host.arrivals(PLAN.staff), foreign_rules.indexes())
 
 
 def dropped(source: str, target: str) -> bool:
     """Is it said of TCP to port 80."""
     aim = Aim(PLAN.lanes[0], ip_network(target), ip_network(target), port=80)
     case = Case("forwarded", aim.real.version, (aim,), (ip_network(source),), one_lane=True)
-    return any(hit.whole for hit in hits(Reader().read(), around(), [case]))
+    return any(hit.whole for hit in hits(ForeignTableReader().read(), around(), [case]))
 
 
 async def arrives(staff: Namespace, address: str) -> bool:
@@ -107,7 +107,7 @@ async def test_what_is_said_to_be_dropped_does_not_arrive_and_everything_else_do
 
 
 def test_only_what_has_changed_is_read_again_and_a_large_set_is_left_unread(netns: Namespace) -> None:
-    reader = Reader()
+    reader = ForeignTableReader()
     netns.run("nft", "-f", "-", input=one("ip saddr @many drop").replace("chain c", "set many {\n type ipv4_addr;\n }\n chain c"))
     first = reader.read()
     assert reader.read() is first
@@ -140,15 +140,15 @@ async def test_rules_and_routes_are_read_as_the_kernel_has_them(netns: Namespace
     ):
         netns.run("ip", family, "rule", "add", *rule.split())
     netns.run("ip", "-6", "route", "add", "fd00:77::/64", "dev", "lo", "table", "77")
-    found = {rule.priority: rule for rule in survey.policy_rules()}
+    found = {rule.priority: rule for rule in foreign_rules.policy_rules()}
     assert (found[90].text, found[90].action, found[90].onward, found[90].arrives) == (
         "to 10.77.0.0/24 from 10.8.0.0/16 iif lo goto 200", "goto", 200, "lo")
     assert found[200].action == "blackhole"
     assert (found[91].target, found[91].table, found[91].suppresses) == (ip_network("fd00:77::/64"), 77, 0)
     assert found[92].narrow
-    routes = survey.table_routes([(6, 77), (4, 77), (4, 255)])
+    routes = foreign_rules.table_routes([(6, 77), (4, 77), (4, 255)])
     assert [(str(route.network), route.kind, route.device) for route in routes if route.table == 77] == [("fd00:77::/64", "unicast", "lo")]
     assert {str(route.network) for route in routes if route.kind == "local"} >= {"127.0.0.1/32"}
     with pytest.raises(OSError), socket.socket() as probe:
         probe.connect(("192.0.2.1", 9))
-    assert survey.outgoing(ip_network("192.0.2.1/32").network_address) is None
+    assert foreign_rules.outgoing(ip_network("192.0.2.1/32").network_address) is None

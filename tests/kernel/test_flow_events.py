@@ -11,8 +11,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from supervisor.core.audit import Entry, Flow, Gap, Told
-from supervisor.kernel.flow_events import FlowEvents
+from supervisor.core.views.audit_lines import Entry, FlowChange, FlowRecord, Gap
+from supervisor.kernel.conntrack.flow_events import FlowEvents
 from tests.kernel.lab import (
     ACME,
     DEADLINE,
@@ -24,7 +24,7 @@ from tests.kernel.lab import (
     SITE6,
     STAFF,
     STAFF6,
-    World,
+    KernelWorld,
     ask,
     kernel,
     made_in,
@@ -39,13 +39,13 @@ ACCOUNTING = replace(PLAN, accounting=True)
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         yield made
 
 
 @dataclass
-class Listener:
+class FlowLog:
     """What was told so far."""
 
     entries: list[Entry] = field(default_factory=list)
@@ -60,17 +60,17 @@ class Listener:
         self.began.set()        # it is told at once of what is there, be it nothing
         self.held_up.wait()
 
-    def flows(self, told: Told) -> list[Flow]:
-        return [entry for entry in self.entries if isinstance(entry, Flow) and entry.told is told]
+    def flows(self, told: FlowChange) -> list[FlowRecord]:
+        return [entry for entry in self.entries if isinstance(entry, FlowRecord) and entry.told is told]
 
-    def lost(self, told: Told) -> int:
+    def lost(self, told: FlowChange) -> int:
         return sum(entry.lost.get(told.value, 0) for entry in self.entries if isinstance(entry, Gap))
 
 
 @contextlib.contextmanager
-def watching(buffer: int = 1 << 20) -> Iterator[Listener]:
+def watching(buffer: int = 1 << 20) -> Iterator[FlowLog]:
     """A watch on the flows of this thread's namespace."""
-    told = Listener()
+    told = FlowLog()
     watch = FlowEvents(told.take, buffer)
     watch.start()
     assert told.began.wait(DEADLINE)
@@ -81,19 +81,19 @@ def watching(buffer: int = 1 << 20) -> Iterator[Listener]:
         watch.close()
 
 
-def sides(flow: Flow) -> tuple[str, str, int, str]:
+def sides(flow: FlowRecord) -> tuple[str, str, int, str]:
     return str(ip_address(flow.source)), str(ip_address(flow.destination)), flow.destination_port, str(ip_address(flow.real))
 
 
-async def test_a_connection_begins_and_ends_with_its_bytes_both_addresses_and_how_long_it_lasted(lab: World) -> None:
+async def test_a_connection_begins_and_ends_with_its_bytes_both_addresses_and_how_long_it_lasted(lab: KernelWorld) -> None:
     async with kernel(ACCOUNTING), server(lab.site), server(lab.facilitator, 17300):
         with watching() as told:
             for address in (SITE, SITE6, PRESENTED, "10.90.0.1"):
                 await ask(lab.staff, address)
-            await until(lambda: len(told.flows(Told.OPEN)) == 4)
+            await until(lambda: len(told.flows(FlowChange.OPEN)) == 4)
             lab.facilitator.run("conntrack", "-F")
-            await until(lambda: len(told.flows(Told.CLOSE)) == 4)
-    opened, closed = told.flows(Told.OPEN), told.flows(Told.CLOSE)
+            await until(lambda: len(told.flows(FlowChange.CLOSE)) == 4)
+    opened, closed = told.flows(FlowChange.OPEN), told.flows(FlowChange.CLOSE)
     assert [sides(flow) for flow in opened] == [
         (STAFF, SITE, 80, SITE), (STAFF6, SITE6, 80, SITE6), (STAFF, PRESENTED, 80, HIDDEN), (STAFF, "10.90.0.1", 80, "10.8.0.1"),
     ]
@@ -111,42 +111,42 @@ async def test_a_connection_begins_and_ends_with_its_bytes_both_addresses_and_ho
         assert flow.received[0] >= 2
 
 
-async def test_protocols_without_ports_are_told_too(lab: World) -> None:
+async def test_protocols_without_ports_are_told_too(lab: KernelWorld) -> None:
     async with kernel(ACCOUNTING):
         with watching() as told:
             for address in (SITE, SITE6):
                 lab.staff.run("ping", "-c", "1", "-W", "5", address)
-            await until(lambda: len(told.flows(Told.OPEN)) == 2)
-    assert [(flow.protocol, flow.source_port, sides(flow)) for flow in told.flows(Told.OPEN)] == [
+            await until(lambda: len(told.flows(FlowChange.OPEN)) == 2)
+    assert [(flow.protocol, flow.source_port, sides(flow)) for flow in told.flows(FlowChange.OPEN)] == [
         (1, 0, (STAFF, SITE, 0, SITE)), (58, 0, (STAFF6, SITE6, 0, SITE6)),
     ]
 
 
-async def test_flows_that_are_there_already_are_told_once(lab: World) -> None:
+async def test_flows_that_are_there_already_are_told_once(lab: KernelWorld) -> None:
     async with kernel(ACCOUNTING), server(lab.site):
         await ask(lab.staff, SITE)
         with watching() as told:
-            await until(lambda: told.flows(Told.ALREADY))
+            await until(lambda: told.flows(FlowChange.ALREADY))
             lab.facilitator.run("conntrack", "-D", "-m", str(ACME))
-            await until(lambda: told.flows(Told.CLOSE))
-    (there,), (closed,) = told.flows(Told.ALREADY), told.flows(Told.CLOSE)
+            await until(lambda: told.flows(FlowChange.CLOSE))
+    (there,), (closed,) = told.flows(FlowChange.ALREADY), told.flows(FlowChange.CLOSE)
     assert there.id == closed.id
     assert there.began is not None
     assert there.sent is not None
-    assert not told.flows(Told.OPEN)
+    assert not told.flows(FlowChange.OPEN)
 
 
-async def test_flows_of_others_are_not_seen(lab: World) -> None:
+async def test_flows_of_others_are_not_seen(lab: KernelWorld) -> None:
     async with kernel(ACCOUNTING), server(lab.facilitator, 8080), server(lab.site):
         with watching() as told:
             await ask(lab.staff, "10.8.0.1", 8080)
             await ask(lab.staff, SITE)
             lab.facilitator.run("conntrack", "-F")
-            await until(lambda: told.flows(Told.CLOSE))
-    assert [sides(flow)[1] for flow in (*told.flows(Told.OPEN), *told.flows(Told.CLOSE))] == [SITE, SITE]
+            await until(lambda: told.flows(FlowChange.CLOSE))
+    assert [sides(flow)[1] for flow in (*told.flows(FlowChange.OPEN), *told.flows(FlowChange.CLOSE))] == [SITE, SITE]
 
 
-async def test_what_finds_no_room_is_counted_to_the_last_flow(lab: World) -> None:
+async def test_what_finds_no_room_is_counted_to_the_last_flow(lab: KernelWorld) -> None:
     flows = 3000
     async with kernel(ACCOUNTING):
         with watching(buffer=1 << 17) as told:
@@ -156,7 +156,7 @@ async def test_what_finds_no_room_is_counted_to_the_last_flow(lab: World) -> Non
                     sender.sendto(b"x", (SITE, 1000 + port))
             lab.facilitator.run("conntrack", "-D", "-m", str(ACME))
             told.held_up.set()
-            for kind in (Told.OPEN, Told.CLOSE):
+            for kind in (FlowChange.OPEN, FlowChange.CLOSE):
                 await until(lambda kind=kind: len(told.flows(kind)) + told.lost(kind) == flows)
                 assert told.lost(kind) > 0
     gap = next(entry for entry in told.entries if isinstance(entry, Gap))
@@ -164,7 +164,7 @@ async def test_what_finds_no_room_is_counted_to_the_last_flow(lab: World) -> Non
     assert gap.since <= gap.until
 
 
-async def test_somebody_switches_the_accounting_off_and_it_is_repaired(lab: World) -> None:
+async def test_somebody_switches_the_accounting_off_and_it_is_repaired(lab: KernelWorld) -> None:
     async with kernel(ACCOUNTING) as held:
         lab.facilitator.run("sysctl", "-qw", "net.netfilter.nf_conntrack_acct=0")
         lab.tunnel_down()           # any hint makes it look again

@@ -13,8 +13,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.gates import Entry, Gate, Segment
-from supervisor.kernel.counters import refused_packets
+from supervisor.core.network.access import AccessPolicy, AccessRule, Segment
+from supervisor.kernel.nft.counters import refused_packets
 from tests.kernel.lab import (
     ACME,
     AT_ONCE,
@@ -26,8 +26,8 @@ from tests.kernel.lab import (
     SITE6,
     STAFF,
     STAFF6,
-    Capture,
-    World,
+    KernelWorld,
+    UplinkCapture,
     ask,
     kernel,
     made_in,
@@ -39,21 +39,21 @@ from tunnels.settings import Ports
 
 pytestmark = pytest.mark.root
 SUPPORT, SUPPORT6, GUEST, GUEST6 = "10.8.0.66", "fd00:8::66", "10.8.0.130", "fd00:8::130"
-ENTRIES = (Entry("engineers", None), Entry("support", (Ports("tcp", 80, 80), Ports("udp", 5300, 5310))))
+ENTRIES = (AccessRule("engineers", None), AccessRule("support", (Ports("tcp", 80, 80), Ports("udp", 5300, 5310))))
 LIMITED = replace(
     PLAN,
     segments=(
         Segment("engineers", (ip_network("10.8.0.0/26"), ip_network("fd00:8::/123"))),
         Segment("support", (ip_network("10.8.0.64/26"), ip_network("fd00:8::60/123"))),
     ),
-    gates=(Gate("acme", ACME, ENTRIES), Gate("own", OWN, ENTRIES)),
+    gates=(AccessPolicy("acme", ACME, ENTRIES), AccessPolicy("own", OWN, ENTRIES)),
 )
 SO_EE = 11          # IP_RECVERR
 ADMIN_PROHIBITED = {socket.AF_INET: (3, 13), socket.AF_INET6: (1, 1)}
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         for address in (SUPPORT, GUEST):
             made.staff.run("ip", "addr", "add", f"{address}/24", "dev", "s0")
@@ -65,7 +65,7 @@ def lab(netns: Namespace) -> Iterator[World]:
         yield made
 
 
-async def refused(lab: World, address: str, port: int, source: str) -> float:
+async def refused(lab: KernelWorld, address: str, port: int, source: str) -> float:
     """Seconds until the connection was reset."""
     start = time.monotonic()
     with pytest.raises(ConnectionRefusedError):
@@ -73,8 +73,8 @@ async def refused(lab: World, address: str, port: int, source: str) -> float:
     return time.monotonic() - start
 
 
-async def test_only_allowed_segments_enter(lab: World) -> None:
-    capture = Capture(lab)
+async def test_only_allowed_segments_enter(lab: KernelWorld) -> None:
+    capture = UplinkCapture(lab)
     async with kernel(LIMITED), server(lab.site), server(lab.site, 8080):
         for address, port, source in (
             (SITE, 80, STAFF), (SITE, 8080, STAFF), (PRESENTED, 80, STAFF), (SITE, 80, SUPPORT), (PRESENTED, 80, SUPPORT),
@@ -91,7 +91,7 @@ async def test_only_allowed_segments_enter(lab: World) -> None:
     assert await capture.leaked() == []
 
 
-async def test_a_proxy_takes_only_the_allowed(lab: World) -> None:
+async def test_a_proxy_takes_only_the_allowed(lab: KernelWorld) -> None:
     async with kernel(LIMITED), server(lab.facilitator, 17300):
         for address, source in (("10.90.0.10", STAFF), ("10.90.0.10", SUPPORT), ("fd00:90::10", STAFF6), ("fd00:90::10", SUPPORT6)):
             assert await ask(lab.staff, address, 80, source=source)
@@ -104,7 +104,7 @@ async def test_a_proxy_takes_only_the_allowed(lab: World) -> None:
         assert await ask(lab.facilitator, "10.90.0.10", 443, mark=OWN)          # our own probes are not staff
 
 
-async def told(lab: World, address: str, port: int, source: str, seconds: float = DEADLINE) -> tuple[int, int] | None:
+async def told(lab: KernelWorld, address: str, port: int, source: str, seconds: float = DEADLINE) -> tuple[int, int] | None:
     """The ICMP error, as type and code, that a UDP packet gets; None: none within this time."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     level, option = (socket.IPPROTO_IPV6, 25) if family == socket.AF_INET6 else (socket.IPPROTO_IP, SO_EE)
@@ -126,7 +126,7 @@ async def told(lab: World, address: str, port: int, source: str, seconds: float 
         sock.close()
 
 
-async def test_others_than_tcp_are_told_that_it_is_forbidden(lab: World) -> None:
+async def test_others_than_tcp_are_told_that_it_is_forbidden(lab: KernelWorld) -> None:
     received = []
     async with kernel(LIMITED):
         service = made_in(lab.site, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
@@ -144,14 +144,14 @@ async def test_others_than_tcp_are_told_that_it_is_forbidden(lab: World) -> None
         assert received == [b"?"] * 4
 
 
-async def test_ping_is_for_those_without_limits(lab: World) -> None:
+async def test_ping_is_for_those_without_limits(lab: KernelWorld) -> None:
     async with kernel(LIMITED):
         for address, sources in ((SITE, (STAFF, SUPPORT, GUEST)), (SITE6, (STAFF6, SUPPORT6, GUEST6))):
             codes = [lab.staff.run("ping", "-c1", "-W5", "-I", source, address, check=False).returncode for source in sources]
             assert [code == 0 for code in codes] == [True, False, False]
 
 
-async def test_who_is_inside_stays_until_the_tunnel_reconnects(lab: World) -> None:
+async def test_who_is_inside_stays_until_the_tunnel_reconnects(lab: KernelWorld) -> None:
     async with kernel(PLAN) as held, server(lab.site, answer=lambda sock: "hello"):
         loop = asyncio.get_running_loop()
         sock = made_in(lab.staff, socket.socket)
@@ -173,12 +173,12 @@ async def test_who_is_inside_stays_until_the_tunnel_reconnects(lab: World) -> No
         sock.close()
 
 
-async def test_a_flow_does_not_move_to_a_tunnel_that_does_not_allow_it(lab: World) -> None:
+async def test_a_flow_does_not_move_to_a_tunnel_that_does_not_allow_it(lab: KernelWorld) -> None:
     spare = replace(PLAN.lanes[0], tunnel="b", number=173003)
     first = replace(PLAN, lanes=(*PLAN.lanes, spare), carries=PLAN.carries[:1])
     fallen = replace(
         first, lanes=(replace(PLAN.lanes[0], up=False), *first.lanes[1:]), carries=(replace(PLAN.carries[0], lane=173003),),
-        segments=LIMITED.segments, gates=(Gate("b", 173003, ENTRIES[:1]),),
+        segments=LIMITED.segments, gates=(AccessPolicy("b", 173003, ENTRIES[:1]),),
     )
     async with kernel(first) as held, server(lab.site, answer=lambda sock: "hello"):
         loop = asyncio.get_running_loop()

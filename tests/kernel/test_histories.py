@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.layout import CLOSED_METRIC, MAIN_TABLE, Device, Host, Layout, Route, applied, diff, wanted
-from supervisor.core.network import Lane, NetworkPlan
+from supervisor.core.network.layout import CLOSED_METRIC, MAIN_TABLE, Device, HostFeatures, Layout, Route, applied, diff, wanted
+from supervisor.core.network.plan import Lane, NetworkPlan
 from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
-from tests.kernel.lab import DEADLINE, DOWN, MANY, PLAN, Capture, Kernel, Stream, World, kernel, until, world
+from tests.kernel.lab import DEADLINE, DOWN, MANY, PLAN, KernelUnderTest, KernelWorld, PacketStream, UplinkCapture, kernel, until, world
 from tests.lab.hostile import inject, link_layer
 from tests.netns import Namespace, link
 from tunnels.settings import Tunnel
@@ -72,14 +72,14 @@ def test_every_step_of_every_history_is_closed(first: tuple[tuple[bool, ...], ..
     simulated = SimulatedWorld(tunnels(first), Habits(
         connects_in=lambda: dice.choice((None, 0.5)), lives=lambda: dice.expovariate(1 / 60), path_alive=lambda now: dice.random() < 0.8,
     ), seed=seed)
-    host, actual, before = Host(), Layout(), frozenset[str]()
+    host, actual, before = HostFeatures(), Layout(), frozenset[str]()
     for what, detail in [("time", 1.0), *story]:
         if what == "time":
             simulated.run(until=simulated.now + float(detail))  # type: ignore[arg-type]
         elif what == "reload":
             simulated.engine.configure(Scope("sim", STAFF), tunnels(detail), held=())  # type: ignore[arg-type]
         elif what == "devices":
-            host = Host({name: Device(i + 2, 1400, True, True) for i, name in enumerate(detail)})  # type: ignore[arg-type, call-overload]
+            host = HostFeatures({name: Device(i + 2, 1400, True, True) for i, name in enumerate(detail)})  # type: ignore[arg-type, call-overload]
         else:
             actual = spoil(actual, random.Random(detail))  # type: ignore[arg-type]
         plan = simulated.engine.plan
@@ -94,7 +94,7 @@ def test_every_step_of_every_history_is_closed(first: tuple[tuple[bool, ...], ..
 
 # --- for real ------------------------------------------------------------------------------------------------------------------
 
-Happening = Callable[[World, Kernel, random.Random], Awaitable[None]]
+Happening = Callable[[KernelWorld, KernelUnderTest, random.Random], Awaitable[None]]
 EVIL = Lane("evil", 173900, "t-evil", True, addresses=(ip_address("10.79.0.2"),))       # of a customer that means harm
 
 
@@ -102,27 +102,27 @@ def beside_evil(plan: NetworkPlan) -> NetworkPlan:
     return replace(plan, lanes=(*plan.lanes, EVIL))
 
 
-async def tunnel_event(lab: World, held: Kernel, dice: random.Random) -> None:
+async def tunnel_event(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     held.network.set(beside_evil(dice.choice((PLAN, DOWN, replace(PLAN, lanes=(PLAN.lanes[0], DOWN.lanes[1]))))))
 
 
-async def reload(lab: World, held: Kernel, dice: random.Random) -> None:
+async def reload(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     """The proxy's tunnel leaves the configuration, or comes back, or many come."""
     others = tuple(carry for carry in PLAN.carries if carry.lane == PLAN.lanes[0].number)
     held.network.set(beside_evil(dice.choice((PLAN, MANY, NetworkPlan(PLAN.staff, PLAN.lanes[:1], others)))))
 
 
-async def routes_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
+async def routes_deleted(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     table = dice.choice(("main", "173001", "all"))
     lab.facilitator.run("ip", dice.choice(("-4", "-6")), "route", "flush", "table", table, "proto", "173", check=False)
 
 
-async def rules_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
+async def rules_deleted(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     priority = dice.choice(((), ("priority", "173"), ("priority", "100"), ("priority", "101")))
     lab.facilitator.run("ip", dice.choice(("-4", "-6")), "rule", "del" if priority else "flush", *priority, "protocol", "173", check=False)
 
 
-async def device_event(lab: World, held: Kernel, dice: random.Random) -> None:
+async def device_event(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     present = "t-acme" in lab.facilitator.run("ip", "-br", "link").stdout
     if not present:
         lab.tunnel_up()
@@ -133,11 +133,11 @@ async def device_event(lab: World, held: Kernel, dice: random.Random) -> None:
             lab.facilitator.run("ip", "link", "set", "t-acme", state)
 
 
-async def table_deleted(lab: World, held: Kernel, dice: random.Random) -> None:
+async def table_deleted(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     lab.facilitator.run("nft", dice.choice(("flush ruleset", "delete table inet facilitator")), check=False)
 
 
-async def setting_changed(lab: World, held: Kernel, dice: random.Random) -> None:
+async def setting_changed(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     lab.facilitator.run("sysctl", "-qw", dice.choice(("net.ipv4.conf.all.rp_filter=1", "net.ipv4.ip_forward=0")))
 
 
@@ -147,7 +147,7 @@ HAPPENINGS: tuple[Happening, ...] = (
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         yield made
 
@@ -155,12 +155,12 @@ def lab(netns: Namespace) -> Iterator[World]:
 @pytest.mark.root
 @pytest.mark.parametrize("table_flags", [6, 0], ids=["owned", "unowned"])
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_kernel_after_any_history(lab: World, seed: int, table_flags: int) -> None:
+async def test_the_kernel_after_any_history(lab: KernelWorld, seed: int, table_flags: int) -> None:
     dice = random.Random(seed)
     link(lab.facilitator, "t-evil", lab.site, "evil")
     receiver = link_layer(lab.facilitator, "t-evil")
     async with kernel(beside_evil(PLAN), table_flags=table_flags) as held:
-        capture, stream = Capture(lab), Stream(lab)
+        capture, stream = UplinkCapture(lab), PacketStream(lab)
         told = []
         for _ in range(15):
             happening = dice.choice(HAPPENINGS)
@@ -183,7 +183,7 @@ async def test_the_kernel_after_any_history(lab: World, seed: int, table_flags: 
         assert (await held.network.compare())[1] == [], told
 
 
-async def quiet(held: Kernel) -> None:
+async def quiet(held: KernelUnderTest) -> None:
     """Wait until nothing is left to change. Repairs are slowed down after many of them: give them their time."""
     deadline = time.monotonic() + DEADLINE
     while changes := await left_to_change(held):
@@ -191,7 +191,7 @@ async def quiet(held: Kernel) -> None:
         await asyncio.sleep(0.05)
 
 
-async def left_to_change(held: Kernel) -> list[str]:
+async def left_to_change(held: KernelUnderTest) -> list[str]:
     """What the kernel lacks or has too much. It may have no time to say so on a busy machine."""
     try:
         return (await held.network.compare())[1]

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.events import DeviceLost, Noticed
-from supervisor.core.layout import Layout
-from supervisor.core.network import Carry, Lane, NetworkPlan
+from supervisor.core.network.layout import Layout
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import Occupied
-from supervisor.kernel.hints import EVERYTHING, Hints, Part
-from supervisor.kernel.links import ALIAS
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
-from supervisor.kernel.netlink import attribute
+from supervisor.kernel.netlink.codec import attribute
+from supervisor.kernel.netlink.links import ALIAS
+from supervisor.kernel.netlink.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.nftables import Nftables
-from supervisor.kernel.routes import Routes
-from tests.kernel.lab import DOWN, MANY, PLAN, Kernel, kernel, until
+from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.route.table import RouteTable
+from tests.kernel.lab import DOWN, MANY, PLAN, KernelUnderTest, kernel, until
 from tests.netns import Namespace
-from tunnels.programs import wireguard_device
+from tunnels.kinds.wireguard import device as wireguard_device
 
 pytestmark = pytest.mark.root
 TUNNEL_ROUTES = ("+ route 0.0.0.0/0 dev t-acme table 173001 metric 100", "+ route ::/0 dev t-acme table 173001 metric 100")
@@ -53,7 +53,7 @@ def leftovers(netns: Namespace) -> str:
 # --- devices -----------------------------------------------------------------------------------------------------------------
 
 
-def routes(held: Kernel) -> tuple[int, int]:
+def routes(held: KernelUnderTest) -> tuple[int, int]:
     """Wanted and installed, of the tunnel with a device."""
     found = held.network.achieved["acme"]
     return found.wanted, found.installed
@@ -226,33 +226,33 @@ async def test_hundreds_of_routes_come_back(netns: Namespace) -> None:
 
 
 async def test_after_lost_notifications_everything_is_read(netns: Namespace) -> None:
-    heard: list[frozenset[Part]] = []
-    hints = Hints(heard.append, lambda: (), buffer=4096)
+    heard: list[frozenset[KernelPart]] = []
+    hints = Notifications(heard.append, lambda: (), buffer=4096)
     hints.open()
     netns.run("ip", "-batch", "-", input="".join(f"route add unreachable 10.1.{i % 256}.0/24 metric {i} proto 5\n" for i in range(500)))
     await until(lambda: heard)
     assert heard == [EVERYTHING]
     await run(netns, "ip route add unreachable 10.2.0.0/24 proto 173")      # the socket goes on working
     await until(lambda: heard[1:])
-    assert heard[1:] == [frozenset({Part.ROUTES})]
+    assert heard[1:] == [frozenset({KernelPart.ROUTES})]
     hints.close()
 
 
 async def test_the_changes_of_others_about_others_are_told_apart(netns: Namespace) -> None:
     """Routes of others in the main table are none of our business; what packets of ours may meet is, and is nothing to repair."""
-    heard: list[frozenset[Part]] = []
+    heard: list[frozenset[KernelPart]] = []
     told: list[int] = []
-    hints = Hints(heard.append, lambda: (), lambda: told.append(1))
+    hints = Notifications(heard.append, lambda: (), lambda: told.append(1))
     hints.open()
     await run(netns, "ip route add unreachable 10.1.0.0/24 proto static")
     await run(netns, "ip rule add fwmark 7 lookup 7")
     await until(lambda: heard)
-    assert (heard, len(told)) == ([frozenset({Part.RULES})], 1)
+    assert (heard, len(told)) == ([frozenset({KernelPart.RULES})], 1)
     for command in ("nft add table inet other", "ip route add blackhole 10.1.0.0/24 table 7", "nft delete table inet other"):
         told.clear()
         await run(netns, command)
         await until(lambda: told)
-    assert heard == [frozenset({Part.RULES})]
+    assert heard == [frozenset({KernelPart.RULES})]
     assert hints.take_author() == ""
     hints.close()
 
@@ -276,12 +276,12 @@ def test_a_change_of_our_table_counts_when_its_author_is_known() -> None:
     new_rule, new_generation = 0x0A06, 0x0A0F
     ours, others = (bytes(4) + attribute(1, name) for name in (b"facilitator\0", b"filter\0"))
     by = {name: bytes(4) + attribute(3, name + b"\0") for name in (b"nft", b"dockerd")}
-    hints = Hints(_nobody, lambda: ())
+    hints = Notifications(_nobody, lambda: ())
     heard = [hints.nftables(kind, body) for kind, body in (
         (new_rule, others), (new_generation, by[b"dockerd"]), (new_rule, ours), (new_rule, others), (new_generation, by[b"nft"]),
         (new_rule, others), (new_generation, by[b"dockerd"]),
     )]
-    assert heard == [Part.OTHERS, None, None, Part.OTHERS, Part.TABLE, Part.OTHERS, None]
+    assert heard == [KernelPart.OTHERS, None, None, KernelPart.OTHERS, KernelPart.TABLE, KernelPart.OTHERS, None]
     assert [hints.take_author(), hints.take_author()] == ["nft", ""]
 
 
@@ -394,7 +394,7 @@ async def test_preview_says_what_would_change(netns: Namespace) -> None:
 
 
 async def read() -> Layout:
-    routes, nftables = Routes(), Nftables()
+    routes, nftables = RouteTable(), Nftables()
     await routes.open()
     await nftables.open()
     state = await nftables.read()

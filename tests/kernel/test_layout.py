@@ -8,29 +8,17 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.core.gates import Entry, Gate, Segment
-from supervisor.core.intervals import Interval, longest_prefix
-from supervisor.core.layout import (
-    Achieved,
-    Device,
-    Element,
-    Host,
-    Layout,
-    Op,
-    Route,
-    achieved,
-    applied,
-    diff,
-    wanted,
-)
-from supervisor.core.network import Carry, Lane, Manner, NetworkPlan, given_up, kept_open
-from supervisor.core.rules import Rule
+from supervisor.core.network.access import AccessPolicy, AccessRule, Segment
+from supervisor.core.network.intervals import Interval, longest_prefix
+from supervisor.core.network.layout import Achieved, Device, Element, HostFeatures, Layout, Op, Route, achieved, applied, diff, wanted
+from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan, given_up, kept_open
+from supervisor.core.network.rules import Rule
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")
 ACME6 = ip_network("fd00:77::/64")
 OWN = ip_network("10.90.0.0/16")
-HOST = Host({"lo": Device(1, 65536, True, True), "t-acme": Device(7, 1400, True, True)})
+HOST = HostFeatures({"lo": Device(1, 65536, True, True), "t-acme": Device(7, 1400, True, True)})
 PLAN = NetworkPlan(
     staff=(ip_network("10.8.0.0/16"), ip_network("fd00:8::/64")),
     lanes=(
@@ -50,7 +38,7 @@ LIMITED = replace(
     segments=(
         Segment("engineers", (ip_network("10.8.1.0/24"), ip_network("fd00:8::1:0/112"))), Segment("support", (ip_network("10.8.2.0/24"),)),
     ),
-    gates=(Gate("acme", 173001, (Entry("engineers", None), Entry("support", (Ports("tcp", 443, 443), Ports("udp", 8000, 8100))))),),
+    gates=(AccessPolicy("acme", 173001, (AccessRule("engineers", None), AccessRule("support", (Ports("tcp", 443, 443), Ports("udp", 8000, 8100))))),),
 )
 
 
@@ -242,7 +230,7 @@ def test_removing_everything() -> None:
 
 def test_no_route_into_a_device_that_is_missing_down_or_without_ipv6() -> None:
     def into(device: Device | None) -> list[str]:
-        host = Host({"t-acme": device} if device else {})
+        host = HostFeatures({"t-acme": device} if device else {})
         return sorted(str(route) for route in wanted(PLAN, host).routes if route.device == "t-acme")
 
     assert into(None) == []
@@ -251,14 +239,14 @@ def test_no_route_into_a_device_that_is_missing_down_or_without_ipv6() -> None:
 
 
 def test_a_kernel_without_ipv6_gets_none() -> None:
-    layout = wanted(PLAN, Host(HOST.devices, ipv6=False))
+    layout = wanted(PLAN, HostFeatures(HOST.devices, ipv6=False))
     assert {route.network.version for route in layout.routes} == {4}
     assert {rule.version for rule in layout.rules} == {4}
 
 
 def test_another_device_takes_the_place_of_the_first() -> None:
     moved = replace(PLAN, lanes=(replace(PLAN.lanes[0], device="t-new"), PLAN.lanes[1]))
-    host = Host(HOST.devices | {"t-new": Device(9, 1400, True, False)})
+    host = HostFeatures(HOST.devices | {"t-new": Device(9, 1400, True, False)})
     assert [str(c) for c in diff(wanted(PLAN, host), wanted(moved, host)) if isinstance(c.item, Route)] == [
         "+ route 0.0.0.0/0 dev t-new table 173001 metric 100",
         "- route ::/0 dev t-acme table 173001 metric 100",
@@ -269,8 +257,8 @@ def test_what_was_achieved_counts_the_tunnels_own_routes() -> None:
     layout = wanted(PLAN, HOST)
     assert achieved(PLAN, HOST, layout) == {"acme": Achieved(7, 7), "own": Achieved(5, 5)}
     assert achieved(PLAN, HOST, Layout())["acme"] == Achieved(7, 0)
-    assert achieved(PLAN, Host(), wanted(PLAN, Host()))["acme"] == Achieved(6, 5)      # the missing device
-    assert achieved(DOWN, Host(), wanted(DOWN, Host()))["acme"] == Achieved(5, 5)
+    assert achieved(PLAN, HostFeatures(), wanted(PLAN, HostFeatures()))["acme"] == Achieved(6, 5)      # the missing device
+    assert achieved(DOWN, HostFeatures(), wanted(DOWN, HostFeatures()))["acme"] == Achieved(5, 5)
 
 
 def test_intervals_are_written_as_networks_where_they_are_some() -> None:
@@ -322,14 +310,14 @@ def plans(draw: st.DrawFn) -> NetworkPlan:
 
 
 hosts = st.builds(
-    Host, st.dictionaries(st.sampled_from(["lo", "t-a", "t-b", "t-c"]),
+    HostFeatures, st.dictionaries(st.sampled_from(["lo", "t-a", "t-b", "t-c"]),
                           st.builds(Device, st.integers(1, 9), st.integers(50, 1500), st.booleans(), st.booleans())), st.booleans(),
 )
 
 
 @settings(deadline=None)
 @given(plans(), hosts, plans(), hosts)
-def test_the_changes_lead_there(a: NetworkPlan, here: Host, b: NetworkPlan, there: Host) -> None:
+def test_the_changes_lead_there(a: NetworkPlan, here: HostFeatures, b: NetworkPlan, there: HostFeatures) -> None:
     before, after = wanted(a, here), wanted(b, there)
     assert applied(Layout(), diff(Layout(), before)) == before
     assert applied(before, diff(before, after)) == after
@@ -339,7 +327,7 @@ def test_the_changes_lead_there(a: NetworkPlan, here: Host, b: NetworkPlan, ther
 
 @settings(deadline=None)
 @given(plans(), hosts, plans(), hosts)
-def test_a_destination_that_stays_is_closed_at_every_step(a: NetworkPlan, here: Host, b: NetworkPlan, there: Host) -> None:
+def test_a_destination_that_stays_is_closed_at_every_step(a: NetworkPlan, here: HostFeatures, b: NetworkPlan, there: HostFeatures) -> None:
     before, after = wanted(a, here), wanted(b, there)
     stays = _closed(before) & _closed(after)
     layout = before
@@ -356,7 +344,7 @@ def _closed(layout: Layout) -> set[tuple[object, int, int]]:
 
 @settings(deadline=None)
 @given(plans(), hosts)
-def test_keys_are_unique_and_intervals_disjoint(plan: NetworkPlan, host: Host) -> None:
+def test_keys_are_unique_and_intervals_disjoint(plan: NetworkPlan, host: HostFeatures) -> None:
     layout = wanted(plan, host)
     keys = [(element.set, element.key) for element in layout.elements]
     assert len(keys) == len(set(keys))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.core.network import Manner, NetworkPlan
+from supervisor.core.network.plan import Manner, NetworkPlan
 from tests.kernel.lab import (
     AT_ONCE,
     DEADLINE,
@@ -21,9 +21,9 @@ from tests.kernel.lab import (
     STAFF,
     STAFF6,
     TUNNEL,
-    Capture,
-    Stream,
-    World,
+    KernelWorld,
+    PacketStream,
+    UplinkCapture,
     ask,
     kernel,
     made_in,
@@ -42,12 +42,12 @@ def pausing(plan: NetworkPlan) -> NetworkPlan:
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         yield made
 
 
-async def test_during_a_pause_a_new_connection_waits_and_then_succeeds(lab: World) -> None:
+async def test_during_a_pause_a_new_connection_waits_and_then_succeeds(lab: KernelWorld) -> None:
     lab.tunnel_down()
     async with kernel(pausing(DOWN)) as held, server(lab.site), server(lab.facilitator, 17300):
         waiting = [asyncio.create_task(ask(lab.staff, address)) for address in (SITE, OWN_SITE, OWN_SITE6)]
@@ -59,7 +59,7 @@ async def test_during_a_pause_a_new_connection_waits_and_then_succeeds(lab: Worl
 
 
 @pytest.mark.parametrize("address", [SITE, SITE6, OWN_SITE, OWN_SITE6])
-async def test_a_tunnel_that_is_declared_down_answers_at_once(lab: World, address: str) -> None:
+async def test_a_tunnel_that_is_declared_down_answers_at_once(lab: KernelWorld, address: str) -> None:
     async with kernel(pausing(DOWN)) as held:
         with pytest.raises(TimeoutError):
             await ask(lab.staff, address, seconds=0.3)
@@ -71,7 +71,7 @@ async def test_a_tunnel_that_is_declared_down_answers_at_once(lab: World, addres
         assert await told(lab, address, 53, STAFF6 if ":" in address else STAFF) == ((1, 0) if ":" in address else (3, 1))
 
 
-async def test_an_established_connection_survives_a_reconnect_of_three_seconds(lab: World) -> None:
+async def test_an_established_connection_survives_a_reconnect_of_three_seconds(lab: KernelWorld) -> None:
     async with kernel(pausing(PLAN)) as held, server(lab.site, answer=lambda sock: "hello"):
         loop = asyncio.get_running_loop()
         sock = made_in(lab.staff, socket.socket)
@@ -91,7 +91,7 @@ async def test_an_established_connection_survives_a_reconnect_of_three_seconds(l
         sock.close()
 
 
-async def test_a_connection_into_a_tunnel_that_is_declared_down_is_reset(lab: World) -> None:
+async def test_a_connection_into_a_tunnel_that_is_declared_down_is_reset(lab: KernelWorld) -> None:
     async with kernel(PLAN) as held, server(lab.site, answer=lambda sock: "hello"):
         loop = asyncio.get_running_loop()
         sock = made_in(lab.staff, socket.socket)
@@ -105,9 +105,9 @@ async def test_a_connection_into_a_tunnel_that_is_declared_down_is_reset(lab: Wo
         sock.close()
 
 
-async def test_nothing_leaks_while_manners_change(lab: World) -> None:
+async def test_nothing_leaks_while_manners_change(lab: KernelWorld) -> None:
     async with kernel(pausing(DOWN)) as held:
-        capture, stream = Capture(lab), Stream(lab)
+        capture, stream = UplinkCapture(lab), PacketStream(lab)
         for plan in (DOWN, pausing(DOWN), pausing(PLAN), pausing(DOWN), DOWN, PLAN) * 3:
             await held.holds(plan)
             await stream.packets(30)

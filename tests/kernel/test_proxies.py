@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from supervisor.kernel.inspection import refused
-from tests.kernel.lab import OWN, PLAN, SO_MARK, STAFF, STAFF6, World, ask, kernel, listener, made_in, server, world
+from supervisor.kernel.inspect.packet_path import refused
+from tests.kernel.lab import OWN, PLAN, SO_MARK, STAFF, STAFF6, KernelWorld, ask, kernel, listener, made_in, server, world
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
@@ -23,14 +23,14 @@ SOURCE_PORT = 40_999    # of a connection that uses an entry of connection track
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         made.staff.run("ip", "address", "add", f"{OTHER}/24", "dev", "s0")
         made.staff.run("ip", "address", "add", f"{OTHER6}/64", "dev", "s0", "nodad")
         yield made
 
 
-async def answers(lab: World) -> list[str]:
+async def answers(lab: KernelWorld) -> list[str]:
     """Who gets an answer: staff and the daemon's probes, in both families, and those who connect to the port directly."""
     asked = {
         "staff": (lab.staff, ADDRESS, 80, 0), "staff 6": (lab.staff, ADDRESS6, 80, 0), "probe": (lab.facilitator, ADDRESS, 80, OWN),
@@ -45,7 +45,7 @@ async def answers(lab: World) -> list[str]:
     return got
 
 
-async def test_only_a_transparent_socket_gets_redirected_connections(lab: World) -> None:
+async def test_only_a_transparent_socket_gets_redirected_connections(lab: KernelWorld) -> None:
     async with kernel(PLAN):
         async with server(lab.facilitator, PORT):
             assert await answers(lab) == ["staff", "staff 6", "probe", "probe 6"]
@@ -57,7 +57,7 @@ async def test_only_a_transparent_socket_gets_redirected_connections(lab: World)
 
 
 @contextlib.contextmanager
-def rivals(lab: World) -> Iterator[list[socket.socket]]:
+def rivals(lab: KernelWorld) -> Iterator[list[socket.socket]]:
     """The port in the hands of a program that could not mark its sockets."""
     made = [made_in(lab.facilitator, lambda f=f: listener(PORT, f, transparent=False)) for f in (socket.AF_INET, socket.AF_INET6)]
     try:
@@ -78,7 +78,7 @@ def taken(listeners: list[socket.socket]) -> int:
     return count
 
 
-async def test_whoever_takes_the_port_of_a_dead_client_gets_nothing(lab: World) -> None:
+async def test_whoever_takes_the_port_of_a_dead_client_gets_nothing(lab: KernelWorld) -> None:
     """While connections that it had are still known, with one that comes from the same source port, and with new ones."""
     async with kernel(PLAN):
         async with server(lab.facilitator, PORT):
@@ -100,7 +100,7 @@ async def test_whoever_takes_the_port_of_a_dead_client_gets_nothing(lab: World) 
             sock.close()
 
 
-async def connected(lab: World, port: int = 0) -> socket.socket:
+async def connected(lab: KernelWorld, port: int = 0) -> socket.socket:
     """A connection of staff to the proxy, from this port."""
     sock = made_in(lab.staff, socket.socket)
     try:
@@ -115,7 +115,7 @@ async def connected(lab: World, port: int = 0) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def holding(lab: World, source: str, address: str, count: int, mark: int = 0) -> AsyncIterator[list[socket.socket]]:
+async def holding(lab: KernelWorld, source: str, address: str, count: int, mark: int = 0) -> AsyncIterator[list[socket.socket]]:
     """Up to so many connections, of those that are let in."""
     loop, held = asyncio.get_running_loop(), []
     try:
@@ -139,7 +139,7 @@ async def holding(lab: World, source: str, address: str, count: int, mark: int =
 
 
 @pytest.mark.parametrize(("source", "other", "address"), [(STAFF, OTHER, ADDRESS), (STAFF6, OTHER6, ADDRESS6)], ids=["4", "6"])
-async def test_one_source_gets_its_share_and_others_get_theirs(lab: World, source: str, other: str, address: str) -> None:
+async def test_one_source_gets_its_share_and_others_get_theirs(lab: KernelWorld, source: str, other: str, address: str) -> None:
     async with kernel(PLAN), server(lab.facilitator, PORT):
         async with holding(lab, source, address, SHARE + 20) as held:
             assert len(held) == SHARE

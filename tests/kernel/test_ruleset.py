@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pyroute2 import NetlinkError
 
-from supervisor.core.intervals import Interval
-from supervisor.core.layout import Change, Element, Layout, Op, Table, diff, wanted
-from supervisor.kernel.nftables import Nftables, TableState
-from supervisor.kernel.ruleset import Ruleset
+from supervisor.core.network.intervals import Interval
+from supervisor.core.network.layout import Change, Element, Layout, Op, Table, diff, wanted
+from supervisor.kernel.nft.ruleset import Ruleset
+from supervisor.kernel.nft.table import Nftables, TableState
 from tests.kernel.test_layout import HOST, LIMITED
 from tests.netns import Namespace
 

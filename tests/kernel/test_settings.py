@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.kernel.limiter import Limiter
 from supervisor.kernel.sysctl import Sysctls
+from supervisor.kernel.token_bucket import TokenBucket
 
 
-class Tree:
+class SysctlTree:
     """A directory that looks like /proc/sys/net."""
 
     def __init__(self, root: Path, **values: str) -> None:
@@ -33,7 +33,7 @@ class Tree:
 @pytest.mark.parametrize(("everywhere", "own", "after"), [(0, 1, 1), (1, 0, 1), (1, 2, 2), (2, 1, 2), (2, 0, 2)])
 def test_the_reverse_path_filter_moves_without_changing_a_device(tmp_path: Path, everywhere: int, own: int, after: int) -> None:
     values = {"all": everywhere, "default": 0, "eth0": own}
-    tree = Tree(tmp_path, **{f"ipv4__conf__{device}__rp_filter": str(value) for device, value in values.items()})
+    tree = SysctlTree(tmp_path, **{f"ipv4__conf__{device}__rp_filter": str(value) for device, value in values.items()})
     tree.sysctls.move_reverse_path_filter()
     assert tree.get("ipv4/conf/all/rp_filter") == "0"
     assert tree.get("ipv4/conf/eth0/rp_filter") == str(after)
@@ -44,7 +44,7 @@ def test_the_reverse_path_filter_moves_without_changing_a_device(tmp_path: Path,
 
 
 def test_forwarding_keeps_the_hosts_own_router(tmp_path: Path) -> None:
-    tree = Tree(
+    tree = SysctlTree(
         tmp_path, ipv4__ip_forward="0", ipv6__conf__all__forwarding="0", ipv6__conf__all__accept_ra="1",
         ipv6__conf__eth0__accept_ra="1", ipv6__conf__eth1__accept_ra="0",
     )
@@ -57,13 +57,13 @@ def test_forwarding_keeps_the_hosts_own_router(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [("1 0", "7 7"), ("0 5", "0 7"), ("9 12", "7 12"), ("0 2147483647", "0 2147483647")])
 def test_the_groups_that_may_ping_grow_to_ours(tmp_path: Path, before: str, after: str) -> None:
-    tree = Tree(tmp_path, ipv4__ping_group_range=before)
+    tree = SysctlTree(tmp_path, ipv4__ping_group_range=before)
     tree.sysctls.allow_ping(7)
     assert tree.get("ipv4/ping_group_range").split() == after.split()
 
 
 def test_what_cannot_be_written_is_told_once_unless_it_is_fine(tmp_path: Path) -> None:
-    tree = Tree(tmp_path, ipv4__ip_forward="0")
+    tree = SysctlTree(tmp_path, ipv4__ip_forward="0")
 
     class ReadOnly(Sysctls):
         def _write(self, name: str, value: str) -> None:
@@ -74,12 +74,12 @@ def test_what_cannot_be_written_is_told_once_unless_it_is_fine(tmp_path: Path) -
         sysctls.forward(ipv6=False)
     assert tree.notes == ["net.ipv4.ip_forward is 0 and cannot be written (Read-only file system); it must be 1"]
     tree.put("ipv4/ip_forward", "1")
-    Tree(tmp_path).sysctls.forward(ipv6=False)
+    SysctlTree(tmp_path).sysctls.forward(ipv6=False)
     assert len(tree.notes) == 1
 
 
 def test_missing_settings_are_nothing_to_complain_about(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
+    tree = SysctlTree(tmp_path)
     tree.sysctls.forward(ipv6=True)
     tree.sysctls.accept_replies("t-gone")
     tree.sysctls.move_reverse_path_filter()
@@ -88,7 +88,7 @@ def test_missing_settings_are_nothing_to_complain_about(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 10), max_size=60), st.integers(1, 5))
 def test_never_more_than_the_burst_and_the_rate(pauses: list[float], burst: int) -> None:
-    limiter, now, taken = Limiter(burst, rate=2.0), 0.0, 0
+    limiter, now, taken = TokenBucket(burst, rate=2.0), 0.0, 0
     for pause in pauses:
         now += pause
         taken += limiter.take(now)
@@ -96,7 +96,7 @@ def test_never_more_than_the_burst_and_the_rate(pauses: list[float], burst: int)
 
 
 def test_a_token_comes_back_in_time() -> None:
-    limiter = Limiter(1, rate=2.0)
+    limiter = TokenBucket(1, rate=2.0)
     assert limiter.take(100.0)
     assert not limiter.take(100.1)
     assert limiter.take(100.1 + limiter.wait + 1e-9)

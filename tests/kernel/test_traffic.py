@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network.plan import NetworkPlan
 from tests.kernel.lab import (
     ACME,
     DEADLINE,
@@ -28,8 +28,8 @@ from tests.kernel.lab import (
     STAFF,
     TUNNEL,
     TUNNEL6,
-    Capture,
-    World,
+    KernelWorld,
+    UplinkCapture,
     answer_for,
     ask,
     kernel,
@@ -46,12 +46,12 @@ ORIGINAL_DESTINATION = 80
 
 
 @pytest.fixture
-def lab(netns: Namespace) -> Iterator[World]:
+def lab(netns: Namespace) -> Iterator[KernelWorld]:
     with world(netns) as made:
         yield made
 
 
-async def test_staff_reach_the_site_behind_the_tunnels_address(lab: World) -> None:
+async def test_staff_reach_the_site_behind_the_tunnels_address(lab: KernelWorld) -> None:
     async with kernel(DOWN) as held, server(lab.site):
         for address in (SITE, SITE6):
             with pytest.raises(NO_WAY):
@@ -61,8 +61,8 @@ async def test_staff_reach_the_site_behind_the_tunnels_address(lab: World) -> No
         assert TUNNEL6 in await ask(lab.staff, SITE6)
 
 
-async def test_who_is_not_staff_stays_outside(lab: World) -> None:
-    capture = Capture(lab)
+async def test_who_is_not_staff_stays_outside(lab: KernelWorld) -> None:
+    capture = UplinkCapture(lab)
     async with kernel(PLAN), server(lab.site):
         with pytest.raises(NO_WAY):
             await ask(lab.staff, SITE, source="10.9.0.5", seconds=0.5)
@@ -72,7 +72,7 @@ async def test_who_is_not_staff_stays_outside(lab: World) -> None:
     assert await capture.leaked() == []
 
 
-async def test_networks_with_other_names_are_mapped_both_ways(lab: World) -> None:
+async def test_networks_with_other_names_are_mapped_both_ways(lab: KernelWorld) -> None:
     async with kernel(PLAN), server(lab.site, answer=lambda sock: f"{sock.getsockname()[0]} {sock.getpeername()[0]}"):
         assert await ask(lab.staff, PRESENTED) == f"10.0.0.10 {TUNNEL}"
         assert await ask(lab.facilitator, PRESENTED, mark=ACME) == f"10.0.0.10 {TUNNEL}"
@@ -80,7 +80,7 @@ async def test_networks_with_other_names_are_mapped_both_ways(lab: World) -> Non
             await ask(lab.facilitator, PRESENTED, seconds=0.5)
 
 
-async def test_segments_fit_into_the_tunnel_in_both_directions(lab: World) -> None:
+async def test_segments_fit_into_the_tunnel_in_both_directions(lab: KernelWorld) -> None:
     def segment(sock: socket.socket) -> str:
         return str(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
 
@@ -92,7 +92,7 @@ async def test_segments_fit_into_the_tunnel_in_both_directions(lab: World) -> No
             assert await ask(lab.staff, address, look=segment) == fits          # what staff may send
 
 
-async def test_nobody_behind_a_tunnel_opens_a_connection(lab: World) -> None:
+async def test_nobody_behind_a_tunnel_opens_a_connection(lab: KernelWorld) -> None:
     async with kernel(PLAN), server(lab.staff), server(lab.facilitator, 2222), server(lab.facilitator, 17300):
         for address, port in ((STAFF, 80), (TUNNEL, 2222), (TUNNEL, 17300), (TUNNEL6, 2222), ("192.0.2.1", 80)):
             with pytest.raises(NO_WAY):
@@ -112,7 +112,7 @@ def _asked_for(sock: socket.socket) -> str:
     return f"{socket.inet_ntoa(raw[4:8])} {struct.unpack_from('>H', raw, 2)[0]}"
 
 
-async def test_a_proxy_is_handed_its_connections_and_no_others(lab: World) -> None:
+async def test_a_proxy_is_handed_its_connections_and_no_others(lab: KernelWorld) -> None:
     async with kernel(PLAN), server(lab.facilitator, 17300, _asked_for):
         for address in ("10.90.0.10", "fd00:90::10"):
             assert await ask(lab.staff, address, 8443) == f"{address} 8443"
@@ -126,9 +126,9 @@ async def test_a_proxy_is_handed_its_connections_and_no_others(lab: World) -> No
 
 
 @pytest.mark.parametrize("address", ["10.90.0.10", "fd00:90::10"])
-async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(lab: World, address: str) -> None:
+async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(lab: KernelWorld, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    capture = Capture(lab)
+    capture = UplinkCapture(lab)
     async with kernel(PLAN):
         service = made_in(lab.facilitator, lambda: socket.socket(family, socket.SOCK_DGRAM))
         service.bind(("", 5300))
@@ -146,7 +146,7 @@ async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(lab: Wor
     assert await capture.leaked() == []
 
 
-async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(lab: World) -> None:
+async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(lab: KernelWorld) -> None:
     async with kernel(PLAN) as held, server(lab.site, answer=lambda sock: "hello"):
         loop = asyncio.get_running_loop()
         sock = made_in(lab.staff, socket.socket)
@@ -169,7 +169,7 @@ FALLEN = replace(MOVED, lanes=(DOWN.lanes[0], PLAN.lanes[1], SPARE))
 BEHIND = {"10.79.0.2", "fd00:79::2"}
 
 
-def second_tunnel(lab: World) -> None:
+def second_tunnel(lab: KernelWorld) -> None:
     """`t-b` leads to the same site."""
     link(lab.facilitator, "t-b", lab.site, "spare")
     answer_for(lab.facilitator, "t-b", lab.site, "spare", *BEHIND)
@@ -178,7 +178,7 @@ def second_tunnel(lab: World) -> None:
     lab.site.run("ip", "addr", "add", f"{SITE6}/128", "dev", "spare", "nodad")      # or it would not answer there who has it
 
 
-async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab: World) -> None:
+async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab: KernelWorld) -> None:
     """Failover: old flows stay while their lane is up; when it goes down they follow."""
     second_tunnel(lab)
     site = made_in(lab.site, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -209,7 +209,7 @@ async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab
     client.close()
 
 
-class Echo(asyncio.DatagramProtocol):
+class LateEcho(asyncio.DatagramProtocol):
     """Answers late, so that answers are on their way all the time; knows who asked."""
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ class Echo(asyncio.DatagramProtocol):
         asyncio.get_running_loop().call_later(0.03, self._transport.sendto, data, source)
 
 
-class Answers(asyncio.DatagramProtocol):
+class EchoReplies(asyncio.DatagramProtocol):
     """What came back."""
 
     def __init__(self) -> None:
@@ -236,16 +236,16 @@ class Answers(asyncio.DatagramProtocol):
 @pytest.mark.parametrize(("address", "real"), [(SITE, SITE), (SITE6, SITE6), (PRESENTED, HIDDEN)])
 @pytest.mark.parametrize("second", [FALLEN, replace(FALLEN, lanes=FALLEN.lanes[1:])], ids=["down", "removed"])
 async def test_nothing_is_lost_where_flows_move_between_two_working_tunnels(
-    lab: World, address: str, real: str, second: NetworkPlan,
+    lab: KernelWorld, address: str, real: str, second: NetworkPlan,
 ) -> None:
     second_tunnel(lab)
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     site, client = (made_in(namespace, lambda: socket.socket(family, socket.SOCK_DGRAM)) for namespace in (lab.site, lab.staff))
     site.bind((real, 5300))
-    here, echo = await loop.create_datagram_endpoint(Echo, sock=site)
+    here, echo = await loop.create_datagram_endpoint(LateEcho, sock=site)
     client.connect((address, 5300))
-    there, answers = await loop.create_datagram_endpoint(Answers, sock=client)
+    there, answers = await loop.create_datagram_endpoint(EchoReplies, sock=client)
     sent = set()
 
     async def send(count: int) -> None:

@@ -7,9 +7,9 @@
 packets. Everything lives in network namespaces with random names and one temporary directory, and is gone when the context ends.
 """
 
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.lab import Lab
 from tests.lab.network import BASTION, CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, LAPTOP
-from tests.lab.traffic import Capture, Outage, Reply
+from tests.lab.traffic import Capture, OutageMeter, Reply
 
-__all__ = ["BASTION", "CLOUD_WEB", "CUSTOMER", "DATACENTRE_WEB", "LAPTOP", "Capture", "Daemon", "Lab", "Outage", "Reply"]
+__all__ = ["BASTION", "CLOUD_WEB", "CUSTOMER", "DATACENTRE_WEB", "LAPTOP", "Capture", "LabDaemon", "Lab", "OutageMeter", "Reply"]

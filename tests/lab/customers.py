@@ -20,12 +20,12 @@ import pyotp
 
 from tests.lab import ocserv, strongswan
 from tests.lab.config import Config
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.lab import Lab
 from tests.lab.network import CLOUD_WEB, CUSTOMER, DATACENTRE, DATACENTRE_WEB
 from tests.lab.ocserv import OcservServer
 from tests.lab.pki import Authority
-from tests.lab.servers import PASSWORD, Login, OpenVpnServer, Server
+from tests.lab.servers import PASSWORD, OpenVpnServer, Server, ServerLogin
 from tests.lab.strongswan import StrongSwanServer
 from tests.lab.wireguard import WireGuardServer
 
@@ -46,7 +46,7 @@ class Customer:
     throw_out: Callable[[], object]         # its administrator ends our session
     web: IPv4Address                        # where staff find a web server through it
 
-    def client_pid(self, daemon: Daemon) -> int:
+    def client_pid(self, daemon: LabDaemon) -> int:
         """The client's process, which is the session's own or one below it."""
         session = psutil.Process(daemon.tunnel(self.name)["session"]["pid"])
         family = (session, *session.children(recursive=True))
@@ -87,13 +87,13 @@ class Customers:
 
     # --- whom there may be ------------------------------------------------------------------------------------------------------
 
-    def openvpn(self, login: Login = Login.CERTIFICATE) -> None:
+    def openvpn(self, login: ServerLogin = ServerLogin.CERTIFICATE) -> None:
         """With this login; a code comes from a seed."""
-        lab, server = self.lab, self.lab.openvpn if login is Login.CERTIFICATE else self.lab.login_server(login)
+        lab, server = self.lab, self.lab.openvpn if login is ServerLogin.CERTIFICATE else self.lab.login_server(login)
         options: dict[str, Any] = {"config": str(lab.directory / "acme.ovpn")}
-        if login is not Login.CERTIFICATE:
+        if login is not ServerLogin.CERTIFICATE:
             account = {"username": ACCOUNT, "password": self._secret(f"openvpn-{login.value}-password", PASSWORD)}
-            if login is not Login.PASSWORD:
+            if login is not ServerLogin.PASSWORD:
                 server.change_seed(seed := pyotp.random_base32())
                 account["totp"] = self._secret(f"openvpn-{login.value}-seed", seed)
             options = {"config": str(lab.directory / f"acme-{login.value}.ovpn"), "login": account}
@@ -158,7 +158,7 @@ class Customers:
         clients = self.directory / "command-clients"
         clients.mkdir()
         options = (f"client-config-dir {clients}",)
-        server = OpenVpnServer(self.lab.network["customer"], self.directory, self.authority, number=len(Login), options=options)
+        server = OpenVpnServer(self.lab.network["customer"], self.directory, self.authority, number=len(ServerLogin), options=options)
         self._serve(server)
         profile = self._secret("command.ovpn", server.client_config(str(CUSTOMER)))["file"]
         settings = {

@@ -30,7 +30,7 @@ OUR_DEVICES = {"lo", "vpc", "uplink"}
 _numbers = itertools.count(1)
 
 
-class Daemon:
+class LabDaemon:
     """One configuration with its own state and runtime directories. `with lab.daemon(config) as daemon` starts and ends it."""
 
     def __init__(self, namespace: Namespace, directory: Path, config: Config, user: int | None = None) -> None:
@@ -45,7 +45,7 @@ class Daemon:
         self._process: subprocess.Popen[str] | None = None
         self.configure(config)
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> LabDaemon:
         try:
             self.start()
         except BaseException:
@@ -247,13 +247,13 @@ class Daemon:
         return {kind: things for kind, things in found.items() if things}
 
 
-class PagerDuty:
+class LabPagerDuty:
     """The PagerDuty double in the facilitator's namespace: `with lab.pagerduty() as pagerduty`."""
 
     def __init__(self, namespace: Namespace, directory: Path) -> None:
         self._namespace, self._port_file = namespace, directory / f"pagerduty-{next(_numbers)}.port"
 
-    def __enter__(self) -> PagerDuty:
+    def __enter__(self) -> LabPagerDuty:
         argv = (sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(self._port_file))
         with self._port_file.with_suffix(".log").open("w") as log:
             self._process = self._namespace.popen(*argv, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True)

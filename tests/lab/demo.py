@@ -21,10 +21,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from supervisor.cli.table import status_view
-from tests.lab import CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from supervisor.cli.status_table import status_view
+from tests.lab import CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
-from tests.lab.daemon import PagerDuty
+from tests.lab.daemon import LabPagerDuty
 from tests.lab.lab import end_on_signals, unfit
 from tests.lab.wait import eventually
 
@@ -38,7 +38,7 @@ class Story:
     """What was shown so far: told line by line, and summed up in the end."""
 
     console: Console
-    daemon: Daemon | None = None
+    daemon: LabDaemon | None = None
     started: float = field(default_factory=time.monotonic)
     lines: list[Text] = field(default_factory=list)
     shown: list[tuple[str, str]] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Story:
         return table
 
 
-def _config(lab: Lab, pagerduty: PagerDuty) -> Config:
+def _config(lab: Lab, pagerduty: LabPagerDuty) -> Config:
     """The product's defaults, but an incident after seconds instead of minutes, and a session that counts as stable sooner."""
     config = lab.configuration(pagerduty)
     config["defaults"] = {
@@ -111,7 +111,7 @@ def _demo(story: Story) -> None:
             _clean_up(story, daemon)
 
 
-def _connect(story: Story, lab: Lab, daemon: Daemon) -> None:
+def _connect(story: Story, lab: Lab, daemon: LabDaemon) -> None:
     story.tell("the facilitator starts an openvpn client and an sshuttle ...")
     since = time.monotonic()
     daemon.wait_well()
@@ -122,7 +122,7 @@ def _connect(story: Story, lab: Lab, daemon: Daemon) -> None:
         story.show(f"The laptop (10.8.0.2) asks http://{address} and gets", f"“{reply.body}” in {reply.seconds * 1000:.0f} ms")
 
 
-def _kill_clients(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+def _kill_clients(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
     for program, tunnel, address in (("openvpn", "acme-dc", DATACENTRE_WEB), ("ssh", "own-cloud", CLOUD_WEB)):
         story.tell(f"kill -9 the {program} of {tunnel} ...")
         daemon.wait_for(tunnel, phase="up", health="healthy")
@@ -131,7 +131,7 @@ def _kill_clients(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) 
         story.show(f"kill -9 {program}: the laptop is without answers for", outage)
 
 
-def _delete_routes(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+def _delete_routes(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
     story.tell("delete the tunnels' routes behind its back ...")
     daemon.wait_well()
     flush = ("ip", "route", "flush", "table", "all", "proto", "173")
@@ -139,7 +139,7 @@ def _delete_routes(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty)
     story.show("ip route flush: the laptop is without answers for", outage)
 
 
-def _silence(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+def _silence(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
     story.tell("the path to the customer silently drops everything ...")
     daemon.wait_well()
     since = time.monotonic()
@@ -152,7 +152,7 @@ def _silence(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> No
     story.show("Path works again: answers again after", _seconds(since))
 
 
-def _stop_server(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+def _stop_server(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
     story.tell("the customer's OpenVPN server goes down for longer ...")
     daemon.wait_well()
     since = time.monotonic()
@@ -168,7 +168,7 @@ def _stop_server(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -
     story.show("Server back: incident resolved after (hold time 2 s)", _seconds(since))
 
 
-def _look_at_metrics(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDuty) -> None:
+def _look_at_metrics(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
     found = re.findall(r'^facilitator_tunnel_reconnects_total\{(.*)\} (\d+)', daemon.metrics(), re.MULTILINE)
     assert found, "no reconnects in the metrics"
     for labels, value in found:
@@ -176,7 +176,7 @@ def _look_at_metrics(story: Story, lab: Lab, daemon: Daemon, pagerduty: PagerDut
     story.show("Reconnects in /metrics:", sum(int(value) for _, value in found))
 
 
-def _clean_up(story: Story, daemon: Daemon) -> None:
+def _clean_up(story: Story, daemon: LabDaemon) -> None:
     story.tell("stop the facilitator ...")
     since = time.monotonic()
     code = daemon.stop()

@@ -23,7 +23,7 @@ _ALL_PROTOCOLS = 3                              # ETH_P_ALL
 
 
 @dataclass(frozen=True)
-class Packet:
+class CapturedPacket:
     """What came out of our tunnel at the customer's end."""
 
     source: IPv4Address | IPv6Address
@@ -31,7 +31,7 @@ class Packet:
     data: bytes
 
     @classmethod
-    def of(cls, data: bytes) -> Packet:
+    def of(cls, data: bytes) -> CapturedPacket:
         """From its bytes, beginning with the IP header."""
         at, size = (12, 4) if data[0] >> 4 == 4 else (8, 16)
         return cls(ip_address(data[at:at + size]), ip_address(data[at + size:at + 2 * size]), data)
@@ -92,9 +92,9 @@ class HostileCustomer:
         inject(self.namespace, self.device, packets)
 
     @contextlib.contextmanager
-    def received(self) -> Iterator[list[Packet]]:
+    def received(self) -> Iterator[list[CapturedPacket]]:
         """What comes to it out of our tunnel meanwhile; complete when the context has ended."""
-        packets: list[Packet] = []
+        packets: list[CapturedPacket] = []
         with self.namespace.entered():
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS))
         with sock:
@@ -106,7 +106,7 @@ class HostileCustomer:
                 while True:
                     data, sender = sock.recvfrom(65536)
                     if sender[2] != _OUTGOING:
-                        packets.append(Packet.of(data))
+                        packets.append(CapturedPacket.of(data))
 
 
 def inject(namespace: Namespace, device: str, packets: Iterable[bytes], receiver: str = "") -> None:

@@ -16,9 +16,9 @@ from types import FrameType
 from tests.lab import network as net
 from tests.lab import traffic
 from tests.lab.config import ROUTING_KEY, Config, configuration
-from tests.lab.daemon import Daemon, PagerDuty
+from tests.lab.daemon import LabDaemon, LabPagerDuty
 from tests.lab.pki import Authority
-from tests.lab.servers import PASSWORD, BastionServer, Login, OpenVpnServer, Server, web_server
+from tests.lab.servers import PASSWORD, BastionServer, OpenVpnServer, Server, ServerLogin, web_server
 from tests.netns import PREFIX, sweep
 
 
@@ -31,7 +31,7 @@ class Lab:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-"))
         self.directory.chmod(0o711)         # sshd reads the authorized keys as the account's own user
         self._secrets: set[str] = set()
-        self._logins: dict[Login, OpenVpnServer] = {}
+        self._logins: dict[ServerLogin, OpenVpnServer] = {}
         self._closing = contextlib.ExitStack()
         self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)
         try:
@@ -58,7 +58,7 @@ class Lab:
 
     def outage(
         self, address: IPv4Address, fault: Callable[[], object], within: float = 30.0, until: Callable[[], object] = lambda: True
-    ) -> traffic.Outage:
+    ) -> traffic.OutageMeter:
         """How long the laptop went without answers of a web server because of a fault; `until` it has had its effect."""
         return traffic.outage(self.network["laptop"], address, self.directory, fault, within, until)
 
@@ -90,30 +90,30 @@ class Lab:
 
     # --- the product in it ---
 
-    def pagerduty(self) -> PagerDuty:
+    def pagerduty(self) -> LabPagerDuty:
         """A fresh PagerDuty double beside the facilitator."""
-        return PagerDuty(self.network["facilitator"], self.directory)
+        return LabPagerDuty(self.network["facilitator"], self.directory)
 
-    def configuration(self, pagerduty: PagerDuty | None = None) -> Config:
+    def configuration(self, pagerduty: LabPagerDuty | None = None) -> Config:
         """The configuration of both tunnels, to be changed and given to `daemon`."""
         return configuration(self.directory, pagerduty.url if pagerduty else None)
 
-    def daemon(self, config: Config, user: int | None = None) -> Daemon:
+    def daemon(self, config: Config, user: int | None = None) -> LabDaemon:
         """The facilitator with this configuration and a clean state; not started. `user`: not as root, with CAP_NET_ADMIN only."""
         if user is not None:
             for name in (*self._secrets, self.sshd.client_key.name):
                 with contextlib.suppress(FileNotFoundError):        # of customers that are gone
                     os.chown(self.directory / name, user, user)
-        return Daemon(self.network["facilitator"], self.directory, config, user)
+        return LabDaemon(self.network["facilitator"], self.directory, config, user)
 
     @property
     def password_server(self) -> OpenVpnServer:
         """A second OpenVPN server of the customer that asks for a password; running."""
-        server = self.login_server(Login.PASSWORD)
+        server = self.login_server(ServerLogin.PASSWORD)
         self._secret("acme-password", f"{PASSWORD}\n")
         return server
 
-    def login_server(self, login: Login) -> OpenVpnServer:
+    def login_server(self, login: ServerLogin) -> OpenVpnServer:
         """The customer's OpenVPN server with this login; running. We get the files acme-LOGIN.ovpn and acme-LOGIN-password."""
         server = self._logins.get(login)
         if server is None:
@@ -125,7 +125,7 @@ class Lab:
 
     def shared_server(self) -> OpenVpnServer:
         """One more server of the customer, where any number of sessions with one certificate run side by side. We get acme-shared.ovpn."""
-        number = len(Login) + 1
+        number = len(ServerLogin) + 1
         server = OpenVpnServer(self.network["customer"], self.directory, self._authority, number=number, options=("duplicate-cn",))
         server.start()
         self._closing.callback(server.stop)
@@ -137,7 +137,7 @@ class Lab:
         self._secret(f"{name}.new", value).replace(self.directory / name)
 
     def _build(self) -> None:
-        self.network = net.Network()
+        self.network = net.LabNetwork()
         self._closing.callback(self.network.remove)
         self._authority = Authority(self.directory)
         self.openvpn = OpenVpnServer(self.network["customer"], self.directory, self._authority)

@@ -76,7 +76,7 @@ table inet faults {
 """
 
 
-class Network:
+class LabNetwork:
     """The lab's namespaces, connected. `network["laptop"]` is one of them."""
 
     def __init__(self) -> None:

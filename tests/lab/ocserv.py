@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.lab.pki import Authority, Identity
+from tests.lab.pki import Authority, KeyPair
 from tests.lab.servers import PASSWORD, Server
 from tests.lab.wait import eventually
 from tests.netns import Namespace
@@ -32,7 +32,7 @@ class OcservServer(Server):
     ) -> None:
         self.authority, self.address, self._directory = authority, address, directory / f"ocserv-{auth}"
         self._directory.mkdir(mode=0o755)
-        self.identity: Identity = authority.issue("vpn.example.net", "serverAuth")
+        self.identity: KeyPair = authority.issue("vpn.example.net", "serverAuth")
         self._passwords, self._codes = self._directory / "passwd", self._directory / "codes"
         self.change_password(PASSWORD)
         self._codes.write_text(f"HOTP/T30 {USER} - {SEED}\n")

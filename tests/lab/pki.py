@@ -14,7 +14,7 @@ def _openssl(*arguments: str) -> None:
 
 
 @dataclass(frozen=True)
-class Identity:
+class KeyPair:
     """A certificate and its private key, as PEM files."""
 
     certificate: Path
@@ -26,15 +26,15 @@ class Authority:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.root = Identity(directory / "ca.crt", directory / "ca.key")
+        self.root = KeyPair(directory / "ca.crt", directory / "ca.key")
         _openssl(
             "req", "-x509", *_NEW_KEY, "-days", "30", "-subj", "/CN=lab authority",
             "-keyout", str(self.root.key), "-out", str(self.root.certificate),
         )
 
-    def issue(self, name: str, usage: str) -> Identity:
+    def issue(self, name: str, usage: str) -> KeyPair:
         """A certificate for `name`; `usage` is serverAuth or clientAuth."""
-        issued = Identity(self.directory / f"{name}.crt", self.directory / f"{name}.key")
+        issued = KeyPair(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         _openssl(
             "req", "-x509", *_NEW_KEY, "-days", "30", "-subj", f"/CN={name}",
             "-CA", str(self.root.certificate), "-CAkey", str(self.root.key),

@@ -47,7 +47,7 @@ def problems(message: Any) -> list[str]:
 
 
 @dataclass
-class Webhook:
+class WebhookReceiver:
     """What was called, in order. `problems` has everything that was wrong with the calls."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)       # one per alert in a message
@@ -81,11 +81,11 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class MonitoringStack:
     """The three of them, running."""
 
     namespace: Namespace
-    webhook: Webhook
+    webhook: WebhookReceiver
 
     def ask(self, path: str, port: int = PROMETHEUS_PORT, **query: str) -> Any:
         """`data` of an answer of Prometheus' API."""
@@ -112,7 +112,7 @@ def hasty(rules: str) -> str:
 
 
 @contextlib.contextmanager
-def chain(namespace: Namespace, directory: Path, rules: str) -> Iterator[Chain]:
+def chain(namespace: Namespace, directory: Path, rules: str) -> Iterator[MonitoringStack]:
     """Prometheus scrapes the daemon on loopback in the namespace, every second, and tells Alertmanager, which calls the webhook."""
     with contextlib.ExitStack() as closing:
         webhook, port = closing.enter_context(_webhook(namespace))
@@ -130,7 +130,7 @@ def chain(namespace: Namespace, directory: Path, rules: str) -> Iterator[Chain]:
             closing.enter_context(_running(namespace, argv, home / f"{argv[0]}.log"))
         for each in (ALERTMANAGER_PORT, PROMETHEUS_PORT):
             eventually(lambda port=each: _get(namespace, port, "/-/ready")[0] == 200, 20, f"port {each} is ready")     # type: ignore[misc]
-        yield Chain(namespace, webhook)
+        yield MonitoringStack(namespace, webhook)
 
 
 def _prometheus() -> Mapping[str, Any]:
@@ -159,10 +159,10 @@ def _running(namespace: Namespace, argv: tuple[str, ...], log: Path) -> Iterator
 
 
 @contextlib.contextmanager
-def _webhook(namespace: Namespace) -> Iterator[tuple[Webhook, int]]:
-    webhook = Webhook()
+def _webhook(namespace: Namespace) -> Iterator[tuple[WebhookReceiver, int]]:
+    webhook = WebhookReceiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class WebhookHandler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             taken = webhook.receive(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
             self.send_response(200 if taken else 400)
@@ -172,7 +172,7 @@ def _webhook(namespace: Namespace) -> Iterator[tuple[Webhook, int]]:
             pass
 
     with namespace.entered():
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)     # the socket stays in the namespace
+        server = ThreadingHTTPServer(("127.0.0.1", 0), WebhookHandler)     # the socket stays in the namespace
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

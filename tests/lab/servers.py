@@ -87,7 +87,7 @@ def web_server(namespace: Namespace, directory: Path, name: str) -> Server:
     return Server(namespace, directory, name, program("web", name), "serving")
 
 
-class Login(enum.Enum):
+class ServerLogin(enum.Enum):
     """How an OpenVPN server wants its clients to log in."""
 
     CERTIFICATE = "certificate"
@@ -106,10 +106,10 @@ class OpenVpnServer(Server):
     """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, login: Login = Login.CERTIFICATE, number: int | None = None,
+        self, namespace: Namespace, directory: Path, authority: Authority, login: ServerLogin = ServerLogin.CERTIFICATE, number: int | None = None,
         options: tuple[str, ...] = (),
     ) -> None:
-        number = list(Login).index(login) if number is None else number
+        number = list(ServerLogin).index(login) if number is None else number
         self.login, self.authority = login, authority
         self.port, self.network = 1194 + number, f"10.79.{number - 1}.0" if number else "10.78.0.0"
         name = f"openvpn-{self.port}"
@@ -177,13 +177,13 @@ class OpenVpnServer(Server):
     def client_config(self, address: str, authority: Authority | None = None, name: str = "svc-facilitator") -> str:
         """What the customer's administrator sends us: an .ovpn file with inline keys. `authority`: who signs our certificate instead."""
         parts = {"ca": self.authority.root.certificate, "tls-crypt": self.tls_crypt}
-        if self.login is Login.CERTIFICATE:
+        if self.login is ServerLogin.CERTIFICATE:
             client = (authority or self.authority).issue(name, "clientAuth")
             parts |= {"cert": client.certificate, "key": client.key}
         inline = "".join(f"<{name}>\n{path.read_text().strip()}\n</{name}>\n" for name, path in parts.items())
         head = f"client\ndev tun\nproto udp\nremote {address} {self.port}\nresolv-retry infinite\nnobind\n"
-        login = "" if self.login is Login.CERTIFICATE else "auth-user-pass\n"
-        challenge = 'static-challenge "Enter your code" 1\n' if self.login in (Login.STATIC, Login.TOKEN) else ""
+        login = "" if self.login is ServerLogin.CERTIFICATE else "auth-user-pass\n"
+        challenge = 'static-challenge "Enter your code" 1\n' if self.login in (ServerLogin.STATIC, ServerLogin.TOKEN) else ""
         return f"{head}persist-key\npersist-tun\nremote-cert-tls server\n{login}{challenge}verb 3\n{inline}"
 
     def _config(self, name: str) -> str:
@@ -208,13 +208,13 @@ class OpenVpnServer(Server):
             """)
         if self.network in ("10.78.0.0", "10.79.0.0"):
             text += f'server-ipv6 fd00:{self.network[3:5]}::/64\npush "route-ipv6 fd00:77::/64"\n'
-        return text if self.login is Login.CERTIFICATE else text + self._login_check()
+        return text if self.login is ServerLogin.CERTIFICATE else text + self._login_check()
 
     def _login_check(self) -> str:
-        how = "static" if self.login is Login.TOKEN else self.login.value
+        how = "static" if self.login is ServerLogin.TOKEN else self.login.value
         self.change_password(PASSWORD)
         check = " ".join(program("verify", str(self._prefix), how))
-        token = "auth-gen-token 3600\n" if self.login is Login.TOKEN else ""
+        token = "auth-gen-token 3600\n" if self.login is ServerLogin.TOKEN else ""
         return (
             f'script-security 2\nverify-client-cert none\nusername-as-common-name\nauth-user-pass-verify "{check}" via-file\n'
             f"tmp-dir {self._prefix.parent}\n{token}"

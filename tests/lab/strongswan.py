@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, Server
 from tests.netns import Namespace
-from tunnels.strongswan_config import Tree, render
+from tunnels.kinds.strongswan.config import Tree, render
 
 USER, GROUP, GROUP_SECRET, PRESHARED_KEY = "svc-facilitator", "staff", "everybody knows this one", "correct battery staple"
 SITE = "10.79.97.200"

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 _HOST = 'mount -t tmpfs tmpfs "$1" && cp -a /etc/. "$1" && mount --move "$1" /etc && echo ready && exec cat'
 
 
-class Host(Namespace):
+class EtcNamespace(Namespace):
     """A namespace whose /etc is a copy of this host's: what is done to its files leaves the real ones alone."""
 
     def __init__(self, directory: Path) -> None:
@@ -51,14 +51,14 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def host(directory: Path) -> Iterator[Host]:
+def host(directory: Path) -> Iterator[EtcNamespace]:
     (directory / "copy").mkdir()
-    host = Host(directory / "copy")
+    host = EtcNamespace(directory / "copy")
     yield host
     host.remove()
 
 
-def test_logins_go_on_when_the_accounts_file_of_the_host_is_replaced(host: Host, directory: Path) -> None:
+def test_logins_go_on_when_the_accounts_file_of_the_host_is_replaced(host: EtcNamespace, directory: Path) -> None:
     server = BastionServer(host, directory)
     server.start()
     try:
@@ -71,7 +71,7 @@ def test_logins_go_on_when_the_accounts_file_of_the_host_is_replaced(host: Host,
         server.stop()
 
 
-def greeting(host: Host, server: BastionServer) -> str:
+def greeting(host: EtcNamespace, server: BastionServer) -> str:
     options = ("-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null")
     done = host.run("ssh", *options, "-i", str(server.client_key), "facilitator@127.0.0.1", "echo", "hello", check=False)
     return done.stdout.strip() or done.stderr

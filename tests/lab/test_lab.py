@@ -28,14 +28,14 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-class Client:
+class HandStartedClient:
     """The customer's OpenVPN client started by hand, with a route and masquerading."""
 
     def __init__(self, lab: Lab, *options: str, config: str = "acme.ovpn") -> None:
         self.namespace, self.log = lab.network["facilitator"], lab.directory / "client.log"
         self.argv = ("openvpn", "--config", str(lab.directory / config), "--dev", "tun0", "--route-noexec", *options)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> HandStartedClient:
         self.start()
         self.namespace.run("nft", "add table ip hand")
         self.namespace.run("nft", "add chain ip hand post { type nat hook postrouting priority 100; }")
@@ -68,7 +68,7 @@ def test_nothing_is_reachable_without_a_tunnel_and_the_capture_sees_it_in_clear(
 
 
 def test_openvpn_by_hand_carries_the_laptop_as_the_tunnel_address(lab: Lab) -> None:
-    with Client(lab), watched(lab.capture()) as clear:
+    with HandStartedClient(lab), watched(lab.capture()) as clear:
         reply = lab.request(DATACENTRE_URL)
         with lab.flood(DATACENTRE_WEB, rate=1000) as flood:
             lab.reachable_within(DATACENTRE_WEB, 5)
@@ -78,7 +78,7 @@ def test_openvpn_by_hand_carries_the_laptop_as_the_tunnel_address(lab: Lab) -> N
 
 
 def test_the_stopwatch_sees_an_outage(lab: Lab) -> None:
-    with Client(lab) as client:
+    with HandStartedClient(lab) as client:
         outage = lab.outage(DATACENTRE_WEB, client.kill_and_start)
         print("kill and start by hand:", outage)
         assert outage.failed > 0
@@ -100,7 +100,7 @@ def test_the_stopwatch_sees_an_outage(lab: Lab) -> None:
 
 
 def test_the_server_can_be_stopped_killed_and_started(lab: Lab) -> None:
-    with Client(lab) as client:
+    with HandStartedClient(lab) as client:
         lab.openvpn.stop()
         eventually(lambda: "server-pushed-connection-reset" in client.log.read_text(), 5, "the client is told")
         lab.openvpn.start()
@@ -114,7 +114,7 @@ def test_the_password_server_counts_logins(lab: Lab, tmp_path: Path, password: s
     before = len(server.attempts)
     login = tmp_path / "login"
     login.write_text(f"svc-facilitator\n{password}\n")
-    client = Client(lab, "--auth-user-pass", str(login), config="acme-password.ovpn")
+    client = HandStartedClient(lab, "--auth-user-pass", str(login), config="acme-password.ovpn")
     if verdict == "accepted":
         with client:
             assert lab.request(DATACENTRE_URL).body == "datacentre sees 10.79.0.2"

@@ -42,7 +42,7 @@ def request(namespace: Namespace, url: str, timeout: float = 20.0) -> Reply:
 
 
 @dataclass(frozen=True)
-class Outage:
+class OutageMeter:
     """How long a client that asks every 10 ms went without answers: from the fault to the end of the first answer that lasted."""
 
     seconds: float
@@ -82,13 +82,13 @@ class Poller:
         """Wait for answers without a miss after `since`; the monotonic time at which the first of them was complete."""
         return eventually(lambda: self._settled(since), within, f"requests to {self._address} are answered again")
 
-    def outage(self, since: float) -> Outage:
+    def outage(self, since: float) -> OutageMeter:
         """What clients saw of a fault that happened at `since` and has healed."""
         after = [a for a in self._attempts() if a.end >= since]
         failed = [a for a in after if not a.ok]
         last = max((a.start for a in failed), default=None)
         healed = since if last is None else min(a.end for a in after if a.ok and a.start > last)
-        return Outage(healed - since, len(failed), len(after) - len(failed))
+        return OutageMeter(healed - since, len(failed), len(after) - len(failed))
 
     def longest(self, since: float) -> float:
         """The longest time without an answer after `since`: from the first request of a row that failed to the end of the next good one."""
@@ -118,7 +118,7 @@ class Poller:
 def outage(
     namespace: Namespace, address: IPv4Address, directory: Path, fault: Callable[[], object], within: float = 30.0,
     until: Callable[[], object] = lambda: True,
-) -> Outage:
+) -> OutageMeter:
     """Make the fault while a client asks every 10 ms; how long it went without answers. AssertionError after `within` seconds.
 
     `until` tells when a fault that does not work at once has had its effect.

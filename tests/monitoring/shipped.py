@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from supervisor.core.layout import Achieved
+from supervisor.core.network.layout import Achieved
 from supervisor.core.state import Phase, Rung
-from supervisor.reports.metrics import Metrics
-from supervisor.reports.outbox import OutboxStatus
-from supervisor.reports.series import Sources
+from supervisor.reports.metrics.exporter import Metrics
+from supervisor.reports.metrics.series import ScrapeSources
+from supervisor.reports.paging.outbox import OutboxStatus
 from tests.reports.test_metrics import Use
 from tests.reports.worlds import snapshot, transition, up
 from tunnels.base import Reason
@@ -34,7 +34,7 @@ _SELECTED = re.compile(r"\b((?:facilitator|process)_\w+|up)\b(?!\()(?:\{([^}]*)\
 
 def exposition() -> str:
     """What is scraped from a daemon to which everything has happened."""
-    metrics = Metrics("0.1.0", 1_000_000.0, Sources(
+    metrics = Metrics("0.1.0", 1_000_000.0, ScrapeSources(
         link_bytes={"t-acme": (1000, 500)}.get,
         usage=lambda tunnel, session: Use() if tunnel == "acme" else None,
         routes=lambda: {"acme": Achieved(2, 1)},

@@ -9,8 +9,8 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.config import Config, only
-from tests.lab.daemon import Daemon
-from tests.lab.prometheus import PROGRAMS, Chain, chain, hasty
+from tests.lab.daemon import LabDaemon
+from tests.lab.prometheus import PROGRAMS, MonitoringStack, chain, hasty
 from tests.lab.wait import eventually
 from tests.monitoring.shipped import RULES, dashboard, expressions, rules
 
@@ -27,7 +27,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def daemon(lab: Lab) -> Iterator[Daemon]:
+def daemon(lab: Lab) -> Iterator[LabDaemon]:
     config: Config = only(lab.configuration(), "acme-dc")
     config["defaults"] = {
         "reconnect": {"first": "100ms", "max": "1s", "stable_after": "300ms"}, "probe": {"interval": "500ms", "timeout": "500ms"},
@@ -38,12 +38,12 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def chained(lab: Lab, daemon: Daemon) -> Iterator[Chain]:
+def chained(lab: Lab, daemon: LabDaemon) -> Iterator[MonitoringStack]:
     with chain(lab.network["facilitator"], lab.directory, hasty(RULES.read_text())) as found:
         yield found
 
 
-def test_a_rule_fires_and_resolves(lab: Lab, daemon: Daemon, chained: Chain) -> None:
+def test_a_rule_fires_and_resolves(lab: Lab, daemon: LabDaemon, chained: MonitoringStack) -> None:
     webhook = chained.webhook
     eventually(lambda: chained.ask("query", query="facilitator_tunnel_up == 1")["result"], 10, "Prometheus knows that the tunnel is up")
     assert (chained.target()["health"], chained.target()["lastError"]) == ("up", "")

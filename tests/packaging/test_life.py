@@ -35,7 +35,7 @@ NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
 
 
 @dataclass(frozen=True)
-class Site:
+class MachineSite:
     """The machine, and the lab around it."""
 
     vm: Machine
@@ -102,13 +102,13 @@ class Site:
 
 
 @contextlib.contextmanager
-def installation() -> Iterator[Site]:
+def installation() -> Iterator[MachineSite]:
     """A machine in the place of the lab's facilitator, with the daemon installed and configured."""
     with contextlib.ExitStack() as stack:
         scratch, lab = Path(stack.enter_context(tempfile.TemporaryDirectory())), stack.enter_context(Lab())
         vm = stack.enter_context(machine(scratch, environment(scratch / "opt"), lab.network["facilitator"]))
         install(vm)
-        site = Site(vm, lab)
+        site = MachineSite(vm, lab)
         site.configure()
         for name in ("acme.ovpn", "known_hosts"):
             put(vm, name, (lab.directory / name).read_text())
@@ -118,14 +118,14 @@ def installation() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def installed(machines: None) -> Iterator[Site]:
+def installed(machines: None) -> Iterator[MachineSite]:
     """One for all tests here."""
     with installation() as site:
         yield site
 
 
 @pytest.fixture
-def site(installed: Site) -> Iterator[Site]:
+def site(installed: MachineSite) -> Iterator[MachineSite]:
     """With the daemon running and both tunnels well; stopped at the end, and nothing may be left."""
     vm = installed.vm
     vm.run("systemctl", "reset-failed", "facilitator", check=False)
@@ -145,7 +145,7 @@ def site(installed: Site) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def nothing_is_dropped(site: Site) -> Iterator[None]:
+def nothing_is_dropped(site: MachineSite) -> Iterator[None]:
     """While the block runs no datagram is lost, no connection breaks, and no client is another one afterwards."""
     before, laptop = site.clients(), site.lab.network["laptop"]
     with site.lab.flood(DATACENTRE_WEB, rate=100) as flood, Streams(laptop, DATACENTRE_WEB) as far, Streams(laptop, CLOUD_WEB) as near:
@@ -156,12 +156,12 @@ def nothing_is_dropped(site: Site) -> Iterator[None]:
     assert site.clients() == before
 
 
-def crashed(site: Site) -> None:
+def crashed(site: MachineSite) -> None:
     """SIGKILL to the daemon alone."""
     site.vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "facilitator")
 
 
-def stuck(site: Site) -> None:
+def stuck(site: MachineSite) -> None:
     """The loop hangs for ever in one system call: a reload that opens a fifo which nobody writes to. Then the file is as it was."""
     config = site.vm.path("/etc/facilitator/config.yaml")
     config.rename(config.with_name("aside"))
@@ -172,18 +172,18 @@ def stuck(site: Site) -> None:
     config.with_name("aside").rename(config)
 
 
-def restarted(site: Site) -> None:
+def restarted(site: MachineSite) -> None:
     """An upgrade by `systemctl restart`."""
     site.vm.run("systemctl", "restart", "facilitator")
 
 
 @pytest.mark.parametrize("fault", [crashed, restarted])
-def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: Site, fault: Callable[[Site], None]) -> None:
+def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: MachineSite, fault: Callable[[MachineSite], None]) -> None:
     print(f"{fault.__name__}: another one was ready after {succession(site, fault):.2f} s")
 
 
 @pytest.mark.timed
-def test_a_loop_that_is_stuck_is_ended_in_time_and_nothing_is_dropped(site: Site) -> None:
+def test_a_loop_that_is_stuck_is_ended_in_time_and_nothing_is_dropped(site: MachineSite) -> None:
     site.drop_in("watchdog", f"WatchdogSec={WATCHDOG:g}s")
     restarted(site)
     eventually(site.well, 20, "both tunnels are well")
@@ -194,7 +194,7 @@ def test_a_loop_that_is_stuck_is_ended_in_time_and_nothing_is_dropped(site: Site
     site.drop_in("watchdog", "")
 
 
-def succession(site: Site, fault: Callable[[Site], None]) -> float:
+def succession(site: MachineSite, fault: Callable[[MachineSite], None]) -> float:
     """Let the daemon end in some way, under traffic of which nothing is lost; seconds until the next one is ready."""
     before = site.daemon()
     with nothing_is_dropped(site):
@@ -204,7 +204,7 @@ def succession(site: Site, fault: Callable[[Site], None]) -> float:
     return site.ready_since() - began
 
 
-def test_a_reload_keeps_daemon_and_clients(site: Site) -> None:
+def test_a_reload_keeps_daemon_and_clients(site: MachineSite) -> None:
     before = site.daemon()
     with nothing_is_dropped(site):
         site.configure(description="another name", destinations=["10.77.0.0/24", "10.79.0.0/24"])
@@ -214,7 +214,7 @@ def test_a_reload_keeps_daemon_and_clients(site: Site) -> None:
     site.configure()
 
 
-def test_an_upgrade_is_the_same_process_with_new_code(site: Site) -> None:
+def test_an_upgrade_is_the_same_process_with_new_code(site: MachineSite) -> None:
     before, code = site.daemon(), site.vm.path("/opt/facilitator").glob("lib/*/site-packages/supervisor/__init__.py")
     (version,) = code
     old = version.read_text()
@@ -229,7 +229,7 @@ def test_an_upgrade_is_the_same_process_with_new_code(site: Site) -> None:
     version.write_text(old)
 
 
-def test_a_stop_drains(site: Site) -> None:
+def test_a_stop_drains(site: MachineSite) -> None:
     """Longer than systemd waits of its own accord. Nothing new comes in, what is under way goes on to its end."""
     site.drop_in("patience", f"TimeoutStopSec={PATIENCE:g}s")
     with Streams(site.lab.network["laptop"], DATACENTRE_WEB, count=1) as stream:
@@ -248,7 +248,7 @@ def test_a_stop_drains(site: Site) -> None:
     site.drop_in("patience", "")
 
 
-def test_a_stop_that_the_daemon_does_not_live_to_complete_is_completed(site: Site) -> None:
+def test_a_stop_that_the_daemon_does_not_live_to_complete_is_completed(site: MachineSite) -> None:
     with Streams(site.lab.network["laptop"], DATACENTRE_WEB):
         site.vm.run("systemctl", "stop", "--no-block", "facilitator")
         eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "it drains")
@@ -258,23 +258,23 @@ def test_a_stop_that_the_daemon_does_not_live_to_complete_is_completed(site: Sit
     site.vm.run("systemctl", "reset-failed", "facilitator")
 
 
-def drained(site: Site) -> None:
+def drained(site: MachineSite) -> None:
     """A drain by its command; what is under way holds it up."""
     site.vm.run(FACILITATOR, "drain")
 
 
-def stopped(site: Site) -> None:
+def stopped(site: MachineSite) -> None:
     """One by `systemctl stop`."""
     site.vm.run("systemctl", "stop", "--no-block", "facilitator")
     eventually(site.draining, 10, "it drains")
 
 
-def refuses(site: Site) -> bool:
+def refuses(site: MachineSite) -> bool:
     """Nobody can open a connection."""
     return all(site.lab.request(f"http://{address}/", timeout=2.0).status == 0 for address in (DATACENTRE_WEB, CLOUD_WEB))
 
 
-def test_a_drain_goes_on_after_a_crash_to_its_end(site: Site) -> None:
+def test_a_drain_goes_on_after_a_crash_to_its_end(site: MachineSite) -> None:
     laptop = site.lab.network["laptop"]
     with Streams(laptop, DATACENTRE_WEB) as far, Streams(laptop, CLOUD_WEB) as near:
         drained(site)
@@ -295,7 +295,7 @@ def test_a_drain_goes_on_after_a_crash_to_its_end(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("drain", "verb"), [(drained, "restart"), (stopped, "start")])
-def test_who_starts_it_again_while_it_drains_does_not_wait_for_flows(site: Site, drain: Callable[[Site], None], verb: str) -> None:
+def test_who_starts_it_again_while_it_drains_does_not_wait_for_flows(site: MachineSite, drain: Callable[[MachineSite], None], verb: str) -> None:
     before = site.daemon()
     with nothing_is_dropped(site):
         drain(site)

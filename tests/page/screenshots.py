@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from supervisor.control.api import Api
-from supervisor.control.servers import Servers
+from supervisor.control.sockets import Servers
 from tests.control.test_stream import Showing
 from tests.page import chromium
 from tests.page.boards import bad_night

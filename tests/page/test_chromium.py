@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.control.api import Api
-from supervisor.control.servers import Servers
-from supervisor.control.stream import Limits
+from supervisor.control.server_sent_events import StreamLimits
+from supervisor.control.sockets import Servers
 from tests.control.test_stream import Showing, changed
 from tests.page import chromium
 from tests.page.boards import bad_night, tunnel
@@ -32,7 +32,7 @@ def axe() -> str:
 
 async def test_the_page_lives_complains_of_nothing_and_keeps_nobody_out(axe: str, tmp_path: Path) -> None:
     daemon, servers = Showing(bad_night()), Servers()
-    await servers.listen_tcp(Api(daemon, Limits(pause=0.05)).public(), "127.0.0.1", 0, None)
+    await servers.listen_tcp(Api(daemon, StreamLimits(pause=0.05)).public(), "127.0.0.1", 0, None)
     await servers.serve()
     try:
         async with chromium.browse(f"http://127.0.0.1:{servers.addresses()[-1][1]}/", tmp_path) as tab:

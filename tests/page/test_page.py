@@ -22,7 +22,7 @@ VOID = {"meta", "link", "br", "rect", "polyline"}
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;\u202e\x1b[31m"
 
 
-class Tree(HTMLParser):
+class PageTree(HTMLParser):
     """Elements in order; refuses what is not properly closed."""
 
     def __init__(self, text: str) -> None:
@@ -56,7 +56,7 @@ class Tree(HTMLParser):
 
 
 def test_everything_that_one_must_know_stands_there_without_javascript() -> None:
-    words = Tree(page(bad_night())).words
+    words = PageTree(page(bad_night())).words
     for said in (
         "vpn1-eu-west-1", "2 of 8 up", "4 need attention", "1 not quite well", "1 stopped",
         "destination dead", "works badly", "tunnel delta-logistics waits for a human",
@@ -75,12 +75,12 @@ def test_what_needs_attention_comes_first() -> None:
 
 def test_no_element_has_the_name_of_another_and_all_pieces_can_be_found() -> None:
     board = bad_night()
-    ids = [attributes["id"] for _, attributes in Tree(page(board)).elements if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in PageTree(page(board)).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     found = items(board)
     for key in found:
         assert piece_id(key) in ids
-        assert Tree(piece(key, found, NOW)).elements[0][1]["id"] == piece_id(key), "a piece replaces the element of its id"
+        assert PageTree(piece(key, found, NOW)).elements[0][1]["id"] == piece_id(key), "a piece replaces the element of its id"
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> None:
@@ -92,7 +92,7 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> 
         assert f"{element}-src 'sha256-{checksum}'" in policy()
     assert policy().startswith("default-src 'none'; ")
     assert "unsafe" not in policy()
-    for tag, attributes in Tree(text).elements:
+    for tag, attributes in PageTree(text).elements:
         assert not {"style", "src"} & attributes.keys(), tag
         assert not [name for name in attributes if name.startswith("on")], tag
 
@@ -108,7 +108,7 @@ def poisoned(value: Any, poison: str) -> Any:
 
 
 def test_hostile_text_stays_text() -> None:
-    clean, hostile = Tree(page(bad_night())), Tree(page(poisoned(bad_night(), HOSTILE)))
+    clean, hostile = PageTree(page(bad_night())), PageTree(page(poisoned(bad_night(), HOSTILE)))
     assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in clean.elements], "no element more, no element less"
     assert [sorted(attributes) for _, attributes in hostile.elements] == [sorted(attributes) for _, attributes in clean.elements]
     assert hostile.text.count("<script>alert(1)</script>") > 20
@@ -118,7 +118,7 @@ def test_hostile_text_stays_text() -> None:
 def test_whatever_is_said_stays_text(said: str) -> None:
     deaths = [{"at": "2026-09-21T12:00:00Z", "reason": said, "text": said}]
     board = {**bad_night(), "tunnels": [down("acme", description=said, last_error=said, deaths=deaths)]}
-    assert len(Tree(page(board)).elements) == len(Tree(page({**board, "tunnels": [poisoned(board["tunnels"][0], "x")]})).elements)
+    assert len(PageTree(page(board)).elements) == len(PageTree(page({**board, "tunnels": [poisoned(board["tunnels"][0], "x")]})).elements)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,12 @@ def test_measures_change_without_the_tunnel() -> None:
 
 
 def test_nothing_configured_is_a_page_too() -> None:
-    assert "None is configured." in Tree(page({**bad_night(), "tunnels": []})).words
+    assert "None is configured." in PageTree(page({**bad_night(), "tunnels": []})).words
 
 
 def test_what_was_down_once_is_not_a_hundred_percent() -> None:
     text = page({**bad_night(), "tunnels": [tunnel("acme", availability={"ratio": 0.99999, "last_day": []})]})
-    assert "99.99 % available" in Tree(text).words
+    assert "99.99 % available" in PageTree(text).words
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_the_strip_shows_each_part_of_the_day(slots: list[str | None]) -> None:
     for what, x, width in rects(strip(slots)):
         shown[int(x):int(x + width)] = [what] * int(width)
     assert shown == slots
-    Tree(strip(slots))
+    PageTree(strip(slots))
 
 
 def test_the_strip_is_told_in_words() -> None:
@@ -175,7 +175,7 @@ def test_the_strip_is_told_in_words() -> None:
 @given(st.lists(st.one_of(st.none(), st.floats(0, 100)), min_size=1, max_size=60))
 def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
     svg = spark(rtts, 300.0)
-    Tree(svg)
+    PageTree(svg)
     points = [tuple(map(float, point.split(","))) for points in re.findall(r'points="([^"]*)"', svg) for point in points.split()]
     assert all(0 <= x <= len(rtts) - 1 and 0 <= y <= 20 for x, y in points)
     assert {x for x, _ in points} == {float(x) for x, rtt in enumerate(rtts) if rtt is not None}
@@ -187,6 +187,6 @@ def test_a_drain_is_shown_with_what_it_waits_for() -> None:
     drain = {"reason": "shutdown", "flows_left": 3, "longest_idle_seconds": 12.0, "until": "2026-01-01T08:00:00Z"}
     board["tunnels"][0]["drain"] = drain
     board["draining"] = True
-    words = Tree(page(board)).words
+    words = PageTree(page(board)).words
     assert "3 flows left, silent for at most 12 s" in words
     assert "takes nothing new" in words

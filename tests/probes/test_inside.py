@@ -11,11 +11,11 @@ import pytest
 
 from supervisor.core.events import Event, Probed
 from supervisor.core.state import Proof
-from supervisor.kernel.traffic import LinkBytes
+from supervisor.kernel.device_counters import LinkBytes
 from supervisor.outputs import ProbeJob
-from supervisor.probes.inside import answers_inside
+from supervisor.probes.inner_probe import answers_inside
+from supervisor.probes.interface_activity import Meter
 from supervisor.probes.prober import ProbeLoop
-from supervisor.probes.pulse import Meter
 from supervisor.probes.targets import Path
 from tests.netns import Namespace, link
 from tunnels.settings import Probe

@@ -30,7 +30,7 @@ table inet silent {
 
 
 @dataclass
-class Site:
+class RoutedSite:
     """A router at the tunnel's far end, and a host behind a link of its own."""
 
     router: Namespace
@@ -46,8 +46,8 @@ class Site:
 
 
 @pytest.fixture
-def site(netns: Namespace) -> Iterator[Site]:
-    made = Site(Namespace("router"), Namespace("host"))
+def site(netns: Namespace) -> Iterator[RoutedSite]:
+    made = RoutedSite(Namespace("router"), Namespace("host"))
     try:
         netns.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
         for space in (netns, made.router, made.host):       # a router's own addresses are else not usable for a second or two
@@ -73,26 +73,26 @@ def site(netns: Namespace) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize(("target", "mtu"), [(HOST, 1300), (HOST, 1499), (HOST, 577), (HOST6, 1317)])
-async def test_a_silent_narrow_link_is_measured_exactly(site: Site, target: str, mtu: int) -> None:
+async def test_a_silent_narrow_link_is_measured_exactly(site: RoutedSite, target: str, mtu: int) -> None:
     site.silent()
     site.narrow(mtu)
     assert await path_mtu([target], DEVICE, 5.0) == mtu
 
 
 @pytest.mark.parametrize("target", [HOST, HOST6])
-async def test_a_link_that_tells_is_measured_too(site: Site, target: str) -> None:
+async def test_a_link_that_tells_is_measured_too(site: RoutedSite, target: str) -> None:
     site.narrow(1400)
     assert await path_mtu([target], DEVICE, 5.0) == 1400
 
 
 @pytest.mark.parametrize("target", [HOST, HOST6])
-async def test_a_path_as_wide_as_the_device_takes_two_packets(site: Site, netns: Namespace, target: str) -> None:
+async def test_a_path_as_wide_as_the_device_takes_two_packets(site: RoutedSite, netns: Namespace, target: str) -> None:
     assert await path_mtu([target], DEVICE, 5.0) == 1500
     netns.run("ip", "link", "set", "t-site", "mtu", "1381")
     assert await path_mtu([target], DEVICE, 5.0) == 1381
 
 
-async def test_lost_packets_are_no_verdict(site: Site) -> None:
+async def test_lost_packets_are_no_verdict(site: RoutedSite) -> None:
     site.router.run("nft", "add table inet loss; add chain inet loss f { type filter hook forward priority 0; }; "
                     "add rule inet loss f numgen inc mod 3 == 2 drop")
     site.narrow(1350)
@@ -100,7 +100,7 @@ async def test_lost_packets_are_no_verdict(site: Site) -> None:
     assert await path_mtu([HOST], DEVICE, 5.0) == 1350
 
 
-async def test_the_next_target_is_asked_where_the_first_is_silent(site: Site, netns: Namespace) -> None:
+async def test_the_next_target_is_asked_where_the_first_is_silent(site: RoutedSite, netns: Namespace) -> None:
     site.narrow(1420)
     assert await path_mtu(["tcp://10.77.0.99:80", "http://10.77.0.10:8080/"], DEVICE, 1.5) == 1420
     assert await path_mtu(["icmp://10.77.0.99"], DEVICE, 1.5) is None
@@ -133,7 +133,7 @@ URL, URL6 = "http://10.77.0.10:8080/", "http://[fd77::10]:8080/"
 
 
 @contextlib.contextmanager
-def web(site: Site, *arguments: str) -> Iterator[None]:
+def web(site: RoutedSite, *arguments: str) -> Iterator[None]:
     """An HTTP server on the host, which does not answer echo requests."""
     site.host.run("nft", "-f", "-", input=DEAF)
     server = site.host.popen(sys.executable, "-I", "-S", "-c", WEB, *arguments, stdout=subprocess.PIPE)
@@ -148,7 +148,7 @@ def web(site: Site, *arguments: str) -> Iterator[None]:
 
 # A size that is dropped in silence costs the whole patience; of these only the largest is.
 @pytest.mark.parametrize(("url", "mtu", "silent"), [(URL, 1499, True), (URL6, 1499, True), (URL, 1300, False), (URL6, 1317, False)])
-async def test_a_web_server_that_is_deaf_to_pings_tells_as_well(site: Site, url: str, mtu: int, silent: bool) -> None:
+async def test_a_web_server_that_is_deaf_to_pings_tells_as_well(site: RoutedSite, url: str, mtu: int, silent: bool) -> None:
     if silent:
         site.silent()
     site.narrow(mtu)
@@ -156,7 +156,7 @@ async def test_a_web_server_that_is_deaf_to_pings_tells_as_well(site: Site, url:
         assert await path_mtu([url], DEVICE, 3.0) == mtu
 
 
-async def test_a_wide_path_and_a_server_that_takes_less(site: Site) -> None:
+async def test_a_wide_path_and_a_server_that_takes_less(site: RoutedSite) -> None:
     with web(site):
         assert await path_mtu([URL], DEVICE, 1.5) == 1500
     with web(site, "1200"):
@@ -164,7 +164,7 @@ async def test_a_wide_path_and_a_server_that_takes_less(site: Site) -> None:
     assert await path_mtu([URL, "tcp://10.77.0.10:8080"], DEVICE, 1.5) is None      # nobody listens any more
 
 
-async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: Site) -> None:
+async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: RoutedSite) -> None:
     site.silent()
     site.narrow(1400)
     seen: asyncio.Queue[Event] = asyncio.Queue()

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import tenacity
 
-from supervisor.core.alerts import Alert, Verdict
-from supervisor.reports.incident import Answer
-from supervisor.reports.pager import Pager
-from supervisor.reports.pagerduty import PagerDuty
-from supervisor.reports.receiver import Hooks, Pace
-from supervisor.reports.redact import Secrets
-from supervisor.reports.routing import Paging
+from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.reports.log.redact import Secrets
+from supervisor.reports.paging.incident import SendResult
+from supervisor.reports.paging.pager import Pager
+from supervisor.reports.paging.pagerduty import PagerDuty
+from supervisor.reports.paging.receiver import Hooks, RetryPace
+from supervisor.reports.paging.routing import Paging
 from tests.pagerduty_double import ROUTING_KEY
 from tests.reports.worlds import alert
 from tunnels.settings import Secret
 
-FAST = Pace(failed=tenacity.wait_fixed(0.01), throttled=tenacity.wait_fixed(0.01), heal=0.1, busy=0.1)
+FAST = RetryPace(failed=tenacity.wait_fixed(0.01), throttled=tenacity.wait_fixed(0.01), heal=0.1, busy=0.1)
 
 
 def say(word: str) -> None:
@@ -59,7 +59,7 @@ class Halting(PagerDuty):
         self._halts("before the write", "resolve")
         return super().resolve(dedup_key, at)
 
-    def send(self, paging: Paging, key: str, body: str) -> Answer:
+    def send(self, paging: Paging, key: str, body: str) -> SendResult:
         action = json.loads(body)["event_action"]
         self._halts("before the send", action)
         answer = super().send(paging, key, body)

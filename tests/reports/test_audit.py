@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from supervisor.core.audit import Accounts, Act, Flow, Gap, Names, Told, flow_line, line, stamp, unstamp
-from supervisor.core.gates import Segment
-from supervisor.core.network import Carry, Lane, NetworkPlan
-from supervisor.reports import audit
-from supervisor.reports.audit import Trail
-from supervisor.reports.rotation import RotatedFile
+from supervisor.core.network.access import Segment
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
+from supervisor.core.views.audit_lines import Accounts, Act, FlowChange, FlowRecord, Gap, Names, flow_line, line, stamp, unstamp
+from supervisor.reports.audit import writer
+from supervisor.reports.audit.rotation import RotatedFile
+from supervisor.reports.audit.writer import Trail
 from tests.lab.wait import eventually
 
 PLAN = NetworkPlan(
@@ -36,8 +36,8 @@ def packed(address: str) -> bytes:
     return ip_address(address).packed
 
 
-def flow(told: Told = Told.OPEN, number: int = 1, **changed: Any) -> Flow:
-    made = Flow(
+def flow(told: FlowChange = FlowChange.OPEN, number: int = 1, **changed: Any) -> FlowRecord:
+    made = FlowRecord(
         told, AT, 173001, number, 6, packed("10.8.1.5"), 40000, packed("100.64.0.10"), 443, packed("10.0.0.10"), 8443,
     )
     return made._replace(**changed)
@@ -67,7 +67,7 @@ def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterat
 
 def test_the_line_of_a_flow_says_who_where_through_what_and_how_much(tmp_path: Path) -> None:
     with trail(tmp_path / "a") as made:
-        made.put([flow(Told.CLOSE, sent=(5, 500), received=(4, 4000), began=AT - 2.5, state=7)])
+        made.put([flow(FlowChange.CLOSE, sent=(5, 500), received=(4, 4000), began=AT - 2.5, state=7)])
     assert lines(tmp_path / "a")[1] == {
         "time": "2026-11-18T11:06:40.250Z", "event": "close", "tunnel": "acme", "session": "s-1", "flow": 1, "protocol": "tcp",
         "source": "10.8.1.5", "source_port": 40000, "segment": "engineers", "destination": "100.64.0.10", "destination_port": 443,
@@ -81,7 +81,7 @@ def test_the_line_of_a_flow_says_who_where_through_what_and_how_much(tmp_path: P
     ({"protocol": 17, "received": (1, 30)}, "idle"),
 ])
 def test_how_a_flow_ended(changed: dict[str, Any], end: str) -> None:
-    said = json.loads(flow_line(flow(Told.CLOSE, **changed), None, None, "", (packed("fd00::1"), 1)))
+    said = json.loads(flow_line(flow(FlowChange.CLOSE, **changed), None, None, "", (packed("fd00::1"), 1)))
     assert (said["end"], said["real"], said["tunnel"], said["segment"], said["began"]) == (end, "fd00::1", None, None, None)
 
 
@@ -107,7 +107,7 @@ def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
     for number in range(5000):
         source = (0x0A080000 + number).to_bytes(4, "big")
         accounts.add(flow(source=source), "acme")
-        accounts.add(flow(Told.CLOSE, source=source, sent=(1, number), received=(1, 1)), "acme")
+        accounts.add(flow(FlowChange.CLOSE, source=source, sent=(1, number), received=(1, 1)), "acme")
     first, *rest = accounts.document("acme", None, 10_000)
     assert first["source"] == "others"
     assert len(rest) == 4096
@@ -196,7 +196,7 @@ def test_what_is_no_ordinary_file_is_left_alone(tmp_path: Path, make: Any) -> No
 
 def test_a_run_stands_between_its_beginning_and_its_end(tmp_path: Path) -> None:
     with trail(tmp_path / "a") as made:
-        made.put([flow(), Act("control", AT, {"action": "restart", "by": {"uid": 0}}), flow(Told.CLOSE)])
+        made.put([flow(), Act("control", AT, {"action": "restart", "by": {"uid": 0}}), flow(FlowChange.CLOSE)])
     assert events(tmp_path / "a") == ["audit-start", "open", "control", "close", "audit-stop"]
 
 
@@ -254,12 +254,12 @@ class SlowDisk(RotatedFile):
 
 def test_behind_a_disk_that_hangs_every_entry_is_a_line_or_counted_in_a_gap(tmp_path: Path) -> None:
     disk = SlowDisk(tmp_path / "a")
-    total = audit.WAITING + 12_345
+    total = writer.WAITING + 12_345
     with trail(tmp_path / "a", disk) as made:
         made.put([flow(number=0), flow(number=1)])
         assert disk.hangs.wait(60)
         for start in range(0, total, 1000):
-            made.put([flow(Told.OPEN if number % 2 else Told.CLOSE, number=number) for number in range(start, min(total, start + 1000))])
+            made.put([flow(FlowChange.OPEN if number % 2 else FlowChange.CLOSE, number=number) for number in range(start, min(total, start + 1000))])
         made.put([Gap("kernel-buffer", AT, AT, {"open": 7})])
         disk.goes_on.set()
     said = lines(tmp_path / "a")

@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.state import Health, Leg, Phase
-from supervisor.reports import log
-from supervisor.reports.redact import MASK, SHORTEST, Secrets
-from supervisor.reports.writer import BATCH, LineWriter
+from supervisor.reports.log import configure as log
+from supervisor.reports.log.redact import MASK, SHORTEST, Secrets
+from supervisor.reports.log.sink import BATCH, LineWriter
 from tests.reports.worlds import snapshot, transition, up
 from tunnels.base import Reason
 
 
 @dataclass
-class Pipe:
+class LogPipe:
     """The log's stdout, read at the end."""
 
     reader: int
@@ -63,10 +63,10 @@ def _closed(fd: int) -> int:
 
 
 @pytest.fixture
-def pipe() -> Iterator[Pipe]:
+def pipe() -> Iterator[LogPipe]:
     handlers, level = logging.root.handlers[:], logging.root.level
     reader, writer = os.pipe()
-    pipe = Pipe(reader, writer)
+    pipe = LogPipe(reader, writer)
     yield pipe
     pipe.close_reader()
     pipe.close_writer()
@@ -76,7 +76,7 @@ def pipe() -> Iterator[Pipe]:
     structlog.reset_defaults()
 
 
-def test_a_line_is_json_with_time_level_and_event_first(pipe: Pipe) -> None:
+def test_a_line_is_json_with_time_level_and_event_first(pipe: LogPipe) -> None:
     pipe.configure()
     structlog.get_logger().info("started", tunnel="acme", port=7)
     [event] = pipe.events()
@@ -85,7 +85,7 @@ def test_a_line_is_json_with_time_level_and_event_first(pipe: Pipe) -> None:
     assert (event["level"], event["event"], event["tunnel"], event["port"]) == ("info", "started", "acme", 7)
 
 
-def test_the_level_filters_native_and_foreign_events(pipe: Pipe) -> None:
+def test_the_level_filters_native_and_foreign_events(pipe: LogPipe) -> None:
     pipe.configure(level="warning")
     for logger in (structlog.get_logger(), logging.getLogger("aiohttp.access")):
         logger.info("quiet")
@@ -93,7 +93,7 @@ def test_the_level_filters_native_and_foreign_events(pipe: Pipe) -> None:
     assert [event["event"] for event in pipe.events()] == ["loud", "loud"]
 
 
-def test_loggers_of_the_standard_library_come_out_the_same(pipe: Pipe) -> None:
+def test_loggers_of_the_standard_library_come_out_the_same(pipe: LogPipe) -> None:
     pipe.configure()
     logging.getLogger("pyroute2").warning("lost %d of %s", 3, "them", extra={"device": "t-acme"})
     warnings.warn("old thing", DeprecationWarning, stacklevel=1)
@@ -104,7 +104,7 @@ def test_loggers_of_the_standard_library_come_out_the_same(pipe: Pipe) -> None:
     assert str(third["event"]).startswith("arguments do not fit: %d")
 
 
-def test_context_of_the_task_is_in_each_line(pipe: Pipe) -> None:
+def test_context_of_the_task_is_in_each_line(pipe: LogPipe) -> None:
     pipe.configure()
     with structlog.contextvars.bound_contextvars(tunnel="acme"):
         structlog.get_logger().info("one")
@@ -112,7 +112,7 @@ def test_context_of_the_task_is_in_each_line(pipe: Pipe) -> None:
     assert [event["tunnel"] for event in pipe.events()] == ["acme", "acme"]
 
 
-def test_transition_in_the_words_of_everywhere(pipe: Pipe) -> None:
+def test_transition_in_the_words_of_everywhere(pipe: LogPipe) -> None:
     pipe.configure()
     recorder = log.TransitionLog()
     world = snapshot(acme=up())
@@ -135,7 +135,7 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_no_secret_in_values_exceptions_or_locals(pipe: Pipe, terminal: bool) -> None:
+def test_no_secret_in_values_exceptions_or_locals(pipe: LogPipe, terminal: bool) -> None:
     pipe.configure(terminal=terminal)
     pipe.secrets.add("tr0ub4dor&3")
     logger = structlog.get_logger()
@@ -153,7 +153,7 @@ def test_no_secret_in_values_exceptions_or_locals(pipe: Pipe, terminal: bool) ->
     assert "RuntimeError" in text
 
 
-def test_readable_and_harmless_on_a_terminal(pipe: Pipe) -> None:
+def test_readable_and_harmless_on_a_terminal(pipe: LogPipe) -> None:
     pipe.configure(terminal=True)
     structlog.get_logger().info("client said", text="\x1b[2J\x07gone")
     text = pipe.text()
@@ -163,7 +163,7 @@ def test_readable_and_harmless_on_a_terminal(pipe: Pipe) -> None:
     assert "gone" in text
 
 
-async def test_a_reader_that_does_not_read_stalls_nobody(pipe: Pipe) -> None:
+async def test_a_reader_that_does_not_read_stalls_nobody(pipe: LogPipe) -> None:
     pipe.configure()
     loop = asyncio.get_running_loop()
     worst = 0.0
@@ -192,7 +192,7 @@ def log_capacity() -> int:
     return 10_000 + 2 * BATCH + 65_536 // 100
 
 
-def test_closing_gives_up_after_its_time(pipe: Pipe) -> None:
+def test_closing_gives_up_after_its_time(pipe: LogPipe) -> None:
     writer = LineWriter(pipe.writer, lambda dropped: f"dropped {dropped}")
     for _ in range(3000):
         writer.write("x" * 100)
@@ -203,7 +203,7 @@ def test_closing_gives_up_after_its_time(pipe: Pipe) -> None:
     assert writer.close(10)
 
 
-def test_full_queue_is_counted_and_said_once_room_is_there(pipe: Pipe) -> None:
+def test_full_queue_is_counted_and_said_once_room_is_there(pipe: LogPipe) -> None:
     writer = LineWriter(pipe.writer, lambda dropped: f"dropped {dropped}", limit=10)
     while writer.dropped < 5:       # the pipe fills, then the queue
         writer.write("x" * 1000)
@@ -216,7 +216,7 @@ def test_full_queue_is_counted_and_said_once_room_is_there(pipe: Pipe) -> None:
     assert [line for line in lines if line.startswith("dropped")] == ["dropped 5"]
 
 
-def test_a_non_blocking_descriptor_loses_nothing(pipe: Pipe) -> None:
+def test_a_non_blocking_descriptor_loses_nothing(pipe: LogPipe) -> None:
     os.set_blocking(pipe.writer, False)
     writer = LineWriter(pipe.writer, lambda dropped: f"dropped {dropped}")
     for number in range(5000):
@@ -228,7 +228,7 @@ def test_a_non_blocking_descriptor_loses_nothing(pipe: Pipe) -> None:
     closer.join()
 
 
-def test_a_broken_pipe_ends_nothing(pipe: Pipe) -> None:
+def test_a_broken_pipe_ends_nothing(pipe: LogPipe) -> None:
     pipe.close_reader()
     writer = LineWriter(pipe.writer, lambda dropped: f"dropped {dropped}")
     writer.write("into the void")

@@ -19,14 +19,14 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from supervisor.core.layout import Achieved
+from supervisor.core.network.layout import Achieved
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
-from supervisor.reports import lag
-from supervisor.reports.incident import Action, Incident, Message
-from supervisor.reports.metrics import Metrics
-from supervisor.reports.outbox import OutboxStatus
-from supervisor.reports.series import Sources
-from supervisor.reports.tally import Rising
+from supervisor.reports.metrics import loop_lag
+from supervisor.reports.metrics.counters import Rising
+from supervisor.reports.metrics.exporter import Metrics
+from supervisor.reports.metrics.series import ScrapeSources
+from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
+from supervisor.reports.paging.outbox import OutboxStatus
 from tests.reports.worlds import snapshot, transition, tunnel, up
 from tunnels.base import Reason
 
@@ -72,14 +72,14 @@ class Use:
     open_files: int | None = 12
 
 
-class World:
+class ScrapeWorld:
     """What a scrape reads."""
 
     def __init__(self) -> None:
         self.links: dict[str, tuple[int, int]] = {"t-acme": (1000, 500)}
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
-        self.metrics = Metrics("0.1.0", 1_000_000.0, Sources(
+        self.metrics = Metrics("0.1.0", 1_000_000.0, ScrapeSources(
             self.links.get, lambda tunnel, session: self.uses.get(tunnel), lambda: {"acme": Achieved(2, 1)}, lambda: {"route": 1},
             lambda: self.outbox, lambda: 3,
             lambda: {("acme", "support"): 7, ("gone", ""): 1},
@@ -95,11 +95,11 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> ScrapeWorld:
+    return ScrapeWorld()
 
 
-def busy(world: World) -> Snapshot:
+def busy(world: ScrapeWorld) -> Snapshot:
     """A world in which every series exists."""
     snap = snapshot(acme=up())
     world.metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, lasted=1.5), snap)
@@ -109,7 +109,7 @@ def busy(world: World) -> Snapshot:
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_names_and_labels_are_the_contract(world: World, accept: str) -> None:
+def test_names_and_labels_are_the_contract(world: ScrapeWorld, accept: str) -> None:
     seen: dict[str, set[str]] = {}
     for name, labels in world.scrape(busy(world), accept):
         seen.setdefault(name, set()).update(key for key, _ in labels)
@@ -122,7 +122,7 @@ def families(body: bytes, accept: str) -> Iterator[Metric]:
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_both_formats_name_the_types(world: World, accept: str) -> None:
+def test_both_formats_name_the_types(world: ScrapeWorld, accept: str) -> None:
     body, content_type = world.metrics.render(busy(world), accept)
     assert ("openmetrics" in content_type) == bool(accept)
     types = {family.name: family.type for family in families(body, accept)}
@@ -133,13 +133,13 @@ def test_both_formats_name_the_types(world: World, accept: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_has_no_complaint(world: World) -> None:
+def test_promtool_has_no_complaint(world: ScrapeWorld) -> None:
     body, _ = world.metrics.render(busy(world), "")
     done = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
-def test_what_a_healthy_tunnel_says(world: World) -> None:
+def test_what_a_healthy_tunnel_says(world: ScrapeWorld) -> None:
     snap = busy(world)
     assert world.value(snap, "tunnel_up", tunnel="acme") == 1
     assert world.value(snap, "tunnel_connected_timestamp_seconds", tunnel="acme") == 1_000_095.0
@@ -161,11 +161,11 @@ def test_what_a_healthy_tunnel_says(world: World) -> None:
     (TunnelState(phase=Phase.STARTING), 0.0),
     (TunnelState(phase=Phase.FAILED), 0.0),
 ])
-def test_up_is_connected_and_not_known_to_be_sick(world: World, state: TunnelState, value: float) -> None:
+def test_up_is_connected_and_not_known_to_be_sick(world: ScrapeWorld, state: TunnelState, value: float) -> None:
     assert world.value(snapshot(acme=state), "tunnel_up", tunnel="acme") == value
 
 
-def test_what_is_not_known_is_left_out(world: World) -> None:
+def test_what_is_not_known_is_left_out(world: ScrapeWorld) -> None:
     proxy = up(session=Session(1, port=1080, connected=95.0), last_rtt=None)
     names = {name for name, labels in world.scrape(snapshot(own=proxy)) if ("tunnel", "own") in labels}
     assert "facilitator_tunnel_receive_bytes_total" not in names    # a proxy has no device
@@ -180,11 +180,11 @@ def test_what_is_not_known_is_left_out(world: World) -> None:
     assert "facilitator_tunnel_probe_success" not in names
 
 
-def test_a_missed_round_shows_at_once(world: World) -> None:
+def test_a_missed_round_shows_at_once(world: ScrapeWorld) -> None:
     assert world.value(snapshot(acme=up(misses=1)), "tunnel_probe_success", tunnel="acme") == 0
 
 
-def test_a_removed_tunnel_vanishes_and_comes_back_empty(world: World) -> None:
+def test_a_removed_tunnel_vanishes_and_comes_back_empty(world: ScrapeWorld) -> None:
     busy(world)
     both = snapshot(acme=up(), other=up())
     assert world.value(both, "tunnel_receive_bytes_total", tunnel="acme") == 1000
@@ -193,7 +193,7 @@ def test_a_removed_tunnel_vanishes_and_comes_back_empty(world: World) -> None:
     assert world.value(both, "tunnel_connect_seconds_count", tunnel="acme") == 0
 
 
-def test_reconnects_count_ends_that_lead_to_another_attempt(world: World) -> None:
+def test_reconnects_count_ends_that_lead_to_another_attempt(world: ScrapeWorld) -> None:
     snap = snapshot(acme=up())
     for before, after, reason in (
         (Phase.UP, Phase.STOPPING, Reason.UNHEALTHY), (Phase.STOPPING, Phase.BACKOFF, Reason.UNHEALTHY),    # one
@@ -211,7 +211,7 @@ def test_reconnects_count_ends_that_lead_to_another_attempt(world: World) -> Non
     assert counted == {"unhealthy": 1, "dns": 1, "exited": 1}
 
 
-def test_each_refused_login_counts_once(world: World) -> None:
+def test_each_refused_login_counts_once(world: ScrapeWorld) -> None:
     snap = snapshot(acme=up())
     assert world.value(snap, "tunnel_login_failures_total", tunnel="acme") == 0
     for session, last in ((1, Phase.BACKOFF), (2, Phase.BACKOFF), (3, Phase.FAILED)):
@@ -220,7 +220,7 @@ def test_each_refused_login_counts_once(world: World) -> None:
     assert world.value(snap, "tunnel_login_failures_total", tunnel="acme") == 3
 
 
-def test_bytes_and_cpu_add_up_over_sessions(world: World) -> None:
+def test_bytes_and_cpu_add_up_over_sessions(world: ScrapeWorld) -> None:
     def read(number: int, link: tuple[int, int] | None, cpu: float | None) -> tuple[float | None, float | None]:
         world.links.clear() if link is None else world.links.update({"t-acme": link})
         world.uses.clear() if cpu is None else world.uses.update(acme=Use(cpu))
@@ -246,11 +246,11 @@ def test_a_rising_counter_never_falls(readings: list[tuple[int, int]], resets: b
         last = now
 
 
-def test_the_pager_path_can_be_watched(world: World) -> None:
+def test_the_pager_path_can_be_watched(world: ScrapeWorld) -> None:
     snap = snapshot(acme=up())
     assert world.value(snap, "pagerduty_outbox_oldest_age_seconds") == 0
     assert world.value(snap, "pagerduty_events_total", action="resolve", result="rejected") == 0    # there before it happens
-    waits = Incident("k", "acme", "file:x", 0.0, wanted=True, message=Message(Action.TRIGGER, "{}", time.time() - 100))
+    waits = Incident("k", "acme", "file:x", 0.0, wanted=True, message=IncidentMessage(Action.TRIGGER, "{}", time.time() - 100))
     world.outbox = OutboxStatus((waits, replace(waits, message=None)), usable=False)
     age = world.value(snap, "pagerduty_outbox_oldest_age_seconds")
     assert age is not None
@@ -261,7 +261,7 @@ def test_the_pager_path_can_be_watched(world: World) -> None:
     assert world.value(snap, "pagerduty_outbox_pending") is None
 
 
-def test_the_daemon_itself(world: World) -> None:
+def test_the_daemon_itself(world: ScrapeWorld) -> None:
     world.metrics.reloaded(False)
     world.metrics.loop_lag(0.25)
     snap = snapshot(draining=True)
@@ -274,7 +274,7 @@ def test_the_daemon_itself(world: World) -> None:
 
 async def test_a_blocked_loop_is_seen() -> None:
     lags: list[float] = []
-    task = asyncio.create_task(lag.watch(lags.append, interval=0.01, window=100))
+    task = asyncio.create_task(loop_lag.watch(lags.append, interval=0.01, window=100))
     while not lags:
         await asyncio.sleep(0)
     time.sleep(0.1)     # what must never happen in the loop
@@ -285,7 +285,7 @@ async def test_a_blocked_loop_is_seen() -> None:
     assert lags[-1] >= 0.08
 
 
-def test_counting_while_scraping(world: World) -> None:
+def test_counting_while_scraping(world: ScrapeWorld) -> None:
     snap = snapshot(acme=up())
     done = threading.Event()
 
@@ -304,7 +304,7 @@ def test_counting_while_scraping(world: World) -> None:
     assert total == 3000
 
 
-def test_a_scrape_of_1000_tunnels(world: World) -> None:
+def test_a_scrape_of_1000_tunnels(world: ScrapeWorld) -> None:
     names = [f"tunnel-{number}" for number in range(1000)]
     world.links.update({f"t-{name}": (1, 1) for name in names})
     world.uses.update({name: Use() for name in names})

@@ -21,10 +21,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from supervisor.core.alerts import Verdict
-from supervisor.reports.incident import Action, Incident, Message, Outcome, There, answered, needed, recovered, rekeyed, wish
-from supervisor.reports.store import FILE, Store
-from tests.pagerduty_double import Double, Step
+from supervisor.core.alerting.verdict import Verdict
+from supervisor.reports.paging.incident import (
+    Action,
+    Incident,
+    IncidentMessage,
+    SendOutcome,
+    There,
+    answered,
+    needed,
+    recovered,
+    rekeyed,
+    wish,
+)
+from supervisor.reports.paging.store import FILE, Store
+from tests.pagerduty_double import Double, ScriptedReply
 from tests.reports.test_pagerduty import KEY, Office, eventually
 
 pytestmark = pytest.mark.slow
@@ -47,7 +58,7 @@ def office(tmp_path: Path, double: Double) -> Iterator[Office]:
     office.close()
 
 
-class Pager:
+class PagerProcess:
     """The pager as a process."""
 
     def __init__(self, state: Path, url: str, *options: str, prefix: tuple[str, ...] = ()) -> None:
@@ -81,8 +92,8 @@ class Pager:
 
 
 @pytest.fixture
-def pagers() -> Iterator[list[Pager]]:
-    started: list[Pager] = []
+def pagers() -> Iterator[list[PagerProcess]]:
+    started: list[PagerProcess] = []
     yield started
     for pager in started:
         if pager.process.poll() is None:
@@ -96,14 +107,14 @@ def pagers() -> Iterator[list[Pager]]:
     "before the write", "before the send", "under way", "before the answer", "before the answer is written", "afterwards",
 ])
 def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
-    tmp_path: Path, double: Double, pagers: list[Pager], point: str
+    tmp_path: Path, double: Double, pagers: list[PagerProcess], point: str
 ) -> None:
     """One incident, opened once and closed once, in this order, though its pager was killed twice."""
     for action, verdict, there in (("trigger", "firing", There.OPEN), ("resolve", "clear", None)):
-        pagers.append(killed := Pager(tmp_path, double.url, "--halt", point, "--action", action))
+        pagers.append(killed := PagerProcess(tmp_path, double.url, "--halt", point, "--action", action))
         if point == "under way":
             double._released.clear()
-            double.script(Step(hang=True, process=False))
+            double.script(ScriptedReply(hang=True, process=False))
         killed.set(acme=verdict)
         if point == "under way":
             assert double.wait(lambda d: any(d._in_flight.values()))
@@ -114,7 +125,7 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
             killed.wait_for("halted")
         killed.kill()
         double.release()
-        pagers.append(again := Pager(tmp_path, double.url))
+        pagers.append(again := PagerProcess(tmp_path, double.url))
         again.set(acme=verdict)
         assert double.wait(lambda d, open_now=bool(there): bool(d.open()) is open_now)
         assert eventually(lambda: not [i for i in Store(tmp_path).load() if i.message is not None])
@@ -235,9 +246,9 @@ def test_a_state_directory_that_cannot_be(office: Office) -> None:
 
 
 @pytest.mark.root
-def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[Pager]) -> None:
+def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[PagerProcess]) -> None:
     mount = f"mount -t tmpfs -o size=100k none {tmp_path} && cp /bin/sh {tmp_path}/ballast 2>/dev/null; exec \"$@\""
-    pagers.append(pager := Pager(tmp_path, double.url, prefix=("unshare", "--mount", "sh", "-c", mount, "sh")))
+    pagers.append(pager := PagerProcess(tmp_path, double.url, prefix=("unshare", "--mount", "sh", "-c", mount, "sh")))
     pager.set(acme="firing", own="firing")
     for _ in range(2):
         pager.wait_for("trigger accepted")
@@ -250,8 +261,8 @@ def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[Pager]) -> Non
 # --- any history -------------------------------------------------------------------------------------------------------------------
 
 STEPS = st.sampled_from([
-    Step(), Step(), Step(), Step(500), Step(500, process=True), Step(503), Step(429), Step(cut="answer"), Step(cut="answer", process=False),
-    Step(cut="body"),
+    ScriptedReply(), ScriptedReply(), ScriptedReply(), ScriptedReply(500), ScriptedReply(500, process=True), ScriptedReply(503), ScriptedReply(429), ScriptedReply(cut="answer"), ScriptedReply(cut="answer", process=False),
+    ScriptedReply(cut="body"),
 ])
 VERDICTS = st.dictionaries(st.sampled_from(["acme", "own", "third"]), st.sampled_from(Verdict), max_size=3)
 HISTORY = st.lists(VERDICTS | st.just("restart"), min_size=1, max_size=10)
@@ -268,7 +279,7 @@ def expected(history: list[dict[str, Verdict] | str]) -> set[str]:
 
 @settings(deadline=None)
 @given(HISTORY, st.lists(STEPS, max_size=12))
-def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict] | str], steps: list[Step]) -> None:
+def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict] | str], steps: list[ScriptedReply]) -> None:
     state = Path(tempfile.mkdtemp(prefix="outbox-"))
     with Double(per_minute=10_000) as double:
         office = Office(state, double)
@@ -299,32 +310,32 @@ def compose(action: Action) -> str:
     return action.value
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, *Outcome])), max_size=12))
-def test_a_message_is_always_the_one_that_is_needed(story: list[tuple[bool, Outcome | None]]) -> None:
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, *SendOutcome])), max_size=12))
+def test_a_message_is_always_the_one_that_is_needed(story: list[tuple[bool, SendOutcome | None]]) -> None:
     incident = FRESH
     for wanted, outcome in story:
         incident = wish(incident, wanted, compose, 0.0)
         assert (incident.message.action if incident.message else None) == needed(incident)
         if outcome is not None:
             incident = answered(incident, outcome, "", 5.0)
-    closed = answered(wish(incident, False, compose, 0.0), Outcome.ACCEPTED, "", 0.0)
+    closed = answered(wish(incident, False, compose, 0.0), SendOutcome.ACCEPTED, "", 0.0)
     assert closed.finished
 
 
 def test_doubt_only_grows_from_what_may_have_been_taken() -> None:
     sent = wish(FRESH, True, compose, 0.0)
-    assert answered(sent, Outcome.THROTTLED, "", 0.0).there is There.CLOSED
-    assert answered(sent, Outcome.NO_KEY, "", 0.0).there is There.CLOSED
-    assert answered(sent, Outcome.FAILED, "", 0.0).there is There.UNKNOWN
+    assert answered(sent, SendOutcome.THROTTLED, "", 0.0).there is There.CLOSED
+    assert answered(sent, SendOutcome.NO_KEY, "", 0.0).there is There.CLOSED
+    assert answered(sent, SendOutcome.FAILED, "", 0.0).there is There.UNKNOWN
     assert recovered(sent).there is There.UNKNOWN
     assert recovered(FRESH) == FRESH
 
 
 def test_a_refused_key_is_not_tried_twice() -> None:
-    refused = answered(replace(wish(FRESH, True, compose, 0.0), fingerprint="f1"), Outcome.REJECTED, "", 0.0)
+    refused = answered(replace(wish(FRESH, True, compose, 0.0), fingerprint="f1"), SendOutcome.REJECTED, "", 0.0)
     assert needed(refused) is None
     assert wish(rekeyed(refused, "f1"), True, compose, 0.0).message is None
-    assert wish(rekeyed(refused, "f2"), True, compose, 0.0).message == Message(Action.TRIGGER, "trigger", 0.0)
+    assert wish(rekeyed(refused, "f2"), True, compose, 0.0).message == IncidentMessage(Action.TRIGGER, "trigger", 0.0)
 
 
 # --- the double as a program -----------------------------------------------------------------------------------------------------------

@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from supervisor.core.alerts import Verdict
-from supervisor.reports import events_v2
-from supervisor.reports.incident import Answer, Outcome, dedup_key
-from supervisor.reports.pager import Pager
-from supervisor.reports.pagerduty import PagerDuty
-from supervisor.reports.posting import Sender
-from supervisor.reports.receiver import Hooks, Pace
-from supervisor.reports.redact import MASK, Secrets
-from supervisor.reports.routing import Budget, Paging
-from tests.pagerduty_double import ROUTING_KEY, Double, Step, problems
+from supervisor.core.alerting.verdict import Verdict
+from supervisor.reports.log.redact import MASK, Secrets
+from supervisor.reports.paging import events_v2
+from supervisor.reports.paging.http import Sender
+from supervisor.reports.paging.incident import SendOutcome, SendResult, dedup_key
+from supervisor.reports.paging.pager import Pager
+from supervisor.reports.paging.pagerduty import PagerDuty
+from supervisor.reports.paging.receiver import Hooks, RetryPace
+from supervisor.reports.paging.routing import Budget, Paging
+from tests.pagerduty_double import ROUTING_KEY, Double, ScriptedReply, problems
 from tests.reports.pager import FAST
 from tests.reports.worlds import alert
 from tunnels.settings import Secret
@@ -139,7 +139,7 @@ def test_a_tunnel_that_is_gone_and_a_facilitator_of_another_name_leave_nothing_o
 
 
 def test_what_was_not_sent_yet_cancels_out(office: Office) -> None:
-    office.double.script(Step(hang=True))
+    office.double.script(ScriptedReply(hang=True))
     office.set(first=FIRING)
     assert office.double.wait(lambda d: d.requests == 1)    # the thread is busy with it
     office.set(first=FIRING, acme=FIRING)
@@ -152,7 +152,7 @@ def test_what_was_not_sent_yet_cancels_out(office: Office) -> None:
 
 
 def test_hold_does_not_take_a_call_back(office: Office) -> None:
-    office.double.script(Step(hang=True))
+    office.double.script(ScriptedReply(hang=True))
     office.set(first=FIRING)
     assert office.double.wait(lambda d: d.requests == 1)
     office.set(first=FIRING, acme=FIRING)
@@ -163,7 +163,7 @@ def test_hold_does_not_take_a_call_back(office: Office) -> None:
 
 def test_a_trigger_that_was_throttled_is_as_good_as_unsent(office: Office) -> None:
     office.pace = replace(FAST, throttled=tenacity.wait_fixed(60))
-    office.double.script(Step(429))
+    office.double.script(ScriptedReply(429))
     office.set(acme=FIRING)
     assert eventually(lambda: office.counted == ["trigger throttled"])
     office.set(acme=CLEAR)
@@ -173,7 +173,7 @@ def test_a_trigger_that_was_throttled_is_as_good_as_unsent(office: Office) -> No
 
 def test_a_trigger_that_may_have_been_taken_is_resolved(office: Office) -> None:
     office.pace = replace(FAST, failed=tenacity.wait_fixed(60))
-    office.double.script(Step(500, process=True))
+    office.double.script(ScriptedReply(500, process=True))
     office.set(acme=FIRING)
     assert eventually(lambda: office.counted == ["trigger failed"])
     assert office.double.open()
@@ -182,9 +182,9 @@ def test_a_trigger_that_may_have_been_taken_is_resolved(office: Office) -> None:
 
 
 @pytest.mark.parametrize("step", [
-    Step(500), Step(500, process=True), Step(503), Step(429), Step(408), Step(cut="answer"), Step(cut="answer", process=False),
+    ScriptedReply(500), ScriptedReply(500, process=True), ScriptedReply(503), ScriptedReply(429), ScriptedReply(408), ScriptedReply(cut="answer"), ScriptedReply(cut="answer", process=False),
 ], ids=["500", "500-taken", "503", "429", "408", "cut-taken", "cut"])
-def test_tried_again_until_taken(office: Office, step: Step) -> None:
+def test_tried_again_until_taken(office: Office, step: ScriptedReply) -> None:
     office.double.script(*[step] * 3)
     office.set(acme=FIRING)
     assert office.settled(KEY)
@@ -197,7 +197,7 @@ def test_tried_again_until_taken(office: Office, step: Step) -> None:
 
 
 def test_the_status_line_says_that_it_was_taken(office: Office) -> None:
-    office.double.script(Step(cut="body"))
+    office.double.script(ScriptedReply(cut="body"))
     office.set(acme=FIRING)
     assert office.settled(KEY)
     assert office.counted == ["trigger accepted"]
@@ -217,7 +217,7 @@ def test_nobody_listens_then_somebody_does(office: Office) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 302])
 def test_refused_for_good_is_kept_and_said(office: Office, status: int) -> None:
-    office.double.script(Step(status))
+    office.double.script(ScriptedReply(status))
     with capture_logs() as logs:
         office.set(acme=FIRING)
         assert eventually(lambda: office.counted == ["trigger rejected"])
@@ -238,7 +238,7 @@ def test_refused_for_good_is_kept_and_said(office: Office, status: int) -> None:
 def test_a_refused_resolve_gives_up_but_not_for_the_next_incident(office: Office) -> None:
     office.set(acme=FIRING)
     assert office.settled(KEY)
-    office.double.script(Step(400))
+    office.double.script(ScriptedReply(400))
     office.set(acme=CLEAR)
     assert eventually(lambda: office.counted[-1:] == ["resolve rejected"] and office.pager.status.incidents == ())
     office.set(acme=FIRING)
@@ -256,7 +256,7 @@ def test_a_missing_key_is_waited_for(office: Office) -> None:
 
 
 def test_a_corrected_key_is_tried_as_soon_as_a_verdict_comes(office: Office) -> None:
-    office.double.script(Step(403))
+    office.double.script(ScriptedReply(403))
     office.set(acme=FIRING)
     assert eventually(lambda: office.counted == ["trigger rejected"])
     office.keys["key"] = OTHER_KEY
@@ -299,7 +299,7 @@ def test_rotation_and_restart_without_the_old_key_is_said(office: Office) -> Non
 
 def test_no_routing_key_on_disk_or_in_the_log(office: Office) -> None:
     with capture_logs() as logs:
-        office.double.script(Step(500), Step(403))
+        office.double.script(ScriptedReply(500), ScriptedReply(403))
         office.set(acme=FIRING)
         assert eventually(lambda: "trigger rejected" in office.counted)
         office.close()
@@ -369,7 +369,7 @@ def test_silence_that_was_asked_for() -> None:
 
 
 def test_closing_while_pagerduty_hangs(office: Office) -> None:
-    office.double.script(Step(hang=True))
+    office.double.script(ScriptedReply(hang=True))
     office.set(acme=FIRING)
     assert office.double.wait(lambda d: d.requests == 1)
     started = time.monotonic()
@@ -392,7 +392,7 @@ def test_the_end_of_the_daemon_resolves_nothing(office: Office) -> None:
 
 def test_the_real_path_can_be_tried(office: Office) -> None:
     opened, closed = office.pager.test().result(10)
-    assert (opened.outcome, closed.outcome) == (Outcome.ACCEPTED, Outcome.ACCEPTED)
+    assert (opened.outcome, closed.outcome) == (SendOutcome.ACCEPTED, SendOutcome.ACCEPTED)
     assert [a.open for a in office.double.alerts] == [False]
     assert office.double.events[0]["payload"]["severity"] == "info"
     del office.keys["key"]
@@ -401,7 +401,7 @@ def test_the_real_path_can_be_tried(office: Office) -> None:
 
 
 def test_an_error_of_our_own_does_not_silence_the_pager(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.reports.pager.CRASH_PAUSE", 0.01)
+    monkeypatch.setattr("supervisor.reports.paging.pager.CRASH_PAUSE", 0.01)
     office.lines = None     # type: ignore[assignment]      # the callable misbehaves
     with capture_logs() as logs:
         office.set(acme=FIRING)
@@ -463,22 +463,22 @@ def test_retry_after(header: str, low: float, high: float) -> None:
     if header.startswith("a date"):
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600))
     with Double() as double:
-        double.script(Step(429, headers={"Retry-After": header}))
+        double.script(ScriptedReply(429, headers={"Retry-After": header}))
         answer = Sender().send(double.url, ROUTING_KEY, events_v2.resolve(KEY))
-    assert answer.outcome is Outcome.THROTTLED
+    assert answer.outcome is SendOutcome.THROTTLED
     assert low <= answer.retry_after <= high
 
 
 def test_pauses_have_a_floor_jitter_and_an_end() -> None:
-    pace = Pace()
+    pace = RetryPace()
     for attempts in (1, 2, 10, 100_000):
-        failed = [pace.after(Answer(Outcome.FAILED), attempts) for _ in range(50)]
-        throttled = [pace.after(Answer(Outcome.THROTTLED), attempts) for _ in range(50)]
+        failed = [pace.after(SendResult(SendOutcome.FAILED), attempts) for _ in range(50)]
+        throttled = [pace.after(SendResult(SendOutcome.THROTTLED), attempts) for _ in range(50)]
         assert 1 <= min(failed) <= max(failed) <= 121
         assert 30 <= min(throttled) <= max(throttled) <= 300
         assert len(set(failed)) > 1
-    assert pace.after(Answer(Outcome.FAILED, retry_after=500), 1) == 500
+    assert pace.after(SendResult(SendOutcome.FAILED, retry_after=500), 1) == 500
 
 
 def test_a_wrong_address_is_an_answer_too() -> None:
-    assert Sender().send("not an address", ROUTING_KEY, "{}").outcome is Outcome.FAILED
+    assert Sender().send("not an address", ROUTING_KEY, "{}").outcome is SendOutcome.FAILED

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from supervisor.core.alerts import Verdict
-from supervisor.reports.incident import Answer, Outcome
-from supervisor.reports.pager import Pager
-from supervisor.reports.pagerduty import PagerDuty
-from supervisor.reports.receiver import Clock, Hooks
-from supervisor.reports.redact import Secrets
-from supervisor.reports.routing import TRIGGERS, TRIGGERS_WITHIN, Paging
+from supervisor.core.alerting.verdict import Verdict
+from supervisor.reports.log.redact import Secrets
+from supervisor.reports.paging.incident import SendOutcome, SendResult
+from supervisor.reports.paging.pager import Pager
+from supervisor.reports.paging.pagerduty import PagerDuty
+from supervisor.reports.paging.receiver import Hooks, PagerClock
+from supervisor.reports.paging.routing import TRIGGERS, TRIGGERS_WITHIN, Paging
 from tests.pagerduty_double import ROUTING_KEY, change_problems, problems
 from tests.reports.worlds import alert
 from tunnels.settings import Secret
@@ -38,22 +38,22 @@ class Killed(BaseException):
 class Answering:
     """How one request is treated."""
 
-    outcome: Outcome = Outcome.ACCEPTED
+    outcome: SendOutcome = SendOutcome.ACCEPTED
     taken: bool = True
     seconds: float = 0.1            # until the answer, or until we give up
     retry_after: float = 0.0
 
 
 FINE = Answering()
-CUT = Answering(Outcome.FAILED, True)
-REFUSED_CONNECTION = Answering(Outcome.FAILED, False)
-ERROR = Answering(Outcome.FAILED, False)
-THROTTLED = Answering(Outcome.THROTTLED, False, retry_after=30.0)
-HANGS = Answering(Outcome.FAILED, False, seconds=60.0)
-HANGS_AND_TAKES = Answering(Outcome.FAILED, True, seconds=60.0)
+CUT = Answering(SendOutcome.FAILED, True)
+REFUSED_CONNECTION = Answering(SendOutcome.FAILED, False)
+ERROR = Answering(SendOutcome.FAILED, False)
+THROTTLED = Answering(SendOutcome.THROTTLED, False, retry_after=30.0)
+HANGS = Answering(SendOutcome.FAILED, False, seconds=60.0)
+HANGS_AND_TAKES = Answering(SendOutcome.FAILED, True, seconds=60.0)
 
 
-class Told(Secrets):
+class RoutingKeyLog(Secrets):
     """Learns the routing key right before something is sent."""
 
     def __init__(self, point: Callable[[str], None]) -> None:
@@ -64,7 +64,7 @@ class Told(Secrets):
         self._point("before the send")
 
 
-class World(PagerDuty):
+class PagerWorld(PagerDuty):
     """A pager that is killed and begun anew at will, and its PagerDuty."""
 
     def __init__(self, state: Path) -> None:
@@ -83,8 +83,8 @@ class World(PagerDuty):
 
     def _begin(self) -> None:
         hooks = Hooks(lambda _: ROUTING_KEY, self._lines, self._count)
-        clock = Clock(lambda: self.now, lambda: self.now + 1e9)
-        self.pager = Pager(self, self.state, Paging("vpn1", "", Secret(file="key")), hooks, Told(self._point), clock=clock)
+        clock = PagerClock(lambda: self.now, lambda: self.now + 1e9)
+        self.pager = Pager(self, self.state, Paging("vpn1", "", Secret(file="key")), hooks, RoutingKeyLog(self._point), clock=clock)
 
     # --- where it can be killed ---
 
@@ -106,7 +106,7 @@ class World(PagerDuty):
 
     # --- PagerDuty ---
 
-    def send(self, paging: Paging, key: str, body: str) -> Answer:
+    def send(self, paging: Paging, key: str, body: str) -> SendResult:
         event = {"routing_key": key, **json.loads(body)}
         assert (problems if "event_action" in event else change_problems)(event) == []
         self._point("before it is taken")
@@ -115,7 +115,7 @@ class World(PagerDuty):
             self._take(event["event_action"], event["dedup_key"])
         self.now += answering.seconds
         self._point("before the answer")
-        return Answer(answering.outcome, "", answering.retry_after)
+        return SendResult(answering.outcome, "", answering.retry_after)
 
     def _take(self, action: str, key: str) -> None:
         self.taken.append((action, key))
@@ -175,7 +175,7 @@ class World(PagerDuty):
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world() -> Iterator[PagerWorld]:
     with fresh() as world:
         yield world
 
@@ -183,10 +183,10 @@ def world() -> Iterator[World]:
 class fresh:
     """A world with a directory of its own, on a disk in memory where there is one."""
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> PagerWorld:
         memory = Path("/dev/shm")
         self.state = Path(tempfile.mkdtemp(prefix="virtual-", dir=memory if memory.is_dir() else None))
-        self.world = World(self.state)
+        self.world = PagerWorld(self.state)
         return self.world
 
     def __exit__(self, *_: object) -> None:
@@ -225,7 +225,7 @@ def test_any_script_and_any_crash(events: list) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_each_point_of_the_trigger_and_of_the_resolve(world: World, point: str) -> None:
+def test_killed_at_each_point_of_the_trigger_and_of_the_resolve(world: PagerWorld, point: str) -> None:
     for verdict in (Verdict.FIRING, Verdict.CLEAR):
         world.kill_at = point
         world.set(acme=verdict)
@@ -240,7 +240,7 @@ def test_killed_at_each_point_of_the_trigger_and_of_the_resolve(world: World, po
 
 @pytest.mark.parametrize("script", [[CUT], [THROTTLED] * 5, [ERROR] * 8, [HANGS], [HANGS_AND_TAKES], [CUT, ERROR, THROTTLED, HANGS] * 3],
                          ids=["202 then cut", "429 x 5", "500s", "hang", "hang taken", "all"])
-def test_each_incident_is_triggered_once_and_resolved_once_in_order(world: World, script: list[Answering]) -> None:
+def test_each_incident_is_triggered_once_and_resolved_once_in_order(world: PagerWorld, script: list[Answering]) -> None:
     for verdict in (Verdict.FIRING, Verdict.CLEAR):
         world.script.extend(script)
         world.set(acme=verdict)
@@ -252,7 +252,7 @@ def test_each_incident_is_triggered_once_and_resolved_once_in_order(world: World
     assert world.pager.status.incidents == ()
 
 
-def test_down_for_an_hour(world: World) -> None:
+def test_down_for_an_hour(world: PagerWorld) -> None:
     world.down = (world.now, world.now + HOUR)
     world.set(acme=Verdict.FIRING, own=Verdict.FIRING)
     world.run(HOUR / 2)
@@ -267,7 +267,7 @@ def test_down_for_an_hour(world: World) -> None:
     world.settled()
 
 
-def test_at_most_three_calls_in_three_minutes_about_one_tunnel(world: World) -> None:
+def test_at_most_three_calls_in_three_minutes_about_one_tunnel(world: PagerWorld) -> None:
     for _ in range(10):
         world.set(acme=Verdict.FIRING)
         world.run(5.0)
@@ -280,7 +280,7 @@ def test_at_most_three_calls_in_three_minutes_about_one_tunnel(world: World) -> 
     world.settled()
 
 
-def test_changes_are_told_and_given_up(world: World) -> None:
+def test_changes_are_told_and_given_up(world: PagerWorld) -> None:
     world.down = (world.now, world.now + DAY)
     world.pager.change("reloaded", {"done": "a"})
     with capture_logs() as logs:

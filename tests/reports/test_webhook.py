@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from supervisor.core.alerts import Alert, Verdict
-from supervisor.reports.incident import Outcome
-from supervisor.reports.pager import Pager
-from supervisor.reports.pagers import Pagers
-from supervisor.reports.receiver import Hooks
-from supervisor.reports.redact import Secrets
-from supervisor.reports.routing import Paging
-from supervisor.reports.webhook import FILE, Webhook
-from tests.pagerduty_double import ROUTING_KEY, Double, Step
+from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.reports.log.redact import Secrets
+from supervisor.reports.paging.incident import SendOutcome
+from supervisor.reports.paging.pager import Pager
+from supervisor.reports.paging.pagers import Pagers
+from supervisor.reports.paging.receiver import Hooks
+from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.webhook import FILE, Webhook
+from tests.pagerduty_double import ROUTING_KEY, Double, ScriptedReply
 from tests.reports.pager import FAST
 from tests.reports.test_pagerduty import KEY, eventually
 from tests.reports.worlds import alert
@@ -74,8 +74,8 @@ def test_an_incident_as_plain_json(hook: Hook) -> None:
     assert eventually(lambda: hook.pager.status.incidents == ())
 
 
-@pytest.mark.parametrize("step", [Step(500), Step(503), Step(429), Step(cut="answer"), Step(408)], ids=["500", "503", "429", "cut", "408"])
-def test_sent_until_it_is_taken_and_a_repetition_can_be_told(hook: Hook, step: Step) -> None:
+@pytest.mark.parametrize("step", [ScriptedReply(500), ScriptedReply(503), ScriptedReply(429), ScriptedReply(cut="answer"), ScriptedReply(408)], ids=["500", "503", "429", "cut", "408"])
+def test_sent_until_it_is_taken_and_a_repetition_can_be_told(hook: Hook, step: ScriptedReply) -> None:
     hook.double.script(*[replace(step) for _ in range(3)])
     hook.set(acme=FIRING)
     assert hook.double.wait(lambda d: bool(d.posts))
@@ -97,7 +97,7 @@ def test_another_run_goes_on(hook: Hook) -> None:
 
 def test_the_address_is_neither_logged_nor_stored(hook: Hook) -> None:
     with capture_logs() as logs:
-        hook.double.script(Step(500), Step(404))
+        hook.double.script(ScriptedReply(500), ScriptedReply(404))
         hook.set(acme=FIRING)
         assert eventually(lambda: bool(hook.pager.status.letters))
         hook.address = f"http://127.0.0.1:1/hook/{TOKEN}"
@@ -126,7 +126,7 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
         assert double.changes[0]["payload"]["custom_details"] == {"done": "acme: added"}
         results = {name: future.result(30) for name, future in pagers.test().items()}
         assert {name: [a.outcome for a in answers] for name, answers in results.items()} == {
-            "pagerduty": [Outcome.ACCEPTED] * 2, "webhook": [Outcome.ACCEPTED] * 2,
+            "pagerduty": [SendOutcome.ACCEPTED] * 2, "webhook": [SendOutcome.ACCEPTED] * 2,
         }
         assert eventually(lambda: [r["pending"] for r in pagers.document["receivers"]] == [0, 0])
         shown = pagers.document["receivers"]

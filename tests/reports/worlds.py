@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from supervisor.core.alerts import Alert, Verdict
+from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.state import Health, Leg, Phase, Session, Snapshot, Transition, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Tunnel

@@ -11,7 +11,7 @@ from supervisor.core import events as ev
 from supervisor.core.state import Phase
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Reason
-from tunnels.settings import Alert, Login, Probe, Secret, Tunnel
+from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_what_follows_later_comes_under_the_open_incident() -> None:
 
 @pytest.mark.parametrize("severities", [("warning", "critical")])
 def test_teams_with_their_own_keys_are_called_apart(severities: tuple[str, str]) -> None:
-    tunnels = {f"t{n}": tunnel(f"t{n}", alert=Alert(severity=severities[n % 2], routing_key=Secret(file=f"team{n % 2}"))) for n in range(6)}
+    tunnels = {f"t{n}": tunnel(f"t{n}", alert=AlertSettings(severity=severities[n % 2], routing_key=Secret(file=f"team{n % 2}"))) for n in range(6)}
     simulated = World(tunnels, Habits(path_alive=lambda now: now < 500.0), kind=replace(KIND, endpoint=lambda t: "gw"))
     simulated.run(until=2000.0)
     assert simulated.alerter.opened == ["group:gateway:gw:team0", "group:gateway:gw:team1"]

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.events import Asked
-from supervisor.core.memory import Memory, Record, revive
-from supervisor.core.moment import Limits
+from supervisor.core.session.context import KindLimits
+from supervisor.core.session.record import PreviousRun, TunnelRecord, revive
 from supervisor.core.state import Drain, Health, Phase, Second, Session, TunnelState, Want
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Reason
-from tunnels.settings import Alert, Login, Planned, Probe, Reconnect, Secret, Tunnel
+from tunnels.settings import AlertSettings, Login, Planned, Probe, Reconnect, Secret, Tunnel
 
 pytestmark = pytest.mark.slow
-LIMITS = Limits(start=60.0, stop=5.0)
+LIMITS = KindLimits(start=60.0, stop=5.0)
 
 
 def tunnel(name: str = "acme", **settings: object) -> Tunnel:
@@ -97,7 +97,7 @@ def test_a_stop_that_was_under_way_is_finished() -> None:
 
 def test_nobody_is_paged_for_a_crash_and_an_incident_goes_on() -> None:
     habits = Habits(path_alive=lambda now: now < 200.0)
-    settings = {"alert": Alert(after="60s", clear_after="60s")}
+    settings = {"alert": AlertSettings(after="60s", clear_after="60s")}
     simulated = World({"acme": tunnel(**settings)}, habits)
     for moment in range(10, 500, 10):
         simulated.run(until=float(moment))
@@ -160,7 +160,7 @@ def test_whenever_the_daemon_dies(seed: int) -> None:
 ])  # fmt: skip
 def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news: list[Reason]) -> None:
     state = replace(state, session=Session(4), numbered=4)
-    begun = revive("acme", Memory({"acme": Record(state, 173_001)}, {("acme", 4)}), LIMITS, 100.0, held=held, anew=False)
+    begun = revive("acme", PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}), LIMITS, 100.0, held=held, anew=False)
     assert [event.reason for event in begun.events if isinstance(event, Asked)] == news
     assert begun.state.session.number == 4
 
@@ -172,7 +172,7 @@ def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news:
 ])  # fmt: skip
 def test_what_drained_for_the_end_of_the_daemon(ends_by: float | None, held: bool, left: Drain | None) -> None:
     state = TunnelState(phase=Phase.UP, session=Session(4), drain=Drain(Reason.SHUTDOWN, 900.0))
-    memory = Memory({"acme": Record(state, 173_001)}, {("acme", 4)}, ends_by=ends_by)
+    memory = PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}, ends_by=ends_by)
     begun = revive("acme", memory, LIMITS, 100.0, held=held, anew=True)
     assert begun.state.drain == left
     assert (Reason.SHUTDOWN in [event.reason for event in begun.events if isinstance(event, Asked)]) is (ends_by is not None)

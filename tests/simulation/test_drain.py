@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from supervisor.app.ending import all_stopped
+from supervisor.app.shutdown import all_stopped
 from supervisor.core import events as ev
-from supervisor.core.network import NetworkPlan
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Drain, Phase, TunnelState, Want
 from tests.fakes import Habits, World
 from tunnels.base import Failed, Reason

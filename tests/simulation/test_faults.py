@@ -11,7 +11,7 @@ import pytest
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Asked
 from supervisor.core.faults import STAYS
-from supervisor.core.rests import REST
+from supervisor.core.session.fault_retry import REST
 from supervisor.core.state import Phase
 from supervisor.delivery import AGAIN
 from supervisor.outputs import Outputs
@@ -102,7 +102,7 @@ def test_what_failed_is_told_again_soon() -> None:
 
 
 def test_a_watcher_that_raises_hides_no_other_condition() -> None:
-    class Watcher:
+    class FaultyWatcher:
         @property
         def conditions(self) -> Mapping[str, Condition]:
             raise RuntimeError("a fault")
@@ -110,13 +110,13 @@ def test_a_watcher_that_raises_hides_no_other_condition() -> None:
     class Seer:
         conditions = {"seen": Condition("something is wrong")}      # noqa: RUF012 - a value, never changed
 
-    world = World(TUNNELS, Habits(), outputs=lambda all: replace(all, watchers=(Watcher(), Seer())))
+    world = World(TUNNELS, Habits(), outputs=lambda all: replace(all, watchers=(FaultyWatcher(), Seer())))
     world.run(10.0)
     assert {"seen", "internal-error:watcher:Watcher"} <= set(world.engine.conditions)
 
 
 def test_a_runner_that_raises_fails_one_start() -> None:
-    class Runner:
+    class FaultyRunner:
         def __init__(self, real: Any) -> None:
             self._real = real
 
@@ -128,7 +128,7 @@ def test_a_runner_that_raises_fails_one_start() -> None:
                 raise RuntimeError("a fault")
             self._real.spawn(tunnel, *about)
 
-    world = World(TUNNELS, Habits(), outputs=lambda all: replace(all, runner=Runner(all.runner)))
+    world = World(TUNNELS, Habits(), outputs=lambda all: replace(all, runner=FaultyRunner(all.runner)))
     world.run(30.0)
     state = world.engine.snapshot.tunnels["other"][1]
     assert world.phase("good") is Phase.UP
@@ -136,7 +136,7 @@ def test_a_runner_that_raises_fails_one_start() -> None:
     assert len(world.told) == 1
 
 
-class Settings:
+class FaultySettings:
     """Those of a tunnel's reconnects; whoever reads them meets a fault while `broken`."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class Settings:
 
 @pytest.mark.parametrize("crashes", [False, True], ids=["one daemon", "adopted"])
 def test_a_tunnel_whose_steps_raise_stays_as_it_was_and_the_others_go_on(crashes: bool) -> None:
-    settings = Settings()
+    settings = FaultySettings()
     bad = tunnel("bad", 3).model_copy(update={"reconnect": settings})
     lives = iter([20.0] * 8)
     world = World({**TUNNELS, "bad": bad}, Habits(lives=lambda: next(lives, float("inf"))))

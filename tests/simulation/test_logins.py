@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.machine import ANSWER_WITHIN, QUIET_WITHIN
+from supervisor.core.session.machine import ANSWER_WITHIN, QUIET_WITHIN
+from supervisor.core.session.pacing import SPACING
 from supervisor.core.state import Health, Phase, Rung
-from supervisor.core.turns import SPACING
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Question, Reason, Say, Secret, Wanted
 from tunnels.settings import Login, Probe, Tunnel

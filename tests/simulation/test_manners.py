@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from supervisor.core.network import Manner
+from supervisor.core.network.plan import Manner
 from tests.fakes import Habits, World
 from tests.simulation.test_worlds import tunnel
 from tunnels.settings import Reconnect

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.app.ending import all_stopped
+from supervisor.app.shutdown import all_stopped
 from supervisor.core import events as ev
-from supervisor.core.drains import waits_for
-from supervisor.core.network import FIRST_LANE, NEXT_SEAT
+from supervisor.core.network.plan import FIRST_LANE, NEXT_SEAT
 from supervisor.core.state import Health, Known, Phase, Second, TunnelState
+from supervisor.core.views.drain_text import waits_for
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Reason, Say
 from tunnels.settings import Planned, Probe, Reconnect, Tunnel

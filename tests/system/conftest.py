@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.config import Config
-from tests.lab.daemon import Daemon, PagerDuty
+from tests.lab.daemon import LabDaemon, LabPagerDuty
 from tests.system.forked import QuickLab
 
 
@@ -31,7 +31,7 @@ def config(lab: Lab) -> Config:
 
 
 @pytest.fixture
-def daemon(lab: Lab, config: Config) -> Iterator[Daemon]:
+def daemon(lab: Lab, config: Config) -> Iterator[LabDaemon]:
     """A running facilitator whose tunnels are both well; what it leaves behind after its end and a `cleanup` fails the test."""
     daemon = lab.daemon(config)
     with daemon:
@@ -41,6 +41,6 @@ def daemon(lab: Lab, config: Config) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def pagerduty(lab: Lab) -> Iterator[PagerDuty]:
+def pagerduty(lab: Lab) -> Iterator[LabPagerDuty]:
     with lab.pagerduty() as double:
         yield double

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from supervisor.app.daemon import run
-from tunnels.base import Carrier, Connected, Dialogue, Input, Kind, Launch, Observation, Place, Say, Source, Tunnel
-from tunnels.kinds import KINDS
+from tunnels.base import Carrier, Connected, Dialogue, Input, Kind, Launch, LineSource, Observation, Placement, Say, Tunnel
+from tunnels.registry import KINDS
 
 ENTRIES = ("inputs", "launch", "dialogue", "receive", "endpoint", "door", "certificates", "pairs", "inside")
 FATAL = ("launch", "dialogue", "receive")       # without these no session comes up
@@ -59,7 +59,7 @@ def inputs(tunnel: Faulty) -> tuple[Input, ...]:
     return (Input("where", tunnel.where),)
 
 
-def launch(tunnel: Faulty, place: Place, inputs: Mapping[str, bytes]) -> Launch:
+def launch(tunnel: Faulty, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     """A shell."""
     raises("launch", tunnel.where.read_text())
     return Launch(("/bin/sh", "-c", "echo up; exec sleep 600"))
@@ -72,7 +72,7 @@ class Understanding:
         self._where = tunnel.where.read_text()
         raises("dialogue", self._where)
 
-    def receive(self, source: Source, line: str) -> Iterable[Say | Observation]:
+    def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
         """A generator: it raises when it is looped over."""
         raises("receive", self._where)
         if line == "up":

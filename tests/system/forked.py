@@ -16,13 +16,13 @@ from typing import TextIO
 
 from tests.lab import Lab
 from tests.lab.config import Config
-from tests.lab.daemon import REPOSITORY, Daemon
+from tests.lab.daemon import REPOSITORY, LabDaemon
 from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 
 class Forked:
-    """The running daemon, with the part of `subprocess.Popen` that `Daemon` uses."""
+    """The running daemon, with the part of `subprocess.Popen` that `LabDaemon` uses."""
 
     def __init__(self, pid: int, codes: TextIO) -> None:
         self.pid, self._codes = pid, codes
@@ -65,7 +65,7 @@ class ForkServer:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=PATIENCE)
 
-    def start(self, daemon: Daemon, command: str = "run") -> Forked:
+    def start(self, daemon: LabDaemon, command: str = "run") -> Forked:
         """`facilitator run` with the daemon's configuration; its output is appended to the daemon's log."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -73,8 +73,8 @@ class ForkServer:
         return Forked(int(self._process.stdout.readline()), self._process.stdout)
 
 
-class QuickDaemon(Daemon):
-    """A `Daemon` that such a server starts. Set `server` before `start`."""
+class QuickDaemon(LabDaemon):
+    """A `LabDaemon` that such a server starts. Set `server` before `start`."""
 
     server: ForkServer
 
@@ -100,7 +100,7 @@ class QuickLab(Lab):
         self._server.__exit__()
         self.close()
 
-    def daemon(self, config: Config, user: int | None = None) -> Daemon:
+    def daemon(self, config: Config, user: int | None = None) -> LabDaemon:
         """As `Lab.daemon`; another user's daemon is a program of its own from the start."""
         if user is not None:
             return super().daemon(config, user)
@@ -122,9 +122,9 @@ def _run(command: str, config: str, log: str) -> None:
 
 def _serve() -> None:
     import supervisor.app.cleanup  # noqa: F401
-    import supervisor.app.face  # noqa: F401
+    import supervisor.app.http_app  # noqa: F401
     import supervisor.cli.host  # noqa: F401
-    import supervisor.reports.posting  # noqa: F401
+    import supervisor.reports.paging.http  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from tests.lab import CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.network import DATACENTRE
 from tests.lab.pki import Authority
 from tests.lab.strongswan import StrongSwanServer
@@ -37,7 +37,7 @@ def tunnel(kind: str, **options: object) -> dict[str, object]:
     return {"kind": kind, "destinations": [str(DATACENTRE)], "probe": probe, **options}
 
 
-def below(daemon: Daemon, word: str) -> list[int]:
+def below(daemon: LabDaemon, word: str) -> list[int]:
     """Processes below the daemon that have this word in their command line."""
     found = []
     for child in psutil.Process(daemon.pid).children(recursive=True):
@@ -47,14 +47,14 @@ def below(daemon: Daemon, word: str) -> list[int]:
     return found
 
 
-def carries(lab: Lab, daemon: Daemon, name: str) -> None:
+def carries(lab: Lab, daemon: LabDaemon, name: str) -> None:
     """A request from the laptop arrives, from the tunnel's address."""
     address = daemon.wait_for(name, phase="up", health="healthy")["session"]["address"]
     arrives = f"sees {address}"     # of two tunnels the better one carries once it has proven itself
     eventually(lambda: arrives in lab.request(f"http://{DATACENTRE_WEB}/").body, PATIENCE, f"the web server {arrives}")
 
 
-def killed(lab: Lab, daemon: Daemon, name: str, *words: str) -> None:
+def killed(lab: Lab, daemon: LabDaemon, name: str, *words: str) -> None:
     """The processes named by these words are killed, one after the other; traffic is back soon."""
     outages = []
     for word in words:
@@ -66,7 +66,7 @@ def killed(lab: Lab, daemon: Daemon, name: str, *words: str) -> None:
     assert statistics.median(outages) <= 1.0 * NOISE
 
 
-def thrown_out(lab: Lab, daemon: Daemon, name: str, server: StrongSwanServer) -> None:
+def thrown_out(lab: Lab, daemon: LabDaemon, name: str, server: StrongSwanServer) -> None:
     """The gateway's administrator ends all sessions; traffic is back soon."""
     daemon.wait_for(name, phase="up", health="healthy")
     outage = lab.outage(DATACENTRE_WEB, server.end_sessions, until=daemon.replaced(name))
@@ -75,7 +75,7 @@ def thrown_out(lab: Lab, daemon: Daemon, name: str, server: StrongSwanServer) ->
     assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel=name, reason="peer-closed") == 1
 
 
-def in_the_dark(lab: Lab, daemon: Daemon, name: str) -> None:
+def in_the_dark(lab: Lab, daemon: LabDaemon, name: str) -> None:
     """The path drops everything for a while, and the probes notice."""
     lab.blackhole(CUSTOMER)
     try:
@@ -84,7 +84,7 @@ def in_the_dark(lab: Lab, daemon: Daemon, name: str) -> None:
         lab.unblock(CUSTOMER)
 
 
-def refused(lab: Lab, daemon: Daemon, name: str, server: StrongSwanServer, text: str) -> None:
+def refused(lab: Lab, daemon: LabDaemon, name: str, server: StrongSwanServer, text: str) -> None:
     """A login that the gateway refuses is not repeated at once, and its reason is said."""
     before = len(server.attempts)
     error = eventually(lambda: daemon.tunnel(name)["last_error"], PATIENCE, "the login is refused")

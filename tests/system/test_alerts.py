@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab import CUSTOMER, Lab
 from tests.lab.config import Config, only
-from tests.lab.daemon import Daemon, PagerDuty
+from tests.lab.daemon import LabDaemon, LabPagerDuty
 from tests.lab.network import DATACENTRE
 from tests.lab.wait import eventually
 
@@ -22,7 +22,7 @@ KEY = "facilitator/lab/acme-dc"
 
 
 @pytest.fixture
-def called(lab: Lab, config: Config, pagerduty: PagerDuty) -> Iterator[Daemon]:
+def called(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> Iterator[LabDaemon]:
     """A daemon with one tunnel, short holds, and both receivers."""
     lab.set_secret("webhook-address", f"{pagerduty.url}/hook/token-of-the-hook\n")
     alerts = lab.configuration(pagerduty)["alerts"] | {"webhook": {"url": {"file": str(lab.directory / "webhook-address")}}}
@@ -33,17 +33,17 @@ def called(lab: Lab, config: Config, pagerduty: PagerDuty) -> Iterator[Daemon]:
         yield daemon
 
 
-def actions(pagerduty: PagerDuty) -> list[str]:
+def actions(pagerduty: LabPagerDuty) -> list[str]:
     return [event["event_action"] for event in pagerduty.state()["events"]]
 
 
-def alerts(daemon: Daemon) -> dict[str, Any]:
+def alerts(daemon: LabDaemon) -> dict[str, Any]:
     done = daemon.cli("alerts", "--json")
     assert done.returncode == 0, done.stderr
     return {receiver["name"]: receiver for receiver in json.loads(done.stdout)["receivers"]}
 
 
-def test_one_incident_over_the_daemons_death(lab: Lab, called: Daemon, pagerduty: PagerDuty) -> None:
+def test_one_incident_over_the_daemons_death(lab: Lab, called: LabDaemon, pagerduty: LabPagerDuty) -> None:
     tried = called.cli("alerts", "--test")
     assert (tried.returncode, tried.stdout.splitlines()) == (0, [
         f"{name}: {action}: accepted" for name in ("pagerduty", "webhook") for action in ("trigger", "resolve")
@@ -72,7 +72,7 @@ def test_one_incident_over_the_daemons_death(lab: Lab, called: Daemon, pagerduty
     assert state["refusals"] == state["parallel"] == []
 
 
-def test_a_client_that_dies_again_and_again_is_one_incident_and_changes_call_nobody(called: Daemon, pagerduty: PagerDuty) -> None:
+def test_a_client_that_dies_again_and_again_is_one_incident_and_changes_call_nobody(called: LabDaemon, pagerduty: LabPagerDuty) -> None:
     for _ in range(8):
         called.wait_for("acme-dc", phase="up", health="healthy")
         os.kill(called.tunnel("acme-dc")["session"]["pid"], signal.SIGKILL)

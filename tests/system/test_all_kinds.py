@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.customers import Customers, customers
-from tests.lab.servers import Login
+from tests.lab.servers import ServerLogin
 
 pytestmark = pytest.mark.root
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def everyone(lab: Lab) -> Iterator[Customers]:
     with customers(lab) as made:
-        for login in (Login.CERTIFICATE, Login.PASSWORD, Login.STATIC, Login.DYNAMIC):
+        for login in (ServerLogin.CERTIFICATE, ServerLogin.PASSWORD, ServerLogin.STATIC, ServerLogin.DYNAMIC):
             made.openvpn(login)
         for auth in ("password", "code"):
             made.openconnect(auth)
@@ -53,7 +53,7 @@ def test_all_of_them_carry_at_once(lab: Lab, config: Config, everyone: Customers
     assert daemon.leftovers() == {}
 
 
-def _secrets_in_the_open(daemon: Daemon, everyone: Customers) -> list[str]:
+def _secrets_in_the_open(daemon: LabDaemon, everyone: Customers) -> list[str]:
     """Where a secret stands: command lines, environments, the daemon's files, its answers."""
     secrets = [secret.encode() for secret in everyone.secrets()]
     places = {path: daemon.get(path)[1].encode() for path in ("/metrics", "/api/v1/status")}

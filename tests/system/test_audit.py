@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.network import LAPTOP
 from tests.lab.wait import eventually
@@ -21,24 +21,24 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def daemon(lab: Lab, config: Config) -> Iterator[Daemon]:
+def daemon(lab: Lab, config: Config) -> Iterator[LabDaemon]:
     daemon = lab.daemon({**config, "audit": {"file": "audit.log"}})
     with daemon:
         daemon.wait_well()
         yield daemon
 
 
-def file_of(daemon: Daemon) -> Path:
+def file_of(daemon: LabDaemon) -> Path:
     return daemon.directory / "audit.log"
 
 
-def entries(daemon: Daemon, **wanted: Any) -> list[dict[str, Any]]:
+def entries(daemon: LabDaemon, **wanted: Any) -> list[dict[str, Any]]:
     """The lines with these values."""
     lines = [json.loads(line) for line in file_of(daemon).read_text().splitlines()]
     return [line for line in lines if wanted.items() <= line.items()]
 
 
-def test_who_connected_where_through_which_tunnel_and_who_asked_the_daemon_for_what(lab: Lab, daemon: Daemon) -> None:
+def test_who_connected_where_through_which_tunnel_and_who_asked_the_daemon_for_what(lab: Lab, daemon: LabDaemon) -> None:
     sessions = {name: daemon.tunnel(name)["session"]["id"] for name in ("acme-dc", "own-cloud")}
     for web in (DATACENTRE_WEB, CLOUD_WEB):
         assert lab.request(f"http://{web}/").status == 200
@@ -72,7 +72,7 @@ def test_who_connected_where_through_which_tunnel_and_who_asked_the_daemon_for_w
     assert stat.S_IMODE(file_of(daemon).stat().st_mode) == 0o600
 
 
-def test_a_daemon_that_died_leaves_a_gap_and_what_is_open_is_said_anew(lab: Lab, daemon: Daemon) -> None:
+def test_a_daemon_that_died_leaves_a_gap_and_what_is_open_is_said_anew(lab: Lab, daemon: LabDaemon) -> None:
     assert lab.request(f"http://{CLOUD_WEB}/").status == 200
     eventually(lambda: entries(daemon, event="open", tunnel="own-cloud"), 10, "the flow is noted")
     daemon.kill9()

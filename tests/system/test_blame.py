@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config, only
 from tests.lab.customers import Customers, customers
-from tests.lab.daemon import PagerDuty
+from tests.lab.daemon import LabPagerDuty
 from tests.lab.network import CUSTOMER, DATACENTRE
 from tests.lab.wait import eventually
 
@@ -23,20 +23,20 @@ OPENVPNS, PROXIES = 14, 6
 FLAPS = 15          # ten minutes at 20 s each
 
 
-def sessions(daemon: Daemon) -> dict[str, Any]:
+def sessions(daemon: LabDaemon) -> dict[str, Any]:
     """Which sessions run, in which processes."""
     return {tunnel["name"]: (tunnel["session"]["id"], tunnel["session"]["pid"]) for tunnel in daemon.status()["tunnels"]}
 
 
 @dataclass(frozen=True)
-class Calls:
+class PagerDutyCalls:
     """What PagerDuty is told from a moment on at which all was well."""
 
-    pagerduty: PagerDuty
+    pagerduty: LabPagerDuty
     earlier: int        # events: a busy machine may take its time for the start
 
     @classmethod
-    def since(cls, daemon: Daemon, pagerduty: PagerDuty) -> Calls:
+    def since(cls, daemon: LabDaemon, pagerduty: LabPagerDuty) -> PagerDutyCalls:
         """From now on."""
         daemon.wait_well(60)
         eventually(lambda: pagerduty.open() == [], 60, "nobody is called any more")
@@ -54,7 +54,7 @@ class Calls:
         return [(event["event_action"], event["dedup_key"].removeprefix("facilitator/lab/")) for event in self.events]
 
 
-def with_calls(lab: Lab, config: Config, pagerduty: PagerDuty, after: str, clear_after: str) -> Config:
+def with_calls(lab: Lab, config: Config, pagerduty: LabPagerDuty, after: str, clear_after: str) -> Config:
     config["defaults"] |= {"alert": {"after": after, "clear_after": clear_after}}
     return {**config, "alerts": lab.configuration(pagerduty)["alerts"]}
 
@@ -71,9 +71,9 @@ def everyone(lab: Lab) -> Iterator[Customers]:
         yield made
 
 
-def test_a_dead_destination_costs_no_session_of_any_kind(lab: Lab, config: Config, everyone: Customers, pagerduty: PagerDuty) -> None:
+def test_a_dead_destination_costs_no_session_of_any_kind(lab: Lab, config: Config, everyone: Customers, pagerduty: LabPagerDuty) -> None:
     with lab.daemon(with_calls(lab, everyone.config(config), pagerduty, "3s", "2s")) as daemon:
-        calls, before = Calls.since(daemon, pagerduty), sessions(daemon)
+        calls, before = PagerDutyCalls.since(daemon, pagerduty), sessions(daemon)
         with lab.network.mute("datacentre"), lab.network.mute("cloud"):
             for name in before:
                 told = daemon.wait_for(name, 20, phase="up", health="unhealthy", leg="destination")
@@ -106,10 +106,10 @@ def test_a_dead_gateway_is_told_from_a_dead_service_on_it(lab: Lab, config: Conf
     assert daemon.leftovers() == {}
 
 
-def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     del config["defaults"]["probe"]
     with lab.daemon(with_calls(lab, twenty(lab, config), pagerduty, "2m", "1s")) as daemon:
-        calls, before = Calls.since(daemon, pagerduty), sessions(daemon)
+        calls, before = PagerDutyCalls.since(daemon, pagerduty), sessions(daemon)
         assert len(before) == OPENVPNS + PROXIES
         with lab.network.cut():
             eventually(lambda: pagerduty.open() == ["facilitator/lab/uplink"], 30, "somebody is called for the uplink")
@@ -124,7 +124,7 @@ def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(l
     assert daemon.leftovers() == {}
 
 
-def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: PagerDuty, request: pytest.FixtureRequest) -> None:
+def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: LabPagerDuty, request: pytest.FixtureRequest) -> None:
     """The product's own times where it dies and lives 20 s each, for ten minutes; all of them shorter in the same measure otherwise."""
     period = float(request.config.getoption("--flap-seconds"))
     config["defaults"] |= {
@@ -132,7 +132,7 @@ def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: 
         "reconnect": {"first": seconds(period / 20), "max": seconds(period * 6), "stable_after": seconds(period * 3)},
     }
     with lab.daemon(only(with_calls(lab, config, pagerduty, seconds(period * 9), seconds(period * 6)), "acme-dc")) as daemon:
-        calls = Calls.since(daemon, pagerduty)
+        calls = PagerDutyCalls.since(daemon, pagerduty)
         try:
             for _ in range(FLAPS):
                 lab.blackhole(CUSTOMER)
@@ -149,10 +149,10 @@ def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: 
     assert daemon.leftovers() == {}
 
 
-def test_a_tunnel_that_loses_every_fourth_probe_is_degraded(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+def test_a_tunnel_that_loses_every_fourth_probe_is_degraded(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     config["tunnels"]["acme-dc"]["probe"] = {"targets": [f"icmp://{DATACENTRE_WEB}"]}
     with lab.daemon(only(with_calls(lab, config, pagerduty, "2s", "1s"), "acme-dc")) as daemon:
-        calls, before = Calls.since(daemon, pagerduty), sessions(daemon)
+        calls, before = PagerDutyCalls.since(daemon, pagerduty), sessions(daemon)
         with lab.network.lossy("datacentre", 4):
             told = eventually(lambda: daemon.tunnel("acme-dc")["degraded"], 20, "its quality is told")
             assert "probe rounds unanswered" in told

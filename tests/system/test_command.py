@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.lab import CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.network import DATACENTRE
 from tests.lab.wait import NOISE, eventually
@@ -29,7 +29,7 @@ def config(lab: Lab, config: Config) -> Config:
 
 
 @pytest.mark.timed
-def test_its_life(lab: Lab, daemon: Daemon) -> None:
+def test_its_life(lab: Lab, daemon: LabDaemon) -> None:
     """Up by the first answer through its device."""
     assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
     assert daemon.tunnel("acme-vpn")["session"]["address"].startswith("10.78.0.")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests import echo
-from tests.lab import CLOUD_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, Lab, LabDaemon
 from tests.lab.config import Config, only
-from tests.lab.daemon import PagerDuty
+from tests.lab.daemon import LabPagerDuty
 from tests.lab.servers import program
 from tests.lab.wait import NOISE, eventually
-from tunnels.programs.limits import CONNECTIONS, SHARE
+from tunnels.kinds.sshuttle.limits import CONNECTIONS, SHARE
 
 pytestmark = pytest.mark.root
 
@@ -43,7 +43,7 @@ def crowded(lab: Lab) -> Iterator[None]:
         laptop.run("ip", "address", "del", f"{address}/16", "dev", "lan")
 
 
-class Held:
+class HeldConnections:
     """Connections of one laptop, held until the context ends."""
 
     def __init__(self, lab: Lab, source: str, count: int, *addresses: str) -> None:
@@ -63,7 +63,7 @@ class Held:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> HeldConnections:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +71,7 @@ class Held:
         self._process.wait()
 
 
-def goes_on(daemon: Daemon, before: dict[str, tuple[object, ...]]) -> None:
+def goes_on(daemon: LabDaemon, before: dict[str, tuple[object, ...]]) -> None:
     """The session is the same, and it is well."""
     found = daemon.tunnel("own-cloud")
     assert daemon.sessions() == before
@@ -99,7 +99,7 @@ def test_one_laptop_with_1500_connections_costs_the_others_nothing(lab: Lab, con
         if workers > 1:
             eventually(lambda: "2 of 2 workers serve" in daemon.cli("logs", "own-cloud").stdout, 20, "both workers serve")
         before = daemon.sessions()
-        with Held(lab, CROWD[0], 1500, str(CLOUD_WEB)) as held:
+        with HeldConnections(lab, CROWD[0], 1500, str(CLOUD_WEB)) as held:
             gap = answered(lab, HELD)
             print(f"{held.open} of 1500 are open; the longest time without an answer for another laptop: {gap:.2f} s")
             assert 0.8 * workers * SHARE <= held.open <= workers * SHARE
@@ -114,7 +114,7 @@ def test_a_scan_of_hosts_that_are_not_there_costs_the_others_nothing(lab: Lab, c
     with lab.daemon(only(config, "own-cloud")) as daemon:
         daemon.wait_well()
         before = daemon.sessions()
-        with Held(lab, CROWD[0], 6, *DEAD):
+        with HeldConnections(lab, CROWD[0], 6, *DEAD):
             gap = answered(lab, HELD)
             print(f"the longest time without an answer for another laptop: {gap:.2f} s")
             goes_on(daemon, before)
@@ -122,7 +122,7 @@ def test_a_scan_of_hosts_that_are_not_there_costs_the_others_nothing(lab: Lab, c
 
 
 @pytest.mark.timed
-def test_a_full_tunnel_says_so_and_goes_on(lab: Lab, config: Config, crowded: None, pagerduty: PagerDuty) -> None:
+def test_a_full_tunnel_says_so_and_goes_on(lab: Lab, config: Config, crowded: None, pagerduty: LabPagerDuty) -> None:
     """Three laptops take everything; new connections are refused, none that is open ends, and the incident is over when there is room."""
     config = only(config, "own-cloud") | {"alerts": lab.configuration(pagerduty)["alerts"]}
     config["defaults"]["alert"] = {"after": "1s", "clear_after": "1s"}
@@ -131,7 +131,7 @@ def test_a_full_tunnel_says_so_and_goes_on(lab: Lab, config: Config, crowded: No
         before = daemon.sessions()
         first = echo.connection(lab.network["laptop"], str(CLOUD_WEB), PORT)
         with contextlib.ExitStack() as stack:
-            crowd = [stack.enter_context(Held(lab, source, 500, str(CLOUD_WEB))) for source in CROWD]
+            crowd = [stack.enter_context(HeldConnections(lab, source, 500, str(CLOUD_WEB))) for source in CROWD]
             full = eventually(lambda: daemon.tunnel("own-cloud")["degraded"], 10, "it is degraded")
             assert full == f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused"
             eventually(lambda: sum(each.open for each in crowd) == CONNECTIONS - 1, 10, "the others were refused")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.config import Config, only, with_password
-from tests.lab.daemon import Daemon, PagerDuty
+from tests.lab.daemon import LabDaemon, LabPagerDuty
 from tests.lab.network import CLOUD_WEB, DATACENTRE_WEB
 from tests.lab.wait import NOISE, PATIENCE, eventually
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.root
 TUNNELS = {"acme-dc": DATACENTRE_WEB, "own-cloud": CLOUD_WEB}
 
 
-class Stream:
+class SlowRequest:
     """A request of the laptop that takes as long as the test wants."""
 
     def __init__(self, lab: Lab, address: IPv4Address) -> None:
@@ -32,7 +32,7 @@ class Stream:
             self._sock = socket.create_connection((str(address), 80), timeout=PATIENCE)
         self._sock.sendall(b"GET / HTTP/1.1\r\n")
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> SlowRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,21 +69,21 @@ def refused(lab: Lab, address: IPv4Address) -> float:
         return time.monotonic() - start
 
 
-def drain_of(daemon: Daemon, tunnel: str) -> dict[str, object] | None:
+def drain_of(daemon: LabDaemon, tunnel: str) -> dict[str, object] | None:
     """What the status says about it."""
     found: dict[str, object] | None = daemon.tunnel(tunnel)["drain"]
     return found
 
 
-def remembered(daemon: Daemon) -> list[str]:
+def remembered(daemon: LabDaemon) -> list[str]:
     """Flows with a mark of ours that the kernel still knows."""
     return [line for line in daemon.namespace.run("conntrack", "-L").stdout.splitlines() if " mark=173" in line]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_drain_waits_for_what_is_under_way(lab: Lab, config: Config, daemon: Daemon, how: signal.Signals) -> None:
+def test_a_drain_waits_for_what_is_under_way(lab: Lab, config: Config, daemon: LabDaemon, how: signal.Signals) -> None:
     with contextlib.ExitStack() as streams:
-        open_ones = {name: streams.enter_context(Stream(lab, address)) for name, address in TUNNELS.items()}
+        open_ones = {name: streams.enter_context(SlowRequest(lab, address)) for name, address in TUNNELS.items()}
         clients = set(daemon.client_pids())
         daemon.signal(how)
         for name, address in TUNNELS.items():
@@ -112,8 +112,8 @@ def test_a_drain_waits_for_what_is_under_way(lab: Lab, config: Config, daemon: D
 
 
 @pytest.mark.timed
-def test_it_begins_and_ends_at_once(lab: Lab, daemon: Daemon) -> None:
-    with Stream(lab, DATACENTRE_WEB) as acme, Stream(lab, CLOUD_WEB) as cloud:
+def test_it_begins_and_ends_at_once(lab: Lab, daemon: LabDaemon) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB) as acme, SlowRequest(lab, CLOUD_WEB) as cloud:
         start = time.monotonic()
         daemon.signal(signal.SIGTERM)
         eventually(lambda: daemon.get("/readyz")[0] == 503, 0.1, "not ready", every=0.001)
@@ -134,8 +134,8 @@ def test_it_begins_and_ends_at_once(lab: Lab, daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["logging off", "a client is stuck"])
-def test_it_ends_now_when_told_so(lab: Lab, daemon: Daemon, stuck: bool) -> None:
-    with Stream(lab, DATACENTRE_WEB), Stream(lab, CLOUD_WEB):
+def test_it_ends_now_when_told_so(lab: Lab, daemon: LabDaemon, stuck: bool) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB), SlowRequest(lab, CLOUD_WEB):
         for pid in daemon.client_pids("openvpn") if stuck else ():
             os.kill(pid, signal.SIGSTOP)
         told = daemon.cli("drain")
@@ -151,8 +151,8 @@ def test_it_ends_now_when_told_so(lab: Lab, daemon: Daemon, stuck: bool) -> None
     assert daemon.leftovers() == {}
 
 
-def test_what_drains_is_kept_up(lab: Lab, daemon: Daemon) -> None:
-    with Stream(lab, DATACENTRE_WEB):
+def test_what_drains_is_kept_up(lab: Lab, daemon: LabDaemon) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB):
         daemon.signal(signal.SIGTERM)
         eventually(lambda: (drain_of(daemon, "acme-dc") or {}).get("flows_left") == 1, 5, "it drains")
         again = daemon.replaced("acme-dc")
@@ -163,8 +163,8 @@ def test_what_drains_is_kept_up(lab: Lab, daemon: Daemon) -> None:
         assert drain_of(daemon, "acme-dc"), "and still drains"
 
 
-def test_the_daemon_after_a_crash_goes_on_with_it_to_the_end(lab: Lab, daemon: Daemon) -> None:
-    with Stream(lab, DATACENTRE_WEB) as stream, Stream(lab, CLOUD_WEB) as other:
+def test_the_daemon_after_a_crash_goes_on_with_it_to_the_end(lab: Lab, daemon: LabDaemon) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB) as stream, SlowRequest(lab, CLOUD_WEB) as other:
         daemon.signal(signal.SIGTERM)
         before = eventually(lambda: drain_of(daemon, "acme-dc"), 5, "it drains")
         other.finish()
@@ -193,8 +193,8 @@ def test_the_daemon_after_a_crash_goes_on_with_it_to_the_end(lab: Lab, daemon: D
     assert connects(lab, DATACENTRE_WEB), "whoever starts it afterwards wants it to serve"
 
 
-def test_a_drain_whose_time_ends_while_no_daemon_runs_is_over(lab: Lab, daemon: Daemon) -> None:
-    with Stream(lab, DATACENTRE_WEB):
+def test_a_drain_whose_time_ends_while_no_daemon_runs_is_over(lab: Lab, daemon: LabDaemon) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB):
         assert daemon.cli("drain").returncode == 0
         daemon.kill9()
         order = daemon.runtime_dir / "orders" / "end.json"
@@ -206,8 +206,8 @@ def test_a_drain_whose_time_ends_while_no_daemon_runs_is_over(lab: Lab, daemon: 
     assert daemon.leftovers() == {}
 
 
-def test_one_tunnel_goes_on_draining_after_a_crash(lab: Lab, daemon: Daemon) -> None:
-    with Stream(lab, DATACENTRE_WEB) as stream:
+def test_one_tunnel_goes_on_draining_after_a_crash(lab: Lab, daemon: LabDaemon) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB) as stream:
         assert daemon.cli("stop", "acme-dc", "--drain").returncode == 0
         before = drain_of(daemon, "acme-dc") or {}
         daemon.kill9()
@@ -223,18 +223,18 @@ def test_one_tunnel_goes_on_draining_after_a_crash(lab: Lab, daemon: Daemon) -> 
 def test_a_silent_flow_holds_up_nothing(lab: Lab, config: Config) -> None:
     with lab.daemon({**config, "drain": {"idle": "1s"}}) as daemon:
         daemon.wait_well()
-        with Stream(lab, DATACENTRE_WEB), Stream(lab, CLOUD_WEB):
+        with SlowRequest(lab, DATACENTRE_WEB), SlowRequest(lab, CLOUD_WEB):
             daemon.signal(signal.SIGTERM)
             assert daemon.ended() == 0
             assert daemon.leftovers() == {}
             assert remembered(daemon) == []
 
 
-def test_the_time_is_limited_and_what_closes_can_stay(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+def test_the_time_is_limited_and_what_closes_can_stay(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     limited = {**config, **lab.configuration(pagerduty), "drain": {"timeout": "2s"}, "on_exit": "keep", "defaults": config["defaults"]}
     with lab.daemon(limited) as daemon:
         daemon.wait_well()
-        with Stream(lab, DATACENTRE_WEB):
+        with SlowRequest(lab, DATACENTRE_WEB):
             daemon.signal(signal.SIGTERM)
             assert daemon.ended() == 0
         assert daemon.client_pids() == []
@@ -251,10 +251,10 @@ def test_the_service_manager_hears_how_far_it_is(
     manager.bind(str(tmp_path / "notify"))
     manager.settimeout(PATIENCE)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    with manager, Daemon(lab.network["facilitator"], lab.directory, config) as daemon:
+    with manager, LabDaemon(lab.network["facilitator"], lab.directory, config) as daemon:
         monkeypatch.delenv("NOTIFY_SOCKET")
         daemon.wait_well()
-        with Stream(lab, DATACENTRE_WEB):
+        with SlowRequest(lab, DATACENTRE_WEB):
             daemon.signal(signal.SIGTERM)
             heard: list[str] = []
             while not heard or "draining: acme-dc 1 flow" not in heard[-1]:
@@ -266,7 +266,7 @@ def test_the_service_manager_hears_how_far_it_is(
 
 
 @pytest.fixture
-def pair(lab: Lab, config: Config) -> Iterator[Daemon]:
+def pair(lab: Lab, config: Config) -> Iterator[LabDaemon]:
     """`acme-dc`, and `acme-spare` to the same place through another server."""
     assert lab.password_server.pid
     spare = with_password(config, lab.directory)["tunnels"]["acme-dc"]
@@ -279,9 +279,9 @@ def pair(lab: Lab, config: Config) -> Iterator[Daemon]:
     assert daemon.leftovers() == {}
 
 
-def test_one_tunnel_drains_while_another_takes_over(lab: Lab, pair: Daemon) -> None:
+def test_one_tunnel_drains_while_another_takes_over(lab: Lab, pair: LabDaemon) -> None:
     url = f"http://{DATACENTRE_WEB}/"
-    with Stream(lab, DATACENTRE_WEB) as stream:
+    with SlowRequest(lab, DATACENTRE_WEB) as stream:
         first = lab.request(url).body
         told = pair.cli("stop", "acme-dc", "--drain")
         assert told.returncode == 0
@@ -297,8 +297,8 @@ def test_one_tunnel_drains_while_another_takes_over(lab: Lab, pair: Daemon) -> N
     assert pair.cli("start", "acme-dc").returncode == 0
 
 
-def test_a_start_takes_a_tunnel_back(lab: Lab, daemon: Daemon) -> None:
-    with Stream(lab, DATACENTRE_WEB) as stream:
+def test_a_start_takes_a_tunnel_back(lab: Lab, daemon: LabDaemon) -> None:
+    with SlowRequest(lab, DATACENTRE_WEB) as stream:
         session = daemon.tunnel("acme-dc")["session"]["id"]
         assert daemon.cli("stop", "acme-dc", "--drain").returncode == 0
         refused(lab, DATACENTRE_WEB)
@@ -310,7 +310,7 @@ def test_a_start_takes_a_tunnel_back(lab: Lab, daemon: Daemon) -> None:
     assert daemon.tunnel("acme-dc")["phase"] == "up"
 
 
-def test_without_anything_under_way_it_ends_at_once(lab: Lab, daemon: Daemon) -> None:
+def test_without_anything_under_way_it_ends_at_once(lab: Lab, daemon: LabDaemon) -> None:
     for address in TUNNELS.values():
         assert lab.request(f"http://{address}/").status == 200
     daemon.signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.config import Config, only, with_password
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.network import DATACENTRE_WEB
 from tests.lab.wait import eventually
 
@@ -33,7 +33,7 @@ def pair(lab: Lab, config: Config, probe: dict[str, str]) -> Config:
     return both
 
 
-def carrier(daemon: Daemon) -> list[str]:
+def carrier(daemon: LabDaemon) -> list[str]:
     return [tunnel["name"] for tunnel in daemon.status()["tunnels"] if tunnel["carries"]]
 
 
@@ -54,7 +54,7 @@ def silenced(lab: Lab) -> Iterator[None]:
     os.kill(lab.openvpn.pid, signal.SIGCONT)
 
 
-def without_answers(lab: Lab, daemon: Daemon) -> float:
+def without_answers(lab: Lab, daemon: LabDaemon) -> float:
     """Seconds that the laptop is without answers when the first server falls silent; it speaks again afterwards.
 
     The stopwatch starts after a round of probes, so that the fault comes early between two rounds: that is what takes long.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.daemon import REPOSITORY
 from tests.lab.wait import eventually
@@ -20,7 +20,7 @@ from tests.system.faulty import ENTRIES, FATAL
 pytestmark = pytest.mark.root
 
 
-class FaultyDaemon(Daemon):
+class FaultyDaemon(LabDaemon):
     """The daemon that knows the faulty kind."""
 
     def start(self, within: float = 15.0, ready: int | None = 200) -> None:

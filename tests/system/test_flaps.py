@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab import DATACENTRE_WEB, Daemon, Lab, traffic
+from tests.lab import DATACENTRE_WEB, Lab, LabDaemon, traffic
 from tests.lab.config import Config, only
 from tests.lab.traffic import watched
 from tests.lab.wait import eventually
@@ -35,7 +35,7 @@ TUNNEL = "acme-dc"
 class Fight:
     """The tunnel, and what a flap may do to it."""
 
-    daemon: Daemon
+    daemon: LabDaemon
     facilitator: Namespace
     laptop: Namespace
 

@@ -13,14 +13,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.lab import BASTION, CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import BASTION, CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.traffic import watched
 from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
 
 
-def _kills(lab: Lab, daemon: Daemon, program: str, tunnel: str, address: IPv4Address, times: int) -> list[float]:
+def _kills(lab: Lab, daemon: LabDaemon, program: str, tunnel: str, address: IPv4Address, times: int) -> list[float]:
     """Outages in seconds, as the laptop sees them, of one SIGKILL of the tunnel's program after the other."""
     outages = []
     for _ in range(times):
@@ -32,16 +32,16 @@ def _kills(lab: Lab, daemon: Daemon, program: str, tunnel: str, address: IPv4Add
     return outages
 
 
-def test_a_killed_openvpn_client_is_back_within_a_second(lab: Lab, daemon: Daemon) -> None:
+def test_a_killed_openvpn_client_is_back_within_a_second(lab: Lab, daemon: LabDaemon) -> None:
     assert statistics.median(_kills(lab, daemon, "openvpn", "acme-dc", DATACENTRE_WEB, 10)) <= 1.0
     assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="acme-dc", reason="killed") == 10
 
 
-def test_a_killed_ssh_is_back_within_three_seconds(lab: Lab, daemon: Daemon) -> None:
+def test_a_killed_ssh_is_back_within_three_seconds(lab: Lab, daemon: LabDaemon) -> None:
     assert statistics.median(_kills(lab, daemon, "ssh", "own-cloud", CLOUD_WEB, 5)) <= 3.0
 
 
-def test_a_session_cut_by_the_bastion_comes_back(lab: Lab, daemon: Daemon) -> None:
+def test_a_session_cut_by_the_bastion_comes_back(lab: Lab, daemon: LabDaemon) -> None:
     outage = lab.outage(CLOUD_WEB, lab.sshd.kill_sessions, until=daemon.replaced("own-cloud"))
     print("sshd's session killed:", outage)
 
@@ -79,7 +79,7 @@ def test_a_silent_path_is_noticed_within_eleven_seconds(lab: Lab, unblocked: Non
         daemon.wait_well(30)
 
 
-def test_foreign_deletions_are_repaired_and_nothing_leaks(lab: Lab, daemon: Daemon) -> None:
+def test_foreign_deletions_are_repaired_and_nothing_leaks(lab: Lab, daemon: LabDaemon) -> None:
     facilitator = lab.network["facilitator"]
     with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, CLOUD_WEB, rate=500), lab.poller(DATACENTRE_WEB) as poller:
         for command in (
@@ -96,7 +96,7 @@ def test_foreign_deletions_are_repaired_and_nothing_leaks(lab: Lab, daemon: Daem
     assert daemon.metric("facilitator_kernel_repairs_total") > 0
 
 
-def test_a_hundred_random_kills_leak_nothing_and_leave_nothing(lab: Lab, daemon: Daemon) -> None:
+def test_a_hundred_random_kills_leak_nothing_and_leave_nothing(lab: Lab, daemon: LabDaemon) -> None:
     seed = random.SystemRandom().randrange(10**9)
     print("seed", seed)
     chance = random.Random(seed)

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.lab import DATACENTRE_WEB, Daemon, Lab
+from tests.lab import DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
 
 
-def history(daemon: Daemon, *arguments: str) -> dict[str, Any]:
+def history(daemon: LabDaemon, *arguments: str) -> dict[str, Any]:
     done = daemon.cli("history", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: Daemon) -> None:
+def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: LabDaemon) -> None:
     assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
     first = daemon.tunnel("acme-dc")["session"]
     os.kill(first["pid"], signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: Daemon)
     assert "killed" in daemon.cli("why", str(DATACENTRE_WEB)).stdout, "failures of an earlier daemon are remembered"
 
 
-def test_a_history_that_cannot_be_read_is_set_aside_and_stops_nothing(lab: Lab, daemon: Daemon) -> None:
+def test_a_history_that_cannot_be_read_is_set_aside_and_stops_nothing(lab: Lab, daemon: LabDaemon) -> None:
     assert daemon.stop() == 0
     state = daemon.directory / "state"
     for file in state.glob("history.db*"):
@@ -76,7 +76,7 @@ def test_a_history_that_cannot_be_read_is_set_aside_and_stops_nothing(lab: Lab, 
     assert len(history(daemon)["sessions"]) == 2
 
 
-def _another(daemon: Daemon, id: str) -> dict[str, Any] | None:
+def _another(daemon: LabDaemon, id: str) -> dict[str, Any] | None:
     entry = daemon.tunnel("acme-dc")
     well = entry["phase"] == "up" and entry["health"] == "healthy" and entry["session"]["id"] != id
     return entry["session"] if well else None

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.hostile import WORDS, on_terminal, remains
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.config import Config
-from tests.lab.daemon import PagerDuty
+from tests.lab.daemon import LabPagerDuty
 from tests.lab.wait import eventually
 from tests.tunnels.test_command import HOSTILE
-from tunnels.patterns import LOOKED_AT
+from tunnels.regex import LOOKED_AT
 from tunnels.text import clean
 
 pytestmark = pytest.mark.root
@@ -37,7 +37,7 @@ time.sleep(600)
 """
 
 
-class WithProgram(Daemon):
+class WithProgram(LabDaemon):
     """A daemon that sees another program in place of one of this host's."""
 
     program: tuple[Path, str]
@@ -48,7 +48,7 @@ class WithProgram(Daemon):
 
 
 @contextmanager
-def asked(lab: Lab, config: Config, words: str) -> Iterator[Daemon]:
+def asked(lab: Lab, config: Config, words: str) -> Iterator[LabDaemon]:
     """A daemon whose tunnel `bad` asks a hostile question."""
     fake = lab.directory / "openconnect"
     fake.write_text(_OPENCONNECT.format(words=words))
@@ -63,7 +63,7 @@ def asked(lab: Lab, config: Config, words: str) -> Iterator[Daemon]:
         yield daemon
 
 
-def test_a_hostile_question_reaches_nobodys_terminal(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+def test_a_hostile_question_reaches_nobodys_terminal(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     words = "".join(letter for letter in WORDS if letter not in "\x00\n")
     config |= {"alerts": lab.configuration(pagerduty)["alerts"]}
     config["defaults"]["alert"] = {"after": "1s"}
@@ -134,7 +134,7 @@ def test_health_is_answered_whatever_pattern_and_line(lab: Lab, config: Config, 
         assert daemon.wait_for("talker", phase="up")["session"]["pid"] == client
 
 
-def _slowest(daemon: Daemon, seconds: float = 4.0) -> float:
+def _slowest(daemon: LabDaemon, seconds: float = 4.0) -> float:
     """How long the slowest answer of /healthz took."""
     end, slowest = time.monotonic() + seconds, 0.0
     while time.monotonic() < end:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.config import Config
-from tests.lab.daemon import Daemon, PagerDuty
+from tests.lab.daemon import LabDaemon, LabPagerDuty
 from tests.lab.network import CLOUD_WEB, DATACENTRE, DATACENTRE6, DATACENTRE_WEB, LAPTOP, STAFF6
 from tests.lab.wait import eventually
 from tests.netns import Namespace
@@ -37,13 +37,13 @@ table {family} filter {{
 
 
 @pytest.fixture
-def pagerduty(lab: Lab) -> Iterator[PagerDuty]:
+def pagerduty(lab: Lab) -> Iterator[LabPagerDuty]:
     with lab.pagerduty() as double:
         yield double
 
 
 @pytest.fixture
-def watched(lab: Lab, config: Config, pagerduty: PagerDuty) -> Iterator[Daemon]:
+def watched(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> Iterator[LabDaemon]:
     """Both tunnels, one of them with IPv6, and calls."""
     config["alerts"] = lab.configuration(pagerduty)["alerts"]
     config["staff"]["networks"].append(str(STAFF6))
@@ -54,11 +54,11 @@ def watched(lab: Lab, config: Config, pagerduty: PagerDuty) -> Iterator[Daemon]:
     assert daemon.leftovers() == {}
 
 
-def conditions(daemon: Daemon) -> dict[str, str]:
+def conditions(daemon: LabDaemon) -> dict[str, str]:
     return {each["name"]: each["text"] for each in daemon.status()["conditions"]}
 
 
-def why(daemon: Daemon, address: object, source: object = None) -> dict[str, Any]:
+def why(daemon: LabDaemon, address: object, source: object = None) -> dict[str, Any]:
     sender = () if source is None else ("--from", str(source))
     done = daemon.cli("why", str(address), *sender, "--json")
     assert done.stdout, done.stderr
@@ -70,14 +70,14 @@ def problems(answer: dict[str, Any]) -> dict[str, str]:
     return {step["name"]: step["text"] for step in answer["steps"] if step["state"] == "problem"}
 
 
-def triggers(pagerduty: PagerDuty) -> list[str]:
+def triggers(pagerduty: LabPagerDuty) -> list[str]:
     return [event["dedup_key"] for event in pagerduty.state()["events"] if event["event_action"] == "trigger"]
 
 
-class Trouble:
+class HostTrouble:
     """Something in the facilitator's namespace, from the beginning of the context on."""
 
-    def __init__(self, daemon: Daemon, pagerduty: PagerDuty, name: str) -> None:
+    def __init__(self, daemon: LabDaemon, pagerduty: LabPagerDuty, name: str) -> None:
         self.daemon, self.pagerduty, self.name = daemon, pagerduty, name
         self.key = f"facilitator/lab/{name}"
 
@@ -109,8 +109,8 @@ def undone(namespace: Namespace, command: str) -> Iterator[None]:
 
 
 @pytest.mark.timed
-def test_docker_appears_while_the_staff_works(lab: Lab, watched: Daemon, pagerduty: PagerDuty) -> None:
-    host, trouble = watched.namespace, Trouble(watched, pagerduty, "third-party-firewall")
+def test_docker_appears_while_the_staff_works(lab: Lab, watched: LabDaemon, pagerduty: LabPagerDuty) -> None:
+    host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "third-party-firewall")
     with lab.poller(DATACENTRE_WEB) as poller:
         poller.wait_settled(10)
         with undone(host, "nft delete table ip filter; nft delete table ip6 filter"):
@@ -139,8 +139,8 @@ def test_docker_appears_while_the_staff_works(lab: Lab, watched: Daemon, pagerdu
     (f"to {DATACENTRE} lookup main", DATACENTRE_WEB), (f"from {LAPTOP} to {DATACENTRE} blackhole", DATACENTRE_WEB),
     (f"to {DATACENTRE6} unreachable", SITE6),
 ], ids=["main", "blackhole", "ipv6"])
-def test_a_policy_rule_before_ours(watched: Daemon, pagerduty: PagerDuty, rule: str, address: object) -> None:
-    host, trouble = watched.namespace, Trouble(watched, pagerduty, "third-party-rule")
+def test_a_policy_rule_before_ours(watched: LabDaemon, pagerduty: LabPagerDuty, rule: str, address: object) -> None:
+    host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "third-party-rule")
     version = "-6" if "::" in rule else "-4"
     source = "fd00:8::2" if "::" in rule else str(LAPTOP)
     with undone(host, f"ip {version} rule del pref 100"):
@@ -158,9 +158,9 @@ def test_a_policy_rule_before_ours(watched: Daemon, pagerduty: PagerDuty, rule: 
     ("10.77.0.1/24", "10.77.0.1", DATACENTRE_WEB), ("fd00:77::1/64", "fd00:77::1", SITE6),
 ], ids=["ipv4", "ipv6"])
 def test_an_address_of_this_host_inside_a_destination(
-    watched: Daemon, pagerduty: PagerDuty, address: str, inside: str, beside: object
+    watched: LabDaemon, pagerduty: LabPagerDuty, address: str, inside: str, beside: object
 ) -> None:
-    host, trouble = watched.namespace, Trouble(watched, pagerduty, "address-collision")
+    host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "address-collision")
     with undone(host, "ip link del colliding"):
         host.run("ip", "link", "add", "colliding", "type", "veth", "peer", "name", "other")
         host.run("ip", "link", "set", "colliding", "up")
@@ -175,8 +175,8 @@ def test_an_address_of_this_host_inside_a_destination(
 
 @pytest.mark.timed
 @pytest.mark.parametrize(("hook", "what"), [("output", "this host's probes"), ("input", "answers to this host's probes")])
-def test_a_firewall_that_stops_the_probes(watched: Daemon, pagerduty: PagerDuty, hook: str, what: str) -> None:
-    host, trouble = watched.namespace, Trouble(watched, pagerduty, "third-party-firewall")
+def test_a_firewall_that_stops_the_probes(watched: LabDaemon, pagerduty: LabPagerDuty, hook: str, what: str) -> None:
+    host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "third-party-firewall")
     with undone(host, "nft delete table inet mine"):
         rule = "oifname" if hook == "output" else "iifname"
         host.run("nft", "-f", "-", input=f"""
@@ -197,8 +197,8 @@ def test_a_firewall_that_stops_the_probes(watched: Daemon, pagerduty: PagerDuty,
 
 
 @pytest.mark.timed
-def test_settings_are_repaired_or_told(watched: Daemon, pagerduty: PagerDuty) -> None:
-    host, trouble = watched.namespace, Trouble(watched, pagerduty, "kernel-settings")
+def test_settings_are_repaired_or_told(watched: LabDaemon, pagerduty: LabPagerDuty) -> None:
+    host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "kernel-settings")
     for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
         before = watched.metric("facilitator_kernel_repairs_total", what="sysctl")
         host.run("sysctl", "-qw", f"{name}=0")
@@ -214,8 +214,8 @@ def test_settings_are_repaired_or_told(watched: Daemon, pagerduty: PagerDuty) ->
 
 
 @pytest.mark.timed
-def test_the_tunnel_device_vanishes(watched: Daemon, pagerduty: PagerDuty) -> None:
-    trouble = Trouble(watched, pagerduty, "tun-device")
+def test_the_tunnel_device_vanishes(watched: LabDaemon, pagerduty: LabPagerDuty) -> None:
+    trouble = HostTrouble(watched, pagerduty, "tun-device")
     inside = ("nsenter", "-t", str(watched.pid), "-m")          # its mounts are those of the namespace, not this host's
     try:
         watched.namespace.run(*inside, "mount", "-t", "tmpfs", "none", "/dev/net")
@@ -241,7 +241,7 @@ def test_a_listener_on_a_proxys_port_and_a_daemon_that_is_not_root(lab: Lab, con
 
 
 @pytest.mark.timed
-def test_a_fight_is_not_many_incidents(watched: Daemon, pagerduty: PagerDuty) -> None:
+def test_a_fight_is_not_many_incidents(watched: LabDaemon, pagerduty: LabPagerDuty) -> None:
     host, key = watched.namespace, "facilitator/lab/third-party-firewall"
     with undone(host, "nft delete table ip filter"):
         for _ in range(8):

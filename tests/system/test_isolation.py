@@ -17,7 +17,7 @@ from tests.lab import Lab, hostile, packets
 from tests.lab import network as net
 from tests.lab.config import Config
 from tests.lab.customers import Customers, customers
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.hostile import HostileCustomer
 from tests.lab.strongswan import StrongSwanServer
 from tests.lab.wait import eventually
@@ -46,7 +46,7 @@ def evil(lab: Lab) -> Iterator[HostileCustomer]:
 
 
 @pytest.fixture
-def daemon(lab: Lab, config: Config, evil: HostileCustomer) -> Iterator[Daemon]:
+def daemon(lab: Lab, config: Config, evil: HostileCustomer) -> Iterator[LabDaemon]:
     """Both good tunnels and the hostile one, all well."""
     evil.assign()
     config["staff"]["networks"].append(str(net.STAFF6))
@@ -93,7 +93,7 @@ PUSHED = (
 )
 
 
-def test_whatever_address_it_assigns(lab: Lab, daemon: Daemon, evil: HostileCustomer) -> None:
+def test_whatever_address_it_assigns(lab: Lab, daemon: LabDaemon, evil: HostileCustomer) -> None:
     facilitator, mine = lab.network["facilitator"], [ip_network(each) for each in hostile.DESTINATIONS]
     with lab.poller(net.DATACENTRE_WEB, 2.0) as one, lab.poller(net.CLOUD_WEB, 2.0) as other:
         for poller in (one, other):
@@ -120,7 +120,7 @@ def test_whatever_address_it_assigns(lab: Lab, daemon: Daemon, evil: HostileCust
             assert poller.outage(start).failed == 0
 
 
-def _again(daemon: Daemon, before: str) -> dict[str, object] | None:
+def _again(daemon: LabDaemon, before: str) -> dict[str, object] | None:
     tunnel = daemon.tunnel("evil")
     well = tunnel["phase"] == "up" and tunnel["health"] == "healthy" and tunnel["session"]["id"] != before
     return tunnel if well else None
@@ -199,7 +199,7 @@ def arrived(sock: socket.socket, word: bytes, last: bytes) -> int:
 
 
 @pytest.fixture
-def flow(lab: Lab, daemon: Daemon) -> Iterator[socket.socket]:
+def flow(lab: Lab, daemon: LabDaemon) -> Iterator[socket.socket]:
     """A datagram flow of the laptop through the tunnel of another customer."""
     with heard(lab.network["laptop"], socket.SOCK_DGRAM, 0, 40001) as sock:
         sock.connect((SITE, 7))
@@ -246,7 +246,7 @@ def test_a_forged_message_about_the_path(lab: Lab, evil: HostileCustomer, flow: 
     laptop.run("ip", "route", "flush", "cache")
 
 
-def test_forged_answers_to_a_flow_of_the_host_itself(lab: Lab, evil: HostileCustomer, daemon: Daemon) -> None:
+def test_forged_answers_to_a_flow_of_the_host_itself(lab: Lab, evil: HostileCustomer, daemon: LabDaemon) -> None:
     resolver = str(net.BASTION)
     with heard(lab.network["facilitator"], socket.SOCK_DGRAM, 0, 40053) as host:
         host.connect((resolver, 53))
@@ -268,7 +268,7 @@ def test_forged_answers_to_a_flow_of_the_host_itself(lab: Lab, evil: HostileCust
             assert arrived(host, b"BAD", b"the last one") == 0
 
 
-def test_new_packets_of_any_kind(lab: Lab, evil: HostileCustomer, daemon: Daemon) -> None:
+def test_new_packets_of_any_kind(lab: Lab, evil: HostileCustomer, daemon: LabDaemon) -> None:
     """To the host, to staff, to other customers: whatever sender they name."""
     facilitator = lab.network["facilitator"]
     with heard(facilitator, socket.SOCK_DGRAM, 0, 5353) as host, heard(lab.network["laptop"], socket.SOCK_DGRAM, 0, 5353) as laptop:
@@ -283,7 +283,7 @@ def test_new_packets_of_any_kind(lab: Lab, evil: HostileCustomer, daemon: Daemon
             assert arrived(sock, b"FORGED", b"the last one") == 0
 
 
-def test_redirects(lab: Lab, evil: HostileCustomer, daemon: Daemon) -> None:
+def test_redirects(lab: Lab, evil: HostileCustomer, daemon: LabDaemon) -> None:
     facilitator = lab.network["facilitator"]
     about = packets.udp(HOST, 40053, str(net.BASTION), 53, b"QUERY")
     before = hostile.counter(facilitator, "IcmpInRedirects")
@@ -332,7 +332,7 @@ def test_router_advertisements(host_without_ipv6_forwarding: Namespace, lab: Lab
 # --- ways around staff.networks ------------------------------------------------------------------------------------------------
 
 
-def test_a_local_user_cannot_use_a_tunnel_by_its_interface(lab: Lab, daemon: Daemon) -> None:
+def test_a_local_user_cannot_use_a_tunnel_by_its_interface(lab: Lab, daemon: LabDaemon) -> None:
     """SO_BINDTODEVICE needs no right (since Linux 5.7)."""
     facilitator = lab.network["facilitator"]
     for target in (SITE, "10.78.0.1", "10.99.9.9"):
@@ -342,7 +342,7 @@ def test_a_local_user_cannot_use_a_tunnel_by_its_interface(lab: Lab, daemon: Dae
 
 
 @pytest.mark.parametrize("rp_filter", ["0", "2"])
-def test_nobody_on_the_side_of_the_uplink_is_staff(lab: Lab, daemon: Daemon, rp_filter: str) -> None:
+def test_nobody_on_the_side_of_the_uplink_is_staff(lab: Lab, daemon: LabDaemon, rp_filter: str) -> None:
     facilitator, transport = lab.network["facilitator"], lab.network["transport"]
     facilitator.run("sysctl", "-qw", f"net.ipv4.conf.{net.UPLINK}.rp_filter={rp_filter}")
     transport.run("ip", "route", "add", f"{SITE}/32", "via", HOST)
@@ -359,7 +359,7 @@ def test_nobody_on_the_side_of_the_uplink_is_staff(lab: Lab, daemon: Daemon, rp_
         facilitator.run("sysctl", "-qw", f"net.ipv4.conf.{net.UPLINK}.rp_filter=0")
 
 
-def test_nobody_routes_into_a_tunnels_own_network(lab: Lab, daemon: Daemon, evil: HostileCustomer) -> None:
+def test_nobody_routes_into_a_tunnels_own_network(lab: Lab, daemon: LabDaemon, evil: HostileCustomer) -> None:
     hub = lab.network["hub"]
     hub.run("ip", "route", "add", "10.79.19.0/24", "via", "10.60.0.2")
     try:

@@ -13,17 +13,17 @@ from typing import Any
 import pyotp
 import pytest
 
-from tests.lab import DATACENTRE_WEB, Daemon, Lab
+from tests.lab import DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config, only
-from tests.lab.servers import Login
-from tests.lab.traffic import Outage
+from tests.lab.servers import ServerLogin
+from tests.lab.traffic import OutageMeter
 from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
 
 QUESTION = "Enter your code"
 
-def tunnel(lab: Lab, login: Login, place: int = 0, *, totp: bool = False) -> dict[str, Any]:
+def tunnel(lab: Lab, login: ServerLogin, place: int = 0, *, totp: bool = False) -> dict[str, Any]:
     """A tunnel to the server with this login; staff reach the data centre through it at 100.64.PLACE.0/24."""
     server, files = lab.login_server(login), lab.directory / f"acme-{login.value}"
     settings: dict[str, Any] = {"username": "svc-facilitator", "password": {"file": f"{files}-password"}}
@@ -31,7 +31,7 @@ def tunnel(lab: Lab, login: Login, place: int = 0, *, totp: bool = False) -> dic
     if totp:
         lab.set_secret(f"{files.name}-seed", f"{seed}\n")
         settings["totp"] = {"file": f"{files}-seed"}
-    if login is Login.APPENDED:
+    if login is ServerLogin.APPENDED:
         settings["append_code"] = True
     return {
         "kind": "openvpn",
@@ -48,7 +48,7 @@ def web(place: int = 0) -> IPv4Address:
 
 
 @contextlib.contextmanager
-def running(lab: Lab, config: Config, **tunnels: dict[str, Any]) -> Iterator[Daemon]:
+def running(lab: Lab, config: Config, **tunnels: dict[str, Any]) -> Iterator[LabDaemon]:
     """A facilitator with these tunnels, which leaves nothing behind."""
     daemon = lab.daemon({**config, "tunnels": tunnels})
     with daemon:
@@ -56,18 +56,18 @@ def running(lab: Lab, config: Config, **tunnels: dict[str, Any]) -> Iterator[Dae
     assert daemon.leftovers() == {}
 
 
-def asked(daemon: Daemon, name: str) -> str:
+def asked(daemon: LabDaemon, name: str) -> str:
     """What a tunnel asks, as soon as it does."""
     return str(eventually(lambda: daemon.tunnel(name)["asks"], 20, f"{name} asks")["text"])
 
 
 def test_every_login_lets_us_in(lab: Lab, config: Config) -> None:
-    ways = (Login.STATIC, Login.DYNAMIC, Login.APPENDED, Login.TOKEN)
-    servers = {login: lab.login_server(login) for login in (*ways, Login.APPROVAL)}
+    ways = (ServerLogin.STATIC, ServerLogin.DYNAMIC, ServerLogin.APPENDED, ServerLogin.TOKEN)
+    servers = {login: lab.login_server(login) for login in (*ways, ServerLogin.APPROVAL)}
     tunnels = {login.value: tunnel(lab, login, place, totp=True) for place, login in enumerate(ways)}
-    with running(lab, config, **tunnels, approval=tunnel(lab, Login.APPROVAL, 9)) as daemon:
+    with running(lab, config, **tunnels, approval=tunnel(lab, ServerLogin.APPROVAL, 9)) as daemon:
         assert asked(daemon, "approval") == "Approve it on your phone"
-        with servers[Login.APPROVAL].approved():
+        with servers[ServerLogin.APPROVAL].approved():
             daemon.wait_for("approval", phase="up", health="healthy", asks=None)
         for place, login in enumerate(ways):
             daemon.wait_for(login.value, phase="up", health="healthy")
@@ -76,9 +76,9 @@ def test_every_login_lets_us_in(lab: Lab, config: Config) -> None:
 
 
 def test_a_person_gives_the_code(lab: Lab, config: Config) -> None:
-    static, dynamic = lab.login_server(Login.STATIC), lab.login_server(Login.DYNAMIC)
+    static, dynamic = lab.login_server(ServerLogin.STATIC), lab.login_server(ServerLogin.DYNAMIC)
     before = len(dynamic.attempts)
-    tunnels = {"static": tunnel(lab, Login.STATIC, 0), "dynamic": tunnel(lab, Login.DYNAMIC, 1)}
+    tunnels = {"static": tunnel(lab, ServerLogin.STATIC, 0), "dynamic": tunnel(lab, ServerLogin.DYNAMIC, 1)}
     with running(lab, config, **tunnels) as daemon:
         assert asked(daemon, "dynamic") == QUESTION
         assert daemon.cli("answer", "dynamic", typed="000000\n").returncode == 1
@@ -92,7 +92,7 @@ def test_a_person_gives_the_code(lab: Lab, config: Config) -> None:
 
 
 def test_two_tunnels_never_use_a_code_twice(lab: Lab, config: Config) -> None:
-    ways, seed = (Login.STATIC, Login.APPENDED), pyotp.random_base32()
+    ways, seed = (ServerLogin.STATIC, ServerLogin.APPENDED), pyotp.random_base32()
     tunnels = {login.value: tunnel(lab, login, place, totp=True) for place, login in enumerate(ways)}
     lab.set_secret("acme-appended-seed", f"otpauth://totp/acme:svc?secret={seed}&period=10&issuer=acme\n")
     before = {login: len(lab.login_server(login).codes) for login in ways}
@@ -107,8 +107,8 @@ def test_two_tunnels_never_use_a_code_twice(lab: Lab, config: Config) -> None:
 
 
 def test_a_wrong_seed_waits_for_a_right_one(lab: Lab, config: Config) -> None:
-    server = lab.login_server(Login.APPENDED)
-    settings = tunnel(lab, Login.APPENDED, totp=True)
+    server = lab.login_server(ServerLogin.APPENDED)
+    settings = tunnel(lab, ServerLogin.APPENDED, totp=True)
     server.change_seed(pyotp.random_base32())
     before = len(server.attempts)
     settings["login"]["max_attempts"] = 1                   # each attempt takes a time step of thirty seconds
@@ -122,8 +122,8 @@ def test_a_wrong_seed_waits_for_a_right_one(lab: Lab, config: Config) -> None:
 
 
 def test_a_kept_session_spares_the_code(lab: Lab, config: Config) -> None:
-    server = lab.login_server(Login.TOKEN)
-    with running(lab, config, token=tunnel(lab, Login.TOKEN)) as daemon:
+    server = lab.login_server(ServerLogin.TOKEN)
+    with running(lab, config, token=tunnel(lab, ServerLogin.TOKEN)) as daemon:
         asked(daemon, "token")
         daemon.cli("answer", "token", typed=f"{server.code}\n")
         daemon.wait_for("token", phase="up", health="healthy")
@@ -139,8 +139,8 @@ def test_a_kept_session_spares_the_code(lab: Lab, config: Config) -> None:
 
 
 def test_a_session_that_is_ended_by_the_server_is_back_soon(lab: Lab, config: Config) -> None:
-    server = lab.login_server(Login.PASSWORD)
-    with running(lab, config, password=tunnel(lab, Login.PASSWORD)) as daemon:
+    server = lab.login_server(ServerLogin.PASSWORD)
+    with running(lab, config, password=tunnel(lab, ServerLogin.PASSWORD)) as daemon:
         daemon.wait_for("password", phase="up", health="healthy")
         outage = _back_after(lab, daemon, "password", server.disconnect)
         print("ended by the server:", outage)
@@ -150,7 +150,7 @@ def test_a_session_that_is_ended_by_the_server_is_back_soon(lab: Lab, config: Co
 
 
 def test_a_session_whose_time_is_over_begins_anew(lab: Lab, config: Config) -> None:
-    settings = tunnel(lab, Login.PASSWORD)
+    settings = tunnel(lab, ServerLogin.PASSWORD)
     profile = lab.directory / "acme-limited.ovpn"
     profile.write_text((lab.directory / "acme-password.ovpn").read_text() + "session-timeout 3\n")
     with running(lab, config, password={**settings, "config": str(profile)}) as daemon:
@@ -170,12 +170,12 @@ def test_it_reconnects_in_place_when_no_probe_is_answered(lab: Lab, config: Conf
         assert (after["id"], after["pid"]) == (before["id"], before["pid"])
 
 
-def _client(daemon: Daemon) -> int:
+def _client(daemon: LabDaemon) -> int:
     (pid,) = daemon.client_pids("openvpn")
     return pid
 
 
-def _back_after(lab: Lab, daemon: Daemon, name: str, fault: Callable[[], object]) -> Outage:
+def _back_after(lab: Lab, daemon: LabDaemon, name: str, fault: Callable[[], object]) -> OutageMeter:
     outage = lab.outage(web(), fault, until=daemon.replaced(name))
     daemon.wait_for(name, phase="up", health="healthy")
     return outage

@@ -137,7 +137,7 @@ def test_neither_touches_what_the_other_runs(two: tuple[Container, Container]) -
 
 def test_a_directory_that_was_replaced_is_still_known(tmp_path: Path) -> None:
     """Without RuntimeDirectoryPreserve= systemd removes it: the clients of a daemon that is gone must not stay for ever."""
-    from supervisor.clients.journal import Journal
+    from supervisor.clients.process_journal import Journal
     from supervisor.clients.sweep import leftovers
 
     runtime = tmp_path / "run"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab import CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.ocserv import TOTP, USER, OcservServer
 from tests.lab.pki import Authority
@@ -55,7 +55,7 @@ def office(lab: Lab, server: OcservServer, **login: object) -> dict[str, object]
     return tunnel("openconnect", server=str(CUSTOMER), server_certificate=server.pin, login=account)
 
 
-def lost(lab: Lab, daemon: Daemon, server: OcservServer, fault: Callable[[], object]) -> float:
+def lost(lab: Lab, daemon: LabDaemon, server: OcservServer, fault: Callable[[], object]) -> float:
     """Seconds without traffic because of a fault that ends the session. None is lost when a request was answered late, but answered."""
     daemon.wait_for(NAME, phase="up", health="healthy")
     sessions = server.sessions
@@ -65,11 +65,11 @@ def lost(lab: Lab, daemon: Daemon, server: OcservServer, fault: Callable[[], obj
 
 
 @pytest.mark.timed
-def test_its_life(lab: Lab, daemon: Daemon, server: OcservServer) -> None:
+def test_its_life(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
     carries(lab, daemon, NAME)
     logins = server.logins
     kills = []
-    for word in ("openconnect", "tunnels.programs.openconnect", "openconnect"):
+    for word in ("openconnect", "tunnels.kinds.openconnect.driver", "openconnect"):
         (victim,) = below(daemon, word)
         kills.append(lost(lab, daemon, server, functools.partial(os.kill, victim, signal.SIGKILL)))
         daemon.wait_for(NAME, phase="up", health="healthy")
@@ -83,14 +83,14 @@ def test_its_life(lab: Lab, daemon: Daemon, server: OcservServer) -> None:
     assert server.logins == logins + 1
 
 
-def test_silence_is_noticed_and_healed_without_a_login(lab: Lab, daemon: Daemon, server: OcservServer) -> None:
+def test_silence_is_noticed_and_healed_without_a_login(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
     carries(lab, daemon, NAME)
     in_the_dark(lab, daemon, NAME)
     daemon.wait_for(NAME, PATIENCE, phase="up", health="healthy")
     carries(lab, daemon, NAME)
 
 
-def test_a_stopped_tunnel_logs_off_and_a_restarted_daemon_logs_in(lab: Lab, daemon: Daemon, server: OcservServer) -> None:
+def test_a_stopped_tunnel_logs_off_and_a_restarted_daemon_logs_in(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
     farewells, logins = server.said("received BYE packet"), server.logins
     assert daemon.cli("stop", NAME).returncode == 0
     daemon.wait_for(NAME, phase="stopped")

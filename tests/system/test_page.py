@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.daemon import HTTP_PORT
 from tests.lab.wait import PATIENCE, eventually
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 
 @contextlib.contextmanager
-def events(daemon: Daemon) -> Iterator[Iterator[dict[str, Any]]]:
+def events(daemon: LabDaemon) -> Iterator[Iterator[dict[str, Any]]]:
     """What `/api/v1/events` tells, from the snapshot on."""
     connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=PATIENCE)
     with daemon.namespace.entered(), contextlib.closing(connection):
@@ -30,7 +30,7 @@ def events(daemon: Daemon) -> Iterator[Iterator[dict[str, Any]]]:
         yield (json.loads(line.removeprefix(b"data: ")) for line in reply if line.startswith(b"data: "))
 
 
-def test_the_page_shows_real_tunnels_and_the_stream_tells_of_a_death(lab: Lab, daemon: Daemon) -> None:
+def test_the_page_shows_real_tunnels_and_the_stream_tells_of_a_death(lab: Lab, daemon: LabDaemon) -> None:
     page = eventually(lambda: _with_measures(daemon), 20, "latency and throughput are known")
     assert f"2 of 2 up · {daemon.status()['facilitator']}" in page
     session = daemon.tunnel("acme-dc")["session"]
@@ -49,7 +49,7 @@ def test_the_page_shows_real_tunnels_and_the_stream_tells_of_a_death(lab: Lab, d
     assert "client ended by signal 9" in page
 
 
-def _with_measures(daemon: Daemon) -> str | None:
+def _with_measures(daemon: LabDaemon) -> str | None:
     status, page = daemon.get("/")
     assert status == 200
     return page if "B/s" in page and 'aria-label="Latency over' in page else None

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab import CUSTOMER, DATACENTRE_WEB, Lab
 from tests.lab.config import Config, only
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
@@ -76,7 +76,7 @@ def fetched(lab: Lab) -> int:
     return int(done.stdout or 0)
 
 
-def measured(daemon: Daemon, mtu: int) -> None:
+def measured(daemon: LabDaemon, mtu: int) -> None:
     eventually(lambda: daemon.tunnel("acme-dc")["session"]["path_mtu"] == mtu, 20, f"the path takes {mtu} bytes")
     assert daemon.metric("facilitator_tunnel_path_mtu_bytes", tunnel="acme-dc") == mtu
 

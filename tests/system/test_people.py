@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config, only, with_password
-from tests.lab.daemon import PagerDuty
+from tests.lab.daemon import LabPagerDuty
 from tests.lab.servers import PASSWORD
 from tests.lab.traffic import watched
 from tests.lab.wait import PATIENCE, eventually
@@ -20,7 +20,7 @@ from tests.lab.wait import PATIENCE, eventually
 pytestmark = pytest.mark.root
 
 
-def test_a_wrong_password_stops_after_three_logins_and_a_right_one_heals(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+def test_a_wrong_password_stops_after_three_logins_and_a_right_one_heals(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     server = lab.password_server
     before = len(server.attempts)
     config |= {"alerts": lab.configuration(pagerduty)["alerts"]}
@@ -42,7 +42,7 @@ def test_a_wrong_password_stops_after_three_logins_and_a_right_one_heals(lab: La
         eventually(lambda: not pagerduty.open(), 10, "the incident is resolved")
 
 
-def test_stop_holds_until_start_also_over_a_restart(lab: Lab, daemon: Daemon) -> None:
+def test_stop_holds_until_start_also_over_a_restart(lab: Lab, daemon: LabDaemon) -> None:
     assert daemon.cli("stop", "acme-dc").returncode == 0
     daemon.wait_for("acme-dc", 10, phase="stopped", want="down")
     with watched(lab.capture()) as clear:
@@ -58,7 +58,7 @@ def test_stop_holds_until_start_also_over_a_restart(lab: Lab, daemon: Daemon) ->
     assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
 
 
-def test_a_killed_daemon_comes_back_without_double_clients(lab: Lab, daemon: Daemon) -> None:
+def test_a_killed_daemon_comes_back_without_double_clients(lab: Lab, daemon: LabDaemon) -> None:
     with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, CLOUD_WEB, rate=1000) as flood:
         daemon.kill9()
         daemon.start()
@@ -70,7 +70,7 @@ def test_a_killed_daemon_comes_back_without_double_clients(lab: Lab, daemon: Dae
     assert [len(daemon.client_pids(name)) for name in ("openvpn", "sshuttle", "ssh")] == [1, 1, 1]
 
 
-def test_who_asks_while_it_starts_hears_of_all_tunnels(daemon: Daemon) -> None:
+def test_who_asks_while_it_starts_hears_of_all_tunnels(daemon: LabDaemon) -> None:
     client, heard, up = ControlClient(daemon.runtime_dir / "control.sock", timeout=PATIENCE), [], threading.Event()
 
     def ask() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.config import Config, only
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.network import CLOUD_WEB, CUSTOMER, DATACENTRE_WEB
 from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
@@ -45,12 +45,12 @@ def streaming(lab: Lab, address: IPv4Address) -> Streams:
     return Streams(lab.network["laptop"], address)
 
 
-def other(daemon: Daemon, tunnel: str) -> dict[str, object] | None:
+def other(daemon: LabDaemon, tunnel: str) -> dict[str, object] | None:
     found: dict[str, object] | None = daemon.tunnel(tunnel)["other_session"]
     return found
 
 
-def alone(daemon: Daemon, tunnel: str) -> bool:
+def alone(daemon: LabDaemon, tunnel: str) -> bool:
     return other(daemon, tunnel) is None
 
 
@@ -62,7 +62,7 @@ def told(flood: Flood, streams: Streams) -> str:
 
 
 @contextlib.contextmanager
-def two_sessions(lab: Lab, daemon: Daemon) -> Iterator[None]:
+def two_sessions(lab: Lab, daemon: LabDaemon) -> Iterator[None]:
     """The block begins when another session carries, under traffic. The first one ends with its flows, of which nothing is lost."""
     replaced = daemon.replaced("acme-dc")
     with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
@@ -213,7 +213,7 @@ def test_the_age_at_which_sessions_end_is_learned_from_the_history(lab: Lab, con
 
 
 @contextlib.contextmanager
-def office(lab: Lab, config: Config, same_clients: int, **options: object) -> Iterator[Daemon]:
+def office(lab: Lab, config: Config, same_clients: int, **options: object) -> Iterator[LabDaemon]:
     """A daemon with a tunnel to an ocserv that lets so many clients of one account in."""
     directory = lab.directory / f"planned-{same_clients}-{len(options)}"
     directory.mkdir()

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Daemon
+from tests.lab import LabDaemon
 
 pytestmark = pytest.mark.root
 
 
-def rewrite(daemon: Daemon, shelf: str, change: Callable[[Any], None], name: str = "*") -> None:
+def rewrite(daemon: LabDaemon, shelf: str, change: Callable[[Any], None], name: str = "*") -> None:
     for path in (daemon.runtime_dir / shelf).glob(f"{name}.json"):
         raw = json.loads(path.read_text())
         change(raw)
         path.write_text(json.dumps(raw))
 
 
-def test_records_of_version_0_1_0_are_gone_on_from(daemon: Daemon) -> None:
+def test_records_of_version_0_1_0_are_gone_on_from(daemon: LabDaemon) -> None:
     """They had no formats."""
     before = daemon.sessions()
     daemon.kill9()
@@ -32,7 +32,7 @@ def test_records_of_version_0_1_0_are_gone_on_from(daemon: Daemon) -> None:
     assert "not understood" not in daemon.log.read_text()
 
 
-def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(daemon: Daemon) -> None:
+def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(daemon: LabDaemon) -> None:
     before = daemon.sessions()
     daemon.kill9()
     rewrite(daemon, "tunnels", lambda raw: raw["record"]["state"].update(stage=raw["record"]["state"].pop("phase")), "acme-dc")

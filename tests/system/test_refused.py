@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 import pyotp
 import pytest
 
-from tests.lab import CUSTOMER, Daemon, Lab
+from tests.lab import CUSTOMER, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.customers import Customers, customers
 from tests.lab.ocserv import TOTP, OcservServer
 from tests.lab.pki import Authority
-from tests.lab.servers import PASSWORD, Login, Server
+from tests.lab.servers import PASSWORD, Server, ServerLogin
 from tests.lab.strongswan import PRESHARED_KEY
 
 pytestmark = [pytest.mark.root, pytest.mark.timed]
@@ -64,7 +64,7 @@ def spoiled(lab: Lab, right: Mapping[str, tuple[str, str]], wrong: Mapping[str, 
             lab.set_secret(file, f"{value}\n")
 
 
-def wakes(daemon: Daemon, name: str, lab: Lab, secret: str, value: str) -> None:
+def wakes(daemon: LabDaemon, name: str, lab: Lab, secret: str, value: str) -> None:
     """The corrected file brings the tunnel up."""
     began = time.monotonic()
     lab.set_secret(secret, f"{value}\n")
@@ -75,8 +75,8 @@ def wakes(daemon: Daemon, name: str, lab: Lab, secret: str, value: str) -> None:
 
 
 def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, everyone: Customers) -> None:
-    everyone.openvpn(Login.PASSWORD)
-    everyone.openvpn(Login.STATIC)
+    everyone.openvpn(ServerLogin.PASSWORD)
+    everyone.openvpn(ServerLogin.STATIC)
     everyone.openconnect("code")
     everyone.ipsec()
     everyone.sshuttle()
@@ -85,7 +85,7 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
     password, static, codes, vpnc, swan, shuttle, certificate, shown = everyone.all
     codes.settings["login"]["max_attempts"] = 1         # a code for each attempt, and ocserv has a new one every thirty seconds
     seed, period = pyotp.random_base32(), 2
-    lab.login_server(Login.STATIC).change_seed(seed, period)
+    lab.login_server(ServerLogin.STATIC).change_seed(seed, period)
     right = {
         password.name: ("customers/openvpn-password-password", PASSWORD),
         static.name: ("customers/openvpn-static-seed", f"otpauth://totp/acme:svc?secret={seed}&period={period}"),
@@ -102,8 +102,8 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         certificate.name: lab.openvpn.client_config(str(CUSTOMER), stranger(lab)).rstrip(), shown.name: everyone.certificate(stranger(lab)),
     }
     counts = {
-        password.name: refused(lambda: lab.login_server(Login.PASSWORD).attempts),
-        static.name: refused(lambda: lab.login_server(Login.STATIC).attempts),
+        password.name: refused(lambda: lab.login_server(ServerLogin.PASSWORD).attempts),
+        static.name: refused(lambda: lab.login_server(ServerLogin.STATIC).attempts),
         codes.name: seen(codes.server, "using 'plain' authentication to authenticate user"),
         vpnc.name: seen(vpnc.server, "XAuth authentication of '[^']*' failed"),
         swan.name: seen(swan.server, "but MAC mismatched"),

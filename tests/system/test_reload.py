@@ -12,7 +12,7 @@ import pytest
 from supervisor.core.exits import Exit
 from tests.lab import Lab
 from tests.lab.config import Config
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.lab.network import DATACENTRE, DATACENTRE_WEB, PRESENTED
 from tests.lab.wait import eventually
 
@@ -22,7 +22,7 @@ MANY = 50
 RATE = 20               # datagrams a second through each of the many: what the echo in the lab takes from all of them without a loss
 
 
-def reload(daemon: Daemon, config: Config) -> list[str]:
+def reload(daemon: LabDaemon, config: Config) -> list[str]:
     """Have the daemon take this over; what it says was done."""
     daemon.configure(config)
     done = daemon.cli("reload")
@@ -30,13 +30,13 @@ def reload(daemon: Daemon, config: Config) -> list[str]:
     return done.stdout.splitlines()
 
 
-def rules(daemon: Daemon) -> str:
+def rules(daemon: LabDaemon) -> str:
     """Our table with the kernel's numbers of chains, rules and sets, without elements and counters: another one had it built anew."""
     table = daemon.namespace.run("nft", "-a", "list", "table", "inet", "facilitator").stdout
     return re.sub(r"\s*elements = \{[^}]*\}|packets \d+ bytes \d+", "", table)
 
 
-def test_probes_alerts_and_destinations_change_without_a_restart(lab: Lab, config: Config, daemon: Daemon) -> None:
+def test_probes_alerts_and_destinations_change_without_a_restart(lab: Lab, config: Config, daemon: LabDaemon) -> None:
     acme, clients, table = config["tunnels"]["acme-dc"], daemon.client_pids(), rules(daemon)
     with lab.flood(DATACENTRE_WEB, rate=100) as flood:
         acme["probe"] = {"targets": acme["probe"]["targets"], "interval": "400ms"}
@@ -51,7 +51,7 @@ def test_probes_alerts_and_destinations_change_without_a_restart(lab: Lab, confi
     assert rules(daemon) == table
 
 
-def test_a_wrong_file_changes_nothing_and_every_error_is_said(config: Config, daemon: Daemon) -> None:
+def test_a_wrong_file_changes_nothing_and_every_error_is_said(config: Config, daemon: LabDaemon) -> None:
     before, clients = daemon.status(), daemon.client_pids()
     assert daemon.metric("facilitator_config_last_reload_successful") == 1
     wrong = {**config, "tunels": {}, "tunnels": {**config["tunnels"], "own-cloud": {"kind": "sshuttle", "priority": "high"}}}
@@ -95,12 +95,12 @@ def test_one_of_fifty_changes_and_the_others_lose_nothing(lab: Lab, config: Conf
     assert daemon.leftovers() == {}
 
 
-def pids(daemon: Daemon) -> dict[str, int]:
+def pids(daemon: LabDaemon) -> dict[str, int]:
     """The client of each tunnel."""
     return {tunnel["name"]: tunnel["session"]["pid"] for tunnel in daemon.status()["tunnels"]}
 
 
-def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(lab: Lab, config: Config, daemon: Daemon) -> None:
+def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(lab: Lab, config: Config, daemon: LabDaemon) -> None:
     clients, profile = daemon.client_pids(), lab.directory / "globex.ovpn"
     profile.write_text(f"remote {DATACENTRE_WEB} 1194\nhttp-proxy {DATACENTRE_WEB} 3128 own-cloud-ssh-key basic\n")
     config["tunnels"]["globex"] = {"kind": "openvpn", "destinations": ["10.203.0.0/24"], "config": str(profile)}

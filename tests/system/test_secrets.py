@@ -12,10 +12,10 @@ import psutil
 import pyotp
 import pytest
 
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.config import ROUTING_KEY, Config
-from tests.lab.daemon import PagerDuty
-from tests.lab.servers import PASSWORD, Login
+from tests.lab.daemon import LabPagerDuty
+from tests.lab.servers import PASSWORD, ServerLogin
 from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
@@ -32,8 +32,8 @@ def keys_of(profile: str) -> str:
     return "".join(re.findall(r"<(?:key|tls-crypt)>(.*?)</", profile, re.DOTALL))
 
 
-def config_with_every_login(lab: Lab, config: Config, pagerduty: PagerDuty, seed: str) -> Config:
-    server = lab.login_server(Login.STATIC)
+def config_with_every_login(lab: Lab, config: Config, pagerduty: LabPagerDuty, seed: str) -> Config:
+    server = lab.login_server(ServerLogin.STATIC)
     server.change_seed(seed)
     lab.set_secret("planted-seed", f"{seed}\n")
     login = {"username": "svc-facilitator", "password": {"file": str(lab.directory / "acme-static-password")}}
@@ -52,7 +52,7 @@ def tree(pid: int) -> Iterator[psutil.Process]:
     yield from daemon.children(recursive=True)
 
 
-def places(daemon: Daemon, pagerduty: PagerDuty) -> Iterator[tuple[str, bytes]]:
+def places(daemon: LabDaemon, pagerduty: LabPagerDuty) -> Iterator[tuple[str, bytes]]:
     """Everything that other people could look at."""
     for process in tree(daemon.pid):
         for what in ("cmdline", "environ"):
@@ -68,7 +68,7 @@ def places(daemon: Daemon, pagerduty: PagerDuty) -> Iterator[tuple[str, bytes]]:
     yield "PagerDuty without its routing key", json.dumps(pagerduty.state()).replace(ROUTING_KEY, "").encode()
 
 
-def test_no_secret_is_found_anywhere(lab: Lab, config: Config, pagerduty: PagerDuty) -> None:
+def test_no_secret_is_found_anywhere(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     seed = pyotp.random_base32()
     config = config_with_every_login(lab, config, pagerduty, seed)
     planted = {
@@ -82,7 +82,7 @@ def test_no_secret_is_found_anywhere(lab: Lab, config: Config, pagerduty: PagerD
         for name in ("acme-dc", "own-cloud", "static"):
             daemon.wait_for(name, phase="up")
         daemon.wait_for("asked", phase="starting")
-        code = lab.login_server(Login.STATIC).code
+        code = lab.login_server(ServerLogin.STATIC).code
         eventually(lambda: any("asked" in key for key in pagerduty.open()), 20, "an incident says what is asked")
         found = [
             (what, where) for where, content in places(daemon, pagerduty) for what, secret in planted.items()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import PRESHARED_KEY, USER, StrongSwanServer
@@ -35,7 +35,7 @@ def config(lab: Lab, config: Config, server: StrongSwanServer) -> Config:
     return {**config, "tunnels": {"acme-key": first, "acme-password": second}}
 
 
-def test_two_at_once(lab: Lab, daemon: Daemon) -> None:
+def test_two_at_once(lab: Lab, daemon: LabDaemon) -> None:
     """Each has its own charon and its own device, and charon's rules and routes stand in nobody's way."""
     facilitator = lab.network["facilitator"]
     assert {daemon.tunnel(name)["session"]["device"] for name in ("acme-key", "acme-password")} == {"t-acme-key", "t-acme-password"}
@@ -51,7 +51,7 @@ def test_its_life(lab: Lab, config: Config, server: StrongSwanServer) -> None:
     only = {**config, "tunnels": {"acme-key": config["tunnels"]["acme-key"]}}
     with lab.daemon(only) as daemon:
         carries(lab, daemon, "acme-key")
-        killed(lab, daemon, "acme-key", "charon-systemd", "tunnels.programs.strongswan", "charon-systemd")
+        killed(lab, daemon, "acme-key", "charon-systemd", "tunnels.kinds.strongswan.driver", "charon-systemd")
         thrown_out(lab, daemon, "acme-key", server)
         in_the_dark(lab, daemon, "acme-key")
     assert daemon.leftovers() == {}

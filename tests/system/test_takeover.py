@@ -18,9 +18,9 @@ from datetime import datetime
 
 import pytest
 
-from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
-from tests.lab.daemon import FACILITATOR, HTTP_PORT, REPOSITORY, PagerDuty
+from tests.lab.daemon import FACILITATOR, HTTP_PORT, REPOSITORY, LabPagerDuty
 from tests.lab.traffic import Streams
 from tests.lab.wait import NOISE, PATIENCE, eventually
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 WITHIN = 1.0 * NOISE        # seconds from the start of a new daemon, or of a new program, to the last client that it has adopted
 
 
-class Installed(Daemon):
+class Installed(LabDaemon):
     """A daemon that runs its own copy of the code, which can be exchanged."""
 
     def install(self) -> None:
@@ -66,7 +66,7 @@ def installed(lab: Lab, config: Config) -> Iterator[Installed]:
 
 
 @contextlib.contextmanager
-def undisturbed(lab: Lab, daemon: Daemon, name: str) -> Iterator[None]:
+def undisturbed(lab: Lab, daemon: LabDaemon, name: str) -> Iterator[None]:
     """While the context lasts, staff's traffic passes without a loss, and the clients stay the same processes."""
     laptop, before, pids = lab.network["laptop"], daemon.sessions(), sorted(daemon.client_pids())
     with (
@@ -83,7 +83,7 @@ def undisturbed(lab: Lab, daemon: Daemon, name: str) -> Iterator[None]:
     assert sorted(daemon.client_pids()) == pids
 
 
-def taken_up_within(daemon: Daemon, since: float | None = None) -> float:
+def taken_up_within(daemon: LabDaemon, since: float | None = None) -> float:
     """Seconds from a moment, or else from the last line of the program before, to the last client that the latest program adopted."""
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
     begun = max(number for number, line in enumerate(lines) if line["event"] == "starting")
@@ -96,7 +96,7 @@ def _moment(line: dict[str, str]) -> float:
     return datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
-def test_a_crash_of_the_daemon_costs_nothing(lab: Lab, config: Config, pagerduty: PagerDuty, pytestconfig: pytest.Config) -> None:
+def test_a_crash_of_the_daemon_costs_nothing(lab: Lab, config: Config, pagerduty: LabPagerDuty, pytestconfig: pytest.Config) -> None:
     config["alerts"] = lab.configuration(pagerduty)["alerts"]
     config["defaults"]["alert"] = {"after": "1s", "clear_after": "1s"}
     times = pytestconfig.getoption("--takeovers")
@@ -159,8 +159,8 @@ def test_code_that_cannot_go_on_leaves_the_old_one_at_work(lab: Lab, installed: 
     for file, pattern, text, said in (
         ("supervisor/engine.py", r"^class Engine:", "class Engine", "SyntaxError"),
         ("supervisor/control/api.py", r"^class Api:", "class Api", "SyntaxError"),
-        ("supervisor/reports/posting.py", r"^import requests$", "import requests_of_another_version", "ModuleNotFoundError"),
-        ("supervisor/app/handover.py", r"^FORMAT = \d+", "FORMAT = 0", "does not understand"),
+        ("supervisor/reports/paging/http.py", r"^import requests$", "import requests_of_another_version", "ModuleNotFoundError"),
+        ("supervisor/app/stores/upgrade_document.py", r"^FORMAT = \d+", "FORMAT = 0", "does not understand"),
     ):
         whole = (installed.code / file).read_text()
         installed.change(file, pattern, text)
@@ -173,7 +173,7 @@ def test_code_that_cannot_go_on_leaves_the_old_one_at_work(lab: Lab, installed: 
     assert installed.cli("upgrade").returncode == 0
 
 
-def _refused(daemon: Daemon, said: str) -> None:
+def _refused(daemon: LabDaemon, said: str) -> None:
     before, pid = daemon.sessions(), daemon.status()["pid"]
     done = daemon.cli("upgrade")
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
@@ -184,7 +184,7 @@ def _refused(daemon: Daemon, said: str) -> None:
 
 
 @contextlib.contextmanager
-def knocking(daemon: Daemon) -> Iterator[list[str]]:
+def knocking(daemon: LabDaemon) -> Iterator[list[str]]:
     """Somebody connects to the HTTP port again and again; the list says what came of it."""
     ended, answers = threading.Event(), []
 

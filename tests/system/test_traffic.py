@@ -7,14 +7,14 @@ import subprocess
 
 import pytest
 
-from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.network import BASTION_INSIDE
 from tests.lab.traffic import watched
 
 pytestmark = pytest.mark.root
 
 
-def test_the_laptop_reaches_both_web_servers(lab: Lab, daemon: Daemon) -> None:
+def test_the_laptop_reaches_both_web_servers(lab: Lab, daemon: LabDaemon) -> None:
     with watched(lab.capture()) as clear:
         datacentre, cloud = (lab.request(f"http://{address}/") for address in (DATACENTRE_WEB, CLOUD_WEB))
     assert (datacentre.status, datacentre.body) == (200, "datacentre sees 10.78.0.2")
@@ -24,7 +24,7 @@ def test_the_laptop_reaches_both_web_servers(lab: Lab, daemon: Daemon) -> None:
     _metrics_are_right(daemon)
 
 
-def _status_is_right(daemon: Daemon) -> None:
+def _status_is_right(daemon: LabDaemon) -> None:
     acme, cloud = daemon.tunnel("acme-dc"), daemon.tunnel("own-cloud")
     assert (acme["carries"], cloud["carries"]) == (["10.77.0.0/24"], ["10.90.0.0/16"])
     assert acme["session"]["address"] == "10.78.0.2"
@@ -34,7 +34,7 @@ def _status_is_right(daemon: Daemon) -> None:
     assert {tunnel["name"]: tunnel["phase"] for tunnel in json.loads(printed.stdout)["tunnels"]} == {"acme-dc": "up", "own-cloud": "up"}
 
 
-def _metrics_are_right(daemon: Daemon) -> None:
+def _metrics_are_right(daemon: LabDaemon) -> None:
     text = daemon.metrics()
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
@@ -45,7 +45,7 @@ def _metrics_are_right(daemon: Daemon) -> None:
     assert daemon.metric("facilitator_tunnel_receive_bytes_total", tunnel="acme-dc") > 0
 
 
-def test_a_second_instance_is_refused(daemon: Daemon) -> None:
+def test_a_second_instance_is_refused(daemon: LabDaemon) -> None:
     second = daemon.cli("run")
     assert second.returncode == 75
     assert len(second.stderr.strip().splitlines()) == 1

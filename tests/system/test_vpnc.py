@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Daemon, Lab
+from tests.lab import Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import GROUP_SECRET, USER, StrongSwanServer
@@ -33,9 +33,9 @@ def config(lab: Lab, config: Config, server: StrongSwanServer) -> Config:
 
 
 @pytest.mark.timed
-def test_its_life(lab: Lab, daemon: Daemon, server: StrongSwanServer) -> None:
+def test_its_life(lab: Lab, daemon: LabDaemon, server: StrongSwanServer) -> None:
     carries(lab, daemon, "acme-cisco")
-    killed(lab, daemon, "acme-cisco", "vpnc", "tunnels.programs.vpnc", "vpnc")
+    killed(lab, daemon, "acme-cisco", "vpnc", "tunnels.kinds.vpnc.driver", "vpnc")
     thrown_out(lab, daemon, "acme-cisco", server)
     in_the_dark(lab, daemon, "acme-cisco")
     daemon.wait_for("acme-cisco", 60, phase="up", health="healthy")

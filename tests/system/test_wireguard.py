@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from tests.lab import CUSTOMER, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.network import DATACENTRE
 from tests.lab.wait import NOISE, eventually
@@ -37,18 +37,18 @@ def config(lab: Lab, config: Config, server: WireGuardServer) -> Config:
     return {**config, "tunnels": {"acme-wg": tunnel}}
 
 
-def clients(daemon: Daemon, name: str = "wireguard-go") -> list[int]:
+def clients(daemon: LabDaemon, name: str = "wireguard-go") -> list[int]:
     """Processes below the daemon whose command line names this program."""
     return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True) if any(name in word for word in child.cmdline())]
 
 
 @pytest.mark.timed
-def test_its_life(lab: Lab, daemon: Daemon, server: WireGuardServer) -> None:
+def test_its_life(lab: Lab, daemon: LabDaemon, server: WireGuardServer) -> None:
     reply = lab.request(f"http://{DATACENTRE_WEB}/")
     assert (reply.status, CLIENT_ADDRESS in reply.body) == (200, True)
     session = daemon.tunnel("acme-wg")["session"]
     assert session["address"] == CLIENT_ADDRESS
-    outages = [_killed(lab, daemon, name) for name in ("wireguard-go", "tunnels.programs.wireguard", "wireguard-go")]
+    outages = [_killed(lab, daemon, name) for name in ("wireguard-go", "tunnels.kinds.wireguard.driver", "wireguard-go")]
     print("killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in outages))
     assert sorted(outages)[1] <= 1.0 * NOISE
 
@@ -62,14 +62,14 @@ def test_its_life(lab: Lab, daemon: Daemon, server: WireGuardServer) -> None:
     _dark(lab, daemon)
 
 
-def _killed(lab: Lab, daemon: Daemon, name: str) -> float:
+def _killed(lab: Lab, daemon: LabDaemon, name: str) -> float:
     daemon.wait_for("acme-wg", phase="up", health="healthy")
     victim = clients(daemon, name)[-1]
     outage = lab.outage(DATACENTRE_WEB, lambda: os.kill(victim, signal.SIGKILL), until=daemon.replaced("acme-wg"))
     return outage.seconds
 
 
-def _dark(lab: Lab, daemon: Daemon) -> None:
+def _dark(lab: Lab, daemon: LabDaemon) -> None:
     """The path silently drops everything."""
     lab.blackhole(CUSTOMER)
     try:
@@ -80,7 +80,7 @@ def _dark(lab: Lab, daemon: Daemon) -> None:
     assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
 
 
-def _not_well(daemon: Daemon) -> Callable[[], bool]:
+def _not_well(daemon: LabDaemon) -> Callable[[], bool]:
     return lambda: (daemon.tunnel("acme-wg")["phase"], daemon.tunnel("acme-wg")["health"]) != ("up", "healthy")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import echo
-from tests.lab import CLOUD_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, Lab, LabDaemon
 from tests.lab.config import Config, only
 from tests.lab.wait import NOISE, eventually
 
@@ -26,13 +26,13 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def _doors(daemon: Daemon) -> list[int]:
+def _doors(daemon: LabDaemon) -> list[int]:
     """Who accepts connections for the tunnel (IPv4): the workers' pids, and the launcher's with each."""
     lines = daemon.namespace.run("ss", "-4Hltnp").stdout.splitlines()
     return [_parent(ssh) for ssh in daemon.client_pids("ssh") if any(f"pid={_parent(ssh)}," in line for line in lines)]
 
 
-def _carrier(daemon: Daemon, workers: list[int], connection: socket.socket) -> int:
+def _carrier(daemon: LabDaemon, workers: list[int], connection: socket.socket) -> int:
     """The worker that carries this connection."""
     found = daemon.namespace.run("ss", "-Htnp", "state", "established", "dport", f"= :{connection.getsockname()[1]}").stdout
     return next(worker for worker in workers if f"pid={worker}," in found)

@@ -19,12 +19,12 @@ from typing import TypeVar, cast
 
 from supervisor.app.files import Files
 from tests.netns import Namespace
-from tunnels.base import KEY, AnyKind, Connected, Dialogue, Failed, Keep, Launch, Observation, Place, Question, Say, Source, Tunnel
+from tunnels.base import KEY, AnyKind, Connected, Dialogue, Failed, Keep, Launch, LineSource, Observation, Placement, Question, Say, Tunnel
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 MANAGEMENT_KEY = b"open sesame\n"
 ObservationT = TypeVar("ObservationT", Connected, Question, Keep)
-Words = queue.SimpleQueue[tuple[Source, str] | None]
+Words = queue.SimpleQueue[tuple[LineSource, str] | None]
 
 
 def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
@@ -35,11 +35,11 @@ def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-class Run:
+class ClientRun:
     """One session of a kind's client."""
 
     def __init__(
-        self, kind: AnyKind, tunnel: Tunnel, place: Place, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str
+        self, kind: AnyKind, tunnel: Tunnel, place: Placement, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str
     ) -> None:
         self.launch: Launch = kind.launch(tunnel, place, inputs)
         self._new_dialogue: Callable[[], Dialogue] = lambda: kind.dialogue(tunnel, inputs)
@@ -62,7 +62,7 @@ class Run:
         if self._notify is not None:
             threading.Thread(target=self._read_notify, args=(self._notify,), daemon=True).start()
 
-    def _spawn(self, place: Place, namespace: Namespace, prefix: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    def _spawn(self, place: Placement, namespace: Namespace, prefix: tuple[str, ...]) -> subprocess.Popen[bytes]:
         # as the daemon's own, where the directory is another user's
         owner = place.directory.stat().st_uid
         files = {**self.launch.files, KEY[1:-1]: MANAGEMENT_KEY}
@@ -86,7 +86,7 @@ class Run:
     def _read_output(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._words.put((Source.OUTPUT, line.decode(errors="replace").rstrip("\r\n")))
+            self._words.put((LineSource.OUTPUT, line.decode(errors="replace").rstrip("\r\n")))
         self.process.wait()
 
     def _end_when_all_is_read(self, readers: list[threading.Thread]) -> None:
@@ -107,10 +107,10 @@ class Run:
         if any(KEY in word for word in self.launch.argv):
             connection.sendall(MANAGEMENT_KEY)
         self._management = connection
-        self._words.put((Source.MANAGEMENT, ""))
+        self._words.put((LineSource.MANAGEMENT, ""))
         with contextlib.suppress(OSError):
             for line in connection.makefile(errors="replace"):
-                self._words.put((Source.MANAGEMENT, line.rstrip("\r\n")))
+                self._words.put((LineSource.MANAGEMENT, line.rstrip("\r\n")))
 
     def _notify_socket(self, directory: Path) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -122,11 +122,11 @@ class Run:
         with contextlib.suppress(OSError):
             while datagram := listener.recv(4096):
                 for line in datagram.decode().splitlines():
-                    self._words.put((Source.NOTIFY, line))
+                    self._words.put((LineSource.NOTIFY, line))
 
     # --- what the test does ------------------------------------------------------------------------------------------------------
 
-    def words(self, timeout: float) -> Iterator[tuple[Source, str]]:
+    def words(self, timeout: float) -> Iterator[tuple[LineSource, str]]:
         """Every line until the client is gone."""
         deadline = time.monotonic() + max(timeout, 60.0)     # a busy machine is slow
         while not self._over and (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None:
@@ -267,7 +267,7 @@ def describe(answer: Say | Observation) -> str:
             return f"failed|{reason.value}|{text}"
 
 
-_SOURCES = {source.value: source for source in Source}
+_SOURCES = {source.value: source for source in LineSource}
 
 
 def replay(dialogue: Dialogue, lines: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -16,10 +16,10 @@ from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, web_server
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, USER, StrongSwanServer
 from tests.netns import Namespace, link
-from tests.tunnels.driver import Run, with_companions
-from tunnels.base import AnyKind, Place, Reason
-from tunnels.strongswan import STRONGSWAN
-from tunnels.vpnc import VPNC
+from tests.tunnels.driver import ClientRun, with_companions
+from tunnels.base import AnyKind, Placement, Reason
+from tunnels.kinds.strongswan.kind import STRONGSWAN
+from tunnels.kinds.vpnc.kind import VPNC
 
 CLIENT, SERVER, INSIDE = "198.18.2.1", "198.18.2.2", "10.77.0.1"
 FOLDER = Path(__file__).parent / "transcripts"
@@ -47,10 +47,10 @@ class IpsecLab:
         self.client.remove()
         self.server.remove()
 
-    def run(self, kind: str, config: str, device: str = "", **secrets: str | None) -> Run:
+    def run(self, kind: str, config: str, device: str = "", **secrets: str | None) -> ClientRun:
         """A client with this configuration; secrets are `password`, `psk` and `group_secret`."""
         self._runs += 1
-        place = Place(self.directory / f"run-{self._runs}", device or f"t-{kind}", 0, sys.executable)
+        place = Placement(self.directory / f"run-{self._runs}", device or f"t-{kind}", 0, sys.executable)
         place.directory.mkdir(mode=0o700)
         path = self.directory / "client.conf"
         path.write_text(config)
@@ -61,7 +61,7 @@ class IpsecLab:
         of: AnyKind = VPNC if kind == "vpnc" else STRONGSWAN
         tunnel = of.options.model_validate(options)
         inputs = {"config": config.encode()} | {name: value.encode() for name, value in given.items()}
-        return Run(of, tunnel, place, with_companions(of, tunnel, inputs), self.client)
+        return ClientRun(of, tunnel, place, with_companions(of, tunnel, inputs), self.client)
 
     def passes(self, device: str) -> bool:
         """A request through the device is answered."""
@@ -78,17 +78,17 @@ class IpsecLab:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class IpsecScenario:
     """One session: how it begins, what is done to it once it is connected, and why it must fail; without a reason it must not."""
 
     kind: str
     name: str
-    begin: Callable[[IpsecLab], Run]
+    begin: Callable[[IpsecLab], ClientRun]
     reason: Reason | None = None
-    disturb: Callable[[IpsecLab, Run], object] | None = None
+    disturb: Callable[[IpsecLab, ClientRun], object] | None = None
     silent: bool = False        # the gateway is not heard from the beginning
 
-    def play(self, lab: IpsecLab) -> Run:
+    def play(self, lab: IpsecLab) -> ClientRun:
         """Run it to its observation; the client is gone afterwards."""
         if self.silent:
             lab.silence()
@@ -107,32 +107,32 @@ class Scenario:
         return run
 
 
-def _vpnc(lab: IpsecLab, *, config: str | None = None, password: str = PASSWORD, group_secret: str = GROUP_SECRET) -> Run:
+def _vpnc(lab: IpsecLab, *, config: str | None = None, password: str = PASSWORD, group_secret: str = GROUP_SECRET) -> ClientRun:
     return lab.run("vpnc", config or lab.gateway.vpnc_config(), password=password, group_secret=group_secret)
 
 
-def _swan(lab: IpsecLab, how: str = "psk", *, psk: str = PRESHARED_KEY, password: str = PASSWORD, address: str = SERVER) -> Run:
+def _swan(lab: IpsecLab, how: str = "psk", *, psk: str = PRESHARED_KEY, password: str = PASSWORD, address: str = SERVER) -> ClientRun:
     config = lab.gateway.swanctl_config(how).replace(SERVER, address)
     return lab.run("strongswan", config, psk=psk if how == "psk" else None, password=password if how == "eap" else None)
 
 
 SCENARIOS = (
-    Scenario("vpnc", "connected", _vpnc),
-    Scenario("vpnc", "password-refused", lambda lab: _vpnc(lab, password="wrong"), Reason.AUTH),
-    Scenario("vpnc", "group-refused", lambda lab: _vpnc(lab, group_secret="wrong"), Reason.AUTH),
-    Scenario("vpnc", "no-name", lambda lab: _vpnc(lab, config=lab.gateway.vpnc_config().replace(SERVER, "gateway.invalid")), Reason.DNS),
-    Scenario("vpnc", "no-answer", _vpnc, Reason.NETWORK, silent=True),
-    Scenario("vpnc", "ended", _vpnc, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()),
-    Scenario("vpnc", "silent", _vpnc, Reason.PEER_TIMEOUT, lambda lab, run: lab.silence()),
-    Scenario("strongswan", "connected-psk", _swan),
-    Scenario("strongswan", "connected-eap", lambda lab: _swan(lab, "eap")),
-    Scenario("strongswan", "connected-certificate", lambda lab: _swan(lab, "certificate")),
-    Scenario("strongswan", "psk-refused", lambda lab: _swan(lab, psk="wrong"), Reason.AUTH),
-    Scenario("strongswan", "password-refused", lambda lab: _swan(lab, "eap", password="wrong"), Reason.AUTH),
-    Scenario("strongswan", "no-name", lambda lab: _swan(lab, address="gateway.invalid"), Reason.DNS),
-    Scenario("strongswan", "no-answer", _swan, Reason.NETWORK, silent=True),
-    Scenario("strongswan", "ended", _swan, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()),
-    Scenario("strongswan", "silent", _swan, Reason.PEER_TIMEOUT, lambda lab, run: lab.silence()),
+    IpsecScenario("vpnc", "connected", _vpnc),
+    IpsecScenario("vpnc", "password-refused", lambda lab: _vpnc(lab, password="wrong"), Reason.AUTH),
+    IpsecScenario("vpnc", "group-refused", lambda lab: _vpnc(lab, group_secret="wrong"), Reason.AUTH),
+    IpsecScenario("vpnc", "no-name", lambda lab: _vpnc(lab, config=lab.gateway.vpnc_config().replace(SERVER, "gateway.invalid")), Reason.DNS),
+    IpsecScenario("vpnc", "no-answer", _vpnc, Reason.NETWORK, silent=True),
+    IpsecScenario("vpnc", "ended", _vpnc, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()),
+    IpsecScenario("vpnc", "silent", _vpnc, Reason.PEER_TIMEOUT, lambda lab, run: lab.silence()),
+    IpsecScenario("strongswan", "connected-psk", _swan),
+    IpsecScenario("strongswan", "connected-eap", lambda lab: _swan(lab, "eap")),
+    IpsecScenario("strongswan", "connected-certificate", lambda lab: _swan(lab, "certificate")),
+    IpsecScenario("strongswan", "psk-refused", lambda lab: _swan(lab, psk="wrong"), Reason.AUTH),
+    IpsecScenario("strongswan", "password-refused", lambda lab: _swan(lab, "eap", password="wrong"), Reason.AUTH),
+    IpsecScenario("strongswan", "no-name", lambda lab: _swan(lab, address="gateway.invalid"), Reason.DNS),
+    IpsecScenario("strongswan", "no-answer", _swan, Reason.NETWORK, silent=True),
+    IpsecScenario("strongswan", "ended", _swan, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()),
+    IpsecScenario("strongswan", "silent", _swan, Reason.PEER_TIMEOUT, lambda lab, run: lab.silence()),
 )
 
 

@@ -11,12 +11,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.lab.ocserv import USER, OcservServer
-from tests.lab.pki import Authority, Identity
+from tests.lab.pki import Authority, KeyPair
 from tests.lab.servers import PASSWORD
 from tests.netns import Namespace, link
-from tests.tunnels.driver import Run, wait_for
-from tunnels.base import Keep, Place
-from tunnels.openconnect import OPENCONNECT
+from tests.tunnels.driver import ClientRun, wait_for
+from tunnels.base import Keep, Placement
+from tunnels.kinds.openconnect.kind import OPENCONNECT
 
 CLIENT, SERVER, INSIDE = "198.18.3.1", "198.18.3.2", "10.77.0.10"
 DEVICE = "t-acme"
@@ -66,7 +66,7 @@ class OpenConnectLab:
         return server
 
     def run(self, inputs: Mapping[str, bytes] | None = None, *, password: str = PASSWORD, prefix: tuple[str, ...] = (),
-            **settings: object) -> Run:
+            **settings: object) -> ClientRun:
         """Start the kind in the client's namespace; the key of the server that runs is pinned."""
         pin = {} if self._running is None else {"server_certificate": self._running[1].pin}
         shows = {"certificate": "/etc/facilitator/acme.pem", "key": {"file": "acme-key"}} if inputs and "certificate" in inputs else {}
@@ -74,10 +74,10 @@ class OpenConnectLab:
             "name": "acme", "destinations": ["10.77.0.0/24"], "server": SERVER, "login": {"username": USER},
             **pin, **shows, **settings,
         })
-        place = Place(self._directory("run", 0o700), DEVICE, 0, sys.executable)
-        return Run(OPENCONNECT, tunnel, place, {"password": password.encode() + b"\n", **(inputs or {})}, self.client, *prefix)
+        place = Placement(self._directory("run", 0o700), DEVICE, 0, sys.executable)
+        return ClientRun(OPENCONNECT, tunnel, place, {"password": password.encode() + b"\n", **(inputs or {})}, self.client, *prefix)
 
-    def resume(self, earlier: Run) -> Run:
+    def resume(self, earlier: ClientRun) -> ClientRun:
         """Start it with what an earlier run has kept."""
         kept = next(each.secret for each in reversed(earlier.observations) if isinstance(each, Keep) and each.secret)
         return self.run({"kept": kept.encode()})
@@ -88,7 +88,7 @@ class OpenConnectLab:
         certificate = self._expired(mine) if expired else mine.certificate.read_bytes()
         return {"certificate": certificate, "key": mine.key.read_bytes()}
 
-    def _expired(self, mine: Identity) -> bytes:
+    def _expired(self, mine: KeyPair) -> bytes:
         request = _openssl("req", "-new", "-key", str(mine.key), "-subj", f"/CN={USER}")
         root = self.authority.root
         return _openssl(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyotp
 
 from tests.lab.ocserv import TOTP
-from tests.tunnels.driver import Run
+from tests.tunnels.driver import ClientRun
 from tests.tunnels.openconnect_lab import SERVER, OpenConnectLab, laboratory
 from tunnels.base import Reason
 
@@ -23,16 +23,16 @@ BANS = {"max-ban-score": 20, "min-reauth-time": 300}     # two wrong passwords
 
 
 @dataclass(frozen=True)
-class Scenario:
+class OpenconnectScenario:
     """One session: how it is played to its end, and why it must fail (None: it stays connected)."""
 
     name: str
     reason: Reason | None
-    start: Callable[[OpenConnectLab], Run]
-    disturb: Callable[[OpenConnectLab, Run], object] | None = None
+    start: Callable[[OpenConnectLab], ClientRun]
+    disturb: Callable[[OpenConnectLab, ClientRun], object] | None = None
     slow: bool = False
 
-    def play(self, lab: OpenConnectLab) -> Run:
+    def play(self, lab: OpenConnectLab) -> ClientRun:
         """Run it to its observation; the client is gone afterwards."""
         run = self.start(lab)
         try:
@@ -47,12 +47,12 @@ class Scenario:
         return run
 
 
-def _password(lab: OpenConnectLab) -> Run:
+def _password(lab: OpenConnectLab) -> ClientRun:
     lab.serving()
     return lab.run()
 
 
-def _code(lab: OpenConnectLab, code: Callable[[], str]) -> Run:
+def _code(lab: OpenConnectLab, code: Callable[[], str]) -> ClientRun:
     lab.serving("code")
     run = lab.run()
     run.asked()
@@ -60,7 +60,7 @@ def _code(lab: OpenConnectLab, code: Callable[[], str]) -> Run:
     return run
 
 
-def _shown(lab: OpenConnectLab, inputs: Mapping[str, bytes]) -> Run:
+def _shown(lab: OpenConnectLab, inputs: Mapping[str, bytes]) -> ClientRun:
     lab.serving("certificate")
     return lab.run(inputs)
 
@@ -69,7 +69,7 @@ def _key_of_another(lab: OpenConnectLab) -> Mapping[str, bytes]:
     return {**lab.certificate(), "key": lab.certificate(lab.stranger)["key"]}
 
 
-def _banned(lab: OpenConnectLab) -> Run:
+def _banned(lab: OpenConnectLab) -> ClientRun:
     server = lab.serving("password", **BANS)
     for _ in range(10):
         run = lab.run(password="wrong")
@@ -81,7 +81,7 @@ def _banned(lab: OpenConnectLab) -> Run:
     return lab.run()
 
 
-def _kept_refused(lab: OpenConnectLab) -> Run:
+def _kept_refused(lab: OpenConnectLab) -> ClientRun:
     server = lab.serving()
     first = lab.run()
     first.connected()
@@ -91,7 +91,7 @@ def _kept_refused(lab: OpenConnectLab) -> Run:
     return lab.resume(first)
 
 
-def _second(lab: OpenConnectLab) -> Run:
+def _second(lab: OpenConnectLab) -> ClientRun:
     lab.serving()
     first = lab.run()
     first.connected()
@@ -102,27 +102,27 @@ def _second(lab: OpenConnectLab) -> Run:
 
 
 SCENARIOS = (
-    Scenario("connected", None, _password),
-    Scenario("login-refused", Reason.AUTH, lambda lab: (lab.serving(), lab.run(password="wrong"))[1]),
-    Scenario("pin-wrong", Reason.CERTIFICATE, lambda lab: (lab.serving(), lab.run(server_certificate=f"pin-sha256:{'A' * 43}="))[1]),
-    Scenario("server-untrusted", Reason.CERTIFICATE, lambda lab: (lab.serving(), lab.run(server_certificate=None))[1]),
-    Scenario("other-protocol", Reason.CLIENT_CONFIG, lambda lab: (lab.serving(), lab.run(protocol="gp"))[1]),
-    Scenario("closed", Reason.NETWORK, lambda lab: lab.run(server=f"{SERVER}:444")),
-    Scenario("no-route", Reason.NETWORK, lambda lab: lab.run(server="203.0.113.9")),
-    Scenario("no-name", Reason.DNS, lambda lab: lab.run(server="vpn.nowhere.invalid")),
-    Scenario("thrown-out", Reason.PEER_CLOSED, _password, lambda lab, run: lab.serving().throw_out()),
-    Scenario("kept-refused", Reason.SESSION_EXPIRED, _kept_refused),
-    Scenario("second-session", Reason.FAR_END_FULL, _second),
-    Scenario("server-killed", Reason.NETWORK, _password, lambda lab, run: lab.serving().kill()),
-    Scenario("connected-code", None, lambda lab: _code(lab, pyotp.TOTP(TOTP).now)),
-    Scenario("code-refused", Reason.AUTH, lambda lab: _code(lab, lambda: "000000")),
-    Scenario("connected-certificate", None, lambda lab: _shown(lab, lab.certificate())),
-    Scenario("certificate-expired", Reason.OUR_CERTIFICATE, lambda lab: _shown(lab, lab.certificate(expired=True))),
-    Scenario("certificate-refused", Reason.HANDSHAKE, lambda lab: _shown(lab, lab.certificate(lab.stranger))),
-    Scenario("certificate-missing", Reason.HANDSHAKE, lambda lab: _shown(lab, {})),
-    Scenario("key-of-another", Reason.KEY, lambda lab: _shown(lab, _key_of_another(lab))),
-    Scenario("banned", Reason.BANNED, _banned),
-    Scenario("session-over", Reason.SESSION_EXPIRED, lambda lab: (lab.serving("password", **{"session-timeout": 4}), lab.run())[1],
+    OpenconnectScenario("connected", None, _password),
+    OpenconnectScenario("login-refused", Reason.AUTH, lambda lab: (lab.serving(), lab.run(password="wrong"))[1]),
+    OpenconnectScenario("pin-wrong", Reason.CERTIFICATE, lambda lab: (lab.serving(), lab.run(server_certificate=f"pin-sha256:{'A' * 43}="))[1]),
+    OpenconnectScenario("server-untrusted", Reason.CERTIFICATE, lambda lab: (lab.serving(), lab.run(server_certificate=None))[1]),
+    OpenconnectScenario("other-protocol", Reason.CLIENT_CONFIG, lambda lab: (lab.serving(), lab.run(protocol="gp"))[1]),
+    OpenconnectScenario("closed", Reason.NETWORK, lambda lab: lab.run(server=f"{SERVER}:444")),
+    OpenconnectScenario("no-route", Reason.NETWORK, lambda lab: lab.run(server="203.0.113.9")),
+    OpenconnectScenario("no-name", Reason.DNS, lambda lab: lab.run(server="vpn.nowhere.invalid")),
+    OpenconnectScenario("thrown-out", Reason.PEER_CLOSED, _password, lambda lab, run: lab.serving().throw_out()),
+    OpenconnectScenario("kept-refused", Reason.SESSION_EXPIRED, _kept_refused),
+    OpenconnectScenario("second-session", Reason.FAR_END_FULL, _second),
+    OpenconnectScenario("server-killed", Reason.NETWORK, _password, lambda lab, run: lab.serving().kill()),
+    OpenconnectScenario("connected-code", None, lambda lab: _code(lab, pyotp.TOTP(TOTP).now)),
+    OpenconnectScenario("code-refused", Reason.AUTH, lambda lab: _code(lab, lambda: "000000")),
+    OpenconnectScenario("connected-certificate", None, lambda lab: _shown(lab, lab.certificate())),
+    OpenconnectScenario("certificate-expired", Reason.OUR_CERTIFICATE, lambda lab: _shown(lab, lab.certificate(expired=True))),
+    OpenconnectScenario("certificate-refused", Reason.HANDSHAKE, lambda lab: _shown(lab, lab.certificate(lab.stranger))),
+    OpenconnectScenario("certificate-missing", Reason.HANDSHAKE, lambda lab: _shown(lab, {})),
+    OpenconnectScenario("key-of-another", Reason.KEY, lambda lab: _shown(lab, _key_of_another(lab))),
+    OpenconnectScenario("banned", Reason.BANNED, _banned),
+    OpenconnectScenario("session-over", Reason.SESSION_EXPIRED, lambda lab: (lab.serving("password", **{"session-timeout": 4}), lab.run())[1],
              lambda lab, run: None, slow=True),
 )
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tests.lab.management import client_ids, tell
 from tests.netns import Namespace, link
-from tests.tunnels.driver import ENVIRONMENT, Run, wait_for, with_companions
-from tunnels.base import Place
-from tunnels.kinds import KINDS
+from tests.tunnels.driver import ENVIRONMENT, ClientRun, wait_for, with_companions
+from tunnels.base import Placement
+from tunnels.registry import KINDS
 
 CLIENT, SERVER = "198.18.0.1", "198.18.0.2"
 USER, PASSWORD = "svc-facilitator", 'pa ss"w\\ord'
@@ -47,7 +47,7 @@ read -r response < "$1"
 """
 
 
-class Authority:
+class OpenVPNAuthority:
     """A certificate authority and the certificates that it signs, below one directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -85,14 +85,14 @@ class Authority:
         return (self.directory / name).read_text()
 
 
-class Lab:
+class OpenVPNLab:
     """Client and server namespaces, one cable, the certificates; servers start when they are first needed."""
 
     PORTS = {"udp": 1194, "tcp": 1195, "login": 1196, "token": 1197, "limited": 1198}
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ca, self.other = Authority(directory / "ca"), Authority(directory / "other")
+        self.ca, self.other = OpenVPNAuthority(directory / "ca"), OpenVPNAuthority(directory / "other")
         self.ca.sign("server", "serverAuth")
         self.ca.sign("client", "clientAuth")
         self.ca.sign("expired", "clientAuth", days=-1)
@@ -162,13 +162,13 @@ class Lab:
         path = self.directory / "attempts"
         return path.read_text().splitlines() if path.exists() else []
 
-    def place(self, device: str = "t-acme") -> Place:
+    def place(self, device: str = "t-acme") -> Placement:
         self._runs += 1
         directory = self.directory / f"run{self._runs}"
         directory.mkdir(mode=0o700)
-        return Place(directory, device, 0, "/usr/bin/python3")
+        return Placement(directory, device, 0, "/usr/bin/python3")
 
-    def profile(self, *lines: str, ca: str | None = None, certificate: str | None = "client", authority: Authority | None = None,
+    def profile(self, *lines: str, ca: str | None = None, certificate: str | None = "client", authority: OpenVPNAuthority | None = None,
                 key: str | None = None) -> str:
         """A customer's .ovpn with everything inline."""
         authority = authority or self.ca
@@ -179,8 +179,8 @@ class Lab:
         return "\n".join(("client", "dev tun", "remote-cert-tls server", *lines, inline))
 
     def run(self, profile: str, *, username: str | None = None, password: str | None = None, device: str = "t-acme",
-            prefix: tuple[str, ...] = (), owner: int = 0, place: Place | None = None, kept: str | None = None, append_code: bool = False,
-            **settings: object) -> Run:
+            prefix: tuple[str, ...] = (), owner: int = 0, place: Placement | None = None, kept: str | None = None, append_code: bool = False,
+            **settings: object) -> ClientRun:
         """Start the kind `openvpn` in the client's namespace; its directory belongs to `owner`."""
         place = place or self.place(device)
         os.chown(place.directory, owner, owner)
@@ -191,13 +191,13 @@ class Lab:
         })
         secrets = {"password": password and f"{password}\n", "kept": kept}
         inputs = {"config": profile.encode()} | {name: secret.encode() for name, secret in secrets.items() if secret is not None}
-        return Run(kind, tunnel, place, with_companions(kind, tunnel, inputs), self.client, *prefix)
+        return ClientRun(kind, tunnel, place, with_companions(kind, tunnel, inputs), self.client, *prefix)
 
 
 class OpenVPNServer:
     """One server process; with its management socket a test can throw clients out."""
 
-    def __init__(self, lab: Lab, proto: str, port: int, *options: str) -> None:
+    def __init__(self, lab: OpenVPNLab, proto: str, port: int, *options: str) -> None:
         self.path = lab.directory / f"server-{proto}-{port}.sock"
         ca = lab.ca.directory
         self.process = subprocess.Popen(

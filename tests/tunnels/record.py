@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.tunnels.driver import Run
-from tests.tunnels.openvpn_lab import Lab
+from tests.tunnels.driver import ClientRun
+from tests.tunnels.openvpn_lab import OpenVPNLab
 from tests.tunnels.scenarios import OPENVPN, SSHUTTLE
 from tests.tunnels.ssh_lab import SshLab
 
 FOLDER = Path(__file__).parent / "transcripts"
 
 
-def _write(kind: str, name: str, run: Run, directory: Path) -> None:
+def _write(kind: str, name: str, run: ClientRun, directory: Path) -> None:
     lines = (re.sub(r"(?<=\b)1\d{9}(?=,)", "1700000000", line.replace(str(directory), "/lab")) for line in run.transcript)
     (FOLDER / f"{kind}-{name}.txt").write_text("".join(f"{line}\n" for line in lines))
 
@@ -29,7 +29,7 @@ def main(wanted: Iterable[str]) -> None:
         directory.chmod(0o755)
         (directory / "openvpn").mkdir()
         (directory / "ssh").mkdir()
-        lab, ssh_lab = Lab(directory / "openvpn"), SshLab(directory / "ssh")
+        lab, ssh_lab = OpenVPNLab(directory / "openvpn"), SshLab(directory / "ssh")
         try:
             for scenario in OPENVPN:
                 if not names or scenario.name in names:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.tunnels.driver import Run
-from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
+from tests.tunnels.driver import ClientRun
+from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, OpenVPNLab
 from tests.tunnels.ssh_lab import BASTION, SshLab
 from tunnels.base import Reason
-from tunnels.openvpn import OPENVPN as KIND
+from tunnels.kinds.openvpn.kind import OPENVPN as KIND
 
 
-def _nothing(lab: Lab, run: Run) -> None:
+def _nothing(lab: OpenVPNLab, run: ClientRun) -> None:
     pass
 
 
@@ -27,15 +27,15 @@ class Scenario:
 
     name: str
     reason: Reason | None
-    profile: Callable[[Lab], str]
+    profile: Callable[[OpenVPNLab], str]
     password: str | None = None
-    disturb: Callable[[Lab, Run], object] | None = None
+    disturb: Callable[[OpenVPNLab, ClientRun], object] | None = None
     slow: bool = False
     answers: tuple[str, ...] = ()
     append_code: bool = False
     kept: str | None = None
 
-    def play(self, lab: Lab) -> Run:
+    def play(self, lab: OpenVPNLab) -> ClientRun:
         """Run it to its observation; the client is gone afterwards."""
         profile = self.profile(lab)
         run = lab.run(profile, username=None if self.password is None else USER, password=self.password, append_code=self.append_code,
@@ -55,7 +55,7 @@ class Scenario:
         return run
 
 
-def _silent(lab: Lab, run: Run) -> None:
+def _silent(lab: OpenVPNLab, run: ClientRun) -> None:
     lab.server.run("nft", "-f", "-", input="table inet t {\n chain i {\n type filter hook input priority 0; policy drop;\n }\n}\n")
     try:
         run.failed()
@@ -63,13 +63,13 @@ def _silent(lab: Lab, run: Run) -> None:
         lab.server.run("nft", "flush ruleset")
 
 
-def _approved(lab: Lab, run: Run) -> None:
+def _approved(lab: OpenVPNLab, run: ClientRun) -> None:
     run.asked()
     with lab.approved():
         run.connected()
 
 
-def _renewed(lab: Lab, run: Run) -> None:
+def _renewed(lab: OpenVPNLab, run: ClientRun) -> None:
     for say in KIND.renew:
         run.tell(say)
     run.connected()
@@ -79,15 +79,15 @@ def _answers(text: str) -> str:
     return f"say {text}"
 
 
-def _login(lab: Lab, *lines: str) -> str:
+def _login(lab: OpenVPNLab, *lines: str) -> str:
     return lab.profile(lab.remote("login"), "auth-user-pass", *lines)
 
 
-def _token(lab: Lab, *lines: str) -> str:
+def _token(lab: OpenVPNLab, *lines: str) -> str:
     return lab.profile(lab.remote("token"), "auth-user-pass", *lines)
 
 
-def _static(lab: Lab) -> str:
+def _static(lab: OpenVPNLab) -> str:
     return _login(lab, 'static-challenge "Your token" 1')
 
 
@@ -160,12 +160,12 @@ OPENVPN = (
 # --- sshuttle ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _kill_ssh(lab: SshLab, run: Run) -> None:
+def _kill_ssh(lab: SshLab, run: ClientRun) -> None:
     [ssh] = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
     os.kill(int(ssh), 9)
 
 
-def _blackhole(lab: SshLab, run: Run) -> None:
+def _blackhole(lab: SshLab, run: ClientRun) -> None:
     lab.bastion.run("ip", "link", "set", "eth0", "down")
     try:
         run.failed()
@@ -173,7 +173,7 @@ def _blackhole(lab: SshLab, run: Run) -> None:
         lab.bastion.run("ip", "link", "set", "eth0", "up")
 
 
-def _end_session(lab: SshLab, run: Run) -> None:
+def _end_session(lab: SshLab, run: ClientRun) -> None:
     """The far side's sshd process of this connection goes away."""
     pids = lab.bastion.run("ss", "-Htnp", "state", "established", "sport", "= :22").stdout
     os.kill(max(int(part.partition(",")[0]) for part in pids.split("pid=")[1:]), 9)
@@ -186,10 +186,10 @@ class SshScenario:
     name: str
     reason: Reason | None
     settings: Callable[[SshLab], Mapping[str, object]] = field(default=lambda lab: {})
-    disturb: Callable[[SshLab, Run], object] | None = None
+    disturb: Callable[[SshLab, ClientRun], object] | None = None
     slow: bool = False
 
-    def play(self, lab: SshLab) -> Run:
+    def play(self, lab: SshLab) -> ClientRun:
         """Run it to its observation; the client is gone afterwards."""
         run = lab.run(**self.settings(lab))  # type: ignore[arg-type]
         try:

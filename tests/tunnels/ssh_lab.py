@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tests import echo
 from tests.netns import Namespace, link
-from tests.tunnels.driver import ENVIRONMENT, Run, wait_for
-from tunnels.base import Place
-from tunnels.kinds import KINDS
+from tests.tunnels.driver import ENVIRONMENT, ClientRun, wait_for
+from tunnels.base import Placement
+from tunnels.registry import KINDS
 
 FACILITATOR, BASTION, SITE, SITE6 = "198.18.1.1", "198.18.1.2", "10.90.0.10", "fd00:90::10"
 SSH_PORT, ECHO_PORT = 22, 7
@@ -130,14 +130,14 @@ class SshLab:
         host = f"[{address}]" if ":" in address else address
         return (namespace or self.hub).run("curl", "-sS", "-m", "30", f"http://{host}/hello").stdout
 
-    def place(self, port: int, python: str) -> Place:
+    def place(self, port: int, python: str) -> Placement:
         self._runs += 1
         directory = self.directory / f"run{self._runs}"
         directory.mkdir(mode=0o700)
-        return Place(directory, "", port, python, user=(65534, 65534))
+        return Placement(directory, "", port, python, user=(65534, 65534))
 
     def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int | None = None,
-            python: str = sys.executable, prefix: tuple[str, ...] = (), owner: int = 0, **settings: object) -> Run:
+            python: str = sys.executable, prefix: tuple[str, ...] = (), owner: int = 0, **settings: object) -> ClientRun:
         """Start the kind `sshuttle` in the facilitator's namespace, on a port of its own, with its directory as the user `owner`'s."""
         place = self.place(next(self._ports) if port is None else port, python)
         os.chown(place.directory, owner, owner)
@@ -150,4 +150,4 @@ class SshLab:
             "identity": (self.directory / identity).read_bytes(),
             "known_hosts": self.known_hosts() if known_hosts is None else known_hosts,
         }
-        return Run(kind, tunnel, place, inputs, self.facilitator, *prefix)
+        return ClientRun(kind, tunnel, place, inputs, self.facilitator, *prefix)

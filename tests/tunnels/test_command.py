@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunnels.base import Connected, Failed, Launch, Place, Reason, Source
-from tunnels.command import COMMAND, PERMANENT, TRANSIENT, Command, CommandDialogue
-from tunnels.patterns import LOOKED_AT
+from tunnels.base import Connected, Failed, Launch, LineSource, Placement, Reason
+from tunnels.kinds.command.kind import COMMAND, PERMANENT, TRANSIENT, Command, CommandDialogue
+from tunnels.regex import LOOKED_AT
 
-PLACE = Place(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/python3", mark=173001)
+PLACE = Placement(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/python3", mark=173001)
 PROBE = {"targets": ["tcp://10.77.0.10:443", "icmp://[fd00:77::10]"]}
 
 
@@ -31,7 +31,7 @@ def launched(inputs: dict[str, bytes] | None = None, **options: Any) -> Launch:
     return COMMAND.launch(tunnel(**options), PLACE, inputs or {})
 
 
-def said(*lines: str, source: Source = Source.OUTPUT, **options: Any) -> list[object]:
+def said(*lines: str, source: LineSource = LineSource.OUTPUT, **options: Any) -> list[object]:
     dialogue = CommandDialogue(tunnel(**options))
     return [answer for line in lines for answer in dialogue.receive(source, line)]
 
@@ -65,7 +65,7 @@ def test_a_password_that_is_not_used_is_not_read() -> None:
 def test_somebody_looks_out_for_a_device() -> None:
     launch = launched(argv=["vpn", "--", "-x"], up={"device": "vpn0"})
     assert tunnel(argv=["vpn"], up={"device": "vpn0"}).device == "vpn0"
-    place = ("/usr/bin/python3", "-I", "-m", "tunnels.programs.command", "--device", "t-acme", "--mark", "173001", "--")
+    place = ("/usr/bin/python3", "-I", "-m", "tunnels.kinds.command.driver", "--device", "t-acme", "--mark", "173001", "--")
     assert launch.argv == (*place, "vpn", "--", "-x")
     assert launch.notify
 
@@ -202,7 +202,7 @@ def test_no_pattern_takes_long_for_a_line(patterns: list[str]) -> None:
 
 def _seconds(dialogue: CommandDialogue, line: str) -> float:
     since = time.perf_counter()
-    list(dialogue.receive(Source.OUTPUT, line))
+    list(dialogue.receive(LineSource.OUTPUT, line))
     return time.perf_counter() - since
 
 
@@ -222,7 +222,7 @@ def test_a_line_may_tell_addresses() -> None:
 
 def test_up_by_notification() -> None:
     words = ("STATUS=hello", "X_ADDRESS=10.9.9.2", "X_PEER=gw", "READY=0", "READY=1")
-    assert said(*words, source=Source.NOTIFY, up={"notify": True}) == [Connected("10.9.9.2", "gw", on_interface=True)]
+    assert said(*words, source=LineSource.NOTIFY, up={"notify": True}) == [Connected("10.9.9.2", "gw", on_interface=True)]
     assert said("READY=1", up={"notify": True}) == []
 
 

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from tests.netns import Namespace
-from tests.tunnels.driver import Run, wait_for
-from tunnels.base import Connected, Failed, Place, Reason
-from tunnels.command import COMMAND
+from tests.tunnels.driver import ClientRun, wait_for
+from tunnels.base import Connected, Failed, Placement, Reason
+from tunnels.kinds.command.kind import COMMAND
 
 pytestmark = pytest.mark.root
 
@@ -26,14 +26,14 @@ DEVICE = "t-acme"
 MAKE = f"ip tuntap add dev {DEVICE} mode tun; ip link set {DEVICE} up; ip address add 10.9.9.2/32 dev {DEVICE}"
 
 
-class Session:
+class NamespaceSession:
     """Runs commands in the namespace."""
 
     def __init__(self, directory: Path, namespace: Namespace) -> None:
         self.directory, self.namespace = directory, namespace
-        self.runs: list[Run] = []
+        self.runs: list[ClientRun] = []
 
-    def start(self, script: str, inputs: dict[str, bytes] | None = None, **options: Any) -> Run:
+    def start(self, script: str, inputs: dict[str, bytes] | None = None, **options: Any) -> ClientRun:
         """`options` are settings of the tunnel."""
         argv = options.pop("argv", ["sh", "-c", script, "sh", "{device}"])
         tunnel = COMMAND.options.model_validate(
@@ -41,8 +41,8 @@ class Session:
         )
         directory = self.directory / str(len(self.runs))
         directory.mkdir(mode=0o700)
-        place = Place(directory, DEVICE, 0, sys.executable)
-        self.runs.append(Run(COMMAND, tunnel, place, inputs or {}, self.namespace))
+        place = Placement(directory, DEVICE, 0, sys.executable)
+        self.runs.append(ClientRun(COMMAND, tunnel, place, inputs or {}, self.namespace))
         return self.runs[-1]
 
     def make(self, commands: str) -> None:
@@ -50,14 +50,14 @@ class Session:
 
 
 @pytest.fixture
-def session(tmp_path: Path, netns: Namespace) -> Iterator[Session]:
-    session = Session(tmp_path, netns)
+def session(tmp_path: Path, netns: Namespace) -> Iterator[NamespaceSession]:
+    session = NamespaceSession(tmp_path, netns)
     yield session
     for run in session.runs:
         run.stop()
 
 
-def test_a_device_that_comes_up_and_gets_an_address(session: Session) -> None:
+def test_a_device_that_comes_up_and_gets_an_address(session: NamespaceSession) -> None:
     run = session.start("read line; :", argv=["sleep", "1000"], up={"device": DEVICE})
     wait_for(lambda: _names(run) == {"sleep", "python"})
     session.make(f"ip tuntap add dev {DEVICE} mode tun")
@@ -71,7 +71,7 @@ def test_a_device_that_comes_up_and_gets_an_address(session: Session) -> None:
     wait_for(lambda: _names(run) == {"sleep"})
 
 
-def _names(run: Run) -> set[str]:
+def _names(run: ClientRun) -> set[str]:
     """Programs in the session of a run."""
     found = set()
     for process in psutil.process_iter(["name"]):
@@ -83,12 +83,12 @@ def _names(run: Run) -> set[str]:
     return found
 
 
-def test_a_device_that_is_there_already(session: Session) -> None:
+def test_a_device_that_is_there_already(session: NamespaceSession) -> None:
     session.make(MAKE)
     assert session.start("exec sleep 1000", up={"device": DEVICE}).connected() == Connected("10.9.9.2", on_interface=True)
 
 
-def test_the_program_is_alone_with_its_end(session: Session) -> None:
+def test_the_program_is_alone_with_its_end(session: NamespaceSession) -> None:
     """It gets signals, exit code and descriptors as if nobody looked out, and not the NOTIFY_SOCKET."""
     argv = ["sh", "-c", 'echo "${NOTIFY_SOCKET-none} $$"; cat "$1"; exit 7', "sh", "{password_file}"]
     run = session.start("", {"password": b"hunter2\n"}, argv=argv, up={"device": DEVICE}, login={"password": {"file": "x"}})
@@ -100,14 +100,14 @@ def test_the_program_is_alone_with_its_end(session: Session) -> None:
     assert killed.process.wait() == -signal.SIGKILL
 
 
-def test_a_program_that_is_not_there(session: Session) -> None:
+def test_a_program_that_is_not_there(session: NamespaceSession) -> None:
     failed = session.start("", argv=["no-such-vpn"], up={"device": DEVICE}).failed()
     assert (failed.reason, failed.text) == (Reason.MISSING_BINARY, "no-such-vpn is not installed")
     failed = session.start("", argv=["/etc/passwd"], up={"device": DEVICE}).failed()
     assert (failed.reason, failed.text) == (Reason.MISSING_RIGHT, "/etc/passwd cannot be run: Permission denied")
 
 
-def test_the_first_answer_through_the_device(session: Session) -> None:
+def test_the_first_answer_through_the_device(session: NamespaceSession) -> None:
     options: dict[str, Any] = {"up": {"probe": True}, "probe": {"targets": ["icmp://10.77.0.11", "tcp://10.77.0.10:443"]}}
     run = session.start(MAKE + "; exec sleep 1000", **options)
     wait_for(lambda: "10.9.9.2" in session.namespace.run("ip", "-o", "address", "show").stdout)
@@ -157,7 +157,7 @@ def _sum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def test_a_line_and_a_notification(session: Session) -> None:
+def test_a_line_and_a_notification(session: NamespaceSession) -> None:
     run = session.start("echo up at 10.9.9.2; exec sleep 1000", up={"line": "up at (?P<address>.*)"})
     assert run.connected() == Connected("10.9.9.2", on_interface=True)
     run.stop()
@@ -166,6 +166,6 @@ def test_a_line_and_a_notification(session: Session) -> None:
     assert run.connected() == Connected(on_interface=True)
 
 
-def test_words_that_mean_a_failure(session: Session) -> None:
+def test_words_that_mean_a_failure(session: NamespaceSession) -> None:
     run = session.start("echo wrong password; exec sleep 1000", up={"device": DEVICE}, permanent=["(?P<auth>wrong password)"])
     assert run.failed() == Failed(Reason.AUTH, "wrong password")

@@ -10,10 +10,10 @@ import pytest
 
 from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, SITE
-from tests.tunnels.driver import Run, translate
+from tests.tunnels.driver import ClientRun, translate
 from tests.tunnels.ipsec_lab import IpsecLab
-from tunnels.programs.netlink import forget_rules, rename
-from tunnels.strongswan import STRONGSWAN
+from tunnels.drivers.netlink import forget_rules, rename
+from tunnels.kinds.strongswan.kind import STRONGSWAN
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +26,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpsecLab]:
     lab.close()
 
 
-def start(lab: IpsecLab, kind: str, how: str = "psk", config: str | None = None) -> Run:
+def start(lab: IpsecLab, kind: str, how: str = "psk", config: str | None = None) -> ClientRun:
     if kind == "vpnc":
         return lab.run("vpnc", lab.gateway.vpnc_config(), password=PASSWORD, group_secret=GROUP_SECRET)
     secrets = {"psk": PRESHARED_KEY} if how == "psk" else {"password": PASSWORD} if how == "eap" else {}

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.hostile import WORDS
-from tunnels.base import AnyKind, Carrier, Connected, Failed, Keep, Launch, Place, Question, Reason, Say, Source, Tunnel, Wanted
-from tunnels.kinds import KINDS
-from tunnels.program import ProgramDialogue
+from tunnels.base import AnyKind, Carrier, Connected, Failed, Keep, Launch, LineSource, Placement, Question, Reason, Say, Tunnel, Wanted
+from tunnels.driver_dialogue import ProgramDialogue
+from tunnels.registry import KINDS
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))
@@ -55,7 +55,7 @@ EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
                    b"PublicKey=" + KEY + b"\n"},
     ),
 }
-PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 12311, "/usr/bin/python3")
+PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 12311, "/usr/bin/python3")
 FOREGROUND_BREAKERS = {"--daemon", "--log", "--writepid", "-D", "-f", "--background", "-b"}
 
 
@@ -129,8 +129,8 @@ def test_its_program_is_one_of_its_binaries_or_python(kind: AnyKind) -> None:
     assert launch_of(kind).argv[0] in (*kind.binaries, PLACE.python)
 
 
-@given(words=st.lists(st.tuples(st.sampled_from(Source), st.text(max_size=80)), max_size=30))
-def test_no_word_of_a_client_upsets_it(words: list[tuple[Source, str]]) -> None:
+@given(words=st.lists(st.tuples(st.sampled_from(LineSource), st.text(max_size=80)), max_size=30))
+def test_no_word_of_a_client_upsets_it(words: list[tuple[LineSource, str]]) -> None:
     for kind in KINDS.values():
         dialogue = kind.dialogue(tunnel_of(kind), EXAMPLES[kind.name][1])
         answers = [answer for source, line in words for answer in dialogue.receive(source, line)]
@@ -150,4 +150,4 @@ def test_what_a_program_says_in_json_is_clean_after_decoding(message: dict[str, 
     """As plain letters the line looks harmless. What is kept goes back to the far side, and is never shown."""
     line = json.dumps(message)
     assert line.isascii()
-    assert list(ProgramDialogue({}, ()).receive(Source.MANAGEMENT, line)) == [understood]
+    assert list(ProgramDialogue({}, ()).receive(LineSource.MANAGEMENT, line)) == [understood]

@@ -17,14 +17,14 @@ from tests.lab.servers import PASSWORD
 from tests.tunnels.driver import replay
 from tests.tunnels.openconnect_scenarios import FOLDER, SCENARIOS
 from tunnels import base
-from tunnels.base import Failed, Input, Launch, Place, Reason, Secret, Source
-from tunnels.openconnect import OPENCONNECT, OpenConnect
-from tunnels.program import ProgramDialogue
-from tunnels.programs.forms import Interview, Wish
-from tunnels.programs.openconnect import _lines, _read_ticket
+from tunnels.base import Failed, Input, Launch, LineSource, Placement, Reason, Secret
+from tunnels.driver_dialogue import ProgramDialogue
+from tunnels.kinds.openconnect.driver import _lines, _read_ticket
+from tunnels.kinds.openconnect.forms import Interview, Wish
+from tunnels.kinds.openconnect.kind import OPENCONNECT, OpenConnect
 
 PIN = f"pin-sha256:{'A' * 43}="
-PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 0, "/usr/bin/python3")
+PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, "/usr/bin/python3")
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\n"
 KEY = b"-----BEGIN PRIVATE KEY-----\n"
 
@@ -74,7 +74,7 @@ def test_a_launch_with_everything() -> None:
     made = launch(inputs, protocol="fortinet", server_certificate=PIN, group="staff", mtu=1300, certificate="/x", key={"file": "k"},
                   login={"username": USER, "append_code": True})
     assert made.argv == (
-        "/usr/bin/python3", "-I", "-m", "tunnels.programs.openconnect", "--device", "t-acme", "--talk", base.KEY,
+        "/usr/bin/python3", "-I", "-m", "tunnels.kinds.openconnect.driver", "--device", "t-acme", "--talk", base.KEY,
         "--server=vpn.example.net", "--protocol=fortinet", f"--user={USER}", "--group=staff", f"--pin={PIN}", "--mtu=1300",
         "--certificate={certificate}", "--key={key}", "--kept={kept}", "--append-code",
     )
@@ -248,7 +248,7 @@ def test_no_secret_in_what_openconnect_and_we_print(path: Path) -> None:
     ("DTLS handshake failed: Resource temporarily unavailable, try again.", None),
 ])
 def test_failures_that_the_lab_does_not_make(line: str, reason: Reason | None) -> None:
-    failures = [answer.reason for answer in _dialogue().receive(Source.OUTPUT, line) if isinstance(answer, Failed)]
+    failures = [answer.reason for answer in _dialogue().receive(LineSource.OUTPUT, line) if isinstance(answer, Failed)]
     assert failures == ([] if reason is None else [reason])
 
 

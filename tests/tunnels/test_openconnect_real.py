@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tunnels.driver import Run, wait_for
+from tests.tunnels.driver import ClientRun, wait_for
 from tests.tunnels.openconnect_lab import DEVICE, SERVER, OpenConnectLab, laboratory
-from tests.tunnels.openconnect_scenarios import SCENARIOS, Scenario
+from tests.tunnels.openconnect_scenarios import SCENARIOS, OpenconnectScenario
 from tunnels.base import Keep, Reason
-from tunnels.openconnect import OPENCONNECT
+from tunnels.kinds.openconnect.kind import OPENCONNECT
 
 pytestmark = pytest.mark.root
 
@@ -30,12 +30,12 @@ def lab() -> Iterator[OpenConnectLab]:
 
 
 @pytest.mark.parametrize("scenario", [each for each in SCENARIOS if not each.slow], ids=lambda scenario: scenario.name)
-def test_scenario(lab: OpenConnectLab, scenario: Scenario) -> None:
+def test_scenario(lab: OpenConnectLab, scenario: OpenconnectScenario) -> None:
     run = scenario.play(lab)
     assert [each.reason for each in run.observations if hasattr(each, "reason")] == ([scenario.reason] if scenario.reason else [])
 
 
-def _openconnect(run: Run) -> psutil.Process:
+def _openconnect(run: ClientRun) -> psutil.Process:
     (client,) = (child for child in psutil.Process(run.process.pid).children(recursive=True) if child.name() == "openconnect")
     return client
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.tunnels.driver import replay
-from tunnels.base import Failed, Launch, Place, Reason, Source
-from tunnels.openfortivpn import OPENFORTIVPN, OpenFortiVpn
-from tunnels.programs.openfortivpn import unfit
+from tunnels.base import Failed, Launch, LineSource, Placement, Reason
+from tunnels.kinds.openfortivpn.driver import unfit
+from tunnels.kinds.openfortivpn.kind import OPENFORTIVPN, OpenFortiVpn
 
-PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
+PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts" / "openfortivpn").glob("*.txt"))
 REASONS = {
     "untrusted": Reason.CERTIFICATE, "password-refused": Reason.AUTH, "code-refused": Reason.AUTH, "pppd-fails": Reason.MISSING_BINARY,
@@ -71,7 +71,7 @@ def test_a_host_without_ppp(tmp_path: Path) -> None:
 
 
 def test_what_to_do_without_ppp_is_said() -> None:
-    (failed,) = OPENFORTIVPN.dialogue(forti(), {}).receive(Source.OUTPUT, "facilitator: /dev/ppp is missing")
+    (failed,) = OPENFORTIVPN.dialogue(forti(), {}).receive(LineSource.OUTPUT, "facilitator: /dev/ppp is missing")
     assert isinstance(failed, Failed)
     assert failed.text == "/dev/ppp is missing: kind: openconnect with protocol: fortinet reaches the same servers without PPP"
     assert all("openconnect with protocol: fortinet" in need.otherwise for need in OPENFORTIVPN.needs)
@@ -90,4 +90,4 @@ def test_every_transcript_is_there() -> None:
 @given(st.lists(st.text(max_size=60), max_size=10))
 def test_no_word_upsets_it(lines: list[str]) -> None:
     dialogue = OPENFORTIVPN.dialogue(forti(), {})
-    assert sum(isinstance(each, Failed) for line in lines for each in dialogue.receive(Source.OUTPUT, line)) <= 1
+    assert sum(isinstance(each, Failed) for line in lines for each in dialogue.receive(LineSource.OUTPUT, line)) <= 1

@@ -18,9 +18,9 @@ from tests.lab.fortigate import PORT, FortiGate
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD
 from tests.netns import Namespace, link
-from tests.tunnels.driver import Run
-from tunnels.base import Failed, Place, Question, Reason, Wanted
-from tunnels.openfortivpn import OPENFORTIVPN, OpenFortiVpn
+from tests.tunnels.driver import ClientRun
+from tunnels.base import Failed, Placement, Question, Reason, Wanted
+from tunnels.kinds.openfortivpn.kind import OPENFORTIVPN, OpenFortiVpn
 
 pytestmark = [
     pytest.mark.root, pytest.mark.skipif(shutil.which("openfortivpn", path="/usr/bin:/usr/sbin") is None, reason="openfortivpn is missing"),
@@ -37,7 +37,7 @@ PRETEND = ("unshare", "--mount", "sh", "-c", """
 """, "sh")
 
 
-class Site:
+class FortinetSite:
     """A gateway, and us."""
 
     def __init__(self, directory: Path) -> None:
@@ -54,26 +54,26 @@ class Site:
         self.client.remove()
         self.server.remove()
 
-    def run(self, password: str = PASSWORD, *, digest: str | None = None, server: str = f"{SERVER}:{PORT}", ppp: bool = True) -> Run:
+    def run(self, password: str = PASSWORD, *, digest: str | None = None, server: str = f"{SERVER}:{PORT}", ppp: bool = True) -> ClientRun:
         self._runs += 1
-        place = Place(self.directory / f"run-{self._runs}", "t-forti", 0, sys.executable)
+        place = Placement(self.directory / f"run-{self._runs}", "t-forti", 0, sys.executable)
         place.directory.mkdir(mode=0o700)
         tunnel = OpenFortiVpn.model_validate({
             "name": "acme", "kind": "openfortivpn", "destinations": ["10.77.0.0/24"], "server": server,
             "trusted_certificate": digest or self.gateway.digest,
             "login": {"username": "svc-facilitator", "password": {"file": "password"}},
         })
-        return Run(OPENFORTIVPN, tunnel, place, {"password": password.encode()}, self.client, *(PRETEND if ppp else ()))
+        return ClientRun(OPENFORTIVPN, tunnel, place, {"password": password.encode()}, self.client, *(PRETEND if ppp else ()))
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("forti"))
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FortinetSite]:
+    site = FortinetSite(tmp_path_factory.mktemp("forti"))
     yield site
     site.close()
 
 
-def ended(run: Run, name: str) -> Failed:
+def ended(run: ClientRun, name: str) -> Failed:
     """Its failure, after its end; recorded if wanted."""
     try:
         failed = run.failed()
@@ -86,13 +86,13 @@ def ended(run: Run, name: str) -> Failed:
     return failed
 
 
-def test_a_certificate_that_nobody_vouches_for(site: Site) -> None:
+def test_a_certificate_that_nobody_vouches_for(site: FortinetSite) -> None:
     failed = ended(site.run(digest="0" * 64), "untrusted")
     assert (failed.reason, site.gateway.digest in failed.text) == (Reason.CERTIFICATE, True)
     assert site.gateway.seen == []
 
 
-def test_a_wrong_password(site: Site) -> None:
+def test_a_wrong_password(site: FortinetSite) -> None:
     before = len(site.gateway.seen)
     assert ended(site.run("wrong"), "password-refused").reason is Reason.AUTH
     assert site.gateway.seen[before:] == ["refused"]
@@ -101,7 +101,7 @@ def test_a_wrong_password(site: Site) -> None:
 @pytest.mark.parametrize(("code", "name", "verdict", "reasons"), [
     ("123456", "pppd-fails", "accepted", {Reason.MISSING_BINARY, Reason.LOCAL}), ("000000", "code-refused", "refused", {Reason.AUTH}),
 ])
-def test_a_code_is_asked_for(site: Site, code: str, name: str, verdict: str, reasons: set[Reason]) -> None:
+def test_a_code_is_asked_for(site: FortinetSite, code: str, name: str, verdict: str, reasons: set[Reason]) -> None:
     """A right one leads as far as it goes without PPP: to pppd, which has only been pretended a /dev/ppp."""
     before = len(site.gateway.seen)
     run = site.run("with a code")
@@ -113,7 +113,7 @@ def test_a_code_is_asked_for(site: Site, code: str, name: str, verdict: str, rea
     assert not [line for line in site.gateway.seen if line.startswith("wrong")]
 
 
-def test_without_ppp_nobody_logs_in(site: Site) -> None:
+def test_without_ppp_nobody_logs_in(site: FortinetSite) -> None:
     if Path("/dev/ppp").exists():
         pytest.skip("this host has /dev/ppp")
     before = len(site.gateway.seen)
@@ -125,5 +125,5 @@ def test_without_ppp_nobody_logs_in(site: Site) -> None:
 @pytest.mark.parametrize(("server", "name", "reason"), [
     (f"{SERVER}:9", "closed", Reason.NETWORK), ("gateway.invalid", "no-name", Reason.DNS),
 ])
-def test_a_gateway_that_cannot_be_reached(site: Site, server: str, name: str, reason: Reason) -> None:
+def test_a_gateway_that_cannot_be_reached(site: FortinetSite, server: str, name: str, reason: Reason) -> None:
     assert ended(site.run(server=server), name).reason is reason

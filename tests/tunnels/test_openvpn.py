@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.tunnels.test_kinds import PLACE
-from tunnels.base import Input, Launch, Question, Say, Source
-from tunnels.openvpn import OPENVPN, OpenVPN
+from tunnels.base import Input, Launch, LineSource, Question, Say
+from tunnels.kinds.openvpn.kind import OPENVPN, OpenVPN
 
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\n"
 TUNNEL = OpenVPN.model_validate({"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"})
@@ -35,7 +35,7 @@ def test_files_beside_the_profile_go_into_it() -> None:
         "client\nremote 192.0.2.1 1194 udp\n<ca>\nCA\nCA\n</ca>\n"
         "<connection>\nremote b 1\n<tls-auth>\nTA\n</tls-auth>\nkey-direction 1\n</connection>\n"
     )
-    said = list(OPENVPN.dialogue(TUNNEL, inputs).receive(Source.MANAGEMENT, ">PASSWORD:Need 'Private Key' password"))
+    said = list(OPENVPN.dialogue(TUNNEL, inputs).receive(LineSource.MANAGEMENT, ">PASSWORD:Need 'Private Key' password"))
     assert said == [Say('password "Private Key" "open sesame"', secret=True)]
 
 
@@ -92,7 +92,7 @@ def test_a_code_may_be_the_whole_password() -> None:
     })
     inputs = {"config": PROFILE + b"auth-user-pass\n"}
     assert "--auth-user-pass" in OPENVPN.launch(tunnel, PLACE, inputs).argv
-    [question] = OPENVPN.dialogue(tunnel, inputs).receive(Source.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password")
+    [question] = OPENVPN.dialogue(tunnel, inputs).receive(LineSource.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password")
     assert isinstance(question, Question)
 
 

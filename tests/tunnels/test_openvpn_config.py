@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tunnels.openvpn_config import Profile, quote, read_profile, split_words
+from tunnels.kinds.openvpn.profile import OpenVPNProfile, quote, read_profile, split_words
 
 REMOTE = "remote vpn.example.com 1194 udp\n"
 
 
-def read(*lines: str) -> Profile:
+def read(*lines: str) -> OpenVPNProfile:
     return read_profile((REMOTE + "\n".join(lines) + "\n").encode())
 
 

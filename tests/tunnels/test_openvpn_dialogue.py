@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnels.base import Connected, Failed, Question, Reason, Say, Source, Wanted
-from tunnels.openvpn_login import Account, Answer
-from tunnels.openvpn_management import PATIENCE, OpenVPNDialogue
-from tunnels.openvpn_words import pushed_routes
+from tunnels.base import Connected, Failed, LineSource, Question, Reason, Say, Wanted
+from tunnels.kinds.openvpn.login import Answer, LoginIdentity
+from tunnels.kinds.openvpn.management import PATIENCE, OpenVPNDialogue
+from tunnels.kinds.openvpn.patterns import pushed_routes
 
 ATTACHED = ("", "END", ">STATE:1,CONNECTING,,,,,,", "END")
 
 
-def hear(*lines: str, account: Account = Account("u", "p")) -> list[Answer]:
+def hear(*lines: str, account: LoginIdentity = LoginIdentity("u", "p")) -> list[Answer]:
     """What comes back for these management lines."""
     dialogue = OpenVPNDialogue(account)
-    return [answer for line in lines for answer in dialogue.receive(Source.MANAGEMENT, line)]
+    return [answer for line in lines for answer in dialogue.receive(LineSource.MANAGEMENT, line)]
 
 
 def failed(*lines: str) -> Failed:
@@ -83,10 +83,10 @@ def test_attached_again_to_a_session_that_is_up() -> None:
     ({"mtu": 1400, "fixed_mtu": True}, ",tun-mtu 1300", 1400),
 ])
 def test_the_interface_gets_what_openvpn_itself_would_give_it(options: dict[str, Any], pushed: str, mtu: int) -> None:
-    dialogue = OpenVPNDialogue(Account("u", "p"), **options)
+    dialogue = OpenVPNDialogue(LoginIdentity("u", "p"), **options)
     log = f">LOG:1,,PUSH: Received control message: 'PUSH_REPLY,topology subnet{pushed}'"
     lines = (*ATTACHED, log, ">STATE:1,CONNECTED,SUCCESS,10.8.0.2,192.0.2.1,1194,,,fd00:8::2")
-    answers = [answer for line in lines for answer in dialogue.receive(Source.MANAGEMENT, line)]
+    answers = [answer for line in lines for answer in dialogue.receive(LineSource.MANAGEMENT, line)]
     assert answers[-1] == Connected("10.8.0.2", "192.0.2.1", address6="fd00:8::2", mtu=mtu)
 
 
@@ -106,12 +106,12 @@ def test_attached_again_after_it_reconnected_in_place() -> None:
 
 def test_attached_again_while_a_challenge_waits() -> None:
     challenge = "1,,AUTH: Received control message: AUTH_FAILED,CRV1:R,E:7:dQ==:Enter your code"
-    dialogue = OpenVPNDialogue(Account("u", "p"))
+    dialogue = OpenVPNDialogue(LoginIdentity("u", "p"))
     lines = ("", ">HOLD:Waiting for hold release:1", challenge, "END", "1,CONNECTING,,,,,,", "2,RECONNECTING,auth-failure,,,,,", "END")
-    heard = [answer for line in lines for answer in dialogue.receive(Source.MANAGEMENT, line)]
+    heard = [answer for line in lines for answer in dialogue.receive(LineSource.MANAGEMENT, line)]
     assert heard[-1] == Question(Wanted.CODE, "Enter your code")
     assert list(dialogue.answer("123456")) == [Say("hold release")]
-    again = list(dialogue.receive(Source.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password"))
+    again = list(dialogue.receive(LineSource.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password"))
     assert again == [Say('username "Auth" u'), Say('password "Auth" CRV1::7::123456', secret=True)]
 
 
@@ -135,13 +135,13 @@ def test_nobody_approves_in_time(question: str, reason: Reason) -> None:
 
 
 def test_a_code_that_no_server_saw_is_used_for_the_next_one() -> None:
-    dialogue, need = OpenVPNDialogue(Account("u", "p")), ">PASSWORD:Need 'Auth' username/password SC:1,Your token"
-    assert list(dialogue.receive(Source.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
+    dialogue, need = OpenVPNDialogue(LoginIdentity("u", "p")), ">PASSWORD:Need 'Auth' username/password SC:1,Your token"
+    assert list(dialogue.receive(LineSource.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
     given = list(dialogue.answer("123456"))
     assert given[1] == Say('password "Auth" SCRV1:cA==:MTIzNDU2', secret=True)
-    assert list(dialogue.receive(Source.MANAGEMENT, ">STATE:2,RECONNECTING,server_poll,,,,,")) == []
-    assert list(dialogue.receive(Source.MANAGEMENT, need)) == given
-    [lost] = dialogue.receive(Source.MANAGEMENT, ">STATE:2,RECONNECTING,tls-error,,,,,")     # by now it is too old
+    assert list(dialogue.receive(LineSource.MANAGEMENT, ">STATE:2,RECONNECTING,server_poll,,,,,")) == []
+    assert list(dialogue.receive(LineSource.MANAGEMENT, need)) == given
+    [lost] = dialogue.receive(LineSource.MANAGEMENT, ">STATE:2,RECONNECTING,tls-error,,,,,")     # by now it is too old
     assert isinstance(lost, Failed)
     assert lost.reason is Reason.HANDSHAKE
 
@@ -175,19 +175,19 @@ def test_questions_and_refusals(line: str, reason: Reason) -> None:
 
 
 def test_no_login_configured() -> None:
-    [answer] = OpenVPNDialogue(Account(None, None)).receive(Source.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password")
+    [answer] = OpenVPNDialogue(LoginIdentity(None, None)).receive(LineSource.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password")
     assert isinstance(answer, Failed)
     assert "login.username" in answer.text
 
 
 def test_the_password_is_quoted_and_secret() -> None:
-    answers = hear(">PASSWORD:Need 'Auth' username/password", account=Account("u v", 'a"b\\c'))
+    answers = hear(">PASSWORD:Need 'Auth' username/password", account=LoginIdentity("u v", 'a"b\\c'))
     assert answers == [Say('username "Auth" "u v"'), Say('password "Auth" "a\\"b\\\\c"', secret=True)]
 
 
 @given(st.text(), st.text())
 def test_an_account_is_never_a_command(username: str, password: str) -> None:
-    for answer in hear(">PASSWORD:Need 'Auth' username/password", account=Account(username, password)):
+    for answer in hear(">PASSWORD:Need 'Auth' username/password", account=LoginIdentity(username, password)):
         assert not isinstance(answer, Say) or not set(answer.line) & set("\r\n\0")
 
 
@@ -209,7 +209,7 @@ def test_nothing_is_answered_after_a_refusal() -> None:
     ("VERIFY KU ERROR", Reason.CERTIFICATE),
 ])
 def test_output_that_explains_itself(line: str, reason: Reason) -> None:
-    [answer] = OpenVPNDialogue(Account(None, None)).receive(Source.OUTPUT, line)
+    [answer] = OpenVPNDialogue(LoginIdentity(None, None)).receive(LineSource.OUTPUT, line)
     assert isinstance(answer, Failed)
     assert answer.reason is reason
 
@@ -242,8 +242,8 @@ _PIECES = st.sampled_from([
 
 @given(st.lists(st.lists(st.one_of(_PIECES, st.text(max_size=5)), max_size=6).map("".join), max_size=20))
 def test_junk_in_the_shape_of_sense(lines: list[str]) -> None:
-    for source in Source:
-        for account in (Account("u", "p"), Account("u", None, append_code=True), Account("u", "p", kept="token\nuser")):
+    for source in LineSource:
+        for account in (LoginIdentity("u", "p"), LoginIdentity("u", None, append_code=True), LoginIdentity("u", "p", kept="token\nuser")):
             dialogue = OpenVPNDialogue(account, 5)
             for line in lines:
                 given = [*dialogue.receive(source, line), *dialogue.answer(line)]

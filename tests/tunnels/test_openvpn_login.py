@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnels.base import Failed, Keep, Question, Reason, Say, Wanted
-from tunnels.openvpn_login import Account, Answer, Credentials
-from tunnels.openvpn_words import pushed_limit, pushed_user, refusal
+from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
+from tunnels.kinds.openvpn.patterns import pushed_limit, pushed_user, refusal
 
 PASSWORD = ("Auth", "username/password")
 
@@ -29,20 +29,20 @@ def password_in(answers: list[Answer]) -> str:
 
 def test_one_text_of_password_and_code() -> None:
     """What newer servers call the static challenge's format `concat`."""
-    credentials = Credentials(Account("u", "secret"))
+    credentials = Credentials(LoginIdentity("u", "secret"))
     assert need(credentials, 3, "Your token") == [Question(Wanted.CODE, "Your token")]
     assert password_in(list(credentials.answer(" 123456\n"))) == "secret123456"
 
 
 def test_a_code_alone_is_the_password() -> None:
-    credentials = Credentials(Account("u", None, append_code=True))
+    credentials = Credentials(LoginIdentity("u", None, append_code=True))
     [question] = need(credentials)
     assert isinstance(question, Question)
     assert password_in(list(credentials.answer("123456"))) == "123456"
 
 
 def test_an_answer_that_nobody_waits_for() -> None:
-    credentials = Credentials(Account("u", "p"))
+    credentials = Credentials(LoginIdentity("u", "p"))
     assert list(credentials.answer("123456")) == []
     assert told(credentials) == "p"
 
@@ -53,22 +53,22 @@ def test_an_answer_that_nobody_waits_for() -> None:
     ("Security question: your first car?", Wanted.TEXT),
 ])
 def test_what_a_challenge_wants(text: str, wanted: Wanted) -> None:
-    assert need(Credentials(Account("u", "p")), 1, text) == [Question(wanted, text)]
+    assert need(Credentials(LoginIdentity("u", "p")), 1, text) == [Question(wanted, text)]
 
 
 def test_a_kept_session_is_used_in_place_of_password_and_code() -> None:
-    credentials = Credentials(Account("u", "p", kept="SESS_ID_1"))
+    credentials = Credentials(LoginIdentity("u", "p", kept="SESS_ID_1"))
     assert need(credentials, 1, "Your token") == [Say('username "Auth" u'), Say('password "Auth" SESS_ID_1', secret=True)]
 
 
 def test_a_kept_session_may_have_a_user_of_its_own() -> None:
-    credentials = Credentials(Account("u", "p"))
+    credentials = Credentials(LoginIdentity("u", "p"))
     assert list(credentials.token("SESS_ID_1", "c29tZWJvZHk=")) == [Keep("SESS_ID_1\nsomebody")]
-    assert need(Credentials(Account("u", "p", kept="SESS_ID_1\nsomebody")))[0] == Say('username "Auth" somebody')
+    assert need(Credentials(LoginIdentity("u", "p", kept="SESS_ID_1\nsomebody")))[0] == Say('username "Auth" somebody')
 
 
 def test_a_kept_session_that_is_refused_is_worthless() -> None:
-    credentials = Credentials(Account("u", "p", kept="SESS_ID_1"))
+    credentials = Credentials(LoginIdentity("u", "p", kept="SESS_ID_1"))
     need(credentials)
     kept, failed = credentials.refused("Auth", "")
     assert kept == Keep("")
@@ -78,13 +78,13 @@ def test_a_kept_session_that_is_refused_is_worthless() -> None:
 
 @pytest.mark.parametrize("text", ["TEMP:try later", "TEMP:too many sessions"])
 def test_a_kept_session_survives_a_server_that_is_busy(text: str) -> None:
-    credentials = Credentials(Account("u", "p", kept="SESS_ID_1"))
+    credentials = Credentials(LoginIdentity("u", "p", kept="SESS_ID_1"))
     need(credentials)
     assert not [answer for answer in credentials.refused("Auth", text) if isinstance(answer, Keep)]
 
 
 def test_a_password_that_is_refused_is_no_expired_session() -> None:
-    credentials = Credentials(Account("u", "p"))
+    credentials = Credentials(LoginIdentity("u", "p"))
     need(credentials)
     [failed] = credentials.refused("Auth", "")
     assert isinstance(failed, Failed)
@@ -92,7 +92,7 @@ def test_a_password_that_is_refused_is_no_expired_session() -> None:
 
 
 def test_several_challenges_of_one_login() -> None:
-    credentials = Credentials(Account("u", "p"))
+    credentials = Credentials(LoginIdentity("u", "p"))
     need(credentials)
     texts = []
     for number in range(5):
@@ -107,7 +107,7 @@ def test_several_challenges_of_one_login() -> None:
 
 
 def test_a_challenge_for_a_name_that_is_a_command() -> None:
-    credentials = Credentials(Account("u", "p"))
+    credentials = Credentials(LoginIdentity("u", "p"))
     assert credentials.challenged("CRV1:R:1:dQpzaWduYWwgU0lHVEVSTQ==:Code")     # a line break, and `signal SIGTERM`
     [failed] = list(credentials.ask_challenge() or [])
     assert isinstance(failed, Failed)
@@ -122,11 +122,11 @@ def test_a_challenge_for_a_name_that_is_a_command() -> None:
     ("something new", Question(Wanted.APPROVAL, "something new")),
 ])
 def test_more_is_wanted_while_the_connection_stands(text: str, question: Question) -> None:
-    assert list(Credentials(Account("u", "p")).pending(text)) == [question]
+    assert list(Credentials(LoginIdentity("u", "p")).pending(text)) == [question]
 
 
 def test_an_undecided_server_is_mentioned_once_and_only_after_a_login() -> None:
-    credentials = Credentials(Account("u", "p"))
+    credentials = Credentials(LoginIdentity("u", "p"))
     assert list(credentials.undecided()) == []
     need(credentials)
     assert len(list(credentials.undecided())) == 1
@@ -156,7 +156,7 @@ def test_what_is_pushed_beside_routes(reply: str, limit: int | None, user: str |
 
 @given(st.text(), st.text(), st.text())
 def test_no_answer_is_ever_a_command(kept: str, challenge: str, code: str) -> None:
-    for account in (Account("u", "p", kept=kept), Account("u", code, append_code=True)):
+    for account in (LoginIdentity("u", "p", kept=kept), LoginIdentity("u", code, append_code=True)):
         credentials = Credentials(account)
         credentials.challenged(f"CRV1:R:{challenge}:{code}:{kept}")
         answers = [*need(credentials, 1, challenge), *credentials.answer(code), *credentials.pending(f"CR_TEXT:R:{challenge}")]

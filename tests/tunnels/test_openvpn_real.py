@@ -14,22 +14,22 @@ from pathlib import Path
 import pytest
 
 from tests.tunnels.driver import MANAGEMENT_KEY, wait_for
-from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, Lab
+from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, OpenVPNLab
 from tests.tunnels.scenarios import OPENVPN, Scenario
-from tunnels.base import Connected, Failed, Reason, Say, Source
-from tunnels.openvpn import OPENVPN as KIND
-from tunnels.openvpn_login import Account
-from tunnels.openvpn_management import OpenVPNDialogue
+from tunnels.base import Connected, Failed, LineSource, Reason, Say
+from tunnels.kinds.openvpn.kind import OPENVPN as KIND
+from tunnels.kinds.openvpn.login import LoginIdentity
+from tunnels.kinds.openvpn.management import OpenVPNDialogue
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def lab() -> Iterator[OpenVPNLab]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)      # one test runs the client as another user
-        made = Lab(directory)
+        made = OpenVPNLab(directory)
         try:
             yield made
         finally:
@@ -37,13 +37,13 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("scenario", [s for s in OPENVPN if not s.slow], ids=lambda scenario: scenario.name)
-def test_scenario(lab: Lab, scenario: Scenario) -> None:
+def test_scenario(lab: OpenVPNLab, scenario: Scenario) -> None:
     run = scenario.play(lab)
     last = run.observations[-1]
     assert (last.reason if isinstance(last, Failed) else None) is scenario.reason, "\n".join(run.transcript)
 
 
-def test_what_it_connects_to_and_what_is_pushed(lab: Lab) -> None:
+def test_what_it_connects_to_and_what_is_pushed(lab: OpenVPNLab) -> None:
     run = lab.run(lab.profile(lab.remote("udp"), "route 10.99.0.0 255.255.0.0", "redirect-gateway def1"), mtu=1300)
     try:
         connected = run.connected()
@@ -61,7 +61,7 @@ def test_what_it_connects_to_and_what_is_pushed(lab: Lab) -> None:
     assert "t-acme" not in lab.client.run("ip", "link").stdout
 
 
-def test_no_secret_is_to_be_seen(lab: Lab) -> None:
+def test_no_secret_is_to_be_seen(lab: OpenVPNLab) -> None:
     run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password=PASSWORD)
     try:
         run.connected()
@@ -81,7 +81,7 @@ def test_no_secret_is_to_be_seen(lab: Lab) -> None:
     ("pkcs12 client.p12",),
     ("cert client.crt", "key client.key", "crl-verify empty.crl"),
 ], ids=" ".join)
-def test_files_beside_the_profile(lab: Lab, lines: tuple[str, ...]) -> None:
+def test_files_beside_the_profile(lab: OpenVPNLab, lines: tuple[str, ...]) -> None:
     """OpenVPN gets them, and opens none of them."""
     for name in ("ca.crt", "client.crt", "client.key", "client-encrypted.key"):
         (lab.directory / name).write_text(lab.ca.text(name))
@@ -106,12 +106,12 @@ PROXIES = [
 ]
 
 
-def behind_a_proxy(lab: Lab, line: str, block: str = "") -> str:
+def behind_a_proxy(lab: OpenVPNLab, line: str, block: str = "") -> str:
     return lab.profile(lab.remote("tcp"), line) + block
 
 
 @pytest.mark.parametrize(("kind", "line"), PROXIES)
-def test_a_proxy_sees_no_line_of_a_file(lab: Lab, kind: str, line: str) -> None:
+def test_a_proxy_sees_no_line_of_a_file(lab: OpenVPNLab, kind: str, line: str) -> None:
     """The same profile is run by OpenVPN alone, to show that the proxy would see it."""
     (lab.directory / "other-customer").write_text(STRANGER)
     with lab.proxy(kind, 3128) as seen:
@@ -136,7 +136,7 @@ def test_a_proxy_sees_no_line_of_a_file(lab: Lab, kind: str, line: str) -> None:
     ("http", "http-proxy {host} 3128 stdin basic", "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n", "us er:p:w"),
     ("socks", "socks-proxy {host} 3128", "", ""),
 ])
-def test_through_a_proxy(lab: Lab, kind: str, line: str, block: str, login: str) -> None:
+def test_through_a_proxy(lab: OpenVPNLab, kind: str, line: str, block: str, login: str) -> None:
     with lab.proxy(kind, 3128) as seen:
         run = lab.run(behind_a_proxy(lab, line.format(host=SERVER), block))
         try:
@@ -146,7 +146,7 @@ def test_through_a_proxy(lab: Lab, kind: str, line: str, block: str, login: str)
             run.stop()
 
 
-def test_as_another_user_with_one_capability(lab: Lab) -> None:
+def test_as_another_user_with_one_capability(lab: OpenVPNLab) -> None:
     tun = lab.directory / "tun"
     if not tun.exists():
         os.mknod(tun, 0o020666, os.makedev(10, 200))
@@ -163,7 +163,7 @@ def test_as_another_user_with_one_capability(lab: Lab) -> None:
         run.stop()
 
 
-def test_without_the_capability(lab: Lab) -> None:
+def test_without_the_capability(lab: OpenVPNLab) -> None:
     run = lab.run(lab.profile(lab.remote("udp")), prefix=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all"))
     try:
         assert run.failed().reason is Reason.MISSING_RIGHT
@@ -171,7 +171,7 @@ def test_without_the_capability(lab: Lab) -> None:
         run.stop()
 
 
-def test_a_device_that_is_in_use(lab: Lab) -> None:
+def test_a_device_that_is_in_use(lab: OpenVPNLab) -> None:
     first, second = lab.run(lab.profile(lab.remote("udp"))), None
     try:
         first.connected()
@@ -183,7 +183,7 @@ def test_a_device_that_is_in_use(lab: Lab) -> None:
                 run.stop()
 
 
-def test_a_restarted_daemon_finds_its_session(lab: Lab) -> None:
+def test_a_restarted_daemon_finds_its_session(lab: OpenVPNLab) -> None:
     """Another client of the management socket learns from the histories what the first one knew."""
     run = lab.run(lab.profile(lab.remote("udp")))
     try:
@@ -194,7 +194,7 @@ def test_a_restarted_daemon_finds_its_session(lab: Lab) -> None:
         run.stop()
 
 
-def test_it_takes_orders_from_nobody_without_the_key(lab: Lab) -> None:
+def test_it_takes_orders_from_nobody_without_the_key(lab: OpenVPNLab) -> None:
     """Every process of its user can connect to its management socket."""
     run = lab.run(lab.profile(lab.remote("udp")))
     try:
@@ -214,7 +214,7 @@ def test_it_takes_orders_from_nobody_without_the_key(lab: Lab) -> None:
         run.stop()
 
 
-def test_a_restarted_daemon_asks_the_same_question(lab: Lab) -> None:
+def test_a_restarted_daemon_asks_the_same_question(lab: OpenVPNLab) -> None:
     run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password="ask challenge")
     try:
         question = run.asked()
@@ -228,7 +228,7 @@ def test_a_restarted_daemon_asks_the_same_question(lab: Lab) -> None:
         run.stop()
 
 
-def test_a_wrong_answer_is_one_attempt(lab: Lab) -> None:
+def test_a_wrong_answer_is_one_attempt(lab: OpenVPNLab) -> None:
     before = len(lab.attempts)
     run = lab.run(lab.profile(lab.remote("login"), "auth-user-pass"), username=USER, password="ask challenge")
     try:
@@ -244,7 +244,7 @@ def test_a_wrong_answer_is_one_attempt(lab: Lab) -> None:
     assert lab.attempts[before:] == ["ask challenge", "CRV1"]
 
 
-def test_a_kept_session_spares_password_and_code(lab: Lab) -> None:
+def test_a_kept_session_spares_password_and_code(lab: OpenVPNLab) -> None:
     profile = lab.profile(lab.remote("token"), "auth-user-pass", 'static-challenge "Your token" 1')
     first = lab.run(profile, username=USER, password=PASSWORD)
     try:
@@ -262,7 +262,7 @@ def test_a_kept_session_spares_password_and_code(lab: Lab) -> None:
         second.stop()
 
 
-def test_the_turn_of_the_second_server(lab: Lab) -> None:
+def test_the_turn_of_the_second_server(lab: OpenVPNLab) -> None:
     profile = lab.profile(f"remote {SERVER} 9 tcp", lab.remote("udp"))
     run = lab.run(profile, place=replace(lab.place(), remote=1))
     try:
@@ -274,7 +274,7 @@ def test_the_turn_of_the_second_server(lab: Lab) -> None:
 
 def _attach(path: Path | None) -> Connected:
     assert path is not None
-    dialogue = OpenVPNDialogue(Account(None, None))
+    dialogue = OpenVPNDialogue(LoginIdentity(None, None))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(str(path))
@@ -282,7 +282,7 @@ def _attach(path: Path | None) -> Connected:
         heard = connection.makefile()
         line = ""
         while True:
-            for answer in dialogue.receive(Source.MANAGEMENT, line):
+            for answer in dialogue.receive(LineSource.MANAGEMENT, line):
                 if isinstance(answer, Connected):
                     return answer
                 assert isinstance(answer, Say)
@@ -290,7 +290,7 @@ def _attach(path: Path | None) -> Connected:
             line = next(heard).rstrip("\r\n")
 
 
-def test_a_killed_client_leaves_nothing_in_the_way(lab: Lab) -> None:
+def test_a_killed_client_leaves_nothing_in_the_way(lab: OpenVPNLab) -> None:
     place = lab.place()
     for _ in range(2):
         run = lab.run(lab.profile(lab.remote("udp")), place=place)

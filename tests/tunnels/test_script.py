@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.netns import Namespace
-from tunnels.programs.netlink import bring_up
-from tunnels.programs.script import COMMAND, SOCKET, Call, Script, read_call
+from tunnels.drivers.netlink import bring_up
+from tunnels.drivers.vpnc_script import COMMAND, SOCKET, Call, Script, read_call
 
 CONNECT = {
     "reason": "connect", "TUNDEV": "t-acme", "VPNGATEWAY": "203.0.113.2", "INTERNAL_IP4_ADDRESS": "10.84.0.156", "INTERNAL_IP4_MTU": "1434",

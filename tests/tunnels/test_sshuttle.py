@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from supervisor.core.network import SHARES
-from tunnels.base import Connected, Failed, Full, Place, Reason, Source
-from tunnels.kinds import KINDS
-from tunnels.programs.limits import NOT_FULL
-from tunnels.sshuttle import Sshuttle, SshuttleDialogue
+from supervisor.core.network.plan import SHARES
+from tunnels.base import Connected, Failed, Full, LineSource, Placement, Reason
+from tunnels.kinds.sshuttle.kind import Sshuttle, SshuttleDialogue
+from tunnels.kinds.sshuttle.limits import NOT_FULL
+from tunnels.registry import KINDS
 
 PROBE = {"targets": ["tcp://10.90.0.10:80"]}
 
@@ -38,7 +38,7 @@ def test_remotes(remote: str, host: str) -> None:
 ])
 def test_ssh_is_patient_where_probes_tell_that_it_is_dead(said: dict[str, object], patient: bool) -> None:
     inputs = {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "known_hosts": b""}
-    place = Place(Path("/run/x"), "", 17000, "python3")
+    place = Placement(Path("/run/x"), "", 17000, "python3")
     argv = KINDS["sshuttle"].launch(settings(ssh_options=["ServerAliveCountMax=7"], **said), place, inputs).argv
     options = [word for before, word in zip(argv, argv[1:], strict=False) if before == "--option"]
     assert options == ["ServerAliveCountMax=7", *(["ServerAliveCountMax=12"] if patient else [])], "of one option ssh takes the first"
@@ -128,7 +128,7 @@ def test_an_identity_that_is_no_key() -> None:
     ("c : fatal: the other end has ended the session", Reason.PEER_CLOSED),
 ])
 def test_output(line: str, reason: Reason) -> None:
-    [answer] = SshuttleDialogue("b").receive(Source.OUTPUT, line)
+    [answer] = SshuttleDialogue("b").receive(LineSource.OUTPUT, line)
     assert isinstance(answer, Failed)
     assert answer.reason is reason
 
@@ -143,18 +143,18 @@ def test_output(line: str, reason: Reason) -> None:
     "worker 2: Connection to 192.0.2.1 closed by remote host.", "worker 1: svc@b: Permission denied (publickey).",
 ])
 def test_output_that_means_nothing(line: str) -> None:
-    assert not list(SshuttleDialogue("b").receive(Source.OUTPUT, line))
+    assert not list(SshuttleDialogue("b").receive(LineSource.OUTPUT, line))
 
 
 def test_ready() -> None:
-    assert list(SshuttleDialogue("b").receive(Source.NOTIFY, "READY=1")) == [Connected(peer="b")]
-    assert not list(SshuttleDialogue("b").receive(Source.OUTPUT, "READY=1"))
+    assert list(SshuttleDialogue("b").receive(LineSource.NOTIFY, "READY=1")) == [Connected(peer="b")]
+    assert not list(SshuttleDialogue("b").receive(LineSource.OUTPUT, "READY=1"))
 
 
 def test_full_and_not_full_any_more() -> None:
     dialogue = SshuttleDialogue("b")
-    assert list(dialogue.receive(Source.OUTPUT, "facilitator: full: 2 of 2 workers are")) == [Full("full: 2 of 2 workers are")]
-    assert list(dialogue.receive(Source.OUTPUT, f"facilitator: {NOT_FULL}")) == [Full(None)]
+    assert list(dialogue.receive(LineSource.OUTPUT, "facilitator: full: 2 of 2 workers are")) == [Full("full: 2 of 2 workers are")]
+    assert list(dialogue.receive(LineSource.OUTPUT, f"facilitator: {NOT_FULL}")) == [Full(None)]
 
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 480), (16, 7680)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.echo import echoes
-from tests.tunnels.driver import Run
+from tests.tunnels.driver import ClientRun
 from tests.tunnels.ssh_lab import SITE, SshLab
 from tunnels.base import Reason
 
@@ -86,7 +86,7 @@ def lab() -> Iterator[SshLab]:
 
 
 @contextlib.contextmanager
-def hostile(lab: SshLab, script: str) -> Iterator[Run]:
+def hostile(lab: SshLab, script: str) -> Iterator[ClientRun]:
     """A client whose remote side runs this after an honest beginning."""
     lab.hostile.write_text(_BEGINNING + script)
     run = lab.run(identity="hostile")

@@ -18,12 +18,12 @@ import sshuttle
 
 from tests.bench.cost import cpu_seconds
 from tests.echo import echoes
-from tests.tunnels.driver import Run, wait_for
+from tests.tunnels.driver import ClientRun, wait_for
 from tests.tunnels.scenarios import SSHUTTLE, SshScenario
 from tests.tunnels.ssh_lab import BASTION, FACILITATOR, SITE, SITE6, SshLab
 from tunnels.base import Failed
-from tunnels.programs.sshuttle_package import Door
-from tunnels.sshuttle import PROGRAM
+from tunnels.kinds.sshuttle.kind import PROGRAM
+from tunnels.kinds.sshuttle.patch import ProxyListener
 
 pytestmark = pytest.mark.root
 
@@ -47,7 +47,7 @@ def lab() -> Iterator[SshLab]:
             made.close()
 
 
-def carrying(lab: SshLab) -> Iterator[Run]:
+def carrying(lab: SshLab) -> Iterator[ClientRun]:
     run = lab.run()
     try:
         run.connected()
@@ -57,18 +57,18 @@ def carrying(lab: SshLab) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="module")
-def standing(lab: SshLab) -> Iterator[Run]:
+def standing(lab: SshLab) -> Iterator[ClientRun]:
     """One for all tests that leave it as it is."""
     yield from carrying(lab)
 
 
 @pytest.fixture
-def up(lab: SshLab) -> Iterator[Run]:
+def up(lab: SshLab) -> Iterator[ClientRun]:
     """One that a test may end."""
     yield from carrying(lab)
 
 
-def children(run: Run) -> list[int]:
+def children(run: ClientRun) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()]
 
 
@@ -83,13 +83,13 @@ def test_scenario(lab: SshLab, scenario: SshScenario) -> None:
     assert (last.reason if isinstance(last, Failed) else None) is scenario.reason, "\n".join(run.transcript)
 
 
-def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: Run) -> None:
+def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: ClientRun) -> None:
     assert standing.observations[-1].peer == BASTION  # type: ignore[union-attr]
     lab.redirect(standing.port)
     assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the far side\n"
 
 
-def test_much_data_arrives_unchanged(lab: SshLab, standing: Run) -> None:
+def test_much_data_arrives_unchanged(lab: SshLab, standing: ClientRun) -> None:
     lab.redirect(standing.port)
     data = random.Random(4).randbytes(4 << 20)
     with lab.connection() as connection:
@@ -110,7 +110,7 @@ def test_a_mapped_network_is_reached_under_both_addresses(lab: SshLab) -> None:
         run.stop()
 
 
-def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standing: Run) -> None:
+def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standing: ClientRun) -> None:
     """Without an entry in conntrack the kernel does not know its original destination."""
     lab.facilitator.run("nft", "flush ruleset")
     for address in ("10.91.0.2", "[fd00:91::2]"):
@@ -120,7 +120,7 @@ def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standi
 
 
 @pytest.mark.parametrize("who", ["itself", "its ssh"])
-def test_it_has_no_rights(standing: Run, who: str) -> None:
+def test_it_has_no_rights(standing: ClientRun, who: str) -> None:
     found = status(standing.process.pid if who == "itself" else children(standing)[0])
     assert {found[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
     assert found["NoNewPrivs"] == "1"
@@ -129,7 +129,7 @@ def test_it_has_no_rights(standing: Run, who: str) -> None:
     assert found["Groups"].strip() == ""
 
 
-def test_its_limits(standing: Run) -> None:
+def test_its_limits(standing: ClientRun) -> None:
     limits = Path(f"/proc/{standing.process.pid}/limits").read_text()
     assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [["1024", "1024"]]
     assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [["0", "0"]]
@@ -138,18 +138,18 @@ def test_its_limits(standing: Run) -> None:
         assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max data size")] == [[str(512 << 20)] * 2]
 
 
-def test_no_secret_is_to_be_seen(standing: Run) -> None:
+def test_no_secret_is_to_be_seen(standing: ClientRun) -> None:
     for pid in (standing.process.pid, *children(standing)):
         for name in ("cmdline", "environ"):
             assert "PRIVATE KEY" not in Path(f"/proc/{pid}/{name}").read_text(errors="replace")
 
 
-def test_an_idle_one_goes_soon_after_its_ssh(up: Run) -> None:
+def test_an_idle_one_goes_soon_after_its_ssh(up: ClientRun) -> None:
     os.kill(children(up)[0], 9)
     assert up.process.wait(60) != 0
 
 
-def test_the_signal_to_end_ends_it_at_once(up: Run) -> None:
+def test_the_signal_to_end_ends_it_at_once(up: ClientRun) -> None:
     [ssh] = children(up)
     assert up.stop() == -15
     wait_for(lambda: not Path(f"/proc/{ssh}").exists() or status(ssh)["State"].startswith("Z"))
@@ -159,7 +159,7 @@ def test_the_signal_to_end_ends_it_at_once(up: Run) -> None:
 def test_nobody_else_takes_the_port_of_a_door(lab: SshLab, shared: bool) -> None:
     """Before it opens, while it is open, and after it was shut."""
     with lab.facilitator.entered():
-        door = Door(17999, shared)
+        door = ProxyListener(17999, shared)
         for change in (lambda: None, door.open, door.shut, door.open, door.shut):
             change()
             assert rival_binds(lab, 17999) == []
@@ -167,7 +167,7 @@ def test_nobody_else_takes_the_port_of_a_door(lab: SshLab, shared: bool) -> None
         assert rival_binds(lab, 17999)
 
 
-def test_nobody_else_takes_the_port_of_a_client_with_connections(lab: SshLab, up: Run) -> None:
+def test_nobody_else_takes_the_port_of_a_client_with_connections(lab: SshLab, up: ClientRun) -> None:
     lab.redirect(up.port)
     held = lab.hub.popen("bash", "-c", f"exec 3<>/dev/tcp/{SITE}/80; read -r -u 3")
     wait_for(lambda: lab.facilitator.run("ss", "-Htn", "state", "established", "sport", f"= :{up.port}").stdout)
@@ -203,7 +203,7 @@ def rival_binds(lab: SshLab, port: int) -> list[tuple[str, int]]:
     return bound
 
 
-def test_a_port_that_is_taken(lab: SshLab, standing: Run) -> None:
+def test_a_port_that_is_taken(lab: SshLab, standing: ClientRun) -> None:
     second = lab.run(port=standing.port)
     try:
         assert f"cannot listen on port {standing.port}" in second.failed().text
@@ -211,7 +211,7 @@ def test_a_port_that_is_taken(lab: SshLab, standing: Run) -> None:
         second.stop()
 
 
-def test_a_burst_of_connections(lab: SshLab, standing: Run) -> None:
+def test_a_burst_of_connections(lab: SshLab, standing: ClientRun) -> None:
     lab.redirect(standing.port)
     urls = f"http://{SITE}/hello?[1-200]"
     done = lab.hub.run("curl", "-sS", "-m", "60", "--parallel", "--parallel-immediate", "--parallel-max", "200", "-o", "/dev/null",
@@ -219,7 +219,7 @@ def test_a_burst_of_connections(lab: SshLab, standing: Run) -> None:
     assert done.stdout.split() == ["200"] * 200
 
 
-def cost(lab: SshLab, run: Run, connection: socket.socket) -> float:
+def cost(lab: SshLab, run: ClientRun, connection: socket.socket) -> float:
     """CPU seconds of the processes on both sides for a hundred lines and their echoes."""
     far = subprocess.run(["ip", "netns", "pids", lab.bastion.name], capture_output=True, text=True, check=True).stdout.split()
     before = {pid: cpu_seconds(pid) for pid in (run.process.pid, *map(int, far))}
@@ -227,7 +227,7 @@ def cost(lab: SshLab, run: Run, connection: socket.socket) -> float:
     return sum(cpu_seconds(pid) - then for pid, then in before.items())
 
 
-def test_connections_that_rest_cost_others_little(lab: SshLab, up: Run) -> None:
+def test_connections_that_rest_cost_others_little(lab: SshLab, up: ClientRun) -> None:
     """With the loop of sshuttle itself it was twenty times as much as without them."""
     lab.redirect(up.port)
     with contextlib.ExitStack() as stack:

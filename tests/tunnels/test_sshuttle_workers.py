@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.echo import echoes
-from tests.tunnels.driver import Run, wait_for
+from tests.tunnels.driver import ClientRun, wait_for
 from tests.tunnels.ssh_lab import SshLab
 from tunnels.base import Connected, Reason
 
@@ -33,7 +33,7 @@ def lab() -> Iterator[SshLab]:
 
 
 @pytest.fixture
-def two(lab: SshLab) -> Iterator[Run]:
+def two(lab: SshLab) -> Iterator[ClientRun]:
     """Two workers, both serving."""
     run = lab.run(workers=2)
     try:
@@ -45,7 +45,7 @@ def two(lab: SshLab) -> Iterator[Run]:
         run.stop()
 
 
-def doors(lab: SshLab, run: Run) -> int:
+def doors(lab: SshLab, run: ClientRun) -> int:
     """How many sockets accept connections on the port (IPv4)."""
     return len(lab.facilitator.run("ss", "-4Hltn", "sport", f"= :{run.port}").stdout.splitlines())
 
@@ -60,7 +60,7 @@ def lives(pid: int) -> bool:
     return False
 
 
-def said(run: Run, text: str) -> None:
+def said(run: ClientRun, text: str) -> None:
     """Wait until the launcher says it."""
     run.pump(lambda: any(text in line for line in run.transcript[-1:]))
 
@@ -93,7 +93,7 @@ class Connections:
 
 
 @pytest.mark.parametrize("victim", ["its ssh", "itself"])
-def test_the_end_of_one_worker_costs_its_own_connections_only(lab: SshLab, two: Run, victim: str) -> None:
+def test_the_end_of_one_worker_costs_its_own_connections_only(lab: SshLab, two: ClientRun, victim: str) -> None:
     gone, stays = children(two.process.pid)
     with contextlib.closing(Connections(lab, [gone, stays])) as connections:
         os.kill(children(gone)[0] if victim == "its ssh" else gone, 9)
@@ -108,14 +108,14 @@ def test_the_end_of_one_worker_costs_its_own_connections_only(lab: SshLab, two: 
     assert [type(o) for o in two.observations] == [Connected]
 
 
-def test_when_none_serves_it_ends_as_the_last_one_did(lab: SshLab, two: Run) -> None:
+def test_when_none_serves_it_ends_as_the_last_one_did(lab: SshLab, two: ClientRun) -> None:
     for worker in children(two.process.pid):
         os.kill(children(worker)[0], 9)
     assert two.failed().reason is Reason.PEER_CLOSED
     assert two.process.wait(60) == 99
 
 
-def test_a_refused_worker_does_not_knock_again_and_again(lab: SshLab, two: Run) -> None:
+def test_a_refused_worker_does_not_knock_again_and_again(lab: SshLab, two: ClientRun) -> None:
     authorized = lab.directory / "authorized"
     authorized.rename(lab.directory / "away")
     try:
@@ -138,7 +138,7 @@ def test_a_wrong_key_is_tried_once(lab: SshLab) -> None:
     assert log.read_text()[before:].count("Connection closed by authenticating user root") == 1
 
 
-def test_the_workers_have_no_rights_and_do_not_outlive_the_launcher(two: Run) -> None:
+def test_the_workers_have_no_rights_and_do_not_outlive_the_launcher(two: ClientRun) -> None:
     workers = children(two.process.pid)
     for pid in (two.process.pid, *workers):
         text = Path(f"/proc/{pid}/status").read_text()

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tests.tunnels.driver import replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
-from tunnels.base import Connected, Failed, Place, Reason, Source
-from tunnels.programs.strongswan import configuration, far_side, given_addresses
-from tunnels.programs.vici import Value, decode, encode
-from tunnels.strongswan import STRONGSWAN, StrongSwan
-from tunnels.strongswan_config import Tree, parse, read_swanctl, render
+from tunnels.base import Connected, Failed, LineSource, Placement, Reason
+from tunnels.kinds.strongswan.config import Tree, parse, read_swanctl, render
+from tunnels.kinds.strongswan.driver import configuration, far_side, given_addresses
+from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
+from tunnels.kinds.strongswan.vici import Value, decode, encode
 
-PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
+PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
 CONFIG = """\
 # from the customer
 connections {
@@ -188,7 +188,7 @@ def test_what_charon_said_is_understood(scenario: Any) -> None:
     ("facilitator: charon has made no device", Reason.LOCAL),
 ])
 def test_words_and_reasons(line: str, reason: Reason) -> None:
-    (failed,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(Source.OUTPUT, line)
+    (failed,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(LineSource.OUTPUT, line)
     assert isinstance(failed, Failed)
     assert failed.reason is reason
 
@@ -198,7 +198,7 @@ def test_a_refusal_means_what_we_came_with() -> None:
     certified = b"connections { a { remote_addrs = b\n local { auth = pubkey\n certs = c.pem } children { d { } } } }"
     reasons = []
     for config, secrets in ((certified, {}), (CONFIG.encode(), {"psk": b"p"})):
-        (failed,) = STRONGSWAN.dialogue(swan(), {"config": config, **secrets}).receive(Source.OUTPUT, line)
+        (failed,) = STRONGSWAN.dialogue(swan(), {"config": config, **secrets}).receive(LineSource.OUTPUT, line)
         assert isinstance(failed, Failed)
         reasons.append(failed.reason)
     assert reasons == [Reason.OUR_CERTIFICATE, Reason.AUTH]
@@ -206,5 +206,5 @@ def test_a_refusal_means_what_we_came_with() -> None:
 
 def test_what_the_far_side_carries_is_reported() -> None:
     said = '{"connected": {"address": "10.9.0.1", "peer": "192.0.2.1", "routes": ["10.77.0.0/24"], "lasts": null}}'
-    (connected,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(Source.MANAGEMENT, said)
+    (connected,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(LineSource.MANAGEMENT, said)
     assert connected == Connected("10.9.0.1", "192.0.2.1", (ip_network("10.77.0.0/24"),))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tunnels.programs.kin import descends, peer
-from tunnels.programs.talk import Talk
+from tunnels.drivers.channel import Talk
+from tunnels.drivers.peer_process import descends, peer
 
 KEY = b"a key\n"
 

@@ -10,9 +10,9 @@ import pytest
 from tests.tunnels.driver import replay
 from tests.tunnels.scenarios import OPENVPN, SSHUTTLE
 from tunnels.base import Dialogue
-from tunnels.openvpn_login import Account
-from tunnels.openvpn_management import OpenVPNDialogue
-from tunnels.sshuttle import SshuttleDialogue
+from tunnels.kinds.openvpn.login import LoginIdentity
+from tunnels.kinds.openvpn.management import OpenVPNDialogue
+from tunnels.kinds.sshuttle.kind import SshuttleDialogue
 
 FOLDER = Path(__file__).parent / "transcripts"
 FILES = sorted(FOLDER.glob("*.txt"), key=lambda path: path.name)
@@ -24,7 +24,7 @@ def dialogue_of(name: str) -> Dialogue:
     if name.startswith("openvpn"):
         played, limit = SCENARIOS[name], 5 if name == "openvpn-session-timeout" else None
         username = None if played.password is None else "svc-facilitator"
-        return OpenVPNDialogue(Account(username, played.password, played.append_code, played.kept or ""), limit)
+        return OpenVPNDialogue(LoginIdentity(username, played.password, played.append_code, played.kept or ""), limit)
     return SshuttleDialogue("198.18.1.2")
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests.tunnels.driver import replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
-from tunnels.base import Place, Source
-from tunnels.program import ProgramDialogue
-from tunnels.vpnc import VPNC, Vpnc, configuration, read_config
+from tunnels.base import LineSource, Placement
+from tunnels.driver_dialogue import ProgramDialogue
+from tunnels.kinds.vpnc.kind import VPNC, Vpnc, configuration, read_config
 
-PLACE = Place(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
+PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
 CONFIG = """\
 # from the customer
 IPSec gateway vpn.example.net
@@ -107,7 +107,7 @@ def test_the_one_time_code_alone_can_be_the_password() -> None:
     tunnel = vpnc(login={"username": "svc", "append_code": True})
     launch = VPNC.launch(tunnel, PLACE, {"config": CONFIG.encode()})
     assert "--append-code" in launch.argv
-    asked = list(VPNC.dialogue(tunnel, {"config": CONFIG.encode()}).receive(Source.MANAGEMENT, '{"ask": "password", "id": 1, "text": ""}'))
+    asked = list(VPNC.dialogue(tunnel, {"config": CONFIG.encode()}).receive(LineSource.MANAGEMENT, '{"ask": "password", "id": 1, "text": ""}'))
     assert [getattr(each, "line", None) for each in asked] == ['{"id": 1, "answer": ""}']
 
 

@@ -17,17 +17,26 @@ from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
 from tests.tunnels.driver import replay
-from tunnels.base import KEY, Launch, Place, Reason, Source
-from tunnels.programs.wireguard import EXPIRED, PATIENCE, RESOLVE_EVERY, STALE, Failure, Handshakes, Hints, Tunnel
-from tunnels.programs.wireguard_device import Claim, Endpoint, Peer, Seen, _general, peer_attribute, read_device, read_status
-from tunnels.wireguard import WIREGUARD
-from tunnels.wireguard_config import KEEPALIVE, read_profile
+from tunnels.base import KEY, Launch, LineSource, Placement, Reason
+from tunnels.kinds.wireguard.config import KEEPALIVE, read_profile
+from tunnels.kinds.wireguard.device import DevicePeer, Endpoint, NameLock, PeerStatus, _general, peer_attribute, read_device, read_status
+from tunnels.kinds.wireguard.driver import (
+    EXPIRED,
+    PATIENCE,
+    RESOLVE_EVERY,
+    STALE,
+    HandshakeHints,
+    Handshakes,
+    WireGuardFailure,
+    WireGuardTunnel,
+)
+from tunnels.kinds.wireguard.kind import WIREGUARD
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts" / "wireguard").glob("*.txt"))
 OURS, THEIRS, SHARED = (b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
 INTERFACE = f"[Interface]\nPrivateKey = {OURS}\nAddress = 10.86.0.2/24\n"
 PEER = f"[Peer]\nPublicKey = {THEIRS}\nEndpoint = vpn.example.net:51820\nAllowedIPs = 10.77.0.0/24\n"
-PLACE = Place(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/python3", remote=2)
+PLACE = Placement(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/python3", remote=2)
 
 
 def launched(text: str, *destinations: str, **options: Any) -> Launch:
@@ -126,7 +135,7 @@ def test_no_file_upsets_it(lines: list[str], junk: bytes) -> None:
 def test_the_program_gets_everything_in_an_anonymous_file() -> None:
     launch = launched(INTERFACE + PEER)
     assert launch.argv == (
-        "/usr/bin/python3", "-I", "-m", "tunnels.programs.wireguard", "--device", "t-acme", "--config", "{config}", "--talk", KEY,
+        "/usr/bin/python3", "-I", "-m", "tunnels.kinds.wireguard.driver", "--device", "t-acme", "--config", "{config}", "--talk", KEY,
         "--remote", "2",
     )
     assert launch.management == PLACE.directory / "management.sock"
@@ -192,12 +201,12 @@ def test_replay(path: Path) -> None:
 ])
 def test_why_it_cannot_begin(line: str, reason: Reason) -> None:
     tunnel = WIREGUARD.options.model_validate({"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]})
-    (failed,) = WIREGUARD.dialogue(tunnel, {}).receive(Source.OUTPUT, line)
+    (failed,) = WIREGUARD.dialogue(tunnel, {}).receive(LineSource.OUTPUT, line)
     assert getattr(failed, "reason") is reason
 
 
 def test_why_there_is_no_handshake(capsys: pytest.CaptureFixture[str]) -> None:
-    hints = Hints()
+    hints = HandshakeHints()
     hints.said("DEBUG: (t-acme) 2026/11/22 11:00:00 Routine: TUN reader - started")
     assert hints.explained("x").reason == "network"
     assert "both look the same" in hints.explained("x").text
@@ -216,8 +225,8 @@ def test_why_there_is_no_handshake(capsys: pytest.CaptureFixture[str]) -> None:
 PEER_KEY = bytes(32)
 
 
-def seen(handshake: int, sent: int, endpoint: str = "192.0.2.9") -> Seen:
-    return Seen(PEER_KEY, endpoint, handshake, sent)
+def seen(handshake: int, sent: int, endpoint: str = "192.0.2.9") -> PeerStatus:
+    return PeerStatus(PEER_KEY, endpoint, handshake, sent)
 
 
 def test_a_far_side_that_we_send_to_in_vain_is_silent_after_its_session_expired() -> None:
@@ -246,7 +255,7 @@ def test_a_new_handshake_ends_the_silence() -> None:
 def test_one_living_peer_of_two_is_enough() -> None:
     handshakes = Handshakes()
     for second in range(0, 400, 5):
-        handshakes.note([seen(1, 100 + second), Seen(b"other", "", second, 100 + second)], second)
+        handshakes.note([seen(1, 100 + second), PeerStatus(b"other", "", second, 100 + second)], second)
         assert not handshakes.silent(second)
 
 
@@ -257,13 +266,13 @@ class Still:
         self.moved: list[tuple[bytes, Endpoint]] = []
         self._endpoint = endpoint
 
-    async def configure(self, private_key: bytes, port: int, peers: Sequence[Peer]) -> None:
+    async def configure(self, private_key: bytes, port: int, peers: Sequence[DevicePeer]) -> None:
         raise AssertionError
 
     async def move(self, key: bytes, endpoint: Endpoint) -> None:
         self.moved.append((key, endpoint))
 
-    async def look(self) -> list[Seen]:
+    async def look(self) -> list[PeerStatus]:
         return [seen(1, 100, self._endpoint)]
 
     async def ended(self) -> int:
@@ -277,7 +286,7 @@ class Still:
 async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: object) -> None:
     device = Still(at)
     config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
-    tunnel = Tunnel(config, "t-acme", 0, device, Hints())
+    tunnel = WireGuardTunnel(config, "t-acme", 0, device, HandshakeHints())
     start = 1000.0
     for age in (0.0, STALE - 1):
         await tunnel.look_after(start + age)
@@ -291,14 +300,14 @@ async def test_silence_is_a_failure() -> None:
     class Sending(Still):
         sent = 0
 
-        async def look(self) -> list[Seen]:
+        async def look(self) -> list[PeerStatus]:
             self.sent += 1
             return [seen(1, self.sent, "127.0.0.1")]
 
-    tunnel = Tunnel({"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}, "t-acme", 0, Sending("x"), Hints())
+    tunnel = WireGuardTunnel({"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}, "t-acme", 0, Sending("x"), HandshakeHints())
     for second in range(0, int(EXPIRED + PATIENCE) + 5, 5):
         await tunnel.look_after(second)
-    with pytest.raises(Failure, match="has not shaken hands for 200 s") as caught:
+    with pytest.raises(WireGuardFailure, match="has not shaken hands for 200 s") as caught:
         await tunnel.look_after(EXPIRED + PATIENCE + 10)
     assert caught.value.reason == "peer-timeout"
 
@@ -312,7 +321,7 @@ def test_an_answer_of_wireguard_go() -> None:
         ("protocol_version", "1"), ("endpoint", "[2001:db8::1]:999"), ("last_handshake_time_sec", "7"), ("last_handshake_time_nsec", "5"),
         ("tx_bytes", "148"), ("rx_bytes", "92"), ("allowed_ip", "10.0.0.0/8"), ("public_key", "03" * 32), ("errno", "0"),
     ]
-    assert read_status(pairs) == [Seen(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148), Seen(bytes([3]) * 32)]
+    assert read_status(pairs) == [PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148), PeerStatus(bytes([3]) * 32)]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["public_key", "endpoint", "tx_bytes", "last_handshake_time_sec", "x"]), st.text(max_size=8))))
@@ -330,7 +339,7 @@ def message(body: bytes) -> Any:
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
 def test_the_kernel_is_told_a_peer(address: str) -> None:
-    told = Peer(bytes([2]) * 32, bytes([3]) * 32, (address, 51820), ("10.77.0.0/24", "fd00::/8"), 25)
+    told = DevicePeer(bytes([2]) * 32, bytes([3]) * 32, (address, 51820), ("10.77.0.0/24", "fd00::/8"), 25)
     body = peer_attribute(told, told.allowed)
     (peer,) = message(body).get_attr("WGDEVICE_A_PEERS")
     assert peer.get_attr("WGPEER_A_PUBLIC_KEY") == THEIRS.encode()
@@ -349,7 +358,7 @@ def test_the_kernel_tells_its_peers() -> None:
         {"attrs": [["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}]]},
     ]]]
     told.encode()
-    assert list(read_device(bytes(told.data[20:]))) == [Seen(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)]
+    assert list(read_device(bytes(told.data[20:]))) == [PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)]
 
 
 def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path) -> None:
@@ -358,11 +367,11 @@ def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path
         other.bind(str(path))
         other.listen()
         with pytest.raises(OSError, match="in use"):
-            Claim(path)
+            NameLock(path)
     for _ in range(2):      # a socket that nobody serves, and a file that its holder has left
-        claim = Claim(path)
+        claim = NameLock(path)
         with pytest.raises(OSError, match="in use"):
-            Claim(path)
+            NameLock(path)
         os.close(claim._fd)
-    Claim(path).release()
+    NameLock(path).release()
     assert not path.exists()

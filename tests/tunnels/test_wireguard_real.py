@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.lab.network import CUSTOMER, Network
+from tests.lab.network import CUSTOMER, LabNetwork
 from tests.lab.wireguard import CLIENT_ADDRESS, WireGuardServer, text
-from tests.tunnels.driver import Run, wait_for
-from tunnels.base import Failed, Place, Reason, Say
-from tunnels.program import RENEW
-from tunnels.wireguard import WIREGUARD
+from tests.tunnels.driver import ClientRun, wait_for
+from tunnels.base import Failed, Placement, Reason, Say
+from tunnels.driver_dialogue import RENEW
+from tunnels.kinds.wireguard.kind import WIREGUARD
 
 pytestmark = pytest.mark.root
 
@@ -26,17 +26,17 @@ TRANSCRIPTS = Path(__file__).parent / "transcripts" / "wireguard"
 RECORD = "FACILITATOR_RECORD" in os.environ     # write the transcripts anew
 
 
-class Site:
+class WireGuardSite:
     """The lab's cables, a WireGuard server, and us."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.network = directory, Network()
+        self.directory, self.network = directory, LabNetwork()
         self.server = WireGuardServer(self.network["customer"], directory)
         self.server.start()
         self.device = f"t-{os.getpid()}"    # sockets of all namespaces lie in one directory
         self._runs = 0
 
-    def start(self, config: str, suffix: str = "") -> Run:
+    def start(self, config: str, suffix: str = "") -> ClientRun:
         """Begin a session. Those with different suffixes may run at the same time."""
         self._runs += 1
         directory = self.directory / f"run-{self._runs}"
@@ -44,8 +44,8 @@ class Site:
         tunnel = WIREGUARD.options.model_validate(
             {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
         )
-        place = Place(directory, self.device + suffix, 0, sys.executable)
-        return Run(WIREGUARD, tunnel, place, {"config": config.encode()}, self.network["facilitator"])
+        place = Placement(directory, self.device + suffix, 0, sys.executable)
+        return ClientRun(WIREGUARD, tunnel, place, {"config": config.encode()}, self.network["facilitator"])
 
     def config(self, **keys: bytes) -> str:
         return self.server.client_config(str(CUSTOMER), **keys)
@@ -59,36 +59,36 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("wireguard"))
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireGuardSite]:
+    site = WireGuardSite(tmp_path_factory.mktemp("wireguard"))
     try:
         yield site
     finally:
         site.close()
 
 
-def failed(run: Run) -> Failed:
+def failed(run: ClientRun) -> Failed:
     try:
         return run.failed()
     finally:
         run.stop()
 
 
-def record(name: str, run: Run, device: str) -> None:
+def record(name: str, run: ClientRun, device: str) -> None:
     if RECORD:
         lines = (re.sub(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "2026/01/01 00:00:00", line) for line in run.transcript)
         lines = (re.sub(r"peer\(\S+?\)", "peer(AbCd…EfGh)", line).replace(device, "t-acme") for line in lines)
         (TRANSCRIPTS / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
-def worker(run: Run) -> psutil.Process:
+def worker(run: ClientRun) -> psutil.Process:
     """The wireguard-go of a session."""
     found = [child for child in psutil.Process(run.process.pid).children(recursive=True) if child.name() == "wireguard-go"]
     assert len(found) == 1
     return found[0]
 
 
-def test_a_session_and_its_renewal(site: Site) -> None:
+def test_a_session_and_its_renewal(site: WireGuardSite) -> None:
     run = site.start(site.config())
     try:
         connected = run.connected()
@@ -113,7 +113,7 @@ def test_a_session_and_its_renewal(site: Site) -> None:
     assert not Path(f"/var/run/wireguard/{site.device}.sock").exists()
 
 
-def test_a_killed_wireguard_go_ends_the_session_by_the_same_signal(site: Site) -> None:
+def test_a_killed_wireguard_go_ends_the_session_by_the_same_signal(site: WireGuardSite) -> None:
     run = site.start(site.config())
     run.connected()
     worker(run).kill()
@@ -123,7 +123,7 @@ def test_a_killed_wireguard_go_ends_the_session_by_the_same_signal(site: Site) -
     run.stop()
 
 
-def test_after_a_kill_of_everything_the_next_session_begins(site: Site) -> None:
+def test_after_a_kill_of_everything_the_next_session_begins(site: WireGuardSite) -> None:
     for _ in range(2):
         run = site.start(site.config())
         run.connected()
@@ -133,7 +133,7 @@ def test_after_a_kill_of_everything_the_next_session_begins(site: Site) -> None:
         run.stop()
 
 
-def test_why_there_is_no_handshake(site: Site) -> None:
+def test_why_there_is_no_handshake(site: WireGuardSite) -> None:
     """All at the same time, because each takes its time."""
     site.network["facilitator"].run("ip", "route", "add", "unreachable", "203.0.113.99")
     here = f"{CUSTOMER} port {site.server.port}"
@@ -159,7 +159,7 @@ def test_why_there_is_no_handshake(site: Site) -> None:
         record(name, run, f"{site.device}{number}")
 
 
-def test_a_local_port_that_is_taken(site: Site) -> None:
+def test_a_local_port_that_is_taken(site: WireGuardSite) -> None:
     with site.network["facilitator"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", 51999))
         run = site.start(site.config().replace("DNS = ", "ListenPort = 51999\nDNS = "))
@@ -168,7 +168,7 @@ def test_a_local_port_that_is_taken(site: Site) -> None:
     record("port-taken", run, site.device)
 
 
-def test_a_device_name_that_is_taken(site: Site) -> None:
+def test_a_device_name_that_is_taken(site: WireGuardSite) -> None:
     first = site.start(site.config())
     first.connected()
     second = site.start(site.config())
@@ -178,7 +178,7 @@ def test_a_device_name_that_is_taken(site: Site) -> None:
     record("device-taken", second, site.device)
 
 
-def test_a_device_of_another_kind_is_left_alone(site: Site) -> None:
+def test_a_device_of_another_kind_is_left_alone(site: WireGuardSite) -> None:
     site.network["facilitator"].run("ip", "link", "add", site.device, "type", "veth", "peer", "name", "other")
     run = site.start(site.config())
     why = failed(run)
@@ -188,7 +188,7 @@ def test_a_device_of_another_kind_is_left_alone(site: Site) -> None:
     assert "veth" in kind
 
 
-def test_a_socket_of_the_same_name_in_use(site: Site) -> None:
+def test_a_socket_of_the_same_name_in_use(site: WireGuardSite) -> None:
     """Another network namespace has a device of the same name."""
     path = Path(f"/var/run/wireguard/{site.device}.sock")
     with socket.socket(socket.AF_UNIX) as listener:

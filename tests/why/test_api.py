@@ -17,20 +17,20 @@ from click.testing import CliRunner, Result
 from supervisor.cli import main
 from supervisor.control.api import Api
 from supervisor.control.client import ControlClient, Refused
-from supervisor.control.peers import Gate
-from supervisor.control.servers import Servers
-from supervisor.core.packet import Question
-from supervisor.core.why import document
+from supervisor.control.peer_credentials import ClientGuard
+from supervisor.control.sockets import Servers
+from supervisor.core.diagnosis.answer import document
+from supervisor.core.diagnosis.query import PacketQuery
 from tests.why.worlds import asked, facts
 
 
 @dataclass
-class FakeDaemon:
+class WorldDaemon:
     """Answers from the tests' world, where `down` is down."""
 
     down: dict[str, str] = field(default_factory=dict)
 
-    async def why(self, question: Question) -> dict[str, Any]:
+    async def why(self, question: PacketQuery) -> dict[str, Any]:
         given = facts(str(question.address), None if question.source is None else str(question.source), question.port, **self.down)
         return document(given, asked(given))
 
@@ -39,10 +39,10 @@ class FakeDaemon:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[tuple[FakeDaemon, Path, str]]:
-    daemon, servers = FakeDaemon(), Servers()
+async def served(tmp_path: Path) -> AsyncIterator[tuple[WorldDaemon, Path, str]]:
+    daemon, servers = WorldDaemon(), Servers()
     api = Api(daemon)
-    await servers.listen_unix(api.control(Gate(lambda pid: False, "key")), tmp_path / "control.sock")
+    await servers.listen_unix(api.control(ClientGuard(lambda pid: False, "key")), tmp_path / "control.sock")
     await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
     await servers.serve()
     yield daemon, tmp_path / "control.sock", f"http://127.0.0.1:{servers.addresses()[-1][1]}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from supervisor.core.events import Asked, ClientSaid, DeviceLost, Event, Exited, Probed, Tick
-from supervisor.core.machine import step
+from supervisor.core.session.machine import step
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
-from supervisor.reports.deaths import KEPT, Deaths
+from supervisor.reports.history.last_failures import KEPT, Deaths
 from tests.core.moments import moment
 from tests.why.worlds import tunnel
 from tunnels.base import Connected, Failed, Reason
@@ -13,13 +13,13 @@ from tunnels.base import Connected, Failed, Reason
 ACME = tunnel("acme", "10.77.0.0/24")
 
 
-class Life:
+class FailureLog:
     """One tunnel, its state driven by events, and the record of its failures."""
 
     def __init__(self) -> None:
         self.deaths, self.state, self.now = Deaths(), TunnelState(), 0.0
 
-    def __call__(self, *events: Event) -> Life:
+    def __call__(self, *events: Event) -> FailureLog:
         for event in events:
             self.now += 1.0
             before = self.state
@@ -29,7 +29,7 @@ class Life:
                 self.deaths.record(told, Snapshot({"acme": (ACME, self.state)}, self.now))
         return self
 
-    def connected(self) -> Life:
+    def connected(self) -> FailureLog:
         """A session that is up, however the last one ended."""
         if self.state.phase is Phase.BACKOFF:
             self(Tick("acme"))
@@ -41,14 +41,14 @@ class Life:
 
 
 def test_a_death_is_remembered_once() -> None:
-    life = Life().connected()(Exited("acme", code=1))
+    life = FailureLog().connected()(Exited("acme", code=1))
     assert life.state.phase is Phase.BACKOFF
     life.connected()(Probed("acme", rtt=0.01))
     assert life.told == [("exited", "client exited with code 1")]
 
 
 def test_last_words_replace_our_guess() -> None:
-    life = Life().connected()(Probed("acme"), Probed("acme"), Probed("acme"))
+    life = FailureLog().connected()(Probed("acme"), Probed("acme"), Probed("acme"))
     assert life.told == [("unhealthy", "no probe target answered in 3 rounds")]
     life(ClientSaid("acme", what=Failed(Reason.PEER_TIMEOUT, "ping-restart")), Exited("acme", code=0))
     assert life.told == [("peer-timeout", "ping-restart")]
@@ -57,19 +57,19 @@ def test_last_words_replace_our_guess() -> None:
 
 
 def test_an_end_that_was_asked_for_is_no_death() -> None:
-    life = Life().connected()(Asked("acme", reason=Reason.STOPPED), Exited("acme", code=0))
+    life = FailureLog().connected()(Asked("acme", reason=Reason.STOPPED), Exited("acme", code=0))
     assert life.told == []
 
 
 def test_only_the_last_ones_are_kept() -> None:
-    life = Life()
+    life = FailureLog()
     for code in range(1, KEPT + 3):
         life.connected()(Exited("acme", code=code))
     assert [text for _, text in life.told] == [f"client exited with code {code}" for code in range(3, KEPT + 3)]
 
 
 def test_a_removed_tunnel_takes_its_failures_along() -> None:
-    life = Life().connected()(Exited("acme", code=1))
+    life = FailureLog().connected()(Exited("acme", code=1))
     other = tunnel("other", "10.78.0.0/24")
     moved = Transition("other", 1, Phase.STARTING, Phase.UP, life.state.health, Reason.CONNECTED, "", 9.0, 1.0)
     life.deaths.record(moved, Snapshot({"other": (other, TunnelState())}, 9.0))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from supervisor.cli import main
-from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Daemon, Lab
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import with_password
 from tests.lab.network import DATACENTRE, DATACENTRE6, LAPTOP, STAFF6
 from tests.lab.wait import eventually
@@ -25,7 +25,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def daemon(lab: Lab) -> Iterator[Daemon]:
+def daemon(lab: Lab) -> Iterator[LabDaemon]:
     """Three tunnels are well: the first also carries IPv6 and a mapped network, the last a site with the addresses of the first."""
     assert lab.password_server.pid
     config = lab.configuration()
@@ -42,7 +42,7 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
         yield daemon
 
 
-def why(daemon: Daemon, *arguments: object) -> tuple[int, dict[str, Any]]:
+def why(daemon: LabDaemon, *arguments: object) -> tuple[int, dict[str, Any]]:
     """The command, in this process: its exit code and its document."""
     done = CliRunner().invoke(main, ["why", *map(str, arguments), "--json", "--socket", str(daemon.runtime_dir / "control.sock")])
     assert done.stdout, done.stderr
@@ -57,7 +57,7 @@ def problems(answer: dict[str, Any]) -> list[str]:
     return [step["name"] for step in answer["steps"] if step["state"] == "problem"]
 
 
-def test_a_healthy_device(lab: Lab, daemon: Daemon) -> None:
+def test_a_healthy_device(lab: Lab, daemon: LabDaemon) -> None:
     assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
     code, answer = why(daemon, DATACENTRE_WEB, "--from", LAPTOP, "--port", 80)
     assert (code, problems(answer)) == (0, [])
@@ -72,7 +72,7 @@ def test_a_healthy_device(lab: Lab, daemon: Daemon) -> None:
     assert "0 B" not in found["bytes"].split()
 
 
-def test_the_plan_while_both_tunnels_are_up(daemon: Daemon) -> None:
+def test_the_plan_while_both_tunnels_are_up(daemon: LabDaemon) -> None:
     done = daemon.cli("plan")
     assert done.returncode == 0
     assert done.stdout.endswith("\n\nthe kernel holds exactly this: nothing to change\n")
@@ -80,20 +80,20 @@ def test_the_plan_while_both_tunnels_are_up(daemon: Daemon) -> None:
         assert line in done.stdout
 
 
-def test_a_healthy_proxy(daemon: Daemon) -> None:
+def test_a_healthy_proxy(daemon: LabDaemon) -> None:
     code, answer = why(daemon, CLOUD_WEB)
     assert (code, problems(answer)) == (0, [])
     assert steps(answer)["proxy"].startswith("TCP is redirected to port 17")
 
 
 @pytest.mark.parametrize("address", ["100.64.5.9", "172.16.5.9"])
-def test_both_names_of_a_mapped_address(daemon: Daemon, address: str) -> None:
+def test_both_names_of_a_mapped_address(daemon: LabDaemon, address: str) -> None:
     code, answer = why(daemon, address)
     assert (code, problems(answer)) == (0, [])
     assert (answer["staff_address"], answer["real_address"], answer["destination"]) == ("100.64.5.9", "172.16.5.9", "100.64.5.0/24")
 
 
-def test_two_sites_with_the_same_addresses(lab: Lab, daemon: Daemon) -> None:
+def test_two_sites_with_the_same_addresses(lab: Lab, daemon: LabDaemon) -> None:
     """Both are reached at the same time, and each is explained."""
     assert [lab.request(f"http://{address}/").body for address in (DATACENTRE_WEB, "100.64.2.10")] == [
         "datacentre sees 10.78.0.2", "datacentre sees 10.79.0.2"
@@ -113,7 +113,7 @@ def test_two_sites_with_the_same_addresses(lab: Lab, daemon: Daemon) -> None:
         ("10.8.9.1", 80, "would be refused: other-dc does not let 10.8.9.1 in, only engineers to tcp/80"),
     ],
 )
-def test_who_may_enter(lab: Lab, daemon: Daemon, source: object, port: int, verdict: str) -> None:
+def test_who_may_enter(lab: Lab, daemon: LabDaemon, source: object, port: int, verdict: str) -> None:
     """What is foretold is what happens."""
     code, answer = why(daemon, "100.64.2.10", "--from", source, "--port", port)
     assert (code, verdict in answer["verdict"]) == (0 if port == 80 and source == LAPTOP else 1, True), answer["verdict"]
@@ -124,7 +124,7 @@ def test_who_may_enter(lab: Lab, daemon: Daemon, source: object, port: int, verd
         assert ("engineers 0" in counted) is (code == 0), counted
 
 
-def test_ipv6(lab: Lab, daemon: Daemon) -> None:
+def test_ipv6(lab: Lab, daemon: LabDaemon) -> None:
     address = DATACENTRE6[16]
     assert lab.request(f"http://[{address}]/").status == 200
     code, answer = why(daemon, address, "--from", STAFF6[2])
@@ -133,18 +133,18 @@ def test_ipv6(lab: Lab, daemon: Daemon) -> None:
     assert steps(answer)["route"] == "the kernel sends it dev t-acme-dc (table 173001)"
 
 
-def test_an_address_that_nobody_carries(daemon: Daemon) -> None:
+def test_an_address_that_nobody_carries(daemon: LabDaemon) -> None:
     done = daemon.cli("why", "192.0.2.7")
     assert done.returncode == 1
     assert done.stdout.startswith("192.0.2.7 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink\n\n  ok ")
 
 
-def test_a_sender_who_is_not_staff(daemon: Daemon) -> None:
+def test_a_sender_who_is_not_staff(daemon: LabDaemon) -> None:
     code, answer = why(daemon, DATACENTRE_WEB, "--from", "10.9.0.1")
     assert (code, answer["outcome"], problems(answer)) == (1, "refused", ["source"])
 
 
-def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: Daemon) -> None:
+def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: LabDaemon) -> None:
     """Everything of ours is in place; the rule itself is named, and the kernel's own answer about the packet tells the same."""
     rule = ("priority", "100", "from", "10.8.0.0/16", "iif", "vpc", "prohibit")
     daemon.namespace.run("ip", "rule", "add", *rule)
@@ -155,7 +155,7 @@ def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: Daemon) 
     assert steps(answer)["route"] == "the kernel sends it nowhere: prohibited"
 
 
-def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemon: Daemon) -> None:
+def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemon: LabDaemon) -> None:
     lab.openvpn.stop()
     code, answer = eventually(lambda: down if (down := why(daemon, DATACENTRE_WEB))[0] == 3 else None, 15, "acme-dc is down")
     try:
@@ -172,7 +172,7 @@ def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemo
     assert " ago): " in steps(answer)["failure"]
 
 
-def test_a_tunnel_that_an_operator_stopped(daemon: Daemon) -> None:
+def test_a_tunnel_that_an_operator_stopped(daemon: LabDaemon) -> None:
     assert daemon.cli("stop", "own-cloud").returncode == 0
     code, answer = why(daemon, CLOUD_WEB)
     assert code == 3

@@ -7,9 +7,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.fitness.facts import Around, Facts, Kernel, Own, PolicyRule, Setting, TableRoute
-from supervisor.core.netfilter.values import Compare, Consequence, FilterChain, FilterRule, Firewall, Load
-from supervisor.core.why import Answer, Outcome
+from supervisor.core.diagnosis.answer import Explanation, PacketOutcome
+from supervisor.core.netfilter.values import Compare, Consequence, FilterChain, FilterRule, Firewall, LoadExpression
+from supervisor.core.preflight.facts import Around, HostFacts, KernelFacts, Own, PolicyRule, Setting, TableRoute
 from tests.why.worlds import asked, facts
 
 DROP = Consequence("drop")
@@ -21,30 +21,30 @@ def chain(*expressions: object, hook: str = "forward", drops: bool = False) -> F
 
 
 def source(address: str) -> tuple[object, ...]:
-    return Load(0, "network", 4, 12), Compare(0, "==", ip_network(address).network_address.packed)
+    return LoadExpression(0, "network", 4, 12), Compare(0, "==", ip_network(address).network_address.packed)
 
 
-def answer(address: str, sender: str | None = None, port: int | None = None, state: str = "", **host: object) -> Answer:
+def answer(address: str, sender: str | None = None, port: int | None = None, state: str = "", **host: object) -> Explanation:
     given = facts(address, sender, port, **({"acme": state} if state else {}))
     around = Around(given.plan, (("acme", "icmp://10.77.0.1"),), (), tuple((network, "vpc") for network in given.plan.staff), {})
-    return asked(given, others=Facts(around=around, **{"kernel": Kernel(), "rules": (), **host}))      # type: ignore[arg-type]
+    return asked(given, others=HostFacts(around=around, **{"kernel": KernelFacts(), "rules": (), **host}))      # type: ignore[arg-type]
 
 
-def steps(found: Answer) -> list[tuple[str, str]]:
+def steps(found: Explanation) -> list[tuple[str, str]]:
     return [(step.name, step.mark.value) for step in found.steps if step.name in ("firewall", "policy rule", "address", "kernel setting")]
 
 
 @pytest.mark.parametrize(("found", "expected"), [
     (answer("10.77.0.10"), []),
-    (answer("10.77.0.10", kernel=Kernel(chain(drops=True))), [("firewall", "problem")]),
-    (answer("fd00:77::10", kernel=Kernel(chain(drops=True))), []),                                      # a chain of IPv4
-    (answer("10.90.0.10", kernel=Kernel(chain(drops=True))), []),                                       # a proxy's are not forwarded
-    (answer("10.90.0.10", kernel=Kernel(chain(hook="input", drops=True))), [("firewall", "problem")]),
-    (answer("10.77.0.10", "10.8.0.9", kernel=Kernel(chain(*source("10.8.0.9")))), [("firewall", "problem")]),
-    (answer("10.77.0.10", "10.8.0.8", kernel=Kernel(chain(*source("10.8.0.9")))), []),
-    (answer("10.77.0.10", kernel=Kernel(chain(*source("10.8.0.9")))), [("firewall", "warning")]),       # of some senders
-    (answer("10.77.0.10", kernel=Kernel(chain(hook="output", drops=True))), [("firewall", "warning")]),         # of the probes only
-    (answer("10.77.0.10", state="backoff", kernel=Kernel(chain(hook="output", drops=True))), [("firewall", "problem")]),
+    (answer("10.77.0.10", kernel=KernelFacts(chain(drops=True))), [("firewall", "problem")]),
+    (answer("fd00:77::10", kernel=KernelFacts(chain(drops=True))), []),                                      # a chain of IPv4
+    (answer("10.90.0.10", kernel=KernelFacts(chain(drops=True))), []),                                       # a proxy's are not forwarded
+    (answer("10.90.0.10", kernel=KernelFacts(chain(hook="input", drops=True))), [("firewall", "problem")]),
+    (answer("10.77.0.10", "10.8.0.9", kernel=KernelFacts(chain(*source("10.8.0.9")))), [("firewall", "problem")]),
+    (answer("10.77.0.10", "10.8.0.8", kernel=KernelFacts(chain(*source("10.8.0.9")))), []),
+    (answer("10.77.0.10", kernel=KernelFacts(chain(*source("10.8.0.9")))), [("firewall", "warning")]),       # of some senders
+    (answer("10.77.0.10", kernel=KernelFacts(chain(hook="output", drops=True))), [("firewall", "warning")]),         # of the probes only
+    (answer("10.77.0.10", state="backoff", kernel=KernelFacts(chain(hook="output", drops=True))), [("firewall", "problem")]),
     (answer("10.77.0.10", kernel=None), [("firewall", "warning")]),                                     # cannot be seen
     (answer("10.77.0.10", rules=(PolicyRule(4, 100, "blackhole", action="blackhole"),)), [("policy rule", "problem")]),
     (answer("10.77.0.10", rules=(PolicyRule(4, 200, "blackhole", action="blackhole"),)), []),
@@ -56,13 +56,13 @@ def steps(found: Answer) -> list[tuple[str, str]]:
     (answer("10.77.0.10", settings={"net.ipv4.ip_forward": Setting("1", True), "net.ipv4.conf.vpc.forwarding": Setting("0", True)}),
      [("kernel setting", "problem")]),
 ])
-def test_each_obstacle_is_a_step(found: Answer, expected: list[tuple[str, str]]) -> None:
+def test_each_obstacle_is_a_step(found: Explanation, expected: list[tuple[str, str]]) -> None:
     assert steps(found) == expected
 
 
 def test_the_verdict_names_it_with_what_to_do() -> None:
-    found = answer("10.77.0.10", "10.8.0.9", 443, kernel=Kernel(chain(drops=True)))
-    assert found.outcome is Outcome.BLOCKED
+    found = answer("10.77.0.10", "10.8.0.9", 443, kernel=KernelFacts(chain(drops=True)))
+    assert found.outcome is PacketOutcome.BLOCKED
     assert "would not arrive: firewall: iptables drops forwarded packets" in found.verdict
     assert "to do: iptables -I FORWARD -m connmark" in found.verdict
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.cli.plan import plan_text
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import LabDaemon
 from tests.netns import Namespace, sweep
 
 pytestmark = pytest.mark.root
@@ -39,12 +39,12 @@ CONFIG = {
 
 
 @contextlib.contextmanager
-def not_started(directory: Path) -> Iterator[Daemon]:
+def not_started(directory: Path) -> Iterator[LabDaemon]:
     """A daemon in a namespace of its own; its tunnels can never come up, so the plan stays as it is."""
     sweep()
     namespace = Namespace("plan")
     try:
-        daemon = Daemon(namespace, directory, CONFIG)
+        daemon = LabDaemon(namespace, directory, CONFIG)
         yield daemon
         daemon.end()
         assert daemon.leftovers() == {}
@@ -53,7 +53,7 @@ def not_started(directory: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def daemon(tmp_path: Path) -> Iterator[LabDaemon]:
     with not_started(tmp_path) as daemon:
         yield daemon
 
@@ -64,13 +64,13 @@ def parts(text: str) -> tuple[str, str]:
     return wanted + "\n", difference
 
 
-def plan(daemon: Daemon) -> tuple[str, str]:
+def plan(daemon: LabDaemon) -> tuple[str, str]:
     done = daemon.cli("plan")
     assert (done.returncode, done.stderr) == (0, "")
     return parts(done.stdout)
 
 
-def test_before_while_and_after(daemon: Daemon) -> None:
+def test_before_while_and_after(daemon: LabDaemon) -> None:
     wanted, missing = parts(GOLDEN.read_text())
     assert plan(daemon) == (wanted, missing)
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.layout import MAIN_TABLE, Device, Element, Host, Layout, Route, wanted
-from supervisor.core.network import Lane
-from supervisor.core.packet import Facts, Lookup, locate, parse_question, shifted
-from supervisor.core.why import Answer, document
-from supervisor.core.words import lasting, size
+from supervisor.core.diagnosis.answer import Explanation, document
+from supervisor.core.diagnosis.query import Evidence, Lookup, locate, parse_question, shifted
+from supervisor.core.humanize import lasting, size
+from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
+from supervisor.core.network.plan import Lane
 from tests.why.worlds import FIRST_LANE, asked, facts
 
 
-def step(answer: Answer, name: str) -> str:
+def step(answer: Explanation, name: str) -> str:
     return " | ".join(each.text for each in answer.steps if each.name == name)
 
 
-def problems(answer: Answer) -> list[str]:
+def problems(answer: Explanation) -> list[str]:
     return [each.name for each in answer.steps if each.mark == "problem"]
 
 
@@ -69,7 +69,7 @@ def problems(answer: Answer) -> list[str]:
         (facts("10.50.0.1", main="backoff"), "carried", "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min"),
     ],
 )
-def test_a_verdict_is_one_sentence(given: Facts, outcome: str, verdict: str) -> None:
+def test_a_verdict_is_one_sentence(given: Evidence, outcome: str, verdict: str) -> None:
     answer = asked(given)
     assert (answer.outcome.value, answer.verdict) == (outcome, verdict)
     assert (problems(answer) == []) is (outcome == "carried" or given.question.address == ip_address("10.0.3.4"))
@@ -160,7 +160,7 @@ _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and
         (without(_LAYOUT, routes=_SHUT), "closed", "without it a packet could leave in clear"),
         (without(_LAYOUT, table=False, elements=frozenset()), "nftables", "table inet facilitator is missing or was changed"),
         (without(_LAYOUT, elements=_LAYOUT.elements - {Element("up", (FIRST_LANE,))}), "nftables", f"element up {FIRST_LANE}"),
-        ({"host": Host({"t-acme": Device(7, 1400, False, True)})}, "device", "t-acme is down, MTU 1400 bytes"),
+        ({"host": HostFeatures({"t-acme": Device(7, 1400, False, True)})}, "device", "t-acme is down, MTU 1400 bytes"),
         ({"forwarding": False}, "forwarding", "IPv4 forwarding is switched off"),
         ({"onward": Lookup("uplink", "198.51.100.1", 254)}, "route", "the kernel sends it via 198.51.100.1 dev uplink (table 254)"),
         ({"onward": Lookup(error="nowhere: unreachable")}, "route", "the kernel sends it nowhere: unreachable"),

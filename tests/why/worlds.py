@@ -7,12 +7,12 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
-from supervisor.core.failover import choose
-from supervisor.core.layout import Device, Host, wanted
-from supervisor.core.network import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
-from supervisor.core.packet import Facts, Kernel, Lookup, Match, parse_question, way
+from supervisor.core.diagnosis.answer import Explanation, explain, resolve
+from supervisor.core.diagnosis.query import Evidence, KernelView, Lookup, Match, parse_question, way
+from supervisor.core.network.failover import choose
+from supervisor.core.network.layout import Device, HostFeatures, wanted
+from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
 from supervisor.core.state import Drain, Failure, Health, Phase, Session, Snapshot, TunnelState, Want
-from supervisor.core.why import Answer, explain, resolve
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel
 
@@ -69,7 +69,7 @@ OTHER_WAY = Lookup("vpc", "10.60.0.1", 254)
 
 def facts(
     address: str, source: str | None = None, port: int | None = None, carriers: Mapping[str, str] | None = None, **states: str
-) -> Facts:
+) -> Evidence:
     """Everything is as it should be, apart from the named tunnels: `facts("10.77.0.10", acme="backoff")`."""
     snapshot = Snapshot({each.name: (each, STATES[states[each.name]] if each.name in states else HEALTHY) for each in TUNNELS}, NOW)
     before = {ip_network(network): name for network, name in (carriers or {}).items()}
@@ -77,24 +77,24 @@ def facts(
     asked = parse_question(address, source, port)
     found = resolve(snapshot, plan, asked.address)
     if not isinstance(found, Match):
-        return Facts(asked, snapshot, plan, Kernel(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY), 0.0, SEGMENTS)
+        return Evidence(asked, snapshot, plan, KernelView(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY), 0.0, SEGMENTS)
     lane = way(snapshot, plan, found).lane
     failures: Mapping[str, Sequence[Failure]] = {lane.tunnel: (TIMED_OUT, replace(TIMED_OUT, text="again", at=NOW - 60))}
-    return Facts(asked, snapshot, plan, kernel(plan, lane), 0.0, SEGMENTS, failures)
+    return Evidence(asked, snapshot, plan, kernel(plan, lane), 0.0, SEGMENTS, failures)
 
 
-def kernel(plan: NetworkPlan, lane: Lane) -> Kernel:
+def kernel(plan: NetworkPlan, lane: Lane) -> KernelView:
     """A kernel that follows the plan."""
     devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
-    host = Host({"lo": Device(1, 65536, True, True), **devices})
+    host = HostFeatures({"lo": Device(1, 65536, True, True), **devices})
     onward = None if lane.device is None else Lookup(lane.device, None, lane.number) if lane.up else Lookup(error="nowhere: unreachable")
-    return Kernel(
+    return KernelView(
         host=host, layout=wanted(plan, host), forwarding=True, onward=onward, back=OTHER_WAY, addresses=("10.78.0.2",) if devices else (),
         listening=lane.device is None, traffic=(4_200_000, 999) if devices else None, refused={"forward": 3, "input": 0},
     )
 
 
-def asked(given: Facts, **kernel_as_it_is: Any) -> Answer:
+def asked(given: Evidence, **kernel_as_it_is: Any) -> Explanation:
     """The answer, with some of the kernel's facts replaced."""
     return explain(replace(given, kernel=replace(given.kernel, **kernel_as_it_is)))
 

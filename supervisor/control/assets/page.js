@@ -4,7 +4,7 @@
   const live = byId("live"), said = byId("said"), list = byId("list");
   const version = byId("facilitator").dataset.version;
 
-  // As supervisor.core.words.lasting has it.
+  // As supervisor.core.humanize.lasting has it.
   const lasting = (seconds) => {
     const whole = Math.max(0, Math.trunc(seconds));
     const minutes = Math.trunc(whole / 60), hours = Math.trunc(whole / 3600), days = Math.trunc(whole / 86400);

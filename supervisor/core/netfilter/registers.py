@@ -12,15 +12,15 @@ from supervisor.core.netfilter.values import (
     Compare,
     Consequence,
     Constant,
-    Element,
     ElementSet,
     Expression,
-    Load,
+    LoadExpression,
     Masked,
     Member,
     Opaque,
-    Packet,
+    SetInterval,
     Swapped,
+    SymbolicPacket,
     Truth,
 )
 
@@ -29,7 +29,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ExpressionResult:
     """What one expression says."""
 
     truth: Truth
@@ -37,21 +37,21 @@ class Found:
     consequence: Consequence | None = None
 
 
-_GOES_ON = (Found(Truth.YES),)
+_GOES_ON = (ExpressionResult(Truth.YES),)
 
 
 class Registers:
     """The registers of one rule, byte by byte: value, which bits are known, and what the others depend on."""
 
-    def __init__(self, packet: Packet) -> None:
+    def __init__(self, packet: SymbolicPacket) -> None:
         self._packet = packet
         self._value, self._known = bytearray(_SIZE), bytearray(b"\xff" * _SIZE)
         self._about = ["other"] * _SIZE
 
-    def take(self, expression: Expression, elements: ElementSet | None) -> tuple[Found, ...]:
+    def take(self, expression: Expression, elements: ElementSet | None) -> tuple[ExpressionResult, ...]:
         """Carry one expression out."""
         match expression:
-            case Load():
+            case LoadExpression():
                 return self._load(expression)
             case Constant():
                 self._put(expression.to, Bits.exactly(expression.value))
@@ -69,11 +69,11 @@ class Registers:
             case Opaque():
                 if expression.to is None:
                     self._put(0, Bits.unknown(_SIZE))
-                    return (Found(Truth.MAYBE, frozenset({"other"})),)
+                    return (ExpressionResult(Truth.MAYBE, frozenset({"other"})),)
                 self._put(expression.to, Bits.unknown(expression.size))
         return _GOES_ON
 
-    def _load(self, load: Load) -> tuple[Found, ...]:
+    def _load(self, load: LoadExpression) -> tuple[ExpressionResult, ...]:
         if load.source in ("network", "transport"):
             header = self._packet.network if load.source == "network" else self._packet.transport
             size = max(0, min(load.size, len(header.value) - load.offset))
@@ -84,11 +84,11 @@ class Registers:
             return _GOES_ON
         bits = self._packet.fields.get(load.source, Bits.unknown(load.size))
         if load.source.startswith("ct ") and load.source not in self._packet.fields and "ct mark" not in self._packet.fields:
-            return (Found(Truth.NO),)      # no flow yet: the rule ends here
+            return (ExpressionResult(Truth.NO),)      # no flow yet: the rule ends here
         self._put(load.to, bits)
         return _GOES_ON
 
-    def _name_addresses(self, load: Load) -> None:
+    def _name_addresses(self, load: LoadExpression) -> None:
         """Whose the addresses in the IP header are."""
         if load.source == "network":
             first, size = (12, 4) if self._packet.version == 4 else (8, 16)
@@ -126,16 +126,16 @@ class Registers:
                 row[there] = row[here][::-1]
             self._about[there] = self._about[here][::-1]
 
-    def _judged(self, at: int, size: int, truth: Truth) -> Found:
+    def _judged(self, at: int, size: int, truth: Truth) -> ExpressionResult:
         """With what it depends on."""
-        return Found(truth, self._open(at, size) if truth is Truth.MAYBE else _NOTHING)
+        return ExpressionResult(truth, self._open(at, size) if truth is Truth.MAYBE else _NOTHING)
 
     def _open(self, at: int, size: int) -> frozenset[str]:
         return frozenset(self._about[n] for n in range(at, at + size) if self._known[n] != 0xFF)
 
-    def _member(self, member: Member, elements: ElementSet | None) -> Iterator[Found]:
+    def _member(self, member: Member, elements: ElementSet | None) -> Iterator[ExpressionResult]:
         if elements is None or elements.elements is None:
-            yield Found(Truth.MAYBE, frozenset({"other"}))
+            yield ExpressionResult(Truth.MAYBE, frozenset({"other"}))
             return
         size = len(elements.elements[0].first) if elements.elements else 0
         bits, open = self._bits(member.at, size), self._open(member.at, size)
@@ -145,11 +145,11 @@ class Registers:
             self._put(member.to, Bits.unknown(16))
         if any(each.consequence for each in elements.elements):
             for each, truth in matches if best is Truth.MAYBE else [pair for pair in matches if pair[1] is best][:1]:
-                yield Found(truth, open, each.consequence)
-            yield Found(Truth.NO)       # what is in the map has left the rule, what is not has too
+                yield ExpressionResult(truth, open, each.consequence)
+            yield ExpressionResult(Truth.NO)       # what is in the map has left the rule, what is not has too
             return
         found = Truth(2 - best) if member.outside else Truth(best)
-        yield Found(found, open if found is Truth.MAYBE else _NOTHING)
+        yield ExpressionResult(found, open if found is Truth.MAYBE else _NOTHING)
 
 
 def _compared(bits: Bits, compare: Compare) -> Truth:
@@ -177,7 +177,7 @@ def _within(bits: Bits, first: bytes, last: bytes) -> Truth:
     return Truth.YES if int.from_bytes(first) <= low and high <= int.from_bytes(last) else Truth.MAYBE
 
 
-def _inside(bits: Bits, element: Element, parts: tuple[int, ...]) -> Truth:
+def _inside(bits: Bits, element: SetInterval, parts: tuple[int, ...]) -> Truth:
     """Part by part, each on a boundary of four bytes."""
     truth, at = Truth.YES, 0
     for size in parts or (len(element.first),):

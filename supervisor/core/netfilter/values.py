@@ -60,7 +60,7 @@ class Bits:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadExpression:
     """Puts something of the packet into a register: a field by its name, or bytes of a header (`network` or `transport`)."""
 
     to: int                     # first byte of the register
@@ -142,7 +142,7 @@ class Consequence:
     chain: str = ""
 
 
-Expression = Load | Constant | Masked | Swapped | Compare | Between | Member | Opaque | Consequence
+Expression = LoadExpression | Constant | Masked | Swapped | Compare | Between | Member | Opaque | Consequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class FilterChain:
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
+class SetInterval:
     """An element of a set: everything from `first` to `last`, part by part where it is a concatenation."""
 
     first: bytes
@@ -189,7 +189,7 @@ class Element:
 class ElementSet:
     """A set or map. Without elements where there are too many to be read."""
 
-    elements: tuple[Element, ...] | None
+    elements: tuple[SetInterval, ...] | None
     parts: tuple[int, ...] = ()     # bytes of the fields of a concatenation
 
 
@@ -228,11 +228,11 @@ class Firewall:
 
 
 @dataclass(frozen=True, slots=True)
-class Packet:
+class SymbolicPacket:
     """What is known about a packet, or about many."""
 
     version: int
-    fields: Mapping[str, Bits]                  # by the names of `Load`
+    fields: Mapping[str, Bits]                  # by the names of `LoadExpression`
     network: Bits                               # the IP header
     transport: Bits                             # the one behind it
     source: str = "other"                       # what unknown bits of its addresses depend on

@@ -12,7 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from supervisor.core.netfilter.registers import Registers
-from supervisor.core.netfilter.values import Consequence, ElementSet, Expression, FilterChain, FilterRule, Firewall, Member, Packet, Truth
+from supervisor.core.netfilter.values import (
+    Consequence,
+    ElementSet,
+    Expression,
+    FilterChain,
+    FilterRule,
+    Firewall,
+    Member,
+    SymbolicPacket,
+    Truth,
+)
 
 _DEEPEST = 16                   # jumps within each other; the kernel allows as many
 _NOTHING: frozenset[str] = frozenset()
@@ -39,7 +49,7 @@ class Walk:
     open: frozenset[str]            # what any rule depended on that was not certain
 
 
-def walk(firewall: Firewall, base: FilterChain, packet: Packet) -> Walk:
+def walk(firewall: Firewall, base: FilterChain, packet: SymbolicPacket) -> Walk:
     """What the chain makes of the packet."""
     walker = _Walker(firewall, base, packet)
     rest = walker.through(base, _Part(Truth.YES))
@@ -71,7 +81,7 @@ def _both(one: _Part | None, other: _Part | None) -> _Part | None:
 
 
 class _Walker:
-    def __init__(self, firewall: Firewall, base: FilterChain, packet: Packet) -> None:
+    def __init__(self, firewall: Firewall, base: FilterChain, packet: SymbolicPacket) -> None:
         self.stops: list[Stop] = []
         self.open: set[str] = set()
         self._base, self._packet, self._sets = base, packet, firewall.sets

@@ -11,7 +11,7 @@ import time
 STRAGGLERS = 3.0        # seconds for the last echoes, at most
 
 
-class Stream:
+class DatagramStream:
     """What was sent, and which numbers came back."""
 
     def __init__(self, sender: socket.socket) -> None:
@@ -32,7 +32,7 @@ class Stream:
                     self.echoed.add(self.sender.recv(512).rpartition(b"\n")[2])
 
 
-def run(stream: Stream, rate: int, addresses: list[str], stopped: threading.Event) -> None:
+def run(stream: DatagramStream, rate: int, addresses: list[str], stopped: threading.Event) -> None:
     due = time.monotonic()
     while not stopped.is_set():     # looked at between two datagrams: nothing is counted by half
         for address in addresses:
@@ -47,7 +47,7 @@ def run(stream: Stream, rate: int, addresses: list[str], stopped: threading.Even
 stopped = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-    stream = Stream(sender)
+    stream = DatagramStream(sender)
     print("sending", flush=True)
     run(stream, int(sys.argv[1]), sys.argv[2:], stopped)
     print(stream.sent, len(stream.echoed), flush=True)

@@ -15,7 +15,7 @@ PORTAL = "reqid=7,polid=1-1-7,grp=staff,portal=full,magic=1-7,peer="
 XML = '<?xml version="1.0"?><sslvpn-tunnel ver="1"><ipv4><dns ip="10.77.0.53"/><assigned-addr ipv4="10.79.98.1"/></ipv4></sslvpn-tunnel>'
 
 
-class Gateway(http.server.BaseHTTPRequestHandler):
+class Fortigate(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "xxxxxxxx-xxxxx"
 
@@ -76,7 +76,7 @@ class Gateway(http.server.BaseHTTPRequestHandler):
 
 
 def main(certificate, key, address, port):
-    server = http.server.ThreadingHTTPServer((address, int(port)), Gateway)
+    server = http.server.ThreadingHTTPServer((address, int(port)), Fortigate)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)

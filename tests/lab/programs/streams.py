@@ -11,7 +11,7 @@ import time
 LAST_WORDS = 5.0        # seconds for the last echoes
 
 
-class Stream:
+class TcpStream:
     """One connection, and what became of it."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Stream:
 async def main(address: str, count: int, pause: float) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    streams = [Stream() for _ in range(count)]
+    streams = [TcpStream() for _ in range(count)]
     running = [asyncio.create_task(stream.run(address, pause, ended)) for stream in streams]
     while not all(stream.echoed for stream in streams) and not all(task.done() for task in running):
         await asyncio.sleep(pause)

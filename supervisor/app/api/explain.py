@@ -1,0 +1,115 @@
+"""Gathers what `facilitator why` is answered from: the engine's snapshot and plan, and what the kernel really holds at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from supervisor.core.diagnosis.answer import document, explain, resolve
+from supervisor.core.diagnosis.query import Evidence, KernelView, Lookup, Match, PacketQuery, Way, way
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.preflight import facts as fitness
+from supervisor.engine import Engine
+from supervisor.kernel.device_counters import LinkBytes
+from supervisor.kernel.errors import ERRORS
+from supervisor.kernel.inspect.packet_path import Inspector, forwarding, inspector, listening, refused
+from supervisor.kernel.network import KernelNetwork
+from supervisor.kernel.nft.counters import refused_packets
+from supervisor.kernel.route.table import RouteTable
+from supervisor.reports.history.last_failures import Deaths
+from tunnels.settings import IPAddress, IPNetwork
+
+_SETTLED_WITHIN = 0.5       # seconds for the kernel to follow the plan that is asked about
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Answers questions about packets. `segments`: what staff.segments says now; `look`: what other programs have in the kernel now."""
+
+    wall_offset: float
+    engine: Engine
+    network: KernelNetwork
+    deaths: Deaths
+    segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
+    look: Callable[[], Awaitable[fitness.HostFacts]]
+
+    async def answer(self, question: PacketQuery) -> dict[str, Any]:
+        """See `supervisor.core.diagnosis.answer.document`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLED_WITHIN):
+                await self.network.settled()
+        snapshot, plan = self.engine.snapshot, self.engine.plan
+        found = resolve(snapshot, plan, question.address)
+        path = way(snapshot, plan, found) if isinstance(found, Match) else None
+        facts = Evidence(
+            question, snapshot, plan, await self._kernel(question, plan, path), self.wall_offset, self.segments(), self.deaths.last
+        )
+        return document(facts, explain(facts))
+
+    async def _kernel(self, question: PacketQuery, plan: NetworkPlan, path: Way | None) -> KernelView:
+        """An unreadable part leaves the rest readable."""
+        known = KernelView(forwarding=forwarding(question.address.version))
+        try:
+            if path is not None:
+                known = await self._of_lane(known, path)
+            async with inspector() as look:
+                known = await _routed(look, known, question, plan, path)
+            known = replace(known, others=await self.look())
+            away = await asyncio.to_thread(refused_packets, plan)
+            return replace(known, refused=await refused(), turned_away=away)
+        except ERRORS as error:
+            return replace(known, problem=str(error) or "the kernel does not answer")
+
+    async def _of_lane(self, known: KernelView, path: Way) -> KernelView:
+        lane = path.lane
+        routes = RouteTable()
+        try:
+            await routes.open()
+            known = replace(known, host=routes.host(() if lane.device is None else (lane.device,)))
+        finally:
+            routes.close()
+        known = replace(known, layout=await self.network.read())
+        if lane.device is not None:
+            return replace(known, traffic=LinkBytes()(lane.device))
+        return replace(known, listening=None if lane.port is None else listening(lane.port))
+
+
+async def _routed(look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: Way | None) -> KernelView:
+    """Routing decides after a 1:1 mapping took place, so the address is the real one. A proxy's packets are not routed onwards."""
+    sender, back = await _sender(look, question, plan)
+    known = replace(known, back=back)
+    if path is None:
+        return replace(known, onward=await _onward(look, question.address, 0, sender, back))
+    if path.lane.device is None:
+        return known
+    onward = await _onward(look, path.match.real, path.lane.number, sender, back)
+    return replace(known, onward=onward, addresses=await look.addresses(path.lane.device, question.address.version))
+
+
+async def _onward(look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: Lookup | None) -> Lookup:
+    """As a packet that comes in where answers to its sender go out; where that is nowhere, as one of this host."""
+    if sender is None or back is None or back.device is None or back.device == "lo":
+        return await look.lookup(address, mark=mark)
+    return await look.lookup(address, mark=mark, source=sender, device=back.device)
+
+
+async def _sender(look: Inspector, question: PacketQuery, plan: NetworkPlan) -> tuple[IPAddress | None, Lookup | None]:
+    """Who sends the packet, and where answers to it go. Nobody is named: somebody of staff, but not this host itself."""
+    named = question.source
+    sender, back = None, None
+    for sender in _staff(plan, question.address.version) if named is None else (named,):
+        back = await look.lookup(sender)
+        if back.device != "lo":
+            break
+    return sender, back
+
+
+def _staff(plan: NetworkPlan, version: int) -> tuple[IPAddress, ...]:
+    """Some addresses of staff, to ask the kernel about."""
+    network = next((network for network in plan.staff if network.version == version), None)
+    if network is None:
+        return ()
+    return tuple(network[place] for place in (1, 2, 3) if place < network.num_addresses) or (network[0],)

@@ -1,0 +1,77 @@
+"""Where the daemon lives on the host: its directories, and the lock that keeps a second one out."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from supervisor import disk
+from supervisor.app.stores.state_store import NAME as TUNNELS
+from supervisor.app.stores.state_store import ORDERS
+from supervisor.clients import output
+from supervisor.clients.process_journal import NAME as JOURNAL
+from supervisor.control.sockets import share
+from supervisor.core.exits import CannotStart, Exit
+from supervisor.kernel.errors import KernelError, MissingRight, Occupied
+from supervisor.reports.history import archive
+from supervisor.reports.paging import store, webhook
+
+_LOCK = "lock"
+_CLIENTS = "clients"
+_DATABASES = (archive.FILE, store.FILE, webhook.FILE)
+_STATE = (
+    "codes.json", "held.json", "second-sessions.json", *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
+)
+
+
+def make_directory(path: Path, setting: str, *, shared: bool = False) -> None:
+    """Create a private (0700) directory; `shared` lets the group `facilitator` pass through it. CannotStart with a sentence."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number))
+        if shared:
+            path.chmod(0o710 if share(path) else 0o700)
+    except OSError as error:
+        raise CannotStart(_code(error), f"cannot write to {path} ({error.strerror}); see {setting}") from None
+
+
+def lock(runtime_dir: Path) -> int:
+    """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING when another holds it."""
+    path = runtime_dir / _LOCK
+    try:
+        disk.make_way(path)
+        fd = disk.opened(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise CannotStart(_code(error), f"cannot use {path} ({error.strerror}); see facilitator.runtime_dir") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise CannotStart(Exit.RUNNING, f"another facilitator runs with {runtime_dir}") from None
+    return fd
+
+
+def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
+    """Whatever has taken the name of a file of ours makes way: a sentence for each. For whoever holds the lock."""
+    for name in (JOURNAL, TUNNELS, ORDERS):
+        yield from disk.tidy(runtime_dir / name, largest=disk.LARGEST)
+    yield from disk.tidy(runtime_dir, names=(_CLIENTS,), directories=True)
+    for directory in (runtime_dir / _CLIENTS).glob("*"):
+        yield from disk.tidy(directory, names=(output.NAME, output.PREVIOUS, output.READ))
+    if state_dir is not None:
+        yield from disk.tidy(state_dir, names=_STATE)
+
+
+def refused(error: KernelError) -> CannotStart:
+    """The kernel's no as the end of a command."""
+    code = Exit.RUNNING if isinstance(error, Occupied) else Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED
+    return CannotStart(code, str(error))
+
+
+def _code(error: OSError) -> Exit:
+    return Exit.NO_RIGHT if isinstance(error, PermissionError) else Exit.FAILED

@@ -1,5 +1,0 @@
-"""`facilitator doctor`: gathers facts about this host, within a few seconds and without changing anything, and has them judged."""
-
-from supervisor.app.doctor.gather import diagnose, gather
-
-__all__ = ["diagnose", "gather"]

@@ -1,0 +1,174 @@
+"""Facts about the addresses that this host lives by, and about who listens on our ports."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from pathlib import Path
+
+import psutil
+
+from supervisor.clients import processes
+from supervisor.clients.ports import FIRST_PORT, LAST_PORT
+from supervisor.config.model import Config
+from supervisor.core.preflight.facts import ForeignListener, Own
+from supervisor.kernel.inspect import foreign_rules
+from tunnels.base import device_name
+
+_NET = Path("/proc/self/net")
+_GATEWAY = 0x2              # RTF_GATEWAY
+_LISTENS = "0A"
+
+# --- what the host lives by --------------------------------------------------------------------------------------------------------
+
+
+def own(config: Config, resolvers: Iterable[Path]) -> tuple[Own, ...]:
+    """Networks, gateways and name servers of this host, without those of our tunnels."""
+    skipped = {"lo", *(device_name(tunnel, seat) for tunnel in config.tunnels.values() for seat in (0, 1))}
+    return tuple(dict.fromkeys([*_networks(skipped), *_gateways(skipped), *_name_servers(resolvers)]))
+
+
+def _networks(skipped: set[str]) -> Iterator[Own]:
+    for device, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if device in skipped or entry.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            address = entry.address.partition("%")[0]
+            length = _length(entry.netmask)
+            interface = ip_interface(f"{address}/{length}" if length is not None else address)
+            if not interface.network.is_link_local:
+                yield Own(interface.network, f"this host's network on {device}", str(interface))
+
+
+def _length(netmask: str | None) -> int | None:
+    return int(ip_address(netmask)).bit_count() if netmask else None
+
+
+def _gateways(skipped: set[str]) -> Iterator[Own]:
+    for line in _rows("route"):
+        if int(line[3], 16) & _GATEWAY and line[0] not in skipped:
+            address = IPv4Address(int.from_bytes(bytes.fromhex(line[2]), "little"))
+            yield Own(ip_network(address), f"this host's gateway on {line[0]}")
+    for line in _rows("ipv6_route", skip=0):
+        gateway = IPv6Address(bytes.fromhex(line[4]))
+        if int(line[8], 16) & _GATEWAY and line[9] not in skipped and not gateway.is_link_local:
+            yield Own(ip_network(gateway), f"this host's gateway on {line[9]}")
+
+
+def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
+    for file in files:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            entries = (line.split() for line in file.read_text().splitlines())
+            for words in entries:
+                if len(words) > 1 and words[0] == "nameserver":
+                    yield from _name_server(words[1].partition("%")[0])
+
+
+def _name_server(text: str) -> Iterator[Own]:
+    with contextlib.suppress(ValueError):
+        address = ip_address(text)
+        if not address.is_loopback and not address.is_link_local:
+            yield Own(ip_network(address), "a name server of this host")
+
+
+def _rows(name: str, skip: int = 1) -> list[list[str]]:
+    try:
+        return [line.split() for line in (_NET / name).read_text().splitlines()[skip:]]
+    except OSError:
+        return []
+
+
+# --- who listens -------------------------------------------------------------------------------------------------------------------
+
+
+def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> tuple[ForeignListener, ...]:
+    """Third-party programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it.
+
+    On the `known` ports a proxy of ours listens.
+    """
+    ours = frozenset(known)
+    taken = {each.port: each for each in _listening() if FIRST_PORT <= each.port <= LAST_PORT and each.port not in ours}
+    port = config.http.listen.port
+    if daemon is None and _in_use(config.http.listen.host, port):
+        taken[port] = next((each for each in _listening() if each.port == port), _Socket(port, 0, 0))
+    owners = _owners({each.inode for each in taken.values()}) if taken else {}
+    found = ((each, owners.get(each.inode)) for _, each in sorted(taken.items()))
+    return tuple(ForeignListener(each.port, _name(pid)) for each, pid in found if not _ours(each, pid, daemon))
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """One that listens."""
+
+    port: int
+    inode: int
+    user: int
+
+
+def _listening() -> Iterator[_Socket]:
+    """Where the kernel cannot be asked, all connections must be read through."""
+    try:
+        yield from (_Socket(*each) for each in foreign_rules.listening())
+    except OSError:
+        for line in (*_rows("tcp"), *_rows("tcp6")):
+            if line[3] == _LISTENS:
+                yield _Socket(int(line[1].rpartition(":")[2], 16), int(line[9]), int(line[7]))
+
+
+def _in_use(host: str, port: int) -> bool:
+    """Binding is what the daemon does next; nothing listens, and the socket is closed at once."""
+    try:
+        family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        return False            # a name: not tried
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _owners(inodes: set[int]) -> dict[int, int]:
+    """Pid by inode, of the sockets whose processes can be seen."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    return {wanted[target]: pid for pid in processes.all_pids() for target in _descriptors(pid) if target in wanted}
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """What the open files of a process are, as far as they can be seen."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"/proc/{pid}/fd/{name}")
+
+
+def _ours(each: _Socket, pid: int | None, daemon: int | None) -> bool:
+    """Of a process that cannot be seen the user tells: it may well be ours."""
+    if pid is not None:
+        return (daemon is not None and daemon in _line(pid)) or processes.tag_of(pid) is not None
+    with contextlib.suppress(psutil.Error):
+        return daemon is not None and psutil.Process(daemon or None).uids().effective == each.user
+    return daemon is not None
+
+
+def _line(pid: int) -> Iterator[int]:
+    """The process and those that it descends from, as far as they can be seen."""
+    with contextlib.suppress(psutil.Error):
+        yield pid
+        yield from (parent.pid for parent in psutil.Process(pid).parents())
+
+
+def _name(pid: int | None) -> str | None:
+    if pid is None:
+        return None
+    try:
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} (pid {pid})"
+    except OSError:
+        return None

@@ -1,0 +1,62 @@
+"""The facts that the daemon itself wants again and again: those of doctor's that can change under it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from supervisor.app.preflight import addresses, host
+from supervisor.app.preflight.locations import Places
+from supervisor.app.preflight.requirements import Running
+from supervisor.config.model import Config
+from supervisor.core.preflight.facts import Around, ForeignListener, HostFacts, KernelFacts, Setting
+from supervisor.core.preflight.host import FULL
+from supervisor.kernel.inspect import foreign_rules
+from supervisor.kernel.nft.foreign_tables import ForeignTableReader
+
+_COUNT, _LIMIT = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"
+
+
+def everything(running: Running, reader: ForeignTableReader, places: Places | None = None) -> HostFacts:
+    """A full look; some milliseconds."""
+    where, plan = places or Places(), running.plan
+    policies = host.rules()
+    around = Around(plan, _targets(running.config), running.peers, host.arrivals(plan.staff), foreign_rules.indexes())
+    ways = [device for _, device in around.arrivals]
+    tunnels = {lane.device for lane in plan.lanes if lane.up and lane.device is not None}
+    facts = HostFacts(
+        demand=running.demand, live=True, settings=host.settings(where.sysctls, sorted({*ways, *(tunnels & foreign_rules.not_forwarding())})),
+        kernel=_kernel(reader), rules=policies, routes=host.routes(policies or ()), around=around, own=addresses.own(running.config, ()),
+    )
+    return at_a_glance(facts, running, where)
+
+
+def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None) -> HostFacts:
+    """The same facts, with those looked at again of whose change the kernel says nothing; less than a millisecond."""
+    where = places or Places()
+    settings = host.reread(where.sysctls, facts.settings)
+    count, limit = (int(settings[name].value or 0) for name in (_COUNT, _LIMIT))
+    if count <= FULL * limit:       # it changes all the time, and says nothing
+        settings[_COUNT] = Setting(None, False)
+    return replace(
+        facts, settings=settings, listeners=_listeners(running), tun=host.tun(where.tun), synchronised=host.synchronised(),
+        absent=frozenset(need.path for _, need in facts.demand.needs if not Path(need.path).exists()),
+    )
+
+
+def _kernel(reader: ForeignTableReader) -> KernelFacts | None:
+    try:
+        return KernelFacts(reader.read())
+    except OSError:
+        return None
+
+
+def _listeners(running: Running) -> tuple[ForeignListener, ...]:
+    """A proxy that starts has its port before the plan says so; it is known by its process."""
+    if not running.demand.proxies:
+        return ()
+    return addresses.listeners(running.config, running.pid, [lane.port for lane in running.plan.lanes if lane.port is not None])
+
+
+def _targets(config: Config) -> tuple[tuple[str, str], ...]:
+    return tuple((name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets)

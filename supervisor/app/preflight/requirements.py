@@ -1,0 +1,40 @@
+"""What a configuration asks of the host that it runs on, and what the running daemon knows besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from supervisor.config.model import Config
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.preflight.facts import Demand
+from tunnels.base import AnyKind, Carrier
+from tunnels.settings import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the daemon knows by itself."""
+
+    config: Config
+    demand: Demand
+    plan: NetworkPlan
+    peers: tuple[tuple[str, IPAddress], ...]        # tunnel and the gateway that its client was last connected with
+    pid: int
+
+
+def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
+    """What the configuration asks of the host."""
+    tunnels = config.tunnels
+    devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
+    return Demand(
+        devices=devices,
+        proxies=tuple(name for name in tunnels if name not in devices),
+        destinations=tuple((name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations),
+        icmp=tuple(name for name, tunnel in tunnels.items() if any(target.startswith("icmp:") for target in tunnel.probe.targets)),
+        totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
+        needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
+        staff=config.staff.networks,
+        http_port=config.http.listen.port,
+        drain=config.drain.timeout,
+    )

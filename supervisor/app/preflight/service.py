@@ -1,0 +1,61 @@
+"""Facts about what runs the daemon: systemd's unit as it is loaded, and what can be seen of Nomad."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from supervisor.app.preflight.host import PATIENCE
+from supervisor.app.preflight.locations import Places
+from supervisor.clients.launch import PATH
+from supervisor.core.preflight.facts import Service, Unit
+
+UNIT = "facilitator.service"
+_PROPERTIES = ("LoadState", "Type", "KillMode", "TimeoutStopUSec", "Restart", "RuntimeDirectoryPreserve")
+_LONGEST = re.compile(r'^\s*max_kill_timeout\s*=\s*"([^"]*)"', re.MULTILINE)
+_WATCHDOG = re.compile(r"^WatchdogSec=(\S*)$", re.MULTILINE)
+_CREDENTIAL = re.compile(r"^LoadCredential(?:Encrypted)?=([^:\s]+):(/\S+)$", re.MULTILINE)
+
+
+def service(variables: Mapping[str, str], places: Places) -> Service:
+    """Who starts and stops the daemon whose environment this is."""
+    nomad = "NOMAD_ALLOC_ID" in variables
+    return Service(nomad, _max_kill_timeout(places.nomad) if nomad else None, None if nomad else _unit(places))
+
+
+def _max_kill_timeout(directory: Path) -> str | None:
+    """What the agent's own configuration says; empty: nothing; None: it cannot be read."""
+    try:
+        texts = [path.read_text(errors="replace") for path in sorted(directory.iterdir()) if path.suffix in (".hcl", ".json")]
+    except OSError:
+        return None
+    return next((match[1] for text in texts if (match := _LONGEST.search(text))), "") if texts else None
+
+
+def _unit(places: Places) -> Unit | None:
+    if not places.systemd.is_dir():
+        return None
+    shown = _systemctl("show", UNIT, f"--property={','.join(_PROPERTIES)}")
+    values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
+    if values.get("LoadState") != "loaded":
+        return None
+    text = _systemctl("cat", UNIT) or ""      # with its drop-ins: systemctl shows neither of these two while the unit does not run
+    return Unit(
+        type=values.get("Type", ""), kill_mode=values.get("KillMode", ""), stop_timeout=values.get("TimeoutStopUSec", ""),
+        restart=values.get("Restart", ""), watchdog=["", *_WATCHDOG.findall(text)][-1],
+        preserved=values.get("RuntimeDirectoryPreserve", ""), bus=places.bus.is_socket(),
+        credentials=tuple((name, path) for name, path in _CREDENTIAL.findall(text)),
+    )
+
+
+def _systemctl(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ("systemctl", *arguments), capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=True,
+            env={"PATH": PATH},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,1 @@
+"""Files that outlive the daemon: state records, stopped tunnels, the upgrade document."""

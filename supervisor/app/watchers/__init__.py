@@ -1,0 +1,1 @@
+"""What the daemon watches beside the tunnels' processes: certificates, gateways, the host, idle tunnels."""

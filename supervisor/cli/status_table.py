@@ -1,0 +1,117 @@
+"""The status table that a person wants to see."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from supervisor.cli.console import screen
+from supervisor.core.humanize import lasting
+from supervisor.core.views.drain_text import flows_left
+
+_COLOURS = {"up": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "stopped": "dim", "failed": "red"}
+_HEALTHS = {"healthy": "green", "degraded": "yellow"}
+_COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
+_WIDE = 200
+_FOLDED = ("CARRIES", "WHY")
+_FOLDED_WIDTH = 18      # characters that a folded column needs to be readable
+_FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")     # where the terminal is narrow
+
+
+def print_status(document: dict[str, Any]) -> None:
+    """Print the table."""
+    place = screen()
+    place.print(status_view(document, place.width))
+
+
+def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
+    """A headline and one row per tunnel, for a terminal of this many columns."""
+    tunnels = document["tunnels"]
+    up = sum(1 for entry in tunnels if entry["phase"] == "up" and entry["health"] != "unhealthy")
+    headline = Text(f"{document['facilitator']}  {up} of {len(tunnels)} tunnels up, running for {age(document['started'])}")
+    if document["draining"]:
+        headline.append("  draining", "yellow")
+    rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in tunnels]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = _fitting(rows, width)
+    for column in shown:
+        table.add_column(column, no_wrap=column not in _FOLDED, overflow="fold", min_width=len(column))
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
+    conditions = [_condition(each) for each in document.get("conditions", ())]
+    return Group(headline, *conditions, Text(), table)
+
+
+def _condition(each: dict[str, Any]) -> Text:
+    return Text(f"{each['name']}: {each['text']}", "yellow" if each["severity"] in ("warning", "info") else "red")
+
+
+def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:
+    """The columns for which there is room."""
+    needs = {column: max([len(column), *(row[column].cell_len for row in rows)]) for column in _COLUMNS}
+    needs |= {column: min(needs[column], _FOLDED_WIDTH) for column in _FOLDED}
+    shown = list(_COLUMNS)
+    for column in _FIRST_TO_GO:
+        if sum(needs[name] + 2 for name in shown) - 2 > width:
+            shown.remove(column)
+    return shown
+
+
+def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
+    """One cell a column. As Text: what a client said may look like rich's markup."""
+    session = entry["session"] or {}
+    rtt = entry["probe_rtt_seconds"]
+    cells: tuple[Text | str, ...] = (
+        entry["name"],
+        entry["kind"],
+        _state(entry),
+        age(entry["since"]),
+        ", ".join(entry["carries"]) or "-",
+        session.get("address") or session.get("peer") or "-",
+        f"{rtt * 1000:.0f} ms" if rtt is not None else "-",
+        str(entry["reconnects"]),
+        _why(entry),
+    )
+    return tuple(cell if isinstance(cell, Text) else Text(cell) for cell in cells)
+
+
+def _state(entry: dict[str, Any]) -> Text:
+    phase, health = entry["phase"], entry["health"]
+    known = phase == "up" and health != "unknown"
+    if known and health == "healthy" and entry.get("degraded"):
+        health = "degraded"
+    colour = _COLOURS.get(phase, "") if not known else _HEALTHS.get(health, "red")
+    other = entry.get("other_session") or {}
+    beside = {"coming": ", next session starts", "leaving": ", last session drains"}.get(other.get("role", ""), "")
+    return Text(f"{phase}, {health}" if known else phase, colour).append(", draining" if entry["drain"] else beside, "yellow")
+
+
+def _why(entry: dict[str, Any]) -> str:
+    """Why it is not up: the question, or the reason and the error, and what happens next."""
+    if entry["asks"] is not None:
+        return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"
+    if entry["drain"] is not None and entry["phase"] == "up":
+        return flows_left(entry["drain"])
+    if entry["phase"] == "up" and entry["health"] != "unhealthy":
+        return str(entry.get("degraded") or entry["reason"])
+    dead = f"{entry['leg']} dead: " if entry.get("leg") else ""
+    parts = [dead + (entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"])]
+    if entry["next_attempt"] is not None:
+        left = (_moment(entry["next_attempt"]) - datetime.now(UTC)).total_seconds()
+        parts.append(f"next attempt in {max(0.0, left):.0f} s")
+    if entry["phase"] == "failed":
+        parts.append("waits for you: correct the secret or configuration, or `facilitator start`")
+    return "; ".join(parts)
+
+
+def age(moment: str) -> str:
+    """How long ago an ISO 8601 moment was, in words."""
+    return lasting((datetime.now(UTC) - _moment(moment)).total_seconds())
+
+
+def _moment(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

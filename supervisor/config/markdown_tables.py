@@ -1,0 +1,79 @@
+"""All settings as Markdown tables, for docs/configuration.md, from the models.
+
+    python -m supervisor.config.markdown_tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from supervisor.config.locations import group_of
+from supervisor.config.model import Globals
+from supervisor.config.notation import parse_size
+from supervisor.config.tunnel_entries import Kinds
+from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel, parse_share
+
+_LEAVES = (Secret, Destination, Allowance)      # shown as one setting
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
+
+
+def tables(kinds: Kinds) -> str:
+    """One table for the top level, one for every tunnel, one for each kind's own options."""
+    parts: list[tuple[str, type[Settings], str, Set[str]]] = [
+        ("Top level", Globals, "", frozenset()),
+        ("Every tunnel (`tunnels.NAME.…`, or under `defaults:`)", Tunnel, "", frozenset({"name"})),
+        *((f"Kind `{name}`", kinds[name].options, "", frozenset(Tunnel.model_fields)) for name in sorted(kinds)),
+    ]
+    return "\n".join(
+        f"### {title}\n\n| setting | default | meaning |\n|---|---|---|\n" + "".join(f"{row}\n" for row in _rows(model, prefix, leave))
+        for title, model, prefix, leave in parts
+    )
+
+
+def _rows(model: type[Settings], prefix: str, leave: Set[str] = frozenset()) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name in leave:
+            continue
+        group, path = group_of(field.annotation), f"{prefix}{name}"
+        if group is not None and not issubclass(group, _LEAVES):
+            yield from _rows(group, f"{path}.")
+        else:
+            yield f"| `{path}` | {_default(field)} | {field.description or ''} |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or value in ((), {}, ""):
+        return ""
+    return f"`{_word(value, field)}`"
+
+
+def _word(value: Any, field: FieldInfo) -> str:
+    """The value as it would stand in the file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and _reads(field, parse_share):
+        return f"{value:.0%}"
+    if isinstance(value, float):
+        size, unit = next((item for item in _UNITS if value >= item[0] and value % item[0] == 0), (0.001, "ms"))
+        return f"{value / size:g}{unit}"
+    if _reads(field, parse_size):
+        return f"{value // 10**6}MB"
+    return str(value)
+
+
+def _reads(field: FieldInfo, parser: Callable[[Any], Any]) -> bool:
+    """Is this how the setting is read; of one that may be null, the part that is not."""
+    nested = (item for part in get_args(field.annotation) for item in getattr(part, "__metadata__", ()))
+    return any(getattr(item, "func", None) is parser for item in (*field.metadata, *nested))
+
+
+if __name__ == "__main__":
+    from tunnels.registry import KINDS
+
+    print(tables(KINDS))

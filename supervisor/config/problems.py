@@ -1,0 +1,91 @@
+"""What is wrong with a configuration file, and where.
+
+Every stage of `parse` adds to one `Report`, so that one run shows all mistakes of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Where = tuple[str | int, ...]       # a path into the file, such as ("tunnels", "acme-dc", "destinations", 0)
+
+_LONGEST = 600                      # characters of one text
+
+
+class Position(NamedTuple):
+    """A position in the file; line and column count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake, or one thing worth a warning. Never contains a secret."""
+
+    file: str
+    mark: Position
+    where: Where
+    text: str
+
+    def __str__(self) -> str:
+        """`FILE:LINE:COLUMN: tunnels.acme-dc.destinations.0: what is wrong`."""
+        path = f"{one_line(dotted(self.where))}: " if self.where else ""
+        return f"{self.file}:{self.mark.line}:{self.mark.column}: {path}{self.text}"
+
+
+class ConfigErrors(Exception):
+    """The configuration is wrong: all of its mistakes, by position. `warnings` are what else was noticed."""
+
+    def __init__(self, problems: tuple[Problem, ...], warnings: tuple[Problem, ...] = ()) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+        self.warnings = warnings
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self.problems)
+
+
+@dataclass(slots=True)
+class Report:
+    """Collects problems. The same text at the same position counts once: many tunnels may share one default."""
+
+    file: str
+    _errors: dict[tuple[Position, str], Problem] = field(default_factory=dict)
+    _warnings: dict[tuple[Position, str], Problem] = field(default_factory=dict)
+
+    def error(self, mark: Position, where: Where, text: str) -> None:
+        """Note a mistake."""
+        self._errors.setdefault((mark, text), Problem(self.file, mark, where, one_line(text)))
+
+    def warning(self, mark: Position, where: Where, text: str) -> None:
+        """Note something that is allowed and may surprise."""
+        self._warnings.setdefault((mark, text), Problem(self.file, mark, where, one_line(text)))
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The warnings so far, by position."""
+        return _sorted(self._warnings)
+
+    def finish(self) -> tuple[Problem, ...]:
+        """The warnings; ConfigErrors when there was any mistake."""
+        if self._errors:
+            raise ConfigErrors(_sorted(self._errors), self.warnings)
+        return self.warnings
+
+
+def one_line(text: str) -> str:
+    """The text without what could upset a terminal or a log, and not longer than a person reads."""
+    clean = text if text.isprintable() else "".join(character if character.isprintable() else " " for character in text)
+    return clean if len(clean) <= _LONGEST else f"{clean[:_LONGEST // 2]} … {clean[-_LONGEST // 2:]}"
+
+
+def dotted(where: Where) -> str:
+    """The path as people write it."""
+    return ".".join(map(str, where))
+
+
+def _sorted(problems: dict[tuple[Position, str], Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(problems.values(), key=lambda problem: (problem.mark, problem.where == (), str(problem))))

@@ -1,0 +1,1 @@
+"""Who is paged: verdicts on tunnels, flap damping, grouping by common cause, incidents."""

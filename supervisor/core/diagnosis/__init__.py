@@ -1,0 +1,1 @@
+"""`facilitator why`: the checks along a packet's path, and the verdict."""

@@ -1,0 +1,1 @@
+"""What the kernel should hold: lanes, routes, nftables elements, access lists, failover."""

@@ -1,0 +1,428 @@
+"""What the kernel should hold for a plan, item by item, and what must change to get there.
+
+    wanted(plan, host) -> Layout        diff(actual, wanted) -> changes, in the order in which they are safe
+
+A layout is a set of values: routes, policy rules, whether our nftables table stands, and the elements of its sets and maps. The rules
+of the table never change; everything that depends on the plan is an element. `supervisor.kernel` reads layouts and carries out changes;
+`facilitator plan` prints them.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import NamedTuple, TypeVar
+
+from supervisor.core.network.access import AccessPolicy, Segment, refusals
+from supervisor.core.network.by_identity import ByIdentity
+from supervisor.core.network.intervals import Interval, Range, longest_prefix, merged
+from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats, share_set
+from supervisor.core.network.rules import RETURN_TABLE, Rule, leading, returning
+from tunnels.settings import IPNetwork
+
+MAIN_TABLE = 254
+CLOSED_METRIC = 20_000      # of the permanent unreachable routes: any real route is better
+TUNNEL_METRIC = 100         # of the route into a tunnel
+ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}    # bytes of IP and TCP headers without options
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device that exists."""
+
+    index: int                  # the kernel's number: a device that is made anew gets another one
+    mtu: int                    # bytes
+    up: bool                    # administratively
+    ipv6: bool                  # it takes IPv6 routes
+
+
+@dataclass(frozen=True, slots=True)
+class HostFeatures:
+    """What the layout depends on beside the plan."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    ipv6: bool = True           # the kernel speaks IPv6 at all
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions to lay out routes and rules for."""
+        return (4, 6) if self.ipv6 else (4,)
+
+
+# What there is by the ten thousand is a named tuple: made, hashed and compared five times as fast.
+Part = int | str | Interval | Range
+
+
+class Route(NamedTuple):
+    """A route of ours. `kind` is the kernel's word: unreachable, unicast (into a device), local, ..."""
+
+    network: IPNetwork
+    table: int
+    metric: int
+    kind: str = "unreachable"
+    device: str | None = None
+
+    @property
+    def place(self) -> tuple[IPNetwork, int, int]:
+        """Where it stands: of two routes in one place the kernel keeps one."""
+        return self.network, self.table, self.metric
+
+    def __str__(self) -> str:
+        kind = "" if self.kind == "unicast" else f" {self.kind}"
+        device = "" if self.device is None else f" dev {self.device}"
+        table = "" if self.table == MAIN_TABLE else f" table {self.table}"
+        return f"route {self.network}{kind}{device}{table} metric {self.metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The nftables table `inet facilitator` with its sets, chains and rules, as far as they depend on nothing."""
+
+    def __str__(self) -> str:
+        return "table inet facilitator"
+
+
+class Element(NamedTuple):
+    """An element of a set (no value) or of a map in our nftables table. More than one part: a concatenation."""
+
+    set: str
+    key: tuple[Part, ...]
+    value: tuple[Part, ...] = ()
+
+    def __str__(self) -> str:
+        value = f" : {_concatenation(self.value)}" if self.value else ""
+        return f"element {self.set} {_concatenation(self.key)}{value}"
+
+
+Item = Route | Rule | Table | Element
+HeldT = TypeVar("HeldT", Rule, Element)
+_OF_NFTABLES = (Table, Element)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything in the kernel that is ours."""
+
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    table: bool = False
+    elements: frozenset[Element] = frozenset()
+
+    def __contains__(self, item: Item) -> bool:
+        match item:
+            case Route():
+                return item in self.routes
+            case Rule():
+                return item in self.rules
+            case Table():
+                return self.table
+            case Element():
+                return item in self.elements
+
+
+class Op(enum.Enum):
+    """What a change does."""
+
+    ADD = "+"           # a route takes the place of another one of ours
+    REMOVE = "-"
+
+
+class Change(NamedTuple):
+    """One step from one layout to another."""
+
+    op: Op
+    item: Item
+
+    @property
+    def concerns_nftables(self) -> bool:
+        """It belongs into a transaction of nftables."""
+        return isinstance(self.item, _OF_NFTABLES)
+
+    def __str__(self) -> str:
+        return f"{self.op.value} {self.item}"
+
+
+# --- what is wanted ----------------------------------------------------------------------------------------------------------
+
+
+def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
+    """The layout that carries out the plan on this host as it is now."""
+    parts = [_of_destinations(ByIdentity(plan.staff), ByIdentity(plan.carries), host.versions), _of_gates(plan.staff, plan.segments, plan.gates)]
+    parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
+    return Layout(
+        frozenset().union(*(part.routes for part in parts)),
+        _rules(plan, host.versions),
+        True,
+        frozenset().union(*(part.elements for part in parts)),
+    )
+
+
+def _rules(plan: NetworkPlan, versions: tuple[int, ...]) -> frozenset[Rule]:
+    devices = tuple(lane.device for lane in plan.lanes if lane.device is not None)
+    return leading(tuple([lane.number for lane in plan.lanes]), versions) | returning(devices, versions)
+
+
+# A session's change concerns one lane; what all others contribute is remembered, together with its hashes.
+@functools.lru_cache(maxsize=4)
+def _of_destinations(staff: ByIdentity[tuple[IPNetwork, ...]], carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int, ...]) -> Layout:
+    ground = _ground(staff, tuple([carry.network for carry in carries.value]), versions)
+    return Layout(ground.closed, elements=ground.elements | frozenset(_carrying(carries.value, ground.intervals)))
+
+
+class _Ground(NamedTuple):
+    """What depends on the destinations and not on who carries them."""
+
+    closed: frozenset[Route]
+    elements: frozenset[Element]
+    intervals: tuple[tuple[Interval, int], ...]     # with the position of the destination
+
+
+@functools.lru_cache(maxsize=2)
+def _ground(staff: ByIdentity[tuple[IPNetwork, ...]], networks: tuple[IPNetwork, ...], versions: tuple[int, ...]) -> _Ground:
+    closed = [Route(network, MAIN_TABLE, CLOSED_METRIC) for network in networks if network.version in versions]
+    closed += [Route(ANYWHERE[version], RETURN_TABLE, CLOSED_METRIC) for version in versions]
+    closed += [Route(network, RETURN_TABLE, TUNNEL_METRIC, "throw") for network in staff.value if network.version in versions]
+    elements = frozenset((*_networks("staff", staff.value), *_networks("destinations", networks)))
+    return _Ground(frozenset(closed), elements, tuple(longest_prefix(zip(networks, itertools.count(), strict=False))))
+
+
+@functools.lru_cache(maxsize=4)
+def _of_gates(staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates: tuple[AccessPolicy, ...]) -> Layout:
+    return Layout(elements=frozenset(_gate_elements(staff, segments, gates)))
+
+
+@functools.lru_cache(maxsize=8192)
+def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Layout:
+    kind = "blackhole" if lane.manner is Manner.PAUSE else "unreachable"
+    closed = (Route(ANYWHERE[version], lane.number, CLOSED_METRIC, kind) for version in versions)
+    return Layout(frozenset((*closed, *_opening(lane, device, versions))), elements=frozenset(_lane_elements(lane, device)))
+
+
+def open_routes(lane: Lane, host: HostFeatures) -> Iterator[Route]:
+    """The routes that lead packets of a lane that is up out of its table; none while the device is missing or down."""
+    return _opening(lane, host.devices.get(lane.device or "lo"), host.versions)
+
+
+def _opening(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Iterator[Route]:
+    name = lane.device or "lo"
+    if not lane.up or device is None or not device.up:
+        return
+    for version in versions:
+        if version == 4 or device.ipv6:
+            # The IPv6 kernel turns a unicast route to lo into an unreachable one; a local one lets our own probes reach the proxy.
+            kind = "local" if version == 6 and lane.device is None else "unicast"
+            yield Route(ANYWHERE[version], lane.number, TUNNEL_METRIC, kind, name)
+
+
+def _carrying(carries: Sequence[Carry], intervals: Iterable[tuple[Interval, int]]) -> Iterator[Element]:
+    for interval, position in intervals:
+        carry = carries[position]
+        yield Element("carry4" if interval.version == 4 else "carry6", (interval,), (carry.lane,))
+        if carry.real is not carry.network and carry.real != carry.network:
+            yield Element(f"real{interval.version}", (carry.lane, interval), (Interval.of(carry.real),))
+
+
+def _gate_elements(staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Sequence[AccessPolicy]) -> Iterator[Element]:
+    for gate, refusal in refusals(staff, segments, gates):
+        interval = Interval(refusal.version, refusal.first, refusal.last)
+        yield Element(f"refused{refusal.version}", (gate.lane, interval))
+        for ports in refusal.ports:
+            yield Element(f"allowed{refusal.version}", (gate.lane, interval, ports.protocol, Range(ports.first, ports.last)))
+
+
+def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
+    yield Element("unmoved", (lane.number, lane.number))
+    if lane.up:
+        yield Element("up", (lane.number,))
+    elif lane.manner is Manner.REFUSE:
+        yield Element("refusing", (lane.number,))
+    if lane.draining:
+        yield Element("draining", (lane.number,))
+    yield from (Element("flows", (number,)) for number in both_seats(lane.number))      # always: with an element its count goes
+    if lane.device is None:
+        yield from _proxy_elements(lane)
+        return
+    yield Element("lanes", (lane.number, lane.device))
+    yield Element("own", (lane.number, lane.device))
+    yield Element("own", (lane.number | HOST_FLAG, lane.device))
+    if not lane.addresses:      # also before it is up, for what finds out whether it is
+        yield Element("masqueraded", (lane.number,))
+    for address in lane.addresses:
+        yield Element(f"assigned{address.version}", (lane.number,), (Interval(address.version, int(address), int(address)),))
+    yield Element("tunnels", (lane.device,))
+    mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)     # a device alone changes nothing
+    for version, overhead in MSS_OVERHEAD.items():
+        if mtu > overhead:
+            yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))
+
+
+def _proxy_elements(lane: Lane) -> Iterator[Element]:
+    yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_seats(lane.number))
+    if lane.up and lane.port is not None:
+        yield Element("ports", (lane.number,), (lane.port,))
+        if lane.share:
+            yield Element(share_set(lane.share), (lane.port,))
+
+
+def lanes_of(elements: Iterable[Element]) -> frozenset[int]:
+    """The lanes that these elements are about, of both seats of each tunnel."""
+    return frozenset(part for element in elements if element.set == "flows" for part in element.key if isinstance(part, int))
+
+
+def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
+    for interval in merged(Interval.of(network) for network in networks):
+        yield Element(f"{name}{interval.version}", (interval,))
+
+
+# --- what must change --------------------------------------------------------------------------------------------------------
+
+
+def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
+    """The changes from `actual` to `target`: what closes goes in first and out last, what opens goes in last and out first.
+
+    The table and its elements stand in one block, because they change in one transaction; removed elements come first, as intervals
+    may overlap.
+    """
+    table = actual.table and target.table
+    have = actual.elements if table else frozenset()
+    want = target.elements if target.table else frozenset()
+    new = _ordered(target.routes - actual.routes)
+    places = {route.place for route in new}
+    old = [route for route in _ordered(actual.routes - target.routes) if route.place not in places]
+    return (
+        *_changes(Op.ADD, [route for route in new if _closes(route)]),
+        *_changes(Op.ADD, _ordered(target.rules - actual.rules)),
+        *_changes(Op.ADD, [Table()] if target.table and not actual.table else []),
+        *_changes(Op.REMOVE, _ordered_elements(have - want)),
+        *_changes(Op.ADD, _ordered_elements(want - have)),
+        *_changes(Op.ADD, [route for route in new if not _closes(route)]),
+        *_changes(Op.REMOVE, [route for route in old if not _closes(route)]),
+        *_changes(Op.REMOVE, _ordered(actual.rules - target.rules)),
+        *_changes(Op.REMOVE, [Table()] if actual.table and not target.table else []),
+        *_changes(Op.REMOVE, [route for route in old if _closes(route)]),
+    )
+
+
+def applied(layout: Layout, changes: Sequence[Change]) -> Layout:
+    """The layout after the changes."""
+    rules: dict[Rule, Op] = {}
+    elements: dict[Element, Op] = {}
+    table, before = layout.table, layout.elements
+    for op, item in changes:
+        match item:
+            case Element():
+                elements[item] = op
+            case Rule():
+                rules[item] = op
+            case Table():
+                table, before = op is Op.ADD, frozenset()
+                elements.clear()
+    return Layout(_routes_after(layout.routes, changes), _after(layout.rules, rules), table, _after(before, elements))
+
+
+def _after(items: frozenset[HeldT], last: Mapping[HeldT, Op]) -> frozenset[HeldT]:
+    """The items after the last thing that was done to each."""
+    if not last:
+        return items
+    return items.difference(last).union(item for item, op in last.items() if op is Op.ADD)
+
+
+def _routes_after(routes: frozenset[Route], changes: Iterable[Change]) -> frozenset[Route]:
+    """A route that is added takes the place of one that stood there."""
+    places = {change.item.place: (change.op, change.item) for change in changes if isinstance(change.item, Route)}
+    if not places:
+        return routes
+    tables = {route.table for _, route in places.values()}
+    gone = frozenset(route for route in routes if route.table in tables and route.place in places)
+    return (routes - gone) | {route for op, route in places.values() if op is Op.ADD}
+
+
+@dataclass(frozen=True, slots=True)
+class Achieved:
+    """The routes of one tunnel: those into it and those that close its networks while it is down."""
+
+    wanted: int
+    installed: int
+
+
+def achieved(plan: NetworkPlan, host: HostFeatures, actual: Layout) -> dict[str, Achieved]:
+    """How far the kernel follows the plan, by tunnel. A missing device counts as one wanted route."""
+    closing = _closing_by_lane(ByIdentity(plan.carries), host.versions)
+    found: dict[str, Achieved] = {}
+    for lane in plan.lanes:
+        one, other = _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes), found.get(lane.tunnel)
+        found[lane.tunnel] = one if other is None else Achieved(one.wanted + other.wanted, one.installed + other.installed)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _closing_by_lane(carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int, ...]) -> Mapping[int, frozenset[Route]]:
+    closing: dict[int, set[Route]] = {}
+    for carry in carries.value:
+        if carry.network.version in versions:
+            closing.setdefault(carry.lane, set()).add(Route(carry.network, MAIN_TABLE, CLOSED_METRIC))
+    return {number: frozenset(routes) for number, routes in closing.items()}
+
+
+def _achieved(lane: Lane, closing: frozenset[Route], host: HostFeatures, routes: frozenset[Route]) -> Achieved:
+    device = host.devices.get(lane.device or "lo")
+    own = _of_lane(lane, device, host.versions).routes | closing
+    missing = lane.up and not any(True for _ in _opening(lane, device, host.versions))
+    return Achieved(len(own) + missing, len(own & routes))
+
+
+def _closes(route: Route) -> bool:
+    return route.kind not in ("unicast", "local")
+
+
+def _changes(op: Op, items: Iterable[Item]) -> Iterator[Change]:
+    return (Change(op, item) for item in items)
+
+
+ItemT = TypeVar("ItemT", Route, Rule)
+
+
+def _ordered(items: Iterable[ItemT]) -> list[ItemT]:
+    """In an order that does not depend on hashing and that a person would expect."""
+    return sorted(items, key=_order)
+
+
+def _order(item: Route | Rule) -> tuple[int | str, ...]:
+    match item:
+        case Route():
+            network = item.network
+            return item.table, network.version, int(network.network_address), network.prefixlen, item.metric
+        case Rule():
+            return item.mark, item.version, item.table, item.priority, item.mask, item.target, item.device or ""
+
+
+def _ordered_elements(elements: Iterable[Element]) -> list[Element]:
+    """By set, key and value. Where the key is an interval, and those are many, the elements themselves have that order."""
+    sets: dict[str, list[Element]] = {}
+    for element in elements:
+        sets.setdefault(element.set, []).append(element)
+    for members in sets.values():
+        members.sort(key=None if isinstance(members[0].key[0], Interval) else _element_order)
+    return [element for name in sorted(sets) for element in sets[name]]
+
+
+def _element_order(element: Element) -> tuple[object, ...]:
+    return tuple(map(_part_order, element.key)), tuple(map(_part_order, element.value))
+
+
+def _part_order(part: Part) -> tuple[int, int, str]:
+    match part:
+        case Interval() | Range():
+            return part.first, part.last, ""
+        case int():
+            return part, 0, ""
+        case str():
+            return 0, 0, part
+
+
+def _concatenation(parts: Sequence[Part]) -> str:
+    return " . ".join(str(part) for part in parts)

@@ -1,0 +1,102 @@
+"""Judges addresses that collide with destinations, and what only the cloud's network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+from types import MappingProxyType
+
+from supervisor.core.network.intervals import Interval
+from supervisor.core.preflight.facts import Endpoint, HostFacts, Own
+from supervisor.core.preflight.finding import Finding, info, ok, perhaps, problem
+from supervisor.core.preflight.routing import local
+from tunnels.settings import IPAddress, IPNetwork
+
+# --- addresses ---------------------------------------------------------------------------------------------------------------------
+
+
+def endpoints(facts: HostFacts) -> Iterator[Finding]:
+    """Can the far sides be found, and reached from outside of every tunnel?"""
+    for endpoint in facts.endpoints:
+        inside = list(_inside(endpoint, facts))
+        yield from inside
+        if endpoint.error is not None:
+            text = f"{endpoint.what}: {endpoint.name}: {endpoint.error}"
+            yield problem("endpoints", text, f"getent ahosts {endpoint.name}; cat /etc/resolv.conf")
+        elif not inside:
+            yield ok("endpoints", f"{endpoint.what}: {_named(endpoint.name, *endpoint.addresses)}")
+
+
+def _inside(endpoint: Endpoint, facts: HostFacts) -> Iterator[Finding]:
+    for address in endpoint.addresses:
+        for tunnel, network in facts.demand.destinations:
+            if address in network:
+                text = f"{endpoint.what}: {_named(endpoint.name, address)} lies inside {network}, a destination of {tunnel}: " \
+                       "nothing leaves for it but through that tunnel, so it can never be reached"
+                yield problem("endpoints", text, _without(network, Own(ip_network(address), endpoint.name)))
+
+
+def _named(name: str, *addresses: IPAddress) -> str:
+    known = ", ".join(map(str, addresses))
+    return name if name == known else f"{name} ({known})"
+
+
+def addresses(facts: HostFacts) -> Iterator[Finding]:
+    """Does a destination take away what this host itself lives by?"""
+    found = [*local(facts), *(_collision(own, tunnel, network) for own, tunnel, network in _overlapping(facts))]
+    yield from found
+    if not found:
+        yield ok("addresses", "no destination covers this host's own networks, gateways or name servers")
+
+
+def _overlapping(facts: HostFacts) -> Iterator[tuple[Own, str, IPNetwork]]:
+    """With ten thousand destinations numbers are compared, not networks."""
+    spans = [(Interval.of(network), tunnel, network) for tunnel, network in facts.demand.destinations]
+    for own in facts.own:
+        version, first, last = Interval.of(own.network)
+        for span, tunnel, network in spans:
+            if span[1] <= last and first <= span[2] and span[0] == version:
+                yield own, tunnel, network
+
+
+def _collision(own: Own, tunnel: str, network: IPNetwork) -> Finding:
+    if own.network.prefixlen >= network.prefixlen:
+        text = f"{network}, a destination of {tunnel}, covers {own.what} ({_short(own.network)}): this host itself could no longer reach it"
+        return problem("addresses", text, _without(network, own))
+    text = f"{network}, a destination of {tunnel}, lies inside {own.what} ({own.network}): neighbours with such addresses are cut off"
+    return perhaps("addresses", text, f"destinations: [{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]")
+
+
+def _short(network: IPNetwork) -> str:
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+_MANY = 8
+
+
+def _without(network: IPNetwork, own: Own) -> str:
+    """How to configure the destination so that it leaves something out."""
+    steps = own.network.prefixlen - network.prefixlen
+    if not 0 < steps <= _MANY:
+        return f"destinations: [{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]   # or narrower networks"
+    rest = sorted(network.address_exclude(own.network))     # type: ignore[arg-type]
+    return f"destinations: [{', '.join(map(str, rest))}]   # {network} without {own.network}"
+
+
+# --- cloud -------------------------------------------------------------------------------------------------------------------------
+
+_SWITCHES: Mapping[str, str] = MappingProxyType({
+    "amazon": "aws ec2 modify-instance-attribute --no-source-dest-check --instance-id INSTANCE",
+    "google": "the instance must have been made with: gcloud compute instances create ... --can-ip-forward",
+    "microsoft": "az network nic update --ip-forwarding true --resource-group GROUP --name NIC",
+    "openstack": "openstack port set --allowed-address ip-address=STAFF-NETWORK PORT",
+})
+
+
+def cloud(facts: HostFacts) -> Iterator[Finding]:
+    """What no program on the host can see."""
+    made = facts.cloud or ""
+    switch = next((text for maker, text in _SWITCHES.items() if maker in made.lower()), None)
+    where = f"this machine is made by {made}: its" if switch else "in a cloud, the network's"
+    text = f"{where} source/destination check must be off for this machine, else no packet of the staff arrives (not visible from here)"
+    yield info("cloud", text, switch or "AWS: " + _SWITCHES["amazon"])

@@ -1,0 +1,244 @@
+"""What the doctor knows: values only, gathered by `supervisor.app.preflight`. None means: it could not be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from supervisor.core.netfilter.values import Firewall
+from supervisor.core.network.layout import MAIN_TABLE
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.preflight.isolation import Isolation
+from tunnels.base import Need
+from tunnels.settings import IPAddress, IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the configuration asks of the host."""
+
+    devices: tuple[str, ...] = ()                       # tunnels that run through a network device
+    proxies: tuple[str, ...] = ()                       # tunnels that run through a local port
+    destinations: tuple[tuple[str, IPNetwork], ...] = ()    # tunnel and network, as staff address it
+    icmp: tuple[str, ...] = ()                          # tunnels with an icmp:// probe
+    totp: tuple[str, ...] = ()                          # tunnels whose login needs the time
+    needs: tuple[tuple[str, Need], ...] = ()            # tunnel and a file of the host that it cannot work without
+    staff: tuple[IPNetwork, ...] = ()                   # whose packets must get through
+    http_port: int = 9464
+    drain: float = 8 * 3600.0                           # seconds that a drain may take
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions of the destinations."""
+        return frozenset(network.version for _, network in self.destinations)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """Whose rights are judged: the running daemon's, else this command's."""
+
+    who: str = "this process"
+    uid: int = 0
+    gid: int = 0
+    capabilities: frozenset[str] = frozenset()          # effective, such as CAP_NET_ADMIN
+    unprivileged_port: int = 1024                       # ports from here on need no right
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFacts:
+    """A client's program."""
+
+    name: str
+    tunnels: tuple[str, ...]
+    version: str | None = None                          # None: it does not say
+    missing: str | None = None                          # a sentence that says what to install
+    error: str | None = None                            # it is there and does not run
+
+
+@dataclass(frozen=True, slots=True)
+class PackageFacts:
+    """A Python package that we need."""
+
+    name: str
+    wanted: str                                         # such as <3,>=1.3.2
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A kernel setting."""
+
+    value: str | None                                   # None: the kernel has no such setting
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReversePath:
+    """The reverse path filter of a device, as it counts together with that of all devices."""
+
+    device: str
+    value: int                                          # 0: none, 1: strict, 2: loose
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """A third-party policy rule."""
+
+    version: int
+    priority: int
+    text: str                                           # as `ip rule` words it
+    mark: int = 0
+    mask: int = 0                                       # 0: it does not look at marks
+    narrow: bool = False                                # it also looks at something else, such as ports or users
+    inverted: bool = False
+    source: IPNetwork | None = None                     # it is about packets from there
+    target: IPNetwork | None = None                     # it is about packets to there
+    arrives: str = ""                                   # it is about packets that come in by this device
+    action: str = "lookup"                              # lookup, goto, nop, blackhole, unreachable, prohibit
+    table: int = MAIN_TABLE                             # where it looks
+    onward: int = 0                                     # the priority of the rule that a goto leads to
+    suppresses: int = -1                                # it does not take routes of such a prefix length or a shorter one
+
+
+@dataclass(frozen=True, slots=True)
+class TableRoute:
+    """A route that packets may meet before they come to ours."""
+
+    table: int
+    network: IPNetwork
+    kind: str                                           # unicast, local, broadcast, blackhole, throw, ...
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What only CAP_NET_ADMIN may see."""
+
+    firewall: Firewall = field(default_factory=Firewall)    # third-party tables
+    our_table: bool = False
+    owner_persist: bool | None = None                   # tables can outlive their owner
+    missing_modules: tuple[str, ...] = ()               # that our rules need
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the judgement about packets needs to know of this host and of the tunnels."""
+
+    plan: NetworkPlan = field(default_factory=NetworkPlan)
+    targets: tuple[tuple[str, str], ...] = ()           # tunnel and a probe target
+    peers: tuple[tuple[str, IPAddress], ...] = ()       # tunnel and the remote gateway that its client was last connected with
+    arrivals: tuple[tuple[IPNetwork, str], ...] = ()    # a network of staff, and the device by which its packets come
+    indexes: Mapping[str, int] = field(default_factory=dict)    # of devices
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host that must be reached outside of every tunnel."""
+
+    what: str                                           # such as "acme-dc: remote"
+    name: str
+    addresses: tuple[IPAddress, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An address or network that this host itself lives by."""
+
+    network: IPNetwork
+    what: str                                           # such as "this host's network on eth0"
+    address: str = ""                                   # of this host in it, as `ip address` names it: 10.0.0.7/24
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """An input of a tunnel or of the alerting, never its content."""
+
+    what: str                                           # such as "acme-dc: password"
+    path: str | None = None                             # where it was found, or belongs; None: in the environment
+    error: str | None = None
+    mode: int | None = None                             # permission bits, when it is a secret in a file
+    unseen: bool = False                                # this user may not read it, and is not who runs the daemon
+    credential: bool = False                            # systemd gives it to the daemon, and to nobody else
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryFacts:
+    """A directory that the daemon writes to."""
+
+    setting: str                                        # such as facilitator.state_dir
+    path: str
+    error: str | None = None                            # why it cannot be written
+    free: int | None = None                             # bytes
+    unseen: bool = False                                # this user may not write, and is not who runs the daemon
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignListener:
+    """A third-party program that listens on a TCP port."""
+
+    port: int
+    program: str | None                                 # None: it cannot be seen without root
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What systemd has loaded for us, in its own words."""
+
+    type: str = "notify"
+    kill_mode: str = "process"
+    stop_timeout: str = "1min"
+    restart: str = "on-failure"
+    watchdog: str = "30s"
+    preserved: str = "yes"                              # RuntimeDirectoryPreserve
+    bus: bool = True                                    # there is a D-Bus to ask systemd over
+    credentials: tuple[tuple[str, str], ...] = ()       # name, and the file it is loaded from
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What starts and stops the daemon."""
+
+    nomad: bool = False
+    max_kill_timeout: str | None = None                 # of Nomad's client; empty: not set; None: cannot be seen
+    unit: Unit | None = None                            # None: there is no such unit, or it does not run us
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonFacts:
+    """A daemon that runs, or what one left behind."""
+
+    pid: int | None = None                              # 0: one runs, and its pid is not known
+    leftovers: tuple[tuple[str, int], ...] = ()         # tunnel and pid
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Everything."""
+
+    demand: Demand = field(default_factory=Demand)
+    process: ProcessFacts = field(default_factory=ProcessFacts)
+    privileged: bool = True                             # this command has CAP_NET_ADMIN: what it cannot write, the daemon cannot either
+    tun: str | None = ""                                # "": usable; None: no such file; else why it cannot be opened
+    absent: frozenset[str] = frozenset()                # of the needed files, those that do not exist
+    programs: tuple[ProgramFacts, ...] = ()
+    packages: tuple[PackageFacts, ...] = ()
+    supervisord: bool = False                           # PyPI's supervisor is in the same environment
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    kernel: KernelFacts | None = None
+    isolation: Isolation = field(default_factory=Isolation)
+    legacy_tables: bool = False                         # of iptables-legacy, which nftables does not show
+    rules: tuple[PolicyRule, ...] | None = None
+    routes: tuple[TableRoute, ...] = ()                 # in the tables where those rules look, and in the local one
+    around: Around = field(default_factory=Around)
+    filters: tuple[ReversePath, ...] = ()               # of the devices that are no tunnels
+    live: bool = False                                  # the daemon asks: what it repairs by itself was repaired
+    synchronised: bool | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    own: tuple[Own, ...] = ()
+    secrets: tuple[SecretFile, ...] = ()
+    directories: tuple[DirectoryFacts, ...] = ()
+    listeners: tuple[ForeignListener, ...] = ()
+    service: Service = field(default_factory=Service)
+    daemon: DaemonFacts = field(default_factory=DaemonFacts)
+    cloud: str | None = None                            # the maker of the virtual machine, as the firmware names it

@@ -1,0 +1,131 @@
+"""The snapshot as other programs see it: the JSON of `status` and `/api/v1/status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from supervisor.core.conditions import Condition
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.lifetime import learned
+from supervisor.core.session.liveness import dead_leg
+from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, Uplink
+from tunnels.settings import Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonIdentity:
+    """Who speaks."""
+
+    facilitator: str
+    version: str
+    pid: int
+    started: float          # Unix time in seconds
+    wall_offset: float      # what turns monotonic seconds into Unix time
+    upgrades: int = 0       # how often this process has changed its program
+
+
+def status(who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]) -> dict[str, Any]:
+    """The status document (contract, section 2). Times are ISO 8601 in UTC."""
+    owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
+    carried: dict[str, list[str]] = {}
+    for carry in plan.carries:
+        if carry.lane in owners:
+            carried.setdefault(owners[carry.lane], []).append(str(carry.network))
+    return {
+        "facilitator": who.facilitator,
+        "version": who.version,
+        "pid": who.pid,
+        "started": iso(who.started),
+        "upgrades": who.upgrades,
+        "draining": snapshot.draining,
+        "conditions": [
+            {"name": name, "text": each.text, "severity": each.severity, "incident": each.calls} for name, each in conditions.items()
+        ],
+        "tunnels": [
+            _tunnel(who, tunnel, state, carried.get(name, []), snapshot.uplink)
+            for name, (tunnel, state) in sorted(snapshot.tunnels.items())
+        ],
+    }
+
+
+def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
+    """The document behind `facilitator plan`: whose number is whose, what is wanted, and how the kernel differs, one item a line."""
+    return {"lanes": {str(lane.number): lane.tunnel for lane in plan.lanes}, "wanted": list(wanted), "changes": list(changes)}
+
+
+def iso(moment: float) -> str:
+    """Unix time as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _tunnel(who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], uplink: Uplink) -> dict[str, Any]:
+    leg = dead_leg(tunnel, state, uplink)
+    waiting = state.phase is Phase.BACKOFF and state.deadline is not None
+    return {
+        "name": tunnel.name,
+        "kind": tunnel.kind,
+        "description": tunnel.description,
+        "phase": state.phase.value,
+        "health": state.health.value,
+        "want": state.want.value,
+        "leg": None if leg is None else leg.value,
+        "degraded": state.degraded,
+        "endpoint": state.endpoint.value,
+        "destinations": [str(d.staff_side) for d in tunnel.destinations],
+        "carries": carries,
+        "drain": _drain(who, state.drain),
+        "reason": state.reason.value,
+        "since": iso(who.wall_offset + state.since),
+        "session": _session(who, state.session) if state.running else None,
+        "other_session": _other(who, state),
+        "second_session": state.known.second.value,
+        "planned_reconnect": None if state.planned is None else iso(who.wall_offset + state.planned),
+        "learned_limit_seconds": learned(state.known.lengths, tunnel.reconnect.stable_after),
+        "probe_rtt_seconds": state.last_rtt,
+        "reconnects": state.reconnects,
+        "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
+        "asks": _question(who, state.asking),
+        "last_error": f"{state.failure.reason}: {state.failure.text}" if state.failure is not None else None,
+    }
+
+
+def _other(who: DaemonIdentity, state: TunnelState) -> dict[str, Any] | None:
+    """The session beside the one that carries: the next one, or the last one with its flows."""
+    other = state.other
+    if other is None:
+        return None
+    return {
+        "role": "coming" if state.coming else "leaving", "phase": other.phase.value, "health": other.health.value,
+        "drain": _drain(who, other.drain), **_session(who, other.session),
+    }
+
+
+def _drain(who: DaemonIdentity, drain: Drain | None) -> dict[str, Any] | None:
+    if drain is None:
+        return None
+    return {
+        "reason": drain.reason.value, "flows_left": drain.left, "longest_idle_seconds": round(drain.idle, 1),
+        "until": iso(who.wall_offset + drain.until),
+    }
+
+
+def _question(who: DaemonIdentity, asking: Asking | None) -> dict[str, Any] | None:
+    if asking is None:
+        return None
+    return {"wanted": asking.question.wanted.value, "text": asking.question.text, "until": iso(who.wall_offset + asking.until)}
+
+
+def _session(who: DaemonIdentity, session: Session) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "pid": session.pid,
+        "device": session.device,
+        "port": session.port,
+        "address": session.address or session.address6,
+        "peer": session.peer,
+        "path_mtu": session.path_mtu,
+        "started": iso(who.wall_offset + session.started),
+    }

@@ -1,0 +1,1 @@
+"""Connection tracking: reading, counting, moving and watching flows."""

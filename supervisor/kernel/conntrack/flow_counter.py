@@ -1,0 +1,147 @@
+"""Counts the flows of lanes that drain: the engine's `FlowCounter`.
+
+Each look reads all entries of connection tracking that may be about these lanes, in one request that the kernel filters. The next one
+follows when a flow has changed its state or ended, which the kernel tells, but not before a pause in proportion to what a look costs;
+at the latest after POLL, because silence is told by nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from supervisor.core.events import Event, FlowsCounted
+from supervisor.core.network.flow_counting import FlowJob, Left, Memory, TrackedFlow, count, prefix
+from supervisor.kernel.conntrack import dump as ct
+from supervisor.kernel.netlink.codec import attributes
+from supervisor.kernel.sysctl import Note
+
+POLL = 5.0              # seconds between two looks when nothing is heard
+REST = 0.05             # seconds between two looks at least
+SHARE = 20.0            # times the processor time of a look is the pause after it
+SETTLED_WITHIN = 2.0    # seconds for the kernel to follow the plan
+_WAY, _PROTOCOL_INFO, _TIMEOUT = 1, 4, 7
+_TCP_INFO, _TCP_STATE = 1, 1
+_ESTABLISHED, _OVER = 3, (7, 8)         # states of TCP; over: TIME_WAIT, CLOSE
+_LONGEST = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
+_UNANSWERED = 300.0     # seconds that the kernel gives an established connection whose packets are not answered, whatever that file says
+
+
+class FlowWatch:
+    """`post` takes FlowsCounted; `settled` returns when the kernel follows the latest plan, so that nothing new enters what is counted."""
+
+    def __init__(
+        self, post: Callable[[Event], None], settled: Callable[[], Awaitable[None]], note: Note,
+        contained: Callable[[str], AbstractContextManager[None, bool | None]] = lambda part: contextlib.nullcontext(),
+    ) -> None:
+        """`contained` takes faults of our own: without the count a tunnel that drains would never end."""
+        self._post, self._contained = post, contained
+        self._settled = settled
+        self._note = note
+        self._jobs: Mapping[int, FlowJob] = {}
+        self._memory: Memory = {}
+        self._task: asyncio.Task[None] | None = None
+        self._failed = ""
+
+    def set(self, jobs: Mapping[int, FlowJob]) -> None:
+        """The jobs by lane, exactly these. A new one is counted at once."""
+        before, self._jobs = self._jobs, dict(jobs)
+        if not jobs:
+            self._stop()
+            self._memory = {}
+        elif not jobs.items() <= before.items():
+            self._stop()
+            self._task = asyncio.create_task(self._watch(), name="flows")
+
+    def close(self) -> None:
+        """Count no more."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._task = None
+
+    async def _watch(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_WITHIN):
+                await self._settled()
+        while True:
+            with self._contained("flows"):
+                await self._count_on()
+            await asyncio.sleep(POLL)
+
+    async def _count_on(self) -> None:
+        while True:
+            try:
+                with ct.listening() as hints:       # a new one for each look: what was heard before it is old
+                    await asyncio.sleep(max(REST, SHARE * await self._look()))
+                    await _something(hints, POLL)
+            except OSError as error:
+                self._complain(error)
+                await asyncio.sleep(POLL)
+
+    async def _look(self) -> float:
+        """Post what is there; the seconds of processor time that it took."""
+        jobs, sock = self._jobs, ct.opened()        # here, in the network namespace of this thread
+        limits = {lane: job.idle for lane, job in jobs.items()}
+        self._memory, left, cost = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
+        self._failed = ""
+        for lane in jobs.keys() & self._jobs.keys():
+            self._post(FlowsCounted(jobs[lane].tunnel, jobs[lane].session, lane=lane, left=left[lane].flows, idle=left[lane].idle))
+        return cost
+
+    def _complain(self, error: OSError) -> None:
+        if str(error) != self._failed:
+            self._failed = str(error)
+            self._note(f"cannot count the flows that are left: {error}", {})
+
+
+async def _something(sock: socket.socket, within: float) -> None:
+    """Return when anything is heard, at the latest after so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await asyncio.get_running_loop().sock_recv(sock, 1)
+
+
+def _counted(
+    sock: socket.socket, longest: float | None, memory: Memory, limits: Mapping[int, float]
+) -> tuple[Memory, Mapping[int, Left], float]:
+    """One look, in a thread of its own, and what it cost: a busy machine makes it late, not dear."""
+    began = time.thread_time()
+    with sock:
+        found = [read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits))]
+        memory, left = count(memory, found, limits, time.monotonic())
+    return memory, left, time.thread_time() - began
+
+
+def read(body: bytes, now: float, longest: float | None) -> TrackedFlow:
+    """An entry as the kernel tells it; `longest`: seconds that it keeps an established connection without a packet, where known."""
+    values = dict(attributes(body[4:]))
+    state = _tcp_state(values.get(_PROTOCOL_INFO, b""))
+    left = float(_number(values.get(_TIMEOUT)))
+    silent = max(0.0, longest - left) if longest is not None and state == _ESTABLISHED and left > _UNANSWERED else 0.0
+    return TrackedFlow(_number(values.get(ct.MARK)), values.get(_WAY, b""), state in _OVER, now, now + left, silent)
+
+
+def _tcp_state(packed: bytes) -> int | None:
+    """None: not TCP."""
+    known = dict(attributes(dict(attributes(packed)).get(_TCP_INFO, b"")))
+    return known[_TCP_STATE][0] if _TCP_STATE in known else None
+
+
+def _number(packed: bytes | None) -> int:
+    return 0 if packed is None else int(struct.unpack(">I", packed)[0])
+
+
+def _longest() -> float | None:
+    try:
+        return float(_LONGEST.read_text())
+    except (OSError, ValueError):
+        return None

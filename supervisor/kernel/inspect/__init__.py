@@ -1,0 +1,1 @@
+"""Single looks at the kernel, for `facilitator why` and `doctor`."""

@@ -1,0 +1,1 @@
+"""Our nftables table, and those of other programs."""

@@ -1,0 +1,1 @@
+"""Routes, policy rules and interfaces over rtnetlink."""

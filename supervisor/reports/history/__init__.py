@@ -1,0 +1,1 @@
+"""The history in SQLite: sessions, transitions, incidents, availability."""

@@ -1,0 +1,1 @@
+"""The daemon's own log, and masking of secrets in it."""

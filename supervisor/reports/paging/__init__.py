@@ -1,0 +1,1 @@
+"""Incidents at PagerDuty and webhooks: outbox, retries, routing keys."""

@@ -1,0 +1,60 @@
+"""SQLite files of ours: opened with a journal that survives crashes, brought to the newest schema, set aside when they cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from supervisor.core.views.status_json import iso
+
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Damaged(sqlite3.DatabaseError):
+    """The file could not be read; it was set aside, and the next opening begins a new one."""
+
+
+class Newer(sqlite3.DatabaseError):
+    """The file was written by a later version, which changed its schema."""
+
+
+def connect(path: Path, busy_timeout: float, synchronous: str) -> sqlite3.Connection:
+    """A connection in autocommit mode to a file that only its user can read. `busy_timeout` in seconds; sqlite3.Error, OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    try:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
+    """Bring the schema from its `user_version` to the newest, all or nothing; step n leads from n to n + 1. Newer, sqlite3.Error."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(steps):
+        raise Newer(f"its schema has version {version}, and only {len(steps)} is known here")
+    if version < len(steps):
+        script = "\n".join(steps[version:])
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={len(steps)};\nCOMMIT;")
+
+
+def broken(error: sqlite3.Error) -> bool:
+    """Is it the file's content that cannot be used, rather than the disk or a lock."""
+    return isinstance(error, Newer) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
+
+
+def set_aside(path: Path) -> str:
+    """Give the file and its journal another name, which is the answer."""
+    name = f"{path.name}.corrupt-{iso(time.time())}"
+    for suffix in ("-wal", "-shm", ""):     # the database last: without it a left-over journal means nothing
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(path.with_name(name + suffix))
+    return name

@@ -1,0 +1,1 @@
+"""Any program that makes a tunnel interface."""

@@ -1,0 +1,1 @@
+"""openconnect: SSL VPNs."""

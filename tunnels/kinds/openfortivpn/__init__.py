@@ -1,0 +1,1 @@
+"""openfortivpn: Fortinet's SSL VPN."""

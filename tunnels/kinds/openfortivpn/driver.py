@@ -1,0 +1,92 @@
+"""Drives one openfortivpn: sees first that this host has PPP, gives it what it asks for, and says when the tunnel is up.
+
+    python -I -m tunnels.kinds.openfortivpn.driver --device NAME --config FD --talk FD [--mtu N] [--append-code]
+
+pppd addresses the device. A login on a host without PPP would be wasted, and many gateways count sessions: so PPP is looked at first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+
+from tunnels.drivers.channel import Talk
+from tunnels.drivers.cli_args import parser
+from tunnels.drivers.exit_helpers import ask_to_end, end_like
+from tunnels.drivers.netlink import bring_up
+from tunnels.drivers.terminal_prompts import hear, say
+
+_PROMPT = re.compile(r"[^\n]*[:?]\s*")
+_PASSWORD = "VPN account password:"
+_ADDRESS = re.compile(r"Got addresses: \[([0-9.]+)\]")
+
+
+class OpenfortivpnSession:
+    """One openfortivpn from its start to its end."""
+
+    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+        self._options, self._talk = options, talk
+        self._address: str | None = None
+
+    async def run(self) -> int:
+        """Run openfortivpn; its exit code, or the negative number of the signal that ended it."""
+        fd = self._options.config
+        client = await asyncio.create_subprocess_exec(
+            "openfortivpn", "-c", f"/proc/self/fd/{fd}", pass_fds=(fd,),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )
+        assert client.stdin is not None
+        assert client.stdout is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ask_to_end, client)
+        stdin = client.stdin
+
+        async def answer(prompt: str) -> None:
+            stdin.write((await self._answer(prompt)).encode() + b"\n")
+
+        await hear(client.stdout, _PROMPT, self._heard, answer)
+        return await client.wait()
+
+    async def _answer(self, prompt: str) -> str:
+        if not prompt.startswith(_PASSWORD):
+            return await self._talk.ask("code", prompt)
+        password = await self._talk.ask("password", prompt)
+        return password + await self._talk.ask("code", "One-time code") if self._options.append_code else password
+
+    def _heard(self, line: str) -> None:
+        say(line)
+        if match := _ADDRESS.search(line):
+            self._address = match[1]
+        elif "Tunnel is up and running" in line:
+            if self._options.mtu is not None:
+                bring_up(self._options.device, self._options.mtu)
+            self._talk.connected(address=self._address, on_interface=True)
+
+
+def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:
+    """Why there can be no PPP on this host; None: there can."""
+    if not os.path.exists(pppd):
+        return f"{pppd} is missing"
+    try:
+        os.close(os.open(ppp, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return f"{ppp} is missing"
+    except OSError as error:
+        return f"{ppp} cannot be opened ({error.strerror})"
+    return None
+
+
+async def _main(options: argparse.Namespace) -> int:
+    talk = Talk(options.talk)
+    await talk.listen()
+    return await OpenfortivpnSession(options, talk).run()
+
+
+if __name__ == "__main__":
+    given = parser().parse_args()
+    if (why := unfit()) is not None:
+        say(f"facilitator: {why}")
+        end_like(1)
+    end_like(asyncio.run(_main(given)))

@@ -1,0 +1,129 @@
+"""openfortivpn: Fortinet's SSL VPN over pppd, driven by tunnels/kinds/openfortivpn/driver.py.
+
+It needs PPP in the kernel (/dev/ppp) and pppd. Where either is missing, openconnect with `protocol: fortinet` reaches the same servers.
+The settings go through an anonymous file; password and codes are given when it asks for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Need, Placement, Reason, Tunnel
+from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
+from tunnels.failure_patterns import table
+
+INSTEAD = "kind: openconnect with protocol: fortinet reaches the same servers without PPP"
+PPP, PPPD = "/dev/ppp", "/usr/sbin/pppd"
+
+_SERVER = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*)(?::(?P<port>\d{1,5}))?", re.ASCII)
+
+
+class OpenFortiVpn(Tunnel):
+    """A tunnel of kind openfortivpn."""
+
+    kind: Literal["openfortivpn"] = Field("openfortivpn", description="openfortivpn: Fortinet's SSL VPN over pppd")
+    server: str = Field(description="HOST[:PORT] of the gateway")
+    trusted_certificate: str | None = Field(
+        None, description="SHA-256 digest (64 hexadecimal digits) of the gateway's certificate, where no public authority vouches for it"
+    )
+
+    @field_validator("server")
+    @classmethod
+    def _is_server(cls, value: str) -> str:
+        match = _SERVER.fullmatch(value)
+        if match is None or not 0 < int(match["port"] or 443) < 65536:
+            raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:10443")
+        return value
+
+    @field_validator("trusted_certificate")
+    @classmethod
+    def _is_digest(cls, value: str | None) -> str | None:
+        digest = None if value is None else value.replace(":", "").lower()
+        if digest is not None and re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+            raise ValueError(f"{value!r} is not a digest; it has 64 hexadecimal digits, as openfortivpn prints them")
+        return digest
+
+
+def _inputs(tunnel: OpenFortiVpn) -> tuple[Input, ...]:
+    return () if tunnel.login.password is None else (Input("password", tunnel.login.password),)
+
+
+def _launch(tunnel: OpenFortiVpn, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
+    if tunnel.login.username is None:
+        raise ValueError("openfortivpn needs a login.username")
+    return Launch(
+        argv=(
+            place.python, "-I", "-m", "tunnels.kinds.openfortivpn.driver", "--device", place.device, "--config", "{config}", "--talk", KEY,
+            *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
+            *(("--append-code",) if tunnel.login.append_code else ()),
+        ),
+        files={"config": configuration(tunnel, tunnel.login.username, place.device).encode()},
+        management=place.directory / "management.sock",
+        reads=(Path("/etc/ppp"), Path("/etc/openfortivpn")),
+        writes=INTERFACE_SETTINGS,
+        capabilities=("chown", "dac_override", "setgid", "setuid"),      # pppd
+    )
+
+
+def configuration(tunnel: OpenFortiVpn, username: str, device: str) -> str:
+    """The whole configuration: it asks for the password, tries once, and leaves routes and names alone."""
+    if not username.isprintable() or username != username.strip():
+        raise ValueError("login.username has characters that openfortivpn cannot be given")
+    host, _, port = tunnel.server.partition(":")
+    settings = {
+        "host": host, "port": port or "443", "username": username, "set-routes": "0", "half-internet-routes": "0", "set-dns": "0",
+        "pppd-use-peerdns": "0", "pppd-ifname": device, "persistent": "0", "use-syslog": "0",
+        **({} if tunnel.trusted_certificate is None else {"trusted-cert": tunnel.trusted_certificate}),
+    }
+    return "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+# --- what it prints -------------------------------------------------------------------------------------------------------------
+
+_LINES = table(
+    (r"(?<=facilitator: )/.* is missing.*|(?<=facilitator: )/.* cannot be opened.*", Reason.MISSING_BINARY,
+     f"{{0}}: {INSTEAD}"),
+    (r"Couldn't set tty to PPP discipline|kernel does not support PPP", Reason.MISSING_BINARY, f"this kernel has no PPP: {INSTEAD}"),
+    (r"--trusted-cert ([0-9a-f]{64})", Reason.CERTIFICATE, "the gateway's certificate is not trusted; its digest is {1}"),
+    (r"Could not authenticate to gateway", Reason.AUTH, "the far side refused user name, password or code"),
+    (r"VPN allocation request failed.*", Reason.FAR_END_FULL, "the gateway has let us in and gives us no session: {0}"),
+    (r"Could not (?:get VPN configuration|start tunnel).*", Reason.HANDSHAKE, "{0}"),
+    (r"not spawned with root privileges", Reason.MISSING_RIGHT, "openfortivpn runs as root only"),
+    (r"getaddrinfo: (.*)", Reason.DNS, "the gateway's name cannot be resolved: {1}"),
+    (r"(?<=connect: ).*", Reason.NETWORK, "the gateway cannot be reached: {0}"),
+    (r"SSL_connect: .*", Reason.HANDSHAKE, "{0}"),
+    (r"pppd: .*(?:not responding to echo requests).*", Reason.PEER_TIMEOUT, "the far side fell silent"),
+    (r"pppd: .*(?:modem hanging up|the peer's request|signal: Hangup).*", Reason.PEER_CLOSED, "the far side ended the session"),
+    (r"pppd: .*(?:connect time limit|because it was idle).*", Reason.SESSION_EXPIRED, "{0}"),
+    (r"pppd: .*(?:negotiation failed|failed to authenticate).*", Reason.HANDSHAKE, "{0}"),
+    (r"pppd: .*(?:options given|not setuid-root|fatal error).*", Reason.LOCAL, "{0}"),
+)
+
+
+def _dialogue(tunnel: OpenFortiVpn, inputs: Mapping[str, bytes]) -> ProgramDialogue:
+    password = inputs.get("password")
+    try:
+        known = {} if password is None else {"password": password.decode().rstrip("\r\n")}
+    except UnicodeDecodeError:
+        raise ValueError("login.password is not UTF-8 text") from None
+    # where there is no password, the code alone is what the far side takes for one
+    return ProgramDialogue({"password": ""} | known if tunnel.login.append_code else known, _LINES)
+
+
+def _endpoint(tunnel: OpenFortiVpn) -> str:
+    return tunnel.server.partition(":")[0]
+
+
+def _door(tunnel: OpenFortiVpn) -> int:
+    return int(tunnel.server.partition(":")[2] or 443)
+
+
+OPENFORTIVPN = Kind(
+    name="openfortivpn", options=OpenFortiVpn, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
+    binaries=("openfortivpn",), endpoint=_endpoint, door=_door, needs=(Need(PPP, INSTEAD), Need(PPPD, f"apt install ppp, or: {INSTEAD}")),
+)

@@ -1,0 +1,235 @@
+"""What OpenVPN says on its management socket and in its log, and what we answer.
+
+    lines -> OpenVPNDialogue.receive -> Say (back to the socket) | Connected | Failed | Question | Keep
+
+OpenVPN's exit code proves nothing, so everything is read from the STATE lines. Under `--management-hold` it waits for us before each
+attempt: we release it while servers that were not tried yet may be better, for the answer to a challenge, and when we told it to
+reconnect in place; never after it was connected and never after a refusal.
+The log comes over the socket too (`log on`), in order with the states; what it says before the socket is there comes as OUTPUT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tunnels.base import Connected, Failed, IPNetwork, LineSource, Reason, Say
+from tunnels.failure_patterns import explanation
+from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
+from tunnels.kinds.openvpn.patterns import FATAL, HINT, STATE, pushed_limit, pushed_mtu, pushed_routes, pushed_user
+
+TUN_MTU = 1500          # bytes: OpenVPN's default
+PATIENCE = 4            # requests for the server's settings, one each five seconds, before its silence is taken for a wait for somebody
+RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the end of an attempt
+
+_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                          # the server saw nothing of us
+_RETRYABLE = _UNSEEN | {Reason.HANDSHAKE, Reason.PEER_TIMEOUT, Reason.OUR_CERTIFICATE}      # another server of the profile may do better
+_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})                                  # how it looks when the server waits in vain
+_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})            # somebody asked for its end
+
+_LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
+# Time, state, detail, assigned IPv4 address, server's address and port, our address and port, assigned IPv6 address (management-notes.txt).
+_STATE_LINE = re.compile(r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?(?:,[^,]*){0,3}(?:,([^,]*))?.*", re.ASCII)
+_NEED = re.compile(r">PASSWORD:Need '([^']*)' (\S+)(?: SC:(\d{1,3}),(.*))?", re.ASCII)
+_REFUSED = re.compile(r">PASSWORD:Verification Failed: '([^']*)'(?: \['(.*)'\])?")
+_AUTH_FAILED = re.compile(r"AUTH: Received control message: AUTH_FAILED,(.*)")
+_PUSH = re.compile(r"PUSH: Received control message: '(PUSH_REPLY,.*)'")
+_ASKS_FOR_PUSH = re.compile(r"SENT CONTROL \[.*\]: 'PUSH_REQUEST'")
+_BEGINS_ANEW = re.compile(r"SIGUSR1\[.*\] received, process restarting")
+_TOKEN, _INFO = ">PASSWORD:Auth-Token:", ">INFOMSG:"
+
+
+@dataclass(slots=True)
+class _Pushed:
+    """What the server of the attempt that runs has pushed."""
+
+    routes: tuple[IPNetwork, ...] = ()
+    limit: int | None = None
+    mtu: int | None = None
+    user: str | None = None
+    requests: int = 0       # how often we had to ask for it
+    seen: bool = False      # it has pushed something
+
+    def read(self, reply: str) -> None:
+        """Take one PUSH_REPLY; there may be several."""
+        self.seen = True
+        self.routes += tuple(pushed_routes(reply))
+        self.limit = pushed_limit(reply) or self.limit
+        self.mtu = pushed_mtu(reply) or self.mtu
+        self.user = pushed_user(reply) or self.user
+
+
+class OpenVPNDialogue:
+    """The understanding of one OpenVPN process. Says each failure once and is silent after it."""
+
+    def __init__(self, account: LoginIdentity, limit: int | None = None, mtu: int | None = None, fixed_mtu: bool = False) -> None:
+        """`limit`: the seconds after which the profile itself ends a session; `mtu`: of the interface, in bytes, `fixed_mtu`: whatever
+        the server pushes."""
+        self._login, self._limit, self._mtu, self._fixed_mtu = Credentials(account), limit, mtu or TUN_MTU, fixed_mtu
+        self._pushed = _Pushed()
+        self._hint: Failed | None = None        # what the log said about the attempt that runs
+        self._lost: Failed | None = None        # why the last attempt ended, if another may follow
+        self._connected = False
+        self._failed = False
+        self._replies = 0                       # END lines still to come: the histories that we asked for
+        self._latest: tuple[Answer, ...] = ()   # what the latest state of the history means: earlier ones are over
+        self._held = False                      # it waits for our release
+        self._now = 0                           # its clock: Unix seconds of its latest words
+
+    def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
+        """Take one line and give what to answer and what it means."""
+        yield from self._until_failed(self._understand(source, line))
+
+    def answer(self, text: str) -> Iterator[Answer]:
+        """Take the answer to the latest question, and let it go on."""
+        yield from self._until_failed(self._login.answer(text))
+        yield from self._release()
+
+    def _until_failed(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        while not self._failed and (answer := next(answers, None)) is not None:
+            self._failed = isinstance(answer, Failed)
+            yield answer
+
+    def _understand(self, source: LineSource, line: str) -> Iterator[Answer]:
+        if source is LineSource.MANAGEMENT:
+            yield from self._management(line)
+        elif source is LineSource.OUTPUT and (failed := explanation(FATAL, line)):
+            yield failed
+
+    # --- by kind of line -----------------------------------------------------------------------------------------------------
+
+    def _management(self, line: str) -> Iterator[Answer]:
+        if line == "":
+            yield from self._attached()
+        elif line == "END":
+            yield from self._end_of_history()
+        elif match := _LOG_LINE.fullmatch(line):
+            self._now = int(match[1])
+            yield from self._log(match[2])
+        elif match := _STATE_LINE.fullmatch(line):
+            yield from self._remember(self._state(*match.groups(default="")))
+        else:
+            yield from self._notice(line)
+
+    def _attached(self) -> Iterator[Answer]:
+        """Ask for the histories too: it may run already, when a restarted daemon finds it again."""
+        self._replies = 2
+        yield Say("log on all")
+        yield Say("state on all")
+        yield Say("bytecount 0")
+
+    def _remember(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        """Of a history only the end counts."""
+        if self._replies > 0:
+            self._latest = tuple(answers)
+        else:
+            yield from answers
+
+    def _end_of_history(self) -> Iterator[Answer]:
+        self._replies -= 1
+        latest, self._latest = self._latest, ()
+        yield from latest
+        yield from self._release()
+
+    def _notice(self, line: str) -> Iterator[Answer]:
+        if line.startswith(">HOLD:"):
+            self._held = True
+            yield from self._release()
+        elif line.startswith(">FATAL:"):
+            yield self._lost or self._explain(line.removeprefix(">FATAL:"))
+        elif line.startswith(_TOKEN):
+            yield from self._login.token(line.removeprefix(_TOKEN), self._pushed.user)
+        elif line.startswith(_INFO) and not self._connected:
+            yield from self._login.pending(line.removeprefix(_INFO))
+        elif match := _NEED.fullmatch(line):
+            yield from self._login.need(match[1], match[2], int(match[3] or 0), match[4])
+        elif match := _REFUSED.fullmatch(line):
+            yield from self._refused(*match.groups(default=""))
+
+    def _refused(self, what: str, text: str) -> Iterator[Answer]:
+        if not self._login.challenged(text):
+            yield from self._login.refused(what, text)
+
+    def _log(self, line: str) -> Iterator[Answer]:
+        if match := _PUSH.search(line):
+            self._pushed.read(match[1])
+        elif match := _AUTH_FAILED.fullmatch(line):
+            self._login.challenged(match[1])
+        elif _BEGINS_ANEW.fullmatch(line):
+            self._pushed = _Pushed()
+        elif _ASKS_FOR_PUSH.search(line):
+            yield from self._asks_again()
+        elif failed := explanation(FATAL, line):
+            yield failed
+        elif hint := explanation(HINT, line):
+            self._hint = hint
+
+    # --- what they mean ------------------------------------------------------------------------------------------------------
+
+    def _release(self) -> Iterator[Answer]:
+        """Let it begin an attempt, once we know its history and the answer to its question."""
+        if self._held and self._replies <= 0 and not self._login.waits and not self._failed:
+            self._held = False
+            yield Say("hold release")
+
+    def _asks_again(self) -> Iterator[Answer]:
+        """A server that has decided about our login pushes at once."""
+        self._pushed.requests += 1
+        if self._pushed.requests == PATIENCE and not self._connected and self._replies <= 0:
+            yield from self._login.undecided()
+
+    def _state(self, when: str, state: str, detail: str, address: str, peer: str, address6: str) -> Iterator[Answer]:
+        if state == "CONNECTED" and detail == "SUCCESS":
+            self._connected, self._lost, self._hint = True, None, None
+            self._login.accepted()
+            yield Connected(
+                address or None, peer or None, self._pushed.routes, self._lasts(int(when)), address6=address6 or None, mtu=self._link_mtu(),
+            )
+        elif state == "CONNECTED":
+            yield Failed(Reason.LOCAL, f"connected, but could not be set up here ({detail})")
+        elif state in ("RECONNECTING", "EXITING"):
+            yield from self._attempt_over(state, detail)
+
+    def _link_mtu(self) -> int | None:
+        """Bytes: what OpenVPN itself would give the interface; None: it runs already, and its log no longer has what was pushed."""
+        if self._fixed_mtu:
+            return self._mtu
+        return None if self._replies > 0 and not self._pushed.seen else self._pushed.mtu or self._mtu
+
+    def _lasts(self, since: int) -> float | None:
+        """What is left of the session, which may have begun before we were attached."""
+        limit = self._pushed.limit or self._limit
+        return None if limit is None else max(1.0, float(limit - max(0, self._now - since)))
+
+    def _attempt_over(self, state: str, detail: str) -> Iterator[Answer]:
+        if detail in _STOPPED:
+            if self._lost is not None:
+                yield self._lost
+            return
+        failed = self._explain(detail)
+        question = self._login.ask_challenge() if detail.startswith("auth-failure") and state == "RECONNECTING" else None
+        retryable = failed.reason in (_UNSEEN if self._login.spent else _RETRYABLE) and not self._connected
+        self._hint = None
+        if question is not None or detail == RENEW:
+            self._connected, self._lost = False, None
+            yield from question or ()
+        elif state == "EXITING" or not retryable:
+            yield failed
+        else:
+            self._lost = failed
+            if failed.reason in _UNSEEN:
+                self._login.unused()
+
+    def _explain(self, detail: str) -> Failed:
+        """The end of an attempt in our words: its hint in the log knows more than its STATE."""
+        failed = explanation(STATE, detail)
+        if failed is None:
+            return Failed(Reason.EXITED, f"openvpn ended: {detail}")
+        if failed.reason is Reason.HANDSHAKE and self._connected:
+            return Failed(Reason.PEER_CLOSED, f"the connection to the server broke ({detail})")
+        if self._hint is not None and failed.reason in _RETRYABLE:
+            return self._hint
+        if self._login.unanswered is not None and failed.reason in _MUTE:
+            return Failed(Reason.CHALLENGE, f"nobody did in time what the server asks for: {self._login.unanswered}")
+        return failed

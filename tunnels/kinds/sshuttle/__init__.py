@@ -1,0 +1,1 @@
+"""sshuttle: TCP over ssh, as a proxy."""

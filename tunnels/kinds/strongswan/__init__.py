@@ -1,0 +1,1 @@
+"""strongSwan: IPsec with IKEv2 and IKEv1."""

@@ -1,0 +1,258 @@
+"""A swanctl.conf, made fit for one tunnel of the daemon: read by strongSwan's own rules, changed where the daemon decides, written anew.
+
+    bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (the memfd that tunnels.kinds.strongswan.kind hands to swanctl)
+
+Who may use the tunnel, when it is tried again and what runs on this host is the daemon's; how the session is made is the customer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from types import MappingProxyType
+
+from tunnels.profiles import ProfileError, Value
+
+Tree = dict[str, "str | Tree"]
+
+_BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_NAME = re.compile(r'[^#{}:.,="\r\n\t ]+')
+_PLAIN = re.compile(r'[^#}"\r\n\t ]+')
+_GAP = re.compile(r"[ \t\r]*")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPE = re.compile(r"\\(\r?\n|.)", re.DOTALL)
+_LETTERS = MappingProxyType({"n": "\n", "r": "\r", "t": "\t", "\n": "", "\r\n": ""})
+_DEEPEST = 16
+
+# what the daemon decides about each connection and each of its children; None: left out
+_CONNECTION: Mapping[str, str | None] = MappingProxyType({
+    "keyingtries": "1", "reauth_time": "0", "unique": "never", "if_id_in": None, "if_id_out": None, "mediation": None, "pools": None,
+})
+_CHILD: Mapping[str, str | None] = MappingProxyType({
+    "start_action": "none", "close_action": "none", "dpd_action": "clear", "mode": "tunnel",
+    "updown": None, "hostaccess": None, "policies": None, "interface": None, "if_id_in": None, "if_id_out": None, "ipcomp": None,
+    "mark_in": None, "mark_in_sa": None, "mark_out": None, "set_mark_in": None, "set_mark_out": None, "hw_offload": None,
+    "priority": None, "copy_df": None, "tfc_padding": None, "label": None,
+})
+# what names files, and the folder beside a swanctl.conf in which swanctl looks for them
+_FILES: Mapping[str, str] = MappingProxyType({"certs": "x509", "cacerts": "x509ca", "pubkeys": "pubkey", "cacert": "x509ca"})
+_LOADED_BY_CHARON = ("file", "handle", "slot", "module")    # of a certificate: charon itself would load it from anywhere, or from a token
+_DPD_DELAY = "5s"           # pause of the far side after which it is asked for a sign of life, where the file says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that a configuration names."""
+
+    option: str
+    name: str           # as seen from the directory of the swanctl.conf
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swanctl:
+    """A configuration that is fit to run."""
+
+    text: str                                   # for swanctl --file
+    children: tuple[tuple[str, str], ...]       # what to initiate: (connection, child)
+    certificate: bool                           # we prove by a certificate who we are
+    addresses: tuple[str, ...]                  # those that we bring along, where the far side is not asked for any
+    files: tuple[File, ...]                     # what it names, beside the folders of which swanctl loads everything
+
+
+def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
+    """The fit configuration in a swanctl.conf. `username` logs in where it names nobody. ValueError says why it cannot be run."""
+    try:
+        tree = parse(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ProfileError("the file is not UTF-8 text") from None
+    connections = _sections(tree.get("connections"))
+    if not connections:
+        raise ProfileError("the file has no connection (connections { NAME { ... } })")
+    for name, connection in connections.items():
+        _own(name, connection, username)
+    kept: Tree = {name: tree[name] for name in ("connections", "secrets", "authorities") if name in tree}
+    children = tuple((name, child) for name, c in connections.items() for child in _sections(c["children"]))
+    certified = any(_certified(connection) for connection in connections.values())
+    files = tuple(_files(kept["connections"])) + tuple(_files(kept.get("authorities", {})))
+    _refuse_tokens(kept.get("secrets"))
+    return Swanctl(render(kept), children, certified, tuple(_own_addresses(connections.values())), files)
+
+
+def _own(name: str, connection: Tree, username: str | None) -> None:
+    """Put the daemon's decisions into a connection."""
+    children = _sections(connection.get("children"))
+    if not children:
+        raise ProfileError(f"connection {name} has no child (children {{ NAME {{ ... }} }})")
+    if not isinstance(connection.get("remote_addrs"), str):
+        raise ProfileError(f"connection {name} names no remote_addrs")
+    connection.setdefault("dpd_delay", _DPD_DELAY)
+    _override(connection, _CONNECTION)
+    for child_name, child in children.items():
+        if child.get("mode", "tunnel") != "tunnel":
+            raise ProfileError(f"child {child_name} of {name} is not in tunnel mode, and only tunnels can be run")
+        _override(child, _CHILD)
+    if username is not None:
+        _log_in(connection, username)
+
+
+def _files(tree: str | Tree) -> Iterator[File]:
+    """The files that are named in a section or below. ProfileError for what charon would read by itself."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, dict):
+            yield from _files(value)
+        elif isinstance(value, Value):
+            yield from _named(key.lower(), value)
+
+
+def _named(key: str, value: Value) -> Iterator[File]:
+    """What one option names; a name that begins with 0x or 0s is the content itself."""
+    folder = _FILES.get(key)
+    names = [name.strip(" ") for name in value.split(",")] if folder is not None else []
+    if key in _LOADED_BY_CHARON or any(name.startswith("/") for name in names):
+        remedy = f"put the file into the folder {folder or 'x509'} beside this one, and name it without a path"
+        raise ProfileError(f"{key} names {str(value)!r}; {remedy}", value.line)
+    yield from (File(key, f"{folder}/{name}", value.line) for name in names if name and not name.lower().startswith(("0x", "0s")))
+
+
+def _refuse_tokens(secrets: str | Tree | None) -> None:
+    for name, section in _sections(secrets).items():
+        if name.startswith("token"):
+            line = next((value.line for value in section.values() if isinstance(value, Value)), None)
+            raise ProfileError(f"{name} is a key on a smart card, which cannot be used; put the key into the folder private", line)
+
+
+def _override(section: Tree, ours: Mapping[str, str | None]) -> None:
+    for key, value in ours.items():
+        if value is None:
+            section.pop(key, None)
+        else:
+            section[key] = value
+
+
+def _log_in(connection: Tree, username: str) -> None:
+    """Name the account in the rounds of authentication that want one."""
+    for name, section in connection.items():
+        if name.startswith("local") and isinstance(section, dict):
+            auth = str(section.get("auth", ""))
+            if auth.startswith("eap"):
+                section.setdefault("eap_id", username)
+            elif auth.startswith("xauth"):
+                section.setdefault("xauth_id", username)
+
+
+def _certified(connection: Tree) -> bool:
+    rounds = (section for name, section in _sections(connection).items() if name.startswith("local"))
+    return any(str(each.get("auth", "pubkey")).startswith(("pubkey", "rsa", "ecdsa")) for each in rounds)
+
+
+def _own_addresses(connections: Iterable[Tree]) -> Iterator[str]:
+    """The local traffic selectors that are one address, of connections without virtual addresses."""
+    alone = [connection for connection in connections if not connection.get("vips")]
+    children = [child for connection in alone for child in _sections(connection["children"]).values()]
+    for selector in ",".join(str(child.get("local_ts", "")) for child in children).split(","):
+        with contextlib.suppress(ValueError):
+            network = ip_network(selector.partition("[")[0].strip())
+            if network.num_addresses == 1:
+                yield str(network.network_address)
+
+
+def _sections(tree: str | Tree | None) -> dict[str, Tree]:
+    return {name: part for name, part in tree.items() if isinstance(part, dict)} if isinstance(tree, dict) else {}
+
+
+# --- the file format ------------------------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> Tree:
+    """The sections and keys of a text in the format of strongswan.conf(5). ProfileError."""
+    tree: Tree = {}
+    at = _statements(text, 0, tree, 0)
+    if at < len(text):
+        raise _wrong(text, at, "a } that closes nothing")
+    return tree
+
+
+def _statements(text: str, at: int, tree: Tree, depth: int) -> int:
+    """Read the statements from here to a closing } or the end into the tree; where that is."""
+    while (at := _skip(_BLANK, text, at)) < len(text) and text[at] != "}":
+        match = _NAME.match(text, at)
+        if match is None:
+            raise _wrong(text, at, f"{text[at]!r} where a name should be")
+        if match[0] == "include":
+            raise _wrong(text, at, "another file is included; put everything into one file")
+        at = _statement(text, match, tree, depth)
+    return at
+
+
+def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
+    """Read what follows a name into the tree; where it ends."""
+    at = _skip(_BLANK, text, name.end())
+    match text[at:at + 1]:
+        case "=":
+            tree[name[0]], at = _value(text, at + 1)
+            return at
+        case "{" if depth < _DEEPEST:
+            return _section(text, at, name[0], tree, depth)
+        case ":":
+            raise _wrong(text, at, "a section that refers to another one; write out what it takes from there")
+    raise _wrong(text, at, f"neither = nor {{ after {name[0]!r}")
+
+
+def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
+    before = tree.get(name)
+    section = tree[name] = before if isinstance(before, dict) else {}       # what is said twice is one section
+    at = _statements(text, start + 1, section, depth + 1)
+    if at >= len(text):
+        raise _wrong(text, start, f"the section {name!r} is never closed")
+    return at + 1
+
+
+def _value(text: str, start: int) -> tuple[Value, int]:
+    """The value from here to the end of the line; parts stand one space apart."""
+    parts: list[str] = []
+    at = start
+    while (at := _skip(_GAP, text, at)) < len(text) and text[at] not in "\n#}":
+        match = _STRING.match(text, at) or _PLAIN.match(text, at)
+        if match is None:
+            raise _wrong(text, at, "a quotation is never closed")
+        parts.append(_unescaped(match[1]) if match.re is _STRING else match[0])
+        at = match.end()
+    return Value(" ".join(parts), text.count("\n", 0, start) + 1), at
+
+
+def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda match: _LETTERS.get(match[1], match[1]), text.replace("\r", ""))
+
+
+def _wrong(text: str, at: int, what: str) -> ProfileError:
+    line = text.count("\n", 0, at) + 1
+    return ProfileError(what, line)
+
+
+def render(tree: Tree) -> str:
+    """The text that `parse` reads as this tree; values hold no carriage return."""
+    return "\n".join(_rendered(tree)) + "\n"
+
+
+def _rendered(tree: Tree) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{name} {{"
+            yield from _rendered(value)
+            yield "}"
+        else:
+            yield f"{name} = {_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

@@ -1,0 +1,1 @@
+"""vpnc: Cisco's IPsec with XAuth."""

@@ -1,0 +1,237 @@
+"""A customer's WireGuard .conf, understood: what makes the tunnel is taken, what would change this host is left out and said so.
+
+    bytes of the .conf -> read_profile -> Profile -> tunnels.kinds.wireguard.kind, which hands it to the program as an anonymous file
+
+The format is that of wg(8) and wg-quick(8). No text of an error repeats a value: any of them may be a key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_address, ip_interface, ip_network
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from tunnels.base import IPNetwork
+from tunnels.profiles import ProfileError
+
+T = TypeVar("T")
+
+KEEPALIVE = 25          # seconds, where the file says nothing: without packets nobody can know whether the far side lives
+_KEY = 32               # bytes
+
+_INTERFACE = MappingProxyType({name.lower(): name for name in ("PrivateKey", "Address", "MTU", "ListenPort")})
+_PEER = MappingProxyType({
+    name.lower(): name for name in ("PublicKey", "PresharedKey", "Endpoint", "AllowedIPs", "PersistentKeepalive")
+})
+_MANY = frozenset({"Address", "AllowedIPs"})        # these may stand in several lines
+_HOOK = "programs of a customer's file are not run"
+_OWNED = MappingProxyType({
+    "dns": "names are resolved as this host does it",
+    "table": "routes are the daemon's",
+    "fwmark": "marks are the daemon's",
+    "saveconfig": "the file is never written",
+    "preup": _HOOK, "postup": _HOOK, "predown": _HOOK, "postdown": _HOOK,
+})
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}", re.ASCII)
+_ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(?P<port>\d{1,5})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredPeer:
+    """One far side."""
+
+    public_key: bytes = field(repr=False)
+    preshared_key: bytes | None = field(repr=False)
+    endpoint: tuple[str, int] | None            # name or address, and UDP port; None: only it knows where we are
+    allowed: tuple[IPNetwork, ...]              # what may come from it, and what goes to it
+    keepalive: int                              # seconds between two signs of life
+
+
+@dataclass(frozen=True, slots=True)
+class WireGuardProfile:
+    """What a .conf says about the tunnel."""
+
+    private_key: bytes = field(repr=False)
+    addresses: tuple[IPv4Address | IPv6Address, ...]        # ours inside the tunnel
+    mtu: int | None                                         # bytes
+    listen_port: int                                        # 0: any
+    peers: tuple[ConfiguredPeer, ...]
+    left_out: tuple[str, ...]                               # what the file says and we do not do, a sentence each
+
+    def uncovered(self, network: IPNetwork) -> bool:
+        """Some address of the network belongs to no peer: packets to it would be thrown away."""
+        allowed: Any = [each for peer in self.peers for each in peer.allowed if each.version == network.version]
+        return not any(each.supernet_of(network) for each in collapse_addresses(allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    line: int
+    name: str           # as wg(8) writes it
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    line: int
+    name: str           # interface or peer
+    settings: list[_Setting]
+
+
+def read_profile(data: bytes) -> WireGuardProfile:
+    """The tunnel that a .conf describes. ProfileError says why it cannot be run."""
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ProfileError("the file is not UTF-8 text") from None
+    left_out: list[str] = []
+    sections = _sections(lines, left_out)
+    interfaces = [section for section in sections if section.name == "interface"]
+    if len(interfaces) != 1:
+        where = interfaces[1].line if interfaces else max(1, len(lines))
+        raise ProfileError(f"{'a second' if interfaces else 'no'} [Interface]", where)
+    return _profile(interfaces[0], [section for section in sections if section.name == "peer"], tuple(left_out))
+
+
+def _profile(section: _Section, peers: Sequence[_Section], left_out: tuple[str, ...]) -> WireGuardProfile:
+    addresses = tuple(_each(section, "Address", lambda text: ip_interface(text).ip))
+    if not addresses:
+        raise ProfileError("[Interface] has no Address", section.line)
+    return WireGuardProfile(
+        private_key=_required(section, "PrivateKey", _key),
+        addresses=tuple(dict.fromkeys(addresses)),
+        mtu=_one(section, "MTU", _number(576, 65535), None),
+        listen_port=_one(section, "ListenPort", _number(0, 65535), 0),
+        peers=_peers(peers),
+        left_out=left_out,
+    )
+
+
+def _peer(section: _Section) -> ConfiguredPeer:
+    return ConfiguredPeer(
+        public_key=_required(section, "PublicKey", _key),
+        preshared_key=_one(section, "PresharedKey", _key, None),
+        endpoint=_one(section, "Endpoint", _endpoint, None),
+        allowed=tuple(_each(section, "AllowedIPs", lambda text: ip_network(text, strict=False))),
+        keepalive=_one(section, "PersistentKeepalive", _keepalive, 0) or KEEPALIVE,
+    )
+
+
+def _peers(sections: Sequence[_Section]) -> tuple[ConfiguredPeer, ...]:
+    peers: dict[bytes, ConfiguredPeer] = {}
+    for section in sections:
+        peer = _peer(section)
+        if peer.public_key in peers:
+            raise ProfileError("a [Peer] again", section.line)
+        peers[peer.public_key] = peer
+    if not any(peer.endpoint for peer in peers.values()):
+        raise ProfileError("no [Peer] has an Endpoint: there is nobody to connect to")
+    return tuple(peers.values())
+
+
+# --- lines ---------------------------------------------------------------------------------------------------------------------
+
+
+def _sections(lines: Sequence[str], left_out: list[str]) -> list[_Section]:
+    sections: list[_Section] = []
+    for number, raw in enumerate(lines, 1):
+        line = raw.partition("#")[0].strip()
+        if line.startswith("["):
+            name = line.lower()
+            if name not in ("[interface]", "[peer]"):
+                raise ProfileError("only [Interface] and [Peer] are known", number)
+            sections.append(_Section(number, name.strip("[]"), []))
+        elif line:
+            _take(sections, number, line, left_out)
+    return sections
+
+
+def _take(sections: Sequence[_Section], number: int, line: str, left_out: list[str]) -> None:
+    """One `Name = value`."""
+    name, separator, value = (part.strip() for part in line.partition("="))
+    if not separator or not _WORD.fullmatch(name):
+        raise ProfileError("not of the form Name = value", number)
+    if not sections:
+        raise ProfileError(f"{name} stands before the first section", number)
+    section = sections[-1]
+    if section.name == "interface" and name.lower() in _OWNED:
+        left_out.append(f"line {number}: {name} is left out: {_OWNED[name.lower()]}")
+        return
+    proper = (_INTERFACE if section.name == "interface" else _PEER).get(name.lower())
+    if proper is None:
+        raise ProfileError(f"{name} is no setting of [{section.name.title()}]", number)
+    if proper not in _MANY and any(setting.name == proper for setting in section.settings):
+        raise ProfileError(f"{proper} again", number)
+    section.settings.append(_Setting(number, proper, value))
+
+
+def _required(section: _Section, name: str, read: Callable[[str], T]) -> T:
+    value: T | None = _one(section, name, read, None)
+    if value is None:
+        raise ProfileError(f"[{section.name.title()}] has no {name}", section.line)
+    return value
+
+
+def _one(section: _Section, name: str, read: Callable[[str], T], missing: T) -> T:
+    return next((_read(setting, setting.value, read) for setting in section.settings if setting.name == name), missing)
+
+
+def _each(section: _Section, name: str, read: Callable[[str], T]) -> Iterator[T]:
+    for setting in section.settings:
+        parts = [part.strip() for part in setting.value.split(",")] if setting.name == name else []
+        yield from (_read(setting, part, read) for part in parts if part)
+
+
+# --- values --------------------------------------------------------------------------------------------------------------------
+
+_WANTED: Mapping[str, str] = MappingProxyType({
+    "PrivateKey": "a key (44 characters of base64)", "PublicKey": "a key (44 characters of base64)",
+    "PresharedKey": "a key (44 characters of base64)", "Address": "an address, such as 10.86.0.2/32",
+    "AllowedIPs": "a network, such as 10.77.0.0/24", "Endpoint": "HOST:PORT", "MTU": "a number from 576 to 65535",
+    "ListenPort": "a port", "PersistentKeepalive": "off or a number of seconds",
+})
+
+
+def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:
+    try:
+        return read(text)
+    except ValueError:
+        raise ProfileError(f"{setting.name} is not {_WANTED[setting.name]}", setting.line) from None
+
+
+def _key(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise ValueError from None
+    if len(key) != _KEY:
+        raise ValueError
+    return key
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return read
+
+
+def _keepalive(text: str) -> int:
+    return 0 if text.lower() == "off" else _number(0, 65535)(text)
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    match = _ENDPOINT.fullmatch(text)
+    if match is None:
+        raise ValueError
+    host, port = match["host"], _number(1, 65535)(match["port"])
+    if host.startswith("["):
+        host = str(ip_address(host.strip("[]")))
+    return host, port

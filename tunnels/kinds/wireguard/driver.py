@@ -1,0 +1,299 @@
+"""Runs one WireGuard tunnel: makes the device, resolves the far side, waits for the first handshake, and watches those that follow.
+
+    python -I -m tunnels.kinds.wireguard.driver --device NAME --config FD [--remote N]
+
+The descriptor is an anonymous file with what tunnels/kinds/wireguard/kind.py made of the customer's .conf. Neither wg(8) nor wg-quick(8) is used.
+WireGuard has no session and says nothing about failures: a handshake that happened is the only proof that the far side takes our key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from tunnels.drivers.channel import Talk, assigned
+from tunnels.drivers.exit_helpers import end_like
+from tunnels.drivers.netlink import bring_up
+from tunnels.kinds.wireguard.device import SOCKETS, DevicePeer, EndedError, Endpoint, PeerStatus, WireGuardDevice, opened
+
+SHAKEN_WITHIN = 12.0        # seconds for the first handshake; WireGuard itself tries every 5
+RESOLVED_WITHIN = 8.0       # seconds for a name
+LOOK_EVERY = 5.0            # seconds between two looks at a tunnel that is up
+STALE = 135.0               # seconds without a handshake after which the name may lead elsewhere: a healthy pair renews after 120
+RESOLVE_EVERY = 30.0        # seconds between two questions for the name then
+EXPIRED = 180.0             # seconds after which WireGuard itself no longer uses what a handshake agreed on
+PATIENCE = 20.0             # seconds of sending without a handshake after that
+
+_NOISE = re.compile(r"Routine: |ing keepalive packet|UAPI: |UAPI listener|^[┌│└]|UDP bind has been updated|Interface up requested")
+_ANSWERED = "Received invalid response message"
+_UNSENT = re.compile(r"Failed to send handshake initiation: (.*)")
+
+
+class WireGuardFailure(Exception):
+    """The tunnel cannot go on: a word of `tunnels.base.Reason`, and why."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason, self.text = reason, text
+
+
+class HandshakeHints:
+    """What the lines of wireguard-go tell about a handshake that does not come. The kernel says nothing."""
+
+    def __init__(self) -> None:
+        self._answers, self._unsent = 0, [""]
+
+    def said(self, line: str) -> None:
+        """One line; those that matter to a person are printed."""
+        self._answers += _ANSWERED in line
+        if match := _UNSENT.search(line):
+            self._unsent.append(match[1])
+        if not _NOISE.search(line):
+            print(line, flush=True)
+
+    @property
+    def hopeless(self) -> bool:
+        """It happened twice: waiting longer will not help. Once, an answer may have come late, or an uplink may have been away."""
+        return self._answers > 1 or len(self._unsent) > 2
+
+    def explained(self, where: str) -> WireGuardFailure:
+        """Why there was no handshake, as far as anybody can know."""
+        if self._answers:
+            return WireGuardFailure("handshake", f"{where} answers, but its handshake does not fit: the preshared key is most likely another one")
+        if self._unsent[-1]:
+            return WireGuardFailure("network", f"nothing could be sent to {where}: {self._unsent[-1]}")
+        text = f"no handshake with {where} within {SHAKEN_WITHIN:g} s: it cannot be reached, or a key is wrong (both look the same)"
+        return WireGuardFailure("network", text)
+
+
+class Handshakes:
+    """How old each peer's last handshake is, by a clock that does not jump."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, tuple[int, float]] = {}         # handshake, and when it was first seen
+        self._waiting: dict[bytes, tuple[int, float | None]] = {}   # bytes sent when it expired, and when more were sent
+
+    def note(self, peers: Sequence[PeerStatus], now: float) -> None:
+        """What the device says at this moment (monotonic seconds)."""
+        for seen in peers:
+            if self._last.get(seen.key, (0, 0.0))[0] != seen.handshake or seen.key not in self._last:
+                self._last[seen.key] = (seen.handshake, now)
+            if self.age(seen.key, now) <= EXPIRED:
+                self._waiting[seen.key] = (seen.sent, None)
+                continue
+            before, since = self._waiting.get(seen.key, (seen.sent, None))
+            self._waiting[seen.key] = (before, now if since is None and seen.sent > before else since)
+
+    def age(self, key: bytes, now: float) -> float:
+        """Seconds since the peer's last handshake, or since it was first looked at."""
+        return now - self._last[key][1] if key in self._last else 0.0
+
+    def silent(self, now: float) -> bool:
+        """Every peer that we send to has let its session expire and does not answer a new handshake."""
+        since = [moment for _, moment in self._waiting.values()]
+        return bool(since) and all(moment is not None and now - moment > PATIENCE for moment in since)
+
+
+class WireGuardTunnel:
+    """The tunnel on its device."""
+
+    def __init__(self, config: Mapping[str, Any], name: str, remote: int, device: WireGuardDevice, hints: HandshakeHints) -> None:
+        """`remote`: which of the addresses of a name comes first."""
+        self._config, self._name, self._remote = config, name, remote
+        self._device, self._hints = device, hints
+        self._handshakes = Handshakes()
+        self._resolved_at = 0.0
+
+    async def run(self, talk: Talk, renew: asyncio.Event) -> None:
+        """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same device."""
+        while True:
+            renew.clear()
+            talk.connected(**assigned(self._config["addresses"]), peer=await self._connect())
+            while not renew.is_set():
+                await self.look_after(asyncio.get_running_loop().time())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(renew.wait(), LOOK_EVERY)
+
+    # --- the beginning ---------------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> str:
+        """The address of the far side, after the first handshake with it."""
+        peers = [await self._peer(peer) for peer in self._config["peers"]]
+        if not any(peer.endpoint for peer in peers):
+            hosts = " ".join(peer["endpoint"][0] for peer in self._config["peers"] if peer["endpoint"])
+            raise WireGuardFailure("dns", f"{hosts} cannot be resolved")
+        self._handshakes = Handshakes()
+        await self._configure(peers)
+        return (await self._shaken()).endpoint
+
+    async def _peer(self, peer: Mapping[str, Any]) -> DevicePeer:
+        found = await _resolved(peer["endpoint"])
+        preshared = None if peer["preshared_key"] is None else bytes.fromhex(peer["preshared_key"])
+        endpoint = found[self._remote % len(found)] if found else None
+        return DevicePeer(bytes.fromhex(peer["public_key"]), preshared, endpoint, tuple(peer["allowed"]), peer["keepalive"])
+
+    async def _configure(self, peers: Sequence[DevicePeer]) -> None:
+        port = self._config["listen_port"]
+        try:
+            await self._device.configure(bytes.fromhex(self._config["private_key"]), port, peers)
+            bring_up(self._name, self._config["mtu"])
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise WireGuardFailure("local", f"UDP port {port} of the file's ListenPort is taken on this host") from error
+            raise
+
+    async def _shaken(self) -> PeerStatus:
+        """The first peer that has shaken hands. WireGuard tells nobody of a handshake, so this looks again and again."""
+        pause = 0.005
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHAKEN_WITHIN):
+                while not self._hints.hopeless:
+                    peers = await self._device.look()
+                    if shaken := next((seen for seen in peers if seen.handshake), None):
+                        return shaken
+                    await asyncio.sleep(pause)
+                    pause = min(0.2, pause * 1.5)
+        raise self._hints.explained(" or ".join(f"{host} port {port}" for host, port in self._endpoints()))
+
+    def _endpoints(self) -> list[tuple[str, int]]:
+        return [(peer["endpoint"][0], peer["endpoint"][1]) for peer in self._config["peers"] if peer["endpoint"]]
+
+    # --- what follows ----------------------------------------------------------------------------------------------------------
+
+    async def look_after(self, now: float) -> None:
+        """One look at a tunnel that is up, at this moment (monotonic seconds). Failure."""
+        peers = await self._device.look()
+        self._handshakes.note(peers, now)
+        if self._handshakes.silent(now):
+            raise WireGuardFailure("peer-timeout", f"the far side has not shaken hands for {EXPIRED + PATIENCE:g} s, though we send")
+        await self._follow_names(peers, now)
+
+    async def _follow_names(self, peers: Sequence[PeerStatus], now: float) -> None:
+        """Where handshakes have stopped, the name may lead to another address by now."""
+        if now - self._resolved_at < RESOLVE_EVERY:
+            return
+        where = {bytes.fromhex(peer["public_key"]): peer["endpoint"] for peer in self._config["peers"]}
+        for seen in peers:
+            if self._handshakes.age(seen.key, now) < STALE or not where.get(seen.key):
+                continue
+            self._resolved_at = now
+            found = await _resolved(where[seen.key])
+            if found and seen.endpoint not in {address for address, _ in found}:
+                print(f"facilitator: {where[seen.key][0]} is at {found[0][0]} now", flush=True)
+                await self._device.move(seen.key, found[0])
+
+
+async def _resolved(endpoint: Sequence[Any] | None) -> list[Endpoint]:
+    """All addresses of an endpoint, in the order in which this host prefers them; none when it cannot be resolved."""
+    if endpoint is None:
+        return []
+    try:
+        async with asyncio.timeout(RESOLVED_WITHIN):
+            found = await asyncio.get_running_loop().getaddrinfo(endpoint[0], endpoint[1], type=socket.SOCK_DGRAM)
+    except (TimeoutError, OSError) as error:
+        print(f"facilitator: {endpoint[0]} cannot be resolved: {error or 'no answer'}", flush=True)
+        return []
+    return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in found))
+
+
+# --- the program ---------------------------------------------------------------------------------------------------------------
+
+
+async def main(arguments: Sequence[str]) -> int:
+    """Run until the device cannot serve any more or SIGTERM comes; the exit code, or a signal's negative number."""
+    options = _options(arguments)
+    config = _configuration(options.config)
+    stopped, renew, hints = asyncio.Event(), asyncio.Event(), HandshakeHints()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    talk = Talk(options.talk, renew.set)
+    await talk.listen()
+    try:
+        device = await opened(options.device, hints.said)
+    except OSError as error:
+        _refused(talk, error)
+        await stopped.wait()
+        return 1
+    tunnel = WireGuardTunnel(config, options.device, options.remote, device, hints)
+    return await _attended(_run(tunnel, talk, renew), device, stopped)
+
+
+def _configuration(descriptor: int) -> dict[str, Any]:
+    with open(descriptor, "rb") as file:
+        config: dict[str, Any] = json.load(file)
+    for text in config["left_out"]:
+        print(f"facilitator: {text}", flush=True)
+    return config
+
+
+async def _attended(work: Coroutine[Any, Any, None], device: WireGuardDevice, stopped: asyncio.Event) -> int:
+    running, ended = asyncio.ensure_future(work), asyncio.ensure_future(device.ended())
+    stopping = asyncio.ensure_future(stopped.wait())
+    try:
+        await asyncio.wait({running, ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return ended.result() if ended.done() else 0
+    finally:
+        running.cancel()
+        await device.close()
+
+
+async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> None:
+    """After a failure the device stays as it is: the daemon decides, as soon as there is one."""
+    try:
+        await tunnel.run(talk, renew)
+    except WireGuardFailure as failure:
+        talk.failed(failure.reason, failure.text)
+    except OSError as error:
+        _refused(talk, error)
+    except EndedError:
+        pass        # its exit code says more
+    await asyncio.Event().wait()
+
+
+def _refused(talk: Talk, error: OSError) -> None:
+    """This host does not let us."""
+    match error.errno:
+        case errno.ENOENT:
+            install = "Debian and Ubuntu: apt install wireguard-go"
+            talk.failed("missing-binary", f"this kernel has no WireGuard, and wireguard-go is not installed ({install})")
+        case errno.EPERM | errno.EACCES:
+            talk.failed("missing-right", f"the daemon may not make a WireGuard device: {error.strerror}")
+        case errno.EROFS:
+            talk.failed("missing-right", f"wireguard-go needs a directory {SOCKETS} that the daemon may write")
+        case errno.EADDRINUSE:
+            talk.failed("local", "another WireGuard on this host has a device of the same name; set device: to another name")
+        case errno.EEXIST:
+            talk.failed("local", "this host has a device of the same name; set device: to another name")
+        case _:
+            talk.failed("local", f"WireGuard: {error.strerror or 'no answer'}")
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", required=True, help="name of the device to make")
+    parser.add_argument("--config", type=int, required=True, help="descriptor of the configuration")
+    parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
+    parser.add_argument("--remote", type=int, default=0, help="which of the addresses of a name comes first")
+    return parser.parse_args(arguments)
+
+
+async def _whole(arguments: Sequence[str]) -> None:
+    code = await main(arguments)
+    if code < 0:
+        end_like(code)
+    sys.stdout.flush()
+    os._exit(code)      # a name that is still being resolved must not hold us up
+
+
+if __name__ == "__main__":
+    asyncio.run(_whole(sys.argv[1:]))
