@@ -1,4 +1,5 @@
-"""Entry point: refuses to start beside PyPI's supervisord, which owns an import package of the same name, then runs the command line.
+"""Entry point: refuses to start beside PyPI's supervisord, which owns an import package of the same name,
+then runs the command line.
 
 Imports nothing that takes time before the daemon has made itself deaf to SIGHUP.
 """
@@ -17,7 +18,7 @@ _THEIRS = "supervisord.py"
 def foreign_owner() -> str | None:
     """Name of the distribution that installed a supervisord into our package `supervisor`, or None."""
     if not Path(__file__).with_name(_THEIRS).exists():
-        return None         # to read what every distribution says of itself takes a tenth of the start
+        return None  # to read what every distribution says of itself takes a tenth of the start
     from importlib.metadata import packages_distributions
 
     owners = set(packages_distributions().get("supervisor", ())) - {_OURS}
@@ -27,12 +28,15 @@ def foreign_owner() -> str | None:
 def main() -> None:
     """Run the command line; exit 1 with one sentence when another distribution shares our package."""
     if sys.argv[1:2] == ["run"]:
-        gc.disable()        # what is imported stays: to look for garbage in it again and again is a fifth of the start (see app/daemon.py)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)    # it would end us before app/daemon.py listens to it
+        # what is imported stays: to look for garbage in it again and again is a fifth of the start (see
+        # app/daemon.py)
+        gc.disable()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end us before app/daemon.py listens to it
     other = foreign_owner()
     if other is not None:
         sys.exit(
-            f"facilitator: the distribution {other!r} has installed files into the package 'supervisor' beside ours; "
+            f"facilitator: the distribution {other!r} has installed files into the package 'supervisor' "
+            f"beside ours; "
             f"install {_OURS} into a virtual environment of its own"
         )
     from supervisor.cli import main as run

@@ -1,6 +1,8 @@
-"""The outputs as the engine uses them: each is told for itself, and one that raises is a fault of that part alone.
+"""The outputs as the engine uses them: each is told for itself, and one that raises is a fault of that
+part alone.
 
-What holds a state (the kernel, the probes, the pagers and so on) is told again `AGAIN` seconds after a fault; an order is not repeated.
+What holds a state (the kernel, the probes, the pagers and so on) is told again `AGAIN` seconds after a fault;
+an order is not repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Reason, seat_name
 from tunnels.settings import Tunnel
 
-AGAIN = 5.0     # seconds after which what has failed by a fault of ours is tried again
+AGAIN = 5.0  # seconds after which what has failed by a fault of ours is tried again
 P = ParamSpec("P")
 
 
@@ -30,8 +32,8 @@ class Delivery:
 
     def __init__(self, outputs: Outputs, faults: Faults, clock: Callable[[], float]) -> None:
         self._out, self._faults, self._clock = outputs, faults, clock
-        self._given = NetworkPlan()             # what the kernel's keeper was told last
-        self.again: float | None = None         # the moment at which all of it is to be told again
+        self._given = NetworkPlan()  # what the kernel's keeper was told last
+        self.again: float | None = None  # the moment at which all of it is to be told again
 
     def due(self, now: float) -> bool:
         """Something has failed, and its time has come; the caller tells everything again."""
@@ -65,7 +67,9 @@ class Delivery:
         runner = self._out.runner
         match action:
             case ev.Spawn():
-                if not self._faults.run("runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.seat):
+                if not self._faults.run(
+                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.seat
+                ):
                     text = "the client could not be started: an internal error; the log has the details"
                     return ev.SpawnFailed(tunnel.name, action.session, Reason.LOCAL, text)
             case ev.Renew():
@@ -88,7 +92,9 @@ class Delivery:
 
     def keep(self, records: Mapping[str, TunnelRecord | None]) -> bool:
         """What has changed; False: a keeper does not have it."""
-        return all([self.publish(_named("keeper", keeper), keeper.keep, records) for keeper in self._out.keepers])
+        return all(
+            [self.publish(_named("keeper", keeper), keeper.keep, records) for keeper in self._out.keepers]
+        )
 
     def probe(self, jobs: Iterable[tuple[str, ProbeJob]]) -> None:
         """The jobs of the prober."""
@@ -108,16 +114,24 @@ def _named(role: str, part: object) -> str:
     return f"{role}:{type(part).__name__}"
 
 
-def flow_jobs(states: Mapping[str, TunnelState], lanes: Mapping[str, int], idle: float) -> Iterator[tuple[int, FlowJob]]:
+def flow_jobs(
+    states: Mapping[str, TunnelState], lanes: Mapping[str, int], idle: float
+) -> Iterator[tuple[int, FlowJob]]:
     """Which lanes drain."""
     for name, state in states.items():
         for side in state.sides:
             if side.drain is not None:
-                yield lane_of(lanes[name], side.session.seat), FlowJob(name, idle, None if side is state else side.session.number)
+                yield (
+                    lane_of(lanes[name], side.session.seat),
+                    FlowJob(name, idle, None if side is state else side.session.number),
+                )
 
 
 def probe_jobs(
-    tunnels: Mapping[str, Tunnel], states: Mapping[str, TunnelState], lanes: Mapping[str, int], kinds: Mapping[str, AnyKind],
+    tunnels: Mapping[str, Tunnel],
+    states: Mapping[str, TunnelState],
+    lanes: Mapping[str, int],
+    kinds: Mapping[str, AnyKind],
 ) -> Iterator[tuple[str, ProbeJob]]:
     """Which sessions are probed, by seat."""
     for name, tunnel in tunnels.items():
@@ -126,5 +140,7 @@ def probe_jobs(
         for side in state.sides if tunnel.probe.targets else ():
             if side.phase is Phase.UP:
                 session, inside = side.session, kinds[tunnel.kind].inside(tunnel)
-                job = ProbeJob(name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside)
+                job = ProbeJob(
+                    name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside
+                )
                 yield seat_name(name, session.seat), job

@@ -1,7 +1,8 @@
-"""Files of ours, in `runtime_dir` and `state_dir`, opened so that nothing in their place can block or mislead us.
+"""Files of ours, in `runtime_dir` and `state_dir`, opened so that nothing in their place can block or
+mislead us.
 
-A FIFO, a device, a symbolic link, a directory or a file that is far too large is no file of ours, whoever put it there: it is not read,
-and makes way for one that is.
+A FIFO, a device, a symbolic link, a directory or a file that is far too large is no file of ours, whoever put
+it there: it is not read, and makes way for one that is.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-LARGEST = 1 << 20       # bytes of a record
+LARGEST = 1 << 20  # bytes of a record
 _ASIDE = ".aside-"
 _KINDS = (
-    (stat.S_ISDIR, "a directory"), (stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
 )
 
 
@@ -40,7 +45,9 @@ def read(path: Path | str, largest: int = LARGEST) -> bytes:
 
 
 def replace(path: Path | str, content: bytes, mode: int = 0o600, sync: bool = False) -> None:
-    """Write a file anew in one step: after a crash at any point it is the old one or the new one. OSError: the disk does not take it."""
+    """Write a file anew in one step: after a crash at any point it is the old one or the new one. OSError:
+    the disk does not take it.
+    """
     draft = f"{path}.new"
     fd = _created(draft, mode)
     with open(fd, "wb", buffering=0) as file:
@@ -58,7 +65,7 @@ def _created(draft: str, mode: int) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         return opened(draft, flags, mode)
-    except FileExistsError:         # of a write that a crash has interrupted, or of somebody else
+    except FileExistsError:  # of a write that a crash has interrupted, or of somebody else
         make_way(draft)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
@@ -66,7 +73,8 @@ def _created(draft: str, mode: int) -> int:
 
 
 def make_way(path: Path | str, *, directory: bool = False, largest: int | None = None) -> str | None:
-    """Let a regular file (or a `directory`) take this name: what was in its place, in words; None: nothing was. OSError.
+    """Let a regular file (or a `directory`) take this name: what was in its place, in words; None: nothing
+    was. OSError.
 
     What is no directory is removed; a directory gets another name.
     """
@@ -99,8 +107,16 @@ def _aside(path: Path | str) -> str:
     return next(name for name in names if not os.path.lexists(name))
 
 
-def tidy(directory: Path, *, names: Iterable[str] | None = None, directories: bool = False, largest: int | None = None) -> Iterator[str]:
-    """Make way for a directory, and in it for files (or `directories`) of these names, or of all: a sentence for each that had to."""
+def tidy(
+    directory: Path,
+    *,
+    names: Iterable[str] | None = None,
+    directories: bool = False,
+    largest: int | None = None,
+) -> Iterator[str]:
+    """Make way for a directory, and in it for files (or `directories`) of these names, or of all: a
+    sentence for each that had to.
+    """
     yield from _tidied(directory, directory=True)
     for name in _names(directory) if names is None else names:
         yield from _tidied(directory / name, directory=directories, largest=largest)
@@ -113,7 +129,10 @@ def _tidied(path: Path, *, directory: bool, largest: int | None = None) -> Itera
         yield f"{path} is not ours and cannot be removed: {error.strerror}"
     else:
         if what is not None:
-            yield f"{path} was {what}, which is not ours; it was {'renamed' if what == 'a directory' else 'removed'}"
+            yield (
+                f"{path} was {what}, which is not ours; it was "
+                f"{'renamed' if what == 'a directory' else 'removed'}"
+            )
 
 
 def _names(directory: Path) -> list[str]:

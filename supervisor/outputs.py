@@ -1,4 +1,5 @@
-"""What the engine drives: the Protocols by which it knows the world. `supervisor.engine` calls them, `supervisor.app` supplies them.
+"""What the engine drives: the Protocols by which it knows the world. `supervisor.engine` calls them,
+`supervisor.app` supplies them.
 
 A runner takes orders (edge-triggered); the others hold what was last set (level-triggered).
 """
@@ -25,15 +26,21 @@ class ProbeJob:
     tunnel: str
     session: int
     probe: Probe
-    device: str | None      # bind to this device; None: a proxy carries the lane, where only received bytes prove anything
-    mark: int               # the lane
-    inside: str | None = None   # a target of the far side itself, for a proxy
+    device: (
+        str | None
+    )  # bind to this device; None: a proxy carries the lane, where only received bytes prove anything
+    mark: int  # the lane
+    inside: str | None = None  # a target of the far side itself, for a proxy
 
 
 class ClientRunner(Protocol):
-    """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed, ClientSaid, Exited, ...)."""
+    """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed,
+    ClientSaid, Exited, ...).
+    """
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
+    def spawn(
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+    ) -> None:
         """Start the client of this session on one of the tunnel's seats, which must be free.
 
         It shall `resume` the seat's last session, or log in; and try which of the far side's servers first.
@@ -43,7 +50,9 @@ class ClientRunner(Protocol):
         """Tell it to reconnect in place."""
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
-        """Ask its process tree to end, and to log off if it shall `leave` for good. An `Exited` follows when the client is gone."""
+        """Ask its process tree to end, and to log off if it shall `leave` for good. An `Exited` follows
+        when the client is gone.
+        """
 
     def kill(self, tunnel: str, session: int) -> None:
         """SIGKILL its process tree."""
@@ -61,7 +70,9 @@ class Network(Protocol):
 
     @property
     def conditions(self) -> Mapping[str, str]:
-        """What is wrong beyond a single tunnel, by name, in a sentence each; `Noticed` is posted when that changes."""
+        """What is wrong beyond a single tunnel, by name, in a sentence each; `Noticed` is posted when that
+        changes.
+        """
 
 
 class Watcher(Protocol):
@@ -80,7 +91,9 @@ class Prober(Protocol):
 
 
 class FlowCounter(Protocol):
-    """Counts the flows of lanes and posts `FlowsCounted`: at once, as soon as one is over, and every few seconds."""
+    """Counts the flows of lanes and posts `FlowsCounted`: at once, as soon as one is over, and every few
+    seconds.
+    """
 
     def set(self, jobs: Mapping[int, FlowJob]) -> None:
         """The jobs by lane, exactly these."""
@@ -104,12 +117,16 @@ class Keeper(Protocol):
     """Keeps what a later daemon goes on from."""
 
     def keep(self, records: Mapping[str, TunnelRecord | None]) -> None:
-        """What has changed, by tunnel; None: the tunnel is gone. Must be done when it returns, and take no time."""
+        """What has changed, by tunnel; None: the tunnel is gone. Must be done when it returns, and take no
+        time.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Everything the engine drives. One that raises keeps nothing from the others; the engine notes it as a fault of the daemon."""
+    """Everything the engine drives. One that raises keeps nothing from the others; the engine notes it as
+    a fault of the daemon.
+    """
 
     runner: ClientRunner
     network: Network

@@ -18,9 +18,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the tests that repeat a fault go on."""
-    parser.addoption("--flaps", type=int, default=5, help="how often a tunnel is hit in each flap test (make soak: 100)")
-    parser.addoption("--flap-seconds", type=float, default=1.2, help="how long a flapping path is dead and alive (make soak: 20)")
-    parser.addoption("--takeovers", type=int, default=2, help="how often the daemon is killed or upgraded (make soak: 20)")
+    parser.addoption(
+        "--flaps", type=int, default=5, help="how often a tunnel is hit in each flap test (make soak: 100)"
+    )
+    parser.addoption(
+        "--flap-seconds",
+        type=float,
+        default=1.2,
+        help="how long a flapping path is dead and alive (make soak: 20)",
+    )
+    parser.addoption(
+        "--takeovers", type=int, default=2, help="how often the daemon is killed or upgraded (make soak: 20)"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,6 @@
-"""Small stand-ins for the world, with the engine's own Protocols: they hold state and time, and patch nothing."""
+"""Small stand-ins for the world, with the engine's own Protocols: they hold state and time, and patch
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +35,31 @@ class FakeDialogue:
         return ()
 
 
-KIND = Kind("test", Tunnel, Carrier.DEVICE, lambda t: (), lambda t, p, i: Launch(("true",)), lambda t, i: FakeDialogue(), ())
+KIND = Kind(
+    "test",
+    Tunnel,
+    Carrier.DEVICE,
+    lambda t: (),
+    lambda t, p, i: Launch(("true",)),
+    lambda t, i: FakeDialogue(),
+    (),
+)
 
 
 @dataclass
 class Habits:
     """How the clients of a simulated world behave. Times in seconds."""
 
-    connects_in: Callable[[], float | None] = lambda: 0.5       # None: never
-    lives: Callable[[], float] = lambda: float("inf")           # from connected to dropped
-    says: Callable[[], Failed | None] = lambda: None            # instead of connecting
+    connects_in: Callable[[], float | None] = lambda: 0.5  # None: never
+    lives: Callable[[], float] = lambda: float("inf")  # from connected to dropped
+    says: Callable[[], Failed | None] = lambda: None  # instead of connecting
     obeys_sigterm: Callable[[], bool] = lambda: True
     path_alive: Callable[[float], bool] = lambda now: True
-    proof: Callable[[float], Proof | None] = lambda now: None       # what shows that a tunnel works whose path is not
+    proof: Callable[[float], Proof | None] = lambda now: (
+        None
+    )  # what shows that a tunnel works whose path is not
     flows: Callable[[str, float], int] = lambda tunnel, now: 0  # that are left in a tunnel that drains
-    second: Second = Second.REPLACES                            # what the far side makes of a second session
+    second: Second = Second.REPLACES  # what the far side makes of a second session
 
 
 class World:
@@ -56,11 +68,21 @@ class World:
     SPIN_BUDGET = 10_000
 
     def __init__(
-        self, tunnels: Mapping[str, Tunnel], habits: Habits, seed: int = 1, kind: Kind = KIND, *, now: float = 0.0,
-        recorder: Recorder | None = None, known: Mapping[str, Known] | None = None, outputs: Callable[[Outputs], Outputs] = lambda all: all,
+        self,
+        tunnels: Mapping[str, Tunnel],
+        habits: Habits,
+        seed: int = 1,
+        kind: Kind = KIND,
+        *,
+        now: float = 0.0,
+        recorder: Recorder | None = None,
+        known: Mapping[str, Known] | None = None,
+        outputs: Callable[[Outputs], Outputs] = lambda all: all,
         tell: Tell | None = None,
     ) -> None:
-        """`outputs` may put others in the place of those that the world has; `tell` hears of faults of our own, in the place of `told`."""
+        """`outputs` may put others in the place of those that the world has; `tell` hears of faults of our
+        own, in the place of `told`.
+        """
         self.now = now
         self.habits = habits
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -69,14 +91,28 @@ class World:
         self.runner, self.prober = FakeRunner(self), FakeProber(self)
         self.network, self.alerter, self.recorder = FakeNetwork(), FakeAlerter(), FakeRecorder()
         self.flows, self.keeper = FakeFlows(self), FakeKeeper()
-        self._outputs = outputs(Outputs(
-            self.runner, self.network, self.prober, self.flows, (self.alerter,), (recorder or self.recorder,), (), (self.keeper,)
-        ))
-        self.told: list[tuple[str, str]] = []       # faults of our own: the part and the error
-        keep: Tell = lambda part, _, error: self.told.append((part, repr(error)))       # noqa: E731
+        self._outputs = outputs(
+            Outputs(
+                self.runner,
+                self.network,
+                self.prober,
+                self.flows,
+                (self.alerter,),
+                (recorder or self.recorder,),
+                (),
+                (self.keeper,),
+            )
+        )
+        self.told: list[tuple[str, str]] = []  # faults of our own: the part and the error
+        keep: Tell = lambda part, _, error: self.told.append((part, repr(error)))  # noqa: E731
         self.faults = Faults(lambda: self.now, tell or keep, lambda: self.post(Noticed("")))
         self._make = lambda: Engine(
-            self.inbox, self._outputs, {"test": kind}, clock=lambda: self.now, chance=chance.random, faults=self.faults,
+            self.inbox,
+            self._outputs,
+            {"test": kind},
+            clock=lambda: self.now,
+            chance=chance.random,
+            faults=self.faults,
         )
         self._known, self._tunnels = known or {}, tunnels
         self._begin(PreviousRun())
@@ -89,8 +125,11 @@ class World:
         self.engine.configure(Scope("sim", ()), self._tunnels, held=(), restart=restart)
         self._drain_inbox()
 
-    def crash(self, lost: Container[str] = (), restart: Container[str] = (), ends_by: float | None = None) -> None:
-        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`: tunnels with other settings now.
+    def crash(
+        self, lost: Container[str] = (), restart: Container[str] = (), ends_by: float | None = None
+    ) -> None:
+        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`:
+        tunnels with other settings now.
 
         `ends_by`: of a drain that had begun.
         """
@@ -114,7 +153,9 @@ class World:
         """Let virtual time pass."""
         spins, due = 0, self._drain_inbox()
         while True:
-            upcoming = min(self._heap[0][0] if self._heap else float("inf"), due if due is not None else float("inf"))
+            upcoming = min(
+                self._heap[0][0] if self._heap else float("inf"), due if due is not None else float("inf")
+            )
             if upcoming > until:
                 self.now = until
                 return
@@ -127,7 +168,7 @@ class World:
 
     def _drain_inbox(self) -> float | None:
         due = self.engine.advance(self.inbox.take())
-        while events := self.inbox.take():      # what the engine has told itself
+        while events := self.inbox.take():  # what the engine has told itself
             due = self.engine.advance(events)
         return due
 
@@ -141,22 +182,30 @@ class FakeRunner:
     """Clients that live in virtual time. At most one per seat of a tunnel, or the test fails."""
 
     world: World
-    alive: dict[str, int] = field(default_factory=dict)     # session by seat
+    alive: dict[str, int] = field(default_factory=dict)  # session by seat
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
     renewed: list[tuple[float, str, int]] = field(default_factory=list)
-    dead: set[tuple[str, int]] = field(default_factory=set)     # sessions that another one has taken the place of
+    dead: set[tuple[str, int]] = field(
+        default_factory=set
+    )  # sessions that another one has taken the place of
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
+    def spawn(
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+    ) -> None:
         place = seat_name(tunnel.name, seat)
         assert place not in self.alive, f"{place} would run twice"
         self.alive[place] = session
         self.spawned.append((self.world.now, tunnel.name, session))
-        self.world.post(Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, seat)))
+        self.world.post(
+            Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, seat))
+        )
         refusal, connects_in = self.world.habits.says(), self.world.habits.connects_in()
         if self.world.habits.second is Second.REFUSED and len(self.sessions(tunnel.name)) > 1:
             refusal = Failed(Reason.FAR_END_FULL, "there is a session already")
         if refusal is not None:
-            self._later(0.2, tunnel.name, session, lambda: self.world.post(ClientSaid(tunnel.name, session, refusal)))
+            self._later(
+                0.2, tunnel.name, session, lambda: self.world.post(ClientSaid(tunnel.name, session, refusal))
+            )
         elif connects_in is not None:
             self._later(connects_in, tunnel.name, session, lambda: self._connected(tunnel.name, session))
 
@@ -165,10 +214,14 @@ class FakeRunner:
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         if self.world.habits.obeys_sigterm():
-            self._later(0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0)))
+            self._later(
+                0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0))
+            )
 
     def kill(self, tunnel: str, session: int) -> None:
-        self._later(0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9)))
+        self._later(
+            0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9))
+        )
 
     @property
     def busy(self) -> bool:
@@ -177,21 +230,37 @@ class FakeRunner:
 
     def sessions(self, name: str) -> list[int]:
         """Of the tunnel's clients that live."""
-        return [self.alive[place] for place in (seat_name(name, seat) for seat in (0, 1)) if place in self.alive]
+        return [
+            self.alive[place] for place in (seat_name(name, seat) for seat in (0, 1)) if place in self.alive
+        ]
 
     def _connected(self, name: str, session: int) -> None:
         same = self.world.habits.second in (Second.REPLACES, Second.REFUSED)
         if self.world.habits.second in (Second.REPLACES, Second.ENDS):
             self.dead |= {(name, other) for other in self.sessions(name) if other != session}
-        self.world.post(ClientSaid(name, session, Connected("10.78.0.2" if same else f"10.78.0.{2 + session % 200}")))
-        self._later(self.world.habits.lives(), name, session, lambda: self._exit(name, session, Exited(name, session, 1)))
+        self.world.post(
+            ClientSaid(name, session, Connected("10.78.0.2" if same else f"10.78.0.{2 + session % 200}"))
+        )
+        self._later(
+            self.world.habits.lives(),
+            name,
+            session,
+            lambda: self._exit(name, session, Exited(name, session, 1)),
+        )
 
     def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
         self.world.later(seconds, lambda: act() if self._place(name, session) is not None else None)
 
     def _place(self, name: str, session: int) -> str | None:
         """The seat on which the session lives."""
-        return next((place for place in (seat_name(name, seat) for seat in (0, 1)) if self.alive.get(place) == session), None)
+        return next(
+            (
+                place
+                for place in (seat_name(name, seat) for seat in (0, 1))
+                if self.alive.get(place) == session
+            ),
+            None,
+        )
 
     def _exit(self, name: str, session: int, event: Exited) -> None:
         place = self._place(name, session)
@@ -206,7 +275,7 @@ class FakeProber:
 
     world: World
     jobs: dict[str, ProbeJob] = field(default_factory=dict)
-    asking: str = ""        # the tunnel whose path is being asked about
+    asking: str = ""  # the tunnel whose path is being asked about
 
     def set(self, jobs: Mapping[str, ProbeJob]) -> None:
         for name, job in jobs.items():
@@ -218,7 +287,10 @@ class FakeProber:
         if job not in self.jobs.values():
             return
         self.asking = job.tunnel
-        alive = self.world.habits.path_alive(self.world.now) and (job.tunnel, job.session) not in self.world.runner.dead
+        alive = (
+            self.world.habits.path_alive(self.world.now)
+            and (job.tunnel, job.session) not in self.world.runner.dead
+        )
         self.world.later(0.01 if alive else job.probe.timeout, lambda: self._ended(job, alive))
 
     def _ended(self, job: ProbeJob, alive: bool) -> None:
@@ -243,7 +315,9 @@ class FakeFlows:
     def _count(self, lane: int) -> None:
         if lane in self.jobs:
             name, session = self.jobs[lane].tunnel, self.jobs[lane].session
-            self.world.post(FlowsCounted(name, session, lane=lane, left=self.world.habits.flows(name, self.world.now)))
+            self.world.post(
+                FlowsCounted(name, session, lane=lane, left=self.world.habits.flows(name, self.world.now))
+            )
             self.world.later(1.0, lambda: self._count(lane))
 
 

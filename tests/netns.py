@@ -1,4 +1,6 @@
-"""Private network namespaces for tests: random names, removed at the end, and swept up later when a test run was killed."""
+"""Private network namespaces for tests: random names, removed at the end, and swept up later when a test
+run was killed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespace:
-    """One network namespace with its loopback up. The name carries our pid, so that `sweep` knows whose it was."""
+    """One network namespace with its loopback up. The name carries our pid, so that `sweep` knows whose it
+    was.
+    """
 
     def __init__(self, label: str) -> None:
         self.name = f"{PREFIX}-{os.getpid()}-{secrets.token_hex(2)}-{label}"
@@ -28,9 +32,13 @@ class Namespace:
         """The command line that runs `command` in this namespace."""
         return ["ip", "netns", "exec", self.name, *command]
 
-    def run(self, *command: str, check: bool = True, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, input: str | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace to its end."""
-        done = subprocess.run(self.argv(*command), capture_output=True, text=True, input=input, timeout=timeout)
+        done = subprocess.run(
+            self.argv(*command), capture_output=True, text=True, input=input, timeout=timeout
+        )
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done

@@ -1,7 +1,8 @@
-"""A strict double of PagerDuty's Events API v2: validates every event, keeps the alerts, and misbehaves by script.
+"""A strict double of PagerDuty's Events API v2: validates every event, keeps the alerts, and misbehaves by
+script.
 
-In Python: `with Double() as pagerduty: ... pagerduty.url ... pagerduty.open()`.
-As a program (for use inside a namespace): `python -m tests.pagerduty_double --port 0 --port-file F`, then GET /state, POST /script.
+In Python: `with Double() as pagerduty: ... pagerduty.url ... pagerduty.open()`. As a program (for use inside
+a namespace): `python -m tests.pagerduty_double --port 0 --port-file F`, then GET /state, POST /script.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ class ScriptedReply:
     """How one request is treated."""
 
     status: int = 202
-    process: bool | None = None # is the event taken before the answer goes out (or does not)? None: when the status says so
-    cut: str = ""               # "answer": close without any answer; "body": status and headers only
-    delay: float = 0.0          # seconds before the answer
-    hang: bool = False          # no answer until `release`
+    process: bool | None = (
+        None  # is the event taken before the answer goes out (or does not)? None: when the status says so
+    )
+    cut: str = ""  # "answer": close without any answer; "body": status and headers only
+    delay: float = 0.0  # seconds before the answer
+    hang: bool = False  # no answer until `release`
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -44,7 +47,7 @@ class AlertRecord:
 
     routing_key: str
     dedup_key: str
-    triggers: int = 1           # log entries
+    triggers: int = 1  # log entries
     open: bool = True
     event: dict[str, Any] = field(default_factory=dict)
 
@@ -72,9 +75,17 @@ def change_problems(event: Any) -> list[str]:
     if not isinstance(event, dict) or not isinstance(event.get("payload"), dict):
         return ["event or payload is not an object"]
     payload = event["payload"]
-    found = [f"{key}: unknown field" for key in sorted(event.keys() - {"routing_key", "payload", "links", "images"})]
-    found += [f"payload.{key}: unknown field" for key in sorted(payload.keys() - {"summary", "source", "timestamp", "custom_details"})]
-    found += _text(event, "routing_key", required=True) + _text(payload, "summary", longest=1024, required=True)
+    found = [
+        f"{key}: unknown field"
+        for key in sorted(event.keys() - {"routing_key", "payload", "links", "images"})
+    ]
+    found += [
+        f"payload.{key}: unknown field"
+        for key in sorted(payload.keys() - {"summary", "source", "timestamp", "custom_details"})
+    ]
+    found += _text(event, "routing_key", required=True) + _text(
+        payload, "summary", longest=1024, required=True
+    )
     return found + _text(payload, "source") + _when(payload)
 
 
@@ -112,7 +123,9 @@ def _text(where: dict[str, Any], key: str, *, longest: int = 1 << 20, required: 
 
 def _items(event: dict[str, Any], key: str, required: str) -> list[str]:
     items = event.get(key, [])
-    good = isinstance(items, list) and all(isinstance(item, dict) and isinstance(item.get(required), str) for item in items)
+    good = isinstance(items, list) and all(
+        isinstance(item, dict) and isinstance(item.get(required), str) for item in items
+    )
     return [] if good else [f"{key}: not a list of objects with {required}"]
 
 
@@ -127,12 +140,12 @@ class Double:
         self._in_flight: dict[str, int] = {}
         self._per_minute = per_minute
         self.alerts: list[AlertRecord] = []
-        self.events: list[dict[str, Any]] = []          # everything that was taken
-        self.refusals: list[list[str]] = []             # what was wrong with what was not
-        self.changes: list[dict[str, Any]] = []         # change events that were taken
-        self.posts: list[dict[str, Any]] = []           # what came to the webhook at /hook/...
-        self.requests = 0                               # that have arrived
-        self.parallel: list[str] = []                   # dedup keys with two events under way at once
+        self.events: list[dict[str, Any]] = []  # everything that was taken
+        self.refusals: list[list[str]] = []  # what was wrong with what was not
+        self.changes: list[dict[str, Any]] = []  # change events that were taken
+        self.posts: list[dict[str, Any]] = []  # what came to the webhook at /hook/...
+        self.requests = 0  # that have arrived
+        self.parallel: list[str] = []  # dedup keys with two events under way at once
         double = self
 
         class PagerDutyHandler(_ControlHandler):
@@ -144,7 +157,9 @@ class Double:
         self.url = f"http://{host}:{self.port}"
 
     def __enter__(self) -> Double:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,7 +167,8 @@ class Double:
         self.server.shutdown()
         self.server.server_close()
 
-    # --- for tests ---------------------------------------------------------------------------------------------------------
+    # --- for tests
+    # ------------------------------------------------------------------------------------------------------
 
     def script(self, *steps: ScriptedReply) -> None:
         """The next requests are treated so, one step each; after that all is well again."""
@@ -171,17 +187,27 @@ class Double:
     def open(self) -> dict[str, AlertRecord]:
         """Open alerts by dedup key; two open ones under one key are an error of the test's subject."""
         records = [alert for alert in self.alerts if alert.open]
-        assert len({alert.dedup_key for alert in records}) == len(records), f"two open alerts under one dedup key: {records}"
+        assert len({alert.dedup_key for alert in records}) == len(records), (
+            f"two open alerts under one dedup key: {records}"
+        )
         return {alert.dedup_key: alert for alert in records}
 
     def state(self) -> dict[str, Any]:
         """What GET /state says."""
         with self._changed:
-            return {"requests": self.requests, "open": sorted(self.open()), "alerts": [asdict(a) for a in self.alerts],
-                    "events": self.events, "changes": self.changes, "posts": self.posts,
-                    "refusals": self.refusals, "parallel": self.parallel}
+            return {
+                "requests": self.requests,
+                "open": sorted(self.open()),
+                "alerts": [asdict(a) for a in self.alerts],
+                "events": self.events,
+                "changes": self.changes,
+                "posts": self.posts,
+                "refusals": self.refusals,
+                "parallel": self.parallel,
+            }
 
-    # --- for the server ----------------------------------------------------------------------------------------------------
+    # --- for the server
+    # ----------------------------------------------------------------------------------------------------
 
     def arrive(self, raw: bytes) -> tuple[ScriptedReply, dict[str, Any], str]:
         """One request: the step that treats it, the answer's document, and the dedup key it is about."""
@@ -203,7 +229,11 @@ class Double:
             errors = change_problems(event)
             if errors:
                 self.refusals.append(errors)
-                return 400, {"status": "invalid event", "message": "Event object is invalid", "errors": errors}
+                return 400, {
+                    "status": "invalid event",
+                    "message": "Event object is invalid",
+                    "errors": errors,
+                }
             self.changes.append(event)
             self._changed.notify_all()
         return 202, {"status": "success", "message": "Event processed"}
@@ -234,15 +264,26 @@ class Double:
         errors = [f"body of {size} bytes is too large"] if size > MAX_BODY else problems(event)
         if errors:
             self.refusals.append(errors)
-            return ScriptedReply(400), {"status": "invalid event", "message": "Event object is invalid", "errors": errors}
+            return ScriptedReply(400), {
+                "status": "invalid event",
+                "message": "Event object is invalid",
+                "errors": errors,
+            }
         if self._too_many(event["routing_key"]):
             self.refusals.append(["too many"])
-            return ScriptedReply(429), {"status": "throttle exceeded", "message": "Requests for this service are arriving too quickly"}
+            return ScriptedReply(429), {
+                "status": "throttle exceeded",
+                "message": "Requests for this service are arriving too quickly",
+            }
         if step.status == 202 if step.process is None else step.process:
             self._process(event)
         if step.status != 202:
             return step, {"status": "error", "message": f"scripted {step.status}", "errors": ["scripted"]}
-        return step, {"status": "success", "message": "Event processed", "dedup_key": event.get("dedup_key", "")}
+        return step, {
+            "status": "success",
+            "message": "Event processed",
+            "dedup_key": event.get("dedup_key", ""),
+        }
 
     def _too_many(self, routing_key: str) -> bool:
         times = self._times.setdefault(routing_key, deque())
@@ -253,9 +294,15 @@ class Double:
         return len(times) > self._per_minute
 
     def _process(self, event: dict[str, Any]) -> None:
-        """The semantics of deduplication: the pair of routing key and dedup key names at most one open alert."""
+        """The semantics of deduplication: the pair of routing key and dedup key names at most one open
+        alert.
+        """
         self.events.append(event)
-        same = (a for a in self.alerts if a.open and (a.routing_key, a.dedup_key) == (event["routing_key"], event["dedup_key"]))
+        same = (
+            a
+            for a in self.alerts
+            if a.open and (a.routing_key, a.dedup_key) == (event["routing_key"], event["dedup_key"])
+        )
         known = next(same, None)
         match event["event_action"]:
             case "trigger" if known is None:
@@ -313,13 +360,15 @@ class _ControlHandler(BaseHTTPRequestHandler):
         try:
             self.owner.hold(step)
         finally:
-            self.owner.leave(key)       # before the answer: who has it may send the next
+            self.owner.leave(key)  # before the answer: who has it may send the next
         if step.cut:
             self.close_connection = True
         if step.cut != "answer":
             self._answer(step.status, document, headers=step.headers, cut=step.cut == "body")
 
-    def _answer(self, status: int, document: Any, *, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+    def _answer(
+        self, status: int, document: Any, *, headers: dict[str, str] | None = None, cut: bool = False
+    ) -> None:
         body = json.dumps(document).encode()
         try:
             self.send_response(status)
@@ -331,7 +380,7 @@ class _ControlHandler(BaseHTTPRequestHandler):
             if not cut:
                 self.wfile.write(body)
         except OSError:
-            self.close_connection = True    # the other side was killed: that is what some tests do
+            self.close_connection = True  # the other side was killed: that is what some tests do
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""

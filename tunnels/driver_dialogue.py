@@ -1,8 +1,11 @@
-"""What the programs of ours that drive a client say, understood: the daemon's side of tunnels/drivers/channel.py.
+"""What the programs of ours that drive a client say, understood: the daemon's side of
+tunnels/drivers/channel.py.
 
-    lines of the socket (JSON) and of the output -> ProgramDialogue.receive -> Say | Connected | Failed | Question | Keep
+    lines of the socket (JSON) and of the output -> ProgramDialogue.receive -> Say | Connected | Failed |
+    Question | Keep
 
-Failures are read from what the client itself prints, by the kind's own table; a program adds only what it alone can know.
+Failures are read from what the client itself prints, by the kind's own table; a program adds only what it
+alone can know.
 """
 
 from __future__ import annotations
@@ -14,7 +17,18 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from tunnels.base import Connected, Failed, IPNetwork, Keep, LineSource, Observation, Question, Reason, Say, Wanted
+from tunnels.base import (
+    Connected,
+    Failed,
+    IPNetwork,
+    Keep,
+    LineSource,
+    Observation,
+    Question,
+    Reason,
+    Say,
+    Wanted,
+)
 from tunnels.failure_patterns import Table, explanation
 
 RENEW = Say(json.dumps({"renew": True}))
@@ -25,12 +39,16 @@ INTERFACE_SETTINGS = (Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/
 
 
 class ProgramDialogue:
-    """The understanding of one session that a program of ours drives. Says one failure and is silent after it."""
+    """The understanding of one session that a program of ours drives. Says one failure and is silent after
+    it.
+    """
 
     def __init__(self, known: Mapping[str, str], failures: Table) -> None:
-        """`known`: the answers that need nobody, by what is asked (`username`, `password`); `failures` explains lines of the client."""
+        """`known`: the answers that need nobody, by what is asked (`username`, `password`); `failures`
+        explains lines of the client.
+        """
         self._known, self._failures = known, failures
-        self._open: int | None = None       # number of the question that waits for an answer
+        self._open: int | None = None  # number of the question that waits for an answer
         self._failed = False
 
     def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
@@ -105,7 +123,7 @@ def _text(value: object) -> str | None:
 def _networks(routes: Any) -> Iterator[IPNetwork]:
     for route in routes if isinstance(routes, list) else ():
         with contextlib.suppress(ValueError):
-            if "%" not in str(route):       # a zone may be any text
+            if "%" not in str(route):  # a zone may be any text
                 yield ip_network(str(route), strict=False)
 
 

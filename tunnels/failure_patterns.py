@@ -1,4 +1,6 @@
-"""Tables that turn the words of a client into reasons: the one form in which every kind keeps what it knows about failures."""
+"""Tables that turn the words of a client into reasons: the one form in which every kind keeps what it
+knows about failures.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,15 @@ import re
 
 from tunnels.base import Failed, Reason
 
-LOOKED_AT = 1024        # characters of a line in which a reason is looked for
+LOOKED_AT = 1024  # characters of a line in which a reason is looked for
 
 Table = tuple[tuple[re.Pattern[str], Reason, str], ...]
 
 
 def table(*rows: tuple[str, Reason, str]) -> Table:
-    """Rows of pattern, reason and text, where {0} is the match and {1} its first group; the first row that is found counts."""
+    """Rows of pattern, reason and text, where {0} is the match and {1} its first group; the first row that
+    is found counts.
+    """
     return tuple((re.compile(pattern), reason, text) for pattern, reason, text in rows)
 
 

@@ -1,9 +1,10 @@
-"""Profiles: the files that a customer sends, which may name further files. What is wrong with one, and in which line; what it may name.
+"""Profiles: the files that a customer sends, which may name further files. What is wrong with one, and in
+which line; what it may name.
 
     settings -> Input (config) -> kind.companions -> Input (Beside) -> the daemon reads it -> kind.launch
 
-A profile is untrusted. A file that it names lies in the profile's own directory or below. The daemon reads it and hands its content to the
-client, so that the client itself opens no path of the profile.
+A profile is untrusted. A file that it names lies in the profile's own directory or below. The daemon reads it
+and hands its content to the client, so that the client itself opens no path of the profile.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from tunnels.base import Beside, Input
 
-COMPANION = "beside/"       # the names of such inputs begin with this; no other input's name has a slash
+COMPANION = "beside/"  # the names of such inputs begin with this; no other input's name has a slash
 
 
 class ProfileError(ValueError):
@@ -68,5 +69,7 @@ def _below(profile: Path, name: str, option: str, line: int) -> str:
     parts = PurePosixPath(below).parts
     if not parts or "\0" in below or below.startswith("/") or ".." in parts:
         remedy = "copy it there, and name it without a path"
-        raise ProfileError(f"{option} names {name!r}, a file that does not lie beside the profile; {remedy}", line, profile)
+        raise ProfileError(
+            f"{option} names {name!r}, a file that does not lie beside the profile; {remedy}", line, profile
+        )
     return "/".join(parts)

@@ -13,13 +13,15 @@ from tunnels.kinds.strongswan.kind import STRONGSWAN
 from tunnels.kinds.vpnc.kind import VPNC
 from tunnels.kinds.wireguard.kind import WIREGUARD
 
-KINDS: Mapping[str, AnyKind] = MappingProxyType({
-    "command": COMMAND,
-    "openconnect": OPENCONNECT,
-    "openfortivpn": OPENFORTIVPN,
-    "openvpn": OPENVPN,
-    "sshuttle": SSHUTTLE,
-    "strongswan": STRONGSWAN,
-    "vpnc": VPNC,
-    "wireguard": WIREGUARD,
-})
+KINDS: Mapping[str, AnyKind] = MappingProxyType(
+    {
+        "command": COMMAND,
+        "openconnect": OPENCONNECT,
+        "openfortivpn": OPENFORTIVPN,
+        "openvpn": OPENVPN,
+        "sshuttle": SSHUTTLE,
+        "strongswan": STRONGSWAN,
+        "vpnc": VPNC,
+        "wireguard": WIREGUARD,
+    }
+)

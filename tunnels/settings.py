@@ -1,7 +1,8 @@
 """What a person may say about a tunnel: the typed values behind the configuration file.
 
-Every field carries its meaning, unit and default; the JSON Schema in `docs/` and the errors of `facilitator check` come from here.
-Nothing in this module reads a file: a `Secret` is only the name of a place where a secret lies.
+Every field carries its meaning, unit and default; the JSON Schema in `docs/` and the errors of `facilitator
+check` come from here. Nothing in this module reads a file: a `Secret` is only the name of a place where a
+secret lies.
 """
 
 from __future__ import annotations
@@ -10,34 +11,61 @@ import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from tunnels.text import clean
 
-MOST_TUNNELS = 999          # each owns a packet mark and a routing table of a fixed range
+MOST_TUNNELS = 999  # each owns a packet mark and a routing table of a fixed range
 
 IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
 
-# --- durations -----------------------------------------------------------------------------------------------------------------
+# --- durations
+# ----------------------------------------------------------------------------------------------------------
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _ALMOST_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
 _ALMOST_UNITS = {
-    "": "s", "msec": "ms", "msecs": "ms", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m", "minute": "m",
-    "minutes": "m", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d",
+    "": "s",
+    "msec": "ms",
+    "msecs": "ms",
+    "sec": "s",
+    "secs": "s",
+    "second": "s",
+    "seconds": "s",
+    "min": "m",
+    "mins": "m",
+    "minute": "m",
+    "minutes": "m",
+    "hr": "h",
+    "hrs": "h",
+    "hour": "h",
+    "hours": "h",
+    "day": "d",
+    "days": "d",
 }
-_SHORTEST = 0.01                # seconds: a shorter pause is a busy loop
-_LONGEST = 10 * 365 * 86400.0   # a longer duration is a typing mistake, and overflows what counts with it
+_SHORTEST = 0.01  # seconds: a shorter pause is a busy loop
+_LONGEST = 10 * 365 * 86400.0  # a longer duration is a typing mistake, and overflows what counts with it
 
 
 def parse_duration(value: Any) -> float:
     """Seconds from `250ms`, `5s`, `2m`, `4h` or `1d`; ValueError says what a duration looks like."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a duration; write a number with a unit, such as 250ms, 5s, 2m, 4h or 1d{_meant(value)}")
+        raise ValueError(
+            f"{value!r} is not a duration; write a number with a unit, such as 250ms, 5s, 2m, 4h or "
+            f"1d{_meant(value)}"
+        )
     seconds = float(match[1]) * _UNITS[match[2]]
     if seconds > _LONGEST:
         raise ValueError(f"{value!r} is longer than ten years")
@@ -58,15 +86,20 @@ def _long_enough(seconds: float) -> float:
     return seconds
 
 
-_DURATION_SCHEMA = WithJsonSchema({"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]})
+_DURATION_SCHEMA = WithJsonSchema(
+    {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]}
+)
 Seconds = Annotated[float, BeforeValidator(parse_duration), _DURATION_SCHEMA]
 Pause = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_long_enough), _DURATION_SCHEMA]
 
-# --- networks and probe targets ------------------------------------------------------------------------------------------------
+# --- networks and probe targets
+# ------------------------------------------------------------------------------------------------
 
 
 def parse_network(value: Any) -> IPNetwork:
-    """An IPv4 or IPv6 network in CIDR form; host bits that are set are an error, because they hide a typing mistake."""
+    """An IPv4 or IPv6 network in CIDR form; host bits that are set are an error, because they hide a
+    typing mistake.
+    """
     if isinstance(value, IPv4Network | IPv6Network):
         return value
     if not isinstance(value, str):
@@ -82,18 +115,21 @@ def parse_network(value: Any) -> IPNetwork:
 
 
 Network = Annotated[
-    IPNetwork, BeforeValidator(parse_network),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(/\d{1,3})?$", "examples": ["10.77.0.0/24"]}),
+    IPNetwork,
+    BeforeValidator(parse_network),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(/\d{1,3})?$", "examples": ["10.77.0.0/24"]}
+    ),
 ]
 
 
 class Target(NamedTuple):
     """One probe target, taken apart."""
 
-    scheme: str             # tcp, icmp or http
+    scheme: str  # tcp, icmp or http
     address: IPAddress
-    port: int | None        # None: icmp has none
-    path: str               # of http: at least /
+    port: int | None  # None: icmp has none
+    path: str  # of http: at least /
 
 
 _TARGET = re.compile(r"(?P<scheme>[a-z]+)://(?P<rest>[!-~]+)", re.ASCII)
@@ -150,27 +186,42 @@ def _checked_target(value: str) -> str:
 
 
 _TargetText = Annotated[
-    str, AfterValidator(_checked_target), WithJsonSchema({"type": "string", "pattern": "^(tcp|icmp|http)://", "examples": ["tcp://10.77.0.10:443"]})
+    str,
+    AfterValidator(_checked_target),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^(tcp|icmp|http)://", "examples": ["tcp://10.77.0.10:443"]}
+    ),
 ]
 
-# --- the settings --------------------------------------------------------------------------------------------------------------
+# --- the settings
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Settings(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False
+    )
 
-    whole: ClassVar[bool] = False           # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+    whole: ClassVar[bool] = (
+        False  # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+    )
 
 
 class Secret(Settings):
-    """Where a secret lies: a file (looked up in the credential directories) or an environment variable. Never the secret itself."""
+    """Where a secret lies: a file (looked up in the credential directories) or an environment variable.
+    Never the secret itself.
+    """
 
     whole: ClassVar[bool] = True
 
-    file: Annotated[str, Field(min_length=1)] | None = Field(None, description="name or path of the file that holds the secret")
-    env: Annotated[str, Field(min_length=1)] | None = Field(None, description="name of the environment variable that holds the secret")
+    file: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="name or path of the file that holds the secret"
+    )
+    env: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="name of the environment variable that holds the secret"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -180,10 +231,13 @@ class Secret(Settings):
             return value
         if not isinstance(value, dict):
             raise PydanticCustomError(
-                "literal_secret", "a secret is never written here; put it into a file and say {file: NAME}, or {env: NAME}"
+                "literal_secret",
+                "a secret is never written here; put it into a file and say {file: NAME}, or {env: NAME}",
             )
         if not set(value) <= {"file", "env"}:
-            raise PydanticCustomError("literal_secret", "a secret is {file: NAME} or {env: NAME}, nothing else")
+            raise PydanticCustomError(
+                "literal_secret", "a secret is {file: NAME} or {env: NAME}, nothing else"
+            )
         return value
 
     @model_validator(mode="after")
@@ -194,10 +248,14 @@ class Secret(Settings):
 
 
 class Destination(Settings):
-    """One network behind the tunnel, and the addresses under which staff reach it when that differs (1:1 mapping)."""
+    """One network behind the tunnel, and the addresses under which staff reach it when that differs (1:1
+    mapping).
+    """
 
     network: Network = Field(description="the network at the far side")
-    presented_as: Network | None = Field(None, description="what staff use instead, where two sites use the same addresses; same size")
+    presented_as: Network | None = Field(
+        None, description="what staff use instead, where two sites use the same addresses; same size"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -207,9 +265,13 @@ class Destination(Settings):
     @model_validator(mode="after")
     def _same_size(self) -> Self:
         if self.presented_as is not None and (
-            self.presented_as.version != self.network.version or self.presented_as.prefixlen != self.network.prefixlen
+            self.presented_as.version != self.network.version
+            or self.presented_as.prefixlen != self.network.prefixlen
         ):
-            raise ValueError(f"presented_as {self.presented_as} must have the size of {self.network} (/{self.network.prefixlen})")
+            raise ValueError(
+                f"presented_as {self.presented_as} must have the size of {self.network} "
+                f"(/{self.network.prefixlen})"
+            )
         return self
 
     @property
@@ -223,13 +285,17 @@ class Login(Settings):
 
     username: str | None = Field(None, description="account name at the far side")
     password: Secret | None = Field(None, description="where the password lies")
-    totp: Secret | None = Field(None, description="where the base32 seed or otpauth:// address of the one-time codes lies")
+    totp: Secret | None = Field(
+        None, description="where the base32 seed or otpauth:// address of the one-time codes lies"
+    )
     append_code: bool = Field(False, description="the one-time code follows the password in the same field")
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=10)] = Field(
         3, description="rejected logins in a row before the tunnel waits for a human"
     )
     pause: Pause = Field(60.0, description="after the n-th rejected login in a row, this pause n times")
-    reconnect_on_change: bool = Field(False, description="log in anew when a secret changes while the tunnel is up")
+    reconnect_on_change: bool = Field(
+        False, description="log in anew when a secret changes while the tunnel is up"
+    )
 
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
@@ -244,12 +310,16 @@ def parse_share(value: Any) -> float:
 
 
 Share = Annotated[
-    float, BeforeValidator(parse_share), WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]})
+    float,
+    BeforeValidator(parse_share),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]}),
 ]
 
 
 class Degraded(Settings):
-    """From when on a tunnel that works is called degraded: somebody is told, nothing is restarted. Judged over the last 24 probe rounds."""
+    """From when on a tunnel that works is called degraded: somebody is told, nothing is restarted. Judged
+    over the last 24 probe rounds.
+    """
 
     loss: Share | None = Field(0.2, description="part of the rounds without an answer; null: never")
     rtt: Pause | None = Field(None, description="time that half of the answers take longer than; null: never")
@@ -258,10 +328,16 @@ class Degraded(Settings):
 class Probe(Settings):
     """What proves that traffic passes: any one target that answers."""
 
-    targets: tuple[_TargetText, ...] = Field((), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]")
+    targets: tuple[_TargetText, ...] = Field(
+        (), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
+    )
     interval: Pause = Field(5.0, description="time between rounds while all is well")
-    timeout: Pause = Field(2.0, description="how long one round waits for an answer; also the pause after a missed round")
-    degraded: Degraded = Field(default_factory=Degraded, description="when a tunnel that works is called degraded")
+    timeout: Pause = Field(
+        2.0, description="how long one round waits for an answer; also the pause after a missed round"
+    )
+    degraded: Degraded = Field(
+        default_factory=Degraded, description="when a tunnel that works is called degraded"
+    )
 
 
 _HOUR = r"([01]\d|2[0-3]):[0-5]\d"
@@ -276,7 +352,9 @@ def _checked_window(value: str) -> str:
     return value
 
 
-_Window = Annotated[str, AfterValidator(_checked_window), WithJsonSchema({"type": "string", "pattern": f"^{_HOUR}-{_HOUR}$"})]
+_Window = Annotated[
+    str, AfterValidator(_checked_window), WithJsonSchema({"type": "string", "pattern": f"^{_HOUR}-{_HOUR}$"})
+]
 
 
 class Planned(Settings):
@@ -284,7 +362,9 @@ class Planned(Settings):
 
     every: Pause = Field(description="how long the far side lets a session live")
     before: Seconds = Field(600.0, description="how long before that another session takes its place")
-    window: _Window | None = Field(None, description="local time of day to prefer, as 02:00-05:00, in the second half of a session")
+    window: _Window | None = Field(
+        None, description="local time of day to prefer, as 02:00-05:00, in the second half of a session"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -294,13 +374,19 @@ class Planned(Settings):
 
 
 class Reconnect(Settings):
-    """When a lost tunnel is tried again: at once after a stable session, then full jitter between `first` and `max`."""
+    """When a lost tunnel is tried again: at once after a stable session, then full jitter between `first`
+    and `max`.
+    """
 
     first: Pause = Field(1.0, description="shortest pause before a retry")
     max: Pause = Field(120.0, description="longest pause before a retry")
-    stable_after: Seconds = Field(60.0, description="health for this long makes a session stable and forgets earlier failures")
+    stable_after: Seconds = Field(
+        60.0, description="health for this long makes a session stable and forgets earlier failures"
+    )
     planned: Planned | None = Field(
-        None, description="reconnect ahead of the far side's session limit; without it, of one that it announces or has shown"
+        None,
+        description="reconnect ahead of the far side's session limit; without it, of one that it "
+        "announces or has shown",
     )
 
     @model_validator(mode="after")
@@ -313,9 +399,15 @@ class Reconnect(Settings):
 class AlertSettings(Settings):
     """When a human is called."""
 
-    after: Seconds = Field(180.0, description="how long the tunnel must be down or unhealthy before an incident is opened")
-    clear_after: Seconds = Field(120.0, description="how long it must be well before the incident is resolved")
-    severity: Literal["critical", "error", "warning", "info"] = Field("critical", description="PagerDuty severity")
+    after: Seconds = Field(
+        180.0, description="how long the tunnel must be down or unhealthy before an incident is opened"
+    )
+    clear_after: Seconds = Field(
+        120.0, description="how long it must be well before the incident is resolved"
+    )
+    severity: Literal["critical", "error", "warning", "info"] = Field(
+        "critical", description="PagerDuty severity"
+    )
     routing_key: Secret | None = Field(None, description="another PagerDuty service for this tunnel")
 
 
@@ -325,7 +417,7 @@ _PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 class Ports(NamedTuple):
     """A range of ports of one protocol."""
 
-    protocol: str           # tcp or udp
+    protocol: str  # tcp or udp
     first: int
     last: int
 
@@ -348,7 +440,9 @@ class Allowance(Settings):
     """One staff segment that may enter the tunnel, optionally only to some ports."""
 
     segment: str = Field(description="a name under staff.segments")
-    ports: tuple[Annotated[str, AfterValidator(_checked_ports)], ...] | None = Field(None, description="such as tcp/443; absent means all")
+    ports: tuple[Annotated[str, AfterValidator(_checked_ports)], ...] | None = Field(
+        None, description="such as tcp/443; absent means all"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -361,7 +455,9 @@ _RESERVED_DEVICES = ("all", "default", "lo")
 
 def _checked_device(value: str) -> str:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", value, re.ASCII) is None:
-        raise ValueError(f"{value!r} is not a device name; at most 15 letters, digits, '_', '.', '-', a letter first")
+        raise ValueError(
+            f"{value!r} is not a device name; at most 15 letters, digits, '_', '.', '-', a letter first"
+        )
     if value in _RESERVED_DEVICES:
         raise ValueError(f"{value!r} belongs to the kernel; choose another name for the device")
     return value
@@ -372,8 +468,12 @@ class Tunnel(Settings):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="the key under tunnels:")
     kind: str = Field(description="which VPN client runs it")
-    description: Annotated[str, AfterValidator(clean)] = Field("", description="for people: shown in status and incidents")
-    destinations: tuple[Destination, ...] = Field(min_length=1, description="the networks that this tunnel carries")
+    description: Annotated[str, AfterValidator(clean)] = Field(
+        "", description="for people: shown in status and incidents"
+    )
+    destinations: tuple[Destination, ...] = Field(
+        min_length=1, description="the networks that this tunnel carries"
+    )
     priority: Annotated[int, Field(strict=True, ge=0, le=65535)] = Field(
         100, description="of two tunnels to one destination the healthy one with the lowest number carries it"
     )
@@ -381,8 +481,12 @@ class Tunnel(Settings):
     probe: Probe = Field(default_factory=Probe)
     reconnect: Reconnect = Field(default_factory=Reconnect)
     alert: AlertSettings = Field(default_factory=AlertSettings)
-    allow: tuple[Allowance, ...] | None = Field(None, description="which staff segments may enter; absent means everybody")
-    device: Annotated[str, AfterValidator(_checked_device)] | None = Field(None, description="name of the tunnel's network device")
+    allow: tuple[Allowance, ...] | None = Field(
+        None, description="which staff segments may enter; absent means everybody"
+    )
+    device: Annotated[str, AfterValidator(_checked_device)] | None = Field(
+        None, description="name of the tunnel's network device"
+    )
     mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] | None = Field(
         None, description="largest packet in bytes that fits into the tunnel"
     )

@@ -1,6 +1,8 @@
-"""How a daemon goes on where an earlier one was killed: what that one knew, and which of its clients still run.
+"""How a daemon goes on where an earlier one was killed: what that one knew, and which of its clients still
+run.
 
-    recall, living -> Inheritance -> plan (the kernel stays as it is) -> take_up (clients) -> engine.adopt; what is left over is ended
+recall, living -> Inheritance -> plan (the kernel stays as it is) -> take_up (clients) -> engine.adopt; what
+is left over is ended
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ class Inheritance:
     """What an earlier daemon has left of the tunnels that are configured. `close` it."""
 
     stored: Mapping[str, Stored] = field(default_factory=dict)
-    found: Sequence[FoundClient] = ()         # clients of exactly the sessions that are stored
+    found: Sequence[FoundClient] = ()  # clients of exactly the sessions that are stored
     kept: frozenset[str] = frozenset()  # seats whose next session need not log in
-    ends_by: float | None = None        # see `memory.ends_by`
-    spent: Mapping[str, Spent] = field(default_factory=dict)    # by tunnel: of records that are not understood
+    ends_by: float | None = None  # see `memory.ends_by`
+    spent: Mapping[str, Spent] = field(default_factory=dict)  # by tunnel: of records that are not understood
 
     def close(self) -> None:
         """Let go of the processes; who took one up has a hold of its own."""
@@ -45,17 +47,28 @@ class Inheritance:
     def memory(self) -> PreviousRun:
         """As far as it can be known before a client was taken up."""
         records = {name: each.record for name, each in self.stored.items()}
-        return PreviousRun(records, frozenset(map(_key, self.found)), self.kept, ends_by=self.ends_by, spent=self.spent)
+        return PreviousRun(
+            records, frozenset(map(_key, self.found)), self.kept, ends_by=self.ends_by, spent=self.spent
+        )
 
     @property
     def sessions(self) -> dict[str, tuple[Session, ...]]:
         """For the history: tunnels that go on as they were, and their sessions."""
-        states = {name: each.record.state for name, each in self.stored.items() if each.record.state.phase is not Phase.STOPPED}
-        return {name: tuple(side.session for side in state.sides if side.running) for name, state in states.items()}
+        states = {
+            name: each.record.state
+            for name, each in self.stored.items()
+            if each.record.state.phase is not Phase.STOPPED
+        }
+        return {
+            name: tuple(side.session for side in state.sides if side.running)
+            for name, state in states.items()
+        }
 
     def changed(self, config: Config) -> frozenset[str]:
         """Tunnels whose clients must start with other settings."""
-        return frozenset(name for name, each in self.stored.items() if each.settings != fingerprint(config.tunnels[name]))
+        return frozenset(
+            name for name, each in self.stored.items() if each.settings != fingerprint(config.tunnels[name])
+        )
 
     def outdated(self, watcher: InputWatcher) -> frozenset[str]:
         """Tunnels whose secrets or files are not what they were."""
@@ -68,9 +81,18 @@ class Inheritance:
             entry = found.entry
             side = _side(self.stored[entry.tunnel].record.state, entry)
             try:
-                runner.adopt(config.tunnels[entry.tunnel], found, starting=side is not None and side.phase is Phase.STARTING)
+                runner.adopt(
+                    config.tunnels[entry.tunnel],
+                    found,
+                    starting=side is not None and side.phase is Phase.STARTING,
+                )
             except SpawnError as error:
-                log.warning("a client of an earlier daemon cannot be gone on with", tunnel=entry.tunnel, pid=entry.pid, text=error.text)
+                log.warning(
+                    "a client of an earlier daemon cannot be gone on with",
+                    tunnel=entry.tunnel,
+                    pid=entry.pid,
+                    text=error.text,
+                )
             else:
                 taken.append(entry)
                 log.info("adopted", tunnel=entry.tunnel, pid=entry.pid, session=entry.id)
@@ -83,7 +105,9 @@ def inherit(config: Config, runtime_dir: Path, given: HandoverDocument | None = 
     known = recall(runtime_dir, boot) if given is None else Recalled(given.tunnels)
     stored = {name: each for name, each in known.stored.items() if name in config.tunnels}
     entries = Journal(runtime_dir).load().values()
-    found = living(entry for entry in entries if entry.tunnel in stored and _is_of(stored[entry.tunnel], entry))
+    found = living(
+        entry for entry in entries if entry.tunnel in stored and _is_of(stored[entry.tunnel], entry)
+    )
     for each in found:
         stored[each.entry.tunnel] = _completed(stored[each.entry.tunnel], each.entry)
     kept = frozenset[str]() if given is None else frozenset(given.kept)

@@ -1,4 +1,6 @@
-"""What commands do about this host without a daemon: compare the kernel with a configuration, and remove everything that is ours."""
+"""What commands do about this host without a daemon: compare the kernel with a configuration, and remove
+everything that is ours.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,20 @@ from tunnels.registry import KINDS
 
 
 async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
-    """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a daemon runs.
+    """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a
+    daemon runs.
 
-    `keep`: the kernel's part stays. Without clients it leads nowhere, so the destinations are closed, as `on_exit: keep` wants it.
+    `keep`: the kernel's part stays. Without clients it leads nowhere, so the destinations are closed, as
+    `on_exit: keep` wants it.
     """
     locked = lock(runtime_dir) if runtime_dir.is_dir() else None
     try:
         untidy = list(tidy(runtime_dir)) if locked is not None else []
-        lines = [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))] if locked is not None else []
+        lines = (
+            [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))]
+            if locked is not None
+            else []
+        )
         with _explained():
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
@@ -43,11 +51,17 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
 
 
 async def compare_with_kernel(config: Config) -> dict[str, Any]:
-    """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it cannot be read."""
+    """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it
+    cannot be read.
+    """
     plan = first_plan(config, KINDS)
     with _explained():
         changes = await preview(plan)
-    return plan_document(plan, [str(change.item) for change in diff(Layout(), wanted(plan, HostFeatures()))], [str(change) for change in changes])
+    return plan_document(
+        plan,
+        [str(change.item) for change in diff(Layout(), wanted(plan, HostFeatures()))],
+        [str(change) for change in changes],
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Reads files below a directory, by names that come from outside, without ever leaving the directory.
 
-Each step of the way is opened by itself, relative to the step before, and never through a symbolic link: a link is read and followed here,
-as long as it stays below the directory. So nobody who may write there can lead us away between the check and the reading.
+Each step of the way is opened by itself, relative to the step before, and never through a symbolic link: a
+link is read and followed here, as long as it stays below the directory. So nobody who may write there can
+lead us away between the check and the reading.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-LARGEST = 4 << 20       # bytes of a file
-MANY = 256              # files of a folder
-_LINKS = 40             # symbolic links on one way; the kernel's own limit
+LARGEST = 4 << 20  # bytes of a file
+MANY = 256  # files of a folder
+_LINKS = 40  # symbolic links on one way; the kernel's own limit
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_regular(path: str | Path) -> bytes:
     """The content of a regular file of a sane size. OSError; ValueError with a sentence."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)        # a FIFO must not block us
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a FIFO must not block us
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("it is not a regular file")
@@ -34,13 +35,15 @@ def read_regular(path: str | Path) -> bytes:
 def read_beneath(directory: Path, name: str) -> bytes:
     """The content of a regular file below the directory. OSError; ValueError with a sentence."""
     with _found(directory, name) as fd:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):      # before it is opened: to open a device may have an effect
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # before it is opened: to open a device may have an effect
             raise ValueError("it is not a regular file")
         return read_regular(f"/proc/self/fd/{fd}")
 
 
 def names_beneath(directory: Path, name: str) -> list[str]:
-    """What a folder below the directory holds, but for further folders; nothing where it does not exist. OSError; ValueError."""
+    """What a folder below the directory holds, but for further folders; nothing where it does not exist.
+    OSError; ValueError.
+    """
     with contextlib.suppress(FileNotFoundError), _found(directory, name) as fd:
         with os.scandir(f"/proc/self/fd/{fd}") as entries:
             names = sorted(entry.name for entry in entries if not entry.is_dir())
@@ -54,12 +57,15 @@ def names_beneath(directory: Path, name: str) -> list[str]:
 def _found(directory: Path, name: str) -> Iterator[int]:
     """A descriptor (O_PATH) of what lies there."""
     with contextlib.ExitStack() as opened:
+
         def step(part: str, above: int | None = None) -> int:
-            fd = os.open(part, _STEP if above is not None else os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
+            fd = os.open(
+                part, _STEP if above is not None else os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above
+            )
             opened.callback(os.close, fd)
             return fd
 
-        way, parts, links = [step(str(directory))], name.split("/"), 0       # the directories down to where we are
+        way, parts, links = [step(str(directory))], name.split("/"), 0  # the directories down to where we are
         while parts:
             part = parts.pop(0)
             if part == "..":

@@ -29,7 +29,13 @@ from supervisor.app.watchers.endpoints import EndpointWatch
 from supervisor.app.watchers.idle import QuietWatch
 from supervisor.app.wiring import Parts, build, first_plan, paging, scope, summary
 from supervisor.clients.process_journal import Journal
-from supervisor.clients.processes import become_subreaper, forbid_core_dumps, open_standard_streams, raise_file_limit, reset_sigchld
+from supervisor.clients.processes import (
+    become_subreaper,
+    forbid_core_dumps,
+    open_standard_streams,
+    raise_file_limit,
+    reset_sigchld,
+)
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
@@ -50,9 +56,9 @@ from supervisor.reports.metrics import loop_lag
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
 
-STDOUT = 1              # by its number: a log must not depend on what Python thinks of a closed stream
-STALLED = 10.0          # seconds that the engine may be late
-LOOK = 5.0              # seconds between two looks, during a drain, what the service manager has in mind now
+STDOUT = 1  # by its number: a log must not depend on what Python thinks of a closed stream
+STALLED = 10.0  # seconds that the engine may be late
+LOOK = 5.0  # seconds between two looks, during a drain, what the service manager has in mind now
 
 
 def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
@@ -93,7 +99,8 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     daemon = Daemon(path, config, parts, orders, ProcessLifetime(locked, log.flush, given))
     try:
         await daemon.start()
-        gc.freeze()             # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
+        # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
+        gc.freeze()
         gc.enable()
         await daemon.serve()
         await daemon.end()
@@ -108,28 +115,44 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
 class ProcessLifetime:
     """What outlives a change of the program in this process, or ends with it."""
 
-    lock: int                                   # descriptor of the lock on runtime_dir
-    log_written: Callable[[], object]           # waits until the log is written
-    given: HandoverDocument | None = None               # what the program before us has left
+    lock: int  # descriptor of the lock on runtime_dir
+    log_written: Callable[[], object]  # waits until the log is written
+    given: HandoverDocument | None = None  # what the program before us has left
 
 
 class Daemon:
     """One run, from the first route to the last."""
 
-    def __init__(self, path: Path, config: Config, parts: Parts, orders: Orders, process: ProcessLifetime) -> None:
-        self._path, self._config, self._parts, self._orders, self._process = path, config, parts, orders, process
+    def __init__(
+        self, path: Path, config: Config, parts: Parts, orders: Orders, process: ProcessLifetime
+    ) -> None:
+        self._path, self._config, self._parts, self._orders, self._process = (
+            path,
+            config,
+            parts,
+            orders,
+            process,
+        )
         self._log = structlog.get_logger()
-        self._control = config.facilitator.runtime_dir / "control.sock"     # where it is taken, whatever a later file says
+        self._control = (
+            config.facilitator.runtime_dir / "control.sock"
+        )  # where it is taken, whatever a later file says
         self._tasks: list[asyncio.Task[None]] = []
         self._upgrading = asyncio.Lock()
 
-    # --- the beginning -------------------------------------------------------------------------------------------------------
+    # --- the beginning
+    # ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Up to READY: the kernel closed, leftovers ended, sockets open, engine running. CannotStart."""
         config, parts = self._config, self._parts
         tls = _tls(config.http.tls)
-        self._log.info("starting", facilitator=parts.identity.facilitator, version=__version__, tunnels=len(config.tunnels))
+        self._log.info(
+            "starting",
+            facilitator=parts.identity.facilitator,
+            version=__version__,
+            tunnels=len(config.tunnels),
+        )
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
         restart = await self._begin()
@@ -138,13 +161,21 @@ class Daemon:
         quiet = QuietWatch(parts.engine, SessionMeter(parts.engine.lane), parts.inbox.post)
         endpoints = EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post)
         beside: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "loop lag": lambda: loop_lag.watch(parts.metrics.loop_lag), "watchdog": self._feed_watchdog,
-            "certificates": parts.certificates.run, "quiet": quiet.run, "uplink": UplinkWatch(parts.inbox.post).run,
-            "endpoints": endpoints.run, "board samples": parts.board.run, "host watch": parts.hostwatch.run,
+            "loop lag": lambda: loop_lag.watch(parts.metrics.loop_lag),
+            "watchdog": self._feed_watchdog,
+            "certificates": parts.certificates.run,
+            "quiet": quiet.run,
+            "uplink": UplinkWatch(parts.inbox.post).run,
+            "endpoints": endpoints.run,
+            "board samples": parts.board.run,
+            "host watch": parts.hostwatch.run,
         }
         self._tasks = [
             asyncio.create_task(parts.engine.run(), name="engine"),
-            *(asyncio.create_task(self._kept_up(f"task:{name}", run), name=name) for name, run in beside.items()),
+            *(
+                asyncio.create_task(self._kept_up(f"task:{name}", run), name=name)
+                for name, run in beside.items()
+            ),
         ]
         await parts.servers.serve()
         parts.notifier.ready(summary(parts.engine.snapshot))
@@ -154,7 +185,9 @@ class Daemon:
             parts.alerter.change(text, {"tunnels": ", ".join(config.tunnels)})
 
     async def _begin(self) -> frozenset[str]:
-        """Close the kernel and go on with what an earlier daemon has left. Tunnels whose settings have changed since then. CannotStart."""
+        """Close the kernel and go on with what an earlier daemon has left. Tunnels whose settings have
+        changed since then. CannotStart.
+        """
         config, parts = self._config, self._parts
         left = inherit(config, config.facilitator.runtime_dir, self._process.given)
         if left.ends_by is not None:
@@ -167,22 +200,33 @@ class Daemon:
             raise refused(error) from error
         finally:
             left.close()
-        for tunnel, pid in await sweep(Journal(config.facilitator.runtime_dir), {entry.place for entry in taken}):
+        for tunnel, pid in await sweep(
+            Journal(config.facilitator.runtime_dir), {entry.place for entry in taken}
+        ):
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.deaths.remember(await asyncio.to_thread(parts.history.start, left.sessions, KEPT))
-        parts.engine.remember(remembered(parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED)))
+        parts.engine.remember(
+            remembered(parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED))
+        )
         parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
         parts.memory.only(config.tunnels)
         parts.watcher.start()
         self._watch(config)
         parts.alerter.start()
         living = frozenset((entry.tunnel, entry.session) for entry in taken)
-        parts.engine.adopt(replace(left.memory, living=living, outdated=left.outdated(parts.watcher)), config.tunnels)
+        parts.engine.adopt(
+            replace(left.memory, living=living, outdated=left.outdated(parts.watcher)), config.tunnels
+        )
         return left.changed(config)
 
     def _watch(self, config: Config) -> None:
         parts = self._parts
-        parts.watcher.set(lambda: {name: parts.files.watched(parts.kinds[each.kind], each) for name, each in config.tunnels.items()})
+        parts.watcher.set(
+            lambda: {
+                name: parts.files.watched(parts.kinds[each.kind], each)
+                for name, each in config.tunnels.items()
+            }
+        )
 
     async def _kept_up(self, part: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a part for ever: one that fails begins anew, after a pause."""
@@ -191,7 +235,7 @@ class Daemon:
                 await run()
                 return
             await asyncio.sleep(AGAIN)
-            self._parts.faults.worked(part)     # until it fails again
+            self._parts.faults.worked(part)  # until it fails again
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
         from supervisor.app.http_app import face  # takes its time, and the clients are adopted now
@@ -215,16 +259,21 @@ class Daemon:
         parts = self._parts
         self._config = config
         self._watch(config)
-        parts.engine.configure(scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart)
+        parts.engine.configure(
+            scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart
+        )
         parts.certificates.set(config.tunnels)
         parts.alerter.route(paging(parts.identity, config))
         parts.auditing.set(config.audit)
         parts.hostwatch.set(config)
 
-    # --- while it runs -------------------------------------------------------------------------------------------------------
+    # --- while it runs
+    # ------------------------------------------------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Until the end is asked for. An engine that fails ends the daemon: the kernel stays closed, and the next start begins anew."""
+        """Until the end is asked for. An engine that fails ends the daemon: the kernel stays closed, and
+        the next start begins anew.
+        """
         engine, orders = self._tasks[0], self._orders
         end = asyncio.create_task(orders.end.wait())
         while not orders.end.is_set():
@@ -242,14 +291,25 @@ class Daemon:
     def _signalled(self, action: str, signals: str, why: str = "") -> None:
         """The kernel does not say who sent a signal."""
         result = "failed" if why else "done"
-        self._parts.auditing.acted({"action": action, "tunnel": None, "by": {"signal": signals}, "result": result, "why": why or None})
+        self._parts.auditing.acted(
+            {
+                "action": action,
+                "tunnel": None,
+                "by": {"signal": signals},
+                "result": result,
+                "why": why or None,
+            }
+        )
 
     async def reload(self) -> dict[str, Any]:
         """Take over the file as it is now; a wrong one changes nothing. `done` lines, or `errors`."""
         parts = self._parts
         parts.notifier.reloading()
         parts.tls_renewal.renew()
-        result: dict[str, Any] = {"done": [], "errors": ["not all of it was taken over: an internal error; the log has the details"]}
+        result: dict[str, Any] = {
+            "done": [],
+            "errors": ["not all of it was taken over: an internal error; the log has the details"],
+        }
         with parts.faults.contained("reload"):
             result = self._reload()
         parts.metrics.reloaded(not result["errors"])
@@ -265,17 +325,30 @@ class Daemon:
         change, parts = difference(self._config, config), self._parts
         self._take_over(config, change.restart)
         self._log.info("reloaded", done=change.lines())
-        wrong = [each.text for each in examine(config.tunnels, parts.kinds, parts.files) if each.weight is Weight.ERROR]
+        wrong = [
+            each.text
+            for each in examine(config.tunnels, parts.kinds, parts.files)
+            if each.weight is Weight.ERROR
+        ]
         if wrong:
             self._log.error("a customer's file cannot be used; its tunnel would not start", errors=wrong)
         if change:
-            parts.alerter.change(f"{parts.identity.facilitator}: the configuration was reloaded", {"done": "; ".join(change.lines())})
+            parts.alerter.change(
+                f"{parts.identity.facilitator}: the configuration was reloaded",
+                {"done": "; ".join(change.lines())},
+            )
         return {"done": [*change.lines(), *wrong], "errors": []}
 
     async def upgrade(self) -> dict[str, Any]:
-        """Go on with the code as it is now. Does not return where it succeeds: the process has become the new program; else `errors`."""
+        """Go on with the code as it is now. Does not return where it succeeds: the process has become the
+        new program; else `errors`.
+        """
         async with self._upgrading:
-            return {"errors": await Upgrade(self._parts, self._config, self._process.lock, self._process.log_written).run()}
+            return {
+                "errors": await Upgrade(
+                    self._parts, self._config, self._process.lock, self._process.log_written
+                ).run()
+            }
 
     async def _feed_watchdog(self) -> None:
         interval = self._parts.notifier.watchdog_interval
@@ -288,7 +361,8 @@ class Daemon:
         late = self._parts.engine.overdue()
         return None if late < STALLED else f"the engine is {late:.0f} s late"
 
-    # --- the end -------------------------------------------------------------------------------------------------------------
+    # --- the end
+    # ------------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
         """What whoever ends us has in mind, also when that changes on the way."""
@@ -300,7 +374,9 @@ class Daemon:
         looking.cancel()
 
     async def _look(self) -> None:
-        """A host that goes down waits for us, and so does who restarts us: then the flows are not waited for, also not any longer."""
+        """A host that goes down waits for us, and so does who restarts us: then the flows are not waited
+        for, also not any longer.
+        """
         orders = self._orders
         while not (orders.now.is_set() or orders.hand_over.is_set()):
             match await asyncio.to_thread(occasion):
@@ -320,7 +396,8 @@ class Daemon:
         self._parts.notifier.stopping()
 
     async def stop(self) -> None:
-        """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left as `on_exit` says.
+        """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left
+        as `on_exit` says.
 
         Unless somebody wants it to go on: then nothing ends.
         """
@@ -338,27 +415,46 @@ class Daemon:
         try:
             forget(self._config.facilitator.runtime_dir)
         except OSError as error:
-            self._log.error("the next daemon would end at once: the order to end cannot be removed; facilitator cleanup", error=str(error))
-        self._log.info("stopped", left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running])
+            self._log.error(
+                "the next daemon would end at once: the order to end cannot be removed; facilitator cleanup",
+                error=str(error),
+            )
+        self._log.info(
+            "stopped",
+            left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running],
+        )
 
     async def close(self) -> Exception | None:
-        """Let go of everything, in this order, whatever one of them does; also after a start that failed half-way.
+        """Let go of everything, in this order, whatever one of them does; also after a start that failed
+        half-way.
 
         Each error is logged; the first one is returned.
         """
         parts = self._parts
         errors: list[Exception] = []
-        async with contextlib.AsyncExitStack() as stack:        # it calls the last one first
-            for part, close in reversed((
-                ("tasks", self._end_tasks), ("servers", parts.servers.close), ("TLS renewal", parts.tls_renewal.close),
-                ("prober", parts.prober.close), ("flows", parts.flows.close), ("watcher", parts.watcher.close),
-                ("runner", parts.runner.close), ("network", lambda: parts.network.close(keep=True)), ("audit", parts.auditing.close),
-                ("alerter", parts.alerter.close), ("history", parts.history.close), ("control socket", self._remove_socket),
-            )):
+        async with contextlib.AsyncExitStack() as stack:  # it calls the last one first
+            for part, close in reversed(
+                (
+                    ("tasks", self._end_tasks),
+                    ("servers", parts.servers.close),
+                    ("TLS renewal", parts.tls_renewal.close),
+                    ("prober", parts.prober.close),
+                    ("flows", parts.flows.close),
+                    ("watcher", parts.watcher.close),
+                    ("runner", parts.runner.close),
+                    ("network", lambda: parts.network.close(keep=True)),
+                    ("audit", parts.auditing.close),
+                    ("alerter", parts.alerter.close),
+                    ("history", parts.history.close),
+                    ("control socket", self._remove_socket),
+                )
+            ):
                 stack.push_async_callback(self._closed, part, close, errors)
         return next(iter(errors), None)
 
-    async def _closed(self, part: str, close: Callable[[], Awaitable[object] | None], errors: list[Exception]) -> None:
+    async def _closed(
+        self, part: str, close: Callable[[], Awaitable[object] | None], errors: list[Exception]
+    ) -> None:
         try:
             closing = close()
             if closing is not None:
@@ -394,4 +490,6 @@ def _needed(sentence: str, code: Exit = Exit.FAILED) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CannotStart(Exit.NO_RIGHT if isinstance(error, PermissionError) else code, f"{sentence} ({error})") from None
+        raise CannotStart(
+            Exit.NO_RIGHT if isinstance(error, PermissionError) else code, f"{sentence} ({error})"
+        ) from None

@@ -23,12 +23,17 @@ _LOCK = "lock"
 _CLIENTS = "clients"
 _DATABASES = (archive.FILE, store.FILE, webhook.FILE)
 _STATE = (
-    "codes.json", "held.json", "second-sessions.json", *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
+    "codes.json",
+    "held.json",
+    "second-sessions.json",
+    *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 
 
 def make_directory(path: Path, setting: str, *, shared: bool = False) -> None:
-    """Create a private (0700) directory; `shared` lets the group `facilitator` pass through it. CannotStart with a sentence."""
+    """Create a private (0700) directory; `shared` lets the group `facilitator` pass through it.
+    CannotStart with a sentence.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -41,13 +46,17 @@ def make_directory(path: Path, setting: str, *, shared: bool = False) -> None:
 
 
 def lock(runtime_dir: Path) -> int:
-    """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING when another holds it."""
+    """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING
+    when another holds it.
+    """
     path = runtime_dir / _LOCK
     try:
         disk.make_way(path)
         fd = disk.opened(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise CannotStart(_code(error), f"cannot use {path} ({error.strerror}); see facilitator.runtime_dir") from None
+        raise CannotStart(
+            _code(error), f"cannot use {path} ({error.strerror}); see facilitator.runtime_dir"
+        ) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -57,7 +66,9 @@ def lock(runtime_dir: Path) -> int:
 
 
 def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
-    """Whatever has taken the name of a file of ours makes way: a sentence for each. For whoever holds the lock."""
+    """Whatever has taken the name of a file of ours makes way: a sentence for each. For whoever holds the
+    lock.
+    """
     for name in (JOURNAL, TUNNELS, ORDERS):
         yield from disk.tidy(runtime_dir / name, largest=disk.LARGEST)
     yield from disk.tidy(runtime_dir, names=(_CLIENTS,), directories=True)
@@ -69,7 +80,13 @@ def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
 
 def refused(error: KernelError) -> CannotStart:
     """The kernel's no as the end of a command."""
-    code = Exit.RUNNING if isinstance(error, Occupied) else Exit.NO_RIGHT if isinstance(error, MissingRight) else Exit.FAILED
+    code = (
+        Exit.RUNNING
+        if isinstance(error, Occupied)
+        else Exit.NO_RIGHT
+        if isinstance(error, MissingRight)
+        else Exit.FAILED
+    )
     return CannotStart(code, str(error))
 
 

@@ -1,4 +1,6 @@
-"""Reads what the configuration only names: the file itself, secrets, the clients' own files, and what those name in turn."""
+"""Reads what the configuration only names: the file itself, secrets, the clients' own files, and what
+those name in turn.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
     except UnicodeDecodeError:
         raise CannotStart(Exit.CONFIG, f"{path} is not text in UTF-8") from None
     except OSError as error:
-        raise CannotStart(Exit.CONFIG, f"cannot read the configuration {path}: {error.strerror}; name another with -c") from None
+        raise CannotStart(
+            Exit.CONFIG, f"cannot read the configuration {path}: {error.strerror}; name another with -c"
+        ) from None
     return parse(text, str(path), kinds)
 
 
@@ -32,8 +36,12 @@ def errors_of(problem: ConfigErrors | CannotStart) -> list[str]:
 class Files:
     """Reads inputs each time they are needed, so that a rotated secret is used at the next login."""
 
-    def __init__(self, beside: Path, remember: Callable[[str], None], environment: Mapping[str, str] | None = None) -> None:
-        """`beside`: directory of the configuration. `remember` is told of each secret, so that logs can mask it."""
+    def __init__(
+        self, beside: Path, remember: Callable[[str], None], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`beside`: directory of the configuration. `remember` is told of each secret, so that logs can
+        mask it.
+        """
         self._beside = beside
         self._remember = remember
         self._environment = os.environ if environment is None else environment
@@ -45,21 +53,29 @@ class Files:
         return (self._beside, *(() if credentials is None else (Path(credentials),)))
 
     def inputs(self, kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
-        """All that a start of the tunnel needs, by the kind's names. OSError or ValueError with a sentence."""
+        """All that a start of the tunnel needs, by the kind's names. OSError or ValueError with a
+        sentence.
+        """
         inputs = {item.name: self.read(item) for item in inputs_of(kind, tunnel)}
-        return inputs | {item.name: self.read(item) for item in self.companions(kind.companions(tunnel, inputs))}
+        return inputs | {
+            item.name: self.read(item) for item in self.companions(kind.companions(tunnel, inputs))
+        }
 
     def read(self, item: Input) -> bytes:
         """The content of an input. OSError or ValueError with a sentence."""
         if isinstance(item.where, Path):
             return _content(item.where, item.name)
-        content = _beside(item.where) if isinstance(item.where, Beside) else self._secret(item.where, item.name)
+        content = (
+            _beside(item.where) if isinstance(item.where, Beside) else self._secret(item.where, item.name)
+        )
         if item.secret:
             self._remember(content.decode(errors="replace").strip())
         return content
 
     def companions(self, items: Iterable[Input]) -> tuple[Input, ...]:
-        """The same with the files of a folder in place of each folder. OSError or ValueError with a sentence."""
+        """The same with the files of a folder in place of each folder. OSError or ValueError with a
+        sentence.
+        """
         return tuple(each for item in items for each in _files_of(item))
 
     def secret_text(self, secret: Secret) -> str:
@@ -78,14 +94,14 @@ class Files:
     def _present(self, items: Iterable[Input]) -> tuple[Input, ...]:
         try:
             return self.companions(items)
-        except (OSError, ValueError):       # a folder that cannot be read
+        except (OSError, ValueError):  # a folder that cannot be read
             return ()
 
     def _companions(self, kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
         profiles = [item for item in inputs_of(kind, tunnel) if isinstance(item.where, Path)]
         try:
             return kind.companions(tunnel, {item.name: self.read(item) for item in profiles})
-        except (OSError, ValueError):       # they are known as soon as the profile is good
+        except (OSError, ValueError):  # they are known as soon as the profile is good
             return ()
 
     def paths(self, items: Iterable[Input]) -> tuple[Path, ...]:
@@ -140,7 +156,10 @@ def _files_of(item: Input) -> Iterable[Input]:
         raise _unreadable(error, str(_complaint(item.where, error.strerror))) from None
     except ValueError as error:
         raise _complaint(item.where, error) from None
-    return [Input(f"{item.name}/{name}", Beside(item.where.profile, f"{item.where.name}/{name}")) for name in names]
+    return [
+        Input(f"{item.name}/{name}", Beside(item.where.profile, f"{item.where.name}/{name}"))
+        for name in names
+    ]
 
 
 def _complaint(where: Beside, why: object) -> ProfileError:
@@ -150,5 +169,10 @@ def _complaint(where: Beside, why: object) -> ProfileError:
 
 def _unreadable(error: OSError, text: str) -> OSError:
     """The same kind of error with a sentence instead of its own words."""
-    return PermissionError(text) if isinstance(error, PermissionError) else FileNotFoundError(text) if isinstance(
-        error, FileNotFoundError) else OSError(text)
+    return (
+        PermissionError(text)
+        if isinstance(error, PermissionError)
+        else FileNotFoundError(text)
+        if isinstance(error, FileNotFoundError)
+        else OSError(text)
+    )

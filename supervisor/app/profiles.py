@@ -14,9 +14,9 @@ from tunnels.base import AnyKind, Beside, Input, Tunnel, inputs_of
 class Weight(Enum):
     """What a remark is."""
 
-    READS = "reads"         # a file that is read for a profile
-    WARNING = "warning"     # who asks cannot see it; the daemon may
-    ERROR = "error"         # the tunnel cannot start
+    READS = "reads"  # a file that is read for a profile
+    WARNING = "warning"  # who asks cannot see it; the daemon may
+    ERROR = "error"  # the tunnel cannot start
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,18 @@ def _remarks(tunnel: Tunnel, kind: AnyKind, files: Files) -> Iterator[Remark]:
         yield from unread
         return
     try:
-        companions = files.companions(kind.companions(tunnel, {item.name: files.read(item) for item in profiles}))
+        companions = files.companions(
+            kind.companions(tunnel, {item.name: files.read(item) for item in profiles})
+        )
     except (OSError, ValueError) as error:
         yield _remark(error, PermissionError)
         return
     for item in companions:
-        yield Remark(Weight.READS, _reads(item.where)) if isinstance(item.where, Beside) else Remark(Weight.READS, item.name)
+        yield (
+            Remark(Weight.READS, _reads(item.where))
+            if isinstance(item.where, Beside)
+            else Remark(Weight.READS, item.name)
+        )
         yield from _unreadable(item, files)
 
 

@@ -1,4 +1,6 @@
-"""What went through a tunnel, by its name: joins the counters of lanes and devices with the engine's knowledge of whose they are."""
+"""What went through a tunnel, by its name: joins the counters of lanes and devices with the engine's
+knowledge of whose they are.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,14 @@ class LaneMeter:
 
     def __call__(self, tunnel: str) -> Mapping[int, Carried]:
         """By seat; nothing when the kernel does not answer."""
-        counts, lane = self._counts(), self._lane       # of a thousand tunnels, at each scrape
+        counts, lane = self._counts(), self._lane  # of a thousand tunnels, at each scrape
         return {seat: count for seat in SEATS if (count := counts.get(lane(tunnel, seat) or 0)) is not None}
 
 
 class SessionMeter:
-    """Received and sent bytes of whatever counts for a session: its device, or its lane where a proxy carries. For one thread at a time."""
+    """Received and sent bytes of whatever counts for a session: its device, or its lane where a proxy
+    carries. For one thread at a time.
+    """
 
     def __init__(self, lane: Callable[[str, int], int | None]) -> None:
         self._lanes, self._devices = LaneMeter(lane), LinkBytes()
@@ -36,4 +40,8 @@ class SessionMeter:
         if session.device is not None:
             return self._devices(session.device)
         carried = self._lanes(tunnel).get(session.seat)
-        return None if carried is None or carried.received is None or carried.sent is None else (carried.received, carried.sent)
+        return (
+            None
+            if carried is None or carried.received is None or carried.sent is None
+            else (carried.received, carried.sent)
+        )

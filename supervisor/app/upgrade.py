@@ -1,8 +1,9 @@
 """`facilitator upgrade`: the process goes on with new code, and nothing that it runs notices.
 
-The new code is asked first, in a process of its own, whether it can go on from what we have. Then the process changes its program
-(execve(2)): it stays the parent of its clients and keeps its sockets and its lock. For all else this is a crash without a loss, and the new
-program adopts what it finds. Until that last step nothing is given up: a program that cannot start leaves the old one at work.
+The new code is asked first, in a process of its own, whether it can go on from what we have. Then the process
+changes its program (execve(2)): it stays the parent of its clients and keeps its sockets and its lock. For
+all else this is a crash without a loss, and the new program adopts what it finds. Until that last step
+nothing is given up: a program that cannot start leaves the old one at work.
 """
 
 from __future__ import annotations
@@ -24,19 +25,28 @@ from supervisor.app.wiring import Parts, summary
 from supervisor.config import Config
 from supervisor.core.events import Noticed
 
-ASKED_WITHIN = 60.0     # seconds for the new program to say whether it can go on
-SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})     # wait until the new program listens to them
+ASKED_WITHIN = 60.0  # seconds for the new program to say whether it can go on
+SIGNALS = frozenset(
+    {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+)  # wait until the new program listens to them
 
 
 class Upgrade:
     """One upgrade of a running daemon."""
 
     def __init__(
-        self, parts: Parts, config: Config, lock: int, log_written: Callable[[], object], program: str = sys.executable
+        self,
+        parts: Parts,
+        config: Config,
+        lock: int,
+        log_written: Callable[[], object],
+        program: str = sys.executable,
     ) -> None:
-        """`lock`: descriptor of the lock on runtime_dir; `log_written` waits until the log is written; `program`: what runs our code."""
+        """`lock`: descriptor of the lock on runtime_dir; `log_written` waits until the log is written;
+        `program`: what runs our code.
+        """
         self._parts, self._config, self._lock, self._log_written = parts, config, lock, log_written
-        self._argv = [program, *sys.orig_argv[1:]]      # the command line that this process was started with
+        self._argv = [program, *sys.orig_argv[1:]]  # the command line that this process was started with
         self._log = structlog.get_logger()
 
     async def run(self) -> list[str]:
@@ -53,7 +63,7 @@ class Upgrade:
         except OSError as error:
             self._log.error("upgrade failed, this version goes on", version=__version__, error=str(error))
             self._parts.notifier.ready(summary(self._parts.engine.snapshot))
-            self._parts.inbox.post(Noticed(""))     # a turn of the engine, whose deadlines may be others by now
+            self._parts.inbox.post(Noticed(""))  # a turn of the engine, whose deadlines may be others by now
             return [f"{self._argv[0]} cannot be executed: {error.strerror}"]
 
     async def _asked(self) -> tuple[str, list[str]]:
@@ -67,7 +77,9 @@ class Upgrade:
             os.close(document)
         if done.returncode == 0:
             return done.stdout.strip(), []
-        said = done.stderr.strip().splitlines() or [f"the new program ended with code {done.returncode} and said nothing"]
+        said = done.stderr.strip().splitlines() or [
+            f"the new program ended with code {done.returncode} and said nothing"
+        ]
         return "", said[-1:] if any(line.startswith("Traceback ") for line in said) else said
 
     async def _at_rest(self) -> None:
@@ -83,10 +95,10 @@ class Upgrade:
         handover = self._handover()
         document = written(handover)
         environment = {**os.environ, **self._parts.notifier.environment, GIVEN: str(document)}
-        self._parts.notifier.watchdog()         # the new program has all of the time that a look at us may take
+        self._parts.notifier.watchdog()  # the new program has all of the time that a look at us may take
         with _inheritable(document, *handover.descriptors()), _blocked():
             try:
-                os.execve(self._argv[0], self._argv, environment)       # noqa: S606 - the program that we are
+                os.execve(self._argv[0], self._argv, environment)  # noqa: S606 - the program that we are
             finally:
                 os.close(document)
 
@@ -94,17 +106,31 @@ class Upgrade:
         parts, config = self._parts, self._config.facilitator
         records = parts.engine.records(self._config.tunnels)
         return HandoverDocument(
-            version=__version__, upgrades=parts.identity.upgrades, runtime_dir=str(config.runtime_dir),
-            state_dir=str(config.state_dir), lock=self._lock, listening=parts.servers.descriptors(),
-            tunnels={name: parts.memory.stored(name, record) for name, record in records.items() if record is not None},
+            version=__version__,
+            upgrades=parts.identity.upgrades,
+            runtime_dir=str(config.runtime_dir),
+            state_dir=str(config.state_dir),
+            lock=self._lock,
+            listening=parts.servers.descriptors(),
+            tunnels={
+                name: parts.memory.stored(name, record)
+                for name, record in records.items()
+                if record is not None
+            },
             kept=parts.runner.kept,
         )
 
 
 def _ask(argv: Sequence[str], document: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        argv, env={**os.environ, CHECKED: str(document)}, pass_fds=(document,), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=ASKED_WITHIN, check=False,
+        argv,
+        env={**os.environ, CHECKED: str(document)},
+        pass_fds=(document,),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=ASKED_WITHIN,
+        check=False,
     )
 
 

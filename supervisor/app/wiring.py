@@ -1,4 +1,6 @@
-"""Builds everything that one run of the daemon consists of. Nothing runs yet; nothing is looked up again later."""
+"""Builds everything that one run of the daemon consists of. Nothing runs yet; nothing is looked up again
+later.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,8 @@ from supervisor.reports.paging.routing import Paging
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
-_LAST_LINES = 20        # of a client, in an incident
-_SETTLED_WITHIN = 2.0   # seconds for the kernel to follow; a client is ended at any rate
+_LAST_LINES = 20  # of a client, in an incident
+_SETTLED_WITHIN = 2.0  # seconds for the kernel to follow; a client is ended at any rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,17 @@ class Parts:
 
 
 def build(
-    path: Path, kinds: Mapping[str, AnyKind], config: Config, secrets: Secrets, notifier: Notifier, log_dropped: Callable[[], int],
+    path: Path,
+    kinds: Mapping[str, AnyKind],
+    config: Config,
+    secrets: Secrets,
+    notifier: Notifier,
+    log_dropped: Callable[[], int],
     given: HandoverDocument | None = None,
 ) -> Parts:
-    """The parts for the configuration that was read from `path`; `given`: what the program before us in this process has left."""
+    """The parts for the configuration that was read from `path`; `given`: what the program before us in
+    this process has left.
+    """
     identity = _identity(config, 0 if given is None else given.upgrades + 1)
     files = Files(path.resolve().parent, secrets.add)
     inbox = Inbox()
@@ -113,11 +122,18 @@ def build(
     codes = Codes(config.facilitator.state_dir / "codes.json")
 
     def lane(tunnel: str, seat: int) -> int | None:
-        return engine.lane(tunnel, seat)        # which is made later
+        return engine.lane(tunnel, seat)  # which is made later
 
     runner = Runner(
-        kinds, config.facilitator.runtime_dir, files.inputs, inbox.post, on_line=_client_said, codes=codes, lane_of=lane,
-        kept={} if given is None else given.kept, private=(*files.directories, config.facilitator.state_dir),
+        kinds,
+        config.facilitator.runtime_dir,
+        files.inputs,
+        inbox.post,
+        on_line=_client_said,
+        codes=codes,
+        lane_of=lane,
+        kept={} if given is None else given.kept,
+        private=(*files.directories, config.facilitator.state_dir),
     )
     hostwatch = HostWatch(lambda: engine, kinds, inbox.post)
     network = KernelNetwork(inbox.post, _note, changed=hostwatch.changed)
@@ -125,14 +141,25 @@ def build(
         Archive(config.facilitator.state_dir, __version__),
         HistorySources(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
     )
-    metrics = Metrics(__version__, identity.wall_offset, ScrapeSources(
-        link_bytes=LinkBytes(), carried=LaneMeter(lane), usage=runner.usage, audit=lambda: auditing.counts,
-        routes=lambda: network.achieved, repairs=lambda: network.repairs,
-        availability=history.ratios, history_usable=lambda: history.usable,
-        refused=lambda: refused_packets(engine.plan), pagerduty=lambda: alerter.status, log_dropped=log_dropped,
-        certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
-        internal_errors=lambda: faults.counts,
-    ))
+    metrics = Metrics(
+        __version__,
+        identity.wall_offset,
+        ScrapeSources(
+            link_bytes=LinkBytes(),
+            carried=LaneMeter(lane),
+            usage=runner.usage,
+            audit=lambda: auditing.counts,
+            routes=lambda: network.achieved,
+            repairs=lambda: network.repairs,
+            availability=history.ratios,
+            history_usable=lambda: history.usable,
+            refused=lambda: refused_packets(engine.plan),
+            pagerduty=lambda: alerter.status,
+            log_dropped=log_dropped,
+            certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
+            internal_errors=lambda: faults.counts,
+        ),
+    )
     hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
     alerter = Pagers(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
     chance = random.SystemRandom().random
@@ -142,27 +169,65 @@ def build(
     learned = Learned(config.facilitator.state_dir)
     recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.inputs, inbox.post, faults)
-    board = Board(BoardSources(
-        lambda: engine.snapshot, lambda: deaths.last, SessionMeter(lane), history, identity.wall_offset, secrets.mask,
-    ))
+    board = Board(
+        BoardSources(
+            lambda: engine.snapshot,
+            lambda: deaths.last,
+            SessionMeter(lane),
+            history,
+            identity.wall_offset,
+            secrets.mask,
+        )
+    )
     tls_renewal = TlsRenewal(inbox.post)
-    held, watcher = StoppedTunnels(config.facilitator.state_dir), InputWatcher(_all(inbox.post, certificates.changed))    # neither raises
+    held, watcher = (
+        StoppedTunnels(config.facilitator.state_dir),
+        InputWatcher(_all(inbox.post, certificates.changed)),
+    )  # neither raises
     servers = Servers({} if given is None else given.listening)
-    present = Present(boot_id(), lambda tunnel: engine.tunnel(tunnel), watcher.digest)      # noqa: PLW0108 - the engine is made later
+    present = Present(boot_id(), lambda tunnel: engine.tunnel(tunnel), watcher.digest)  # noqa: PLW0108 - the engine is made later
     memory = MemoryFiles(config.facilitator.runtime_dir, present)
     flows = FlowWatch(inbox.post, network.settled, _note, faults.contained)
-    runs, watchers = AfterNetwork(runner, network.released, faults), (certificates, tls_renewal, auditing, hostwatch)
+    runs, watchers = (
+        AfterNetwork(runner, network.released, faults),
+        (certificates, tls_renewal, auditing, hostwatch),
+    )
     outputs = Outputs(runs, network, prober, flows, (alerter, history, board), recorders, watchers, (memory,))
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
     return Parts(
-        identity, kinds, faults, files, held, learned, certificates, inbox, runner, watcher, network, prober, flows, metrics, deaths,
-        history, alerter, auditing, engine, memory, servers, tls_renewal, board, hostwatch, notifier,
+        identity,
+        kinds,
+        faults,
+        files,
+        held,
+        learned,
+        certificates,
+        inbox,
+        runner,
+        watcher,
+        network,
+        prober,
+        flows,
+        metrics,
+        deaths,
+        history,
+        alerter,
+        auditing,
+        engine,
+        memory,
+        servers,
+        tls_renewal,
+        board,
+        hostwatch,
+        notifier,
     )
 
 
 def _identity(config: Config, upgrades: int) -> DaemonIdentity:
     name = config.facilitator.name or socket.gethostname()
-    return DaemonIdentity(name, __version__, os.getpid(), time.time(), time.time() - time.monotonic(), upgrades)
+    return DaemonIdentity(
+        name, __version__, os.getpid(), time.time(), time.time() - time.monotonic(), upgrades
+    )
 
 
 def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -185,18 +250,29 @@ def scope(identity: DaemonIdentity, config: Config) -> Scope:
     """What all tunnels have in common."""
     drain = config.drain
     return Scope(
-        identity.facilitator, config.staff.networks, config.staff.segments, drain.timeout, drain.idle, config.audit is not None
+        identity.facilitator,
+        config.staff.networks,
+        config.staff.segments,
+        drain.timeout,
+        drain.idle,
+        config.audit is not None,
     )
 
 
-def first_plan(config: Config, kinds: Mapping[str, AnyKind], memory: PreviousRun | None = None) -> NetworkPlan:
-    """What the kernel should hold for this configuration before anything was started: what still runs stays as it was."""
+def first_plan(
+    config: Config, kinds: Mapping[str, AnyKind], memory: PreviousRun | None = None
+) -> NetworkPlan:
+    """What the kernel should hold for this configuration before anything was started: what still runs
+    stays as it was.
+    """
     tunnels, known = config.tunnels, memory or PreviousRun()
     snapshot = found(tunnels, known, time.monotonic())
     lanes = assign_lanes(list(tunnels), known.lanes)
     carriers = choose(recalled(list(tunnels.values()), known.carries), snapshot)[0]
     staff, accounting = config.staff, config.audit is not None
-    return desired(staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, staff.segments, accounting)
+    return desired(
+        staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, staff.segments, accounting
+    )
 
 
 def paging(identity: DaemonIdentity, config: Config) -> Paging:
@@ -211,20 +287,26 @@ def paging(identity: DaemonIdentity, config: Config) -> Paging:
 
 def summary(snapshot: Snapshot) -> str:
     """One line about all tunnels."""
-    known = f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
+    known = (
+        f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
+    )
     if left := waits_for(snapshot):
         return f"{known}, draining: {left}, silent for at most {silence(snapshot)}"
     return f"{known}, draining" if snapshot.draining else known
 
 
 class AfterNetwork:
-    """The runner that ends a client only when the kernel carries out the latest plan: its traffic goes elsewhere first, if it can."""
+    """The runner that ends a client only when the kernel carries out the latest plan: its traffic goes
+    elsewhere first, if it can.
+    """
 
     def __init__(self, runner: Runner, settled: Callable[[str], Awaitable[None]], faults: Faults) -> None:
         self._runner, self._settled, self._faults = runner, settled, faults
         self._waiting: set[asyncio.Task[None]] = set()
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
+    def spawn(
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+    ) -> None:
         """At once."""
         self._runner.spawn(tunnel, session, resume, remote, seat)
 
@@ -271,7 +353,9 @@ def _client_said(tunnel: str, text: str) -> None:
 
 def log_fault(part: str, place: str, error: BaseException) -> None:
     """One line about a fault of the daemon itself."""
-    structlog.get_logger().error("internal error: a part has failed, the others go on", part=part, at=place, error=repr(error))
+    structlog.get_logger().error(
+        "internal error: a part has failed, the others go on", part=part, at=place, error=repr(error)
+    )
 
 
 def _note(text: str, details: Mapping[str, Any]) -> None:

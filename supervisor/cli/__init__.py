@@ -16,13 +16,17 @@ _ALONE = ("doctor", "why", "history", "audit", "alerts", "upgrade")
 
 
 class _OnDemand(UserDict[str, Any]):
-    """Commands by their names; the module of one is loaded when the command is wanted, so that `run` does not wait for the others."""
+    """Commands by their names; the module of one is loaded when the command is wanted, so that `run` does
+    not wait for the others.
+    """
 
     def __getitem__(self, name: str) -> Any:
         return getattr(import_module(f"{__name__}.{self.data[name]}"), name)
 
 
-_COMMANDS = _OnDemand(dict.fromkeys(_HOST, "host") | dict.fromkeys(_TUNNELS, "tunnels") | {name: name for name in _ALONE})
+_COMMANDS = _OnDemand(
+    dict.fromkeys(_HOST, "host") | dict.fromkeys(_TUNNELS, "tunnels") | {name: name for name in _ALONE}
+)
 
 
 @click.group(commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,7 +13,7 @@ from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import Exit
 
-_TEST_WITHIN = 90       # seconds that the receivers may take, one after the other
+_TEST_WITHIN = 90  # seconds that the receivers may take, one after the other
 
 
 @click.command()
@@ -23,7 +23,8 @@ _TEST_WITHIN = 90       # seconds that the receivers may take, one after the oth
 def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Show the open incidents, the messages that wait to be sent, and what went wrong last.
 
-    With --test an incident of severity "info" is opened and resolved at every receiver; exit code 1: one of them did not take it.
+    With --test an incident of severity "info" is opened and resolved at every receiver; exit code 1: one of
+    them did not take it.
 
     \b
     Example: facilitator alerts --test
@@ -53,12 +54,17 @@ def _told(document: dict[str, Any]) -> Iterator[str]:
     if not document["receivers"]:
         yield "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured"
     for receiver in document["receivers"]:
-        yield f"{receiver['name']}  {len(receiver['incidents'])} open, {receiver['pending']} waiting to be sent"
+        yield (
+            f"{receiver['name']}  {len(receiver['incidents'])} open, {receiver['pending']} waiting to be sent"
+        )
         yield from _problems(receiver)
         for incident in receiver["incidents"]:
             yield f"  {incident['since']}  {incident['name']}  {_standing(incident)}"
         for letter in receiver["refused"]:
-            yield f"  refused for good at {letter['at']}: {letter['action']} of {letter['dedup_key']}: {letter['error']}"
+            yield (
+                f"  refused for good at {letter['at']}: {letter['action']} of {letter['dedup_key']}: "
+                f"{letter['error']}"
+            )
 
 
 def _problems(receiver: dict[str, Any]) -> Iterator[str]:

@@ -17,9 +17,18 @@ from supervisor.core.humanize import size
 @click.argument("tunnel", callback=tunnel_name, required=False)
 @click.option("--from", "source", metavar="ADDRESS", help="Of this address of staff only.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-@click.option("-n", "--lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="How many of the largest.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, 10_000),
+    default=20,
+    show_default=True,
+    help="How many of the largest.",
+)
 @socket_option
-def audit(tunnel: str | None, source: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None) -> None:
+def audit(
+    tunnel: str | None, source: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None
+) -> None:
     """Show who used which tunnel the most, by the bytes of connections that are over, since this audit began.
 
     Each single connection stands in the file that is named here, one JSON object a line.
@@ -38,10 +47,22 @@ def audit(tunnel: str | None, source: str | None, as_json: bool, lines: int, con
 
     say(_headline(document))
     place = screen()
-    place.print(Rows(("TUNNEL", "SOURCE", "FLOWS", "OPEN", "SENT", "RECEIVED"), (
-        (row["tunnel"], row["source"], str(row["flows"]), str(row["open"]), size(row["sent_bytes"]), size(row["received_bytes"]))
-        for row in document["totals"]
-    )).shown(place.width))
+    place.print(
+        Rows(
+            ("TUNNEL", "SOURCE", "FLOWS", "OPEN", "SENT", "RECEIVED"),
+            (
+                (
+                    row["tunnel"],
+                    row["source"],
+                    str(row["flows"]),
+                    str(row["open"]),
+                    size(row["sent_bytes"]),
+                    size(row["received_bytes"]),
+                )
+                for row in document["totals"]
+            ),
+        ).shown(place.width)
+    )
 
 
 def _headline(document: dict[str, Any]) -> str:

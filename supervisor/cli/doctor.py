@@ -51,4 +51,9 @@ def doctor(config: Path, as_json: bool) -> None:
 
 
 def _document(finding: Finding) -> dict[str, str]:
-    return {"severity": finding.severity.value, "subject": finding.subject, "text": finding.text, "remedy": finding.remedy}
+    return {
+        "severity": finding.severity.value,
+        "subject": finding.subject,
+        "text": finding.text,
+        "remedy": finding.remedy,
+    }

@@ -11,9 +11,14 @@ from rich.text import Text
 from supervisor.cli.console import screen
 from supervisor.core.preflight import Finding, Severity
 
-_COLOURS = {Severity.OK: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
-_INDENT = 10        # columns before a remedy
-_WIDE = 10_000      # columns where nobody looks at a terminal: one line for each finding
+_COLOURS = {
+    Severity.OK: "green",
+    Severity.INFO: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.PROBLEM: "bold red",
+}
+_INDENT = 10  # columns before a remedy
+_WIDE = 10_000  # columns where nobody looks at a terminal: one line for each finding
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -14,13 +14,21 @@ from supervisor.cli.output import say_json
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole record as JSON.")
-@click.option("-n", "--lines", type=click.IntRange(0, 10_000), default=20, show_default=True, help="How many rows of each kind.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, 10_000),
+    default=20,
+    show_default=True,
+    help="How many rows of each kind.",
+)
 @socket_option
 def history(tunnel: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None) -> None:
-    """Show how available every tunnel was, its sessions, and the incidents; of one TUNNEL, what happened to it too.
+    """Show how available every tunnel was, its sessions, and the incidents; of one TUNNEL, what happened
+    to it too.
 
-    Availability is the part of the time in which a tunnel was wanted that it was proven to work. Time in which an operator had
-    stopped it counts nowhere; time in which no daemon ran counts against it.
+    Availability is the part of the time in which a tunnel was wanted that it was proven to work. Time in
+    which an operator had stopped it counts nowhere; time in which no daemon ran counts against it.
 
     \b
     Example: facilitator history acme-dc

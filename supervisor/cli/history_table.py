@@ -14,20 +14,39 @@ from supervisor.cli.console import screen
 from supervisor.core.humanize import lasting, size
 
 _LOOKS: Mapping[str, tuple[str, str]] = {
-    "up": ("█", "green"), "degraded": ("▓", "yellow"), "down": ("▁", "red"), "unwatched": ("?", "magenta"), "stopped": ("·", "dim"),
+    "up": ("█", "green"),
+    "degraded": ("▓", "yellow"),
+    "down": ("▁", "red"),
+    "unwatched": ("?", "magenta"),
+    "stopped": ("·", "dim"),
 }
 _NONE = "-"
 
-_FOLDED_WIDTH = 18          # characters that the last column needs to be readable
+_FOLDED_WIDTH = 18  # characters that the last column needs to be readable
 _FIRST_TO_GO = (
-    "ID", "LAST DAY", "DEVICE", "DEGRADED", "UNWATCHED", "STOPPED", "UP", "MTBF", "ADDRESS", "SEVERITY", "HEALTH", "1h", "7d", "BY HAND",
+    "ID",
+    "LAST DAY",
+    "DEVICE",
+    "DEGRADED",
+    "UNWATCHED",
+    "STOPPED",
+    "UP",
+    "MTBF",
+    "ADDRESS",
+    "SEVERITY",
+    "HEALTH",
+    "1h",
+    "7d",
+    "BY HAND",
 )
 
 Document = Mapping[str, Any]
 
 
 class Rows:
-    """A table that leaves out columns where the terminal is narrow. Words that look like markup stay words."""
+    """A table that leaves out columns where the terminal is narrow. Words that look like markup stay
+    words.
+    """
 
     def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
         self._columns = columns
@@ -39,13 +58,18 @@ class Rows:
         places = self._fitting(width)
         for place in places:
             last = place == places[-1]
-            table.add_column(self._columns[place], no_wrap=not last, overflow="fold", min_width=len(self._columns[place]))
+            table.add_column(
+                self._columns[place], no_wrap=not last, overflow="fold", min_width=len(self._columns[place])
+            )
         for row in self._rows:
             table.add_row(*(row[place] for place in places))
         return table
 
     def _fitting(self, width: int) -> list[int]:
-        needs = [max([len(column), *(row[place].cell_len for row in self._rows)]) for place, column in enumerate(self._columns)]
+        needs = [
+            max([len(column), *(row[place].cell_len for row in self._rows)])
+            for place, column in enumerate(self._columns)
+        ]
         needs[-1] = min(needs[-1], _FOLDED_WIDTH)
         places = list(range(len(self._columns)))
         for column in _FIRST_TO_GO:
@@ -64,11 +88,18 @@ def print_history(document: Document, tunnel: str | None) -> None:
 
 
 def history_view(document: Document, tunnel: str | None, width: int) -> Group:
-    """Headline, availability, sessions, incidents and, of one tunnel, its transitions, for a terminal of this many columns."""
-    parts: list[Part] = [Text(f"{document['facilitator']}  availability, of the time in which a tunnel was wanted", "bold")]
+    """Headline, availability, sessions, incidents and, of one tunnel, its transitions, for a terminal of
+    this many columns.
+    """
+    parts: list[Part] = [
+        Text(f"{document['facilitator']}  availability, of the time in which a tunnel was wanted", "bold")
+    ]
     if document["problem"]:
         parts.append(Text(document["problem"], "red"))
-    parts += [Text(), *([_overview(document["tunnels"])] if tunnel is None else _windows(document["tunnels"][0]))]
+    parts += [
+        Text(),
+        *([_overview(document["tunnels"])] if tunnel is None else _windows(document["tunnels"][0])),
+    ]
     parts += _section("sessions", document["sessions"], _sessions)
     parts += _section("incidents", document["incidents"], _incidents)
     if tunnel is not None:
@@ -81,7 +112,8 @@ def percent(ratio: float | None) -> str:
     return _NONE if ratio is None else f"{math.floor(ratio * 1e5) / 1e3:g} %"
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------------
+# --- numbers
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _overview(tunnels: Sequence[Document]) -> Rows:
@@ -90,23 +122,47 @@ def _overview(tunnels: Sequence[Document]) -> Rows:
     for entry in tunnels:
         known = entry["availability"]
         longest: Document = known[windows[-1]] if known else {}
-        rows.append((
-            entry["name"], *(percent(known.get(window, {}).get("ratio")) for window in windows), _strip(entry["last_day"]),
-            *_failures(longest), _deaths(longest),
-        ))
+        rows.append(
+            (
+                entry["name"],
+                *(percent(known.get(window, {}).get("ratio")) for window in windows),
+                _strip(entry["last_day"]),
+                *_failures(longest),
+                _deaths(longest),
+            )
+        )
     last = windows[-1] if windows else ""
-    return Rows(("TUNNEL", *windows, "LAST DAY", f"FAILURES {last}".strip(), "BY HAND", "MTTR", "MTBF", "DEATHS"), rows)
+    return Rows(
+        ("TUNNEL", *windows, "LAST DAY", f"FAILURES {last}".strip(), "BY HAND", "MTTR", "MTBF", "DEATHS"),
+        rows,
+    )
 
 
 def _windows(entry: Document) -> Iterator[Part]:
     rows = (
         (
-            window, percent(it["ratio"]), *(_span(it[f"{what}_seconds"]) for what in ("up", "degraded", "down", "unwatched", "stopped")),
-            *_failures(it), _deaths(it),
+            window,
+            percent(it["ratio"]),
+            *(_span(it[f"{what}_seconds"]) for what in ("up", "degraded", "down", "unwatched", "stopped")),
+            *_failures(it),
+            _deaths(it),
         )
         for window, it in entry["availability"].items()
     )
-    columns = ("LAST", "AVAILABLE", "UP", "DEGRADED", "DOWN", "UNWATCHED", "STOPPED", "FAILURES", "BY HAND", "MTTR", "MTBF", "DEATHS")
+    columns = (
+        "LAST",
+        "AVAILABLE",
+        "UP",
+        "DEGRADED",
+        "DOWN",
+        "UNWATCHED",
+        "STOPPED",
+        "FAILURES",
+        "BY HAND",
+        "MTTR",
+        "MTBF",
+        "DEATHS",
+    )
     yield Text(f"{entry['name']}  {entry['kind'] or 'not configured any more'}")
     yield Rows(columns, rows)
     yield Text()
@@ -121,7 +177,10 @@ def _failures(it: Document) -> tuple[str, ...]:
 
 def _deaths(it: Document) -> str:
     counts = {reason: count for reasons in it.get("deaths", {}).values() for reason, count in reasons.items()}
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])) or _NONE
+    return (
+        ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]))
+        or _NONE
+    )
 
 
 def _strip(parts: Sequence[str | None]) -> Text:
@@ -132,32 +191,81 @@ def _strip(parts: Sequence[str | None]) -> Text:
     return strip
 
 
-# --- what happened -----------------------------------------------------------------------------------------------------------
+# --- what happened
+# ----------------------------------------------------------------------------------------------------------
 
 
-def _section(title: str, rows: Sequence[Document], table: Callable[[Sequence[Document]], Rows]) -> Sequence[Part]:
+def _section(
+    title: str, rows: Sequence[Document], table: Callable[[Sequence[Document]], Rows]
+) -> Sequence[Part]:
     return (Text(), Text(title, "bold"), table(rows)) if rows else ()
 
 
 def _sessions(rows: Sequence[Document]) -> Rows:
-    columns = ("STARTED", "TUNNEL", "ID", "DEVICE", "ADDRESS", "LASTED", "FLOWS", "RECEIVED", "SENT", "ENDED BY")
-    return Rows(columns, ((
-        row["started"], row["tunnel"], row["id"][:8] or _NONE, row["device"] or _port(row), row["address"] or _NONE,
-        _span(row["lasted"]) if row["ended"] else "runs", _NONE if row["flows"] is None else str(row["flows"]),
-        _bytes(row["received"]), _bytes(row["sent"]), _told(row),
-    ) for row in rows))
+    columns = (
+        "STARTED",
+        "TUNNEL",
+        "ID",
+        "DEVICE",
+        "ADDRESS",
+        "LASTED",
+        "FLOWS",
+        "RECEIVED",
+        "SENT",
+        "ENDED BY",
+    )
+    return Rows(
+        columns,
+        (
+            (
+                row["started"],
+                row["tunnel"],
+                row["id"][:8] or _NONE,
+                row["device"] or _port(row),
+                row["address"] or _NONE,
+                _span(row["lasted"]) if row["ended"] else "runs",
+                _NONE if row["flows"] is None else str(row["flows"]),
+                _bytes(row["received"]),
+                _bytes(row["sent"]),
+                _told(row),
+            )
+            for row in rows
+        ),
+    )
 
 
 def _incidents(rows: Sequence[Document]) -> Rows:
-    return Rows(("OPENED", "CLOSED", "ABOUT", "SEVERITY", "TEXT"), (
-        (row["opened"], row["closed"] or Text("open", "red"), row["name"], row["severity"], row["summary"]) for row in rows
-    ))
+    return Rows(
+        ("OPENED", "CLOSED", "ABOUT", "SEVERITY", "TEXT"),
+        (
+            (
+                row["opened"],
+                row["closed"] or Text("open", "red"),
+                row["name"],
+                row["severity"],
+                row["summary"],
+            )
+            for row in rows
+        ),
+    )
 
 
 def _events(rows: Sequence[Document]) -> Rows:
-    return Rows(("AT", "FROM", "TO", "HEALTH", "AFTER", "TRIES", "WHY"), (
-        (row["at"], row["before"], row["after"], row["health"], _span(row["lasted"]), row["rung"] or _NONE, _told(row)) for row in rows
-    ))
+    return Rows(
+        ("AT", "FROM", "TO", "HEALTH", "AFTER", "TRIES", "WHY"),
+        (
+            (
+                row["at"],
+                row["before"],
+                row["after"],
+                row["health"],
+                _span(row["lasted"]),
+                row["rung"] or _NONE,
+                _told(row),
+            )
+            for row in rows
+        ),
+    )
 
 
 def _told(row: Document) -> str:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def run(config: Path) -> None:
     """Run the daemon in the foreground.
 
-    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it when nothing is
-    under way any more (see `facilitator drain`), a second one within seconds. SIGHUP reloads the configuration.
+    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it when nothing is under way any
+    more (see `facilitator drain`), a second one within seconds. SIGHUP reloads the configuration.
 
     \b
     Example: facilitator run -c /etc/facilitator/config.yaml
@@ -37,10 +37,13 @@ def run(config: Path) -> None:
 
 
 @click.command()
-@click.option("--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files.")
+@click.option(
+    "--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files."
+)
 @config_option
 def check(config: Path, no_files: bool) -> None:
-    """Validate the configuration: every mistake in one run, each with line and column. Needs no rights, touches nothing.
+    """Validate the configuration: every mistake in one run, each with line and column. Needs no rights,
+    touches nothing.
 
     Reads the customers' files too, as far as it may, and lists each further file that one of them names.
 
@@ -51,7 +54,11 @@ def check(config: Path, no_files: bool) -> None:
 
     valid = _load(config)
     remarks = [] if no_files else _files(config, valid)
-    for warning in (*valid.warnings, *_missing(valid), *(each.text for each in remarks if each.weight is Weight.WARNING)):
+    for warning in (
+        *valid.warnings,
+        *_missing(valid),
+        *(each.text for each in remarks if each.weight is Weight.WARNING),
+    ):
         say(str(warning), err=True)
     for remark in remarks:
         if remark.weight is Weight.READS:
@@ -75,13 +82,20 @@ def _files(path: Path, config: Config) -> list[Remark]:
 
 
 def _missing(config: Config) -> list[str]:
-    """What the tunnels need of a host and this one does not have; it may be another one that will run them."""
+    """What the tunnels need of a host and this one does not have; it may be another one that will run
+    them.
+    """
     from tunnels.registry import KINDS
 
-    needs = [(name, tunnel.kind, need) for name, tunnel in config.tunnels.items() for need in KINDS[tunnel.kind].needs]
+    needs = [
+        (name, tunnel.kind, need)
+        for name, tunnel in config.tunnels.items()
+        for need in KINDS[tunnel.kind].needs
+    ]
     return [
         f"tunnels.{name}: {kind} needs {need.path}, which this host does not have; {need.otherwise}"
-        for name, kind, need in needs if not Path(need.path).exists()
+        for name, kind, need in needs
+        if not Path(need.path).exists()
     ]
 
 
@@ -106,7 +120,11 @@ def plan(config: Path, socket_path: Path | None) -> None:
 
 @click.command()
 @config_option
-@click.option("--on-exit", is_flag=True, help="What an orderly end would have done: with `on_exit: keep` the destinations stay closed.")
+@click.option(
+    "--on-exit",
+    is_flag=True,
+    help="What an orderly end would have done: with `on_exit: keep` the destinations stay closed.",
+)
 def cleanup(config: Path, on_exit: bool) -> None:
     """Remove every route, rule, table, device and process that is ours. The daemon must not be running.
 

@@ -24,7 +24,10 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 def tunnel_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """A tunnel's name, as it may stand under `tunnels:`; anything else is wrong usage."""
     if value is not None and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
-        raise click.BadParameter(f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a letter first")
+        raise click.BadParameter(
+            f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a "
+            f"letter first"
+        )
     return value
 
 
@@ -38,7 +41,11 @@ def config_option(command: AnyFunction) -> AnyFunction:
     """`-c FILE`, on every command."""
     default = os.environ.get("FACILITATOR_CONFIG") or "/etc/facilitator/config.yaml"
     return click.option(
-        "-c", "--config", type=click.Path(path_type=Path), default=Path(default), show_default=True,
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        default=Path(default),
+        show_default=True,
         help="The configuration file; $FACILITATOR_CONFIG names another default.",
     )(command)
 
@@ -66,7 +73,9 @@ def refused(error: Refused) -> NoReturn:
 
 
 def runtime_dir(config: Path) -> Path:
-    """The runtime directory that the file names, else the default. Lenient: the daemon may run with an older, valid file."""
+    """The runtime directory that the file names, else the default. Lenient: the daemon may run with an
+    older, valid file.
+    """
     import yaml
 
     try:

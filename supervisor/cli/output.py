@@ -1,6 +1,7 @@
 """All that a command prints: cleaned here, whoever has written it.
 
-The daemon may be another version, and the configuration, a customer's file or this host may hold anything. Only colours of our own pass.
+The daemon may be another version, and the configuration, a customer's file or this host may hold anything.
+Only colours of our own pass.
 """
 
 from __future__ import annotations

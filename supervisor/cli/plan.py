@@ -1,4 +1,6 @@
-"""The plan as a person wants to see it: what is wanted, grouped by what it is, and the difference at the end, where the eye is."""
+"""The plan as a person wants to see it: what is wanted, grouped by what it is, and the difference at the
+end, where the eye is.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def _plan_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     changes: Sequence[str] = answer["changes"]
     lanes: Mapping[str, str] = answer.get("lanes", {})
     yield from (
-        *_group("lanes: packet mark, connection mark and routing table", (f"{number} {name}" for number, name in lanes.items())),
+        *_group(
+            "lanes: packet mark, connection mark and routing table",
+            (f"{number} {name}" for number, name in lanes.items()),
+        ),
         *_group("routes", sorted(_of(wanted, "route"), key=_table)),
         *_group("policy rules", map(_rule, _of(wanted, "rule"))),
         *(f"{line}\n" for line in wanted if line.startswith("table ")),
@@ -59,6 +64,9 @@ def _difference(changes: Sequence[str]) -> Iterator[str]:
     if not changes:
         yield "the kernel holds exactly this: nothing to change"
         return
-    counts = {"add": sum(line.startswith("+") for line in changes), "remove": sum(line.startswith("-") for line in changes)}
+    counts = {
+        "add": sum(line.startswith("+") for line in changes),
+        "remove": sum(line.startswith("-") for line in changes),
+    }
     yield f"to change: {', '.join(f'{count} to {verb}' for verb, count in counts.items() if count)}"
     yield from (paint(f"  {line}", _COLOURS.get(line[:1])) for line in changes)

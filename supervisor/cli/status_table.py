@@ -13,13 +13,20 @@ from supervisor.cli.console import screen
 from supervisor.core.humanize import lasting
 from supervisor.core.views.drain_text import flows_left
 
-_COLOURS = {"up": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "stopped": "dim", "failed": "red"}
+_COLOURS = {
+    "up": "green",
+    "starting": "yellow",
+    "backoff": "yellow",
+    "stopping": "yellow",
+    "stopped": "dim",
+    "failed": "red",
+}
 _HEALTHS = {"healthy": "green", "degraded": "yellow"}
 _COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
 _WIDE = 200
 _FOLDED = ("CARRIES", "WHY")
-_FOLDED_WIDTH = 18      # characters that a folded column needs to be readable
-_FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")     # where the terminal is narrow
+_FOLDED_WIDTH = 18  # characters that a folded column needs to be readable
+_FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")  # where the terminal is narrow
 
 
 def print_status(document: dict[str, Any]) -> None:
@@ -32,7 +39,10 @@ def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
     """A headline and one row per tunnel, for a terminal of this many columns."""
     tunnels = document["tunnels"]
     up = sum(1 for entry in tunnels if entry["phase"] == "up" and entry["health"] != "unhealthy")
-    headline = Text(f"{document['facilitator']}  {up} of {len(tunnels)} tunnels up, running for {age(document['started'])}")
+    headline = Text(
+        f"{document['facilitator']}  {up} of {len(tunnels)} tunnels up, running for "
+        f"{age(document['started'])}"
+    )
     if document["draining"]:
         headline.append("  draining", "yellow")
     rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in tunnels]
@@ -47,7 +57,9 @@ def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
 
 
 def _condition(each: dict[str, Any]) -> Text:
-    return Text(f"{each['name']}: {each['text']}", "yellow" if each["severity"] in ("warning", "info") else "red")
+    return Text(
+        f"{each['name']}: {each['text']}", "yellow" if each["severity"] in ("warning", "info") else "red"
+    )
 
 
 def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:
@@ -86,8 +98,12 @@ def _state(entry: dict[str, Any]) -> Text:
         health = "degraded"
     colour = _COLOURS.get(phase, "") if not known else _HEALTHS.get(health, "red")
     other = entry.get("other_session") or {}
-    beside = {"coming": ", next session starts", "leaving": ", last session drains"}.get(other.get("role", ""), "")
-    return Text(f"{phase}, {health}" if known else phase, colour).append(", draining" if entry["drain"] else beside, "yellow")
+    beside = {"coming": ", next session starts", "leaving": ", last session drains"}.get(
+        other.get("role", ""), ""
+    )
+    return Text(f"{phase}, {health}" if known else phase, colour).append(
+        ", draining" if entry["drain"] else beside, "yellow"
+    )
 
 
 def _why(entry: dict[str, Any]) -> str:
@@ -99,7 +115,10 @@ def _why(entry: dict[str, Any]) -> str:
     if entry["phase"] == "up" and entry["health"] != "unhealthy":
         return str(entry.get("degraded") or entry["reason"])
     dead = f"{entry['leg']} dead: " if entry.get("leg") else ""
-    parts = [dead + (entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"])]
+    parts = [
+        dead
+        + (entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"])
+    ]
     if entry["next_attempt"] is not None:
         left = (_moment(entry["next_attempt"]) - datetime.now(UTC)).total_seconds()
         parts.append(f"next attempt in {max(0.0, left):.0f} s")

@@ -14,7 +14,7 @@ from supervisor.cli.output import prompt, say, say_json
 from supervisor.core.exits import Exit
 from supervisor.core.views.drain_text import flows_left
 
-_WAIT = 90      # seconds that start, stop and restart wait for what comes of it
+_WAIT = 90  # seconds that start, stop and restart wait for what comes of it
 
 
 @click.command()
@@ -54,7 +54,10 @@ def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
         return document
     chosen = [entry for entry in document["tunnels"] if entry["name"] == tunnel]
     if not chosen:
-        fail(Exit.FAILED, f"no such tunnel: {tunnel}; there are: {', '.join(e['name'] for e in document['tunnels'])}")
+        fail(
+            Exit.FAILED,
+            f"no such tunnel: {tunnel}; there are: {', '.join(e['name'] for e in document['tunnels'])}",
+        )
     return {**document, "tunnels": chosen}
 
 
@@ -66,18 +69,26 @@ def _watch(document: Any) -> None:
 
     place = screen()
     try:
-        with Live(status_view(document(), place.width), console=place, auto_refresh=False, screen=place.is_terminal) as live:
+        with Live(
+            status_view(document(), place.width), console=place, auto_refresh=False, screen=place.is_terminal
+        ) as live:
             while True:
-                time.sleep(1.0)     # the refresh rate for a person's eye
+                time.sleep(1.0)  # the refresh rate for a person's eye
                 live.update(status_view(document(), place.width), refresh=True)
     except KeyboardInterrupt:
         return
 
 
 def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
-    entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT}", _WAIT), config, socket_path)
+    entry = ask(
+        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT}", _WAIT),
+        config,
+        socket_path,
+    )
     if entry["asks"] is not None and verb != "stop":
-        fail(Exit.FAILED, f"{tunnel} asks: {entry['asks']['text']}; give it with: facilitator answer {tunnel}")
+        fail(
+            Exit.FAILED, f"{tunnel} asks: {entry['asks']['text']}; give it with: facilitator answer {tunnel}"
+        )
     _tell(entry, done)
 
 
@@ -87,7 +98,10 @@ def _tell(entry: dict[str, Any], done: tuple[str, ...]) -> None:
     if entry["phase"] in done:
         say(line)
         return
-    fail(Exit.FAILED, f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {entry['name']}")
+    fail(
+        Exit.FAILED,
+        f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {entry['name']}",
+    )
 
 
 @click.command()
@@ -104,13 +118,15 @@ def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
-@click.option("--drain", is_flag=True, help="Take nothing new, and end when the flows that are under way are over.")
+@click.option(
+    "--drain", is_flag=True, help="Take nothing new, and end when the flows that are under way are over."
+)
 @socket_option
 def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> None:
     """Take a tunnel down. It stays down, also over a restart of the daemon, until `start`.
 
-    With --drain new flows go to another tunnel that can carry them, or are refused; `status` shows how many are left. `start` takes it
-    back, `stop` without --drain ends it at once.
+    With --drain new flows go to another tunnel that can carry them, or are refused; `status` shows how many
+    are left. `start` takes it back, `stop` without --drain ends it at once.
 
     \b
     Example: facilitator stop acme-dc --drain
@@ -118,11 +134,18 @@ def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> No
     if not drain:
         _wish("stop", tunnel, config, socket_path, ("stopped",))
         return
-    entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT}", _WAIT), config, socket_path)
+    entry = ask(
+        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT}", _WAIT),
+        config,
+        socket_path,
+    )
     if entry["drain"] is None:
         _tell(entry, ("stopped",))
         return
-    say(f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at {entry['drain']['until']} at the latest")
+    say(
+        f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at "
+        f"{entry['drain']['until']} at the latest"
+    )
 
 
 @click.command()
@@ -136,8 +159,14 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator drain
     """
-    document = ask(lambda client: client.post(f"/api/v1/drain{'?now=1' if now else ''}", 30.0), config, socket_path)
-    left = [f"{entry['name']} {flows_left(entry['drain'])}" for entry in document["tunnels"] if entry["drain"] is not None]
+    document = ask(
+        lambda client: client.post(f"/api/v1/drain{'?now=1' if now else ''}", 30.0), config, socket_path
+    )
+    left = [
+        f"{entry['name']} {flows_left(entry['drain'])}"
+        for entry in document["tunnels"]
+        if entry["drain"] is not None
+    ]
     if now or not left:
         say("ending now")
         return
@@ -160,16 +189,23 @@ def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
 @click.argument("tunnel", callback=tunnel_name)
 @socket_option
 def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
-    """Give what the far side of a tunnel asks for, such as a one-time code; read from the terminal without echo, or from stdin.
+    """Give what the far side of a tunnel asks for, such as a one-time code; read from the terminal without
+    echo, or from stdin.
 
     \b
     Example: facilitator answer acme-dc
     """
-    question = ask(lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path)["text"]
+    question = ask(lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path)[
+        "text"
+    ]
     if question is None:
         fail(Exit.FAILED, f"{tunnel} asks nothing; see: facilitator status {tunnel}")
     text = prompt(f"{tunnel} asks: {question}") if sys.stdin.isatty() else sys.stdin.readline().strip()
-    entry = ask(lambda client: client.post(f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT}", _WAIT, text), config, socket_path)
+    entry = ask(
+        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT}", _WAIT, text),
+        config,
+        socket_path,
+    )
     if entry["asks"] is not None:
         fail(Exit.FAILED, f"{tunnel} asks again: {entry['asks']['text']}")
     _tell(entry, ("up",))
@@ -178,7 +214,14 @@ def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
 @click.option("-f", "--follow", is_flag=True, help="Go on with every further line.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=200, show_default=True, help="How many of the last lines; 200 are kept.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    help="How many of the last lines; 200 are kept.",
+)
 @socket_option
 def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path | None) -> None:
     """Show the client's own output, secrets masked.
@@ -188,7 +231,9 @@ def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path 
     """
 
     def show(client: Any) -> None:
-        for line in client.lines(f"/api/v1/tunnels/{tunnel}/logs?lines={lines}" + ("&follow=1" if follow else "")):
+        for line in client.lines(
+            f"/api/v1/tunnels/{tunnel}/logs?lines={lines}" + ("&follow=1" if follow else "")
+        ):
             say(line)
 
     try:

@@ -12,14 +12,15 @@ from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
 
-_ASKED_WITHIN = 75.0        # seconds for the daemon to have the new code looked at
-_BACK_WITHIN = 60.0         # seconds for the new code to answer
+_ASKED_WITHIN = 75.0  # seconds for the daemon to have the new code looked at
+_BACK_WITHIN = 60.0  # seconds for the new code to answer
 
 
 @click.command()
 @socket_option
 def upgrade(config: Path, socket_path: Path | None) -> None:
-    """Let the daemon go on with the code that is installed now, without dropping a tunnel. Waits until the new code answers.
+    """Let the daemon go on with the code that is installed now, without dropping a tunnel. Waits until the
+    new code answers.
 
     Where the new code cannot go on, the old one does, and says why.
 
@@ -40,14 +41,19 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
     except Refused as error:
         refused(error)
     if (after["pid"], after["upgrades"]) != (before["pid"], before["upgrades"] + 1):
-        fail(Exit.FAILED, f"the daemon was started anew (process {after['pid']}) instead of upgraded; see its log")
+        fail(
+            Exit.FAILED,
+            f"the daemon was started anew (process {after['pid']}) instead of upgraded; see its log",
+        )
     say(f"version {before['version']} -> {after['version']}, process {after['pid']} as before")
     for line in _kept(before, after):
         say(line)
 
 
 def _tried(client: ControlClient) -> list[str]:
-    """Why the daemon refuses. A daemon that changes its program cannot answer any more: the end of the connection is the success."""
+    """Why the daemon refuses. A daemon that changes its program cannot answer any more: the end of the
+    connection is the success.
+    """
     try:
         errors: list[str] = client.post("/api/v1/upgrade", _ASKED_WITHIN)["errors"]
     except Unreachable:
@@ -57,7 +63,10 @@ def _tried(client: ControlClient) -> list[str]:
 
 def _kept(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What became of each session, in a few lines."""
-    sessions = [{entry["name"]: entry["session"]["id"] for entry in each["tunnels"] if entry["session"]} for each in (before, after)]
+    sessions = [
+        {entry["name"]: entry["session"]["id"] for entry in each["tunnels"] if entry["session"]}
+        for each in (before, after)
+    ]
     kept = [name for name, id in sessions[0].items() if sessions[1].get(name) == id]
     lost = [name for name in sessions[0] if name not in kept]
     lines = [f"kept {len(kept)} of {len(sessions[0])} sessions"]

@@ -21,16 +21,22 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @click.command()
 @click.argument("address")
-@click.option("--from", "source", metavar="SOURCE", help="The sender: may it, and do answers find back to it.")
+@click.option(
+    "--from", "source", metavar="SOURCE", help="The sender: may it, and do answers find back to it."
+)
 @click.option("--port", metavar="N", help="The TCP port, where a tunnel lets only some in.")
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 @socket_option
-def why(address: str, source: str | None, port: str | None, as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Say what would become of a packet to ADDRESS now, and why: who may send it, which tunnel carries it, and what the kernel holds.
+def why(
+    address: str, source: str | None, port: str | None, as_json: bool, config: Path, socket_path: Path | None
+) -> None:
+    """Say what would become of a packet to ADDRESS now, and why: who may send it, which tunnel carries it,
+    and what the kernel holds.
 
     ADDRESS is what staff use, or the real one at the far side where the two differ.
 
-    Exit code 0: it is carried. 3: the tunnel that should carry it is not up. 1: nothing carries it, or something is in the way.
+    Exit code 0: it is carried. 3: the tunnel that should carry it is not up. 1: nothing carries it, or
+    something is in the way.
 
     \b
     Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443

@@ -1,6 +1,7 @@
 """Which clients of an earlier daemon still run, so that this one can go on with them.
 
-    journal -> living -> Found (pinned by a pidfd) -> Runner.adopt; everything else of an earlier daemon is ended (`clients.sweep`)
+journal -> living -> Found (pinned by a pidfd) -> Runner.adopt; everything else of an earlier daemon is ended
+(`clients.sweep`)
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from supervisor.clients.process_journal import JournalEntry
 
 @dataclass(frozen=True, slots=True)
 class FoundClient:
-    """A recorded client process that is that one and no later one with its pid. Whoever gets it closes `pidfd`."""
+    """A recorded client process that is that one and no later one with its pid. Whoever gets it closes
+    `pidfd`.
+    """
 
     entry: JournalEntry
     pidfd: int
-    child: bool         # ours: only then the kernel tells us how it ended for certain
+    child: bool  # ours: only then the kernel tells us how it ended for certain
 
 
 def living(entries: Iterable[JournalEntry]) -> list[FoundClient]:
-    """Those that can be gone on with. A child of ours that has ended is among them: its end is still to be heard of."""
+    """Those that can be gone on with. A child of ours that has ended is among them: its end is still to be
+    heard of.
+    """
     boot = processes.boot_id()
     found = (_pinned(entry, boot) for entry in entries)
     return [one for one in found if one is not None]

@@ -20,9 +20,20 @@ from supervisor.clients.output import Follower
 from supervisor.clients.reaper import ProcessTree
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
-from tunnels.base import AnyKind, Connected, Dialogue, Failed, Full, Keep, LineSource, Observation, Question, Say
+from tunnels.base import (
+    AnyKind,
+    Connected,
+    Dialogue,
+    Failed,
+    Full,
+    Keep,
+    LineSource,
+    Observation,
+    Question,
+    Say,
+)
 
-BATCH = 128         # lines that are logged at once
+BATCH = 128  # lines that are logged at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,35 +101,59 @@ class Desk:
     """What all clients of a runner share."""
 
     notices: Notices
-    turn: asyncio.Lock      # held while a follower works
+    turn: asyncio.Lock  # held while a follower works
 
 
 class Client:
-    """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while it goes on without us."""
+    """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while
+    it goes on without us.
+    """
 
     def __init__(
-        self, family: ProcessTree, id: str, voice: Voice, desk: Desk, directory: Path, offset: int | None, kind: AnyKind, pidfd: int
+        self,
+        family: ProcessTree,
+        id: str,
+        voice: Voice,
+        desk: Desk,
+        directory: Path,
+        offset: int | None,
+        kind: AnyKind,
+        pidfd: int,
     ) -> None:
-        """Takes `pidfd` over. `offset`: where its output begins; None: where an earlier daemon has stopped. OSError: it cannot be read."""
-        self.family, self.id, self.session, self.kind, self.place = family, id, voice.session, kind, directory.name
+        """Takes `pidfd` over. `offset`: where its output begins; None: where an earlier daemon has
+        stopped. OSError: it cannot be read.
+        """
+        self.family, self.id, self.session, self.kind, self.place = (
+            family,
+            id,
+            voice.session,
+            kind,
+            directory.name,
+        )
         self._voice, self._desk = voice, desk
         self.pidfd = pidfd
         self.reaped = False
         self._end: os.waitid_result | None = None
         try:
-            self._follower = Follower(directory, offset, desk.notices, desk.turn, self._take, voice.log, self._pause)
+            self._follower = Follower(
+                directory, offset, desk.notices, desk.turn, self._take, voice.log, self._pause
+            )
         except OSError:
             os.close(self.pidfd)
             raise
         self._management: Management | None = None
         self._notify: NotifySocket | None = None
-        self._suspicious = False        # a notification was ignored, which is said once
+        self._suspicious = False  # a notification was ignored, which is said once
 
     def attach(self, management: Path | None, key: str, notify: NotifySocket | None) -> None:
         """Talk to the management socket as soon as the client has made it, and hear its notifications."""
         if management is not None:
             self._management = Management(
-                management, self._desk.notices, lambda line: self.hear(LineSource.MANAGEMENT, line), self._voice.log, key
+                management,
+                self._desk.notices,
+                lambda line: self.hear(LineSource.MANAGEMENT, line),
+                self._voice.log,
+                key,
             )
         if notify is not None:
             self._notify = notify
@@ -130,7 +165,9 @@ class Client:
         ours = sender is not None and self.family.includes(sender)
         if not ours and not self.reaped and not self._suspicious:
             self._suspicious = True
-            self._voice.log.note(f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's")
+            self._voice.log.note(
+                f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's"
+            )
         return ours
 
     def hear(self, source: LineSource, line: str) -> None:
@@ -148,7 +185,9 @@ class Client:
                 self._management.send(say.line)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Signal the process group. Descendants are remembered: some may have left the group and must be found again at the end."""
+        """Signal the process group. Descendants are remembered: some may have left the group and must be
+        found again at the end.
+        """
         if not self.reaped:
             self.family.look()
             self._signal_group(number)
@@ -157,11 +196,13 @@ class Client:
         """Collect the ended main process. The rest of its group goes with it."""
         self._signal_group(signal.SIGKILL)
         self.reaped = True
-        with contextlib.suppress(ChildProcessError):        # it is another one's child
+        with contextlib.suppress(ChildProcessError):  # it is another one's child
             self._end = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
 
     def bury(self) -> tuple[int | None, int | None]:
-        """Its exit code, or the signal that ended it; of another one's child neither is known before that one has reaped it. Once."""
+        """Its exit code, or the signal that ended it; of another one's child neither is known before that
+        one has reaped it. Once.
+        """
         try:
             if self._end is not None:
                 number = self._end.si_status
@@ -171,7 +212,11 @@ class Client:
             os.close(self.pidfd)
         if status is None:
             return None, None
-        return (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.waitstatus_to_exitcode(status), None)
+        return (
+            (None, os.WTERMSIG(status))
+            if os.WIFSIGNALED(status)
+            else (os.waitstatus_to_exitcode(status), None)
+        )
 
     def wake(self) -> None:
         """An earlier daemon may have halted it for flooding us."""
@@ -185,14 +230,19 @@ class Client:
         """Hear out what the ended client has said, for about `within` seconds at most, and close."""
         if self._notify is not None:
             self._notify.drain()
-        await asyncio.gather(self._follower.drain(within), *([] if self._management is None else [self._management.drain(within)]))
+        await asyncio.gather(
+            self._follower.drain(within),
+            *([] if self._management is None else [self._management.drain(within)]),
+        )
         self._voice.log.flush()
 
     async def close(self) -> None:
         """Stop listening; the process is left alone."""
         if self._notify is not None:
             self._notify.close()
-        await asyncio.gather(self._follower.close(), *([] if self._management is None else [self._management.close()]))
+        await asyncio.gather(
+            self._follower.close(), *([] if self._management is None else [self._management.close()])
+        )
         if not self.reaped:
             os.close(self.pidfd)
             self.reaped = True

@@ -1,4 +1,6 @@
-"""File changes told by the kernel: one inotify instance, one task, and a callback per watch. Costs nothing while nothing happens."""
+"""File changes told by the kernel: one inotify instance, one task, and a callback per watch. Costs nothing
+while nothing happens.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from asyncinotify import Inotify, Mask
 
 Callback = Callable[[str | None], None]
 
-WRITTEN_ONCE = Mask.MODIFY | Mask.ONESHOT       # a flood of writes is one event, until the watch is set again
+WRITTEN_ONCE = Mask.MODIFY | Mask.ONESHOT  # a flood of writes is one event, until the watch is set again
 APPEARED = Mask.CREATE | Mask.MOVED_TO | Mask.ONLYDIR
 WENT_AWAY = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
-CHANGED = WENT_AWAY | Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CLOSE_WRITE | Mask.ATTRIB
+CHANGED = (
+    WENT_AWAY | Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CLOSE_WRITE | Mask.ATTRIB
+)
 
 
 class Notices:
-    """Watches of files and directories. OSError from the constructor: the host has no inotify instance left."""
+    """Watches of files and directories. OSError from the constructor: the host has no inotify instance
+    left.
+    """
 
     def __init__(self) -> None:
         self._inotify = Inotify()
@@ -31,7 +37,9 @@ class Notices:
         self._task = asyncio.get_running_loop().create_task(self._listen(), name="notices")
 
     def watch(self, path: Path, mask: Mask, callback: Callback) -> int:
-        """Call back with the name of the directory entry that changed (None: the watched thing itself). OSError: it cannot be watched."""
+        """Call back with the name of the directory entry that changed (None: the watched thing itself).
+        OSError: it cannot be watched.
+        """
         watch = self._inotify.add_watch(path, mask)
         self._callbacks[watch.wd] = callback
         self._watches[watch.wd] = watch

@@ -1,7 +1,8 @@
 """Tells when a secret or file of a tunnel has new content, so that a tunnel that waits for it can start.
 
-Files are replaced in many ways: written in place, renamed over, or, as Kubernetes, Nomad and systemd do it, by exchanging a symlink
-somewhere on the way to them. So everything that may change on that way is watched, and the content decides.
+Files are replaced in many ways: written in place, renamed over, or, as Kubernetes, Nomad and systemd do it,
+by exchanging a symlink somewhere on the way to them. So everything that may change on that way is watched,
+and the content decides.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from pathlib import Path
 from supervisor.clients.inotify import CHANGED, WENT_AWAY, Notices
 from supervisor.core.events import Event, InputsChanged
 
-DEBOUNCE = 0.1          # seconds of silence after a change until the content is compared
-AT_LATEST = 1.0         # seconds after the first change, silence or not
-_LINKS = 40             # symlinks on one way; the kernel's own limit
-_LARGEST = 4 << 20      # bytes that are looked at
+DEBOUNCE = 0.1  # seconds of silence after a change until the content is compared
+AT_LATEST = 1.0  # seconds after the first change, silence or not
+_LINKS = 40  # symlinks on one way; the kernel's own limit
+_LARGEST = 4 << 20  # bytes that are looked at
 
-ANY = ""                # in place of a name: each entry of a directory
+ANY = ""  # in place of a name: each entry of a directory
 
-Step = tuple[Path, str | None]     # a directory, and a name in it that matters (None: the directory must only stay where it is)
+Step = tuple[
+    Path, str | None
+]  # a directory, and a name in it that matters (None: the directory must only stay where it is)
 
 
 class InputWatcher:
-    """Posts `InputsChanged(tunnel)` when one of a tunnel's files gets other content, appears, vanishes or becomes readable."""
+    """Posts `InputsChanged(tunnel)` when one of a tunnel's files gets other content, appears, vanishes or
+    becomes readable.
+    """
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
@@ -35,9 +40,9 @@ class InputWatcher:
         self._say: Callable[[], Mapping[str, tuple[Path, ...]]] = dict
         self._files: dict[str, tuple[Path, ...]] = {}
         self._content: dict[Path, bytes | None] = {}
-        self._entries: dict[Path, set[str]] = {}            # directory -> names in it that matter
+        self._entries: dict[Path, set[str]] = {}  # directory -> names in it that matter
         self._watches: dict[Path, int] = {}
-        self._closely: set[Path] = set()                    # watched directories whose entries are told
+        self._closely: set[Path] = set()  # watched directories whose entries are told
         self._timer: asyncio.TimerHandle | None = None
         self._latest = 0.0
 
@@ -46,7 +51,8 @@ class InputWatcher:
         self._notices.start()
 
     def set(self, files: Callable[[], Mapping[str, tuple[Path, ...]]]) -> None:
-        """Watch exactly the files and folders that this says, now and after each change: a file may name others.
+        """Watch exactly the files and folders that this says, now and after each change: a file may name
+        others.
 
         A file that was watched before is compared with what it was then.
         """
@@ -57,7 +63,9 @@ class InputWatcher:
         self._files = {tunnel: tuple(map(_absolute, paths)) for tunnel, paths in self._say().items()}
         wanted = {path for paths in self._files.values() for path in paths}
         self._watch(wanted)
-        self._content = {path: self._content[path] if path in self._content else _content(path) for path in wanted}
+        self._content = {
+            path: self._content[path] if path in self._content else _content(path) for path in wanted
+        }
 
     def digest(self, tunnel: str) -> str:
         """The same as long as the tunnel's files have the same content."""
@@ -84,16 +92,18 @@ class InputWatcher:
     def _add(self, directory: Path, closely: bool) -> None:
         mask = CHANGED if closely else WENT_AWAY
         try:
-            self._watches[directory] = self._notices.watch(directory, mask, lambda name: self._on_change(directory, name))
-        except FileNotFoundError:       # since we looked
+            self._watches[directory] = self._notices.watch(
+                directory, mask, lambda name: self._on_change(directory, name)
+            )
+        except FileNotFoundError:  # since we looked
             self._changed()
-        except OSError:                 # no right, or no watch left on this host: changes are seen at the next start then
+        except OSError:  # no right, or no watch left on this host: changes are seen at the next start then
             return
         if closely:
             self._closely.add(directory)
 
     def _on_change(self, directory: Path, name: str | None) -> None:
-        if name is None:        # the directory itself went away or was touched, or the kernel lost count
+        if name is None:  # the directory itself went away or was touched, or the kernel lost count
             self._forget(directory)
             self._changed()
         elif not {name, ANY}.isdisjoint(self._entries.get(directory, ())):
@@ -115,9 +125,13 @@ class InputWatcher:
 
     def _compare(self) -> None:
         self._timer = None
-        self._watch(self._content)     # first: a change that comes while we read is not missed
+        self._watch(self._content)  # first: a change that comes while we read is not missed
         before, self._content = self._content, {path: _content(path) for path in self._content}
-        changed = [tunnel for tunnel, paths in self._files.items() if any(before[path] != self._content[path] for path in paths)]
+        changed = [
+            tunnel
+            for tunnel, paths in self._files.items()
+            if any(before[path] != self._content[path] for path in paths)
+        ]
         if changed:
             self._ask()
         for tunnel in changed:
@@ -129,7 +143,9 @@ def _absolute(path: Path) -> Path:
 
 
 def _way(path: Path) -> Iterator[Step]:
-    """What decides which file `path` is: each directory, each symlink, and the last entry, or the first one that is missing."""
+    """What decides which file `path` is: each directory, each symlink, and the last entry, or the first
+    one that is missing.
+    """
     here, parts, links = Path("/"), list(path.parts[1:]), 0
     while parts:
         name = parts.pop(0)
@@ -148,13 +164,17 @@ def _way(path: Path) -> Iterator[Step]:
                 yield there, ANY
             return
         target = Path(os.readlink(there))
-        here, parts = (Path("/"), [*target.parts[1:], *parts]) if target.is_absolute() else (here, [*target.parts, *parts])
+        here, parts = (
+            (Path("/"), [*target.parts[1:], *parts])
+            if target.is_absolute()
+            else (here, [*target.parts, *parts])
+        )
 
 
 def _content(path: Path) -> bytes | None:
     """A checksum of what can be read there, of a folder its names; None: nothing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)      # a FIFO must not block us
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block us
     except OSError:
         return None
     try:

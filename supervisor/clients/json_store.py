@@ -1,7 +1,7 @@
 """A directory of small JSON files, one for each name, so that a change costs the same however many there are.
 
-What outlives a crash of the daemon stands on two of them in `runtime_dir`: its clients (`clients.process_journal`) and what it knew of its tunnels
-(`app.stores.state_store`).
+What outlives a crash of the daemon stands on two of them in `runtime_dir`: its clients
+(`clients.process_journal`) and what it knew of its tunnels (`app.stores.state_store`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _SUFFIX = ".json"
 
 
 class Shelf:
-    """A file is replaced in one step: after a crash at any point it is the old one, the new one, or not there."""
+    """A file is replaced in one step: after a crash at any point it is the old one, the new one, or not
+    there.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -34,7 +36,7 @@ class Shelf:
         """Write a file, or write it anew. OSError: the disk does not take it."""
         try:
             disk.replace(self._path(name), content)
-        except FileNotFoundError:       # the first one
+        except FileNotFoundError:  # the first one
             os.mkdir(self._directory, 0o700)
             disk.replace(self._path(name), content)
 

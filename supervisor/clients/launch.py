@@ -1,4 +1,6 @@
-"""From a kind's `Launch` to a running process: inputs read, secrets into anonymous files, a minimal environment, no shell."""
+"""From a kind's `Launch` to a running process: inputs read, secrets into anonymous files, a minimal
+environment, no shell.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,25 @@ from supervisor.clients.sockets import LONGEST_PATH
 from tunnels.base import KEY, AnyKind, Launch, Reason, Tunnel
 from tunnels.profiles import ProfileError
 
-InputReader = Callable[[AnyKind, Tunnel], Mapping[str, bytes]]      # all inputs of a tunnel; OSError or ValueError with a sentence
+InputReader = Callable[
+    [AnyKind, Tunnel], Mapping[str, bytes]
+]  # all inputs of a tunnel; OSError or ValueError with a sentence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# The hard bound of what a client can write, should the loop be too busy to cut its output in time: what is too much is lost (EFBIG)
-# instead of filling the disk. The signal that would end the client at this limit is ignored from before its first instruction.
+# The hard bound of what a client can write, should the loop be too busy to cut its output in time: what is
+# too much is lost (EFBIG)
+# instead of filling the disk. The signal that would end the client at this limit is ignored from before its
+# first instruction.
 LARGEST_FILE = 12 << 20
 _PATIENT = ("/usr/bin/env", "--ignore-signal=XFSZ", "--")
-_PACKAGES = {"ssh": "openssh-client", "wg": "wireguard-tools", "swanctl": "strongswan-swanctl", "pppd": "ppp",
-             "setpriv": "util-linux", "stdbuf": "coreutils"}
+_PACKAGES = {
+    "ssh": "openssh-client",
+    "wg": "wireguard-tools",
+    "swanctl": "strongswan-swanctl",
+    "pppd": "ppp",
+    "setpriv": "util-linux",
+    "stdbuf": "coreutils",
+}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -40,7 +52,9 @@ class SpawnError(Exception):
 
 @contextlib.contextmanager
 def own_fault(sentence: str) -> Iterator[None]:
-    """A defect in a kind, or in us, fails its own tunnel only: a SpawnError. The text of the error could hold a secret."""
+    """A defect in a kind, or in us, fails its own tunnel only: a SpawnError. The text of the error could
+    hold a secret.
+    """
     try:
         yield
     except SpawnError:
@@ -50,7 +64,9 @@ def own_fault(sentence: str) -> Iterator[None]:
 
 
 def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, bytes]:
-    """The contents by the kind's names. SpawnError(CLIENT_CONFIG): a profile is wrong; SpawnError(MISSING_INPUT)."""
+    """The contents by the kind's names. SpawnError(CLIENT_CONFIG): a profile is wrong;
+    SpawnError(MISSING_INPUT).
+    """
     try:
         return dict(read(kind, tunnel))
     except ProfileError as error:
@@ -64,15 +80,22 @@ def require(programs: Iterable[str]) -> None:
     for program in programs:
         if shutil.which(program, path=PATH) is None and not os.path.exists(program):
             package = _PACKAGES.get(os.path.basename(program), os.path.basename(program))
-            raise SpawnError(Reason.MISSING_BINARY, f"{program} is not installed (Debian and Ubuntu: apt install {package})")
+            raise SpawnError(
+                Reason.MISSING_BINARY,
+                f"{program} is not installed (Debian and Ubuntu: apt install {package})",
+            )
 
 
 def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
-    """The tunnel's private directory; with a launch, without the socket that an earlier client left. SpawnError(LOCAL)."""
+    """The tunnel's private directory; with a launch, without the socket that an earlier client left.
+    SpawnError(LOCAL).
+    """
     try:
         disk.make_way(directory, directory=True)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_uid != os.geteuid():     # left by a daemon of another user: what a client may as root, it may here only
+        if (
+            directory.stat().st_uid != os.geteuid()
+        ):  # left by a daemon of another user: what a client may as root, it may here only
             os.chown(directory, os.geteuid(), -1)
         directory.chmod(0o700)
         if launch is not None and launch.management is not None:
@@ -80,12 +103,21 @@ def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
             launch.management.unlink(missing_ok=True)
     except OSError as error:
         raise SpawnError(Reason.LOCAL, f"{directory}: {error.strerror}") from error
-    if launch is not None and launch.management is not None and len(os.fsencode(launch.management)) > LONGEST_PATH:
-        raise SpawnError(Reason.LOCAL, f"{launch.management} is longer than a socket's path may be; choose a shorter runtime_dir")
+    if (
+        launch is not None
+        and launch.management is not None
+        and len(os.fsencode(launch.management)) > LONGEST_PATH
+    ):
+        raise SpawnError(
+            Reason.LOCAL,
+            f"{launch.management} is longer than a socket's path may be; choose a shorter runtime_dir",
+        )
 
 
 def _make(paths: Iterable[Path]) -> None:
-    """Directories that are not there yet. Where they cannot be made, the client says so better than we can."""
+    """Directories that are not there yet. Where they cannot be made, the client says so better than we
+    can.
+    """
     for path in paths:
         if not path.exists():
             with contextlib.suppress(OSError):
@@ -93,9 +125,18 @@ def _make(paths: Iterable[Path]) -> None:
 
 
 def start(
-    launch: Launch, directory: Path, tag: str, output: int, notify: Path | None = None, *, sandbox: Sandbox, key: str = ""
+    launch: Launch,
+    directory: Path,
+    tag: str,
+    output: int,
+    notify: Path | None = None,
+    *,
+    sandbox: Sandbox,
+    key: str = "",
 ) -> int:
-    """Start the client in a session of its own; its pid. SpawnError: it does not run. The caller watches and reaps it."""
+    """Start the client in a session of its own; its pid. SpawnError: it does not run. The caller watches
+    and reaps it.
+    """
     _make(launch.writes)
     with contextlib.ExitStack() as opened:
         files = {**launch.files, KEY[1:-1]: f"{key}\n".encode()} if key else launch.files
@@ -105,21 +146,24 @@ def start(
         argv = [_filled(word, numbers) for word in launch.argv]
         _check_runs(argv[0])
         try:
-            process = confined(sandbox, lambda: subprocess.Popen(
-                [*_PATIENT, *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=directory,
-                env=_environment(launch.environment, directory, tag, notify),
-                pass_fds=tuple(numbers.values()),
-                start_new_session=True,
-            ))
+            process = confined(
+                sandbox,
+                lambda: subprocess.Popen(
+                    [*_PATIENT, *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=directory,
+                    env=_environment(launch.environment, directory, tag, notify),
+                    pass_fds=tuple(numbers.values()),
+                    start_new_session=True,
+                ),
+            )
         except NotConfined as error:
             raise SpawnError(Reason.LOCAL, error.strerror or "") from error
         except OSError as error:
             raise _explained(argv[0], error) from error
-    process.returncode = 0      # Popen's own waiting must not get in the way of ours
+    process.returncode = 0  # Popen's own waiting must not get in the way of ours
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     return process.pid
@@ -136,7 +180,9 @@ def _check_runs(program: str) -> None:
 
 
 def _interpreter(path: str) -> str | None:
-    """What runs a script: the word behind `#!` (execve(2)); None for other programs, or where it cannot be read."""
+    """What runs a script: the word behind `#!` (execve(2)); None for other programs, or where it cannot be
+    read.
+    """
     try:
         with open(path, "rb") as file:
             first = file.readline(256)
@@ -170,7 +216,9 @@ def _environment(own: Mapping[str, str], directory: Path, tag: str, notify: Path
 
 def _explained(program: str, error: OSError) -> SpawnError:
     if isinstance(error, FileNotFoundError):
-        return SpawnError(Reason.MISSING_BINARY, f"{program} cannot be run: it or its interpreter is not installed")
+        return SpawnError(
+            Reason.MISSING_BINARY, f"{program} cannot be run: it or its interpreter is not installed"
+        )
     if isinstance(error, PermissionError):
         return SpawnError(Reason.MISSING_RIGHT, f"{program}: the daemon has no right to run it")
     return SpawnError(Reason.LOCAL, f"{program} cannot be run: {error.strerror}")

@@ -10,14 +10,18 @@ from collections.abc import Iterable, Sequence
 from supervisor.core.redaction import Redactor
 from tunnels import text as texts
 
-LINE_CAP = 4096                 # characters of a line that anybody sees
-RAW_CAP = 2 * LINE_CAP          # bytes of a line that are kept: a secret that crosses LINE_CAP must be seen whole to be masked
+LINE_CAP = 4096  # characters of a line that anybody sees
+RAW_CAP = (
+    2 * LINE_CAP
+)  # bytes of a line that are kept: a secret that crosses LINE_CAP must be seen whole to be masked
 TRUNCATED = " [truncated]"
 MASK = "***"
 
 
 def clean(raw: bytes) -> str:
-    """Text without control characters or escape sequences (tab and newline stay); undecodable bytes as \\xNN."""
+    """Text without control characters or escape sequences (tab and newline stay); undecodable bytes as
+    \\xNN.
+    """
     return texts.clean(raw.decode("utf-8", "surrogateescape"))
 
 
@@ -26,8 +30,8 @@ class LineSplitter:
 
     def __init__(self, cap: int = RAW_CAP) -> None:
         self._cap = cap
-        self._held = bytearray()    # the beginning of a line whose end has not come
-        self._lost = False          # we are inside a line whose beginning is gone
+        self._held = bytearray()  # the beginning of a line whose end has not come
+        self._lost = False  # we are inside a line whose beginning is gone
 
     @property
     def held(self) -> int:
@@ -65,7 +69,9 @@ class LineSplitter:
         self._lost = True
 
     def _hold(self, rest: bytes) -> None:
-        self._held += rest[: self._cap + 1 - len(self._held)]     # one more than the cap shows that it was longer
+        self._held += rest[
+            : self._cap + 1 - len(self._held)
+        ]  # one more than the cap shows that it was longer
 
     def _cut(self, raw: bytes) -> str:
         return clean(raw) if len(raw) <= self._cap else clean(raw[: self._cap]) + TRUNCATED
@@ -96,7 +102,9 @@ class Masker:
         if not text.endswith(TRUNCATED):
             return self._redactor.text(text)
         body = self._redactor.text(text.removesuffix(TRUNCATED))
-        return body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED     # the end may be the beginning of a secret
+        return (
+            body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED
+        )  # the end may be the beginning of a secret
 
 
 def shorten(text: str) -> str:
@@ -105,7 +113,9 @@ def shorten(text: str) -> str:
 
 
 class LineLimiter:
-    """A token bucket for lines on their way to the log. Equal lines in a row, and lines too many, become one sentence."""
+    """A token bucket for lines on their way to the log. Equal lines in a row, and lines too many, become
+    one sentence.
+    """
 
     def __init__(self, rate: float = 20.0, burst: float = 100.0) -> None:
         self._rate, self._burst = rate, burst

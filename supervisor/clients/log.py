@@ -1,4 +1,6 @@
-"""What people see of a client's output: the last lines, a live view, and a thin stream into the daemon's own log. Already masked."""
+"""What people see of a client's output: the last lines, a live view, and a thin stream into the daemon's
+own log. Already masked.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from supervisor.clients.lines import LineLimiter
 
-RING = 200              # lines kept per tunnel
-BEHIND = 1000           # lines that a slow reader of `follow` may be behind
-SUMMARY_AFTER = 10.0    # seconds until suppressed lines are summed up
+RING = 200  # lines kept per tunnel
+BEHIND = 1000  # lines that a slow reader of `follow` may be behind
+SUMMARY_AFTER = 10.0  # seconds until suppressed lines are summed up
 
 
 class _View:
@@ -90,7 +92,9 @@ class Log:
         return list(self._ring)[-count:] if count > 0 else []
 
     async def follow(self) -> AsyncIterator[str]:
-        """Lines as they come; ends when the log is closed. A reader that is too slow is told how many lines it missed."""
+        """Lines as they come; ends when the log is closed. A reader that is too slow is told how many
+        lines it missed.
+        """
         view = _View()
         self._views.add(view)
         try:

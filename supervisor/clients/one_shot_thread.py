@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import _thread  # a client's start waits for it; threading.Thread hands over twice as often, which a busy machine makes milliseconds
+# a client's start waits for it; threading.Thread hands over twice as often, which a busy machine makes
+# milliseconds
+import _thread
 from collections.abc import Callable
 from subprocess import SubprocessError
 from typing import TypeVar
@@ -11,7 +13,9 @@ Result = TypeVar("Result")
 
 
 def apart(work: Callable[[], Result]) -> Result:
-    """The result of `work`, or its OSError, ValueError or SubprocessError, from a thread that nobody uses before or after."""
+    """The result of `work`, or its OSError, ValueError or SubprocessError, from a thread that nobody uses
+    before or after.
+    """
     results: list[Result] = []
     errors: list[Exception] = []
     over = _thread.allocate_lock()

@@ -12,7 +12,7 @@ from supervisor.clients.launch import SpawnError
 from supervisor.clients.sandbox import Sandbox
 from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, seat_name
 
-Key = tuple[str, int]       # tunnel and session
+Key = tuple[str, int]  # tunnel and session
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
-"""A client's stdout and stderr: a file that the client appends to and we follow, so no pipe can fill up or break with us.
+"""A client's stdout and stderr: a file that the client appends to and we follow, so no pipe can fill up or
+break with us.
 
-The file is bounded: when it has grown to its limit its end is copied aside and it is cut to nothing, under the writer's feet (O_APPEND
-makes the next write start at the beginning). A client that writes faster than we read is halted for a millisecond at each cut, and the
-bytes in between are lost; they are counted.
-All followers share one lock, so that however many clients flood, one turn of the event loop does one slice of this work.
+The file is bounded: when it has grown to its limit its end is copied aside and it is cut to nothing, under
+the writer's feet (O_APPEND makes the next write start at the beginning). A client that writes faster than we
+read is halted for a millisecond at each cut, and the bytes in between are lost; they are counted. All
+followers share one lock, so that however many clients flood, one turn of the event loop does one slice of
+this work.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from supervisor.clients.log import Log
 
 NAME = "output.log"
 PREVIOUS = "output.log.1"
-READ = "output.read"        # how far NAME was read: a later daemon goes on from there
-KEEP = 1 << 20              # bytes of the end that survive a cut, in PREVIOUS
-FULL = 3 << 20              # cut here when everything is read
-OVERFULL = 4 << 20          # cut here in any case
-CHUNK = 16 << 10            # bytes cut into lines at once
-LAST_WORDS = 64 << 10       # bytes that are read in any case before a cut and at the end: why a client ended stands there
-SLICE = 0.002               # seconds of work in one turn of the loop
+READ = "output.read"  # how far NAME was read: a later daemon goes on from there
+KEEP = 1 << 20  # bytes of the end that survive a cut, in PREVIOUS
+FULL = 3 << 20  # cut here when everything is read
+OVERFULL = 4 << 20  # cut here in any case
+CHUNK = 16 << 10  # bytes cut into lines at once
+LAST_WORDS = (
+    64 << 10
+)  # bytes that are read in any case before a cut and at the end: why a client ended stands there
+SLICE = 0.002  # seconds of work in one turn of the loop
 
 
 def open_for_client(directory: Path) -> int:
@@ -53,7 +57,8 @@ def _read_until(directory: Path) -> int:
 
 
 class Follower:
-    """Follows one session's output: `take` gets lines and when (monotonic seconds) its time is over, and says whether it took any.
+    """Follows one session's output: `take` gets lines and when (monotonic seconds) its time is over, and
+    says whether it took any.
 
     `log` hears of losses, `pause` halts the client.
 
@@ -76,13 +81,13 @@ class Follower:
         self._splitter = LineSplitter()
         self._note_offset()
         self._notices, self._turn, self._take, self._log, self._pause = notices, turn, take, log, pause
-        self._lines: Iterator[str] = iter(())       # split, but not taken yet
-        self._words = b""                           # read before the last cut, but not split yet
-        self._gap = 0                               # bytes lost between these words and what the file holds now
+        self._lines: Iterator[str] = iter(())  # split, but not taken yet
+        self._words = b""  # read before the last cut, but not split yet
+        self._gap = 0  # bytes lost between these words and what the file holds now
         self._saving: asyncio.Future[None] | None = None
         self._written = asyncio.Event()
         self._watch: int | None = None
-        self._end: float | None = None              # loop time at which whatever is unread is given up
+        self._end: float | None = None  # loop time at which whatever is unread is given up
         self._task = asyncio.get_running_loop().create_task(self._follow(), name=f"follow {directory.name}")
 
     async def drain(self, within: float) -> None:
@@ -107,7 +112,7 @@ class Follower:
     async def _follow(self) -> None:
         try:
             await self._until_drained()
-        except OSError as error:        # the client goes on unheard: say so
+        except OSError as error:  # the client goes on unheard: say so
             self._log.note(f"its output cannot be followed any more: {error}")
 
     async def _until_drained(self) -> None:
@@ -129,7 +134,9 @@ class Follower:
                 self._note_offset()
                 return
             self._give_up_if_late()
-            await asyncio.sleep(SLICE if self._end is None else 0)      # at most half a core for a flood; the scheduler thanks us
+            await asyncio.sleep(
+                SLICE if self._end is None else 0
+            )  # at most half a core for a flood; the scheduler thanks us
 
     def _work(self) -> bool:
         """One slice; False: nothing is left."""
@@ -147,14 +154,16 @@ class Follower:
                 self._lose(gap)
             data = os.pread(self._fd, CHUNK, self._offset)
             self._offset += len(data)
-        if not data and self._size() < self._offset:    # somebody else emptied the file
+        if not data and self._size() < self._offset:  # somebody else emptied the file
             self._offset = 0
             return self._read()
         self._lines = iter(self._splitter.feed(data)) if data else iter(())
         return bool(data)
 
     def _arm(self) -> bool:
-        """Wait for the next write; True: only just begun to, so that what was written meanwhile has to be read first."""
+        """Wait for the next write; True: only just begun to, so that what was written meanwhile has to be
+        read first.
+        """
         if self._watch is not None or self._end is not None:
             return False
         self._watch = self._notices.watch(self._path, WRITTEN_ONCE, self._on_written)
@@ -167,7 +176,10 @@ class Follower:
     def _note_offset(self) -> None:
         """A line whose end has not come is to be read again. A full disk costs a later daemon some lines."""
         offset = max(0, self._offset - self._splitter.held)
-        with contextlib.suppress(OSError), open(self._path.with_name(READ), "wb", buffering=0, opener=disk.opened) as file:
+        with (
+            contextlib.suppress(OSError),
+            open(self._path.with_name(READ), "wb", buffering=0, opener=disk.opened) as file,
+        ):
             file.write(offset.to_bytes(8, "little"))
 
     def _size(self) -> int:
@@ -178,9 +190,13 @@ class Follower:
         return size > OVERFULL or (size > FULL and self._offset >= size)
 
     async def _cut(self) -> None:
-        """Cut the file to nothing. Its end is kept aside; its last words, if they were not read before, are."""
+        """Cut the file to nothing. Its end is kept aside; its last words, if they were not read before,
+        are.
+        """
         flood = self._offset < self._size()
-        if flood:       # the writer holds the file's lock most of the time, and writes 400 MB/s while we wait for it
+        if (
+            flood
+        ):  # the writer holds the file's lock most of the time, and writes 400 MB/s while we wait for it
             self._pause(True)
         try:
             end, stop, size = await asyncio.to_thread(_take_away, os.dup(self._fd))
@@ -200,7 +216,9 @@ class Follower:
             self._jump(self._size() - LAST_WORDS)
 
     def _jump(self, offset: int) -> None:
-        """Go on from here, if that is ahead; what lies between, and what was read before and not split, is lost."""
+        """Go on from here, if that is ahead; what lies between, and what was read before and not split, is
+        lost.
+        """
         if offset > self._offset:
             self._lose(offset - self._offset + len(self._words))
             self._words = b""
@@ -212,7 +230,9 @@ class Follower:
 
 
 def _take_away(fd: int) -> tuple[bytes, int, int]:
-    """Empty the file: its end, the offset behind that, and the size that the file had in the very end. Closes `fd`."""
+    """Empty the file: its end, the offset behind that, and the size that the file had in the very end.
+    Closes `fd`.
+    """
     try:
         start = max(0, os.fstat(fd).st_size - KEEP)
         end = os.pread(fd, 2 * KEEP, start)

@@ -9,20 +9,24 @@ from collections.abc import Callable
 
 FIRST_PORT = 17300
 LAST_PORT = 18299
-REST = 60.0     # seconds; late packets and connections of an earlier session must not reach a new one
+REST = 60.0  # seconds; late packets and connections of an earlier session must not reach a new one
 
 
 class PortPicker:
     """Goes round the reserved range, so that a port is used again as late as possible."""
 
-    def __init__(self, first: int = FIRST_PORT, last: int = LAST_PORT, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, first: int = FIRST_PORT, last: int = LAST_PORT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ports = range(first, last + 1)
         self._clock = clock
         self._picked: dict[int, float] = {}
         self._next = 0
 
     def pick(self) -> int:
-        """A port that nobody listens on and that was not picked in the last minute. OSError: there is none."""
+        """A port that nobody listens on and that was not picked in the last minute. OSError: there is
+        none.
+        """
         now = self._clock()
         for step in range(len(self._ports)):
             port = self._ports[(self._next + step) % len(self._ports)]
@@ -35,7 +39,7 @@ class PortPicker:
 
 def _free(port: int) -> bool:
     """Nobody has it, in either family: clients listen in both."""
-    return _can_bind(socket.AF_INET, "0.0.0.0", port) and _can_bind(socket.AF_INET6, "::", port)   # noqa: S104 - nothing listens
+    return _can_bind(socket.AF_INET, "0.0.0.0", port) and _can_bind(socket.AF_INET6, "::", port)  # noqa: S104 - nothing listens
 
 
 def _can_bind(family: socket.AddressFamily, address: str, port: int) -> bool:

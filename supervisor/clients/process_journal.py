@@ -1,6 +1,8 @@
-"""Which client processes a daemon had: small files that outlive its crash. `adoption` and `sweep` read them at the next start.
+"""Which client processes a daemon had: small files that outlive its crash. `adoption` and `sweep` read
+them at the next start.
 
-A pid alone proves nothing, as the kernel uses pids again: it must have the recorded start time in the recorded boot.
+A pid alone proves nothing, as the kernel uses pids again: it must have the recorded start time in the
+recorded boot.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from tunnels.base import seat_name
 
 NAME = "journal"
 FORMAT = 1
-_LARGEST_PID = 1 << 22          # that a kernel can be told to use (proc(5))
+_LARGEST_PID = 1 << 22  # that a kernel can be told to use (proc(5))
 _TOO_MUCH = 1 << 63
 
 
@@ -29,7 +31,7 @@ class JournalEntry:
     session: int
     id: str
     pid: int
-    start: int                  # clock ticks since boot
+    start: int  # clock ticks since boot
     boot: str
     device: str | None = None
     port: int | None = None
@@ -37,9 +39,9 @@ class JournalEntry:
     management: str | None = None
     seat: int = 0
     kind: str = ""
-    notify: bool = False        # it was given a NOTIFY_SOCKET
-    key: str = ""               # what it knows us by on its management socket; empty: it does not ask
-    format: int = FORMAT        # of this entry; one of another format is none
+    notify: bool = False  # it was given a NOTIFY_SOCKET
+    key: str = ""  # what it knows us by on its management socket; empty: it does not ask
+    format: int = FORMAT  # of this entry; one of another format is none
 
     @property
     def place(self) -> str:
@@ -55,7 +57,9 @@ class Journal:
         self._shelf = Shelf(runtime_dir / NAME)
 
     def load(self) -> dict[str, JournalEntry]:
-        """The entries by seat. A file that is missing, torn or foreign is no entry: the tags still tell what is ours."""
+        """The entries by seat. A file that is missing, torn or foreign is no entry: the tags still tell
+        what is ours.
+        """
         found = map(_read, self._shelf.load().values())
         return {entry.place: entry for entry in found if entry is not None}
 
@@ -89,13 +93,21 @@ def _entry(value: Any) -> JournalEntry | None:
         entry = JournalEntry(**value)
     except TypeError:
         return None
-    numbers, words = (entry.start, entry.session, entry.seat), (entry.tunnel, entry.boot, entry.id, entry.kind, entry.key)
-    sound = type(entry.pid) is int and 1 < entry.pid <= _LARGEST_PID and all(type(n) is int and 0 <= n < _TOO_MUCH for n in numbers)
+    numbers, words = (
+        (entry.start, entry.session, entry.seat),
+        (entry.tunnel, entry.boot, entry.id, entry.kind, entry.key),
+    )
+    sound = (
+        type(entry.pid) is int
+        and 1 < entry.pid <= _LARGEST_PID
+        and all(type(n) is int and 0 <= n < _TOO_MUCH for n in numbers)
+    )
     sound = sound and type(entry.format) is int and entry.format == FORMAT
     return entry if sound and all(isinstance(word, str) for word in words) and _is_carrier(entry) else None
 
 
 def _is_carrier(entry: JournalEntry) -> bool:
     paths, numbers = (entry.device, entry.management), (entry.port, entry.lane)
-    return all(path is None or (isinstance(path, str) and "\0" not in path) for path in paths) \
-        and all(number is None or (type(number) is int and 0 <= number < _TOO_MUCH) for number in numbers)
+    return all(path is None or (isinstance(path, str) and "\0" not in path) for path in paths) and all(
+        number is None or (type(number) is int and 0 <= number < _TOO_MUCH) for number in numbers
+    )

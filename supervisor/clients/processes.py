@@ -1,7 +1,8 @@
 """What the kernel says about processes, and the few process-wide settings that supervising needs.
 
-Every descendant of a client inherits the tag in its environment, so whatever a crashed daemon left behind can be told from everything
-else on the host. Pids are only trusted together with a pidfd, a start time, or the fact that they are our own unreaped children.
+Every descendant of a client inherits the tag in its environment, so whatever a crashed daemon left behind can
+be told from everything else on the host. Pids are only trusted together with a pidfd, a start time, or the
+fact that they are our own unreaped children.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from pathlib import Path
 import psutil
 
 TAG = "FACILITATOR_CLIENT"
-HIDDEN_SECONDS = 0.5        # at most, for which /proc may hide a new child
+HIDDEN_SECONDS = 0.5  # at most, for which /proc may hide a new child
 _PR_SET_CHILD_SUBREAPER = 36
 _PIDFD_SIGNAL_PROCESS_GROUP = 4
-_PIDFD_INFO = struct.Struct("2Q11Ii")       # mask, cgroup, pids, users and groups, exit code
+_PIDFD_INFO = struct.Struct("2Q11Ii")  # mask, cgroup, pids, users and groups, exit code
 _PIDFD_GET_INFO = 0xC000_FF0B | _PIDFD_INFO.size << 16
 _PIDFD_INFO_EXIT = 8
 _LAST_STREAM = 2
@@ -38,23 +39,26 @@ _CHUNK = 1 << 13
 class Stat:
     """The part of /proc/PID/stat that identifies a process."""
 
-    state: str      # one letter; Z: dead and not reaped
-    parent: int     # pid
-    session: int    # process session, setsid(2)
-    start: int      # clock ticks since boot: tells a process from a later one with the same pid
+    state: str  # one letter; Z: dead and not reaped
+    parent: int  # pid
+    session: int  # process session, setsid(2)
+    start: int  # clock ticks since boot: tells a process from a later one with the same pid
 
 
 def stat(pid: int) -> Stat | None:
     """The process's identity; None: there is no such process."""
     fields = stat_fields(pid)
-    return None if fields is None else Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return (
+        None if fields is None else Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    )
 
 
 def stat_of_new(pid: int) -> Stat | None:
     """The identity of a child of ours that was started just now and was not reaped.
 
-    Where /proc shows only processes that one may trace (hidepid in proc(5), systemd's ProtectProc), it hides a child for an instant within
-    its exec: it shares our being not dumpable until the kernel has decided about the new program.
+    Where /proc shows only processes that one may trace (hidepid in proc(5), systemd's ProtectProc), it hides
+    a child for an instant within its exec: it shares our being not dumpable until the kernel has decided
+    about the new program.
     """
     deadline = time.monotonic() + HIDDEN_SECONDS
     while (known := stat(pid)) is None and time.monotonic() < deadline:
@@ -68,7 +72,7 @@ def stat_fields(pid: int) -> list[bytes] | None:
         raw = _read(f"/proc/{pid}/stat")
     except OSError:
         return None
-    return raw[raw.rindex(b")") + 2 :].split()      # the command before it may hold blanks and brackets
+    return raw[raw.rindex(b")") + 2 :].split()  # the command before it may hold blanks and brackets
 
 
 def tag_of(pid: int) -> str | None:
@@ -78,11 +82,15 @@ def tag_of(pid: int) -> str | None:
     except OSError:
         return None
     prefix = f"{TAG}=".encode()
-    return next((os.fsdecode(field[len(prefix) :]) for field in environment.split(b"\0") if field.startswith(prefix)), None)
+    return next(
+        (os.fsdecode(field[len(prefix) :]) for field in environment.split(b"\0") if field.startswith(prefix)),
+        None,
+    )
 
 
 def children(pid: int, threads: int | None = None) -> set[int]:
-    """The direct children, dead ones included until they are reaped. Costs microseconds: all of /proc is not looked through.
+    """The direct children, dead ones included until they are reaped. Costs microseconds: all of /proc is
+    not looked through.
 
     `threads`: how many it has, where that is known.
     """
@@ -90,7 +98,7 @@ def children(pid: int, threads: int | None = None) -> set[int]:
         with contextlib.suppress(psutil.Error):
             return {child.pid for child in psutil.Process(pid).children()}
         return set()
-    if threads == 1:        # nearly all of them, at each scrape
+    if threads == 1:  # nearly all of them, at each scrape
         return _children(pid, pid)
     try:
         return set().union(*(_children(pid, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")))
@@ -122,7 +130,7 @@ class Traces:
     pid: int
     stat: Stat
     tag: str | None
-    lineage: frozenset[int]     # the process, its parent, and so on
+    lineage: frozenset[int]  # the process, its parent, and so on
 
 
 def traces(pid: int) -> Traces | None:
@@ -149,7 +157,9 @@ def boot_id() -> str:
 
 
 def open_standard_streams() -> None:
-    """Give a process that was started with closed standard streams /dev/null instead, before anything else takes their numbers."""
+    """Give a process that was started with closed standard streams /dev/null instead, before anything else
+    takes their numbers.
+    """
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= _LAST_STREAM:
         os.set_inheritable(fd, True)
@@ -158,7 +168,9 @@ def open_standard_streams() -> None:
 
 
 def become_subreaper() -> None:
-    """From now on descendants whose parent ends become our children, however often they forked. OSError: the kernel refuses."""
+    """From now on descendants whose parent ends become our children, however often they forked. OSError:
+    the kernel refuses.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
@@ -170,14 +182,18 @@ def reset_sigchld() -> None:
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one, which is returned: each client costs a handful of descriptors."""
+    """Raise the soft limit of open files to the hard one, which is returned: each client costs a handful
+    of descriptors.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def forbid_core_dumps() -> None:
-    """The memory of the daemon and its clients holds secrets. A limit of 1 byte refuses dumps to files and to programs alike (core(5))."""
+    """The memory of the daemon and its clients holds secrets. A limit of 1 byte refuses dumps to files and
+    to programs alike (core(5)).
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
@@ -187,10 +203,12 @@ def _kernel_lists_children() -> bool:
 
 
 def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)      # not open(): this is done for every client at each scrape
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # not open(): this is done for every client at each scrape
     try:
         data = os.read(fd, _CHUNK)
-        while data and len(data) % _CHUNK == 0 and (more := os.read(fd, _CHUNK)):     # files of /proc are short: what fits comes at once
+        while (
+            data and len(data) % _CHUNK == 0 and (more := os.read(fd, _CHUNK))
+        ):  # files of /proc are short: what fits comes at once
             data += more
         return data
     finally:
@@ -198,18 +216,24 @@ def _read(path: str) -> bytes:
 
 
 def signal_group(pidfd: int, pid: int, number: signal.Signals) -> None:
-    """Signal the process group that this process leads, be it alive or not. ProcessLookupError: there is none; PermissionError."""
+    """Signal the process group that this process leads, be it alive or not. ProcessLookupError: there is
+    none; PermissionError.
+    """
     try:
         signal.pidfd_send_signal(pidfd, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        signal.pidfd_send_signal(pidfd, 0)      # a kernel before 6.9: while the leader is not reaped its number means no other group
+        signal.pidfd_send_signal(
+            pidfd, 0
+        )  # a kernel before 6.9: while the leader is not reaped its number means no other group
         os.killpg(pid, number)
 
 
 def exit_status(pidfd: int) -> int | None:
-    """How a process ended that was never our child, as wait(2) puts it; None: it was not reaped yet, or the kernel is older than 6.15."""
+    """How a process ended that was never our child, as wait(2) puts it; None: it was not reaped yet, or
+    the kernel is older than 6.15.
+    """
     info = bytearray(struct.pack("Q", _PIDFD_INFO_EXIT).ljust(_PIDFD_INFO.size, b"\0"))
     try:
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)

@@ -1,4 +1,6 @@
-"""What a client asks: a one-time code comes from the tunnel's seed, where it has one; everything else waits for a person."""
+"""What a client asks: a one-time code comes from the tunnel's seed, where it has one; everything else
+waits for a person.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from supervisor.clients.totp import Codes
 from supervisor.core.events import ClientSaid, Delayed, Event
 from tunnels.base import Failed, Question, Reason, Wanted
 
-SOON = 60.0     # seconds: a session that is up for long may well be asked again
+SOON = 60.0  # seconds: a session that is up for long may well be asked again
 
 
 @dataclass(slots=True)
@@ -23,14 +25,19 @@ class Questions:
     codes: Codes
     post: Callable[[Event], None]
     give: Callable[[str, int, str], None]
-    given: float | None = None      # when (loop time) a code of the seed was given
+    given: float | None = None  # when (loop time) a code of the seed was given
 
     def ask(self, question: Question) -> None:
-        """Answer it, or post it for a person. A question that soon comes again means that the code was refused: no further one is burnt."""
+        """Answer it, or post it for a person. A question that soon comes again means that the code was
+        refused: no further one is burnt.
+        """
         if question.wanted is not Wanted.CODE or self.seed is None:
             self.post(ClientSaid(self.tunnel, self.session, question))
         elif self.given is not None and asyncio.get_running_loop().time() < self.given + SOON:
-            self._fail(Reason.AUTH, "the far side did not take the one-time code; is the seed right, and the clock of this host?")
+            self._fail(
+                Reason.AUTH,
+                "the far side did not take the one-time code; is the seed right, and the clock of this host?",
+            )
         else:
             self._answer(self.seed)
 

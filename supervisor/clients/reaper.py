@@ -1,8 +1,10 @@
-"""Orphans: what a client's main process leaves behind becomes our child (we are a subreaper), is told to its client, ended and reaped.
+"""Orphans: what a client's main process leaves behind becomes our child (we are a subreaper), is told to
+its client, ended and reaped.
 
-Clients run in process sessions of their own, so every child of ours in another session is a client or an orphan of one; children in
-our own session belong to other parts of the daemon and are never touched. Hence nothing else in the daemon may start a child in a new
-session. Nobody calls waitpid(-1), so the pid of a child of ours cannot be recycled under us.
+Clients run in process sessions of their own, so every child of ours in another session is a client or an
+orphan of one; children in our own session belong to other parts of the daemon and are never touched. Hence
+nothing else in the daemon may start a child in a new session. Nobody calls waitpid(-1), so the pid of a child
+of ours cannot be recycled under us.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from supervisor.clients import processes
 class ProcessTree:
     """One client's processes, and how to recognise a stray member."""
 
-    pid: int                                                    # main process; its session has the same number
+    pid: int  # main process; its session has the same number
     tag: str
-    child: bool = True                                          # of ours; else of whoever took over the children of an earlier daemon
-    seen: dict[int, int] = field(default_factory=dict)          # pid -> start time of descendants seen before the end
+    child: bool = True  # of ours; else of whoever took over the children of an earlier daemon
+    seen: dict[int, int] = field(default_factory=dict)  # pid -> start time of descendants seen before the end
 
     def look(self) -> None:
         """Remember the descendants while they can still be found through their parents."""
@@ -80,11 +82,13 @@ class Reaper:
         return found
 
     async def end(self, family: ProcessTree, within: float) -> bool:
-        """Kill and reap what is left of a client whose main process ended; False: something still lives after `within` seconds."""
+        """Kill and reap what is left of a client whose main process ended; False: something still lives
+        after `within` seconds.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while left := self._left(family):
-                    _kill(left)     # their children become ours, and are found in the next round
+                    _kill(left)  # their children become ours, and are found in the next round
                     await self._ended.wait()
                 return True
         return False
@@ -105,7 +109,7 @@ class Reaper:
 
 def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
-        with contextlib.suppress(PermissionError):      # of another user
+        with contextlib.suppress(PermissionError):  # of another user
             os.kill(pid, signal.SIGKILL)
 
 

@@ -1,7 +1,8 @@
 """Runs the clients: the engine's `Runner`. Orders come in, and what comes of them is posted as events.
 
-spawn -> launch.start -> Client (output, management, notifications -> dialogue -> ClientSaid) -> its end, told by a pidfd -> whatever
-it left behind is ended and reaped -> what it had said is heard out -> Exited. One process tree per seat of a tunnel at any time.
+spawn -> launch.start -> Client (output, management, notifications -> dialogue -> ClientSaid) -> its end, told
+by a pidfd -> whatever it left behind is ended and reaped -> what it had said is heard out -> Exited. One
+process tree per seat of a tunnel at any time.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ from supervisor.clients.users import User, Users
 from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
 from tunnels.base import AnyKind, Carrier, LineSource, Placement, Reason, Tunnel, device_name, inputs_of
 
-LEFTOVERS_WITHIN = 5.0      # seconds; longer only for a process that hangs in the kernel
-DRAIN_WITHIN = 0.4          # seconds for what an ended client had said
+LEFTOVERS_WITHIN = 5.0  # seconds; longer only for a process that hangs in the kernel
+DRAIN_WITHIN = 0.4  # seconds for what an ended client had said
 
 
 class Runner:
-    """Starts, watches and ends clients; see `supervisor.engine.Runner`. Everything happens on the event loop of the main thread."""
+    """Starts, watches and ends clients; see `supervisor.engine.Runner`. Everything happens on the event
+    loop of the main thread.
+    """
 
     def __init__(
         self,
@@ -61,8 +64,15 @@ class Runner:
         kept: Mapping[str, str] = MappingProxyType({}),
         private: Sequence[Path] = (),
     ) -> None:
-        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it. `private`: directories that are no client's."""
-        self._kinds, self._directory, self._read_inputs, self._post = kinds, runtime_dir.resolve(), read_inputs, post
+        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it. `private`:
+        directories that are no client's.
+        """
+        self._kinds, self._directory, self._read_inputs, self._post = (
+            kinds,
+            runtime_dir.resolve(),
+            read_inputs,
+            post,
+        )
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
         self._desk = Desk(Notices(), asyncio.Lock())
         self._journal, self._boot = Journal(self._directory), processes.boot_id()
@@ -71,12 +81,14 @@ class Runner:
         self._logs: dict[str, Log] = {}
         self._waiting: dict[Key, Order] = {}
         self._codes = codes or Codes(self._directory / "codes.json")
-        self._kept = dict(kept)             # by seat
+        self._kept = dict(kept)  # by seat
         self._ending: set[asyncio.Task[None]] = set()
         self._users, self._private = Users(), (self._directory, *(path.resolve() for path in private))
 
     def start(self) -> None:
-        """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept by now."""
+        """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept
+        by now.
+        """
         self._desk.notices.start()
         self._reaper.start()
 
@@ -94,7 +106,8 @@ class Runner:
             log.close()
         await self._desk.notices.close()
 
-    # --- clients of an earlier daemon --------------------------------------------------------------------------------------
+    # --- clients of an earlier daemon
+    # --------------------------------------------------------------------------------------
 
     def adopt(self, tunnel: Tunnel, found: FoundClient, *, starting: bool) -> None:
         """Go on with a client, which may be `starting` still. After `start`.
@@ -113,7 +126,7 @@ class Runner:
         entry, kind = found.entry, self._kinds[tunnel.kind]
         if entry.kind != tunnel.kind:
             raise SpawnError(Reason.LOCAL, f"it is of kind {entry.kind}")
-        if entry.notify and starting:     # it may have said that it is up to nobody
+        if entry.notify and starting:  # it may have said that it is up to nobody
             raise SpawnError(Reason.LOCAL, "it may have come up while nobody listened")
         voice = self._voice(tunnel, entry.session, entry.place, self._inputs(tunnel, kind, entry.place))
         directory = self._directory / "clients" / entry.place
@@ -132,10 +145,15 @@ class Runner:
             undo.pop_all()
         return client
 
-    # --- orders ------------------------------------------------------------------------------------------------------------
+    # --- orders
+    # ------------------------------------------------------------------------------------------------------
 
-    def spawn(self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0) -> None:
-        """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are spread over turns of the loop."""
+    def spawn(
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+    ) -> None:
+        """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are
+        spread over turns of the loop.
+        """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
         order = Order(tunnel, session, resume, remote, seat)
@@ -155,14 +173,18 @@ class Runner:
             self._post(Answered(tunnel, client.session))
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
-        """SIGTERM to the client's process group, after a word if it shall `leave` for good. `Exited` follows when the tree is gone."""
+        """SIGTERM to the client's process group, after a word if it shall `leave` for good. `Exited`
+        follows when the tree is gone.
+        """
         client = self._clients.get((tunnel, session))
         if leave and client is not None:
             client.tell(client.kind.leave)
         self._signal(tunnel, session, signal.SIGTERM)
 
     def kill(self, tunnel: str, session: int) -> None:
-        """SIGKILL to the client's process group; what has left the group follows as soon as the main process is dead."""
+        """SIGKILL to the client's process group; what has left the group follows as soon as the main
+        process is dead.
+        """
         self._signal(tunnel, session, signal.SIGKILL)
 
     def _signal(self, tunnel: str, session: int, number: signal.Signals) -> None:
@@ -175,7 +197,8 @@ class Runner:
     def _of(self, tunnel: str) -> list[Client]:
         return [client for (name, _), client in self._clients.items() if name == tunnel]
 
-    # --- questions ---------------------------------------------------------------------------------------------------------
+    # --- questions
+    # ------------------------------------------------------------------------------------------------------
 
     @property
     def kept(self) -> dict[str, str]:
@@ -207,7 +230,8 @@ class Runner:
         client = self._clients.get((tunnel, session))
         return None if client is None or client.reaped else usage_of(client.family.pid)
 
-    # --- the beginning of a client -----------------------------------------------------------------------------------------
+    # --- the beginning of a client
+    # -----------------------------------------------------------------------------------------
 
     def _spawn_next(self) -> None:
         if not self._waiting:
@@ -252,18 +276,25 @@ class Runner:
         launching.require(kind.binaries)
         with local_trouble():
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
-        directory, mark = self._directory / "clients" / order.place, self._lane_of(tunnel.name, order.seat) or 0
+        directory, mark = (
+            self._directory / "clients" / order.place,
+            self._lane_of(tunnel.name, order.seat) or 0,
+        )
         launching.prepare_directory(directory)
         user = self._user(kind, directory)
         given = None if user is None else (user.uid, user.gid)
-        place = Placement(directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given)
+        place = Placement(
+            directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given
+        )
         try:
             launch = kind.launch(tunnel, place, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         launching.require(launch.argv[:1])
         sandbox = boundary(launch, directory, self._private, user)
-        return Prepared(order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox)
+        return Prepared(
+            order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox
+        )
 
     def _user(self, kind: AnyKind, directory: Path) -> User | None:
         try:
@@ -278,11 +309,17 @@ class Runner:
             dialogue = kind.dialogue(tunnel, inputs)
         except ValueError as error:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
-        secrets = [inputs[item.name] for item in (*inputs_of(kind, tunnel), *kind.companions(tunnel, inputs)) if item.secret]
+        secrets = [
+            inputs[item.name]
+            for item in (*inputs_of(kind, tunnel), *kind.companions(tunnel, inputs))
+            if item.secret
+        ]
         masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
         questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._give)
         keep = functools.partial(self._keep, tunnel.name, session, place, masker)
-        return Voice(tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask)
+        return Voice(
+            tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask
+        )
 
     def _keep(self, tunnel: str, session: int, place: str, masker: Masker, secret: str) -> None:
         masker.add(secret.encode())
@@ -313,7 +350,9 @@ class Runner:
             self._reaper.add(pid)
             undo.callback(self._undo_start, pid)
             family = ProcessTree(pid, carried)
-            client = Client(family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid))
+            client = Client(
+                family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid)
+            )
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, key, notify)
             undo.pop_all()
@@ -337,17 +376,30 @@ class Runner:
         known = processes.stat_of_new(client.family.pid)
         management = prepared.launch.management
         entry = JournalEntry(
-            tunnel=tunnel, session=client.session, id=client.id, pid=client.family.pid, start=known.start if known else 0, boot=self._boot,
-            device=device, port=port, lane=prepared.place.mark or None, seat=prepared.seat,
-            management=None if management is None else str(management), kind=prepared.kind.name, notify=prepared.launch.notify,
+            tunnel=tunnel,
+            session=client.session,
+            id=client.id,
+            pid=client.family.pid,
+            start=known.start if known else 0,
+            boot=self._boot,
+            device=device,
+            port=port,
+            lane=prepared.place.mark or None,
+            seat=prepared.seat,
+            management=None if management is None else str(management),
+            kind=prepared.kind.name,
+            notify=prepared.launch.notify,
             key=key,
         )
         try:
             self._journal.update(entry)
-        except OSError as error:        # a full disk is no reason to run without tunnels; the tag still finds the process
+        except (
+            OSError
+        ) as error:  # a full disk is no reason to run without tunnels; the tag still finds the process
             self._log(tunnel).note(f"the journal cannot be written: {error.strerror}")
 
-    # --- the end of a client -----------------------------------------------------------------------------------------------
+    # --- the end of a client
+    # -----------------------------------------------------------------------------------------------
 
     def _on_end(self, tunnel: str, client: Client) -> None:
         asyncio.get_running_loop().remove_reader(client.pidfd)
@@ -365,13 +417,16 @@ class Runner:
     async def _finish(self, tunnel: str, client: Client) -> None:
         end = self._reaper.end if client.family.child else end_strangers
         if not await end(client.family, LEFTOVERS_WITHIN):
-            self._log(tunnel).note("a process of the client could not be ended: it hangs in the kernel or belongs to another user")
+            self._log(tunnel).note(
+                "a process of the client could not be ended: it hangs in the kernel or belongs to another "
+                "user"
+            )
         await client.drain(DRAIN_WITHIN)
 
     def _gone(self, tunnel: str, client: Client, task: asyncio.Task[None]) -> None:
         """Whatever happened on the way, the engine must learn that the client is gone."""
         code, number = client.bury()
-        if task.cancelled():    # the runner was closed
+        if task.cancelled():  # the runner was closed
             return
         if (error := task.exception()) is not None:
             self._log(tunnel).note(f"trouble after the client's end: {type(error).__name__}: {error}")

@@ -1,10 +1,13 @@
-"""What a client may do to this host beside using its network: which files it reads and writes, which privileges it has.
+"""What a client may do to this host beside using its network: which files it reads and writes, which
+privileges it has.
 
-    boundary (a kind's Launch -> Sandbox, nothing is changed) -> confined (a thread that enters the sandbox, starts the client, and ends)
+    boundary (a kind's Launch -> Sandbox, nothing is changed) -> confined (a thread that enters the sandbox,
+    starts the client, and ends)
 
-A client carries a stranger's bytes, so a client that was taken over must not reach the profiles, memory and sockets of the others, nor the
-daemon's. Restrictions are the calling thread's, and every process inherits those of the thread that starts it: so a thread of its own
-costs a fraction of a millisecond, where a program in between would cost twenty. Nothing of this needs a privilege.
+A client carries a stranger's bytes, so a client that was taken over must not reach the profiles, memory and
+sockets of the others, nor the daemon's. Restrictions are the calling thread's, and every process inherits
+those of the thread that starts it: so a thread of its own costs a fraction of a millisecond, where a program
+in between would cost twenty. Nothing of this needs a privilege.
 """
 
 from __future__ import annotations
@@ -26,32 +29,90 @@ from supervisor.clients.one_shot_thread import apart
 from supervisor.clients.users import User
 from tunnels.base import Launch
 
-# What every client may read and execute, and what it may only read; entries that do not exist are left out. Not all of /etc: our own
+# What every client may read and execute, and what it may only read; entries that do not exist are left out.
+# Not all of /etc: our own
 # configuration and secrets lie there, and other programs' keys.
 PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
 READABLE = (
-    "/proc", "/sys", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf", "/run/nscd", "/var/lib/ca-certificates",
+    "/proc",
+    "/sys",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager/resolv.conf",
+    "/run/nscd",
+    "/var/lib/ca-certificates",
     "/var/lib/sss/mc",
-    *(f"/etc/{name}" for name in (
-        "alternatives", "ca-certificates", "ca-certificates.conf", "crypto-policies", "gai.conf", "gnutls", "group", "host.conf",
-        "hostname", "hosts", "iproute2", "java*", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "localtime", "machine-id",
-        "nsswitch.conf", "os-release", "passwd", "pkcs11", "pki/ca-trust", "pki/tls/cert.pem", "pki/tls/certs", "pki/tls/openssl.cnf",
-        "protocols", "python3*", "resolv.conf", "services", "ssh/ssh_config", "ssh/ssh_config.d", "ssh/ssh_known_hosts", "ssl/cert.pem",
-        "ssl/certs", "ssl/openssl.cnf", "timezone",
-    )),
+    *(
+        f"/etc/{name}"
+        for name in (
+            "alternatives",
+            "ca-certificates",
+            "ca-certificates.conf",
+            "crypto-policies",
+            "gai.conf",
+            "gnutls",
+            "group",
+            "host.conf",
+            "hostname",
+            "hosts",
+            "iproute2",
+            "java*",
+            "ld.so.cache",
+            "ld.so.conf",
+            "ld.so.conf.d",
+            "ld.so.preload",
+            "localtime",
+            "machine-id",
+            "nsswitch.conf",
+            "os-release",
+            "passwd",
+            "pkcs11",
+            "pki/ca-trust",
+            "pki/tls/cert.pem",
+            "pki/tls/certs",
+            "pki/tls/openssl.cnf",
+            "protocols",
+            "python3*",
+            "resolv.conf",
+            "services",
+            "ssh/ssh_config",
+            "ssh/ssh_config.d",
+            "ssh/ssh_known_hosts",
+            "ssl/cert.pem",
+            "ssl/certs",
+            "ssl/openssl.cnf",
+            "timezone",
+        )
+    ),
 )
 DEVICES = (
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/net/tun", "/dev/ppp",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/net/tun",
+    "/dev/ppp",
 )
 _NET_ADMIN = "net_admin"
 _CAPABILITIES = {"chown": 0, "dac_override": 1, "setgid": 6, "setuid": 7, "setpcap": 8, _NET_ADMIN: 12}
 
 # linux/landlock.h
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE, _MAKE = 1, 1 << 1, 1 << 2, 1 << 3, 0b11 << 4, 0b101111 << 7
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE, _MAKE = (
+    1,
+    1 << 1,
+    1 << 2,
+    1 << 3,
+    0b11 << 4,
+    0b101111 << 7,
+)
 _DEVICE_NODES, _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 6 | 1 << 11, 1 << 13, 1 << 14, 1 << 15
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
-_FIRST = (1 << 13) - 1              # what the first version handles; others came with versions 2, 3 and 5
-_SCOPES, _SCOPED_SINCE = 0b11, 6    # abstract unix sockets, signals
+_FIRST = (1 << 13) - 1  # what the first version handles; others came with versions 2, 3 and 5
+_SCOPES, _SCOPED_SINCE = 0b11, 6  # abstract unix sockets, signals
 
 LIST = _READ_DIR
 READ = _READ_FILE | _READ_DIR
@@ -66,19 +127,25 @@ Result = TypeVar("Result")
 class Sandbox:
     """The boundary of one client."""
 
-    files: tuple[tuple[str, int], ...]      # a path, and what may be done to it and to all that is beneath
-    capabilities: frozenset[int]            # at most, for one that is started as root
-    user: User | None = None                # who it will become
+    files: tuple[tuple[str, int], ...]  # a path, and what may be done to it and to all that is beneath
+    capabilities: frozenset[int]  # at most, for one that is started as root
+    user: User | None = None  # who it will become
 
 
-def boundary(launch: Launch, directory: Path, private: Sequence[Path] = (), user: User | None = None) -> Sandbox:
-    """What this launch needs. `private`: directories of ours, which stay closed in an open one, but for what is named in them."""
+def boundary(
+    launch: Launch, directory: Path, private: Sequence[Path] = (), user: User | None = None
+) -> Sandbox:
+    """What this launch needs. `private`: directories of ours, which stay closed in an open one, but for
+    what is named in them.
+    """
     derived = ((path, rights) for path, rights in _common() for path in _beside(path, private))
     read = ((path, RUN) for named in launch.reads for path in _named(os.path.realpath(named), private))
     written = ((str(path), CHANGE | RUN | USE) for path in launch.writes)
     program = ((path, RUN) for word in launch.argv[:1] for path in _program(word, private))
     capabilities = frozenset(_CAPABILITIES[name] for name in (_NET_ADMIN, *launch.capabilities))
-    return Sandbox((*_interpreter(), *derived, *program, *read, *written, (str(directory), CHANGE)), capabilities, user)
+    return Sandbox(
+        (*_interpreter(), *derived, *program, *read, *written, (str(directory), CHANGE)), capabilities, user
+    )
 
 
 @functools.cache
@@ -86,7 +153,8 @@ def _common() -> tuple[tuple[str, int], ...]:
     """What is the same for all of them."""
     programs = dict.fromkeys(map(os.path.realpath, PROGRAMS))
     return (
-        *((path, RUN) for path in programs), *((path, READ) for pattern in READABLE for path in glob.glob(pattern)),
+        *((path, RUN) for path in programs),
+        *((path, READ) for pattern in READABLE for path in glob.glob(pattern)),
         *((path, USE) for path in DEVICES),
     )
 
@@ -97,7 +165,11 @@ def _interpreter() -> tuple[tuple[str, int], ...]:
     package = Path(tunnels.__file__).resolve().parent
     homes = dict.fromkeys((sys.prefix, sys.base_prefix))
     parts = (os.path.join(home, part) for home in homes for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
-    return (*((path, RUN) for path in parts if not path.startswith("/usr/")), (str(package), RUN), (str(package.parent), LIST))
+    return (
+        *((path, RUN) for path in parts if not path.startswith("/usr/")),
+        (str(package), RUN),
+        (str(package.parent), LIST),
+    )
 
 
 def _named(path: str, private: Sequence[Path]) -> Iterator[str]:
@@ -131,7 +203,8 @@ def _within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-# --- entering it -----------------------------------------------------------------------------------------------------------------------
+# --- entering it
+# ----------------------------------------------------------------------------------------------------------
 
 
 def confined(sandbox: Sandbox, start: Callable[[], Result]) -> Result:
@@ -161,12 +234,14 @@ def _enter(sandbox: Sandbox) -> None:
         syscalls.own_mounts()
         syscalls.show_instead(sandbox.user.accounts, "/etc/passwd")
     if os.geteuid() == 0:
-        with contextlib.suppress(PermissionError):      # in a container without CAP_SETPCAP, which has few of them anyway
+        with contextlib.suppress(
+            PermissionError
+        ):  # in a container without CAP_SETPCAP, which has few of them anyway
             syscalls.keep_capabilities(sandbox.capabilities)
     syscalls.no_new_privileges()
     if (abi := syscalls.landlock_abi()) > 0:
         _close_files(sandbox.files, abi)
-    with contextlib.suppress(OSError):      # a kernel without it; the doctor says so
+    with contextlib.suppress(OSError):  # a kernel without it; the doctor says so
         syscalls.filter_system_calls(seccomp.program())
 
 
@@ -184,17 +259,24 @@ def _close_files(files: Iterable[tuple[str, int]], abi: int) -> None:
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:         # it is not there
+    except OSError:  # it is not there
         return
     try:
-        syscalls.landlock_allow(ruleset, fd, rights if stat.S_ISDIR(os.fstat(fd).st_mode) else rights & _OF_FILES)
+        syscalls.landlock_allow(
+            ruleset, fd, rights if stat.S_ISDIR(os.fstat(fd).st_mode) else rights & _OF_FILES
+        )
     finally:
         os.close(fd)
 
 
 def handled_by(abi: int) -> int:
     """The accesses to files that this version of Landlock can refuse."""
-    return _FIRST | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0) | (_IOCTL_DEV if abi >= 5 else 0)
+    return (
+        _FIRST
+        | (_REFER if abi >= 2 else 0)
+        | (_TRUNCATE if abi >= 3 else 0)
+        | (_IOCTL_DEV if abi >= 5 else 0)
+    )
 
 
 @functools.cache

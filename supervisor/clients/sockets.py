@@ -1,4 +1,6 @@
-"""The two sockets through which a client may talk to us beside its output: its management socket and its private NOTIFY_SOCKET."""
+"""The two sockets through which a client may talk to us beside its output: its management socket and its
+private NOTIFY_SOCKET.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +22,36 @@ from supervisor.clients.inotify import APPEARED, Notices
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
 
-LONGEST_PATH = 107              # bytes; sun_path in struct sockaddr_un
-_LINE = 64 << 10                # bytes of one management line
+LONGEST_PATH = 107  # bytes; sun_path in struct sockaddr_un
+_LINE = 64 << 10  # bytes of one management line
 _CHUNK = 16 << 10
-_DATAGRAMS = 32                 # read in one turn of the loop
-_SENDER = struct.Struct("3i")   # struct ucred: pid, uid, gid
+_DATAGRAMS = 32  # read in one turn of the loop
+_SENDER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
-_ANCILLARY = socket.CMSG_SPACE(_SENDER.size) + socket.CMSG_SPACE(8 * 4)     # bytes
+_ANCILLARY = socket.CMSG_SPACE(_SENDER.size) + socket.CMSG_SPACE(8 * 4)  # bytes
 
 Ancillary = tuple[int, int, bytes]
 
 
 class Management:
-    """The connection to a socket that the client makes. `receive` gets each line, and an empty one whenever we have just connected.
+    """The connection to a socket that the client makes. `receive` gets each line, and an empty one
+    whenever we have just connected.
 
     Other clients of our user can connect to it too; `key` is what the client knows us by.
     """
 
-    def __init__(self, path: Path, notices: Notices, receive: Callable[[str], None], log: Log, key: str = "") -> None:
+    def __init__(
+        self, path: Path, notices: Notices, receive: Callable[[str], None], log: Log, key: str = ""
+    ) -> None:
         self._path, self._notices, self._receive, self._log, self._key = path, notices, receive, log, key
         self._appeared = asyncio.Event()
         self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
         self._closing = False
         self._watch: int | None = notices.watch(path.parent, APPEARED, self._on_entry)
-        self._task = asyncio.get_running_loop().create_task(self._converse(), name=f"management {path.parent.name}")
+        self._task = asyncio.get_running_loop().create_task(
+            self._converse(), name=f"management {path.parent.name}"
+        )
 
     def send(self, line: str) -> None:
         """Send one line, now or as soon as there is a connection."""
@@ -78,7 +85,9 @@ class Management:
         try:
             while not self._closing:
                 await self._connection()
-        except OSError as error:        # the session goes on without it, until its start timeout or its probe says more
+        except (
+            OSError
+        ) as error:  # the session goes on without it, until its start timeout or its probe says more
             self._log.note(f"the management connection failed: {error}")
 
     async def _connection(self) -> None:
@@ -94,7 +103,9 @@ class Management:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
             self._appeared.clear()
-            with contextlib.suppress(OSError):      # not there yet, or not ours: the next entry in the directory is the next chance
+            with contextlib.suppress(
+                OSError
+            ):  # not there yet, or not ours: the next entry in the directory is the next chance
                 return await _connect_when_listening(self._path)
             await self._appeared.wait()
 
@@ -112,13 +123,15 @@ class Management:
             while data := await reader.read(_CHUNK):
                 for line in splitter.feed(data):
                     self._receive(line)
-                await asyncio.sleep(0)      # a reader with a full buffer would not give way by itself
+                await asyncio.sleep(0)  # a reader with a full buffer would not give way by itself
         for line in splitter.flush():
             self._receive(line)
 
 
 async def _connect_when_listening(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Between bind and listen of the client, of which the kernel tells nobody, a connection is refused: try again in milliseconds."""
+    """Between bind and listen of the client, of which the kernel tells nobody, a connection is refused:
+    try again in milliseconds.
+    """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type((ConnectionRefusedError, BlockingIOError)),
         wait=wait_exponential(multiplier=0.001, max=0.25),
@@ -148,7 +161,9 @@ class NotifySocket:
         self.path = path
         self._receive: Callable[[str], None] = lambda line: None
         self._may: Callable[[int], bool] = lambda pid: False
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
         try:
             disk.make_way(path)
             path.unlink(missing_ok=True)
@@ -185,7 +200,9 @@ class NotifySocket:
                     _close(ancillary)
 
     def _take(self, data: bytes, ancillary: Sequence[Ancillary]) -> None:
-        sender = next((_SENDER.unpack(it)[0] for level, kind, it in ancillary if (level, kind) == _CREDENTIALS), 0)
+        sender = next(
+            (_SENDER.unpack(it)[0] for level, kind, it in ancillary if (level, kind) == _CREDENTIALS), 0
+        )
         if not self._may(sender):
             return
         splitter = LineSplitter()
@@ -195,8 +212,10 @@ class NotifySocket:
 
 
 def _close(ancillary: Sequence[Ancillary]) -> None:
-    """Descriptors that came along. systemd-notify waits until its one is closed, and so lives until its message was judged."""
+    """Descriptors that came along. systemd-notify waits until its one is closed, and so lives until its
+    message was judged.
+    """
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            for fd in array("i", data[:len(data) - len(data) % 4]):
+            for fd in array("i", data[: len(data) - len(data) % 4]):
                 os.close(fd)

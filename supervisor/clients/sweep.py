@@ -1,6 +1,7 @@
 """Ends what an earlier daemon left behind: at the start of the daemon, and by `facilitator cleanup`.
 
-Only for whoever holds the lock of the runtime_dir: to everybody else the clients of a living daemon look like leftovers.
+Only for whoever holds the lock of the runtime_dir: to everybody else the clients of a living daemon look like
+leftovers.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from supervisor.clients import processes
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.reaper import ProcessTree
 
-GRACE = 5.0             # seconds from SIGTERM to SIGKILL
-_ROUNDS = 10            # SIGKILLs of what appears while we look
-_ROUND = 1.0            # seconds between them
+GRACE = 5.0  # seconds from SIGTERM to SIGKILL
+_ROUNDS = 10  # SIGKILLs of what appears while we look
+_ROUND = 1.0  # seconds between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,19 @@ def tag(runtime_dir: Path, tunnel: str, session: str) -> str:
 def still_runs(entry: JournalEntry) -> bool:
     """The recorded process is alive, and is that one and no later one with its pid."""
     known = processes.stat(entry.pid)
-    return known is not None and known.state != "Z" and (known.start, processes.boot_id()) == (entry.start, entry.boot)
+    return (
+        known is not None
+        and known.state != "Z"
+        and (known.start, processes.boot_id()) == (entry.start, entry.boot)
+    )
 
 
 def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
-    """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads all of /proc, once.
+    """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads
+    all of /proc, once.
 
-    `spared`: seats whose recorded client somebody goes on with. What an earlier client of theirs left is found nevertheless.
+    `spared`: seats whose recorded client somebody goes on with. What an earlier client of theirs left is
+    found nevertheless.
     """
     written = journal.load().values()
     entries = [entry for entry in written if still_runs(entry)]
@@ -55,7 +62,9 @@ def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
     for pid in tuple(known):
         known |= processes.descendants(pid)
     found = {}
-    for pid, tunnel, start in _ours(mains, Home(journal.runtime_dir, frozenset(entry.id for entry in written))):
+    for pid, tunnel, start in _ours(
+        mains, Home(journal.runtime_dir, frozenset(entry.id for entry in written))
+    ):
         if pid in found or pid in known or processes.tag_of(pid) in tags:
             continue
         if (pidfd := _pinned(pid, start)) is not None:
@@ -64,7 +73,9 @@ def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
 
 
 async def sweep(journal: Journal, spared: Container[str] = (), grace: float = GRACE) -> list[tuple[str, int]]:
-    """Ask all leftovers to end, kill those that do not within `grace` seconds, forget them; (tunnel, pid) of what there was."""
+    """Ask all leftovers to end, kill those that do not within `grace` seconds, forget them; (tunnel, pid)
+    of what there was.
+    """
     there_was: dict[int, str] = {}
     patience, sent = grace, signal.SIGTERM
     for _ in range(1 + _ROUNDS):
@@ -79,7 +90,9 @@ async def sweep(journal: Journal, spared: Container[str] = (), grace: float = GR
 
 
 async def end_strangers(family: ProcessTree, within: float) -> bool:
-    """Kill what is left of a client that was never our child, and whose main process ended; False: it lives after `within` seconds."""
+    """Kill what is left of a client that was never our child, and whose main process ended; False: it
+    lives after `within` seconds.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
             while left := _strangers(family):
@@ -93,7 +106,11 @@ def _strangers(family: ProcessTree) -> list[Leftover]:
     found = []
     for pid in processes.all_pids():
         known = processes.stat(pid)
-        if known is None or known.state == "Z" or not (family.seen.get(pid) == known.start or processes.tag_of(pid) == family.tag):
+        if (
+            known is None
+            or known.state == "Z"
+            or not (family.seen.get(pid) == known.start or processes.tag_of(pid) == family.tag)
+        ):
             continue
         if (pidfd := _pinned(pid, known.start)) is not None:
             found.append(Leftover(family.tag, pid, pidfd))
@@ -102,10 +119,12 @@ def _strangers(family: ProcessTree) -> list[Leftover]:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The runtime_dir of a daemon, as a tag tells it: a path means one directory here and another one in another mount namespace."""
+    """The runtime_dir of a daemon, as a tag tells it: a path means one directory here and another one in
+    another mount namespace.
+    """
 
     directory: Path
-    sessions: frozenset[str]        # ids of sessions that its journal knows
+    sessions: frozenset[str]  # ids of sessions that its journal knows
 
     def tunnel(self, pid: int, carried: str | None) -> str | None:
         """Whose client a process with this tag is, if it is one of ours."""
@@ -113,12 +132,14 @@ class Home:
         if carried is None or not carried.startswith(prefix):
             return None
         tunnel, _, session = carried.removeprefix(prefix).partition("/")
-        if not session or "/" in session:       # the tag of a runtime_dir inside ours
+        if not session or "/" in session:  # the tag of a runtime_dir inside ours
             return None
         return tunnel if session in self.sessions or self._is_seen_by(pid) else None
 
     def _is_seen_by(self, pid: int) -> bool:
-        """Under that path the process sees this very directory, or one that was removed: then nobody else looks after it."""
+        """Under that path the process sees this very directory, or one that was removed: then nobody else
+        looks after it.
+        """
         try:
             ours, theirs = os.stat(self.directory), os.stat(f"/proc/{pid}/root{self.directory.resolve()}")
         except OSError:
@@ -127,7 +148,9 @@ class Home:
 
 
 def _ours(mains: dict[int, str], home: Home) -> Iterator[tuple[int, str, int]]:
-    """Pid, tunnel and start time of whatever is, descends from, or shares the session of a known main process, or carries our tag."""
+    """Pid, tunnel and start time of whatever is, descends from, or shares the session of a known main
+    process, or carries our tag.
+    """
     trees = dict(mains)
     for pid, tunnel in mains.items():
         trees |= dict.fromkeys(processes.descendants(pid), tunnel)
@@ -141,7 +164,9 @@ def _ours(mains: dict[int, str], home: Home) -> Iterator[tuple[int, str, int]]:
 
 
 def _pinned(pid: int, start: int) -> int | None:
-    """A pidfd, which is of that very process because it still has its start time after the pidfd was opened."""
+    """A pidfd, which is of that very process because it still has its start time after the pidfd was
+    opened.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -158,7 +183,9 @@ async def _signal_and_wait(left: Sequence[Leftover], number: signal.Signals, wit
         for one in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(one.pidfd, number)
-                signal.pidfd_send_signal(one.pidfd, signal.SIGCONT)     # a flooding client may have been halted when the daemon died
+                signal.pidfd_send_signal(
+                    one.pidfd, signal.SIGCONT
+                )  # a flooding client may have been halted when the daemon died
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for one in left:

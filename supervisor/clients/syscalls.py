@@ -1,4 +1,6 @@
-"""System calls that Python has no function for. Each of them changes the calling thread alone (and what it starts), not the process."""
+"""System calls that Python has no function for. Each of them changes the calling thread alone (and what it
+starts), not the process.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,16 @@ from collections.abc import Collection
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
-_RULESET = struct.Struct("=3Q")         # struct landlock_ruleset_attr: files, network, scopes
-_BENEATH = struct.Struct("=Qi")         # struct landlock_path_beneath_attr: rights, descriptor
+_RULESET = struct.Struct("=3Q")  # struct landlock_ruleset_attr: files, network, scopes
+_BENEATH = struct.Struct("=Qi")  # struct landlock_path_beneath_attr: rights, descriptor
 
-_PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 23, 24, 22, 38
+_PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = (
+    4,
+    23,
+    24,
+    22,
+    38,
+)
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NEWNS = 0x0002_0000
@@ -41,7 +49,8 @@ def _prctl(option: int, *arguments: int, what: str) -> int:
     return _checked(_libc().prctl(ctypes.c_int(option), *words), what)
 
 
-# --- Landlock ----------------------------------------------------------------------------------------------------------------------
+# --- Landlock
+# ----------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -61,7 +70,10 @@ def landlock_ruleset(files: int, scopes: int) -> int:
 def landlock_allow(ruleset: int, path: int, rights: int) -> None:
     """Allow these accesses beneath what the descriptor `path` stands for. OSError."""
     rule = _BENEATH.pack(rights, path)
-    _checked(int(_libc().syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)), "landlock_add_rule")
+    _checked(
+        int(_libc().syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)),
+        "landlock_add_rule",
+    )
 
 
 def landlock_restrict(ruleset: int) -> None:
@@ -69,16 +81,21 @@ def landlock_restrict(ruleset: int) -> None:
     _checked(int(_libc().syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)), "landlock_restrict_self")
 
 
-# --- privileges ----------------------------------------------------------------------------------------------------------------------
+# --- privileges
+# ----------------------------------------------------------------------------------------------------------
 
 
 def no_new_privileges() -> None:
-    """No program gives this thread more than it has, whatever its file says (setuid, file capabilities). OSError."""
+    """No program gives this thread more than it has, whatever its file says (setuid, file capabilities).
+    OSError.
+    """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="PR_SET_NO_NEW_PRIVS")
 
 
 def not_dumpable() -> None:
-    """The process (all of it) may not be looked into by others of its user: no ptrace, no /proc/PID/mem, fd, environ. OSError."""
+    """The process (all of it) may not be looked into by others of its user: no ptrace, no /proc/PID/mem,
+    fd, environ. OSError.
+    """
     _prctl(_PR_SET_DUMPABLE, 0, what="PR_SET_DUMPABLE")
 
 
@@ -97,7 +114,10 @@ def _bounding() -> tuple[int, ...]:
 
 
 def _forget_inheritable() -> None:
-    header, sets = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)), ctypes.create_string_buffer(24)
+    header, sets = (
+        ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)),
+        ctypes.create_string_buffer(24),
+    )
     _checked(_libc().capget(header, sets), "capget")
     effective, permitted, _, effective_high, permitted_high, _ = struct.unpack("=6I", sets.raw[:24])
     data = struct.pack("=6I", effective, permitted, 0, effective_high, permitted_high, 0)
@@ -112,21 +132,34 @@ def filter_system_calls(program: bytes) -> None:
 
     given = SockFprog(len(program) // 8, program)
     _checked(
-        _libc().prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(given), ctypes.c_ulong(0),
-                      ctypes.c_ulong(0)),
+        _libc().prctl(
+            ctypes.c_int(_PR_SET_SECCOMP),
+            ctypes.c_ulong(_SECCOMP_MODE_FILTER),
+            ctypes.byref(given),
+            ctypes.c_ulong(0),
+            ctypes.c_ulong(0),
+        ),
         "PR_SET_SECCOMP",
     )
 
 
-# --- mounts --------------------------------------------------------------------------------------------------------------------------
+# --- mounts
+# ----------------------------------------------------------------------------------------------------------
 
 
 def own_mounts() -> None:
-    """This thread gets a mount namespace of its own, which still hears of what is unmounted outside. OSError."""
+    """This thread gets a mount namespace of its own, which still hears of what is unmounted outside.
+    OSError.
+    """
     _checked(_libc().unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
-    _checked(_libc().mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount(/, MS_SLAVE)")
+    _checked(
+        _libc().mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount(/, MS_SLAVE)"
+    )
 
 
 def show_instead(source: str, target: str) -> None:
     """In this thread's mount namespace `target` is `source`. OSError."""
-    _checked(_libc().mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(_MS_BIND), None), f"mount({target}, MS_BIND)")
+    _checked(
+        _libc().mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(_MS_BIND), None),
+        f"mount({target}, MS_BIND)",
+    )

@@ -1,7 +1,8 @@
-"""One-time codes from a seed (TOTP, RFC 6238): each time step is used once per seed, over all tunnels and over restarts of the daemon.
+"""One-time codes from a seed (TOTP, RFC 6238): each time step is used once per seed, over all tunnels and
+over restarts of the daemon.
 
-Most servers refuse a code that they have seen, and count that as a failed login. So a step that is used is written down before the code is
-given out, under a checksum of the seed.
+Most servers refuse a code that they have seen, and count that as a failed login. So a step that is used is
+written down before the code is given out, under a checksum of the seed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import pyotp
 from supervisor import disk
 from supervisor.core.formats import opened
 
-FORMAT = 1          # of the file; 0 was the mapping alone
-_SHORTEST = 14      # bytes of a seed
-LEFT = 1.0      # seconds that a step must still have, or the code could be late at the far side
+FORMAT = 1  # of the file; 0 was the mapping alone
+_SHORTEST = 14  # bytes of a seed
+LEFT = 1.0  # seconds that a step must still have, or the code could be late at the far side
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,15 @@ class Codes:
         self._used: dict[str, int] | None = None
 
     def book(self, seed: bytes) -> Booking:
-        """The next code of the seed that was not used yet. ValueError: it is no seed; OSError: its use cannot be written down."""
+        """The next code of the seed that was not used yet. ValueError: it is no seed; OSError: its use
+        cannot be written down.
+        """
         totp = parse_seed(seed)
         used = self._read()
-        name, now = hashlib.sha256(b"facilitator totp " + totp.secret.encode()).hexdigest()[:32], self._clock()
+        name, now = (
+            hashlib.sha256(b"facilitator totp " + totp.secret.encode()).hexdigest()[:32],
+            self._clock(),
+        )
         step = max(int((now + LEFT) / totp.interval), used.get(name, 0) + 1)
         used[name] = step
         self._write(used)
@@ -56,8 +62,16 @@ class Codes:
         if self._used is None:
             try:
                 format, used = opened(disk.read(self._path), FORMAT)
-                self._used = {str(name): int(step) for name, step in (used["used"] if format else used).items()}
-            except (OSError, KeyError, ValueError, AttributeError, TypeError):       # not there, or damaged: the worst is one refused code
+                self._used = {
+                    str(name): int(step) for name, step in (used["used"] if format else used).items()
+                }
+            except (
+                OSError,
+                KeyError,
+                ValueError,
+                AttributeError,
+                TypeError,
+            ):  # not there, or damaged: the worst is one refused code
                 self._used = {}
         return self._used
 
@@ -66,7 +80,9 @@ class Codes:
 
 
 def parse_seed(seed: bytes) -> pyotp.TOTP:
-    """The generator behind a base32 seed or an otpauth:// address. ValueError says what is wrong, and never repeats the seed."""
+    """The generator behind a base32 seed or an otpauth:// address. ValueError says what is wrong, and
+    never repeats the seed.
+    """
     text = seed.decode("ascii", "replace").strip()
     try:
         given = _from_address(text) if text.startswith("otpauth://") else pyotp.TOTP(_long_enough(text))
@@ -79,13 +95,17 @@ def parse_seed(seed: bytes) -> pyotp.TOTP:
 
 def _from_address(address: str) -> pyotp.TOTP | None:
     parts = urlsplit(address)
-    fields = {name: _long_enough(value) if name == "secret" else value for name, value in parse_qsl(parts.query)}
+    fields = {
+        name: _long_enough(value) if name == "secret" else value for name, value in parse_qsl(parts.query)
+    }
     parsed = pyotp.parse_uri(urlunsplit(parts._replace(query=urlencode(fields))))
     return parsed if isinstance(parsed, pyotp.TOTP) else None
 
 
 def _long_enough(seed: str) -> str:
-    """Far sides hand out 80 bits to this day, and pyotp wants 112: zeroes at the end change no code (RFC 2104: HMAC pads with them)."""
+    """Far sides hand out 80 bits to this day, and pyotp wants 112: zeroes at the end change no code (RFC
+    2104: HMAC pads with them).
+    """
     plain = "".join(seed.split()).replace("-", "").rstrip("=").upper()
     key = base64.b32decode(plain + "=" * (-len(plain) % 8))
     if not key:

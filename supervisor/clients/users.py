@@ -1,6 +1,8 @@
-"""Users for clients that are started as root and need nothing of it: each gets a uid of its own, so that none can touch the others.
+"""Users for clients that are started as root and need nothing of it: each gets a uid of its own, so that
+none can touch the others.
 
-ssh insists on an entry in /etc/passwd. The client sees a copy of that file with one more line, in a mount namespace of its own.
+ssh insists on an entry in /etc/passwd. The client sees a copy of that file with one more line, in a mount
+namespace of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from pathlib import Path
 from supervisor.clients import processes, syscalls
 from supervisor.clients.one_shot_thread import apart
 
-NAME = "facilitator"            # where there can be no mount namespace, such as in most containers, all of them share this user
-NUMBERS = range(61184, 65520)   # as systemd's DynamicUser=: no package creates users here
+# where there can be no mount namespace, such as in most containers, all of them share this user
+NAME = "facilitator"
+NUMBERS = range(61184, 65520)  # as systemd's DynamicUser=: no package creates users here
 _ACCOUNTS = Path("/etc/passwd")
 _TAKEN = Path("/run/systemd/dynamic-uid")
 _LINE = "facilitator-client:x:{0}:{0}:client of facilitator:/:/usr/sbin/nologin\n"
@@ -29,23 +32,29 @@ class User:
 
     uid: int
     gid: int
-    accounts: str | None = None     # a file that it sees as /etc/passwd
+    accounts: str | None = None  # a file that it sees as /etc/passwd
 
 
 class Users:
     """Picks them."""
 
     def __init__(self) -> None:
-        self._given: dict[str, int] = {}        # by seat
+        self._given: dict[str, int] = {}  # by seat
 
     def pick(self, directory: Path) -> User | None:
-        """The user for the client in this directory; None: we are not root. LookupError says what to do; OSError."""
+        """The user for the client in this directory; None: we are not root. LookupError says what to do;
+        OSError.
+        """
         if os.geteuid() != 0:
             return None
         if not _mounts():
             return _shared()
         others = {number for place, number in self._given.items() if place != directory.name}
-        number = next(each for each in _numbers(zlib.crc32(os.fsencode(directory))) if each not in others and _free(each))
+        number = next(
+            each
+            for each in _numbers(zlib.crc32(os.fsencode(directory)))
+            if each not in others and _free(each)
+        )
         self._given[directory.name] = number
         accounts = directory / "passwd"
         accounts.unlink(missing_ok=True)
@@ -73,7 +82,7 @@ def _running() -> set[int]:
     for pid in processes.all_pids():
         try:
             found.add(os.stat(f"/proc/{pid}").st_uid)
-        except OSError:         # it has ended
+        except OSError:  # it has ended
             continue
     return found
 
@@ -84,7 +93,9 @@ def _shared() -> User:
     except KeyError:
         account = None
     if account is None or account.pw_uid == 0:
-        raise LookupError(f"there is no user {NAME} for what must not run as root: useradd --system --no-create-home {NAME}")
+        raise LookupError(
+            f"there is no user {NAME} for what must not run as root: useradd --system --no-create-home {NAME}"
+        )
     return User(account.pw_uid, account.pw_gid)
 
 

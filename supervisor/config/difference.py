@@ -12,9 +12,19 @@ from supervisor.config.model import Config
 from tunnels.settings import Settings, Tunnel
 
 # The client does not see these: routes, probes, alerts and pauses are the daemon's own.
-_LIVE = frozenset({
-    "description", "destinations", "priority", "probe", "reconnect", "alert", "allow", "login.max_attempts", "login.reconnect_on_change",
-})
+_LIVE = frozenset(
+    {
+        "description",
+        "destinations",
+        "priority",
+        "probe",
+        "reconnect",
+        "alert",
+        "allow",
+        "login.max_attempts",
+        "login.reconnect_on_change",
+    }
+)
 # Places that the daemon took at its start.
 _GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit")
 _FIXED = ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
@@ -26,10 +36,10 @@ class ConfigDifference:
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # their clients must start anew
-    updated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)    # their clients go on
-    globals: tuple[str, ...] = ()                                           # takes effect at once, such as staff or alerts
-    fixed: tuple[str, ...] = ()                                             # takes effect when the daemon starts anew
+    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients must start anew
+    updated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients go on
+    globals: tuple[str, ...] = ()  # takes effect at once, such as staff or alerts
+    fixed: tuple[str, ...] = ()  # takes effect when the daemon starts anew
 
     def __bool__(self) -> bool:
         return any((self.added, self.removed, self.restart, self.updated, self.globals, self.fixed))
@@ -50,7 +60,8 @@ class ConfigDifference:
 def difference(old: Config, new: Config) -> ConfigDifference:
     """What changes from `old` to `new`; false when nothing does."""
     changes = {
-        name: changed for name in new.tunnels
+        name: changed
+        for name in new.tunnels
         if name in old.tunnels and (changed := _changed(old.tunnels[name], new.tunnels[name]))
     }
     restart = {name: what for name, what in changes.items() if not _LIVE.issuperset(what)}
@@ -64,12 +75,15 @@ def difference(old: Config, new: Config) -> ConfigDifference:
     )
 
 
-# Kinds whose clients must have been started in this way; one of an earlier version begins anew at once, instead of being found dead later.
+# Kinds whose clients must have been started in this way; one of an earlier version begins anew at once,
+# instead of being found dead later.
 _SINCE = {"sshuttle": "transparent sockets"}
 
 
 def fingerprint(tunnel: Tunnel) -> str:
-    """The same for all settings of a tunnel between which its client goes on, and for every version with which a client of it can go on."""
+    """The same for all settings of a tunnel between which its client goes on, and for every version with
+    which a client of it can go on.
+    """
     said = tunnel.model_dump(mode="json", exclude_defaults=True)
     login = {name: value for name, value in said.pop("login", {}).items() if f"login.{name}" not in _LIVE}
     plain = {name: value for name, value in said.items() if name not in _LIVE}
@@ -83,8 +97,14 @@ def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:
     if type(old) is not type(new):
         return ("kind",)
     names = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
-    login = [f"login.{name}" for name in type(new.login).model_fields if getattr(old.login, name) != getattr(new.login, name)]
-    mapping = ["destinations.presented_as"] if _mapping(old) != _mapping(new) else []     # a proxy maps by itself: its client must know
+    login = [
+        f"login.{name}"
+        for name in type(new.login).model_fields
+        if getattr(old.login, name) != getattr(new.login, name)
+    ]
+    mapping = (
+        ["destinations.presented_as"] if _mapping(old) != _mapping(new) else []
+    )  # a proxy maps by itself: its client must know
     return tuple(path for name in names for path in (login if name == "login" else [name])) + tuple(mapping)
 
 

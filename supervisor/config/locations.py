@@ -20,7 +20,9 @@ class Location:
 
 
 def find(root: Group, where: Where) -> Location:
-    """Where this stands: a word or an entry of a list where it begins, a group or list where its key begins."""
+    """Where this stands: a word or an entry of a list where it begins, a group or list where its key
+    begins.
+    """
     place = Location(root.mark, (), root)
     for depth, step in enumerate(where, start=1):
         below = _below(place.node, step)
@@ -49,7 +51,9 @@ def _below(node: Node, step: str | int) -> tuple[Position, Node] | None:
 
 
 def group_of(annotation: Any) -> type[Settings] | None:
-    """The group of settings that a field of this type holds, directly, as an option or in a list; None: it holds none."""
+    """The group of settings that a field of this type holds, directly, as an option or in a list; None: it
+    holds none.
+    """
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     return next(filter(None, map(group_of, get_args(annotation))), None)

@@ -1,6 +1,6 @@
 """All settings as Markdown tables, for docs/configuration.md, from the models.
 
-    python -m supervisor.config.markdown_tables
+python -m supervisor.config.markdown_tables
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supervisor.config.notation import parse_size
 from supervisor.config.tunnel_entries import Kinds
 from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel, parse_share
 
-_LEAVES = (Secret, Destination, Allowance)      # shown as one setting
+_LEAVES = (Secret, Destination, Allowance)  # shown as one setting
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
 
 
@@ -25,10 +25,14 @@ def tables(kinds: Kinds) -> str:
     parts: list[tuple[str, type[Settings], str, Set[str]]] = [
         ("Top level", Globals, "", frozenset()),
         ("Every tunnel (`tunnels.NAME.…`, or under `defaults:`)", Tunnel, "", frozenset({"name"})),
-        *((f"Kind `{name}`", kinds[name].options, "", frozenset(Tunnel.model_fields)) for name in sorted(kinds)),
+        *(
+            (f"Kind `{name}`", kinds[name].options, "", frozenset(Tunnel.model_fields))
+            for name in sorted(kinds)
+        ),
     ]
     return "\n".join(
-        f"### {title}\n\n| setting | default | meaning |\n|---|---|---|\n" + "".join(f"{row}\n" for row in _rows(model, prefix, leave))
+        f"### {title}\n\n| setting | default | meaning |\n|---|---|---|\n"
+        + "".join(f"{row}\n" for row in _rows(model, prefix, leave))
         for title, model, prefix, leave in parts
     )
 
@@ -60,7 +64,9 @@ def _word(value: Any, field: FieldInfo) -> str:
     if isinstance(value, float) and _reads(field, parse_share):
         return f"{value:.0%}"
     if isinstance(value, float):
-        size, unit = next((item for item in _UNITS if value >= item[0] and value % item[0] == 0), (0.001, "ms"))
+        size, unit = next(
+            (item for item in _UNITS if value >= item[0] and value % item[0] == 0), (0.001, "ms")
+        )
         return f"{value / size:g}{unit}"
     if _reads(field, parse_size):
         return f"{value // 10**6}MB"

@@ -17,46 +17,72 @@ from supervisor.config.yaml_document import Group, Listing, Node, Scalar
 from tunnels.settings import Settings
 
 _NO_HINTS: Mapping[str, str] = MappingProxyType({})
-_WANTED: Mapping[str, str] = MappingProxyType({
-    "string": "a text", "path": "a text", "int": "a whole number", "float": "a number", "bool": "true or false",
-    "tuple": "a list", "list": "a list", "frozen": "a list", "set": "a list",
-    "model": "a group of settings", "dict": "a group of settings", "mapping": "a group of settings",
-})
-_MANY = 24      # known keys up to this number are listed when none is like the unknown one
+_WANTED: Mapping[str, str] = MappingProxyType(
+    {
+        "string": "a text",
+        "path": "a text",
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "tuple": "a list",
+        "list": "a list",
+        "frozen": "a list",
+        "set": "a list",
+        "model": "a group of settings",
+        "dict": "a group of settings",
+        "mapping": "a group of settings",
+    }
+)
+_MANY = 24  # known keys up to this number are listed when none is like the unknown one
 
 
 def report_invalid(
-    error: ValidationError, model: type[Settings], root: Group, prefix: Where, report: Report, hints: Mapping[str, str] = _NO_HINTS,
+    error: ValidationError,
+    model: type[Settings],
+    root: Group,
+    prefix: Where,
+    report: Report,
+    hints: Mapping[str, str] = _NO_HINTS,
     partial: bool = False,
 ) -> None:
     """Report each thing that the model refused.
 
-    `prefix`: where the model's data stands; `hints`: what else an unknown key may be; `partial`: nothing is required.
+    `prefix`: where the model's data stands; `hints`: what else an unknown key may be; `partial`: nothing is
+    required.
     """
     found = error.errors(include_url=False, include_input=False)
-    misspelt = {_meant(details["loc"], model, hints) for details in found if details["type"] == "extra_forbidden"}
+    misspelt = {
+        _meant(details["loc"], model, hints) for details in found if details["type"] == "extra_forbidden"
+    }
     for details in found:
         if details["type"] == "too_short" and _has_wrong_entries(details["loc"], found):
-            continue    # pydantic counts only the entries that are right
+            continue  # pydantic counts only the entries that are right
         where = (*prefix, *details["loc"])
         if details["type"] == "extra_forbidden":
             place = find_key(root, where)
-            report.error(place.mark, place.where, unknown_key(str(where[-1]), model_at(model, details["loc"][:-1]), hints))
+            report.error(
+                place.mark,
+                place.where,
+                unknown_key(str(where[-1]), model_at(model, details["loc"][:-1]), hints),
+            )
         elif details["type"] == "missing":
             if partial or details["loc"] in misspelt:
                 continue
             place = find(root, where[:-1])
-            report.error(place.mark, place.where, _missing(str(where[-1]), model_at(model, details["loc"][:-1])))
+            report.error(
+                place.mark, place.where, _missing(str(where[-1]), model_at(model, details["loc"][:-1]))
+            )
         else:
             place = find(root, where)
             report.error(place.mark, place.where, explain(details, place.node))
 
 
 def _has_wrong_entries(where: Where, found: Iterable[ErrorDetails]) -> bool:
-    return any(len(other["loc"]) > len(where) and other["loc"][:len(where)] == where for other in found)
+    return any(len(other["loc"]) > len(where) and other["loc"][: len(where)] == where for other in found)
 
 
-# --- keys ----------------------------------------------------------------------------------------------------------------------
+# --- keys
+# ----------------------------------------------------------------------------------------------------------
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -102,7 +128,8 @@ def _missing(key: str, model: type[Settings] | None) -> str:
     return f"{key} is missing" + (f": {field.description}" if field is not None and field.description else "")
 
 
-# --- values --------------------------------------------------------------------------------------------------------------------
+# --- values
+# ----------------------------------------------------------------------------------------------------------
 
 
 def explain(details: ErrorDetails, node: Node) -> str:
@@ -114,7 +141,11 @@ def explain(details: ErrorDetails, node: Node) -> str:
         return _with_reading(str(context.get("error", details["msg"])), node)
     if kind in ("literal_error", "enum"):
         return _choice(context["expected"], node)
-    wanted = _WANTED.get(kind.split("_")[0]) if kind.endswith(("_type", "_parsing", "_from_float", "_of", "_attributes_type")) else None
+    wanted = (
+        _WANTED.get(kind.split("_")[0])
+        if kind.endswith(("_type", "_parsing", "_from_float", "_of", "_attributes_type"))
+        else None
+    )
     if wanted is not None:
         return _wrong_type(wanted, node)
     return _limit(kind, context, node) or f"this value is not accepted ({kind.replace('_', ' ')})"
@@ -122,15 +153,25 @@ def explain(details: ErrorDetails, node: Node) -> str:
 
 def _with_reading(text: str, node: Node) -> str:
     """A validator's text, told with what stands in the file instead of what Python made of it."""
-    if not isinstance(node, Scalar) or isinstance(node.reading.value, str) or node.reading.taken_for in (None, "a number"):
+    if (
+        not isinstance(node, Scalar)
+        or isinstance(node.reading.value, str)
+        or node.reading.taken_for in (None, "a number")
+    ):
         return text
     advice = text.partition("; ")[2] or text
-    return f"has no value; {advice}" if node.reading.value is None else f"{node.text} is read as {node.reading.taken_for} by YAML; {advice}"
+    return (
+        f"has no value; {advice}"
+        if node.reading.value is None
+        else f"{node.text} is read as {node.reading.taken_for} by YAML; {advice}"
+    )
 
 
 def _wrong_type(wanted: str, node: Node) -> str:
     if isinstance(node, Listing | Group):
-        return f"{wanted} is wanted here, not {'a list' if isinstance(node, Listing) else 'a group of settings'}"
+        return (
+            f"{wanted} is wanted here, not {'a list' if isinstance(node, Listing) else 'a group of settings'}"
+        )
     if node.reading.value is None:
         return f"has no value; {wanted} is wanted"
     if wanted == "a list":
@@ -160,6 +201,9 @@ def _limit(kind: str, context: Mapping[str, Any], node: Node) -> str | None:
         case "too_short" | "string_too_short":
             return "must not be empty"
         case "string_pattern_mismatch":
-            return f"{node.text if isinstance(node, Scalar) else 'this'} does not have the form {context['pattern']}"
+            return (
+                f"{node.text if isinstance(node, Scalar) else 'this'} does not have the form "
+                f"{context['pattern']}"
+            )
         case _:
             return None

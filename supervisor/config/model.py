@@ -1,6 +1,7 @@
 """The configuration file as a value.
 
-`Globals` is everything but the tunnels; `Config` adds them. The schema in `docs/` and the errors of `facilitator check` come from here.
+`Globals` is everything but the tunnels; `Config` adds them. The schema in `docs/` and the errors of
+`facilitator check` come from here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from supervisor.config.notation import Directory, File, Listen, ListenText, Name, ShortDirectory, Size, Subject, Url
+from supervisor.config.notation import (
+    Directory,
+    File,
+    Listen,
+    ListenText,
+    Name,
+    ShortDirectory,
+    Size,
+    Subject,
+    Url,
+)
 from supervisor.config.problems import Problem
 from tunnels.settings import Network, Pause, Seconds, Secret, Settings, Tunnel
 
@@ -20,7 +31,9 @@ class Facilitator(Settings):
     """This daemon."""
 
     name: Name | None = Field(None, description="in metrics, alerts and logs; absent means the host's name")
-    state_dir: Directory = Field(Path("/var/lib/facilitator"), description="database of sessions, transitions and unsent alerts")
+    state_dir: Directory = Field(
+        Path("/var/lib/facilitator"), description="database of sessions, transitions and unsent alerts"
+    )
     runtime_dir: ShortDirectory = Field(
         Path("/run/facilitator"), description="control socket, management sockets, logs of the clients"
     )
@@ -29,8 +42,12 @@ class Facilitator(Settings):
 class Staff(Settings):
     """Whose traffic may enter the tunnels."""
 
-    networks: tuple[Network, ...] = Field((), description="the hub's clients, or the hub's nodes if they masquerade")
-    segments: Mapping[str, tuple[Network, ...]] = Field(default_factory=dict, description="parts of staff, for a tunnel's `allow`")
+    networks: tuple[Network, ...] = Field(
+        (), description="the hub's clients, or the hub's nodes if they masquerade"
+    )
+    segments: Mapping[str, tuple[Network, ...]] = Field(
+        default_factory=dict, description="parts of staff, for a tunnel's `allow`"
+    )
 
 
 class Tls(Settings):
@@ -38,16 +55,22 @@ class Tls(Settings):
 
     certificate: File = Field(description="PEM file with the certificate chain")
     key: File = Field(description="PEM file with the private key")
-    client_ca: File | None = Field(None, description="PEM file; when given, clients must show a certificate of this CA")
+    client_ca: File | None = Field(
+        None, description="PEM file; when given, clients must show a certificate of this CA"
+    )
     client_subjects: tuple[Subject, ...] = Field(
-        (), description="subjects of the client certificates that may enter, as in `CN=prometheus,O=Example`; absent means all of that CA"
+        (),
+        description="subjects of the client certificates that may enter, as in `CN=prometheus,O=Example`; "
+        "absent means all of that CA",
     )
 
 
 class Http(Settings):
     """Metrics, health, status page and read-only API."""
 
-    listen: ListenText = Field(Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes")
+    listen: ListenText = Field(
+        Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes"
+    )
     tls: Tls | None = Field(None, description="absent means plain HTTP")
 
 
@@ -81,9 +104,13 @@ class DrainSettings(Settings):
 class Audit(Settings):
     """A record of who used which tunnel."""
 
-    file: File = Field(description="where the records go, one JSON object a line; the daemon must be able to write beside it")
+    file: File = Field(
+        description="where the records go, one JSON object a line; the daemon must be able to write beside it"
+    )
     max_size: Size = Field(100 * 10**6, description="size at which the file is rotated")
-    keep: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(5, description="how many rotated files are kept")
+    keep: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
+        5, description="how many rotated files are kept"
+    )
 
 
 class Globals(Settings):
@@ -95,7 +122,9 @@ class Globals(Settings):
     alerts: Alerts = Field(default_factory=Alerts)
     drain: DrainSettings = Field(default_factory=DrainSettings)
     on_exit: Literal["remove", "keep"] = Field(
-        "remove", description="what an ordinary end of the daemon leaves behind: nothing, or the layer that keeps destinations closed"
+        "remove",
+        description="what an ordinary end of the daemon leaves behind: nothing, or the layer that keeps "
+        "destinations closed",
     )
     audit: Audit | None = Field(None, description="absent means no audit file")
 

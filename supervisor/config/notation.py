@@ -1,4 +1,6 @@
-"""The words of the configuration file beside those of a tunnel: addresses to listen on, sizes, paths, service addresses."""
+"""The words of the configuration file beside those of a tunnel: addresses to listen on, sizes, paths,
+service addresses.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ _SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2*
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _SUBJECT = re.compile(r"[A-Za-z0-9.]+=[^=]*(,[A-Za-z0-9.]+=[^=]*)*")
-_SOCKET_ROOM = 94   # bytes of a directory's path: a unix socket's path ends at 107, and control.sock goes below it
+_SOCKET_ROOM = (
+    94  # bytes of a directory's path: a unix socket's path ends at 107, and control.sock goes below it
+)
 
 
 class Listen(NamedTuple):
     """Where a TCP server listens."""
 
-    host: str       # an IP address without brackets, or a name
+    host: str  # an IP address without brackets, or a name
     port: int
 
     def __str__(self) -> str:
@@ -42,7 +46,9 @@ def parse_listen(value: Any) -> Listen:
     if ":" in host:
         raise ValueError(f'{value!r}: an IPv6 address stands in brackets and quotes, as in "[::1]:9464"')
     if host in ("", "*"):
-        raise ValueError(f"{value!r}: the host is missing; write 0.0.0.0:{port} for all addresses of this host")
+        raise ValueError(
+            f"{value!r}: the host is missing; write 0.0.0.0:{port} for all addresses of this host"
+        )
     if not _HOST.fullmatch(host):
         raise ValueError(f"{value!r}: {host!r} is neither an address nor a name")
     return Listen(host, int(port))
@@ -62,7 +68,9 @@ def parse_size(value: Any) -> int:
     """Bytes from `100MB`, `64KiB`, ...; ValueError says what a size looks like."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a size; write a whole number with a unit, such as 500kB, 100MB or 1GiB")
+        raise ValueError(
+            f"{value!r} is not a size; write a whole number with a unit, such as 500kB, 100MB or 1GiB"
+        )
     return int(match[1]) * _SIZES[match[2]]
 
 
@@ -82,13 +90,17 @@ def _url(value: str) -> str:
 
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a name; at most 63 letters, digits, '.', '_', '-', a letter or digit first")
+        raise ValueError(
+            f"{value!r} is not a name; at most 63 letters, digits, '.', '_', '-', a letter or digit first"
+        )
     return value
 
 
 def _subject(value: str) -> str:
     if not _SUBJECT.fullmatch(value):
-        raise ValueError(f"{value!r} is not the subject of a certificate; write it as in CN=prometheus,O=Example")
+        raise ValueError(
+            f"{value!r} is not the subject of a certificate; write it as in CN=prometheus,O=Example"
+        )
     return value
 
 
@@ -100,7 +112,10 @@ def _absolute(value: Path) -> Path:
 
 def _short(value: Path) -> Path:
     if len(str(value).encode()) > _SOCKET_ROOM:
-        raise ValueError(f"longer than {_SOCKET_ROOM} bytes: a unix socket below it would get a path that the kernel refuses")
+        raise ValueError(
+            f"longer than {_SOCKET_ROOM} bytes: a unix socket below it would get a path that the kernel "
+            f"refuses"
+        )
     return value
 
 
@@ -113,13 +128,24 @@ def _not_empty(value: Path) -> Path:
 _PATH_SCHEMA = WithJsonSchema({"type": "string", "minLength": 1})
 File = Annotated[Path, AfterValidator(_not_empty), _PATH_SCHEMA]
 Directory = Annotated[Path, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})]
-ShortDirectory = Annotated[Path, AfterValidator(_absolute), AfterValidator(_short), WithJsonSchema({"type": "string", "pattern": "^/"})]
+ShortDirectory = Annotated[
+    Path,
+    AfterValidator(_absolute),
+    AfterValidator(_short),
+    WithJsonSchema({"type": "string", "pattern": "^/"}),
+]
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
+Name = Annotated[
+    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
+]
 Subject = Annotated[str, AfterValidator(_subject), WithJsonSchema({"type": "string", "pattern": "="})]
 Size = Annotated[
-    int, PlainValidator(parse_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]})
+    int,
+    PlainValidator(parse_size),
+    WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]}),
 ]
 ListenText = Annotated[
-    Listen, PlainValidator(parse_listen), WithJsonSchema({"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:9464"]})
+    Listen,
+    PlainValidator(parse_listen),
+    WithJsonSchema({"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:9464"]}),
 ]

@@ -1,6 +1,7 @@
 """Which destinations collide, by the addresses that staff use.
 
-Networks are nested or apart. So one walk over them in order, with the chain of networks around the current one, finds everything.
+Networks are nested or apart. So one walk over them in order, with the chain of networks around the current
+one, finds everything.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ class DestinationClaim:
 
 
 def collisions(claims: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim, str]]:
-    """The later of each two claims that collide, and why. The same network in two tunnels of different priority is failover."""
-    around: list[list[DestinationClaim]] = []      # from the widest to the narrowest, each with all claims of this very network
+    """The later of each two claims that collide, and why. The same network in two tunnels of different
+    priority is failover.
+    """
+    around: list[
+        list[DestinationClaim]
+    ] = []  # from the widest to the narrowest, each with all claims of this very network
     for _, equal in groupby(sorted(claims, key=_order), key=lambda claim: claim.network):
         group = list(equal)
         while around and not contains(around[-1][0].network, group[0].network):
@@ -64,7 +69,10 @@ def _twins(group: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim
             yield claim, f"{claim.network} is there already: {same.place}"
         elif rival is not None:
             advice = "give the two tunnels different priorities if one stands in for the other"
-            yield claim, f"{claim.network} is also {rival.place}, with the same priority {claim.priority}; {advice}"
+            yield (
+                claim,
+                f"{claim.network} is also {rival.place}, with the same priority {claim.priority}; {advice}",
+            )
         tunnels.setdefault(claim.tunnel, claim)
         priorities.setdefault(claim.priority, claim)
 

@@ -1,4 +1,6 @@
-"""The text of the configuration file -> `Config`, or all of its mistakes at once. Pure: nothing is read but the text."""
+"""The text of the configuration file -> `Config`, or all of its mistakes at once. Pure: nothing is read
+but the text.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def parse(text: str, name: str, kinds: Kinds) -> Config:
-    """The configuration in `text`. ConfigErrors holds every mistake by position; `name` is the file's path as errors show it.
+    """The configuration in `text`. ConfigErrors holds every mistake by position; `name` is the file's path
+    as errors show it.
 
     Relative names of plain files become paths beside `name`; secrets keep their names (see `candidates`).
     """
@@ -65,14 +68,17 @@ def _config(globals_: Globals, entries: tuple[TunnelEntry, ...], directory: Path
     warnings = report.finish()
     tunnels = {entry.name: beside(entry.tunnel, directory) for entry in entries if entry.tunnel is not None}
     return Config(
-        **{name: _beside(getattr(globals_, name), directory) for name in Globals.model_fields}, tunnels=tunnels, warnings=warnings,
+        **{name: _beside(getattr(globals_, name), directory) for name in Globals.model_fields},
+        tunnels=tunnels,
+        warnings=warnings,
     )
 
 
 def beside(settings: SettingsT, directory: Path) -> SettingsT:
     """The same settings with relative paths of files taken from this directory."""
     changed = {
-        name: new for name in type(settings).model_fields
+        name: new
+        for name in type(settings).model_fields
         if (new := _beside(old := getattr(settings, name), directory)) is not old
     }
     return settings.model_copy(update=changed) if changed else settings

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-Where = tuple[str | int, ...]       # a path into the file, such as ("tunnels", "acme-dc", "destinations", 0)
+Where = tuple[str | int, ...]  # a path into the file, such as ("tunnels", "acme-dc", "destinations", 0)
 
-_LONGEST = 600                      # characters of one text
+_LONGEST = 600  # characters of one text
 
 
 class Position(NamedTuple):
@@ -50,7 +50,9 @@ class ConfigErrors(Exception):
 
 @dataclass(slots=True)
 class Report:
-    """Collects problems. The same text at the same position counts once: many tunnels may share one default."""
+    """Collects problems. The same text at the same position counts once: many tunnels may share one
+    default.
+    """
 
     file: str
     _errors: dict[tuple[Position, str], Problem] = field(default_factory=dict)
@@ -78,8 +80,12 @@ class Report:
 
 def one_line(text: str) -> str:
     """The text without what could upset a terminal or a log, and not longer than a person reads."""
-    clean = text if text.isprintable() else "".join(character if character.isprintable() else " " for character in text)
-    return clean if len(clean) <= _LONGEST else f"{clean[:_LONGEST // 2]} … {clean[-_LONGEST // 2:]}"
+    clean = (
+        text
+        if text.isprintable()
+        else "".join(character if character.isprintable() else " " for character in text)
+    )
+    return clean if len(clean) <= _LONGEST else f"{clean[: _LONGEST // 2]} … {clean[-_LONGEST // 2 :]}"
 
 
 def dotted(where: Where) -> str:
@@ -88,4 +94,6 @@ def dotted(where: Where) -> str:
 
 
 def _sorted(problems: dict[tuple[Position, str], Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(problems.values(), key=lambda problem: (problem.mark, problem.where == (), str(problem))))
+    return tuple(
+        sorted(problems.values(), key=lambda problem: (problem.mark, problem.where == (), str(problem)))
+    )

@@ -19,24 +19,27 @@ from supervisor.config.yaml_document import Group, Listing
 from tunnels.base import AnyKind, Carrier, device_name
 from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
 
-_SPECIAL = tuple((ip_network(text), what) for text, what in (
-    ("0.0.0.0/8", "'this network', which is no place"),
-    ("127.0.0.0/8", "loopback addresses, which never leave this host"),
-    ("169.254.0.0/16", "link-local addresses, which are never routed"),
-    ("224.0.0.0/4", "multicast addresses, which a tunnel does not carry"),
-    ("255.255.255.255/32", "the broadcast address"),
-    ("::/127", "loopback addresses, which never leave this host"),
-    ("fe80::/10", "link-local addresses, which are never routed"),
-    ("ff00::/8", "multicast addresses, which a tunnel does not carry"),
-))
+_SPECIAL = tuple(
+    (ip_network(text), what)
+    for text, what in (
+        ("0.0.0.0/8", "'this network', which is no place"),
+        ("127.0.0.0/8", "loopback addresses, which never leave this host"),
+        ("169.254.0.0/16", "link-local addresses, which are never routed"),
+        ("224.0.0.0/4", "multicast addresses, which a tunnel does not carry"),
+        ("255.255.255.255/32", "the broadcast address"),
+        ("::/127", "loopback addresses, which never leave this host"),
+        ("fe80::/10", "link-local addresses, which are never routed"),
+        ("ff00::/8", "multicast addresses, which a tunnel does not carry"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What the rules look at."""
 
-    file: Group                     # as it was written
-    root: Group                     # with the defaults merged in
+    file: Group  # as it was written
+    root: Group  # with the defaults merged in
     staff: Staff
     entries: Sequence[TunnelEntry]
     report: Report
@@ -60,27 +63,39 @@ def check(checked: Checked) -> None:
 def _check_count(checked: Checked) -> None:
     if len(checked.entries) > MOST_TUNNELS:
         place = find_key(checked.root, ("tunnels",))
-        text = f"{len(checked.entries)} tunnels; one facilitator runs at most {MOST_TUNNELS}: give the others to a second one"
+        text = (
+            f"{len(checked.entries)} tunnels; one facilitator runs at most {MOST_TUNNELS}: give the "
+            f"others to a second one"
+        )
         checked.report.error(place.mark, ("tunnels",), text)
 
 
 def _check_http(checked: Checked) -> None:
     place = find_key(checked.root, ("http", "tls", "client_subjects"))
-    if place.where == ("http", "tls", "client_subjects") and "client_ca" not in _keys(find(checked.root, ("http", "tls"))):
-        checked.report.error(place.mark, place.where, "without client_ca no client shows a certificate; add client_ca")
+    if place.where == ("http", "tls", "client_subjects") and "client_ca" not in _keys(
+        find(checked.root, ("http", "tls"))
+    ):
+        checked.report.error(
+            place.mark, place.where, "without client_ca no client shows a certificate; add client_ca"
+        )
 
 
-# --- networks ------------------------------------------------------------------------------------------------------------------
+# --- networks
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _check_staff(checked: Checked) -> None:
     for index, network in enumerate(checked.staff.networks):
         if network.prefixlen == 0:
             place = find(checked.root, ("staff", "networks", index))
-            checked.report.error(place.mark, place.where, f"{network} lets everybody in; name the networks of staff")
+            checked.report.error(
+                place.mark, place.where, f"{network} lets everybody in; name the networks of staff"
+            )
     if not checked.staff.networks and "networks" not in _keys(find(checked.root, ("staff",))):
         place = find(checked.root, ("staff",))
-        checked.report.warning(place.mark, ("staff", "networks"), "no staff networks: nobody may enter the tunnels")
+        checked.report.warning(
+            place.mark, ("staff", "networks"), "no staff networks: nobody may enter the tunnels"
+        )
     for name, networks in checked.staff.segments.items():
         for index, network in enumerate(networks):
             if not _within(network, checked.staff.networks):
@@ -106,7 +121,9 @@ def _check_destinations(checked: Checked) -> None:
         if trouble is not None:
             checked.report.error(place.mark, place.where, trouble)
             continue
-        claims.append(DestinationClaim(destination.staff_side, entry.name, _priority(entry), place.where, place.mark))
+        claims.append(
+            DestinationClaim(destination.staff_side, entry.name, _priority(entry), place.where, place.mark)
+        )
     for claim, text in collisions(claims):
         checked.report.error(claim.mark, claim.where, text)
 
@@ -119,7 +136,7 @@ def _destinations(checked: Checked) -> Iterator[tuple[Location, TunnelEntry, Des
             try:
                 destination = Destination.model_validate(item.plain())
             except ValidationError:
-                continue    # reported with its tunnel
+                continue  # reported with its tunnel
             yield find(checked.root, ("tunnels", entry.name, "destinations", index)), entry, destination
 
 
@@ -138,11 +155,14 @@ def _trouble(destination: Destination, staff: Sequence[IPNetwork]) -> str | None
             return f"{network} covers {special}"
     own = next((other for other in staff if other.overlaps(destination.staff_side)), None)
     if own is not None:
-        return f"{destination.staff_side} overlaps {own} of staff.networks: staff could not be reached any more"
+        return (
+            f"{destination.staff_side} overlaps {own} of staff.networks: staff could not be reached any more"
+        )
     return None
 
 
-# --- tunnels -------------------------------------------------------------------------------------------------------------------
+# --- tunnels
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _check_devices(checked: Checked) -> None:
@@ -154,13 +174,19 @@ def _check_devices(checked: Checked) -> None:
         owner = owners.setdefault(device, entry.name)
         if owner != entry.name:
             place = find(checked.root, ("tunnels", entry.name, "device"))
-            checked.report.error(place.mark, place.where, f"its device {device} is also that of {owner}; set device: to another name")
+            checked.report.error(
+                place.mark,
+                place.where,
+                f"its device {device} is also that of {owner}; set device: to another name",
+            )
 
 
 def _check_totp(checked: Checked, tunnel: Tunnel) -> None:
     if tunnel.login.totp is not None and tunnel.login.password is None:
         place = find_key(checked.root, ("tunnels", tunnel.name, "login", "totp"))
-        checked.report.error(place.mark, place.where, "a one-time code goes with a password; login.password is missing")
+        checked.report.error(
+            place.mark, place.where, "a one-time code goes with a password; login.password is missing"
+        )
 
 
 def _check_segments(checked: Checked, tunnel: Tunnel) -> None:
@@ -168,7 +194,9 @@ def _check_segments(checked: Checked, tunnel: Tunnel) -> None:
         if allowance.segment not in checked.staff.segments:
             place = find(checked.root, ("tunnels", tunnel.name, "allow", index, "segment"))
             hint = did_you_mean(allowance.segment, checked.staff.segments)
-            checked.report.error(place.mark, place.where, f"no segment {allowance.segment!r} under staff.segments{hint}")
+            checked.report.error(
+                place.mark, place.where, f"no segment {allowance.segment!r} under staff.segments{hint}"
+            )
 
 
 def _warn_unreached_targets(checked: Checked, tunnel: Tunnel) -> None:
@@ -177,7 +205,9 @@ def _warn_unreached_targets(checked: Checked, tunnel: Tunnel) -> None:
         address = parse_target(target).address
         if not any(address in d.network or address in d.staff_side for d in tunnel.destinations):
             place = find(checked.root, ("tunnels", tunnel.name, "probe", "targets", index))
-            checked.report.warning(place.mark, place.where, f"{address} lies in no destination of {tunnel.name}")
+            checked.report.warning(
+                place.mark, place.where, f"{address} lies in no destination of {tunnel.name}"
+            )
 
 
 def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
@@ -186,7 +216,11 @@ def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
     unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []
     used = _secrets(entry.kind, tunnel)
     if used is not None:
-        unused += [("login", name) for name, value in _fields(tunnel.login) if isinstance(value, Secret) and value not in used]
+        unused += [
+            ("login", name)
+            for name, value in _fields(tunnel.login)
+            if isinstance(value, Secret) and value not in used
+        ]
     unused += [("reconnect", "planned")] if entry.kind.endless else []
     for path in unused:
         where = ("tunnels", tunnel.name, *path)
@@ -196,7 +230,9 @@ def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
 
 
 def _secrets(kind: AnyKind, tunnel: Tunnel) -> set[Secret] | None:
-    """Those that the kind reads; None: it cannot say, because its code has a fault, which the daemon tells."""
+    """Those that the kind reads; None: it cannot say, because its code has a fault, which the daemon
+    tells.
+    """
     try:
         return {source.where for source in kind.inputs(tunnel) if isinstance(source.where, Secret)}
     except Exception:

@@ -2,7 +2,8 @@
 
     python -m supervisor.config.schema > docs/config.schema.json
 
-An editor cannot see that `defaults:` supplies what a tunnel needs: what a kind requires is asked for in the tunnel itself.
+An editor cannot see that `defaults:` supplies what a tunnel needs: what a kind requires is asked for in the
+tunnel itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _NAME = r"^[a-z][a-z0-9-]{0,30}$"
 
 
 def schema(kinds: Kinds) -> Json:
-    """The schema of a whole file; an error of an editor is an error of `facilitator check`, but not the other way round."""
+    """The schema of a whole file; an error of an editor is an error of `facilitator check`, but not the
+    other way round.
+    """
     options = {name: kind.options for name, kind in kinds.items()}
     models: list[type[Settings]] = [Globals, defaults_model(kinds), *options.values()]
     references, definitions = models_json_schema([(model, "validation") for model in models], by_alias=True)
@@ -36,12 +39,19 @@ def schema(kinds: Kinds) -> Json:
     root["properties"] |= {
         "defaults": references[models[1], "validation"],
         "tunnels": {
-            "type": "object", "description": "The tunnels by name", "propertyNames": {"pattern": _NAME},
-            "additionalProperties": {"oneOf": [references[model, "validation"] for model in options.values()]},
+            "type": "object",
+            "description": "The tunnels by name",
+            "propertyNames": {"pattern": _NAME},
+            "additionalProperties": {
+                "oneOf": [references[model, "validation"] for model in options.values()]
+            },
         },
     }
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "facilitator configuration"}
-    body: Json = _without_titles(root | {"description": "The configuration file of facilitator", "required": ["tunnels"], "$defs": defs})
+    body: Json = _without_titles(
+        root
+        | {"description": "The configuration file of facilitator", "required": ["tunnels"], "$defs": defs}
+    )
     return head | body
 
 
@@ -53,7 +63,10 @@ def _resolve(reference: Mapping[str, Any], defs: Json) -> Json:
 def _as_entry(definition: Json, kind: str) -> None:
     """The name is the key of the entry, and the kind decides which entry it is."""
     del definition["properties"]["name"]
-    definition["properties"]["kind"] = {"const": kind, "description": definition["properties"]["kind"].get("description", "")}
+    definition["properties"]["kind"] = {
+        "const": kind,
+        "description": definition["properties"]["kind"].get("description", ""),
+    }
     definition["required"] = ["kind", *(key for key in definition["required"] if key not in ("name", "kind"))]
 
 
@@ -61,7 +74,11 @@ def _allow_short_forms(defs: Json) -> None:
     """`10.77.0.0/24` for `{network: 10.77.0.0/24}`, `engineers` for `{segment: engineers}`."""
     for model, key in ((Destination, "network"), (Allowance, "segment")):
         long = defs[model.__name__]
-        short = {name: value for name, value in long["properties"][key].items() if name not in ("title", "description")}
+        short = {
+            name: value
+            for name, value in long["properties"][key].items()
+            if name not in ("title", "description")
+        }
         defs[model.__name__] = {"description": long.pop("description", ""), "anyOf": [short, long]}
 
 
@@ -80,8 +97,16 @@ def _without_titles(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     names = value.get("properties")
-    kept = {key: _without_titles(item) for key, item in value.items() if key not in ("title", "default", "properties")}
-    return kept | ({"properties": {key: _without_titles(item) for key, item in names.items()}} if isinstance(names, dict) else {})
+    kept = {
+        key: _without_titles(item)
+        for key, item in value.items()
+        if key not in ("title", "default", "properties")
+    }
+    return kept | (
+        {"properties": {key: _without_titles(item) for key, item in names.items()}}
+        if isinstance(names, dict)
+        else {}
+    )
 
 
 if __name__ == "__main__":

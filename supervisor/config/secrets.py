@@ -13,8 +13,8 @@ _DIRECTORIES = ("CREDENTIALS_DIRECTORY", "NOMAD_SECRETS_DIR")
 def candidates(secret: Secret, environment: Mapping[str, str], config_directory: Path) -> tuple[Path, ...]:
     """The files that may hold the secret; the first that exists counts. None for a secret in the environment.
 
-    An absolute name is the only candidate; a relative one is looked up in `$CREDENTIALS_DIRECTORY` (systemd), `$NOMAD_SECRETS_DIR`,
-    then beside the configuration file.
+    An absolute name is the only candidate; a relative one is looked up in `$CREDENTIALS_DIRECTORY` (systemd),
+    `$NOMAD_SECRETS_DIR`, then beside the configuration file.
     """
     if secret.file is None:
         return ()

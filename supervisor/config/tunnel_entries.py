@@ -20,7 +20,7 @@ from tunnels.settings import Settings, Tunnel
 Kinds = Mapping[str, AnyKind]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
-_STAND_IN = "x"     # for a name or kind that is wrong, so that the other settings can be checked as well
+_STAND_IN = "x"  # for a name or kind that is wrong, so that the other settings can be checked as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ class TunnelEntry:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The kind of a tunnel; of a misspelt one the kind that was probably meant, so that its settings can be checked as well."""
+    """The kind of a tunnel; of a misspelt one the kind that was probably meant, so that its settings can
+    be checked as well.
+    """
 
     kind: AnyKind | None
     right: bool
@@ -61,11 +63,16 @@ def _group(root: Group, key: str, report: Report) -> Group | None:
         return node
     place = find(root, (key,))
     empty = isinstance(node, Scalar) and node.reading.value is None
-    report.error(place.mark, (key,), "has no value; write {} for none" if empty else "a group of settings is wanted here")
+    report.error(
+        place.mark,
+        (key,),
+        "has no value; write {} for none" if empty else "a group of settings is wanted here",
+    )
     return None
 
 
-# --- defaults ------------------------------------------------------------------------------------------------------------------
+# --- defaults
+# ----------------------------------------------------------------------------------------------------------
 
 
 def all_options(kinds: Kinds) -> tuple[type[Tunnel], ...]:
@@ -83,7 +90,9 @@ def defaults_model(kinds: Kinds) -> type[Settings]:
             fields.setdefault(name, (field.annotation, optional))
     del fields["name"]
     fields["kind"] = (str, None)
-    model: type[Settings] = create_model("Defaults", __base__=Settings, __doc__="Any tunnel setting; a tunnel overrides.", **fields)
+    model: type[Settings] = create_model(
+        "Defaults", __base__=Settings, __doc__="Any tunnel setting; a tunnel overrides.", **fields
+    )
     return model
 
 
@@ -96,7 +105,9 @@ def _check_defaults(defaults: Group, root: Group, kinds: Kinds, report: Report) 
 
 
 def merge(model: type[Settings], defaults: Group, own: Group) -> Group:
-    """What the tunnel says, and under it what the defaults say; group by group, and only what the model knows."""
+    """What the tunnel says, and under it what the defaults say; group by group, and only what the model
+    knows.
+    """
     result = Group(own.mark)
     for key, node in defaults.entries.items():
         if key in model.model_fields and key not in own.entries:
@@ -121,23 +132,32 @@ def _merge_all(
     chosen: dict[str, _Chosen] = {}
     for name, own in tunnels.entries.items():
         if not isinstance(own, Group):
-            report.error(find(root, ("tunnels", name)).mark, ("tunnels", name), "a group of settings is wanted here, with at least kind")
+            report.error(
+                find(root, ("tunnels", name)).mark,
+                ("tunnels", name),
+                "a group of settings is wanted here, with at least kind",
+            )
             continue
         chosen[name] = _choose(name, own, defaults, root, kinds, report)
         kind = chosen[name].kind
-        merged.put(name, merge(kind.options if kind is not None else Tunnel, defaults, own), tunnels.keys[name])
+        merged.put(
+            name, merge(kind.options if kind is not None else Tunnel, defaults, own), tunnels.keys[name]
+        )
     result.put("tunnels", merged, root.keys["tunnels"])
     return result, chosen
 
 
-# --- one tunnel ----------------------------------------------------------------------------------------------------------------
+# --- one tunnel
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _choose(name: str, own: Group, defaults: Group, root: Group, kinds: Kinds, report: Report) -> _Chosen:
     node = own.entries.get("kind", defaults.entries.get("kind"))
     known = ", ".join(sorted(kinds))
     if node is None:
-        report.error(find(root, ("tunnels", name)).mark, ("tunnels", name), f"kind is missing: one of {known}")
+        report.error(
+            find(root, ("tunnels", name)).mark, ("tunnels", name), f"kind is missing: one of {known}"
+        )
         return _Chosen(None, right=False)
     word = node.text if isinstance(node, Scalar) else ""
     if word in kinds:
@@ -156,8 +176,11 @@ def _entry(name: str, root: Group, chosen: _Chosen, kinds: Kinds, report: Report
         place = find_key(root, ("tunnels", name, "name"))
         report.error(place.mark, place.where, "unknown key (the name of a tunnel is its key under tunnels:)")
     kind = chosen.kind
-    data = node.plain() | {"name": name if named else _STAND_IN, "kind": kind.name if kind is not None else _STAND_IN}
-    if kind is None:    # its own options are not known: check the common ones
+    data = node.plain() | {
+        "name": name if named else _STAND_IN,
+        "kind": kind.name if kind is not None else _STAND_IN,
+    }
+    if kind is None:  # its own options are not known: check the common ones
         data = {key: value for key, value in data.items() if key in Tunnel.model_fields}
     tunnel = _validated(name, kind.options if kind is not None else Tunnel, data, root, kinds, report)
     return TunnelEntry(name, node, kind, tunnel if named and chosen.right else None)
@@ -169,7 +192,9 @@ def _check_name(name: str, root: Group, report: Report) -> bool:
     place = find_key(root, ("tunnels", name))
     meant = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:31]
     hint = f" (perhaps {meant})" if _NAME.fullmatch(meant) else ""
-    text = f"{name!r} is not a tunnel name; at most 31 lower-case letters, digits and '-', a letter first{hint}"
+    text = (
+        f"{name!r} is not a tunnel name; at most 31 lower-case letters, digits and '-', a letter first{hint}"
+    )
     report.error(place.mark, place.where, text)
     return False
 
@@ -180,10 +205,15 @@ def _validated(
     try:
         return options.model_validate(data)
     except ValidationError as error:
-        report_invalid(error, options, root, ("tunnels", name), report, _options_of_others(options, kinds.values()))
-    except Exception as error:      # a fault of the kind, not of the file
+        report_invalid(
+            error, options, root, ("tunnels", name), report, _options_of_others(options, kinds.values())
+        )
+    except Exception as error:  # a fault of the kind, not of the file
         place = find_key(root, ("tunnels", name))
-        text = f"kind {data['kind']} cannot judge this: an internal error ({type(error).__name__}); please report it"
+        text = (
+            f"kind {data['kind']} cannot judge this: an internal error ({type(error).__name__}); "
+            f"please report it"
+        )
         report.error(place.mark, place.where, text)
     return None
 
@@ -191,5 +221,7 @@ def _validated(
 def _options_of_others(options: type[Tunnel], kinds: Iterable[AnyKind]) -> dict[str, str]:
     return {
         key: f"an option of kind {kind.name}"
-        for kind in kinds for key in kind.options.model_fields if key not in options.model_fields
+        for kind in kinds
+        for key in kind.options.model_fields
+        if key not in options.model_fields
     }

@@ -1,7 +1,8 @@
 """YAML text -> a tree that knows where everything stands.
 
-Built from the parser's events rather than with PyYAML's composer: that one recurses in C, lets the last of two equal keys win in
-silence and follows aliases without a limit. Mistakes that leave the rest readable are noted; those that do not end the reading.
+Built from the parser's events rather than with PyYAML's composer: that one recurses in C, lets the last of
+two equal keys win in silence and follows aliases without a limit. Mistakes that leave the rest readable are
+noted; those that do not end the reading.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from supervisor.config.problems import Position, Report, Where
 from supervisor.config.yaml_scalars import Reading, read
 from supervisor.config.yaml_syntax import syntax_error
 
-MAX_BYTES = 1_000_000       # size of a file
-MAX_DEPTH = 30              # levels of nesting
-MAX_ALIASED = 20_000        # values that come in through aliases
+MAX_BYTES = 1_000_000  # size of a file
+MAX_DEPTH = 30  # levels of nesting
+MAX_ALIASED = 20_000  # values that come in through aliases
 
 _UNREADABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STRING_TAGS = (None, "!", "tag:yaml.org,2002:str")
@@ -34,8 +35,8 @@ class Scalar:
     mark: Position
     text: str
     reading: Reading
-    size: int = 1       # values in it, itself included, aliases followed
-    depth: int = 0      # levels of nesting in it
+    size: int = 1  # values in it, itself included, aliases followed
+    depth: int = 0  # levels of nesting in it
 
     def plain(self) -> object:
         """Its value."""
@@ -123,19 +124,22 @@ def _root(text: str, report: Report, loader: type) -> Node | None:
         return _Builder(report).build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
         mark, sentence = syntax_error(text, error)
-        _apply_limits(text[:error.problem_mark.index] if error.problem_mark is not None else "", loader)
+        _apply_limits(text[: error.problem_mark.index] if error.problem_mark is not None else "", loader)
         raise Unreadable(mark, (), sentence) from None
     except yaml.YAMLError:
         raise Unreadable(Position(1, 1), (), "not YAML") from None
 
 
 def _apply_limits(text: str, loader: type) -> None:
-    """Raise Unreadable if the part that could be parsed exceeds our own limits: each version of the parser has limits of its own."""
+    """Raise Unreadable if the part that could be parsed exceeds our own limits: each version of the parser
+    has limits of its own.
+    """
     with contextlib.suppress(yaml.YAMLError):
         _Builder(Report("")).build(yaml.parse(text, Loader=loader))
 
 
-# --- the tree ------------------------------------------------------------------------------------------------------------------
+# --- the tree
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -145,8 +149,8 @@ class _Open:
     node: Listing | Group
     where: Where
     anchor: str | None
-    key: tuple[str, Position] | None = None     # of the entry whose value comes next
-    skip: bool = False                      # that key is not usable: its value is read and dropped
+    key: tuple[str, Position] | None = None  # of the entry whose value comes next
+    skip: bool = False  # that key is not usable: its value is read and dropped
 
 
 class _Builder:
@@ -155,7 +159,7 @@ class _Builder:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._open: list[_Open] = []
-        self._anchors: dict[str, Node | None] = {}      # None: not closed yet
+        self._anchors: dict[str, Node | None] = {}  # None: not closed yet
         self._aliased = 0
         self._root: Node | None = None
 
@@ -163,7 +167,9 @@ class _Builder:
         """The root of the one document; None: there is none."""
         for event in events:
             if isinstance(event, ye.DocumentStartEvent) and self._root is not None:
-                raise Unreadable(_mark(event), (), "a second document begins here (---); a configuration is one document")
+                raise Unreadable(
+                    _mark(event), (), "a second document begins here (---); a configuration is one document"
+                )
             if isinstance(event, ye.NodeEvent):
                 self._node(event)
             elif isinstance(event, ye.CollectionEndEvent):
@@ -198,17 +204,29 @@ class _Builder:
     def _key(self, event: ye.NodeEvent) -> None:
         top, mark = self._open[-1], _mark(event)
         if not isinstance(event, ye.ScalarEvent):
-            raise Unreadable(mark, top.where, "a key must be a plain word; quote a text that begins with one of [ { * &")
+            raise Unreadable(
+                mark, top.where, "a key must be a plain word; quote a text that begins with one of [ { * &"
+            )
         top.key, top.skip = (event.value, mark), True
         assert isinstance(top.node, Group)
         first = top.node.keys.get(event.value)
         taken_for = read(event.value).taken_for if event.implicit[0] else None
         if event.implicit[0] and event.value == "<<":
-            self._report.error(mark, (*top.where, "<<"), "merge keys are not supported; what tunnels share goes under defaults:")
+            self._report.error(
+                mark,
+                (*top.where, "<<"),
+                "merge keys are not supported; what tunnels share goes under defaults:",
+            )
         elif first is not None:
-            self._report.error(mark, self._where(), f"this key stands here a second time; the first is in line {first.line}")
+            self._report.error(
+                mark, self._where(), f"this key stands here a second time; the first is in line {first.line}"
+            )
         elif taken_for is not None:
-            self._report.error(mark, self._where(), f'{event.value or "the key"} is read as {taken_for} by YAML; quote it: "{event.value}"')
+            self._report.error(
+                mark,
+                self._where(),
+                f'{event.value or "the key"} is read as {taken_for} by YAML; quote it: "{event.value}"',
+            )
         else:
             top.skip = False
 
@@ -218,9 +236,13 @@ class _Builder:
         mark = _mark(event)
         if event.tag not in _STRING_TAGS:
             self._bad_tag(mark)
-        bad = _UNREADABLE.search(event.value)       # an escape such as \0 brings in what the text itself may not hold
+        bad = _UNREADABLE.search(
+            event.value
+        )  # an escape such as \0 brings in what the text itself may not hold
         if bad is not None:
-            self._report.error(mark, self._where(), f"holds the character U+{ord(bad[0]):04X}, which is not readable text")
+            self._report.error(
+                mark, self._where(), f"holds the character U+{ord(bad[0]):04X}, which is not readable text"
+            )
         reading = read(event.value) if event.implicit[0] else Reading(event.value)
         node = Scalar(mark, event.value, reading)
         self._remember(event.anchor, node)
@@ -260,10 +282,14 @@ class _Builder:
             self._anchors[anchor] = node
 
     def _alias(self, event: ye.AliasEvent) -> Node:
-        """What the alias stands for. Texts never repeat its name: it may be a secret that begins with a star."""
+        """What the alias stands for. Texts never repeat its name: it may be a secret that begins with a
+        star.
+        """
         mark = _mark(event)
         if event.anchor not in self._anchors:
-            raise Unreadable(mark, self._where(), "an alias without an anchor; a text that begins with * must be quoted")
+            raise Unreadable(
+                mark, self._where(), "an alias without an anchor; a text that begins with * must be quoted"
+            )
         node = self._anchors[event.anchor]
         if node is None:
             raise Unreadable(mark, self._where(), "an alias inside of what it stands for")
@@ -278,7 +304,9 @@ class _Builder:
             raise Unreadable(mark, self._where()[:3], f"nested deeper than {MAX_DEPTH} levels")
 
     def _bad_tag(self, mark: Position) -> None:
-        self._report.error(mark, self._where(), "tags are not supported; a text that begins with ! must be quoted")
+        self._report.error(
+            mark, self._where(), "tags are not supported; a text that begins with ! must be quoted"
+        )
 
 
 def _mark(event: ye.Event) -> Position:

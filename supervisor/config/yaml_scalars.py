@@ -1,7 +1,8 @@
 """What YAML makes of an unquoted word.
 
-YAML 1.1 reads `no`, `10:30`, `010` and `2026-01-01` as a boolean, the number 630, the number 8 and a date. Numbers that a person
-would read differently are refused (`Misread`); for the others the reading is remembered, so that an error can tell it.
+YAML 1.1 reads `no`, `10:30`, `010` and `2026-01-01` as a boolean, the number 630, the number 8 and a date.
+Numbers that a person would read differently are refused (`Misread`); for the others the reading is
+remembered, so that an error can tell it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from yaml.resolver import Resolver
 
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _TAG = "tag:yaml.org,2002:"
-_LONGEST_NUMBER = 40    # characters
+_LONGEST_NUMBER = 40  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class Misread:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The value of an unquoted word, and in words what YAML takes it for (None: a text, nothing surprising)."""
+    """The value of an unquoted word, and in words what YAML takes it for (None: a text, nothing
+    surprising).
+    """
 
     value: object
     taken_for: str | None = None

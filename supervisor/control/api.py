@@ -1,6 +1,8 @@
-"""The HTTP face of the daemon: one set of read-only routes for TCP, and the control socket that may also change things.
+"""The HTTP face of the daemon: one set of read-only routes for TCP, and the control socket that may also
+change things.
 
-Both speak the same JSON. Handlers know nothing but the `DaemonAPI` below; what they are asked to change goes to the inbox through it.
+Both speak the same JSON. Handlers know nothing but the `DaemonAPI` below; what they are asked to change goes
+to the inbox through it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from supervisor.control.server_sent_events import Feed, Shared, StreamLimits
 from supervisor.core.diagnosis.query import PacketQuery, parse_question
 
 _VERBS = ("start", "stop", "restart")
-_MAX_ROWS = 10_000          # of each kind, in one answer about the history
-_MAX_WAIT = 120.0           # seconds that one request may wait for a tunnel
+_MAX_ROWS = 10_000  # of each kind, in one answer about the history
+_MAX_WAIT = 120.0  # seconds that one request may wait for a tunnel
 
 
 class DaemonAPI(Protocol):
@@ -30,7 +32,9 @@ class DaemonAPI(Protocol):
         """The status document."""
 
     async def board(self) -> dict[str, Any]:
-        """What the status page shows: the status, and beside it incidents, the last day, measures and deaths."""
+        """What the status page shows: the status, and beside it incidents, the last day, measures and
+        deaths.
+        """
 
     async def changed(self) -> None:
         """Return as soon as the board may look different."""
@@ -51,7 +55,8 @@ class DaemonAPI(Protocol):
         """What would become of a packet now, step by step."""
 
     async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
-        """Sessions, transitions, incidents and availability, of one tunnel or of all; at most `limit` rows of each.
+        """Sessions, transitions, incidents and availability, of one tunnel or of all; at most `limit` rows
+        of each.
 
         LookupError: nothing is known of such a tunnel.
         """
@@ -63,7 +68,8 @@ class DaemonAPI(Protocol):
         """Every further line."""
 
     async def ask(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> dict[str, Any]:
-        """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its entry of the status.
+        """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its
+        entry of the status.
 
         `drain`: stop it when its flows are over; what comes of that at first is how many there are.
         LookupError: the tunnel is gone meanwhile.
@@ -91,7 +97,9 @@ class DaemonAPI(Protocol):
         """Read the configuration again: `done` lines, or `errors`."""
 
     def audit(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
-        """Whether the audit is kept, and the largest totals, of one tunnel or source or of all. LookupError: there is no audit."""
+        """Whether the audit is kept, and the largest totals, of one tunnel or source or of all.
+        LookupError: there is no audit.
+        """
 
     def acted(self, act: Mapping[str, Any]) -> None:
         """Somebody asked for a change: `action`, `tunnel`, `by`, `result` and `why`."""
@@ -115,39 +123,49 @@ class Api:
         """What TCP serves: read-only, to those whom `refusal` lets in."""
         app = web.Application(client_max_size=4096, middlewares=[admission(refusal)])
         app.on_response_prepare.append(secure)
-        app.add_routes([
-            web.get("/", self._page),
-            web.get("/api/v1/events", self._feed.serve, allow_head=False),
-            web.get("/metrics", self._metrics),
-            web.get("/healthz", self._healthz),
-            web.get("/readyz", self._readyz),
-            web.get("/api/v1/status", self._status),
-        ])
+        app.add_routes(
+            [
+                web.get("/", self._page),
+                web.get("/api/v1/events", self._feed.serve, allow_head=False),
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/api/v1/status", self._status),
+            ]
+        )
         return app
 
     def control(self, gate: ClientGuard) -> web.Application:
-        """What the control socket serves: everything, changes only to those who may, and nothing to those whom the `gate` refuses."""
+        """What the control socket serves: everything, changes only to those who may, and nothing to those
+        whom the `gate` refuses.
+        """
         app = self.public()
         app.middlewares.extend((outsiders(gate), authorised(self._daemon.acted)))
-        app.add_routes([
-            web.get("/api/v1/plan", self._plan),
-            web.get("/api/v1/why", self._why),
-            web.get("/api/v1/history", self._history),
-            web.get("/api/v1/audit", self._audit),
-            web.get("/api/v1/alerts", self._alerts),
-            web.post("/api/v1/alerts/test", self._test_alerts),
-            web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
-            web.get("/api/v1/tunnels/{tunnel}/question", self._question),
-            web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
-            web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
-            web.post("/api/v1/reload", self._reload),
-            web.post("/api/v1/upgrade", self._upgrade),
-            web.post("/api/v1/drain", self._drain),
-        ])
+        app.add_routes(
+            [
+                web.get("/api/v1/plan", self._plan),
+                web.get("/api/v1/why", self._why),
+                web.get("/api/v1/history", self._history),
+                web.get("/api/v1/audit", self._audit),
+                web.get("/api/v1/alerts", self._alerts),
+                web.post("/api/v1/alerts/test", self._test_alerts),
+                web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
+                web.get("/api/v1/tunnels/{tunnel}/question", self._question),
+                web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
+                web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
+                web.post("/api/v1/reload", self._reload),
+                web.post("/api/v1/upgrade", self._upgrade),
+                web.post("/api/v1/drain", self._drain),
+            ]
+        )
         return app
 
     async def _page(self, _: web.Request) -> web.Response:
-        response = web.Response(text=await self._drawn.get(), content_type="text/html", headers={"Content-Security-Policy": policy()})
+        response = web.Response(
+            text=await self._drawn.get(),
+            content_type="text/html",
+            headers={"Content-Security-Policy": policy()},
+        )
         response.enable_compression()
         return response
 
@@ -157,7 +175,9 @@ class Api:
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._daemon.metrics(request.headers.get("Accept", ""))
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if "gzip" in request.headers.get("Accept-Encoding", ""):    # in a thread: megabytes of text would hold up the loop
+        if "gzip" in request.headers.get(
+            "Accept-Encoding", ""
+        ):  # in a thread: megabytes of text would hold up the loop
             body, headers["Content-Encoding"] = await asyncio.to_thread(gzip.compress, body, 1), "gzip"
         return web.Response(body=body, headers=headers)
 
@@ -216,7 +236,7 @@ class Api:
         tunnel, verb = self._tunnel(request), request.match_info["verb"]
         if verb not in _VERBS:
             raise web.HTTPNotFound(text=f"no such command: {verb}")
-        if verb != "stop":      # what is under way in a tunnel may always be cut
+        if verb != "stop":  # what is under way in a tunnel may always be cut
             self._refuse_when_ending()
         wait, drain = min(_MAX_WAIT, _number(request, "wait", 0)), verb == "stop" and "drain" in request.query
         try:
@@ -232,7 +252,9 @@ class Api:
         if not text or set(text) & set("\r\n\0"):
             raise web.HTTPBadRequest(text="the answer is empty or has more than one line")
         try:
-            return web.json_response(await self._daemon.answer(tunnel, text, min(_MAX_WAIT, _number(request, "wait", 0))))
+            return web.json_response(
+                await self._daemon.answer(tunnel, text, min(_MAX_WAIT, _number(request, "wait", 0)))
+            )
         except LookupError as problem:
             raise web.HTTPConflict(text=str(problem)) from None
 

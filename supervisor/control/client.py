@@ -1,4 +1,6 @@
-"""How the commands talk to a running daemon: plain HTTP over its control socket, standard library only, so that commands start fast."""
+"""How the commands talk to a running daemon: plain HTTP over its control socket, standard library only, so
+that commands start fast.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from typing import Any
 
 from supervisor import disk
 
-KEY_FILE = "control.key"            # beside the socket
+KEY_FILE = "control.key"  # beside the socket
 KEY_HEADER = "X-Facilitator-Key"
-_LONGEST_KEY = 256                  # bytes
+_LONGEST_KEY = 256  # bytes
 
 
 class Unreachable(Exception):
@@ -63,16 +65,20 @@ class ControlClient:
         with self._reached():
             response = self._ask("GET", path, None)
             rest = b""
-            while data := response.read1():     # unlike iteration, it tells a break from an end
+            while data := response.read1():  # unlike iteration, it tells a break from an end
                 *lines, rest = (rest + data).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
             if rest:
                 yield rest.decode(errors="replace")
 
     def _key(self) -> dict[str, str]:
-        """Shows the daemon that we are none of its clients; needed where we run with no_new_privs as they do, such as in a container."""
+        """Shows the daemon that we are none of its clients; needed where we run with no_new_privs as they
+        do, such as in a container.
+        """
         try:
-            return {KEY_HEADER: disk.read(self._path.with_name(KEY_FILE), _LONGEST_KEY).decode("ascii").strip()}
+            return {
+                KEY_HEADER: disk.read(self._path.with_name(KEY_FILE), _LONGEST_KEY).decode("ascii").strip()
+            }
         except (OSError, ValueError):
             return {}
 
@@ -85,16 +91,27 @@ class ControlClient:
         try:
             yield
         except PermissionError:
-            raise Refused(f"{self._path} may only be used by root, the daemon's own user and the group facilitator", True) from None
+            raise Refused(
+                f"{self._path} may only be used by root, the daemon's own user and the group facilitator",
+                True,
+            ) from None
         except http.client.IncompleteRead:
-            raise Unreachable(f"no daemon answers at {self._path} any more: it broke off; is `facilitator run` up?") from None
+            raise Unreachable(
+                f"no daemon answers at {self._path} any more: it broke off; is `facilitator run` up?"
+            ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unreachable(f"no daemon answers at {self._path} ({error}); is `facilitator run` up?") from None
+            raise Unreachable(
+                f"no daemon answers at {self._path} ({error}); is `facilitator run` up?"
+            ) from None
 
-    def _ask(self, method: str, path: str, timeout: float | None, body: str | None = None) -> http.client.HTTPResponse:
+    def _ask(
+        self, method: str, path: str, timeout: float | None, body: str | None = None
+    ) -> http.client.HTTPResponse:
         connection = _UnixConnection(self._path, timeout)
         connection.request(method, path, None if body is None else body.encode(), self._key())
         response = connection.getresponse()
         if response.status >= 400:
-            raise Refused(response.read().decode(errors="replace").strip(), response.status == http.client.FORBIDDEN)
+            raise Refused(
+                response.read().decode(errors="replace").strip(), response.status == http.client.FORBIDDEN
+            )
         return response

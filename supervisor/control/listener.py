@@ -1,7 +1,9 @@
-"""The door of the HTTP server: accepts connections so that no guest, however slow or idle, keeps another one waiting.
+"""The door of the HTTP server: accepts connections so that no guest, however slow or idle, keeps another
+one waiting.
 
-A guest has a moment for the TLS handshake, one for the first request and one for taking an answer; each handshake is a task of its own.
-When the house is full, the one that has been idle for longest makes room, so that a scraper always gets in.
+A guest has a moment for the TLS handshake, one for the first request and one for taking an answer; each
+handshake is a task of its own. When the house is full, the one that has been idle for longest makes room, so
+that a scraper always gets in.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-_BACKLOG = 128          # connections that the kernel holds until they are accepted
-_NO_DESCRIPTOR = 0.2    # seconds until the next attempt when the system refuses to accept
+_BACKLOG = 128  # connections that the kernel holds until they are accepted
+_NO_DESCRIPTOR = 0.2  # seconds until the next attempt when the system refuses to accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,10 @@ class Timeouts:
 
     guests: int = 256
     handshake: float = 5.0
-    request: float = 10.0       # from the connection to the end of the first request's head
-    answer: float = 30.0        # from the moment at which an answer does not fit into the buffers to the one at which it does
+    request: float = 10.0  # from the connection to the end of the first request's head
+    answer: float = (
+        30.0  # from the moment at which an answer does not fit into the buffers to the one at which it does
+    )
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -81,7 +85,7 @@ class HTTPConnection(asyncio.Protocol):
     def leave(self) -> None:
         """Show it out at once."""
         if self._transport is not None:
-            with contextlib.suppress(AttributeError):       # Python 3.11: a TLS transport that was closed twice
+            with contextlib.suppress(AttributeError):  # Python 3.11: a TLS transport that was closed twice
                 self._transport.abort()
 
     def _within(self, seconds: float) -> None:
@@ -97,14 +101,17 @@ class HTTPConnection(asyncio.Protocol):
 class Listener:
     """One listening TCP socket and the guests that came through it."""
 
-    def __init__(self, make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None, patience: Timeouts) -> None:
+    def __init__(
+        self, make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None, patience: Timeouts
+    ) -> None:
         self._make, self._tls, self._patience = make, tls, patience
         self._sockets: list[socket.socket] = []
         self._doormen: list[asyncio.Task[None]] = []
-        self._guests: dict[asyncio.Task[None], HTTPConnection] = {}      # in the order in which they came
+        self._guests: dict[asyncio.Task[None], HTTPConnection] = {}  # in the order in which they came
 
     async def open(self, host: str, port: int, given: Iterable[socket.socket] = ()) -> None:
-        """Listen on all addresses of the host, or on the sockets that are `given` for them; who connects waits until `attend`.
+        """Listen on all addresses of the host, or on the sockets that are `given` for them; who connects
+        waits until `attend`.
 
         OSError when an address cannot be had.
         """
@@ -112,7 +119,11 @@ class Listener:
         self._sockets = list(given)
         for each in self._sockets:
             each.setblocking(False)
-        found = () if self._sockets else await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = (
+            ()
+            if self._sockets
+            else await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )
         try:
             for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
                 self._sockets.append(_listening(family, address))
@@ -123,7 +134,9 @@ class Listener:
     def attend(self) -> None:
         """Let in who has connected, and who will."""
         loop = asyncio.get_running_loop()
-        self._doormen = self._doormen or [loop.create_task(self._accept(each), name="http door") for each in self._sockets]
+        self._doormen = self._doormen or [
+            loop.create_task(self._accept(each), name="http door") for each in self._sockets
+        ]
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -154,7 +167,7 @@ class Listener:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listening)
-            except OSError:     # it left before it was in, or there is no descriptor left
+            except OSError:  # it left before it was in, or there is no descriptor left
                 await asyncio.sleep(_NO_DESCRIPTOR)
                 continue
             self._make_room()
@@ -174,7 +187,9 @@ class Listener:
     async def _receive(self, connection: socket.socket, guest: HTTPConnection) -> None:
         handshake = None if self._tls is None else self._patience.handshake
         try:
-            with contextlib.suppress(OSError):      # also what TLS has to say about a handshake, and a handshake that takes too long
+            with contextlib.suppress(
+                OSError
+            ):  # also what TLS has to say about a handshake, and a handshake that takes too long
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: guest, connection, ssl=self._tls, ssl_handshake_timeout=handshake
                 )
@@ -183,11 +198,13 @@ class Listener:
             guest.leave()
 
 
-def _listening(family: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> socket.socket:
+def _listening(
+    family: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:       # as the host's own addresses are: each family by itself
+        if family == socket.AF_INET6:  # as the host's own addresses are: each family by itself
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(address)
         made.listen(_BACKLOG)

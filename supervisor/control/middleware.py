@@ -12,18 +12,23 @@ from aiohttp.typedefs import Middleware
 from supervisor.control.listener import HTTPConnection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Refusal = Callable[[BaseTransport | None], str | None]      # why the client at the other end may not enter; None: it may
+Refusal = Callable[
+    [BaseTransport | None], str | None
+]  # why the client at the other end may not enter; None: it may
 
-HEADERS = MappingProxyType({
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Server": "facilitator",
-})
+HEADERS = MappingProxyType(
+    {
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
+        "form-action 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+        "Server": "facilitator",
+    }
+)
 
 
 async def secure(request: web.Request, response: web.StreamResponse) -> None:
@@ -34,7 +39,9 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def admission(refusal: Refusal) -> Middleware:
-    """A middleware that lets in whom it may, and tells the door that the request is understood and when it is answered."""
+    """A middleware that lets in whom it may, and tells the door that the request is understood and when it
+    is answered.
+    """
 
     @web.middleware
     async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,7 +1,8 @@
-"""The status page: a board (`app.api.status_page_model`, the document behind `GET /` and `/api/v1/events`) -> HTML that is complete without JavaScript.
+"""The status page: a board (`app.api.status_page_model`, the document behind `GET /` and `/api/v1/events`)
+-> HTML that is complete without JavaScript.
 
-It consists of pieces, each with the id of its element; the page's script replaces those that change. Everything on a board may have been
-said by a stranger, so all of it is escaped here, and nowhere else.
+It consists of pieces, each with the id of its element; the page's script replaces those that change.
+Everything on a board may have been said by a stranger, so all of it is escaped here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from supervisor.core.humanize import lasting, size
 from supervisor.core.views.drain_text import flows_left
 
 Entry = Mapping[str, Any]
-Key = tuple[str, str]       # a section of the board, and a name in it
+Key = tuple[str, str]  # a section of the board, and a name in it
 
-_MARKS = {"good": "\u25cf", "wait": "\u25d0", "bad": "\u25b2", "off": "\u25cb"}     # a verdict is told without colours too
+_MARKS = {
+    "good": "\u25cf",
+    "wait": "\u25d0",
+    "bad": "\u25b2",
+    "off": "\u25cb",
+}  # a verdict is told without colours too
 _RANKS = {"bad": 0, "wait": 1, "good": 2, "off": 3}
 
 
@@ -32,19 +38,22 @@ _RANKS = {"bad": 0, "wait": 1, "good": 2, "off": 3}
 class Glance:
     """What to think of a tunnel at a glance."""
 
-    kind: str       # bad wait good off
+    kind: str  # bad wait good off
     word: str
 
 
-_VERDICTS = MappingProxyType({
-    "up": Glance("good", "up"),
-    "backoff": Glance("bad", "down"),
-    "failed": Glance("bad", "needs a person"),
-    "stopped": Glance("off", "stopped"),
-})
+_VERDICTS = MappingProxyType(
+    {
+        "up": Glance("good", "up"),
+        "backoff": Glance("bad", "down"),
+        "failed": Glance("bad", "needs a person"),
+        "stopped": Glance("off", "stopped"),
+    }
+)
 
 
-# --- the pieces --------------------------------------------------------------------------------------------------------------
+# --- the pieces
+# ----------------------------------------------------------------------------------------------------------
 
 
 def items(board: Entry) -> dict[Key, Entry]:
@@ -59,7 +68,9 @@ def items(board: Entry) -> dict[Key, Entry]:
 def piece_id(key: Key) -> str:
     """The id of the element that shows it."""
     section, name = key
-    return escape({"facilitator": "facilitator", "tunnels": f"tunnel-{name}", "measures": f"measures-{name}"}[section])
+    return escape(
+        {"facilitator": "facilitator", "tunnels": f"tunnel-{name}", "measures": f"measures-{name}"}[section]
+    )
 
 
 def piece(key: Key, found: Mapping[Key, Entry], now: float) -> str:
@@ -84,7 +95,8 @@ def verdict(tunnel: Entry) -> Glance:
     return _VERDICTS.get(tunnel["phase"], Glance("wait", tunnel["phase"]))
 
 
-# --- the page ----------------------------------------------------------------------------------------------------------------
+# --- the page
+# ----------------------------------------------------------------------------------------------------------
 
 
 def page(board: Entry) -> str:
@@ -130,7 +142,9 @@ def page(board: Entry) -> str:
 
 @functools.cache
 def policy() -> str:
-    """The Content-Security-Policy under which the page works: its own style and script, by their checksums, and its own events."""
+    """The Content-Security-Policy under which the page works: its own style and script, by their
+    checksums, and its own events.
+    """
     style, script = _checksum(_asset("page.css")), _checksum(_asset("page.js"))
     return (
         f"default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self'; "
@@ -147,13 +161,17 @@ def _checksum(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-# --- the facilitator ---------------------------------------------------------------------------------------------------------
+# --- the facilitator
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _facilitator(board: Entry) -> Entry:
     verdicts = [verdict(tunnel).kind for tunnel in board["tunnels"]]
     kept = ("facilitator", "version", "started", "draining", "conditions", "incidents")
-    return {key: board[key] for key in kept} | {"count": len(verdicts), **{kind: verdicts.count(kind) for kind in _RANKS}}
+    return {key: board[key] for key in kept} | {
+        "count": len(verdicts),
+        **{kind: verdicts.count(kind) for kind in _RANKS},
+    }
 
 
 def _title(it: Entry) -> str:
@@ -161,15 +179,23 @@ def _title(it: Entry) -> str:
 
 
 def _head(it: Entry, now: float) -> str:
-    counts = [("bad", "need attention" if it["bad"] != 1 else "needs attention"), ("wait", "not quite well"), ("off", "stopped")]
-    rest = "".join(f'<span class="{kind}">{_MARKS[kind]} {it[kind]} {words}</span>' for kind, words in counts if it[kind])
+    counts = [
+        ("bad", "need attention" if it["bad"] != 1 else "needs attention"),
+        ("wait", "not quite well"),
+        ("off", "stopped"),
+    ]
+    rest = "".join(
+        f'<span class="{kind}">{_MARKS[kind]} {it[kind]} {words}</span>' for kind, words in counts if it[kind]
+    )
     wrong = "".join(_wrong(it, now))
     trouble = f'<ul class="wrong">{wrong}</ul>' if wrong else '<p class="calm">No incident is open.</p>'
     return (
-        f'<section id="facilitator" aria-labelledby="now-title" data-version="{escape(it["version"])}" data-title="{escape(_title(it))}" '
+        f'<section id="facilitator" aria-labelledby="now-title" data-version="{escape(it["version"])}" '
+        f'data-title="{escape(_title(it))}" '
         f'data-said="{escape(_said(it))}"><h2 id="now-title" class="unseen">Now</h2>'
         f'<p class="sum"><strong>{it["good"]} of {it["count"]} up</strong>{rest}'
-        f'<span class="soft">facilitator {escape(it["version"])}, running for {_age(it["started"], now)}</span></p>'
+        f'<span class="soft">facilitator {escape(it["version"])}, running for '
+        f"{_age(it['started'], now)}</span></p>"
         f"<h2>Incidents and conditions</h2>{trouble}</section>"
     )
 
@@ -181,12 +207,17 @@ def _said(it: Entry) -> str:
 
 def _wrong(it: Entry, now: float) -> Iterator[str]:
     if it["draining"]:
-        yield "<li><p><b>draining</b>The daemon takes nothing new, and ends when what is under way is over.</p></li>"
+        yield (
+            "<li><p><b>draining</b>The daemon takes nothing new, and ends when what is under way is "
+            "over.</p></li>"
+        )
     opened = {each["name"] for each in it["incidents"]}
     for each in it["incidents"]:
-        yield _trouble(each["severity"], each["summary"], f'<p class="soft">since {_moment(each["since"], now)}</p>')
+        yield _trouble(
+            each["severity"], each["summary"], f'<p class="soft">since {_moment(each["since"], now)}</p>'
+        )
     for each in it["conditions"]:
-        if each["name"] not in opened and each.get("incident", True):       # else there are incidents for the same
+        if each["name"] not in opened and each.get("incident", True):  # else there are incidents for the same
             yield _trouble(each["severity"], each["text"], "")
 
 
@@ -195,7 +226,8 @@ def _trouble(severity: str, text: str, more: str) -> str:
     return f'<li class="{kind}"><p><b>{escape(severity)}</b>{escape(text)}</p>{more}</li>'
 
 
-# --- a tunnel ----------------------------------------------------------------------------------------------------------------
+# --- a tunnel
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _order(tunnel: Entry) -> str:
@@ -207,9 +239,12 @@ def _tunnel(it: Entry, measures: Entry, now: float) -> str:
     what = " \u00b7 ".join(filter(None, (it["description"], it["kind"])))
     more = "".join((*_waits(it, now), _deaths(it, now)))
     return (
-        f'<li id="tunnel-{name}" class="tunnel {seen.kind}" data-order="{escape(_order(it))}" data-said="{name}: {escape(seen.word)}">'
-        f'<article aria-labelledby="name-{name}"><div class="who"><div class="head"><h3 id="name-{name}">{name}</h3>'
-        f'<span class="badge"><span aria-hidden="true">{_MARKS[seen.kind]} </span>{escape(seen.word)}</span></div>'
+        f'<li id="tunnel-{name}" class="tunnel {seen.kind}" data-order="{escape(_order(it))}" '
+        f'data-said="{name}: {escape(seen.word)}">'
+        f'<article aria-labelledby="name-{name}"><div class="who"><div class="head"><h3 '
+        f'id="name-{name}">{name}</h3>'
+        f'<span class="badge"><span aria-hidden="true">{_MARKS[seen.kind]} '
+        f"</span>{escape(seen.word)}</span></div>"
         f'<p class="soft">{escape(what)}</p><dl class="facts">{"".join(_facts(it, now))}</dl></div>'
         f"{_day(it)}{_measures(it['name'], measures)}"
         f'<div class="more">{more}</div></article></li>'
@@ -218,7 +253,9 @@ def _tunnel(it: Entry, measures: Entry, now: float) -> str:
 
 def _facts(it: Entry, now: float) -> Iterator[str]:
     health = "" if it["phase"] != "up" else f", {it['health']}"
-    yield _fact("phase", f"{escape(it['phase'] + health)} for {_age(it['since'], now)} ({escape(it['reason'])})")
+    yield _fact(
+        "phase", f"{escape(it['phase'] + health)} for {_age(it['since'], now)} ({escape(it['reason'])})"
+    )
     if it["leg"]:
         yield _fact("dead", escape(it["leg"]))
     if it["degraded"]:
@@ -245,10 +282,14 @@ def _waits(it: Entry, now: float) -> Iterator[str]:
     if asks is not None:
         answer = f"Answer with <code>facilitator answer {name}</code>"
         how = "Approve it where the far side says" if asks["wanted"] == "approval" else answer
-        yield f'<p class="waits">It asks: \u201c{escape(asks["text"])}\u201d {how}, within {_age(asks["until"], now)}.</p>'
+        yield (
+            f'<p class="waits">It asks: \u201c{escape(asks["text"])}\u201d {how}, within '
+            f"{_age(asks['until'], now)}.</p>"
+        )
     elif it["phase"] == "failed":
         yield (
-            f'<p class="waits">{_error(it)}It waits for a changed secret or configuration, or for <code>facilitator start {name}</code>. '
+            f'<p class="waits">{_error(it)}It waits for a changed secret or configuration, or for '
+            f"<code>facilitator start {name}</code>. "
             f"Look further with <code>facilitator logs {name}</code>.</p>"
         )
     elif it["next_attempt"] is not None:
@@ -267,7 +308,7 @@ def _day(it: Entry) -> str:
     known = unknown if ratio is None else f"{_percent(ratio)} available"
     return (
         f'<div class="day"><p><span class="label">24 hours</span> <span class="figure">{known}</span></p>'
-        f'{strip(slots)}'
+        f"{strip(slots)}"
         '<p class="axis" aria-hidden="true"><span>24 h ago</span><span>12 h</span><span>now</span></p></div>'
     )
 
@@ -279,10 +320,19 @@ def _percent(ratio: float) -> str:
 
 def _measures(name: str, it: Entry) -> str:
     answered = [rtt for rtt in it["rtts"] if rtt is not None]
-    latest = milliseconds(it["rtts"][-1]) if answered and it["rtts"][-1] is not None else "no answer" if it["rtts"] else "not probed"
+    latest = (
+        milliseconds(it["rtts"][-1])
+        if answered and it["rtts"][-1] is not None
+        else "no answer"
+        if it["rtts"]
+        else "not probed"
+    )
     curve = spark(it["rtts"], it["seconds"]) if it["rtts"] else ""
     rates = (("received", it["received_per_second"]), ("sent", it["sent_per_second"]))
-    flows = "".join(f'<p><span class="label">{word}</span> <span class="figure">{_rate(rate)}</span></p>' for word, rate in rates)
+    flows = "".join(
+        f'<p><span class="label">{word}</span> <span class="figure">{_rate(rate)}</span></p>'
+        for word, rate in rates
+    )
     return (
         f'<div class="measures" id="measures-{escape(name)}"><div><p><span class="label">latency</span> '
         f'<span class="figure">{latest}</span></p>{curve}</div><div>{flows}</div></div>'
@@ -303,13 +353,16 @@ def _deaths(it: Entry, now: float) -> str:
         for each in deaths
     )
     return (
-        f'<details><summary>why sessions of {name} ended: the last {len(deaths)}</summary><table><caption class="unseen">Why sessions of '
-        f'{name} ended, the latest first</caption><thead><tr><th scope="col">when</th><th scope="col">reason</th>'
+        f"<details><summary>why sessions of {name} ended: the last {len(deaths)}</summary><table><caption "
+        f'class="unseen">Why sessions of '
+        f'{name} ended, the latest first</caption><thead><tr><th scope="col">when</th><th '
+        f'scope="col">reason</th>'
         f'<th scope="col">what was said</th></tr></thead><tbody>{rows}</tbody></table></details>'
     )
 
 
-# --- moments -----------------------------------------------------------------------------------------------------------------
+# --- moments
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _age(moment: str, now: float) -> str:

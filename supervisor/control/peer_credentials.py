@@ -1,4 +1,6 @@
-"""Who is at the other end of the control socket: whether he may change anything, and the record of what he asked for."""
+"""Who is at the other end of the control socket: whether he may change anything, and the record of what he
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from supervisor.control.client import KEY_FILE, KEY_HEADER
 from supervisor.control.middleware import Handler
 from supervisor.control.sockets import GROUP, share
 
-FAILED = "failed"       # key of a request: why what was asked for was not done, though the answer is a regular one
+FAILED = "failed"  # key of a request: why what was asked for was not done, though the answer is a regular one
 _SO_PEERPIDFD = 77
 _PREFIX = "/api/v1/"
 _TUNNELS = "tunnels/"
@@ -66,15 +68,17 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-# --- clients of ours stay out ----------------------------------------------------------------------------------------------------------
+# --- clients of ours stay out
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ClientGuard:
     """Keeps the daemon's own clients away from the control socket, though they may run as its user.
 
-    A client is known by its parents, its session and its tag. One of an earlier daemon that has left all of these behind still has what it
-    can never get rid of: no_new_privs. Who has it shows a key, from a file that no client can read where the kernel has Landlock.
+    A client is known by its parents, its session and its tag. One of an earlier daemon that has left all of
+    these behind still has what it can never get rid of: no_new_privs. Who has it shows a key, from a file
+    that no client can read where the kernel has Landlock.
     """
 
     is_client: Callable[[int], bool]
@@ -85,7 +89,7 @@ class ClientGuard:
         if connection is None:
             return "the connection is gone"
         pid, uid, _ = _credentials(connection)
-        if pid == 0:        # outside of our pid namespace, where no client can be
+        if pid == 0:  # outside of our pid namespace, where no client can be
             return None
         with _pinned(connection, pid) as alive:
             known, suspect = self.is_client(pid), _confined(pid, uid)
@@ -94,7 +98,10 @@ class ClientGuard:
         if known:
             return f"process {pid} belongs to a client of this daemon, and those do not control it"
         if suspect and not hmac.compare_digest(shown.encode(), self.key.encode()):
-            return f"process {pid} runs with no_new_privs, like a client of this daemon: show the content of {KEY_FILE} in {KEY_HEADER}"
+            return (
+                f"process {pid} runs with no_new_privs, like a client of this daemon: show the content "
+                f"of {KEY_FILE} in {KEY_HEADER}"
+            )
         return None
 
 
@@ -133,7 +140,7 @@ def _pinned(connection: socket.socket, pid: int) -> Iterator[Callable[[], bool]]
 def _pidfd(connection: socket.socket, pid: int) -> int:
     try:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:         # before Linux 6.5; there the number could have become another process's
+    except OSError:  # before Linux 6.5; there the number could have become another process's
         return os.pidfd_open(pid)
 
 
@@ -153,21 +160,26 @@ def outsiders(gate: ClientGuard) -> Middleware:
     return attend
 
 
-# --- who may change anything -----------------------------------------------------------------------------------------------------------
+# --- who may change anything
+# ----------------------------------------------------------------------------------------------------------
 
 
 def authorised(told: Told) -> Middleware:
-    """A middleware that lets changes be asked for only by those who may, and tells of each attempt: who, what, and what came of it."""
+    """A middleware that lets changes be asked for only by those who may, and tells of each attempt: who,
+    what, and what came of it.
+    """
 
     @web.middleware
     async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method in ("GET", "HEAD"):
             return await handler(request)
-        peer = peer_of(request.transport)       # now: it may not wait for the answer
+        peer = peer_of(request.transport)  # now: it may not wait for the answer
         result, why = "interrupted", None
         try:
             if peer is None or not peer.may_change:
-                raise web.HTTPForbidden(text=f"only root, the daemon's own user and the group {GROUP} may change anything")
+                raise web.HTTPForbidden(
+                    text=f"only root, the daemon's own user and the group {GROUP} may change anything"
+                )
             response = await handler(request)
             why = request.get(FAILED)
             result = "done" if why is None else "failed"
@@ -176,7 +188,10 @@ def authorised(told: Told) -> Middleware:
             result, why = "refused" if error.status == web.HTTPForbidden.status_code else "failed", error.text
             raise
         finally:
-            told(_asked(request.path) | {"by": None if peer is None else peer.document, "result": result, "why": why})
+            told(
+                _asked(request.path)
+                | {"by": None if peer is None else peer.document, "result": result, "why": why}
+            )
 
     return attend
 

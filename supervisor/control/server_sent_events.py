@@ -1,7 +1,8 @@
 """`GET /api/v1/events`: server-sent events, first a snapshot of the board, then what changes on it.
 
-One feed draws for all who watch, and only while somebody does. A stream remembers no more than the revision that it has sent, so one that
-reads slowly skips what is outdated meanwhile, costs no memory, and is dropped in the end; nobody waits for it.
+One feed draws for all who watch, and only while somebody does. A stream remembers no more than the revision
+that it has sent, so one that reads slowly skips what is outdated meanwhile, costs no memory, and is dropped
+in the end; nobody waits for it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from aiohttp import web
 
 from supervisor.control.page import Key, items, piece, piece_id
 
-_CHUNK = 1 << 16            # bytes that are handed to the socket at a time
-_RETRY = 3000               # milliseconds after which a browser connects again
+_CHUNK = 1 << 16  # bytes that are handed to the socket at a time
+_RETRY = 3000  # milliseconds after which a browser connects again
 
 
 class BoardSource(Protocol):
@@ -36,13 +37,15 @@ class StreamLimits:
     """How much the streams may cost. Times in seconds."""
 
     streams: int = 32
-    pause: float = 0.5          # between two drawings, at least
-    heartbeat: float = 15.0     # of silence, until a comment shows that the stream lives
-    stalled: float = 10.0       # that a reader may take for one chunk
+    pause: float = 0.5  # between two drawings, at least
+    heartbeat: float = 15.0  # of silence, until a comment shows that the stream lives
+    stalled: float = 10.0  # that a reader may take for one chunk
 
 
 class Shared:
-    """Something that is made for many at once, and at most every so many seconds, however often it is asked for."""
+    """Something that is made for many at once, and at most every so many seconds, however often it is
+    asked for.
+    """
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, str]], seconds: float) -> None:
         self._make, self._seconds = make, seconds
@@ -52,7 +55,9 @@ class Shared:
     async def get(self) -> str:
         """The latest one."""
         loop = asyncio.get_running_loop()
-        if self._made is None or (self._made.done() and (loop.time() >= self._until or self._made.exception() is not None)):
+        if self._made is None or (
+            self._made.done() and (loop.time() >= self._until or self._made.exception() is not None)
+        ):
             self._made, self._until = loop.create_task(self._make(), name="page"), loop.time() + self._seconds
         return await asyncio.shield(self._made)
 
@@ -77,18 +82,20 @@ class Feed:
         self._watchers = 0
         self._drawing: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
-        self._encoded: dict[tuple[int, bool], bytes] = {}      # of this revision, by what a stream has seen
+        self._encoded: dict[tuple[int, bool], bytes] = {}  # of this revision, by what a stream has seen
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """A stream, until its reader leaves. `?as=html` gives pieces of the page instead of values."""
         if self._watchers >= self._limits.streams:
-            raise web.HTTPServiceUnavailable(text=f"{self._watchers} streams are open already", headers={"Retry-After": "30"})
+            raise web.HTTPServiceUnavailable(
+                text=f"{self._watchers} streams are open already", headers={"Retry-After": "30"}
+            )
         with self._watching():
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
             await response.prepare(request)
             try:
                 await self._stream(response, request.query.get("as") == "html")
-            except TimeoutError:        # it does not take what it asked for
+            except TimeoutError:  # it does not take what it asked for
                 if request.transport is not None:
                     request.transport.abort()
         return response
@@ -113,7 +120,7 @@ class Feed:
         while True:
             news = self._news
             if self._drawing is not None and self._drawing.done():
-                await self._drawing     # it can only have failed
+                await self._drawing  # it can only have failed
             if self._items and seen != self._revision:
                 data, there = self._event(seen, names, html), frozenset(self._items)
                 seen, names = self._revision, there
@@ -125,9 +132,10 @@ class Feed:
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         for start in range(0, len(data), _CHUNK):
             async with asyncio.timeout(self._limits.stalled):
-                await response.write(data[start:start + _CHUNK])
+                await response.write(data[start : start + _CHUNK])
 
-    # --- what is sent ----------------------------------------------------------------------------------------------------
+    # --- what is sent
+    # ----------------------------------------------------------------------------------------------------
 
     def _event(self, seen: int, names: frozenset[Key], html: bool) -> bytes:
         """What a stream that has seen this revision, with these things on it, must be told."""
@@ -139,19 +147,24 @@ class Feed:
             self._encoded[seen, html] = f"event: {kind}\nid: {self._revision}\ndata: {data}\n\n".encode()
         return self._encoded[seen, html]
 
-    # --- drawing ---------------------------------------------------------------------------------------------------------
+    # --- drawing
+    # ------------------------------------------------------------------------------------------------------
 
     async def _draw(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            changed = asyncio.ensure_future(self._source.changed())     # from now on, so that nothing is missed while we draw
+            changed = asyncio.ensure_future(
+                self._source.changed()
+            )  # from now on, so that nothing is missed while we draw
             try:
                 began = loop.time()
                 board = await self._source.board()
                 found = await asyncio.to_thread(_compare, self._items, board, self._revision + 1)
                 if found is not None:
                     self._publish(found, board["now"])
-                await asyncio.sleep(max(self._limits.pause, 4 * (loop.time() - began)))     # a fifth of our time, however much there is
+                await asyncio.sleep(
+                    max(self._limits.pause, 4 * (loop.time() - began))
+                )  # a fifth of our time, however much there is
                 await changed
             finally:
                 changed.cancel()
@@ -168,13 +181,17 @@ class Feed:
 
 
 def _compare(before: Mapping[Key, _Item], board: Mapping[str, Any], revision: int) -> dict[Key, _Item] | None:
-    """The board in pieces; those that are as before keep their revision. None: all are. For a worker thread."""
+    """The board in pieces; those that are as before keep their revision. None: all are. For a worker
+    thread.
+    """
     values, found = items(board), {}
     for key, value in values.items():
         known = before.get(key)
         same = known is not None and known.value == value
-        found[key] = known if known is not None and same else _Item(
-            revision, value, json.dumps(value), json.dumps(piece(key, values, board["now"]))
+        found[key] = (
+            known
+            if known is not None and same
+            else _Item(revision, value, json.dumps(value), json.dumps(piece(key, values, board["now"])))
         )
     unchanged = found.keys() == before.keys() and all(item.revision < revision for item in found.values())
     return None if unchanged else found
@@ -190,9 +207,11 @@ def _values(new: Mapping[Key, _Item], gone: Iterable[Key], now: float) -> str:
 
 
 def _pieces(new: Mapping[Key, _Item], gone: Iterable[Key], now: float) -> str:
-    whole = {name for section, name in new if section == "tunnels"}       # with their measures
+    whole = {name for section, name in new if section == "tunnels"}  # with their measures
     told = ", ".join(
-        f"{json.dumps(piece_id(key))}: {item.html}" for key, item in new.items() if key[0] != "measures" or key[1] not in whole
+        f"{json.dumps(piece_id(key))}: {item.html}"
+        for key, item in new.items()
+        if key[0] != "measures" or key[1] not in whole
     )
     left = json.dumps([piece_id(key) for key in gone if key[0] == "tunnels"])
     return f'{{"now": {now}, "pieces": {{{told}}}, "gone": {left}}}'

@@ -14,13 +14,17 @@ from pathlib import Path
 class ServerTls:
     """The certificate, its key and the CA of the clients, as they are in their files now."""
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None, subjects: Sequence[str] = ()) -> None:
-        """`subjects`: RFC 4514 names of the clients that may enter; none means all that the CA has signed. OSError or ValueError."""
+    def __init__(
+        self, certificate: Path, key: Path, client_ca: Path | None = None, subjects: Sequence[str] = ()
+    ) -> None:
+        """`subjects`: RFC 4514 names of the clients that may enter; none means all that the CA has signed.
+        OSError or ValueError.
+        """
         self.files = tuple(path for path in (certificate, key, client_ca) if path is not None)
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._subjects = frozenset(map(_canonical, subjects))
         self._latest = self.context = self._load()
-        self.context.sni_callback = self._choose      # is called in every handshake, be a name asked for or not
+        self.context.sni_callback = self._choose  # is called in every handshake, be a name asked for or not
 
     def renew(self) -> None:
         """Read the files again. When they are not usable, what was read before stays: OSError."""
@@ -31,14 +35,18 @@ class ServerTls:
         if not self._subjects:
             return None
         shown = _subject(transport)
-        return None if shown in self._subjects else f"{shown or 'nobody'} is not among http.tls.client_subjects"
+        return (
+            None if shown in self._subjects else f"{shown or 'nobody'} is not among http.tls.client_subjects"
+        )
 
     def _load(self) -> ssl.SSLContext:
         for path in self.files:
-            path.open("rb").close()         # whose error names the file, which OpenSSL's does not
+            path.open("rb").close()  # whose error names the file, which OpenSSL's does not
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_TICKET     # a resumed session would not show its certificate again, nor see ours
+        context.options |= (
+            ssl.OP_NO_TICKET
+        )  # a resumed session would not show its certificate again, nor see ours
         context.num_tickets = 0
         context.load_cert_chain(self._certificate, self._key)
         if self._client_ca is not None:
@@ -54,9 +62,13 @@ def _canonical(subject: str) -> str:
     from cryptography import x509  # costs a fifth of a second, and is rarely wanted
 
     try:
-        return x509.Name.from_rfc4514_string(subject, {"emailAddress": x509.NameOID.EMAIL_ADDRESS}).rfc4514_string()
+        return x509.Name.from_rfc4514_string(
+            subject, {"emailAddress": x509.NameOID.EMAIL_ADDRESS}
+        ).rfc4514_string()
     except ValueError:
-        raise ValueError(f"http.tls.client_subjects: {subject!r} is no subject; write it as in CN=prometheus,O=Example") from None
+        raise ValueError(
+            f"http.tls.client_subjects: {subject!r} is no subject; write it as in CN=prometheus,O=Example"
+        ) from None
 
 
 def _subject(transport: BaseTransport | None) -> str | None:

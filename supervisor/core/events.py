@@ -10,7 +10,9 @@ from tunnels.base import Connected, Observation, Reason
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to one tunnel. `session` is the run it belongs to; None: to the tunnel as such."""
+    """Something that happened to one tunnel. `session` is the run it belongs to; None: to the tunnel as
+    such.
+    """
 
     tunnel: str
     session: int | None = None
@@ -18,10 +20,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Asked(Event):
-    """Somebody wants the tunnel up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or anew (RESTARTED, RECONFIGURED)."""
+    """Somebody wants the tunnel up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or anew (RESTARTED,
+    RECONFIGURED).
+    """
 
     reason: Reason = Reason.STARTED
-    until: float | None = None      # down only when its flows are over, at the latest at this moment (monotonic seconds); None: at once
+    until: float | None = (
+        # down only when its flows are over, at the latest at this moment (monotonic seconds); None: at once
+        None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,8 @@ class FlowsCounted(Event):
     """How many flows a lane that takes no new ones still carries."""
 
     lane: int = 0
-    left: int = 0           # without those that are over, or silent for too long
-    idle: float = 0.0       # seconds for which the most silent of them has been silent
+    left: int = 0  # without those that are over, or silent for too long
+    idle: float = 0.0  # seconds for which the most silent of them has been silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,9 @@ class Kept(Event):
 
 @dataclass(frozen=True, slots=True)
 class Delayed(Event):
-    """The session waits for this host itself, such as for a one-time code that was not used yet: so many seconds at most."""
+    """The session waits for this host itself, such as for a one-time code that was not used yet: so many
+    seconds at most.
+    """
 
     seconds: float = 0.0
 
@@ -99,7 +108,9 @@ class DeviceLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class AddressConflict(Event):
-    """An address that stands on the session's network device is in use elsewhere; `text` says where. It was removed."""
+    """An address that stands on the session's network device is in use elsewhere; `text` says where. It
+    was removed.
+    """
 
     device: str | None = None
     text: str = ""
@@ -107,14 +118,18 @@ class AddressConflict(Event):
 
 @dataclass(frozen=True, slots=True)
 class PathMtu(Event):
-    """The search for the largest IP packet that passes through the tunnel ended; `mtu` in bytes, None: no target answers it."""
+    """The search for the largest IP packet that passes through the tunnel ended; `mtu` in bytes, None: no
+    target answers it.
+    """
 
     mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Probed(Event):
-    """A probe round ended; `rtt` in seconds, None: no target answered, and `proof` is what shows that the tunnel works all the same."""
+    """A probe round ended; `rtt` in seconds, None: no target answered, and `proof` is what shows that the
+    tunnel works all the same.
+    """
 
     rtt: float | None = None
     proof: Proof | None = None
@@ -129,7 +144,9 @@ class EndpointSeen(Event):
 
 @dataclass(frozen=True, slots=True)
 class Noticed(Event):
-    """An output has a condition to report, or none any more; `tunnel` is empty, because it concerns all of them."""
+    """An output has a condition to report, or none any more; `tunnel` is empty, because it concerns all of
+    them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +156,9 @@ class Quiet(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReconnectDue(Event):
-    """The moment of a planned reconnect is reached; `free`: nothing that concerns other tunnels stands against it."""
+    """The moment of a planned reconnect is reached; `free`: nothing that concerns other tunnels stands
+    against it.
+    """
 
     free: bool = True
 
@@ -154,7 +173,9 @@ class UplinkChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class UplinkDoubted(Event):
-    """There are signs that this host's own way out is dead, or none any more; a verdict follows. `tunnel` is empty."""
+    """There are signs that this host's own way out is dead, or none any more; a verdict follows. `tunnel`
+    is empty.
+    """
 
     doubted: bool = True
 
@@ -175,9 +196,9 @@ class Spawn:
 
     tunnel: str
     session: int
-    resume: bool = False    # with what the last session has kept, instead of a login
-    remote: int = 0         # which of the far side's servers comes first
-    seat: int = 0           # of the tunnel's two
+    resume: bool = False  # with what the last session has kept, instead of a login
+    remote: int = 0  # which of the far side's servers comes first
+    seat: int = 0  # of the tunnel's two
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +215,7 @@ class Terminate:
 
     tunnel: str
     session: int
-    leave: bool = False     # nothing continues this session: the client should log off
+    leave: bool = False  # nothing continues this session: the client should log off
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
-    NOT_UP = 3          # `status`, `why`: a tunnel is not up
-    NO_DAEMON = 4       # the daemon does not answer
-    RUNNING = 75        # another one is running
-    NO_RIGHT = 77       # a right is missing
-    CONFIG = 78         # the configuration is wrong
+    NOT_UP = 3  # `status`, `why`: a tunnel is not up
+    NO_DAEMON = 4  # the daemon does not answer
+    RUNNING = 75  # another one is running
+    NO_RIGHT = 77  # a right is missing
+    CONFIG = 78  # the configuration is wrong
 
 
 class CannotStart(Exception):

@@ -3,7 +3,8 @@
     a part raises -> told once per kind of fault, counted, condition `internal-error:PART`
     it works again, and a while has passed -> the condition is gone
 
-Parts are called `recorder:Metrics`, `tunnel:acme-dc`, `kind:openvpn` and so on, in the log, in the metric and in the condition alike.
+Parts are called `recorder:Metrics`, `tunnel:acme-dc`, `kind:openvpn` and so on, in the log, in the metric and
+in the condition alike.
 """
 
 from __future__ import annotations
@@ -17,36 +18,41 @@ from typing import ParamSpec, TypeVar
 from supervisor.core.conditions import Condition
 
 NAME = "internal-error"
-STAYS = 300.0           # seconds for which a part that works again is still called faulty
-_LINES = 4              # of code that tell one kind of fault from another
-TOLD_AGAIN = 3600.0     # seconds after which the same fault is told once more
+STAYS = 300.0  # seconds for which a part that works again is still called faulty
+_LINES = 4  # of code that tell one kind of fault from another
+TOLD_AGAIN = 3600.0  # seconds after which the same fault is told once more
 
 P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
-Tell = Callable[[str, str, BaseException], None]    # the part, where in the code, and the error
+Tell = Callable[[str, str, BaseException], None]  # the part, where in the code, and the error
 
 
 @dataclass(slots=True)
 class _Trouble:
     """The last fault of a part."""
 
-    error: str          # its type: the text of an error may hold a secret
-    at: float           # monotonic seconds
-    works: bool = False     # the part has worked since
+    error: str  # its type: the text of an error may hold a secret
+    at: float  # monotonic seconds
+    works: bool = False  # the part has worked since
 
 
 class Faults:
     """Runs what may fail, and knows what did. From one thread; `counts` may be read by any."""
 
     def __init__(
-        self, clock: Callable[[], float], tell: Tell = lambda part, place, error: None, changed: Callable[[], None] = lambda: None,
+        self,
+        clock: Callable[[], float],
+        tell: Tell = lambda part, place, error: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`clock` gives monotonic seconds. `tell` is for the log; `changed` is called when a condition comes, or goes."""
+        """`clock` gives monotonic seconds. `tell` is for the log; `changed` is called when a condition
+        comes, or goes.
+        """
         self._clock, self._tell, self._changed = clock, tell, changed
         self._troubles: dict[str, _Trouble] = {}
         self._told: dict[tuple[str, str, str], float] = {}
-        self.counts: Mapping[str, int] = MappingProxyType({})       # faults by part; replaced as a whole
+        self.counts: Mapping[str, int] = MappingProxyType({})  # faults by part; replaced as a whole
 
     @contextlib.contextmanager
     def contained(self, part: str) -> Iterator[None]:
@@ -65,7 +71,9 @@ class Faults:
             return True
         return False
 
-    def ask(self, part: str, otherwise: U, question: Callable[P, T], *about: P.args, **more: P.kwargs) -> T | U:
+    def ask(
+        self, part: str, otherwise: U, question: Callable[P, T], *about: P.args, **more: P.kwargs
+    ) -> T | U:
         """What a part answers; `otherwise` when it fails."""
         with self.contained(part):
             return question(*about, **more)
@@ -101,18 +109,25 @@ class Faults:
     def conditions(self) -> dict[str, Condition]:
         """The parts that fail, or did until a while ago."""
         now = self._clock()
-        self._troubles = {part: each for part, each in self._troubles.items() if not each.works or now < each.at + STAYS}
+        self._troubles = {
+            part: each for part, each in self._troubles.items() if not each.works or now < each.at + STAYS
+        }
         return {f"{NAME}:{part}": _condition(part, each) for part, each in self._troubles.items()}
 
     @property
     def due(self) -> float | None:
         """The next moment (monotonic seconds) at which a condition may go away by itself."""
         now = self._clock()
-        return min((each.at + STAYS for each in self._troubles.values() if each.at + STAYS > now), default=None)
+        return min(
+            (each.at + STAYS for each in self._troubles.values() if each.at + STAYS > now), default=None
+        )
 
 
 def _condition(part: str, trouble: _Trouble) -> Condition:
-    text = f"a part of the daemon fails: {part} ({trouble.error}); the other parts go on, and the log has the details"
+    text = (
+        f"a part of the daemon fails: {part} ({trouble.error}); the other parts go on, and the log has "
+        f"the details"
+    )
     return Condition(text, "error", "journalctl -u facilitator -g 'internal error'")
 
 

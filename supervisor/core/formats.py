@@ -1,7 +1,9 @@
-"""JSON that one daemon writes and a later one reads: it names its format, and its reader accepts nothing that it does not know.
+"""JSON that one daemon writes and a later one reads: it names its format, and its reader accepts nothing
+that it does not know.
 
-A document of the reader's own format must have exactly the keys that the reader would write. One of an earlier format may lack some, which
-then have their defaults. `format` 0 is a document without one: version 0.1.0 wrote no formats.
+A document of the reader's own format must have exactly the keys that the reader would write. One of an
+earlier format may lack some, which then have their defaults. `format` 0 is a document without one: version
+0.1.0 wrote no formats.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 _FORMAT = "format"
-_LARGEST = 1 << 63      # what the kernel and the clock take
+_LARGEST = 1 << 63  # what the kernel and the clock take
 
 
 def document(of: type[T], format: int) -> Document[T]:
@@ -29,14 +31,19 @@ class NotUnderstood(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Document(Generic[T]):
-    """A sort of document: what it is of, and the format in which it is written. That grows with every change of what it is of."""
+    """A sort of document: what it is of, and the format in which it is written. That grows with every
+    change of what it is of.
+    """
 
     of: TypeAdapter[T]
     format: int
 
     def written(self, value: T) -> bytes:
         """The value as a document."""
-        return b'{"format":%d,%s' % (self.format, self.of.dump_json(value)[1:])     # quickly: it is done at each change of a tunnel
+        return b'{"format":%d,%s' % (
+            self.format,
+            self.of.dump_json(value)[1:],
+        )  # quickly: it is done at each change of a tunnel
 
     def read(self, content: bytes) -> T:
         """The value in a document. NotUnderstood."""
@@ -57,7 +64,9 @@ class Document(Generic[T]):
 
 
 def opened(content: bytes, newest: int) -> tuple[int, Any]:
-    """The format of a document, and the rest of it. NotUnderstood: it is no JSON, or of a format that is newer than this."""
+    """The format of a document, and the rest of it. NotUnderstood: it is no JSON, or of a format that is
+    newer than this.
+    """
     try:
         raw = parsed(content)
     except (ValueError, RecursionError):
@@ -69,7 +78,9 @@ def opened(content: bytes, newest: int) -> tuple[int, Any]:
 
 
 def parsed(content: bytes) -> Any:
-    """The JSON in a document. ValueError or RecursionError: it is none, or has a number that nothing could be done with."""
+    """The JSON in a document. ValueError or RecursionError: it is none, or has a number that nothing could
+    be done with.
+    """
     return json.loads(content, parse_int=_whole, parse_float=_real, parse_constant=_real)
 
 
@@ -80,7 +91,7 @@ def _whole(text: str) -> int:
 
 def _real(text: str) -> float:
     number = float(text)
-    if not abs(number) < _LARGEST:      # endless ones too, and what is none
+    if not abs(number) < _LARGEST:  # endless ones too, and what is none
         raise ValueError(f"{text:.40} is too large a number")
     return number
 

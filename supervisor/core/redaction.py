@@ -1,7 +1,8 @@
 """Finds secrets in text, also where a program has encoded them, and puts a mask in their place. Pure.
 
-A secret is found as it is and in other case; in a URL, a form, JSON, HTML and any mixture of these; in hexadecimal; and in base64, also
-where it is a part of what was encoded, as in `user:password` of HTTP Basic. Nothing of a text changes but what is masked.
+A secret is found as it is and in other case; in a URL, a form, JSON, HTML and any mixture of these; in
+hexadecimal; and in base64, also where it is a part of what was encoded, as in `user:password` of HTTP Basic.
+Nothing of a text changes but what is masked.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-SHORTEST = 4                # characters of a secret: anything shorter would mask half of every line
-_LONGEST_ESCAPE = 6         # characters for one, as in \u0041
-_GRAM = 4                   # characters at the beginning of a form that are looked for first
-_FEW = 40                   # forms that are looked for one by one; more of them only where a beginning was found
+SHORTEST = 4  # characters of a secret: anything shorter would mask half of every line
+_LONGEST_ESCAPE = 6  # characters for one, as in \u0041
+_GRAM = 4  # characters at the beginning of a form that are looked for first
+_FEW = 40  # forms that are looked for one by one; more of them only where a beginning was found
 
-# How programs write letters, by the first sign of it, which makes the search quick; `B` is the first digit of a byte.
+# How programs write letters, by the first sign of it, which makes the search quick; `B` is the first digit of
+# a byte.
 _ESCAPES = {
     "%": r"%[B][0-9A-Fa-f](?:%[B][0-9A-Fa-f])*",
     "\\": r"\\(?:u[0-9A-Fa-f]{4}(?:\\u[0-9A-Fa-f]{4})*|x[B][0-9A-Fa-f](?:\\x[B][0-9A-Fa-f])*|[^ux])",
@@ -30,7 +32,9 @@ _AFTER = re.compile(r"[A-Za-z0-9+/_-]?=*")
 
 
 class _Ways:
-    """The ways in which a text can be read, beside as it is: by each kind of escape alone, and by all of them at once."""
+    """The ways in which a text can be read, beside as it is: by each kind of escape alone, and by all of
+    them at once.
+    """
 
     def __init__(self, first_digits: str) -> None:
         """`first_digits` of the bytes that matter."""
@@ -44,7 +48,10 @@ class _Ways:
         return (*ways, self._mixed) if len(ways) > 1 else tuple(ways)
 
 
-_OF_ASCII, _OF_ALL = _Ways("0-7"), _Ways("0-9A-Fa-f")       # binary output is full of other bytes, which no secret in ASCII can hold
+_OF_ASCII, _OF_ALL = (
+    _Ways("0-7"),
+    _Ways("0-9A-Fa-f"),
+)  # binary output is full of other bytes, which no secret in ASCII can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,9 @@ class _Forms:
     def found(self, text: str) -> bool:
         """One of them is in the text."""
         folded = _fold(text)
-        if len(self.folded) + len(self.encoded) > _FEW and self.beginnings.isdisjoint({*_grams(text), *_grams(folded)}):
+        if len(self.folded) + len(self.encoded) > _FEW and self.beginnings.isdisjoint(
+            {*_grams(text), *_grams(folded)}
+        ):
             return False
         return any(form in folded for form in self.folded) or any(form in text for form in self.encoded)
 
@@ -76,7 +85,7 @@ class Redactor:
     """Replaces secrets in text. From any thread."""
 
     mask: str
-    longest: int = 0                                    # characters that a form of a secret may take
+    longest: int = 0  # characters that a form of a secret may take
     _forms: _Forms = field(default_factory=_Forms)
     _ways: _Ways = _OF_ASCII
 
@@ -93,7 +102,9 @@ class Redactor:
     def finds(self, text: str) -> bool:
         """There is something to mask."""
         forms = self._forms
-        return forms.found(text) or any(forms.found(escapes.sub(_meant, text)) for escapes in self._ways.of(text))
+        return forms.found(text) or any(
+            forms.found(escapes.sub(_meant, text)) for escapes in self._ways.of(text)
+        )
 
     def text(self, text: str) -> str:
         """The text with every secret replaced."""
@@ -116,7 +127,8 @@ def _replaced(text: str, spans: Iterable[tuple[int, int]], mask: str) -> str:
     return "".join((*pieces, text[end:]))
 
 
-# --- forms of a secret -----------------------------------------------------------------------------------------------------------
+# --- forms of a secret
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _parts(secret: str) -> set[str]:
@@ -130,19 +142,25 @@ def _folded_forms(part: str) -> set[str]:
 
 
 def _base64_forms(data: bytes) -> set[str]:
-    """What base64 makes of it wherever it begins, without the letters that depend on its neighbours as well."""
+    """What base64 makes of it wherever it begins, without the letters that depend on its neighbours as
+    well.
+    """
     return {
-        encode(bytes(before) + data).decode()[(before * 8 + 5) // 6:(before + len(data)) * 8 // 6]
-        for encode in (b64encode, urlsafe_b64encode) for before in range(3)
+        encode(bytes(before) + data).decode()[(before * 8 + 5) // 6 : (before + len(data)) * 8 // 6]
+        for encode in (b64encode, urlsafe_b64encode)
+        for before in range(3)
     }
 
 
-# --- views of a text -------------------------------------------------------------------------------------------------------------
+# --- views of a text
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _fold(text: str) -> str:
     """The text without its case, letter for letter. A plus sign is a space in a form (HTML)."""
-    return text.replace("\u0130", "i").lower().replace("+", " ").replace("ς", "σ")    # U+0130 alone becomes two letters
+    return (
+        text.replace("\u0130", "i").lower().replace("+", " ").replace("ς", "σ")
+    )  # U+0130 alone becomes two letters
 
 
 def _grams(text: str) -> Iterator[str]:
@@ -169,7 +187,7 @@ def _decode(text: str, escapes: re.Pattern[str]) -> tuple[str, list[int]]:
     at = 0
     for match in escapes.finditer(text):
         meant = _meant(match)
-        letters += (text[at:match.start()], meant)
+        letters += (text[at : match.start()], meant)
         starts += range(at, match.start())
         starts += accumulate(_widths(match[0], meant), initial=match.start())
         starts.pop()
@@ -193,7 +211,11 @@ def _meant(match: re.Match[str]) -> str:
         return html.unescape(escape)
     if escape[1] == "u":
         return bytes.fromhex(escape.replace("\\u", "")).decode("utf-16-be", "surrogatepass")
-    return _bytes_meant(bytes.fromhex(escape.replace("\\x", ""))) if escape[1] == "x" else _LETTERS.get(escape[1], escape[1])
+    return (
+        _bytes_meant(bytes.fromhex(escape.replace("\\x", "")))
+        if escape[1] == "x"
+        else _LETTERS.get(escape[1], escape[1])
+    )
 
 
 def _bytes_meant(data: bytes) -> str:
@@ -210,6 +232,6 @@ def _widths(escape: str, meant: str) -> Iterator[int]:
     if escape.startswith("\\u"):
         return (6 * (1 + (letter > "\uffff")) for letter in meant)
     if escape.startswith("\\x"):
-        alone = len(meant) * 4 == len(escape)       # each byte is a letter
+        alone = len(meant) * 4 == len(escape)  # each byte is a letter
         return (4 if alone else 4 * len(letter.encode()) for letter in meant)
     return iter((*(0 for _ in meant[1:]), len(escape)))

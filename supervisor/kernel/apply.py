@@ -1,4 +1,6 @@
-"""Sorts changes on their way to the kernel: into blocks, and by what they mean when they were necessary or were refused."""
+"""Sorts changes on their way to the kernel: into blocks, and by what they mean when they were necessary or
+were refused.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +14,32 @@ from supervisor.kernel.route.messages import CHUNK
 
 Failure = tuple[Change, Exception]
 
-SHOWN = 5               # changes in one line of the log
+SHOWN = 5  # changes in one line of the log
 
 
 def blocks(changes: Sequence[Change]) -> list[Sequence[Change]]:
-    """What goes to the kernel in one piece, in order: everything of nftables, and routes and rules by the hundred."""
+    """What goes to the kernel in one piece, in order: everything of nftables, and routes and rules by the
+    hundred.
+    """
     blocks: list[Sequence[Change]] = []
     for nftables, group in itertools.groupby(changes, key=lambda change: change.concerns_nftables):
         members = list(group)
         size = len(members) if nftables else CHUNK
-        blocks += (members[start:start + size] for start in range(0, len(members), size))
+        blocks += (members[start : start + size] for start in range(0, len(members), size))
     return blocks
 
 
 def replacing(changes: Sequence[Change], actual: Layout) -> frozenset[Item]:
     """The new routes in whose place there is one of ours."""
-    new = {change.item.place: change.item for change in changes if isinstance(change.item, Route) and change.op is Op.ADD}
+    new = {
+        change.item.place: change.item
+        for change in changes
+        if isinstance(change.item, Route) and change.op is Op.ADD
+    }
     tables = {table for _, table, _ in new}
-    return frozenset(new[route.place] for route in actual.routes if route.table in tables and route.place in new)
+    return frozenset(
+        new[route.place] for route in actual.routes if route.table in tables and route.place in new
+    )
 
 
 def without(changes: Iterable[Change], failures: Iterable[Failure]) -> list[Change]:
@@ -54,6 +64,8 @@ def passing(failure: Failure) -> bool:
 
 
 def fatal(failure: Failure) -> bool:
-    """Without the right nothing works; without the table we are not closed. A foreign route in our place is only noted."""
+    """Without the right nothing works; without the table we are not closed. A foreign route in our place
+    is only noted.
+    """
     change, error = failure
     return code(error) == errno.EPERM or change.concerns_nftables

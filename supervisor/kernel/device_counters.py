@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-_TABLE = Path("/proc/self/net/dev")     # of our own network namespace, unlike /sys, which shows the one it was mounted in
-_FRESH = 0.2                            # seconds: one reading serves all devices of a scrape
+_TABLE = Path(
+    "/proc/self/net/dev"
+)  # of our own network namespace, unlike /sys, which shows the one it was mounted in
+_FRESH = 0.2  # seconds: one reading serves all devices of a scrape
 
 
 class LinkBytes:

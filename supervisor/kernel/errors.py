@@ -8,7 +8,7 @@ from pyroute2 import NetlinkError
 
 from supervisor.core.network.layout import Change, Table
 
-TIMEOUT = 5.0       # seconds for any single answer of the kernel
+TIMEOUT = 5.0  # seconds for any single answer of the kernel
 ERRORS = (NetlinkError, OSError, TimeoutError)
 
 
@@ -36,7 +36,11 @@ def sentence(change: Change, error: BaseException) -> str:
     """Why a change was not carried out."""
     if code(error) == errno.EEXIST:
         return f"another program's entry stands in the place of: {change.item}"
-    hint = "; `facilitator doctor` names what this kernel lacks" if code(error) == errno.ENOENT and isinstance(change.item, Table) else ""
+    hint = (
+        "; `facilitator doctor` names what this kernel lacks"
+        if code(error) == errno.ENOENT and isinstance(change.item, Table)
+        else ""
+    )
     return f"the kernel refuses: {change} ({_reason(error)}){hint}"
 
 
@@ -45,8 +49,14 @@ def explained(error: BaseException, change: Change | None = None) -> KernelError
     if code(error) == errno.EPERM:
         if change is not None and change.concerns_nftables:
             return Occupied()
-        return MissingRight("the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set")
-    return KernelError(sentence(change, error) if change is not None else f"the kernel's routing cannot be used: {_reason(error)}")
+        return MissingRight(
+            "the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set"
+        )
+    return KernelError(
+        sentence(change, error)
+        if change is not None
+        else f"the kernel's routing cannot be used: {_reason(error)}"
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Keeps the tunnels' interfaces as they must be: up, and without an address that concerns anybody else.
 
-An address that a remote gateway assigns exists in source NAT only (`ruleset`): on an interface it would be this host's own address, and
-its prefix a route in the main table. What a client puts there all the same is removed; where the client needs it, it stays as a host of
-its own without a route, unless it collides with somebody's address: then it is removed, and the session ends.
+An address that a remote gateway assigns exists in source NAT only (`ruleset`): on an interface it would be
+this host's own address, and its prefix a route in the main table. What a client puts there all the same is
+removed; where the client needs it, it stays as a host of its own without a route, unless it collides with
+somebody's address: then it is removed, and the session ends.
 """
 
 from __future__ import annotations
@@ -33,18 +34,22 @@ from supervisor.kernel.route.messages import Rtnetlink
 from supervisor.kernel.sysctl import Note
 from tunnels.settings import IPAddress
 
-Held = tuple[Lane, InterfaceAddress]        # an address that a lane's interface has
+Held = tuple[Lane, InterfaceAddress]  # an address that a lane's interface has
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 class Interfaces:
     """`post` takes AddressConflict; `note` takes what the kernel refuses."""
 
-    def __init__(self, post: Callable[[Event], None], note: Note, resolvers: Iterable[Path] = RESOLVERS) -> None:
+    def __init__(
+        self, post: Callable[[Event], None], note: Note, resolvers: Iterable[Path] = RESOLVERS
+    ) -> None:
         self._post, self._note, self._resolvers = post, note, tuple(resolvers)
         self._rtnl = Rtnetlink()
-        self._noted: frozenset[str] = frozenset()       # what the kernel refused the last time
-        self._checked: dict[str, tuple[int, tuple[IPAddress, ...]]] = {}     # by interface: its index, and what is assigned to its lane
+        self._noted: frozenset[str] = frozenset()  # what the kernel refused the last time
+        self._checked: dict[
+            str, tuple[int, tuple[IPAddress, ...]]
+        ] = {}  # by interface: its index, and what is assigned to its lane
 
     def open(self) -> None:
         """Open the socket, in the network namespace of the calling thread."""
@@ -60,8 +65,14 @@ class Interfaces:
         self._rtnl.close()
 
     async def prepare(self, plan: NetworkPlan, host: HostFeatures, again: bool) -> bool:
-        """Make them what they must be; `again`: addresses may have changed since they were read. True: something was changed."""
-        lanes = {lane.device: lane for lane in plan.lanes if lane.device is not None and lane.device in host.devices}
+        """Make them what they must be; `again`: addresses may have changed since they were read. True:
+        something was changed.
+        """
+        lanes = {
+            lane.device: lane
+            for lane in plan.lanes
+            if lane.device is not None and lane.device in host.devices
+        }
         state = {name: (host.devices[name].index, lane.addresses) for name, lane in lanes.items()}
         new = [name for name in lanes if self._checked.get(name) != state[name]]
         self._checked = state
@@ -69,13 +80,19 @@ class Interfaces:
         if again or len(new) > 1:
             held = await self._rtnl.dump(address_dump(), read_address)
         else:
-            held = [each for name in new for each in await self._rtnl.dump(address_dump(host.devices[name].index), read_address)]
+            held = [
+                each
+                for name in new
+                for each in await self._rtnl.dump(address_dump(host.devices[name].index), read_address)
+            ]
         by_index = {host.devices[name].index: lane for name, lane in lanes.items()}
         wrong = [(by_index[each.interface], each) for each in held if each.interface in by_index]
         return await self._clear(plan, host, wrong) or changed
 
     def _down(self, lanes: Iterable[Lane], host: HostFeatures) -> Iterator[NetlinkRequest]:
-        """Some clients make an interface that is down, and leave the rest to us; and somebody may have set it down."""
+        """Some clients make an interface that is down, and leave the rest to us; and somebody may have set
+        it down.
+        """
         for lane in lanes:
             device = host.devices[lane.device or ""]
             # A client that sets addresses itself also brings its interface up and down.
@@ -100,33 +117,50 @@ class Interfaces:
         return await self._change(messages)
 
     async def _change(self, messages: Iterable[NetlinkRequest]) -> bool:
-        """One by one, for a failure must not keep the others from being done; there are hardly ever any. True: something was done."""
+        """One by one, for a failure must not keep the others from being done; there are hardly ever any.
+        True: something was done.
+        """
         said = [error for message in messages for error in await self._rtnl.change([message])]
-        texts = frozenset(f"an interface of a tunnel cannot be set up: {error}" for error in said if error is not None)
+        texts = frozenset(
+            f"an interface of a tunnel cannot be set up: {error}" for error in said if error is not None
+        )
         for text in sorted(texts - self._noted):
             self._note(text, {})
         self._noted = texts if said else self._noted
         return None in said
 
-    # --- what the addresses may collide with -------------------------------------------------------------------------------------
+    # --- what the addresses may collide with
+    # -------------------------------------------------------------------------------------
 
     async def _surroundings(self, plan: NetworkPlan, host: HostFeatures) -> AddressesInUse:
         """What is there whichever tunnels there are."""
-        ours = {host.devices[lane.device].index for lane in plan.lanes if lane.device is not None and lane.device in host.devices}
-        own = [each for each in await self._rtnl.dump(address_dump(), read_address) if each.interface not in ours]
+        ours = {
+            host.devices[lane.device].index
+            for lane in plan.lanes
+            if lane.device is not None and lane.device in host.devices
+        }
+        own = [
+            each for each in await self._rtnl.dump(address_dump(), read_address) if each.interface not in ours
+        ]
         hops: set[IPAddress] = set()
         for version in host.versions:
-            hops.update(hop for found in await self._rtnl.dump(next_hop_dump(version), read_next_hops) for hop in found)
+            hops.update(
+                hop
+                for found in await self._rtnl.dump(next_hop_dump(version), read_next_hops)
+                for hop in found
+            )
         named = {each.address: f"interface {_name(each.interface)}" for each in own}
         return AddressesInUse(plan.staff, named, frozenset(hops), frozenset(name_servers(self._resolvers)))
 
 
 class Presence:
-    """Knows which interfaces of lanes that are up were there, and tells when one of them vanishes: `post` takes DeviceLost."""
+    """Knows which interfaces of lanes that are up were there, and tells when one of them vanishes: `post`
+    takes DeviceLost.
+    """
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
-        self._seen: set[int] = set()            # lanes whose interface was there since they came up
+        self._seen: set[int] = set()  # lanes whose interface was there since they came up
 
     def note(self, plan: NetworkPlan, host: HostFeatures) -> None:
         """These are there now."""
@@ -142,12 +176,20 @@ class Presence:
 
 
 def beside(around: AddressesInUse, plan: NetworkPlan, held: Iterable[Held], lane: Lane) -> AddressesInUse:
-    """The surroundings of one lane, with what belongs to other tunnels. Of two with the same address the first one keeps it."""
+    """The surroundings of one lane, with what belongs to other tunnels. Of two with the same address the
+    first one keeps it.
+    """
     others = [other for other in plan.lanes if other.tunnel != lane.tunnel]
     gateways = {gateway: other.tunnel for other in others if (gateway := _address(other.gateway)) is not None}
-    assigned = {each.address: other.tunnel for other, each in held if other.tunnel != lane.tunnel and _older(other, lane)}
+    assigned = {
+        each.address: other.tunnel
+        for other, each in held
+        if other.tunnel != lane.tunnel and _older(other, lane)
+    }
     reached = {} if plan.directory is None else plan.directory.ranked
-    destinations = tuple((network, ranked[0]) for network, ranked in reached.items() if lane.tunnel not in ranked)
+    destinations = tuple(
+        (network, ranked[0]) for network, ranked in reached.items() if lane.tunnel not in ranked
+    )
     return replace(around, gateways=gateways, assigned=assigned, destinations=destinations)
 
 
@@ -174,5 +216,7 @@ def name_servers(files: Iterable[Path]) -> Iterator[IPAddress]:
     for file in files:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             lines = (line.split() for line in file.read_text().splitlines())
-            named = (words[1].partition("%")[0] for words in lines if len(words) > 1 and words[0] == "nameserver")
+            named = (
+                words[1].partition("%")[0] for words in lines if len(words) > 1 and words[0] == "nameserver"
+            )
             yield from (address for text in named if (address := _address(text)) is not None)

@@ -1,4 +1,6 @@
-"""What commands want from the kernel without a daemon: compare it with a plan, and remove everything that is ours."""
+"""What commands want from the kernel without a daemon: compare it with a plan, and remove everything that
+is ours.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,20 @@ from supervisor.kernel.route.table import RouteTable
 
 
 async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
-    """What would change in the kernel for this plan. MissingRight without CAP_NET_ADMIN; KernelError when it cannot be read."""
+    """What would change in the kernel for this plan. MissingRight without CAP_NET_ADMIN; KernelError when
+    it cannot be read.
+    """
     async with _open() as (routes, nftables):
         host = routes.host(lane.device for lane in plan.lanes if lane.device)
         return diff(await _read(routes, nftables, host.versions), wanted(plan, host))
 
 
 async def cleanup() -> tuple[Change, ...]:
-    """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was removed. Our flows are forgotten.
+    """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was
+    removed. Our flows are forgotten.
 
-    Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without CAP_NET_ADMIN.
+    Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without
+    CAP_NET_ADMIN.
     """
     async with _open() as (routes, nftables):
         if await nftables.occupied():
@@ -47,14 +53,19 @@ async def cleanup() -> tuple[Change, ...]:
 
 
 async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
-    """Remove the devices of this kind that a client of ours made and, because it was killed, left; their names.
+    """Remove the devices of this kind that a client of ours made and, because it was killed, left; their
+    names.
 
     Other kinds of device vanish with the process that made them. MissingRight without CAP_NET_ADMIN.
     """
     rtnl = Rtnetlink()
     try:
         rtnl.open()
-        found = [link for link in await rtnl.dump(link_dump(), read_link) if (link.alias, link.kind) == (ALIAS, kind)]
+        found = [
+            link
+            for link in await rtnl.dump(link_dump(), read_link)
+            if (link.alias, link.kind) == (ALIAS, kind)
+        ]
         for link in found:
             (error,) = await rtnl.change([link_removal(link)])
             if error is not None and error.code != errno.ENODEV:

@@ -1,7 +1,8 @@
 """Holds the kernel to the latest plan.
 
-One task does everything: it compares what is wanted with what it believes to be there, and carries out the difference. Notifications of
-the kernel are hints on which it reads again; what it finds changed behind its back it repairs, at a limited rate, and counts.
+One task does everything: it compares what is wanted with what it believes to be there, and carries out the
+difference. Notifications of the kernel are hints on which it reads again; what it finds changed behind its
+back it repairs, at a limited rate, and counts.
 
     set(plan) ----+--> round: look at devices -> diff -> apply
     hints, timer -+           read what was hinted at -> diff -> repair
@@ -35,7 +36,17 @@ from supervisor.core.network.layout import (
 )
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.network.rules import Rule
-from supervisor.kernel.apply import SHOWN, Failure, blocks, fatal, is_drift, passing, replacing, summary, without
+from supervisor.kernel.apply import (
+    SHOWN,
+    Failure,
+    blocks,
+    fatal,
+    is_drift,
+    passing,
+    replacing,
+    summary,
+    without,
+)
 from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import ERRORS, Occupied, explained, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
@@ -46,12 +57,12 @@ from supervisor.kernel.route.table import RouteTable
 from supervisor.kernel.sysctl import Note, Sysctls
 from supervisor.kernel.token_bucket import TokenBucket
 
-DEBOUNCE = 0.003        # seconds in which further hints of the same happening arrive
-RESYNC = 60.0           # seconds between two full readings
-RETRY = 1.0             # seconds after a refused change
-REPAIRS = 20            # repairing rounds in a row before the rate limit counts
-CALM = 5.0              # seconds without a foreign change after which a fight is over
-REPAIR_RATE = 2.0       # repairing rounds a second after that
+DEBOUNCE = 0.003  # seconds in which further hints of the same happening arrive
+RESYNC = 60.0  # seconds between two full readings
+RETRY = 1.0  # seconds after a refused change
+REPAIRS = 20  # repairing rounds in a row before the rate limit counts
+CALM = 5.0  # seconds without a foreign change after which a fight is over
+REPAIR_RATE = 2.0  # repairing rounds a second after that
 FIGHT = "another program keeps changing what is ours in the kernel; repairs are slowed down"
 
 _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Element: "element"}
@@ -60,47 +71,63 @@ _WHAT: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Eleme
 class KernelNetwork:
     """The engine's `Network`.
 
-    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for the log; `changed` is called
-    whenever somebody else has changed something in the kernel.
+    `post` takes DeviceLost, AddressConflict, and Noticed when `conditions` changes; `note` takes lines for
+    the log; `changed` is called whenever somebody else has changed something in the kernel.
     """
 
-    def __init__(self, post: Callable[[Event], None], note: Note, table_flags: int = OWNER | PERSIST, changed: Heard = nobody) -> None:
+    def __init__(
+        self,
+        post: Callable[[Event], None],
+        note: Note,
+        table_flags: int = OWNER | PERSIST,
+        changed: Heard = nobody,
+    ) -> None:
         self._post = post
         self._note = note
         self._routes = RouteTable()
         self._nftables = Nftables(table_flags)
         self._interfaces = Interfaces(post, note)
-        self._hints = Notifications(self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port), changed)
+        self._hints = Notifications(
+            self._hinted_at, lambda: (self._routes.port, self._nftables.port, self._interfaces.port), changed
+        )
         self._sysctls = Sysctls(note)
         self._limiter = TokenBucket(REPAIRS, REPAIR_RATE)
         self._plan = NetworkPlan()
         self._handover = TunnelSwitch(self._wake, note)
-        self._aim = NetworkPlan()               # the plan, with lanes still open that are being given up
+        self._aim = NetworkPlan()  # the plan, with lanes still open that are being given up
         self._host = HostFeatures()
-        self._actual = Layout()                 # as far as we know
+        self._actual = Layout()  # as far as we know
         self._hinted: frozenset[KernelPart] = frozenset()
-        self._looked: frozenset[str] | None = None      # devices of which nothing changed since they were looked at
+        self._looked: frozenset[str] | None = (
+            None  # devices of which nothing changed since they were looked at
+        )
         self._presence = Presence(post)
-        self._carried: set[int] = set()         # lanes whose route was in since they came up
-        self._repairs = Counter(dict.fromkeys((*_WHAT.values(), "device"), 0))     # from 0: a first repair must be an increase
-        self._told: AbstractSet[str] = frozenset()      # failures that last
-        self._fighting = ""                     # what is fought about
-        self._calm_at = 0.0                     # loop time at which a fight will be over
-        self._refusals = 0                      # rounds with failures, in a row
-        self._retry: float | None = None        # loop time
+        self._carried: set[int] = set()  # lanes whose route was in since they came up
+        self._repairs = Counter(
+            dict.fromkeys((*_WHAT.values(), "device"), 0)
+        )  # from 0: a first repair must be an increase
+        self._told: AbstractSet[str] = frozenset()  # failures that last
+        self._fighting = ""  # what is fought about
+        self._calm_at = 0.0  # loop time at which a fight will be over
+        self._refusals = 0  # rounds with failures, in a row
+        self._retry: float | None = None  # loop time
         self._work = asyncio.Event()
-        self._planned = asyncio.Event()         # there is a plan that no round has begun with
+        self._planned = asyncio.Event()  # there is a plan that no round has begun with
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def achieved(self) -> Mapping[str, Achieved]:
-        """Routes wanted and installed, by tunnel, as far as we know. Computed when asked; safe in any thread."""
+        """Routes wanted and installed, by tunnel, as far as we know. Computed when asked; safe in any
+        thread.
+        """
         return achieved(self._plan, self._host, self._actual)
 
     @property
     def repairs(self) -> Mapping[str, int]:
-        """How often something of ours was put back: by route, rule, table, element, sysctl, and device (its route went with it)."""
+        """How often something of ours was put back: by route, rule, table, element, sysctl, and device
+        (its route went with it).
+        """
         return {**self._repairs, "sysctl": self._sysctls.repairs}
 
     @property
@@ -117,18 +144,23 @@ class KernelNetwork:
             self._wake()
 
     async def settled(self) -> None:
-        """Wait until the latest plan and all hints so far were worked on, with success or not; flows that move were moved."""
+        """Wait until the latest plan and all hints so far were worked on, with success or not; flows that
+        move were moved.
+        """
         await self._idle.wait()
 
     async def released(self, tunnel: str) -> None:
-        """Wait until the latest plan was worked on, and for answers to what went through a tunnel whose flows were moved by it."""
+        """Wait until the latest plan was worked on, and for answers to what went through a tunnel whose
+        flows were moved by it.
+        """
         await self.settled()
         await self._handover.answered(tunnel)
 
     async def start(self, plan: NetworkPlan) -> None:
         """Bring the first plan in completely, then let packets through, then keep watch.
 
-        MissingRight without CAP_NET_ADMIN; Occupied beside another one; KernelError when the kernel refuses what must not be missing.
+        MissingRight without CAP_NET_ADMIN; Occupied beside another one; KernelError when the kernel refuses
+        what must not be missing.
         """
         self._plan = plan
         try:
@@ -155,12 +187,15 @@ class KernelNetwork:
     async def compare(self) -> tuple[list[str], list[str]]:
         """What is wanted, and how the kernel really differs from it, one item a line."""
         target = wanted(self._plan, self._host)
-        return [str(change.item) for change in diff(Layout(), target)], [str(change) for change in diff(await self.read(), target)]
+        return [str(change.item) for change in diff(Layout(), target)], [
+            str(change) for change in diff(await self.read(), target)
+        ]
 
     async def close(self, keep: bool) -> None:
         """End; a second time does nothing.
 
-        `keep`: everything stays as it is, closed for destinations whose tunnel is gone; else all that is ours is removed.
+        `keep`: everything stays as it is, closed for destinations whose tunnel is gone; else all that is ours
+        is removed.
         """
         started, self._task = self._task, None
         if started is not None:
@@ -177,7 +212,8 @@ class KernelNetwork:
         finally:
             self._release()
 
-    # --- the task --------------------------------------------------------------------------------------------------------
+    # --- the task
+    # ------------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
         self._idle.clear()
@@ -198,7 +234,8 @@ class KernelNetwork:
         self._hints.open()
         self._look_at_devices()
         await self._prepare(again=True)
-        # The table is made anew, in the transaction that removes an old one: so it is ours and of this version.
+        # The table is made anew, in the transaction that removes an old one: so it is ours and of this
+        # version.
         self._handover.inherit(found := await self.read())
         self._actual = replace(found, table=False, elements=frozenset())
         return await self._converge()
@@ -217,7 +254,7 @@ class KernelNetwork:
             self._work.clear()
             try:
                 self._tell({sentence(*failure) for failure in await self._round() if not passing(failure)})
-            except Exception as error:      # reading failed, or we are wrong: the watch must go on
+            except Exception as error:  # reading failed, or we are wrong: the watch must go on
                 self._tell({f"cannot follow the kernel's state: {error!r}"})
 
     async def _round(self) -> list[Failure]:
@@ -233,7 +270,7 @@ class KernelNetwork:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DEBOUNCE):
                     await self._planned.wait()
-                    return failures             # a plan does not wait for the reading, which follows it
+                    return failures  # a plan does not wait for the reading, which follows it
             hinted, self._hinted = self._hinted, frozenset()
             self._look_at_devices()
             self._presence.report_lost(self._plan, self._host)
@@ -241,19 +278,31 @@ class KernelNetwork:
         return failures
 
     async def _prepare(self, again: bool) -> frozenset[KernelPart]:
-        """Interfaces that are new, down or addressed become what they must be, before anything is routed into them. What to read then."""
+        """Interfaces that are new, down or addressed become what they must be, before anything is routed
+        into them. What to read then.
+        """
         if not await self._interfaces.prepare(self._plan, self._host, again):
             return frozenset()
         self._look_at_devices()
-        return frozenset({KernelPart.ROUTES})     # the kernel takes routes away with an interface's last address, and does not say so
+        return frozenset(
+            {KernelPart.ROUTES}
+        )  # the kernel takes routes away with an interface's last address, and does not say so
 
     def _look_at_devices(self) -> None:
-        """Routes over a device that vanished, was made anew or went down are gone, without a word from the kernel."""
+        """Routes over a device that vanished, was made anew or went down are gone, without a word from the
+        kernel.
+        """
         before, self._looked = self._host.devices, self._devices()
         self._host = self._routes.host(self._looked)
         devices = self._host.devices
-        same = {name for name in devices.keys() & before.keys() if devices[name].up and devices[name].index == before[name].index}
-        dead = [route for route in self._actual.routes if route.device is not None and route.device not in same]
+        same = {
+            name
+            for name in devices.keys() & before.keys()
+            if devices[name].up and devices[name].index == before[name].index
+        }
+        dead = [
+            route for route in self._actual.routes if route.device is not None and route.device not in same
+        ]
         if dead:
             self._actual = replace(self._actual, routes=self._actual.routes.difference(dead))
         self._sysctls.move_reverse_path_filter()
@@ -269,7 +318,9 @@ class KernelNetwork:
         return frozenset(name for name in names if name is not None)
 
     def _open_host(self) -> None:
-        """Let packets through: when everything that closes is in place, and again when somebody changed that."""
+        """Let packets through: when everything that closes is in place, and again when somebody changed
+        that.
+        """
         ipv6 = any(carry.network.version == 6 for carry in self._plan.carries)
         self._sysctls.open_host(ipv6, self._devices(), self._plan.accounting)
 
@@ -283,16 +334,19 @@ class KernelNetwork:
 
     async def _missing(self, actual: Layout) -> Sequence[Change]:
         """What must change."""
+
         def compare(plan: NetworkPlan, host: HostFeatures) -> Sequence[Change]:
             return diff(actual, wanted(plan, host))
 
         return await apart(len(actual.elements) + len(self._aim.carries), compare, self._aim, self._host)
 
     async def _repair(self, hinted: frozenset[KernelPart]) -> list[Failure]:
-        """Read again, and go on from there. What others changed is put back, unless that has become a fight."""
+        """Read again, and go on from there. What others changed is put back, unless that has become a
+        fight.
+        """
         author = self._hints.take_author() if KernelPart.TABLE in hinted else ""
         found = await self._read(hinted)
-        self._look_at_devices()             # again: what was just read may already be gone with its device
+        self._look_at_devices()  # again: what was just read may already be gone with its device
         believed = self._actual
         changes = await self._missing(found)
         drift = [change for change in changes if is_drift(change, believed)]
@@ -314,7 +368,9 @@ class KernelNetwork:
         self._actual = found
         done, failures = await self._carry_out(changes)
         rebuilt = Change(Op.ADD, Table()) in done
-        repaired = [c for c in done if is_drift(c, believed) and not (rebuilt and isinstance(c.item, Element))]
+        repaired = [
+            c for c in done if is_drift(c, believed) and not (rebuilt and isinstance(c.item, Element))
+        ]
         self._repairs.update(_WHAT[type(change.item)] for change in repaired)
         self._count_devices([change for change in done if not is_drift(change, believed)])
         return failures
@@ -327,11 +383,19 @@ class KernelNetwork:
 
     def _count_devices(self, done: Sequence[Change]) -> None:
         """A device that came back while its lane was up: the kernel had taken our route away with it."""
-        new = {change.item for change in done if isinstance(change.item, Route) and change.item.device is not None}
+        new = {
+            change.item
+            for change in done
+            if isinstance(change.item, Route) and change.item.device is not None
+        }
         tables = {route.table for route in new}
         for lane in self._plan.lanes:
-            if lane.device is None or not lane.up or (lane.number not in tables and lane.number in self._carried):
-                continue        # nearly all of them, at each change
+            if (
+                lane.device is None
+                or not lane.up
+                or (lane.number not in tables and lane.number in self._carried)
+            ):
+                continue  # nearly all of them, at each change
             routes = set(open_routes(lane, self._host))
             self._repairs["device"] += bool(routes & new) and lane.number in self._carried
             if routes & self._actual.routes:
@@ -350,13 +414,16 @@ class KernelNetwork:
         due = asyncio.get_running_loop().time() + seconds
         self._retry = due if self._retry is None else min(self._retry, due)
 
-    # --- reading and writing ---------------------------------------------------------------------------------------------
+    # --- reading and writing
+    # ---------------------------------------------------------------------------------------------
 
     async def _read(self, parts: frozenset[KernelPart]) -> Layout:
         layout, versions = self._actual, self._host.versions
         if parts & {KernelPart.ROUTES, KernelPart.DEVICES, KernelPart.ADDRESSES}:
             found = await self._routes.routes(versions)
-            layout = replace(layout, routes=layout.routes if found == layout.routes else found)     # the same objects: compared at once
+            layout = replace(
+                layout, routes=layout.routes if found == layout.routes else found
+            )  # the same objects: compared at once
         if KernelPart.RULES in parts:
             layout = replace(layout, rules=await self._routes.rules(versions))
         if KernelPart.TABLE in parts:
@@ -365,7 +432,9 @@ class KernelNetwork:
         return layout
 
     async def _carry_out(self, changes: Sequence[Change]) -> tuple[list[Change], list[Failure]]:
-        """Change by change, nftables in one transaction. A newer plan ends it: the next round goes on from what was reached."""
+        """Change by change, nftables in one transaction. A newer plan ends it: the next round goes on from
+        what was reached.
+        """
         done: list[Change] = []
         failures: list[Failure] = []
         plan, take_place = self._plan, await apart(len(changes), replacing, changes, self._actual)
@@ -375,7 +444,7 @@ class KernelNetwork:
                     break
                 try:
                     failed = await self._change(block, take_place)
-                except ERRORS as error:     # of nothing in the block is it known that it was done
+                except ERRORS as error:  # of nothing in the block is it known that it was done
                     failures.append((block[0], error))
                     continue
                 failures += failed

@@ -1,6 +1,7 @@
 """Kernel settings that the routing needs: forwarding, reverse-path filters, ICMP sockets for the probes.
 
-Each is left alone when it is fine already, so that a host that sets them itself (and lets us write none) is served as well.
+Each is left alone when it is fine already, so that a host that sets them itself (and lets us write none) is
+served as well.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ _ROOT = Path("/proc/sys/net")
 class Sysctls:
     """Writes settings. One that is wrong and cannot be written is noted once, with the value that is needed.
 
-    `repairs` counts settings of the whole host that were right and that somebody changed; the first time is noted. (Those of a single
-    device are not counted: systemd sets them on each new device, a moment after us.)
+    `repairs` counts settings of the whole host that were right and that somebody changed; the first time is
+    noted. (Those of a single device are not counted: systemd sets them on each new device, a moment after
+    us.)
     """
 
     def __init__(self, note: Note, root: Path = _ROOT) -> None:
         self._note = note
         self._root = root
         self._noted: set[str] = set()
-        self._kept: set[str] = set()        # what was seen right
+        self._kept: set[str] = set()  # what was seen right
         self.repairs = 0
 
     def open_host(self, ipv6: bool, tunnels: Container[str], accounting: bool) -> None:
@@ -39,7 +41,9 @@ class Sysctls:
             self.account()
 
     def forward(self, ipv6: bool, tunnels: Container[str] = ()) -> None:
-        """Let packets through this host, from and to these tunnels' devices too. Call it when everything that closes is in place."""
+        """Let packets through this host, from and to these tunnels' devices too. Call it when everything
+        that closes is in place.
+        """
         self._keep("ipv4/ip_forward", "1")
         if not ipv6:
             return
@@ -47,27 +51,37 @@ class Sysctls:
             self._kept.add("ipv6/conf/all/forwarding")
             return
         for device in self._devices("ipv6"):
-            # A router ignores router advertisements, and with them its own default route, unless it is told not to.
-            if device not in ("all", "default") and device not in tunnels and self._get(f"ipv6/conf/{device}/accept_ra") == "1":
+            # A router ignores router advertisements, and with them its own default route, unless it is told
+            # not to.
+            if (
+                device not in ("all", "default")
+                and device not in tunnels
+                and self._get(f"ipv6/conf/{device}/accept_ra") == "1"
+            ):
                 self._want(f"ipv6/conf/{device}/accept_ra", "2")
         self._keep("ipv6/conf/all/forwarding", "1")
 
     def account(self) -> None:
-        """Let connection tracking count bytes, note moments and tell of every flow, also of those that begin while nobody listens."""
+        """Let connection tracking count bytes, note moments and tell of every flow, also of those that
+        begin while nobody listens.
+        """
         for name in ("acct", "timestamp", "events"):
             self._keep(f"netfilter/nf_conntrack_{name}", "1")
 
     def move_reverse_path_filter(self) -> None:
         """Make `all` 0 without changing any device: the larger of `all` and the device's own value counts.
 
-        The networks behind tunnels are unreachable in the main table, where this filter looks, so even the loose one drops all replies.
+        The networks behind tunnels are unreachable in the main table, where this filter looks, so even the
+        loose one drops all replies.
         """
         everywhere = int(self._get("ipv4/conf/all/rp_filter") or 0)
         if everywhere == 0:
             self._kept.add("ipv4/conf/all/rp_filter")
             return
         devices = [device for device in self._devices("ipv4") if device != "all"]
-        for device in sorted(devices, key=lambda name: name != "default"):     # what comes to be meanwhile has the default
+        for device in sorted(
+            devices, key=lambda name: name != "default"
+        ):  # what comes to be meanwhile has the default
             own = int(self._get(f"ipv4/conf/{device}/rp_filter") or 0)
             if not self._want(f"ipv4/conf/{device}/rp_filter", str(max(everywhere, own))):
                 break
@@ -79,12 +93,15 @@ class Sysctls:
         self._want(f"ipv4/conf/{device}/rp_filter", "0")
 
     def distrust(self, device: str) -> None:
-        """A remote gateway has no say in this host's addresses and routes: no router advertisement, no address from one, no redirect."""
+        """A remote gateway has no say in this host's addresses and routes: no router advertisement, no
+        address from one, no redirect.
+        """
         for setting in UNTRUSTED:
             self._want(setting.format(device), "0")
 
     def tell_of_flows(self) -> None:
-        """Have the kernel tell the end of every flow to those who listen, not only of flows that began while somebody listened.
+        """Have the kernel tell the end of every flow to those who listen, not only of flows that began
+        while somebody listened.
 
         Who drains does not depend on it: it looks anyhow, only later.
         """
@@ -109,7 +126,10 @@ class Sysctls:
                 self.repairs += 1
                 if name not in self._noted:
                     self._noted.add(name)
-                    self._note("repairing what was changed from outside", {"changes": [f"{_key(name)} {before} -> {value}"], "count": 1})
+                    self._note(
+                        "repairing what was changed from outside",
+                        {"changes": [f"{_key(name)} {before} -> {value}"], "count": 1},
+                    )
             self._kept.add(name)
 
     def _want(self, name: str, value: str) -> bool:
@@ -117,7 +137,7 @@ class Sysctls:
         if current == value:
             return True
         if current is None:
-            return False                # the device is gone, or the kernel has no such thing
+            return False  # the device is gone, or the kernel has no such thing
         try:
             self._write(name, value)
         except FileNotFoundError:
@@ -134,12 +154,17 @@ class Sysctls:
         if name not in self._noted:
             self._noted.add(name)
             key = _key(name)
-            text = f"{key} is {current} and cannot be written ({error.strerror}); it must be {value.replace(chr(9), ' ')}"
+            text = (
+                f"{key} is {current} and cannot be written ({error.strerror}); it must be "
+                f"{value.replace(chr(9), ' ')}"
+            )
             self._note(text, {"sysctl": key, "is": current, "must_be": value})
 
     def _get(self, name: str) -> str | None:
         try:
-            with open(f"{self._root}/{name}") as file:      # hundreds in each round: a Path would cost more than the reading
+            with open(
+                f"{self._root}/{name}"
+            ) as file:  # hundreds in each round: a Path would cost more than the reading
                 return file.read().strip()
         except OSError:
             return None

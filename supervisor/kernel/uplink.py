@@ -1,7 +1,9 @@
-"""Does this host's own way out work: its default route, the device behind it, and the gateway at the other end.
+"""Does this host's own way out work: its default route, the device behind it, and the gateway at the other
+end.
 
-The gateway is asked by the kernel itself (ARP, RFC 826; neighbour discovery, RFC 4861): an entry that it has is set to PROBE, otherwise a
-datagram to the gateway's discard port makes it look. Its neighbour entry is the answer. Gateways of clouds answer that, though no ping.
+The gateway is asked by the kernel itself (ARP, RFC 826; neighbour discovery, RFC 4861): an entry that it has
+is set to PROBE, otherwise a datagram to the gateway's discard port makes it look. Its neighbour entry is the
+answer. Gateways of clouds answer that, though no ping.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ from pyroute2 import AsyncIPRoute, NetlinkError
 
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 
-INTERVAL = 1.0          # seconds between two looks
-ROUNDS = 3              # looks in a row that change the verdict
-PATIENCE = 10.0         # seconds for which it may be left open whether the way out works; then it does, until there is a verdict
-_DISCARD = 9            # RFC 863
-_CARRIER = 0x10000      # IFF_LOWER_UP
-_FAILED = 0x20          # NUD_FAILED: states of a neighbour entry, linux/neighbour.h
-_PROBE = 0x10           # NUD_PROBE
-_KNOWN = 0x0E           # NUD_REACHABLE, NUD_STALE, NUD_DELAY
-_FOR_EVER = 0xC0        # NUD_NOARP, NUD_PERMANENT
-# Addresses that are nobody's (RFC 5737, RFC 3849): only a default route leads to them. To list all routes would cost too much.
+INTERVAL = 1.0  # seconds between two looks
+ROUNDS = 3  # looks in a row that change the verdict
+# seconds for which it may be left open whether the way out works; then it does, until there is a verdict
+PATIENCE = 10.0
+_DISCARD = 9  # RFC 863
+_CARRIER = 0x10000  # IFF_LOWER_UP
+_FAILED = 0x20  # NUD_FAILED: states of a neighbour entry, linux/neighbour.h
+_PROBE = 0x10  # NUD_PROBE
+_KNOWN = 0x0E  # NUD_REACHABLE, NUD_STALE, NUD_DELAY
+_FOR_EVER = 0xC0  # NUD_NOARP, NUD_PERMANENT
+# Addresses that are nobody's (RFC 5737, RFC 3849): only a default route leads to them. To list all routes
+# would cost too much.
 _OUTSIDE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
@@ -36,11 +40,12 @@ class DefaultRoute:
 
     family: int
     device: int
-    address: str | None         # None: whoever is at the other end of the device
+    address: str | None  # None: whoever is at the other end of the device
 
 
 class UplinkWatch:
-    """Posts `UplinkChanged` when every way out is dead, and when one is back, and `UplinkDoubted` at the first sign of it.
+    """Posts `UplinkChanged` when every way out is dead, and when one is back, and `UplinkDoubted` at the
+    first sign of it.
 
     A host that never had a default route has none to lose.
     """
@@ -57,7 +62,7 @@ class UplinkWatch:
         """Look, for ever. In the namespace in which it begins."""
         async with AsyncIPRoute() as rtnl:
             while True:
-                with contextlib.suppress(NetlinkError, OSError, TimeoutError):      # the next look will tell
+                with contextlib.suppress(NetlinkError, OSError, TimeoutError):  # the next look will tell
                     self._judge(await self._problem(rtnl))
                 await asyncio.sleep(self._interval)
 
@@ -86,9 +91,11 @@ class UplinkWatch:
             return None
         if not gateways:
             return "there is no default route any more"
-        problems = [await self._trouble(rtnl, gateway) for gateway in sorted(gateways, key=lambda each: (each.family, each.device))]
+        problems = [
+            await self._trouble(rtnl, gateway)
+            for gateway in sorted(gateways, key=lambda each: (each.family, each.device))
+        ]
         return None if None in problems else "; ".join(dict.fromkeys(filter(None, problems)))
-
 
     async def _trouble(self, rtnl: Any, gateway: DefaultRoute) -> str | None:
         (link,) = await rtnl.link("get", index=gateway.device)
@@ -99,19 +106,23 @@ class UplinkWatch:
             return None
         state = await _neighbour(rtnl, gateway)
         (self._looking.discard if state & (_KNOWN | _FOR_EVER) else self._looking.add)(gateway)
-        if state & (_KNOWN | _FAILED | _FOR_EVER):      # otherwise the kernel is still looking
+        if state & (_KNOWN | _FAILED | _FOR_EVER):  # otherwise the kernel is still looking
             self._silent[gateway] = bool(state & _FAILED)
         if state & _KNOWN:
-            await rtnl.neigh("change", family=gateway.family, dst=gateway.address, ifindex=gateway.device, state=_PROBE)
+            await rtnl.neigh(
+                "change", family=gateway.family, dst=gateway.address, ifindex=gateway.device, state=_PROBE
+            )
         elif not state & _FOR_EVER:
             _ask(gateway)
-        return f"the gateway {gateway.address} on {name} does not answer" if self._silent.get(gateway) else None
+        return (
+            f"the gateway {gateway.address} on {name} does not answer" if self._silent.get(gateway) else None
+        )
 
 
 async def _gateways(rtnl: Any) -> frozenset[DefaultRoute]:
     found = set()
     for family, address in _OUTSIDE:
-        with contextlib.suppress(NetlinkError):     # there is none
+        with contextlib.suppress(NetlinkError):  # there is none
             for route in await rtnl.route("get", family=family, dst=address):
                 attributes = dict(route["attrs"])
                 found.add(DefaultRoute(family, attributes["RTA_OIF"], attributes.get("RTA_GATEWAY")))

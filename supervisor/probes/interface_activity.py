@@ -1,6 +1,7 @@
 """What the counters of the tunnels' devices tell between two probe rounds, without a packet of ours.
 
-Something came out: the path lives, the next round may wait. Something goes in and nothing comes out: it had better come at once.
+Something came out: the path lives, the next round may wait. Something goes in and nothing comes out: it had
+better come at once.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-LOOK = 1.0          # seconds between two looks at the counters
-STALLED = 2         # looks in a row that show packets going in and none coming out
+LOOK = 1.0  # seconds between two looks at the counters
+STALLED = 2  # looks in a row that show packets going in and none coming out
 
-LinkBytes = Callable[[str], tuple[int, int] | None]     # received and sent of a device; None: there is no such device
+LinkBytes = Callable[
+    [str], tuple[int, int] | None
+]  # received and sent of a device; None: there is no such device
 
 
 @dataclass(slots=True)
@@ -21,16 +24,16 @@ class Meter:
 
     device: str
     count: tuple[int, int] | None = None
-    looked_at: float = 0.0                  # moment on the loop's clock
-    received_at: float = float("-inf")      # the moment after which something came out last
-    unanswered: int = 0                     # looks in a row
+    looked_at: float = 0.0  # moment on the loop's clock
+    received_at: float = float("-inf")  # the moment after which something came out last
+    unanswered: int = 0  # looks in a row
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, count: tuple[int, int] | None, now: float) -> None:
         """One look."""
         before, since = self.count, self.looked_at
         self.count, self.looked_at = count, now
-        if before is None or count is None or count[0] < before[0]:     # a device that was made anew
+        if before is None or count is None or count[0] < before[0]:  # a device that was made anew
             self.unanswered = 0
         elif count[0] > before[0]:
             self.received_at, self.unanswered = since, 0

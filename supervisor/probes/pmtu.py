@@ -1,7 +1,8 @@
-"""Path-MTU probe: echo requests that may not be fragmented, in the sizes that `core.session.pmtu` asks for, through one lane.
+"""Path-MTU probe: echo requests that may not be fragmented, in the sizes that `core.session.pmtu` asks
+for, through one lane.
 
-A path may drop what is too large without a word (a filter that eats ICMP), so silence is the answer here: a size that got no reply in
-several tries does not pass. An ICMP error only makes a try end sooner.
+A path may drop what is too large without a word (a filter that eats ICMP), so silence is the answer here: a
+size that got no reply in several tries does not pass. An ICMP error only makes a try end sooner.
 """
 
 from __future__ import annotations
@@ -19,29 +20,32 @@ from supervisor.core.session.pmtu import SMALLEST, Search
 from supervisor.probes import pmtu_http
 from supervisor.probes.targets import ECHO_REPLY, ECHO_REQUEST, Path, pinned
 
-TRIES = 3               # of one size: a lost packet is no verdict
-LIMIT = 60.0            # seconds for one target
-_ROUND_TRIPS = 4.0      # a try waits for so many of the first round trip
-_SLACK = 0.1            # seconds more, as large packets take longer
+TRIES = 3  # of one size: a lost packet is no verdict
+LIMIT = 60.0  # seconds for one target
+_ROUND_TRIPS = 4.0  # a try waits for so many of the first round trip
+_SLACK = 0.1  # seconds more, as large packets take longer
 _HEADER = {4: 20, 6: 40}
 _PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
-# Set the don't-fragment bit and ignore what the kernel believes of the path: ip(7), ipv6(7); the socket module lacks these names.
+# Set the don't-fragment bit and ignore what the kernel believes of the path: ip(7), ipv6(7); the socket
+# module lacks these names.
 _DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 _PROBE = 3
 _SIOCGIFMTU = 0x8921
 
 
 async def path_mtu(targets: Iterable[str], path: Path, timeout: float) -> int | None:
-    """Bytes of the largest IP packet that comes back from the first target that answers echo requests; else that gets to one of HTTP.
+    """Bytes of the largest IP packet that comes back from the first target that answers echo requests;
+    else that gets to one of HTTP.
 
-    None if neither answers. Takes at most LIMIT for each target; `timeout` is the longest wait for one reply. `path` must have a device.
+    None if neither answers. Takes at most LIMIT for each target; `timeout` is the longest wait for one reply.
+    `path` must have a device.
     """
     targets = tuple(targets)
     for host in dict.fromkeys(urlsplit(target).hostname or "" for target in sorted(targets, key=_icmp_first)):
         try:
             async with asyncio.timeout(LIMIT):
                 found = await _largest(host, path, timeout)
-        except OSError:         # the device is gone, or no route, or time is up
+        except OSError:  # the device is gone, or no route, or time is up
             continue
         if found is not None:
             return found
@@ -91,7 +95,7 @@ async def _echo(sock: socket.socket, request: bytes, patience: float) -> float |
             async with asyncio.timeout(patience):
                 await loop.sock_sendall(sock, request)
                 await _reply(sock, request)
-        except OSError:         # silence, or what the path says about this packet or an earlier one
+        except OSError:  # silence, or what the path says about this packet or an earlier one
             continue
         return loop.time() - started
     return None

@@ -1,8 +1,10 @@
-"""Path-MTU probe where nobody answers echo requests: an HTTP request that fills one TCP segment of the wanted size.
+"""Path-MTU probe where nobody answers echo requests: an HTTP request that fills one TCP segment of the
+wanted size.
 
-TCP_MAXSEG (tcp(7)) sets the size, a header line without meaning fills it, and the kernel sends it with the don't-fragment bit. A response
-proves that it got through, unless the kernel has cut it into smaller pieces meanwhile: TCP_INFO tells. Only the way there is measured.
-Other protocols than HTTP have nothing that may be long at will, so a plain tcp:// target is never used for this.
+TCP_MAXSEG (tcp(7)) sets the size, a header line without meaning fills it, and the kernel sends it with the
+don't-fragment bit. A response proves that it got through, unless the kernel has cut it into smaller pieces
+meanwhile: TCP_INFO tells. Only the way there is measured. Other protocols than HTTP have nothing that may be
+long at will, so a plain tcp:// target is never used for this.
 """
 
 from __future__ import annotations
@@ -17,18 +19,25 @@ from urllib.parse import SplitResult
 from supervisor.core.session.pmtu import SMALLEST, Search
 from supervisor.probes.targets import Path, head, pinned
 
-HEADERS = {4: 40, 6: 60}        # bytes of IP and TCP without options
-_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}      # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
-_ALWAYS = 2                     # IP_PMTUDISC_DO
-_TIMESTAMPS = 12                # bytes of that option in each packet
-_TCP_INFO = struct.Struct("=5xB10xI40xI")       # struct tcp_info: options, snd_mss, pmtu
-_RESET = struct.pack("ii", 1, 0)    # at the end: the server does not wait for the rest of a request that did not get through
-_ROUND_TRIPS, _AGAIN = 4.0, 1.5     # an answer is waited for so many round trips, and seconds in which the kernel sends twice again
+HEADERS = {4: 40, 6: 60}  # bytes of IP and TCP without options
+_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}  # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
+_ALWAYS = 2  # IP_PMTUDISC_DO
+_TIMESTAMPS = 12  # bytes of that option in each packet
+_TCP_INFO = struct.Struct("=5xB10xI40xI")  # struct tcp_info: options, snd_mss, pmtu
+_RESET = struct.pack(
+    "ii", 1, 0
+)  # at the end: the server does not wait for the rest of a request that did not get through
+_ROUND_TRIPS, _AGAIN = (
+    4.0,
+    1.5,
+)  # an answer is waited for so many round trips, and seconds in which the kernel sends twice again
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a connection sends, in bytes: the payload of a full segment, its packet, and what the kernel thinks of the path."""
+    """What a connection sends, in bytes: the payload of a full segment, its packet, and what the kernel
+    thinks of the path.
+    """
 
     payload: int
     packet: int
@@ -37,12 +46,15 @@ class Fit:
     @classmethod
     def of(cls, sock: socket.socket, version: int) -> Fit:
         """As it is now."""
-        options, payload, path = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+        options, payload, path = _TCP_INFO.unpack(
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        )
         return cls(payload, payload + (options & 1) * _TIMESTAMPS + HEADERS[version], path)
 
 
 async def largest(url: SplitResult, path: Path, device_mtu: int, timeout: float) -> int | None:
-    """Bytes of the largest IP packet that gets to an http:// target; None if it does not answer, or takes none that the path would not.
+    """Bytes of the largest IP packet that gets to an http:// target; None if it does not answer, or takes
+    none that the path would not.
 
     `timeout` is the longest wait for one answer. OSError: the device is gone, or there is no way.
     """
@@ -61,7 +73,9 @@ async def largest(url: SplitResult, path: Path, device_mtu: int, timeout: float)
 
 
 async def _passes(url: SplitResult, path: Path, size: int, timeout: float, patience: float) -> bool | None:
-    """Does a packet of this size get through; None: the target itself takes none so large, so nobody can tell."""
+    """Does a packet of this size get through; None: the target itself takes none so large, so nobody can
+    tell.
+    """
     host, resource = url.hostname or "", url.path or "/"
     version = ip_address(host).version
     loop = asyncio.get_running_loop()
@@ -69,7 +83,7 @@ async def _passes(url: SplitResult, path: Path, size: int, timeout: float, patie
         sock.setsockopt(*_DISCOVER[version], _ALWAYS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, size - HEADERS[version])
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        async with asyncio.timeout(timeout):        # a handshake is small: without one nothing is known
+        async with asyncio.timeout(timeout):  # a handshake is small: without one nothing is known
             await loop.sock_connect(sock, (host, url.port or 80))
         before = Fit.of(sock, version)
         if before.packet < size:

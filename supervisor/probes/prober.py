@@ -1,7 +1,7 @@
 """Runs the probes of every running session and posts what came of them to the inbox; it judges nothing.
 
-Rounds tell whether traffic passes; after a miss they also tell whether the tunnel itself lives. Once traffic passes, the largest packet
-that passes is looked for, beside them.
+Rounds tell whether traffic passes; after a miss they also tell whether the tunnel itself lives. Once traffic
+passes, the largest packet that passes is looked for, beside them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from supervisor.probes.pmtu import path_mtu
 from supervisor.probes.targets import Path, probe
 from tunnels.settings import Probe
 
-_SPREAD = 0.1       # of the interval
-_SPARED = 2.0       # intervals without a round at most, while packets come out of the tunnel by themselves
+_SPREAD = 0.1  # of the interval
+_SPARED = 2.0  # intervals without a round at most, while packets come out of the tunnel by themselves
 
 
 Contained = Callable[[str], AbstractContextManager[None, bool | None]]
@@ -33,18 +33,23 @@ class Job(Protocol):
     @property
     def tunnel(self) -> str:
         """Name of the tunnel."""
+
     @property
     def session(self) -> int:
         """Number of the session."""
+
     @property
     def probe(self) -> Probe:
         """Targets, interval and timeout."""
+
     @property
     def device(self) -> str | None:
         """The tunnel's device; None: a proxy."""
+
     @property
     def mark(self) -> int:
         """The lane."""
+
     @property
     def inside(self) -> str | None:
         """A target of the far side itself, for a proxy."""
@@ -53,17 +58,23 @@ class Job(Protocol):
 class ProbeLoop:
     """One task per job: a round asks all targets at once, the first answer ends it.
 
-    Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three misses in a row take
-    at most interval + 3 * timeout from the moment a path dies (11 s with the defaults). The interval is shortened by chance, by up to a
-    tenth, so that many tunnels do not probe in step. It counts from the last moment at which the path was seen to live: while packets
-    come out of the device it is stretched, and when they stop though packets go in the round comes at once.
+    Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three
+    misses in a row take at most interval + 3 * timeout from the moment a path dies (11 s with the defaults).
+    The interval is shortened by chance, by up to a tenth, so that many tunnels do not probe in step. It
+    counts from the last moment at which the path was seen to live: while packets come out of the device it is
+    stretched, and when they stop though packets go in the round comes at once.
     """
 
     def __init__(
-        self, post: Callable[[Event], None], lane_ready: Callable[[], Awaitable[None]], chance: Callable[[], float],
-        link_bytes: LinkBytes = lambda device: None, contained: Contained = lambda part: contextlib.nullcontext(),
+        self,
+        post: Callable[[Event], None],
+        lane_ready: Callable[[], Awaitable[None]],
+        chance: Callable[[], float],
+        link_bytes: LinkBytes = lambda device: None,
+        contained: Contained = lambda part: contextlib.nullcontext(),
     ) -> None:
-        """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0, 1).
+        """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0,
+        1).
 
         `contained` takes faults of our own: a session whose probes have one is probed anew.
         """
@@ -94,7 +105,7 @@ class ProbeLoop:
 
     async def _run(self, job: Job) -> None:
         while True:
-            with self._contained("prober"):     # without its probes a dead session would look well for ever
+            with self._contained("prober"):  # without its probes a dead session would look well for ever
                 await self._probe(job)
             await asyncio.sleep(job.probe.interval)
 
@@ -105,7 +116,7 @@ class ProbeLoop:
         answered = asyncio.Event()
         async with asyncio.TaskGroup() as both:
             both.create_task(self._rounds(job, answered))
-            if job.device is not None:      # a proxy carries streams, whose packets never enter the path
+            if job.device is not None:  # a proxy carries streams, whose packets never enter the path
                 both.create_task(self._path_mtu(job, answered))
 
     async def _path_mtu(self, job: Job, answered: asyncio.Event) -> None:
@@ -116,7 +127,7 @@ class ProbeLoop:
     async def _rounds(self, job: Job, answered: asyncio.Event) -> None:
         loop, hurry = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
         meter = None if job.device is None else self._pulse.watch(job.device)
-        missed = True       # of a session that has yet to prove itself more wants to be known
+        missed = True  # of a session that has yet to prove itself more wants to be known
         while True:
             started = loop.time()
             result = await self._round(job, ask_inside=missed)
@@ -128,7 +139,9 @@ class ProbeLoop:
             await asyncio.sleep(max(0.0, started + hurry - loop.time()))
 
     async def _round(self, job: Job, ask_inside: bool) -> Probed:
-        """Ask all targets, and where something is wrong the tunnel itself beside them: its answer counts if theirs do not come."""
+        """Ask all targets, and where something is wrong the tunnel itself beside them: its answer counts
+        if theirs do not come.
+        """
         path, before = Path(job.device, job.mark), self._received(job)
         inside = asyncio.create_task(_inside(job, path, ask_inside))
         try:
@@ -151,7 +164,7 @@ class ProbeLoop:
         loop, spread = asyncio.get_running_loop(), 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
         interval = job.probe.interval * spread
         if meter is not None:
-            meter.stalled.clear()       # the answer came out of it
+            meter.stalled.clear()  # the answer came out of it
         while (left := _due(started, interval, meter) - loop.time()) > 0.0:
             if meter is None:
                 await asyncio.sleep(left)
@@ -163,7 +176,9 @@ class ProbeLoop:
 
 
 def _due(started: float, interval: float, meter: Meter | None) -> float:
-    """When the next round is due after one that was answered and began at `started`, if nothing happens until then."""
+    """When the next round is due after one that was answered and began at `started`, if nothing happens
+    until then.
+    """
     lived = started if meter is None else max(started, meter.received_at)
     return min(lived + interval, started + _SPARED * interval)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
-_BANNER_SHARE = 0.25    # of the time limit is spent waiting for a server that speaks first
+_BANNER_SHARE = 0.25  # of the time limit is spent waiting for a server that speaks first
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,9 @@ class Path:
 
 
 async def probe(target: str, path: Path, timeout: float) -> float | None:
-    """Seconds until the target answered, or None when it did not within `timeout` seconds or the path is closed."""
+    """Seconds until the target answered, or None when it did not within `timeout` seconds or the path is
+    closed.
+    """
     url = urlsplit(target)
     host, port = url.hostname or "", url.port
     loop = asyncio.get_running_loop()
@@ -49,7 +51,9 @@ async def probe(target: str, path: Path, timeout: float) -> float | None:
 
 @contextlib.contextmanager
 def pinned(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Iterator[socket.socket]:
-    """A non-blocking socket that can only use the path. A device that is gone is an OSError at once (ENODEV)."""
+    """A non-blocking socket that can only use the path. A device that is gone is an OSError at once
+    (ENODEV).
+    """
     family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
     with socket.socket(family, kind, protocol) as sock:
         sock.setblocking(False)
@@ -60,7 +64,9 @@ def pinned(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Ite
 
 
 async def _icmp(host: str, path: Path) -> None:
-    """Echo over a datagram ICMP socket (icmp(7): the kernel fills identifier and checksum; needs net.ipv4.ping_group_range)."""
+    """Echo over a datagram ICMP socket (icmp(7): the kernel fills identifier and checksum; needs
+    net.ipv4.ping_group_range).
+    """
     loop = asyncio.get_running_loop()
     protocol = socket.IPPROTO_ICMPV6 if ip_address(host).version == 6 else socket.IPPROTO_ICMP
     with pinned(host, socket.SOCK_DGRAM, protocol, path) as sock:
@@ -73,7 +79,9 @@ async def _icmp(host: str, path: Path) -> None:
 
 
 async def _tcp(host: str, port: int, path: Path, timeout: float) -> None:
-    """Through a device a finished handshake or a refusal proves the path; through a proxy only received bytes do."""
+    """Through a device a finished handshake or a refusal proves the path; through a proxy only received
+    bytes do.
+    """
     loop = asyncio.get_running_loop()
     with pinned(host, socket.SOCK_STREAM, 0, path) as sock:
         if path.device is not None:
@@ -85,7 +93,9 @@ async def _tcp(host: str, port: int, path: Path, timeout: float) -> None:
 
 
 async def _elicit(sock: socket.socket, host: str, patience: float) -> None:
-    """Wait for a server that speaks first; then ask one that does not, in words to which every text protocol has an answer."""
+    """Wait for a server that speaks first; then ask one that does not, in words to which every text
+    protocol has an answer.
+    """
     try:
         async with asyncio.timeout(patience):
             await _answered(sock)
@@ -111,6 +121,8 @@ async def _answered(sock: socket.socket) -> None:
 def head(host: str, resource: str, length: int = 0) -> bytes:
     """A request for a resource's header, filled up to so many bytes."""
     name = f"[{host}]" if ":" in host else host
-    text = f"HEAD {resource} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: facilitator-probe\r\n".encode("ascii", "replace")
+    text = f"HEAD {resource} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: facilitator-probe\r\n".encode(
+        "ascii", "replace"
+    )
     filling = max(0, length - len(text) - len(b"X-Filling: \r\n\r\n"))
     return text + (b"X-Filling: " + b"x" * filling + b"\r\n" if filling else b"") + b"\r\n"

@@ -1,4 +1,6 @@
-"""SQLite files of ours: opened with a journal that survives crashes, brought to the newest schema, set aside when they cannot be read."""
+"""SQLite files of ours: opened with a journal that survives crashes, brought to the newest schema, set
+aside when they cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Newer(sqlite3.DatabaseError):
 
 
 def connect(path: Path, busy_timeout: float, synchronous: str) -> sqlite3.Connection:
-    """A connection in autocommit mode to a file that only its user can read. `busy_timeout` in seconds; sqlite3.Error, OSError."""
+    """A connection in autocommit mode to a file that only its user can read. `busy_timeout` in seconds;
+    sqlite3.Error, OSError.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
@@ -37,7 +41,9 @@ def connect(path: Path, busy_timeout: float, synchronous: str) -> sqlite3.Connec
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
-    """Bring the schema from its `user_version` to the newest, all or nothing; step n leads from n to n + 1. Newer, sqlite3.Error."""
+    """Bring the schema from its `user_version` to the newest, all or nothing; step n leads from n to n +
+    1. Newer, sqlite3.Error.
+    """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
         raise Newer(f"its schema has version {version}, and only {len(steps)} is known here")
@@ -54,7 +60,7 @@ def broken(error: sqlite3.Error) -> bool:
 def set_aside(path: Path) -> str:
     """Give the file and its journal another name, which is the answer."""
     name = f"{path.name}.corrupt-{iso(time.time())}"
-    for suffix in ("-wal", "-shm", ""):     # the database last: without it a left-over journal means nothing
+    for suffix in ("-wal", "-shm", ""):  # the database last: without it a left-over journal means nothing
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(path.with_name(name + suffix))
     return name

@@ -11,7 +11,18 @@ import pytest
 
 from supervisor.app.confined_reader import LARGEST, MANY, names_beneath, read_beneath, read_regular
 
-INSIDE = ("ca.crt", "keys/client.key", "same", "keys/up", "hop", "whole/ca.crt", "absolute", "./ca.crt", "keys//client.key", "..data/new")
+INSIDE = (
+    "ca.crt",
+    "keys/client.key",
+    "same",
+    "keys/up",
+    "hop",
+    "whole/ca.crt",
+    "absolute",
+    "./ca.crt",
+    "keys//client.key",
+    "..data/new",
+)
 
 
 @pytest.fixture
@@ -25,9 +36,21 @@ def profile(tmp_path: Path) -> Path:
     for name in ("ca.crt", "keys/client.key", "..2026/new"):
         (directory / name).write_text("good")
     links = {
-        "same": "ca.crt", "keys/up": "../ca.crt", "hop": "keys/up", "whole": ".", "absolute": str(directory / "ca.crt"), "..data": "..2026",
-        "out": "../other/secret", "far": "/etc/passwd", "folder": "../other", "keys/deep": "../../other/secret", "loop": "loop",
-        "near": f"{directory}-other", "round": "keys/../../acme/ca.crt", "missing": "nothing", "dotted": f"{directory}/../other/secret",
+        "same": "ca.crt",
+        "keys/up": "../ca.crt",
+        "hop": "keys/up",
+        "whole": ".",
+        "absolute": str(directory / "ca.crt"),
+        "..data": "..2026",
+        "out": "../other/secret",
+        "far": "/etc/passwd",
+        "folder": "../other",
+        "keys/deep": "../../other/secret",
+        "loop": "loop",
+        "near": f"{directory}-other",
+        "round": "keys/../../acme/ca.crt",
+        "missing": "nothing",
+        "dotted": f"{directory}/../other/secret",
     }
     for name, target in links.items():
         (directory / name).symlink_to(target)
@@ -40,18 +63,37 @@ def test_what_lies_in_the_directory(profile: Path, name: str) -> None:
     assert read_beneath(profile, name) == b"good"
 
 
-@pytest.mark.parametrize("name", [
-    "out", "far", "folder/secret", "keys/deep", "near", "round", "dotted", "../other/secret", "keys/../../other/secret", "..",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "out",
+        "far",
+        "folder/secret",
+        "keys/deep",
+        "near",
+        "round",
+        "dotted",
+        "../other/secret",
+        "keys/../../other/secret",
+        "..",
+    ],
+)
 def test_nothing_leads_out_of_it(profile: Path, name: str) -> None:
     with pytest.raises(ValueError, match="leads out of the profile's directory"):
         read_beneath(profile, name)
 
 
-@pytest.mark.parametrize(("name", "why"), [
-    ("fifo", "not a regular file"), ("keys", "not a regular file"), ("loop", "Too many levels"), ("missing", "No such file"),
-    ("ca.crt/x", "Not a directory"), ("nothing/at/all", "No such file"),
-])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("fifo", "not a regular file"),
+        ("keys", "not a regular file"),
+        ("loop", "Too many levels"),
+        ("missing", "No such file"),
+        ("ca.crt/x", "Not a directory"),
+        ("nothing/at/all", "No such file"),
+    ],
+)
 def test_only_a_file_is_read(profile: Path, name: str, why: str) -> None:
     with pytest.raises((OSError, ValueError), match=why):
         read_beneath(profile, name)

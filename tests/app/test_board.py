@@ -31,11 +31,16 @@ class Night:
         self.history = History(Archive(directory, "0"), around)
         self.world = World({"acme": tunnel()}, habits, recorder=self)
         self.bytes = {"t-acme": (0, 0)}
-        self.board = Board(BoardSources(
-            lambda: self.world.engine.snapshot, lambda: self.deaths.last,
-            lambda tunnel, session: self.bytes.get(session.device or ""), self.history, 1_790_000_000.0,
-            lambda text: text.replace(SECRET, "***"),
-        ))
+        self.board = Board(
+            BoardSources(
+                lambda: self.world.engine.snapshot,
+                lambda: self.deaths.last,
+                lambda tunnel, session: self.bytes.get(session.device or ""),
+                self.history,
+                1_790_000_000.0,
+                lambda text: text.replace(SECRET, "***"),
+            )
+        )
 
     def record(self, transition, snapshot) -> None:
         self.deaths.record(transition, snapshot)
@@ -43,7 +48,12 @@ class Night:
 
     async def shown(self):
         engine = self.world.engine
-        document = status(DaemonIdentity("test", "0", 1, 1_790_000_000.0, 1_790_000_000.0), engine.snapshot, engine.plan, engine.conditions)
+        document = status(
+            DaemonIdentity("test", "0", 1, 1_790_000_000.0, 1_790_000_000.0),
+            engine.snapshot,
+            engine.plan,
+            engine.conditions,
+        )
         return await self.board.about(document, engine.snapshot)
 
 
@@ -60,7 +70,9 @@ async def test_a_board_is_a_document_and_a_page(night: Night) -> None:
     assert len(entry["deaths"]) == 2
     assert entry["deaths"][0]["at"] > entry["deaths"][1]["at"], "the latest first"
     assert 0.9 < entry["availability"]["ratio"] < 1.0
-    assert entry["availability"]["last_day"][-1] == "down", "the worst that was in this quarter of an hour, or in the one before"
+    assert entry["availability"]["last_day"][-1] == "down", (
+        "the worst that was in this quarter of an hour, or in the one before"
+    )
     assert json.loads(json.dumps(board)) == board
     assert "why sessions of acme ended: the last 2" in page(board)
 
@@ -81,8 +93,13 @@ async def test_samples_are_taken_while_it_runs_and_only_so_many_are_kept(night: 
 
 async def test_incidents_stay_open_on_hold_and_secrets_are_masked(night: Night) -> None:
     firing = Alert("acme", Verdict.FIRING, "critical", f"acme is down: {SECRET}", 10.0, {})
-    for alert, count in ((replace(firing, verdict=Verdict.HOLD), 0), (firing, 1), (replace(firing, since=20.0), 1),
-                         (replace(firing, verdict=Verdict.HOLD), 1), (replace(firing, verdict=Verdict.CLEAR), 0)):
+    for alert, count in (
+        (replace(firing, verdict=Verdict.HOLD), 0),
+        (firing, 1),
+        (replace(firing, since=20.0), 1),
+        (replace(firing, verdict=Verdict.HOLD), 1),
+        (replace(firing, verdict=Verdict.CLEAR), 0),
+    ):
         waiting = asyncio.create_task(night.board.changed())
         await asyncio.sleep(0)
         night.board.set({"acme": alert})

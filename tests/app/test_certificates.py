@@ -22,13 +22,19 @@ from supervisor.core.faults import Faults
 from tests.fakes import KIND
 from tunnels.base import AnyKind, Input, Tunnel, inputs_of
 
-WIRE = replace(KIND, inputs=lambda tunnel: (Input("pem", Path(tunnel.name)),), certificates=lambda tunnel, inputs: (inputs["pem"],))
+WIRE = replace(
+    KIND,
+    inputs=lambda tunnel: (Input("pem", Path(tunnel.name)),),
+    certificates=lambda tunnel, inputs: (inputs["pem"],),
+)
 
 
 def certificate(days: float, name: str = "svc") -> bytes:
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = x509.CertificateBuilder(subject, subject, key.public_key(), 1, now - timedelta(days=400), now + timedelta(days=days))
+    made = x509.CertificateBuilder(
+        subject, subject, key.public_key(), 1, now - timedelta(days=400), now + timedelta(days=days)
+    )
     return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
@@ -89,6 +95,8 @@ def test_a_tunnel_that_is_gone_takes_its_certificate_along(files: FixedFiles) ->
     assert set(watched.expiries) == {"other"}
 
 
-@pytest.mark.parametrize("junk", [b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "junk", [b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 def test_what_is_no_certificate(junk: bytes) -> None:
     assert list(read(junk)) == []

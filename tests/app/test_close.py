@@ -40,12 +40,17 @@ class SlowPart(ClosablePart):
 
 
 def daemon(tmp_path: Path, closed: list[str], failing: tuple[str, ...]) -> Daemon:
-    parts = {name: (SlowPart if name in ASYNC else ClosablePart)(name, closed, name in failing) for name in ASYNC + PLAIN}
+    parts = {
+        name: (SlowPart if name in ASYNC else ClosablePart)(name, closed, name in failing)
+        for name in ASYNC + PLAIN
+    }
     config = SimpleNamespace(facilitator=SimpleNamespace(runtime_dir=tmp_path))
     return Daemon(tmp_path, config, SimpleNamespace(**parts), Orders(), ProcessLifetime(0, lambda: None))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("failing", [(), ("servers",), ("flows",), ("network", "history"), ASYNC + PLAIN], ids="+".join)
+@pytest.mark.parametrize(
+    "failing", [(), ("servers",), ("flows",), ("network", "history"), ASYNC + PLAIN], ids="+".join
+)
 async def test_each_part_is_closed_whatever_the_others_do(tmp_path: Path, failing: tuple[str, ...]) -> None:
     closed: list[str] = []
     with socket.socket(socket.AF_UNIX) as control:
@@ -54,7 +59,9 @@ async def test_each_part_is_closed_whatever_the_others_do(tmp_path: Path, failin
         error = await daemon(tmp_path, closed, failing).close()
     assert set(closed) == {*ASYNC, *PLAIN}
     assert len(closed) == len(ASYNC + PLAIN)
-    assert closed.index("servers") < closed.index("runner") < closed.index("network") < closed.index("history")
+    assert (
+        closed.index("servers") < closed.index("runner") < closed.index("network") < closed.index("history")
+    )
     assert not (tmp_path / "control.sock").exists()
     said = [line["error"] for line in logged if line["event"] == "a part could not be closed"]
     assert said == [f"RuntimeError('{name} does not close')" for name in closed if name in failing]

@@ -1,4 +1,6 @@
-"""A recorder and an alerter that raise beside the real ones: one line in the log, a metric, and the real ones go on."""
+"""A recorder and an alerter that raise beside the real ones: one line in the log, a metric, and the real
+ones go on.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,14 @@ def test_one_line_a_metric_and_the_real_ones_go_on() -> None:
     deaths, lives = Deaths(), iter([10.0, 10.0])
 
     def outputs(all: Outputs) -> Outputs:
-        return replace(all, recorders=(Broken(), TransitionLog(), metrics, deaths), alerters=(Broken(), *all.alerters))
+        return replace(
+            all, recorders=(Broken(), TransitionLog(), metrics, deaths), alerters=(Broken(), *all.alerters)
+        )
 
     with capture_logs() as logged:
-        world = World({"acme": ACME}, Habits(lives=lambda: next(lives, float("inf"))), outputs=outputs, tell=log_fault)
+        world = World(
+            {"acme": ACME}, Habits(lives=lambda: next(lives, float("inf"))), outputs=outputs, tell=log_fault
+        )
         world.run(600.0)
     assert world.phase("acme") is Phase.UP
     faults = [(line["part"], line["error"]) for line in logged if line["event"].startswith("internal error")]

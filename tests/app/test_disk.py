@@ -54,7 +54,11 @@ def test_it_is_replaced(obstacle: tuple[str, Path]) -> None:
 
 def test_nothing_is_written_through_what_stands_in_place_of_the_draft(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    for make in (*OBSTACLES.values(), lambda path: path.symlink_to(victim), lambda path: path.write_text("torn")):
+    for make in (
+        *OBSTACLES.values(),
+        lambda path: path.symlink_to(victim),
+        lambda path: path.write_text("torn"),
+    ):
         make(tmp_path / "record.new")
         disk.replace(tmp_path / "record", b"ours")
         assert disk.read(tmp_path / "record") == b"ours"
@@ -68,7 +72,9 @@ def test_it_makes_way_and_that_is_said(obstacle: tuple[str, Path]) -> None:
     assert list(disk.tidy(path.parent)) == [], "once"
     assert not os.path.lexists(path)
     if what == "a directory":
-        assert (path.parent / "record.aside-0" / "precious").read_text() == "somebody's", "nothing of others is deleted"
+        assert (path.parent / "record.aside-0" / "precious").read_text() == "somebody's", (
+            "nothing of others is deleted"
+        )
 
 
 def test_a_directory_too(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Whether a gateway answers, and what its silence means: asked for real on loopback, for tunnels that are made up."""
+"""Whether a gateway answers, and what its silence means: asked for real on loopback, for tunnels that are
+made up.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,17 @@ from tunnels.settings import Probe, Tunnel
 
 pytestmark = pytest.mark.root
 
-TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
+TUNNEL = Tunnel(
+    name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+)
 WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
-SICK = replace(WELL, phase=Phase.BACKOFF, health=Health.UNKNOWN, session=Session(2), failure=Failure(Reason.PEER_TIMEOUT, "x", 0.0))
+SICK = replace(
+    WELL,
+    phase=Phase.BACKOFF,
+    health=Health.UNKNOWN,
+    session=Session(2),
+    failure=Failure(Reason.PEER_TIMEOUT, "x", 0.0),
+)
 
 
 @dataclass
@@ -50,7 +60,9 @@ class EndpointWorld:
 
 @contextlib.asynccontextmanager
 async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
-    watch = EndpointWatch(story.snapshot, {"test": replace(KIND, door=lambda tunnel: port)}, story.post, look=0.02)
+    watch = EndpointWatch(
+        story.snapshot, {"test": replace(KIND, door=lambda tunnel: port)}, story.post, look=0.02
+    )
     task = asyncio.create_task(watch.run())
     try:
         yield watch
@@ -68,7 +80,9 @@ def host(netns: Namespace) -> Namespace:
 
 
 def mute(host: Namespace) -> None:
-    host.run("nft", "add table inet t; add chain inet t i { type filter hook input priority 0; policy drop; }")
+    host.run(
+        "nft", "add table inet t; add chain inet t i { type filter hook input priority 0; policy drop; }"
+    )
 
 
 async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespace) -> None:
@@ -79,8 +93,8 @@ async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespa
         story.state = SICK
         await story.becomes(Reach.ANSWERS)
         mute(host)
-        watch._asked_at.clear()         # as if that were long ago
-        await story.becomes(Reach.ANSWERS, Reach.SILENT)        # the first is what was known from before
+        watch._asked_at.clear()  # as if that were long ago
+        await story.becomes(Reach.ANSWERS, Reach.SILENT)  # the first is what was known from before
         story.state = replace(WELL, endpoint=Reach.SILENT)
         await story.becomes(Reach.ANSWERS, Reach.SILENT, Reach.UNKNOWN)
 
@@ -96,8 +110,14 @@ async def test_silence_of_one_that_never_answered_says_nothing(host: Namespace) 
 
 
 @pytest.mark.parametrize("listens", [True, False])
-async def test_a_port_of_tcp_answers_even_by_a_refusal_and_must_answer(host: Namespace, listens: bool) -> None:
-    server = await asyncio.start_server(lambda reader, writer: None, "203.0.113.2", 4443) if listens else contextlib.AsyncExitStack()
+async def test_a_port_of_tcp_answers_even_by_a_refusal_and_must_answer(
+    host: Namespace, listens: bool
+) -> None:
+    server = (
+        await asyncio.start_server(lambda reader, writer: None, "203.0.113.2", 4443)
+        if listens
+        else contextlib.AsyncExitStack()
+    )
     async with server:
         story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
         async with watched(story, 4443):
@@ -122,7 +142,9 @@ async def test_a_stranger_does_not_knock_all_the_time() -> None:
     for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
         watch._asked_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
         pause = watch._next(gateway, wrong) - 1000.0
-        expected = (-1000.0 if unanswered == 1 else WORRY) if wrong else (CALM if gateway is udp else float("inf"))
+        expected = (
+            (-1000.0 if unanswered == 1 else WORRY) if wrong else (CALM if gateway is udp else float("inf"))
+        )
         assert pause == expected
 
 

@@ -29,13 +29,20 @@ def facade(world: World, tmp_path) -> Facade:
 
 
 def made(world: World, tmp_path) -> Facade:
-    needed = {"identity": DaemonIdentity("test", "0", 1, 0.0, 0.0), "inbox": world.inbox, "engine": world.engine, "held": StoppedTunnels(tmp_path),
-              "network": world.network}
+    needed = {
+        "identity": DaemonIdentity("test", "0", 1, 0.0, 0.0),
+        "inbox": world.inbox,
+        "engine": world.engine,
+        "held": StoppedTunnels(tmp_path),
+        "network": world.network,
+    }
     return Facade(**dict.fromkeys(field.name for field in fields(Facade)) | needed)
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
-async def test_a_removed_tunnel_ends_the_waiting_and_not_the_daemon(world: World, facade: Facade, verb: str) -> None:
+async def test_a_removed_tunnel_ends_the_waiting_and_not_the_daemon(
+    world: World, facade: Facade, verb: str
+) -> None:
     waiting = asyncio.create_task(facade.ask("acme", verb, 60.0))
     await asyncio.sleep(0)
     world.engine.configure(Scope("sim", ()), {}, held=())

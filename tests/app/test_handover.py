@@ -1,4 +1,6 @@
-"""What one version of the program gives to the next: the document, and the question whether it can be gone on from."""
+"""What one version of the program gives to the next: the document, and the question whether it can be gone
+on from.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,26 @@ from pathlib import Path
 import pytest
 
 from supervisor import __version__
-from supervisor.app.stores.state_store import MemoryFiles, Present, Recalled, Stored, ends_by, forget, recall, shelf
-from supervisor.app.stores.upgrade_document import CHECKED, DOCUMENT, FORMAT, GIVEN, HandoverDocument, asked, received, written
+from supervisor.app.stores.state_store import (
+    MemoryFiles,
+    Present,
+    Recalled,
+    Stored,
+    ends_by,
+    forget,
+    recall,
+    shelf,
+)
+from supervisor.app.stores.upgrade_document import (
+    CHECKED,
+    DOCUMENT,
+    FORMAT,
+    GIVEN,
+    HandoverDocument,
+    asked,
+    received,
+    written,
+)
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
 from tunnels.base import Question, Reason, Wanted
@@ -19,9 +39,12 @@ from tunnels.registry import KINDS
 from tunnels.settings import Tunnel
 
 STATE = TunnelState(
-    phase=Phase.UP, health=Health.HEALTHY,
+    phase=Phase.UP,
+    health=Health.HEALTHY,
     session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), seat=1),
-    failure=Failure(Reason.PEER_CLOSED, "gone", 1.0), asking=Asking(Question(Wanted.CODE, "Code?"), 9.0), recent=(0.1, None),
+    failure=Failure(Reason.PEER_CLOSED, "gone", 1.0),
+    asking=Asking(Question(Wanted.CODE, "Code?"), 9.0),
+    recent=(0.1, None),
     other=TunnelState(phase=Phase.UP, session=Session(2), drain=Drain(Reason.PLANNED, 99.0, 4)),
 )
 STORED = Stored("boot", TunnelRecord(STATE, 173_001, (("acme", "other"),)), "fingerprint", "digest")
@@ -30,15 +53,26 @@ STORED = Stored("boot", TunnelRecord(STATE, 173_001, (("acme", "other"),)), "fin
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
-    path.write_text(f"facilitator: {{name: test, runtime_dir: {tmp_path}/run, state_dir: {tmp_path}/state}}\ntunnels: {{}}\n")
+    path.write_text(
+        f"facilitator: {{name: test, runtime_dir: {tmp_path}/run, state_dir: {tmp_path}/state}}\ntunnels: "
+        f"{{}}\n"
+    )
     return path
 
 
 def handover(directory: Path, **more: object) -> HandoverDocument:
-    return HandoverDocument(**{
-        "version": "0", "upgrades": 2, "runtime_dir": f"{directory}/run", "state_dir": f"{directory}/state",
-        "lock": 0, "tunnels": {"acme": STORED}, "kept": {"acme": "a cookie"}, **more,
-    })
+    return HandoverDocument(
+        **{
+            "version": "0",
+            "upgrades": 2,
+            "runtime_dir": f"{directory}/run",
+            "state_dir": f"{directory}/state",
+            "lock": 0,
+            "tunnels": {"acme": STORED},
+            "kept": {"acme": "a cookie"},
+            **more,
+        }
+    )
 
 
 def test_what_is_given_is_received_once_and_descriptors_stop_at_the_next_program(tmp_path: Path) -> None:
@@ -48,7 +82,11 @@ def test_what_is_given_is_received_once_and_descriptors_stop_at_the_next_program
     environment = {GIVEN: str(written(given))}
     got = received(environment)
     assert got is not None
-    assert (got.tunnels["acme"].record.state.session.number, got.kept, got.lock) == (3, {"acme": "a cookie"}, lock)
+    assert (got.tunnels["acme"].record.state.session.number, got.kept, got.lock) == (
+        3,
+        {"acme": "a cookie"},
+        lock,
+    )
     assert got.tunnels["acme"].record.state.other == STATE.other
     assert environment == {}
     assert received(environment) is None
@@ -100,7 +138,9 @@ def test_a_document_of_a_later_version_is_refused(
         assert said in capsys.readouterr().err
 
 
-def test_a_wrong_configuration_is_refused_with_all_its_mistakes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_configuration_is_refused_with_all_its_mistakes(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config.write_text(config.read_text() + "nonsense: 1\nmore: 2\n")
     assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 1
     said = capsys.readouterr().err
@@ -120,7 +160,9 @@ def test_what_is_kept_on_disk_is_recalled_in_the_same_boot_only(tmp_path: Path) 
 
 
 def test_a_drain_is_recalled_in_the_same_boot_until_it_is_called_off_or_over(tmp_path: Path) -> None:
-    files = MemoryFiles(tmp_path, Present("boot", lambda name: Tunnel(name=name, kind="test"), lambda name: "digest"))
+    files = MemoryFiles(
+        tmp_path, Present("boot", lambda name: Tunnel(name=name, kind="test"), lambda name: "digest")
+    )
     assert ends_by(tmp_path, "boot") is None
     files.end_by(900.0)
     assert (ends_by(tmp_path, "boot"), ends_by(tmp_path, "another boot")) == (900.0, None)

@@ -35,7 +35,10 @@ def test_a_stop_that_could_not_be_written_is_written_by_the_next_one(tmp_path: P
     assert StoppedTunnels(tmp_path).names == {"acme"}
 
 
-@pytest.mark.parametrize("content", ["{", '{"format": 2, "held": []}', '{"format": 1, "held": ["acme"], "until": 7}', '["acme", 7]'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", '{"format": 2, "held": []}', '{"format": 1, "held": ["acme"], "until": 7}', '["acme", 7]'],
+)
 def test_what_is_not_understood_is_said(tmp_path: Path, content: str) -> None:
     (tmp_path / "held.json").write_text(content)
     with capture_logs() as logged:

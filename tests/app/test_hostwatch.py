@@ -35,12 +35,20 @@ class WatchedDaemon:
 
 
 @contextlib.asynccontextmanager
-async def watching(host: HostTree, netns: Namespace) -> AsyncIterator[tuple[HostWatch, WatchedDaemon, list[Event]]]:
+async def watching(
+    host: HostTree, netns: Namespace
+) -> AsyncIterator[tuple[HostWatch, WatchedDaemon, list[Event]]]:
     """A watch that runs, after its first look, on a host that forwards."""
-    netns.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.ping_group_range=0 0")
+    netns.run(
+        "sysctl",
+        "-qw",
+        "net.ipv4.ip_forward=1",
+        "net.ipv6.conf.all.forwarding=1",
+        "net.ipv4.ping_group_range=0 0",
+    )
     config = host.config()
     daemon, posted = WatchedDaemon(first_plan(config, KINDS)), list[Event]()
-    watch = HostWatch(daemon.asked, KINDS, posted.append)      # type: ignore[arg-type]
+    watch = HostWatch(daemon.asked, KINDS, posted.append)  # type: ignore[arg-type]
     watch.set(config)
     task = asyncio.create_task(watch.run())
     try:
@@ -51,7 +59,9 @@ async def watching(host: HostTree, netns: Namespace) -> AsyncIterator[tuple[Host
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_it_looks_once_where_nothing_happens_and_not_much_oftener_where_very_much_does(tmp_path: Path, netns: Namespace) -> None:
+async def test_it_looks_once_where_nothing_happens_and_not_much_oftener_where_very_much_does(
+    tmp_path: Path, netns: Namespace
+) -> None:
     async with watching(HostTree(tmp_path), netns) as (watch, daemon, posted):
         await asyncio.sleep(FIRST + 3 * DEBOUNCE)
         assert (daemon.looks, dict(watch.conditions), posted) == (1, {}, [])

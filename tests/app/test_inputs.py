@@ -20,7 +20,9 @@ SWAN = "connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }
 
 
 def tunnel(kind: str, config: Path) -> Tunnel:
-    made: Tunnel = KINDS[kind].options.model_validate({"name": "acme", "kind": kind, "destinations": ["10.77.0.0/24"], "config": config})
+    made: Tunnel = KINDS[kind].options.model_validate(
+        {"name": "acme", "kind": kind, "destinations": ["10.77.0.0/24"], "config": config}
+    )
     return made
 
 
@@ -41,7 +43,7 @@ async def told(inbox: asyncio.Queue[Event]) -> None:
 
 
 async def test_a_file_that_a_profile_names_is_watched_as_soon_as_it_is_named(tmp_path: Path) -> None:
-    (tmp_path / "acme.ovpn").write_text("client\n")     # nothing that could be run
+    (tmp_path / "acme.ovpn").write_text("client\n")  # nothing that could be run
     async with watching(tunnel("openvpn", tmp_path / "acme.ovpn")) as inbox:
         (tmp_path / "acme.ovpn").write_text(PROFILE)
         await told(inbox)

@@ -51,7 +51,9 @@ async def test_nothing_is_counted_while_none_waits() -> None:
     world, asked = waiting(), []
     world.post(ev.Quiet("acme"))
     world.run(until=20.0)
-    task = asyncio.create_task(QuietWatch(world.engine, lambda *what: asked.append(what), lambda event: None, WINDOW).run())
+    task = asyncio.create_task(
+        QuietWatch(world.engine, lambda *what: asked.append(what), lambda event: None, WINDOW).run()
+    )
     await asyncio.sleep(WINDOW * 3)
     task.cancel()
     assert asked == []

@@ -23,10 +23,13 @@ def run(directory: Path, config: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
 
 
-@pytest.mark.parametrize(("key", "said"), [
-    ("nope.key", "http.tls cannot be used ([Errno 2] No such file or directory: '{0}/nope.key')"),
-    ("junk.pem", "http.tls cannot be used ("),
-])
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("nope.key", "http.tls cannot be used ([Errno 2] No such file or directory: '{0}/nope.key')"),
+        ("junk.pem", "http.tls cannot be used ("),
+    ],
+)
 def test_wrong_files_of_tls_are_a_wrong_configuration(tmp_path: Path, key: str, said: str) -> None:
     (tmp_path / "junk.pem").write_text("junk\n")
     done = run(tmp_path, f"http: {{listen: '127.0.0.1:9464', tls: {{certificate: junk.pem, key: {key}}}}}\n")
@@ -36,7 +39,10 @@ def test_wrong_files_of_tls_are_a_wrong_configuration(tmp_path: Path, key: str, 
 
 
 def test_closed_standard_streams_are_opened_before_anything_takes_their_place() -> None:
-    script = "import os; from supervisor.clients import processes as p; p.open_standard_streams(); print(*os.listdir('/proc/self/fd'))"
+    script = (
+        "import os; from supervisor.clients import processes as p; p.open_standard_streams(); "
+        "print(*os.listdir('/proc/self/fd'))"
+    )
     shell = f'{sys.executable} -c "{script}" <&- 2>&-'
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert sorted(done.stdout.split()) == ["0", "1", "2", "3"], "3 is the directory being listed"

@@ -1,4 +1,6 @@
-"""An upgrade that fails: at every step before the last one nothing is given up, and the last one can fail too."""
+"""An upgrade that fails: at every step before the last one nothing is given up, and the last one can fail
+too.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Rig:
     """An upgrade to a shell script, and what it would give away."""
 
     def __init__(self, directory: Path, script: str) -> None:
-        self.world = World({"acme": Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))}, Habits())
+        self.world = World(
+            {"acme": Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))}, Habits()
+        )
         self.world.run(until=10.0)
         self.lock = os.open(directory, os.O_RDONLY)
         self.program = directory / "python"
@@ -33,9 +37,13 @@ class Rig:
         self.program.chmod(0o755)
         present = Present("boot", self.world.engine.tunnel, lambda name: "digest")
         needed = {
-            "identity": DaemonIdentity("test", "0", 1, 0.0, 0.0), "engine": self.world.engine, "inbox": self.world.inbox,
-            "notifier": Notifier({}), "memory": MemoryFiles(directory, present),
-            "runner": SimpleNamespace(busy=False, kept={"acme": "a cookie"}), "servers": SimpleNamespace(descriptors=dict),
+            "identity": DaemonIdentity("test", "0", 1, 0.0, 0.0),
+            "engine": self.world.engine,
+            "inbox": self.world.inbox,
+            "notifier": Notifier({}),
+            "memory": MemoryFiles(directory, present),
+            "runner": SimpleNamespace(busy=False, kept={"acme": "a cookie"}),
+            "servers": SimpleNamespace(descriptors=dict),
         }
         parts = Parts(**dict.fromkeys(field.name for field in fields(Parts)) | needed)  # type: ignore[arg-type]
         self.upgrade = Upgrade(parts, good(HEAD), self.lock, lambda: None, str(self.program))
@@ -59,7 +67,9 @@ async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 
 
 async def test_it_is_asked_with_what_it_would_get_and_not_in_our_name(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, f"cat /proc/self/fd/$FACILITATOR_CHECK >{tmp_path}/got; env >{tmp_path}/environment; exit 1")
+    rig = Rig(
+        tmp_path, f"cat /proc/self/fd/$FACILITATOR_CHECK >{tmp_path}/got; env >{tmp_path}/environment; exit 1"
+    )
     await rig.upgrade.run()
     assert "a cookie" in (tmp_path / "got").read_text()
     assert "a cookie" not in (tmp_path / "environment").read_text()

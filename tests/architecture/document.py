@@ -1,4 +1,6 @@
-"""Writes the generated parts of `docs/architecture.md`: `python -m tests.architecture.document` (or `make docs`)."""
+"""Writes the generated parts of `docs/architecture.md`: `python -m tests.architecture.document` (or `make
+docs`).
+"""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ import tunnels
 from supervisor.clients.lines import LINE_CAP
 from tunnels.failure_patterns import LOOKED_AT
 
-LIMIT = 0.05            # seconds
-HANDED_ON = {"_PROMPT": "fullmatch"}        # tunnels/drivers/terminal_prompts.py
+LIMIT = 0.05  # seconds
+HANDED_ON = {"_PROMPT": "fullmatch"}  # tunnels/drivers/terminal_prompts.py
 NOT_RUN = {"supervisor.__main__"}
 
 
@@ -32,13 +32,22 @@ def patterns() -> dict[str, tuple[re.Pattern[str], frozenset[str]]]:
             if info.name not in NOT_RUN:
                 module = importlib.import_module(info.name)
                 for name, value in list(vars(module).items()):
-                    found.update({f"{info.name}.{name}:{each.pattern[:40]}": (each, _uses(module, name)) for each in _held(value, 4)})
+                    found.update(
+                        {
+                            f"{info.name}.{name}:{each.pattern[:40]}": (each, _uses(module, name))
+                            for each in _held(value, 4)
+                        }
+                    )
     return found
 
 
 def _uses(module: ModuleType, name: str) -> frozenset[str]:
     """How the module uses a pattern of this name, or whoever it hands it to."""
-    found = frozenset(re.findall(rf"\b{name}\.(search|match|fullmatch|sub|finditer|findall|split)\(", inspect.getsource(module)))
+    found = frozenset(
+        re.findall(
+            rf"\b{name}\.(search|match|fullmatch|sub|finditer|findall|split)\(", inspect.getsource(module)
+        )
+    )
     return found or frozenset({HANDED_ON.get(name, "search")})
 
 
@@ -52,8 +61,20 @@ def _held(value: Any, depth: int) -> Iterator[re.Pattern[str]]:
 
 
 def hostile(pattern: re.Pattern[str], length: int) -> Iterator[str]:
-    """Lines that make a pattern look at much: its own words again and again, and letters that its repetitions take."""
-    words = [*_words(_parser.parse(pattern.pattern)), *'a0 :/%[(\t', '"', "'", "a ", "0.", "\x1b[", "\\", "x,"]
+    """Lines that make a pattern look at much: its own words again and again, and letters that its
+    repetitions take.
+    """
+    words = [
+        *_words(_parser.parse(pattern.pattern)),
+        *"a0 :/%[(\t",
+        '"',
+        "'",
+        "a ",
+        "0.",
+        "\x1b[",
+        "\\",
+        "x,",
+    ]
     for word in dict.fromkeys(word for word in words if word):
         yield (word * length)[:length]
         yield (word + "a" * length)[:length]
@@ -95,9 +116,11 @@ def test_they_are_found() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_it_takes_no_time(name: str) -> None:
     pattern, uses = ALL[name]
-    explains = re.search(r"\.(?:_?[A-Z]*LINES|FATAL|HINT|STATE|_REFUSAL|_OURS|_\w+_REFUSED):", name) is not None
+    explains = (
+        re.search(r"\.(?:_?[A-Z]*LINES|FATAL|HINT|STATE|_REFUSAL|_OURS|_\w+_REFUSED):", name) is not None
+    )
     for line in hostile(pattern, LOOKED_AT if explains else LINE_CAP):
-        if (spent := _seconds(pattern, uses, line)) > LIMIT:      # the machine is shared
+        if (spent := _seconds(pattern, uses, line)) > LIMIT:  # the machine is shared
             spent = min(spent, *(_seconds(pattern, uses, line) for _ in range(4)))
         assert spent < LIMIT, f"{spent:.3f} s for {line[:60]!r}"
 

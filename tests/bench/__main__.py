@@ -1,5 +1,7 @@
-"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's part, sshuttle,
-each kind's reaction to what can happen to it, and what staff see of the daemon's own life beside others'. Needs root.
+"""Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's
+part, sshuttle,
+each kind's reaction to what can happen to it, and what staff see of the daemon's own life beside others'.
+Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
@@ -57,7 +59,9 @@ def restart_latency(starts: Starts, pids: list[int], kills: int) -> list[float]:
     samples = []
     for i in range(kills):
         slot = i % len(pids)
-        time.sleep(0.05)        # past stable_after, so that the retry is immediate: this is the schedule of the kills
+        time.sleep(
+            0.05
+        )  # past stable_after, so that the retry is immediate: this is the schedule of the kills
         killed = time.monotonic()
         os.kill(pids[slot], signal.SIGKILL)
         pids[slot], started = starts.next()
@@ -87,16 +91,29 @@ def floor(directory: Path, kills: int) -> list[float]:
 def configuration(directory: Path, tunnels: int, fifo: Path) -> Path:
     """A file with that many trivial tunnels."""
     entries = {
-        f"t{i}": {"kind": "trivial", "fifo": str(fifo), "destinations": [f"10.{100 + i // 250}.{i % 250}.0/24"]} for i in range(tunnels)
+        f"t{i}": {
+            "kind": "trivial",
+            "fifo": str(fifo),
+            "destinations": [f"10.{100 + i // 250}.{i % 250}.0/24"],
+        }
+        for i in range(tunnels)
     }
     path = directory / "config.yaml"
-    path.write_text(json.dumps({
-        "facilitator": {"name": "bench", "state_dir": str(directory / "state"), "runtime_dir": str(directory / "run")},
-        "staff": {"networks": ["10.8.0.0/16"]},
-        "http": {"listen": "127.0.0.1:9464"},
-        "defaults": {"reconnect": {"first": "10ms", "max": "10ms", "stable_after": "10ms"}},
-        "tunnels": entries,
-    }))
+    path.write_text(
+        json.dumps(
+            {
+                "facilitator": {
+                    "name": "bench",
+                    "state_dir": str(directory / "state"),
+                    "runtime_dir": str(directory / "run"),
+                },
+                "staff": {"networks": ["10.8.0.0/16"]},
+                "http": {"listen": "127.0.0.1:9464"},
+                "defaults": {"reconnect": {"first": "10ms", "max": "10ms", "stable_after": "10ms"}},
+                "tunnels": entries,
+            }
+        )
+    )
     return path
 
 
@@ -104,7 +121,9 @@ def configuration(directory: Path, tunnels: int, fifo: Path) -> Path:
 def daemon(namespace: Namespace, config: Path) -> Iterator[subprocess.Popen[str]]:
     """The daemon in the namespace, stopped properly at the end."""
     log = config.with_suffix(".log").open("w")
-    process = namespace.popen(sys.executable, "-m", "tests.bench.daemon", str(config), stdout=log, stderr=subprocess.STDOUT)
+    process = namespace.popen(
+        sys.executable, "-m", "tests.bench.daemon", str(config), stdout=log, stderr=subprocess.STDOUT
+    )
     try:
         yield process
     except TimeoutError:
@@ -132,7 +151,7 @@ def measure(tunnels: int, kills: int, idle: float) -> dict[str, float]:
                 last_start = time.monotonic()
                 main = wait_until_up(directory / "run" / "control.sock", began)
                 all_up = time.monotonic()
-                time.sleep(3.0)     # let the start settle before what is called idle
+                time.sleep(3.0)  # let the start settle before what is called idle
                 before, clock = cpu_seconds(main), time.monotonic()
                 time.sleep(idle)
                 cpu = (cpu_seconds(main) - before) / (time.monotonic() - clock)
@@ -196,14 +215,26 @@ TARGETS = {
 def show(bare: list[float], one: dict[str, float], many: dict[str, float], tunnels: int) -> None:
     """The table: the floor, one tunnel, many."""
     table = Table(title=f"supervision, trivial client, {os.cpu_count()} cores")
-    for column in ("", "bare Popen loop", "facilitator, 1 tunnel", f"facilitator, {tunnels} tunnels", "target"):
+    for column in (
+        "",
+        "bare Popen loop",
+        "facilitator, 1 tunnel",
+        f"facilitator, {tunnels} tunnels",
+        "target",
+    ):
         table.add_column(column, justify="left" if not column else "right")
     floors = {
         "kill to new client, median ms": statistics.median(bare),
         "kill to new client, p95 ms": bare[int(len(bare) * 0.95)],
     }
     for name, value in one.items():
-        table.add_row(name, f"{floors[name]:.1f}" if name in floors else "-", f"{value:.2f}", f"{many[name]:.2f}", TARGETS.get(name, "-"))
+        table.add_row(
+            name,
+            f"{floors[name]:.1f}" if name in floors else "-",
+            f"{value:.2f}",
+            f"{many[name]:.2f}",
+            TARGETS.get(name, "-"),
+        )
     Console(width=120).print(table)
 
 

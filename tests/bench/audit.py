@@ -1,9 +1,10 @@
-"""The audit under load: thousands of new flows a second through a lane of the real daemon, counted by who sends them.
+"""The audit under load: thousands of new flows a second through a lane of the real daemon, counted by who
+sends them.
 
     python -m tests.bench.audit
 
-Each flow is one datagram to a port of its own; it is over when connection tracking forgets it, some seconds later. Whatever the audit
-says must add up: flows that it wrote, and flows that it says to have lost.
+Each flow is one datagram to a port of its own; it is over when connection tracking forgets it, some seconds
+later. Whatever the audit says must add up: flows that it wrote, and flows that it says to have lost.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from tests.lab.wait import eventually
 from tests.netns import Namespace
 
 RATE, SECONDS = 2000, 20
-FIRST_PORT, PORTS = 1024, 50_000        # of each sender
-FORGOTTEN = 3           # seconds after which connection tracking forgets a flow
-SETTLED = 60.0          # seconds for it to forget the last one
+FIRST_PORT, PORTS = 1024, 50_000  # of each sender
+FORGOTTEN = 3  # seconds after which connection tracking forgets a flow
+SETTLED = 60.0  # seconds for it to forget the last one
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -46,17 +47,19 @@ class AuditResult:
     seconds: float
     opened: int
     closed: int
-    lost: Counter[str]          # as the gaps count it
-    cpu: float                  # seconds of the daemon's processor time, per second, while flows were made
-    idle_cpu: float             # the same before that
-    late: float                 # seconds: the loop's worst delay while flows were made
+    lost: Counter[str]  # as the gaps count it
+    cpu: float  # seconds of the daemon's processor time, per second, while flows were made
+    idle_cpu: float  # the same before that
+    late: float  # seconds: the loop's worst delay while flows were made
     idle_late: float
-    memory: float               # MiB
+    memory: float  # MiB
 
     @property
     def missing(self) -> tuple[int, int]:
         """Flows whose beginning, and whose end, is neither written nor counted as lost."""
-        return self.generated - self.opened - self.lost["open"], self.generated - self.closed - self.lost["close"]
+        return self.generated - self.opened - self.lost["open"], self.generated - self.closed - self.lost[
+            "close"
+        ]
 
 
 class Audited:
@@ -82,7 +85,15 @@ class Audited:
         said = self._told()
         lost = Counter({kind: said[f"lost {kind}"] for kind in ("open", "close")})
         return AuditResult(
-            generated, working[2], said["open"], said["close"], lost, working[0], resting[0], working[1], resting[1],
+            generated,
+            working[2],
+            said["open"],
+            said["close"],
+            lost,
+            working[0],
+            resting[0],
+            working[1],
+            resting[1],
             pss_mib(self._process.pid),
         )
 
@@ -92,7 +103,11 @@ class Audited:
         cpu, began = cpu_seconds(self._process.pid), time.monotonic()
         what()
         took = time.monotonic() - began
-        return (cpu_seconds(self._process.pid) - cpu) / took, float(DELAY.unpack(self._lag.read_bytes())[0]), took
+        return (
+            (cpu_seconds(self._process.pid) - cpu) / took,
+            float(DELAY.unpack(self._lag.read_bytes())[0]),
+            took,
+        )
 
     def _send(self, rate: int, seconds: float) -> int:
         """So many flows a second; their number."""
@@ -128,7 +143,9 @@ def audited() -> Iterator[Audited]:
         with tempfile.TemporaryDirectory(prefix="fcb") as name, world(namespace) as made:
             directory = Path(name)
             namespace.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_udp_timeout={FORGOTTEN}")
-            namespace.run("ip", "address", "add", f"{TUNNEL}/32", "dev", "t-acme")     # what tells that the command is up
+            namespace.run(
+                "ip", "address", "add", f"{TUNNEL}/32", "dev", "t-acme"
+            )  # what tells that the command is up
             config = _configuration(directory)
             log = directory / "log"
             argv = (sys.executable, "-m", "tests.bench.audited", str(config), str(directory / "lag"))
@@ -146,16 +163,29 @@ def audited() -> Iterator[Audited]:
 
 def _configuration(directory: Path) -> Path:
     path = directory / "config.yaml"
-    path.write_text(json.dumps({
-        "facilitator": {"name": "audit", "state_dir": str(directory / "state"), "runtime_dir": str(directory / "run")},
-        "staff": {"networks": ["10.8.0.0/24"], "segments": {"engineers": ["10.8.0.0/26"]}},
-        "audit": {"file": str(directory / "audit.log"), "max_size": "8MB", "keep": 100},
-        "drain": {"timeout": "1s"},
-        "tunnels": {"acme": {
-            "kind": "command", "argv": ["/bin/sleep", "infinity"], "up": {"device": "t-acme"}, "device": "t-acme",
-            "destinations": ["10.77.0.0/24"],
-        }},
-    }))
+    path.write_text(
+        json.dumps(
+            {
+                "facilitator": {
+                    "name": "audit",
+                    "state_dir": str(directory / "state"),
+                    "runtime_dir": str(directory / "run"),
+                },
+                "staff": {"networks": ["10.8.0.0/24"], "segments": {"engineers": ["10.8.0.0/26"]}},
+                "audit": {"file": str(directory / "audit.log"), "max_size": "8MB", "keep": 100},
+                "drain": {"timeout": "1s"},
+                "tunnels": {
+                    "acme": {
+                        "kind": "command",
+                        "argv": ["/bin/sleep", "infinity"],
+                        "up": {"device": "t-acme"},
+                        "device": "t-acme",
+                        "destinations": ["10.77.0.0/24"],
+                    }
+                },
+            }
+        )
+    )
     return path
 
 
@@ -181,7 +211,9 @@ def main() -> None:
     table.add_row("lost, as the gaps say", str(it.lost["open"]), str(it.lost["close"]), "-")
     table.add_row("neither written nor in a gap", *map(str, it.missing), "0")
     table.add_row("daemon's CPU, ms per s", f"{it.cpu * 1000:.0f}", f"at rest {it.idle_cpu * 1000:.1f}", "-")
-    table.add_row("loop's worst delay, ms", f"{it.late * 1000:.1f}", f"at rest {it.idle_late * 1000:.1f}", "-")
+    table.add_row(
+        "loop's worst delay, ms", f"{it.late * 1000:.1f}", f"at rest {it.idle_late * 1000:.1f}", "-"
+    )
     table.add_row("PSS, MiB", f"{it.memory:.1f}", "", "-")
     Console(width=120).print(table)
 

@@ -1,4 +1,6 @@
-"""The daemon as it is, whose event loop somebody watches: `python -m tests.bench.audited CONFIG LAG`; see `tests.bench.scraped` for LAG."""
+"""The daemon as it is, whose event loop somebody watches: `python -m tests.bench.audited CONFIG LAG`; see
+`tests.bench.scraped` for LAG.
+"""
 
 from __future__ import annotations
 

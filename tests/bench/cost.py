@@ -7,7 +7,9 @@ from pathlib import Path
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of all threads so far, from the scheduler's own nanoseconds (proc(5), schedstat)."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    return (
+        sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    )
 
 
 def pss_mib(pid: int) -> float:

@@ -1,8 +1,8 @@
 """A forwarded flow through our rules beside one through a route and a masquerade made by hand.
 
-Two facilitators side by side, one of each sort, asked by turns, datagram by datagram: whatever else this host does disturbs both alike.
-Then they change their roles, so that what distinguishes the two worlds cancels out. `flows` is the kernel's way alone;
-`tests.bench.openvpn` has tunnels.
+Two facilitators side by side, one of each sort, asked by turns, datagram by datagram: whatever else this host
+does disturbs both alike. Then they change their roles, so that what distinguishes the two worlds cancels out.
+`flows` is the kernel's way alone; `tests.bench.openvpn` has tunnels.
 """
 
 from __future__ import annotations
@@ -29,17 +29,25 @@ from tests.kernel.lab import PLAN, SITE, TUNNEL, KernelWorld, world
 from tests.netns import Namespace
 
 CPU = min(os.sched_getaffinity(0))
-ECHO = ("taskset", "--cpu-list", str(CPU), sys.executable, "-I", "-S", str(Path(__file__).with_name("echo.py")))
-LOST_AFTER = 0.5        # seconds
+ECHO = (
+    "taskset",
+    "--cpu-list",
+    str(CPU),
+    sys.executable,
+    "-I",
+    "-S",
+    str(Path(__file__).with_name("echo.py")),
+)
+LOST_AFTER = 0.5  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficLoad:
     """What is sent in one turn."""
 
-    echoes: int         # datagrams there and back
-    transfers: int      # TCP transfers
-    size: str           # of each, as iperf3 writes it
+    echoes: int  # datagrams there and back
+    transfers: int  # TCP transfers
+    size: str  # of each, as iperf3 writes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +67,8 @@ class Turn:
 class Compared:
     """All turns. Two that follow each other have the roles exchanged."""
 
-    trips: list[Turn] = field(default_factory=list)         # microseconds there and back
-    speeds: list[Turn] = field(default_factory=list)        # Mbit/s
+    trips: list[Turn] = field(default_factory=list)  # microseconds there and back
+    speeds: list[Turn] = field(default_factory=list)  # Mbit/s
 
     @property
     def sooner(self) -> list[float]:
@@ -80,11 +88,15 @@ def _exchanged(turns: list[Turn]) -> list[float]:
 def row(text: str, turns: list[Turn], ratios: list[float]) -> tuple[str, ...]:
     """By hand, ours, the ratio with its quartiles, and what is wanted."""
     low, middle, high = statistics.quantiles(ratios, n=4)
-    hand, our = (statistics.median(values) for values in ([t.by_hand for t in turns], [t.ours for t in turns]))
+    hand, our = (
+        statistics.median(values) for values in ([t.by_hand for t in turns], [t.ours for t in turns])
+    )
     return text, f"{hand:.4g}", f"{our:.4g}", f"{middle:.3f} ({low:.3f}-{high:.3f})", ">= 0.97"
 
 
-async def compared(first: KernelWorld, second: KernelWorld, plan: NetworkPlan, pairs: int, load: TrafficLoad) -> Compared:
+async def compared(
+    first: KernelWorld, second: KernelWorld, plan: NetworkPlan, pairs: int, load: TrafficLoad
+) -> Compared:
     """So many pairs of turns. Both worlds have a tunnel that is up, and the servers of `serving`."""
     seen = Compared()
     for _ in range(pairs):
@@ -102,7 +114,7 @@ def _turn(seen: Compared, ours: KernelWorld, other: KernelWorld, load: TrafficLo
     seen.trips.append(_echoes(ours, other, load.echoes))
     speeds: dict[int, list[float]] = {0: [], 1: []}
     for number in range(2 * load.transfers):
-        which = (number + number // 2) % 2      # 0 1 1 0: nobody is always the one after the same
+        which = (number + number // 2) % 2  # 0 1 1 0: nobody is always the one after the same
         speeds[which].append(_speed((ours, other)[which], load.size))
     seen.speeds.append(Turn(statistics.median(speeds[0]), statistics.median(speeds[1])))
 
@@ -119,7 +131,9 @@ def _echoes(ours: KernelWorld, other: KernelWorld, count: int) -> Turn:
 
 @contextlib.contextmanager
 def _on_one_cpu() -> Iterator[None]:
-    """The calling thread is where the servers are: to wake another CPU costs more, and varies more, than the way."""
+    """The calling thread is where the servers are: to wake another CPU costs more, and varies more, than
+    the way.
+    """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {CPU})
     try:
@@ -144,7 +158,7 @@ def _trip(sock: socket.socket) -> float | None:
     try:
         sock.recv(2048)
     except TimeoutError:
-        return None         # lost
+        return None  # lost
     return (time.perf_counter() - start) * 1e6
 
 
@@ -159,9 +173,14 @@ def forwarding_by_hand(lab: KernelWorld) -> Iterator[None]:
     lab.facilitator.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     lab.facilitator.run("ip", "address", "add", f"{TUNNEL}/24", "dev", "t-acme")
     lab.facilitator.run("ip", "route", "add", "10.77.0.0/24", "dev", "t-acme", "via", "10.78.0.1")
-    lab.facilitator.run("nft", "-f", "-", input="""table ip nat {
+    lab.facilitator.run(
+        "nft",
+        "-f",
+        "-",
+        input="""table ip nat {
         chain postrouting { type nat hook postrouting priority 100; oifname "t-acme" masquerade; }
-    }""")
+    }""",
+    )
     try:
         yield
     finally:
@@ -180,7 +199,7 @@ def start(running: contextlib.ExitStack, place: Namespace, *argv: str, ready: st
     for line in process.stdout:
         lines.append(line)
         if ready in line:
-            threading.Thread(target=process.stdout.read, daemon=True).start()      # a full pipe would stop it
+            threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
             return
     raise AssertionError("".join(lines))
 

@@ -1,4 +1,5 @@
-"""The kernel's part, beside the standard tools doing the same by hand: ten thousand destinations, and a forwarded flow.
+"""The kernel's part, beside the standard tools doing the same by hand: ten thousand destinations, and a
+forwarded flow.
 
     python -m tests.bench.kernel
 
@@ -37,7 +38,9 @@ Samples = dict[str, list[float]]
 
 
 def plan() -> NetworkPlan:
-    """Half of the destinations at the first tunnel, the others at all but the second, its standby. None of them are neighbours."""
+    """Half of the destinations at the first tunnel, the others at all but the second, its standby. None of
+    them are neighbours.
+    """
     lanes = tuple(Lane(f"tunnel-{i}", FIRST_LANE + i, f"d{i}", True) for i in range(TUNNELS))
     networks = [IPv4Network((10 << 24 | number << 9, 24)) for number in range(DESTINATIONS)]
     at = [FIRST_LANE if i < MOVED else FIRST_LANE + 2 + i % (TUNNELS - 2) for i in range(DESTINATIONS)]
@@ -46,10 +49,14 @@ def plan() -> NetworkPlan:
 
 def moved(first: NetworkPlan) -> NetworkPlan:
     """The first tunnel's destinations go to the second: a failover."""
-    return replace(first, carries=tuple(replace(c, lane=FIRST_LANE + 1) if c.lane == FIRST_LANE else c for c in first.carries))
+    return replace(
+        first,
+        carries=tuple(replace(c, lane=FIRST_LANE + 1) if c.lane == FIRST_LANE else c for c in first.carries),
+    )
 
 
-# --- ten thousand destinations -----------------------------------------------------------------------------------------------
+# --- ten thousand destinations
+# -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -57,7 +64,9 @@ def with_devices() -> Iterator[Namespace]:
     """A namespace with all the tunnels' devices, entered."""
     namespace = Namespace("scale")
     try:
-        namespace.run("sysctl", "-qw", "net.ipv6.conf.default.addr_gen_mode=1")     # no addresses that come in by and by
+        namespace.run(
+            "sysctl", "-qw", "net.ipv6.conf.default.addr_gen_mode=1"
+        )  # no addresses that come in by and by
         lines = [f"tuntap add d{i} mode tun\nlink set d{i} mtu 1400 up\n" for i in range(TUNNELS)]
         namespace.run("ip", "-batch", "-", input="".join(lines))
         with namespace.entered():
@@ -94,7 +103,7 @@ async def ours(namespace: Namespace, first: NetworkPlan, second: NetworkPlan, fo
     found["from nothing"].append((time.perf_counter() - start) * 1000)
     try:
         assert (await network.compare())[1] == []
-        await network.settled()             # what our own settings of devices made the kernel tell
+        await network.settled()  # what our own settings of devices made the kernel tell
         listing = namespace.run("nft", "list", "table", "inet", "facilitator").stdout
         start = time.perf_counter()
         network.set(second)
@@ -143,18 +152,31 @@ def ip_batch(changes: Sequence[Change], version: int) -> str:
 
 def _ip_lines(item: object, version: int) -> Iterator[str]:
     if isinstance(item, Route) and item.network.version == version:
-        kind, device = "" if item.kind == "unicast" else item.kind, "" if item.device is None else f"dev {item.device}"
+        kind, device = (
+            "" if item.kind == "unicast" else item.kind,
+            "" if item.device is None else f"dev {item.device}",
+        )
         yield f"route add {kind} {item.network} {device} table {item.table} metric {item.metric} proto 173"
     elif isinstance(item, Rule) and item.version == version:
-        yield f"rule add {str(item).removeprefix('rule ').removeprefix('-6 ')} priority {item.priority} protocol 173"
+        yield (
+            f"rule add {str(item).removeprefix('rule ').removeprefix('-6 ')} priority {item.priority} "
+            f"protocol 173"
+        )
 
 
 def nft_batch(before: Layout, after: Layout) -> str:
-    """Lines for `nft -f`, one transaction. What changed is filled anew: nft takes minutes to delete five thousand single intervals."""
+    """Lines for `nft -f`, one transaction. What changed is filled anew: nft takes minutes to delete five
+    thousand single intervals.
+    """
     lines = []
     for name in sorted({element.set for element in before.elements ^ after.elements}):
-        elements = (str(element).removeprefix(f"element {name} ") for element in after.elements if element.set == name)
-        lines.append(f"flush map inet facilitator {name}\nadd element inet facilitator {name} {{ {', '.join(elements)} }}\n")
+        elements = (
+            str(element).removeprefix(f"element {name} ") for element in after.elements if element.set == name
+        )
+        lines.append(
+            f"flush map inet facilitator {name}\nadd element inet facilitator {name} "
+            f"{{ {', '.join(elements)} }}\n"
+        )
     return "".join(lines)
 
 
@@ -172,12 +194,16 @@ def scale(rounds: int) -> tuple[Samples, Samples]:
     return mine, theirs
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------------
+# --- the table
+# ----------------------------------------------------------------------------------------------------------
 
 
 def show(mine: Samples, theirs: Samples, flow: Compared) -> None:
     """By hand, ours, and the ratio."""
-    table = Shown(title=f"kernel: {DESTINATIONS} destinations over {TUNNELS} tunnels; a forwarded flow (medians; its ratio with quartiles)")
+    table = Shown(
+        title=f"kernel: {DESTINATIONS} destinations over {TUNNELS} tunnels; a forwarded flow (medians; "
+        f"its ratio with quartiles)"
+    )
     for column in ("", "by hand", "facilitator", "ratio", "target"):
         table.add_column(column, justify="left" if not column else "right")
     for name, text, target in (
@@ -186,7 +212,13 @@ def show(mine: Samples, theirs: Samples, flow: Compared) -> None:
     ):
         hand, our = statistics.median(theirs[name]), statistics.median(mine[name])
         table.add_row(text, f"{hand:.0f}", f"{our:.0f}", f"{our / hand:.2f}", target)
-    table.add_row("  the loop's longest stop in that, ms", "-", f"{statistics.median(mine['loop, failover']):.0f}", "-", "-")
+    table.add_row(
+        "  the loop's longest stop in that, ms",
+        "-",
+        f"{statistics.median(mine['loop, failover']):.0f}",
+        "-",
+        "-",
+    )
     table.add_row(*row("TCP through it, Mbit/s", flow.speeds, flow.faster))
     table.add_row(*row("round trip through it, us", flow.trips, flow.sooner))
     Console(width=120).print(table)

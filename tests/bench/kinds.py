@@ -1,9 +1,11 @@
-"""How fast each kind is up, and back: seven tunnels side by side in one daemon, each with a real server and a laptop that asks.
+"""How fast each kind is up, and back: seven tunnels side by side in one daemon, each with a real server
+and a laptop that asks.
 
     python -m tests.bench.kinds [--rounds 3]
 
-One fault at a time where the answer is traffic; servers and paths die all at once, because the answer is only what the daemon says.
-Probes have the product's defaults. `stable_after` is a second, so that a round need not wait for a minute, and pauses are short.
+One fault at a time where the answer is traffic; servers and paths die all at once, because the answer is only
+what the daemon says. Probes have the product's defaults. `stable_after` is a second, so that a round need not
+wait for a minute, and pauses are short.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ from tests.lab import BASTION, CUSTOMER, Lab, LabDaemon
 from tests.lab.customers import Customer, Customers, customers
 
 ROUNDS = 3
-BACK = 120.0            # seconds that a tunnel may take to come back between two faults
-LOOK = 0.01             # seconds between two looks at the daemon's status
+BACK = 120.0  # seconds that a tunnel may take to come back between two faults
+LOOK = 0.01  # seconds between two looks at the daemon's status
 RECONNECT = {"first": "100ms", "max": "2s", "stable_after": "1s"}
 START, KILLED, ENDED = "start -> first answer", "client killed -> traffic", "session ended -> traffic"
 DEAD, DARK = "server killed -> noticed", "silence -> noticed"
 TARGETS = {START: "-", KILLED: "<= 1 (sshuttle 3)", ENDED: "<= 2", DEAD: "-", DARK: "<= 11"}
 PACKAGES = ("openvpn", "openconnect", "wireguard-go", "vpnc", "charon-systemd", "openssh-client")
 
-Samples = dict[tuple[str, str], list[float]]        # (fault, tunnel) -> seconds
+Samples = dict[tuple[str, str], list[float]]  # (fault, tunnel) -> seconds
 
 
 class KindBench:
@@ -57,7 +59,9 @@ class KindBench:
 
     def _note(self, what: str, customer: Customer, measure: Callable[[Customer], float]) -> None:
         self._daemon.wait_for(customer.name, BACK, phase="up", health="healthy")
-        time.sleep(1.5)     # past stable_after, so that the next retry is the first one: this is the schedule of the faults
+        time.sleep(
+            1.5
+        )  # past stable_after, so that the next retry is the first one: this is the schedule of the faults
         self.samples[what, customer.name].append(measure(customer))
 
     def _start(self, customer: Customer) -> float:
@@ -130,21 +134,31 @@ def show(samples: Samples) -> None:
     """A row for each fault, a column for each kind."""
     names = list(dict.fromkeys(name for _, name in samples))
     rounds, load = len(next(iter(samples.values()))), os.getloadavg()[0]
-    table = Table(title=f"kinds: seconds, medians of {rounds} rounds, {os.cpu_count()} cores, load {load:.0f}")
+    table = Table(
+        title=f"kinds: seconds, medians of {rounds} rounds, {os.cpu_count()} cores, load {load:.0f}"
+    )
     for column in ("", *names, "target"):
-        table.add_column(column.removesuffix("-certificate").removesuffix("-password"), justify="left" if not column else "right")
+        table.add_column(
+            column.removesuffix("-certificate").removesuffix("-password"),
+            justify="left" if not column else "right",
+        )
     for what, target in TARGETS.items():
         table.add_row(what, *(f"{statistics.median(samples[what, name]):.2f}" for name in names), target)
     console = Console(width=140)
     console.print(table)
-    console.print("wireguard knows no sessions: its server forgot its keys, which only probes notice", highlight=False)
+    console.print(
+        "wireguard knows no sessions: its server forgot its keys, which only probes notice", highlight=False
+    )
     console.print(versions(), highlight=False)
 
 
 def versions() -> str:
     """What was measured, as Debian and Python know it."""
     argv = ("dpkg-query", "-W", "-f", "${Package} ${Version}, ", *PACKAGES)
-    return subprocess.run(argv, capture_output=True, text=True).stdout + f"sshuttle {metadata.version('sshuttle')}"
+    return (
+        subprocess.run(argv, capture_output=True, text=True).stdout
+        + f"sshuttle {metadata.version('sshuttle')}"
+    )
 
 
 def main(rounds: int = ROUNDS) -> None:

@@ -1,6 +1,8 @@
-"""What staff notice of the life of whoever runs the VPN clients: crash, upgrade, reload, planned reconnect. Ours, and others, in one run.
+"""What staff notice of the life of whoever runs the VPN clients: crash, upgrade, reload, planned
+reconnect. Ours, and others, in one run.
 
-A laptop sends 100 datagrams a second through a real OpenVPN tunnel, and asks a web server behind it every 10 ms.
+A laptop sends 100 datagrams a second through a real OpenVPN tunnel, and asks a web server behind it every 10
+ms.
 
     python -m tests.bench.life [--rounds 3]
 """
@@ -29,7 +31,7 @@ from tests.lab.network import DATACENTRE_WEB
 from tests.lab.wait import eventually
 
 RATE = 100
-WITHIN = 60.0       # seconds, after which an outage is called endless
+WITHIN = 60.0  # seconds, after which an outage is called endless
 Events = Mapping[str, Callable[[], object]]
 
 
@@ -37,8 +39,8 @@ Events = Mapping[str, Callable[[], object]]
 class LifeResult:
     """What came of one event."""
 
-    outage: float           # the longest time without an answer, in seconds; infinite when it did not end
-    lost: int               # datagrams
+    outage: float  # the longest time without an answer, in seconds; infinite when it did not end
+    lost: int  # datagrams
     sent: int
 
 
@@ -50,7 +52,9 @@ def facilitator(lab: Lab, directory: Path) -> Iterator[Events]:
     with lab.daemon(config) as daemon:
         daemon.wait_well()
         yield {
-            "crash": partial(_crash, daemon), "upgrade": lambda: _done(daemon, "upgrade"), "reload": partial(_reload, daemon, config),
+            "crash": partial(_crash, daemon),
+            "upgrade": lambda: _done(daemon, "upgrade"),
+            "reload": partial(_reload, daemon, config),
             "planned reconnect": partial(_planned, daemon, config),
         }
 
@@ -67,7 +71,9 @@ def _reload(daemon: LabDaemon, config: Config) -> None:
 
 
 def _planned(daemon: LabDaemon, config: Config) -> None:
-    """The end of the session is near. The server has one session for each certificate, so the second one takes the place of the first."""
+    """The end of the session is near. The server has one session for each certificate, so the second one
+    takes the place of the first.
+    """
     replaced = daemon.replaced("acme-dc")
     config["tunnels"]["acme-dc"]["reconnect"] = {"planned": {"every": "60s", "before": "55s"}}
     daemon.configure(config)
@@ -84,11 +90,18 @@ def _done(daemon: LabDaemon, *command: str) -> None:
 def other(kind: type[Rival], lab: Lab, directory: Path) -> Iterator[Events]:
     """Another, and what can happen to it."""
     with kind(lab, directory) as rival:
-        yield {"crash": rival.crash, "upgrade": rival.upgrade, "reload": rival.reload, "planned reconnect": rival.planned}
+        yield {
+            "crash": rival.crash,
+            "upgrade": rival.upgrade,
+            "reload": rival.reload,
+            "planned reconnect": rival.planned,
+        }
 
 
 CONTENDERS: Mapping[str, Callable[[Lab, Path], AbstractContextManager[Events]]] = {
-    "facilitator": facilitator, Supervisord.name: partial(other, Supervisord), RestartLoop.name: partial(other, RestartLoop),
+    "facilitator": facilitator,
+    Supervisord.name: partial(other, Supervisord),
+    RestartLoop.name: partial(other, RestartLoop),
 }
 EVENTS = ("crash", "upgrade", "reload", "planned reconnect")
 
@@ -110,19 +123,28 @@ def seen(lab: Lab, event: Callable[[], object]) -> LifeResult:
 
 
 def measured(lab: Lab, rounds: int) -> dict[str, dict[str, list[LifeResult]]]:
-    """By contender and event. Each event meets a contender that has just been started: what one broke does not count for the next."""
-    found: dict[str, dict[str, list[LifeResult]]] = {name: {event: [] for event in EVENTS} for name in CONTENDERS}
+    """By contender and event. Each event meets a contender that has just been started: what one broke does
+    not count for the next.
+    """
+    found: dict[str, dict[str, list[LifeResult]]] = {
+        name: {event: [] for event in EVENTS} for name in CONTENDERS
+    }
     for _ in range(rounds):
         for name, contender in CONTENDERS.items():
             for event in EVENTS:
-                with tempfile.TemporaryDirectory(prefix="fcb") as directory, contender(lab, Path(directory)) as events:
+                with (
+                    tempfile.TemporaryDirectory(prefix="fcb") as directory,
+                    contender(lab, Path(directory)) as events,
+                ):
                     found[name][event].append(seen(lab, events[event]))
     return found
 
 
 def show(found: dict[str, dict[str, list[LifeResult]]]) -> None:
     """Medians: a row for each event."""
-    table = Table(title=f"life cycle: what staff see through one OpenVPN tunnel, {RATE} datagrams a second (medians)")
+    table = Table(
+        title=f"life cycle: what staff see through one OpenVPN tunnel, {RATE} datagrams a second (medians)"
+    )
     table.add_column("")
     for name in found:
         table.add_column(f"{name}: outage, s", justify="right")
@@ -138,8 +160,10 @@ def show(found: dict[str, dict[str, list[LifeResult]]]) -> None:
     console.print(table)
     console.print(
         "supervisord, crash: the client runs on, and the next supervisord knows nothing of it.\n"
-        "Datagrams of a flow that met a closed tunnel stay lost where the tunnel is not ours: they left in clear, without masquerade,\n"
-        "and connection tracking keeps to that.", highlight=False,
+        "Datagrams of a flow that met a closed tunnel stay lost where the tunnel is not ours: they left "
+        "in clear, without masquerade,\n"
+        "and connection tracking keeps to that.",
+        highlight=False,
     )
 
 

@@ -1,6 +1,7 @@
 """A forwarded flow through a real OpenVPN tunnel: our rules beside a route and a masquerade made by hand.
 
-This is what a user sees. (The kernel's way alone, between namespaces and without a tunnel, is a tenth of it: `tests.bench.flow`.)
+This is what a user sees. (The kernel's way alone, between namespaces and without a tunnel, is a tenth of it:
+`tests.bench.flow`.)
 """
 
 from __future__ import annotations
@@ -33,10 +34,16 @@ def crowded() -> NetworkPlan:
 
 @contextlib.contextmanager
 def tunnel() -> Iterator[KernelWorld]:
-    """Staff, facilitator and site; between the last two a network with an OpenVPN tunnel over it, and servers behind that."""
+    """Staff, facilitator and site; between the last two a network with an OpenVPN tunnel over it, and
+    servers behind that.
+    """
     namespace = Namespace("openvpn")
     try:
-        with world(namespace) as lab, contextlib.ExitStack() as running, tempfile.TemporaryDirectory() as directory:
+        with (
+            world(namespace) as lab,
+            contextlib.ExitStack() as running,
+            tempfile.TemporaryDirectory() as directory,
+        ):
             _wire(lab)
             authority = Authority(Path(directory))
             far, near = ("203.0.113.1", "203.0.113.2"), (TUNNEL, "10.78.0.1")
@@ -53,24 +60,52 @@ def tunnel() -> Iterator[KernelWorld]:
 
 
 def _wire(lab: KernelWorld) -> None:
-    """In place of the cable that is the tunnel elsewhere: a network that takes what OpenVPN adds, and the site's address."""
+    """In place of the cable that is the tunnel elsewhere: a network that takes what OpenVPN adds, and the
+    site's address.
+    """
     lab.tunnel_down()
     link(lab.facilitator, "w1", lab.site, "w0")
-    for place, device, address in ((lab.facilitator, "w1", "203.0.113.2/24"), (lab.site, "w0", "203.0.113.1/24")):
+    for place, device, address in (
+        (lab.facilitator, "w1", "203.0.113.2/24"),
+        (lab.site, "w0", "203.0.113.1/24"),
+    ):
         place.run("ip", "link", "set", device, "mtu", "1700")
         place.run("ip", "address", "add", address, "dev", device)
     lab.site.run("ip", "address", "add", f"{SITE}/32", "dev", "lo")
 
 
-Ends = tuple[str, str]      # addresses: here, there
+Ends = tuple[str, str]  # addresses: here, there
 
 
-def _openvpn(device: str, outer: Ends, inner: Ends, authority: Authority, identity: KeyPair, role: str) -> tuple[str, ...]:
+def _openvpn(
+    device: str, outer: Ends, inner: Ends, authority: Authority, identity: KeyPair, role: str
+) -> tuple[str, ...]:
     """One end, without routes: those are what is compared."""
-    keys = ("--ca", str(authority.root.certificate), "--cert", str(identity.certificate), "--key", str(identity.key))
+    keys = (
+        "--ca",
+        str(authority.root.certificate),
+        "--cert",
+        str(identity.certificate),
+        "--key",
+        str(identity.key),
+    )
     return (
-        "openvpn", "--dev", device, "--dev-type", "tun", "--proto", "udp", "--local", outer[0], "--remote", outer[1], "--ifconfig", *inner,
-        *keys, f"--tls-{role}", *(("--dh", "none") if role == "server" else ()),
+        "openvpn",
+        "--dev",
+        device,
+        "--dev-type",
+        "tun",
+        "--proto",
+        "udp",
+        "--local",
+        outer[0],
+        "--remote",
+        outer[1],
+        "--ifconfig",
+        *inner,
+        *keys,
+        f"--tls-{role}",
+        *(("--dh", "none") if role == "server" else ()),
     )
 
 

@@ -1,7 +1,8 @@
-"""Who else keeps a VPN client running: supervisord, and the restart loop that `Restart=always` of a plain openvpn unit is.
+"""Who else keeps a VPN client running: supervisord, and the restart loop that `Restart=always` of a plain
+openvpn unit is.
 
-Both run the very client that the facilitator runs in the lab, with the route that the server pushes and a masquerade made by hand. They
-stand in for it in `tests.bench.life`.
+Both run the very client that the facilitator runs in the lab, with the route that the server pushes and a
+masquerade made by hand. They stand in for it in `tests.bench.life`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ from tests.lab import Lab
 from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
-_ENVIRONMENT = Path(__file__).resolve().parents[2] / ".cache" / "supervisord"      # its import package has the name of ours
+_ENVIRONMENT = (
+    Path(__file__).resolve().parents[2] / ".cache" / "supervisord"
+)  # its import package has the name of ours
 _REQUIREMENTS = ("supervisor==4.3.0", "setuptools<81")
 _DEVICE = "t-rival"
-_MASQUERADE = f"table ip rival {{ chain postrouting {{ type nat hook postrouting priority 100; oifname {_DEVICE} masquerade; }}; }}"
-_LOOP = 'while :; do "$@" & client=$!; trap "kill $client; wait $client; exit" TERM; wait $client; sleep 1; done'
+_MASQUERADE = (
+    f"table ip rival "
+    f"{{ chain postrouting {{ type nat hook postrouting priority 100; oifname {_DEVICE} masquerade; }}; }}"
+)
+_LOOP = (
+    'while :; do "$@" & client=$!; trap "kill $client; wait $client; exit" TERM; wait $client; sleep 1; done'
+)
 _SUPERVISORD = """
 [supervisord]
 nodaemon = true
@@ -57,14 +65,24 @@ def supervisord() -> Path:
 
 
 class Rival(ABC):
-    """One that runs the lab's OpenVPN client: `with Supervisord(lab, directory) as rival`. The methods are what can happen to it."""
+    """One that runs the lab's OpenVPN client: `with Supervisord(lab, directory) as rival`. The methods are
+    what can happen to it.
+    """
 
     name = ""
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         self._namespace: Namespace = lab.network["facilitator"]
         self._directory = directory
-        self.client = ("openvpn", "--config", str(lab.directory / "acme.ovpn"), "--dev", _DEVICE, "--dev-type", "tun")
+        self.client = (
+            "openvpn",
+            "--config",
+            str(lab.directory / "acme.ovpn"),
+            "--dev",
+            _DEVICE,
+            "--dev-type",
+            "tun",
+        )
 
     def __enter__(self) -> Rival:
         self._namespace.run("nft", "-f", "-", input=_MASQUERADE)
@@ -108,15 +126,23 @@ class Rival(ABC):
 
     def _run(self, *argv: str) -> None:
         with (self._directory / f"{self.name}.log").open("a") as log:
-            self._process = self._namespace.popen(*argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self._process = self._namespace.popen(
+                *argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _processes(self) -> list[psutil.Process]:
         """Clients of it, orphans among them."""
-        return [process for process in psutil.process_iter(["cmdline"]) if tuple(process.info["cmdline"] or ()) == self.client]
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if tuple(process.info["cmdline"] or ()) == self.client
+        ]
 
 
 class RestartLoop(Rival):
-    """What systemd does for a unit with `ExecStart=openvpn ...` and `Restart=always`, `RestartSec=1s`. It cannot crash, being systemd."""
+    """What systemd does for a unit with `ExecStart=openvpn ...` and `Restart=always`, `RestartSec=1s`. It
+    cannot crash, being systemd.
+    """
 
     name = "openvpn unit"
 
@@ -155,9 +181,14 @@ class Supervisord(Rival):
         return self._directory / "supervisord.conf"
 
     def _configure(self, another: int) -> None:
-        self._file.write_text(_SUPERVISORD.format(directory=self._directory, client=" ".join(self.client), another=another))
+        self._file.write_text(
+            _SUPERVISORD.format(directory=self._directory, client=" ".join(self.client), another=another)
+        )
 
     def _ctl(self, *command: str) -> None:
         subprocess.run(
-            [str(supervisord() / "supervisorctl"), "-c", str(self._file), *command], check=True, capture_output=True, env={**os.environ},
+            [str(supervisord() / "supervisorctl"), "-c", str(self._file), *command],
+            check=True,
+            capture_output=True,
+            env={**os.environ},
         )

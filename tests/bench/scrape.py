@@ -26,7 +26,7 @@ from tests.bench.scraped import DELAY, PORT
 from tests.netns import Namespace
 
 TUNNELS, SCRAPES = 1000, 40
-PAUSE = 0.15        # seconds between two scrapes
+PAUSE = 0.15  # seconds between two scrapes
 TIMEOUT = 60.0
 FORMATS = {"text": "text/plain", "OpenMetrics": "application/openmetrics-text;version=1.0.0"}
 
@@ -36,8 +36,8 @@ class Scrape:
     """One scrape, in milliseconds and bytes."""
 
     took: float
-    late: float         # the loop's worst delay meanwhile
-    cpu: float          # of the scraped process
+    late: float  # the loop's worst delay meanwhile
+    cpu: float  # of the scraped process
     size: int
 
 
@@ -90,13 +90,22 @@ def scraped(tunnels: int) -> Iterator[Scraper]:
             process.kill()
             process.wait()
     finally:
-        namespace.remove()      # and the clients with it
+        namespace.remove()  # and the clients with it
 
 
 def main() -> None:
     """Measure and print: one row for each format."""
     table = Table(title=f"/metrics of {TUNNELS} tunnels, {SCRAPES} scrapes")
-    for column in ("", "median ms", "worst ms", "CPU ms", "loop's delay: median", "worst", "worst at rest", "KiB"):
+    for column in (
+        "",
+        "median ms",
+        "worst ms",
+        "CPU ms",
+        "loop's delay: median",
+        "worst",
+        "worst at rest",
+        "KiB",
+    ):
         table.add_column(column, justify="left" if not column else "right")
     with scraped(TUNNELS) as scraper:
         scraper.scrape("")
@@ -107,8 +116,14 @@ def main() -> None:
                 scrapes.append(scraper.scrape(accept))
             took, late = [s.took for s in scrapes], [s.late for s in scrapes]
             table.add_row(
-                name, f"{statistics.median(took):.0f}", f"{max(took):.0f}", f"{statistics.median(s.cpu for s in scrapes):.0f}",
-                f"{statistics.median(late):.1f}", f"{max(late):.1f}", f"{max(rest):.1f}", f"{scrapes[0].size / 1024:.0f}",
+                name,
+                f"{statistics.median(took):.0f}",
+                f"{max(took):.0f}",
+                f"{statistics.median(s.cpu for s in scrapes):.0f}",
+                f"{statistics.median(late):.1f}",
+                f"{max(late):.1f}",
+                f"{max(rest):.1f}",
+                f"{scrapes[0].size / 1024:.0f}",
             )
     table.add_row("target", "<= 150", "-", "-", "<= 20", "-", "-", "-")
     Console(width=120).print(table)

@@ -1,8 +1,10 @@
-"""What the daemon has to do with a scrape, with a thousand running clients: `python -m tests.bench.scraped STATE LAG TUNNELS`.
+"""What the daemon has to do with a scrape, with a thousand running clients: `python -m tests.bench.scraped
+STATE LAG TUNNELS`.
 
-All of it is the daemon's own: the server, the rendering, the reading of processes, devices and availability. Only the engine is missing:
-so many tunnels would take it a minute to start. STATE is a directory; LAG is a file of eight bytes: the worst delay of the event loop since
-somebody wrote zeros there, as a double in seconds. Prints a line when it serves.
+All of it is the daemon's own: the server, the rendering, the reading of processes, devices and availability.
+Only the engine is missing: so many tunnels would take it a minute to start. STATE is a directory; LAG is a
+file of eight bytes: the worst delay of the event loop since somebody wrote zeros there, as a double in
+seconds. Prints a line when it serves.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ from tunnels.settings import Tunnel
 
 PORT = 9464
 DELAY = struct.Struct("d")
-_LOOK = 0.002       # seconds between two looks at the clock
-_DEATHS = 5         # of each tunnel
-_DEATH = (          # from, to, why, seconds after its beginning
+_LOOK = 0.002  # seconds between two looks at the clock
+_DEATHS = 5  # of each tunnel
+_DEATH = (  # from, to, why, seconds after its beginning
     (Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT, 0.0),
     (Phase.BACKOFF, Phase.STARTING, Reason.RETRY, 1.0),
     (Phase.STARTING, Phase.UP, Reason.CONNECTED, 3.0),
@@ -67,17 +69,31 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
     history = History(Archive(state, "0"), HistorySources(boot_id()))
     history.start()
     lanes = {name: FIRST_LANE + number for number, name in enumerate(names)}
-    metrics = Metrics("0", time.time() - time.monotonic(), ScrapeSources(
-        LinkBytes(), lambda name, session: usage_of(pids[name]),
-        lambda: dict.fromkeys(names, Achieved(2, 2)), lambda: {"route": 1}, OutboxStatus,
-        certificates=lambda: dict.fromkeys(names, 2e9), availability=history.ratios, history_usable=lambda: history.usable,
-        carried=LaneMeter(lambda name, seat: lane_of(lanes[name], seat)),
-    ))
+    metrics = Metrics(
+        "0",
+        time.time() - time.monotonic(),
+        ScrapeSources(
+            LinkBytes(),
+            lambda name, session: usage_of(pids[name]),
+            lambda: dict.fromkeys(names, Achieved(2, 2)),
+            lambda: {"route": 1},
+            OutboxStatus,
+            certificates=lambda: dict.fromkeys(names, 2e9),
+            availability=history.ratios,
+            history_usable=lambda: history.usable,
+            carried=LaneMeter(lambda name, seat: lane_of(lanes[name], seat)),
+        ),
+    )
     now = time.monotonic()
-    up = TunnelState(phase=Phase.UP, health=Health.HEALTHY, last_rtt=0.0123, session=Session(
-        1, device="lo", started=now, connected=now, path_mtu=1400,
-    ))
-    tunnels = {name: (Tunnel(name=name, kind="openvpn", destinations=("10.77.0.0/24",)), up) for name in names}
+    up = TunnelState(
+        phase=Phase.UP,
+        health=Health.HEALTHY,
+        last_rtt=0.0123,
+        session=Session(1, device="lo", started=now, connected=now, path_mtu=1400),
+    )
+    tunnels = {
+        name: (Tunnel(name=name, kind="openvpn", destinations=("10.77.0.0/24",)), up) for name in names
+    }
     snapshot = Snapshot(tunnels, now)
     for name in names:
         for number in range(_DEATHS):
@@ -86,7 +102,9 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
                 change = Transition(name, number, before, after, Health.UNKNOWN, reason, "", at + later, 1.5)
                 metrics.record(change, snapshot)
                 history.record(change, snapshot)
-    while history.read(None, 0)["problem"] is not None:     # all of that is on disk: no daemon has so much to write while it is scraped
+    while (
+        history.read(None, 0)["problem"] is not None
+    ):  # all of that is on disk: no daemon has so much to write while it is scraped
         pass
     return Scraped(metrics, snapshot)
 
@@ -107,8 +125,14 @@ async def serve(scraped: Scraped, lag: Path) -> None:
     """Until the process is ended."""
     table = Nftables()
     await table.open()
-    marks = [lane_of(FIRST_LANE + number, seat) for number in range(len(scraped.snapshot.tunnels)) for seat in SEATS]
-    await table.commit([Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)])
+    marks = [
+        lane_of(FIRST_LANE + number, seat)
+        for number in range(len(scraped.snapshot.tunnels))
+        for seat in SEATS
+    ]
+    await table.commit(
+        [Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)]
+    )
     runner = web.AppRunner(Api(cast(Any, scraped)).public(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", PORT).start()
@@ -118,7 +142,9 @@ async def serve(scraped: Scraped, lag: Path) -> None:
 
 
 if __name__ == "__main__":
-    clients = [subprocess.Popen(["sleep", "infinity"], stdin=subprocess.DEVNULL) for _ in range(int(sys.argv[3]))]
+    clients = [
+        subprocess.Popen(["sleep", "infinity"], stdin=subprocess.DEVNULL) for _ in range(int(sys.argv[3]))
+    ]
     scraped = world(Path(sys.argv[1]), clients)
-    gc.freeze()     # as the daemon does when it has started
+    gc.freeze()  # as the daemon does when it has started
     asyncio.run(serve(scraped, Path(sys.argv[2])))

@@ -2,8 +2,8 @@
 
     python -m tests.bench.sshuttle
 
-All stand side by side in one lab and are measured by turns; what is shown are medians. The CPU is that of everything that carries:
-sshuttle and ssh on this side, sshd and Python on the far side.
+All stand side by side in one lab and are measured by turns; what is shown are medians. The CPU is that of
+everything that carries: sshuttle and ssh on this side, sshd and Python on the far side.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.tunnels.driver import ENVIRONMENT, wait_for
 from tests.tunnels.ssh_lab import BASTION, SshLab
 
 ROUNDS, SECONDS, STREAMS = 3, 2, 8
-PAUSE = 0.02                # seconds between two requests beside the streams
+PAUSE = 0.02  # seconds between two requests beside the streams
 PORTS = {"facilitator, 1 worker": 12351, "facilitator, 2 workers": 12352}
 STOCK = "stock sshuttle"
 ADDRESSES = {STOCK: "10.90.1.1", "facilitator, 1 worker": "10.90.1.2", "facilitator, 2 workers": "10.90.1.3"}
@@ -42,9 +42,11 @@ DIRECTIONS = {"to the site": (), "from the site": ("-R",)}
 class Sample:
     """What one way of forwarding was measured to do in one direction."""
 
-    throughput: list[float] = field(default_factory=list)       # Mbit/s, all streams together
-    cpu: list[float] = field(default_factory=list)              # CPU seconds for a gigabyte
-    latency: list[float] = field(default_factory=list)          # milliseconds of a request beside the streams, medians
+    throughput: list[float] = field(default_factory=list)  # Mbit/s, all streams together
+    cpu: list[float] = field(default_factory=list)  # CPU seconds for a gigabyte
+    latency: list[float] = field(
+        default_factory=list
+    )  # milliseconds of a request beside the streams, medians
 
 
 Samples = dict[tuple[str, str], Sample]
@@ -70,13 +72,32 @@ def lab() -> Iterator[SshLab]:
 def stock(lab: SshLab) -> Iterator[None]:
     """sshuttle as its manual says: as root, with its own rules, and whatever ssh prefers."""
     (lab.directory / "known_hosts").write_bytes(lab.known_hosts())
-    ssh = ("ssh", "-F", "none", "-i", str(lab.directory / "identity"), "-o", f"UserKnownHostsFile={lab.directory / 'known_hosts'}")
+    ssh = (
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        str(lab.directory / "identity"),
+        "-o",
+        f"UserKnownHostsFile={lab.directory / 'known_hosts'}",
+    )
     process = subprocess.Popen(
         lab.facilitator.argv(
-            sys.executable, "-m", "sshuttle", "--method", "nft", "-l", "0.0.0.0:12350", "-r", f"root@{BASTION}",
-            "--ssh-cmd", shlex.join(ssh), f"{ADDRESSES[STOCK]}/32",
+            sys.executable,
+            "-m",
+            "sshuttle",
+            "--method",
+            "nft",
+            "-l",
+            "0.0.0.0:12350",
+            "-r",
+            f"root@{BASTION}",
+            "--ssh-cmd",
+            shlex.join(ssh),
+            f"{ADDRESSES[STOCK]}/32",
         ),
-        env=ENVIRONMENT, stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
     )
     try:
         wait_for(lambda: ADDRESSES[STOCK] in lab.facilitator.run("nft", "list", "ruleset").stdout)
@@ -93,11 +114,20 @@ def ours(lab: SshLab, name: str, workers: int) -> Iterator[None]:
     run = lab.run(port=port, workers=workers)
     try:
         run.connected()
-        wait_for(lambda: len(lab.facilitator.run("ss", "-4Hltn", "sport", f"= :{port}").stdout.splitlines()) == workers)
-        lab.facilitator.run("nft", "-f", "-", input=f"""table ip bench-{workers} {{
+        wait_for(
+            lambda: (
+                len(lab.facilitator.run("ss", "-4Hltn", "sport", f"= :{port}").stdout.splitlines()) == workers
+            )
+        )
+        lab.facilitator.run(
+            "nft",
+            "-f",
+            "-",
+            input=f"""table ip bench-{workers} {{
             chain pre {{ type nat hook prerouting priority -100; ip daddr {address} tcp dport 1-65535 redirect to :{port}; }}
             chain inp {{ type filter hook input priority 0; ct direction reply accept; tcp dport {port} socket transparent 1 accept; }}
-        }}""")
+        }}""",
+        )
         yield
     finally:
         run.stop()
@@ -107,7 +137,12 @@ def used(*namespaces: Namespace) -> float:
     """CPU seconds so far of everything in there but iperf3."""
     total = 0.0
     for namespace in namespaces:
-        for pid in map(int, subprocess.run(["ip", "netns", "pids", namespace.name], capture_output=True, text=True).stdout.split()):
+        for pid in map(
+            int,
+            subprocess.run(
+                ["ip", "netns", "pids", namespace.name], capture_output=True, text=True
+            ).stdout.split(),
+        ):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text() != "iperf3\n":
                     total += cpu_seconds(pid)
@@ -151,7 +186,12 @@ def measure(lab: SshLab, address: str, options: tuple[str, ...], sample: Sample)
 def compare(rounds: int) -> Samples:
     """All of them, by turns."""
     samples: Samples = {(name, direction): Sample() for name in ADDRESSES for direction in DIRECTIONS}
-    with lab() as made, stock(made), ours(made, "facilitator, 1 worker", 1), ours(made, "facilitator, 2 workers", 2):
+    with (
+        lab() as made,
+        stock(made),
+        ours(made, "facilitator, 1 worker", 1),
+        ours(made, "facilitator, 2 workers", 2),
+    ):
         for _ in range(rounds):
             for (name, direction), sample in samples.items():
                 measure(made, ADDRESSES[name], DIRECTIONS[direction], sample)
@@ -160,7 +200,10 @@ def compare(rounds: int) -> Samples:
 
 def show(samples: Samples) -> None:
     """Ours beside stock, and the ratio."""
-    table = Table(title=f"sshuttle: {STREAMS} forwarded TCP streams, medians of {len(next(iter(samples.values())).throughput)}")
+    table = Table(
+        title=f"sshuttle: {STREAMS} forwarded TCP streams, medians of "
+        f"{len(next(iter(samples.values())).throughput)}"
+    )
     for column in ("", *ADDRESSES, "2 workers / stock", "target"):
         table.add_column(column, justify="left" if not column else "right")
     figures: tuple[tuple[str, Callable[[Sample], list[float]], str], ...] = (
@@ -171,7 +214,12 @@ def show(samples: Samples) -> None:
     for direction in DIRECTIONS:
         for text, figure, target in figures:
             values = [statistics.median(figure(samples[name, direction])) for name in ADDRESSES]
-            table.add_row(text.format(direction), *(f"{value:.1f}" for value in values), f"{values[-1] / values[0]:.2f}", target)
+            table.add_row(
+                text.format(direction),
+                *(f"{value:.1f}" for value in values),
+                f"{values[-1] / values[0]:.2f}",
+                target,
+            )
     Console(width=140).print(table)
 
 

@@ -1,4 +1,6 @@
-"""A client that only says when it started, and the kind that runs it: what is left is the daemon's own cost."""
+"""A client that only says when it started, and the kind that runs it: what is left is the daemon's own
+cost.
+"""
 
 from __future__ import annotations
 

@@ -11,18 +11,25 @@ from collections.abc import Sequence
 
 from tunnels.text import clean
 
-# title, clear the screen, hidden text, an 8-bit sequence, order of letters, zero width, separators, tags, half a pair
+# title, clear the screen, hidden text, an 8-bit sequence, order of letters, zero width, separators, tags,
+# half a pair
 WORDS = (
     "\x1b]0;PWNTITLE\x07\x1b[2J\x1b[8m\x9b31m\x9d0;PWNTITLE\x9c\u202e\u2066\u200b\u2060\ufeff\u061c\u180e\u2028\u2029\U000e0041\ufe0f"
     "\x00\x07\x08\r\x7f\x85 answer"
 )
-_OURS = re.compile(r"\x1b\[(?:0|1|2|3[1-6]|1;3[1-6])m|\r(?=\n)")       # our colours, and the terminal's own line ends
+_OURS = re.compile(
+    r"\x1b\[(?:0|1|2|3[1-6]|1;3[1-6])m|\r(?=\n)"
+)  # our colours, and the terminal's own line ends
 
 
 def remains(printed: str) -> list[str]:
     """What of a command's output could control a terminal or deceive its reader."""
     rest = _OURS.sub("", printed)
-    return [] if clean(rest) == rest else [ascii(each) for each in rest.splitlines() if clean(each) != each] or [ascii(rest)]
+    return (
+        []
+        if clean(rest) == rest
+        else [ascii(each) for each in rest.splitlines() if clean(each) != each] or [ascii(rest)]
+    )
 
 
 def on_terminal(argv: Sequence[str], typed: str = "", within: float = 60.0) -> str:
@@ -36,7 +43,7 @@ def on_terminal(argv: Sequence[str], typed: str = "", within: float = 60.0) -> s
         while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
             try:
                 read = os.read(terminal, 65536)
-            except OSError:     # it has ended
+            except OSError:  # it has ended
                 break
             printed += read
             if typed and b"asks:" in printed:

@@ -17,15 +17,39 @@ from click.testing import CliRunner
 from supervisor.cli.alerts import alerts
 
 INCIDENTS = [
-    {"name": "acme", "dedup_key": "facilitator/vpn1/acme", "since": "2026-01-01T00:00:00Z", "wanted": "open",
-     "there": "open", "waits": None},
-    {"name": "own", "dedup_key": "facilitator/vpn1/own", "since": "2026-01-01T00:01:00Z", "wanted": "closed", "there": "unknown",
-     "waits": {"action": "resolve", "attempts": 2, "error": "503"}},
+    {
+        "name": "acme",
+        "dedup_key": "facilitator/vpn1/acme",
+        "since": "2026-01-01T00:00:00Z",
+        "wanted": "open",
+        "there": "open",
+        "waits": None,
+    },
+    {
+        "name": "own",
+        "dedup_key": "facilitator/vpn1/own",
+        "since": "2026-01-01T00:01:00Z",
+        "wanted": "closed",
+        "there": "unknown",
+        "waits": {"action": "resolve", "attempts": 2, "error": "503"},
+    },
 ]
 RECEIVER = {
-    "name": "pagerduty", "configured": True, "store_usable": False, "pending": 1, "oldest": "2026-01-01T00:02:00Z",
-    "last_error": "2026-01-01T00:03:00Z resolve own: 503", "incidents": INCIDENTS,
-    "refused": [{"at": "2026-01-01T00:00:30Z", "dedup_key": "facilitator/vpn1/old", "action": "trigger", "error": "400"}],
+    "name": "pagerduty",
+    "configured": True,
+    "store_usable": False,
+    "pending": 1,
+    "oldest": "2026-01-01T00:02:00Z",
+    "last_error": "2026-01-01T00:03:00Z resolve own: 503",
+    "incidents": INCIDENTS,
+    "refused": [
+        {
+            "at": "2026-01-01T00:00:30Z",
+            "dedup_key": "facilitator/vpn1/old",
+            "action": "trigger",
+            "error": "400",
+        }
+    ],
 }
 
 

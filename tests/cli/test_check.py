@@ -28,12 +28,14 @@ def test_a_host_without_ppp_is_told_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     done = CliRunner().invoke(main, ["check", "-c", str(tmp_path / "config.yaml")])
     assert done.exit_code == 0, done.output
-    assert "tunnels.umbrella: openfortivpn needs /dev/ppp, which this host does not have; kind: openconnect with protocol: fortinet" in (
-        done.output
+    assert (
+        "tunnels.umbrella: openfortivpn needs /dev/ppp, which this host does not have; kind: openconnect "
+        "with protocol: fortinet" in (done.output)
     )
 
 
-# --- the customers' files ---------------------------------------------------------------------------------------------------------
+# --- the customers' files
+# ---------------------------------------------------------------------------------------------------------
 
 PROFILES = """\
 staff: {networks: [10.8.0.0/16]}
@@ -44,13 +46,17 @@ tunnels:
   hooli: {kind: wireguard, destinations: [10.153.0.0/16], config: %(directory)s/hooli.conf}
 """
 FILES = {
-    "acme.ovpn": "client\nremote 192.0.2.1 1194\nca ca.crt\n<connection>\nremote 192.0.2.2 1194\ntls-auth keys/ta.key 1\n</connection>\n",
-    "ca.crt": "CA", "keys/ta.key": "TA",
-    "globex/swanctl.conf": "connections { globex { remote_addrs = 192.0.2.1\n local { certs = ours.pem }\n children { net { } } } }\n",
-    "globex/x509/ours.pem": "PEM", "globex/private/ours.pem": "KEY",
+    "acme.ovpn": "client\nremote 192.0.2.1 1194\nca ca.crt\n<connection>\nremote 192.0.2.2 1194\ntls-auth "
+    "keys/ta.key 1\n</connection>\n",
+    "ca.crt": "CA",
+    "keys/ta.key": "TA",
+    "globex/swanctl.conf": "connections { globex { remote_addrs = 192.0.2.1\n local { certs = ours.pem "
+    "}\n children { net { } } } }\n",
+    "globex/x509/ours.pem": "PEM",
+    "globex/private/ours.pem": "KEY",
     "initech.vpnc": "IPSec gateway 192.0.2.1\nIPSec ID staff\nCA-File ca.crt\n",
     "hooli.conf": f"[Interface]\nAddress=10.86.0.2\nPrivateKey={'A' * 43}=\n[Peer]\nAllowedIPs=10.153.0.0/16\n"
-                  f"Endpoint=192.0.2.1:51820\nPublicKey={'A' * 43}=\n",
+    f"Endpoint=192.0.2.1:51820\nPublicKey={'A' * 43}=\n",
 }
 
 
@@ -67,35 +73,84 @@ def test_each_file_that_a_profile_reads_is_listed(tmp_path: Path) -> None:
     code, lines = checked(tmp_path)
     assert code == 0, lines
     assert lines == [
-        "acme: acme.ovpn:3: ca: reads ca.crt", "acme: acme.ovpn:6: tls-auth: reads keys/ta.key",
-        "globex: globex/swanctl.conf: reads globex/private/ours.pem", "globex: globex/swanctl.conf: reads globex/x509/ours.pem",
-        "globex: globex/swanctl.conf:2: certs: reads globex/x509/ours.pem", "initech: initech.vpnc:3: CA-File: reads ca.crt",
+        "acme: acme.ovpn:3: ca: reads ca.crt",
+        "acme: acme.ovpn:6: tls-auth: reads keys/ta.key",
+        "globex: globex/swanctl.conf: reads globex/private/ours.pem",
+        "globex: globex/swanctl.conf: reads globex/x509/ours.pem",
+        "globex: globex/swanctl.conf:2: certs: reads globex/x509/ours.pem",
+        "initech: initech.vpnc:3: CA-File: reads ca.crt",
         "config.yaml: fine, 4 tunnels",
     ]
 
 
-@pytest.mark.parametrize(("name", "text", "said"), [
-    ("acme.ovpn", "remote a 1\nhttp-proxy 203.0.113.10 3128 /etc/facilitator/globex-password basic\n",
-     "acme.ovpn:2: http-proxy names a file, whose first lines would be sent to the proxy"),
-    ("acme.ovpn", "remote a 1\nkey /etc/facilitator/own-cloud-ssh-key\n", "acme.ovpn:2: key names '/etc/facilitator/own-cloud-ssh-key'"),
-    ("acme.ovpn", "remote a 1\n\ncert none.crt\n", "acme.ovpn:3: cert: cannot read none.crt: No such file or directory"),
-    ("acme.ovpn", "remote a 1\nfrobnicate\n", "acme.ovpn:2: 'frobnicate' is not an option"),
-    ("globex/swanctl.conf", "connections { g { remote_addrs = a\n local { certs = ../../ca.crt }\n children { n { } } } }",
-     "globex/swanctl.conf:2: certs names 'x509/../../ca.crt'"),
-    ("globex/swanctl.conf", "connections { g { remote_addrs = a\n remote { CACERTS = a.pem, /etc/b.pem }\n children { n { } } } }",
-     "globex/swanctl.conf:2: cacerts names 'a.pem, /etc/b.pem'"),
-    ("globex/swanctl.conf", "connections { g { remote_addrs = a\n local { cert1 {\n File = /etc/b.pem } }\n children { n { } } } }",
-     "globex/swanctl.conf:3: file names '/etc/b.pem'"),
-    ("globex/swanctl.conf", "connections { g { remote_addrs = a\n children { n { } } } }\nauthorities { x { cacert = /etc/b.pem } }",
-     "globex/swanctl.conf:3: cacert names '/etc/b.pem'"),
-    ("globex/swanctl.conf", "connections { g { remote_addrs = a\n children { n { } } } }\nsecrets { token1 { handle = 1 } }",
-     "globex/swanctl.conf:3: token1 is a key on a smart card"),
-    ("globex/swanctl.conf", "include /etc/swanctl/*.conf", "globex/swanctl.conf:1: another file is included"),
-    ("initech.vpnc", "IPSec gateway a\nIPSec ID b\nCA-File /etc/ssl/ca.pem\n", "initech.vpnc:3: CA-File names '/etc/ssl/ca.pem'"),
-    ("initech.vpnc", "IPSec gateway a\nca-dir /etc/ssl/certs\n", "initech.vpnc:2: CA-Dir names a directory"),
-    ("hooli.conf", "[Interface]\nFrob = 1\n", "hooli.conf:2: "),
-])
-def test_a_profile_that_cannot_be_run_is_refused_with_its_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "acme.ovpn",
+            "remote a 1\nhttp-proxy 203.0.113.10 3128 /etc/facilitator/globex-password basic\n",
+            "acme.ovpn:2: http-proxy names a file, whose first lines would be sent to the proxy",
+        ),
+        (
+            "acme.ovpn",
+            "remote a 1\nkey /etc/facilitator/own-cloud-ssh-key\n",
+            "acme.ovpn:2: key names '/etc/facilitator/own-cloud-ssh-key'",
+        ),
+        (
+            "acme.ovpn",
+            "remote a 1\n\ncert none.crt\n",
+            "acme.ovpn:3: cert: cannot read none.crt: No such file or directory",
+        ),
+        ("acme.ovpn", "remote a 1\nfrobnicate\n", "acme.ovpn:2: 'frobnicate' is not an option"),
+        (
+            "globex/swanctl.conf",
+            "connections { g { remote_addrs = a\n local { certs = ../../ca.crt }\n children { n { } } } }",
+            "globex/swanctl.conf:2: certs names 'x509/../../ca.crt'",
+        ),
+        (
+            "globex/swanctl.conf",
+            "connections { g { remote_addrs = a\n remote { CACERTS = a.pem, /etc/b.pem }\n children { n { "
+            "} } } }",
+            "globex/swanctl.conf:2: cacerts names 'a.pem, /etc/b.pem'",
+        ),
+        (
+            "globex/swanctl.conf",
+            "connections { g { remote_addrs = a\n local { cert1 {\n File = /etc/b.pem } }\n children { n "
+            "{ } } } }",
+            "globex/swanctl.conf:3: file names '/etc/b.pem'",
+        ),
+        (
+            "globex/swanctl.conf",
+            "connections { g { remote_addrs = a\n children { n { } } } }\nauthorities { x { cacert = "
+            "/etc/b.pem } }",
+            "globex/swanctl.conf:3: cacert names '/etc/b.pem'",
+        ),
+        (
+            "globex/swanctl.conf",
+            "connections { g { remote_addrs = a\n children { n { } } } }\nsecrets { token1 { handle = 1 } }",
+            "globex/swanctl.conf:3: token1 is a key on a smart card",
+        ),
+        (
+            "globex/swanctl.conf",
+            "include /etc/swanctl/*.conf",
+            "globex/swanctl.conf:1: another file is included",
+        ),
+        (
+            "initech.vpnc",
+            "IPSec gateway a\nIPSec ID b\nCA-File /etc/ssl/ca.pem\n",
+            "initech.vpnc:3: CA-File names '/etc/ssl/ca.pem'",
+        ),
+        (
+            "initech.vpnc",
+            "IPSec gateway a\nca-dir /etc/ssl/certs\n",
+            "initech.vpnc:2: CA-Dir names a directory",
+        ),
+        ("hooli.conf", "[Interface]\nFrob = 1\n", "hooli.conf:2: "),
+    ],
+)
+def test_a_profile_that_cannot_be_run_is_refused_with_its_line(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
     code, lines = checked(tmp_path, **{name: text})
     assert code == 78
     assert [line for line in lines if line.startswith(said)], lines
@@ -107,7 +162,10 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "globex" / "x509ca").symlink_to("/etc/ssl/certs")
     code, lines = checked(tmp_path)
     assert code == 78
-    assert "globex/swanctl.conf: cannot read x509ca: a symbolic link leads out of the profile's directory; copy the file" in lines
+    assert (
+        "globex/swanctl.conf: cannot read x509ca: a symbolic link leads out of the profile's directory; "
+        "copy the file" in lines
+    )
 
 
 def test_what_is_not_there_yet_or_hidden_from_who_asks_is_no_mistake(tmp_path: Path) -> None:
@@ -139,5 +197,7 @@ def test_what_who_asks_may_not_read_is_a_warning(open_path: Path) -> None:
     finally:
         os.seteuid(0)
     assert done.exit_code == 0, done.output
-    assert f"acme: {open_path}/acme.ovpn:6: tls-auth: cannot read keys/ta.key: Permission denied" in done.output
+    assert (
+        f"acme: {open_path}/acme.ovpn:6: tls-auth: cannot read keys/ta.key: Permission denied" in done.output
+    )
     assert f"initech: config: cannot read {open_path}/initech.vpnc: Permission denied" in done.output

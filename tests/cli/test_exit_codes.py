@@ -17,7 +17,15 @@ from supervisor.core.exits import Exit
 pytestmark = pytest.mark.slow
 
 LOGS = ["logs", "acme-dc"]
-COMMANDS = (["status"], ["status", "acme-dc"], ["start", "acme-dc"], ["stop", "acme-dc"], ["restart", "acme-dc"], LOGS, ["reload"])
+COMMANDS = (
+    ["status"],
+    ["status", "acme-dc"],
+    ["start", "acme-dc"],
+    ["stop", "acme-dc"],
+    ["restart", "acme-dc"],
+    LOGS,
+    ["reload"],
+)
 HEAD = b"HTTP/1.1 200 OK\r\n"
 BREAKS = {
     "nothing": b"",
@@ -58,7 +66,9 @@ def test_no_daemon(tmp_path: Path, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ["plan"]], ids=" ".join)
-@pytest.mark.parametrize(("status", "expected"), [(b"403 Forbidden", Exit.NO_RIGHT), (b"503 Service Unavailable", Exit.FAILED)])
+@pytest.mark.parametrize(
+    ("status", "expected"), [(b"403 Forbidden", Exit.NO_RIGHT), (b"503 Service Unavailable", Exit.FAILED)]
+)
 def test_no_is_an_answer(tmp_path: Path, command: list[str], status: bytes, expected: Exit) -> None:
     path = tmp_path / "control.sock"
     with answering(path, b"HTTP/1.1 " + status + b"\r\nContent-Length: 6\r\n\r\nfor me"):

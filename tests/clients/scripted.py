@@ -81,9 +81,11 @@ def _launch(tunnel: Scripted, place: Placement, inputs: Mapping[str, bytes]) -> 
     if "refuse" in tunnel.argv:
         raise ValueError("line 3: refuse is not an option")
     values = {"{python}": place.python, "{directory}": str(place.directory), "{port}": str(place.port)}
-    argv = tuple(re.sub(r"\{(python|directory|port)\}", lambda match: values[match[0]], word) for word in tunnel.argv)
+    argv = tuple(
+        re.sub(r"\{(python|directory|port)\}", lambda match: values[match[0]], word) for word in tunnel.argv
+    )
     management = place.directory / "management.sock" if tunnel.management else None
-    everything = (Path("/"),)      # what is tested here is not the sandbox
+    everything = (Path("/"),)  # what is tested here is not the sandbox
     return Launch(argv, {"COLOUR": "green"}, dict(inputs), management, tunnel.notify, writes=everything)
 
 
@@ -113,7 +115,12 @@ class RunnerBench:
         self.runtime_dir = runtime_dir
         kinds = options.pop("kinds", {"scripted": kind()})
         self.runner = Runner(
-            kinds, runtime_dir, self._inputs, self.inbox.put_nowait, on_line=lambda name, text: self.logged.append((name, text)), **options
+            kinds,
+            runtime_dir,
+            self._inputs,
+            self.inbox.put_nowait,
+            on_line=lambda name, text: self.logged.append((name, text)),
+            **options,
         )
 
     async def __aenter__(self) -> RunnerBench:
@@ -133,7 +140,9 @@ class RunnerBench:
     def _read(self, item: Input) -> bytes:
         assert isinstance(item.where, Secret)
         if item.where.file not in self.secrets:
-            raise ValueError(f"{item.where.file} is neither in $CREDENTIALS_DIRECTORY nor beside the configuration")
+            raise ValueError(
+                f"{item.where.file} is neither in $CREDENTIALS_DIRECTORY nor beside the configuration"
+            )
         return self.secrets[item.where.file]
 
     async def next(self, wanted: type[EventT], within: float = 60.0) -> EventT:
@@ -182,7 +191,9 @@ def zombies() -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         try:
-            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split() if name.isdecimal() else []
+            fields = (
+                Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split() if name.isdecimal() else []
+            )
         except OSError:
             continue
         if fields[:2] == ["Z", me]:

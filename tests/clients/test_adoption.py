@@ -1,4 +1,6 @@
-"""Clients of a daemon that was killed, gone on with by another runner: what they said meanwhile, what they are told, and how they end."""
+"""Clients of a daemon that was killed, gone on with by another runner: what they said meanwhile, what they
+are told, and how they end.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,10 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from supervisor.core.events import Spawned
-from tests.clients.scripted import Bench, Scripted
+from tests.clients.scripted import RunnerBench, Scripted
 
 async def main():
-    bench = Bench(Path(sys.argv[1]))
+    bench = RunnerBench(Path(sys.argv[1]))
     bench.runner.start()
     bench.runner.spawn(Scripted.model_validate_json(sys.argv[2]), 3)
     await bench.next(Spawned)
@@ -121,7 +123,9 @@ async def test_its_output_is_read_on_without_a_gap_and_its_end_is_noticed(tmp_pa
         assert bench.runner.tail("acme", 50) == [f"line {n}" for n in range(1, 10)], "and all are shown"
         bench.runner.terminate("acme", 3)
         ended = await bench.next(Exited)
-        assert (ended.session, ended.code) in ((3, 7), (3, None)), "its code is known if its parent has reaped it by now"
+        assert (ended.session, ended.code) in ((3, 7), (3, None)), (
+            "its code is known if its parent has reaped it by now"
+        )
         assert not alive(one.entry.pid)
         assert Journal(tmp_path).load() == {}
 
@@ -135,7 +139,9 @@ async def test_what_it_has_left_is_ended_with_it(tmp_path: Path) -> None:
         one = found(tmp_path)
         bench.runner.adopt(shell(script), one, starting=False)
         os.close(one.pidfd)
-        tagged = [pid for pid in processes.all_pids() if processes.tag_of(pid) == f"{tmp_path}/acme/{one.entry.id}"]
+        tagged = [
+            pid for pid in processes.all_pids() if processes.tag_of(pid) == f"{tmp_path}/acme/{one.entry.id}"
+        ]
         assert len(tagged) >= 2
         os.kill(one.entry.pid, signal.SIGKILL)
         await bench.next(Exited)
@@ -149,7 +155,7 @@ async def test_the_talk_goes_on(tmp_path: Path) -> None:
         await until(lambda: log.exists() and "told: hello" in log.read_text())
     async with RunnerBench(tmp_path) as bench:
         one = found(tmp_path)
-        bench.runner.adopt(client, one, starting=True)      # it says itself how far it is
+        bench.runner.adopt(client, one, starting=True)  # it says itself how far it is
         os.close(one.pidfd)
         assert await bench.next(ClientSaid) == ClientSaid("acme", 3, Connected(address="10.0.0.2"))
         await until(lambda: log.read_text().count("told: hello") == 2)
@@ -178,14 +184,18 @@ def test_only_the_very_process_is_taken_up() -> None:
         known = processes.stat(sleep.pid)
         assert known is not None
         entry = JournalEntry("acme", 1, "abc", sleep.pid, known.start, processes.boot_id())
-        wrong = (replace(entry, start=known.start - 1), replace(entry, boot="another"), replace(entry, pid=2**22 - 1))
+        wrong = (
+            replace(entry, start=known.start - 1),
+            replace(entry, boot="another"),
+            replace(entry, pid=2**22 - 1),
+        )
         assert living(wrong) == []
         [one] = living([entry])
         assert one.child
         os.close(one.pidfd)
         sleep.kill()
         os.waitid(os.P_PID, sleep.pid, os.WEXITED | os.WNOWAIT)
-        [one] = living([entry])     # its end is still ours to hear of
+        [one] = living([entry])  # its end is still ours to hear of
         assert one.child
         os.close(one.pidfd)
     assert living([entry]) == []

@@ -37,7 +37,7 @@ def test_the_codes_of_the_rfc(tmp_path: Path) -> None:
 
 
 def test_a_second_code_waits_for_the_next_step_also_after_a_restart(tmp_path: Path) -> None:
-    clock = FixedClock(1_000_000_010.0)      # the next step begins at ...020
+    clock = FixedClock(1_000_000_010.0)  # the next step begins at ...020
     first = Codes(tmp_path / "codes.json", clock).book(SEED)
     second = Codes(tmp_path / "codes.json", clock).book(SEED)
     third = Codes(tmp_path / "codes.json", clock).book(SEED)
@@ -79,14 +79,26 @@ def test_the_file_tells_nobody_the_seed(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("wrong", [b"", b"not base32 !", b"0189", b"otpauth://hotp/x?secret=JBSWY3DPEHPK3PXP&counter=1", b"otpauth://totp/x"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"not base32 !",
+        b"0189",
+        b"otpauth://hotp/x?secret=JBSWY3DPEHPK3PXP&counter=1",
+        b"otpauth://totp/x",
+    ],
+)
 def test_what_is_no_seed(wrong: bytes) -> None:
     with pytest.raises(ValueError, match=r"login\.totp is neither") as error:
         parse_seed(wrong)
     assert not wrong or wrong.decode() not in str(error.value)
 
 
-@given(st.binary(max_size=60) | st.text(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZ234567= -", max_size=40).map(str.encode))
+@given(
+    st.binary(max_size=60)
+    | st.text(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZ234567= -", max_size=40).map(str.encode)
+)
 def test_any_seed_is_understood_or_refused(seed: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert len(parse_seed(seed).generate_otp(1)) == 6

@@ -25,10 +25,10 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from supervisor.core.events import Spawned
-from tests.clients.scripted import Bench, shell
+from tests.clients.scripted import RunnerBench, shell
 
 async def main():
-    bench = Bench(Path(sys.argv[1]))
+    bench = RunnerBench(Path(sys.argv[1]))
     bench.runner.start()
     bench.runner.spawn(shell("(setsid sleep 1000 &) ; sleep 1000 & trap '' TERM; while :; do sleep 0.1; done", name="stubborn"), 1)
     bench.runner.spawn(shell("exec sleep 1000", name="meek"), 1)
@@ -48,7 +48,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     journal.update(ENTRY)
     journal.update(replace(ENTRY, tunnel="other", port=17300))
     journal.update(replace(ENTRY, session=2))
-    assert Journal(tmp_path).load() == {"acme": replace(ENTRY, session=2), "other": replace(ENTRY, tunnel="other", port=17300)}
+    assert Journal(tmp_path).load() == {
+        "acme": replace(ENTRY, session=2),
+        "other": replace(ENTRY, tunnel="other", port=17300),
+    }
     journal.remove("acme")
     journal.remove("acme")
     assert list(Journal(tmp_path).load()) == ["other"]
@@ -79,7 +82,7 @@ def test_a_torn_or_foreign_file_is_no_trouble(tmp_path: Path, data: bytes | int)
 def test_foreign_json(tmp_path: Path, content: object) -> None:
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal" / "acme.json").write_text(json.dumps(content))
-    (tmp_path / "journal" / "other.new").write_text(json.dumps(asdict(ENTRY)))      # never finished
+    (tmp_path / "journal" / "other.new").write_text(json.dumps(asdict(ENTRY)))  # never finished
     assert Journal(tmp_path).load() == {}
 
 
@@ -90,7 +93,11 @@ def test_a_pid_that_was_used_again_is_not_ours(tmp_path: Path) -> None:
         entry = JournalEntry("acme", 1, "abc", sleep.pid, known.start, processes.boot_id())
         assert still_runs(entry)
         journal = Journal(tmp_path)
-        for wrong in (replace(entry, start=known.start - 1), replace(entry, boot="another boot"), replace(entry, pid=2**22 - 1)):
+        for wrong in (
+            replace(entry, start=known.start - 1),
+            replace(entry, boot="another boot"),
+            replace(entry, pid=2**22 - 1),
+        ):
             assert not still_runs(wrong)
             journal.update(wrong)
             assert leftovers(journal) == []
@@ -100,9 +107,13 @@ def test_a_pid_that_was_used_again_is_not_ours(tmp_path: Path) -> None:
 
 
 async def test_after_the_daemon_was_killed(tmp_path: Path) -> None:
-    """Every process of it is found and ended: a stubborn tree, and strays of a client that died in between."""
+    """Every process of it is found and ended: a stubborn tree, and strays of a client that died in
+    between.
+    """
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()}
-    with subprocess.Popen([sys.executable, "-c", DAEMON, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment) as daemon:
+    with subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as daemon:
         assert daemon.stdout is not None
         stubborn, meek, gone = map(int, daemon.stdout.readline().split())
         await until(lambda: len(tagged(tmp_path)) >= 6)
@@ -122,8 +133,13 @@ async def test_after_the_daemon_was_killed(tmp_path: Path) -> None:
 
 async def test_tags_alone_are_enough(tmp_path: Path) -> None:
     environment = {"FACILITATOR_CLIENT": f"{tmp_path}/acme/abc"}
-    foreign = {"FACILITATOR_CLIENT": f"{tmp_path}/inner/acme/abc"}      # another daemon, whose runtime_dir lies in ours
-    with subprocess.Popen(["sleep", "1000"], env=environment) as ours, subprocess.Popen(["sleep", "1000"], env=foreign) as theirs:
+    foreign = {
+        "FACILITATOR_CLIENT": f"{tmp_path}/inner/acme/abc"
+    }  # another daemon, whose runtime_dir lies in ours
+    with (
+        subprocess.Popen(["sleep", "1000"], env=environment) as ours,
+        subprocess.Popen(["sleep", "1000"], env=foreign) as theirs,
+    ):
         (tmp_path / "journal").mkdir()
         (tmp_path / "journal" / "acme.json").write_text("torn")
         assert await sweep(Journal(tmp_path)) == [("acme", ours.pid)]
@@ -141,7 +157,19 @@ async def test_the_journal_follows_the_clients(tmp_path: Path) -> None:
         entry = Journal(tmp_path).load()["acme"]
         management = str(bench.directory() / "management.sock")
         boot = processes.boot_id()
-        assert entry == JournalEntry("acme", 5, spawned.id, spawned.pid, known.start, boot, "t-acme", None, 173_001, management, kind="scripted")
+        assert entry == JournalEntry(
+            "acme",
+            5,
+            spawned.id,
+            spawned.pid,
+            known.start,
+            boot,
+            "t-acme",
+            None,
+            173_001,
+            management,
+            kind="scripted",
+        )
         bench.runner.terminate("acme", 5)
         await bench.next(Exited)
         assert Journal(tmp_path).load() == {}

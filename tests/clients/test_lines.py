@@ -20,7 +20,10 @@ def split(chunks: list[bytes], cap: int = CAP) -> list[str]:
 
 @st.composite
 def cut_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
-    piece = st.one_of(st.binary(max_size=60), st.sampled_from([b"\n", b"\x1b[31m", b"\xff", "ü".encode(), b"x" * 50, b"\r\n"]))
+    piece = st.one_of(
+        st.binary(max_size=60),
+        st.sampled_from([b"\n", b"\x1b[31m", b"\xff", "ü".encode(), b"x" * 50, b"\r\n"]),
+    )
     stream = b"".join(draw(st.lists(piece, max_size=20)))
     cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     return stream, [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)])]
@@ -41,24 +44,38 @@ def test_lines_are_printable_and_short(case: tuple[bytes, list[bytes]]) -> None:
 
 # letters and marks that nobody sees: fillers, joiners, and which variant of a letter is meant
 UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0" + "".join(
-    map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+    map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
+)
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=UNSEEN), max_size=CAP // 4)))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=UNSEEN), max_size=CAP // 4)
+    )
+)
 def test_plain_text_is_not_changed(lines: list[str]) -> None:
     assert split(["".join(line + "\n" for line in lines).encode()]) == lines
 
 
-@given(st.binary(max_size=100), st.lists(st.binary(min_size=1, max_size=20).filter(lambda b: b"\n" not in b), min_size=1))
+@given(
+    st.binary(max_size=100),
+    st.lists(st.binary(min_size=1, max_size=20).filter(lambda b: b"\n" not in b), min_size=1),
+)
 def test_after_a_gap_only_whole_lines_come(before: bytes, after: list[bytes]) -> None:
     splitter = LineSplitter(CAP)
     splitter.feed(before)
     splitter.skip()
-    assert splitter.feed(b"end of a cut line\n" + b"\n".join(after) + b"\n") == [clean(line) for line in after]
+    assert splitter.feed(b"end of a cut line\n" + b"\n".join(after) + b"\n") == [
+        clean(line) for line in after
+    ]
 
 
 def test_a_long_line_is_cut_and_marked() -> None:
-    assert split([b"a" * CAP + b"\n" + b"b" * (CAP + 1) + b"\nc\n"]) == ["a" * CAP, "b" * CAP + TRUNCATED, "c"]
+    assert split([b"a" * CAP + b"\n" + b"b" * (CAP + 1) + b"\nc\n"]) == [
+        "a" * CAP,
+        "b" * CAP + TRUNCATED,
+        "c",
+    ]
 
 
 def test_undecodable_bytes_are_written_out() -> None:
@@ -69,13 +86,38 @@ def test_escape_sequences_and_direction_marks_vanish() -> None:
     assert clean(b"\x1b[1;31mred\x1b[0m \x1b]0;title\x07x \x00\x08y" + "\u202ez".encode()) == "red x yz"
 
 
-SECRETS = (b"hunter2hunter2\n", b"JBSWY3DPEHPK3PXP", b"-----BEGIN KEY-----\nabcdefgh\nijklmnop\n-----END KEY-----\n", b"abc", b"p@ss word")
+SECRETS = (
+    b"hunter2hunter2\n",
+    b"JBSWY3DPEHPK3PXP",
+    b"-----BEGIN KEY-----\nabcdefgh\nijklmnop\n-----END KEY-----\n",
+    b"abc",
+    b"p@ss word",
+)
 
 
-@given(st.lists(st.sampled_from(["hunter2hunter2", "JBSWY3DPEHPK3PXP", "abcdefgh", "ijklmnop", "p@ss word", "p%40ss%20word", "-", " "])))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "hunter2hunter2",
+                "JBSWY3DPEHPK3PXP",
+                "abcdefgh",
+                "ijklmnop",
+                "p@ss word",
+                "p%40ss%20word",
+                "-",
+                " ",
+            ]
+        )
+    )
+)
 def test_no_secret_survives(parts: list[str]) -> None:
     masked = Masker(SECRETS).text("".join(parts))
-    assert not [s for s in ("hunter2hunter2", "JBSWY3DPEHPK3PXP", "abcdefgh", "ijklmnop", "p@ss word", "p%40ss%20word") if s in masked]
+    assert not [
+        s
+        for s in ("hunter2hunter2", "JBSWY3DPEHPK3PXP", "abcdefgh", "ijklmnop", "p@ss word", "p%40ss%20word")
+        if s in masked
+    ]
 
 
 def test_base64_is_masked_and_short_secrets_are_not() -> None:

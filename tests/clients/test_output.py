@@ -1,4 +1,6 @@
-"""A client may write whatever it likes, as fast as it likes: the disk stays bounded and the loop stays quick."""
+"""A client may write whatever it likes, as fast as it likes: the disk stays bounded and the loop stays
+quick.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ pytestmark = pytest.mark.slow
 
 MEGABYTE = 1_000_000
 LINE = "this line has one hundred characters, as a client in trouble would write it again and again and again"
-WRITER = f"for n in range(1000000): print(n % 1000, '{LINE}')"       # about 100 MB, at the rate of a real program
+WRITER = f"for n in range(1000000): print(n % 1000, '{LINE}')"  # about 100 MB, at the rate of a real program
 FLOODS = {
     "lines": f'{sys.executable} -c "{WRITER}"; echo up',
     "binary junk": "head -c 30000000 /dev/urandom; echo; echo up",
-    "lines of 1 MB": "for i in 1 2 3 4 5 6 7 8 9 10; do head -c 1000000 /dev/zero | tr '\\0' x; echo; done; echo up",
+    "lines of 1 MB": "for i in 1 2 3 4 5 6 7 8 9 10; do head -c 1000000 /dev/zero | tr '\\0' x; echo; "
+    "done; echo up",
 }
 
 
@@ -38,7 +41,9 @@ class LoopPulse:
             began = time.perf_counter()
             await asyncio.sleep(0.001)
             self.worst = max(self.worst, time.perf_counter() - began - 0.001)
-            self.largest = max(self.largest, sum(_size(self._directory / f"output.log{end}") for end in ("", ".1", ".new")))
+            self.largest = max(
+                self.largest, sum(_size(self._directory / f"output.log{end}") for end in ("", ".1", ".new"))
+            )
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -65,7 +70,8 @@ async def beside(script: str, directory: Path) -> float:
 async def flood(bench: RunnerBench, script: str, session: int) -> LoopPulse | None:
     """Run a flooding client to its end, which must be told although it stands behind the flood.
 
-    None: the machine was so busy that the client reached the hard bound of its file before the loop had its turn, and lost words.
+    None: the machine was so busy that the client reached the hard bound of its file before the loop had its
+    turn, and lost words.
     """
     pulse = LoopPulse(bench.directory())
     bench.runner.spawn(shell(script), session)
@@ -81,14 +87,19 @@ async def flood(bench: RunnerBench, script: str, session: int) -> LoopPulse | No
 async def test_flood(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with RunnerBench(tmp_path) as bench:
         pulses: list[LoopPulse] = []
-        for attempt in range(1, 6):     # the machine is shared
+        for attempt in range(1, 6):  # the machine is shared
             pulse = await flood(bench, FLOODS[what], attempt)
             pulses += [] if pulse is None else [pulse]
             if any(p.worst < 0.05 and p.largest <= 20 * MEGABYTE for p in pulses):
                 break
         assert pulses, "the last words are heard"
         with capsys.disabled():
-            print(f"\n{what}: " + ", ".join(f"stall {p.worst * 1000:.0f} ms, disk {p.largest / MEGABYTE:.1f} MB" for p in pulses))
+            print(
+                f"\n{what}: "
+                + ", ".join(
+                    f"stall {p.worst * 1000:.0f} ms, disk {p.largest / MEGABYTE:.1f} MB" for p in pulses
+                )
+            )
         stall = min(p.worst for p in pulses)
         assert stall < 0.05 or stall < 0.05 + await beside(FLOODS[what], tmp_path)
         assert min(p.largest for p in pulses) <= 20 * MEGABYTE
@@ -118,7 +129,10 @@ async def test_the_end_is_told_in_time_although_a_flood_is_unread(tmp_path: Path
 async def test_a_quiet_client_fills_no_disk_either(tmp_path: Path) -> None:
     """The file is cut when everything is read, and nothing is lost."""
     async with RunnerBench(tmp_path) as bench:
-        script = f"for i in 1 2 3 4 5 6 7 8; do yes '{LINE}' | head -c 1000000; echo; echo part $i; sleep 0.1; done"
+        script = (
+            f"for i in 1 2 3 4 5 6 7 8; do yes '{LINE}' | head -c 1000000; echo; echo part $i; sleep "
+            f"0.1; done"
+        )
         bench.runner.spawn(shell(script), 1)
         await bench.next(Spawned)
         await bench.next(Exited)
@@ -151,7 +165,12 @@ async def test_tail_of_an_unknown_tunnel_is_empty(tmp_path: Path) -> None:
 
 async def test_somebody_empties_the_file(tmp_path: Path) -> None:
     async with RunnerBench(tmp_path) as bench:
-        bench.runner.spawn(shell("echo a longer first line; while ! test -e {directory}/go; do sleep 0.02; done; echo second"), 1)
+        bench.runner.spawn(
+            shell(
+                "echo a longer first line; while ! test -e {directory}/go; do sleep 0.02; done; echo second"
+            ),
+            1,
+        )
         await bench.next(Spawned)
         await until(lambda: bench.lines() == ["a longer first line"])
         (bench.directory() / "output.log").write_text("")

@@ -48,14 +48,21 @@ for line in daemon:
 """
 
 
-# --- beginning ---------------------------------------------------------------------------------------------------------------
+# --- beginning
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_life_of_a_client(tmp_path: Path) -> None:
     async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("echo up; echo bye >&2; exit 3"), 7)
         spawned = await bench.next(Spawned)
-        assert (spawned.tunnel, spawned.session, spawned.device, spawned.port, len(spawned.id)) == ("acme", 7, "t-acme", None, 32)
+        assert (spawned.tunnel, spawned.session, spawned.device, spawned.port, len(spawned.id)) == (
+            "acme",
+            7,
+            "t-acme",
+            None,
+            32,
+        )
         assert await bench.next(ClientSaid) == ClientSaid("acme", 7, Connected(address="10.0.0.2"))
         assert await bench.next(Exited) == Exited("acme", 7, code=3)
         assert bench.runner.tail("acme", 10) == bench.lines() == ["up", "bye"]
@@ -66,7 +73,7 @@ async def test_life_of_a_client(tmp_path: Path) -> None:
 async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp_path: Path) -> None:
     """Should the loop be too busy to cut: at the limit a write fails, and the client lives."""
     async with RunnerBench(tmp_path) as bench:
-        limited = "while [ $(ulimit -f) = unlimited ]; do :; done"      # it is limited right after its start
+        limited = "while [ $(ulimit -f) = unlimited ]; do :; done"  # it is limited right after its start
         write = f"head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big"
         bench.runner.spawn(shell(f"{limited}; {write}; exit 7"), 1)
         await bench.next(Spawned)
@@ -79,7 +86,9 @@ async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) 
         for session in range(1, 20):
             bench.runner.spawn(shell("printf 'fail wrong password'; kill -9 $$"), session)
             await bench.next(Spawned)
-            assert await bench.next(ClientSaid) == ClientSaid("acme", session, Failed(Reason.AUTH, "wrong password"))
+            assert await bench.next(ClientSaid) == ClientSaid(
+                "acme", session, Failed(Reason.AUTH, "wrong password")
+            )
             assert await bench.next(Exited) == Exited("acme", session, signal=9)
 
 
@@ -92,7 +101,9 @@ async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) 
         (("refuse",), Reason.CLIENT_CONFIG, "line 3: refuse is not an option"),
     ],
 )
-async def test_what_cannot_start_says_why(tmp_path: Path, argv: tuple[str, ...], reason: Reason, said: str) -> None:
+async def test_what_cannot_start_says_why(
+    tmp_path: Path, argv: tuple[str, ...], reason: Reason, said: str
+) -> None:
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o755)
@@ -103,7 +114,7 @@ async def test_what_cannot_start_says_why(tmp_path: Path, argv: tuple[str, ...],
         failed = await bench.next(SpawnFailed)
         assert (failed.session, failed.reason) == (1, reason), failed.text
         assert said in failed.text
-        bench.runner.spawn(shell("exit 0"), 2)      # nothing of the failure is in the way
+        bench.runner.spawn(shell("exit 0"), 2)  # nothing of the failure is in the way
         await bench.next(Spawned)
         assert await bench.next(Exited) == Exited("acme", 2, code=0)
 
@@ -133,13 +144,22 @@ async def test_a_missing_secret_says_which(tmp_path: Path) -> None:
 async def test_secrets_reach_the_client_and_nobody_else(tmp_path: Path) -> None:
     async with RunnerBench(tmp_path) as bench:
         bench.secrets["acme-password"] = b"hunter2hunter2"
-        script = "pw=/proc/$$/fd/{password}; cat $pw; echo; echo fail `cat $pw` no good; echo boom; echo ready; exec sleep 100"
+        script = (
+            "pw=/proc/$$/fd/{password}; cat $pw; echo; echo fail `cat $pw` no good; echo boom; echo "
+            "ready; exec sleep 100"
+        )
         bench.runner.spawn(shell(script, secret="acme-password"), 1)
         spawned = await bench.next(Spawned)
         said = await bench.next(ClientSaid)
         await until(lambda: "ready" in bench.lines())
         assert said.what == Failed(Reason.AUTH, "*** no good")
-        lines = ["***", "fail *** no good", "a line was not understood: RuntimeError: boom ***", "boom", "ready"]
+        lines = [
+            "***",
+            "fail *** no good",
+            "a line was not understood: RuntimeError: boom ***",
+            "boom",
+            "ready",
+        ]
         assert sorted(bench.lines()) == sorted(lines)
         assert "hunter2" not in "".join(bench.runner.tail("acme", 200))
         for what in ("cmdline", "environ"):
@@ -160,7 +180,9 @@ async def test_a_question_waits_for_an_answer_that_nobody_else_sees(tmp_path: Pa
 async def test_a_code_comes_from_the_seed_and_is_used_once(tmp_path: Path) -> None:
     async with RunnerBench(tmp_path) as bench:
         bench.secrets["seed"] = b"JBSWY3DPEHPK3PXP"
-        asking = tunnel("{python}", "-c", TELLER, "ask code Code?", management=True, login=Login(totp=Secret(file="seed")))
+        asking = tunnel(
+            "{python}", "-c", TELLER, "ask code Code?", management=True, login=Login(totp=Secret(file="seed"))
+        )
         bench.runner.spawn(asking, 1)
         await bench.next(Spawned)
         assert 0.0 <= (await bench.next(Delayed)).seconds <= 1.0
@@ -175,7 +197,9 @@ async def test_what_a_session_keeps_is_given_to_the_next_that_resumes_it(tmp_pat
         assert await bench.next(Kept) == Kept("acme", 1, True)
         await bench.next(Exited)
         for session, resume, expected in ((2, True, "***"), (3, False, "none 3"), (4, True, "none 4")):
-            bench.runner.spawn(shell(f"cat /proc/$$/fd/{{kept}} 2>/dev/null || echo none {session}"), session, resume)
+            bench.runner.spawn(
+                shell(f"cat /proc/$$/fd/{{kept}} 2>/dev/null || echo none {session}"), session, resume
+            )
             await bench.next(Spawned)
             await bench.next(Exited)
             assert bench.lines()[-1] == expected
@@ -226,7 +250,8 @@ def test_a_busy_port_is_passed_over(family: socket.AddressFamily, address: str) 
 
 async def test_notifications_are_heard(tmp_path: Path) -> None:
     program = (
-        "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(os.environ['NOTIFY_SOCKET']);"
+        "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+        "s.connect(os.environ['NOTIFY_SOCKET']);"
         "s.send(b'STATUS=nearly\\nREADY=1'); os._exit(0)"
     )
     async with RunnerBench(tmp_path) as bench:
@@ -237,7 +262,8 @@ async def test_notifications_are_heard(tmp_path: Path) -> None:
         assert not (bench.directory() / "notify.sock").exists()
 
 
-# --- the end -----------------------------------------------------------------------------------------------------------------
+# --- the end
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_terminate_then_kill_of_a_stubborn_tree(tmp_path: Path) -> None:
@@ -249,7 +275,7 @@ async def test_terminate_then_kill_of_a_stubborn_tree(tmp_path: Path) -> None:
         await until(lambda: note.exists() and note.read_text() != "")
         stray = int(note.read_text())
         bench.runner.terminate("acme", 1)
-        bench.runner.terminate("acme", 99)      # another session's order changes nothing
+        bench.runner.terminate("acme", 99)  # another session's order changes nothing
         bench.runner.kill("acme", 99)
         with pytest.raises(TimeoutError):
             await bench.next(Exited, within=0.3)
@@ -337,7 +363,7 @@ async def test_usage_counts_the_whole_tree(tmp_path: Path) -> None:
         await bench.next(ClientSaid)
         usage = await asyncio.to_thread(bench.runner.usage, "acme", 1)
         assert usage is not None
-        assert usage.cpu_seconds >= 0.15     # counted in ticks of 10 ms
+        assert usage.cpu_seconds >= 0.15  # counted in ticks of 10 ms
         assert usage.resident_bytes > 4 << 20
         assert usage.open_files >= 6
         assert bench.runner.usage("nobody", 1) is None
@@ -362,5 +388,8 @@ async def test_from_kill_to_the_next_client(tmp_path: Path, capsys: pytest.Captu
             spawned = await bench.next(Spawned)
             times.append((time.perf_counter() - began) * 1000)
         with capsys.disabled():
-            print(f"\nkill to respawn among 50 clients: median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms")
+            print(
+                f"\nkill to respawn among 50 clients: median {statistics.median(times):.1f} ms, worst "
+                f"{max(times):.1f} ms"
+            )
         assert statistics.median(times) < 1000

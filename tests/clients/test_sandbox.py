@@ -1,4 +1,6 @@
-"""The boundary of a client: what it leaves open, and that the kernel holds it. Nothing here needs a privilege."""
+"""The boundary of a client: what it leaves open, and that the kernel holds it. Nothing here needs a
+privilege.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def host(tmp_path: Path) -> Path:
 def shell(sandbox: Sandbox, script: str, *words: object) -> str:
     """What a shell in the sandbox prints."""
     argv = ["/bin/sh", "-c", script, "sh", *map(str, words)]
-    process = confined(sandbox, lambda: subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    process = confined(
+        sandbox, lambda: subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    )
     return process.communicate()[0].strip()
 
 
@@ -53,7 +57,10 @@ def test_a_client_has_its_own_directory_and_what_it_names(host: Path) -> None:
 def test_what_is_private_stays_closed_in_what_is_open(host: Path) -> None:
     assert readable(host, Launch(("sh",), reads=(host / "shared",))) == {"clients/acme", "shared/open"}
     assert readable(host, Launch(("sh",), reads=(host / "shared/private",))) == {"clients/acme"}
-    assert readable(host, Launch(("sh",), reads=(host / "shared/private/sub",))) == {"clients/acme", "shared/private/sub"}
+    assert readable(host, Launch(("sh",), reads=(host / "shared/private/sub",))) == {
+        "clients/acme",
+        "shared/private/sub",
+    }
     (host / "link").symlink_to(host / "shared")
     assert readable(host, Launch(("sh",), reads=(host / "link",))) == {"clients/acme", "shared/open"}
 
@@ -73,7 +80,9 @@ def test_a_program_runs_wherever_it_lies_with_what_lies_beside_it(host: Path) ->
 def test_what_a_client_may_change(host: Path) -> None:
     sandbox = boundary(Launch(("sh",), writes=(host / "elsewhere",)), host / "clients/acme")
     tries = [host / name / "new" for name in ("clients/acme", "clients/globex", "shared/open", "elsewhere")]
-    said = shell(sandbox, 'for f in "$@"; do (: >$f) 2>/dev/null && mv $f $f~ && rm $f~ && echo $f; done', *tries)
+    said = shell(
+        sandbox, 'for f in "$@"; do (: >$f) 2>/dev/null && mv $f $f~ && rm $f~ && echo $f; done', *tries
+    )
     assert said.splitlines() == [str(tries[0]), str(tries[3])]
     copied = shell(sandbox, 'cd "$1" && cp /bin/true . && ./true', host / "clients/acme")
     assert "Permission denied" in copied, "what it has written is not run"
@@ -123,7 +132,8 @@ open({str(host / "elsewhere/file")!r})
     assert handled_by(abi) & handled_by(1) == handled_by(1)
 
 
-# --- system calls --------------------------------------------------------------------------------------------------------------------
+# --- system calls
+# ----------------------------------------------------------------------------------------------------------
 
 
 def refused(number: int, *arguments: int) -> int:
@@ -139,23 +149,26 @@ def refused(number: int, *arguments: int) -> int:
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="these are the numbers of x86_64")
-@pytest.mark.parametrize(("number", "arguments", "error"), [
-    (101, (PTRACE_TRACEME, 0, 0, 0), errno.ENOSYS),                     # ptrace
-    (310, (1, 0, 0, 0, 0, 0), errno.ENOSYS),                            # process_vm_readv
-    (438, (0, 0, 0), errno.ENOSYS),                                     # pidfd_getfd
-    (425, (1, 0), errno.ENOSYS),                                        # io_uring_setup
-    (302, (os.getppid(), 7, 0, 0), errno.EPERM),                        # prlimit64 of another process,
-    (302, (0, 7, 0, 0), 0),                                             # and its own
-    (141, (0, os.getppid(), 19), errno.EPERM),                          # setpriority of another process,
-    (141, (2, 0, 19), errno.EPERM),                                     # of all of its user's,
-    (141, (0, 0, 0), 0),                                                # and its own
-    (144, (os.getppid(), 0, 0), errno.EPERM),                           # sched_setscheduler
-    (157, (4, 0, 0, 0, 0), errno.EPERM),                                # prctl(PR_SET_DUMPABLE, 0)
-    (157, (4, 1, 0, 0, 0), 0),                                          # and 1
-    (157, (3, 0, 0, 0, 0), 0),                                          # PR_GET_DUMPABLE
-    (0x4000_0000 + 39, (), errno.ENOSYS),                               # getpid of x32
-    (39, (), 0),                                                        # getpid
-])
+@pytest.mark.parametrize(
+    ("number", "arguments", "error"),
+    [
+        (101, (PTRACE_TRACEME, 0, 0, 0), errno.ENOSYS),  # ptrace
+        (310, (1, 0, 0, 0, 0, 0), errno.ENOSYS),  # process_vm_readv
+        (438, (0, 0, 0), errno.ENOSYS),  # pidfd_getfd
+        (425, (1, 0), errno.ENOSYS),  # io_uring_setup
+        (302, (os.getppid(), 7, 0, 0), errno.EPERM),  # prlimit64 of another process,
+        (302, (0, 7, 0, 0), 0),  # and its own
+        (141, (0, os.getppid(), 19), errno.EPERM),  # setpriority of another process,
+        (141, (2, 0, 19), errno.EPERM),  # of all of its user's,
+        (141, (0, 0, 0), 0),  # and its own
+        (144, (os.getppid(), 0, 0), errno.EPERM),  # sched_setscheduler
+        (157, (4, 0, 0, 0, 0), errno.EPERM),  # prctl(PR_SET_DUMPABLE, 0)
+        (157, (4, 1, 0, 0, 0), 0),  # and 1
+        (157, (3, 0, 0, 0, 0), 0),  # PR_GET_DUMPABLE
+        (0x4000_0000 + 39, (), errno.ENOSYS),  # getpid of x32
+        (39, (), 0),  # getpid
+    ],
+)
 def test_system_calls(number: int, arguments: tuple[int, ...], error: int) -> None:
     assert refused(number, *arguments) == error
 

@@ -37,7 +37,9 @@ async def converse(tmp_path: Path, rounds: int) -> RunnerBench:
         bench.secrets["pw"] = b"hunter2hunter2"
         bench.directory().mkdir(parents=True)
         (bench.directory() / "management.sock").write_text("left behind by an earlier client")
-        bench.runner.spawn(tunnel("{python}", "-c", SERVER, "{directory}", str(rounds), management=True, secret="pw"), 1)
+        bench.runner.spawn(
+            tunnel("{python}", "-c", SERVER, "{directory}", str(rounds), management=True, secret="pw"), 1
+        )
         await bench.next(Spawned)
         assert (await bench.next(ClientSaid)).what.__class__.__name__ == "Connected"
         assert (await bench.next(ClientSaid)).what.__class__.__name__ == "Failed"

@@ -54,7 +54,15 @@ def test_its_programs_find_an_account_and_the_host_stays_as_it_is(tmp_path: Path
     assert user is not None
     before = Path("/etc/passwd").read_bytes()
     sandbox = boundary(Launch(("sh",), capabilities=("setuid", "setgid")), place, (), user)
-    argv = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "sh", "-c", "id -un; getent passwd root"]
+    argv = [
+        "setpriv",
+        f"--reuid={user.uid}",
+        f"--regid={user.gid}",
+        "--clear-groups",
+        "sh",
+        "-c",
+        "id -un; getent passwd root",
+    ]
     process = confined(sandbox, lambda: subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
     assert process.communicate()[0].splitlines()[0] == "facilitator-client"
     assert Path("/etc/passwd").read_bytes() == before

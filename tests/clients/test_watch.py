@@ -16,7 +16,7 @@ from supervisor.core.events import Event, InputsChanged
 
 pytestmark = pytest.mark.slow
 
-QUIET = 0.4     # seconds without an event that show that there is none
+QUIET = 0.4  # seconds without an event that show that there is none
 
 
 @asynccontextmanager

@@ -34,11 +34,21 @@ def _kind(name: str, options: type[Any], carrier: Carrier, inputs: Any) -> AnyKi
 
 
 KINDS: Mapping[str, AnyKind] = {
-    "wire": _kind("wire", Wire, Carrier.DEVICE, lambda t: (Input("password", t.login.password),) if t.login.password else ()),
-    "pipe": _kind("pipe", PipeTunnel, Carrier.PROXY, lambda t: (Input("identity", t.identity),) if t.identity else ()),
+    "wire": _kind(
+        "wire",
+        Wire,
+        Carrier.DEVICE,
+        lambda t: (Input("password", t.login.password),) if t.login.password else (),
+    ),
+    "pipe": _kind(
+        "pipe", PipeTunnel, Carrier.PROXY, lambda t: (Input("identity", t.identity),) if t.identity else ()
+    ),
 }
 
-HEAD = "staff: {networks: [10.8.0.0/16]}\ntunnels:\n  acme:\n    kind: wire\n    config: acme.conf\n    destinations: [10.77.0.0/24]\n"
+HEAD = (
+    "staff: {networks: [10.8.0.0/16]}\ntunnels:\n  acme:\n    kind: wire\n    config: acme.conf\n    "
+    "destinations: [10.77.0.0/24]\n"
+)
 
 
 def good(text: str) -> Config:

@@ -10,19 +10,26 @@ from tests.config.kinds import HEAD, good
 from tunnels.kinds.openvpn.kind import OpenVPN
 from tunnels.kinds.sshuttle.kind import Sshuttle
 
-RELEASE_0_1_0 = {       # fingerprints that it has written for these settings
+RELEASE_0_1_0 = {  # fingerprints that it has written for these settings
     "openvpn": "8abca5bf5b098cf3936bdd773994327fadba769a69d51af201a18395309c3eb8",
     "sshuttle": "ae0f414ac8e70561ba5433793666d11bc488e81e925e1c891356b1a2577d83e9",
 }
 OTHER = "  other: {kind: pipe, remote: r, destinations: [10.1.0.0/16]}\n"
 
 LIVE = {
-    "description: x": "description", "priority: 5": "priority", "probe: {interval: 9s}": "probe", "reconnect: {max: 9s}": "reconnect",
-    "alert: {after: 9s}": "alert", "login: {max_attempts: 5}": "login.max_attempts",
+    "description: x": "description",
+    "priority: 5": "priority",
+    "probe: {interval: 9s}": "probe",
+    "reconnect: {max: 9s}": "reconnect",
+    "alert: {after: 9s}": "alert",
+    "login: {max_attempts: 5}": "login.max_attempts",
     "login: {reconnect_on_change: true}": "login.reconnect_on_change",
 }
 RESTART = {
-    "mtu: 1400": "mtu", "device: x": "device", "login: {username: x}": "login.username", "login: {password: {file: x}}": "login.password",
+    "mtu: 1400": "mtu",
+    "device: x": "device",
+    "login: {username: x}": "login.username",
+    "login: {password: {file: x}}": "login.password",
 }
 
 
@@ -57,7 +64,9 @@ def test_both_sorts_at_once_start_the_client_anew_and_are_both_named() -> None:
 def test_a_mapping_is_the_clients_business_too() -> None:
     new = HEAD.replace("[10.77.0.0/24]", "[{network: 10.77.0.0/24, presented_as: 100.64.0.0/24}]")
     assert new != HEAD
-    assert difference(good(HEAD), good(new)).restart == {"acme": ("destinations", "destinations.presented_as")}
+    assert difference(good(HEAD), good(new)).restart == {
+        "acme": ("destinations", "destinations.presented_as")
+    }
 
 
 def test_another_kind() -> None:
@@ -72,27 +81,46 @@ def test_tunnels_come_and_go() -> None:
 
 def test_a_default_that_changes_changes_the_tunnels_that_use_it() -> None:
     own = HEAD + "    probe: {interval: 1s}\n" + OTHER
-    assert difference(good(own), good(own + "defaults: {probe: {interval: 8s}}\n")) == ConfigDifference(updated={"other": ("probe",)})
+    assert difference(good(own), good(own + "defaults: {probe: {interval: 8s}}\n")) == ConfigDifference(
+        updated={"other": ("probe",)}
+    )
 
 
 def test_what_is_not_about_one_tunnel() -> None:
     new = HEAD.replace("10.8.0.0", "10.9.0.0") + (
-        "facilitator: {name: x, state_dir: /s, runtime_dir: /r}\nhttp: {listen: 127.0.0.1:1, tls: {certificate: c, key: k}}\n"
+        "facilitator: {name: x, state_dir: /s, runtime_dir: /r}\nhttp: {listen: 127.0.0.1:1, tls: "
+        "{certificate: c, key: k}}\n"
         "alerts: {pagerduty: {routing_key: {file: k}}}\non_exit: keep\ndrain: {idle: 1m}\naudit: {file: a}\n"
     )
     change = difference(good(HEAD), good(new))
     assert change.globals == ("staff", "alerts", "drain", "on_exit", "audit")
-    assert change.fixed == ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
+    assert change.fixed == (
+        "facilitator.name",
+        "facilitator.state_dir",
+        "facilitator.runtime_dir",
+        "http.listen",
+        "http.tls",
+    )
     assert change.lines()[0] == "staff changed"
     assert change.lines()[-1] == "http.tls changed: takes effect when the daemon starts anew"
 
 
 def test_clients_of_the_first_release_go_on_but_for_sshuttle() -> None:
-    """Its listening sockets were not transparent, and no packet reaches such a socket any more: it begins anew at once."""
-    openvpn = OpenVPN.model_validate({"name": "acme", "kind": "openvpn", "destinations": ["10.0.0.0/16"], "config": "/etc/acme.ovpn"})
+    """Its listening sockets were not transparent, and no packet reaches such a socket any more: it begins
+    anew at once.
+    """
+    openvpn = OpenVPN.model_validate(
+        {"name": "acme", "kind": "openvpn", "destinations": ["10.0.0.0/16"], "config": "/etc/acme.ovpn"}
+    )
     assert fingerprint(openvpn) == RELEASE_0_1_0["openvpn"]
-    sshuttle = Sshuttle.model_validate({
-        "name": "own-cloud", "kind": "sshuttle", "destinations": ["10.0.0.0/16"], "remote": "u@192.0.2.1",
-        "known_hosts": "/etc/known_hosts", "identity": {"file": "/etc/key"},
-    })
+    sshuttle = Sshuttle.model_validate(
+        {
+            "name": "own-cloud",
+            "kind": "sshuttle",
+            "destinations": ["10.0.0.0/16"],
+            "remote": "u@192.0.2.1",
+            "known_hosts": "/etc/known_hosts",
+            "identity": {"file": "/etc/key"},
+        }
+    )
     assert fingerprint(sshuttle) != RELEASE_0_1_0["sshuttle"]

@@ -89,7 +89,9 @@ class FakeDaemon:
 
 @pytest.fixture
 async def served():
-    """A daemon on a control socket and on loopback TCP. Not below pytest's own directory, into which other users cannot look."""
+    """A daemon on a control socket and on loopback TCP. Not below pytest's own directory, into which other
+    users cannot look.
+    """
     daemon, servers = FakeDaemon(), Servers()
     api = Api(daemon)
     with tempfile.TemporaryDirectory() as directory:
@@ -113,7 +115,10 @@ async def test_who_connects_before_there_are_answers_waits(served, tmp_path: Pat
         await starting.listen_unix(api.control(OPEN), tmp_path / "s")
         await starting.listen_tcp(api.public(), "127.0.0.1", 0, None)
         host, port = starting.addresses()[-1]
-        early = [asyncio.create_task(each) for each in (_healthy(tmp_path / "s", base), _healthy(None, f"http://{host}:{port}"))]
+        early = [
+            asyncio.create_task(each)
+            for each in (_healthy(tmp_path / "s", base), _healthy(None, f"http://{host}:{port}"))
+        ]
         for _ in range(10):
             assert await _healthy(path, base)
         assert not any(task.done() for task in early)
@@ -127,7 +132,13 @@ async def test_tcp_is_read_only(served) -> None:
     _, _, base = served
     async with ClientSession() as http:
         assert (await http.get(base + "/")).status == 200
-        for path, status in (("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/api/v1/status", 200), ("/api/v1/plan", 404)):
+        for path, status in (
+            ("/metrics", 200),
+            ("/healthz", 200),
+            ("/readyz", 200),
+            ("/api/v1/status", 200),
+            ("/api/v1/plan", 404),
+        ):
             assert (await http.get(base + path)).status == status, path
         assert (await http.post(base + "/api/v1/tunnels/acme-dc/stop")).status == 404
         assert (await http.post(base + "/api/v1/status")).status == 405
@@ -152,9 +163,19 @@ async def test_commands_reach_the_daemon(served) -> None:
 async def test_a_drain_is_a_command_and_one_of_a_tunnel_a_way_to_stop_it(served) -> None:
     daemon, path, _ = served
     client = ControlClient(path)
-    for wish in ("tunnels/acme-dc/stop?drain=1&wait=7", "tunnels/acme-dc/start?drain=1", "drain", "drain?now=1"):
+    for wish in (
+        "tunnels/acme-dc/stop?drain=1&wait=7",
+        "tunnels/acme-dc/start?drain=1",
+        "drain",
+        "drain?now=1",
+    ):
         await asyncio.to_thread(client.post, f"/api/v1/{wish}")
-    assert daemon.asked == [("acme-dc", "stop --drain", 7), ("acme-dc", "start", 0), ("", "drain", 0), ("", "drain", 1)]
+    assert daemon.asked == [
+        ("acme-dc", "stop --drain", 7),
+        ("acme-dc", "start", 0),
+        ("", "drain", 0),
+        ("", "drain", 1),
+    ]
     assert [(act["action"], act["tunnel"]) for act in daemon.acts[2:]] == [("drain", None)] * 2
 
 
@@ -162,11 +183,16 @@ async def test_the_history_is_asked_for_by_tunnel_and_number_of_rows(served) -> 
     _, path, base = served
     get = ControlClient(path).get
     assert await asyncio.to_thread(get, "/api/v1/history?limit=7") == {"tunnels": [None], "limit": 7}
-    assert await asyncio.to_thread(get, "/api/v1/history?tunnel=acme-dc&limit=99999999") == {"tunnels": ["acme-dc"], "limit": 10_000}
+    assert await asyncio.to_thread(get, "/api/v1/history?tunnel=acme-dc&limit=99999999") == {
+        "tunnels": ["acme-dc"],
+        "limit": 10_000,
+    }
     with pytest.raises(Refused, match="no such tunnel: nope"):
         await asyncio.to_thread(get, "/api/v1/history?tunnel=nope")
     async with ClientSession() as http:
-        assert (await http.get(base + "/api/v1/history")).status == 404, "who was where is for the control socket only"
+        assert (await http.get(base + "/api/v1/history")).status == 404, (
+            "who was where is for the control socket only"
+        )
 
 
 async def test_a_daemon_that_ends_starts_nothing_anew(served) -> None:
@@ -189,8 +215,11 @@ async def test_a_tunnel_that_is_removed_while_somebody_waits_for_it_is_an_answer
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/api/v1/tunnels/nope/start", "no such tunnel: nope"), ("/api/v1/tunnels/acme-dc/explode", "no such command: explode"),
-     ("/api/v1/tunnels/acme-dc/start?wait=long", "wait must be a whole number")],
+    [
+        ("/api/v1/tunnels/nope/start", "no such tunnel: nope"),
+        ("/api/v1/tunnels/acme-dc/explode", "no such command: explode"),
+        ("/api/v1/tunnels/acme-dc/start?wait=long", "wait must be a whole number"),
+    ],
 )
 async def test_a_wrong_wish_is_refused_in_words(served, path: str, words: str) -> None:
     with pytest.raises(Refused, match=words):
@@ -231,7 +260,9 @@ for line in ("GET /api/v1/status", "POST /api/v1/tunnels/acme-dc/stop"):
 print(json.dumps(answers))
 """
     path.parent.chmod(0o755)
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", script, str(path)], capture_output=True, text=True
+    )
     assert json.loads(done.stdout) == ["200", "403"], done.stderr
     assert daemon.asked == []
 
@@ -247,7 +278,9 @@ async def test_every_attempt_to_change_something_is_told_with_who_made_it(served
     with pytest.raises(Refused):
         await asyncio.to_thread(client.post, "/api/v1/reload", 5)
     assert [(act["action"], act["tunnel"], act["result"]) for act in daemon.acts] == [
-        ("restart", "acme-dc", "done"), ("stop", "nobody", "failed"), ("reload", None, "failed"),
+        ("restart", "acme-dc", "done"),
+        ("stop", "nobody", "failed"),
+        ("reload", None, "failed"),
     ]
     assert all(act["by"]["uid"] == os.getuid() and act["by"]["pid"] == os.getpid() for act in daemon.acts)
     assert daemon.acts[-1]["why"] == "nothing is changed any more: draining"

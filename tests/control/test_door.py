@@ -20,7 +20,7 @@ from tests.control.test_api import FakeDaemon
 
 pytestmark = pytest.mark.slow
 
-SOON = 30.0     # seconds that a loaded machine may take for something that is over in milliseconds
+SOON = 30.0  # seconds that a loaded machine may take for something that is over in milliseconds
 
 
 class BigDaemon(FakeDaemon):
@@ -35,7 +35,9 @@ async def serve():
     """Serves with a patience; gives the port."""
     servers = Servers()
 
-    async def start(patience: Timeouts | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None) -> int:
+    async def start(
+        patience: Timeouts | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None
+    ) -> int:
         await servers.listen_tcp(Api(daemon or FakeDaemon()).public(), "127.0.0.1", 0, tls, patience)
         await servers.serve()
         return int(servers.addresses()[-1][1])
@@ -74,7 +76,7 @@ async def test_idle_tls_clients_do_not_delay_a_scrape(serve, tmp_path: Path) -> 
     alone = min([await scrape(port, authority.client()) for _ in range(5)])
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
     for _, writer in idle[20:]:
-        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01")      # the first bytes of a ClientHello
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01")  # the first bytes of a ClientHello
     idle += [await asyncio.open_connection("127.0.0.1", port, ssl=authority.client()) for _ in range(5)]
     beside = min([await scrape(port, authority.client()) for _ in range(5)])
     assert beside < alone + 0.5, "far less than any of the idle ones takes"
@@ -104,7 +106,7 @@ async def test_who_does_not_take_its_answer_is_shown_out(serve) -> None:
     await writer.drain()
     got = 0
     async with asyncio.timeout(SOON):
-        await asyncio.sleep(1.0)        # it takes nothing: five times as long as it may
+        await asyncio.sleep(1.0)  # it takes nothing: five times as long as it may
         try:
             while data := await reader.read(1 << 20):
                 got += len(data)
@@ -144,10 +146,15 @@ async def test_every_answer_has_the_security_headers(serve, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("request_", "status"),
-    [(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
-     (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10000 + b"\r\n\r\n", b"400"),
-     (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(500)) + b"\r\n", b"400"),
-     (b"POST /api/v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", b"405")],
+    [
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10000 + b"\r\n\r\n", b"400"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(500)) + b"\r\n",
+            b"400",
+        ),
+        (b"POST /api/v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", b"405"),
+    ],
 )
 async def test_requests_have_limits(serve, request_: bytes, status: bytes) -> None:
     port = await serve()

@@ -43,7 +43,9 @@ async def directory() -> AsyncIterator[Path]:
 
 async def ask(path: Path, *prefix: str) -> tuple[int, str]:
     """The process that asked, and what it was told."""
-    process = await asyncio.create_subprocess_exec(*prefix, sys.executable, "-c", ASK, str(path), stdout=subprocess.PIPE, cwd=os.getcwd())
+    process = await asyncio.create_subprocess_exec(
+        *prefix, sys.executable, "-c", ASK, str(path), stdout=subprocess.PIPE, cwd=os.getcwd()
+    )
     told, _ = await process.communicate()
     return process.pid, told.decode().strip()
 
@@ -85,7 +87,9 @@ async def test_who_looks_like_a_client_shows_the_key(servers: Servers, directory
     key = (directory / KEY_FILE).read_text()
     (directory / KEY_FILE).write_text("another one")
     pid, told = await ask(path, *CONFINED)
-    assert told.startswith(f"process {pid} runs with no_new_privs, like a client of this daemon: show the content of control.key")
+    assert told.startswith(
+        f"process {pid} runs with no_new_privs, like a client of this daemon: show the content of control.key"
+    )
     assert (await ask(path))[1] == "served", "somebody else needs none"
     (directory / KEY_FILE).unlink()
     assert "no_new_privs" in (await ask(path, *CONFINED))[1]

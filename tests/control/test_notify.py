@@ -37,7 +37,9 @@ class Manager:
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    listener = Manager(str(tmp_path / "notify") if request.param == "path" else f"\0facilitator-{secrets.token_hex(8)}")
+    listener = Manager(
+        str(tmp_path / "notify") if request.param == "path" else f"\0facilitator-{secrets.token_hex(8)}"
+    )
     yield listener
     listener.close()
 
@@ -75,7 +77,9 @@ def test_children_do_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     Notifier()
 
-    child = subprocess.run([sys.executable, "-c", "import os; print(*os.environ)"], capture_output=True, text=True, check=True)
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(*os.environ)"], capture_output=True, text=True, check=True
+    )
     assert "PATH" in child.stdout.split()
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(child.stdout.split())
 
@@ -98,7 +102,9 @@ def test_watchdog_interval(environ: dict[str, str], interval: float | None) -> N
     assert environ == {}
 
 
-@pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-listens-here", "vsock:2:1234", "relative", "/" + "x" * 200])
+@pytest.mark.parametrize(
+    "address", ["", "/nowhere/at/all", "@nobody-listens-here", "vsock:2:1234", "relative", "/" + "x" * 200]
+)
 def test_a_missing_or_broken_socket_is_no_error(address: str) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": address})
     assert not notifier.ready("up")

@@ -9,28 +9,34 @@ from supervisor.control.stop_reason import Occasion, judged, occasion, unit_of
 UNIT = "facilitator.service"
 
 
-@pytest.mark.parametrize(("lines", "unit"), [
-    (["0::/system.slice/facilitator.service"], UNIT),
-    (["4:memory:/other.service", "1:name=systemd:/system.slice/facilitator.service", "0::/"], UNIT),
-    (["0::/user.slice/user-0.slice/session-3.scope"], None),
-    (["0::/"], None),
-    ([], None),
-])
+@pytest.mark.parametrize(
+    ("lines", "unit"),
+    [
+        (["0::/system.slice/facilitator.service"], UNIT),
+        (["4:memory:/other.service", "1:name=systemd:/system.slice/facilitator.service", "0::/"], UNIT),
+        (["0::/user.slice/user-0.slice/session-3.scope"], None),
+        (["0::/"], None),
+        ([], None),
+    ],
+)
 def test_the_unit_is_the_last_part_of_the_group(lines: list[str], unit: str | None) -> None:
     assert unit_of(lines) == unit
 
 
-@pytest.mark.parametrize(("jobs", "expected"), [
-    ("", Occasion.STOP),
-    ("12 facilitator.service stop running", Occasion.STOP),
-    ("12 facilitator.service restart running", Occasion.RESTART),
-    ("12 facilitator.service start waiting", Occasion.RESTART),
-    ("12 facilitator.service start running", Occasion.STOP),
-    ("12 other.service restart running\n13 facilitator.service stop waiting", Occasion.STOP),
-    ("12 facilitator.service stop running\n14 shutdown.target start waiting", Occasion.SHUTDOWN),
-    ("No jobs running.", Occasion.STOP),
-    ("Failed to connect to bus: No such file or directory", Occasion.STOP),
-])
+@pytest.mark.parametrize(
+    ("jobs", "expected"),
+    [
+        ("", Occasion.STOP),
+        ("12 facilitator.service stop running", Occasion.STOP),
+        ("12 facilitator.service restart running", Occasion.RESTART),
+        ("12 facilitator.service start waiting", Occasion.RESTART),
+        ("12 facilitator.service start running", Occasion.STOP),
+        ("12 other.service restart running\n13 facilitator.service stop waiting", Occasion.STOP),
+        ("12 facilitator.service stop running\n14 shutdown.target start waiting", Occasion.SHUTDOWN),
+        ("No jobs running.", Occasion.STOP),
+        ("Failed to connect to bus: No such file or directory", Occasion.STOP),
+    ],
+)
 def test_the_job_tells_the_occasion(jobs: str, expected: Occasion) -> None:
     assert judged(UNIT, jobs.splitlines()) is expected
 

@@ -20,7 +20,7 @@ from tests.page.boards import Board, Boards, bad_night, tunnel
 
 pytestmark = pytest.mark.slow
 
-SOON = 30.0     # seconds that a loaded machine may take for something that is over in milliseconds
+SOON = 30.0  # seconds that a loaded machine may take for something that is over in milliseconds
 QUICK = StreamLimits(streams=3, pause=0.01, heartbeat=0.2, stalled=0.3)
 
 Told = tuple[str, dict[str, Any]]
@@ -99,14 +99,23 @@ async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing,
         kind, told = await stream.next()
         assert kind == "snapshot"
         assert told["facilitator"]["facilitator"] == "vpn1-eu-west-1"
-        assert told["tunnels"].keys() == told["measures"].keys() == {entry["name"] for entry in bad_night()["tunnels"]}
+        assert (
+            told["tunnels"].keys()
+            == told["measures"].keys()
+            == {entry["name"] for entry in bad_night()["tunnels"]}
+        )
         assert told["tunnels"]["acme-dc"]["phase"] == "up"
         after = changed(bad_night(), "acme-dc", phase="backoff")
-        after["tunnels"] = [entry for entry in after["tunnels"] if entry["name"] != "zephyr"] + [tunnel("young")]
+        after["tunnels"] = [entry for entry in after["tunnels"] if entry["name"] != "zephyr"] + [
+            tunnel("young")
+        ]
         daemon.show(after)
         kind, told = await stream.next()
         assert kind == "change"
-        assert {name: entry["phase"] for name, entry in told["tunnels"].items()} == {"acme-dc": "backoff", "young": "up"}
+        assert {name: entry["phase"] for name, entry in told["tunnels"].items()} == {
+            "acme-dc": "backoff",
+            "young": "up",
+        }
         assert told["measures"].keys() == {"young"}
         assert told["gone"] == ["zephyr"]
         assert told["facilitator"]["bad"] == 5
@@ -116,7 +125,10 @@ async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, ht
     async with http.get(f"{address}?as=html") as answer:
         stream = EventReader(answer)
         _, told = await stream.next()
-        assert told["pieces"].keys() == {"facilitator", *(f"tunnel-{entry['name']}" for entry in bad_night()["tunnels"])}
+        assert told["pieces"].keys() == {
+            "facilitator",
+            *(f"tunnel-{entry['name']}" for entry in bad_night()["tunnels"]),
+        }
         after = bad_night()
         after["tunnels"][0]["measures"]["rtts"][-1] = 0.5
         daemon.show(after)
@@ -125,7 +137,9 @@ async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, ht
         assert "500 ms" in told["pieces"]["measures-acme-dc"]
 
 
-async def test_what_looks_the_same_is_not_told_and_a_silent_stream_shows_that_it_lives(address: str, daemon: Showing, http) -> None:
+async def test_what_looks_the_same_is_not_told_and_a_silent_stream_shows_that_it_lives(
+    address: str, daemon: Showing, http
+) -> None:
     async with http.get(address) as answer:
         stream = EventReader(answer)
         await stream.next()
@@ -141,12 +155,14 @@ async def test_there_are_only_so_many_streams(address: str, http) -> None:
         assert (refused.status, refused.headers["Retry-After"]) == (503, "30")
     answers[0].close()
     async with asyncio.timeout(SOON):
-        while (answer := await http.get(address)).status != 200:      # until the server has seen it
+        while (answer := await http.get(address)).status != 200:  # until the server has seen it
             answer.close()
     assert (await EventReader(answer).next())[0] == "snapshot"
 
 
-async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(address: str, daemon: Showing, http) -> None:
+async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(
+    address: str, daemon: Showing, http
+) -> None:
     port = int(address.split(":")[2].split("/", maxsplit=1)[0])
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -158,7 +174,7 @@ async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(address: str,
         await stream.next()
         assert await stalled.readline() == b"HTTP/1.1 200 OK\r\n"
         big = "x" * 300_000
-        for turn in range(30):      # far more than the sockets hold
+        for turn in range(30):  # far more than the sockets hold
             daemon.show(changed(bad_night(), "acme-dc", description=f"{turn}{big}"))
             _, told = await stream.next("change")
             assert told["tunnels"]["acme-dc"]["description"].startswith(str(turn))
@@ -174,7 +190,9 @@ async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(address: str,
     writer.close()
 
 
-async def test_a_board_that_cannot_be_drawn_ends_the_stream_and_the_next_one_tries_again(address: str, daemon: Showing, http) -> None:
+async def test_a_board_that_cannot_be_drawn_ends_the_stream_and_the_next_one_tries_again(
+    address: str, daemon: Showing, http
+) -> None:
     daemon.show({})
     async with http.get(address) as answer:
         with pytest.raises((AssertionError, aiohttp.ClientError)):

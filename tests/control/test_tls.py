@@ -64,17 +64,33 @@ async def test_only_clients_of_the_ca_get_in(serve, authority: ControlAuthority,
 
 
 async def test_of_these_only_the_listed_subjects(serve, authority: ControlAuthority) -> None:
-    tls = ServerTls(*authority.sign("CN=server", "server"), authority.file, ["CN=prometheus,O=Example", "CN=two"])
+    tls = ServerTls(
+        *authority.sign("CN=server", "server"), authority.file, ["CN=prometheus,O=Example", "CN=two"]
+    )
     address = await serve(tls)
-    assert await get(address, authority.client(authority.sign("CN=prometheus,O=Example", "good"))) == (200, "ok")
-    for subject in ("CN=prometheus", "O=Example,CN=prometheus", "CN=prometheus,O=Example,C=DE", "CN=prometheus\\,O\\=Example"):
+    assert await get(address, authority.client(authority.sign("CN=prometheus,O=Example", "good"))) == (
+        200,
+        "ok",
+    )
+    for subject in (
+        "CN=prometheus",
+        "O=Example,CN=prometheus",
+        "CN=prometheus,O=Example,C=DE",
+        "CN=prometheus\\,O\\=Example",
+    ):
         status, text = await get(address, authority.client(authority.sign(subject, "bad")))
         assert status == 403, subject
         assert "is not among http.tls.client_subjects" in text
 
 
 async def test_a_subject_may_be_written_as_openssl_prints_it(serve, authority: ControlAuthority) -> None:
-    address = await serve(ServerTls(*authority.sign("CN=server", "server"), authority.file, ["emailAddress=ops@example.net,CN=a\\,b,C=DE"]))
+    address = await serve(
+        ServerTls(
+            *authority.sign("CN=server", "server"),
+            authority.file,
+            ["emailAddress=ops@example.net,CN=a\\,b,C=DE"],
+        )
+    )
     shown = authority.sign("1.2.840.113549.1.9.1=ops@example.net,CN=a\\,b,C=DE", "client")
     command = ["openssl", "x509", "-in", str(shown[0]), "-noout", "-subject", "-nameopt", "RFC2253"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
@@ -97,7 +113,9 @@ async def test_new_files_hold_from_the_next_handshake_on(serve, authority: Contr
     assert await shown_by(address, authority.client()) == "new"
 
 
-async def test_another_ca_of_the_clients_holds_too_also_for_those_who_were_in_already(serve, authority: ControlAuthority, tmp_path: Path) -> None:
+async def test_another_ca_of_the_clients_holds_too_also_for_those_who_were_in_already(
+    serve, authority: ControlAuthority, tmp_path: Path
+) -> None:
     ca, other = tmp_path / "clients.pem", ControlAuthority(tmp_path, "CN=Other CA")
     shutil.copy(authority.file, ca)
     tls = ServerTls(*authority.sign("CN=server", "server"), ca)

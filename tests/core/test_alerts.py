@@ -14,9 +14,20 @@ from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Probe, Tunnel
 
 ALERT = AlertSettings(after="3m", clear_after="2m", severity="error")
-TUNNEL = Tunnel(name="acme", kind="test", description="Frankfurt", destinations=("10.77.0.0/24", "10.78.0.0/24"),
-                probe=Probe(targets=("icmp://10.77.0.1",)), alert=ALERT)
-DOWN = TunnelState(phase=Phase.BACKOFF, reason=Reason.NETWORK, well_since=1000.0, failure=Failure(Reason.NETWORK, "no route", 1000.0))
+TUNNEL = Tunnel(
+    name="acme",
+    kind="test",
+    description="Frankfurt",
+    destinations=("10.77.0.0/24", "10.78.0.0/24"),
+    probe=Probe(targets=("icmp://10.77.0.1",)),
+    alert=ALERT,
+)
+DOWN = TunnelState(
+    phase=Phase.BACKOFF,
+    reason=Reason.NETWORK,
+    well_since=1000.0,
+    failure=Failure(Reason.NETWORK, "no route", 1000.0),
+)
 WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=1000.0)
 
 
@@ -25,14 +36,17 @@ def judge(state: TunnelState, now: float, *, draining: bool = False, tunnel: Tun
     return alerts[tunnel.name], due
 
 
-@pytest.mark.parametrize(("state", "after", "verdict", "due"), [
-    (DOWN, 0.0, Verdict.HOLD, 1180.0),
-    (DOWN, 179.9, Verdict.HOLD, 1180.0),
-    (DOWN, 180.0, Verdict.FIRING, None),
-    (WELL, 0.0, Verdict.HOLD, 1120.0),
-    (WELL, 119.9, Verdict.HOLD, 1120.0),
-    (WELL, 120.0, Verdict.CLEAR, None),
-])
+@pytest.mark.parametrize(
+    ("state", "after", "verdict", "due"),
+    [
+        (DOWN, 0.0, Verdict.HOLD, 1180.0),
+        (DOWN, 179.9, Verdict.HOLD, 1180.0),
+        (DOWN, 180.0, Verdict.FIRING, None),
+        (WELL, 0.0, Verdict.HOLD, 1120.0),
+        (WELL, 119.9, Verdict.HOLD, 1120.0),
+        (WELL, 120.0, Verdict.CLEAR, None),
+    ],
+)
 def test_both_edges_are_held_down(state, after, verdict, due) -> None:
     alert, moment = judge(state, 1000.0 + after)
     assert (alert.verdict, moment) == (verdict, due)
@@ -60,12 +74,16 @@ def test_without_probes_being_connected_is_being_well() -> None:
     assert alert.verdict is Verdict.CLEAR
 
 
-@pytest.mark.parametrize("state", [
-    replace(DOWN, want=Want.DOWN, phase=Phase.STOPPING, reason=Reason.SHUTDOWN),
-    replace(DOWN, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.SHUTDOWN),
-    replace(DOWN, phase=Phase.FAILED),
-    DOWN,
-], ids=["stopping", "stopped", "failed", "down"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        replace(DOWN, want=Want.DOWN, phase=Phase.STOPPING, reason=Reason.SHUTDOWN),
+        replace(DOWN, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.SHUTDOWN),
+        replace(DOWN, phase=Phase.FAILED),
+        DOWN,
+    ],
+    ids=["stopping", "stopped", "failed", "down"],
+)
 def test_the_end_of_the_daemon_neither_calls_nor_resolves(state) -> None:
     alert, due = judge(state, 99999.0, draining=True)
     assert (alert.verdict, due) == (Verdict.HOLD, None)
@@ -88,8 +106,13 @@ def test_what_a_tired_engineer_is_told() -> None:
 
 
 STATES = st.builds(
-    TunnelState, want=st.sampled_from(Want), phase=st.sampled_from(Phase), health=st.sampled_from(Health),
-    well_since=st.floats(0, 2000), failure=st.none() | st.just(DOWN.failure), deadline=st.none() | st.floats(0, 2000),
+    TunnelState,
+    want=st.sampled_from(Want),
+    phase=st.sampled_from(Phase),
+    health=st.sampled_from(Health),
+    well_since=st.floats(0, 2000),
+    failure=st.none() | st.just(DOWN.failure),
+    deadline=st.none() | st.floats(0, 2000),
 )
 
 
@@ -103,5 +126,5 @@ def test_verdicts_agree_with_the_state(state, now, draining) -> None:
     if alert.verdict is Verdict.CLEAR:
         assert well(TUNNEL, state) or state.want is Want.DOWN
     assert due is None or (due > now and alert.verdict is Verdict.HOLD)
-    if due is not None:      # at that moment, without any event, it is not HOLD any more
+    if due is not None:  # at that moment, without any event, it is not HOLD any more
         assert judge(state, due, draining=draining)[0].verdict is not Verdict.HOLD

@@ -9,17 +9,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.state import Health, Phase, TunnelState, Want
-from supervisor.core.views.availability import ADOPTED, KEPT, LOST, Standing, StandingChange, Timeline, death_class, failed, standing, worst
+from supervisor.core.views.availability import (
+    ADOPTED,
+    KEPT,
+    LOST,
+    Standing,
+    StandingChange,
+    Timeline,
+    death_class,
+    failed,
+    standing,
+    worst,
+)
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
-UP, DOWN, STOPPED, UNWATCHED, DEGRADED = Standing.UP, Standing.DOWN, Standing.STOPPED, Standing.UNWATCHED, Standing.DEGRADED
+UP, DOWN, STOPPED, UNWATCHED, DEGRADED = (
+    Standing.UP,
+    Standing.DOWN,
+    Standing.STOPPED,
+    Standing.UNWATCHED,
+    Standing.DEGRADED,
+)
 REASONS = (*(reason.value for reason in Reason), LOST, ADOPTED)
 
 marks = st.lists(
-    st.builds(StandingChange, st.integers(0, 300).map(float), st.sampled_from(Standing), st.sampled_from(REASONS), st.booleans()), max_size=30,
+    st.builds(
+        StandingChange,
+        st.integers(0, 300).map(float),
+        st.sampled_from(Standing),
+        st.sampled_from(REASONS),
+        st.booleans(),
+    ),
+    max_size=30,
 ).map(lambda found: sorted(found, key=lambda mark: mark.at))
-stretches = st.tuples(st.integers(-20, 320), st.integers(0, 200)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+stretches = st.tuples(st.integers(-20, 320), st.integers(0, 200)).map(
+    lambda pair: (pair[0], pair[0] + pair[1])
+)
 
 
 def line(*told: tuple[float, Standing, str]) -> Timeline:
@@ -35,7 +61,9 @@ def at_second(found: list[StandingChange], second: int) -> Standing | None:
 
 
 @given(marks, stretches)
-def test_seconds_are_those_of_a_count_second_by_second(found: list[StandingChange], stretch: tuple[int, int]) -> None:
+def test_seconds_are_those_of_a_count_second_by_second(
+    found: list[StandingChange], stretch: tuple[int, int]
+) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -44,7 +72,9 @@ def test_seconds_are_those_of_a_count_second_by_second(found: list[StandingChang
 
 
 @given(marks, stretches)
-def test_segments_follow_each_other_and_tell_the_same(found: list[StandingChange], stretch: tuple[int, int]) -> None:
+def test_segments_follow_each_other_and_tell_the_same(
+    found: list[StandingChange], stretch: tuple[int, int]
+) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
@@ -66,7 +96,8 @@ def test_parts_show_the_worst_of_each(found: list[StandingChange], count: int) -
     parts = worst(timeline.segments(0, count * width), 0, count * width, count)
     order = (DOWN, UNWATCHED, DEGRADED, STOPPED, UP, None)
     assert parts == [
-        min((at_second(found, second) for second in range(n * width, (n + 1) * width)), key=order.index) for n in range(count)
+        min((at_second(found, second) for second in range(n * width, (n + 1) * width)), key=order.index)
+        for n in range(count)
     ]
 
 
@@ -76,17 +107,25 @@ def test_adjoining_stretches_add_up(found: list[StandingChange], start: int, fir
     for mark in found:
         timeline.add(mark)
     middle, end = start + first, start + first + second
-    whole, parts = timeline.seconds(start, end), (timeline.seconds(start, middle), timeline.seconds(middle, end))
+    whole, parts = (
+        timeline.seconds(start, end),
+        (timeline.seconds(start, middle), timeline.seconds(middle, end)),
+    )
     assert whole == pytest.approx({s: parts[0][s] + parts[1][s] for s in Standing})
 
 
 @given(marks, stretches)
-def test_outages_are_the_stretches_without_service(found: list[StandingChange], stretch: tuple[int, int]) -> None:
+def test_outages_are_the_stretches_without_service(
+    found: list[StandingChange], stretch: tuple[int, int]
+) -> None:
     timeline = Timeline()
     for mark in found:
         timeline.add(mark)
     told = timeline.over(*stretch)
-    inside = sum(min(o.ended if o.ended is not None else stretch[1], stretch[1]) - max(o.began, stretch[0]) for o in told.outages)
+    inside = sum(
+        min(o.ended if o.ended is not None else stretch[1], stretch[1]) - max(o.began, stretch[0])
+        for o in told.outages
+    )
     assert inside == pytest.approx(told.seconds[DOWN] + told.seconds[UNWATCHED])
     assert all(b.began >= a.ended for a, b in zip(told.outages, told.outages[1:], strict=False))
     assert told.healed + told.by_hand <= len(told.failures)
@@ -121,7 +160,9 @@ def test_nothing_known_is_no_number() -> None:
 
 
 def test_a_failure_that_heals_by_itself() -> None:
-    timeline = line((0.0, UP, "healthy"), (100.0, DOWN, "unhealthy"), (101.0, DOWN, "retry"), (130.0, UP, "healthy"))
+    timeline = line(
+        (0.0, UP, "healthy"), (100.0, DOWN, "unhealthy"), (101.0, DOWN, "retry"), (130.0, UP, "healthy")
+    )
     timeline.died(100.0, "unhealthy")
     told = timeline.over(0.0, 1000.0)
     assert (told.healed, told.by_hand, told.mttr, told.mtbf) == (1, 0, 30.0, 970.0)
@@ -135,17 +176,24 @@ def test_an_outage_that_began_earlier_counts_for_repair_and_not_as_a_new_failure
 
 @pytest.mark.parametrize("last", ["restarted", "started", "inputs-changed", "reconfigured"])
 def test_one_that_somebody_ended_took_a_human(last: str) -> None:
-    told = line((0.0, UP, "healthy"), (10.0, DOWN, "exited"), (20.0, DOWN, last), (30.0, UP, "healthy")).over(0.0, 40.0)
+    told = line((0.0, UP, "healthy"), (10.0, DOWN, "exited"), (20.0, DOWN, last), (30.0, UP, "healthy")).over(
+        0.0, 40.0
+    )
     assert (told.healed, told.by_hand) == (0, 1)
 
 
 def test_one_that_waits_for_a_human_takes_one_and_so_does_one_that_was_given_up() -> None:
     assert line((0.0, UP, "healthy"), (10.0, DOWN, "auth")).over(0.0, 40.0).by_hand == 1
-    assert line((0.0, UP, "healthy"), (10.0, DOWN, "exited"), (20.0, STOPPED, "stopped")).over(0.0, 40.0).by_hand == 1
+    assert (
+        line((0.0, UP, "healthy"), (10.0, DOWN, "exited"), (20.0, STOPPED, "stopped")).over(0.0, 40.0).by_hand
+        == 1
+    )
 
 
 def test_a_planned_stretch_in_which_something_fails_is_a_failure() -> None:
-    told = line((0.0, UP, "healthy"), (10.0, DOWN, "restarted"), (12.0, DOWN, "handshake"), (30.0, UP, "healthy")).over(0.0, 40.0)
+    told = line(
+        (0.0, UP, "healthy"), (10.0, DOWN, "restarted"), (12.0, DOWN, "handshake"), (30.0, UP, "healthy")
+    ).over(0.0, 40.0)
     assert [(o.planned, o.reason, o.by_hand) for o in told.outages] == [(False, "handshake", False)]
     smooth = line((0.0, UP, "healthy"), (10.0, DOWN, "restarted"), (12.0, UP, "connected")).over(0.0, 40.0)
     assert (smooth.failures, smooth.mttr, smooth.mtbf, smooth.ratio) == ((), None, None, 0.95)
@@ -153,21 +201,27 @@ def test_a_planned_stretch_in_which_something_fails_is_a_failure() -> None:
 
 def test_every_reason_has_a_class_and_only_wishes_and_progress_are_no_failures() -> None:
     assert {r.value for r in Reason if not failed(r)} == {
-        r.value for r in Reason if death_class(r) == "asked"} | {"retry", "connected", "healthy", "degraded"}
+        r.value for r in Reason if death_class(r) == "asked"
+    } | {"retry", "connected", "healthy", "degraded"}
     classes = [death_class(word) for word in ("auth", "exited", "key", LOST)]
     assert classes == ["login", "transient", "permanent", "daemon"]
     assert death_class("a word of a later version") == "transient"
 
 
-@pytest.mark.parametrize(("state", "said"), [
-    (TunnelState(phase=Phase.UP, health=Health.HEALTHY), UP),
-    (TunnelState(phase=Phase.UP, health=Health.UNKNOWN), DOWN),
-    (TunnelState(phase=Phase.BACKOFF), DOWN),
-    (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.STOPPED), STOPPED),
-    (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.SHUTDOWN), UNWATCHED),
-])
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (TunnelState(phase=Phase.UP, health=Health.HEALTHY), UP),
+        (TunnelState(phase=Phase.UP, health=Health.UNKNOWN), DOWN),
+        (TunnelState(phase=Phase.BACKOFF), DOWN),
+        (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.STOPPED), STOPPED),
+        (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.SHUTDOWN), UNWATCHED),
+    ],
+)
 def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
-    probed = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
+    probed = Tunnel(
+        name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+    )
     assert standing(probed, state) is said
 
 

@@ -1,4 +1,6 @@
-"""Which part of the way is dead, told from what each round shows; and when a tunnel that works is called degraded."""
+"""Which part of the way is dead, told from what each round shows; and when a tunnel that works is called
+degraded.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,38 @@ from supervisor.core.session.context import KindLimits
 from supervisor.core.session.liveness import HEARSAY, STALE, dead_leg
 from supervisor.core.session.machine import step
 from supervisor.core.session.quality import WINDOW
-from supervisor.core.state import Failure, Health, Leg, Phase, Proof, Reach, Session, TunnelState, Uplink, well
+from supervisor.core.state import (
+    Failure,
+    Health,
+    Leg,
+    Phase,
+    Proof,
+    Reach,
+    Session,
+    TunnelState,
+    Uplink,
+    well,
+)
 from tests.core.moments import moment
 from tunnels.base import Full, Reason
 from tunnels.settings import Degraded, Probe, Tunnel
 
 TUNNEL = Tunnel(
-    name="acme", kind="test", destinations=("10.77.0.0/24",),
-    probe=Probe(targets=("icmp://10.77.0.1", "tcp://10.77.0.2:80"), degraded=Degraded(loss="20%", rtt="300ms")),
+    name="acme",
+    kind="test",
+    destinations=("10.77.0.0/24",),
+    probe=Probe(
+        targets=("icmp://10.77.0.1", "tcp://10.77.0.2:80"), degraded=Degraded(loss="20%", rtt="300ms")
+    ),
 )
-HEALTHY = TunnelState(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=Session(1), healthy_since=0.0)
-MISS, HEARD, FELT = ev.Probed("acme", 1), ev.Probed("acme", 1, None, Proof.ANSWERED), ev.Probed("acme", 1, None, Proof.RECEIVED)
+HEALTHY = TunnelState(
+    phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=Session(1), healthy_since=0.0
+)
+MISS, HEARD, FELT = (
+    ev.Probed("acme", 1),
+    ev.Probed("acme", 1, None, Proof.ANSWERED),
+    ev.Probed("acme", 1, None, Proof.RECEIVED),
+)
 ANSWER = ev.Probed("acme", 1, 0.02)
 DEAD = Uplink(alive=False)
 
@@ -36,24 +59,31 @@ def after(state: TunnelState, *events: ev.Event, limits: KindLimits = KindLimits
     return state, actions
 
 
-@pytest.mark.parametrize(("rounds", "phase", "leg"), [
-    ([MISS, MISS], Phase.UP, None),
-    ([MISS, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
-    ([HEARD, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),          # what was in flight when the path died buys no time
-    ([FELT, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
-    ([HEARD, HEARD], Phase.UP, None),
-    ([HEARD, HEARD, HEARD], Phase.UP, Leg.DESTINATION),
-    ([MISS, MISS, HEARD], Phase.UP, Leg.DESTINATION),
-    ([HEARD, HEARD, MISS], Phase.UP, None),                     # one lost answer of the far end decides nothing
-    ([HEARD, HEARD, MISS, HEARD], Phase.UP, Leg.DESTINATION),
-    ([HEARD, HEARD, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
-    ([FELT] * HEARSAY, Phase.STOPPING, Leg.TUNNEL),
-    ([FELT] * (HEARSAY - 1), Phase.UP, Leg.DESTINATION),
-    ([HEARD] * 10 * HEARSAY, Phase.UP, Leg.DESTINATION),
-    ([HEARD] * 10 + [MISS] * (STALE - 1), Phase.UP, Leg.DESTINATION),
-    ([HEARD] * 10 + [MISS] * STALE, Phase.STOPPING, Leg.TUNNEL),
-    ([HEARD] * 10 + [MISS] * (STALE - 1) + [HEARD] + [MISS] * (STALE - 1), Phase.UP, Leg.DESTINATION),
-])
+@pytest.mark.parametrize(
+    ("rounds", "phase", "leg"),
+    [
+        ([MISS, MISS], Phase.UP, None),
+        ([MISS, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
+        (
+            [HEARD, MISS, MISS],
+            Phase.STOPPING,
+            Leg.TUNNEL,
+        ),  # what was in flight when the path died buys no time
+        ([FELT, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
+        ([HEARD, HEARD], Phase.UP, None),
+        ([HEARD, HEARD, HEARD], Phase.UP, Leg.DESTINATION),
+        ([MISS, MISS, HEARD], Phase.UP, Leg.DESTINATION),
+        ([HEARD, HEARD, MISS], Phase.UP, None),  # one lost answer of the far end decides nothing
+        ([HEARD, HEARD, MISS, HEARD], Phase.UP, Leg.DESTINATION),
+        ([HEARD, HEARD, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
+        ([FELT] * HEARSAY, Phase.STOPPING, Leg.TUNNEL),
+        ([FELT] * (HEARSAY - 1), Phase.UP, Leg.DESTINATION),
+        ([HEARD] * 10 * HEARSAY, Phase.UP, Leg.DESTINATION),
+        ([HEARD] * 10 + [MISS] * (STALE - 1), Phase.UP, Leg.DESTINATION),
+        ([HEARD] * 10 + [MISS] * STALE, Phase.STOPPING, Leg.TUNNEL),
+        ([HEARD] * 10 + [MISS] * (STALE - 1) + [HEARD] + [MISS] * (STALE - 1), Phase.UP, Leg.DESTINATION),
+    ],
+)
 def test_what_rounds_without_an_answer_show(rounds, phase, leg) -> None:
     state, _ = after(HEALTHY, *rounds)
     assert (state.phase, dead_leg(TUNNEL, state, Uplink())) == (phase, leg)
@@ -106,46 +136,57 @@ def test_while_the_uplink_is_doubted_a_silent_tunnel_is_not_judged() -> None:
     assert step(moment(TUNNEL, 100.0, uplink=False), state, MISS)[0].reason is Reason.UPLINK
 
 
-@pytest.mark.parametrize(("reason", "endpoint", "leg"), [
-    (Reason.UNHEALTHY, Reach.UNKNOWN, Leg.TUNNEL),
-    (Reason.UNHEALTHY, Reach.SILENT, Leg.ENDPOINT),
-    (Reason.PEER_TIMEOUT, Reach.ANSWERS, Leg.TUNNEL),
-    (Reason.NETWORK, Reach.UNKNOWN, Leg.ENDPOINT),
-    (Reason.NETWORK, Reach.ANSWERS, Leg.TUNNEL),
-    (Reason.DNS, Reach.UNKNOWN, Leg.ENDPOINT),
-    (Reason.AUTH, Reach.UNKNOWN, Leg.TUNNEL),
-    (Reason.UPLINK, Reach.UNKNOWN, Leg.UPLINK),
-    (Reason.MISSING_BINARY, Reach.SILENT, None),
-])
+@pytest.mark.parametrize(
+    ("reason", "endpoint", "leg"),
+    [
+        (Reason.UNHEALTHY, Reach.UNKNOWN, Leg.TUNNEL),
+        (Reason.UNHEALTHY, Reach.SILENT, Leg.ENDPOINT),
+        (Reason.PEER_TIMEOUT, Reach.ANSWERS, Leg.TUNNEL),
+        (Reason.NETWORK, Reach.UNKNOWN, Leg.ENDPOINT),
+        (Reason.NETWORK, Reach.ANSWERS, Leg.TUNNEL),
+        (Reason.DNS, Reach.UNKNOWN, Leg.ENDPOINT),
+        (Reason.AUTH, Reach.UNKNOWN, Leg.TUNNEL),
+        (Reason.UPLINK, Reach.UNKNOWN, Leg.UPLINK),
+        (Reason.MISSING_BINARY, Reach.SILENT, None),
+    ],
+)
 def test_the_leg_of_a_tunnel_that_waits(reason: Reason, endpoint: Reach, leg: Leg | None) -> None:
-    state = TunnelState(phase=Phase.BACKOFF, reason=reason, failure=Failure(reason, "x", 0.0), endpoint=endpoint)
+    state = TunnelState(
+        phase=Phase.BACKOFF, reason=reason, failure=Failure(reason, "x", 0.0), endpoint=endpoint
+    )
     assert dead_leg(TUNNEL, state, Uplink()) is leg
     assert dead_leg(TUNNEL, state, DEAD) is Leg.UPLINK
 
 
-# --- quality --------------------------------------------------------------------------------------------------------------------
+# --- quality
+# ----------------------------------------------------------------------------------------------------------
 
 
 def rounds(text: str) -> list[ev.Event]:
     """One letter a round: . answered, s slowly, x not at all."""
-    return [MISS if letter == "x" else ev.Probed("acme", 1, 0.5 if letter == "s" else 0.02) for letter in text]
+    return [
+        MISS if letter == "x" else ev.Probed("acme", 1, 0.5 if letter == "s" else 0.02) for letter in text
+    ]
 
 
-@pytest.mark.parametrize(("story", "bad"), [
-    ("." * 100, False),
-    ("." * 20 + "x.x.x.x", False),
-    ("." * 20 + "x.x.x.x.x", True),
-    ("x.x.x.x.x", True),
-    ("x.x.x.x.x" + "." * 19, True),             # three are left in the window: better, but not clearly
-    ("x.x.x.x.x" + "." * 20, False),
-    ("s" * 11, False),
-    ("s" * 12, True),
-    ("." * 24 + "s" * 12, False),
-    ("." * 24 + "s" * 13, True),
-    ("s" * 24 + "." * 12, True),
-    ("s" * 24 + "." * 13, False),
-    ("x.x.x.x.xx.xxx", False),                  # it is dead: that is another word
-])
+@pytest.mark.parametrize(
+    ("story", "bad"),
+    [
+        ("." * 100, False),
+        ("." * 20 + "x.x.x.x", False),
+        ("." * 20 + "x.x.x.x.x", True),
+        ("x.x.x.x.x", True),
+        ("x.x.x.x.x" + "." * 19, True),  # three are left in the window: better, but not clearly
+        ("x.x.x.x.x" + "." * 20, False),
+        ("s" * 11, False),
+        ("s" * 12, True),
+        ("." * 24 + "s" * 12, False),
+        ("." * 24 + "s" * 13, True),
+        ("s" * 24 + "." * 12, True),
+        ("s" * 24 + "." * 13, False),
+        ("x.x.x.x.xx.xxx", False),  # it is dead: that is another word
+    ],
+)
 def test_when_a_tunnel_that_works_is_degraded(story: str, bad: bool) -> None:
     state, _ = after(HEALTHY, *rounds(story))
     assert (state.degraded is not None) is bad
@@ -154,7 +195,12 @@ def test_when_a_tunnel_that_works_is_degraded(story: str, bad: bool) -> None:
 
 def test_degraded_is_well_and_restarts_nothing() -> None:
     state, actions = after(HEALTHY, *rounds("x.x.x.x.x"))
-    assert (well(TUNNEL, state), state.health, actions, dead_leg(TUNNEL, state, Uplink())) == (True, Health.HEALTHY, [], None)
+    assert (well(TUNNEL, state), state.health, actions, dead_leg(TUNNEL, state, Uplink())) == (
+        True,
+        Health.HEALTHY,
+        [],
+        None,
+    )
     assert state.degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
     assert after(state, *rounds("." * WINDOW))[0].reason is Reason.HEALTHY
 
@@ -165,11 +211,19 @@ ROOM = ev.ClientSaid("acme", 1, Full(None))
 
 def test_a_full_client_is_degraded_until_there_is_room() -> None:
     full, actions = after(HEALTHY, FULL, *rounds("." * 30))
-    assert (full.degraded, full.reason, full.health, actions) == ("full: 960 connections are open", Reason.DEGRADED, Health.HEALTHY, [])
+    assert (full.degraded, full.reason, full.health, actions) == (
+        "full: 960 connections are open",
+        Reason.DEGRADED,
+        Health.HEALTHY,
+        [],
+    )
     assert well(TUNNEL, full)
     room, _ = after(full, ROOM)
     assert (room.degraded, room.full, room.reason) == (None, None, Reason.HEALTHY)
-    assert after(full, *rounds("x.x.x.x.x"), ROOM, ANSWER)[0].degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
+    assert (
+        after(full, *rounds("x.x.x.x.x"), ROOM, ANSWER)[0].degraded
+        == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
+    )
 
 
 def test_a_full_client_is_not_taken_for_a_dead_one_but_not_for_ever() -> None:

@@ -1,4 +1,6 @@
-"""Any history of any tunnels: whoever is down long enough is covered by exactly one incident that fires, and incidents do not jump."""
+"""Any history of any tunnels: whoever is down long enough is covered by exactly one incident that fires,
+and incidents do not jump.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,12 @@ from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 NAMES = [f"t{n}" for n in range(7)]
 TUNNELS = {
     name: Tunnel(
-        name=name, kind="test", destinations=(f"10.{n}.0.0/24",), probe=Probe(targets=(f"icmp://10.{n}.0.1",)),
-        alert=AlertSettings(severity=SEVERITIES[n % 4]), login=Login(username="svc", password=Secret(file=f"account{n % 3}")),
+        name=name,
+        kind="test",
+        destinations=(f"10.{n}.0.0/24",),
+        probe=Probe(targets=(f"icmp://10.{n}.0.1",)),
+        alert=AlertSettings(severity=SEVERITIES[n % 4]),
+        login=Login(username="svc", password=Secret(file=f"account{n % 3}")),
     )
     for n, name in enumerate(NAMES)
 }
@@ -28,10 +34,14 @@ GATEWAYS = {name: "one" if n < 4 else "two" for n, name in enumerate(NAMES[:6])}
 TIES = ties(TUNNELS, GATEWAYS)
 REASONS = [Reason.NETWORK, Reason.AUTH, Reason.CERTIFICATE, Reason.MISSING_BINARY, Reason.START_TIMEOUT]
 
-# One step of a history: seconds that pass, and what becomes of some tunnels (None: well; "stop": stopped; else down for that reason).
+# One step of a history: seconds that pass, and what becomes of some tunnels (None: well; "stop": stopped;
+# else down for that reason).
 FATES = st.none() | st.just("stop") | st.sampled_from(REASONS) | st.tuples(st.sampled_from(REASONS))
-STEPS = st.tuples(st.sampled_from([0.0, 1.0, 30.0, 119.0, 121.0, 180.0, 900.0]), st.dictionaries(st.sampled_from(NAMES), FATES),
-                  st.sampled_from(["", "", "", "uplink", "drain"]))
+STEPS = st.tuples(
+    st.sampled_from([0.0, 1.0, 30.0, 119.0, 121.0, 180.0, 900.0]),
+    st.dictionaries(st.sampled_from(NAMES), FATES),
+    st.sampled_from(["", "", "", "uplink", "drain"]),
+)
 
 
 def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
@@ -39,11 +49,24 @@ def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
         return replace(before, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, well_since=now)
     was_well = before.health is Health.HEALTHY and before.phase is Phase.UP
     if fate is None:
-        return replace(before, want=Want.UP, phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY,
-                       well_since=before.well_since if was_well else now)
+        return replace(
+            before,
+            want=Want.UP,
+            phase=Phase.UP,
+            health=Health.HEALTHY,
+            reason=Reason.HEALTHY,
+            well_since=before.well_since if was_well else now,
+        )
     reason, phase = (fate[0], Phase.FAILED) if isinstance(fate, tuple) else (fate, Phase.BACKOFF)
-    return replace(before, want=Want.UP, phase=phase, health=Health.UNKNOWN, reason=reason, failure=Failure(reason, "it is", now),
-                   well_since=now if was_well or before.want is Want.DOWN else before.well_since)
+    return replace(
+        before,
+        want=Want.UP,
+        phase=phase,
+        health=Health.UNKNOWN,
+        reason=reason,
+        failure=Failure(reason, "it is", now),
+        well_since=now if was_well or before.want is Want.DOWN else before.well_since,
+    )
 
 
 @given(st.lists(STEPS, max_size=25), st.frozensets(st.sampled_from([*NAMES, "group:gateway:one", "uplink"])))
@@ -53,7 +76,12 @@ def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, left:
     for seconds, fates, surroundings in steps:
         now += seconds
         states |= {name: state_of(states[name], fate, now) for name, fate in fates.items()}
-        snapshot = Snapshot({n: (TUNNELS[n], states[n]) for n in NAMES}, now, surroundings == "drain", Uplink(surroundings != "uplink"))
+        snapshot = Snapshot(
+            {n: (TUNNELS[n], states[n]) for n in NAMES},
+            now,
+            surroundings == "drain",
+            Uplink(surroundings != "uplink"),
+        )
         before = calls
         calls, alerts, due = called("vpn1", before, snapshot, {}, TIES)
         own, _ = verdicts("vpn1", snapshot, calls.troubles)
@@ -67,25 +95,33 @@ def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, left:
             if own[name].verdict is Verdict.CLEAR:
                 assert name not in calls.under
             elif name in before.under:
-                assert calls.under[name] == before.under[name]      # nobody is called twice for one trouble
+                assert calls.under[name] == before.under[name]  # nobody is called twice for one trouble
         for name in firing:
             members = alerts[name].members
             if name.startswith(PREFIX):
                 assert all(any(tie.incident == name for tie in TIES[member]) for member in members)
-                assert alerts[name].severity == min((TUNNELS[m].alert.severity for m in members), key=SEVERITIES.index)
+                assert alerts[name].severity == min(
+                    (TUNNELS[m].alert.severity for m in members), key=SEVERITIES.index
+                )
                 assert all(alerts[member].verdict is Verdict.CLEAR for member in members)
         if surroundings == "drain":
             assert {n for n in calls.under.values() if n not in before.under.values()} <= left
 
 
 @given(
-    st.integers(2, 7), st.lists(st.sampled_from(REASONS[:2]), min_size=7, max_size=7), st.lists(st.floats(0, 300), min_size=7, max_size=7)
+    st.integers(2, 7),
+    st.lists(st.sampled_from(REASONS[:2]), min_size=7, max_size=7),
+    st.lists(st.floats(0, 300), min_size=7, max_size=7),
 )
-def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(count: int, reasons: list[Reason], falls: list[float]) -> None:
+def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(
+    count: int, reasons: list[Reason], falls: list[float]
+) -> None:
     tunnels = {name: TUNNELS[name].model_copy(update={"login": Login()}) for name in NAMES[:count]}
     tied = ties(tunnels, dict.fromkeys(tunnels, "gw"))
-    down = {name: TunnelState(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))
-            for name, reason, at in zip(tunnels, reasons, falls, strict=False)}
+    down = {
+        name: TunnelState(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))
+        for name, reason, at in zip(tunnels, reasons, falls, strict=False)
+    }
     snapshot = Snapshot({name: (tunnels[name], state) for name, state in down.items()}, 2000.0)
     own, _ = verdicts("vpn1", snapshot)
     under = cover({}, own, snapshot, tied)
@@ -93,7 +129,10 @@ def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(count: 
     classes = dict(zip(tunnels, reasons, strict=False))
 
     def peers(name: str) -> int:
-        return sum(classes[n] is classes[name] and abs(down[n].well_since - down[name].well_since) <= 120.0 for n in tunnels)
+        return sum(
+            classes[n] is classes[name] and abs(down[n].well_since - down[name].well_since) <= 120.0
+            for n in tunnels
+        )
 
     for name, incident in under.items():
         if incident != name:
@@ -136,7 +175,9 @@ def test_a_dead_uplink_ends_a_trouble_and_it_begins_anew() -> None:
     assert troubles == {"t0": OutageTracker(100.0, 100.0)}
     troubles = follow(troubles, replace(snapshot, uplink=Uplink(False, 160.0), now=160.0))
     assert troubles == {}
-    assert follow(troubles, replace(snapshot, uplink=Uplink(True, 200.0), now=200.0)) == {"t0": OutageTracker(200.0, 200.0)}
+    assert follow(troubles, replace(snapshot, uplink=Uplink(True, 200.0), now=200.0)) == {
+        "t0": OutageTracker(200.0, 200.0)
+    }
 
 
 def test_ties_are_what_is_shared() -> None:
@@ -155,9 +196,11 @@ def test_a_condition_keeps_its_beginning_and_fades() -> None:
     calls, alerts, due = called("vpn1", calls, replace(snapshot, now=200.0), {}, {})
     assert (alerts["kernel:fight"].verdict, due) == (Verdict.HOLD, 260.0)
     calls, alerts, due = called("vpn1", calls, replace(snapshot, now=230.0), fight, {})
-    assert (alerts["kernel:fight"].verdict, alerts["kernel:fight"].since, due) == (Verdict.FIRING, 100.0, None)
+    assert (alerts["kernel:fight"].verdict, alerts["kernel:fight"].since, due) == (
+        Verdict.FIRING,
+        100.0,
+        None,
+    )
     calls, alerts, due = called("vpn1", calls, replace(snapshot, now=300.0), {}, {})
     calls, alerts, due = called("vpn1", calls, replace(snapshot, now=360.0), {}, {})
     assert (alerts, due, calls.conditions) == ({}, None, {})
-
-

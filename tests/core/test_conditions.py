@@ -14,7 +14,12 @@ from tunnels.settings import Probe, Tunnel
 
 NOW = 1000.0
 WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, well_since=0.0)
-GONE = TunnelState(phase=Phase.BACKOFF, reason=Reason.NETWORK, well_since=NOW - 180.0, failure=Failure(Reason.NETWORK, "no", NOW - 180.0))
+GONE = TunnelState(
+    phase=Phase.BACKOFF,
+    reason=Reason.NETWORK,
+    well_since=NOW - 180.0,
+    failure=Failure(Reason.NETWORK, "no", NOW - 180.0),
+)
 LATE = replace(GONE, well_since=NOW - 179.0)
 OFF = TunnelState(want=Want.DOWN, reason=Reason.STOPPED)
 BAD = replace(WELL, degraded="6 of the last 24 probe rounds unanswered")
@@ -23,12 +28,21 @@ DEAD = Condition("the uplink is dead")
 
 def snapshot(*states: TunnelState, uplink: Uplink = Uplink()) -> Snapshot:
     probes = [Probe(targets=(f"icmp://10.{n}.0.1",)) for n in range(len(states))]
-    tunnels = {f"t{n}": Tunnel(name=f"t{n}", kind="test", destinations=(f"10.{n}.0.0/24",), probe=each) for n, each in enumerate(probes)}
-    return Snapshot({name: (tunnel, state) for (name, tunnel), state in zip(tunnels.items(), states, strict=True)}, NOW, uplink=uplink)
+    tunnels = {
+        f"t{n}": Tunnel(name=f"t{n}", kind="test", destinations=(f"10.{n}.0.0/24",), probe=each)
+        for n, each in enumerate(probes)
+    }
+    return Snapshot(
+        {name: (tunnel, state) for (name, tunnel), state in zip(tunnels.items(), states, strict=True)},
+        NOW,
+        uplink=uplink,
+    )
 
 
 def test_tunnels_that_had_their_time_are_one_condition_with_the_part_that_is_dead() -> None:
-    found = of_tunnels(snapshot(WELL, GONE, LATE, OFF, replace(GONE, failure=Failure(Reason.LOCAL, "busy", NOW - 180.0))))
+    found = of_tunnels(
+        snapshot(WELL, GONE, LATE, OFF, replace(GONE, failure=Failure(Reason.LOCAL, "busy", NOW - 180.0)))
+    )
     assert list(found) == [DOWN]
     assert found[DOWN].text == "2 of 4 tunnels do not work: t1 (endpoint), t4"
     assert not found[DOWN].calls
@@ -46,7 +60,12 @@ def test_a_tunnel_that_works_badly_is_a_warning_of_its_own_after_its_time() -> N
     found = of_tunnels(snapshot(WELL, BAD, replace(BAD, health=Health.UNHEALTHY, well_since=NOW)))
     assert list(found) == ["degraded:t1"]
     condition = found["degraded:t1"]
-    assert (condition.severity, condition.after, condition.tunnel, condition.calls) == ("warning", 180.0, "t1", True)
+    assert (condition.severity, condition.after, condition.tunnel, condition.calls) == (
+        "warning",
+        180.0,
+        "t1",
+        True,
+    )
     assert seen({}, found, NOW).shown == {}
     sight = seen({}, found, NOW)
     assert sight.due == NOW + 180.0
@@ -65,7 +84,12 @@ def test_what_the_uplink_explains_is_not_seen_and_begins_anew_afterwards() -> No
 
 
 names = st.sampled_from("abcd")
-conditions = st.builds(Condition, st.just("x"), after=st.sampled_from([0.0, 5.0, 60.0]), explained_by=st.sampled_from(["", *"abcd"]))
+conditions = st.builds(
+    Condition,
+    st.just("x"),
+    after=st.sampled_from([0.0, 5.0, 60.0]),
+    explained_by=st.sampled_from(["", *"abcd"]),
+)
 worlds = st.dictionaries(names, conditions)
 
 
@@ -76,7 +100,10 @@ def test_whatever_comes_and_goes(story: list[tuple[dict[str, Condition], float]]
         now += passed
         sight = seen(since, found, now)
         assert sight.shown.keys() <= sight.since.keys() <= found.keys()
-        assert all(found[name].explained_by not in found and now - sight.since[name] >= found[name].after for name in sight.shown)
+        assert all(
+            found[name].explained_by not in found and now - sight.since[name] >= found[name].after
+            for name in sight.shown
+        )
         assert sight.due is None or sight.due > now
         if sight.due is not None:
             assert len(seen(sight.since, found, sight.due).shown) > len(sight.shown)

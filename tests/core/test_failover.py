@@ -16,7 +16,12 @@ PROBED = Probe(targets=("icmp://10.77.0.1",))
 
 def tunnel(name: str, priority: int) -> Tunnel:
     return Tunnel(
-        name=name, kind="test", destinations=("10.77.0.0/24",), priority=priority, probe=PROBED, reconnect=Reconnect(stable_after="1m")
+        name=name,
+        kind="test",
+        destinations=("10.77.0.0/24",),
+        priority=priority,
+        probe=PROBED,
+        reconnect=Reconnect(stable_after="1m"),
     )
 
 
@@ -26,7 +31,9 @@ def state(word: str, since: float = 0.0) -> TunnelState:
     return TunnelState(phase=phase, health=health, well_since=since)
 
 
-def carrier(before: str | None, main: TunnelState, spare: TunnelState, now: float = 1000.0) -> tuple[str, float | None]:
+def carrier(
+    before: str | None, main: TunnelState, spare: TunnelState, now: float = 1000.0
+) -> tuple[str, float | None]:
     snapshot = Snapshot({"spare": (tunnel("spare", 200), spare), "main": (tunnel("main", 100), main)}, now)
     carriers, due = choose({} if before is None else {NETWORK: before}, snapshot)
     return carriers[NETWORK], due

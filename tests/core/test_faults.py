@@ -12,7 +12,11 @@ class Clocked:
 
     def __init__(self) -> None:
         self.now, self.told, self.changes = 0.0, list[tuple[str, str, str]](), 0
-        self.faults = Faults(lambda: self.now, lambda part, place, error: self.told.append((part, place, str(error))), self._changed)
+        self.faults = Faults(
+            lambda: self.now,
+            lambda part, place, error: self.told.append((part, place, str(error))),
+            self._changed,
+        )
 
     def _changed(self) -> None:
         self.changes += 1

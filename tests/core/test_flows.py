@@ -1,4 +1,6 @@
-"""Which flows hold up a drain: for as long as packets pass, and not for longer than the limit after the last one."""
+"""Which flows hold up a drain: for as long as packets pass, and not for longer than the limit after the
+last one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from supervisor.core.network.flow_counting import GRAIN, Left, Memory, TrackedFl
 from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
 
 LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
-KEPT = 432_000.0        # seconds that the kernel keeps an entry without a packet
+KEPT = 432_000.0  # seconds that the kernel keeps an entry without a packet
 
 
 def entry(seen: float, packet: float, way: bytes = b"1", lane: int = LANE, over: bool = False) -> TrackedFlow:
@@ -25,7 +27,12 @@ def left(memory: Memory, *entries: TrackedFlow, idle: float = 60.0, now: float =
 
 
 def test_only_what_is_not_over_counts_and_each_lane_for_itself() -> None:
-    entries = [entry(10.0, 10.0), entry(10.0, 10.0, b"2", over=True), entry(10.0, 10.0, b"3", OTHER), entry(10.0, 10.0, b"4", OTHER + 1)]
+    entries = [
+        entry(10.0, 10.0),
+        entry(10.0, 10.0, b"2", over=True),
+        entry(10.0, 10.0, b"3", OTHER),
+        entry(10.0, 10.0, b"4", OTHER + 1),
+    ]
     memory, found = count({}, entries, {LANE: 60.0, OTHER: 60.0}, 10.0)
     assert {lane: each.flows for lane, each in found.items()} == {LANE: 1, OTHER: 1}
     assert set(memory) == {b"1", b"3"}
@@ -50,7 +57,9 @@ def test_what_the_kernel_has_forgotten_before_its_time_is_only_silent() -> None:
     again, found = left(memory, entry(40.0, 40.0))
     assert found == Left(1, 0.0), "its next packet has made a new entry"
     assert left(memory, entry(40.0, 40.0, over=True))[1] == Left(0, 0.0)
-    assert count(again, [], {OTHER: 60.0}, 41.0) == ({}, {OTHER: Left(0, 0.0)}), "nobody asks for its lane any more"
+    assert count(again, [], {OTHER: 60.0}, 41.0) == ({}, {OTHER: Left(0, 0.0)}), (
+        "nobody asks for its lane any more"
+    )
 
 
 def test_what_has_expired_or_was_closed_is_over() -> None:
@@ -64,7 +73,10 @@ def test_what_has_expired_or_was_closed_is_over() -> None:
 
 def test_a_flow_that_changes_its_lane_counts_there() -> None:
     memory, _ = count({}, [entry(10.0, 10.0)], {LANE: 60.0, OTHER: 60.0}, 10.0)
-    assert count(memory, [entry(11.0, 10.0, lane=OTHER)], {LANE: 60.0, OTHER: 60.0}, 11.0)[1] == {LANE: Left(), OTHER: Left(1, 0.0)}
+    assert count(memory, [entry(11.0, 10.0, lane=OTHER)], {LANE: 60.0, OTHER: 60.0}, 11.0)[1] == {
+        LANE: Left(),
+        OTHER: Left(1, 0.0),
+    }
     assert count(memory, [entry(11.0, 10.0, lane=OTHER)], {LANE: 60.0}, 11.0)[1] == {LANE: Left()}
 
 
@@ -74,7 +86,9 @@ def test_a_flow_with_packets_always_counts(period: float, pauses: list[float]) -
     memory, now = {}, 1000.0
     for pause in pauses:
         now += pause
-        memory, found = left(memory, entry(now, math.floor(now / period) * period), idle=period + 20.0 + 2 * GRAIN)
+        memory, found = left(
+            memory, entry(now, math.floor(now / period) * period), idle=period + 20.0 + 2 * GRAIN
+        )
         assert found.flows == 1
 
 

@@ -17,26 +17,50 @@ TUNNELS = [
     for targets in ((), ("icmp://10.0.0.1",))
 ]
 TUNNELS.append(TUNNELS[1].model_copy(update={"login": Login(reconnect_on_change=True)}))
-ASKS = [Reason.CONFIGURED, Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.SHUTDOWN]
-sessions = st.integers(0, 1)        # 0: the current one, 1: an earlier one
+ASKS = [
+    Reason.CONFIGURED,
+    Reason.STARTED,
+    Reason.STOPPED,
+    Reason.RESTARTED,
+    Reason.RECONFIGURED,
+    Reason.SHUTDOWN,
+]
+sessions = st.integers(0, 1)  # 0: the current one, 1: an earlier one
 happenings = st.one_of(
     st.builds(lambda r: lambda n: ev.Asked("t", reason=r), st.sampled_from(ASKS)),
-    st.builds(lambda r: lambda n: ev.Asked("t", reason=r, until=1e9), st.sampled_from([Reason.STOPPED, Reason.SHUTDOWN])),
+    st.builds(
+        lambda r: lambda n: ev.Asked("t", reason=r, until=1e9),
+        st.sampled_from([Reason.STOPPED, Reason.SHUTDOWN]),
+    ),
     st.builds(lambda left: lambda n: ev.FlowsCounted("t", left=left), st.integers(0, 2)),
     st.just(lambda n: ev.InputsChanged("t")),
     st.just(lambda n: ev.DeviceLost("t")),
     st.builds(lambda old: lambda n: ev.Spawned("t", n - old, 7), sessions),
-    st.builds(lambda old, r: lambda n: ev.SpawnFailed("t", n - old, r, "x"), sessions, st.sampled_from(Reason)),
+    st.builds(
+        lambda old, r: lambda n: ev.SpawnFailed("t", n - old, r, "x"), sessions, st.sampled_from(Reason)
+    ),
     st.builds(lambda old: lambda n: ev.ClientSaid("t", n - old, Connected()), sessions),
-    st.builds(lambda old, r: lambda n: ev.ClientSaid("t", n - old, Failed(r, "x")), sessions, st.sampled_from(Reason)),
+    st.builds(
+        lambda old, r: lambda n: ev.ClientSaid("t", n - old, Failed(r, "x")),
+        sessions,
+        st.sampled_from(Reason),
+    ),
     st.builds(lambda old, c: lambda n: ev.Exited("t", n - old, c), sessions, st.integers(0, 255)),
     st.builds(
         lambda old, rtt, proof: lambda n: ev.Probed("t", n - old, rtt, proof),
-        sessions, st.none() | st.floats(0, 2), st.none() | st.sampled_from(Proof),
+        sessions,
+        st.none() | st.floats(0, 2),
+        st.none() | st.sampled_from(Proof),
     ),
     st.builds(lambda reach: lambda n: ev.EndpointSeen("t", reach=reach), st.sampled_from(Reach)),
-    st.builds(lambda old, mtu: lambda n: ev.PathMtu("t", n - old, mtu), sessions, st.none() | st.integers(576, 9000)),
-    st.builds(lambda old, wanted: lambda n: ev.ClientSaid("t", n - old, Question(wanted, "x")), sessions, st.sampled_from(Wanted)),
+    st.builds(
+        lambda old, mtu: lambda n: ev.PathMtu("t", n - old, mtu), sessions, st.none() | st.integers(576, 9000)
+    ),
+    st.builds(
+        lambda old, wanted: lambda n: ev.ClientSaid("t", n - old, Question(wanted, "x")),
+        sessions,
+        st.sampled_from(Wanted),
+    ),
     st.builds(lambda old: lambda n: ev.Answered("t", n - old), sessions),
     st.builds(lambda old, kept: lambda n: ev.Kept("t", n - old, kept), sessions, st.booleans()),
     st.builds(lambda old, seconds: lambda n: ev.Delayed("t", n - old, seconds), sessions, st.floats(0, 60)),
@@ -46,7 +70,10 @@ happenings = st.one_of(
 )
 
 
-@given(st.sampled_from(TUNNELS), st.lists(st.tuples(happenings, st.floats(0, 300), st.floats(0, 0.999), st.booleans()), max_size=60))
+@given(
+    st.sampled_from(TUNNELS),
+    st.lists(st.tuples(happenings, st.floats(0, 300), st.floats(0, 0.999), st.booleans()), max_size=60),
+)
 def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
     state, now, alive = TunnelState(), 0.0, None
     for make, passed, jitter, uplink in story:
@@ -54,12 +81,12 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
         if isinstance(event, ev.Tick):
             if state.deadline is None:
                 continue
-            now = max(now, state.deadline)      # a Tick comes when the deadline is reached, never before
+            now = max(now, state.deadline)  # a Tick comes when the deadline is reached, never before
         else:
             now += passed
         if isinstance(event, ev.Exited | ev.SpawnFailed) and event.session == state.session.number:
             if alive != event.session or (isinstance(event, ev.SpawnFailed) and state.phase is Phase.UP):
-                continue                        # a client ends at most once, and one that connected was spawned
+                continue  # a client ends at most once, and one that connected was spawned
             alive = None
         before = state
         state, actions = step(moment(tunnel, now, jitter=jitter, uplink=uplink), state, event)
@@ -82,6 +109,8 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
             assert state.phase in (Phase.STOPPED, Phase.STOPPING)
             assert state.drain is None
         if state.drain is not None:
-            assert state.phase in (Phase.STARTING, Phase.UP, Phase.BACKOFF, Phase.STOPPING), "nothing brings it to its end"
+            assert state.phase in (Phase.STARTING, Phase.UP, Phase.BACKOFF, Phase.STOPPING), (
+                "nothing brings it to its end"
+            )
         assert state.attempts >= 0
         assert 0 <= state.refusals <= tunnel.login.max_attempts

@@ -1,4 +1,6 @@
-"""When a session is replaced: the age at which a far side ends sessions is learned, and the moment before it is chosen."""
+"""When a session is replaced: the age at which a far side ends sessions is learned, and the moment before
+it is chosen.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def up(connected: float = 0.0, expires: float | None = None, *lengths: float) ->
     return TunnelState(phase=Phase.UP, session=Session(1, connected=connected, expires=expires), known=known)
 
 
-# --- what is learned --------------------------------------------------------------------------------------------------------------
+# --- what is learned
+# ----------------------------------------------------------------------------------------------------------
 
 
 @given(ages, st.lists(st.floats(0.0, 11.0), min_size=5, max_size=5))
@@ -42,7 +45,9 @@ def test_the_limit_is_known_within_5_percent_after_5_sessions(age: float, notice
 @given(ages, st.integers(0, 2**32))
 def test_two_accidents_among_five_do_not_mislead(age: float, seed: int) -> None:
     dice = random.Random(seed)
-    lengths = [Length(age, True)] * 3 + [Length(dice.uniform(60.0, age * 0.9), dice.random() < 0.5) for _ in range(2)]
+    lengths = [Length(age, True)] * 3 + [
+        Length(dice.uniform(60.0, age * 0.9), dice.random() < 0.5) for _ in range(2)
+    ]
     dice.shuffle(lengths)
     assert learned(lengths, 60.0) == pytest.approx(age, rel=0.05)
 
@@ -51,13 +56,19 @@ def test_two_accidents_among_five_do_not_mislead(age: float, seed: int) -> None:
 def test_what_is_learned_is_never_outlived_and_was_seen_often_enough(lengths: list[Length]) -> None:
     found = learned(lengths, 60.0)
     if found is not None:
-        assert sum(length.ended_there and abs(length.seconds - found) <= 2 * CLOSE * found for length in lengths) >= ENOUGH
+        assert (
+            sum(length.ended_there and abs(length.seconds - found) <= 2 * CLOSE * found for length in lengths)
+            >= ENOUGH
+        )
         assert max(length.seconds for length in lengths) <= found * (1 + 3 * CLOSE)
 
 
 def test_ends_without_a_rule_teach_nothing() -> None:
     dice = random.Random(7)
-    wrong = sum(learned([Length(dice.expovariate(1 / HOUR), True) for _ in range(REMEMBERED)], 60.0) is not None for _ in range(1000))
+    wrong = sum(
+        learned([Length(dice.expovariate(1 / HOUR), True) for _ in range(REMEMBERED)], 60.0) is not None
+        for _ in range(1000)
+    )
     assert wrong < 20, "deaths at random look like a limit in few cases"
 
 
@@ -79,7 +90,8 @@ def test_only_the_last_sessions_are_remembered() -> None:
     assert [length.ended_there for length in known.lengths] == [n % 2 == 1 for n in range(5, REMEMBERED + 5)]
 
 
-# --- when -------------------------------------------------------------------------------------------------------------------------
+# --- when
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_earliest_limit_counts() -> None:
@@ -100,7 +112,9 @@ def test_it_begins_before_the_limit_and_not_much_earlier(length: float, luck: fl
 
 def test_the_margin_is_what_the_settings_say() -> None:
     assert due(tunnel(every="4h", before="10m"), up(), 0.0, 0.0) == 4 * HOUR - 600.0
-    assert due(tunnel(every="4h", before="10m"), up(0.0, 300.0), 0.0, 0.0) == 150.0      # announced: shorter than the margin
+    assert (
+        due(tunnel(every="4h", before="10m"), up(0.0, 300.0), 0.0, 0.0) == 150.0
+    )  # announced: shorter than the margin
 
 
 def test_many_tunnels_are_spread() -> None:
@@ -115,13 +129,17 @@ def test_nothing_is_due_while_it_is_not_up() -> None:
 
 
 @given(st.floats(0.0, 86_400.0), st.floats(0.0, 86_400.0), st.floats(0.0, 0.999))
-def test_the_preferred_time_of_day_is_kept_where_it_can_be(connected: float, zone: float, luck: float) -> None:
+def test_the_preferred_time_of_day_is_kept_where_it_can_be(
+    connected: float, zone: float, luck: float
+) -> None:
     """Of a day's session the window of three hours always lies in the second half or cannot be had."""
     moment = due(tunnel(every="1d", before="10m", window="02:00-05:00"), up(connected), luck, zone)
     assert moment is not None
     assert connected + 12 * HOUR <= moment <= connected + 24 * HOUR - 600.0
     local = (moment + zone) % 86_400.0
-    opened_late = [(connected + 12 * HOUR + zone + offset) % 86_400.0 for offset in range(0, int(11.8 * HOUR), 60)]
+    opened_late = [
+        (connected + 12 * HOUR + zone + offset) % 86_400.0 for offset in range(0, int(11.8 * HOUR), 60)
+    ]
     if any(2 * HOUR <= hour <= 5 * HOUR - 120 for hour in opened_late):
         assert 2 * HOUR - 60 <= local <= 5 * HOUR + 60
 

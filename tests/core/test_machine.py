@@ -16,14 +16,33 @@ from tests.core.moments import moment
 from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Login, Probe, Reconnect, Tunnel
 
-TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
+TUNNEL = Tunnel(
+    name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+)
 LIMITS = KindLimits(start=60.0, stop=5.0)
-EVENTS = (ev.Asked, ev.InputsChanged, ev.Spawned, ev.SpawnFailed, ev.ClientSaid, ev.Exited, ev.DeviceLost, ev.Probed, ev.PathMtu, ev.Kept,
-          ev.Delayed, ev.Answered, ev.UplinkBack, ev.Quiet, ev.EndpointSeen,
-          ev.Tick)
+EVENTS = (
+    ev.Asked,
+    ev.InputsChanged,
+    ev.Spawned,
+    ev.SpawnFailed,
+    ev.ClientSaid,
+    ev.Exited,
+    ev.DeviceLost,
+    ev.Probed,
+    ev.PathMtu,
+    ev.Kept,
+    ev.Delayed,
+    ev.Answered,
+    ev.UplinkBack,
+    ev.Quiet,
+    ev.EndpointSeen,
+    ev.Tick,
+)
 
 
-def run(state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL):
+def run(
+    state: TunnelState, *events: ev.Event, now: float = 100.0, jitter: float = 0.5, tunnel: Tunnel = TUNNEL
+):
     actions: tuple[ev.Action, ...] = ()
     for event in events:
         state, actions = step(moment(tunnel, now, jitter=jitter, limits=LIMITS), state, event)
@@ -35,7 +54,12 @@ def started(now: float = 0.0) -> TunnelState:
 
 
 def up(now: float = 0.0) -> TunnelState:
-    return run(started(now), ev.Spawned("acme", 1, 42, "id", "t-acme"), ev.ClientSaid("acme", 1, Connected("10.78.0.2")), now=now)[0]
+    return run(
+        started(now),
+        ev.Spawned("acme", 1, 42, "id", "t-acme"),
+        ev.ClientSaid("acme", 1, Connected("10.78.0.2")),
+        now=now,
+    )[0]
 
 
 def healthy(now: float = 0.0) -> TunnelState:
@@ -80,7 +104,9 @@ def test_an_event_of_an_earlier_session_changes_nothing(phase: Phase, event: typ
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_after_a_tick_the_deadline_is_gone_or_later(phase: Phase) -> None:
-    after, _ = run(TunnelState(phase=phase, session=Session(1), deadline=100.0), ev.Tick("acme", 1), now=100.0)
+    after, _ = run(
+        TunnelState(phase=phase, session=Session(1), deadline=100.0), ev.Tick("acme", 1), now=100.0
+    )
     assert (phase, ev.Tick) not in TABLE or after.deadline is None or after.deadline > 100.0
 
 
@@ -90,12 +116,21 @@ def test_every_reason_has_a_policy() -> None:
 
 def test_start_spawns_the_next_session_with_a_deadline() -> None:
     state, actions = run(TunnelState(), ev.Asked("acme", reason=Reason.CONFIGURED), now=7.0)
-    assert (state.phase, state.session.number, state.deadline, actions) == (Phase.STARTING, 1, 67.0, (ev.Spawn("acme", 1),))
+    assert (state.phase, state.session.number, state.deadline, actions) == (
+        Phase.STARTING,
+        1,
+        67.0,
+        (ev.Spawn("acme", 1),),
+    )
 
 
 def test_a_client_that_does_not_come_up_is_stopped_at_the_deadline() -> None:
     state, actions = run(started(), ev.Tick("acme", 1), now=60.0)
-    assert (state.phase, state.reason, actions) == (Phase.STOPPING, Reason.START_TIMEOUT, (ev.Terminate("acme", 1, leave=True),))
+    assert (state.phase, state.reason, actions) == (
+        Phase.STOPPING,
+        Reason.START_TIMEOUT,
+        (ev.Terminate("acme", 1, leave=True),),
+    )
 
 
 def test_a_client_that_ignores_sigterm_is_killed_again_and_again() -> None:
@@ -109,7 +144,12 @@ def test_a_client_that_ignores_sigterm_is_killed_again_and_again() -> None:
 
 def test_stop_ends_in_stopped_and_start_is_needed() -> None:
     state, _ = run(up(), ev.Asked("acme", reason=Reason.STOPPED), ev.Exited("acme", 1, 0))
-    assert (state.phase, state.want, state.reason, state.deadline) == (Phase.STOPPED, Want.DOWN, Reason.STOPPED, None)
+    assert (state.phase, state.want, state.reason, state.deadline) == (
+        Phase.STOPPED,
+        Want.DOWN,
+        Reason.STOPPED,
+        None,
+    )
     assert run(state, ev.InputsChanged("acme"))[0] == state
     assert run(state, ev.Asked("acme", reason=Reason.STARTED))[0].phase is Phase.STARTING
 
@@ -163,9 +203,19 @@ def test_failures_are_forgotten_only_after_stable_after_of_health() -> None:
 
 @pytest.mark.parametrize(
     ("attempts", "jitter", "seconds"),
-    [(0, 0.9, 0.0), (1, 0.9, 1.0), (2, 0.0, 1.0), (2, 0.5, 1.5), (4, 0.999999, 8.0), (8, 1.0, 120.0), (10**6, 0.5, 60.5)],
+    [
+        (0, 0.9, 0.0),
+        (1, 0.9, 1.0),
+        (2, 0.0, 1.0),
+        (2, 0.5, 1.5),
+        (4, 0.999999, 8.0),
+        (8, 1.0, 120.0),
+        (10**6, 0.5, 60.5),
+    ],
 )
-def test_backoff_is_full_jitter_between_first_and_a_doubling_capped_ceiling(attempts: int, jitter: float, seconds: float) -> None:
+def test_backoff_is_full_jitter_between_first_and_a_doubling_capped_ceiling(
+    attempts: int, jitter: float, seconds: float
+) -> None:
     assert backoff(Reconnect(first="1s", max="2m"), attempts, jitter) == pytest.approx(seconds, abs=1e-4)
 
 
@@ -218,7 +268,9 @@ def test_the_end_of_the_process_explains_a_vanished_device() -> None:
 
 
 def test_last_words_explain_a_vanished_device() -> None:
-    """A client that ends by itself closes its device first, says why, and exits: the kernel is the quickest to tell."""
+    """A client that ends by itself closes its device first, says why, and exits: the kernel is the
+    quickest to tell.
+    """
     last_words = ev.ClientSaid("acme", 1, Failed(Reason.PEER_CLOSED, "the server ended the session"))
     state, _ = run(healthy(), ev.DeviceLost("acme"), last_words, ev.Exited("acme", 1, 0))
     assert (state.reason, state.failure.text) == (Reason.PEER_CLOSED, "the server ended the session")

@@ -15,13 +15,19 @@ from tests.core.moments import moment
 from tunnels.base import Connected, Reason
 from tunnels.settings import Planned, Probe, Reconnect, Tunnel
 
-TUNNEL = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",)))
+TUNNEL = Tunnel(
+    name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+)
 UNPROBED = TUNNEL.model_copy(update={"probe": Probe()})
-AT_NIGHT = TUNNEL.model_copy(update={"reconnect": Reconnect(planned=Planned(every="1d", window="02:00-03:00"))})
+AT_NIGHT = TUNNEL.model_copy(
+    update={"reconnect": Reconnect(planned=Planned(every="1d", window="02:00-03:00"))}
+)
 NOW = 1000.0
 IDLE = TunnelState()
 STARTING = TunnelState(phase=Phase.STARTING, session=Session(1), deadline=NOW + 60)
-UP = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, connected=0.0), healthy_since=0.0, known=Known())
+UP = TunnelState(
+    phase=Phase.UP, health=Health.HEALTHY, session=Session(1, connected=0.0), healthy_since=0.0, known=Known()
+)
 DYING = replace(UP, misses=2, silence=2)
 START, MISS, GONE = ev.Asked("acme", reason=Reason.STARTED), ev.Probed("acme", 1), ev.Exited("acme", 1, 1)
 CONNECTED = ev.ClientSaid("acme", 1, Connected())

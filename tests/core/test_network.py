@@ -65,9 +65,10 @@ def test_a_proxy_has_a_port_while_up_and_no_device() -> None:
     )
 
 
-@pytest.mark.parametrize(("connections", "share"), [
-    (0, 0), (479, 0), (480, 480), (1439, 960), (3 * 480, 960), (16 * 480, 7680), (10**6, 7680),
-])
+@pytest.mark.parametrize(
+    ("connections", "share"),
+    [(0, 0), (479, 0), (480, 480), (1439, 960), (3 * 480, 960), (16 * 480, 7680), (10**6, 7680)],
+)
 def test_a_share_is_one_that_the_rules_know(connections: int, share: int) -> None:
     assert share_of(connections) == share
 
@@ -75,18 +76,26 @@ def test_a_share_is_one_that_the_rules_know(connections: int, share: int) -> Non
 PROBED = {"probe": {"targets": ["icmp://10.77.0.1"]}}
 
 
-@pytest.mark.parametrize(("state", "now", "manner", "due"), [
-    (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 114.9, Manner.PAUSE, 115.0),
-    (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 115.0, Manner.REFUSE, None),
-    (TunnelState(phase=Phase.STARTING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
-    (TunnelState(phase=Phase.STOPPING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
-    (TunnelState(phase=Phase.STOPPING, want=Want.DOWN, well_since=100.0), 101.0, Manner.REFUSE, None),
-    (TunnelState(phase=Phase.STOPPED, well_since=100.0), 101.0, Manner.REFUSE, None),
-    (TunnelState(phase=Phase.FAILED, well_since=100.0), 101.0, Manner.REFUSE, None),
-    (TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=100.0), 9999.0, Manner.PAUSE, None),
-    (TunnelState(phase=Phase.UP, well_since=100.0), 101.0, Manner.PAUSE, 115.0),       # not proven
-    (TunnelState(phase=Phase.UP, well_since=100.0), 115.0, Manner.REFUSE, None),       # matters when its device vanishes
-])
+@pytest.mark.parametrize(
+    ("state", "now", "manner", "due"),
+    [
+        (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 114.9, Manner.PAUSE, 115.0),
+        (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 115.0, Manner.REFUSE, None),
+        (TunnelState(phase=Phase.STARTING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
+        (TunnelState(phase=Phase.STOPPING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
+        (TunnelState(phase=Phase.STOPPING, want=Want.DOWN, well_since=100.0), 101.0, Manner.REFUSE, None),
+        (TunnelState(phase=Phase.STOPPED, well_since=100.0), 101.0, Manner.REFUSE, None),
+        (TunnelState(phase=Phase.FAILED, well_since=100.0), 101.0, Manner.REFUSE, None),
+        (TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=100.0), 9999.0, Manner.PAUSE, None),
+        (TunnelState(phase=Phase.UP, well_since=100.0), 101.0, Manner.PAUSE, 115.0),  # not proven
+        (
+            TunnelState(phase=Phase.UP, well_since=100.0),
+            115.0,
+            Manner.REFUSE,
+            None,
+        ),  # matters when its device vanishes
+    ],
+)
 def test_a_tunnel_that_comes_back_soon_pauses_and_one_that_does_not_refuses(
     state: TunnelState, now: float, manner: Manner, due: float | None
 ) -> None:
@@ -98,7 +107,9 @@ def test_a_tunnel_that_comes_back_soon_pauses_and_one_that_does_not_refuses(
 
 
 def test_a_mapping_is_carried_under_the_presented_network() -> None:
-    (carry,) = plan((tunnel("a", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}), TunnelState())).carries
+    (carry,) = plan(
+        (tunnel("a", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}), TunnelState())
+    ).carries
     assert (str(carry.network), str(carry.real)) == ("100.64.0.0/16", "10.0.0.0/16")
 
 
@@ -111,9 +122,16 @@ def test_a_mapping_is_carried_under_the_presented_network() -> None:
         (TunnelState(), TunnelState(), "main"),
     ],
 )
-def test_the_well_tunnel_with_the_lowest_priority_carries(main: TunnelState, spare: TunnelState, carrier: str) -> None:
-    result = plan((tunnel("spare", "10.77.0.0/24", priority=200), spare), (tunnel("main", "10.77.0.0/24", priority=100), main))
-    assert [c.lane for c in result.carries] == [next(lane.number for lane in result.lanes if lane.tunnel == carrier)]
+def test_the_well_tunnel_with_the_lowest_priority_carries(
+    main: TunnelState, spare: TunnelState, carrier: str
+) -> None:
+    result = plan(
+        (tunnel("spare", "10.77.0.0/24", priority=200), spare),
+        (tunnel("main", "10.77.0.0/24", priority=100), main),
+    )
+    assert [c.lane for c in result.carries] == [
+        next(lane.number for lane in result.lanes if lane.tunnel == carrier)
+    ]
 
 
 def test_device_names_fit_the_kernel_and_differ() -> None:
@@ -133,7 +151,8 @@ def test_the_devices_of_the_second_seats_fit_and_differ_too() -> None:
     assert device_name(tunnel("acme-dc", "10.0.0.0/24"), 1) == "t-acme-dc~"
 
 
-# --- two sessions -----------------------------------------------------------------------------------------------------------------
+# --- two sessions
+# ----------------------------------------------------------------------------------------------------------
 
 GATED = tunnel("a", "10.77.0.0/24", allow=("engineers",))
 FIRST = TunnelState(phase=Phase.UP, session=Session(1, address="10.78.0.2"))
@@ -143,7 +162,8 @@ SECOND = TunnelState(phase=Phase.UP, session=Session(3, address="10.78.0.2", sea
 def test_both_sessions_of_a_tunnel_have_a_lane_and_a_gate_and_one_carries() -> None:
     both = plan((GATED, replace(SECOND, other=FIRST)))
     assert [(lane.number, lane.device, lane.up) for lane in both.lanes] == [
-        (FIRST_LANE + NEXT_SEAT, "t-a~", True), (FIRST_LANE, "t-a", True),
+        (FIRST_LANE + NEXT_SEAT, "t-a~", True),
+        (FIRST_LANE, "t-a", True),
     ]
     assert {gate.lane for gate in both.gates} == {FIRST_LANE, FIRST_LANE + NEXT_SEAT}
     assert [carry.lane for carry in both.carries] == [FIRST_LANE + NEXT_SEAT]
@@ -154,6 +174,9 @@ def test_a_lane_is_taken_over_by_the_other_seat_with_the_same_address() -> None:
     after = plan((GATED, replace(SECOND, other=replace(FIRST, phase=Phase.STOPPING))))
     assert [lane.number for lane in taken_over(before, after)] == [FIRST_LANE]
     elsewhere = replace(SECOND, session=replace(SECOND.session, address="10.78.0.3"))
-    assert taken_over(before, plan((GATED, replace(elsewhere, other=replace(FIRST, phase=Phase.STOPPING))))) == ()
+    assert (
+        taken_over(before, plan((GATED, replace(elsewhere, other=replace(FIRST, phase=Phase.STOPPING)))))
+        == ()
+    )
     assert taken_over(before, plan((GATED, replace(FIRST, phase=Phase.STOPPING)))) == ()
     assert taken_over(before, before) == ()

@@ -19,17 +19,20 @@ def sizes_tried(search: Search, path: int) -> tuple[list[int], Search]:
     return tried, search
 
 
-@pytest.mark.parametrize(("path", "found", "first"), [
-    (1500, 1500, [576, 1500]),                  # the usual path takes two packets
-    (9000, 1500, [576, 1500]),
-    (1499, 1499, [576, 1500, 1038]),
-    (576, 576, [576, 1500, 1038]),
-    (0, None, [576]),                           # nobody answers
-    (575, None, [576]),
-])
+@pytest.mark.parametrize(
+    ("path", "found", "first"),
+    [
+        (1500, 1500, [576, 1500]),  # the usual path takes two packets
+        (9000, 1500, [576, 1500]),
+        (1499, 1499, [576, 1500, 1038]),
+        (576, 576, [576, 1500, 1038]),
+        (0, None, [576]),  # nobody answers
+        (575, None, [576]),
+    ],
+)
 def test_what_is_tried_and_found(path: int, found: int | None, first: list[int]) -> None:
     tried, search = sizes_tried(Search.between(576, 1500), path)
-    assert tried[:len(first)] == first
+    assert tried[: len(first)] == first
     assert search.found == found
 
 

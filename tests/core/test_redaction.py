@@ -39,8 +39,12 @@ ENCODINGS: dict[str, Encode] = {
     "JSON": lambda text: json.dumps(text)[1:-1],
     "JSON, readable": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
     "JSON, slashes too": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
-    "JSON, every letter": lambda text: "".join(f"\\u{unit:04x}" for unit in memoryview(text.encode("utf-16-le")).cast("H")),
-    "JSON, upper case": lambda text: "".join(f"\\u{unit:04X}" for unit in memoryview(text.encode("utf-16-le")).cast("H")),
+    "JSON, every letter": lambda text: "".join(
+        f"\\u{unit:04x}" for unit in memoryview(text.encode("utf-16-le")).cast("H")
+    ),
+    "JSON, upper case": lambda text: "".join(
+        f"\\u{unit:04X}" for unit in memoryview(text.encode("utf-16-le")).cast("H")
+    ),
     "C": lambda text: "".join(f"\\x{byte:02x}" for byte in text.encode()),
     "HTML": html.escape,
     "HTML, decimal": every("&#{};"),
@@ -79,9 +83,9 @@ def readings(text: str) -> list[str]:
         standard = run.replace("-", "+").replace("_", "/")
         for start in range(4):
             part = standard[start:]
-            found.append(base64.b64decode(part[:len(part) // 4 * 4]).decode(errors="replace"))
+            found.append(base64.b64decode(part[: len(part) // 4 * 4]).decode(errors="replace"))
             try:
-                found.append(bytes.fromhex(run[start:][:len(run[start:]) // 2 * 2]).decode(errors="replace"))
+                found.append(bytes.fromhex(run[start:][: len(run[start:]) // 2 * 2]).decode(errors="replace"))
             except (ValueError, binascii.Error):
                 continue
     return found
@@ -102,7 +106,9 @@ def test_no_encoding_hides_a_secret(encoding: str, secret: str, before: str, aft
 
 @given(SECRETS, st.data())
 def test_no_mixture_of_encodings_hides_it(secret: str, data: st.DataObject) -> None:
-    assume(not set(secret) & set("\\%&"))       # whoever escapes other letters escapes the signs of escapes too, or nobody can undo it
+    assume(
+        not set(secret) & set("\\%&")
+    )  # whoever escapes other letters escapes the signs of escapes too, or nobody can undo it
     one_by_one = [name for name in ENCODINGS if name.startswith(("URL", "JSON", "HTML", "as"))]
     text = "".join(ENCODINGS[data.draw(st.sampled_from(one_by_one))](letter) for letter in secret)
     assert redactor(secret).text(f"<{text}>") == f"<{MASK}>"
@@ -134,13 +140,25 @@ def test_many_secrets_and_few_are_found_alike() -> None:
         assert MASK in made.text(f"x {encode(secrets[321])} y")
 
 
-LINE = "2026-01-01 12:00:00 TCP/UDP: Preserving recently used remote address: [AF_INET]203.0.113.2:1194 100%25 done \\u0041"
+LINE = (
+    "2026-01-01 12:00:00 TCP/UDP: Preserving recently used remote address: [AF_INET]203.0.113.2:1194 "
+    "100%25 done \\u0041"
+)
 
 
 @pytest.mark.parametrize("count", [1, 20, 1000])
 def test_it_is_quick_for_each_line(count: int) -> None:
     made = redactor(*(f"secret-{number}-{number * 7919 % 65537}" for number in range(count)))
-    hostile = ["%41" * 1365, "\\u0041" * 682, "&#65;" * 819, "secr" * 1024, "a" * 4096, "&" * 4096, "%" * 4096, "\\" * 4096]
+    hostile = [
+        "%41" * 1365,
+        "\\u0041" * 682,
+        "&#65;" * 819,
+        "secr" * 1024,
+        "a" * 4096,
+        "&" * 4096,
+        "%" * 4096,
+        "\\" * 4096,
+    ]
     for line, limit in ((LINE, 0.001), *((each, 0.05) for each in hostile)):
         best = min(_seconds(made, line) for _ in range(5))
         assert best < limit, (line[:20], best)

@@ -15,7 +15,9 @@ lanes = st.lists(st.integers(FIRST_LANE, LAST_LANE), unique=True, max_size=60).m
 
 
 def table(rules: frozenset[Rule], mark: int) -> tuple[int, int]:
-    """The first table that a packet with this mark looks into, as the kernel walks its rules, and how many it looked at."""
+    """The first table that a packet with this mark looks into, as the kernel walks its rules, and how many
+    it looked at.
+    """
     ahead, steps = sorted(rules, key=lambda rule: rule.priority), 0
     while ahead:
         rule, steps = ahead.pop(0), steps + 1
@@ -36,11 +38,15 @@ def test_every_mark_looks_where_it_should(numbers: tuple[int, ...], mark: int) -
 
 
 @given(lanes, st.randoms(use_true_random=False))
-def test_whatever_is_removed_nobody_looks_into_anothers_table(numbers: tuple[int, ...], dice: random.Random) -> None:
+def test_whatever_is_removed_nobody_looks_into_anothers_table(
+    numbers: tuple[int, ...], dice: random.Random
+) -> None:
     rules = leading(numbers, (4,))
     left = frozenset(rule for rule in rules if dice.random() < 0.6)
     for mark in (0, *numbers):
-        assert table(left, mark)[0] == (mark if any(rule.kind == "lookup" and rule.mark == mark for rule in left) else MAIN)
+        assert table(left, mark)[0] == (
+            mark if any(rule.kind == "lookup" and rule.mark == mark for rule in left) else MAIN
+        )
 
 
 def test_few_lanes_have_one_rule_each_and_many_are_found_in_a_few_steps() -> None:
@@ -50,7 +56,12 @@ def test_few_lanes_have_one_rule_each_and_many_are_found_in_a_few_steps() -> Non
     assert table(rules, 0)[1] == 2
     assert max(table(rules, lane)[1] for lane in many) <= 1 + 14 + 16
     everything = leading(tuple(range(FIRST_LANE, LAST_LANE + 1)), (4,))
-    places = {lane >> 4: {rule.priority for rule in everything if rule.kind == "lookup" and rule.mark >> 4 == lane >> 4} for lane in many}
+    places = {
+        lane >> 4: {
+            rule.priority for rule in everything if rule.kind == "lookup" and rule.mark >> 4 == lane >> 4
+        }
+        for lane in many
+    }
     assert all(len(place) == 1 for place in places.values())
     assert len(set().union(*places.values())) == len(places)
     assert max(rule.priority for rule in everything) == PRIORITY
@@ -61,4 +72,6 @@ def test_a_jump_goes_forward_to_a_rule_that_exists() -> None:
     jumps = [rule for rule in rules if rule.kind == "goto"]
     assert jumps
     assert all(rule.priority < rule.target for rule in jumps)
-    assert all((jump.version, jump.target) in {(rule.version, rule.priority) for rule in rules} for jump in jumps)
+    assert all(
+        (jump.version, jump.target) in {(rule.version, rule.priority) for rule in rules} for jump in jumps
+    )

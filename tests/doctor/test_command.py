@@ -36,7 +36,10 @@ def test_problems_are_1_and_their_remedies_stand_on_lines_of_their_own(tmp_path:
     assert (done.exit_code, done.stderr) == (1, "")
     lines = done.stdout.splitlines()
     at = lines.index(f"  problem own: identity: no file {host.root}/key")
-    assert lines[at + 1].strip() == f"install -m 0640 -g facilitator /dev/stdin {host.root}/key   # paste it, Ctrl-D"
+    assert (
+        lines[at + 1].strip()
+        == f"install -m 0640 -g facilitator /dev/stdin {host.root}/key   # paste it, Ctrl-D"
+    )
     assert "problem" in lines[-1]
 
 
@@ -52,10 +55,26 @@ def test_a_fit_host_is_0(tmp_path: Path, netns: Namespace) -> None:
 def test_the_table_of_findings(capsys: pytest.CaptureFixture[str]) -> None:
     from supervisor.cli.findings import print_findings
 
-    print_findings([ok("a", "fine [bold]"), info("a", "known"), warning("b", "soon", "do x"), problem("c", "x" * 300, "y" * 300)])
+    print_findings(
+        [
+            ok("a", "fine [bold]"),
+            info("a", "known"),
+            warning("b", "soon", "do x"),
+            problem("c", "x" * 300, "y" * 300),
+        ]
+    )
     assert capsys.readouterr().out.splitlines() == [
-        "a", "  ok      fine [bold]", "  info    known", "b", "  warning soon", "          do x", "c", "  problem " + "x" * 300,
-        "          " + "y" * 300, "", "1 problem, 1 warning",
+        "a",
+        "  ok      fine [bold]",
+        "  info    known",
+        "b",
+        "  warning soon",
+        "          do x",
+        "c",
+        "  problem " + "x" * 300,
+        "          " + "y" * 300,
+        "",
+        "1 problem, 1 warning",
     ]
     print_findings([Finding(Severity.OK, "a", "fine")])
     assert capsys.readouterr().out.splitlines()[-1] == "this host is fit"

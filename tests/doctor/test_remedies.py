@@ -1,4 +1,6 @@
-"""The remedies, on real packets: what the doctor calls a problem stops traffic, and what it says to do lets it through."""
+"""The remedies, on real packets: what the doctor calls a problem stops traffic, and what it says to do
+lets it through.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def apply(namespace: Namespace, remedy: str) -> None:
     """The remedy itself; where iptables is not installed, the rule that it makes."""
     if remedy.startswith("iptables") and shutil.which("iptables") is None:
         mark, mask = mark_and_mask()
-        remedy = f"nft insert rule ip filter DOCKER-USER ct mark and {mask:#x} == {mark:#x} counter accept comment facilitator"
+        remedy = (
+            f"nft insert rule ip filter DOCKER-USER ct mark and {mask:#x} == {mark:#x} counter "
+            f"accept comment facilitator"
+        )
     namespace.run("sh", "-c", remedy)
 
 
@@ -51,7 +56,13 @@ async def test_a_proxied_connection_needs_the_input_chain(netns: Namespace) -> N
     with world(netns) as lab:
         async with kernel(PLAN), server(netns, 17300, lambda sock: str(sock.getpeername()[0])):
             assert await ask(lab.staff, "10.90.0.10") == STAFF
-            netns.run("nft", "-f", "-", input="table inet mine {\n chain in {\n type filter hook input priority 0; policy drop;\n }\n}\n")
+            netns.run(
+                "nft",
+                "-f",
+                "-",
+                input="table inet mine {\n chain in {\n type filter hook input priority 0; policy drop;\n "
+                "}\n}\n",
+            )
             finding = said()
             assert "redirected to a proxy" in finding.text
             with pytest.raises((OSError, TimeoutError)):

@@ -1,4 +1,6 @@
-"""Writes the files of the formats of today: `python -m tests.golden`. Those of earlier releases are never written again."""
+"""Writes the files of the formats of today: `python -m tests.golden`. Those of earlier releases are never
+written again.
+"""
 
 from __future__ import annotations
 

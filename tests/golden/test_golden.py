@@ -1,4 +1,6 @@
-"""What earlier releases have written is read, what is written today stands here, and nothing unknown is taken for known."""
+"""What earlier releases have written is read, what is written today stands here, and nothing unknown is
+taken for known.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def test_what_each_release_has_written_is_read(file: Path, tmp_path: Path) -> No
     sort, found = SORTS[name], SORTS[name].read(tmp_path, file.read_bytes())
     if int(format) == sort.format or not is_dataclass(found):
         assert found == sort.value
-    else:       # fields that were added since then have their defaults
+    else:  # fields that were added since then have their defaults
         known = TypeAdapter(type(found)).dump_python(found, mode="json")
         assert list(missing_in(known, {"format": None, **json.loads(file.read_text())})) == [".format"]
 
@@ -54,8 +56,12 @@ def missing_in(known: Any, told: Any, path: str = "") -> Iterator[str]:
 
 
 def test_each_sort_has_a_file_of_each_format() -> None:
-    first = {"handover": 1}         # version 0.1.0 had a format there already
-    wanted = {f"{name}-{format}" for name, sort in SORTS.items() for format in range(first.get(name, 0), sort.format + 1)}
+    first = {"handover": 1}  # version 0.1.0 had a format there already
+    wanted = {
+        f"{name}-{format}"
+        for name, sort in SORTS.items()
+        for format in range(first.get(name, 0), sort.format + 1)
+    }
     assert {file.stem for file in FILES} == wanted
 
 
@@ -98,17 +104,22 @@ def another_word(raw: Any) -> None:
     raw["record"]["state"]["phase"] = "sleeping"
 
 
-@pytest.mark.parametrize(("change", "why"), [
-    (renamed("phase", "stage"), "record.state.stage is unknown to this version"),
-    (renamed("refusals", "refused"), "record.state.refused is unknown to this version"),
-    (deep, "record.state.session.colour is unknown to this version"),
-    (other, "record.state.other.colour is unknown to this version"),
-    (less, "record.state.refusals is missing"),
-    (newer, f"its format is {RECORD.format + 1}, and this version knows {RECORD.format}"),
-    (no_number, "its format is '1', and this version knows"),
-    (another_word, "record.state.phase is not what it should be"),
-])
-def test_what_is_not_known_is_refused_and_said(tmp_path: Path, change: Callable[[Any], None], why: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (renamed("phase", "stage"), "record.state.stage is unknown to this version"),
+        (renamed("refusals", "refused"), "record.state.refused is unknown to this version"),
+        (deep, "record.state.session.colour is unknown to this version"),
+        (other, "record.state.other.colour is unknown to this version"),
+        (less, "record.state.refusals is missing"),
+        (newer, f"its format is {RECORD.format + 1}, and this version knows {RECORD.format}"),
+        (no_number, "its format is '1', and this version knows"),
+        (another_word, "record.state.phase is not what it should be"),
+    ],
+)
+def test_what_is_not_known_is_refused_and_said(
+    tmp_path: Path, change: Callable[[Any], None], why: str
+) -> None:
     raw = document()
     change(raw)
     text = json.dumps(raw).encode()
@@ -127,10 +138,25 @@ def recalled(directory: Path, content: bytes, boot: str = BOOT) -> Any:
     return recall(directory, boot)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"{", b"null", b"[]", b"7", b"{}", b'{"format": 99999999999999999999999}', b'{"format": -1}', b'{"format": null}', b"[" * 100_000,
-    b'{"record": {"state": {"refusals": "2", "login_after": []}}}', b'{"record": []}', b'{"record": {"state": 7}}', b"\xff\xfe",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"format": 99999999999999999999999}',
+        b'{"format": -1}',
+        b'{"format": null}',
+        b"[" * 100_000,
+        b'{"record": {"state": {"refusals": "2", "login_after": []}}}',
+        b'{"record": []}',
+        b'{"record": {"state": 7}}',
+        b"\xff\xfe",
+    ],
+)
 def test_damage_is_no_record_and_no_crash(tmp_path: Path, content: bytes) -> None:
     with capture_logs() as logged:
         found = recalled(tmp_path, content)
@@ -155,13 +181,17 @@ def test_refused_logins_count_even_where_the_record_is_not_understood(tmp_path: 
     assert (begun.state.phase, begun.state.reason, begun.state.refusals) == (Phase.BACKOFF, Reason.AUTH, 2)
     assert begun.state.deadline == begun.state.login_after == STATE.login_after
     assert begun.events == ()
-    late = revive("acme-dc", PreviousRun(spent={"acme-dc": Spent(2, 1e300)}), KindLimits(), 5.0, held=False, anew=False)
+    late = revive(
+        "acme-dc", PreviousRun(spent={"acme-dc": Spent(2, 1e300)}), KindLimits(), 5.0, held=False, anew=False
+    )
     assert late.state.deadline == 3605.0, "and nobody waits for ever"
 
 
 def test_an_order_that_is_not_understood_is_not_followed_and_said(tmp_path: Path) -> None:
     (tmp_path / "orders").mkdir()
-    (tmp_path / "orders" / "end.json").write_text(json.dumps({"format": 1, "boot": BOOT, "until": 900.0, "whom": "all"}))
+    (tmp_path / "orders" / "end.json").write_text(
+        json.dumps({"format": 1, "boot": BOOT, "until": 900.0, "whom": "all"})
+    )
     with capture_logs() as logged:
         assert ends_by(tmp_path, BOOT) is None
     assert logged[0]["why"] == "whom is unknown to this version"
@@ -170,7 +200,9 @@ def test_an_order_that_is_not_understood_is_not_followed_and_said(tmp_path: Path
 def test_the_sample_leaves_no_field_at_its_default() -> None:
     """Else a field could be lost without a test that fails."""
     written = json.loads(RECORD.written(STORED))["record"]["state"]
-    plain = json.loads(RECORD.written(type(STORED)(BOOT, type(STORED.record)(type(STATE)(), 0), "", "")))["record"]["state"]
+    plain = json.loads(RECORD.written(type(STORED)(BOOT, type(STORED.record)(type(STATE)(), 0), "", "")))[
+        "record"
+    ]["state"]
     assert [path for path in same(written, plain)] == []
 
 

@@ -32,7 +32,9 @@ def sessions(history: History, limit: int = 10_000) -> list[tuple[str, str | Non
 
 
 def killed_after(directory: Path, lines: int) -> int:
-    """Run the writer, SIGKILL it at some moment after so many lines; the last session that it had said to be on disk."""
+    """Run the writer, SIGKILL it at some moment after so many lines; the last session that it had said to
+    be on disk.
+    """
     argv = (sys.executable, "-m", "tests.history.writer", str(directory))
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as writer:
         said = [writer.stdout.readline() for _ in range(lines)]
@@ -49,14 +51,20 @@ def test_nothing_that_was_on_disk_is_lost_to_a_sigkill_and_what_was_open_is_clos
         certain = killed_after(tmp_path, dice.randrange(2, 40))
         file = sqlite3.connect(tmp_path / FILE)
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        run, = file.execute("SELECT max(id) FROM run").fetchone()
-        numbers = [n for n, in file.execute("SELECT number FROM session WHERE run=? ORDER BY number", (run,))]
+        (run,) = file.execute("SELECT max(id) FROM run").fetchone()
+        numbers = [
+            n for (n,) in file.execute("SELECT number FROM session WHERE run=? ORDER BY number", (run,))
+        ]
         assert numbers == list(range(1, len(numbers) + 1)), "a prefix of what happened, without a gap"
         assert len(numbers) >= certain
-        assert file.execute("SELECT count(*) FROM session WHERE ended IS NULL").fetchone() == (1,), f"round {round}"
+        assert file.execute("SELECT count(*) FROM session WHERE ended IS NULL").fetchone() == (1,), (
+            f"round {round}"
+        )
         kept += len(numbers)
         file.close()
-    history = History(Archive(tmp_path, "test"), surroundings(SimulatedHost(time.monotonic(), boot="boot")), ROWS_ONLY)
+    history = History(
+        Archive(tmp_path, "test"), surroundings(SimulatedHost(time.monotonic(), boot="boot")), ROWS_ONLY
+    )
     history.start()
     told = history.read("acme", 100_000)["sessions"]
     assert len(told) == kept
@@ -126,7 +134,11 @@ def test_a_file_that_breaks_while_it_is_in_use_is_set_aside_too(tmp_path: Path) 
     for _ in range(2):
         life.ask(Reason.RESTARTED)
         life.run(10.0)
-        eventually(lambda: list(tmp_path.glob(f"{FILE}.corrupt-*")) and life.history.usable, 20, "a new file is in use")
+        eventually(
+            lambda: list(tmp_path.glob(f"{FILE}.corrupt-*")) and life.history.usable,
+            20,
+            "a new file is in use",
+        )
     assert life.history._scribe.flush(10.0)
     assert sessions(life.history)[-1] == ("id-3", None)
     assert life.history.availability("acme")["1h"].seconds[Standing.UP] == pytest.approx(28.5, abs=0.5)

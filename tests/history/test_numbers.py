@@ -13,7 +13,14 @@ from supervisor.core.views.availability import Standing
 from supervisor.reports.history.archive import Archive
 from supervisor.reports.history.recorder import History
 from tests.fakes import Habits
-from tests.history.worlds import ROWS_ONLY, ObservedTruth, SimulatedHistory, SimulatedHost, surroundings, tunnel
+from tests.history.worlds import (
+    ROWS_ONLY,
+    ObservedTruth,
+    SimulatedHistory,
+    SimulatedHost,
+    surroundings,
+    tunnel,
+)
 from tunnels.base import Failed, Reason
 
 pytestmark = pytest.mark.slow
@@ -47,7 +54,7 @@ def test_a_day_of_drops_is_told_to_within_a_second(tmp_path: Path, seed: int) ->
     assert_true(life, "24h", life.truth)
     assert 0.9 < told.ratio < 0.999
     assert told.ratio == pytest.approx(life.truth.seconds["up"] / DAY, abs=1e-5)
-    first, *repairs = life.truth.repairs        # the first connection was no repair
+    first, *repairs = life.truth.repairs  # the first connection was no repair
     assert (told.healed, told.by_hand) == (len(repairs), 0)
     assert told.mttr == pytest.approx(sum(repairs) / len(repairs))
     assert told.mtbf == pytest.approx(life.truth.seconds["up"] / len(told.failures))
@@ -68,7 +75,9 @@ def test_a_step_of_the_clock_adds_and_takes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reboot", "away"), [(False, 300.0), (True, 1234.0)])
-def test_a_crash_of_the_daemon_is_time_in_which_nobody_watched(tmp_path: Path, reboot: bool, away: float) -> None:
+def test_a_crash_of_the_daemon_is_time_in_which_nobody_watched(
+    tmp_path: Path, reboot: bool, away: float
+) -> None:
     machine = SimulatedHost()
     life = SimulatedHistory(tmp_path, machine, drops(5))
     life.run(2 * HOUR)
@@ -125,7 +134,11 @@ def test_a_stopped_tunnel_is_nobodys_loss_while_the_daemon_is_away(tmp_path: Pat
 
 def test_a_wrong_password_takes_a_human(tmp_path: Path) -> None:
     refused = [True]
-    life = SimulatedHistory(tmp_path, SimulatedHost(), Habits(says=lambda: Failed(Reason.AUTH, "AUTH_FAILED") if refused[0] else None))
+    life = SimulatedHistory(
+        tmp_path,
+        SimulatedHost(),
+        Habits(says=lambda: Failed(Reason.AUTH, "AUTH_FAILED") if refused[0] else None),
+    )
     life.run(600.0)
     said = life.history.availability("acme")["1h"]
     assert (said.by_hand, said.healed, said.mttr, said.ratio) == (1, 0, None, 0.0)

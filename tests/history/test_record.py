@@ -24,7 +24,9 @@ DAY = 86400.0
 
 def opened(directory: Path, machine: SimulatedHost, **around: object) -> History:
     known = surroundings(machine)
-    history = History(Archive(directory, "test"), HistorySources(known.boot, known.clock, known.offset, **around), ROWS_ONLY)
+    history = History(
+        Archive(directory, "test"), HistorySources(known.boot, known.clock, known.offset, **around), ROWS_ONLY
+    )
     history.start()
     return history
 
@@ -38,10 +40,22 @@ def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
     life.run(100.0)
     third, second, first = life.history.read("acme", 9)["sessions"]
     assert (first["started"], first["connected"]) == (machine.offset, machine.offset + 0.5)
-    assert (first["ended"] - first["started"], first["lasted"]) == (pytest.approx(100.05), pytest.approx(100.05))
-    assert (first["id"], first["kind"], first["device"], first["address"]) == ("id-1", "test", "t-acme", "10.78.0.2")
+    assert (first["ended"] - first["started"], first["lasted"]) == (
+        pytest.approx(100.05),
+        pytest.approx(100.05),
+    )
+    assert (first["id"], first["kind"], first["device"], first["address"]) == (
+        "id-1",
+        "test",
+        "t-acme",
+        "10.78.0.2",
+    )
     assert (first["reason"], first["text"]) == ("restarted", "")
-    assert (second["reason"], second["text"], second["connected"]) == ("peer-closed", "closed by the far side", None)
+    assert (second["reason"], second["text"], second["connected"]) == (
+        "peer-closed",
+        "closed by the far side",
+        None,
+    )
     assert (third["ended"], third["reason"]) == (None, None)
     life.history.close()
 
@@ -58,19 +72,25 @@ def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_p
     history.record(transition(Phase.UP, Phase.STOPPING, Reason.STOPPED), stopping)
     assert history._scribe.flush(10.0)
     del counters["t-acme"]
-    history.record(transition(Phase.STOPPING, Phase.STOPPED, Reason.STOPPED), snapshot(acme=up(phase=Phase.STOPPED)))
-    row, = history.read("acme", 9)["sessions"]
+    history.record(
+        transition(Phase.STOPPING, Phase.STOPPED, Reason.STOPPED), snapshot(acme=up(phase=Phase.STOPPED))
+    )
+    (row,) = history.read("acme", 9)["sessions"]
     assert (row["received"], row["sent"], row["reason"]) == (130, 70, "stopped")
     history.close()
 
 
-def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters_go_on(tmp_path: Path) -> None:
+def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters_go_on(
+    tmp_path: Path,
+) -> None:
     carried = {0: Carried(5, 500, 50)}
     history = opened(tmp_path, SimulatedHost(100.0), meters=Meters(carried=lambda tunnel: carried))
 
     def session(number: int, *counts: Carried) -> None:
         state = up(session=replace(up(number).session, device=None))
-        history.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number), snapshot(acme=state))
+        history.record(
+            transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number), snapshot(acme=state)
+        )
         for count in counts:
             carried[0] = count
             history._scribe.count_now("acme", number, last=False)
@@ -80,7 +100,7 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
         assert history._scribe.flush(10.0)
 
     session(1, Carried(7, 700, 70), Carried(10, 1000, 100))
-    session(2, Carried(11, 1100, 101), Carried(3, 30, 3))       # the table was made anew meanwhile
+    session(2, Carried(11, 1100, 101), Carried(3, 30, 3))  # the table was made anew meanwhile
     second, first = history.read("acme", 9)["sessions"]
     assert (first["flows"], first["received"], first["sent"]) == (10, 1000, 100)
     assert (second["flows"], second["received"], second["sent"]) == (4, 130, 4)
@@ -104,8 +124,10 @@ def test_incidents_are_opened_and_closed_once_also_over_a_restart(tmp_path: Path
     machine = SimulatedHost(100.0)
     history = opened(tmp_path, machine)
     told: list[dict[str, Alert]] = [
-        {"acme": alert(Verdict.HOLD)}, {"acme": alert(Verdict.FIRING), "other": alert(Verdict.FIRING, "other")},
-        {"acme": alert(Verdict.FIRING, summary="later words")}, {"acme": alert(Verdict.HOLD)},
+        {"acme": alert(Verdict.HOLD)},
+        {"acme": alert(Verdict.FIRING), "other": alert(Verdict.FIRING, "other")},
+        {"acme": alert(Verdict.FIRING, summary="later words")},
+        {"acme": alert(Verdict.HOLD)},
     ]
     for number, alerts in enumerate(told):
         machine.now = 200.0 + number
@@ -117,8 +139,10 @@ def test_incidents_are_opened_and_closed_once_also_over_a_restart(tmp_path: Path
     history.set({"acme": alert(Verdict.CLEAR)})
     history.set({"acme": alert(Verdict.CLEAR)})
     found = {row["name"]: row for row in history.read(None, 9)["incidents"]}
-    assert [(name, row["opened"] - machine.offset, row["closed"] - machine.offset) for name, row in sorted(found.items())] == [
-        ("acme", 201.0, 300.0), ("other", 201.0, 202.0)]
+    assert [
+        (name, row["opened"] - machine.offset, row["closed"] - machine.offset)
+        for name, row in sorted(found.items())
+    ] == [("acme", 201.0, 300.0), ("other", 201.0, 202.0)]
     assert found["acme"]["summary"] == "tunnel acme is down"
     history.close()
 
@@ -161,8 +185,10 @@ def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     for number in range(1, 2501):
         machine.now = float(number)
         state = TunnelState(phase=Phase.UP, session=Session(number, f"id-{number}", started=machine.now))
-        for moved in (replace(transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number), ended=number - 1),
-                      transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number)):
+        for moved in (
+            replace(transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number), ended=number - 1),
+            transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number),
+        ):
             history.record(moved, snapshot(acme=state))
     assert history._scribe.flush(10.0)
     history.close()
@@ -187,6 +213,11 @@ def test_a_day_strip_and_segments_tell_the_same(tmp_path: Path) -> None:
     wall = machine.now + machine.offset
     *_, (start, end, what) = life.history.segments("acme", DAY)
     assert (start, end, what) == (pytest.approx(wall - 3600.0, abs=1.0), wall, Standing.STOPPED)
-    assert life.history.slots("acme", DAY, 24) == [None] * 20 + [Standing.DOWN, Standing.UP, Standing.UP, Standing.STOPPED]
+    assert life.history.slots("acme", DAY, 24) == [None] * 20 + [
+        Standing.DOWN,
+        Standing.UP,
+        Standing.UP,
+        Standing.STOPPED,
+    ]
     assert life.history.slots("nobody", DAY, 2) == [None, None]
     life.history.close()

@@ -15,11 +15,17 @@ from tests.fakes import Habits, World
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
-ROWS_ONLY = WriterIntervals(seen=3600.0, heal=0.02)        # real seconds: beside virtual time the thread acts on rows only
+ROWS_ONLY = WriterIntervals(
+    seen=3600.0, heal=0.02
+)  # real seconds: beside virtual time the thread acts on rows only
 
 
-def tunnel(name: str = "acme", *, targets: tuple[str, ...] = ("icmp://10.77.0.1",), **settings: object) -> Tunnel:
-    return Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=targets), **settings)
+def tunnel(
+    name: str = "acme", *, targets: tuple[str, ...] = ("icmp://10.77.0.1",), **settings: object
+) -> Tunnel:
+    return Tunnel(
+        name=name, kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=targets), **settings
+    )
 
 
 @dataclass
@@ -33,7 +39,9 @@ class SimulatedHost:
 
 @dataclass
 class ObservedTruth:
-    """What was, counted by looking at the state between any two events; knows nothing of transitions, marks and files."""
+    """What was, counted by looking at the state between any two events; knows nothing of transitions,
+    marks and files.
+    """
 
     seconds: Counter[str] = field(default_factory=Counter)
     repairs: list[float] = field(default_factory=list)
@@ -61,7 +69,14 @@ def surroundings(machine: SimulatedHost) -> HistorySources:
 class SimulatedHistory:
     """A simulated daemon whose transitions go to a real history on disk, from `machine.now` on."""
 
-    def __init__(self, directory: Path, machine: SimulatedHost, habits: Habits, truth: ObservedTruth | None = None, **tunnels: Tunnel) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        machine: SimulatedHost,
+        habits: Habits,
+        truth: ObservedTruth | None = None,
+        **tunnels: Tunnel,
+    ) -> None:
         self.machine, self.truth = machine, truth or ObservedTruth()
         self.history = History(Archive(directory, "test"), surroundings(machine), ROWS_ONLY)
         self.past = self.history.start(kept=5)

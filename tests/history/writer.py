@@ -1,4 +1,6 @@
-"""A daemon's history in a process of its own, to be killed: records as fast as it can, and says what is on disk for certain."""
+"""A daemon's history in a process of its own, to be killed: records as fast as it can, and says what is on
+disk for certain.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def main(directory: str) -> None:
         up = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=session)
         for before, state, reason in ((up, starting, Reason.EXITED), (starting, up, Reason.CONNECTED)):
             ended = number - 1 if state is starting else None
-            told = Transition("acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=ended)
+            told = Transition(
+                "acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=ended
+            )
             history.record(told, Snapshot({"acme": (ACME, state)}, clock()))
         if number % 10 == 0 and history._scribe.flush(10.0):
             print(number, flush=True)

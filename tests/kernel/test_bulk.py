@@ -1,4 +1,6 @@
-"""Routes and rules packed by hand: what the kernel makes of them is what `ip` makes, and each error finds its route."""
+"""Routes and rules packed by hand: what the kernel makes of them is what `ip` makes, and each error finds
+its route.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,23 @@ from tests.netns import Namespace
 
 KINDS = ("unicast", "local", "unreachable", "blackhole", "prohibit", "throw", "5")
 numbers = st.integers(1, 0xFFFF_FFFF)
-networks = st.builds(lambda a, p: IPv4Network((a >> 32 - p << 32 - p, p)), st.integers(0, 2**32 - 1), st.integers(0, 32)) | st.builds(
+networks = st.builds(
+    lambda a, p: IPv4Network((a >> 32 - p << 32 - p, p)), st.integers(0, 2**32 - 1), st.integers(0, 32)
+) | st.builds(
     lambda a, p: IPv6Network((a >> 128 - p << 128 - p, p)), st.integers(0, 2**128 - 1), st.integers(0, 128)
 )
 routes = st.builds(Route, networks, numbers, numbers, st.sampled_from(KINDS), st.none())
 masks = st.one_of(numbers, st.just(0))
-rules = st.builds(Rule, st.sampled_from([4, 6]), masks, masks, numbers, masks, st.sampled_from(["lookup", "goto", "nop", "8"]), masks)
+rules = st.builds(
+    Rule,
+    st.sampled_from([4, 6]),
+    masks,
+    masks,
+    numbers,
+    masks,
+    st.sampled_from(["lookup", "goto", "nop", "8"]),
+    masks,
+)
 
 
 @given(routes, st.integers(0, 2**31 - 1))
@@ -49,7 +62,8 @@ def test_what_carries_another_protocol_number_is_not_ours(item: Route | Rule) ->
     assert (read_route if isinstance(item, Route) else read_rule)(bytes(body)) is None
 
 
-# --- the real kernel ---------------------------------------------------------------------------------------------------------
+# --- the real kernel
+# ---------------------------------------------------------------------------------------------------------
 
 ACME = Route(ip_network("10.77.0.0/24"), 254, 20000)
 WORDS = {
@@ -87,7 +101,10 @@ async def opened() -> AsyncIterator[RouteTable]:
 async def said(routes: RouteTable, *changes: Change, take_place: bool = False) -> list[int | None]:
     """The errno of each change."""
     place = [change.item for change in changes] if take_place else ()
-    return [None if error is None else error.code for error in await routes.change_all(changes, routes.host(["d0"]), place)]
+    return [
+        None if error is None else error.code
+        for error in await routes.change_all(changes, routes.host(["d0"]), place)
+    ]
 
 
 def add(*items: Route | Rule) -> list[Change]:
@@ -102,7 +119,9 @@ def shown(namespace: Namespace) -> list[object]:
     """All that `ip` says of routes and rules with our number."""
     listed = []
     for family in ("-4", "-6"):
-        listed += json.loads(namespace.run("ip", "-j", "-d", family, "route", "show", "table", "all", "proto", "173").stdout)
+        listed += json.loads(
+            namespace.run("ip", "-j", "-d", family, "route", "show", "table", "all", "proto", "173").stdout
+        )
         rules = json.loads(namespace.run("ip", "-j", "-d", family, "rule").stdout)
         listed += [rule for rule in rules if rule.get("protocol") == "173"]
     return sorted(listed, key=str)
@@ -128,14 +147,14 @@ async def test_the_kernel_makes_of_it_what_it_makes_of_ip(netns: Namespace) -> N
 
 @pytest.mark.root
 async def test_each_error_finds_its_route(netns: Namespace) -> None:
-    netns.run("ip", "route", "add", "unreachable", "10.77.0.0/24", "metric", "20000")      # a foreign one
+    netns.run("ip", "route", "add", "unreachable", "10.77.0.0/24", "metric", "20000")  # a foreign one
     lost = Route(ip_network("10.78.0.0/24"), 254, 100, "unicast", "nowhere")
     fine = Route(ip_network("10.79.0.0/24"), 254, 20000)
     async with opened() as routes:
         assert await said(routes, *add(fine, ACME, lost)) == [None, errno.EEXIST, errno.ENODEV]
         assert await said(routes, *add(fine)) == [errno.EEXIST]
         assert await said(routes, *add(fine), take_place=True) == [None]
-        assert await said(routes, *remove(ACME, fine, fine)) == [None] * 3          # what is gone already is success
+        assert await said(routes, *remove(ACME, fine, fine)) == [None] * 3  # what is gone already is success
         assert await routes.routes((4, 6)) == frozenset()
     assert "10.77.0.0/24" in netns.run("ip", "route").stdout
 
@@ -154,7 +173,7 @@ async def test_an_exchange_that_was_given_up_does_not_disturb_the_next(netns: Na
     many = [Route(IPv4Network((10 << 24 | n << 8, 24)), 254, 20000) for n in range(CHUNK * 8)]
     async with opened() as routes:
         for start in range(0, len(many), CHUNK):
-            assert not any(await said(routes, *add(*many[start:start + CHUNK])))
+            assert not any(await said(routes, *add(*many[start : start + CHUNK])))
         for _ in range(3):
             task = asyncio.create_task(routes.routes((4, 6)))
             await asyncio.sleep(0)
@@ -170,9 +189,13 @@ async def test_an_exchange_that_was_given_up_does_not_disturb_the_next(netns: Na
 async def test_ten_thousand_destinations(netns: Namespace) -> None:
     nets = [IPv4Network((10 << 24 | number << 9, 24)) for number in range(10_000)]
     lanes = tuple(Lane(f"tunnel-{i}", FIRST_LANE + i, None, True, 17300 + i) for i in range(200))
-    plan = NetworkPlan((ip_network("172.16.0.0/16"),), lanes, tuple(Carry(net, FIRST_LANE + i % 2, net) for i, net in enumerate(nets)))
+    plan = NetworkPlan(
+        (ip_network("172.16.0.0/16"),),
+        lanes,
+        tuple(Carry(net, FIRST_LANE + i % 2, net) for i, net in enumerate(nets)),
+    )
     moved = dataclasses.replace(plan, carries=tuple(Carry(net, FIRST_LANE, net) for net in nets))
-    async with asyncio.timeout(60), kernel(plan) as held:       # only against disasters
+    async with asyncio.timeout(60), kernel(plan) as held:  # only against disasters
         assert (await held.network.compare())[1] == []
         await held.holds(moved)
         assert held.network.achieved["tunnel-0"].installed == held.network.achieved["tunnel-0"].wanted

@@ -78,7 +78,9 @@ async def nftables_flushed(lab: KernelWorld, held: KernelUnderTest) -> None:
 
 
 async def daemon_gone(lab: KernelWorld, held: KernelUnderTest) -> None:
-    """As after SIGKILL: the sockets close, nobody repairs; then the tunnel goes and somebody flushes our routes."""
+    """As after SIGKILL: the sockets close, nobody repairs; then the tunnel goes and somebody flushes our
+    routes.
+    """
     await held.network.close(keep=True)
     await run(lab, "ip", "link", "del", "t-acme")
     await routes_flushed(lab, held)
@@ -91,11 +93,22 @@ async def daemon_and_table_gone(lab: KernelWorld, held: KernelUnderTest) -> None
     await run(lab, "ip", "link", "del", "t-acme")
 
 
-@pytest.mark.parametrize("happening", [
-    device_vanishes, device_flaps, routes_flushed, lane_tables_and_rules_flushed, nftables_flushed, daemon_gone, daemon_and_table_gone,
-])
+@pytest.mark.parametrize(
+    "happening",
+    [
+        device_vanishes,
+        device_flaps,
+        routes_flushed,
+        lane_tables_and_rules_flushed,
+        nftables_flushed,
+        daemon_gone,
+        daemon_and_table_gone,
+    ],
+)
 @pytest.mark.parametrize("table_flags", [6, 0], ids=["owned", "unowned"])
-async def test_nothing_leaks(lab: KernelWorld, happening: Callable[[KernelWorld, KernelUnderTest], Awaitable[None]], table_flags: int) -> None:
+async def test_nothing_leaks(
+    lab: KernelWorld, happening: Callable[[KernelWorld, KernelUnderTest], Awaitable[None]], table_flags: int
+) -> None:
     async with kernel(PLAN, table_flags=table_flags) as held:
         capture, stream = UplinkCapture(lab), PacketStream(lab)
         await stream.packets(100)
@@ -107,7 +120,9 @@ async def test_nothing_leaks(lab: KernelWorld, happening: Callable[[KernelWorld,
 
 @pytest.mark.parametrize("happening", [routes_flushed, lane_tables_and_rules_flushed, rules_gone_and_back])
 @pytest.mark.parametrize("table_flags", [6, 0], ids=["owned", "unowned"])
-async def test_nothing_leaks_among_many_lanes(lab: KernelWorld, happening: Callable[[KernelWorld, KernelUnderTest], Awaitable[None]], table_flags: int) -> None:
+async def test_nothing_leaks_among_many_lanes(
+    lab: KernelWorld, happening: Callable[[KernelWorld, KernelUnderTest], Awaitable[None]], table_flags: int
+) -> None:
     async with kernel(MANY, table_flags=table_flags) as held:
         capture, stream = UplinkCapture(lab), PacketStream(lab)
         await stream.packets(100)
@@ -139,16 +154,18 @@ async def test_neither_strangers_nor_the_host_itself_leak_without_our_routes(lab
     await lane_tables_and_rules_flushed(lab, held)
     capture = UplinkCapture(lab)
     senders = [
-        (lab.staff, "10.9.0.5", 0, SITE),               # not staff
-        (lab.facilitator, "", 0, SITE), (lab.facilitator, "", 0, SITE6),
-        (lab.facilitator, "", ACME, SITE), (lab.facilitator, "", ACME, PRESENTED),      # probes
+        (lab.staff, "10.9.0.5", 0, SITE),  # not staff
+        (lab.facilitator, "", 0, SITE),
+        (lab.facilitator, "", 0, SITE6),
+        (lab.facilitator, "", ACME, SITE),
+        (lab.facilitator, "", ACME, PRESENTED),  # probes
     ]
     for namespace, source, mark, address in senders:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with namespace.entered(), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
             sock.bind((source, 0))
-            with contextlib.suppress(PermissionError):          # what the output chain drops, the sender is told
+            with contextlib.suppress(PermissionError):  # what the output chain drops, the sender is told
                 sock.sendto(b"x", (address, 9))
     assert await capture.leaked() == []
 

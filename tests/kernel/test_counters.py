@@ -1,4 +1,6 @@
-"""What went through each lane: flows, and the bytes of what a proxy carries, as the kernel counts them without being asked."""
+"""What went through each lane: flows, and the bytes of what a proxy carries, as the kernel counts them
+without being asked.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,20 @@ import pytest
 
 from supervisor.core.network.traffic import Carried
 from supervisor.kernel.nft.counters import LaneCounts
-from tests.kernel.lab import ACME, DOWN, OWN, PLAN, SITE, SITE6, KernelWorld, ask, kernel, made_in, server, world
+from tests.kernel.lab import (
+    ACME,
+    DOWN,
+    OWN,
+    PLAN,
+    SITE,
+    SITE6,
+    KernelWorld,
+    ask,
+    kernel,
+    made_in,
+    server,
+    world,
+)
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
@@ -27,7 +42,12 @@ def counts() -> dict[int, Carried]:
 
 async def test_each_flow_is_counted_once_in_the_lane_that_it_enters(lab: KernelWorld) -> None:
     async with kernel(PLAN), server(lab.site):
-        assert counts() == {ACME: Carried(0), ACME + 1000: Carried(0), OWN: Carried(0, 0, 0), OWN + 1000: Carried(0, 0, 0)}
+        assert counts() == {
+            ACME: Carried(0),
+            ACME + 1000: Carried(0),
+            OWN: Carried(0, 0, 0),
+            OWN + 1000: Carried(0, 0, 0),
+        }
         for address in (SITE, SITE6, SITE):
             await ask(lab.staff, address)
         with made_in(lab.staff, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:

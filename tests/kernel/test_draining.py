@@ -1,4 +1,6 @@
-"""A lane that drains: what is in it goes on, what is new is refused at once, and the end of each flow is heard."""
+"""A lane that drains: what is in it goes on, what is new is refused at once, and the end of each flow is
+heard.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class StaffConnection:
     async def lives(self) -> None:
         """A few bytes are sent and acknowledged."""
         await asyncio.get_running_loop().sock_sendall(self._sock, b"still here\n")
-        await until(lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4))     # tcpi_unacked
+        await until(
+            lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4)
+        )  # tcpi_unacked
 
 
 def remembered(lab: KernelWorld) -> list[str]:
@@ -95,11 +99,18 @@ async def watching(held: KernelUnderTest, idle: float = 60.0) -> AsyncIterator[d
 
 @pytest.mark.parametrize("address", [SITE, SITE6, OWN_SITE, OWN_SITE6])
 async def test_the_old_goes_on_and_the_new_is_refused_at_once(lab: KernelWorld, address: str) -> None:
-    async with kernel(PLAN) as held, server(lab.site), server(lab.facilitator, 17300), StaffConnection(lab, address) as stream:
+    async with (
+        kernel(PLAN) as held,
+        server(lab.site),
+        server(lab.facilitator, 17300),
+        StaffConnection(lab, address) as stream,
+    ):
         before = await held.network.read()
         await held.holds(DRAINING)
         changed = (await held.network.read()).elements ^ before.elements
-        assert sorted(map(str, changed)) == [f"element draining {ACME}", f"element draining {OWN}"], "nothing else moves"
+        assert sorted(map(str, changed)) == [f"element draining {ACME}", f"element draining {OWN}"], (
+            "nothing else moves"
+        )
         await stream.lives()
         start = time.monotonic()
         with pytest.raises(ConnectionRefusedError):
@@ -110,8 +121,12 @@ async def test_the_old_goes_on_and_the_new_is_refused_at_once(lab: KernelWorld, 
         assert await ask(lab.staff, address)
 
 
-@pytest.mark.parametrize(("address", "source", "forbidden"), [(SITE, STAFF, (3, 13)), (SITE6, STAFF6, (1, 1))])
-async def test_what_is_not_tcp_is_told_too(lab: KernelWorld, address: str, source: str, forbidden: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("address", "source", "forbidden"), [(SITE, STAFF, (3, 13)), (SITE6, STAFF6, (1, 1))]
+)
+async def test_what_is_not_tcp_is_told_too(
+    lab: KernelWorld, address: str, source: str, forbidden: tuple[int, int]
+) -> None:
     async with kernel(DRAINING):
         assert await told(lab, address, 53, source) == forbidden
 
@@ -121,8 +136,10 @@ async def test_datagrams_of_a_flow_that_is_under_way_go_on(lab: KernelWorld, add
     """Nobody answers them, so connection tracking calls each of them new."""
     loop, family = asyncio.get_running_loop(), socket.AF_INET6 if ":" in address else socket.AF_INET
     async with kernel(PLAN) as held:
-        with made_in(lab.site, lambda: socket.socket(family, socket.SOCK_DGRAM)) as site, \
-                made_in(lab.staff, lambda: socket.socket(family, socket.SOCK_DGRAM)) as staff:
+        with (
+            made_in(lab.site, lambda: socket.socket(family, socket.SOCK_DGRAM)) as site,
+            made_in(lab.staff, lambda: socket.socket(family, socket.SOCK_DGRAM)) as staff,
+        ):
             site.bind((address, 53))
             staff.connect((address, 53))
             for plan in (PLAN, DRAINING):
@@ -134,7 +151,9 @@ async def test_datagrams_of_a_flow_that_is_under_way_go_on(lab: KernelWorld, add
 
 
 async def test_a_stream_outlives_the_tunnels_device(lab: KernelWorld) -> None:
-    """The assigned address exists in source NAT only, so the kernel does not forget its flows with the device."""
+    """The assigned address exists in source NAT only, so the kernel does not forget its flows with the
+    device.
+    """
     async with kernel(DRAINING) as held, server(lab.site):
         await held.holds(PLAN)
         async with StaffConnection(lab, SITE) as stream:

@@ -29,7 +29,17 @@ def test_round_trip(plan: NetworkPlan, host: HostFeatures, chance: random.Random
 
 
 def test_every_element_has_a_set() -> None:
-    assert {"up", "lanes", "tunnels", "ports", "staff4", "carry6", "real4", "mss6", "destinations4"} <= SETS.keys()
+    assert {
+        "up",
+        "lanes",
+        "tunnels",
+        "ports",
+        "staff4",
+        "carry6",
+        "real4",
+        "mss6",
+        "destinations4",
+    } <= SETS.keys()
 
 
 def test_the_comment_tells_versions_apart() -> None:

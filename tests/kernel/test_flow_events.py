@@ -1,4 +1,6 @@
-"""What the kernel tells of flows in our lanes: each of them once at both ends, nothing of others, and how much was missed."""
+"""What the kernel tells of flows in our lanes: each of them once at both ends, nothing of others, and how
+much was missed.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ class FlowLog:
 
     def take(self, entries: list[Entry]) -> None:
         self.entries.extend(entries)
-        self.began.set()        # it is told at once of what is there, be it nothing
+        self.began.set()  # it is told at once of what is there, be it nothing
         self.held_up.wait()
 
     def flows(self, told: FlowChange) -> list[FlowRecord]:
@@ -82,10 +84,17 @@ def watching(buffer: int = 1 << 20) -> Iterator[FlowLog]:
 
 
 def sides(flow: FlowRecord) -> tuple[str, str, int, str]:
-    return str(ip_address(flow.source)), str(ip_address(flow.destination)), flow.destination_port, str(ip_address(flow.real))
+    return (
+        str(ip_address(flow.source)),
+        str(ip_address(flow.destination)),
+        flow.destination_port,
+        str(ip_address(flow.real)),
+    )
 
 
-async def test_a_connection_begins_and_ends_with_its_bytes_both_addresses_and_how_long_it_lasted(lab: KernelWorld) -> None:
+async def test_a_connection_begins_and_ends_with_its_bytes_both_addresses_and_how_long_it_lasted(
+    lab: KernelWorld,
+) -> None:
     async with kernel(ACCOUNTING), server(lab.site), server(lab.facilitator, 17300):
         with watching() as told:
             for address in (SITE, SITE6, PRESENTED, "10.90.0.1"):
@@ -95,7 +104,10 @@ async def test_a_connection_begins_and_ends_with_its_bytes_both_addresses_and_ho
             await until(lambda: len(told.flows(FlowChange.CLOSE)) == 4)
     opened, closed = told.flows(FlowChange.OPEN), told.flows(FlowChange.CLOSE)
     assert [sides(flow) for flow in opened] == [
-        (STAFF, SITE, 80, SITE), (STAFF6, SITE6, 80, SITE6), (STAFF, PRESENTED, 80, HIDDEN), (STAFF, "10.90.0.1", 80, "10.8.0.1"),
+        (STAFF, SITE, 80, SITE),
+        (STAFF6, SITE6, 80, SITE6),
+        (STAFF, PRESENTED, 80, HIDDEN),
+        (STAFF, "10.90.0.1", 80, "10.8.0.1"),
     ]
     assert [flow.lane for flow in opened] == [ACME, ACME, ACME, OWN]
     assert {flow.id for flow in opened} == {flow.id for flow in closed}
@@ -118,7 +130,8 @@ async def test_protocols_without_ports_are_told_too(lab: KernelWorld) -> None:
                 lab.staff.run("ping", "-c", "1", "-W", "5", address)
             await until(lambda: len(told.flows(FlowChange.OPEN)) == 2)
     assert [(flow.protocol, flow.source_port, sides(flow)) for flow in told.flows(FlowChange.OPEN)] == [
-        (1, 0, (STAFF, SITE, 0, SITE)), (58, 0, (STAFF6, SITE6, 0, SITE6)),
+        (1, 0, (STAFF, SITE, 0, SITE)),
+        (58, 0, (STAFF6, SITE6, 0, SITE6)),
     ]
 
 
@@ -143,7 +156,10 @@ async def test_flows_of_others_are_not_seen(lab: KernelWorld) -> None:
             await ask(lab.staff, SITE)
             lab.facilitator.run("conntrack", "-F")
             await until(lambda: told.flows(FlowChange.CLOSE))
-    assert [sides(flow)[1] for flow in (*told.flows(FlowChange.OPEN), *told.flows(FlowChange.CLOSE))] == [SITE, SITE]
+    assert [sides(flow)[1] for flow in (*told.flows(FlowChange.OPEN), *told.flows(FlowChange.CLOSE))] == [
+        SITE,
+        SITE,
+    ]
 
 
 async def test_what_finds_no_room_is_counted_to_the_last_flow(lab: KernelWorld) -> None:
@@ -167,6 +183,8 @@ async def test_what_finds_no_room_is_counted_to_the_last_flow(lab: KernelWorld) 
 async def test_somebody_switches_the_accounting_off_and_it_is_repaired(lab: KernelWorld) -> None:
     async with kernel(ACCOUNTING) as held:
         lab.facilitator.run("sysctl", "-qw", "net.netfilter.nf_conntrack_acct=0")
-        lab.tunnel_down()           # any hint makes it look again
-        await until(lambda: lab.facilitator.run("sysctl", "-n", "net.netfilter.nf_conntrack_acct").stdout == "1\n")
+        lab.tunnel_down()  # any hint makes it look again
+        await until(
+            lambda: lab.facilitator.run("sysctl", "-n", "net.netfilter.nf_conntrack_acct").stdout == "1\n"
+        )
         assert held.network.repairs["sysctl"] >= 1

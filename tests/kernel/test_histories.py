@@ -1,7 +1,8 @@
-"""Any history of tunnel events, foreign changes and reloads: afterwards the kernel holds what is wanted, and at no moment was it open.
+"""Any history of tunnel events, foreign changes and reloads: afterwards the kernel holds what is wanted,
+and at no moment was it open.
 
-First as values: the engine makes the plans, every single change is looked at. Then for real: the same kinds of happenings in a namespace
-while staff send a thousand packets a second, and the uplink is watched.
+First as values: the engine makes the plans, every single change is looked at. Then for real: the same kinds
+of happenings in a namespace while staff send a thousand packets a second, and the uplink is watched.
 """
 
 from __future__ import annotations
@@ -17,12 +18,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.network.layout import CLOSED_METRIC, MAIN_TABLE, Device, HostFeatures, Layout, Route, applied, diff, wanted
+from supervisor.core.network.layout import (
+    CLOSED_METRIC,
+    MAIN_TABLE,
+    Device,
+    HostFeatures,
+    Layout,
+    Route,
+    applied,
+    diff,
+    wanted,
+)
 from supervisor.core.network.plan import Lane, NetworkPlan
 from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
-from tests.kernel.lab import DEADLINE, DOWN, MANY, PLAN, KernelUnderTest, KernelWorld, PacketStream, UplinkCapture, kernel, until, world
+from tests.kernel.lab import (
+    DEADLINE,
+    DOWN,
+    MANY,
+    PLAN,
+    KernelUnderTest,
+    KernelWorld,
+    PacketStream,
+    UplinkCapture,
+    kernel,
+    until,
+    world,
+)
 from tests.lab.hostile import inject, link_layer
 from tests.netns import Namespace, link
 from tunnels.settings import Tunnel
@@ -31,14 +54,20 @@ STAFF = (ip_network("10.8.0.0/16"),)
 SITES = ("10.77.0.0/24", "10.90.0.0/16", "10.99.0.0/24", "fd00:77::/64")
 
 
-# --- as values -----------------------------------------------------------------------------------------------------------------
+# --- as values
+# ----------------------------------------------------------------------------------------------------------
 
 
 def tunnels(shape: tuple[tuple[bool, ...], ...]) -> dict[str, Tunnel]:
     """A configuration: which tunnel names which of the sites. Tunnels of one site differ in priority."""
-    named = {f"t{i}": tuple(site for site, on in zip(SITES, sites, strict=True) if on) for i, sites in enumerate(shape)}
+    named = {
+        f"t{i}": tuple(site for site, on in zip(SITES, sites, strict=True) if on)
+        for i, sites in enumerate(shape)
+    }
     return {
-        name: Tunnel(name=name, kind="test", destinations=sites, priority=100 + i) for i, (name, sites) in enumerate(named.items()) if sites
+        name: Tunnel(name=name, kind="test", destinations=sites, priority=100 + i)
+        for i, (name, sites) in enumerate(named.items())
+        if sites
     }
 
 
@@ -54,7 +83,9 @@ happenings = st.one_of(
 def closed(layout: Layout, network: str) -> bool:
     """Neither layer alone may be missing for us to call it closed; either alone closes."""
     by_route = Route(ip_network(network), MAIN_TABLE, CLOSED_METRIC) in layout.routes
-    by_table = layout.table and any(e.set.startswith("destinations") and str(e.key[0]) == network for e in layout.elements)
+    by_table = layout.table and any(
+        e.set.startswith("destinations") and str(e.key[0]) == network for e in layout.elements
+    )
     return by_route or by_table
 
 
@@ -62,16 +93,26 @@ def spoil(layout: Layout, dice: random.Random) -> Layout:
     """Somebody else removes some of what is ours, from one of the two layers."""
     if dice.random() < 0.5:
         keep = frozenset(route for route in layout.routes if dice.random() < 0.6)
-        return replace(layout, routes=keep, rules=frozenset(rule for rule in layout.rules if dice.random() < 0.6))
+        return replace(
+            layout, routes=keep, rules=frozenset(rule for rule in layout.rules if dice.random() < 0.6)
+        )
     return replace(layout, table=False, elements=frozenset())
 
 
 @given(shapes, st.lists(happenings, max_size=12), st.integers(0, 2**32))
-def test_every_step_of_every_history_is_closed(first: tuple[tuple[bool, ...], ...], story: list[tuple[str, object]], seed: int) -> None:
+def test_every_step_of_every_history_is_closed(
+    first: tuple[tuple[bool, ...], ...], story: list[tuple[str, object]], seed: int
+) -> None:
     dice = random.Random(seed)
-    simulated = SimulatedWorld(tunnels(first), Habits(
-        connects_in=lambda: dice.choice((None, 0.5)), lives=lambda: dice.expovariate(1 / 60), path_alive=lambda now: dice.random() < 0.8,
-    ), seed=seed)
+    simulated = SimulatedWorld(
+        tunnels(first),
+        Habits(
+            connects_in=lambda: dice.choice((None, 0.5)),
+            lives=lambda: dice.expovariate(1 / 60),
+            path_alive=lambda now: dice.random() < 0.8,
+        ),
+        seed=seed,
+    )
     host, actual, before = HostFeatures(), Layout(), frozenset[str]()
     for what, detail in [("time", 1.0), *story]:
         if what == "time":
@@ -92,10 +133,13 @@ def test_every_step_of_every_history_is_closed(first: tuple[tuple[bool, ...], ..
         before = frozenset(str(carry.network) for carry in plan.carries)
 
 
-# --- for real ------------------------------------------------------------------------------------------------------------------
+# --- for real
+# ----------------------------------------------------------------------------------------------------------
 
 Happening = Callable[[KernelWorld, KernelUnderTest, random.Random], Awaitable[None]]
-EVIL = Lane("evil", 173900, "t-evil", True, addresses=(ip_address("10.79.0.2"),))       # of a customer that means harm
+EVIL = Lane(
+    "evil", 173900, "t-evil", True, addresses=(ip_address("10.79.0.2"),)
+)  # of a customer that means harm
 
 
 def beside_evil(plan: NetworkPlan) -> NetworkPlan:
@@ -103,7 +147,9 @@ def beside_evil(plan: NetworkPlan) -> NetworkPlan:
 
 
 async def tunnel_event(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
-    held.network.set(beside_evil(dice.choice((PLAN, DOWN, replace(PLAN, lanes=(PLAN.lanes[0], DOWN.lanes[1]))))))
+    held.network.set(
+        beside_evil(dice.choice((PLAN, DOWN, replace(PLAN, lanes=(PLAN.lanes[0], DOWN.lanes[1])))))
+    )
 
 
 async def reload(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
@@ -114,12 +160,23 @@ async def reload(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -
 
 async def routes_deleted(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     table = dice.choice(("main", "173001", "all"))
-    lab.facilitator.run("ip", dice.choice(("-4", "-6")), "route", "flush", "table", table, "proto", "173", check=False)
+    lab.facilitator.run(
+        "ip", dice.choice(("-4", "-6")), "route", "flush", "table", table, "proto", "173", check=False
+    )
 
 
 async def rules_deleted(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
     priority = dice.choice(((), ("priority", "173"), ("priority", "100"), ("priority", "101")))
-    lab.facilitator.run("ip", dice.choice(("-4", "-6")), "rule", "del" if priority else "flush", *priority, "protocol", "173", check=False)
+    lab.facilitator.run(
+        "ip",
+        dice.choice(("-4", "-6")),
+        "rule",
+        "del" if priority else "flush",
+        *priority,
+        "protocol",
+        "173",
+        check=False,
+    )
 
 
 async def device_event(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
@@ -138,11 +195,20 @@ async def table_deleted(lab: KernelWorld, held: KernelUnderTest, dice: random.Ra
 
 
 async def setting_changed(lab: KernelWorld, held: KernelUnderTest, dice: random.Random) -> None:
-    lab.facilitator.run("sysctl", "-qw", dice.choice(("net.ipv4.conf.all.rp_filter=1", "net.ipv4.ip_forward=0")))
+    lab.facilitator.run(
+        "sysctl", "-qw", dice.choice(("net.ipv4.conf.all.rp_filter=1", "net.ipv4.ip_forward=0"))
+    )
 
 
 HAPPENINGS: tuple[Happening, ...] = (
-    tunnel_event, tunnel_event, reload, routes_deleted, rules_deleted, device_event, table_deleted, setting_changed,
+    tunnel_event,
+    tunnel_event,
+    reload,
+    routes_deleted,
+    rules_deleted,
+    device_event,
+    table_deleted,
+    setting_changed,
 )
 
 
@@ -167,16 +233,20 @@ async def test_the_kernel_after_any_history(lab: KernelWorld, seed: int, table_f
             told.append(happening.__name__)
             await happening(lab, held, dice)
             await stream.packets(dice.randrange(1, 60))
-            if not table_flags:     # an unowned table can be deleted: one layer must be whole again before the other one goes
+            if (
+                not table_flags
+            ):  # an unowned table can be deleted: one layer must be whole again before the other one goes
                 await quiet(held)
-            inject(lab.site, "evil", stream.forged * 20, receiver)      # answers out of another customer's tunnel
+            inject(lab.site, "evil", stream.forged * 20, receiver)  # answers out of another customer's tunnel
         if "t-acme" not in lab.facilitator.run("ip", "-br", "link").stdout:
             lab.tunnel_up()
         held.network.set(beside_evil(PLAN))
         await stream.packets(50)
         await quiet(held)
         assert stream.received() == [], told
-        inject(lab.site, "acme", stream.forged, link_layer(lab.facilitator, "t-acme"))      # the same out of the right one
+        inject(
+            lab.site, "acme", stream.forged, link_layer(lab.facilitator, "t-acme")
+        )  # the same out of the right one
         await until(stream.received)
         await stream.stop()
         assert await capture.leaked() == [], told
@@ -184,7 +254,9 @@ async def test_the_kernel_after_any_history(lab: KernelWorld, seed: int, table_f
 
 
 async def quiet(held: KernelUnderTest) -> None:
-    """Wait until nothing is left to change. Repairs are slowed down after many of them: give them their time."""
+    """Wait until nothing is left to change. Repairs are slowed down after many of them: give them their
+    time.
+    """
     deadline = time.monotonic() + DEADLINE
     while changes := await left_to_change(held):
         assert time.monotonic() < deadline, changes

@@ -1,4 +1,6 @@
-"""Keeping the kernel to the plan: devices that come and go, programs that interfere, and the beginning and end of it all."""
+"""Keeping the kernel to the plan: devices that come and go, programs that interfere, and the beginning and
+end of it all.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ from tests.netns import Namespace
 from tunnels.kinds.wireguard import device as wireguard_device
 
 pytestmark = pytest.mark.root
-TUNNEL_ROUTES = ("+ route 0.0.0.0/0 dev t-acme table 173001 metric 100", "+ route ::/0 dev t-acme table 173001 metric 100")
+TUNNEL_ROUTES = (
+    "+ route 0.0.0.0/0 dev t-acme table 173001 metric 100",
+    "+ route ::/0 dev t-acme table 173001 metric 100",
+)
 
 
 async def run(netns: Namespace, command: str) -> None:
@@ -46,11 +51,17 @@ def show(netns: Namespace, what: str) -> str:
 
 def leftovers(netns: Namespace) -> str:
     routes = "".join(show(netns, f"ip {family} route show table all proto 173") for family in ("-4", "-6"))
-    rules = "".join(line for family in ("-4", "-6") for line in show(netns, f"ip {family} rule").splitlines() if "proto 173" in line)
+    rules = "".join(
+        line
+        for family in ("-4", "-6")
+        for line in show(netns, f"ip {family} rule").splitlines()
+        if "proto 173" in line
+    )
     return routes + rules + show(netns, "nft list tables")
 
 
-# --- devices -----------------------------------------------------------------------------------------------------------------
+# --- devices
+# ----------------------------------------------------------------------------------------------------------
 
 
 def routes(held: KernelUnderTest) -> tuple[int, int]:
@@ -70,7 +81,9 @@ async def test_the_route_follows_its_device(netns: Namespace) -> None:
         wanted, installed = routes(held)
         assert held.lost == []
 
-        await run(netns, "ip link set t-acme down")         # it is brought up again, and the route that went with it is put back
+        await run(
+            netns, "ip link set t-acme down"
+        )  # it is brought up again, and the route that went with it is put back
         await until(lambda: held.network.repairs["device"])
         await until(lambda: routes(held) == (wanted, installed))
         assert "UP" in show(netns, "ip -br link show t-acme")
@@ -112,19 +125,23 @@ async def test_the_clamp_follows_the_device(netns: Namespace) -> None:
         await held.in_place()
 
 
-# --- interference ------------------------------------------------------------------------------------------------------------
+# --- interference
+# ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("what", "command"), [
-    ("route", "ip route flush proto 173"),
-    ("route", "ip -6 route flush proto 173"),
-    ("route", "ip route flush table 173001"),
-    ("route", "ip route del unreachable 10.77.0.0/24 metric 20000"),
-    ("route", "ip route add blackhole 10.66.0.0/24 proto 173"),
-    ("rule", "ip rule del fwmark 173001"),
-    ("rule", "ip -6 rule del fwmark 173001"),
-    ("rule", "ip rule add fwmark 7 lookup 7 protocol 173"),
-])
+@pytest.mark.parametrize(
+    ("what", "command"),
+    [
+        ("route", "ip route flush proto 173"),
+        ("route", "ip -6 route flush proto 173"),
+        ("route", "ip route flush table 173001"),
+        ("route", "ip route del unreachable 10.77.0.0/24 metric 20000"),
+        ("route", "ip route add blackhole 10.66.0.0/24 proto 173"),
+        ("rule", "ip rule del fwmark 173001"),
+        ("rule", "ip -6 rule del fwmark 173001"),
+        ("rule", "ip rule add fwmark 7 lookup 7 protocol 173"),
+    ],
+)
 async def test_what_others_change_is_put_right(netns: Namespace, what: str, command: str) -> None:
     await make_device(netns)
     async with kernel(PLAN) as held:
@@ -135,7 +152,9 @@ async def test_what_others_change_is_put_right(netns: Namespace, what: str, comm
         assert {text for text, _ in held.notes} == {"repairing what was changed from outside"}
 
 
-@pytest.mark.parametrize("command", ["del priority 100", "del priority 101", "del priority 173", "flush protocol 173"])
+@pytest.mark.parametrize(
+    "command", ["del priority 100", "del priority 101", "del priority 173", "flush protocol 173"]
+)
 async def test_rules_among_many_lanes_are_put_right(netns: Namespace, command: str) -> None:
     async with kernel(MANY) as held:
         for family in ("-4", "-6"):
@@ -143,29 +162,36 @@ async def test_rules_among_many_lanes_are_put_right(netns: Namespace, command: s
         await until(lambda: held.network.repairs["rule"] >= 2)
         await held.in_place()
         jump = show(netns, "ip rule").splitlines()[1]
-        assert jump.replace("/0xffffffff", "") == "100:\tfrom all fwmark 0 goto 173 proto 173"     # not [unresolved]
+        assert (
+            jump.replace("/0xffffffff", "") == "100:\tfrom all fwmark 0 goto 173 proto 173"
+        )  # not [unresolved]
         await held.holds(PLAN)
         assert show(netns, "ip rule").count("fwmark") == len(PLAN.lanes)
         await held.network.close(keep=False)
     assert leftovers(netns) == ""
 
 
-@pytest.mark.parametrize(("what", "command"), [
-    ("table", "delete table inet facilitator"),
-    ("table", "flush ruleset"),
-    ("table", "flush chain inet facilitator forward"),
-    ("table", "insert rule inet facilitator forward accept"),
-    ("element", "delete element inet facilitator lanes { 173001 . t-acme }"),
-    ("element", "flush set inet facilitator destinations4"),
-    ("element", "add element inet facilitator up { 173777 }"),
-])
+@pytest.mark.parametrize(
+    ("what", "command"),
+    [
+        ("table", "delete table inet facilitator"),
+        ("table", "flush ruleset"),
+        ("table", "flush chain inet facilitator forward"),
+        ("table", "insert rule inet facilitator forward accept"),
+        ("element", "delete element inet facilitator lanes { 173001 . t-acme }"),
+        ("element", "flush set inet facilitator destinations4"),
+        ("element", "add element inet facilitator up { 173777 }"),
+    ],
+)
 async def test_a_table_without_an_owner_is_put_right(netns: Namespace, what: str, command: str) -> None:
     """On a kernel before 6.9 anybody may change it."""
     async with kernel(PLAN, table_flags=0) as held:
         await run(netns, f"nft {command}")
         await until(lambda: held.network.repairs[what])
         await held.in_place()
-        assert [(text, details.get("by")) for text, details in held.notes] == [("repairing what was changed from outside", "nft")]
+        assert [(text, details.get("by")) for text, details in held.notes] == [
+            ("repairing what was changed from outside", "nft")
+        ]
 
 
 async def test_a_table_with_an_owner_cannot_be_changed(netns: Namespace) -> None:
@@ -207,18 +233,26 @@ async def _flush_for_ever(netns: Namespace) -> None:
 async def test_a_foreign_route_in_our_place_is_left_alone_and_told_once(netns: Namespace) -> None:
     netns.run(*["ip", "route", "add", "prohibit", "10.77.0.0/24", "metric", "20000", "proto", "static"])
     async with kernel(PLAN) as held:
-        await run(netns, "ip route add blackhole 10.66.0.0/24 proto 173")       # something to do, so that it tries again
+        await run(
+            netns, "ip route add blackhole 10.66.0.0/24 proto 173"
+        )  # something to do, so that it tries again
         await until(lambda: held.network.repairs["route"])
         assert "prohibit 10.77.0.0/24 proto static metric 20000" in show(netns, "ip route")
         told = [text for text, _ in held.notes if "stands in the place" in text]
-        assert told == ["another program's entry stands in the place of: route 10.77.0.0/24 unreachable metric 20000"]
+        assert told == [
+            "another program's entry stands in the place of: route 10.77.0.0/24 unreachable metric 20000"
+        ]
         await run(netns, "ip route del prohibit 10.77.0.0/24 metric 20000")
         await until(lambda: "unreachable 10.77.0.0/24" in show(netns, "ip route"))
 
 
 async def test_hundreds_of_routes_come_back(netns: Namespace) -> None:
     networks = [ip_network(f"10.{i // 256}.{i % 256}.0/25") for i in range(300)]
-    plan = NetworkPlan((), (Lane("acme", 173001, "t-acme", False),), tuple(Carry(network, 173001, network) for network in networks))
+    plan = NetworkPlan(
+        (),
+        (Lane("acme", 173001, "t-acme", False),),
+        tuple(Carry(network, 173001, network) for network in networks),
+    )
     async with kernel(plan) as held:
         await run(netns, "ip route flush proto 173")
         await until(lambda: routes(held)[0] == routes(held)[1])
@@ -229,17 +263,24 @@ async def test_after_lost_notifications_everything_is_read(netns: Namespace) -> 
     heard: list[frozenset[KernelPart]] = []
     hints = Notifications(heard.append, lambda: (), buffer=4096)
     hints.open()
-    netns.run("ip", "-batch", "-", input="".join(f"route add unreachable 10.1.{i % 256}.0/24 metric {i} proto 5\n" for i in range(500)))
+    netns.run(
+        "ip",
+        "-batch",
+        "-",
+        input="".join(f"route add unreachable 10.1.{i % 256}.0/24 metric {i} proto 5\n" for i in range(500)),
+    )
     await until(lambda: heard)
     assert heard == [EVERYTHING]
-    await run(netns, "ip route add unreachable 10.2.0.0/24 proto 173")      # the socket goes on working
+    await run(netns, "ip route add unreachable 10.2.0.0/24 proto 173")  # the socket goes on working
     await until(lambda: heard[1:])
     assert heard[1:] == [frozenset({KernelPart.ROUTES})]
     hints.close()
 
 
 async def test_the_changes_of_others_about_others_are_told_apart(netns: Namespace) -> None:
-    """Routes of others in the main table are none of our business; what packets of ours may meet is, and is nothing to repair."""
+    """Routes of others in the main table are none of our business; what packets of ours may meet is, and
+    is nothing to repair.
+    """
     heard: list[frozenset[KernelPart]] = []
     told: list[int] = []
     hints = Notifications(heard.append, lambda: (), lambda: told.append(1))
@@ -248,7 +289,11 @@ async def test_the_changes_of_others_about_others_are_told_apart(netns: Namespac
     await run(netns, "ip rule add fwmark 7 lookup 7")
     await until(lambda: heard)
     assert (heard, len(told)) == ([frozenset({KernelPart.RULES})], 1)
-    for command in ("nft add table inet other", "ip route add blackhole 10.1.0.0/24 table 7", "nft delete table inet other"):
+    for command in (
+        "nft add table inet other",
+        "ip route add blackhole 10.1.0.0/24 table 7",
+        "nft delete table inet other",
+    ):
         told.clear()
         await run(netns, command)
         await until(lambda: told)
@@ -263,7 +308,7 @@ async def test_what_others_change_is_told_and_not_repaired(netns: Namespace) -> 
     async with kernel(PLAN, changed=lambda: told.append(0.0)) as held:
         await held.network.settled()
         told.clear()
-        held.network.set(DOWN)                      # our own doing
+        held.network.set(DOWN)  # our own doing
         await held.network.settled()
         assert told == []
         await run(netns, "nft add table inet other")
@@ -277,15 +322,32 @@ def test_a_change_of_our_table_counts_when_its_author_is_known() -> None:
     ours, others = (bytes(4) + attribute(1, name) for name in (b"facilitator\0", b"filter\0"))
     by = {name: bytes(4) + attribute(3, name + b"\0") for name in (b"nft", b"dockerd")}
     hints = Notifications(_nobody, lambda: ())
-    heard = [hints.nftables(kind, body) for kind, body in (
-        (new_rule, others), (new_generation, by[b"dockerd"]), (new_rule, ours), (new_rule, others), (new_generation, by[b"nft"]),
-        (new_rule, others), (new_generation, by[b"dockerd"]),
-    )]
-    assert heard == [KernelPart.OTHERS, None, None, KernelPart.OTHERS, KernelPart.TABLE, KernelPart.OTHERS, None]
+    heard = [
+        hints.nftables(kind, body)
+        for kind, body in (
+            (new_rule, others),
+            (new_generation, by[b"dockerd"]),
+            (new_rule, ours),
+            (new_rule, others),
+            (new_generation, by[b"nft"]),
+            (new_rule, others),
+            (new_generation, by[b"dockerd"]),
+        )
+    ]
+    assert heard == [
+        KernelPart.OTHERS,
+        None,
+        None,
+        KernelPart.OTHERS,
+        KernelPart.TABLE,
+        KernelPart.OTHERS,
+        None,
+    ]
     assert [hints.take_author(), hints.take_author()] == ["nft", ""]
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------------
+# --- settings
+# ----------------------------------------------------------------------------------------------------------
 
 
 def setting(name: str) -> str:
@@ -300,7 +362,9 @@ async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
     async with kernel(PLAN) as held:
         assert setting("ipv4/ip_forward") == "1"
         assert setting("ipv6/conf/all/forwarding") == "1"
-        values = {device: setting(f"ipv4/conf/{device}/rp_filter") for device in ("all", "default", "lan", "t-acme")}
+        values = {
+            device: setting(f"ipv4/conf/{device}/rp_filter") for device in ("all", "default", "lan", "t-acme")
+        }
         assert values == {"all": "0", "default": "1", "lan": "1", "t-acme": "0"}
         assert setting("ipv6/conf/lan/accept_ra") == "2"
         assert setting("ipv4/ping_group_range").split() == ["0", "0"]
@@ -310,18 +374,27 @@ async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
         await held.network.settled()
         assert held.network.repairs["sysctl"] == 0
         assert held.notes == []
-        for count, (name, theirs, ours) in enumerate((
-            ("ipv4/ip_forward", 0, 1), ("ipv6/conf/all/forwarding", 0, 1), ("ipv4/conf/all/rp_filter", 1, 0), ("ipv4/ip_forward", 0, 1),
-        ), 1):
+        for count, (name, theirs, ours) in enumerate(
+            (
+                ("ipv4/ip_forward", 0, 1),
+                ("ipv6/conf/all/forwarding", 0, 1),
+                ("ipv4/conf/all/rp_filter", 1, 0),
+                ("ipv4/ip_forward", 0, 1),
+            ),
+            1,
+        ):
             await run(netns, f"sysctl -qw net.{name.replace('/', '.')}={theirs}")
             await until(lambda count=count: held.network.repairs["sysctl"] == count)
             assert setting(name) == str(ours)
         assert [details["changes"] for _, details in held.notes] == [
-            ["net.ipv4.ip_forward 0 -> 1"], ["net.ipv6.conf.all.forwarding 0 -> 1"], ["net.ipv4.conf.all.rp_filter 1 -> 0"],
+            ["net.ipv4.ip_forward 0 -> 1"],
+            ["net.ipv6.conf.all.forwarding 0 -> 1"],
+            ["net.ipv4.conf.all.rp_filter 1 -> 0"],
         ]
 
 
-# --- beginning and end -------------------------------------------------------------------------------------------------------
+# --- beginning and end
+# -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_second_daemon_is_told_whose_table_it_is(netns: Namespace) -> None:
@@ -406,5 +479,3 @@ async def read() -> Layout:
 
 def _nobody(*_: object) -> None:
     pass
-
-

@@ -68,7 +68,9 @@ async def test_a_tunnel_that_is_declared_down_answers_at_once(lab: KernelWorld, 
         with pytest.raises(ConnectionRefusedError):
             await ask(lab.staff, address)
         assert time.monotonic() - start < AT_ONCE
-        assert await told(lab, address, 53, STAFF6 if ":" in address else STAFF) == ((1, 0) if ":" in address else (3, 1))
+        assert await told(lab, address, 53, STAFF6 if ":" in address else STAFF) == (
+            (1, 0) if ":" in address else (3, 1)
+        )
 
 
 async def test_an_established_connection_survives_a_reconnect_of_three_seconds(lab: KernelWorld) -> None:
@@ -80,14 +82,14 @@ async def test_an_established_connection_survives_a_reconnect_of_three_seconds(l
         lab.tunnel_down()
         await held.holds(pausing(DOWN))
         await loop.sock_sendall(sock, b"still here")
-        with pytest.raises(TimeoutError):           # nobody answers: no error, no end
+        with pytest.raises(TimeoutError):  # nobody answers: no error, no end
             async with asyncio.timeout(3):
                 await loop.sock_recv(sock, 100)
         lab.tunnel_up()
         await held.holds(pausing(PLAN))
         sock.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(DEADLINE):
-            assert await loop.sock_recv(sock, 100) == b""       # the server saw our end and closed in order
+            assert await loop.sock_recv(sock, 100) == b""  # the server saw our end and closed in order
         sock.close()
 
 

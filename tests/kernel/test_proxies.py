@@ -1,4 +1,6 @@
-"""The port of a proxy: only redirected connections come there, only the daemon's own client gets them, and no source gets all of them."""
+"""The port of a proxy: only redirected connections come there, only the daemon's own client gets them, and
+no source gets all of them.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,28 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from supervisor.kernel.inspect.packet_path import refused
-from tests.kernel.lab import OWN, PLAN, SO_MARK, STAFF, STAFF6, KernelWorld, ask, kernel, listener, made_in, server, world
+from tests.kernel.lab import (
+    OWN,
+    PLAN,
+    SO_MARK,
+    STAFF,
+    STAFF6,
+    KernelWorld,
+    ask,
+    kernel,
+    listener,
+    made_in,
+    server,
+    world,
+)
 from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
 
 PORT, SHARE = 17300, 480
 ADDRESS, ADDRESS6, OTHER, OTHER6 = "10.90.0.10", "fd00:90::10", "10.8.0.6", "fd00:8::6"
-PHASE = 3.0             # seconds for which somebody else has the port
-SOURCE_PORT = 40_999    # of a connection that uses an entry of connection tracking again
+PHASE = 3.0  # seconds for which somebody else has the port
+SOURCE_PORT = 40_999  # of a connection that uses an entry of connection tracking again
 
 
 @pytest.fixture
@@ -31,10 +46,15 @@ def lab(netns: Namespace) -> Iterator[KernelWorld]:
 
 
 async def answers(lab: KernelWorld) -> list[str]:
-    """Who gets an answer: staff and the daemon's probes, in both families, and those who connect to the port directly."""
+    """Who gets an answer: staff and the daemon's probes, in both families, and those who connect to the
+    port directly.
+    """
     asked = {
-        "staff": (lab.staff, ADDRESS, 80, 0), "staff 6": (lab.staff, ADDRESS6, 80, 0), "probe": (lab.facilitator, ADDRESS, 80, OWN),
-        "probe 6": (lab.facilitator, ADDRESS6, 80, OWN), "direct": (lab.staff, "10.8.0.1", PORT, 0),
+        "staff": (lab.staff, ADDRESS, 80, 0),
+        "staff 6": (lab.staff, ADDRESS6, 80, 0),
+        "probe": (lab.facilitator, ADDRESS, 80, OWN),
+        "probe 6": (lab.facilitator, ADDRESS6, 80, OWN),
+        "direct": (lab.staff, "10.8.0.1", PORT, 0),
         "local": (lab.facilitator, "127.0.0.1", PORT, 0),
     }
     got = []
@@ -59,7 +79,10 @@ async def test_only_a_transparent_socket_gets_redirected_connections(lab: Kernel
 @contextlib.contextmanager
 def rivals(lab: KernelWorld) -> Iterator[list[socket.socket]]:
     """The port in the hands of a program that could not mark its sockets."""
-    made = [made_in(lab.facilitator, lambda f=f: listener(PORT, f, transparent=False)) for f in (socket.AF_INET, socket.AF_INET6)]
+    made = [
+        made_in(lab.facilitator, lambda f=f: listener(PORT, f, transparent=False))
+        for f in (socket.AF_INET, socket.AF_INET6)
+    ]
     try:
         yield made
     finally:
@@ -79,7 +102,9 @@ def taken(listeners: list[socket.socket]) -> int:
 
 
 async def test_whoever_takes_the_port_of_a_dead_client_gets_nothing(lab: KernelWorld) -> None:
-    """While connections that it had are still known, with one that comes from the same source port, and with new ones."""
+    """While connections that it had are still known, with one that comes from the same source port, and
+    with new ones.
+    """
     async with kernel(PLAN):
         async with server(lab.facilitator, PORT):
             held = [await connected(lab, port) for port in range(SOURCE_PORT, SOURCE_PORT - 20, -1)]
@@ -115,13 +140,17 @@ async def connected(lab: KernelWorld, port: int = 0) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def holding(lab: KernelWorld, source: str, address: str, count: int, mark: int = 0) -> AsyncIterator[list[socket.socket]]:
+async def holding(
+    lab: KernelWorld, source: str, address: str, count: int, mark: int = 0
+) -> AsyncIterator[list[socket.socket]]:
     """Up to so many connections, of those that are let in."""
     loop, held = asyncio.get_running_loop(), []
     try:
         for _ in range(count):
             namespace = lab.facilitator if mark else lab.staff
-            sock = made_in(namespace, lambda: socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+            sock = made_in(
+                namespace, lambda: socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            )
             if mark:
                 sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
             else:
@@ -138,13 +167,20 @@ async def holding(lab: KernelWorld, source: str, address: str, count: int, mark:
             sock.close()
 
 
-@pytest.mark.parametrize(("source", "other", "address"), [(STAFF, OTHER, ADDRESS), (STAFF6, OTHER6, ADDRESS6)], ids=["4", "6"])
-async def test_one_source_gets_its_share_and_others_get_theirs(lab: KernelWorld, source: str, other: str, address: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "other", "address"), [(STAFF, OTHER, ADDRESS), (STAFF6, OTHER6, ADDRESS6)], ids=["4", "6"]
+)
+async def test_one_source_gets_its_share_and_others_get_theirs(
+    lab: KernelWorld, source: str, other: str, address: str
+) -> None:
     async with kernel(PLAN), server(lab.facilitator, PORT):
         async with holding(lab, source, address, SHARE + 20) as held:
             assert len(held) == SHARE
             assert (await refused())["crowd"] == 20
-            async with holding(lab, other, address, 30) as others, holding(lab, "", address, 5, mark=OWN) as probes:
+            async with (
+                holding(lab, other, address, 30) as others,
+                holding(lab, "", address, 5, mark=OWN) as probes,
+            ):
                 assert (len(others), len(probes)) == (30, 5)
-        async with holding(lab, source, address, 50) as again:      # what is over counts no more
+        async with holding(lab, source, address, 50) as again:  # what is over counts no more
             assert len(again) == 50

@@ -42,7 +42,9 @@ def _become_nobody(*capabilities: int) -> None:
 
 
 def as_nobody(work: Callable[[], Coroutine[Any, Any, str]], *capabilities: int) -> str:
-    """What `work` returns in a child that has only these capabilities; everything is imported already, so it need not read our files."""
+    """What `work` returns in a child that has only these capabilities; everything is imported already, so
+    it need not read our files.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -88,7 +90,10 @@ def test_without_it_there_is_one_sentence(netns: Namespace) -> None:
         assert len(set(said)) == 1
         return said[0]
 
-    assert as_nobody(work) == "the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set"
+    assert (
+        as_nobody(work)
+        == "the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set"
+    )
     assert netns.run("ip", "route", "show", "table", "all", "proto", "173").stdout == ""
 
 

@@ -23,11 +23,13 @@ CHANGES = [change for change in diff(Layout(), wanted(LIMITED, HOST)) if change.
 def listed(netns: Namespace) -> str:
     """The ruleset in nft's words, elements in a fixed order: a hash set gives them in any."""
     text = netns.run("nft", "-s", "list", "ruleset").stdout
-    return re.sub(r"\{([^{}]*)\}", lambda found: str(sorted(part.strip() for part in found[1].split(","))), text)
+    return re.sub(
+        r"\{([^{}]*)\}", lambda found: str(sorted(part.strip() for part in found[1].split(","))), text
+    )
 
 
 async def test_it_is_the_ruleset_of_the_golden_file(netns: Namespace) -> None:
-    nftables = Nftables(flags=0)        # nft 1.0 cannot write `persist`
+    nftables = Nftables(flags=0)  # nft 1.0 cannot write `persist`
     await nftables.open()
     await nftables.commit(CHANGES)
     ours = listed(netns)
@@ -45,7 +47,7 @@ async def test_it_is_read_as_it_was_written(netns: Namespace) -> None:
     state = await nftables.read()
     assert state.intact
     assert state.elements == wanted(LIMITED, HOST).elements
-    reader = Nftables()                 # anybody may read it: a command, beside the daemon
+    reader = Nftables()  # anybody may read it: a command, beside the daemon
     await reader.open()
     assert await reader.read() == state
     reader.close()
@@ -68,7 +70,12 @@ async def test_a_transaction_is_all_or_nothing(netns: Namespace) -> None:
 async def test_thousands_of_networks_in_one_transaction(netns: Namespace) -> None:
     nftables = Nftables()
     await nftables.open()
-    many = [Element("carry4", (Interval(4, (10 << 24) + (i << 8), (10 << 24) + (i << 8) + 127),), (173001 + i % 9,)) for i in range(5000)]
+    many = [
+        Element(
+            "carry4", (Interval(4, (10 << 24) + (i << 8), (10 << 24) + (i << 8) + 127),), (173001 + i % 9,)
+        )
+        for i in range(5000)
+    ]
     await nftables.commit([Change(Op.ADD, Table()), *(Change(Op.ADD, element) for element in many)])
     assert (await nftables.read()).elements == frozenset(many)
     await nftables.commit([Change(Op.REMOVE, element) for element in many[:2500]])
@@ -76,12 +83,15 @@ async def test_thousands_of_networks_in_one_transaction(netns: Namespace) -> Non
     nftables.close()
 
 
-@pytest.mark.parametrize("meddle", [
-    "flush chain inet facilitator forward",
-    "add rule inet facilitator forward accept",
-    "chain inet facilitator forward { policy drop; }",
-    "delete table inet facilitator",
-])
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        "flush chain inet facilitator forward",
+        "add rule inet facilitator forward accept",
+        "chain inet facilitator forward { policy drop; }",
+        "delete table inet facilitator",
+    ],
+)
 async def test_it_is_seen_that_somebody_meddled(netns: Namespace, meddle: str) -> None:
     nftables = Nftables(flags=0)
     await nftables.open()

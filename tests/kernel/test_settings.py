@@ -30,10 +30,16 @@ class SysctlTree:
         return (self.root / name).read_text().strip()
 
 
-@pytest.mark.parametrize(("everywhere", "own", "after"), [(0, 1, 1), (1, 0, 1), (1, 2, 2), (2, 1, 2), (2, 0, 2)])
-def test_the_reverse_path_filter_moves_without_changing_a_device(tmp_path: Path, everywhere: int, own: int, after: int) -> None:
+@pytest.mark.parametrize(
+    ("everywhere", "own", "after"), [(0, 1, 1), (1, 0, 1), (1, 2, 2), (2, 1, 2), (2, 0, 2)]
+)
+def test_the_reverse_path_filter_moves_without_changing_a_device(
+    tmp_path: Path, everywhere: int, own: int, after: int
+) -> None:
     values = {"all": everywhere, "default": 0, "eth0": own}
-    tree = SysctlTree(tmp_path, **{f"ipv4__conf__{device}__rp_filter": str(value) for device, value in values.items()})
+    tree = SysctlTree(
+        tmp_path, **{f"ipv4__conf__{device}__rp_filter": str(value) for device, value in values.items()}
+    )
     tree.sysctls.move_reverse_path_filter()
     assert tree.get("ipv4/conf/all/rp_filter") == "0"
     assert tree.get("ipv4/conf/eth0/rp_filter") == str(after)
@@ -45,17 +51,27 @@ def test_the_reverse_path_filter_moves_without_changing_a_device(tmp_path: Path,
 
 def test_forwarding_keeps_the_hosts_own_router(tmp_path: Path) -> None:
     tree = SysctlTree(
-        tmp_path, ipv4__ip_forward="0", ipv6__conf__all__forwarding="0", ipv6__conf__all__accept_ra="1",
-        ipv6__conf__eth0__accept_ra="1", ipv6__conf__eth1__accept_ra="0",
+        tmp_path,
+        ipv4__ip_forward="0",
+        ipv6__conf__all__forwarding="0",
+        ipv6__conf__all__accept_ra="1",
+        ipv6__conf__eth0__accept_ra="1",
+        ipv6__conf__eth1__accept_ra="0",
     )
     tree.sysctls.forward(ipv6=False)
     assert (tree.get("ipv4/ip_forward"), tree.get("ipv6/conf/all/forwarding")) == ("1", "0")
     tree.sysctls.forward(ipv6=True)
     assert tree.get("ipv6/conf/all/forwarding") == "1"
-    assert [tree.get(f"ipv6/conf/{device}/accept_ra") for device in ("all", "eth0", "eth1")] == ["1", "2", "0"]
+    assert [tree.get(f"ipv6/conf/{device}/accept_ra") for device in ("all", "eth0", "eth1")] == [
+        "1",
+        "2",
+        "0",
+    ]
 
 
-@pytest.mark.parametrize(("before", "after"), [("1 0", "7 7"), ("0 5", "0 7"), ("9 12", "7 12"), ("0 2147483647", "0 2147483647")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("1 0", "7 7"), ("0 5", "0 7"), ("9 12", "7 12"), ("0 2147483647", "0 2147483647")]
+)
 def test_the_groups_that_may_ping_grow_to_ours(tmp_path: Path, before: str, after: str) -> None:
     tree = SysctlTree(tmp_path, ipv4__ping_group_range=before)
     tree.sysctls.allow_ping(7)
@@ -72,7 +88,9 @@ def test_what_cannot_be_written_is_told_once_unless_it_is_fine(tmp_path: Path) -
     sysctls = ReadOnly(lambda text, details: tree.notes.append(text), tmp_path)
     for _ in range(3):
         sysctls.forward(ipv6=False)
-    assert tree.notes == ["net.ipv4.ip_forward is 0 and cannot be written (Read-only file system); it must be 1"]
+    assert tree.notes == [
+        "net.ipv4.ip_forward is 0 and cannot be written (Read-only file system); it must be 1"
+    ]
     tree.put("ipv4/ip_forward", "1")
     SysctlTree(tmp_path).sysctls.forward(ipv6=False)
     assert len(tree.notes) == 1

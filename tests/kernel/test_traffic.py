@@ -67,13 +67,16 @@ async def test_who_is_not_staff_stays_outside(lab: KernelWorld) -> None:
         with pytest.raises(NO_WAY):
             await ask(lab.staff, SITE, source="10.9.0.5", seconds=0.5)
         with pytest.raises(NO_WAY):
-            await ask(lab.facilitator, SITE, seconds=0.5)       # the host itself, without a mark
+            await ask(lab.facilitator, SITE, seconds=0.5)  # the host itself, without a mark
         assert await ask(lab.facilitator, SITE, mark=ACME) == TUNNEL
     assert await capture.leaked() == []
 
 
 async def test_networks_with_other_names_are_mapped_both_ways(lab: KernelWorld) -> None:
-    async with kernel(PLAN), server(lab.site, answer=lambda sock: f"{sock.getsockname()[0]} {sock.getpeername()[0]}"):
+    async with (
+        kernel(PLAN),
+        server(lab.site, answer=lambda sock: f"{sock.getsockname()[0]} {sock.getpeername()[0]}"),
+    ):
         assert await ask(lab.staff, PRESENTED) == f"10.0.0.10 {TUNNEL}"
         assert await ask(lab.facilitator, PRESENTED, mark=ACME) == f"10.0.0.10 {TUNNEL}"
         with pytest.raises(NO_WAY):
@@ -88,13 +91,19 @@ async def test_segments_fit_into_the_tunnel_in_both_directions(lab: KernelWorld)
     async with kernel(PLAN), server(lab.site, answer=segment):
         for address, headers in ((SITE, 40), (SITE6, 60)):
             fits = str(1300 - headers - timestamps)
-            assert await ask(lab.staff, address) == fits                        # what the site may send
-            assert await ask(lab.staff, address, look=segment) == fits          # what staff may send
+            assert await ask(lab.staff, address) == fits  # what the site may send
+            assert await ask(lab.staff, address, look=segment) == fits  # what staff may send
 
 
 async def test_nobody_behind_a_tunnel_opens_a_connection(lab: KernelWorld) -> None:
     async with kernel(PLAN), server(lab.staff), server(lab.facilitator, 2222), server(lab.facilitator, 17300):
-        for address, port in ((STAFF, 80), (TUNNEL, 2222), (TUNNEL, 17300), (TUNNEL6, 2222), ("192.0.2.1", 80)):
+        for address, port in (
+            (STAFF, 80),
+            (TUNNEL, 2222),
+            (TUNNEL, 17300),
+            (TUNNEL6, 2222),
+            ("192.0.2.1", 80),
+        ):
             with pytest.raises(NO_WAY):
                 await ask(lab.site, address, port, seconds=0.3)
         # Not even with a staff member's address towards somebody else's networks.
@@ -117,7 +126,12 @@ async def test_a_proxy_is_handed_its_connections_and_no_others(lab: KernelWorld)
         for address in ("10.90.0.10", "fd00:90::10"):
             assert await ask(lab.staff, address, 8443) == f"{address} 8443"
             assert await ask(lab.facilitator, address, 8443, mark=OWN) == f"{address} 8443"
-        direct = ((lab.staff, "10.8.0.1"), (lab.staff, "fd00:8::1"), (lab.facilitator, "127.0.0.1"), (lab.uplink, "192.0.2.2"))
+        direct = (
+            (lab.staff, "10.8.0.1"),
+            (lab.staff, "fd00:8::1"),
+            (lab.facilitator, "127.0.0.1"),
+            (lab.uplink, "192.0.2.2"),
+        )
         for namespace, address in direct:
             with pytest.raises(NO_WAY):
                 await ask(namespace, address, 17300, seconds=0.3)
@@ -126,7 +140,9 @@ async def test_a_proxy_is_handed_its_connections_and_no_others(lab: KernelWorld)
 
 
 @pytest.mark.parametrize("address", ["10.90.0.10", "fd00:90::10"])
-async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(lab: KernelWorld, address: str) -> None:
+async def test_a_proxy_takes_only_tcp_and_the_host_takes_nothing_for_it(
+    lab: KernelWorld, address: str
+) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     capture = UplinkCapture(lab)
     async with kernel(PLAN):
@@ -157,11 +173,17 @@ async def test_an_established_flow_survives_a_reconnect_that_keeps_its_address(l
         await loop.sock_sendall(sock, b"still here")
         sock.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(DEADLINE):
-            assert await loop.sock_recv(sock, 100) == b""       # the server saw our end and closed in order
+            assert await loop.sock_recv(sock, 100) == b""  # the server saw our end and closed in order
         sock.close()
 
 
-SPARE = replace(PLAN.lanes[0], tunnel="b", number=173003, device="t-b", addresses=(ip_address("10.79.0.2"), ip_address("fd00:79::2")))
+SPARE = replace(
+    PLAN.lanes[0],
+    tunnel="b",
+    number=173003,
+    device="t-b",
+    addresses=(ip_address("10.79.0.2"), ip_address("fd00:79::2")),
+)
 OURS = tuple(carry for carry in PLAN.carries if carry.lane == ACME)
 PAIR = replace(PLAN, lanes=(*PLAN.lanes, SPARE), carries=OURS)
 MOVED = replace(PAIR, carries=tuple(replace(carry, lane=SPARE.number) for carry in OURS))
@@ -175,7 +197,9 @@ def second_tunnel(lab: KernelWorld) -> None:
     answer_for(lab.facilitator, "t-b", lab.site, "spare", *BEHIND)
     for address in ("10.79.0.1/24", "fd00:79::1/64 nodad"):
         lab.site.run("ip", "addr", "add", *address.split(), "dev", "spare")
-    lab.site.run("ip", "addr", "add", f"{SITE6}/128", "dev", "spare", "nodad")      # or it would not answer there who has it
+    lab.site.run(
+        "ip", "addr", "add", f"{SITE6}/128", "dev", "spare", "nodad"
+    )  # or it would not answer there who has it
 
 
 async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab: KernelWorld) -> None:
@@ -202,7 +226,7 @@ async def test_flows_of_a_lane_that_is_down_move_to_the_one_that_carries_now(lab
     async with kernel(PAIR) as held:
         assert await seen_as() == TUNNEL
         await held.holds(MOVED)
-        assert await seen_as() == TUNNEL                    # drained, not cut
+        assert await seen_as() == TUNNEL  # drained, not cut
         await held.holds(FALLEN)
         assert await seen_as() in BEHIND
     site.close()
@@ -236,12 +260,15 @@ class EchoReplies(asyncio.DatagramProtocol):
 @pytest.mark.parametrize(("address", "real"), [(SITE, SITE), (SITE6, SITE6), (PRESENTED, HIDDEN)])
 @pytest.mark.parametrize("second", [FALLEN, replace(FALLEN, lanes=FALLEN.lanes[1:])], ids=["down", "removed"])
 async def test_nothing_is_lost_where_flows_move_between_two_working_tunnels(
-    lab: KernelWorld, address: str, real: str, second: NetworkPlan,
+    lab: KernelWorld, address: str, real: str, second: NetworkPlan
 ) -> None:
     second_tunnel(lab)
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    site, client = (made_in(namespace, lambda: socket.socket(family, socket.SOCK_DGRAM)) for namespace in (lab.site, lab.staff))
+    site, client = (
+        made_in(namespace, lambda: socket.socket(family, socket.SOCK_DGRAM))
+        for namespace in (lab.site, lab.staff)
+    )
     site.bind((real, 5300))
     here, echo = await loop.create_datagram_endpoint(LateEcho, sock=site)
     client.connect((address, 5300))

@@ -31,11 +31,16 @@ def host() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextlib.asynccontextmanager
-async def watched(host: Namespace, *, doubts: bool = False) -> AsyncIterator[tuple[UplinkWatch, asyncio.Queue[Event]]]:
+async def watched(
+    host: Namespace, *, doubts: bool = False
+) -> AsyncIterator[tuple[UplinkWatch, asyncio.Queue[Event]]]:
     """A watch that looks every 50 ms, and what it tells."""
     told: asyncio.Queue[Event] = asyncio.Queue()
     with host.entered():
-        watch = UplinkWatch(lambda event: told.put_nowait(event) if doubts or isinstance(event, UplinkChanged) else None, interval=0.05)
+        watch = UplinkWatch(
+            lambda event: told.put_nowait(event) if doubts or isinstance(event, UplinkChanged) else None,
+            interval=0.05,
+        )
         task = asyncio.create_task(watch.run())
         await asyncio.sleep(0)
         try:
@@ -57,11 +62,20 @@ async def change(told: asyncio.Queue[Event]) -> UplinkChanged:
     return event
 
 
-@pytest.mark.parametrize(("cut", "mend", "said"), [
-    ("ip link set in down", "ip link set in up", "out has no carrier"),
-    ("ip address del 198.51.100.1/30 dev in", "ip address add 198.51.100.1/30 dev in", "the gateway 198.51.100.1 on out does not answer"),
-])
-async def test_a_dead_gateway_is_told_and_its_return_too(host: tuple[Namespace, Namespace], cut: str, mend: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("cut", "mend", "said"),
+    [
+        ("ip link set in down", "ip link set in up", "out has no carrier"),
+        (
+            "ip address del 198.51.100.1/30 dev in",
+            "ip address add 198.51.100.1/30 dev in",
+            "the gateway 198.51.100.1 on out does not answer",
+        ),
+    ],
+)
+async def test_a_dead_gateway_is_told_and_its_return_too(
+    host: tuple[Namespace, Namespace], cut: str, mend: str, said: str
+) -> None:
     ours, gateway = host
     async with watched(ours) as (watch, told):
         await asyncio.to_thread(gateway.run, *cut.split())
@@ -91,7 +105,9 @@ async def test_a_default_route_that_is_gone(host: tuple[Namespace, Namespace]) -
         assert await change(told) == UplinkChanged("", alive=False, text="there is no default route any more")
 
 
-async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(host: tuple[Namespace, Namespace]) -> None:
+async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(
+    host: tuple[Namespace, Namespace],
+) -> None:
     ours, gateway = host
     ours.run("ip", "address", "add", "fd00:51::2/64", "dev", "out", "nodad")
     gateway.run("ip", "address", "add", "fd00:51::1/64", "dev", "in", "nodad")
@@ -99,7 +115,7 @@ async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(hos
     async with watched(ours) as (watch, told):
         await asyncio.to_thread(gateway.run, "ip", "address", "del", "198.51.100.1/30", "dev", "in")
         await until(lambda: any(watch._silent.values()))
-        await asyncio.sleep(ROUNDS * 0.1)       # as long as the verdict would have taken
+        await asyncio.sleep(ROUNDS * 0.1)  # as long as the verdict would have taken
         assert told.empty()
     lonely = Namespace("uplink-c")
     try:

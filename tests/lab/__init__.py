@@ -3,8 +3,9 @@
     laptop -- hub -- facilitator -- transport -+- customer -- datacentre   10.77.0.0/24 behind OpenVPN servers
                                                +- bastion  -- cloud        10.90.0.0/16 behind sshd
 
-`Lab` (lab.py) builds it from network.py, pki.py and servers.py; daemon.py runs `facilitator` in it; traffic.py sends and watches
-packets. Everything lives in network namespaces with random names and one temporary directory, and is gone when the context ends.
+`Lab` (lab.py) builds it from network.py, pki.py and servers.py; daemon.py runs `facilitator` in it;
+traffic.py sends and watches packets. Everything lives in network namespaces with random names and one
+temporary directory, and is gone when the context ends.
 """
 
 from tests.lab.daemon import LabDaemon
@@ -12,4 +13,15 @@ from tests.lab.lab import Lab
 from tests.lab.network import BASTION, CLOUD_WEB, CUSTOMER, DATACENTRE_WEB, LAPTOP
 from tests.lab.traffic import Capture, OutageMeter, Reply
 
-__all__ = ["BASTION", "CLOUD_WEB", "CUSTOMER", "DATACENTRE_WEB", "LAPTOP", "Capture", "LabDaemon", "Lab", "OutageMeter", "Reply"]
+__all__ = [
+    "BASTION",
+    "CLOUD_WEB",
+    "CUSTOMER",
+    "DATACENTRE_WEB",
+    "LAPTOP",
+    "Capture",
+    "LabDaemon",
+    "Lab",
+    "OutageMeter",
+    "Reply",
+]

@@ -29,12 +29,22 @@ def main() -> None:
         sys.exit("\n".join(reasons))
     try:
         with Lab() as lab, lab.pagerduty() as pagerduty, lab.daemon(lab.configuration(pagerduty)) as daemon:
-            print(HELP.format(
-                laptop=lab.network["laptop"].name, fac=lab.network["facilitator"].name, transport=lab.network["transport"].name,
-                facilitator=f"ip netns exec {lab.network['facilitator'].name} {sys.executable} -m supervisor",
-                config=daemon.config_file, log=daemon.log, pagerduty=pagerduty.url,
-                datacentre=DATACENTRE_WEB, cloud=CLOUD_WEB, customer=CUSTOMER,
-            ), flush=True)
+            print(
+                HELP.format(
+                    laptop=lab.network["laptop"].name,
+                    fac=lab.network["facilitator"].name,
+                    transport=lab.network["transport"].name,
+                    facilitator=f"ip netns exec {lab.network['facilitator'].name} {sys.executable} -m "
+                    f"supervisor",
+                    config=daemon.config_file,
+                    log=daemon.log,
+                    pagerduty=pagerduty.url,
+                    datacentre=DATACENTRE_WEB,
+                    cloud=CLOUD_WEB,
+                    customer=CUSTOMER,
+                ),
+                flush=True,
+            )
             signal.pause()
     except KeyboardInterrupt:
         print("\ntaken away")

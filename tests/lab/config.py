@@ -1,4 +1,6 @@
-"""The configuration of the facilitator in the lab, as a plain value that a test changes before it writes it."""
+"""The configuration of the facilitator in the lab, as a plain value that a test changes before it writes
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ Config = dict[str, Any]
 def configuration(directory: Path, pagerduty: str | None = None) -> Config:
     """Both tunnels with the defaults of the product; files and directories lie in `directory`."""
     config: Config = {
-        "facilitator": {"name": "lab", "state_dir": str(directory / "state"), "runtime_dir": str(directory / "run")},
+        "facilitator": {
+            "name": "lab",
+            "state_dir": str(directory / "state"),
+            "runtime_dir": str(directory / "run"),
+        },
         "staff": {"networks": [str(STAFF)]},
         "http": {"listen": "127.0.0.1:9464"},
         "defaults": {},
@@ -38,7 +44,9 @@ def configuration(directory: Path, pagerduty: str | None = None) -> Config:
         },
     }
     if pagerduty is not None:
-        config["alerts"] = {"pagerduty": {"routing_key": {"file": str(directory / "pagerduty-routing-key")}, "url": pagerduty}}
+        config["alerts"] = {
+            "pagerduty": {"routing_key": {"file": str(directory / "pagerduty-routing-key")}, "url": pagerduty}
+        }
     return config
 
 

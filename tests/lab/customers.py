@@ -1,6 +1,7 @@
 """Every kind of tunnel at once: a customer with a real server for each, all of them in front of the same lab.
 
-All but sshuttle's lead to the one data centre, so staff reach it under another presented network through each of them.
+All but sshuttle's lead to the one data centre, so staff reach it under another presented network through each
+of them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from tests.lab.strongswan import StrongSwanServer
 from tests.lab.wireguard import WireGuardServer
 
 ACCOUNT = "svc-facilitator"
-SCRIPT = (              # a command as people write it: it says what it does, and becomes the client
-    'echo "dialling $2"; exec openvpn --config "$1" --dev "$2" --dev-type tun --nobind --route-noexec --resolv-retry 1'
+SCRIPT = (  # a command as people write it: it says what it does, and becomes the client
+    'echo "dialling $2"; exec openvpn --config "$1" --dev "$2" --dev-type tun --nobind --route-noexec '
+    "--resolv-retry 1"
 )
 
 
@@ -39,12 +41,12 @@ SCRIPT = (              # a command as people write it: it says what it does, an
 class Customer:
     """One tunnel of ours, and the customer's end of it."""
 
-    name: str                               # of the tunnel
-    settings: dict[str, Any]                # of the tunnel
-    client: str                             # the program that carries its packets
+    name: str  # of the tunnel
+    settings: dict[str, Any]  # of the tunnel
+    client: str  # the program that carries its packets
     server: Server
-    throw_out: Callable[[], object]         # its administrator ends our session
-    web: IPv4Address                        # where staff find a web server through it
+    throw_out: Callable[[], object]  # its administrator ends our session
+    web: IPv4Address  # where staff find a web server through it
 
     def client_pid(self, daemon: LabDaemon) -> int:
         """The client's process, which is the session's own or one below it."""
@@ -81,18 +83,32 @@ class Customers:
 
     def secrets(self) -> list[str]:
         """What may be found nowhere else: passwords, seeds, shared keys."""
-        files = [path for path in self.directory.glob("*-*") if path.is_file() and re.search(r"-(password|seed|secret|key)$", path.name)]
-        keys = [re.findall(r"(?:Private|Preshared)Key = (\S+)", path.read_text()) for path in self.directory.glob("wireguard.conf")]
+        files = [
+            path
+            for path in self.directory.glob("*-*")
+            if path.is_file() and re.search(r"-(password|seed|secret|key)$", path.name)
+        ]
+        keys = [
+            re.findall(r"(?:Private|Preshared)Key = (\S+)", path.read_text())
+            for path in self.directory.glob("wireguard.conf")
+        ]
         return [*(path.read_text().strip() for path in files), *itertools.chain(*keys)]
 
-    # --- whom there may be ------------------------------------------------------------------------------------------------------
+    # --- whom there may be
+    # ------------------------------------------------------------------------------------------------------
 
     def openvpn(self, login: ServerLogin = ServerLogin.CERTIFICATE) -> None:
         """With this login; a code comes from a seed."""
-        lab, server = self.lab, self.lab.openvpn if login is ServerLogin.CERTIFICATE else self.lab.login_server(login)
+        lab, server = (
+            self.lab,
+            self.lab.openvpn if login is ServerLogin.CERTIFICATE else self.lab.login_server(login),
+        )
         options: dict[str, Any] = {"config": str(lab.directory / "acme.ovpn")}
         if login is not ServerLogin.CERTIFICATE:
-            account = {"username": ACCOUNT, "password": self._secret(f"openvpn-{login.value}-password", PASSWORD)}
+            account = {
+                "username": ACCOUNT,
+                "password": self._secret(f"openvpn-{login.value}-password", PASSWORD),
+            }
             if login is not ServerLogin.PASSWORD:
                 server.change_seed(seed := pyotp.random_base32())
                 account["totp"] = self._secret(f"openvpn-{login.value}-seed", seed)
@@ -100,17 +116,32 @@ class Customers:
         self._add("openvpn", login.value, options, "openvpn", server, server.disconnect)
 
     def openconnect(self, auth: str = "password", **options: object) -> None:
-        """AnyConnect with a password, with a password and a one-time `code`, or with a `certificate`. `options` of the server."""
+        """AnyConnect with a password, with a password and a one-time `code`, or with a `certificate`.
+        `options` of the server.
+        """
         number = ("password", "code", "certificate").index(auth)
-        networks = {"ipv4-network": f"10.79.{128 + number}.0/24", "ipv6-network": f"fd00:78:0:{1 + number}::/64"}
+        networks = {
+            "ipv4-network": f"10.79.{128 + number}.0/24",
+            "ipv6-network": f"fd00:78:0:{1 + number}::/64",
+        }
         own = {"tcp-port": 443 + number, "udp-port": 443 + number, **networks}
-        server = OcservServer(self.lab.network["customer"], self.directory, self.authority, CUSTOMER, auth, **{**own, **options})
+        server = OcservServer(
+            self.lab.network["customer"], self.directory, self.authority, CUSTOMER, auth, **{**own, **options}
+        )
         self._serve(server)
-        settings: dict[str, Any] = {"server": f"{CUSTOMER}:{own['tcp-port']}", "server_certificate": server.pin}
+        settings: dict[str, Any] = {
+            "server": f"{CUSTOMER}:{own['tcp-port']}",
+            "server_certificate": server.pin,
+        }
         if auth == "certificate":
-            settings["certificate"] = self._secret("openconnect-certificate", self.certificate(self.authority))["file"]
+            settings["certificate"] = self._secret(
+                "openconnect-certificate", self.certificate(self.authority)
+            )["file"]
         else:
-            settings["login"] = {"username": ocserv.USER, "password": self._secret(f"openconnect-{auth}-password", PASSWORD)}
+            settings["login"] = {
+                "username": ocserv.USER,
+                "password": self._secret(f"openconnect-{auth}-password", PASSWORD),
+            }
         if auth == "code":
             settings["login"]["totp"] = self._secret("openconnect-seed", ocserv.TOTP)
         self._add("openconnect", auth, settings, "openconnect", server, server.throw_out)
@@ -131,7 +162,10 @@ class Customers:
             server.let_in()
 
         # The sockets of wireguard-go lie in one directory, whatever the network namespace.
-        settings = {"config": self._secret("wireguard.conf", server.client_config(str(CUSTOMER)))["file"], "device": f"t-{server.device}"}
+        settings = {
+            "config": self._secret("wireguard.conf", server.client_config(str(CUSTOMER)))["file"],
+            "device": f"t-{server.device}",
+        }
         self._add("wireguard", "", settings, "wireguard-go", server, forget)
 
     def ipsec(self) -> None:
@@ -151,38 +185,61 @@ class Customers:
     def sshuttle(self) -> None:
         """Our own cloud."""
         settings = self.lab.configuration()["tunnels"]["own-cloud"]
-        self.all.append(Customer("sshuttle", settings, "ssh", self.lab.sshd, self.lab.sshd.kill_sessions, CLOUD_WEB))
+        self.all.append(
+            Customer("sshuttle", settings, "ssh", self.lab.sshd, self.lab.sshd.kill_sessions, CLOUD_WEB)
+        )
 
     def command(self) -> None:
-        """A script of which we know nothing but what it says; in truth one more OpenVPN. `command-clients/DEFAULT`: what it assigns."""
+        """A script of which we know nothing but what it says; in truth one more OpenVPN.
+        `command-clients/DEFAULT`: what it assigns.
+        """
         clients = self.directory / "command-clients"
         clients.mkdir()
         options = (f"client-config-dir {clients}",)
-        server = OpenVpnServer(self.lab.network["customer"], self.directory, self.authority, number=len(ServerLogin), options=options)
+        server = OpenVpnServer(
+            self.lab.network["customer"],
+            self.directory,
+            self.authority,
+            number=len(ServerLogin),
+            options=options,
+        )
         self._serve(server)
         profile = self._secret("command.ovpn", server.client_config(str(CUSTOMER)))["file"]
         settings = {
-            "argv": ["sh", "-c", SCRIPT, "dial", profile, "{device}"], "up": {"line": "Initialization Sequence Completed"},
-            "permanent": ["(?P<auth>AUTH_FAILED)"], "transient": ["(?P<peer_closed>server-pushed-connection-reset)"],
+            "argv": ["sh", "-c", SCRIPT, "dial", profile, "{device}"],
+            "up": {"line": "Initialization Sequence Completed"},
+            "permanent": ["(?P<auth>AUTH_FAILED)"],
+            "transient": ["(?P<peer_closed>server-pushed-connection-reset)"],
         }
         self._add("command", "", settings, "openvpn", server, server.disconnect)
 
-    # --- their making -----------------------------------------------------------------------------------------------------------
+    # --- their making
+    # ------------------------------------------------------------------------------------------------------
 
     def _serve(self, server: Server) -> None:
         self._closing.callback(server.kill)
         server.start()
 
     def _add(
-        self, kind: str, variant: str, options: dict[str, Any], client: str, server: Server, throw_out: Callable[[], object]
+        self,
+        kind: str,
+        variant: str,
+        options: dict[str, Any],
+        client: str,
+        server: Server,
+        throw_out: Callable[[], object],
     ) -> None:
         place = len(self.all)
         settings = {
-            "kind": kind, "destinations": [{"network": str(DATACENTRE), "presented_as": f"100.64.{place}.0/24"}],
-            "probe": {"targets": [f"tcp://{DATACENTRE_WEB}:80"]}, **options,
+            "kind": kind,
+            "destinations": [{"network": str(DATACENTRE), "presented_as": f"100.64.{place}.0/24"}],
+            "probe": {"targets": [f"tcp://{DATACENTRE_WEB}:80"]},
+            **options,
         }
         name = f"{kind}-{variant}" if variant else kind
-        self.all.append(Customer(name, settings, client, server, throw_out, IPv4Address(f"100.64.{place}.10")))
+        self.all.append(
+            Customer(name, settings, client, server, throw_out, IPv4Address(f"100.64.{place}.10"))
+        )
 
     def _secret(self, name: str, value: str) -> dict[str, str]:
         """A file for the configuration."""

@@ -31,9 +31,13 @@ _numbers = itertools.count(1)
 
 
 class LabDaemon:
-    """One configuration with its own state and runtime directories. `with lab.daemon(config) as daemon` starts and ends it."""
+    """One configuration with its own state and runtime directories. `with lab.daemon(config) as daemon`
+    starts and ends it.
+    """
 
-    def __init__(self, namespace: Namespace, directory: Path, config: Config, user: int | None = None) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, config: Config, user: int | None = None
+    ) -> None:
         self.namespace, self.user = namespace, user
         self.directory = directory / f"daemon-{next(_numbers)}"
         self.directory.mkdir()
@@ -58,7 +62,11 @@ class LabDaemon:
 
     def configure(self, config: Config) -> None:
         """Write the configuration file; a running daemon learns of it by `cli("reload")`."""
-        own = {**config["facilitator"], "state_dir": str(self.directory / "state"), "runtime_dir": str(self.runtime_dir)}
+        own = {
+            **config["facilitator"],
+            "state_dir": str(self.directory / "state"),
+            "runtime_dir": str(self.runtime_dir),
+        }
         self.config_file.write_text(yaml.safe_dump({**config, "facilitator": own}, sort_keys=False))
 
     # --- its life ---
@@ -70,13 +78,20 @@ class LabDaemon:
         return self._process.pid
 
     def start(self, within: float = 15.0, ready: int | None = 200) -> None:
-        """Start it and wait until it answers that it is ready; `ready` 503: that it is not, because it drains; None: do not wait."""
+        """Start it and wait until it answers that it is ready; `ready` 503: that it is not, because it
+        drains; None: do not wait.
+        """
         argv = [*FACILITATOR, "run", "-c", str(self.config_file)]
         if self.user is not None:
             argv = self._unprivileged(self.user, argv)
         with self.log.open("a") as log:
             self._process = self.namespace.popen(
-                *argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+                *argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+                start_new_session=True,
             )
         if ready is not None:
             eventually(lambda: self._ready(ready), within, f"GET /readyz is answered with {ready}")
@@ -131,8 +146,9 @@ class LabDaemon:
     def _unprivileged(self, user: int, argv: list[str]) -> list[str]:
         """The command line that runs `argv` as this user with CAP_NET_ADMIN and nothing else.
 
-        What the user needs is mounted for this process alone: the repository where the user can read it, a /dev/net/tun that everybody
-        may open (as udev makes it), and an account (ssh refuses to run for a user without one).
+        What the user needs is mounted for this process alone: the repository where the user can read it, a
+        /dev/net/tun that everybody may open (as udev makes it), and an account (ssh refuses to run for a user
+        without one).
         """
         repository, tun = (self.directory / name for name in ("repository", "tun"))
         repository.mkdir(exist_ok=True)
@@ -144,7 +160,11 @@ class LabDaemon:
         mounts = " && ".join([*binds, own_etc(self.directory, accounts), f"cd {repository}"])
         sets = ("inh-caps", "ambient-caps", "bounding-set")
         setpriv = [
-            "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs",
+            "setpriv",
+            f"--reuid={user}",
+            f"--regid={user}",
+            "--clear-groups",
+            "--no-new-privs",
             *(f"--{each}=-all,+net_admin" for each in sets),
         ]
         argv[0] = argv[0].replace(str(REPOSITORY), str(repository))
@@ -152,7 +172,9 @@ class LabDaemon:
 
     def _ready(self, code: int = 200) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"the daemon ended with {self._process.returncode}:\n{self.log.read_text()[-4000:]}"
+        assert self._process.poll() is None, (
+            f"the daemon ended with {self._process.returncode}:\n{self.log.read_text()[-4000:]}"
+        )
         return self.get("/readyz")[0] == code
 
     # --- what it says ---
@@ -168,10 +190,14 @@ class LabDaemon:
         except (OSError, http.client.HTTPException):
             return 0, ""
 
-    def cli(self, *arguments: str, timeout: float = PATIENCE, typed: str = "") -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, timeout: float = PATIENCE, typed: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """`facilitator ARGUMENTS -c FILE` beside the daemon, with something `typed` on its stdin."""
         argv = self.namespace.argv(*FACILITATOR, *arguments, "-c", str(self.config_file))
-        return subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, input=typed, timeout=timeout)
+        return subprocess.run(
+            argv, capture_output=True, text=True, cwd=REPOSITORY, input=typed, timeout=timeout
+        )
 
     def status(self) -> dict[str, Any]:
         """What `facilitator status --json` prints, got over HTTP because that is quicker."""
@@ -186,7 +212,10 @@ class LabDaemon:
         return found
 
     def wait_for(self, name: str, within: float = 20.0, **expected: object) -> dict[str, Any]:
-        """Wait until the tunnel's status has these fields, as in `wait_for("acme-dc", phase="up", health="healthy")`."""
+        """Wait until the tunnel's status has these fields, as in `wait_for("acme-dc", phase="up",
+        health="healthy")`.
+        """
+
         def matches() -> dict[str, Any] | None:
             tunnel = self.tunnel(name)
             return tunnel if all(tunnel[key] == value for key, value in expected.items()) else None
@@ -194,12 +223,19 @@ class LabDaemon:
         try:
             return eventually(matches, within, f"{name} is {expected}")
         except AssertionError as late:
-            raise AssertionError(f"{late}; it is {self.tunnel(name)}\n{self.log.read_text()[-3000:]}") from None
+            raise AssertionError(
+                f"{late}; it is {self.tunnel(name)}\n{self.log.read_text()[-3000:]}"
+            ) from None
 
     def sessions(self) -> dict[str, tuple[Any, ...]]:
         """Of each tunnel: phase, and what tells its session from every other one."""
-        found = {tunnel["name"]: (tunnel["phase"], tunnel["session"] or {}) for tunnel in self.status()["tunnels"]}
-        return {name: (phase, *(session.get(key) for key in ("id", "pid", "device", "port"))) for name, (phase, session) in found.items()}
+        found = {
+            tunnel["name"]: (tunnel["phase"], tunnel["session"] or {}) for tunnel in self.status()["tunnels"]
+        }
+        return {
+            name: (phase, *(session.get(key) for key in ("id", "pid", "device", "port")))
+            for name, (phase, session) in found.items()
+        }
 
     def replaced(self, name: str) -> Callable[[], bool]:
         """Asks from now on whether the tunnel has another session than at this moment."""
@@ -226,16 +262,28 @@ class LabDaemon:
     # --- what is really there ---
 
     def client_pids(self, *names: str) -> list[int]:
-        """VPN clients in the facilitator's namespace: openvpn, sshuttle's ssh, and sshuttle itself; or only those named."""
-        found = subprocess.run(["ip", "netns", "pids", self.namespace.name], capture_output=True, text=True).stdout.split()
-        return [int(pid) for pid in found if _client_name(int(pid)) in (names or ("openvpn", "ssh", "sshuttle"))]
+        """VPN clients in the facilitator's namespace: openvpn, sshuttle's ssh, and sshuttle itself; or
+        only those named.
+        """
+        found = subprocess.run(
+            ["ip", "netns", "pids", self.namespace.name], capture_output=True, text=True
+        ).stdout.split()
+        return [
+            int(pid) for pid in found if _client_name(int(pid)) in (names or ("openvpn", "ssh", "sshuttle"))
+        ]
 
     def leftovers(self) -> dict[str, list[str]]:
-        """Processes, routes, rules, tables and devices of ours that still exist, by kind; empty when all is gone."""
+        """Processes, routes, rules, tables and devices of ours that still exist, by kind; empty when all
+        is gone.
+        """
         run = self.namespace.run
         routes = run("ip", "-o", "route", "show", "table", "all", "proto", "173").stdout.splitlines()
         routes6 = run("ip", "-6", "-o", "route", "show", "table", "all", "proto", "173").stdout.splitlines()
-        rules = [line for line in run("ip", "rule", "show").stdout.splitlines() if not re.match(r"(0|32766|32767):", line)]
+        rules = [
+            line
+            for line in run("ip", "rule", "show").stdout.splitlines()
+            if not re.match(r"(0|32766|32767):", line)
+        ]
         links = json.loads(run("ip", "-j", "link", "show").stdout)
         found = {
             "processes": [f"{pid} {_client_name(pid)}" for pid in self.client_pids()],
@@ -254,9 +302,19 @@ class LabPagerDuty:
         self._namespace, self._port_file = namespace, directory / f"pagerduty-{next(_numbers)}.port"
 
     def __enter__(self) -> LabPagerDuty:
-        argv = (sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(self._port_file))
+        argv = (
+            sys.executable,
+            "-m",
+            "tests.pagerduty_double",
+            "--port",
+            "0",
+            "--port-file",
+            str(self._port_file),
+        )
         with self._port_file.with_suffix(".log").open("w") as log:
-            self._process = self._namespace.popen(*argv, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True)
+            self._process = self._namespace.popen(
+                *argv, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+            )
         self._port = int(eventually(self._written_port, 10, "the PagerDuty double listens"))
         return self
 

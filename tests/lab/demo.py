@@ -1,6 +1,8 @@
-"""`make demo`: the product shown in the lab. Two tunnels are broken in every common way; each healing is timed as a laptop sees it.
+"""`make demo`: the product shown in the lab. Two tunnels are broken in every common way; each healing is
+timed as a laptop sees it.
 
-On a terminal the status table stays live above the story; otherwise the story comes as plain lines. Exits 0 only if all healed.
+On a terminal the status table stays live above the story; otherwise the story comes as plain lines. Exits 0
+only if all healed.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class Story:
 
 
 def _config(lab: Lab, pagerduty: LabPagerDuty) -> Config:
-    """The product's defaults, but an incident after seconds instead of minutes, and a session that counts as stable sooner."""
+    """The product's defaults, but an incident after seconds instead of minutes, and a session that counts
+    as stable sooner.
+    """
     config = lab.configuration(pagerduty)
     config["defaults"] = {
         "reconnect": {"first": "500ms", "max": "3s", "stable_after": "1s"},
@@ -104,7 +108,9 @@ def _demo(story: Story) -> None:
             _connect(story, lab, daemon)
             for chapter in (_kill_clients, _delete_routes, _silence, _stop_server, _look_at_metrics):
                 chapter(story, lab, daemon, pagerduty)
-            clear = capture.finish()        # once the facilitator has gone for good, what a laptop still sends may go anywhere
+            clear = (
+                capture.finish()
+            )  # once the facilitator has gone for good, what a laptop still sends may go anywhere
             assert not clear, f"packets in clear on the uplink: {clear[:3]}"
             story.show("Packets in clear on the uplink during all of this:", 0)
             story.daemon = None
@@ -119,7 +125,10 @@ def _connect(story: Story, lab: Lab, daemon: LabDaemon) -> None:
     for address in (DATACENTRE_WEB, CLOUD_WEB):
         reply = lab.request(f"http://{address}/")
         assert reply.status == 200, reply
-        story.show(f"The laptop (10.8.0.2) asks http://{address} and gets", f"“{reply.body}” in {reply.seconds * 1000:.0f} ms")
+        story.show(
+            f"The laptop (10.8.0.2) asks http://{address} and gets",
+            f"“{reply.body}” in {reply.seconds * 1000:.0f} ms",
+        )
 
 
 def _kill_clients(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
@@ -169,7 +178,7 @@ def _stop_server(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerD
 
 
 def _look_at_metrics(story: Story, lab: Lab, daemon: LabDaemon, pagerduty: LabPagerDuty) -> None:
-    found = re.findall(r'^facilitator_tunnel_reconnects_total\{(.*)\} (\d+)', daemon.metrics(), re.MULTILINE)
+    found = re.findall(r"^facilitator_tunnel_reconnects_total\{(.*)\} (\d+)", daemon.metrics(), re.MULTILINE)
     assert found, "no reconnects in the metrics"
     for labels, value in found:
         story.tell(f"    facilitator_tunnel_reconnects_total{{{labels}}} {value}")

@@ -17,7 +17,9 @@ PORT = 10443
 class FortiGate(Server):
     """Listens on an address of its namespace."""
 
-    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address
+    ) -> None:
         identity = authority.issue("fortigate", "serverAuth")
         self.digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(identity.certificate.read_text())).hexdigest()
         argv = program("fortigate", str(identity.certificate), str(identity.key), str(address), str(PORT))
@@ -25,5 +27,7 @@ class FortiGate(Server):
 
     @property
     def seen(self) -> list[str]:
-        """What it has judged: `accepted`, `refused`, `asked`, `tunnel`, or `wrong ...` for what no FortiGate would get."""
+        """What it has judged: `accepted`, `refused`, `asked`, `tunnel`, or `wrong ...` for what no
+        FortiGate would get.
+        """
         return self.log.read_text().splitlines()[1:]

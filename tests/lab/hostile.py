@@ -1,4 +1,6 @@
-"""A customer that means harm: a real OpenVPN server whose every setting is the attacker's, and that can send any packet into our tunnel."""
+"""A customer that means harm: a real OpenVPN server whose every setting is the attacker's, and that can
+send any packet into our tunnel.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ from tests.lab.pki import Authority
 from tests.lab.servers import OpenVpnServer, web_server
 from tests.netns import Namespace, link
 
-GATEWAY = IPv4Address("203.0.113.10")           # public address of its OpenVPN server
+GATEWAY = IPv4Address("203.0.113.10")  # public address of its OpenVPN server
 SITE, SITE6 = IPv4Address("10.200.0.10"), IPv6Address("fd00:200::10")
 DESTINATIONS = ["10.200.0.0/24", "fd00:200::/64"]
-_OUTGOING = 4                                   # packet(7): PACKET_OUTGOING
-_ALL_PROTOCOLS = 3                              # ETH_P_ALL
+_OUTGOING = 4  # packet(7): PACKET_OUTGOING
+_ALL_PROTOCOLS = 3  # ETH_P_ALL
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class CapturedPacket:
     def of(cls, data: bytes) -> CapturedPacket:
         """From its bytes, beginning with the IP header."""
         at, size = (12, 4) if data[0] >> 4 == 4 else (8, 16)
-        return cls(ip_address(data[at:at + size]), ip_address(data[at + size:at + 2 * size]), data)
+        return cls(ip_address(data[at : at + size]), ip_address(data[at + size : at + 2 * size]), data)
 
 
 class HostileCustomer:
@@ -48,24 +50,40 @@ class HostileCustomer:
         link(transport, "site3", self.namespace, "wan")
         transport.run("ip", "address", "add", "203.0.113.9/30", "dev", "site3")
         for command in (
-            f"address add {GATEWAY}/30 dev wan", "route add default via 203.0.113.9",
-            f"address add {SITE}/32 dev lo", f"address add {SITE6}/128 dev lo",
+            f"address add {GATEWAY}/30 dev wan",
+            "route add default via 203.0.113.9",
+            f"address add {SITE}/32 dev lo",
+            f"address add {SITE6}/128 dev lo",
         ):
             self.namespace.run("ip", *command.split())
-        self.namespace.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv4.ip_forward=1")
+        self.namespace.run(
+            "sysctl",
+            "-qw",
+            "net.ipv4.conf.all.rp_filter=0",
+            "net.ipv4.conf.default.rp_filter=0",
+            "net.ipv4.ip_forward=1",
+        )
         self.directory = lab.directory / "evil"
         self.directory.mkdir(exist_ok=True)
         self._clients = self.directory / "clients"
         self._clients.mkdir(exist_ok=True)
         self.assign()
-        options = (f"client-config-dir {self._clients}", "server-ipv6 fd00:66::/64", 'push "redirect-gateway def1 ipv6"')
-        self.server = OpenVpnServer(self.namespace, self.directory, Authority(self.directory), number=20, options=options)
+        options = (
+            f"client-config-dir {self._clients}",
+            "server-ipv6 fd00:66::/64",
+            'push "redirect-gateway def1 ipv6"',
+        )
+        self.server = OpenVpnServer(
+            self.namespace, self.directory, Authority(self.directory), number=20, options=options
+        )
         for server in (web_server(self.namespace, self.directory, "evil"), self.server):
             server.start()
             self._closing.callback(server.kill)
         # Whatever address it has assigned to us, what its site sends goes into the tunnel.
         for version in ("-4", "-6"):
-            self.namespace.run("ip", version, "rule", "add", "from", str(SITE if version == "-4" else SITE6), "lookup", "77")
+            self.namespace.run(
+                "ip", version, "rule", "add", "from", str(SITE if version == "-4" else SITE6), "lookup", "77"
+            )
             self.namespace.run("ip", version, "route", "add", "default", "dev", self.device, "table", "77")
 
     def close(self) -> None:
@@ -81,11 +99,20 @@ class HostileCustomer:
         """The tunnel's settings."""
         profile = self.directory / "evil.ovpn"
         profile.write_text(self.server.client_config(str(GATEWAY)))
-        return {"kind": "openvpn", "destinations": DESTINATIONS, "config": str(profile), "probe": {"targets": [f"tcp://{SITE}:80"]}}
+        return {
+            "kind": "openvpn",
+            "destinations": DESTINATIONS,
+            "config": str(profile),
+            "probe": {"targets": [f"tcp://{SITE}:80"]},
+        }
 
     def assign(self, *lines: str) -> None:
-        """What its server gives the next session, such as `ifconfig-push ADDRESS NETMASK`. Any packet may be sent to us."""
-        (self._clients / "DEFAULT").write_text("\n".join(("iroute 0.0.0.0 0.0.0.0", "iroute-ipv6 ::/0", *lines, "")))
+        """What its server gives the next session, such as `ifconfig-push ADDRESS NETMASK`. Any packet may
+        be sent to us.
+        """
+        (self._clients / "DEFAULT").write_text(
+            "\n".join(("iroute 0.0.0.0 0.0.0.0", "iroute-ipv6 ::/0", *lines, ""))
+        )
 
     def inject(self, packets: Iterable[bytes]) -> None:
         """They come out of our tunnel's interface."""
@@ -98,7 +125,7 @@ class HostileCustomer:
         with self.namespace.entered():
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS))
         with sock:
-            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)        # SO_RCVBUFFORCE
+            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
             sock.bind((self.device, _ALL_PROTOCOLS))
             sock.setblocking(False)
             yield packets
@@ -110,7 +137,9 @@ class HostileCustomer:
 
 
 def inject(namespace: Namespace, device: str, packets: Iterable[bytes], receiver: str = "") -> None:
-    """Send IP packets out of a device, whatever addresses they carry; `receiver`: a link-layer address, where there is such a thing."""
+    """Send IP packets out of a device, whatever addresses they carry; `receiver`: a link-layer address,
+    where there is such a thing.
+    """
     link_layer = (0, 0, bytes.fromhex(receiver.replace(":", ""))) if receiver else ()
     with namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:
         for packet in packets:
@@ -126,4 +155,3 @@ def counter(namespace: Namespace, name: str) -> int:
     """One of the namespace's counters, as nstat(8) names it."""
     text = namespace.run("nstat", "-asz", name).stdout
     return int(next(line.split()[1] for line in text.splitlines() if line.startswith(name)))
-

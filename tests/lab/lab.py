@@ -23,13 +23,15 @@ from tests.netns import PREFIX, sweep
 
 
 class Lab:
-    """Everything running: `with Lab() as lab`. Root is needed; nothing outside the namespaces and one directory is touched."""
+    """Everything running: `with Lab() as lab`. Root is needed; nothing outside the namespaces and one
+    directory is touched.
+    """
 
     def __init__(self) -> None:
         sweep()
         _sweep_directories()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-"))
-        self.directory.chmod(0o711)         # sshd reads the authorized keys as the account's own user
+        self.directory.chmod(0o711)  # sshd reads the authorized keys as the account's own user
         self._secrets: set[str] = set()
         self._logins: dict[ServerLogin, OpenVpnServer] = {}
         self._closing = contextlib.ExitStack()
@@ -57,17 +59,27 @@ class Lab:
         return traffic.request(self.network["laptop"], url, timeout)
 
     def outage(
-        self, address: IPv4Address, fault: Callable[[], object], within: float = 30.0, until: Callable[[], object] = lambda: True
+        self,
+        address: IPv4Address,
+        fault: Callable[[], object],
+        within: float = 30.0,
+        until: Callable[[], object] = lambda: True,
     ) -> traffic.OutageMeter:
-        """How long the laptop went without answers of a web server because of a fault; `until` it has had its effect."""
+        """How long the laptop went without answers of a web server because of a fault; `until` it has had
+        its effect.
+        """
         return traffic.outage(self.network["laptop"], address, self.directory, fault, within, until)
 
     def poller(self, address: IPv4Address, patience: float = 0.5) -> traffic.Poller:
-        """A laptop that asks a web server every 10 ms, and takes a request for lost after `patience` seconds."""
+        """A laptop that asks a web server every 10 ms, and takes a request for lost after `patience`
+        seconds.
+        """
         return traffic.Poller(self.network["laptop"], address, self.directory, patience)
 
     def reachable_within(self, address: IPv4Address, seconds: float) -> float:
-        """Seconds until the laptop's requests to a web server are answered without a miss; AssertionError when they never are."""
+        """Seconds until the laptop's requests to a web server are answered without a miss; AssertionError
+        when they never are.
+        """
         with self.poller(address) as poller:
             start = time.monotonic()
             return poller.wait_settled(seconds, start) - start
@@ -78,7 +90,9 @@ class Lab:
 
     def capture(self) -> traffic.Capture:
         """Watches the facilitator's uplink for packets of the destinations in clear."""
-        return traffic.Capture(self.network["facilitator"], net.UPLINK, (*net.DESTINATIONS, *net.DESTINATIONS6), self.directory)
+        return traffic.Capture(
+            self.network["facilitator"], net.UPLINK, (*net.DESTINATIONS, *net.DESTINATIONS6), self.directory
+        )
 
     def blackhole(self, site: IPv4Address) -> None:
         """The path to `CUSTOMER` or `BASTION` silently drops everything."""
@@ -99,10 +113,12 @@ class Lab:
         return configuration(self.directory, pagerduty.url if pagerduty else None)
 
     def daemon(self, config: Config, user: int | None = None) -> LabDaemon:
-        """The facilitator with this configuration and a clean state; not started. `user`: not as root, with CAP_NET_ADMIN only."""
+        """The facilitator with this configuration and a clean state; not started. `user`: not as root,
+        with CAP_NET_ADMIN only.
+        """
         if user is not None:
             for name in (*self._secrets, self.sshd.client_key.name):
-                with contextlib.suppress(FileNotFoundError):        # of customers that are gone
+                with contextlib.suppress(FileNotFoundError):  # of customers that are gone
                     os.chown(self.directory / name, user, user)
         return LabDaemon(self.network["facilitator"], self.directory, config, user)
 
@@ -114,19 +130,31 @@ class Lab:
         return server
 
     def login_server(self, login: ServerLogin) -> OpenVpnServer:
-        """The customer's OpenVPN server with this login; running. We get the files acme-LOGIN.ovpn and acme-LOGIN-password."""
+        """The customer's OpenVPN server with this login; running. We get the files acme-LOGIN.ovpn and
+        acme-LOGIN-password.
+        """
         server = self._logins.get(login)
         if server is None:
-            server = self._logins[login] = OpenVpnServer(self.network["customer"], self.directory, self._authority, login)
+            server = self._logins[login] = OpenVpnServer(
+                self.network["customer"], self.directory, self._authority, login
+            )
             server.start()
             self._secret(f"acme-{login.value}.ovpn", server.client_config(str(net.CUSTOMER)))
             self._secret(f"acme-{login.value}-password", f"{PASSWORD}\n")
         return server
 
     def shared_server(self) -> OpenVpnServer:
-        """One more server of the customer, where any number of sessions with one certificate run side by side. We get acme-shared.ovpn."""
+        """One more server of the customer, where any number of sessions with one certificate run side by
+        side. We get acme-shared.ovpn.
+        """
         number = len(ServerLogin) + 1
-        server = OpenVpnServer(self.network["customer"], self.directory, self._authority, number=number, options=("duplicate-cn",))
+        server = OpenVpnServer(
+            self.network["customer"],
+            self.directory,
+            self._authority,
+            number=number,
+            options=("duplicate-cn",),
+        )
         server.start()
         self._closing.callback(server.stop)
         self._secret("acme-shared.ovpn", server.client_config(str(net.CUSTOMER)))
@@ -160,21 +188,44 @@ class Lab:
         return path
 
 
-PROGRAMS = ("ip", "nft", "sysctl", "openvpn", "openssl", "ssh", "ssh-keygen", "/usr/sbin/sshd", "tcpdump", "curl", "unshare", "mount", "ps")
+PROGRAMS = (
+    "ip",
+    "nft",
+    "sysctl",
+    "openvpn",
+    "openssl",
+    "ssh",
+    "ssh-keygen",
+    "/usr/sbin/sshd",
+    "tcpdump",
+    "curl",
+    "unshare",
+    "mount",
+    "ps",
+)
 
 
 def unfit() -> list[str]:
     """Why the lab cannot run on this machine, one sentence each."""
-    reasons = [f"The program {program} is missing: say `make setup` as root." for program in PROGRAMS if shutil.which(program) is None]
+    reasons = [
+        f"The program {program} is missing: say `make setup` as root."
+        for program in PROGRAMS
+        if shutil.which(program) is None
+    ]
     if os.geteuid() != 0:
-        return ["The lab needs root, because it makes network namespaces. It touches nothing of this machine's own network."]
+        return [
+            "The lab needs root, because it makes network namespaces. It touches nothing of this "
+            "machine's own network."
+        ]
     if not Path("/dev/net/tun").exists():
         reasons.append("/dev/net/tun is missing: say `modprobe tun`.")
     return reasons
 
 
 def end_on_signals() -> None:
-    """The first Ctrl-C, SIGTERM or SIGHUP ends the program through its context managers; a second one does not disturb that."""
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the program through its context managers; a second one does
+    not disturb that.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

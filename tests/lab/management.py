@@ -22,4 +22,8 @@ def tell(path: Path, command: str) -> str:
 
 def client_ids(path: Path) -> list[int]:
     """The ids of the clients that are connected, the newest last."""
-    return sorted(int(line.split(",")[10]) for line in tell(path, "status 2").splitlines() if line.startswith("CLIENT_LIST"))
+    return sorted(
+        int(line.split(",")[10])
+        for line in tell(path, "status 2").splitlines()
+        if line.startswith("CLIENT_LIST")
+    )

@@ -14,21 +14,21 @@ LAPTOP = IPv4Address("10.8.0.2")
 STAFF6 = IPv6Network("fd00:8::/64")
 
 FACILITATOR_UPLINK = IPv4Address("198.51.100.2")
-UPLINK = "uplink"                                   # the facilitator's device towards the outside: where a leak would be seen
+UPLINK = "uplink"  # the facilitator's device towards the outside: where a leak would be seen
 
-CUSTOMER = IPv4Address("203.0.113.2")               # public address of the customer's OpenVPN servers
+CUSTOMER = IPv4Address("203.0.113.2")  # public address of the customer's OpenVPN servers
 DATACENTRE = IPv4Network("10.77.0.0/24")
 DATACENTRE_GATEWAY = IPv4Address("10.77.0.1")
 DATACENTRE_WEB = IPv4Address("10.77.0.10")
 DATACENTRE6 = IPv6Network("fd00:77::/64")
 
-BASTION = IPv4Address("203.0.113.6")                # public address of our own cloud's sshd
+BASTION = IPv4Address("203.0.113.6")  # public address of our own cloud's sshd
 CLOUD = IPv4Network("10.90.0.0/16")
 BASTION_INSIDE = IPv4Address("10.90.0.1")
 CLOUD_WEB = IPv4Address("10.90.0.10")
 CLOUD6 = IPv6Network("fd00:90::/64")
 
-PRESENTED = IPv4Network("100.64.0.0/16")            # what staff use where the addresses of two sites are the same
+PRESENTED = IPv4Network("100.64.0.0/16")  # what staff use where the addresses of two sites are the same
 
 DESTINATIONS = (DATACENTRE, CLOUD, PRESENTED)
 DESTINATIONS6 = (DATACENTRE6, CLOUD6)
@@ -44,22 +44,31 @@ _CABLES = (
     ("bastion", "inside", f"{BASTION_INSIDE}/16", "cloud", "lan", f"{CLOUD_WEB}/16"),
 )
 _ADDRESSES6 = (
-    ("laptop", "lan", "fd00:8::2/64"), ("hub", "lan", "fd00:8::1/64"),
-    ("hub", "vpc", "fd00:60::1/64"), ("facilitator", "vpc", "fd00:60::2/64"),
-    ("facilitator", UPLINK, "fd00:51::2/64"), ("transport", "fac", "fd00:51::1/64"),
-    ("customer", "inside", "fd00:77::1/64"), ("datacentre", "lan", "fd00:77::10/64"),
-    ("bastion", "inside", "fd00:90::1/64"), ("cloud", "lan", "fd00:90::10/64"),
+    ("laptop", "lan", "fd00:8::2/64"),
+    ("hub", "lan", "fd00:8::1/64"),
+    ("hub", "vpc", "fd00:60::1/64"),
+    ("facilitator", "vpc", "fd00:60::2/64"),
+    ("facilitator", UPLINK, "fd00:51::2/64"),
+    ("transport", "fac", "fd00:51::1/64"),
+    ("customer", "inside", "fd00:77::1/64"),
+    ("datacentre", "lan", "fd00:77::10/64"),
+    ("bastion", "inside", "fd00:90::1/64"),
+    ("cloud", "lan", "fd00:90::10/64"),
 )
 _ROUTES = (
     ("laptop", "default", "10.8.0.1"),
-    ("hub", str(DATACENTRE), "10.60.0.2"),          # the cloud router's part: destinations go to the facilitator
+    ("hub", str(DATACENTRE), "10.60.0.2"),  # the cloud router's part: destinations go to the facilitator
     ("hub", str(CLOUD), "10.60.0.2"),
     ("hub", str(PRESENTED), "10.60.0.2"),
     ("facilitator", str(STAFF), "10.60.0.1"),
     ("facilitator", "default", "198.51.100.1"),
     ("customer", "default", "203.0.113.1"),
     ("bastion", "default", "203.0.113.5"),
-    ("datacentre", "10.78.0.0/15", str(DATACENTRE_GATEWAY)),    # only the tunnels' addresses: nobody there knows the staff network
+    (
+        "datacentre",
+        "10.78.0.0/15",
+        str(DATACENTRE_GATEWAY),
+    ),  # only the tunnels' addresses: nobody there knows the staff network
     ("laptop", "::/0", "fd00:8::1"),
     ("hub", str(DATACENTRE6), "fd00:60::2"),
     ("hub", str(CLOUD6), "fd00:60::2"),
@@ -103,7 +112,9 @@ class LabNetwork:
     def mute(self, host: str) -> Iterator[None]:
         """The host behind a site answers nothing meanwhile; whoever leads to it goes on."""
         table = "table inet mute"
-        self[host].run("nft", f"add {table}; add chain inet mute i {{ type filter hook input priority 0; policy drop; }}")
+        self[host].run(
+            "nft", f"add {table}; add chain inet mute i {{ type filter hook input priority 0; policy drop; }}"
+        )
         try:
             yield
         finally:
@@ -113,7 +124,9 @@ class LabNetwork:
     def lossy(self, host: str, share: int) -> Iterator[None]:
         """Of the echo requests to the host behind a site one in so many is lost meanwhile."""
         chain = "add table inet lossy; add chain inet lossy i { type filter hook input priority 0; };"
-        self[host].run("nft", f"{chain} add rule inet lossy i icmp type echo-request numgen inc mod {share} 0 drop")
+        self[host].run(
+            "nft", f"{chain} add rule inet lossy i icmp type echo-request numgen inc mod {share} 0 drop"
+        )
         try:
             yield
         finally:

@@ -1,4 +1,6 @@
-"""The customer's AnyConnect server: a real ocserv that asks for a password, a password and a one-time code, or a certificate."""
+"""The customer's AnyConnect server: a real ocserv that asks for a password, a password and a one-time
+code, or a certificate.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,25 @@ from tests.lab.wait import eventually
 from tests.netns import Namespace
 
 USER = "svc-facilitator"
-SEED = "00112233445566778899aabbccddeeff00112233"               # of the one-time codes, as the server's file has it
-TOTP = base64.b32encode(bytes.fromhex(SEED)).decode()           # and as a person gets it
+SEED = "00112233445566778899aabbccddeeff00112233"  # of the one-time codes, as the server's file has it
+TOTP = base64.b32encode(bytes.fromhex(SEED)).decode()  # and as a person gets it
 NETWORK, NETWORK6 = "10.79.128.0/24", "fd00:78:0:1::/64"
 PROGRAMS = ("ocserv", "occtl", "ocpasswd", "openconnect")
 
 
 class OcservServer(Server):
-    """One ocserv on TCP and UDP port 443 of an address. `auth` is password, code (a password and a one-time code) or certificate."""
+    """One ocserv on TCP and UDP port 443 of an address. `auth` is password, code (a password and a
+    one-time code) or certificate.
+    """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address, auth: str = "password", **options: object
+        self,
+        namespace: Namespace,
+        directory: Path,
+        authority: Authority,
+        address: IPv4Address,
+        auth: str = "password",
+        **options: object,
     ) -> None:
         self.authority, self.address, self._directory = authority, address, directory / f"ocserv-{auth}"
         self._directory.mkdir(mode=0o755)
@@ -39,7 +49,13 @@ class OcservServer(Server):
         config = self._directory / "ocserv.conf"
         self._config = {**self._settings(auth), **options}
         config.write_text("".join(f"{name} = {value}\n" for name, value in self._config.items()))
-        super().__init__(namespace, directory, f"ocserv-{auth}", ("ocserv", "-f", "-d", "2", "-c", str(config)), "initialized ocserv")
+        super().__init__(
+            namespace,
+            directory,
+            f"ocserv-{auth}",
+            ("ocserv", "-f", "-d", "2", "-c", str(config)),
+            "initialized ocserv",
+        )
 
     def change_password(self, password: str) -> None:
         """What the server accepts from now on."""
@@ -51,7 +67,9 @@ class OcservServer(Server):
         """By what clients know the server."""
         key = ("openssl", "x509", "-in", str(self.identity.certificate), "-noout", "-pubkey")
         pem = subprocess.run(key, check=True, capture_output=True).stdout
-        der = subprocess.run(["openssl", "pkey", "-pubin", "-outform", "der"], input=pem, check=True, capture_output=True).stdout
+        der = subprocess.run(
+            ["openssl", "pkey", "-pubin", "-outform", "der"], input=pem, check=True, capture_output=True
+        ).stdout
         return f"pin-sha256:{base64.b64encode(hashlib.sha256(der).digest()).decode()}"
 
     # --- what it has seen ---
@@ -83,7 +101,9 @@ class OcservServer(Server):
 
     def forgive(self) -> None:
         """Nobody is banned any more."""
-        for ip in re.findall(r"^\s*(\d+\.\d+\.\d+\.\d+)\s", self._control("show", "ip", "bans"), re.MULTILINE):
+        for ip in re.findall(
+            r"^\s*(\d+\.\d+\.\d+\.\d+)\s", self._control("show", "ip", "bans"), re.MULTILINE
+        ):
             self._control("unban", "ip", ip)
 
     def _serves(self) -> bool:
@@ -91,7 +111,9 @@ class OcservServer(Server):
         return super()._serves() and self.said("sec-mod initialized") > 0
 
     def _control(self, *words: str) -> str:
-        return self.namespace.run("occtl", "-s", str(self._directory / "occtl.sock"), *words, check=False).stdout
+        return self.namespace.run(
+            "occtl", "-s", str(self._directory / "occtl.sock"), *words, check=False
+        ).stdout
 
     def kill(self) -> None:
         """SIGKILL to all of it: gone without a word."""
@@ -113,16 +135,36 @@ class OcservServer(Server):
             "certificate": '"certificate"',
         }
         return {
-            "auth": how[auth], "listen-host": self.address, "tcp-port": 443, "udp-port": 443,
-            "run-as-user": "nobody", "run-as-group": "nogroup", "isolate-workers": "false",
-            "socket-file": directory / "socket", "pid-file": directory / "pid",
-            "use-occtl": "true", "occtl-socket-file": directory / "occtl.sock",
-            "server-cert": self.identity.certificate, "server-key": self.identity.key,
-            "ca-cert": self.authority.root.certificate, "cert-user-oid": "2.5.4.3",
-            "max-clients": 16, "max-same-clients": 1, "keepalive": 300, "dpd": 90, "try-mtu-discovery": "false",
-            "cookie-timeout": 300, "deny-roaming": "false", "rekey-time": 86400, "auth-timeout": 60,
-            "max-ban-score": 0,             # nobody is banned, unless a test wants it
-            "device": "vpns", "predictable-ips": "true", "ipv4-network": NETWORK, "ipv6-network": NETWORK6, "ipv6-subnet-prefix": 128,
+            "auth": how[auth],
+            "listen-host": self.address,
+            "tcp-port": 443,
+            "udp-port": 443,
+            "run-as-user": "nobody",
+            "run-as-group": "nogroup",
+            "isolate-workers": "false",
+            "socket-file": directory / "socket",
+            "pid-file": directory / "pid",
+            "use-occtl": "true",
+            "occtl-socket-file": directory / "occtl.sock",
+            "server-cert": self.identity.certificate,
+            "server-key": self.identity.key,
+            "ca-cert": self.authority.root.certificate,
+            "cert-user-oid": "2.5.4.3",
+            "max-clients": 16,
+            "max-same-clients": 1,
+            "keepalive": 300,
+            "dpd": 90,
+            "try-mtu-discovery": "false",
+            "cookie-timeout": 300,
+            "deny-roaming": "false",
+            "rekey-time": 86400,
+            "auth-timeout": 60,
+            "max-ban-score": 0,  # nobody is banned, unless a test wants it
+            "device": "vpns",
+            "predictable-ips": "true",
+            "ipv4-network": NETWORK,
+            "ipv6-network": NETWORK6,
+            "ipv6-subnet-prefix": 128,
             "route": "10.77.0.0/24",
         }
 

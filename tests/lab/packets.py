@@ -32,12 +32,23 @@ def udp(source: str, source_port: int, destination: str, port: int, data: bytes)
     return ip(source, destination, UDP, _summed(source, destination, UDP, head + data, 6))
 
 
-def icmp(source: str, destination: str, kind: int, code: int, rest: int, about: bytes, version6: bool = False, hops: int = 64) -> bytes:
+def icmp(
+    source: str,
+    destination: str,
+    kind: int,
+    code: int,
+    rest: int,
+    about: bytes,
+    version6: bool = False,
+    hops: int = 64,
+) -> bytes:
     """An ICMP message; `rest` is its second word, `about` what follows."""
     message = struct.pack("!BBHI", kind, code, 0, rest) + about
     if version6:
         return ip(source, destination, ICMPV6, _summed(source, destination, ICMPV6, message, 2), hops)
-    return ip(source, destination, ICMP, message[:2] + struct.pack("!H", checksum(message)) + message[4:], hops)
+    return ip(
+        source, destination, ICMP, message[:2] + struct.pack("!H", checksum(message)) + message[4:], hops
+    )
 
 
 def too_big(sender: str, receiver: str, original: bytes, mtu: int) -> bytes:
@@ -52,7 +63,7 @@ def redirect(sender: str, receiver: str, gateway: str, original: bytes) -> bytes
 
 def router_advertisement(sender: str, prefix: str) -> bytes:
     """A router advertisement (RFC 4861): a default route, and addresses of this prefix."""
-    head = struct.pack("!BBHII", 64, 0x08, 9000, 0, 0)      # hop limit, preference high, lifetime
+    head = struct.pack("!BBHII", 64, 0x08, 9000, 0, 0)  # hop limit, preference high, lifetime
     option = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 86400, 0) + IPv6Address(prefix).packed
     (first,) = struct.unpack("!I", head[:4])
     return icmp(sender, "ff02::1", 134, 0, first, head[4:] + option, version6=True, hops=255)
@@ -60,6 +71,10 @@ def router_advertisement(sender: str, prefix: str) -> bytes:
 
 def _summed(source: str, destination: str, protocol: int, payload: bytes, at: int) -> bytes:
     a, b = ip_address(source), ip_address(destination)
-    tail = struct.pack("!BBH", 0, protocol, len(payload)) if a.version == 4 else struct.pack("!II", len(payload), protocol)
+    tail = (
+        struct.pack("!BBH", 0, protocol, len(payload))
+        if a.version == 4
+        else struct.pack("!II", len(payload), protocol)
+    )
     pseudo = a.packed + b.packed + tail
-    return payload[:at] + struct.pack("!H", checksum(pseudo + payload) or 0xFFFF) + payload[at + 2:]
+    return payload[:at] + struct.pack("!H", checksum(pseudo + payload) or 0xFFFF) + payload[at + 2 :]

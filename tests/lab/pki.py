@@ -28,17 +28,43 @@ class Authority:
         self.directory = directory
         self.root = KeyPair(directory / "ca.crt", directory / "ca.key")
         _openssl(
-            "req", "-x509", *_NEW_KEY, "-days", "30", "-subj", "/CN=lab authority",
-            "-keyout", str(self.root.key), "-out", str(self.root.certificate),
+            "req",
+            "-x509",
+            *_NEW_KEY,
+            "-days",
+            "30",
+            "-subj",
+            "/CN=lab authority",
+            "-keyout",
+            str(self.root.key),
+            "-out",
+            str(self.root.certificate),
         )
 
     def issue(self, name: str, usage: str) -> KeyPair:
         """A certificate for `name`; `usage` is serverAuth or clientAuth."""
         issued = KeyPair(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         _openssl(
-            "req", "-x509", *_NEW_KEY, "-days", "30", "-subj", f"/CN={name}",
-            "-CA", str(self.root.certificate), "-CAkey", str(self.root.key),
-            "-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"extendedKeyUsage={usage}",
-            "-addext", "keyUsage=critical,digitalSignature,keyAgreement", "-keyout", str(issued.key), "-out", str(issued.certificate),
+            "req",
+            "-x509",
+            *_NEW_KEY,
+            "-days",
+            "30",
+            "-subj",
+            f"/CN={name}",
+            "-CA",
+            str(self.root.certificate),
+            "-CAkey",
+            str(self.root.key),
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-addext",
+            f"extendedKeyUsage={usage}",
+            "-addext",
+            "keyUsage=critical,digitalSignature,keyAgreement",
+            "-keyout",
+            str(issued.key),
+            "-out",
+            str(issued.certificate),
         )
         return issued

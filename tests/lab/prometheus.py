@@ -1,6 +1,8 @@
-"""A real Prometheus and a real Alertmanager beside the daemon, and what they call in the end: a webhook that takes nothing malformed.
+"""A real Prometheus and a real Alertmanager beside the daemon, and what they call in the end: a webhook
+that takes nothing malformed.
 
-`with chain(namespace, directory, rules) as chain:` starts all three; the rules are the shipped ones with their waiting times cut short.
+`with chain(namespace, directory, rules) as chain:` starts all three; the rules are the shipped ones with
+their waiting times cut short.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ PROGRAMS = ("prometheus", "prometheus-alertmanager")
 PROMETHEUS_PORT, ALERTMANAGER_PORT = 9090, 9093
 
 TOP = {
-    "version", "groupKey", "truncatedAlerts", "status", "receiver", "groupLabels", "commonLabels", "commonAnnotations", "externalURL",
+    "version",
+    "groupKey",
+    "truncatedAlerts",
+    "status",
+    "receiver",
+    "groupLabels",
+    "commonLabels",
+    "commonAnnotations",
+    "externalURL",
     "alerts",
 }
 ALERT = {"status", "labels", "annotations", "startsAt", "endsAt", "generatorURL", "fingerprint"}
@@ -41,7 +51,10 @@ def problems(message: Any) -> list[str]:
     for alert in message["alerts"]:
         if alert.keys() != ALERT or alert["status"] not in ("firing", "resolved"):
             found.append(f"alert: {alert}")
-        elif any("error expanding template" in text or "<no value>" in text for text in alert["annotations"].values()):
+        elif any(
+            "error expanding template" in text or "<no value>" in text
+            for text in alert["annotations"].values()
+        ):
             found.append(f"annotations of {alert['labels']['alertname']}: {alert['annotations']}")
     return found
 
@@ -50,7 +63,7 @@ def problems(message: Any) -> list[str]:
 class WebhookReceiver:
     """What was called, in order. `problems` has everything that was wrong with the calls."""
 
-    calls: list[dict[str, Any]] = field(default_factory=list)       # one per alert in a message
+    calls: list[dict[str, Any]] = field(default_factory=list)  # one per alert in a message
     problems: list[str] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -68,15 +81,22 @@ class WebhookReceiver:
         return not wrong
 
     def wait_for(self, status: str, **labels: str) -> dict[str, Any]:
-        """The first call about an alert with these labels that is `firing` or `resolved`. AssertionError after the usual patience."""
+        """The first call about an alert with these labels that is `firing` or `resolved`. AssertionError
+        after the usual patience.
+        """
 
         def found() -> dict[str, Any] | None:
-            return next((c for c in self.calls if c["status"] == status and labels.items() <= c["labels"].items()), None)
+            return next(
+                (c for c in self.calls if c["status"] == status and labels.items() <= c["labels"].items()),
+                None,
+            )
 
         with self._changed:
             self._changed.wait_for(found, PATIENCE)
             call = found()
-        assert call is not None, f"no call that {labels} is {status}; there were {self.calls}, problems: {self.problems}"
+        assert call is not None, (
+            f"no call that {labels} is {status}; there were {self.calls}, problems: {self.problems}"
+        )
         return call
 
 
@@ -100,7 +120,11 @@ class MonitoringStack:
 
     def firing(self) -> set[str]:
         """Names of the alerts that fire now."""
-        return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"}
+        return {
+            alert["labels"]["alertname"]
+            for alert in self.ask("alerts")["alerts"]
+            if alert["state"] == "firing"
+        }
 
 
 def hasty(rules: str) -> str:
@@ -113,7 +137,9 @@ def hasty(rules: str) -> str:
 
 @contextlib.contextmanager
 def chain(namespace: Namespace, directory: Path, rules: str) -> Iterator[MonitoringStack]:
-    """Prometheus scrapes the daemon on loopback in the namespace, every second, and tells Alertmanager, which calls the webhook."""
+    """Prometheus scrapes the daemon on loopback in the namespace, every second, and tells Alertmanager,
+    which calls the webhook.
+    """
     with contextlib.ExitStack() as closing:
         webhook, port = closing.enter_context(_webhook(namespace))
         home = directory / "prometheus"
@@ -122,14 +148,25 @@ def chain(namespace: Namespace, directory: Path, rules: str) -> Iterator[Monitor
         (home / "prometheus.yml").write_text(yaml.safe_dump(_prometheus()))
         (home / "alertmanager.yml").write_text(yaml.safe_dump(_alertmanager(f"http://127.0.0.1:{port}/")))
         for argv in (
-            ("prometheus-alertmanager", f"--config.file={home}/alertmanager.yml", f"--storage.path={home}/alerts",
-             f"--web.listen-address=127.0.0.1:{ALERTMANAGER_PORT}", "--cluster.listen-address="),
-            ("prometheus", f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/series",
-             f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}"),
+            (
+                "prometheus-alertmanager",
+                f"--config.file={home}/alertmanager.yml",
+                f"--storage.path={home}/alerts",
+                f"--web.listen-address=127.0.0.1:{ALERTMANAGER_PORT}",
+                "--cluster.listen-address=",
+            ),
+            (
+                "prometheus",
+                f"--config.file={home}/prometheus.yml",
+                f"--storage.tsdb.path={home}/series",
+                f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}",
+            ),
         ):
             closing.enter_context(_running(namespace, argv, home / f"{argv[0]}.log"))
         for each in (ALERTMANAGER_PORT, PROMETHEUS_PORT):
-            eventually(lambda port=each: _get(namespace, port, "/-/ready")[0] == 200, 20, f"port {each} is ready")     # type: ignore[misc]
+            eventually(
+                lambda port=each: _get(namespace, port, "/-/ready")[0] == 200, 20, f"port {each} is ready"
+            )  # type: ignore[misc]
         yield MonitoringStack(namespace, webhook)
 
 
@@ -137,20 +174,35 @@ def _prometheus() -> Mapping[str, Any]:
     return {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
         "rule_files": ["rules.yml"],
-        "scrape_configs": [{"job_name": "facilitator", "static_configs": [{"targets": [f"127.0.0.1:{HTTP_PORT}"]}]}],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ALERTMANAGER_PORT}"]}]}]},
+        "scrape_configs": [
+            {"job_name": "facilitator", "static_configs": [{"targets": [f"127.0.0.1:{HTTP_PORT}"]}]}
+        ],
+        "alerting": {
+            "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ALERTMANAGER_PORT}"]}]}]
+        },
     }
 
 
 def _alertmanager(url: str) -> Mapping[str, Any]:
-    route = {"receiver": "double", "group_by": ["..."], "group_wait": "100ms", "group_interval": "500ms", "repeat_interval": "1h"}
-    return {"route": route, "receivers": [{"name": "double", "webhook_configs": [{"url": url, "send_resolved": True}]}]}
+    route = {
+        "receiver": "double",
+        "group_by": ["..."],
+        "group_wait": "100ms",
+        "group_interval": "500ms",
+        "repeat_interval": "1h",
+    }
+    return {
+        "route": route,
+        "receivers": [{"name": "double", "webhook_configs": [{"url": url, "send_resolved": True}]}],
+    }
 
 
 @contextlib.contextmanager
 def _running(namespace: Namespace, argv: tuple[str, ...], log: Path) -> Iterator[None]:
     with log.open("w") as output:
-        process = namespace.popen(*argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = namespace.popen(
+            *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         yield
     finally:
@@ -172,7 +224,7 @@ def _webhook(namespace: Namespace) -> Iterator[tuple[WebhookReceiver, int]]:
             pass
 
     with namespace.entered():
-        server = ThreadingHTTPServer(("127.0.0.1", 0), WebhookHandler)     # the socket stays in the namespace
+        server = ThreadingHTTPServer(("127.0.0.1", 0), WebhookHandler)  # the socket stays in the namespace
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -22,14 +22,16 @@ from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 PROGRAMS = Path(__file__).parent / "programs"
-KEEPALIVE = "10 60"             # what real servers push
+KEEPALIVE = "10 60"  # what real servers push
 PASSWORD = "correct horse"
 
 
 class Server:
     """A program in a namespace that can be stopped, killed and started again; its output is a file."""
 
-    def __init__(self, namespace: Namespace, directory: Path, name: str, argv: tuple[str, ...], ready: str) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, name: str, argv: tuple[str, ...], ready: str
+    ) -> None:
         self.namespace, self.argv, self.ready, self.name = namespace, argv, ready, name
         self.log = directory / f"{name}.log"
         self._process: subprocess.Popen[str] | None = None
@@ -43,7 +45,9 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it serves."""
         with self.log.open("w") as output:
-            self._process = self.namespace.popen(*self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+            self._process = self.namespace.popen(
+                *self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
         eventually(self._serves, 10, f"{self.name} says {self.ready!r}")
 
     def stop(self) -> None:
@@ -92,21 +96,28 @@ class ServerLogin(enum.Enum):
 
     CERTIFICATE = "certificate"
     PASSWORD = "password"
-    STATIC = "static"           # the code is given with the password
-    DYNAMIC = "dynamic"         # the code is asked for after the password (CRV1)
-    APPENDED = "appended"       # the code follows the password in the same field
-    APPROVAL = "approval"       # somebody approves it elsewhere
-    TOKEN = "token"             # like STATIC, and a token spares the next login
+    STATIC = "static"  # the code is given with the password
+    DYNAMIC = "dynamic"  # the code is asked for after the password (CRV1)
+    APPENDED = "appended"  # the code follows the password in the same field
+    APPROVAL = "approval"  # somebody approves it elsewhere
+    TOKEN = "token"  # like STATIC, and a token spares the next login
 
 
 class OpenVpnServer(Server):
-    """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients log in.
+    """One of the customer's OpenVPN servers; all of them lead to the data centre. `login` says how clients
+    log in.
 
-    `number`: for a second one with the same login, which then has IPv4 only. `options`: further lines of its configuration.
+    `number`: for a second one with the same login, which then has IPv4 only. `options`: further lines of its
+    configuration.
     """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, login: ServerLogin = ServerLogin.CERTIFICATE, number: int | None = None,
+        self,
+        namespace: Namespace,
+        directory: Path,
+        authority: Authority,
+        login: ServerLogin = ServerLogin.CERTIFICATE,
+        number: int | None = None,
         options: tuple[str, ...] = (),
     ) -> None:
         number = list(ServerLogin).index(login) if number is None else number
@@ -116,10 +127,18 @@ class OpenVpnServer(Server):
         self._prefix = directory / name
         self.management = self._beside("management")
         self.tls_crypt = self._beside("tls-crypt")
-        subprocess.run(["openvpn", "--genkey", "tls-crypt", str(self.tls_crypt)], check=True, capture_output=True)
+        subprocess.run(
+            ["openvpn", "--genkey", "tls-crypt", str(self.tls_crypt)], check=True, capture_output=True
+        )
         config = self._beside("conf")
         config.write_text("".join((self._config(name), *(f"{option}\n" for option in options))))
-        super().__init__(namespace, directory, name, ("openvpn", "--config", str(config)), "Initialization Sequence Completed")
+        super().__init__(
+            namespace,
+            directory,
+            name,
+            ("openvpn", "--config", str(config)),
+            "Initialization Sequence Completed",
+        )
 
     def start(self) -> None:
         """Start it and wait until it serves; a killed one has left its socket."""
@@ -133,7 +152,9 @@ class OpenVpnServer(Server):
         self._write("password", password)
 
     def change_seed(self, seed: str, period: int = 30) -> None:
-        """The seed (base32) of the one-time codes that the server accepts from now on, a new one each `period` seconds."""
+        """The seed (base32) of the one-time codes that the server accepts from now on, a new one each
+        `period` seconds.
+        """
         self._write("seed", seed)
         self._write("period", str(period))
 
@@ -153,7 +174,9 @@ class OpenVpnServer(Server):
 
     @property
     def attempts(self) -> list[str]:
-        """The logins that the server has seen so far, each `accepted`, `refused` or `asked` (for the code)."""
+        """The logins that the server has seen so far, each `accepted`, `refused` or `asked` (for the
+        code).
+        """
         return [line.split()[0] for line in self._attempts()]
 
     @property
@@ -174,8 +197,12 @@ class OpenVpnServer(Server):
 
     # --- its configuration ---
 
-    def client_config(self, address: str, authority: Authority | None = None, name: str = "svc-facilitator") -> str:
-        """What the customer's administrator sends us: an .ovpn file with inline keys. `authority`: who signs our certificate instead."""
+    def client_config(
+        self, address: str, authority: Authority | None = None, name: str = "svc-facilitator"
+    ) -> str:
+        """What the customer's administrator sends us: an .ovpn file with inline keys. `authority`: who
+        signs our certificate instead.
+        """
         parts = {"ca": self.authority.root.certificate, "tls-crypt": self.tls_crypt}
         if self.login is ServerLogin.CERTIFICATE:
             client = (authority or self.authority).issue(name, "clientAuth")
@@ -183,7 +210,11 @@ class OpenVpnServer(Server):
         inline = "".join(f"<{name}>\n{path.read_text().strip()}\n</{name}>\n" for name, path in parts.items())
         head = f"client\ndev tun\nproto udp\nremote {address} {self.port}\nresolv-retry infinite\nnobind\n"
         login = "" if self.login is ServerLogin.CERTIFICATE else "auth-user-pass\n"
-        challenge = 'static-challenge "Enter your code" 1\n' if self.login in (ServerLogin.STATIC, ServerLogin.TOKEN) else ""
+        challenge = (
+            'static-challenge "Enter your code" 1\n'
+            if self.login in (ServerLogin.STATIC, ServerLogin.TOKEN)
+            else ""
+        )
         return f"{head}persist-key\npersist-tun\nremote-cert-tls server\n{login}{challenge}verb 3\n{inline}"
 
     def _config(self, name: str) -> str:
@@ -216,7 +247,8 @@ class OpenVpnServer(Server):
         check = " ".join(program("verify", str(self._prefix), how))
         token = "auth-gen-token 3600\n" if self.login is ServerLogin.TOKEN else ""
         return (
-            f'script-security 2\nverify-client-cert none\nusername-as-common-name\nauth-user-pass-verify "{check}" via-file\n'
+            f"script-security 2\nverify-client-cert none\nusername-as-common-name\nauth-user-pass-verify "
+            f'"{check}" via-file\n'
             f"tmp-dir {self._prefix.parent}\n{token}"
         )
 
@@ -235,19 +267,26 @@ class OpenVpnServer(Server):
 
 
 class BastionServer(Server):
-    """A real sshd with one account, `facilitator`, that takes one key only. Accounts of the host play no part."""
+    """A real sshd with one account, `facilitator`, that takes one key only. Accounts of the host play no
+    part.
+    """
 
     def __init__(self, namespace: Namespace, directory: Path) -> None:
         self.client_key = _ssh_key(directory / "own-cloud-ssh-key")
         self.host_key = _ssh_key(directory / "ssh_host_key")
         home = directory / "home"
         home.mkdir()
-        accounts = ("root:*:0:0::/root:/bin/sh", "sshd:*:101:65534::/run/sshd:/bin/false", f"facilitator:*:64001:64001::{home}:/bin/sh")
+        accounts = (
+            "root:*:0:0::/root:/bin/sh",
+            "sshd:*:101:65534::/run/sshd:/bin/false",
+            f"facilitator:*:64001:64001::{home}:/bin/sh",
+        )
         authorized = directory / "authorized_keys"
         authorized.write_text(self.client_key.with_suffix(".pub").read_text())
         authorized.chmod(0o644)
         config = directory / "sshd_config"
-        config.write_text(textwrap.dedent(f"""\
+        config.write_text(
+            textwrap.dedent(f"""\
             Port 22
             HostKey {self.host_key}
             AuthorizedKeysFile {authorized}
@@ -257,11 +296,18 @@ class BastionServer(Server):
             StrictModes no
             PidFile none
             LogLevel VERBOSE
-            """))
+            """)
+        )
         # /etc and /run are the server's own: it needs accounts and a directory that the host may lack
         own = f"{own_etc(directory, accounts)} && mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd"
         start = f"{own} && exec /usr/sbin/sshd -D -e -f {config}"
-        super().__init__(namespace, directory, "sshd", ("unshare", "--mount", "sh", "-c", start), "Server listening on 0.0.0.0")
+        super().__init__(
+            namespace,
+            directory,
+            "sshd",
+            ("unshare", "--mount", "sh", "-c", start),
+            "Server listening on 0.0.0.0",
+        )
 
     def known_hosts(self, address: str) -> str:
         """The line by which clients know this server."""

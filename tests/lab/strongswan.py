@@ -1,4 +1,6 @@
-"""The customer's IPsec gateway: a real strongSwan, for vpnc (IKEv1, aggressive mode, XAuth) and for strongSwan (IKEv2, three logins)."""
+"""The customer's IPsec gateway: a real strongSwan, for vpnc (IKEv1, aggressive mode, XAuth) and for
+strongSwan (IKEv2, three logins).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,16 @@ from tests.lab.servers import PASSWORD, Server
 from tests.netns import Namespace
 from tunnels.kinds.strongswan.config import Tree, render
 
-USER, GROUP, GROUP_SECRET, PRESHARED_KEY = "svc-facilitator", "staff", "everybody knows this one", "correct battery staple"
+USER, GROUP, GROUP_SECRET, PRESHARED_KEY = (
+    "svc-facilitator",
+    "staff",
+    "everybody knows this one",
+    "correct battery staple",
+)
 SITE = "10.79.97.200"
 _PLUGINS = (
-    "random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints hmac sha1 sha2 md5 aes gmp kdf xcbc fips-prf kernel-libipsec"
+    "random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints hmac sha1 sha2 md5 aes gmp kdf xcbc "
+    "fips-prf kernel-libipsec"
     " kernel-netlink socket-default vici xauth-generic eap-mschapv2 eap-identity"
 )
 _VERDICTS = re.compile(
@@ -27,9 +35,13 @@ _VERDICTS = re.compile(
 
 
 class StrongSwanServer(Server):
-    """Gives addresses of 10.79.96.0/24 to vpnc and of 10.79.97.0/24 to IKEv2; carries packets in user space."""
+    """Gives addresses of 10.79.96.0/24 to vpnc and of 10.79.97.0/24 to IKEv2; carries packets in user
+    space.
+    """
 
-    def __init__(self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address
+    ) -> None:
         self.address, self.authority = address, authority
         self.folder = directory / "strongswan"
         for name in ("x509ca", "x509", "private"):
@@ -66,8 +78,13 @@ class StrongSwanServer(Server):
 
     @property
     def attempts(self) -> list[str]:
-        """The logins judged since the server's start, each `accepted` or `refused`; of pre-shared keys only the refused ones."""
-        verdicts = (match["xauth"] or match["eap"] or "failed" for match in _VERDICTS.finditer(self.log.read_text(errors="replace")))
+        """The logins judged since the server's start, each `accepted` or `refused`; of pre-shared keys
+        only the refused ones.
+        """
+        verdicts = (
+            match["xauth"] or match["eap"] or "failed"
+            for match in _VERDICTS.finditer(self.log.read_text(errors="replace"))
+        )
         return ["accepted" if verdict.startswith("succe") else "refused" for verdict in verdicts]
 
     def _load(self) -> None:
@@ -77,7 +94,8 @@ class StrongSwanServer(Server):
     def _swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.namespace.run("swanctl", *arguments, "--uri", self.uri, check=check)
 
-    # --- what the customer's administrator sends us -----------------------------------------------------------------------------
+    # --- what the customer's administrator sends us
+    # -----------------------------------------------------------------------------
 
     def vpnc_config(self) -> str:
         """A vpnc configuration without secrets; with lines that only suit a person's laptop."""
@@ -92,12 +110,19 @@ class StrongSwanServer(Server):
             """)
 
     def swanctl_config(self, how: str = "psk") -> str:
-        """A swanctl.conf without secrets that logs in with `psk`, `eap` (user and password) or `certificate`."""
+        """A swanctl.conf without secrets that logs in with `psk`, `eap` (user and password) or
+        `certificate`.
+        """
         local = {
-            "psk": "auth = psk\n id = facilitator@example.net", "eap": "auth = eap-mschapv2\n id = staff@example.net",
-            "certificate": "auth = pubkey\n certs = facilitator.pem\n id = \"CN=svc-facilitator\"",
+            "psk": "auth = psk\n id = facilitator@example.net",
+            "eap": "auth = eap-mschapv2\n id = staff@example.net",
+            "certificate": 'auth = pubkey\n certs = facilitator.pem\n id = "CN=svc-facilitator"',
         }[how]
-        remote = "auth = psk\n id = gateway@example.net" if how == "psk" else 'auth = pubkey\n id = "CN=gateway.example.net"'
+        remote = (
+            "auth = psk\n id = gateway@example.net"
+            if how == "psk"
+            else 'auth = pubkey\n id = "CN=gateway.example.net"'
+        )
         return textwrap.dedent(f"""\
             connections {{
               acme {{
@@ -120,10 +145,15 @@ class StrongSwanServer(Server):
             """)
 
     def write_client_files(self, folder: Path) -> None:
-        """What lies beside a swanctl.conf that needs certificates: the authority, and our certificate with its key."""
+        """What lies beside a swanctl.conf that needs certificates: the authority, and our certificate with
+        its key.
+        """
         client = self.authority.issue("svc-facilitator", "clientAuth")
-        for name, source in (("x509ca/ca", self.authority.root.certificate), ("x509/facilitator", client.certificate),
-                             ("private/facilitator", client.key)):
+        for name, source in (
+            ("x509ca/ca", self.authority.root.certificate),
+            ("x509/facilitator", client.certificate),
+            ("private/facilitator", client.key),
+        ):
             path = folder / f"{name}.pem"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
@@ -160,7 +190,11 @@ def _daemon(uri: str) -> str:
 def _site(address: IPv4Address, local: Tree) -> Tree:
     """For who brings his own address."""
     return {
-        "version": "2", "local_addrs": str(address), "unique": "never", "local": local, "remote": {"auth": "psk", "id": "site@example.net"},
+        "version": "2",
+        "local_addrs": str(address),
+        "unique": "never",
+        "local": local,
+        "remote": {"auth": "psk", "id": "site@example.net"},
         "children": {"datacentre": {"local_ts": "10.77.0.0/24", "remote_ts": f"{SITE}/32"}},
     }
 
@@ -168,34 +202,57 @@ def _site(address: IPv4Address, local: Tree) -> Tree:
 def _connections(address: IPv4Address, password: str, pool: str) -> str:
     gateway: Tree = {"auth": "pubkey", "certs": "gateway.pem", "id": "CN=gateway.example.net"}
     keys: Tree = {"auth": "psk", "id": "gateway@example.net"}
-    return render({
-        "connections": {
-            "xauth": _xauth(address),
-            "psk": _ikev2(address, keys, {"auth": "psk", "id": "facilitator@example.net"}),
-            "eap": _ikev2(address, gateway, {"auth": "eap-mschapv2", "id": "staff@example.net", "eap_id": "%any"}),
-            "site": _site(address, keys),
-            "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
-        },
-        "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": pool}},
-        "secrets": {
-            "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
-            "ike-psk": {"id": "facilitator@example.net", "id2": "site@example.net", "secret": PRESHARED_KEY},
-            "eap-user": {"id": USER, "secret": password},
-        },
-    })
+    return render(
+        {
+            "connections": {
+                "xauth": _xauth(address),
+                "psk": _ikev2(address, keys, {"auth": "psk", "id": "facilitator@example.net"}),
+                "eap": _ikev2(
+                    address, gateway, {"auth": "eap-mschapv2", "id": "staff@example.net", "eap_id": "%any"}
+                ),
+                "site": _site(address, keys),
+                "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
+            },
+            "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": pool}},
+            "secrets": {
+                "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
+                "ike-psk": {
+                    "id": "facilitator@example.net",
+                    "id2": "site@example.net",
+                    "secret": PRESHARED_KEY,
+                },
+                "eap-user": {"id": USER, "secret": password},
+            },
+        }
+    )
 
 
 def _xauth(address: IPv4Address) -> Tree:
     return {
-        "version": "1", "aggressive": "yes", "local_addrs": str(address), "proposals": "aes128-sha1-modp1024,aes256-sha1-modp1024",
-        "pools": "xauth", "send_cert": "never", "encap": "yes", "unique": "never", "dpd_delay": "5s",
-        "local": {"auth": "psk", "id": str(address)}, "remote": {"auth": "psk", "id": f"keyid:{GROUP}"}, "remote-xauth": {"auth": "xauth"},
+        "version": "1",
+        "aggressive": "yes",
+        "local_addrs": str(address),
+        "proposals": "aes128-sha1-modp1024,aes256-sha1-modp1024",
+        "pools": "xauth",
+        "send_cert": "never",
+        "encap": "yes",
+        "unique": "never",
+        "dpd_delay": "5s",
+        "local": {"auth": "psk", "id": str(address)},
+        "remote": {"auth": "psk", "id": f"keyid:{GROUP}"},
+        "remote-xauth": {"auth": "xauth"},
         "children": {"net": {"local_ts": "0.0.0.0/0", "esp_proposals": "aes128-sha1,aes256-sha1"}},
     }
 
 
 def _ikev2(address: IPv4Address, local: Tree, remote: Tree) -> Tree:
     return {
-        "version": "2", "local_addrs": str(address), "pools": "ikev2", "unique": "never", "dpd_delay": "5s", "local": local,
-        "remote": remote, "children": {"datacentre": {"local_ts": "10.77.0.0/24"}},
+        "version": "2",
+        "local_addrs": str(address),
+        "pools": "ikev2",
+        "unique": "never",
+        "dpd_delay": "5s",
+        "local": local,
+        "remote": remote,
+        "children": {"datacentre": {"local_ts": "10.77.0.0/24"}},
     }

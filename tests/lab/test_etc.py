@@ -19,7 +19,9 @@ _HOST = 'mount -t tmpfs tmpfs "$1" && cp -a /etc/. "$1" && mount --move "$1" /et
 
 
 class EtcNamespace(Namespace):
-    """A namespace whose /etc is a copy of this host's: what is done to its files leaves the real ones alone."""
+    """A namespace whose /etc is a copy of this host's: what is done to its files leaves the real ones
+    alone.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__("host")
@@ -32,7 +34,9 @@ class EtcNamespace(Namespace):
         """The command line that runs `command` here."""
         holder = getattr(self, "_holder", None)
         within = super().argv(*command)
-        return within if holder is None else ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", "--wd=/", *within]
+        return (
+            within if holder is None else ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", "--wd=/", *within]
+        )
 
     def remove(self) -> None:
         """End everything in it."""
@@ -58,7 +62,9 @@ def host(directory: Path) -> Iterator[EtcNamespace]:
     host.remove()
 
 
-def test_logins_go_on_when_the_accounts_file_of_the_host_is_replaced(host: EtcNamespace, directory: Path) -> None:
+def test_logins_go_on_when_the_accounts_file_of_the_host_is_replaced(
+    host: EtcNamespace, directory: Path
+) -> None:
     server = BastionServer(host, directory)
     server.start()
     try:
@@ -72,6 +78,17 @@ def test_logins_go_on_when_the_accounts_file_of_the_host_is_replaced(host: EtcNa
 
 
 def greeting(host: EtcNamespace, server: BastionServer) -> str:
-    options = ("-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null")
-    done = host.run("ssh", *options, "-i", str(server.client_key), "facilitator@127.0.0.1", "echo", "hello", check=False)
+    options = (
+        "-F",
+        "none",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    )
+    done = host.run(
+        "ssh", *options, "-i", str(server.client_key), "facilitator@127.0.0.1", "echo", "hello", check=False
+    )
     return done.stdout.strip() or done.stderr

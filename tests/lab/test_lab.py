@@ -33,7 +33,15 @@ class HandStartedClient:
 
     def __init__(self, lab: Lab, *options: str, config: str = "acme.ovpn") -> None:
         self.namespace, self.log = lab.network["facilitator"], lab.directory / "client.log"
-        self.argv = ("openvpn", "--config", str(lab.directory / config), "--dev", "tun0", "--route-noexec", *options)
+        self.argv = (
+            "openvpn",
+            "--config",
+            str(lab.directory / config),
+            "--dev",
+            "tun0",
+            "--route-noexec",
+            *options,
+        )
 
     def __enter__(self) -> HandStartedClient:
         self.start()
@@ -90,7 +98,7 @@ def test_the_stopwatch_sees_an_outage(lab: Lab) -> None:
             nonlocal lasted
             began = time.monotonic()
             lab.blackhole(CUSTOMER)
-            time.sleep(1)           # the fault itself lasts this long
+            time.sleep(1)  # the fault itself lasts this long
             lab.unblock(CUSTOMER)
             lasted = time.monotonic() - began
 
@@ -102,7 +110,9 @@ def test_the_stopwatch_sees_an_outage(lab: Lab) -> None:
 def test_the_server_can_be_stopped_killed_and_started(lab: Lab) -> None:
     with HandStartedClient(lab) as client:
         lab.openvpn.stop()
-        eventually(lambda: "server-pushed-connection-reset" in client.log.read_text(), 5, "the client is told")
+        eventually(
+            lambda: "server-pushed-connection-reset" in client.log.read_text(), 5, "the client is told"
+        )
         lab.openvpn.start()
         lab.openvpn.kill()
         lab.openvpn.start()
@@ -125,8 +135,18 @@ def test_the_password_server_counts_logins(lab: Lab, tmp_path: Path, password: s
 
 def test_sshd_takes_the_one_key_and_reaches_the_cloud(lab: Lab) -> None:
     ssh = (
-        "ssh", "-F", "none", "-i", str(lab.sshd.client_key), "-o", f"UserKnownHostsFile={lab.directory}/known_hosts",
-        "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", f"facilitator@{BASTION}",
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        str(lab.sshd.client_key),
+        "-o",
+        f"UserKnownHostsFile={lab.directory}/known_hosts",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "IdentitiesOnly=yes",
+        f"facilitator@{BASTION}",
     )
     fetch = f"import urllib.request as u; print(u.urlopen('{CLOUD_URL}').read().decode())"
     done = lab.network["facilitator"].run(*ssh, f'id -un; python3 -c "{fetch}"')
@@ -135,7 +155,9 @@ def test_sshd_takes_the_one_key_and_reaches_the_cloud(lab: Lab) -> None:
 
 def test_the_lab_leaves_nothing_even_when_it_is_killed() -> None:
     script = "from tests.lab import Lab; lab = Lab(); print(lab.directory, flush=True); input()"
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     directory = Path(process.stdout.readline().strip())
     assert directory.exists()

@@ -1,4 +1,6 @@
-"""Traffic in the lab: single requests, an outage stopwatch, a stream of datagrams, and a watch for packets in clear."""
+"""Traffic in the lab: single requests, an outage stopwatch, a stream of datagrams, and a watch for packets
+in clear.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from tests.lab.servers import program
 from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
-SETTLED = 0.5           # seconds of answers without a miss that end an outage
+SETTLED = 0.5  # seconds of answers without a miss that end an outage
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ def request(namespace: Namespace, url: str, timeout: float = 20.0) -> Reply:
 
 @dataclass(frozen=True)
 class OutageMeter:
-    """How long a client that asks every 10 ms went without answers: from the fault to the end of the first answer that lasted."""
+    """How long a client that asks every 10 ms went without answers: from the fault to the end of the first
+    answer that lasted.
+    """
 
     seconds: float
-    failed: int                 # attempts without an answer
+    failed: int  # attempts without an answer
     answered: int
 
     def __str__(self) -> str:
@@ -63,7 +67,9 @@ class _Attempt:
 class Poller:
     """A client that asks a web server every 10 ms for as long as the context lasts."""
 
-    def __init__(self, namespace: Namespace, address: IPv4Address, directory: Path, patience: float = 0.5) -> None:
+    def __init__(
+        self, namespace: Namespace, address: IPv4Address, directory: Path, patience: float = 0.5
+    ) -> None:
         """`patience`: seconds after which it takes a request for lost."""
         self._namespace, self._address, self._patience = namespace, address, patience
         self._file = directory / f"poll-{address}-{time.monotonic_ns()}"
@@ -79,8 +85,12 @@ class Poller:
         self._process.wait()
 
     def wait_settled(self, within: float, since: float = 0.0) -> float:
-        """Wait for answers without a miss after `since`; the monotonic time at which the first of them was complete."""
-        return eventually(lambda: self._settled(since), within, f"requests to {self._address} are answered again")
+        """Wait for answers without a miss after `since`; the monotonic time at which the first of them was
+        complete.
+        """
+        return eventually(
+            lambda: self._settled(since), within, f"requests to {self._address} are answered again"
+        )
 
     def outage(self, since: float) -> OutageMeter:
         """What clients saw of a fault that happened at `since` and has healed."""
@@ -91,7 +101,9 @@ class Poller:
         return OutageMeter(healed - since, len(failed), len(after) - len(failed))
 
     def longest(self, since: float) -> float:
-        """The longest time without an answer after `since`: from the first request of a row that failed to the end of the next good one."""
+        """The longest time without an answer after `since`: from the first request of a row that failed to
+        the end of the next good one.
+        """
         longest, began = 0.0, None
         for attempt in (a for a in self._attempts() if a.end >= since):
             if not attempt.ok:
@@ -103,7 +115,9 @@ class Poller:
     def _attempts(self) -> list[_Attempt]:
         lines = self._file.read_text().splitlines(keepends=True)
         parts = (line.split() for line in lines if line.endswith("\n"))
-        return sorted((_Attempt(float(start), float(end), ok == "1") for start, end, ok in parts), key=lambda a: a.start)
+        return sorted(
+            (_Attempt(float(start), float(end), ok == "1") for start, end, ok in parts), key=lambda a: a.start
+        )
 
     def _settled(self, since: float) -> float | None:
         good: list[_Attempt] = []
@@ -116,10 +130,15 @@ class Poller:
 
 
 def outage(
-    namespace: Namespace, address: IPv4Address, directory: Path, fault: Callable[[], object], within: float = 30.0,
+    namespace: Namespace,
+    address: IPv4Address,
+    directory: Path,
+    fault: Callable[[], object],
+    within: float = 30.0,
     until: Callable[[], object] = lambda: True,
 ) -> OutageMeter:
-    """Make the fault while a client asks every 10 ms; how long it went without answers. AssertionError after `within` seconds.
+    """Make the fault while a client asks every 10 ms; how long it went without answers. AssertionError
+    after `within` seconds.
 
     `until` tells when a fault that does not work at once has had its effect.
     """
@@ -128,12 +147,16 @@ def outage(
         since = time.monotonic()
         fault()
         eventually(until, within, "the fault has its effect")
-        poller.wait_settled(within, time.monotonic())       # what is answered while the fault is being made does not count
+        poller.wait_settled(
+            within, time.monotonic()
+        )  # what is answered while the fault is being made does not count
         return poller.outage(since)
 
 
 class Flood:
-    """A steady stream of datagrams to several addresses; `sent` and `echoed` are known after the end of the context."""
+    """A steady stream of datagrams to several addresses; `sent` and `echoed` are known after the end of
+    the context.
+    """
 
     def __init__(self, namespace: Namespace, addresses: tuple[IPv4Address, ...], rate: int = 1000) -> None:
         self._argv = program("flood", str(rate), *(str(address) for address in addresses))
@@ -152,13 +175,17 @@ class Flood:
 
 
 class Streams:
-    """Long TCP connections to an address, each with a line and its echo every few milliseconds; the rest is known after the context."""
+    """Long TCP connections to an address, each with a line and its echo every few milliseconds; the rest
+    is known after the context.
+    """
 
-    def __init__(self, namespace: Namespace, address: IPv4Address, count: int = 10, pause: float = 0.02) -> None:
+    def __init__(
+        self, namespace: Namespace, address: IPv4Address, count: int = 10, pause: float = 0.02
+    ) -> None:
         self._argv = program("streams", str(address), str(count), str(pause))
         self._namespace = namespace
         self.sent = self.echoed = self.broken = 0
-        self.gap = 0.0              # seconds: the longest that one of them waited for an echo
+        self.gap = 0.0  # seconds: the longest that one of them waited for an echo
 
     def __enter__(self) -> Streams:
         self._process = self._namespace.popen(*self._argv, stdout=subprocess.PIPE, start_new_session=True)
@@ -173,21 +200,41 @@ class Streams:
 
 
 class Capture:
-    """Watches a device for packets from or to some networks. It proves at its start and at its end that it would have seen one.
+    """Watches a device for packets from or to some networks. It proves at its start and at its end that it
+    would have seen one.
 
-    Packets planted by `AF_PACKET` leave through the device like any other, but past routes and filters; they carry a documentation
-    address (192.0.2.0/24) as their source. Without `--immediate-mode` tcpdump is late and short runs look clean that are not.
+    Packets planted by `AF_PACKET` leave through the device like any other, but past routes and filters; they
+    carry a documentation address (192.0.2.0/24) as their source. Without `--immediate-mode` tcpdump is late
+    and short runs look clean that are not.
     """
 
     PLANTED = re.compile(r"192\.0\.2\.(\d+)\.")
 
-    def __init__(self, namespace: Namespace, device: str, networks: tuple[IPv4Network | IPv6Network, ...], directory: Path) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        device: str,
+        networks: tuple[IPv4Network | IPv6Network, ...],
+        directory: Path,
+    ) -> None:
         self._namespace, self._device, self._networks = namespace, device, networks
         self._out, self._err = (directory / f"capture-{time.monotonic_ns()}.{end}" for end in ("out", "err"))
 
     def __enter__(self) -> Capture:
         watched = " or ".join(f"net {network}" for network in self._networks)
-        argv = ["tcpdump", "-n", "-l", "--immediate-mode", "-B", "8192", "-Z", "root", "-i", self._device, watched]
+        argv = [
+            "tcpdump",
+            "-n",
+            "-l",
+            "--immediate-mode",
+            "-B",
+            "8192",
+            "-Z",
+            "root",
+            "-i",
+            self._device,
+            watched,
+        ]
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = self._namespace.popen(*argv, stdout=out, stderr=err, start_new_session=True)
         eventually(lambda: "listening on" in self._err.read_text(), 10, "tcpdump listens")
@@ -201,7 +248,9 @@ class Capture:
         self._process.wait(timeout=PATIENCE)
 
     def finish(self) -> list[str]:
-        """End the watch; the packets in clear, one line each. AssertionError if the watch itself was not sound."""
+        """End the watch; the packets in clear, one line each. AssertionError if the watch itself was not
+        sound.
+        """
         self.__exit__()
         lines = self._out.read_text().splitlines()
         planted = [match[1] for line in lines if (match := self.PLANTED.search(line))]
@@ -214,13 +263,18 @@ class Capture:
         """Send a packet to a watched network in clear, and wait until it was seen."""
         destination = next(network for network in self._networks if isinstance(network, IPv4Network))[1]
         with self._namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as sender:
-            sender.sendto(_datagram(IPv4Address(f"192.0.2.{number}"), destination), (self._device, 0x0800, 0, 0, b"\xff" * 6))
+            sender.sendto(
+                _datagram(IPv4Address(f"192.0.2.{number}"), destination),
+                (self._device, 0x0800, 0, 0, b"\xff" * 6),
+            )
         eventually(lambda: f"192.0.2.{number}." in self._out.read_text(), 5, "the planted packet is seen")
 
 
 def _datagram(source: IPv4Address, destination: IPv4Address) -> bytes:
     """An empty UDP datagram with its IPv4 header."""
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, source.packed, destination.packed)
+    head = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, source.packed, destination.packed
+    )
     total = sum(struct.unpack("!10H", head))
     total = (total & 0xFFFF) + (total >> 16)
     head = head[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]

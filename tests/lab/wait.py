@@ -7,14 +7,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-PATIENCE = 60.0         # seconds that every wait has at least: on a busy machine all is slow, and where all is well nobody waits for long
-NOISE = 3.0             # what several labs on two cores may add to a promised time, as a factor; `make bench` shows the times
+# seconds that every wait has at least: on a busy machine all is slow, and where all is well nobody waits for
+# long
+PATIENCE = 60.0
+# what several labs on two cores may add to a promised time, as a factor; `make bench` shows the times
+NOISE = 3.0
 
 
 def eventually(look: Callable[[], T | None], within: float, what: str, every: float = 0.02) -> T:
     """The first true value of `look`, asked every `every` seconds.
 
-    `within` is what an idle machine may take. AssertionError naming `what` after that time, or PATIENCE if that is longer.
+    `within` is what an idle machine may take. AssertionError naming `what` after that time, or PATIENCE if
+    that is longer.
     """
     patience = max(within, PATIENCE)
     deadline = time.monotonic() + patience

@@ -25,7 +25,9 @@ class Key:
     """A key pair."""
 
     def __init__(self) -> None:
-        pem = subprocess.run(["openssl", "genpkey", "-algorithm", "X25519"], check=True, capture_output=True).stdout
+        pem = subprocess.run(
+            ["openssl", "genpkey", "-algorithm", "X25519"], check=True, capture_output=True
+        ).stdout
         self.private = _last_bytes("pkey", pem)
         self.public = _last_bytes("pkey -pubout", pem)
 
@@ -40,7 +42,7 @@ class WireGuardServer(Server):
 
     def __init__(self, namespace: Namespace, directory: Path, *, port: int = PORT) -> None:
         self.key, self.client, self.preshared, self.port = Key(), Key(), os.urandom(32), port
-        self.device = f"wg{secrets.token_hex(3)}"       # sockets of all namespaces lie in one directory
+        self.device = f"wg{secrets.token_hex(3)}"  # sockets of all namespaces lie in one directory
         argv = ("env", "LOG_LEVEL=verbose", "wireguard-go", "-f", self.device)
         super().__init__(namespace, directory, f"wireguard-{port}", argv, "UAPI listener started")
 
@@ -50,7 +52,9 @@ class WireGuardServer(Server):
         self.say(f"private_key={self.key.private.hex()}", f"listen_port={self.port}")
         self.let_in()
         for address in (f"{SERVER_ADDRESS}/24", f"{SERVER_ADDRESS6}/64"):
-            self.namespace.run("ip", "address", "add", address, "dev", self.device, *(["nodad"] if ":" in address else []))
+            self.namespace.run(
+                "ip", "address", "add", address, "dev", self.device, *(["nodad"] if ":" in address else [])
+            )
         self.namespace.run("ip", "link", "set", self.device, "up")
 
     def kill(self) -> None:
@@ -58,11 +62,18 @@ class WireGuardServer(Server):
         super().kill()
         Path(f"/var/run/wireguard/{self.device}.sock").unlink(missing_ok=True)
 
-    def let_in(self, preshared: bytes | None = None, addresses: Sequence[str] = (CLIENT_ADDRESS, CLIENT_ADDRESS6)) -> None:
+    def let_in(
+        self, preshared: bytes | None = None, addresses: Sequence[str] = (CLIENT_ADDRESS, CLIENT_ADDRESS6)
+    ) -> None:
         """The client's key is known, and the preshared one; it may send from these addresses."""
         key = (preshared or self.preshared).hex()
         allowed = (f"allowed_ip={ip_network(address)}" for address in addresses)
-        self.say(f"public_key={self.client.public.hex()}", f"preshared_key={key}", "replace_allowed_ips=true", *allowed)
+        self.say(
+            f"public_key={self.client.public.hex()}",
+            f"preshared_key={key}",
+            "replace_allowed_ips=true",
+            *allowed,
+        )
 
     def throw_out(self) -> None:
         """The client's key is not known any more."""
@@ -73,11 +84,15 @@ class WireGuardServer(Server):
         """Handshakes that clients have begun, whatever came of them."""
         return self.log.read_text(errors="replace").count("Received handshake initiation")
 
-    def client_config(self, address: str, *, preshared: bytes | None = None, private: bytes | None = None) -> str:
+    def client_config(
+        self, address: str, *, preshared: bytes | None = None, private: bytes | None = None
+    ) -> str:
         """What the customer's administrator sends us."""
         return (
-            f"[Interface]\nPrivateKey = {text(private or self.client.private)}\nAddress = {CLIENT_ADDRESS}/24, {CLIENT_ADDRESS6}/64\n"
-            f"DNS = 10.77.0.53\nPostUp = touch /tmp/never\n\n[Peer]\n# the data centre\nPublicKey = {text(self.key.public)}\n"
+            f"[Interface]\nPrivateKey = {text(private or self.client.private)}\nAddress = "
+            f"{CLIENT_ADDRESS}/24, {CLIENT_ADDRESS6}/64\n"
+            f"DNS = 10.77.0.53\nPostUp = touch /tmp/never\n\n[Peer]\n# the data centre\nPublicKey = "
+            f"{text(self.key.public)}\n"
             f"PresharedKey = {text(preshared or self.preshared)}\nEndpoint = {address}:{self.port}\n"
             f"AllowedIPs = {DATACENTRE}, {DATACENTRE6}, {SERVER_ADDRESS}/32\nPersistentKeepalive = 25\n"
         )
@@ -93,5 +108,7 @@ class WireGuardServer(Server):
 
 
 def _last_bytes(command: str, pem: bytes) -> bytes:
-    done = subprocess.run(["openssl", *command.split(), "-outform", "DER"], input=pem, check=True, capture_output=True)
+    done = subprocess.run(
+        ["openssl", *command.split(), "-outform", "DER"], input=pem, check=True, capture_output=True
+    )
     return done.stdout[-32:]

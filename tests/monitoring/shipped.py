@@ -22,31 +22,37 @@ from tests.reports.worlds import snapshot, transition, up
 from tunnels.base import Reason
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
-RULES, RULES_TEST, DASHBOARD = (MONITORING / name for name in ("rules.yml", "rules_test.yml", "dashboard.json"))
+RULES, RULES_TEST, DASHBOARD = (
+    MONITORING / name for name in ("rules.yml", "rules_test.yml", "dashboard.json")
+)
 
 # What Prometheus adds to every series of ours, and the one series about a scrape that it makes itself.
 TARGET = {"job", "instance"}
 OF_PROMETHEUS = {"up": set[str]()}
 
-Exported = dict[str, set[str]]      # label names by series name
+Exported = dict[str, set[str]]  # label names by series name
 _SELECTED = re.compile(r"\b((?:facilitator|process)_\w+|up)\b(?!\()(?:\{([^}]*)\})?")
 
 
 def exposition() -> str:
     """What is scraped from a daemon to which everything has happened."""
-    metrics = Metrics("0.1.0", 1_000_000.0, ScrapeSources(
-        link_bytes={"t-acme": (1000, 500)}.get,
-        usage=lambda tunnel, session: Use() if tunnel == "acme" else None,
-        routes=lambda: {"acme": Achieved(2, 1)},
-        repairs=lambda: {"route": 1},
-        pagerduty=OutboxStatus,
-        log_dropped=lambda: 3,
-        refused=lambda: {("acme", "support"): 7},
-        certificates=lambda: {"acme": 2e9},
-        availability=lambda tunnels: {(name, "24h"): 0.5 for name in tunnels},
-        history_usable=lambda: True,
-        internal_errors=lambda: {"recorder:History": 1},
-    ))
+    metrics = Metrics(
+        "0.1.0",
+        1_000_000.0,
+        ScrapeSources(
+            link_bytes={"t-acme": (1000, 500)}.get,
+            usage=lambda tunnel, session: Use() if tunnel == "acme" else None,
+            routes=lambda: {"acme": Achieved(2, 1)},
+            repairs=lambda: {"route": 1},
+            pagerduty=OutboxStatus,
+            log_dropped=lambda: 3,
+            refused=lambda: {("acme", "support"): 7},
+            certificates=lambda: {"acme": 2e9},
+            availability=lambda tunnels: {(name, "24h"): 0.5 for name in tunnels},
+            history_usable=lambda: True,
+            internal_errors=lambda: {"recorder:History": 1},
+        ),
+    )
     snap = snapshot(acme=up())
     metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), snap)
     metrics.record(replace(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), rung=Rung.LOGIN), snap)
@@ -92,9 +98,15 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions(model: dict[str, Any]) -> Iterator[str]:
-    """Every query of a dashboard: panels, annotations and variables; its variables replaced by what Grafana would put there."""
+    """Every query of a dashboard: panels, annotations and variables; its variables replaced by what
+    Grafana would put there.
+    """
     queries = [target["expr"] for panel in model["panels"] for target in panel.get("targets", ())]
     queries += [annotation["expr"] for annotation in model["annotations"]["list"]]
-    queries += [re.sub(r"label_values\((.*), \w+\)", r"\1", v["definition"]) for v in model["templating"]["list"] if v["type"] == "query"]
+    queries += [
+        re.sub(r"label_values\((.*), \w+\)", r"\1", v["definition"])
+        for v in model["templating"]["list"]
+        if v["type"] == "query"
+    ]
     for query in queries:
         yield query.replace("$__rate_interval", "1m").replace("$instance", ".*").replace("$tunnel", ".*")

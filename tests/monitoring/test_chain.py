@@ -1,4 +1,6 @@
-"""From a dead VPN server to a called human, and back: the daemon, Prometheus with the shipped rules, Alertmanager, a webhook. All real."""
+"""From a dead VPN server to a called human, and back: the daemon, Prometheus with the shipped rules,
+Alertmanager, a webhook. All real.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from tests.monitoring.shipped import RULES, dashboard, expressions, rules
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(any(shutil.which(program) is None for program in PROGRAMS), reason=f"not installed: {' or '.join(PROGRAMS)}"),
+    pytest.mark.skipif(
+        any(shutil.which(program) is None for program in PROGRAMS),
+        reason=f"not installed: {' or '.join(PROGRAMS)}",
+    ),
 ]
 
 
@@ -30,7 +35,8 @@ def lab() -> Iterator[Lab]:
 def daemon(lab: Lab) -> Iterator[LabDaemon]:
     config: Config = only(lab.configuration(), "acme-dc")
     config["defaults"] = {
-        "reconnect": {"first": "100ms", "max": "1s", "stable_after": "300ms"}, "probe": {"interval": "500ms", "timeout": "500ms"},
+        "reconnect": {"first": "100ms", "max": "1s", "stable_after": "300ms"},
+        "probe": {"interval": "500ms", "timeout": "500ms"},
     }
     with lab.daemon(config) as daemon:
         daemon.wait_well()
@@ -45,14 +51,22 @@ def chained(lab: Lab, daemon: LabDaemon) -> Iterator[MonitoringStack]:
 
 def test_a_rule_fires_and_resolves(lab: Lab, daemon: LabDaemon, chained: MonitoringStack) -> None:
     webhook = chained.webhook
-    eventually(lambda: chained.ask("query", query="facilitator_tunnel_up == 1")["result"], 10, "Prometheus knows that the tunnel is up")
+    eventually(
+        lambda: chained.ask("query", query="facilitator_tunnel_up == 1")["result"],
+        10,
+        "Prometheus knows that the tunnel is up",
+    )
     assert (chained.target()["health"], chained.target()["lastError"]) == ("up", "")
 
     lab.openvpn.kill()
     call = webhook.wait_for("firing", alertname="FacilitatorTunnelDown")
     assert call["labels"] == {
-        "alertname": "FacilitatorTunnelDown", "severity": "critical", "about": "tunnel",
-        "job": "facilitator", "instance": "127.0.0.1:9464", "tunnel": "acme-dc",
+        "alertname": "FacilitatorTunnelDown",
+        "severity": "critical",
+        "about": "tunnel",
+        "job": "facilitator",
+        "instance": "127.0.0.1:9464",
+        "tunnel": "acme-dc",
     }
     assert call["annotations"]["summary"] == "VPN tunnel acme-dc on 127.0.0.1:9464 is down"
     assert "Its phase is " in call["annotations"]["description"]
@@ -66,7 +80,7 @@ def test_a_rule_fires_and_resolves(lab: Lab, daemon: LabDaemon, chained: Monitor
     assert {name: rule["lastError"] for name, rule in all_of_them.items() if rule["health"] != "ok"} == {}
     assert all_of_them.keys() == {rule["alert"] for rule in rules()}
     for query in expressions(dashboard()):
-        chained.ask("query", query=query)      # against what is really there
+        chained.ask("query", query=query)  # against what is really there
 
     daemon.kill9()
     webhook.wait_for("firing", alertname="FacilitatorUnreachable", about="daemon")

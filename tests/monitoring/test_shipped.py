@@ -1,4 +1,6 @@
-"""The rules, their tests and the dashboard: right by Prometheus' own tools, and about series that the daemon really exports."""
+"""The rules, their tests and the dashboard: right by Prometheus' own tools, and about series that the
+daemon really exports.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ LABELLED = re.compile(r"\$labels\.(\w+)")
 
 
 def promtool(*arguments: str, given: str | None = None, directory: Path = MONITORING) -> tuple[int, str]:
-    done = subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True, cwd=directory, timeout=60)
+    done = subprocess.run(
+        ["promtool", *arguments], input=given, capture_output=True, text=True, cwd=directory, timeout=60
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -46,7 +50,9 @@ def named(rule: dict[str, Any]) -> str:
 
 
 @needs_promtool
-@pytest.mark.parametrize("arguments", [("check", "rules", RULES.name), ("test", "rules", RULES_TEST.name)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [("check", "rules", RULES.name), ("test", "rules", RULES_TEST.name)], ids=" ".join
+)
 def test_promtool_is_content_with_the_rules(arguments: tuple[str, ...]) -> None:
     code, said = promtool(*arguments)
     assert code == 0, said
@@ -74,8 +80,12 @@ def test_a_rule_that_never_fires_would_be_noticed(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_prometheus_can_parse_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    queries = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(expressions(dashboard()))]
-    (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": queries}]}))
+    queries = [
+        {"record": f"query:{number}", "expr": query} for number, query in enumerate(expressions(dashboard()))
+    ]
+    (tmp_path / "queries.yml").write_text(
+        yaml.safe_dump({"groups": [{"name": "dashboard", "rules": queries}]})
+    )
     code, said = promtool("check", "rules", "queries.yml", directory=tmp_path)
     assert code == 0, said
 
@@ -104,7 +114,9 @@ def test_what_nobody_exports_is_noticed() -> None:
 
 
 def test_every_rule_is_silent_in_a_quiet_night() -> None:
-    """What no rule's test shows otherwise: the last of them has all series that the rules ask for, and nothing fires in it."""
+    """What no rule's test shows otherwise: the last of them has all series that the rules ask for, and
+    nothing fires in it.
+    """
     night = yaml.safe_load(RULES_TEST.read_text())["tests"][-1]
     assert night["promql_expr_test"][0]["exp_samples"] == []
     there = {series["series"].partition("{")[0] for series in night["input_series"]}
@@ -135,14 +147,16 @@ def test_the_document_explains_every_alert_and_no_other() -> None:
 
 def test_the_dashboard_can_be_imported() -> None:
     model = dashboard()
-    assert model["id"] is None                      # Grafana gives it one
+    assert model["id"] is None  # Grafana gives it one
     assert model["uid"]
     assert model["title"]
-    assert model["schemaVersion"] >= 36             # data sources are objects
+    assert model["schemaVersion"] >= 36  # data sources are objects
     ids = [panel["id"] for panel in model["panels"]]
     assert len(set(ids)) == len(ids)
     variables = {variable["name"] for variable in model["templating"]["list"]} | {"__rate_interval"}
-    assert set(re.findall(r"\$\{?(\w+)", json.dumps([p.get("targets") for p in model["panels"]]))) <= variables
+    assert (
+        set(re.findall(r"\$\{?(\w+)", json.dumps([p.get("targets") for p in model["panels"]]))) <= variables
+    )
     sources = re.findall(r'"uid": "([^"]*)"', json.dumps(model["panels"]))
     assert set(sources) == {"${datasource}"}
 
@@ -164,9 +178,15 @@ def test_a_panel_is_complete(panel: dict[str, Any]) -> None:
 def test_panels_do_not_overlap() -> None:
     def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
         place = panel["gridPos"]
-        return {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        return {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
 
-    overlapping = [(a["title"], b["title"]) for a, b in combinations(dashboard()["panels"], 2) if cells(a) & cells(b)]
+    overlapping = [
+        (a["title"], b["title"]) for a, b in combinations(dashboard()["panels"], 2) if cells(a) & cells(b)
+    ]
     assert overlapping == []
 
 

@@ -11,7 +11,9 @@ from tests.packaging import container
 
 @pytest.fixture(scope="session")
 def machines() -> None:
-    """Skips where no machine can be made, sweeps up after killed runs, and builds the root file system when there is none."""
+    """Skips where no machine can be made, sweeps up after killed runs, and builds the root file system
+    when there is none.
+    """
     reason = container.unavailable()
     if reason is not None:
         pytest.skip(reason)

@@ -1,9 +1,9 @@
 """A throwaway machine: real systemd as PID 1 in a systemd-nspawn container with a network of its own.
 
-The root file system is built once by mmdebstrap into the project's cache (`python -m tests.packaging.container` does it beforehand); each
-machine sees it through an overlay that lives in memory.
-Mounts are in a mount namespace of the machine, and the machine dies with the test process, so that even a killed run leaves only a network
-namespace and empty cgroups, which the next run sweeps up.
+The root file system is built once by mmdebstrap into the project's cache (`python -m
+tests.packaging.container` does it beforehand); each machine sees it through an overlay that lives in memory.
+Mounts are in a mount namespace of the machine, and the machine dies with the test process, so that even a
+killed run leaves only a network namespace and empty cgroups, which the next run sweeps up.
 """
 
 from __future__ import annotations
@@ -27,18 +27,38 @@ from tests.netns import PREFIX, Namespace
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "nspawn"
 PACKAGES = (
-    "systemd", "systemd-sysv", "dbus", "iproute2", "nftables", "python3", "procps",     # the machine
-    "openvpn", "openssh-client", "openconnect", "wireguard-go", "vpnc",                 # the VPN clients
-    "charon-systemd", "libstrongswan-standard-plugins", "libcharon-extra-plugins", "libcharon-extauth-plugins",
-    "make", "python3-venv",                                                             # an installation
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "iproute2",
+    "nftables",
+    "python3",
+    "procps",  # the machine
+    "openvpn",
+    "openssh-client",
+    "openconnect",
+    "wireguard-go",
+    "vpnc",  # the VPN clients
+    "charon-systemd",
+    "libstrongswan-standard-plugins",
+    "libcharon-extra-plugins",
+    "libcharon-extauth-plugins",
+    "make",
+    "python3-venv",  # an installation
 )
-SERVICES = ("strongswan", "openvpn")        # of these packages: they would take ports and devices
-_PROGRAMS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "setpriv": "util-linux", "nsenter": "util-linux"}
+SERVICES = ("strongswan", "openvpn")  # of these packages: they would take ports and devices
+_PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "setpriv": "util-linux",
+    "nsenter": "util-linux",
+}
 _TUN = Path("/dev/net/tun")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 # $1 scratch directory, $2 root file system, $3 cgroups, then the command.
-# /run/systemd is hidden because nspawn leaves files there when it is killed. /dev/net/tun is open to all, as udev makes it.
+# /run/systemd is hidden because nspawn leaves files there when it is killed. /dev/net/tun is open to all, as
+# udev makes it.
 _START = """
 set -eu; scratch=$1; root=$2; cgroups=$3; shift 3
 for cgroup in $cgroups; do echo $$ > "$cgroup/cgroup.procs"; done
@@ -63,7 +83,9 @@ def unavailable() -> str | None:
 
 
 def root_file_system() -> Path:
-    """The machine's root file system: built at the first call (about a minute), kept in the cache. Never written to afterwards."""
+    """The machine's root file system: built at the first call (about a minute), kept in the cache. Never
+    written to afterwards.
+    """
     release = platform.freedesktop_os_release()
     debian = release["ID"] == "debian"
     suite = release["VERSION_CODENAME"] if debian else "bookworm"
@@ -83,12 +105,22 @@ def root_file_system() -> Path:
 
 def _build(target: Path, suite: str, sources: tuple[str, ...]) -> None:
     command = [
-        "mmdebstrap", "--quiet", "--variant=minbase", "--format=directory", '--aptopt=Acquire::Languages "none"',
-        "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(PACKAGES)}",
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        "--format=directory",
+        '--aptopt=Acquire::Languages "none"',
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        f"--include={','.join(PACKAGES)}",
         f'--customize-hook=chroot "$1" systemctl disable --quiet {" ".join(SERVICES)}',
-        suite, str(target), *sources,
+        suite,
+        str(target),
+        *sources,
     ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode != 0:
         raise AssertionError(f"mmdebstrap: exit {done.returncode}\n{done.stdout}")
 
@@ -102,8 +134,11 @@ def _host_sources() -> tuple[str, ...]:
 class Machine:
     """One booted machine. Files in it are reached by `path`, programs in it are started by `run`."""
 
-    def __init__(self, scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None) -> None:
-        """Boot it. `binds`: host paths that it sees read-only, and where. `scratch`: an empty directory for its console and overlay.
+    def __init__(
+        self, scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None
+    ) -> None:
+        """Boot it. `binds`: host paths that it sees read-only, and where. `scratch`: an empty directory
+        for its console and overlay.
 
         `network`: where it lives, else in a network of its own.
         """
@@ -125,11 +160,15 @@ class Machine:
         """Run a command in the machine, as root, to its end."""
         done = subprocess.run(
             ["nsenter", "--target", str(self._leader), "--all", "--", *command],
-            capture_output=True, text=True, timeout=timeout,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}{self.journal()}")
+            raise AssertionError(
+                f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}{self.journal()}"
+            )
         return done
 
     def path(self, inside: str) -> Path:
@@ -176,22 +215,53 @@ class Machine:
         overlay = scratch / "overlay"
         overlay.mkdir()
         nspawn = [
-            "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--directory={overlay}/root", f"--machine={self.name}",
-            f"--network-namespace-path=/run/netns/{self.name}", "--capability=all", f"--bind={overlay}/tun:{_TUN}",
-            "--notify-ready=yes", "--console=read-only", *(f"--bind-ro={host}:{inside}" for host, inside in binds.items()), "--boot",
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            f"--directory={overlay}/root",
+            f"--machine={self.name}",
+            f"--network-namespace-path=/run/netns/{self.name}",
+            "--capability=all",
+            f"--bind={overlay}/tun:{_TUN}",
+            "--notify-ready=yes",
+            "--console=read-only",
+            *(f"--bind-ro={host}:{inside}" for host, inside in binds.items()),
+            "--boot",
         ]
         start = [
-            "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private",
-            "sh", "-c", _START, "sh", str(overlay), str(root_file_system()), " ".join(map(str, self._cgroups)), *nspawn,
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            _START,
+            "sh",
+            str(overlay),
+            str(root_file_system()),
+            " ".join(map(str, self._cgroups)),
+            *nspawn,
         ]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, self._console.open("wb") as console:
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+            self._console.open("wb") as console,
+        ):
             listener.bind(f"\0{self.name}")
-            # cgroup2 alone inside, whatever the host has; and no seccomp filter, which would forbid the bpf(2) behind DeviceAllow=
+            # cgroup2 alone inside, whatever the host has; and no seccomp filter, which would forbid the
+            # bpf(2) behind DeviceAllow=
             environment = {
-                "PATH": os.environ["PATH"], "NOTIFY_SOCKET": f"@{self.name}",
-                "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "SYSTEMD_SECCOMP": "0",
+                "PATH": os.environ["PATH"],
+                "NOTIFY_SOCKET": f"@{self.name}",
+                "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+                "SYSTEMD_SECCOMP": "0",
             }
-            self._process = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment)
+            self._process = subprocess.Popen(
+                start, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment
+            )
             return self._until_booted(self._process.pid, listener, timeout=120)
 
     def _until_booted(self, pid: int, listener: socket.socket, timeout: float) -> int:
@@ -206,15 +276,21 @@ class Machine:
             while "READY" not in said:
                 able = [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
                 if listener.fileno() not in able:
-                    raise AssertionError(f"the machine did not boot\n{self._console.read_text(errors='replace')[-4000:]}")
-                said |= dict(field.split("=", 1) for field in listener.recv(4096).decode().splitlines() if "=" in field)
+                    raise AssertionError(
+                        f"the machine did not boot\n{self._console.read_text(errors='replace')[-4000:]}"
+                    )
+                said |= dict(
+                    field.split("=", 1) for field in listener.recv(4096).decode().splitlines() if "=" in field
+                )
         finally:
             os.close(ended)
         return int(said["X_NSPAWN_LEADER_PID"])
 
 
 @contextlib.contextmanager
-def machine(scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None) -> Iterator[Machine]:
+def machine(
+    scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None
+) -> Iterator[Machine]:
     """A booted machine for the length of a block."""
     booted = Machine(scratch, binds, network)
     try:
@@ -244,7 +320,7 @@ def _remove_cgroup(cgroup: Path) -> None:
 def _removed(cgroup: Path) -> bool:
     """Kill what is in a tree of groups and remove them; False while a dying process still holds one."""
     for group, _, _ in os.walk(cgroup, topdown=False):
-        with contextlib.suppress(OSError):          # groups vanish under our feet while their processes die
+        with contextlib.suppress(OSError):  # groups vanish under our feet while their processes die
             _kill(Path(group, "cgroup.procs").read_text().split())
             Path(group).rmdir()
     return not cgroup.exists()

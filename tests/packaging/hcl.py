@@ -1,4 +1,6 @@
-"""HashiCorp's own HCL parser, so that the job's syntax is judged by the real thing: its Go code as WebAssembly (npm @cdktf/hcl2json)."""
+"""HashiCorp's own HCL parser, so that the job's syntax is judged by the real thing: its Go code as
+WebAssembly (npm @cdktf/hcl2json).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-_INSTALLED = HERE / "node_modules" / ".package-lock.json"       # npm writes it last
+_INSTALLED = HERE / "node_modules" / ".package-lock.json"  # npm writes it last
 
 
 @dataclass(frozen=True)

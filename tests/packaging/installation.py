@@ -1,7 +1,9 @@
-"""This checkout, installed on a machine as `make install` does it: a virtual environment at /opt/facilitator, the unit, the user.
+"""This checkout, installed on a machine as `make install` does it: a virtual environment at
+/opt/facilitator, the unit, the user.
 
-The environment borrows the packages of the environment that runs the tests, so that nothing is downloaded; our own two packages are copies.
-For `make install` itself there is what it needs: the checkout, and in the place of a package index the locked wheels.
+The environment borrows the packages of the environment that runs the tests, so that nothing is downloaded;
+our own two packages are copies. For `make install` itself there is what it needs: the checkout, and in the
+place of a package index the locked wheels.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from tests.packaging.lock import RUNTIME
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACILITATOR = "/opt/facilitator/bin/facilitator"
 
-SOURCE = "/usr/src/facilitator"             # this checkout, read-only
+SOURCE = "/usr/src/facilitator"  # this checkout, read-only
 WHEELS = f"{SOURCE}/wheels"
 EXAMPLES = "/usr/local/share/facilitator"
 _COMMAND = """#!/opt/facilitator/bin/python3
@@ -45,7 +47,8 @@ def environment(target: Path) -> dict[Path, str]:
         shutil.copytree(REPOSITORY / package, ours / package)
     (ours / "packages.pth").write_text(f"{SOURCE}/packages\n")
     binds = {
-        target: f"{SOURCE}/opt", REPOSITORY / "systemd": f"{SOURCE}/systemd",
+        target: f"{SOURCE}/opt",
+        REPOSITORY / "systemd": f"{SOURCE}/systemd",
         REPOSITORY / "config.example.yaml": f"{SOURCE}/config.example.yaml",
         Path(click.__file__).resolve().parents[1]: f"{SOURCE}/packages",
     }
@@ -59,7 +62,9 @@ def foreign_interpreter() -> dict[Path, str]:
 
 
 def sources(target: Path) -> dict[Path, str]:
-    """Put what `make install` takes of a checkout into an empty directory; that and the locked wheels are what a machine must see."""
+    """Put what `make install` takes of a checkout into an empty directory; that and the locked wheels are
+    what a machine must see.
+    """
     checkout = target / "checkout"
     for name in ("supervisor", "tunnels", "systemd", ".ci", "requirements"):
         shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -69,13 +74,23 @@ def sources(target: Path) -> dict[Path, str]:
 
 
 def _wheels() -> Path:
-    """What is locked for run time, as wheels for this interpreter: downloaded at the first call, kept in the cache."""
+    """What is locked for run time, as wheels for this interpreter: downloaded at the first call, kept in
+    the cache.
+    """
     recipe = hashlib.sha256(RUNTIME.read_bytes() + sys.version.encode()).hexdigest()[:12]
     wheels = CACHE.with_name("wheels") / recipe
     if not wheels.exists():
         wheels.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=wheels.parent) as unfinished:
-            pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--require-hashes")
+            pip = (
+                sys.executable,
+                "-m",
+                "pip",
+                "--quiet",
+                "--disable-pip-version-check",
+                "download",
+                "--require-hashes",
+            )
             subprocess.run([*pip, f"--requirement={RUNTIME}", f"--dest={unfinished}/all"], check=True)
             Path(unfinished, "all").rename(wheels)
     return wheels

@@ -1,7 +1,8 @@
 """What a Nomad server would refuse, and what it would accept to our harm, read from a parsed job.
 
-The HCL parser knows syntax only: a job with `on_update = "ignore_warnings"` parses well and is then refused by the server. The rules are
-those of Nomad's own validation (nomad/structs) that our job could meet, and the decisions of docs/deployment.md.
+The HCL parser knows syntax only: a job with `on_update = "ignore_warnings"` parses well and is then refused
+by the server. The rules are those of Nomad's own validation (nomad/structs) that our job could meet, and the
+decisions of docs/deployment.md.
 """
 
 from __future__ import annotations
@@ -14,28 +15,39 @@ Block = dict[str, Any]
 Rule = Callable[[Block], Iterator[str]]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DRAIN = 8 * 3600.0                 # drain.timeout, unless the configuration says otherwise
-_MAX_KILL_TIMEOUT = 9 * 3600.0      # what docs/deployment.md makes the clients allow
+_DRAIN = 8 * 3600.0  # drain.timeout, unless the configuration says otherwise
+_MAX_KILL_TIMEOUT = 9 * 3600.0  # what docs/deployment.md makes the clients allow
 
 # The arguments and blocks that Nomad knows at each place (of those that make sense here).
 _KNOWN = {
     "job": "type datacenters node_pool namespace region priority all_at_once meta constraint update group "
-           "affinity spread reschedule periodic",
-    "group": "count constraint meta restart network service task update shutdown_delay affinity spread reschedule",
-    "task": "driver user config env meta constraint template dynamic resources logs restart service vault identity artifact "
-            "kill_signal kill_timeout shutdown_delay leader affinity",
-    "update": "max_parallel stagger health_check min_healthy_time healthy_deadline progress_deadline auto_revert canary auto_promote",
+    "affinity spread reschedule periodic",
+    "group": "count constraint meta restart network service task update shutdown_delay affinity spread "
+    "reschedule",
+    "task": "driver user config env meta constraint template dynamic resources logs restart service vault "
+    "identity artifact "
+    "kill_signal kill_timeout shutdown_delay leader affinity",
+    "update": "max_parallel stagger health_check min_healthy_time healthy_deadline progress_deadline "
+    "auto_revert canary auto_promote",
     "restart": "interval attempts delay mode render_templates",
     "network": "mode port dns hostname",
-    "service": "name provider port tags canary_tags check check_restart on_update address address_mode meta task",
-    "check": "name type path port method protocol interval timeout header body tls_skip_verify address_mode initial_status check_restart "
-             "on_update success_before_passing failures_before_critical failures_before_warning tls_server_name",
-    "template": "data source destination perms uid gid change_mode change_signal change_script splay env once error_on_missing_key "
-                "left_delimiter right_delimiter wait vault_grace",
+    "service": "name provider port tags canary_tags check check_restart on_update address address_mode "
+    "meta task",
+    "check": "name type path port method protocol interval timeout header body tls_skip_verify "
+    "address_mode initial_status check_restart "
+    "on_update success_before_passing failures_before_critical failures_before_warning tls_server_name",
+    "template": "data source destination perms uid gid change_mode change_signal change_script splay env "
+    "once error_on_missing_key "
+    "left_delimiter right_delimiter wait vault_grace",
     "resources": "cpu cores memory memory_max device",
     "logs": "max_files max_file_size disabled",
 }
-_CONSUL_ONLY = ("success_before_passing", "failures_before_critical", "failures_before_warning", "tls_server_name")
+_CONSUL_ONLY = (
+    "success_before_passing",
+    "failures_before_critical",
+    "failures_before_warning",
+    "tls_server_name",
+)
 
 
 def problems(tree: Block) -> list[str]:
@@ -77,10 +89,15 @@ def _update(job: Block) -> Iterator[str]:
             yield "update: two facilitators must never restart at the same time"
         if update.get("health_check") not in ("checks", "task_states", "manual"):
             yield "update: health_check is checks, task_states or manual"
-        steady, healthy = _seconds(update.get("min_healthy_time", "10s")), _seconds(update.get("healthy_deadline", "5m"))
+        steady, healthy = (
+            _seconds(update.get("min_healthy_time", "10s")),
+            _seconds(update.get("healthy_deadline", "5m")),
+        )
         progress = _seconds(update.get("progress_deadline", "10m"))
         if not steady < healthy < progress:
-            yield "update: min_healthy_time < healthy_deadline < progress_deadline (default 10m) does not hold"
+            yield (
+                "update: min_healthy_time < healthy_deadline < progress_deadline (default 10m) does not hold"
+            )
 
 
 def _restart(job: Block) -> Iterator[str]:
@@ -88,7 +105,9 @@ def _restart(job: Block) -> Iterator[str]:
         restart = _only(group, "restart")
         if restart.get("mode") != "delay":
             yield "restart: only mode delay keeps trying; fail leaves the host without tunnels"
-        if _seconds(restart.get("interval", "0s")) <= _seconds(restart.get("delay", "0s")) * restart.get("attempts", 0):
+        if _seconds(restart.get("interval", "0s")) <= _seconds(restart.get("delay", "0s")) * restart.get(
+            "attempts", 0
+        ):
             yield "restart: so many attempts with such a delay do not fit into the interval"
 
 
@@ -99,7 +118,10 @@ def _task(job: Block) -> Iterator[str]:
         if task.get("kill_signal") != "SIGTERM":
             yield "task: kill_signal must be SIGTERM; Nomad's default is SIGINT"
         if not _DRAIN + 30 <= _seconds(task.get("kill_timeout", "5s")) <= _MAX_KILL_TIMEOUT:
-            yield "task: kill_timeout is shorter than a drain and a proper stop, or longer than the clients allow"
+            yield (
+                "task: kill_timeout is shorter than a drain and a proper stop, or longer than the "
+                "clients allow"
+            )
         resources = _only(task, "resources")
         if resources.get("memory_max", 0) < resources.get("memory", 0):
             yield "resources: memory_max is less than memory"
@@ -111,7 +133,11 @@ def _command(job: Block) -> Iterator[str]:
     for task in _tasks(job):
         config = _only(task, "config")
         script = config.get("args", [""])[-1]
-        if config.get("command") != "/bin/sh" or config.get("args", [""])[0] != "-c" or not script.startswith("trap '' HUP; exec "):
+        if (
+            config.get("command") != "/bin/sh"
+            or config.get("args", [""])[0] != "-c"
+            or not script.startswith("trap '' HUP; exec ")
+        ):
             yield "config: without `trap '' HUP; exec` a SIGHUP during the start ends the daemon"
         if '-c "$NOMAD_SECRETS_DIR/config.yaml"' not in script:
             yield "config: the daemon does not read the configuration that the template writes"
@@ -175,7 +201,17 @@ def _template(template: Block) -> Iterator[str]:
         yield f"template {destination}: a change must send SIGHUP, not restart every tunnel"
 
 
-_RULES: tuple[Rule, ...] = (_known_keys, _system_job, _placement, _update, _restart, _task, _command, _service, _templates)
+_RULES: tuple[Rule, ...] = (
+    _known_keys,
+    _system_job,
+    _placement,
+    _update,
+    _restart,
+    _task,
+    _command,
+    _service,
+    _templates,
+)
 
 
 def _groups(job: Block) -> list[Block]:
@@ -183,7 +219,9 @@ def _groups(job: Block) -> list[Block]:
 
 
 def _tasks(job: Block) -> list[Block]:
-    return [task for group in _groups(job) for labelled in group.get("task", {}).values() for task in labelled]
+    return [
+        task for group in _groups(job) for labelled in group.get("task", {}).values() for task in labelled
+    ]
 
 
 def _template_blocks(task: Block) -> Iterator[Block]:

@@ -48,9 +48,10 @@ def test_a_service_that_speaks_sd_notify(scratch: Path) -> None:
         vm.write("/srv/service.py", _SERVICE)
         vm.write("/etc/systemd/system/tiny.service", _UNIT)
         vm.run("systemctl", "daemon-reload")
-        vm.run("systemctl", "start", "tiny")        # returns after READY=1
+        vm.run("systemctl", "start", "tiny")  # returns after READY=1
         assert vm.show("tiny", "ActiveState", "StatusText") == {
-            "ActiveState": "active", "StatusText": "watched every 0.5 s, left in the environment: []",
+            "ActiveState": "active",
+            "StatusText": "watched every 0.5 s, left in the environment: []",
         }
         vm.run("systemctl", "reload", "tiny")
         read_anew = {"StatusText": "read anew", "ActiveState": "active"}
@@ -69,7 +70,9 @@ def test_two_machines_at_once_and_nothing_of_them_stays(scratch: Path) -> None:
         a.write("/srv/mark", "only in a")
         assert a.run("cat", "/srv/mark").stdout == "only in a"
         assert b.run("ls", "/srv").stdout == ""
-        assert {"process", "cgroup", "mount", "namespace"} - _traces(b.name, scratch) == {"mount"}      # its mounts are its own affair
+        assert {"process", "cgroup", "mount", "namespace"} - _traces(b.name, scratch) == {
+            "mount"
+        }  # its mounts are its own affair
     assert not _traces(a.name, scratch)
     assert not _traces(b.name, scratch)
 
@@ -81,7 +84,9 @@ from tests.packaging.container import Machine
 print(Machine(Path({str(scratch)!r})).name, flush=True)
 input()
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
         assert run.stdout is not None
         name = run.stdout.readline().strip()
         assert "process" in _traces(name, scratch)

@@ -1,4 +1,6 @@
-"""Every kind of tunnel with the rights of the unit: an unprivileged user in a sandbox of systemd. The servers are the lab's."""
+"""Every kind of tunnel with the rights of the unit: an unprivileged user in a sandbox of systemd. The
+servers are the lab's.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from tests.packaging.test_systemd import NOTHING, leftovers, status
 
 pytestmark = pytest.mark.nspawn
 
-FILES = "/etc/facilitator/lab"      # what the lab gives us, in the machine
+FILES = "/etc/facilitator/lab"  # what the lab gives us, in the machine
 
 
 @pytest.fixture
@@ -36,13 +38,21 @@ def test_every_kind_works_with_the_rights_of_the_unit(everyone: Customers, tmp_p
         hand_over(vm, everyone)
         vm.run("systemctl", "start", "facilitator")
         with shown(vm):
-            eventually(lambda: {(t["phase"], t["health"]) for t in status(vm)["tunnels"]} == {("up", "healthy")}, 30, "all are well")
+            eventually(
+                lambda: {(t["phase"], t["health"]) for t in status(vm)["tunnels"]} == {("up", "healthy")},
+                30,
+                "all are well",
+            )
         for customer in everyone.all:
             assert lab.request(f"http://{customer.web}/").status == 200, customer.name
-            assert set(vm.run("ps", "-o", "user:20=", "-C", customer.client).stdout.split()) == {"facilitator"}
+            assert set(vm.run("ps", "-o", "user:20=", "-C", customer.client).stdout.split()) == {
+                "facilitator"
+            }
         # an end that is not systemd's wish is one all the same: nobody starts it again
         vm.run(FACILITATOR, "drain", "--now")
-        eventually(lambda: vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive", 20, "it has ended")
+        eventually(
+            lambda: vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive", 20, "it has ended"
+        )
         assert vm.show("facilitator", "Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
         assert leftovers(vm) == NOTHING
 
@@ -66,5 +76,9 @@ def shown(vm: Machine) -> Iterator[None]:
     try:
         yield
     except AssertionError:
-        print(vm.run("journalctl", "--unit=facilitator", "--no-pager", "--output=cat", "--lines=300", check=False).stdout)
+        print(
+            vm.run(
+                "journalctl", "--unit=facilitator", "--no-pager", "--output=cat", "--lines=300", check=False
+            ).stdout
+        )
         raise

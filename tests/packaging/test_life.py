@@ -1,6 +1,8 @@
-"""The whole life under a real systemd, while staff use the tunnels: reload, restart, crash, a stuck loop, and a stop.
+"""The whole life under a real systemd, while staff use the tunnels: reload, restart, crash, a stuck loop,
+and a stop.
 
-The lab's facilitator is a booted machine here, and the daemon a service of it; the OpenVPN and ssh servers are real.
+The lab's facilitator is a booted machine here, and the daemon a service of it; the OpenVPN and ssh servers
+are real.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from tests.packaging.installation import FACILITATOR, environment, install, put
 
 pytestmark = pytest.mark.nspawn
 
-WATCHDOG = 5.0          # seconds, instead of the unit's 30
-PATIENCE = 2.0          # seconds that systemd waits for the daemon's end, or for its next sign of life: instead of 60
+WATCHDOG = 5.0  # seconds, instead of the unit's 30
+PATIENCE = 2.0  # seconds that systemd waits for the daemon's end, or for its next sign of life: instead of 60
 NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
 
 
@@ -44,7 +46,10 @@ class MachineSite:
     def status(self) -> Any:
         """The status document; None while nobody answers."""
         try:
-            with self.vm.network.entered(), contextlib.closing(http.client.HTTPConnection("127.0.0.1", 9464, timeout=1)) as connection:
+            with (
+                self.vm.network.entered(),
+                contextlib.closing(http.client.HTTPConnection("127.0.0.1", 9464, timeout=1)) as connection,
+            ):
                 connection.request("GET", "/api/v1/status")
                 return json.loads(connection.getresponse().read())
         except (OSError, http.client.HTTPException):
@@ -53,7 +58,9 @@ class MachineSite:
     def well(self) -> bool:
         """Every tunnel carries traffic."""
         found = self.status()
-        return found is not None and all((t["phase"], t["health"]) == ("up", "healthy") for t in found["tunnels"])
+        return found is not None and all(
+            (t["phase"], t["health"]) == ("up", "healthy") for t in found["tunnels"]
+        )
 
     def draining(self) -> bool:
         """It takes nothing new."""
@@ -71,7 +78,10 @@ class MachineSite:
 
     def ready_since(self) -> float:
         """The monotonic moment at which the daemon that runs now was ready, in seconds."""
-        return int(self.vm.show("facilitator", "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"]) / 1e6
+        return (
+            int(self.vm.show("facilitator", "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"])
+            / 1e6
+        )
 
     def fed(self) -> int:
         """When the watchdog was last fed."""
@@ -81,9 +91,17 @@ class MachineSite:
         """The lab's configuration, its files where a machine has them; with these changes to acme-dc."""
         tunnels = self.lab.configuration()["tunnels"]
         acme = {**tunnels["acme-dc"], "config": "/etc/facilitator/acme.ovpn", **changes}
-        cloud = {**tunnels["own-cloud"], "identity": {"file": "own-cloud-ssh-key"}, "known_hosts": "/etc/facilitator/known_hosts"}
+        cloud = {
+            **tunnels["own-cloud"],
+            "identity": {"file": "own-cloud-ssh-key"},
+            "known_hosts": "/etc/facilitator/known_hosts",
+        }
         config = {**self.lab.configuration(), "facilitator": {"name": "vm"}, "drain": {"idle": "3s"}}
-        put(self.vm, "config.yaml", yaml.safe_dump({**config, "tunnels": {"acme-dc": acme, "own-cloud": cloud}}, sort_keys=False))
+        put(
+            self.vm,
+            "config.yaml",
+            yaml.safe_dump({**config, "tunnels": {"acme-dc": acme, "own-cloud": cloud}}, sort_keys=False),
+        )
 
     def drop_in(self, name: str, line: str) -> None:
         """One setting of the unit, from now on."""
@@ -134,11 +152,18 @@ def site(installed: MachineSite) -> Iterator[MachineSite]:
         eventually(installed.well, 20, "both tunnels are well")
         yield installed
         vm.run("systemctl", "stop", "facilitator")
-        assert vm.show("facilitator", "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+        assert vm.show("facilitator", "ActiveState", "Result") == {
+            "ActiveState": "inactive",
+            "Result": "success",
+        }
         assert installed.leftovers() == NOTHING
     finally:
         # pytest shows it when the test failed
-        print(vm.run("journalctl", "--unit=facilitator", "--no-pager", "--output=cat", "--lines=200", check=False).stdout)
+        print(
+            vm.run(
+                "journalctl", "--unit=facilitator", "--no-pager", "--output=cat", "--lines=200", check=False
+            ).stdout
+        )
         vm.run("systemctl", "kill", "--signal=KILL", "facilitator", check=False)
         vm.run("systemctl", "stop", "facilitator", check=False)
         vm.run(FACILITATOR, "cleanup", check=False)
@@ -146,9 +171,15 @@ def site(installed: MachineSite) -> Iterator[MachineSite]:
 
 @contextlib.contextmanager
 def nothing_is_dropped(site: MachineSite) -> Iterator[None]:
-    """While the block runs no datagram is lost, no connection breaks, and no client is another one afterwards."""
+    """While the block runs no datagram is lost, no connection breaks, and no client is another one
+    afterwards.
+    """
     before, laptop = site.clients(), site.lab.network["laptop"]
-    with site.lab.flood(DATACENTRE_WEB, rate=100) as flood, Streams(laptop, DATACENTRE_WEB) as far, Streams(laptop, CLOUD_WEB) as near:
+    with (
+        site.lab.flood(DATACENTRE_WEB, rate=100) as flood,
+        Streams(laptop, DATACENTRE_WEB) as far,
+        Streams(laptop, CLOUD_WEB) as near,
+    ):
         yield
         eventually(site.well, 20, "both tunnels are well")
     assert (flood.sent - flood.echoed, far.broken, near.broken) == (0, 0, 0)
@@ -162,7 +193,9 @@ def crashed(site: MachineSite) -> None:
 
 
 def stuck(site: MachineSite) -> None:
-    """The loop hangs for ever in one system call: a reload that opens a fifo which nobody writes to. Then the file is as it was."""
+    """The loop hangs for ever in one system call: a reload that opens a fifo which nobody writes to. Then
+    the file is as it was.
+    """
     config = site.vm.path("/etc/facilitator/config.yaml")
     config.rename(config.with_name("aside"))
     os.mkfifo(config)
@@ -178,7 +211,9 @@ def restarted(site: MachineSite) -> None:
 
 
 @pytest.mark.parametrize("fault", [crashed, restarted])
-def test_the_next_daemon_goes_on_and_nothing_is_dropped(site: MachineSite, fault: Callable[[MachineSite], None]) -> None:
+def test_the_next_daemon_goes_on_and_nothing_is_dropped(
+    site: MachineSite, fault: Callable[[MachineSite], None]
+) -> None:
     print(f"{fault.__name__}: another one was ready after {succession(site, fault):.2f} s")
 
 
@@ -195,12 +230,18 @@ def test_a_loop_that_is_stuck_is_ended_in_time_and_nothing_is_dropped(site: Mach
 
 
 def succession(site: MachineSite, fault: Callable[[MachineSite], None]) -> float:
-    """Let the daemon end in some way, under traffic of which nothing is lost; seconds until the next one is ready."""
+    """Let the daemon end in some way, under traffic of which nothing is lost; seconds until the next one
+    is ready.
+    """
     before = site.daemon()
     with nothing_is_dropped(site):
         began = time.monotonic()
         fault(site)
-        eventually(lambda: site.daemon() not in (0, before) and site.well(), 20, "another daemon runs, and all is well")
+        eventually(
+            lambda: site.daemon() not in (0, before) and site.well(),
+            20,
+            "another daemon runs, and all is well",
+        )
     return site.ready_since() - began
 
 
@@ -209,13 +250,20 @@ def test_a_reload_keeps_daemon_and_clients(site: MachineSite) -> None:
     with nothing_is_dropped(site):
         site.configure(description="another name", destinations=["10.77.0.0/24", "10.79.0.0/24"])
         site.vm.run("systemctl", "reload", "facilitator")
-        eventually(lambda: "10.79.0.0/24" in site.status()["tunnels"][0]["carries"], 10, "the new destination is carried")
+        eventually(
+            lambda: "10.79.0.0/24" in site.status()["tunnels"][0]["carries"],
+            10,
+            "the new destination is carried",
+        )
     assert site.daemon() == before
     site.configure()
 
 
 def test_an_upgrade_is_the_same_process_with_new_code(site: MachineSite) -> None:
-    before, code = site.daemon(), site.vm.path("/opt/facilitator").glob("lib/*/site-packages/supervisor/__init__.py")
+    before, code = (
+        site.daemon(),
+        site.vm.path("/opt/facilitator").glob("lib/*/site-packages/supervisor/__init__.py"),
+    )
     (version,) = code
     old = version.read_text()
     with nothing_is_dropped(site):
@@ -225,24 +273,41 @@ def test_an_upgrade_is_the_same_process_with_new_code(site: MachineSite) -> None
         fed = site.fed()
         eventually(lambda: site.fed() > fed, 15, "the new code feeds the watchdog")
     assert site.daemon() == before
-    assert site.vm.show("facilitator", "ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
+    assert site.vm.show("facilitator", "ActiveState", "NRestarts") == {
+        "ActiveState": "active",
+        "NRestarts": "0",
+    }
     version.write_text(old)
 
 
 def test_a_stop_drains(site: MachineSite) -> None:
-    """Longer than systemd waits of its own accord. Nothing new comes in, what is under way goes on to its end."""
+    """Longer than systemd waits of its own accord. Nothing new comes in, what is under way goes on to its
+    end.
+    """
     site.drop_in("patience", f"TimeoutStopSec={PATIENCE:g}s")
     with Streams(site.lab.network["laptop"], DATACENTRE_WEB, count=1) as stream:
         site.vm.run("systemctl", "stop", "--no-block", "facilitator")
-        eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "it is being stopped")
+        eventually(
+            lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm",
+            10,
+            "it is being stopped",
+        )
         began = time.monotonic()
-        eventually(lambda: site.lab.request(f"http://{DATACENTRE_WEB}/", timeout=2.0).status == 0, 10, "new connections are refused")
+        eventually(
+            lambda: site.lab.request(f"http://{DATACENTRE_WEB}/", timeout=2.0).status == 0,
+            10,
+            "new connections are refused",
+        )
         eventually(lambda: time.monotonic() - began > 2 * PATIENCE, 10, "the stream goes on")
         shown = site.vm.show("facilitator", "SubState", "StatusText")
         assert shown["SubState"] == "stop-sigterm"
         assert "drain" in shown["StatusText"]
     assert (stream.broken, stream.echoed) == (0, stream.sent)
-    eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive", 20, "it ends when the stream does")
+    eventually(
+        lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive",
+        20,
+        "it ends when the stream does",
+    )
     assert site.vm.show("facilitator", "Result") == {"Result": "success"}
     assert site.leftovers() == NOTHING
     site.drop_in("patience", "")
@@ -251,9 +316,13 @@ def test_a_stop_drains(site: MachineSite) -> None:
 def test_a_stop_that_the_daemon_does_not_live_to_complete_is_completed(site: MachineSite) -> None:
     with Streams(site.lab.network["laptop"], DATACENTRE_WEB):
         site.vm.run("systemctl", "stop", "--no-block", "facilitator")
-        eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "it drains")
+        eventually(
+            lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "it drains"
+        )
         crashed(site)
-        eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "failed", 20, "it is stopped")
+        eventually(
+            lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "failed", 20, "it is stopped"
+        )
     assert site.leftovers() == NOTHING
     site.vm.run("systemctl", "reset-failed", "facilitator")
 
@@ -271,7 +340,10 @@ def stopped(site: MachineSite) -> None:
 
 def refuses(site: MachineSite) -> bool:
     """Nobody can open a connection."""
-    return all(site.lab.request(f"http://{address}/", timeout=2.0).status == 0 for address in (DATACENTRE_WEB, CLOUD_WEB))
+    return all(
+        site.lab.request(f"http://{address}/", timeout=2.0).status == 0
+        for address in (DATACENTRE_WEB, CLOUD_WEB)
+    )
 
 
 def test_a_drain_goes_on_after_a_crash_to_its_end(site: MachineSite) -> None:
@@ -280,22 +352,34 @@ def test_a_drain_goes_on_after_a_crash_to_its_end(site: MachineSite) -> None:
         drained(site)
         before, clients = site.daemon(), site.clients()
         crashed(site)
-        eventually(lambda: site.daemon() not in (0, before) and site.status() is not None, 20, "another daemon runs")
+        eventually(
+            lambda: site.daemon() not in (0, before) and site.status() is not None, 20, "another daemon runs"
+        )
         assert site.vm.show("facilitator", "NRestarts") == {"NRestarts": "1"}
         assert site.draining()
         assert refuses(site)
-        eventually(lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm", 10, "systemd knows that it ends")
+        eventually(
+            lambda: site.vm.show("facilitator", "SubState")["SubState"] == "stop-sigterm",
+            10,
+            "systemd knows that it ends",
+        )
         assert "drain" in site.vm.show("facilitator", "StatusText")["StatusText"]
         assert site.clients() == clients
     assert (far.broken, near.broken) == (0, 0)
     assert min(far.echoed, near.echoed) > 0
-    eventually(lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive", 20, "it ends when the streams do")
+    eventually(
+        lambda: site.vm.show("facilitator", "ActiveState")["ActiveState"] == "inactive",
+        20,
+        "it ends when the streams do",
+    )
     assert site.vm.show("facilitator", "Result") == {"Result": "success"}
     assert site.leftovers() == NOTHING
 
 
 @pytest.mark.parametrize(("drain", "verb"), [(drained, "restart"), (stopped, "start")])
-def test_who_starts_it_again_while_it_drains_does_not_wait_for_flows(site: MachineSite, drain: Callable[[MachineSite], None], verb: str) -> None:
+def test_who_starts_it_again_while_it_drains_does_not_wait_for_flows(
+    site: MachineSite, drain: Callable[[MachineSite], None], verb: str
+) -> None:
     before = site.daemon()
     with nothing_is_dropped(site):
         drain(site)
@@ -316,7 +400,9 @@ def test_a_host_that_shuts_down_does_not_wait_for_flows(machines: None) -> None:
         for address in (DATACENTRE_WEB, CLOUD_WEB):
             held.enter_context(Streams(site.lab.network["laptop"], address, count=1))
         stopped(site)
-        log = held.enter_context(site.vm.path("/srv/log").open())       # it outlives the machine as long as it is open
+        log = held.enter_context(
+            site.vm.path("/srv/log").open()
+        )  # it outlives the machine as long as it is open
         print(f"off after {site.vm.power_off():.2f} s")
         events = [json.loads(line) for line in log]
     assert "the host shuts down: flows are not waited for" in [event["event"] for event in events]

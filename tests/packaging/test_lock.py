@@ -24,10 +24,21 @@ def test_each_requirement_is_locked_in_a_version_that_it_allows(lock: Path, extr
 
 @pytest.mark.parametrize(("lock", "extras"), LOCKS, ids=["runtime", "development"])
 def test_what_locked_packages_need_is_locked_too(lock: Path, extras: tuple[str, ...]) -> None:
-    """By what the installed ones say of themselves: `pip install --require-hashes` takes nothing that is not listed."""
+    """By what the installed ones say of themselves: `pip install --require-hashes` takes nothing that is
+    not listed.
+    """
     locked = pins(lock)
-    needs = {name: importlib.metadata.requires(name) or [] for name, pin in locked.items() if _installed(name) == pin.version}
-    unmet = [f"{name}: {text}" for name, texts in needs.items() for text in texts if not _met(Requirement(text), locked)]
+    needs = {
+        name: importlib.metadata.requires(name) or []
+        for name, pin in locked.items()
+        if _installed(name) == pin.version
+    }
+    unmet = [
+        f"{name}: {text}"
+        for name, texts in needs.items()
+        for text in texts
+        if not _met(Requirement(text), locked)
+    ]
     assert needs
     assert unmet == []
 
@@ -47,8 +58,15 @@ def test_what_runs_is_what_is_tested() -> None:
 
 
 def test_differences_are_said_in_words() -> None:
-    locked = {text.split("==")[0]: Pin(Requirement(text), ()) for text in ("a==1", "b==2", "c==3", "d==4; sys_platform == 'win32'")}
-    assert differences(locked, {"a": "1", "b": "2.1", "e": "5"}) == ["b 2 -> 2.1", "c 3 is no longer needed", "e 5 is new"]
+    locked = {
+        text.split("==")[0]: Pin(Requirement(text), ())
+        for text in ("a==1", "b==2", "c==3", "d==4; sys_platform == 'win32'")
+    }
+    assert differences(locked, {"a": "1", "b": "2.1", "e": "5"}) == [
+        "b 2 -> 2.1",
+        "c 3 is no longer needed",
+        "e 5 is new",
+    ]
 
 
 def _met(requirement: Requirement, locked: dict[str, Pin]) -> bool:

@@ -1,4 +1,5 @@
-"""The Nomad job: HashiCorp's parser accepts it, no rule has a complaint, and each rule bites when its part of the job is broken.
+"""The Nomad job: HashiCorp's parser accepts it, no rule has a complaint, and each rule bites when its part
+of the job is broken.
 
 A Nomad agent itself cannot be had here, so nothing of the job is run.
 """
@@ -22,9 +23,21 @@ BROKEN = [
     ('type        = "system"', 'type        = "service"', "must be of type system"),
     ('datacenters = ["*"]', "datacenters = []", "datacenters is empty"),
     ('datacenters = ["*"]', 'datacenters = ["*"]\n  periodic {\n    crons = ["@daily"]\n  }', "periodic"),
-    ('datacenters = ["*"]', 'datacenters = ["*"]\n  affinity {\n    attribute = "a"\n  }', "job: a system job may not have affinity"),
-    ('mode = "host"', 'mode = "host"\n    }\n    spread {\n      attribute = "a"', "group: a system job may not have spread"),
-    ('mode = "host"', 'mode = "host"\n    }\n    reschedule {\n      unlimited = true', "group: a system job may not have reschedule"),
+    (
+        'datacenters = ["*"]',
+        'datacenters = ["*"]\n  affinity {\n    attribute = "a"\n  }',
+        "job: a system job may not have affinity",
+    ),
+    (
+        'mode = "host"',
+        'mode = "host"\n    }\n    spread {\n      attribute = "a"',
+        "group: a system job may not have spread",
+    ),
+    (
+        'mode = "host"',
+        'mode = "host"\n    }\n    reschedule {\n      unlimited = true',
+        "group: a system job may not have reschedule",
+    ),
     ('group "facilitator" {', 'group "facilitator" {\n    count = 2', "count is at most 1"),
     ('value     = "facilitator"', 'value     = "web"', "constraint on meta.role"),
     ("max_parallel     = 1", "max_parallel     = 2", "restart at the same time"),
@@ -39,7 +52,11 @@ BROKEN = [
     ('kill_timeout   = "8h5m"', 'kill_timeout   = "12h"', "longer than the clients allow"),
     ('kill_timeout   = "8h5m"', 'kill_timeout   = "60"', "kill_timeout is shorter"),
     ("memory_max = 1024", "memory_max = 128", "memory_max is less"),
-    ('driver = "raw_exec"', 'driver = "raw_exec"\n      env {\n        PASSWORD = "x"\n      }', "environment is inherited"),
+    (
+        'driver = "raw_exec"',
+        'driver = "raw_exec"\n      env {\n        PASSWORD = "x"\n      }',
+        "environment is inherited",
+    ),
     ("trap '' HUP; exec ", "exec ", "SIGHUP during the start"),
     ('command = "/bin/sh"', 'command = "/opt/facilitator/bin/facilitator"', "SIGHUP during the start"),
     ("$NOMAD_SECRETS_DIR/config.yaml", "/etc/facilitator/config.yaml", "does not read the configuration"),
@@ -51,19 +68,63 @@ BROKEN = [
     ('path     = "/readyz"', 'path     = "/"', "GET /readyz"),
     ('type     = "http"', 'type     = "grpc"', "GET /readyz"),
     ('timeout  = "2s"', 'timeout  = "500ms"', "at least 1s"),
-    ('timeout  = "2s"', 'timeout  = "2s"\n        check_restart {\n          limit = 3\n        }', "check_restart"),
-    ('timeout  = "2s"', 'timeout  = "2s"\n        on_update = "ignore_warnings"', "on_update = ignore_warnings needs Consul"),
-    ('timeout  = "2s"', 'timeout  = "2s"\n        address_mode = "driver"', "address_mode = driver needs Consul"),
-    ('timeout  = "2s"', 'timeout  = "2s"\n        success_before_passing = 2', "success_before_passing needs Consul"),
-    ('timeout  = "2s"', 'timeout  = "2s"\n        failures_before_critical = 2', "failures_before_critical needs Consul"),
-    ('timeout  = "2s"', 'timeout  = "2s"\n        failures_before_warning = 2', "failures_before_warning needs Consul"),
+    (
+        'timeout  = "2s"',
+        'timeout  = "2s"\n        check_restart {\n          limit = 3\n        }',
+        "check_restart",
+    ),
+    (
+        'timeout  = "2s"',
+        'timeout  = "2s"\n        on_update = "ignore_warnings"',
+        "on_update = ignore_warnings needs Consul",
+    ),
+    (
+        'timeout  = "2s"',
+        'timeout  = "2s"\n        address_mode = "driver"',
+        "address_mode = driver needs Consul",
+    ),
+    (
+        'timeout  = "2s"',
+        'timeout  = "2s"\n        success_before_passing = 2',
+        "success_before_passing needs Consul",
+    ),
+    (
+        'timeout  = "2s"',
+        'timeout  = "2s"\n        failures_before_critical = 2',
+        "failures_before_critical needs Consul",
+    ),
+    (
+        'timeout  = "2s"',
+        'timeout  = "2s"\n        failures_before_warning = 2',
+        "failures_before_warning needs Consul",
+    ),
     ('timeout  = "2s"', 'timeout  = "2s"\n        tls_server_name = "a"', "tls_server_name needs Consul"),
-    ('destination   = "secrets/config.yaml"', 'destination   = "secrets/facilitator.yaml"', "nothing writes secrets/config.yaml"),
-    ('destination   = "secrets/${template.value}"', 'destination   = "local/${template.value}"', "belongs into secrets/"),
-    ('destination   = "secrets/${template.value}"', 'destination   = "secrets/../../${template.value}"', "belongs into secrets/"),
-    ('perms         = "0600"\n        change_mode   = "signal"', 'change_mode   = "signal"', "perms must be 0600"),
+    (
+        'destination   = "secrets/config.yaml"',
+        'destination   = "secrets/facilitator.yaml"',
+        "nothing writes secrets/config.yaml",
+    ),
+    (
+        'destination   = "secrets/${template.value}"',
+        'destination   = "local/${template.value}"',
+        "belongs into secrets/",
+    ),
+    (
+        'destination   = "secrets/${template.value}"',
+        'destination   = "secrets/../../${template.value}"',
+        "belongs into secrets/",
+    ),
+    (
+        'perms         = "0600"\n        change_mode   = "signal"',
+        'change_mode   = "signal"',
+        "perms must be 0600",
+    ),
     ('splay         = "10s"', 'splay         = "10s"\n        env = true', "env cannot go with"),
-    ('change_mode   = "signal"\n        change_signal = "SIGHUP"', 'change_mode   = "restart"', "must send SIGHUP"),
+    (
+        'change_mode   = "signal"\n        change_signal = "SIGHUP"',
+        'change_mode   = "restart"',
+        "must send SIGHUP",
+    ),
     ('          change_signal = "SIGHUP"', '          change_signal = "SIGINT"', "must send SIGHUP"),
     ("shutdown_delay =", "shutdown_dealy =", "shutdown_dealy is not known there"),
     ("max_files     =", "max_fiels     =", "logs: max_fiels is not known there"),
@@ -108,10 +169,15 @@ def test_no_rule_is_left_unbroken() -> None:
     """Each sentence that a rule can say is expected of some broken job."""
     source = ast.parse(Path(nomad_rules.__file__).read_text())
     texts = [node for node in ast.walk(source) if isinstance(node, ast.Yield | ast.YieldFrom)]
-    constants = [[c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)] for node in texts]
+    constants = [
+        [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+        for node in texts
+    ]
     sentences = [parts for parts in constants if any(" " in part for part in parts)]
     assert len(sentences) > 20
-    unbroken = [parts for parts in sentences if not any(_among(complaint, parts) for _, _, complaint in BROKEN)]
+    unbroken = [
+        parts for parts in sentences if not any(_among(complaint, parts) for _, _, complaint in BROKEN)
+    ]
     assert unbroken == []
 
 

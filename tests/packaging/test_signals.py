@@ -1,4 +1,6 @@
-"""SIGHUP while the daemon starts, as Nomad sends it for a template that changes then: it must never end the daemon."""
+"""SIGHUP while the daemon starts, as Nomad sends it for a template that changes then: it must never end
+the daemon.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def bare() -> list[str]:
 def place(tmp_path: Path) -> Iterator[tuple[Namespace, Path]]:
     """A network, and a directory with a configuration."""
     (tmp_path / "config.yaml").write_text(
-        f"facilitator: {{state_dir: {tmp_path}/state, runtime_dir: {tmp_path}/run}}\nstaff: {{networks: [10.8.0.0/16]}}\ntunnels: {{}}\n"
+        f"facilitator: {{state_dir: {tmp_path}/state, runtime_dir: {tmp_path}/run}}\nstaff: "
+        f"{{networks: [10.8.0.0/16]}}\ntunnels: {{}}\n"
     )
     namespace = Namespace("hup")
     try:
@@ -82,14 +85,20 @@ def test_a_sighup_at_any_moment_of_the_start_does_not_end_the_daemon(
     namespace, directory = place
     for _ in range(ROUNDS):
         process = namespace.popen(
-            *command(), cwd=REPOSITORY, env={**os.environ, "NOMAD_SECRETS_DIR": str(directory)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            *command(),
+            cwd=REPOSITORY,
+            env={**os.environ, "NOMAD_SECRETS_DIR": str(directory)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         try:
             eventually(lambda: ignores_hangup(process), 5, "SIGHUP is ignored", every=0)
             began = time.monotonic()
             with hail(process.pid) as sent:
-                eventually(lambda: answers(directory / "run" / "control.sock", process), 20, "the daemon answers")
+                eventually(
+                    lambda: answers(directory / "run" / "control.sock", process), 20, "the daemon answers"
+                )
                 took = time.monotonic() - began
             assert sent[0] > took * 100, "the hail was dense"
             process.send_signal(signal.SIGTERM)

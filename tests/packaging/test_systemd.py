@@ -1,4 +1,6 @@
-"""The unit and the daemon under a real systemd: started to READY, reloaded, killed, stopped, and refused with a wrong configuration."""
+"""The unit and the daemon under a real systemd: started to READY, reloaded, killed, stopped, and refused
+with a wrong configuration.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,13 @@ CONFIG: dict[str, Any] = {
     "facilitator": {"name": "vm"},
     "staff": {"networks": ["10.8.0.0/16"]},
     "http": {"listen": "127.0.0.1:9464"},
-    "tunnels": {"acme-dc": {"kind": "openvpn", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}},
+    "tunnels": {
+        "acme-dc": {
+            "kind": "openvpn",
+            "destinations": ["10.77.0.0/24"],
+            "config": "/etc/facilitator/acme.ovpn",
+        }
+    },
 }
 NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
 OVPN = "client\ndev tun\nremote 127.0.0.1 1194\n"
@@ -49,14 +57,23 @@ def vm(scratch: Path) -> Iterator[Machine]:
         put(booted, "acme.ovpn", OVPN)
         yield booted
         # pytest shows it when the test failed
-        print(booted.run("journalctl", "--unit=facilitator", "--no-pager", "--output=cat", check=False).stdout)
+        print(
+            booted.run("journalctl", "--unit=facilitator", "--no-pager", "--output=cat", check=False).stdout
+        )
 
 
 @pytest.mark.parametrize(("profile", "exposure"), [(None, 2.6), ("profile-root.conf", 4.4)])
 def test_systemd_has_no_complaint_about_the_unit(vm: Machine, profile: str | None, exposure: float) -> None:
     """`exposure`: how far `systemd-analyze security` may find it open, of 10."""
     if profile is not None:
-        vm.run("install", "-D", "-m", "0644", f"{EXAMPLES}/{profile}", f"/etc/systemd/system/facilitator.service.d/{profile}")
+        vm.run(
+            "install",
+            "-D",
+            "-m",
+            "0644",
+            f"{EXAMPLES}/{profile}",
+            f"/etc/systemd/system/facilitator.service.d/{profile}",
+        )
         vm.run("systemctl", "daemon-reload")
     verified = vm.run("systemd-analyze", "verify", "facilitator.service")
     assert verified.stdout + verified.stderr == ""
@@ -73,7 +90,10 @@ def test_an_installation_can_be_repeated_and_removed(vm: Machine) -> None:
     vm.run("systemctl", "enable", "facilitator")
 
     vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall")
-    assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+    assert vm.show("facilitator", "LoadState", "ActiveState") == {
+        "LoadState": "not-found",
+        "ActiveState": "inactive",
+    }
     assert leftovers(vm) == NOTHING
     assert found(vm) == {"/etc/facilitator", "/var/lib/facilitator"}
     vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall", "--purge")
@@ -82,13 +102,25 @@ def test_an_installation_can_be_repeated_and_removed(vm: Machine) -> None:
 
 
 def test_the_way_of_the_documentation(scratch: Path) -> None:
-    """`make install`, a configuration, `systemctl enable --now`; an upgrade; `make uninstall`. Wheels stand in for the package index."""
+    """`make install`, a configuration, `systemctl enable --now`; an upgrade; `make uninstall`. Wheels
+    stand in for the package index.
+    """
     index = ("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={WHEELS}")
-    make = ("env", *index, "make", "-C", "/root/checkout", *(f"PYTHON={Path(sys.executable).resolve()}" for _ in foreign_interpreter()))
+    make = (
+        "env",
+        *index,
+        "make",
+        "-C",
+        "/root/checkout",
+        *(f"PYTHON={Path(sys.executable).resolve()}" for _ in foreign_interpreter()),
+    )
     with machine(scratch, sources(scratch / "sources")) as vm:
         vm.run("cp", "--archive", f"{SOURCE}/checkout", "/root")
         assert "Next: /etc/facilitator/config.yaml" in vm.run(*make, "install", timeout=300).stdout
-        assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "loaded", "ActiveState": "inactive"}
+        assert vm.show("facilitator", "LoadState", "ActiveState") == {
+            "LoadState": "loaded",
+            "ActiveState": "inactive",
+        }
         put(vm, "config.yaml", yaml.safe_dump(CONFIG))
         put(vm, "acme.ovpn", OVPN)
         vm.run(FACILITATOR, "check")
@@ -99,12 +131,17 @@ def test_the_way_of_the_documentation(scratch: Path) -> None:
         version = vm.path("/root/checkout/supervisor/__init__.py")
         version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "99.0"', version.read_text()))
         vm.run(*make, "install", timeout=300)
-        assert yaml.safe_load(vm.path("/etc/facilitator/config.yaml").read_text()) == CONFIG, "a configuration is never replaced"
+        assert yaml.safe_load(vm.path("/etc/facilitator/config.yaml").read_text()) == CONFIG, (
+            "a configuration is never replaced"
+        )
         assert "-> 99.0, process" in vm.run(FACILITATOR, "upgrade").stdout
         assert vm.show("facilitator", "MainPID") == before
 
         vm.run(*make, "uninstall", "PURGE=1", timeout=300)
-        assert vm.show("facilitator", "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+        assert vm.show("facilitator", "LoadState", "ActiveState") == {
+            "LoadState": "not-found",
+            "ActiveState": "inactive",
+        }
         assert leftovers(vm) == NOTHING
         assert found(vm) == set()
         assert vm.run("id", "facilitator", check=False).returncode != 0
@@ -112,14 +149,21 @@ def test_the_way_of_the_documentation(scratch: Path) -> None:
 
 def found(vm: Machine) -> set[str]:
     """Files and directories of ours in the machine; not its /run, which the next boot empties."""
-    places, ours, within = ("/etc", "/opt", "/usr/local", "/var/lib"), ("-name", "*facilitator*"), ("-path", "*/facilitator/*")
+    places, ours, within = (
+        ("/etc", "/opt", "/usr/local", "/var/lib"),
+        ("-name", "*facilitator*"),
+        ("-path", "*/facilitator/*"),
+    )
     return set(vm.run("find", *places, *ours, "-not", *within).stdout.split())
 
 
 def test_the_doctor_knows_the_unit(vm: Machine) -> None:
     said = vm.run(FACILITATOR, "doctor", check=False).stdout
     assert "leaves its clients to it (KillMode=process)" in said
-    vm.write("/etc/systemd/system/facilitator.service.d/mine.conf", "[Service]\nKillMode=mixed\nLoadCredential=key:/etc/credstore/no\n")
+    vm.write(
+        "/etc/systemd/system/facilitator.service.d/mine.conf",
+        "[Service]\nKillMode=mixed\nLoadCredential=key:/etc/credstore/no\n",
+    )
     vm.run("systemctl", "daemon-reload")
     said = " ".join(vm.run(FACILITATOR, "doctor", check=False).stdout.split())
     assert "KillMode=mixed: a crash of the daemon" in said
@@ -127,7 +171,7 @@ def test_the_doctor_knows_the_unit(vm: Machine) -> None:
 
 
 def test_a_life(vm: Machine) -> None:
-    vm.run("systemctl", "start", "facilitator")     # returns when the daemon has said READY=1
+    vm.run("systemctl", "start", "facilitator")  # returns when the daemon has said READY=1
     started = vm.show("facilitator", "ActiveState", "MainPID", "StatusText", "NRestarts")
     assert started["ActiveState"] == "active"
     assert started["StatusText"]
@@ -135,11 +179,16 @@ def test_a_life(vm: Machine) -> None:
     assert status(vm)["tunnels"][0]["name"] == "acme-dc"
     assert leftovers(vm)["routes"], "the fail-closed routes are in place"
 
-    more = {**CONFIG["tunnels"], "another": {**CONFIG["tunnels"]["acme-dc"], "destinations": ["10.78.0.0/24"]}}
+    more = {
+        **CONFIG["tunnels"],
+        "another": {**CONFIG["tunnels"]["acme-dc"], "destinations": ["10.78.0.0/24"]},
+    }
     put(vm, "config.yaml", yaml.safe_dump({**CONFIG, "tunnels": more}))
     vm.run("systemctl", "reload", "facilitator")
     eventually(lambda: len(status(vm)["tunnels"]) == 2, 10, "the reload brought another tunnel")
-    eventually(lambda: vm.show("facilitator", "ActiveState")["ActiveState"] == "active", 10, "the reload is complete")
+    eventually(
+        lambda: vm.show("facilitator", "ActiveState")["ActiveState"] == "active", 10, "the reload is complete"
+    )
     assert vm.show("facilitator", "MainPID")["MainPID"] == started["MainPID"]
 
     vm.run("systemctl", "stop", "facilitator")
@@ -151,7 +200,13 @@ def test_a_killed_daemon_comes_back(vm: Machine) -> None:
     vm.run("systemctl", "start", "facilitator")
     before = vm.show("facilitator", "MainPID")["MainPID"]
     vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "facilitator")
-    eventually(lambda: vm.show("facilitator", "NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}, 20, "restarted")
+    eventually(
+        lambda: (
+            vm.show("facilitator", "NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}
+        ),
+        20,
+        "restarted",
+    )
     assert vm.show("facilitator", "MainPID")["MainPID"] != before
     assert get(vm, "/readyz") == 200
 
@@ -160,7 +215,9 @@ def test_a_wrong_configuration_is_said_once_and_not_retried(vm: Machine) -> None
     put(vm, "config.yaml", yaml.safe_dump({**CONFIG, "tunels": {}}))
     assert vm.run("systemctl", "start", "facilitator", check=False).returncode != 0
     assert vm.show("facilitator", "ActiveState", "ExecMainStatus", "NRestarts") == {
-        "ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0",
+        "ActiveState": "failed",
+        "ExecMainStatus": "78",
+        "NRestarts": "0",
     }
     assert "/etc/facilitator/config.yaml:" in vm.journal()
 

@@ -1,4 +1,6 @@
-"""A real headless Chromium, driven by its DevTools protocol; and axe-core, which looks for what keeps people out."""
+"""A real headless Chromium, driven by its DevTools protocol; and axe-core, which looks for what keeps
+people out.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,24 @@ from typing import Any
 import aiohttp
 
 HERE = Path(__file__).parent
-PATIENCE = 60.0         # seconds that a loaded machine may take for anything
+PATIENCE = 60.0  # seconds that a loaded machine may take for anything
 _LOCK, _AXE = HERE / "package-lock.json", HERE / "node_modules" / "axe-core" / "axe.min.js"
-_INSTALLED = HERE / "node_modules" / ".package-lock.json"       # npm writes it last
+_INSTALLED = HERE / "node_modules" / ".package-lock.json"  # npm writes it last
 _OPTIONS = (
-    "--headless=new", "--no-sandbox", "--remote-debugging-port=0", "--no-first-run", "--no-proxy-server", "--disable-gpu",
-    "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-    "--disable-dev-shm-usage", "--mute-audio", "about:blank",
+    "--headless=new",
+    "--no-sandbox",
+    "--remote-debugging-port=0",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-gpu",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--disable-dev-shm-usage",
+    "--mute-audio",
+    "about:blank",
 )
 
 
@@ -36,7 +49,11 @@ def axe() -> str:
     """The program, installed at the first call."""
     if not _INSTALLED.exists() or _INSTALLED.stat().st_mtime < _LOCK.stat().st_mtime:
         subprocess.run(
-            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=HERE, check=True, capture_output=True, timeout=300
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=HERE,
+            check=True,
+            capture_output=True,
+            timeout=300,
         )
         _INSTALLED.touch()
     return _AXE.read_text()
@@ -80,7 +97,11 @@ class Tab:
     def _complained(self, method: str, told: dict[str, Any]) -> None:
         match method:
             case "Runtime.exceptionThrown":
-                self.complaints.append(told["exceptionDetails"].get("exception", {}).get("description", told["exceptionDetails"]["text"]))
+                self.complaints.append(
+                    told["exceptionDetails"]
+                    .get("exception", {})
+                    .get("description", told["exceptionDetails"]["text"])
+                )
             case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
                 self.complaints.append(" ".join(str(each.get("value")) for each in told["args"]))
             case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
@@ -88,20 +109,31 @@ class Tab:
 
     async def value(self, expression: str) -> Any:
         """What an expression is in the page; a promise is waited for."""
-        told = await self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        told = await self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
     async def until(self, expression: str) -> None:
         """Return when it is true."""
         async with asyncio.timeout(PATIENCE):
-            await self.value(f"new Promise((done) => {{ const look = () => ({expression}) ? done() : setTimeout(look, 20); look(); }})")
+            await self.value(
+                f"new Promise((done) => "
+                f"{{ const look = () => ({expression}) ? done() : setTimeout(look, 20); look(); }})"
+            )
 
     async def look(self, width: int, scheme: str) -> None:
         """As wide as this, with this colour scheme, and high enough for everything."""
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         await self.call("Emulation.setEmulatedMedia", features=media)
-        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=3000, deviceScaleFactor=1, mobile=width < 600)
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=3000,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         await self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     async def picture(self, file: Path) -> None:
@@ -116,8 +148,14 @@ class Tab:
 async def browse(address: str, profile: Path) -> AsyncIterator[Tab]:
     """A browser that shows this address."""
     process = await asyncio.create_subprocess_exec(
-        "chromium", f"--user-data-dir={profile}", *_OPTIONS, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE, limit=1 << 20, start_new_session=True,
+        "chromium",
+        f"--user-data-dir={profile}",
+        *_OPTIONS,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+        start_new_session=True,
     )
     drain: asyncio.Task[bytes] | None = None
     try:

@@ -45,10 +45,15 @@ async def test_the_page_lives_complains_of_nothing_and_keeps_nobody_out(axe: str
                     found = await tab.value(_AXE)
                     assert found["wrong"] == [], (width, scheme)
                     assert found["looked"] > 25, "it has looked at something"
-                    assert await tab.value("document.documentElement.scrollWidth <= innerWidth"), f"{width}: it does not fit"
+                    assert await tab.value("document.documentElement.scrollWidth <= innerWidth"), (
+                        f"{width}: it does not fit"
+                    )
             assert tab.complaints == []
             await servers.close()
-            await tab.until("document.getElementById('live').className === 'lost' && document.body.classList.contains('stale')")
+            await tab.until(
+                "document.getElementById('live').className === 'lost' && "
+                "document.body.classList.contains('stale')"
+            )
     finally:
         await servers.close()
 
@@ -62,8 +67,12 @@ async def _follows(tab: chromium.Tab, daemon: Showing) -> None:
     daemon.show(board)
     await tab.until("document.title === '3 of 8 up · vpn1-eu-west-1'")
     await tab.until("document.getElementById('said').textContent.includes('borealis: up')")
-    assert await tab.value("document.querySelector('#tunnel-borealis details').open"), "what was opened stays open"
-    assert await tab.value("document.activeElement === document.querySelector('#tunnel-borealis summary')"), "the focus stays"
+    assert await tab.value("document.querySelector('#tunnel-borealis details').open"), (
+        "what was opened stays open"
+    )
+    assert await tab.value("document.activeElement === document.querySelector('#tunnel-borealis summary')"), (
+        "the focus stays"
+    )
     names = "[...document.querySelectorAll('h3')].map((each) => each.textContent).join()"
     order = "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,zephyr"
     assert await tab.value(names) == order, "its place is another now"
@@ -72,9 +81,21 @@ async def _follows(tab: chromium.Tab, daemon: Showing) -> None:
     board["tunnels"][0]["measures"]["rtts"][-1] = 0.777
     daemon.show(board)
     await tab.until("document.getElementById('measures-acme-dc').textContent.includes('777 ms')")
-    assert await tab.value(names) == "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,young"
-    daemon.show({**poisoned(board, HOSTILE), "version": board["version"]})      # another version would load the page anew
+    assert (
+        await tab.value(names)
+        == "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,young"
+    )
+    daemon.show(
+        {**poisoned(board, HOSTILE), "version": board["version"]}
+    )  # another version would load the page anew
     await tab.until("document.getElementById('tunnel-acme-dc').textContent.includes('<script>')")
-    assert await tab.value("document.querySelectorAll('img').length + document.querySelectorAll('script').length") == 1
+    assert (
+        await tab.value(
+            "document.querySelectorAll('img').length + document.querySelectorAll('script').length"
+        )
+        == 1
+    )
     daemon.show(bad_night())
-    await tab.until(f"{names} === 'borealis,cascade,delta-logistics,umbrella,wayne-tower,acme-dc,own-cloud,zephyr'")
+    await tab.until(
+        f"{names} === 'borealis,cascade,delta-logistics,umbrella,wayne-tower,acme-dc,own-cloud,zephyr'"
+    )

@@ -1,4 +1,6 @@
-"""The status page as a function of a board: it is complete without JavaScript, and nothing that a stranger says becomes part of it."""
+"""The status page as a function of a board: it is complete without JavaScript, and nothing that a stranger
+says becomes part of it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from supervisor.control.page import items, page, piece, piece_id, policy, verdic
 from tests.page.boards import NOW, bad_night, down, tunnel
 
 VOID = {"meta", "link", "br", "rect", "polyline"}
-HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;\u202e\x1b[31m"
+HOSTILE = (
+    "</style></script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;\u202e\x1b[31m"
+)
 
 
 class PageTree(HTMLParser):
@@ -58,19 +62,41 @@ class PageTree(HTMLParser):
 def test_everything_that_one_must_know_stands_there_without_javascript() -> None:
     words = PageTree(page(bad_night())).words
     for said in (
-        "vpn1-eu-west-1", "2 of 8 up", "4 need attention", "1 not quite well", "1 stopped",
-        "destination dead", "works badly", "tunnel delta-logistics waits for a human",
-        "our certificate for acme-dc", "ACME's Frankfurt data centre · openvpn", "10.77.0.0/24, 100.64.0.0/16",
+        "vpn1-eu-west-1",
+        "2 of 8 up",
+        "4 need attention",
+        "1 not quite well",
+        "1 stopped",
+        "destination dead",
+        "works badly",
+        "tunnel delta-logistics waits for a human",
+        "our certificate for acme-dc",
+        "ACME's Frankfurt data centre · openvpn",
+        "10.77.0.0/24, 100.64.0.0/16",
         "3 h 20 min old (10.78.0.2, fac-acme-dc)",
-        "facilitator answer cascade", "Enter the code from your token:", "facilitator start delta-logistics", "Next attempt in 48 s",
-        "97.13 % available", "1.2 MB/s", "AUTH_FAILED: the server refuses the password",
+        "facilitator answer cascade",
+        "Enter the code from your token:",
+        "facilitator start delta-logistics",
+        "Next attempt in 48 s",
+        "97.13 % available",
+        "1.2 MB/s",
+        "AUTH_FAILED: the server refuses the password",
     ):
         assert said in words, said
 
 
 def test_what_needs_attention_comes_first() -> None:
     names = re.findall(r'<h3 id="name-([a-z-]+)"', page(bad_night()))
-    assert names == ["borealis", "cascade", "delta-logistics", "umbrella", "wayne-tower", "acme-dc", "own-cloud", "zephyr"]
+    assert names == [
+        "borealis",
+        "cascade",
+        "delta-logistics",
+        "umbrella",
+        "wayne-tower",
+        "acme-dc",
+        "own-cloud",
+        "zephyr",
+    ]
 
 
 def test_no_element_has_the_name_of_another_and_all_pieces_can_be_found() -> None:
@@ -80,7 +106,9 @@ def test_no_element_has_the_name_of_another_and_all_pieces_can_be_found() -> Non
     found = items(board)
     for key in found:
         assert piece_id(key) in ids
-        assert PageTree(piece(key, found, NOW)).elements[0][1]["id"] == piece_id(key), "a piece replaces the element of its id"
+        assert PageTree(piece(key, found, NOW)).elements[0][1]["id"] == piece_id(key), (
+            "a piece replaces the element of its id"
+        )
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> None:
@@ -100,7 +128,19 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> 
 def poisoned(value: Any, poison: str) -> Any:
     """The same with something hostile in every text that a stranger can influence."""
     if isinstance(value, dict):
-        kept = ("phase", "health", "since", "started", "until", "at", "next_attempt", "name", "severity", "wanted", "last_day")
+        kept = (
+            "phase",
+            "health",
+            "since",
+            "started",
+            "until",
+            "at",
+            "next_attempt",
+            "name",
+            "severity",
+            "wanted",
+            "last_day",
+        )
         return {key: each if key in kept else poisoned(each, poison) for key, each in value.items()}
     if isinstance(value, list):
         return [poisoned(each, poison) for each in value]
@@ -109,8 +149,12 @@ def poisoned(value: Any, poison: str) -> Any:
 
 def test_hostile_text_stays_text() -> None:
     clean, hostile = PageTree(page(bad_night())), PageTree(page(poisoned(bad_night(), HOSTILE)))
-    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in clean.elements], "no element more, no element less"
-    assert [sorted(attributes) for _, attributes in hostile.elements] == [sorted(attributes) for _, attributes in clean.elements]
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in clean.elements], (
+        "no element more, no element less"
+    )
+    assert [sorted(attributes) for _, attributes in hostile.elements] == [
+        sorted(attributes) for _, attributes in clean.elements
+    ]
     assert hostile.text.count("<script>alert(1)</script>") > 20
 
 
@@ -118,15 +162,29 @@ def test_hostile_text_stays_text() -> None:
 def test_whatever_is_said_stays_text(said: str) -> None:
     deaths = [{"at": "2026-09-21T12:00:00Z", "reason": said, "text": said}]
     board = {**bad_night(), "tunnels": [down("acme", description=said, last_error=said, deaths=deaths)]}
-    assert len(PageTree(page(board)).elements) == len(PageTree(page({**board, "tunnels": [poisoned(board["tunnels"][0], "x")]})).elements)
+    assert len(PageTree(page(board)).elements) == len(
+        PageTree(page({**board, "tunnels": [poisoned(board["tunnels"][0], "x")]})).elements
+    )
 
 
 @pytest.mark.parametrize(
     ("said", "kind"),
-    [({}, "good"), ({"health": "unknown"}, "good"), ({"health": "unhealthy"}, "bad"), ({"phase": "starting"}, "wait"),
-     ({"phase": "stopping"}, "wait"), ({"phase": "backoff"}, "bad"), ({"phase": "failed"}, "bad"), ({"phase": "stopped"}, "off"),
-     ({"health": "unhealthy", "leg": "destination"}, "bad"), ({"degraded": "9 of 24 unanswered"}, "wait"),
-     ({"phase": "starting", "asks": {"wanted": "code", "text": "?", "until": "2026-01-01T00:00:00Z"}}, "bad")],
+    [
+        ({}, "good"),
+        ({"health": "unknown"}, "good"),
+        ({"health": "unhealthy"}, "bad"),
+        ({"phase": "starting"}, "wait"),
+        ({"phase": "stopping"}, "wait"),
+        ({"phase": "backoff"}, "bad"),
+        ({"phase": "failed"}, "bad"),
+        ({"phase": "stopped"}, "off"),
+        ({"health": "unhealthy", "leg": "destination"}, "bad"),
+        ({"degraded": "9 of 24 unanswered"}, "wait"),
+        (
+            {"phase": "starting", "asks": {"wanted": "code", "text": "?", "until": "2026-01-01T00:00:00Z"}},
+            "bad",
+        ),
+    ],
 )
 def test_one_word_says_what_to_think_of_a_tunnel(said: dict[str, Any], kind: str) -> None:
     assert verdict(tunnel("acme", **said)).kind == kind
@@ -148,7 +206,8 @@ def test_what_was_down_once_is_not_a_hundred_percent() -> None:
     assert "99.99 % available" in PageTree(text).words
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------------
+# --- pictures
+# ----------------------------------------------------------------------------------------------------------
 
 
 def rects(svg: str) -> Iterator[tuple[str, float, float]]:
@@ -160,13 +219,16 @@ def rects(svg: str) -> Iterator[tuple[str, float, float]]:
 def test_the_strip_shows_each_part_of_the_day(slots: list[str | None]) -> None:
     shown: list[str | None] = [None] * len(slots)
     for what, x, width in rects(strip(slots)):
-        shown[int(x):int(x + width)] = [what] * int(width)
+        shown[int(x) : int(x + width)] = [what] * int(width)
     assert shown == slots
     PageTree(strip(slots))
 
 
 def test_the_strip_is_told_in_words() -> None:
-    assert spoken(["up"] * 90 + ["down"] * 2 + ["up"] * 4) == "Last 24 hours: down at times in 30 min 0 s, 1 h 0 min ago"
+    assert (
+        spoken(["up"] * 90 + ["down"] * 2 + ["up"] * 4)
+        == "Last 24 hours: down at times in 30 min 0 s, 1 h 0 min ago"
+    )
     assert spoken([None, "up"]) == "Last 24 hours: up in all 12 h 0 min that are known"
     assert spoken([]) == "Last 24 hours: nothing is known yet"
     assert spoken(["up", "down"] * 20).endswith("and 15 times before")
@@ -176,7 +238,11 @@ def test_the_strip_is_told_in_words() -> None:
 def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
     svg = spark(rtts, 300.0)
     PageTree(svg)
-    points = [tuple(map(float, point.split(","))) for points in re.findall(r'points="([^"]*)"', svg) for point in points.split()]
+    points = [
+        tuple(map(float, point.split(",")))
+        for points in re.findall(r'points="([^"]*)"', svg)
+        for point in points.split()
+    ]
     assert all(0 <= x <= len(rtts) - 1 and 0 <= y <= 20 for x, y in points)
     assert {x for x, _ in points} == {float(x) for x, rtt in enumerate(rtts) if rtt is not None}
     assert len(list(rects(svg))) == rtts.count(None)
@@ -184,7 +250,12 @@ def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
 
 def test_a_drain_is_shown_with_what_it_waits_for() -> None:
     board = bad_night()
-    drain = {"reason": "shutdown", "flows_left": 3, "longest_idle_seconds": 12.0, "until": "2026-01-01T08:00:00Z"}
+    drain = {
+        "reason": "shutdown",
+        "flows_left": 3,
+        "longest_idle_seconds": 12.0,
+        "until": "2026-01-01T08:00:00Z",
+    }
     board["tunnels"][0]["drain"] = drain
     board["draining"] = True
     words = PageTree(page(board)).words

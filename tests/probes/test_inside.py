@@ -1,4 +1,6 @@
-"""What tells a dead destination from a dead tunnel: the far end's own answer, what comes out of the device, and what stops coming."""
+"""What tells a dead destination from a dead tunnel: the far end's own answer, what comes out of the
+device, and what stops coming.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,22 @@ from tests.netns import Namespace, link
 from tunnels.settings import Probe
 
 DEVICE = Path("t-site", 173001)
-BEHIND, BEHIND6 = "icmp://10.88.0.9", "icmp://[fd88::9]"      # nobody is there, and nobody says so
+BEHIND, BEHIND6 = "icmp://10.88.0.9", "icmp://[fd88::9]"  # nobody is there, and nobody says so
 SETTINGS = Probe(targets=(BEHIND,), interval="500ms", timeout="500ms")
 JOB = ProbeJob("acme", 3, SETTINGS, "t-site", 173001)
 
 
 @pytest.fixture
 def gateway(netns: Namespace) -> Iterator[Namespace]:
-    """The far end of the device t-site: it forwards to two networks in which nobody answers. The test stands on the near side."""
+    """The far end of the device t-site: it forwards to two networks in which nobody answers. The test
+    stands on the near side.
+    """
     far = Namespace("gateway")
     link(netns, "t-site", far, "eth0")
     netns.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
-    far.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+    far.run(
+        "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
+    )
     link(far, "lan", far, "lan-end")
     for last, space, device in ((2, netns, "t-site"), (1, far, "eth0")):
         space.run("ip", "address", "add", f"10.77.0.{last}/24", "dev", device)
@@ -88,7 +94,12 @@ async def rounds(job: ProbeJob) -> AsyncIterator[asyncio.Queue[Event]]:
     seen: asyncio.Queue[Event] = asyncio.Queue()
     ready = asyncio.Event()
     ready.set()
-    prober = ProbeLoop(lambda event: isinstance(event, Probed) and seen.put_nowait(event), ready.wait, lambda: 0.5, LinkBytes())
+    prober = ProbeLoop(
+        lambda event: isinstance(event, Probed) and seen.put_nowait(event),
+        ready.wait,
+        lambda: 0.5,
+        LinkBytes(),
+    )
     prober.set({job.tunnel: job})
     async with asyncio.timeout(60):
         yield seen
@@ -102,7 +113,9 @@ async def test_a_round_without_an_answer_says_what_proves_the_tunnel(gateway: Na
         silence(gateway)
         while (await seen.get()).proof is not None:
             pass
-        noise = gateway.popen("ping", "-q", "-i", "0.1", "10.77.0.2")     # it comes out of the tunnel, and is no answer to us
+        noise = gateway.popen(
+            "ping", "-q", "-i", "0.1", "10.77.0.2"
+        )  # it comes out of the tunnel, and is no answer to us
         while (event := await seen.get()).proof is None:
             assert event.rtt is None
         assert event.proof is Proof.ANSWERED or event.proof is Proof.RECEIVED
@@ -111,23 +124,35 @@ async def test_a_round_without_an_answer_says_what_proves_the_tunnel(gateway: Na
 
 
 @pytest.mark.root
-async def test_a_round_is_early_when_packets_go_in_and_none_comes_out(gateway: Namespace, netns: Namespace) -> None:
+async def test_a_round_is_early_when_packets_go_in_and_none_comes_out(
+    gateway: Namespace, netns: Namespace
+) -> None:
     settings = Probe(targets=("icmp://10.77.0.1",), interval="1h", timeout="200ms")
     async with rounds(replace(JOB, probe=settings)) as seen:
         assert (await seen.get()).rtt is not None
         silence(gateway)
         traffic = netns.popen("ping", "-q", "-i", "0.2", "10.77.0.1")
-        assert (await seen.get()).rtt is None      # hours before its time
+        assert (await seen.get()).rtt is None  # hours before its time
         traffic.terminate()
         traffic.wait()
 
 
 def test_a_meter() -> None:
     meter = Meter("t")
-    story = [       # received, sent: does it stall, and when did something come out last
-        ((10, 10), False, float("-inf")), ((20, 10), False, 0.0), ((20, 20), False, 0.0), ((20, 30), True, 0.0), ((20, 40), True, 0.0),
-        ((21, 40), False, 4.0), ((21, 50), False, 4.0), ((21, 50), False, 4.0), ((21, 60), False, 4.0), ((3, 99), False, 4.0),
-        (None, False, 4.0), ((0, 0), False, 4.0), ((5, 0), False, 11.0),
+    story = [  # received, sent: does it stall, and when did something come out last
+        ((10, 10), False, float("-inf")),
+        ((20, 10), False, 0.0),
+        ((20, 20), False, 0.0),
+        ((20, 30), True, 0.0),
+        ((20, 40), True, 0.0),
+        ((21, 40), False, 4.0),
+        ((21, 50), False, 4.0),
+        ((21, 50), False, 4.0),
+        ((21, 60), False, 4.0),
+        ((3, 99), False, 4.0),
+        (None, False, 4.0),
+        ((0, 0), False, 4.0),
+        ((5, 0), False, 11.0),
     ]
     for now, (count, stalled, received_at) in enumerate(story):
         meter.take(count, float(now))

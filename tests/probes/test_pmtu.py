@@ -50,19 +50,29 @@ def site(netns: Namespace) -> Iterator[RoutedSite]:
     made = RoutedSite(Namespace("router"), Namespace("host"))
     try:
         netns.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
-        for space in (netns, made.router, made.host):       # a router's own addresses are else not usable for a second or two
+        for space in (
+            netns,
+            made.router,
+            made.host,
+        ):  # a router's own addresses are else not usable for a second or two
             space.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
         link(netns, "t-site", made.router, "tunnel")
         link(made.router, "inside", made.host, "eth0")
         for space, device, *addresses in (
-            (netns, "t-site", "10.78.0.2/24", "fd78::2/64"), (made.router, "tunnel", "10.78.0.1/24", "fd78::1/64"),
-            (made.router, "inside", "10.77.0.1/24", "fd77::1/64"), (made.host, "eth0", "10.77.0.10/24", "fd77::10/64"),
+            (netns, "t-site", "10.78.0.2/24", "fd78::2/64"),
+            (made.router, "tunnel", "10.78.0.1/24", "fd78::1/64"),
+            (made.router, "inside", "10.77.0.1/24", "fd77::1/64"),
+            (made.host, "eth0", "10.77.0.10/24", "fd77::10/64"),
         ):
             for address in addresses:
-                space.run("ip", "address", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
+                space.run(
+                    "ip", "address", "add", address, "dev", device, *(("nodad",) if ":" in address else ())
+                )
         made.router.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         for space, network, gateway in (
-            (netns, "10.77.0.0/24", "10.78.0.1"), (netns, "fd77::/64", "fd78::1"), (made.host, "default", "10.77.0.1"),
+            (netns, "10.77.0.0/24", "10.78.0.1"),
+            (netns, "fd77::/64", "fd78::1"),
+            (made.host, "default", "10.77.0.1"),
             (made.host, "::/0", "fd77::1"),
         ):
             space.run("ip", "route", "add", network, "via", gateway)
@@ -86,15 +96,20 @@ async def test_a_link_that_tells_is_measured_too(site: RoutedSite, target: str) 
 
 
 @pytest.mark.parametrize("target", [HOST, HOST6])
-async def test_a_path_as_wide_as_the_device_takes_two_packets(site: RoutedSite, netns: Namespace, target: str) -> None:
+async def test_a_path_as_wide_as_the_device_takes_two_packets(
+    site: RoutedSite, netns: Namespace, target: str
+) -> None:
     assert await path_mtu([target], DEVICE, 5.0) == 1500
     netns.run("ip", "link", "set", "t-site", "mtu", "1381")
     assert await path_mtu([target], DEVICE, 5.0) == 1381
 
 
 async def test_lost_packets_are_no_verdict(site: RoutedSite) -> None:
-    site.router.run("nft", "add table inet loss; add chain inet loss f { type filter hook forward priority 0; }; "
-                    "add rule inet loss f numgen inc mod 3 == 2 drop")
+    site.router.run(
+        "nft",
+        "add table inet loss; add chain inet loss f { type filter hook forward priority 0; }; "
+        "add rule inet loss f numgen inc mod 3 == 2 drop",
+    )
     site.narrow(1350)
     site.silent()
     assert await path_mtu([HOST], DEVICE, 5.0) == 1350
@@ -147,8 +162,12 @@ def web(site: RoutedSite, *arguments: str) -> Iterator[None]:
 
 
 # A size that is dropped in silence costs the whole patience; of these only the largest is.
-@pytest.mark.parametrize(("url", "mtu", "silent"), [(URL, 1499, True), (URL6, 1499, True), (URL, 1300, False), (URL6, 1317, False)])
-async def test_a_web_server_that_is_deaf_to_pings_tells_as_well(site: RoutedSite, url: str, mtu: int, silent: bool) -> None:
+@pytest.mark.parametrize(
+    ("url", "mtu", "silent"), [(URL, 1499, True), (URL6, 1499, True), (URL, 1300, False), (URL6, 1317, False)]
+)
+async def test_a_web_server_that_is_deaf_to_pings_tells_as_well(
+    site: RoutedSite, url: str, mtu: int, silent: bool
+) -> None:
     if silent:
         site.silent()
     site.narrow(mtu)
@@ -160,8 +179,8 @@ async def test_a_wide_path_and_a_server_that_takes_less(site: RoutedSite) -> Non
     with web(site):
         assert await path_mtu([URL], DEVICE, 1.5) == 1500
     with web(site, "1200"):
-        assert await path_mtu([URL], DEVICE, 1.5) is None       # what the path would take is not to be seen
-    assert await path_mtu([URL, "tcp://10.77.0.10:8080"], DEVICE, 1.5) is None      # nobody listens any more
+        assert await path_mtu([URL], DEVICE, 1.5) is None  # what the path would take is not to be seen
+    assert await path_mtu([URL, "tcp://10.77.0.10:8080"], DEVICE, 1.5) is None  # nobody listens any more
 
 
 async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: RoutedSite) -> None:
@@ -170,12 +189,21 @@ async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: Routed
     seen: asyncio.Queue[Event] = asyncio.Queue()
     loops = ProbeLoop(seen.put_nowait, asyncio.Event().wait, lambda: 0.5)
     settings = Probe(targets=(HOST,), interval="100ms", timeout="100ms")
-    loops.set({"acme": ProbeJob("acme", 3, settings, "t-site", 173001), "cloud": ProbeJob("cloud", 1, settings, None, 173002)})
+    loops.set(
+        {
+            "acme": ProbeJob("acme", 3, settings, "t-site", 173001),
+            "cloud": ProbeJob("cloud", 1, settings, None, 173002),
+        }
+    )
     events: list[Event] = []
     async with asyncio.timeout(60):
         while not any(isinstance(event, PathMtu) for event in events):
             events.append(await seen.get())
     assert events[-1] == PathMtu("acme", 3, 1400)
-    answered = [event for event in events if isinstance(event, Probed) and event.tunnel == "acme" and event.rtt is not None]
+    answered = [
+        event
+        for event in events
+        if isinstance(event, Probed) and event.tunnel == "acme" and event.rtt is not None
+    ]
     assert len(answered) > 3
     await loops.close()

@@ -42,7 +42,11 @@ async def test_icmp_in_both_families(site: Namespace) -> None:
 
 async def test_a_refused_connection_proves_a_device_path_and_silence_does_not(site: Namespace) -> None:
     assert await probe("tcp://10.77.0.1:9", DEVICE, 30.0) is not None
-    site.run("nft", "add table inet t; add chain inet t i { type filter hook input priority 0; }; add rule inet t i tcp dport 9 drop")
+    site.run(
+        "nft",
+        "add table inet t; add chain inet t i { type filter hook input priority 0; }; add rule inet t i "
+        "tcp dport 9 drop",
+    )
     assert await probe("tcp://10.77.0.1:9", DEVICE, 0.2) is None
 
 
@@ -53,7 +57,9 @@ async def test_a_vanished_device_is_noticed_at_once(site: Namespace, netns: Name
 
 
 async def test_probes_never_take_another_device(site: Namespace, netns: Namespace) -> None:
-    """The main table would lead elsewhere; a probe bound to the tunnel's device fails rather than be answered by it."""
+    """The main table would lead elsewhere; a probe bound to the tunnel's device fails rather than be
+    answered by it.
+    """
     netns.run("ip", "address", "add", "10.99.0.1/32", "dev", "lo")
     assert await probe("icmp://10.99.0.1", Path("lo", 173001), 30.0) is not None
     assert await probe("icmp://10.99.0.1", DEVICE, 0.2) is None
@@ -86,7 +92,9 @@ async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-@pytest.mark.parametrize(("handle", "alive"), [(silent, False), (banner, True), (polite, True), (closes, False)])
+@pytest.mark.parametrize(
+    ("handle", "alive"), [(silent, False), (banner, True), (polite, True), (closes, False)]
+)
 async def test_through_a_proxy_only_received_bytes_count(netns: Namespace, handle, alive: bool) -> None:
     async with server(handle) as port:
         assert (await probe(f"tcp://127.0.0.1:{port}", PROXY, 4.0 if alive else 0.6) is not None) is alive
@@ -95,7 +103,9 @@ async def test_through_a_proxy_only_received_bytes_count(netns: Namespace, handl
 @pytest.mark.parametrize(("handle", "alive"), [(silent, False), (polite, True), (closes, False)])
 async def test_http_wants_an_answer(netns: Namespace, handle, alive: bool) -> None:
     async with server(handle) as port:
-        assert (await probe(f"http://127.0.0.1:{port}/health", PROXY, 30.0 if alive else 0.4) is not None) is alive
+        assert (
+            await probe(f"http://127.0.0.1:{port}/health", PROXY, 30.0 if alive else 0.4) is not None
+        ) is alive
 
 
 async def test_any_one_target_is_enough_and_the_first_answer_ends_the_round(site: Namespace) -> None:
@@ -107,21 +117,29 @@ async def test_any_one_target_is_enough_and_the_first_answer_ends_the_round(site
 async def test_rounds_follow_the_interval_and_hurry_after_a_miss(site: Namespace) -> None:
     seen: asyncio.Queue[Event] = asyncio.Queue()
     lane = asyncio.Event()
-    loops = ProbeLoop(lambda event: isinstance(event, Probed) and seen.put_nowait(event), lane.wait, lambda: 0.5)
+    loops = ProbeLoop(
+        lambda event: isinstance(event, Probed) and seen.put_nowait(event), lane.wait, lambda: 0.5
+    )
     loop = asyncio.get_running_loop()
-    job = ProbeJob("acme", 3, Probe(targets=("icmp://10.77.0.1",), interval="1500ms", timeout="500ms"), "t-site", 173001)
+    job = ProbeJob(
+        "acme", 3, Probe(targets=("icmp://10.77.0.1",), interval="1500ms", timeout="500ms"), "t-site", 173001
+    )
     loops.set({"acme": job})
     await asyncio.sleep(0)
     lane.set()
     first = await seen.get()
-    assert (first.tunnel, first.session, isinstance(first, Probed) and first.rtt is not None) == ("acme", 3, True)
+    assert (first.tunnel, first.session, isinstance(first, Probed) and first.rtt is not None) == (
+        "acme",
+        3,
+        True,
+    )
     threading.Thread(target=site.run, args=("ip", "link", "set", "eth0", "down")).start()
     while (await seen.get()).rtt is not None:
         pass
     started = loop.time()
     for _ in range(2):
         assert (await seen.get()).rtt is None
-    assert loop.time() - started < 2.8        # two timeouts are 1 s, two intervals would be 3 s
+    assert loop.time() - started < 2.8  # two timeouts are 1 s, two intervals would be 3 s
     loops.set({})
     await loops.close()
     assert seen.empty()

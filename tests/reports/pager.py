@@ -1,6 +1,8 @@
-"""A daemon that does nothing but page, as a process of its own, for the tests that kill it. Verdicts come on stdin, one JSON object a line.
+"""A daemon that does nothing but page, as a process of its own, for the tests that kill it. Verdicts come
+on stdin, one JSON object a line.
 
-`--halt POINT --action A` stops for ever at that point of the first event with this action, and says "halted" on stdout.
+`--halt POINT --action A` stops for ever at that point of the first event with this action, and says "halted"
+on stdout.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The audit on disk: every entry is a line or is counted in a gap, whatever the disk does and however the daemon ends."""
+"""The audit on disk: every entry is a line or is counted in a gap, whatever the disk does and however the
+daemon ends.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ import pytest
 
 from supervisor.core.network.access import Segment
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
-from supervisor.core.views.audit_lines import Accounts, Act, FlowChange, FlowRecord, Gap, Names, flow_line, line, stamp, unstamp
+from supervisor.core.views.audit_lines import (
+    Accounts,
+    Act,
+    FlowChange,
+    FlowRecord,
+    Gap,
+    Names,
+    flow_line,
+    line,
+    stamp,
+    unstamp,
+)
 from supervisor.reports.audit import writer
 from supervisor.reports.audit.rotation import RotatedFile
 from supervisor.reports.audit.writer import Trail
@@ -27,7 +40,10 @@ from tests.lab.wait import eventually
 PLAN = NetworkPlan(
     lanes=(Lane("acme", 173001, "t-acme", True), Lane("own", 173002, None, True, 17300)),
     carries=(Carry(ip_network("100.66.0.0/16"), 173002, ip_network("10.90.0.0/16")),),
-    segments=(Segment("all", (ip_network("10.8.0.0/16"),)), Segment("engineers", (ip_network("10.8.1.0/24"),))),
+    segments=(
+        Segment("all", (ip_network("10.8.0.0/16"),)),
+        Segment("engineers", (ip_network("10.8.1.0/24"),)),
+    ),
 )
 AT = 1_795_000_000.25
 
@@ -38,7 +54,17 @@ def packed(address: str) -> bytes:
 
 def flow(told: FlowChange = FlowChange.OPEN, number: int = 1, **changed: Any) -> FlowRecord:
     made = FlowRecord(
-        told, AT, 173001, number, 6, packed("10.8.1.5"), 40000, packed("100.64.0.10"), 443, packed("10.0.0.10"), 8443,
+        told,
+        AT,
+        173001,
+        number,
+        6,
+        packed("10.8.1.5"),
+        40000,
+        packed("100.64.0.10"),
+        443,
+        packed("10.0.0.10"),
+        8443,
     )
     return made._replace(**changed)
 
@@ -62,27 +88,56 @@ def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterat
         made.close({}, timeout=30.0)
 
 
-# --- lines -------------------------------------------------------------------------------------------------------------------
+# --- lines
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_line_of_a_flow_says_who_where_through_what_and_how_much(tmp_path: Path) -> None:
     with trail(tmp_path / "a") as made:
         made.put([flow(FlowChange.CLOSE, sent=(5, 500), received=(4, 4000), began=AT - 2.5, state=7)])
     assert lines(tmp_path / "a")[1] == {
-        "time": "2026-11-18T11:06:40.250Z", "event": "close", "tunnel": "acme", "session": "s-1", "flow": 1, "protocol": "tcp",
-        "source": "10.8.1.5", "source_port": 40000, "segment": "engineers", "destination": "100.64.0.10", "destination_port": 443,
-        "real": "10.0.0.10", "real_port": 8443, "sent_packets": 5, "sent_bytes": 500, "received_packets": 4, "received_bytes": 4000,
-        "began": "2026-11-18T11:06:37.750Z", "duration": 2.5, "end": "closed",
+        "time": "2026-11-18T11:06:40.250Z",
+        "event": "close",
+        "tunnel": "acme",
+        "session": "s-1",
+        "flow": 1,
+        "protocol": "tcp",
+        "source": "10.8.1.5",
+        "source_port": 40000,
+        "segment": "engineers",
+        "destination": "100.64.0.10",
+        "destination_port": 443,
+        "real": "10.0.0.10",
+        "real_port": 8443,
+        "sent_packets": 5,
+        "sent_bytes": 500,
+        "received_packets": 4,
+        "received_bytes": 4000,
+        "began": "2026-11-18T11:06:37.750Z",
+        "duration": 2.5,
+        "end": "closed",
     }
 
 
-@pytest.mark.parametrize(("changed", "end"), [
-    ({"state": 8}, "reset"), ({"state": 3}, "idle"), ({"state": 1}, "unanswered"), ({"protocol": 17, "received": (0, 0)}, "unanswered"),
-    ({"protocol": 17, "received": (1, 30)}, "idle"),
-])
+@pytest.mark.parametrize(
+    ("changed", "end"),
+    [
+        ({"state": 8}, "reset"),
+        ({"state": 3}, "idle"),
+        ({"state": 1}, "unanswered"),
+        ({"protocol": 17, "received": (0, 0)}, "unanswered"),
+        ({"protocol": 17, "received": (1, 30)}, "idle"),
+    ],
+)
 def test_how_a_flow_ended(changed: dict[str, Any], end: str) -> None:
     said = json.loads(flow_line(flow(FlowChange.CLOSE, **changed), None, None, "", (packed("fd00::1"), 1)))
-    assert (said["end"], said["real"], said["tunnel"], said["segment"], said["began"]) == (end, "fd00::1", None, None, None)
+    assert (said["end"], said["real"], said["tunnel"], said["segment"], said["began"]) == (
+        end,
+        "fd00::1",
+        None,
+        None,
+        None,
+    )
 
 
 def test_behind_a_proxy_the_destination_is_not_the_proxy() -> None:
@@ -102,7 +157,9 @@ def test_a_moment_is_read_as_it_was_written() -> None:
     assert unstamp(stamp(AT)) == AT
 
 
-def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     accounts = Accounts()
     for number in range(5000):
         source = (0x0A080000 + number).to_bytes(4, "big")
@@ -112,12 +169,20 @@ def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
     assert first["source"] == "others"
     assert len(rest) == 4096
     assert sum(row["flows"] for row in (first, *rest)) == 5000
-    assert rest[0] == {"tunnel": "acme", "source": "10.8.15.255", "flows": 1, "open": 0, "sent_bytes": 4095, "received_bytes": 1}
+    assert rest[0] == {
+        "tunnel": "acme",
+        "source": "10.8.15.255",
+        "flows": 1,
+        "open": 0,
+        "sent_bytes": 4095,
+        "received_bytes": 1,
+    }
     assert accounts.document("own", None, 10) == []
     assert [row["source"] for row in accounts.document(None, "10.8.0.9", 10)] == ["10.8.0.9"]
 
 
-# --- the file ----------------------------------------------------------------------------------------------------------------
+# --- the file
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_only_its_owner_may_read_it_and_it_is_rotated_by_size_between_lines(tmp_path: Path) -> None:
@@ -145,7 +210,9 @@ def test_without_older_files_a_full_one_is_begun_anew(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def no_more_than(size: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes: what a full disk does to a writer, a part of the last write included."""
+    """No file of this process grows beyond so many bytes: what a full disk does to a writer, a part of the
+    last write included.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -184,19 +251,24 @@ def test_what_somebody_else_moved_away_is_begun_anew(tmp_path: Path) -> None:
     assert ((tmp_path / "moved").read_text(), (tmp_path / "a").read_text()) == ("1\n", "2\n")
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/etc/hostname"), lambda path: path.mkdir()])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/etc/hostname"), lambda path: path.mkdir()]
+)
 def test_what_is_no_ordinary_file_is_left_alone(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "a")
     with pytest.raises(OSError):
         RotatedFile(tmp_path / "a", 10**6, 1).append(b"1\n")
 
 
-# --- the thread --------------------------------------------------------------------------------------------------------------
+# --- the thread
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_stands_between_its_beginning_and_its_end(tmp_path: Path) -> None:
     with trail(tmp_path / "a") as made:
-        made.put([flow(), Act("control", AT, {"action": "restart", "by": {"uid": 0}}), flow(FlowChange.CLOSE)])
+        made.put(
+            [flow(), Act("control", AT, {"action": "restart", "by": {"uid": 0}}), flow(FlowChange.CLOSE)]
+        )
     assert events(tmp_path / "a") == ["audit-start", "open", "control", "close", "audit-stop"]
 
 
@@ -207,11 +279,18 @@ def test_the_time_between_two_runs_is_a_gap(tmp_path: Path) -> None:
     first, second = lines(tmp_path / "a")[:3], lines(tmp_path / "a")[3:]
     gap = second[1]
     assert [each["event"] for each in second] == ["audit-start", "gap", "open", "audit-stop"]
-    assert (gap["cause"], gap["from"], gap["to"], gap["lost"]) == ("stopped", first[2]["time"], second[0]["time"], None)
+    assert (gap["cause"], gap["from"], gap["to"], gap["lost"]) == (
+        "stopped",
+        first[2]["time"],
+        second[0]["time"],
+        None,
+    )
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_run_that_died_left_a_gap_since_it_was_last_known_to_be_complete(tmp_path: Path, alive: bool) -> None:
+def test_a_run_that_died_left_a_gap_since_it_was_last_known_to_be_complete(
+    tmp_path: Path, alive: bool
+) -> None:
     dead = RotatedFile(tmp_path / "a", 10**6, 1)
     dead.append(line(Act("control", AT, {})).encode())
     if alive:
@@ -220,7 +299,11 @@ def test_a_run_that_died_left_a_gap_since_it_was_last_known_to_be_complete(tmp_p
     with trail(tmp_path / "a", clock=lambda: AT + 100.0):
         pass
     gap = lines(tmp_path / "a")[2]
-    assert (gap["cause"], gap["from"], gap["to"]) == ("daemon-lost", stamp(AT + 60.0 if alive else AT), stamp(AT + 100.0))
+    assert (gap["cause"], gap["from"], gap["to"]) == (
+        "daemon-lost",
+        stamp(AT + 60.0 if alive else AT),
+        stamp(AT + 100.0),
+    )
 
 
 def test_what_cannot_be_written_waits_and_whoever_tells_never_does(tmp_path: Path) -> None:
@@ -259,7 +342,12 @@ def test_behind_a_disk_that_hangs_every_entry_is_a_line_or_counted_in_a_gap(tmp_
         made.put([flow(number=0), flow(number=1)])
         assert disk.hangs.wait(60)
         for start in range(0, total, 1000):
-            made.put([flow(FlowChange.OPEN if number % 2 else FlowChange.CLOSE, number=number) for number in range(start, min(total, start + 1000))])
+            made.put(
+                [
+                    flow(FlowChange.OPEN if number % 2 else FlowChange.CLOSE, number=number)
+                    for number in range(start, min(total, start + 1000))
+                ]
+            )
         made.put([Gap("kernel-buffer", AT, AT, {"open": 7})])
         disk.goes_on.set()
     said = lines(tmp_path / "a")

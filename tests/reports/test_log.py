@@ -99,7 +99,12 @@ def test_loggers_of_the_standard_library_come_out_the_same(pipe: LogPipe) -> Non
     warnings.warn("old thing", DeprecationWarning, stacklevel=1)
     logging.getLogger("asyncio").error("arguments do not fit: %d", "x")
     first, second, third = pipe.events()
-    assert (first["logger"], first["event"], first["level"], first["device"]) == ("pyroute2", "lost 3 of them", "warning", "t-acme")
+    assert (first["logger"], first["event"], first["level"], first["device"]) == (
+        "pyroute2",
+        "lost 3 of them",
+        "warning",
+        "t-acme",
+    )
     assert second["logger"] == "py.warnings"
     assert str(third["event"]).startswith("arguments do not fit: %d")
 
@@ -116,21 +121,38 @@ def test_transition_in_the_words_of_everywhere(pipe: LogPipe) -> None:
     pipe.configure()
     recorder = log.TransitionLog()
     world = snapshot(acme=up())
-    recorder.record(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT, text="silent", lasted=12.3456, session=4), world)
+    recorder.record(
+        transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT, text="silent", lasted=12.3456, session=4),
+        world,
+    )
     recorder.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), world)
     recorder.record(transition(Phase.STOPPING, Phase.FAILED, Reason.AUTH), world)
-    recorder.record(transition(Phase.UP, Phase.STOPPING, Reason.UNHEALTHY, health=Health.UNHEALTHY, leg=Leg.ENDPOINT), world)
+    recorder.record(
+        transition(Phase.UP, Phase.STOPPING, Reason.UNHEALTHY, health=Health.UNHEALTHY, leg=Leg.ENDPOINT),
+        world,
+    )
     recorder.record(transition(Phase.UP, Phase.UP, Reason.DEGRADED, health=Health.HEALTHY), world)
     events = pipe.events()
     assert [event["level"] for event in events] == ["warning", "info", "error", "warning", "warning"]
     assert events[3]["leg"] == "endpoint"
     del events[0]["timestamp"]
-    assert events[0] == {"level": "warning", "event": "transition", "tunnel": "acme", "session": 4, "before": "up", "after": "backoff",
-                         "health": "unknown", "leg": None, "reason": "peer-timeout", "text": "silent", "lasted": 12.346}
+    assert events[0] == {
+        "level": "warning",
+        "event": "transition",
+        "tunnel": "acme",
+        "session": 4,
+        "before": "up",
+        "after": "backoff",
+        "health": "unknown",
+        "leg": None,
+        "reason": "peer-timeout",
+        "text": "silent",
+        "lasted": 12.346,
+    }
 
 
 def fail() -> None:
-    password = "-".join(("hunter2", "in", "a", "local"))     # noqa: F841, FLY002
+    password = "-".join(("hunter2", "in", "a", "local"))  # noqa: F841, FLY002
     raise RuntimeError("refused: tr0ub4dor&3")
 
 
@@ -139,7 +161,9 @@ def test_no_secret_in_values_exceptions_or_locals(pipe: LogPipe, terminal: bool)
     pipe.configure(terminal=terminal)
     pipe.secrets.add("tr0ub4dor&3")
     logger = structlog.get_logger()
-    logger.info("event tr0ub4dor&3", text="x tr0ub4dor&3", deep={"a": ["tr0ub4dor&3", {"b": "tr0ub4dor%263"}]})
+    logger.info(
+        "event tr0ub4dor&3", text="x tr0ub4dor&3", deep={"a": ["tr0ub4dor&3", {"b": "tr0ub4dor%263"}]}
+    )
     logging.getLogger("urllib3").warning("GET /?p=%s", "tr0ub4dor%263")
     try:
         fail()
@@ -173,14 +197,14 @@ async def test_a_reader_that_does_not_read_stalls_nobody(pipe: LogPipe) -> None:
             structlog.get_logger().info("flood", number=number, text="x" * 100)
         await asyncio.sleep(0)
         worst = max(worst, loop.time() - started)
-    assert worst < 10.0     # 500 events; a blocked write would last for ever
+    assert worst < 10.0  # 500 events; a blocked write would last for ever
     assert pipe.lines_out is not None
     dropped = pipe.lines_out.dropped
     assert dropped >= 20_000 - log_capacity()
     structlog.get_logger().info("one more")
     closer = threading.Thread(target=pipe.lines_out.close, args=(10,))
     closer.start()
-    with os.fdopen(pipe.reader, "rb", closefd=False) as stream:     # somebody reads at last
+    with os.fdopen(pipe.reader, "rb", closefd=False) as stream:  # somebody reads at last
         notice = next(event for line in stream if "dropped" in (event := json.loads(line)))
     assert 0 < notice["dropped"] <= dropped + 1
     pipe.close_reader()
@@ -199,13 +223,13 @@ def test_closing_gives_up_after_its_time(pipe: LogPipe) -> None:
     started = time.monotonic()
     assert not writer.close(0.2)
     assert time.monotonic() - started < 10.0
-    pipe.close_reader()     # and the thread that still tries to write ends
+    pipe.close_reader()  # and the thread that still tries to write ends
     assert writer.close(10)
 
 
 def test_full_queue_is_counted_and_said_once_room_is_there(pipe: LogPipe) -> None:
     writer = LineWriter(pipe.writer, lambda dropped: f"dropped {dropped}", limit=10)
-    while writer.dropped < 5:       # the pipe fills, then the queue
+    while writer.dropped < 5:  # the pipe fills, then the queue
         writer.write("x" * 1000)
     threading.Thread(target=writer.close, args=(10,)).start()
     lines = []
@@ -237,11 +261,15 @@ def test_a_broken_pipe_ends_nothing(pipe: LogPipe) -> None:
 
 
 def test_the_exit_of_a_program_flushes() -> None:
-    program = ("import structlog; from supervisor.reports import log, redact\n"
-               "w = log.configure(1, redact.Secrets())\n"
-               "for n in range(2000): structlog.get_logger().info('line', n=n)\n"
-               "assert w.close()")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    program = (
+        "import structlog; from supervisor.reports.log import configure as log, redact\n"
+        "w = log.configure(1, redact.Secrets())\n"
+        "for n in range(2000): structlog.get_logger().info('line', n=n)\n"
+        "assert w.close()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
     assert [json.loads(line)["n"] for line in done.stdout.splitlines()] == list(range(2000))
     assert done.stderr == ""
 
@@ -251,7 +279,9 @@ def test_whatever_the_secrets_none_is_left(values: list[str], text: str, at: int
     secrets = Secrets()
     for value in values:
         secrets.add(value)
-    long = [value.strip() for value in values if len(value.strip()) >= SHORTEST and len(value.splitlines()) == 1]
+    long = [
+        value.strip() for value in values if len(value.strip()) >= SHORTEST and len(value.splitlines()) == 1
+    ]
     for value in long:
         masked = secrets.mask(text[:at] + value + text[at:])
         assert not any(value in part for part in masked.split(MASK))

@@ -79,16 +79,31 @@ class ScrapeWorld:
         self.links: dict[str, tuple[int, int]] = {"t-acme": (1000, 500)}
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
-        self.metrics = Metrics("0.1.0", 1_000_000.0, ScrapeSources(
-            self.links.get, lambda tunnel, session: self.uses.get(tunnel), lambda: {"acme": Achieved(2, 1)}, lambda: {"route": 1},
-            lambda: self.outbox, lambda: 3,
-            lambda: {("acme", "support"): 7, ("gone", ""): 1},
-            availability=lambda tunnels: {(name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")}))
+        self.metrics = Metrics(
+            "0.1.0",
+            1_000_000.0,
+            ScrapeSources(
+                self.links.get,
+                lambda tunnel, session: self.uses.get(tunnel),
+                lambda: {"acme": Achieved(2, 1)},
+                lambda: {"route": 1},
+                lambda: self.outbox,
+                lambda: 3,
+                lambda: {("acme", "support"): 7, ("gone", ""): 1},
+                availability=lambda tunnels: {
+                    (name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")
+                },
+            ),
+        )
 
     def scrape(self, snap: Snapshot, accept: str = "") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         body, content_type = self.metrics.render(snap, accept)
         parse = parse_openmetrics if "openmetrics" in content_type else parse_text
-        return {(s.name, frozenset(s.labels.items())): s.value for family in parse(body.decode()) for s in family.samples}
+        return {
+            (s.name, frozenset(s.labels.items())): s.value
+            for family in parse(body.decode())
+            for s in family.samples
+        }
 
     def value(self, snap: Snapshot, name: str, **labels: str) -> float | None:
         return self.scrape(snap).get((f"facilitator_{name}", frozenset(labels.items())))
@@ -129,7 +144,9 @@ def test_both_formats_name_the_types(world: ScrapeWorld, accept: str) -> None:
     assert types["facilitator_tunnel_reconnects"] == "counter"
     assert types["facilitator_tunnel_connect_seconds"] == "histogram"
     assert types["facilitator_tunnel_up"] == "gauge"
-    assert (types["facilitator_tunnel"] if accept else types["facilitator_tunnel_info"]) == ("info" if accept else "gauge")
+    assert (types["facilitator_tunnel"] if accept else types["facilitator_tunnel_info"]) == (
+        "info" if accept else "gauge"
+    )
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -150,31 +167,47 @@ def test_what_a_healthy_tunnel_says(world: ScrapeWorld) -> None:
     assert world.value(snap, "tunnel_connect_seconds_bucket", tunnel="acme", le="1.0") == 0
     assert world.value(snap, "tunnel_connect_seconds_bucket", tunnel="acme", le="2.0") == 1
     assert world.value(snap, "tunnel_connect_seconds_sum", tunnel="acme") == 1.5
-    assert [world.value(snap, "tunnel_phase", tunnel="acme", phase=phase.value) for phase in Phase] == [0, 0, 1, 0, 0, 0]
+    assert [world.value(snap, "tunnel_phase", tunnel="acme", phase=phase.value) for phase in Phase] == [
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+    ]
     assert world.value(snap, "tunnel_client_open_files", tunnel="acme") == 12
 
 
-@pytest.mark.parametrize(("state", "value"), [
-    (up(), 1.0),
-    (up(health=Health.UNKNOWN), 1.0),
-    (up(health=Health.UNHEALTHY), 0.0),
-    (TunnelState(phase=Phase.STARTING), 0.0),
-    (TunnelState(phase=Phase.FAILED), 0.0),
-])
-def test_up_is_connected_and_not_known_to_be_sick(world: ScrapeWorld, state: TunnelState, value: float) -> None:
+@pytest.mark.parametrize(
+    ("state", "value"),
+    [
+        (up(), 1.0),
+        (up(health=Health.UNKNOWN), 1.0),
+        (up(health=Health.UNHEALTHY), 0.0),
+        (TunnelState(phase=Phase.STARTING), 0.0),
+        (TunnelState(phase=Phase.FAILED), 0.0),
+    ],
+)
+def test_up_is_connected_and_not_known_to_be_sick(
+    world: ScrapeWorld, state: TunnelState, value: float
+) -> None:
     assert world.value(snapshot(acme=state), "tunnel_up", tunnel="acme") == value
 
 
 def test_what_is_not_known_is_left_out(world: ScrapeWorld) -> None:
     proxy = up(session=Session(1, port=1080, connected=95.0), last_rtt=None)
     names = {name for name, labels in world.scrape(snapshot(own=proxy)) if ("tunnel", "own") in labels}
-    assert "facilitator_tunnel_receive_bytes_total" not in names    # a proxy has no device
-    assert "facilitator_tunnel_probe_success" not in names          # nothing was probed yet
+    assert "facilitator_tunnel_receive_bytes_total" not in names  # a proxy has no device
+    assert "facilitator_tunnel_probe_success" not in names  # nothing was probed yet
     assert "facilitator_tunnel_probe_rtt_seconds" not in names
     assert "facilitator_tunnel_path_mtu_bytes" not in names
     assert "facilitator_tunnel_client_cpu_seconds_total" not in names
     assert "facilitator_tunnel_routes_wanted" not in names
-    down = snapshot(acme=TunnelState(phase=Phase.BACKOFF, last_rtt=0.01, session=Session(1, device="t-acme", connected=95.0)))
+    down = snapshot(
+        acme=TunnelState(
+            phase=Phase.BACKOFF, last_rtt=0.01, session=Session(1, device="t-acme", connected=95.0)
+        )
+    )
     names = {name for name, labels in world.scrape(down) if ("tunnel", "acme") in labels}
     assert "facilitator_tunnel_connected_timestamp_seconds" not in names
     assert "facilitator_tunnel_probe_success" not in names
@@ -196,18 +229,23 @@ def test_a_removed_tunnel_vanishes_and_comes_back_empty(world: ScrapeWorld) -> N
 def test_reconnects_count_ends_that_lead_to_another_attempt(world: ScrapeWorld) -> None:
     snap = snapshot(acme=up())
     for before, after, reason in (
-        (Phase.UP, Phase.STOPPING, Reason.UNHEALTHY), (Phase.STOPPING, Phase.BACKOFF, Reason.UNHEALTHY),    # one
+        (Phase.UP, Phase.STOPPING, Reason.UNHEALTHY),
+        (Phase.STOPPING, Phase.BACKOFF, Reason.UNHEALTHY),  # one
         (Phase.BACKOFF, Phase.STARTING, Reason.RETRY),
-        (Phase.STARTING, Phase.BACKOFF, Reason.DNS),                                                        # one
-        (Phase.UP, Phase.STARTING, Reason.EXITED),                                                          # one, without a pause
-        (Phase.UP, Phase.STOPPING, Reason.STOPPED), (Phase.STOPPING, Phase.STOPPED, Reason.STOPPED),
+        (Phase.STARTING, Phase.BACKOFF, Reason.DNS),  # one
+        (Phase.UP, Phase.STARTING, Reason.EXITED),  # one, without a pause
+        (Phase.UP, Phase.STOPPING, Reason.STOPPED),
+        (Phase.STOPPING, Phase.STOPPED, Reason.STOPPED),
         (Phase.STOPPED, Phase.STARTING, Reason.STARTED),
         (Phase.STARTING, Phase.FAILED, Reason.KEY),
         (Phase.UP, Phase.UP, Reason.HEALTHY),
     ):
         world.metrics.record(transition(before, after, reason), snap)
-    counted = {dict(labels)["reason"]: value for (name, labels), value in world.scrape(snap).items()
-               if name == "facilitator_tunnel_reconnects_total"}
+    counted = {
+        dict(labels)["reason"]: value
+        for (name, labels), value in world.scrape(snap).items()
+        if name == "facilitator_tunnel_reconnects_total"
+    }
     assert counted == {"unhealthy": 1, "dns": 1, "exited": 1}
 
 
@@ -221,20 +259,24 @@ def test_each_refused_login_counts_once(world: ScrapeWorld) -> None:
 
 
 def test_bytes_and_cpu_add_up_over_sessions(world: ScrapeWorld) -> None:
-    def read(number: int, link: tuple[int, int] | None, cpu: float | None) -> tuple[float | None, float | None]:
+    def read(
+        number: int, link: tuple[int, int] | None, cpu: float | None
+    ) -> tuple[float | None, float | None]:
         world.links.clear() if link is None else world.links.update({"t-acme": link})
         world.uses.clear() if cpu is None else world.uses.update(acme=Use(cpu))
         snap = snapshot(acme=up(number))
-        return (world.value(snap, "tunnel_receive_bytes_total", tunnel="acme"),
-                world.value(snap, "tunnel_client_cpu_seconds_total", tunnel="acme"))
+        return (
+            world.value(snap, "tunnel_receive_bytes_total", tunnel="acme"),
+            world.value(snap, "tunnel_client_cpu_seconds_total", tunnel="acme"),
+        )
 
     assert read(1, (1000, 1), 1.0) == (1000, 1.0)
     assert read(1, (1500, 1), 2.0) == (1500, 2.0)
-    assert read(1, None, None) == (1500, 2.0)           # nothing to read at the moment
+    assert read(1, None, None) == (1500, 2.0)  # nothing to read at the moment
     assert read(2, (100, 1), 0.5) == (1600, 2.5)
-    assert read(2, (2000, 1), 0.4) == (3500, 2.5)       # a child of the client has ended
-    assert read(2, (10, 1), 0.6) == (3510, 2.6)         # its device was made anew
-    assert read(3, (5000, 1), 3.0) == (8510, 5.6)       # the new one is ahead of the old one already
+    assert read(2, (2000, 1), 0.4) == (3500, 2.5)  # a child of the client has ended
+    assert read(2, (10, 1), 0.6) == (3510, 2.6)  # its device was made anew
+    assert read(3, (5000, 1), 3.0) == (8510, 5.6)  # the new one is ahead of the old one already
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000))), st.booleans())
@@ -249,15 +291,24 @@ def test_a_rising_counter_never_falls(readings: list[tuple[int, int]], resets: b
 def test_the_pager_path_can_be_watched(world: ScrapeWorld) -> None:
     snap = snapshot(acme=up())
     assert world.value(snap, "pagerduty_outbox_oldest_age_seconds") == 0
-    assert world.value(snap, "pagerduty_events_total", action="resolve", result="rejected") == 0    # there before it happens
-    waits = Incident("k", "acme", "file:x", 0.0, wanted=True, message=IncidentMessage(Action.TRIGGER, "{}", time.time() - 100))
+    assert (
+        world.value(snap, "pagerduty_events_total", action="resolve", result="rejected") == 0
+    )  # there before it happens
+    waits = Incident(
+        "k",
+        "acme",
+        "file:x",
+        0.0,
+        wanted=True,
+        message=IncidentMessage(Action.TRIGGER, "{}", time.time() - 100),
+    )
     world.outbox = OutboxStatus((waits, replace(waits, message=None)), usable=False)
     age = world.value(snap, "pagerduty_outbox_oldest_age_seconds")
     assert age is not None
     assert 100 <= age < 130
     assert world.value(snap, "pagerduty_outbox_pending") == 1
     assert world.value(snap, "pagerduty_store_usable") == 0
-    world.outbox = None     # no PagerDuty configured
+    world.outbox = None  # no PagerDuty configured
     assert world.value(snap, "pagerduty_outbox_pending") is None
 
 
@@ -277,7 +328,7 @@ async def test_a_blocked_loop_is_seen() -> None:
     task = asyncio.create_task(loop_lag.watch(lags.append, interval=0.01, window=100))
     while not lags:
         await asyncio.sleep(0)
-    time.sleep(0.1)     # what must never happen in the loop
+    time.sleep(0.1)  # what must never happen in the loop
     seen = len(lags)
     while len(lags) == seen:
         await asyncio.sleep(0)
@@ -300,7 +351,9 @@ def test_counting_while_scraping(world: ScrapeWorld) -> None:
     while not done.is_set():
         world.metrics.render(snap, "")
     counter.join()
-    total = sum(v for (name, _), v in world.scrape(snap).items() if name == "facilitator_tunnel_reconnects_total")
+    total = sum(
+        v for (name, _), v in world.scrape(snap).items() if name == "facilitator_tunnel_reconnects_total"
+    )
     assert total == 3000
 
 
@@ -318,8 +371,10 @@ def test_a_scrape_of_1000_tunnels(world: ScrapeWorld) -> None:
         started = time.perf_counter()
         body, _ = world.metrics.render(snap, "")
         took.append(time.perf_counter() - started)
-    print(f"1000 tunnels, {body.count(10)} lines, {len(body)} bytes: "
-          f"{min(took) * 1000:.0f} ms at best, {statistics.median(took) * 1000:.0f} ms median")
+    print(
+        f"1000 tunnels, {body.count(10)} lines, {len(body)} bytes: "
+        f"{min(took) * 1000:.0f} ms at best, {statistics.median(took) * 1000:.0f} ms median"
+    )
     assert body.count(b"facilitator_tunnel_up{") == 1000
 
 

@@ -62,8 +62,20 @@ class PagerProcess:
     """The pager as a process."""
 
     def __init__(self, state: Path, url: str, *options: str, prefix: tuple[str, ...] = ()) -> None:
-        command = [*prefix, sys.executable, "-m", "tests.reports.pager", "--state", str(state), "--url", url, *options]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "tests.reports.pager",
+            "--state",
+            str(state),
+            "--url",
+            url,
+            *options,
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def set(self, **verdicts: str) -> None:
         assert self.process.stdin is not None
@@ -79,7 +91,9 @@ class PagerProcess:
                 return
         finally:
             deadline.cancel()
-        raise AssertionError(f"it ended without saying {word!r}: {self.process.stderr and self.process.stderr.read()}")
+        raise AssertionError(
+            f"it ended without saying {word!r}: {self.process.stderr and self.process.stderr.read()}"
+        )
 
     def kill(self) -> None:
         self.process.kill()
@@ -100,12 +114,21 @@ def pagers() -> Iterator[list[PagerProcess]]:
             pager.kill()
 
 
-# --- SIGKILL ---------------------------------------------------------------------------------------------------------------------
+# --- SIGKILL
+# ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", [
-    "before the write", "before the send", "under way", "before the answer", "before the answer is written", "afterwards",
-])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before the write",
+        "before the send",
+        "under way",
+        "before the answer",
+        "before the answer is written",
+        "afterwards",
+    ],
+)
 def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
     tmp_path: Path, double: Double, pagers: list[PagerProcess], point: str
 ) -> None:
@@ -120,7 +143,11 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
             assert double.wait(lambda d: any(d._in_flight.values()))
         elif point == "afterwards":
             killed.wait_for(f"{action} accepted")
-            assert eventually(lambda there=there: [i.there for i in Store(tmp_path).load() if i.message is None] == [there] * bool(there))
+            assert eventually(
+                lambda there=there: (
+                    [i.there for i in Store(tmp_path).load() if i.message is None] == [there] * bool(there)
+                )
+            )
         else:
             killed.wait_for("halted")
         killed.kill()
@@ -135,7 +162,8 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
     assert actions == sorted(actions, key=["trigger", "resolve"].index)
 
 
-# --- the disk --------------------------------------------------------------------------------------------------------------------
+# --- the disk
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -156,8 +184,10 @@ def test_a_database_that_is_locked_from_the_start(office: Office, locked: sqlite
         locked.execute("ROLLBACK")
         assert eventually(lambda: office.pager.status.usable)
     assert [log["event"] for log in logs if "store" in log["event"]] == [
-        "incident store is unusable, incidents are sent from memory", "incident store is usable again"]
-    office.restart()        # it is on disk now
+        "incident store is unusable, incidents are sent from memory",
+        "incident store is usable again",
+    ]
+    office.restart()  # it is on disk now
     office.set(acme=CLEAR)
     assert office.settled()
 
@@ -225,14 +255,14 @@ def test_a_database_that_is_damaged_while_in_use(office: Office) -> None:
     assert office.settled(KEY)
     office.close()
     path = office.state / FILE
-    with open(path, "r+b") as file:     # the header stays, the pages behind it do not
+    with open(path, "r+b") as file:  # the header stays, the pages behind it do not
         file.seek(4096)
         file.write(os.urandom(path.stat().st_size - 4096))
     office.set(acme=FIRING, own=FIRING)
     assert office.settled(KEY, "facilitator/vpn1/own")
     assert eventually(lambda: office.pager.status.usable)
     assert list(office.state.glob(f"{FILE}.corrupt-*"))
-    assert len(office.double.alerts) == 2       # the dedup key kept it at one incident each
+    assert len(office.double.alerts) == 2  # the dedup key kept it at one incident each
 
 
 def test_a_state_directory_that_cannot_be(office: Office) -> None:
@@ -247,8 +277,12 @@ def test_a_state_directory_that_cannot_be(office: Office) -> None:
 
 @pytest.mark.root
 def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[PagerProcess]) -> None:
-    mount = f"mount -t tmpfs -o size=100k none {tmp_path} && cp /bin/sh {tmp_path}/ballast 2>/dev/null; exec \"$@\""
-    pagers.append(pager := PagerProcess(tmp_path, double.url, prefix=("unshare", "--mount", "sh", "-c", mount, "sh")))
+    mount = (
+        f'mount -t tmpfs -o size=100k none {tmp_path} && cp /bin/sh {tmp_path}/ballast 2>/dev/null; exec "$@"'
+    )
+    pagers.append(
+        pager := PagerProcess(tmp_path, double.url, prefix=("unshare", "--mount", "sh", "-c", mount, "sh"))
+    )
     pager.set(acme="firing", own="firing")
     for _ in range(2):
         pager.wait_for("trigger accepted")
@@ -258,12 +292,23 @@ def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[PagerProcess])
     assert "usable False" in pager.finish()
 
 
-# --- any history -------------------------------------------------------------------------------------------------------------------
+# --- any history
+# ----------------------------------------------------------------------------------------------------------
 
-STEPS = st.sampled_from([
-    ScriptedReply(), ScriptedReply(), ScriptedReply(), ScriptedReply(500), ScriptedReply(500, process=True), ScriptedReply(503), ScriptedReply(429), ScriptedReply(cut="answer"), ScriptedReply(cut="answer", process=False),
-    ScriptedReply(cut="body"),
-])
+STEPS = st.sampled_from(
+    [
+        ScriptedReply(),
+        ScriptedReply(),
+        ScriptedReply(),
+        ScriptedReply(500),
+        ScriptedReply(500, process=True),
+        ScriptedReply(503),
+        ScriptedReply(429),
+        ScriptedReply(cut="answer"),
+        ScriptedReply(cut="answer", process=False),
+        ScriptedReply(cut="body"),
+    ]
+)
 VERDICTS = st.dictionaries(st.sampled_from(["acme", "own", "third"]), st.sampled_from(Verdict), max_size=3)
 HISTORY = st.lists(VERDICTS | st.just("restart"), min_size=1, max_size=10)
 
@@ -273,13 +318,17 @@ def expected(history: list[dict[str, Verdict] | str]) -> set[str]:
     wanted: dict[str, bool] = {}
     for verdicts in history:
         if isinstance(verdicts, dict):
-            wanted = {name: wanted.get(name, False) if v is HOLD else v is FIRING for name, v in verdicts.items()}
+            wanted = {
+                name: wanted.get(name, False) if v is HOLD else v is FIRING for name, v in verdicts.items()
+            }
     return {f"facilitator/vpn1/{name}" for name, is_wanted in wanted.items() if is_wanted}
 
 
 @settings(deadline=None)
 @given(HISTORY, st.lists(STEPS, max_size=12))
-def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict] | str], steps: list[ScriptedReply]) -> None:
+def test_at_quiet_what_is_open_is_what_is_wanted(
+    history: list[dict[str, Verdict] | str], steps: list[ScriptedReply]
+) -> None:
     state = Path(tempfile.mkdtemp(prefix="outbox-"))
     with Double(per_minute=10_000) as double:
         office = Office(state, double)
@@ -288,7 +337,9 @@ def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict
             for verdicts in history:
                 if isinstance(verdicts, dict):
                     office.set(**verdicts)
-                    eventually(lambda: not office.pager._untaken)   # the latest verdicts win: what was never taken does not count
+                    eventually(
+                        lambda: not office.pager._untaken
+                    )  # the latest verdicts win: what was never taken does not count
                 else:
                     office.restart()
             assert office.settled(*expected(history))
@@ -301,7 +352,8 @@ def test_at_quiet_what_is_open_is_what_is_wanted(history: list[dict[str, Verdict
             shutil.rmtree(state)
 
 
-# --- the rules -----------------------------------------------------------------------------------------------------------------------
+# --- the rules
+# ----------------------------------------------------------------------------------------------------------
 
 FRESH = Incident(KEY, "acme", "file:key", 0.0)
 
@@ -332,23 +384,30 @@ def test_doubt_only_grows_from_what_may_have_been_taken() -> None:
 
 
 def test_a_refused_key_is_not_tried_twice() -> None:
-    refused = answered(replace(wish(FRESH, True, compose, 0.0), fingerprint="f1"), SendOutcome.REJECTED, "", 0.0)
+    refused = answered(
+        replace(wish(FRESH, True, compose, 0.0), fingerprint="f1"), SendOutcome.REJECTED, "", 0.0
+    )
     assert needed(refused) is None
     assert wish(rekeyed(refused, "f1"), True, compose, 0.0).message is None
-    assert wish(rekeyed(refused, "f2"), True, compose, 0.0).message == IncidentMessage(Action.TRIGGER, "trigger", 0.0)
+    assert wish(rekeyed(refused, "f2"), True, compose, 0.0).message == IncidentMessage(
+        Action.TRIGGER, "trigger", 0.0
+    )
 
 
-# --- the double as a program -----------------------------------------------------------------------------------------------------------
+# --- the double as a program
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_double_runs_as_a_program(tmp_path: Path) -> None:
     port_file = tmp_path / "port"
-    process = subprocess.Popen([sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(port_file)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.pagerduty_double", "--port", "0", "--port-file", str(port_file)]
+    )
     try:
         assert eventually(port_file.exists)
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
         assert requests.post(f"{url}/script", json=[{"status": 500}], timeout=60).status_code == 200
-        office = Office(tmp_path / "state", Double())   # its server is not started: only the program's counts
+        office = Office(tmp_path / "state", Double())  # its server is not started: only the program's counts
         office.paging = replace(office.paging, url=url)
         office.set(acme=FIRING)
         assert eventually(lambda: requests.get(f"{url}/state", timeout=60).json()["open"] == [KEY])

@@ -64,15 +64,31 @@ class Office:
     @property
     def pager(self) -> Pager:
         if self._open is None:
-            hooks = Hooks(lambda secret: self.keys[secret.file], lambda _: self.lines, lambda *words: self.counted.append(" ".join(words)))
+            hooks = Hooks(
+                lambda secret: self.keys[secret.file],
+                lambda _: self.lines,
+                lambda *words: self.counted.append(" ".join(words)),
+            )
             self._open = Pager(
-                PagerDuty(), self.state, self.paging, hooks, self.secrets, pace=self.pace, budget=self.budget, triggers=self.triggers,
+                PagerDuty(),
+                self.state,
+                self.paging,
+                hooks,
+                self.secrets,
+                pace=self.pace,
+                budget=self.budget,
+                triggers=self.triggers,
             )
             self._open.start()
         return self._open
 
     def set(self, **verdicts: Verdict) -> None:
-        self.pager.set({name.replace("_", "-"): alert(verdict, name.replace("_", "-")) for name, verdict in verdicts.items()})
+        self.pager.set(
+            {
+                name.replace("_", "-"): alert(verdict, name.replace("_", "-"))
+                for name, verdict in verdicts.items()
+            }
+        )
 
     def restart(self) -> None:
         self.close()
@@ -85,7 +101,9 @@ class Office:
 
     def settled(self, *dedup_keys: str) -> bool:
         """Exactly these are open, and nothing waits to be sent."""
-        return eventually(lambda: set(self.double.open()) == set(dedup_keys) and self.pager.status.pending == 0)
+        return eventually(
+            lambda: set(self.double.open()) == set(dedup_keys) and self.pager.status.pending == 0
+        )
 
     def actions(self) -> list[str]:
         return [event["event_action"] for event in self.double.events]
@@ -107,12 +125,22 @@ def test_an_incident_from_trigger_to_resolve(office: Office) -> None:
     event = office.double.open()[KEY].event
     assert event["routing_key"] == ROUTING_KEY
     assert event["payload"] | {"timestamp": ""} == {
-        "summary": "tunnel acme is down", "source": "vpn1", "severity": "critical", "timestamp": "", "component": "acme", "group": "vpn1",
-        "class": "network", "custom_details": {"tunnel": "acme", "last_lines": ["one", "two"]},
+        "summary": "tunnel acme is down",
+        "source": "vpn1",
+        "severity": "critical",
+        "timestamp": "",
+        "component": "acme",
+        "group": "vpn1",
+        "class": "network",
+        "custom_details": {"tunnel": "acme", "last_lines": ["one", "two"]},
     }
     office.set(acme=CLEAR, own=HOLD)
     assert office.settled()
-    assert office.double.events[1] == {"routing_key": ROUTING_KEY, "event_action": "resolve", "dedup_key": KEY}
+    assert office.double.events[1] == {
+        "routing_key": ROUTING_KEY,
+        "event_action": "resolve",
+        "dedup_key": KEY,
+    }
     assert office.counted == ["trigger accepted", "resolve accepted"]
     assert office.pager.status.incidents == ()
 
@@ -141,7 +169,7 @@ def test_a_tunnel_that_is_gone_and_a_facilitator_of_another_name_leave_nothing_o
 def test_what_was_not_sent_yet_cancels_out(office: Office) -> None:
     office.double.script(ScriptedReply(hang=True))
     office.set(first=FIRING)
-    assert office.double.wait(lambda d: d.requests == 1)    # the thread is busy with it
+    assert office.double.wait(lambda d: d.requests == 1)  # the thread is busy with it
     office.set(first=FIRING, acme=FIRING)
     office.set(first=FIRING, acme=CLEAR)
     office.set(first=FIRING, acme=HOLD)
@@ -181,9 +209,19 @@ def test_a_trigger_that_may_have_been_taken_is_resolved(office: Office) -> None:
     assert office.settled()
 
 
-@pytest.mark.parametrize("step", [
-    ScriptedReply(500), ScriptedReply(500, process=True), ScriptedReply(503), ScriptedReply(429), ScriptedReply(408), ScriptedReply(cut="answer"), ScriptedReply(cut="answer", process=False),
-], ids=["500", "500-taken", "503", "429", "408", "cut-taken", "cut"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        ScriptedReply(500),
+        ScriptedReply(500, process=True),
+        ScriptedReply(503),
+        ScriptedReply(429),
+        ScriptedReply(408),
+        ScriptedReply(cut="answer"),
+        ScriptedReply(cut="answer", process=False),
+    ],
+    ids=["500", "500-taken", "503", "429", "408", "cut-taken", "cut"],
+)
 def test_tried_again_until_taken(office: Office, step: ScriptedReply) -> None:
     office.double.script(*[step] * 3)
     office.set(acme=FIRING)
@@ -191,7 +229,7 @@ def test_tried_again_until_taken(office: Office, step: ScriptedReply) -> None:
     office.double.script(*[step] * 3)
     office.set(acme=CLEAR)
     assert office.settled()
-    assert len(office.double.alerts) == 1       # never a second page for the same trouble
+    assert len(office.double.alerts) == 1  # never a second page for the same trouble
     assert office.counted.count("trigger accepted") == office.counted.count("resolve accepted") == 1
     assert len(office.counted) == 8
 
@@ -205,7 +243,7 @@ def test_the_status_line_says_that_it_was_taken(office: Office) -> None:
 
 def test_nobody_listens_then_somebody_does(office: Office) -> None:
     with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))      # bound and not listening: connections are refused
+        placeholder.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         office.paging = replace(office.paging, url=f"http://127.0.0.1:{placeholder.getsockname()[1]}")
         office.set(acme=FIRING)
         assert eventually(lambda: office.counted.count("trigger failed") >= 2)
@@ -240,7 +278,9 @@ def test_a_refused_resolve_gives_up_but_not_for_the_next_incident(office: Office
     assert office.settled(KEY)
     office.double.script(ScriptedReply(400))
     office.set(acme=CLEAR)
-    assert eventually(lambda: office.counted[-1:] == ["resolve rejected"] and office.pager.status.incidents == ())
+    assert eventually(
+        lambda: office.counted[-1:] == ["resolve rejected"] and office.pager.status.incidents == ()
+    )
     office.set(acme=FIRING)
     office.set(acme=FIRING)
     assert eventually(lambda: office.double.alerts[0].triggers == 2)
@@ -293,7 +333,9 @@ def test_rotation_and_restart_without_the_old_key_is_said(office: Office) -> Non
     office.keys["key"] = OTHER_KEY
     with capture_logs() as logs:
         office.set(acme=CLEAR)
-        assert eventually(lambda: office.actions() == ["trigger", "resolve"] and office.pager.status.incidents == ())
+        assert eventually(
+            lambda: office.actions() == ["trigger", "resolve"] and office.pager.status.incidents == ()
+        )
     assert [log for log in logs if "by hand" in log["event"] and log["dedup_key"] == KEY]
 
 
@@ -315,7 +357,10 @@ def test_a_tunnel_with_a_service_of_its_own(office: Office) -> None:
     office.paging = replace(office.paging, tunnels={"own": Secret(file="other")})
     office.set(acme=FIRING, own=FIRING)
     assert office.settled(KEY, "facilitator/vpn1/own")
-    assert {a.dedup_key: a.routing_key for a in office.double.alerts} == {KEY: ROUTING_KEY, "facilitator/vpn1/own": OTHER_KEY}
+    assert {a.dedup_key: a.routing_key for a in office.double.alerts} == {
+        KEY: ROUTING_KEY,
+        "facilitator/vpn1/own": OTHER_KEY,
+    }
 
 
 def test_without_pagerduty_the_log_says_it_once(office: Office) -> None:
@@ -356,7 +401,7 @@ def test_budget_in_any_window(moments: list[float], events: int) -> None:
             budget.spend("key", moment)
             sent.append(moment)
         else:
-            assert budget.free_at("key", free_at) <= free_at    # the promise is kept
+            assert budget.free_at("key", free_at) <= free_at  # the promise is kept
     for first, beyond in zip(sent, sent[events:], strict=False):
         assert beyond - first >= 60.0 - 1e-6
 
@@ -386,7 +431,7 @@ def test_the_end_of_the_daemon_resolves_nothing(office: Office) -> None:
     office.set(acme=HOLD)
     office.close()
     assert office.actions() == ["trigger"]
-    office.set(acme=CLEAR)      # the next run knows it
+    office.set(acme=CLEAR)  # the next run knows it
     assert office.settled()
 
 
@@ -400,9 +445,11 @@ def test_the_real_path_can_be_tried(office: Office) -> None:
         office.pager.test().result(10)
 
 
-def test_an_error_of_our_own_does_not_silence_the_pager(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_our_own_does_not_silence_the_pager(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("supervisor.reports.paging.pager.CRASH_PAUSE", 0.01)
-    office.lines = None     # type: ignore[assignment]      # the callable misbehaves
+    office.lines = None  # type: ignore[assignment]      # the callable misbehaves
     with capture_logs() as logs:
         office.set(acme=FIRING)
         assert eventually(lambda: any("stumbled" in log["event"] for log in logs))
@@ -410,12 +457,15 @@ def test_an_error_of_our_own_does_not_silence_the_pager(office: Office, monkeypa
         assert office.settled(KEY)
 
 
-# --- what is said --------------------------------------------------------------------------------------------------------------
+# --- what is said
+# ----------------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000)
 
 
-@given(TEXT.filter(bool), st.dictionaries(TEXT, TEXT, max_size=5), st.lists(st.text(max_size=200), max_size=30))
+@given(
+    TEXT.filter(bool), st.dictionaries(TEXT, TEXT, max_size=5), st.lists(st.text(max_size=200), max_size=30)
+)
 def test_every_body_is_valid(summary: str, details: dict[str, str], lines: list[str]) -> None:
     body = events_v2.trigger("vpn1", alert(FIRING, summary=summary, details=details), 0.0, lines)
     assert problems({"routing_key": ROUTING_KEY, **json.loads(body)}) == []
@@ -430,7 +480,9 @@ def test_a_body_is_never_too_large() -> None:
 
 
 def test_the_newest_lines_stay() -> None:
-    body = json.loads(events_v2.trigger("vpn1", alert(FIRING), 0.0, [f"{n} {'x' * 20_000}" for n in range(20)]))
+    body = json.loads(
+        events_v2.trigger("vpn1", alert(FIRING), 0.0, [f"{n} {'x' * 20_000}" for n in range(20)])
+    )
     lines = body["payload"]["custom_details"]["last_lines"]
     assert lines[-1].startswith("19 ")
     assert 5 < len(lines) < 20
@@ -452,13 +504,23 @@ def test_dedup_keys_fit() -> None:
     assert long != dedup_key("v" * 301, "acme")
 
 
-# --- answers -------------------------------------------------------------------------------------------------------------------
+# --- answers
+# ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("header", "low", "high"), [
-    ("7", 7, 7), ("0", 0, 0), ("99999", 3600, 3600), ("-5", 0, 0), ("nan", 0, 0), ("soon", 0, 0), ("", 0, 0),
-    ("a date in ten minutes", 400, 600),
-])
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0", 0, 0),
+        ("99999", 3600, 3600),
+        ("-5", 0, 0),
+        ("nan", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+        ("a date in ten minutes", 400, 600),
+    ],
+)
 def test_retry_after(header: str, low: float, high: float) -> None:
     if header.startswith("a date"):
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600))

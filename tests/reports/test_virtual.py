@@ -1,4 +1,6 @@
-"""Incidents in virtual time, against any misbehaviour of PagerDuty and any number of crashes: nothing is lost, doubled or left open."""
+"""Incidents in virtual time, against any misbehaviour of PagerDuty and any number of crashes: nothing is
+lost, doubled or left open.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ from tests.reports.worlds import alert
 from tunnels.settings import Secret
 
 HOUR, DAY = 3600.0, 86400.0
-POINTS = ("before the write", "before the send", "before it is taken", "before the answer", "before the answer is written", "afterwards")
+POINTS = (
+    "before the write",
+    "before the send",
+    "before it is taken",
+    "before the answer",
+    "before the answer is written",
+    "afterwards",
+)
 
 
 class Killed(BaseException):
@@ -40,7 +49,7 @@ class Answering:
 
     outcome: SendOutcome = SendOutcome.ACCEPTED
     taken: bool = True
-    seconds: float = 0.1            # until the answer, or until we give up
+    seconds: float = 0.1  # until the answer, or until we give up
     retry_after: float = 0.0
 
 
@@ -75,16 +84,23 @@ class PagerWorld(PagerDuty):
         self.down: tuple[float, float] = (0.0, 0.0)
         self.kill_at: str | None = None
         self.open: dict[str, float] = {}
-        self.pages: dict[str, list[float]] = {}     # when an incident was opened that was not open
+        self.pages: dict[str, list[float]] = {}  # when an incident was opened that was not open
         self.taken: list[tuple[str, str]] = []
         self.wanted: dict[str, bool] = {}
-        self.edges: dict[str, int] = {}             # how often each incident was wanted anew
+        self.edges: dict[str, int] = {}  # how often each incident was wanted anew
         self._begin()
 
     def _begin(self) -> None:
         hooks = Hooks(lambda _: ROUTING_KEY, self._lines, self._count)
         clock = PagerClock(lambda: self.now, lambda: self.now + 1e9)
-        self.pager = Pager(self, self.state, Paging("vpn1", "", Secret(file="key")), hooks, RoutingKeyLog(self._point), clock=clock)
+        self.pager = Pager(
+            self,
+            self.state,
+            Paging("vpn1", "", Secret(file="key")),
+            hooks,
+            RoutingKeyLog(self._point),
+            clock=clock,
+        )
 
     # --- where it can be killed ---
 
@@ -110,7 +126,13 @@ class PagerWorld(PagerDuty):
         event = {"routing_key": key, **json.loads(body)}
         assert (problems if "event_action" in event else change_problems)(event) == []
         self._point("before it is taken")
-        answering = REFUSED_CONNECTION if self.down[0] <= self.now < self.down[1] else self.script.popleft() if self.script else FINE
+        answering = (
+            REFUSED_CONNECTION
+            if self.down[0] <= self.now < self.down[1]
+            else self.script.popleft()
+            if self.script
+            else FINE
+        )
         if answering.taken and "event_action" in event:
             self._take(event["event_action"], event["dedup_key"])
         self.now += answering.seconds
@@ -139,7 +161,9 @@ class PagerWorld(PagerDuty):
         self.pager.set({name: alert(verdict, name) for name, verdict in verdicts.items()})
 
     def run(self, seconds: float) -> None:
-        """Let time pass; a killed pager is begun anew, and the engine comes to the same verdicts as before."""
+        """Let time pass; a killed pager is begun anew, and the engine comes to the same verdicts as
+        before.
+        """
         until = self.now + seconds
         while True:
             try:
@@ -161,7 +185,9 @@ class PagerWorld(PagerDuty):
         self.pager.set({name: alert(verdict, name) for name, verdict in said.items()})
 
     def settled(self) -> None:
-        """After a day without news what is open is what is wanted, and nobody was called more often than there was a reason."""
+        """After a day without news what is open is what is wanted, and nobody was called more often than
+        there was a reason.
+        """
         self.run(DAY)
         wanted = {f"facilitator/vpn1/{name}" for name, wanted in self.wanted.items() if wanted}
         assert set(self.open) == wanted
@@ -194,11 +220,18 @@ class fresh:
         shutil.rmtree(self.state)
 
 
-ANSWERS = st.sampled_from([FINE, FINE, FINE, CUT, REFUSED_CONNECTION, ERROR, THROTTLED, HANGS, HANGS_AND_TAKES])
+ANSWERS = st.sampled_from(
+    [FINE, FINE, FINE, CUT, REFUSED_CONNECTION, ERROR, THROTTLED, HANGS, HANGS_AND_TAKES]
+)
 VERDICTS = st.dictionaries(st.sampled_from(["acme", "own", "third"]), st.sampled_from(Verdict), max_size=3)
 EVENTS = st.one_of(
-    VERDICTS, VERDICTS, st.sampled_from(POINTS), st.sampled_from([1.0, 30.0, 300.0, HOUR]), st.lists(ANSWERS, min_size=1, max_size=6),
-    st.tuples(st.just("down"), st.sampled_from([60.0, HOUR])), st.just("settle"),
+    VERDICTS,
+    VERDICTS,
+    st.sampled_from(POINTS),
+    st.sampled_from([1.0, 30.0, 300.0, HOUR]),
+    st.lists(ANSWERS, min_size=1, max_size=6),
+    st.tuples(st.just("down"), st.sampled_from([60.0, HOUR])),
+    st.just("settle"),
 )
 
 
@@ -238,9 +271,14 @@ def test_killed_at_each_point_of_the_trigger_and_of_the_resolve(world: PagerWorl
     world.settled()
 
 
-@pytest.mark.parametrize("script", [[CUT], [THROTTLED] * 5, [ERROR] * 8, [HANGS], [HANGS_AND_TAKES], [CUT, ERROR, THROTTLED, HANGS] * 3],
-                         ids=["202 then cut", "429 x 5", "500s", "hang", "hang taken", "all"])
-def test_each_incident_is_triggered_once_and_resolved_once_in_order(world: PagerWorld, script: list[Answering]) -> None:
+@pytest.mark.parametrize(
+    "script",
+    [[CUT], [THROTTLED] * 5, [ERROR] * 8, [HANGS], [HANGS_AND_TAKES], [CUT, ERROR, THROTTLED, HANGS] * 3],
+    ids=["202 then cut", "429 x 5", "500s", "hang", "hang taken", "all"],
+)
+def test_each_incident_is_triggered_once_and_resolved_once_in_order(
+    world: PagerWorld, script: list[Answering]
+) -> None:
     for verdict in (Verdict.FIRING, Verdict.CLEAR):
         world.script.extend(script)
         world.set(acme=verdict)

@@ -37,7 +37,9 @@ class Hook:
 
     def open(self) -> None:
         hooks = Hooks(lambda _: f"{self.address}\n", lambda tunnel: [f"last of {tunnel}"])
-        self.pager = Pager(Webhook(), self.state, Paging("vpn1", webhook=Secret(file="url")), hooks, Secrets(), pace=FAST)
+        self.pager = Pager(
+            Webhook(), self.state, Paging("vpn1", webhook=Secret(file="url")), hooks, Secrets(), pace=FAST
+        )
         self.pager.start()
 
     def set(self, **verdicts: Verdict) -> None:
@@ -64,8 +66,18 @@ def test_an_incident_as_plain_json(hook: Hook) -> None:
     hook.set(acme=FIRING)
     [opened] = hook.posts(1)
     assert opened | {"id": "", "since": ""} == {
-        "id": "", "version": 1, "action": "trigger", "dedup_key": KEY, "facilitator": "vpn1", "subject": "acme", "tunnels": [],
-        "severity": "critical", "summary": "tunnel acme is down", "reason": "network", "since": "", "details": {"tunnel": "acme"},
+        "id": "",
+        "version": 1,
+        "action": "trigger",
+        "dedup_key": KEY,
+        "facilitator": "vpn1",
+        "subject": "acme",
+        "tunnels": [],
+        "severity": "critical",
+        "summary": "tunnel acme is down",
+        "reason": "network",
+        "since": "",
+        "details": {"tunnel": "acme"},
         "last_lines": ["last of acme"],
     }
     hook.set(acme=CLEAR)
@@ -74,7 +86,17 @@ def test_an_incident_as_plain_json(hook: Hook) -> None:
     assert eventually(lambda: hook.pager.status.incidents == ())
 
 
-@pytest.mark.parametrize("step", [ScriptedReply(500), ScriptedReply(503), ScriptedReply(429), ScriptedReply(cut="answer"), ScriptedReply(408)], ids=["500", "503", "429", "cut", "408"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        ScriptedReply(500),
+        ScriptedReply(503),
+        ScriptedReply(429),
+        ScriptedReply(cut="answer"),
+        ScriptedReply(408),
+    ],
+    ids=["500", "503", "429", "cut", "408"],
+)
 def test_sent_until_it_is_taken_and_a_repetition_can_be_told(hook: Hook, step: ScriptedReply) -> None:
     hook.double.script(*[replace(step) for _ in range(3)])
     hook.set(acme=FIRING)
@@ -83,7 +105,9 @@ def test_sent_until_it_is_taken_and_a_repetition_can_be_told(hook: Hook, step: S
     hook.set(acme=CLEAR)
     assert hook.double.wait(lambda d: d.posts[-1]["action"] == "resolve")
     assert len({post["id"] for post in hook.double.posts}) == 2
-    assert [post["action"] for post in hook.double.posts] == ["trigger"] * (len(hook.double.posts) - 1) + ["resolve"]
+    assert [post["action"] for post in hook.double.posts] == ["trigger"] * (len(hook.double.posts) - 1) + [
+        "resolve"
+    ]
 
 
 def test_another_run_goes_on(hook: Hook) -> None:
@@ -117,7 +141,17 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
         pagers = Pagers(tmp_path, paging, Hooks(lambda secret: keys[str(secret.file)]), Secrets())
         assert pagers.left_open() == frozenset()
         pagers.start()
-        group = Alert("group:gateway:gw", FIRING, "critical", "3 tunnels", 1.0, {}, "network", {"since": 1.0}, ("a", "b", "c"))
+        group = Alert(
+            "group:gateway:gw",
+            FIRING,
+            "critical",
+            "3 tunnels",
+            1.0,
+            {},
+            "network",
+            {"since": 1.0},
+            ("a", "b", "c"),
+        )
         pagers.set({"acme": alert(FIRING), group.tunnel: group})
         assert double.wait(lambda d: len(d.open()) == 2 and len(d.posts) == 2)
         assert {tuple(post["tunnels"]) for post in double.posts} == {(), ("a", "b", "c")}
@@ -126,7 +160,8 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
         assert double.changes[0]["payload"]["custom_details"] == {"done": "acme: added"}
         results = {name: future.result(30) for name, future in pagers.test().items()}
         assert {name: [a.outcome for a in answers] for name, answers in results.items()} == {
-            "pagerduty": [SendOutcome.ACCEPTED] * 2, "webhook": [SendOutcome.ACCEPTED] * 2,
+            "pagerduty": [SendOutcome.ACCEPTED] * 2,
+            "webhook": [SendOutcome.ACCEPTED] * 2,
         }
         assert eventually(lambda: [r["pending"] for r in pagers.document["receivers"]] == [0, 0])
         shown = pagers.document["receivers"]
@@ -134,7 +169,10 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
             (name, {"acme": "open", "group:gateway:gw": "open"}) for name in ("pagerduty", "webhook")
         ]
         pagers.close()
-        assert Pagers(tmp_path, paging, Hooks(lambda secret: ""), Secrets()).left_open() == {"acme", "group:gateway:gw"}
+        assert Pagers(tmp_path, paging, Hooks(lambda secret: ""), Secrets()).left_open() == {
+            "acme",
+            "group:gateway:gw",
+        }
         assert double.refusals == []
 
 

@@ -11,7 +11,13 @@ from tunnels.settings import Destination, Probe, Tunnel
 
 
 def tunnel(name: str, network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
-    return Tunnel(name=name, kind="test", destinations=(network,), probe=Probe(targets=("icmp://10.77.0.1",)), **settings)
+    return Tunnel(
+        name=name,
+        kind="test",
+        destinations=(network,),
+        probe=Probe(targets=("icmp://10.77.0.1",)),
+        **settings,
+    )
 
 
 def world(habits: Habits, **tunnels: Tunnel) -> World:
@@ -33,10 +39,19 @@ def test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once() 
     assert "icmp://10.77.0.1" in alert.summary
     assert alert.details["dead_leg"].startswith("destination:")
     simulated.run(until=90_000.0)
-    assert (simulated.alerter.opened, simulated.alerter.resolved, len(simulated.runner.spawned)) == (["acme"], ["acme"], 1)
-    told = [(t.health, t.reason, t.leg) for t in simulated.recorder.transitions if t.before is t.after is Phase.UP]
-    assert told == [(Health.HEALTHY, Reason.HEALTHY, None), (Health.UNHEALTHY, Reason.DESTINATION, "destination"),
-                    (Health.HEALTHY, Reason.HEALTHY, None)]
+    assert (simulated.alerter.opened, simulated.alerter.resolved, len(simulated.runner.spawned)) == (
+        ["acme"],
+        ["acme"],
+        1,
+    )
+    told = [
+        (t.health, t.reason, t.leg) for t in simulated.recorder.transitions if t.before is t.after is Phase.UP
+    ]
+    assert told == [
+        (Health.HEALTHY, Reason.HEALTHY, None),
+        (Health.UNHEALTHY, Reason.DESTINATION, "destination"),
+        (Health.HEALTHY, Reason.HEALTHY, None),
+    ]
 
 
 def test_packets_that_answer_nobody_save_a_session_for_five_minutes_and_the_next_one_for_good() -> None:
@@ -48,7 +63,11 @@ def test_packets_that_answer_nobody_save_a_session_for_five_minutes_and_the_next
 
 
 def test_when_the_tunnel_dies_too_it_is_given_up_soon() -> None:
-    simulated = world(Habits(path_alive=between(1000.0, 20_000.0), proof=lambda now: Proof.ANSWERED if now < 5000.0 else None))
+    simulated = world(
+        Habits(
+            path_alive=between(1000.0, 20_000.0), proof=lambda now: Proof.ANSWERED if now < 5000.0 else None
+        )
+    )
     simulated.run(until=5000.0)
     assert len(simulated.runner.spawned) == 1
     simulated.run(until=5000.0 + 16.0)
@@ -63,7 +82,9 @@ def test_a_spare_takes_over_the_destination_that_only_one_tunnel_cannot_reach() 
 
     def carrier() -> str:
         lanes = {lane.number: lane.tunnel for lane in simulated.engine.plan.lanes}
-        return next(lanes[carry.lane] for carry in simulated.engine.plan.carries if carry.network == destination)
+        return next(
+            lanes[carry.lane] for carry in simulated.engine.plan.carries if carry.network == destination
+        )
 
     simulated.run(until=999.0)
     assert carrier() == "first"

@@ -1,4 +1,6 @@
-"""Who is called in virtual time: what flaps is one incident, what has one cause is one incident, and what was planned is none."""
+"""Who is called in virtual time: what flaps is one incident, what has one cause is one incident, and what
+was planned is none.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def tunnel(name: str, **settings: object) -> Tunnel:
     return Tunnel(name=name, kind="test", destinations=(f"10.{number}.0.0/24",), probe=probe, **settings)
 
 
-def world(count: int, habits: Habits, gateway: Callable[[str], str] = lambda name: "gw", **settings: object) -> World:
+def world(
+    count: int, habits: Habits, gateway: Callable[[str], str] = lambda name: "gw", **settings: object
+) -> World:
     tunnels = {f"t{n}": tunnel(f"t{n}", **settings) for n in range(count)}
     return World(tunnels, habits, kind=replace(KIND, endpoint=lambda t: gateway(t.name)))
 
@@ -50,7 +54,10 @@ def test_a_client_that_dies_every_twenty_seconds_is_one_incident() -> None:
 
     simulated.run(until=600.0)
     assert simulated.alerter.opened == ["t0"]
-    assert "keeps failing" in simulated.alerter.alerts["t0"].summary or simulated.alerter.alerts["t0"].summary == ""
+    assert (
+        "keeps failing" in simulated.alerter.alerts["t0"].summary
+        or simulated.alerter.alerts["t0"].summary == ""
+    )
     simulated.run(until=1200.0)
     assert (simulated.alerter.opened, simulated.alerter.resolved) == (["t0"], ["t0"])
 
@@ -71,8 +78,8 @@ def test_a_condition_that_flaps_is_one_incident() -> None:
 
 
 def test_a_dead_gateway_is_one_incident_and_its_neighbours_are_not_named() -> None:
-    where = lambda name: "gw" if int(name[1:]) < 20 else f"other-{name}"     # noqa: E731
-    dead = lambda now: 1000.0 <= now < 3000.0     # noqa: E731
+    where = lambda name: "gw" if int(name[1:]) < 20 else f"other-{name}"  # noqa: E731
+    dead = lambda now: 1000.0 <= now < 3000.0  # noqa: E731
     habits = Habits()
     simulated = world(23, habits, where)
     habits.path_alive = lambda now: not (dead(now) and int(simulated.prober.asking[1:]) < 20)
@@ -115,7 +122,10 @@ def test_a_group_stays_the_one_incident_while_its_members_come_back_one_by_one()
     simulated = world(5, habits)
     habits.path_alive = lambda now: not 500.0 <= now < 1000.0 + 600.0 * int(simulated.prober.asking[1:])
     simulated.run(until=5000.0)
-    assert (simulated.alerter.opened, simulated.alerter.resolved) == (["group:gateway:gw"], ["group:gateway:gw"])
+    assert (simulated.alerter.opened, simulated.alerter.resolved) == (
+        ["group:gateway:gw"],
+        ["group:gateway:gw"],
+    )
 
 
 def test_what_follows_later_comes_under_the_open_incident() -> None:
@@ -129,11 +139,20 @@ def test_what_follows_later_comes_under_the_open_incident() -> None:
 
 @pytest.mark.parametrize("severities", [("warning", "critical")])
 def test_teams_with_their_own_keys_are_called_apart(severities: tuple[str, str]) -> None:
-    tunnels = {f"t{n}": tunnel(f"t{n}", alert=AlertSettings(severity=severities[n % 2], routing_key=Secret(file=f"team{n % 2}"))) for n in range(6)}
-    simulated = World(tunnels, Habits(path_alive=lambda now: now < 500.0), kind=replace(KIND, endpoint=lambda t: "gw"))
+    tunnels = {
+        f"t{n}": tunnel(
+            f"t{n}", alert=AlertSettings(severity=severities[n % 2], routing_key=Secret(file=f"team{n % 2}"))
+        )
+        for n in range(6)
+    }
+    simulated = World(
+        tunnels, Habits(path_alive=lambda now: now < 500.0), kind=replace(KIND, endpoint=lambda t: "gw")
+    )
     simulated.run(until=2000.0)
     assert simulated.alerter.opened == ["group:gateway:gw:team0", "group:gateway:gw:team1"]
-    assert [simulated.alerter.alerts[f"group:gateway:gw:team{n}"].severity for n in (0, 1)] == list(severities)
+    assert [simulated.alerter.alerts[f"group:gateway:gw:team{n}"].severity for n in (0, 1)] == list(
+        severities
+    )
 
 
 @pytest.mark.parametrize("left", ["group:gateway:gw", "t1"])

@@ -1,4 +1,6 @@
-"""The daemon dies at any moment, and another one goes on, in virtual time: no client runs twice, none is given up, no login is repeated."""
+"""The daemon dies at any moment, and another one goes on, in virtual time: no client runs twice, none is
+given up, no login is repeated.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ def test_what_is_well_stays_well_and_nothing_happens_to_it() -> None:
         simulated.crash()
         simulated.run(until=float(moment))
     after = simulated.engine.snapshot.tunnels["acme"][1]
-    assert (after.session, after.since, after.well_since, after.health) == (before.session, before.since, before.well_since, Health.HEALTHY)
+    assert (after.session, after.since, after.well_since, after.health) == (
+        before.session,
+        before.since,
+        before.well_since,
+        Health.HEALTHY,
+    )
     assert len(simulated.runner.spawned) == 1
     assert len(simulated.recorder.transitions) == told
     assert simulated.alerter.opened == []
@@ -66,7 +73,9 @@ def test_a_crash_loop_does_not_multiply_logins(every: float) -> None:
 
 def test_a_ban_and_a_backoff_outlive_the_daemon() -> None:
     habits = Habits(says=lambda: Failed(Reason.BANNED, "go away"))
-    simulated = World({name: tunnel(name) for name in ("a", "b")}, habits, kind=replace(KIND, endpoint=lambda t: "gw"))
+    simulated = World(
+        {name: tunnel(name) for name in ("a", "b")}, habits, kind=replace(KIND, endpoint=lambda t: "gw")
+    )
     simulated.run(until=5.0)
     attempts = len(simulated.runner.spawned)
     for _ in range(50):
@@ -80,7 +89,11 @@ def test_other_settings_end_the_client_properly_and_start_it_anew() -> None:
     simulated.run(until=100.0)
     simulated.crash(restart=("acme",))
     simulated.run(until=110.0)
-    assert [(name, session) for _, name, session in simulated.runner.spawned] == [("acme", 1), ("other", 1), ("acme", 2)]
+    assert [(name, session) for _, name, session in simulated.runner.spawned] == [
+        ("acme", 1),
+        ("other", 1),
+        ("acme", 2),
+    ]
     assert simulated.phase() is Phase.UP
 
 
@@ -103,15 +116,24 @@ def test_nobody_is_paged_for_a_crash_and_an_incident_goes_on() -> None:
         simulated.run(until=float(moment))
         simulated.crash()
     assert simulated.alerter.opened == ["acme"]
-    opened = next(t.at for t in simulated.recorder.transitions if t.health is Health.UNHEALTHY or t.after is not Phase.UP and t.at > 200.0)
+    opened = next(
+        t.at
+        for t in simulated.recorder.transitions
+        if t.health is Health.UNHEALTHY or t.after is not Phase.UP and t.at > 200.0
+    )
     assert 200.0 < opened < 215.0
 
 
 def test_a_planned_reconnect_goes_on_over_crashes() -> None:
-    """Both sessions are gone on with, on their seats, and the old one still carries its flows to their end."""
+    """Both sessions are gone on with, on their seats, and the old one still carries its flows to their
+    end.
+    """
     left = {"count": 2}
     planned = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
-    simulated = World({"acme": tunnel(reconnect=planned)}, Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
+    simulated = World(
+        {"acme": tunnel(reconnect=planned)},
+        Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]),
+    )
     simulated.run(until=3000.0)
     while simulated.now < 3500.0:
         simulated.run(until=simulated.now + 7.0)
@@ -130,17 +152,25 @@ def test_a_planned_reconnect_goes_on_over_crashes() -> None:
 
 @given(st.integers(0, 10_000))
 def test_whenever_the_daemon_dies(seed: int) -> None:
-    """At most one client for each seat (the double insists on it); the numbers of sessions only grow; in the end all is well."""
+    """At most one client for each seat (the double insists on it); the numbers of sessions only grow; in
+    the end all is well.
+    """
     dice = random.Random(seed)
     habits = Habits(
-        connects_in=lambda: dice.choice((0.1, 0.5, 3.0)), lives=lambda: dice.uniform(1.0, 300.0),
-        obeys_sigterm=lambda: dice.random() < 0.7, path_alive=lambda now: now > 500.0 or int(now / 20.0) % 4 > 0,
+        connects_in=lambda: dice.choice((0.1, 0.5, 3.0)),
+        lives=lambda: dice.uniform(1.0, 300.0),
+        obeys_sigterm=lambda: dice.random() < 0.7,
+        path_alive=lambda now: now > 500.0 or int(now / 20.0) % 4 > 0,
     )
     simulated = World({name: tunnel(name) for name in ("a", "b")}, habits, seed)
     while simulated.now < 500.0:
         simulated.run(until=simulated.now + dice.uniform(0.0, 30.0))
         if dice.random() < 0.2:
-            simulated.post(Asked(dice.choice("ab"), reason=dice.choice((Reason.RESTARTED, Reason.STOPPED, Reason.STARTED))))
+            simulated.post(
+                Asked(
+                    dice.choice("ab"), reason=dice.choice((Reason.RESTARTED, Reason.STOPPED, Reason.STARTED))
+                )
+            )
         simulated.crash(lost=[place for place in list(simulated.runner.alive) if dice.random() < 0.1])
     habits.lives = lambda: float("inf")
     simulated.run(until=simulated.now + 900.0)
@@ -160,7 +190,14 @@ def test_whenever_the_daemon_dies(seed: int) -> None:
 ])  # fmt: skip
 def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news: list[Reason]) -> None:
     state = replace(state, session=Session(4), numbered=4)
-    begun = revive("acme", PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}), LIMITS, 100.0, held=held, anew=False)
+    begun = revive(
+        "acme",
+        PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}),
+        LIMITS,
+        100.0,
+        held=held,
+        anew=False,
+    )
     assert [event.reason for event in begun.events if isinstance(event, Asked)] == news
     assert begun.state.session.number == 4
 
@@ -170,9 +207,13 @@ def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news:
     (None, False, None),                                # it was called off
     (None, True, Drain(Reason.STOPPED, 900.0)),         # but this one had been stopped before
 ])  # fmt: skip
-def test_what_drained_for_the_end_of_the_daemon(ends_by: float | None, held: bool, left: Drain | None) -> None:
+def test_what_drained_for_the_end_of_the_daemon(
+    ends_by: float | None, held: bool, left: Drain | None
+) -> None:
     state = TunnelState(phase=Phase.UP, session=Session(4), drain=Drain(Reason.SHUTDOWN, 900.0))
     memory = PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}, ends_by=ends_by)
     begun = revive("acme", memory, LIMITS, 100.0, held=held, anew=True)
     assert begun.state.drain == left
-    assert (Reason.SHUTDOWN in [event.reason for event in begun.events if isinstance(event, Asked)]) is (ends_by is not None)
+    assert (Reason.SHUTDOWN in [event.reason for event in begun.events if isinstance(event, Asked)]) is (
+        ends_by is not None
+    )

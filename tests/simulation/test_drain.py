@@ -1,4 +1,6 @@
-"""Drains in virtual time: what is in a tunnel goes on, nothing new enters it, and it ends when nothing is left."""
+"""Drains in virtual time: what is in a tunnel goes on, nothing new enters it, and it ends when nothing is
+left.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ STOP, SHUTDOWN = Reason.STOPPED, Reason.SHUTDOWN
 
 
 def tunnel(name: str = "acme", network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
-    return Tunnel(name=name, kind="test", destinations=(network,), probe=Probe(targets=("icmp://10.77.0.1",)), **settings)
+    return Tunnel(
+        name=name,
+        kind="test",
+        destinations=(network,),
+        probe=Probe(targets=("icmp://10.77.0.1",)),
+        **settings,
+    )
 
 
 def world(habits: Habits, *more: Tunnel) -> World:
@@ -49,7 +57,11 @@ def test_it_ends_when_its_flows_are_over() -> None:
     assert state(simulated).drain == Drain(STOP, 3700.0, 3)
     assert (state(simulated).phase, state(simulated).want) == (Phase.UP, Want.UP)
     simulated.run(until=502.0)
-    assert (state(simulated).phase, state(simulated).reason, state(simulated).drain) == (Phase.STOPPED, STOP, None)
+    assert (state(simulated).phase, state(simulated).reason, state(simulated).drain) == (
+        Phase.STOPPED,
+        STOP,
+        None,
+    )
     assert not plan(simulated).lanes[0].draining
 
 
@@ -85,10 +97,16 @@ def test_one_that_waits_for_a_human_holds_up_nothing() -> None:
     drain(simulated)
     habits.says = lambda: Failed(Reason.CERTIFICATE, "expired")
     simulated.run(until=400.0)
-    assert (state(simulated).phase, state(simulated).reason, state(simulated).want) == (Phase.STOPPED, STOP, Want.DOWN)
+    assert (state(simulated).phase, state(simulated).reason, state(simulated).want) == (
+        Phase.STOPPED,
+        STOP,
+        Want.DOWN,
+    )
 
 
-@pytest.mark.parametrize(("asked", "phase"), [(Reason.STARTED, Phase.UP), (STOP, Phase.STOPPED), (Reason.RESTARTED, Phase.UP)])
+@pytest.mark.parametrize(
+    ("asked", "phase"), [(Reason.STARTED, Phase.UP), (STOP, Phase.STOPPED), (Reason.RESTARTED, Phase.UP)]
+)
 def test_another_wish_takes_it_back(asked: Reason, phase: Phase) -> None:
     simulated = world(Habits(flows=lambda name, now: 1))
     drain(simulated)
@@ -133,7 +151,8 @@ def test_nobody_is_called_for_what_is_to_end() -> None:
     assert simulated.alerter.opened == []
 
 
-# --- the daemon is killed meanwhile -------------------------------------------------------------------------------------------------
+# --- the daemon is killed meanwhile
+# -------------------------------------------------------------------------------------------------
 
 
 def closed(simulated: World) -> bool:
@@ -160,7 +179,9 @@ def test_the_next_daemon_goes_on_with_it_to_the_end() -> None:
     assert state(simulated).session == session
     assert state(simulated).drain == Drain(SHUTDOWN, 3700.0, 2)
     assert (state(simulated, "cloud").phase, state(simulated, "cloud").want) == (Phase.STOPPED, Want.DOWN)
-    assert all(lane.draining for each in simulated.network.plans[before:] for lane in each.lanes if lane.up), "at no time it takes a flow"
+    assert all(
+        lane.draining for each in simulated.network.plans[before:] for lane in each.lanes if lane.up
+    ), "at no time it takes a flow"
     left["acme"] = 0
     simulated.run(until=260.0)
     assert all_stopped(simulated.engine.snapshot)
@@ -182,7 +203,9 @@ def test_whatever_the_moments_nothing_new_is_taken() -> None:
     for _ in range(50):
         simulated = ending({"acme": 2, "cloud": 1})
         while simulated.now < 600.0:
-            simulated.crash(lost=[place for place in list(simulated.runner.alive) if dice.random() < 0.2], ends_by=3700.0)
+            simulated.crash(
+                lost=[place for place in list(simulated.runner.alive) if dice.random() < 0.2], ends_by=3700.0
+            )
             assert closed(simulated)
             simulated.run(until=simulated.now + dice.choice([0.0, 0.01, 1.0, 60.0]) * dice.random() + 0.001)
             assert closed(simulated)

@@ -1,4 +1,6 @@
-"""One output, or the step of one tunnel, has a fault of its own: everything else goes on, and nothing spins. In virtual time."""
+"""One output, or the step of one tunnel, has a fault of its own: everything else goes on, and nothing
+spins. In virtual time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ from tunnels.settings import Probe, Reconnect, Tunnel
 
 
 def tunnel(name: str, number: int) -> Tunnel:
-    return Tunnel(name=name, kind="test", destinations=(f"10.{number}.0.0/24",), probe=Probe(targets=(f"icmp://10.{number}.0.1",)))
+    return Tunnel(
+        name=name,
+        kind="test",
+        destinations=(f"10.{number}.0.0/24",),
+        probe=Probe(targets=(f"icmp://10.{number}.0.1",)),
+    )
 
 
 TUNNELS = {"good": tunnel("good", 1), "other": tunnel("other", 2)}
@@ -84,7 +91,7 @@ def test_an_output_that_raises_is_told_counted_and_shown_and_the_others_go_on(na
     assert set(world.keeper.records) == set(TUNNELS)
 
     part.broken = False
-    world.post(Asked("good", reason=Reason.RESTARTED))      # something to record
+    world.post(Asked("good", reason=Reason.RESTARTED))  # something to record
     world.run(60.0 + 2 * STAYS)
     assert f"internal-error:{name}" not in world.engine.conditions, "it works again"
     assert f"internal-error:{name}" not in world.alerter.open
@@ -108,11 +115,11 @@ def test_a_watcher_that_raises_hides_no_other_condition() -> None:
             raise RuntimeError("a fault")
 
     class Seer:
-        conditions = {"seen": Condition("something is wrong")}      # noqa: RUF012 - a value, never changed
+        conditions = {"seen": Condition("something is wrong")}  # noqa: RUF012 - a value, never changed
 
     world = World(TUNNELS, Habits(), outputs=lambda all: replace(all, watchers=(FaultyWatcher(), Seer())))
     world.run(10.0)
-    assert {"seen", "internal-error:watcher:Watcher"} <= set(world.engine.conditions)
+    assert {"seen", "internal-error:watcher:FaultyWatcher"} <= set(world.engine.conditions)
 
 
 def test_a_runner_that_raises_fails_one_start() -> None:

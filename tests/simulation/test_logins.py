@@ -32,10 +32,14 @@ def refusing(reason: Reason) -> Habits:
     return Habits(says=lambda: Failed(reason, "no"))
 
 
-# --- what the far side sees in an hour ----------------------------------------------------------------------------------------------
+# --- what the far side sees in an hour
+# ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("reason", "most"), [(Reason.AUTH, 3), (Reason.HANDSHAKE, 3), (Reason.OUR_CERTIFICATE, 1), (Reason.BANNED, 6)])
+@pytest.mark.parametrize(
+    ("reason", "most"),
+    [(Reason.AUTH, 3), (Reason.HANDSHAKE, 3), (Reason.OUR_CERTIFICATE, 1), (Reason.BANNED, 6)],
+)
 @pytest.mark.parametrize("sharing", [1, 5])
 def test_what_cannot_work_is_not_tried_again_and_again(reason: Reason, most: int, sharing: int) -> None:
     """Five tunnels with one account may do no more harm to it than one."""
@@ -52,7 +56,9 @@ def test_logins_with_a_refused_account_are_minutes_apart() -> None:
     assert 60.0 <= second - first < 62.0
     assert 120.0 <= third - second < 122.0
     assert {world.phase(name) for name in crowd(4)} == {Phase.FAILED}
-    untried = next(state for name, (_, state) in world.engine.snapshot.tunnels.items() if not state.session.number)
+    untried = next(
+        state for name, (_, state) in world.engine.snapshot.tunnels.items() if not state.session.number
+    )
     assert "refused the account svc 3 times" in untried.failure.text
 
 
@@ -68,7 +74,9 @@ def test_a_changed_secret_wakes_every_tunnel_of_the_account() -> None:
 
 
 def test_the_success_of_one_wakes_the_others() -> None:
-    """The far side's administrator unlocked the account: no file has changed, and somebody started one of the tunnels."""
+    """The far side's administrator unlocked the account: no file has changed, and somebody started one of
+    the tunnels.
+    """
     habits = refusing(Reason.AUTH)
     world = World(crowd(3, user="svc"), habits)
     world.run(until=HOUR)
@@ -91,7 +99,9 @@ def test_a_refused_handshake_is_an_accident_for_a_tunnel_that_has_worked() -> No
 
 
 def test_secrets_that_change_while_a_login_runs_are_tried_at_once() -> None:
-    """Whoever corrects the password in the second in which it is refused must not wait for the next change."""
+    """Whoever corrects the password in the second in which it is refused must not wait for the next
+    change.
+    """
     habits = refusing(Reason.KEY)
     world = World({"acme": tunnel()}, habits)
     world.run(until=0.1)
@@ -101,7 +111,8 @@ def test_secrets_that_change_while_a_login_runs_are_tried_at_once() -> None:
     assert world.phase() is Phase.UP
 
 
-# --- turns ----------------------------------------------------------------------------------------------------------------------------
+# --- turns
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_clients_of_one_gateway_knock_one_after_the_other() -> None:
@@ -126,7 +137,8 @@ def test_the_first_login_with_an_account_is_awaited() -> None:
     assert {world.phase(name) for name in crowd(3)} == {Phase.UP}
 
 
-# --- questions ------------------------------------------------------------------------------------------------------------------------
+# --- questions
+# ----------------------------------------------------------------------------------------------------------
 
 
 def asked(wanted: Wanted = Wanted.CODE) -> World:
@@ -166,7 +178,8 @@ def test_after_an_answer_the_client_has_its_ordinary_time() -> None:
     assert world.engine.snapshot.tunnels["acme"][1].failure.reason is Reason.START_TIMEOUT
 
 
-# --- the ladder -----------------------------------------------------------------------------------------------------------------------
+# --- the ladder
+# ----------------------------------------------------------------------------------------------------------
 
 
 def rungs(world: World) -> list[Rung]:
@@ -188,7 +201,11 @@ def test_the_client_reconnects_in_place_before_it_is_given_up() -> None:
 
 def test_each_rung_is_tried_and_then_the_next() -> None:
     settings = {"probe": Probe(targets=("icmp://10.77.0.1",))}
-    world = World({"acme": tunnel(**settings)}, Habits(path_alive=lambda now: now < 100.0), kind=replace(KIND, renew=(Say("x"),)))
+    world = World(
+        {"acme": tunnel(**settings)},
+        Habits(path_alive=lambda now: now < 100.0),
+        kind=replace(KIND, renew=(Say("x"),)),
+    )
     world.run(until=50.0)
     world.post(ev.Kept("acme", 1, True))
     world.run(until=400.0)
@@ -201,7 +218,7 @@ def test_a_kept_session_that_the_far_side_forgot_is_followed_by_a_login_at_once(
     world = World({"acme": tunnel(probe=Probe())}, Habits(lives=lambda: 100.0))
     world.run(until=50.0)
     world.post(ev.Kept("acme", 1, True))
-    world.run(until=100.6)      # it dropped and was resumed
+    world.run(until=100.6)  # it dropped and was resumed
     assert world.engine.snapshot.tunnels["acme"][1].session.resumed
     world.post(ev.ClientSaid("acme", 2, Failed(Reason.SESSION_EXPIRED, "cookie")))
     world.run(until=102.0)
@@ -223,12 +240,15 @@ def test_a_kept_session_outlives_a_long_outage() -> None:
     assert (state.phase, state.session.resumed, state.session.number > 5) == (Phase.UP, True, True)
 
 
-# --- changed secrets ----------------------------------------------------------------------------------------------------------------
+# --- changed secrets
+# ----------------------------------------------------------------------------------------------------------
 
 
 def changed(reconnect: bool) -> World:
     login = Login(reconnect_on_change=reconnect)
-    world = World({"acme": Tunnel(name="acme", kind="test", destinations=("10.0.0.0/24",), login=login)}, Habits())
+    world = World(
+        {"acme": Tunnel(name="acme", kind="test", destinations=("10.0.0.0/24",), login=login)}, Habits()
+    )
     world.run(until=100.0)
     world.post(ev.InputsChanged("acme"))
     world.run(until=110.0)

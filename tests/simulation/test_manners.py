@@ -1,4 +1,6 @@
-"""While a tunnel is away its destinations pause, and refuse when it stays away: at the right moment, though nothing happens then."""
+"""While a tunnel is away its destinations pause, and refuse when it stays away: at the right moment,
+though nothing happens then.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ def lane(simulated: World) -> tuple[bool, Manner]:
 
 def test_the_pause_ends_after_fifteen_seconds_without_any_event() -> None:
     once = iter([0.5])
-    simulated = World({"acme": tunnel(reconnect=Reconnect(first="1000s", max="1000s"))}, Habits(
-        connects_in=lambda: next(once, None), path_alive=lambda now: now < 100.0,
-    ))
+    simulated = World(
+        {"acme": tunnel(reconnect=Reconnect(first="1000s", max="1000s"))},
+        Habits(connects_in=lambda: next(once, None), path_alive=lambda now: now < 100.0),
+    )
     simulated.run(until=99.0)
     assert lane(simulated) == (True, Manner.PAUSE)
     simulated.run(until=112.0)
@@ -33,7 +36,7 @@ def test_the_pause_ends_after_fifteen_seconds_without_any_event() -> None:
 
 
 def test_a_tunnel_that_comes_back_soon_never_refuses() -> None:
-    lives = itertools.cycle((70.0, 100.0, 140.0))       # no habit that could be learned
+    lives = itertools.cycle((70.0, 100.0, 140.0))  # no habit that could be learned
     simulated = World({"acme": tunnel()}, Habits(lives=lambda: next(lives)))
     for second in range(1, 2000):
         simulated.run(until=float(second))

@@ -23,7 +23,9 @@ RENEWS = replace(KIND, renew=(Say("renew"),), renews_login=True)
 
 
 def tunnel(name: str = "acme", network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
-    return Tunnel(name=name, kind="test", destinations=(network,), **{"reconnect": PLANNED, "probe": PROBED, **settings})
+    return Tunnel(
+        name=name, kind="test", destinations=(network,), **{"reconnect": PLANNED, "probe": PROBED, **settings}
+    )
 
 
 def world(habits: Habits, kind: object = KIND, **more: object) -> World:
@@ -51,7 +53,8 @@ def settled(habits: Habits, until: float = 60.0, **more: object) -> World:
     return simulated
 
 
-# --- make before break --------------------------------------------------------------------------------------------------------------
+# --- make before break
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
@@ -120,7 +123,9 @@ def test_a_far_side_that_refuses_a_second_session(kind: object) -> None:
     simulated.post(ev.Quiet("acme"))
     simulated.run(until=3460.0)
     assert state(simulated).session.started > 3440.0
-    assert [t.reason for t in simulated.recorder.transitions if t.after is Phase.STOPPING][-1] is Reason.PLANNED
+    assert [t.reason for t in simulated.recorder.transitions if t.after is Phase.STOPPING][
+        -1
+    ] is Reason.PLANNED
     assert simulated.alerter.opened == []
 
 
@@ -131,7 +136,8 @@ def test_without_a_quiet_moment_it_reconnects_just_before_the_limit() -> None:
     assert HOUR - 8.0 < state(simulated).session.started < HOUR
 
 
-# --- what goes wrong ----------------------------------------------------------------------------------------------------------------
+# --- what goes wrong
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_successor_that_does_not_come_up_changes_nothing() -> None:
@@ -187,7 +193,9 @@ def test_the_old_session_ends_with_its_time() -> None:
 
 def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
     early = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "55m"}))
-    simulated = World({"acme": tunnel(reconnect=early)}, Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
+    simulated = World(
+        {"acme": tunnel(reconnect=early)}, Habits(second=Second.ALLOWED, flows=lambda name, now: 5)
+    )
     simulated.run(until=60.0)
     never_down(simulated, HOUR - 1.0)
     assert simulated.runner.sessions("acme") == [1, 3], "its limit is an hour after it was connected"
@@ -217,7 +225,8 @@ def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
     assert len(simulated.runner.spawned) == 1
 
 
-# --- several tunnels ----------------------------------------------------------------------------------------------------------------
+# --- several tunnels
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_of_a_pair_only_one_reconnects_at_a_time() -> None:
@@ -240,7 +249,8 @@ def test_twenty_tunnels_do_not_go_together() -> None:
     assert starts[-1] - starts[0] > 100.0
 
 
-# --- what is learned ----------------------------------------------------------------------------------------------------------------
+# --- what is learned
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_limit_that_nobody_has_told_is_learned_and_met() -> None:
@@ -257,18 +267,25 @@ def test_a_client_whose_sessions_never_end_is_left_alone() -> None:
     assert len(simulated.runner.spawned) == 1
 
 
-# --- whatever happens ---------------------------------------------------------------------------------------------------------------
+# --- whatever happens
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_histories(seed: int) -> None:
-    """The doubles assert that a seat is never taken twice, and that no carry points to a lane that is closed while the other is open."""
+    """The doubles assert that a seat is never taken twice, and that no carry points to a lane that is
+    closed while the other is open.
+    """
     dice = random.Random(seed)
     habits = Habits(
         second=dice.choice([Second.ALLOWED, Second.REPLACES, Second.ENDS, Second.REFUSED]),
         connects_in=lambda: dice.choice([0.1, 1.0, 20.0, None]) if dice.random() < 0.5 else 0.5,
         lives=lambda: dice.choice([30.0, 300.0, 1000.0, float("inf")]),
-        says=lambda: Failed(dice.choice([Reason.NETWORK, Reason.PEER_CLOSED, Reason.HANDSHAKE]), "no") if dice.random() < 0.2 else None,
+        says=lambda: (
+            Failed(dice.choice([Reason.NETWORK, Reason.PEER_CLOSED, Reason.HANDSHAKE]), "no")
+            if dice.random() < 0.2
+            else None
+        ),
         obeys_sigterm=lambda: dice.random() < 0.9,
         flows=lambda name, now: dice.randrange(3),
     )
@@ -277,11 +294,22 @@ def test_random_histories(seed: int) -> None:
     for _ in range(300):
         simulated.run(until=simulated.now + dice.expovariate(1 / 20.0))
         if dice.random() < 0.1:
-            simulated.post(dice.choice([
-                ev.Asked("acme", reason=dice.choice([Reason.STARTED, Reason.STOPPED, Reason.RESTARTED])), ev.Quiet("acme"),
-                ev.Asked("acme", reason=Reason.STARTED), ev.DeviceLost("acme"), ev.InputsChanged("acme"), ev.ReconnectDue("acme"),
-                ev.UplinkChanged("", alive=dice.random() < 0.7), ev.Asked("acme", reason=Reason.STOPPED, until=simulated.now + 50.0),
-            ]))
+            simulated.post(
+                dice.choice(
+                    [
+                        ev.Asked(
+                            "acme", reason=dice.choice([Reason.STARTED, Reason.STOPPED, Reason.RESTARTED])
+                        ),
+                        ev.Quiet("acme"),
+                        ev.Asked("acme", reason=Reason.STARTED),
+                        ev.DeviceLost("acme"),
+                        ev.InputsChanged("acme"),
+                        ev.ReconnectDue("acme"),
+                        ev.UplinkChanged("", alive=dice.random() < 0.7),
+                        ev.Asked("acme", reason=Reason.STOPPED, until=simulated.now + 50.0),
+                    ]
+                )
+            )
         now = state(simulated)
         assert len(simulated.runner.sessions("acme")) <= 2
         assert now.other is None or now.other.session.seat != now.session.seat

@@ -13,7 +13,12 @@ CUT, BACK = 1000.0, 1600.0
 
 def world(count: int, habits: Habits) -> World:
     tunnels = {
-        f"t{n}": Tunnel(name=f"t{n}", kind="test", destinations=(f"10.{n}.0.0/24",), probe=Probe(targets=(f"icmp://10.{n}.0.1",)))
+        f"t{n}": Tunnel(
+            name=f"t{n}",
+            kind="test",
+            destinations=(f"10.{n}.0.0/24",),
+            probe=Probe(targets=(f"icmp://10.{n}.0.1",)),
+        )
         for n in range(count)
     }
     return World(tunnels, habits)
@@ -35,7 +40,10 @@ def test_one_incident_names_the_uplink_and_no_client_is_restarted() -> None:
     cut_and_back(simulated)
     assert simulated.alerter.opened == ["uplink"]
     assert "eth0 has no carrier" in simulated.alerter.alerts["uplink"].summary
-    assert {state.health for _, state in simulated.engine.snapshot.tunnels.values()} <= {Health.UNHEALTHY, Health.HEALTHY}
+    assert {state.health for _, state in simulated.engine.snapshot.tunnels.values()} <= {
+        Health.UNHEALTHY,
+        Health.HEALTHY,
+    }
     simulated.run(until=BACK + 600.0)
     assert (simulated.alerter.opened, simulated.alerter.resolved) == (["uplink"], ["uplink"])
     assert len(simulated.runner.spawned) == 20

@@ -28,11 +28,14 @@ def world(habits: Habits, **settings: object) -> World:
 def test_a_year_of_drops() -> None:
     """Drops about every four hours, sometimes hangs while starting or ignores SIGTERM; nobody has to act."""
     dice = random.Random(7)
-    simulated = world(Habits(
-        connects_in=lambda: None if dice.random() < 0.02 else 0.5,
-        lives=lambda: dice.expovariate(1 / (4 * 3600)),
-        obeys_sigterm=lambda: dice.random() > 0.1,
-    ), probe=Probe())
+    simulated = world(
+        Habits(
+            connects_in=lambda: None if dice.random() < 0.02 else 0.5,
+            lives=lambda: dice.expovariate(1 / (4 * 3600)),
+            obeys_sigterm=lambda: dice.random() > 0.1,
+        ),
+        probe=Probe(),
+    )
     simulated.run(until=365 * DAY)
     sessions = len(simulated.runner.spawned)
     down = sum(t.lasted for t in simulated.recorder.transitions if t.before is not Phase.UP)
@@ -101,7 +104,9 @@ def test_a_removed_tunnel_is_stopped_and_then_forgotten_everywhere() -> None:
     simulated = World({"acme": tunnel(), "other": tunnel("other")}, Habits())
     simulated.run(until=10.0)
     simulated.engine.configure(Scope("sim", ()), {"acme": tunnel()}, held=())
-    assert "other" in {lane.tunnel for lane in simulated.engine.plan.lanes}, "fail-closed until its client is gone"
+    assert "other" in {lane.tunnel for lane in simulated.engine.plan.lanes}, (
+        "fail-closed until its client is gone"
+    )
     simulated.run(until=20.0)
     assert set(simulated.engine.snapshot.tunnels) == {"acme"}
     assert {lane.tunnel for lane in simulated.engine.plan.lanes} == {"acme"}
@@ -152,12 +157,16 @@ def test_the_spare_takes_over_at_the_verdict_and_gives_back_only_to_a_proven_tun
     main, spare = tunnel("main", priority=100), tunnel("spare", priority=200)
     simulated = World({"main": main, "spare": spare}, Habits())
     dead = (1000.0, 1120.0)
-    simulated.habits.path_alive = lambda now: not (dead[0] <= now < dead[1] and simulated.prober.asking == "main")
+    simulated.habits.path_alive = lambda now: (
+        not (dead[0] <= now < dead[1] and simulated.prober.asking == "main")
+    )
     carriers = []
     for moment in (990.0, 1011.0, 1125.0, 1400.0):
         simulated.run(until=moment)
         (carry,) = simulated.engine.plan.carries
-        carriers.append(next(lane.tunnel for lane in simulated.engine.plan.lanes if lane.number == carry.lane))
+        carriers.append(
+            next(lane.tunnel for lane in simulated.engine.plan.lanes if lane.number == carry.lane)
+        )
     assert carriers == ["main", "spare", "spare", "main"]
 
 

@@ -1,4 +1,6 @@
-"""One lab for all system tests; each test has its own daemon, with its own state, and leaves the lab as it was."""
+"""One lab for all system tests; each test has its own daemon, with its own state, and leaves the lab as it
+was.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def config(lab: Lab) -> Config:
-    """The lab's configuration with short times, so that a first retry is immediate soon and nothing waits for minutes."""
+    """The lab's configuration with short times, so that a first retry is immediate soon and nothing waits
+    for minutes.
+    """
     config = lab.configuration()
     config["defaults"] = {
         "login": {"pause": "100ms"},
@@ -32,7 +36,9 @@ def config(lab: Lab) -> Config:
 
 @pytest.fixture
 def daemon(lab: Lab, config: Config) -> Iterator[LabDaemon]:
-    """A running facilitator whose tunnels are both well; what it leaves behind after its end and a `cleanup` fails the test."""
+    """A running facilitator whose tunnels are both well; what it leaves behind after its end and a
+    `cleanup` fails the test.
+    """
     daemon = lab.daemon(config)
     with daemon:
         daemon.wait_well()

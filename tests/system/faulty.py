@@ -10,11 +10,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from supervisor.app.daemon import run
-from tunnels.base import Carrier, Connected, Dialogue, Input, Kind, Launch, LineSource, Observation, Placement, Say, Tunnel
+from tunnels.base import (
+    Carrier,
+    Connected,
+    Dialogue,
+    Input,
+    Kind,
+    Launch,
+    LineSource,
+    Observation,
+    Placement,
+    Say,
+    Tunnel,
+)
 from tunnels.registry import KINDS
 
 ENTRIES = ("inputs", "launch", "dialogue", "receive", "endpoint", "door", "certificates", "pairs", "inside")
-FATAL = ("launch", "dialogue", "receive")       # without these no session comes up
+FATAL = ("launch", "dialogue", "receive")  # without these no session comes up
 
 
 class Faulty(Tunnel):
@@ -95,8 +107,19 @@ def certificates(inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
 
 
 KIND = Kind(
-    "faulty", Faulty, Carrier.PROXY, inputs, launch, dialogue, (), pairs=pairs, endpoint=endpoint, door=door, inside=inside,
-    certificates=certificates, start_timeout=5.0,
+    "faulty",
+    Faulty,
+    Carrier.PROXY,
+    inputs,
+    launch,
+    dialogue,
+    (),
+    pairs=pairs,
+    endpoint=endpoint,
+    door=door,
+    inside=inside,
+    certificates=certificates,
+    start_timeout=5.0,
 )
 
 if __name__ == "__main__":

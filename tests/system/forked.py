@@ -1,8 +1,10 @@
-"""Daemons that start quickly: a server imports the program once and forks it for each start, one after the other.
+"""Daemons that start quickly: a server imports the program once and forks it for each start, one after the
+other.
 
-Most of a start is the import of libraries, a second of processor time. What is forked is the real program, in a process of its own, from
-the reading of its command line on; only the import is shared. `python -m tests.system.forked` is the server: it reads `COMMAND CONFIG LOG`
-from stdin for each start, and prints the process id, and at the end of that process its exit code.
+Most of a start is the import of libraries, a second of processor time. What is forked is the real program, in
+a process of its own, from the reading of its command line on; only the import is shared. `python -m
+tests.system.forked` is the server: it reads `COMMAND CONFIG LOG` from stdin for each start, and prints the
+process id, and at the end of that process its exit code.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class ForkServer:
 
     def __init__(self, namespace: Namespace) -> None:
         argv = (sys.executable, "-m", "tests.system.forked")
-        self._process = namespace.popen(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1, cwd=REPOSITORY)
+        self._process = namespace.popen(
+            *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1, cwd=REPOSITORY
+        )
 
     def __enter__(self) -> ForkServer:
         return self

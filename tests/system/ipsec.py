@@ -1,4 +1,6 @@
-"""What the system tests of vpnc and strongSwan share: the customer's gateway in the lab, and what happens to a tunnel to it."""
+"""What the system tests of vpnc and strongSwan share: the customer's gateway in the lab, and what happens
+to a tunnel to it.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,12 @@ def below(daemon: LabDaemon, word: str) -> list[int]:
 def carries(lab: Lab, daemon: LabDaemon, name: str) -> None:
     """A request from the laptop arrives, from the tunnel's address."""
     address = daemon.wait_for(name, phase="up", health="healthy")["session"]["address"]
-    arrives = f"sees {address}"     # of two tunnels the better one carries once it has proven itself
-    eventually(lambda: arrives in lab.request(f"http://{DATACENTRE_WEB}/").body, PATIENCE, f"the web server {arrives}")
+    arrives = f"sees {address}"  # of two tunnels the better one carries once it has proven itself
+    eventually(
+        lambda: arrives in lab.request(f"http://{DATACENTRE_WEB}/").body,
+        PATIENCE,
+        f"the web server {arrives}",
+    )
 
 
 def killed(lab: Lab, daemon: LabDaemon, name: str, *words: str) -> None:
@@ -60,7 +66,9 @@ def killed(lab: Lab, daemon: LabDaemon, name: str, *words: str) -> None:
     for word in words:
         daemon.wait_for(name, phase="up", health="healthy")
         (victim,) = below(daemon, word)
-        outage = lab.outage(DATACENTRE_WEB, functools.partial(os.kill, victim, signal.SIGKILL), until=daemon.replaced(name))
+        outage = lab.outage(
+            DATACENTRE_WEB, functools.partial(os.kill, victim, signal.SIGKILL), until=daemon.replaced(name)
+        )
         outages.append(outage.seconds)
     print(f"{name}: killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in outages))
     assert statistics.median(outages) <= 1.0 * NOISE
@@ -89,5 +97,9 @@ def refused(lab: Lab, daemon: LabDaemon, name: str, server: StrongSwanServer, te
     before = len(server.attempts)
     error = eventually(lambda: daemon.tunnel(name)["last_error"], PATIENCE, "the login is refused")
     assert text in error
-    eventually(lambda: daemon.metric("facilitator_tunnel_login_failures_total", tunnel=name), PATIENCE, "it is counted")
+    eventually(
+        lambda: daemon.metric("facilitator_tunnel_login_failures_total", tunnel=name),
+        PATIENCE,
+        "it is counted",
+    )
     assert server.attempts[before:].count("refused") <= 3

@@ -1,4 +1,6 @@
-"""The real daemon and its calls: one incident over a SIGKILL, one over many failures, and what `facilitator alerts` says of it."""
+"""The real daemon and its calls: one incident over a SIGKILL, one over many failures, and what
+`facilitator alerts` says of it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ KEY = "facilitator/lab/acme-dc"
 def called(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> Iterator[LabDaemon]:
     """A daemon with one tunnel, short holds, and both receivers."""
     lab.set_secret("webhook-address", f"{pagerduty.url}/hook/token-of-the-hook\n")
-    alerts = lab.configuration(pagerduty)["alerts"] | {"webhook": {"url": {"file": str(lab.directory / "webhook-address")}}}
+    alerts = lab.configuration(pagerduty)["alerts"] | {
+        "webhook": {"url": {"file": str(lab.directory / "webhook-address")}}
+    }
     config = only(config, "acme-dc") | {"alerts": alerts}
     config["defaults"] |= {"alert": {"after": "3s", "clear_after": "4s"}}
     with lab.daemon(config) as daemon:
@@ -45,9 +49,14 @@ def alerts(daemon: LabDaemon) -> dict[str, Any]:
 
 def test_one_incident_over_the_daemons_death(lab: Lab, called: LabDaemon, pagerduty: LabPagerDuty) -> None:
     tried = called.cli("alerts", "--test")
-    assert (tried.returncode, tried.stdout.splitlines()) == (0, [
-        f"{name}: {action}: accepted" for name in ("pagerduty", "webhook") for action in ("trigger", "resolve")
-    ])
+    assert (tried.returncode, tried.stdout.splitlines()) == (
+        0,
+        [
+            f"{name}: {action}: accepted"
+            for name in ("pagerduty", "webhook")
+            for action in ("trigger", "resolve")
+        ],
+    )
     lab.blackhole(CUSTOMER)
     try:
         eventually(lambda: pagerduty.open() == [KEY], 30, "an incident is open")
@@ -72,7 +81,9 @@ def test_one_incident_over_the_daemons_death(lab: Lab, called: LabDaemon, pagerd
     assert state["refusals"] == state["parallel"] == []
 
 
-def test_a_client_that_dies_again_and_again_is_one_incident_and_changes_call_nobody(called: LabDaemon, pagerduty: LabPagerDuty) -> None:
+def test_a_client_that_dies_again_and_again_is_one_incident_and_changes_call_nobody(
+    called: LabDaemon, pagerduty: LabPagerDuty
+) -> None:
     for _ in range(8):
         called.wait_for("acme-dc", phase="up", health="healthy")
         os.kill(called.tunnel("acme-dc")["session"]["pid"], signal.SIGKILL)

@@ -1,4 +1,6 @@
-"""Every kind of tunnel and every login at once, in one daemon, each carrying staff's requests; and no secret lies open meanwhile."""
+"""Every kind of tunnel and every login at once, in one daemon, each carrying staff's requests; and no
+secret lies open meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,9 @@ def test_all_of_them_carry_at_once(lab: Lab, config: Config, everyone: Customers
         for customer in everyone.all:
             reply = lab.request(f"http://{customer.web}/")
             assert (customer.name, reply.status) == (customer.name, 200), reply
-        assert {tunnel["name"]: tunnel["reconnects"] for tunnel in daemon.status()["tunnels"]} == dict.fromkeys(
-            (customer.name for customer in everyone.all), 0
-        )
+        assert {
+            tunnel["name"]: tunnel["reconnects"] for tunnel in daemon.status()["tunnels"]
+        } == dict.fromkeys((customer.name for customer in everyone.all), 0)
         assert _secrets_in_the_open(daemon, everyone) == []
         before = daemon.sessions()
         daemon.kill9()

@@ -1,4 +1,6 @@
-"""Thousands of new flows a second: every one of them is in the audit, or counted as lost in a gap. (`make bench` does this for longer.)"""
+"""Thousands of new flows a second: every one of them is in the audit, or counted as lost in a gap. (`make
+bench` does this for longer.)
+"""
 
 from __future__ import annotations
 

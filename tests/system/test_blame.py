@@ -1,4 +1,6 @@
-"""Whom a verdict blames, with real clients: neither a dead destination nor a dead uplink costs a session, and the incident names it."""
+"""Whom a verdict blames, with real clients: neither a dead destination nor a dead uplink costs a session,
+and the incident names it.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ from tests.lab.wait import eventually
 pytestmark = pytest.mark.root
 
 OPENVPNS, PROXIES = 14, 6
-FLAPS = 15          # ten minutes at 20 s each
+FLAPS = 15  # ten minutes at 20 s each
 
 
 def sessions(daemon: LabDaemon) -> dict[str, Any]:
     """Which sessions run, in which processes."""
-    return {tunnel["name"]: (tunnel["session"]["id"], tunnel["session"]["pid"]) for tunnel in daemon.status()["tunnels"]}
+    return {
+        tunnel["name"]: (tunnel["session"]["id"], tunnel["session"]["pid"])
+        for tunnel in daemon.status()["tunnels"]
+    }
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class PagerDutyCalls:
     """What PagerDuty is told from a moment on at which all was well."""
 
     pagerduty: LabPagerDuty
-    earlier: int        # events: a busy machine may take its time for the start
+    earlier: int  # events: a busy machine may take its time for the start
 
     @classmethod
     def since(cls, daemon: LabDaemon, pagerduty: LabPagerDuty) -> PagerDutyCalls:
@@ -46,12 +51,15 @@ class PagerDutyCalls:
     def events(self) -> list[dict[str, Any]]:
         """As they came."""
         found: list[dict[str, Any]] = self.pagerduty.state()["events"]
-        return found[self.earlier:]
+        return found[self.earlier :]
 
     @property
     def told(self) -> list[tuple[str, str]]:
         """What was done with which incident."""
-        return [(event["event_action"], event["dedup_key"].removeprefix("facilitator/lab/")) for event in self.events]
+        return [
+            (event["event_action"], event["dedup_key"].removeprefix("facilitator/lab/"))
+            for event in self.events
+        ]
 
 
 def with_calls(lab: Lab, config: Config, pagerduty: LabPagerDuty, after: str, clear_after: str) -> Config:
@@ -71,19 +79,26 @@ def everyone(lab: Lab) -> Iterator[Customers]:
         yield made
 
 
-def test_a_dead_destination_costs_no_session_of_any_kind(lab: Lab, config: Config, everyone: Customers, pagerduty: LabPagerDuty) -> None:
+def test_a_dead_destination_costs_no_session_of_any_kind(
+    lab: Lab, config: Config, everyone: Customers, pagerduty: LabPagerDuty
+) -> None:
     with lab.daemon(with_calls(lab, everyone.config(config), pagerduty, "3s", "2s")) as daemon:
         calls, before = PagerDutyCalls.since(daemon, pagerduty), sessions(daemon)
         with lab.network.mute("datacentre"), lab.network.mute("cloud"):
             for name in before:
                 told = daemon.wait_for(name, 20, phase="up", health="unhealthy", leg="destination")
                 print(name, told["last_error"])
-            eventually(lambda: len(pagerduty.open()) == len(before), 20, "somebody is called for each destination")
+            eventually(
+                lambda: len(pagerduty.open()) == len(before), 20, "somebody is called for each destination"
+            )
             assert sessions(daemon) == before
             for event in calls.events:
                 assert "its destination is dead" in event["payload"]["summary"]
                 assert event["payload"]["custom_details"]["dead_leg"].startswith("destination:")
-                assert str(CLOUD_WEB if "sshuttle" in event["dedup_key"] else DATACENTRE_WEB) in event["payload"]["summary"]
+                assert (
+                    str(CLOUD_WEB if "sshuttle" in event["dedup_key"] else DATACENTRE_WEB)
+                    in event["payload"]["summary"]
+                )
             assert daemon.metric("facilitator_tunnel_dead_leg", leg="destination") == len(before)
         daemon.wait_well(20)
         eventually(lambda: pagerduty.open() == [], 20, "it is over")
@@ -106,15 +121,27 @@ def test_a_dead_gateway_is_told_from_a_dead_service_on_it(lab: Lab, config: Conf
     assert daemon.leftovers() == {}
 
 
-def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
+def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty
+) -> None:
     del config["defaults"]["probe"]
     with lab.daemon(with_calls(lab, twenty(lab, config), pagerduty, "2m", "1s")) as daemon:
         calls, before = PagerDutyCalls.since(daemon, pagerduty), sessions(daemon)
         assert len(before) == OPENVPNS + PROXIES
         with lab.network.cut():
-            eventually(lambda: pagerduty.open() == ["facilitator/lab/uplink"], 30, "somebody is called for the uplink")
-            eventually(lambda: {t["leg"] for t in daemon.status()["tunnels"]} == {"uplink"}, 30, "all of them blame the uplink")
-            assert [each["name"] for each in daemon.status()["conditions"]] == ["uplink"], "it explains that the tunnels are down"
+            eventually(
+                lambda: pagerduty.open() == ["facilitator/lab/uplink"],
+                30,
+                "somebody is called for the uplink",
+            )
+            eventually(
+                lambda: {t["leg"] for t in daemon.status()["tunnels"]} == {"uplink"},
+                30,
+                "all of them blame the uplink",
+            )
+            assert [each["name"] for each in daemon.status()["conditions"]] == ["uplink"], (
+                "it explains that the tunnels are down"
+            )
         daemon.wait_well(30)
         eventually(lambda: pagerduty.open() == [], 120, "it is over")
         assert calls.told == [("trigger", "uplink"), ("resolve", "uplink")]
@@ -124,19 +151,29 @@ def test_a_cut_uplink_with_twenty_tunnels_is_one_incident_and_costs_no_session(l
     assert daemon.leftovers() == {}
 
 
-def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: LabPagerDuty, request: pytest.FixtureRequest) -> None:
-    """The product's own times where it dies and lives 20 s each, for ten minutes; all of them shorter in the same measure otherwise."""
+def test_a_path_that_flaps_is_one_incident(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty, request: pytest.FixtureRequest
+) -> None:
+    """The product's own times where it dies and lives 20 s each, for ten minutes; all of them shorter in
+    the same measure otherwise.
+    """
     period = float(request.config.getoption("--flap-seconds"))
     config["defaults"] |= {
         "probe": {"interval": seconds(period / 4), "timeout": seconds(period / 10)},
-        "reconnect": {"first": seconds(period / 20), "max": seconds(period * 6), "stable_after": seconds(period * 3)},
+        "reconnect": {
+            "first": seconds(period / 20),
+            "max": seconds(period * 6),
+            "stable_after": seconds(period * 3),
+        },
     }
-    with lab.daemon(only(with_calls(lab, config, pagerduty, seconds(period * 9), seconds(period * 6)), "acme-dc")) as daemon:
+    with lab.daemon(
+        only(with_calls(lab, config, pagerduty, seconds(period * 9), seconds(period * 6)), "acme-dc")
+    ) as daemon:
         calls = PagerDutyCalls.since(daemon, pagerduty)
         try:
             for _ in range(FLAPS):
                 lab.blackhole(CUSTOMER)
-                time.sleep(period)          # the flapping itself
+                time.sleep(period)  # the flapping itself
                 lab.unblock(CUSTOMER)
                 time.sleep(period)
         finally:
@@ -149,14 +186,18 @@ def test_a_path_that_flaps_is_one_incident(lab: Lab, config: Config, pagerduty: 
     assert daemon.leftovers() == {}
 
 
-def test_a_tunnel_that_loses_every_fourth_probe_is_degraded(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
+def test_a_tunnel_that_loses_every_fourth_probe_is_degraded(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty
+) -> None:
     config["tunnels"]["acme-dc"]["probe"] = {"targets": [f"icmp://{DATACENTRE_WEB}"]}
     with lab.daemon(only(with_calls(lab, config, pagerduty, "2s", "1s"), "acme-dc")) as daemon:
         calls, before = PagerDutyCalls.since(daemon, pagerduty), sessions(daemon)
         with lab.network.lossy("datacentre", 4):
             told = eventually(lambda: daemon.tunnel("acme-dc")["degraded"], 20, "its quality is told")
             assert "probe rounds unanswered" in told
-            eventually(lambda: pagerduty.open() == ["facilitator/lab/degraded:acme-dc"], 20, "somebody is told")
+            eventually(
+                lambda: pagerduty.open() == ["facilitator/lab/degraded:acme-dc"], 20, "somebody is told"
+            )
             assert daemon.metric("facilitator_tunnel_degraded", tunnel="acme-dc") == 1
             assert daemon.metric("facilitator_tunnel_up", tunnel="acme-dc") == 1
             assert [each["name"] for each in daemon.status()["conditions"]] == ["degraded:acme-dc"]
@@ -168,7 +209,9 @@ def test_a_tunnel_that_loses_every_fourth_probe_is_degraded(lab: Lab, config: Co
         assert sessions(daemon) == before
         lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
         assert [each["text"] for each in lines if each.get("reason") == "degraded"] == [told]
-        history = json.loads(daemon.cli("history", "acme-dc", "--json").stdout)["tunnels"][0]["availability"]["1h"]
+        history = json.loads(daemon.cli("history", "acme-dc", "--json").stdout)["tunnels"][0]["availability"][
+            "1h"
+        ]
         assert history["degraded_seconds"] > 0
         assert history["failures"] == 0
     assert daemon.leftovers() == {}

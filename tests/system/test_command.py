@@ -1,4 +1,6 @@
-"""OpenVPN once more, but as a command that the daemon knows nothing about: everything comes from the configuration."""
+"""OpenVPN once more, but as a command that the daemon knows nothing about: everything comes from the
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,11 @@ OWN = ["--dev", "{device}", "--dev-type", "tun", "--nobind", "--route-noexec", "
 @pytest.fixture
 def config(lab: Lab, config: Config) -> Config:
     tunnel = {
-        "kind": "command", "argv": ["openvpn", "--config", str(lab.directory / "acme.ovpn"), *OWN], "up": {"probe": True},
-        "transient": ["(?P<peer_closed>server-pushed-connection-reset)"], "destinations": [str(DATACENTRE)],
+        "kind": "command",
+        "argv": ["openvpn", "--config", str(lab.directory / "acme.ovpn"), *OWN],
+        "up": {"probe": True},
+        "transient": ["(?P<peer_closed>server-pushed-connection-reset)"],
+        "destinations": [str(DATACENTRE)],
         "probe": {"targets": [f"tcp://{DATACENTRE_WEB}:80"]},
     }
     return {**config, "tunnels": {"acme-vpn": tunnel}}
@@ -37,9 +42,13 @@ def test_its_life(lab: Lab, daemon: LabDaemon) -> None:
     for _ in range(3):
         daemon.wait_for("acme-vpn", phase="up", health="healthy")
         (victim,) = daemon.client_pids("openvpn")
-        outages.append(lab.outage(
-            DATACENTRE_WEB, functools.partial(os.kill, victim, signal.SIGKILL), until=daemon.replaced("acme-vpn")
-        ).seconds)
+        outages.append(
+            lab.outage(
+                DATACENTRE_WEB,
+                functools.partial(os.kill, victim, signal.SIGKILL),
+                until=daemon.replaced("acme-vpn"),
+            ).seconds
+        )
     print("killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in outages))
     assert sorted(outages)[1] <= 1.0 * NOISE
 
@@ -63,7 +72,14 @@ def test_a_wrong_password(lab: Lab, config: Config) -> None:
     before = len(server.attempts)
     lab.set_secret("account", "svc-facilitator\nwrong word\n")
     tunnel = config["tunnels"]["acme-vpn"]
-    argv = ["openvpn", "--config", str(lab.directory / "acme-password.ovpn"), *OWN, "--auth-user-pass", "{password_file}"]
+    argv = [
+        "openvpn",
+        "--config",
+        str(lab.directory / "acme-password.ovpn"),
+        *OWN,
+        "--auth-user-pass",
+        "{password_file}",
+    ]
     login = {"password": {"file": str(lab.directory / "account")}, "max_attempts": 1}
     words = {"up": {"line": "Initialization Sequence Completed"}, "permanent": ["(?P<auth>AUTH_FAILED)"]}
     changed = {**tunnel, "argv": argv, "login": login, **words}

@@ -1,4 +1,6 @@
-"""sshuttle where one laptop wants all connections, where all are taken, and where a local user wants the connections of others."""
+"""sshuttle where one laptop wants all connections, where all are taken, and where a local user wants the
+connections of others.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,12 @@ from tunnels.kinds.sshuttle.limits import CONNECTIONS, SHARE
 
 pytestmark = pytest.mark.root
 
-PORT = 7008                     # an echo
-CROWD = ("10.8.0.11", "10.8.0.12", "10.8.0.13")     # other laptops on the lab's cable
-HELD = 6.0                      # seconds: more than the three probe rounds that would end a session
-PHASE = 6.0                     # seconds for which a local user tries to get the port
+PORT = 7008  # an echo
+CROWD = ("10.8.0.11", "10.8.0.12", "10.8.0.13")  # other laptops on the lab's cable
+HELD = 6.0  # seconds: more than the three probe rounds that would end a session
+PHASE = 6.0  # seconds for which a local user tries to get the port
 NOBODY = 65534
-DEAD = [f"10.90.7.{n}" for n in range(1, 251)]      # nobody is there: what a scan finds most of all
+DEAD = [f"10.90.7.{n}" for n in range(1, 251)]  # nobody is there: what a scan finds most of all
 
 
 @pytest.fixture
@@ -91,17 +93,26 @@ def answered(lab: Lab, seconds: float) -> float:
 
 @pytest.mark.timed
 @pytest.mark.parametrize("workers", [1, 2])
-def test_one_laptop_with_1500_connections_costs_the_others_nothing(lab: Lab, config: Config, crowded: None, workers: int) -> None:
+def test_one_laptop_with_1500_connections_costs_the_others_nothing(
+    lab: Lab, config: Config, crowded: None, workers: int
+) -> None:
     config = only(config, "own-cloud")
     config["tunnels"]["own-cloud"]["workers"] = workers
     with lab.daemon(config) as daemon:
         daemon.wait_well()
         if workers > 1:
-            eventually(lambda: "2 of 2 workers serve" in daemon.cli("logs", "own-cloud").stdout, 20, "both workers serve")
+            eventually(
+                lambda: "2 of 2 workers serve" in daemon.cli("logs", "own-cloud").stdout,
+                20,
+                "both workers serve",
+            )
         before = daemon.sessions()
         with HeldConnections(lab, CROWD[0], 1500, str(CLOUD_WEB)) as held:
             gap = answered(lab, HELD)
-            print(f"{held.open} of 1500 are open; the longest time without an answer for another laptop: {gap:.2f} s")
+            print(
+                f"{held.open} of 1500 are open; the longest time without an answer for another laptop: "
+                f"{gap:.2f} s"
+            )
             assert 0.8 * workers * SHARE <= held.open <= workers * SHARE
             goes_on(daemon, before)
             assert daemon.tunnel("own-cloud")["degraded"] is None
@@ -110,7 +121,9 @@ def test_one_laptop_with_1500_connections_costs_the_others_nothing(lab: Lab, con
 
 
 @pytest.mark.timed
-def test_a_scan_of_hosts_that_are_not_there_costs_the_others_nothing(lab: Lab, config: Config, crowded: None) -> None:
+def test_a_scan_of_hosts_that_are_not_there_costs_the_others_nothing(
+    lab: Lab, config: Config, crowded: None
+) -> None:
     with lab.daemon(only(config, "own-cloud")) as daemon:
         daemon.wait_well()
         before = daemon.sessions()
@@ -122,8 +135,12 @@ def test_a_scan_of_hosts_that_are_not_there_costs_the_others_nothing(lab: Lab, c
 
 
 @pytest.mark.timed
-def test_a_full_tunnel_says_so_and_goes_on(lab: Lab, config: Config, crowded: None, pagerduty: LabPagerDuty) -> None:
-    """Three laptops take everything; new connections are refused, none that is open ends, and the incident is over when there is room."""
+def test_a_full_tunnel_says_so_and_goes_on(
+    lab: Lab, config: Config, crowded: None, pagerduty: LabPagerDuty
+) -> None:
+    """Three laptops take everything; new connections are refused, none that is open ends, and the incident
+    is over when there is room.
+    """
     config = only(config, "own-cloud") | {"alerts": lab.configuration(pagerduty)["alerts"]}
     config["defaults"]["alert"] = {"after": "1s", "clear_after": "1s"}
     with lab.daemon(config) as daemon:
@@ -131,12 +148,21 @@ def test_a_full_tunnel_says_so_and_goes_on(lab: Lab, config: Config, crowded: No
         before = daemon.sessions()
         first = echo.connection(lab.network["laptop"], str(CLOUD_WEB), PORT)
         with contextlib.ExitStack() as stack:
-            crowd = [stack.enter_context(HeldConnections(lab, source, 500, str(CLOUD_WEB))) for source in CROWD]
+            crowd = [
+                stack.enter_context(HeldConnections(lab, source, 500, str(CLOUD_WEB))) for source in CROWD
+            ]
             full = eventually(lambda: daemon.tunnel("own-cloud")["degraded"], 10, "it is degraded")
-            assert full == f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused"
-            eventually(lambda: sum(each.open for each in crowd) == CONNECTIONS - 1, 10, "the others were refused")
+            assert (
+                full
+                == f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused"
+            )
+            eventually(
+                lambda: sum(each.open for each in crowd) == CONNECTIONS - 1, 10, "the others were refused"
+            )
             assert lab.request(f"http://{CLOUD_WEB}/").status == 0
-            eventually(lambda: pagerduty.open() == ["facilitator/lab/degraded:own-cloud"], 10, "somebody is called")
+            eventually(
+                lambda: pagerduty.open() == ["facilitator/lab/degraded:own-cloud"], 10, "somebody is called"
+            )
             assert pagerduty.state()["events"][-1]["payload"]["severity"] == "warning"
             time.sleep(HELD)
             goes_on(daemon, before)
@@ -152,7 +178,8 @@ def test_a_full_tunnel_says_so_and_goes_on(lab: Lab, config: Config, crowded: No
         first.close()
 
 
-# --- a local user who wants the port --------------------------------------------------------------------------------------------
+# --- a local user who wants the port
+# --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -169,7 +196,10 @@ def squatter(lab: Lab, port: int) -> Iterator[dict[str, int]]:
 
 
 def ended(pids: list[int]) -> bool:
-    return not any(Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text() for pid in pids)
+    return not any(
+        Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        for pid in pids
+    )
 
 
 @pytest.mark.timed
@@ -192,7 +222,7 @@ def test_a_local_user_gets_nothing_of_the_staffs(lab: Lab, config: Config) -> No
             time.sleep(PHASE)
         print("client killed, daemon alive:", killed)
         assert killed["came"] == 0
-        poller.wait_settled(30, time.monotonic())       # another port by now
+        poller.wait_settled(30, time.monotonic())  # another port by now
 
         port, clients = daemon.tunnel("own-cloud")["session"]["port"], daemon.client_pids("sshuttle", "ssh")
         daemon.kill9()

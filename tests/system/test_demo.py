@@ -17,7 +17,9 @@ DEMO = (sys.executable, "-m", "tests.lab.demo")
 def _traces(pid: int) -> list[str]:
     """Namespaces and directories of the demo with this process id."""
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.splitlines()
-    return [name for name in names if name.startswith(f"fct-{pid}-")] + [str(p) for p in Path(tempfile.gettempdir()).glob(f"fct-{pid}-*")]
+    return [name for name in names if name.startswith(f"fct-{pid}-")] + [
+        str(p) for p in Path(tempfile.gettempdir()).glob(f"fct-{pid}-*")
+    ]
 
 
 def test_the_demo_heals_everything_unattended() -> None:

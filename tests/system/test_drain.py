@@ -1,4 +1,6 @@
-"""The end of a daemon, and of one tunnel: what is under way goes on to its end, nothing new begins, and then nothing is left."""
+"""The end of a daemon, and of one tunnel: what is under way goes on to its end, nothing new begins, and
+then nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ class SlowRequest:
     def goes_on(self) -> None:
         """Some more of the request; its far end has got all of it when the kernel says so."""
         self._sock.sendall(b"X-More: 1\r\n")
-        eventually(lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4), 5, "it is acknowledged")
+        eventually(
+            lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4),
+            5,
+            "it is acknowledged",
+        )
 
     def finish(self) -> str:
         """The end of the request, and all of the answer."""
@@ -77,17 +83,27 @@ def drain_of(daemon: LabDaemon, tunnel: str) -> dict[str, object] | None:
 
 def remembered(daemon: LabDaemon) -> list[str]:
     """Flows with a mark of ours that the kernel still knows."""
-    return [line for line in daemon.namespace.run("conntrack", "-L").stdout.splitlines() if " mark=173" in line]
+    return [
+        line for line in daemon.namespace.run("conntrack", "-L").stdout.splitlines() if " mark=173" in line
+    ]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_drain_waits_for_what_is_under_way(lab: Lab, config: Config, daemon: LabDaemon, how: signal.Signals) -> None:
+def test_a_drain_waits_for_what_is_under_way(
+    lab: Lab, config: Config, daemon: LabDaemon, how: signal.Signals
+) -> None:
     with contextlib.ExitStack() as streams:
-        open_ones = {name: streams.enter_context(SlowRequest(lab, address)) for name, address in TUNNELS.items()}
+        open_ones = {
+            name: streams.enter_context(SlowRequest(lab, address)) for name, address in TUNNELS.items()
+        }
         clients = set(daemon.client_pids())
         daemon.signal(how)
         for name, address in TUNNELS.items():
-            eventually(lambda name=name: (drain_of(daemon, name) or {}).get("flows_left") == 1, 5, f"{name} has one flow left")
+            eventually(
+                lambda name=name: (drain_of(daemon, name) or {}).get("flows_left") == 1,
+                5,
+                f"{name} has one flow left",
+            )
             refused(lab, address)
         assert daemon.get("/readyz") == (503, "draining\n")
         assert daemon.status()["draining"] is True
@@ -97,7 +113,11 @@ def test_a_drain_waits_for_what_is_under_way(lab: Lab, config: Config, daemon: L
         assert "draining" in daemon.cli("status").stdout
         assert "drains, and only what is under way goes on" in daemon.cli("why", str(DATACENTRE_WEB)).stdout
         daemon.signal(signal.SIGHUP)
-        eventually(lambda: "reload refused, nothing changed: draining" in daemon.log.read_text(), 5, "a reload is refused")
+        eventually(
+            lambda: "reload refused, nothing changed: draining" in daemon.log.read_text(),
+            5,
+            "a reload is refused",
+        )
         for stream in open_ones.values():
             stream.goes_on()
         assert "cloud sees" in open_ones["own-cloud"].finish()
@@ -119,15 +139,20 @@ def test_it_begins_and_ends_at_once(lab: Lab, daemon: LabDaemon) -> None:
         eventually(lambda: daemon.get("/readyz")[0] == 503, 0.1, "not ready", every=0.001)
         ready = time.monotonic() - start
         for address in TUNNELS.values():
-            eventually(lambda address=address: not connects(lab, address), 0.1, "new flows are refused", every=0.001)
+            eventually(
+                lambda address=address: not connects(lab, address), 0.1, "new flows are refused", every=0.001
+            )
         closed = time.monotonic() - start
         refusals = [refused(lab, address) for address in TUNNELS.values()]
         cloud.finish()
         acme.finish()
         finished = time.monotonic()
         assert daemon.ended() == 0
-        print(f"not ready after {ready * 1000:.0f} ms; new flows are refused after {closed * 1000:.0f} ms, "
-              f"each in {max(refusals) * 1000:.0f} ms; gone {time.monotonic() - finished:.2f} s after the last flow")
+        print(
+            f"not ready after {ready * 1000:.0f} ms; new flows are refused after {closed * 1000:.0f} ms, "
+            f"each in {max(refusals) * 1000:.0f} ms; gone {time.monotonic() - finished:.2f} s after the "
+            f"last flow"
+        )
     assert ready <= 0.1 * NOISE
     assert closed <= 0.1 * NOISE
     assert daemon.leftovers() == {}
@@ -230,8 +255,16 @@ def test_a_silent_flow_holds_up_nothing(lab: Lab, config: Config) -> None:
             assert remembered(daemon) == []
 
 
-def test_the_time_is_limited_and_what_closes_can_stay(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
-    limited = {**config, **lab.configuration(pagerduty), "drain": {"timeout": "2s"}, "on_exit": "keep", "defaults": config["defaults"]}
+def test_the_time_is_limited_and_what_closes_can_stay(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty
+) -> None:
+    limited = {
+        **config,
+        **lab.configuration(pagerduty),
+        "drain": {"timeout": "2s"},
+        "on_exit": "keep",
+        "defaults": config["defaults"],
+    }
     with lab.daemon(limited) as daemon:
         daemon.wait_well()
         with SlowRequest(lab, DATACENTRE_WEB):
@@ -259,7 +292,7 @@ def test_the_service_manager_hears_how_far_it_is(
             heard: list[str] = []
             while not heard or "draining: acme-dc 1 flow" not in heard[-1]:
                 heard.append(manager.recv(4096).decode())
-            drained = heard[heard.index("STOPPING=1"):]
+            drained = heard[heard.index("STOPPING=1") :]
             assert "EXTEND_TIMEOUT_USEC=60000000" in drained
             assert not any("READY=1" in each for each in drained)
     assert daemon.leftovers() == {}

@@ -55,14 +55,20 @@ def silenced(lab: Lab) -> Iterator[None]:
 
 
 def without_answers(lab: Lab, daemon: LabDaemon) -> float:
-    """Seconds that the laptop is without answers when the first server falls silent; it speaks again afterwards.
+    """Seconds that the laptop is without answers when the first server falls silent; it speaks again
+    afterwards.
 
-    The stopwatch starts after a round of probes, so that the fault comes early between two rounds: that is what takes long.
+    The stopwatch starts after a round of probes, so that the fault comes early between two rounds: that is
+    what takes long.
     """
     daemon.wait_well()
     eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
     before = daemon.metric("facilitator_tunnel_probe_rtt_seconds", tunnel="acme-dc")
-    eventually(lambda: daemon.metric("facilitator_tunnel_probe_rtt_seconds", tunnel="acme-dc") != before, 5, "a round is answered")
+    eventually(
+        lambda: daemon.metric("facilitator_tunnel_probe_rtt_seconds", tunnel="acme-dc") != before,
+        5,
+        "a round is answered",
+    )
     outage = lab.outage(DATACENTRE_WEB, lambda: os.kill(lab.openvpn.pid, signal.SIGSTOP))
     print("silent drop of the carrier:", outage)
     assert carrier(daemon) == ["acme-spare"]
@@ -72,7 +78,9 @@ def without_answers(lab: Lab, daemon: LabDaemon) -> float:
 
 @pytest.mark.timed
 @pytest.mark.parametrize(
-    ("probe", "limit", "times"), [(FAST, 2.0, 3), ({"interval": "5s", "timeout": "2s"}, 11.0, 1)], ids=["fast", "default"]
+    ("probe", "limit", "times"),
+    [(FAST, 2.0, 3), ({"interval": "5s", "timeout": "2s"}, 11.0, 1)],
+    ids=["fast", "default"],
 )
 def test_a_silent_tunnel_is_left_at_the_verdict(
     lab: Lab, config: Config, silenced: None, probe: dict[str, str], limit: float, times: int
@@ -82,7 +90,9 @@ def test_a_silent_tunnel_is_left_at_the_verdict(
 
 
 def test_a_planned_switch_loses_nothing(lab: Lab, config: Config) -> None:
-    """Neither a datagram of a running flow nor a new connection; a TCP connection through the tunnel that is stopped is reset at once."""
+    """Neither a datagram of a running flow nor a new connection; a TCP connection through the tunnel that
+    is stopped is reset at once.
+    """
     with lab.daemon(pair(lab, config, FAST)) as daemon:
         daemon.wait_well()
         eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
@@ -98,14 +108,20 @@ def test_a_planned_switch_loses_nothing(lab: Lab, config: Config) -> None:
                     stream.recv(1)
             poller.wait_settled(10)
         print(f"sent {flood.sent}, echoed {flood.echoed}, requests: {poller.outage(since)}")
-        assert flood.echoed >= flood.sent       # the last one may have been sent and not be counted
+        assert flood.echoed >= flood.sent  # the last one may have been sent and not be counted
         assert poller.outage(since).failed == 0
 
 
-def test_a_datagram_flow_goes_on_when_its_tunnel_leaves_the_configuration_while_no_daemon_runs(lab: Lab, config: Config) -> None:
+def test_a_datagram_flow_goes_on_when_its_tunnel_leaves_the_configuration_while_no_daemon_runs(
+    lab: Lab, config: Config
+) -> None:
     """It never pauses, so the kernel itself would remember it, and its source address, for ever."""
     both = pair(lab, config, FAST)
-    with lab.daemon(both) as daemon, lab.network["laptop"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+    with (
+        lab.daemon(both) as daemon,
+        lab.network["laptop"].entered(),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow,
+    ):
         daemon.wait_well()
         eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
         flow.connect((str(DATACENTRE_WEB), 7))
@@ -121,16 +137,27 @@ def test_a_datagram_flow_goes_on_when_its_tunnel_leaves_the_configuration_while_
 
 
 def test_a_datagram_flow_that_stayed_behind_goes_on_when_its_tunnel_stops(lab: Lab, config: Config) -> None:
-    """Its destination has moved to the other tunnel, the first one still carries something, and the flow never pauses."""
+    """Its destination has moved to the other tunnel, the first one still carries something, and the flow
+    never pauses.
+    """
     both = pair(lab, config, FAST)
-    with lab.daemon(both) as daemon, lab.network["laptop"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+    with (
+        lab.daemon(both) as daemon,
+        lab.network["laptop"].entered(),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow,
+    ):
         daemon.wait_well()
         eventually(lambda: carrier(daemon) == ["acme-dc"], 5, "the first one carries")
         flow.connect((str(DATACENTRE_WEB), 7))
         flow.settimeout(0.1)
-        first, second = (daemon.tunnel(name)["session"]["address"].encode() for name in ("acme-dc", "acme-spare"))
+        first, second = (
+            daemon.tunnel(name)["session"]["address"].encode() for name in ("acme-dc", "acme-spare")
+        )
         eventually(lambda: first in echoed(flow), 5, "it is answered")
-        both["tunnels"]["acme-dc"] |= {"destinations": ["10.66.0.0/24"], "probe": {**FAST, "targets": ["tcp://10.66.0.1:80"]}}
+        both["tunnels"]["acme-dc"] |= {
+            "destinations": ["10.66.0.0/24"],
+            "probe": {**FAST, "targets": ["tcp://10.66.0.1:80"]},
+        }
         daemon.configure(both)
         assert daemon.cli("reload").returncode == 0
         eventually(lambda: carrier(daemon) == ["acme-dc", "acme-spare"], 5, "each carries something")

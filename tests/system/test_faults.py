@@ -1,4 +1,6 @@
-"""The code of one kind raises, wherever the daemon calls it: the other tunnels go on, also after an adoption, and it is said once."""
+"""The code of one kind raises, wherever the daemon calls it: the other tunnels go on, also after an
+adoption, and it is said once.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,19 @@ class FaultyDaemon(LabDaemon):
         argv = (sys.executable, "-m", "tests.system.faulty", str(self.config_file))
         with self.log.open("w") as log:
             self._process = self.namespace.popen(
-                *argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+                *argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+                start_new_session=True,
             )
         eventually(lambda: self._ready(ready or 200), within, "it is ready")
 
     def cleanup(self) -> int:
-        """The command does not know the kind: what is left is removed with the configuration of the others."""
+        """The command does not know the kind: what is left is removed with the configuration of the
+        others.
+        """
         self.config_file.write_text(self.plain)
         return super().cleanup()
 
@@ -52,8 +61,13 @@ def faulty(lab: Lab, config: Config, tmp_path: Path) -> Iterator[FaultyDaemon]:
         where = tmp_path / entry
         where.write_text(entry)
         tunnels[f"no-{entry}"] = {
-            "kind": "faulty", "destinations": [f"10.99.{number}.0/24"], "where": str(where), "reconnect": {"planned": {"every": "1d"}},
-            "probe": {"targets": [f"tcp://10.99.{number}.1:80"] if entry == "inside" else []},      # who is probed is asked for it
+            "kind": "faulty",
+            "destinations": [f"10.99.{number}.0/24"],
+            "where": str(where),
+            "reconnect": {"planned": {"every": "1d"}},
+            "probe": {
+                "targets": [f"tcp://10.99.{number}.1:80"] if entry == "inside" else []
+            },  # who is probed is asked for it
         }
     daemon = FaultyDaemon(lab.network["facilitator"], lab.directory, config)
     daemon.plain = daemon.config_file.read_text()

@@ -1,8 +1,8 @@
 """Flaps of each kind under a stream of forwarded datagrams: not one packet leaves in clear.
 
-A flap ends when the tunnel's client is connected again and packets come back out of its device; only then follows the next one. So each
-of them hits a tunnel that carries the stream. Beside the stream, a new flow begins every 10 ms: a flow that nobody has seen yet must be as
-safe as one that stands.
+A flap ends when the tunnel's client is connected again and packets come back out of its device; only then
+follows the next one. So each of them hits a tunnel that carries the stream. Beside the stream, a new flow
+begins every 10 ms: a flow that nobody has seen yet must be as safe as one that stands.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
 
-RATE = 1000         # datagrams a second
+RATE = 1000  # datagrams a second
 TUNNEL = "acme-dc"
 
 
@@ -65,14 +65,18 @@ class Fight:
         eventually(lambda: self._routes() == before, 10, "the routes are back")
 
     def ruleset_flushed(self) -> None:
-        """Somebody flushes nftables, his own table with it. A kernel that knows owners of tables spares ours."""
+        """Somebody flushes nftables, his own table with it. A kernel that knows owners of tables spares
+        ours.
+        """
         before = self._elements()
         self.facilitator.run("nft", "add table inet somebody; flush ruleset")
         assert "somebody" not in self.facilitator.run("nft", "list", "tables").stdout
         eventually(lambda: self._elements() == before, 10, "all elements are there")
 
     def left_alone(self, flush: str) -> None:
-        """The daemon is killed, and somebody flushes one half of what keeps the destinations closed: nobody repairs it."""
+        """The daemon is killed, and somebody flushes one half of what keeps the destinations closed:
+        nobody repairs it.
+        """
         before = self._session()
         self.daemon.kill9()
         self.facilitator.run(*flush.split())
@@ -86,15 +90,22 @@ class Fight:
 
     def _back(self, before: object) -> None:
         """The next session is connected, and packets come out of its device."""
+
         def connected() -> str | None:
             tunnel = self.daemon.tunnel(TUNNEL)
-            return tunnel["session"]["device"] if tunnel["phase"] == "up" and tunnel["session"]["id"] != before else None
+            return (
+                tunnel["session"]["device"]
+                if tunnel["phase"] == "up" and tunnel["session"]["id"] != before
+                else None
+            )
 
         try:
             device = eventually(connected, 30, "the tunnel is connected again")
             eventually(lambda: self._received(device), 10, "packets come back")
         except AssertionError as late:
-            raise AssertionError(f"{late}: {self.daemon.tunnel(TUNNEL)}\n{self.daemon.log.read_text()[-4000:]}") from None
+            raise AssertionError(
+                f"{late}: {self.daemon.tunnel(TUNNEL)}\n{self.daemon.log.read_text()[-4000:]}"
+            ) from None
 
     def _goes_on(self, before: dict[str, object]) -> None:
         """The session is what it was, and packets come out of its device."""
@@ -103,16 +114,23 @@ class Fight:
         eventually(lambda: self._received(str(before["device"])) > received, 10, "packets come back")
 
     def _received(self, device: str) -> int:
-        links = json.loads(self.facilitator.run("ip", "-j", "-s", "link", "show", "dev", device, check=False).stdout or "[]")
+        links = json.loads(
+            self.facilitator.run("ip", "-j", "-s", "link", "show", "dev", device, check=False).stdout or "[]"
+        )
         return sum(link["stats64"]["rx"]["packets"] for link in links)
 
     def _routes(self) -> list[str]:
-        shown = (self.facilitator.run("ip", *family, "route", "show", "table", "all", "proto", "173") for family in ((), ("-6",)))
+        shown = (
+            self.facilitator.run("ip", *family, "route", "show", "table", "all", "proto", "173")
+            for family in ((), ("-6",))
+        )
         return [line for each in shown for line in each.stdout.splitlines()]
 
     def _elements(self) -> list[str]:
         """Our table, line by line, without its counters."""
-        return self.facilitator.run("nft", "-s", "list", "table", "inet", "facilitator", check=False).stdout.splitlines()
+        return self.facilitator.run(
+            "nft", "-s", "list", "table", "inet", "facilitator", check=False
+        ).stdout.splitlines()
 
 
 @pytest.fixture
@@ -130,7 +148,9 @@ def fight(lab: Lab, config: Config) -> Iterator[Fight]:
 
 @contextlib.contextmanager
 def new_flows(lab: Lab) -> Iterator[list[int]]:
-    """The laptop begins a flow every 10 ms, each from another port, while the context lasts; the list holds the ports."""
+    """The laptop begins a flow every 10 ms, each from another port, while the context lasts; the list
+    holds the ports.
+    """
     ended, ports = threading.Event(), []
 
     def begin() -> None:
@@ -151,12 +171,21 @@ def new_flows(lab: Lab) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def streaming(lab: Lab, name: str) -> Iterator[None]:
-    """The stream and the new flows, while the context lasts; afterwards nothing was in clear, and traffic passes."""
-    with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, rate=RATE) as flood, new_flows(lab) as flows:
+    """The stream and the new flows, while the context lasts; afterwards nothing was in clear, and traffic
+    passes.
+    """
+    with (
+        watched(lab.capture()) as clear,
+        lab.flood(DATACENTRE_WEB, rate=RATE) as flood,
+        new_flows(lab) as flows,
+    ):
         started = time.monotonic()
         yield
         took = time.monotonic() - started
-    print(f"{name}: {took:.1f} s, {flood.sent} datagrams and {len(flows)} new flows sent, {flood.echoed} came back, {len(clear)} in clear")
+    print(
+        f"{name}: {took:.1f} s, {flood.sent} datagrams and {len(flows)} new flows sent, {flood.echoed} "
+        f"came back, {len(clear)} in clear"
+    )
     assert clear == []
     assert len(flows) > 20 * took
     assert flood.sent > 0.8 * RATE * took
@@ -164,11 +193,19 @@ def streaming(lab: Lab, name: str) -> Iterator[None]:
     lab.reachable_within(DATACENTRE_WEB, 10)
 
 
-KINDS = (Fight.device_destroyed, Fight.client_killed, Fight.daemon_killed, Fight.routes_flushed, Fight.ruleset_flushed)
+KINDS = (
+    Fight.device_destroyed,
+    Fight.client_killed,
+    Fight.daemon_killed,
+    Fight.routes_flushed,
+    Fight.ruleset_flushed,
+)
 
 
 @pytest.mark.parametrize("flap", KINDS, ids=lambda flap: flap.__name__)
-def test_flaps_leak_nothing(lab: Lab, fight: Fight, flap: Callable[[Fight], None], pytestconfig: pytest.Config) -> None:
+def test_flaps_leak_nothing(
+    lab: Lab, fight: Fight, flap: Callable[[Fight], None], pytestconfig: pytest.Config
+) -> None:
     """A few in the ordinary suite; `make soak` asks for a hundred of each kind."""
     flaps = pytestconfig.getoption("--flaps")
     with streaming(lab, f"{flaps} times {flap.__name__}"):
@@ -176,8 +213,12 @@ def test_flaps_leak_nothing(lab: Lab, fight: Fight, flap: Callable[[Fight], None
             flap(fight)
 
 
-@pytest.mark.parametrize("flush", ["nft flush ruleset", "ip route flush table all proto 173", "ip rule flush protocol 173"])
-def test_either_half_of_what_a_dead_daemon_left_is_enough(lab: Lab, fight: Fight, flush: str, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize(
+    "flush", ["nft flush ruleset", "ip route flush table all proto 173", "ip rule flush protocol 173"]
+)
+def test_either_half_of_what_a_dead_daemon_left_is_enough(
+    lab: Lab, fight: Fight, flush: str, pytestconfig: pytest.Config
+) -> None:
     times = max(2, pytestconfig.getoption("--flaps") // 10)
     with streaming(lab, f"{times} times, without a daemon: {flush}"):
         for _ in range(times):

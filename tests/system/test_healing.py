@@ -20,13 +20,17 @@ from tests.lab.wait import eventually
 pytestmark = pytest.mark.root
 
 
-def _kills(lab: Lab, daemon: LabDaemon, program: str, tunnel: str, address: IPv4Address, times: int) -> list[float]:
+def _kills(
+    lab: Lab, daemon: LabDaemon, program: str, tunnel: str, address: IPv4Address, times: int
+) -> list[float]:
     """Outages in seconds, as the laptop sees them, of one SIGKILL of the tunnel's program after the other."""
     outages = []
     for _ in range(times):
         daemon.wait_for(tunnel, phase="up", health="healthy")
         (victim,) = daemon.client_pids(program)
-        outage = lab.outage(address, functools.partial(os.kill, victim, signal.SIGKILL), until=daemon.replaced(tunnel))
+        outage = lab.outage(
+            address, functools.partial(os.kill, victim, signal.SIGKILL), until=daemon.replaced(tunnel)
+        )
         outages.append(outage.seconds)
     print(f"{program} killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in sorted(outages)))
     return outages
@@ -56,7 +60,7 @@ def unblocked(lab: Lab) -> Iterator[None]:
 
 @pytest.mark.timed
 def test_a_silent_path_is_noticed_within_eleven_seconds(lab: Lab, unblocked: None) -> None:
-    with lab.daemon(lab.configuration()) as daemon:         # default probes
+    with lab.daemon(lab.configuration()) as daemon:  # default probes
         daemon.wait_well()
         for site in (CUSTOMER, BASTION):
             lab.blackhole(site)
@@ -71,7 +75,7 @@ def test_a_silent_path_is_noticed_within_eleven_seconds(lab: Lab, unblocked: Non
 
         eventually(all_noticed, 20, "both tunnels reconnect")
         print("silent drop noticed after", noticed)
-        assert max(noticed.values()) <= 12.0                # 11 s, and the asking of this test beside others
+        assert max(noticed.values()) <= 12.0  # 11 s, and the asking of this test beside others
         for name in noticed:
             assert "no probe target answered" in daemon.tunnel(name)["last_error"]
         for site in (CUSTOMER, BASTION):
@@ -81,14 +85,18 @@ def test_a_silent_path_is_noticed_within_eleven_seconds(lab: Lab, unblocked: Non
 
 def test_foreign_deletions_are_repaired_and_nothing_leaks(lab: Lab, daemon: LabDaemon) -> None:
     facilitator = lab.network["facilitator"]
-    with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, CLOUD_WEB, rate=500), lab.poller(DATACENTRE_WEB) as poller:
+    with (
+        watched(lab.capture()) as clear,
+        lab.flood(DATACENTRE_WEB, CLOUD_WEB, rate=500),
+        lab.poller(DATACENTRE_WEB) as poller,
+    ):
         for command in (
             ("ip", "route", "flush", "table", "all", "proto", "173"),
             ("nft", "flush", "ruleset"),
             ("ip", "rule", "flush", "protocol", "173"),
         ):
             since = time.monotonic()
-            facilitator.run(*command, check=False)          # the kernel may refuse: our table has an owner
+            facilitator.run(*command, check=False)  # the kernel may refuse: our table has an owner
             poller.wait_settled(10, since)
             print(*command, "->", poller.outage(since))
     assert clear == []
@@ -100,14 +108,18 @@ def test_a_hundred_random_kills_leak_nothing_and_leave_nothing(lab: Lab, daemon:
     seed = random.SystemRandom().randrange(10**9)
     print("seed", seed)
     chance = random.Random(seed)
-    with watched(lab.capture()) as clear, lab.flood(DATACENTRE_WEB, CLOUD_WEB, rate=1000) as flood, lab.poller(CLOUD_WEB):
+    with (
+        watched(lab.capture()) as clear,
+        lab.flood(DATACENTRE_WEB, CLOUD_WEB, rate=1000) as flood,
+        lab.poller(CLOUD_WEB),
+    ):
         for _ in range(100):
-            time.sleep(chance.uniform(0, 0.3))              # the randomness of the moments, not a wait for anything
+            time.sleep(chance.uniform(0, 0.3))  # the randomness of the moments, not a wait for anything
             victims = eventually(daemon.client_pids, 10, "a client runs")
             try:
                 os.kill(chance.choice(victims), signal.SIGKILL)
             except ProcessLookupError:
-                continue                                    # it fell by itself, with the ssh or the sshuttle before it
+                continue  # it fell by itself, with the ssh or the sshuttle before it
         daemon.wait_well(30)
     print("datagrams sent:", flood.sent)
     assert clear == []

@@ -1,4 +1,6 @@
-"""One record over deaths, a crash of the daemon and a stop: what `facilitator history` and the metric say of real tunnels."""
+"""One record over deaths, a crash of the daemon and a stop: what `facilitator history` and the metric say
+of real tunnels.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: LabDaem
     daemon.kill9()
     os.kill(second["pid"], signal.SIGKILL)
     daemon.start()
-    third = eventually(lambda: _another(daemon, second["id"]), 20, "a session that ended unseen is followed by another one")
+    third = eventually(
+        lambda: _another(daemon, second["id"]), 20, "a session that ended unseen is followed by another one"
+    )
     assert daemon.cli("stop", "acme-dc").returncode == 0
 
     record = history(daemon, "acme-dc")
@@ -43,14 +47,22 @@ def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: LabDaem
     assert (told[first["id"]]["kind"], told[first["id"]]["device"]) == ("openvpn", first["device"])
     assert told[third["id"]]["address"] == third["address"]
     assert told[third["id"]]["received"] > 100, "read when it was told to end, as its device went with it"
-    assert {entry["reason"] for entry in record["transitions"]} >= {"configured", "connected", "healthy", "killed", "stopped"}
+    assert {entry["reason"] for entry in record["transitions"]} >= {
+        "configured",
+        "connected",
+        "healthy",
+        "killed",
+        "stopped",
+    }
 
     said = record["tunnels"][0]["availability"]["1h"]
     assert said["deaths"] == {"transient": {"killed": 1, "exited": 1}}
     assert (said["failures"], said["healed"], said["by_hand"]) == (2, 2, 0)
     assert 0.0 < said["ratio"] < 1.0
     assert said["unwatched_seconds"] == 0.0 < said["down_seconds"]
-    assert daemon.metric("facilitator_tunnel_availability_ratio", tunnel="acme-dc", window="30d") == pytest.approx(said["ratio"], abs=0.02)
+    assert daemon.metric(
+        "facilitator_tunnel_availability_ratio", tunnel="acme-dc", window="30d"
+    ) == pytest.approx(said["ratio"], abs=0.02)
     assert daemon.metric("facilitator_history_usable") == 1
 
     text = daemon.cli("history", "acme-dc").stdout
@@ -60,7 +72,9 @@ def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: LabDaem
     assert "acme-dc" in overview
     assert "own-cloud" in overview
     assert daemon.cli("history", "nobody").returncode == 1
-    assert "killed" in daemon.cli("why", str(DATACENTRE_WEB)).stdout, "failures of an earlier daemon are remembered"
+    assert "killed" in daemon.cli("why", str(DATACENTRE_WEB)).stdout, (
+        "failures of an earlier daemon are remembered"
+    )
 
 
 def test_a_history_that_cannot_be_read_is_set_aside_and_stops_nothing(lab: Lab, daemon: LabDaemon) -> None:

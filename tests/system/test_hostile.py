@@ -1,4 +1,6 @@
-"""What a far side can say through its client, and what a pattern of ours can meet: the daemon goes on, and nobody's terminal obeys."""
+"""What a far side can say through its client, and what a pattern of ours can meet: the daemon goes on, and
+nobody's terminal obeys.
+"""
 
 from __future__ import annotations
 
@@ -53,17 +55,24 @@ def asked(lab: Lab, config: Config, words: str) -> Iterator[LabDaemon]:
     fake = lab.directory / "openconnect"
     fake.write_text(_OPENCONNECT.format(words=words))
     fake.chmod(0o755)
-    config["tunnels"] = {"bad": {
-        "kind": "openconnect", "destinations": ["10.201.0.0/24"], "server": "203.0.113.2:444", "login": {"username": "u"},
-        "description": "ACME \u200b\u202edata\u2066",
-    }}
+    config["tunnels"] = {
+        "bad": {
+            "kind": "openconnect",
+            "destinations": ["10.201.0.0/24"],
+            "server": "203.0.113.2:444",
+            "login": {"username": "u"},
+            "description": "ACME \u200b\u202edata\u2066",
+        }
+    }
     daemon = WithProgram(lab.network["facilitator"], lab.directory, config, user=0)
     daemon.program = fake, "/usr/sbin/openconnect"
     with daemon:
         yield daemon
 
 
-def test_a_hostile_question_reaches_nobodys_terminal(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
+def test_a_hostile_question_reaches_nobodys_terminal(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty
+) -> None:
     words = "".join(letter for letter in WORDS if letter not in "\x00\n")
     config |= {"alerts": lab.configuration(pagerduty)["alerts"]}
     config["defaults"]["alert"] = {"after": "1s"}
@@ -72,15 +81,32 @@ def test_a_hostile_question_reaches_nobodys_terminal(lab: Lab, config: Config, p
         eventually(lambda: daemon.tunnel("bad")["asks"], 20, "it asks")
         assert daemon.tunnel("bad")["asks"]["text"] == question
         eventually(pagerduty.open, 20, "somebody is called")
-        for command in (["status"], ["why", "10.201.0.5"], ["history", "bad"], ["logs", "bad"], ["alerts"], ["answer", "bad"]):
+        for command in (
+            ["status"],
+            ["why", "10.201.0.5"],
+            ["history", "bad"],
+            ["logs", "bad"],
+            ["alerts"],
+            ["answer", "bad"],
+        ):
             printed = on_terminal(
-                daemon.namespace.argv(sys.executable, "-m", "supervisor", *command, "-c", str(daemon.config_file)), typed="42")
+                daemon.namespace.argv(
+                    sys.executable, "-m", "supervisor", *command, "-c", str(daemon.config_file)
+                ),
+                typed="42",
+            )
             assert "answer" in printed or command[0] in ("why", "history", "alerts"), printed
             assert remains(printed) == [], command
-        for text in (json.dumps(pagerduty.state(), ensure_ascii=False), daemon.get("/api/v1/status")[1], daemon.get("/")[1]):
+        for text in (
+            json.dumps(pagerduty.state(), ensure_ascii=False),
+            daemon.get("/api/v1/status")[1],
+            daemon.get("/")[1],
+        ):
             decoded = "".join(_texts(json.loads(text))) if text.startswith("{") else text
             assert clean(decoded) == decoded
-        logged = "".join(text for line in daemon.log.read_text().splitlines() for text in _texts(json.loads(line)))
+        logged = "".join(
+            text for line in daemon.log.read_text().splitlines() for text in _texts(json.loads(line))
+        )
         assert "answer" in logged
         assert clean(logged) == logged
 
@@ -113,17 +139,28 @@ while True:
 """
 
 
-@pytest.mark.parametrize("patterns", [
-    [".*.*.*.*=x", "(a{1,16}){1,16}b"], list(HOSTILE[1:2] + HOSTILE[5:9]), [f"{number}.*.*.*=x(a|b)*c" for number in range(200)],
-], ids=["as reported", "large", "many"])
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        [".*.*.*.*=x", "(a{1,16}){1,16}b"],
+        list(HOSTILE[1:2] + HOSTILE[5:9]),
+        [f"{number}.*.*.*=x(a|b)*c" for number in range(200)],
+    ],
+    ids=["as reported", "large", "many"],
+)
 def test_health_is_answered_whatever_pattern_and_line(lab: Lab, config: Config, patterns: list[str]) -> None:
     """Also by a daemon that takes the client over, and reads its lines again."""
     talker = lab.directory / "talker.py"
     talker.write_text(_TALKER.format(lines=["a" * LOOKED_AT, "ab" * 256, "a=" * 256, "abba=x ü" * 64]))
-    config["tunnels"] = {"talker": {
-        "kind": "command", "destinations": ["10.202.0.0/24"], "argv": [sys.executable, str(talker), "{device}"],
-        "up": {"line": "^it .*.*.*is up$"}, "transient": [f"{pattern}never" for pattern in patterns],
-    }}
+    config["tunnels"] = {
+        "talker": {
+            "kind": "command",
+            "destinations": ["10.202.0.0/24"],
+            "argv": [sys.executable, str(talker), "{device}"],
+            "up": {"line": "^it .*.*.*is up$"},
+            "transient": [f"{pattern}never" for pattern in patterns],
+        }
+    }
     daemon = lab.daemon(config)
     with daemon:
         client = daemon.wait_for("talker", phase="up")["session"]["pid"]

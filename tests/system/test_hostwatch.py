@@ -1,4 +1,6 @@
-"""What other programs put in the way while the daemon runs: named by status, why and one incident, and gone when it is gone."""
+"""What other programs put in the way while the daemon runs: named by status, why and one incident, and
+gone when it is gone.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from tests.netns import Namespace
 
 pytestmark = pytest.mark.root
 
-WITHIN = 15.0           # seconds in which it is named, and forgotten
+WITHIN = 15.0  # seconds in which it is named, and forgotten
 SITE6 = "fd00:77::10"
 DOCKER = """
 table {family} filter {{
@@ -85,7 +87,11 @@ class HostTrouble:
         """The condition's text, when status and exactly one incident have named it, in time."""
         start = time.monotonic()
         eventually(lambda: self.name in conditions(self.daemon), WITHIN, f"{self.name} is a condition")
-        eventually(lambda: self.key in self.pagerduty.open(), WITHIN - (time.monotonic() - start), f"{self.name} is an incident")
+        eventually(
+            lambda: self.key in self.pagerduty.open(),
+            WITHIN - (time.monotonic() - start),
+            f"{self.name} is an incident",
+        )
         print(f"{self.name}: named after {time.monotonic() - start:.1f} s")
         assert self.pagerduty.open() == [self.key]
         return conditions(self.daemon)[self.name]
@@ -94,7 +100,11 @@ class HostTrouble:
         """Status and incident forget it, in time; there was one incident."""
         start = time.monotonic()
         eventually(lambda: conditions(self.daemon) == {}, WITHIN, f"{self.name} is no condition any more")
-        eventually(lambda: self.pagerduty.open() == [], WITHIN - (time.monotonic() - start), f"{self.name} is resolved")
+        eventually(
+            lambda: self.pagerduty.open() == [],
+            WITHIN - (time.monotonic() - start),
+            f"{self.name} is resolved",
+        )
         print(f"{self.name}: forgotten after {time.monotonic() - start:.1f} s")
         assert triggers(self.pagerduty) == [self.key]
 
@@ -135,11 +145,18 @@ def test_docker_appears_while_the_staff_works(lab: Lab, watched: LabDaemon, page
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize(("rule", "address"), [
-    (f"to {DATACENTRE} lookup main", DATACENTRE_WEB), (f"from {LAPTOP} to {DATACENTRE} blackhole", DATACENTRE_WEB),
-    (f"to {DATACENTRE6} unreachable", SITE6),
-], ids=["main", "blackhole", "ipv6"])
-def test_a_policy_rule_before_ours(watched: LabDaemon, pagerduty: LabPagerDuty, rule: str, address: object) -> None:
+@pytest.mark.parametrize(
+    ("rule", "address"),
+    [
+        (f"to {DATACENTRE} lookup main", DATACENTRE_WEB),
+        (f"from {LAPTOP} to {DATACENTRE} blackhole", DATACENTRE_WEB),
+        (f"to {DATACENTRE6} unreachable", SITE6),
+    ],
+    ids=["main", "blackhole", "ipv6"],
+)
+def test_a_policy_rule_before_ours(
+    watched: LabDaemon, pagerduty: LabPagerDuty, rule: str, address: object
+) -> None:
     host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "third-party-rule")
     version = "-6" if "::" in rule else "-4"
     source = "fd00:8::2" if "::" in rule else str(LAPTOP)
@@ -154,9 +171,11 @@ def test_a_policy_rule_before_ours(watched: LabDaemon, pagerduty: LabPagerDuty, 
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize(("address", "inside", "beside"), [
-    ("10.77.0.1/24", "10.77.0.1", DATACENTRE_WEB), ("fd00:77::1/64", "fd00:77::1", SITE6),
-], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize(
+    ("address", "inside", "beside"),
+    [("10.77.0.1/24", "10.77.0.1", DATACENTRE_WEB), ("fd00:77::1/64", "fd00:77::1", SITE6)],
+    ids=["ipv4", "ipv6"],
+)
 def test_an_address_of_this_host_inside_a_destination(
     watched: LabDaemon, pagerduty: LabPagerDuty, address: str, inside: str, beside: object
 ) -> None:
@@ -174,23 +193,36 @@ def test_an_address_of_this_host_inside_a_destination(
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize(("hook", "what"), [("output", "this host's probes"), ("input", "answers to this host's probes")])
-def test_a_firewall_that_stops_the_probes(watched: LabDaemon, pagerduty: LabPagerDuty, hook: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("hook", "what"), [("output", "this host's probes"), ("input", "answers to this host's probes")]
+)
+def test_a_firewall_that_stops_the_probes(
+    watched: LabDaemon, pagerduty: LabPagerDuty, hook: str, what: str
+) -> None:
     host, trouble = watched.namespace, HostTrouble(watched, pagerduty, "third-party-firewall")
     with undone(host, "nft delete table inet mine"):
         rule = "oifname" if hook == "output" else "iifname"
-        host.run("nft", "-f", "-", input=f"""
+        host.run(
+            "nft",
+            "-f",
+            "-",
+            input=f"""
             table inet mine {{
               chain {hook} {{
                 type filter hook {hook} priority 0; policy accept;
                 {rule} "t-acme-dc" counter drop
               }}
-            }}""")
+            }}""",
+        )
         text = trouble.appears()
         assert what in text
         assert f"table inet mine, chain {hook}: rule with handle " in text
         watched.wait_for("acme-dc", health="unhealthy")
-        assert any(what in step["text"] for step in why(watched, DATACENTRE_WEB, LAPTOP)["steps"] if step["name"] == "firewall")
+        assert any(
+            what in step["text"]
+            for step in why(watched, DATACENTRE_WEB, LAPTOP)["steps"]
+            if step["name"] == "firewall"
+        )
     eventually(lambda: conditions(watched) == {}, WITHIN, "it is no condition any more")
     watched.wait_well(30)
     trouble.vanishes()
@@ -203,11 +235,18 @@ def test_settings_are_repaired_or_told(watched: LabDaemon, pagerduty: LabPagerDu
         before = watched.metric("facilitator_kernel_repairs_total", what="sysctl")
         host.run("sysctl", "-qw", f"{name}=0")
         eventually(lambda n=name: host.run("sysctl", "-n", n).stdout.strip() == "1", 5, "it is repaired")
-        eventually(lambda b=before: watched.metric("facilitator_kernel_repairs_total", what="sysctl") > b, 5, "and counted")
+        eventually(
+            lambda b=before: watched.metric("facilitator_kernel_repairs_total", what="sysctl") > b,
+            5,
+            "and counted",
+        )
     with undone(host, "sysctl -qw net.ipv4.conf.vpc.forwarding=1"):
         host.run("sysctl", "-qw", "net.ipv4.conf.vpc.forwarding=0")
         text = trouble.appears()
-        assert "net.ipv4.conf.vpc.forwarding is 0, must be 1: no packet that comes in by vpc is forwarded" in text
+        assert (
+            "net.ipv4.conf.vpc.forwarding is 0, must be 1: no packet that comes in by vpc is forwarded"
+            in text
+        )
         assert "to do: sysctl -w net.ipv4.conf.vpc.forwarding=1" in text
         assert "kernel setting" in problems(why(watched, DATACENTRE_WEB, LAPTOP))
     trouble.vanishes()
@@ -216,10 +255,18 @@ def test_settings_are_repaired_or_told(watched: LabDaemon, pagerduty: LabPagerDu
 @pytest.mark.timed
 def test_the_tunnel_device_vanishes(watched: LabDaemon, pagerduty: LabPagerDuty) -> None:
     trouble = HostTrouble(watched, pagerduty, "tun-device")
-    inside = ("nsenter", "-t", str(watched.pid), "-m")          # its mounts are those of the namespace, not this host's
+    inside = (
+        "nsenter",
+        "-t",
+        str(watched.pid),
+        "-m",
+    )  # its mounts are those of the namespace, not this host's
     try:
         watched.namespace.run(*inside, "mount", "-t", "tmpfs", "none", "/dev/net")
-        assert "/dev/net/tun does not exist: these tunnels cannot start: acme-dc; to do: modprobe tun" in trouble.appears()
+        assert (
+            "/dev/net/tun does not exist: these tunnels cannot start: acme-dc; to do: modprobe tun"
+            in trouble.appears()
+        )
     finally:
         watched.namespace.run(*inside, "umount", "/dev/net")
     trouble.vanishes()
@@ -227,7 +274,9 @@ def test_the_tunnel_device_vanishes(watched: LabDaemon, pagerduty: LabPagerDuty)
 
 @pytest.mark.timed
 @pytest.mark.parametrize("user", [None, 61234])
-def test_a_listener_on_a_proxys_port_and_a_daemon_that_is_not_root(lab: Lab, config: Config, user: int | None) -> None:
+def test_a_listener_on_a_proxys_port_and_a_daemon_that_is_not_root(
+    lab: Lab, config: Config, user: int | None
+) -> None:
     """With CAP_NET_ADMIN only, as under systemd, it sees the same, though not whose the listener is."""
     with lab.daemon(config, user=user) as daemon:
         daemon.wait_well()
@@ -235,7 +284,11 @@ def test_a_listener_on_a_proxys_port_and_a_daemon_that_is_not_root(lab: Lab, con
         with undone(daemon.namespace, "nft delete table ip filter"):
             daemon.namespace.run("nft", "-f", "-", input=DOCKER.format(family="ip"))
             with daemon.namespace.entered(), socket.create_server(("127.0.0.1", 17350)):
-                eventually(lambda: conditions(daemon).keys() == {"third-party-firewall", "third-party-listener"}, WITHIN, "both are told")
+                eventually(
+                    lambda: conditions(daemon).keys() == {"third-party-firewall", "third-party-listener"},
+                    WITHIN,
+                    "both are told",
+                )
                 assert "listens on port 17350" in conditions(daemon)["third-party-listener"]
         eventually(lambda: conditions(daemon) == {}, WITHIN, "they are gone")
 
@@ -251,5 +304,3 @@ def test_a_fight_is_not_many_incidents(watched: LabDaemon, pagerduty: LabPagerDu
             eventually(lambda: conditions(watched) == {}, WITHIN, "it is none any more")
         host.run("nft", "-f", "-", input=DOCKER.format(family="ip"))
     assert 1 <= triggers(pagerduty).count(key) <= 2
-
-

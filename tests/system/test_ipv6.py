@@ -22,7 +22,9 @@ def config(config: Config) -> Config:
     return config
 
 
-def test_the_laptop_reaches_both_sites_over_ipv6_and_nothing_leaves_in_clear(lab: Lab, config: Config) -> None:
+def test_the_laptop_reaches_both_sites_over_ipv6_and_nothing_leaves_in_clear(
+    lab: Lab, config: Config
+) -> None:
     with lab.daemon(config) as daemon, watched(lab.capture()) as clear:
         daemon.wait_well()
         answers = [lab.request(f"http://[{network[16]}]/").body.strip() for network in (DATACENTRE6, CLOUD6)]
@@ -30,6 +32,8 @@ def test_the_laptop_reaches_both_sites_over_ipv6_and_nothing_leaves_in_clear(lab
             daemon.cli("stop", tunnel)
         refused = [lab.request(f"http://[{network[16]}]/", timeout=30.0) for network in (DATACENTRE6, CLOUD6)]
     assert answers == ["datacentre sees fd00:78::1000", "cloud sees fd00:90::1"]
-    assert all(reply.status == 0 and reply.seconds < 10.0 for reply in refused), "refused, not left to time out"
+    assert all(reply.status == 0 and reply.seconds < 10.0 for reply in refused), (
+        "refused, not left to time out"
+    )
     assert clear == []
     assert daemon.leftovers() == {}

@@ -17,12 +17,31 @@ pytestmark = pytest.mark.root
 
 STATE = ("codes.json", "held.json", "second-sessions.json", "history.db", "facilitator.db")
 RUNTIME = (
-    "lock", "control.sock", "control.key", "journal/own-cloud.json", "tunnels/own-cloud.json", "orders/end.json",
-    "clients/own-cloud/output.log", "clients/own-cloud/output.log.1", "clients/own-cloud/output.read", "clients/own-cloud/notify.sock",
+    "lock",
+    "control.sock",
+    "control.key",
+    "journal/own-cloud.json",
+    "tunnels/own-cloud.json",
+    "orders/end.json",
+    "clients/own-cloud/output.log",
+    "clients/own-cloud/output.log.1",
+    "clients/own-cloud/output.read",
+    "clients/own-cloud/notify.sock",
     "clients/acme-dc/management.sock",
 )
-DRAFTS = ("state/held.json.new", "run/tunnels/own-cloud.json.new", "run/journal/own-cloud.json.new", "run/control.key.new")
-NOT_SAID = {"lock", "control.key", "control.sock", "notify.sock", "management.sock"}      # they are made anew in any case
+DRAFTS = (
+    "state/held.json.new",
+    "run/tunnels/own-cloud.json.new",
+    "run/journal/own-cloud.json.new",
+    "run/control.key.new",
+)
+NOT_SAID = {
+    "lock",
+    "control.key",
+    "control.sock",
+    "notify.sock",
+    "management.sock",
+}  # they are made anew in any case
 
 
 def zeroes(path: Path) -> None:
@@ -34,7 +53,9 @@ def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("make", [*OBSTACLES.values(), zeroes, device], ids=[*OBSTACLES, "a huge file", "a device"])
+@pytest.mark.parametrize(
+    "make", [*OBSTACLES.values(), zeroes, device], ids=[*OBSTACLES, "a huge file", "a device"]
+)
 def test_it_starts_among_them(lab: Lab, config: Config, make: Callable[[Path], object]) -> None:
     daemon = lab.daemon(config)
     with daemon:
@@ -62,7 +83,7 @@ def _obstructed(directory: Path, make: Callable[[Path], object]) -> list[Path]:
     runtime = directory / "run"
     (runtime / "orders").mkdir()
     places = [*(directory / "state" / name for name in STATE), *(runtime / name for name in RUNTIME)]
-    if make is zeroes:      # only what is read as a whole has a bound that is looked at before
+    if make is zeroes:  # only what is read as a whole has a bound that is looked at before
         places = [place for place in places if place.parent.name in ("journal", "tunnels", "orders")]
     for place in places:
         for old in (place, *(place.with_name(place.name + suffix) for suffix in ("-wal", "-shm"))):

@@ -1,4 +1,6 @@
-"""Every way in which a customer's OpenVPN server lets us in, through the whole daemon; and every way in which it throws us out."""
+"""Every way in which a customer's OpenVPN server lets us in, through the whole daemon; and every way in
+which it throws us out.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,12 @@ pytestmark = pytest.mark.root
 
 QUESTION = "Enter your code"
 
+
 def tunnel(lab: Lab, login: ServerLogin, place: int = 0, *, totp: bool = False) -> dict[str, Any]:
     """A tunnel to the server with this login; staff reach the data centre through it at 100.64.PLACE.0/24."""
     server, files = lab.login_server(login), lab.directory / f"acme-{login.value}"
     settings: dict[str, Any] = {"username": "svc-facilitator", "password": {"file": f"{files}-password"}}
-    server.change_seed(seed := pyotp.random_base32())       # nobody has used a code of it
+    server.change_seed(seed := pyotp.random_base32())  # nobody has used a code of it
     if totp:
         lab.set_secret(f"{files.name}-seed", f"{seed}\n")
         settings["totp"] = {"file": f"{files}-seed"}
@@ -82,7 +85,11 @@ def test_a_person_gives_the_code(lab: Lab, config: Config) -> None:
     with running(lab, config, **tunnels) as daemon:
         assert asked(daemon, "dynamic") == QUESTION
         assert daemon.cli("answer", "dynamic", typed="000000\n").returncode == 1
-        eventually(lambda: daemon.metric("facilitator_tunnel_login_failures_total", tunnel="dynamic") == 1, 20, "a wrong code counts once")
+        eventually(
+            lambda: daemon.metric("facilitator_tunnel_login_failures_total", tunnel="dynamic") == 1,
+            20,
+            "a wrong code counts once",
+        )
         for name, server in (("static", static), ("dynamic", dynamic)):
             assert asked(daemon, name) == QUESTION
             assert daemon.cli("answer", name, typed=f"{server.code}\n").returncode == 0
@@ -102,7 +109,7 @@ def test_two_tunnels_never_use_a_code_twice(lab: Lab, config: Config) -> None:
     with running(lab, config, **tunnels) as daemon:
         for login in ways:
             daemon.wait_for(login.value, phase="up", health="healthy")
-    (first,), (second,) = (lab.login_server(login).codes[before[login]:] for login in ways)
+    (first,), (second,) = (lab.login_server(login).codes[before[login] :] for login in ways)
     assert first != second
 
 
@@ -111,7 +118,7 @@ def test_a_wrong_seed_waits_for_a_right_one(lab: Lab, config: Config) -> None:
     settings = tunnel(lab, ServerLogin.APPENDED, totp=True)
     server.change_seed(pyotp.random_base32())
     before = len(server.attempts)
-    settings["login"]["max_attempts"] = 1                   # each attempt takes a time step of thirty seconds
+    settings["login"]["max_attempts"] = 1  # each attempt takes a time step of thirty seconds
     with running(lab, config, appended=settings) as daemon:
         daemon.wait_for("appended", phase="failed", reason="auth")
         assert server.attempts[before:] == ["refused"]
@@ -131,8 +138,8 @@ def test_a_kept_session_spares_the_code(lab: Lab, config: Config) -> None:
         _back_after(lab, daemon, "token", lambda: os.kill(_client(daemon), signal.SIGKILL))
         assert len(server.attempts) == before
         server.kill()
-        server.start()                                      # it has forgotten the token
-        server.change_seed(pyotp.random_base32())           # or the code would have to be another one: thirty seconds
+        server.start()  # it has forgotten the token
+        server.change_seed(pyotp.random_base32())  # or the code would have to be another one: thirty seconds
         assert asked(daemon, "token") == QUESTION
         daemon.cli("answer", "token", typed=f"{server.code}\n")
         daemon.wait_for("token", phase="up", health="healthy")
@@ -144,7 +151,9 @@ def test_a_session_that_is_ended_by_the_server_is_back_soon(lab: Lab, config: Co
         daemon.wait_for("password", phase="up", health="healthy")
         outage = _back_after(lab, daemon, "password", server.disconnect)
         print("ended by the server:", outage)
-        assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="password", reason="peer-closed") == 1
+        assert (
+            daemon.metric("facilitator_tunnel_reconnects_total", tunnel="password", reason="peer-closed") == 1
+        )
         server.disconnect("HALT")
         assert "administrator" in daemon.wait_for("password", phase="failed", reason="kicked")["last_error"]
 
@@ -158,13 +167,18 @@ def test_a_session_whose_time_is_over_begins_anew(lab: Lab, config: Config) -> N
         with lab.poller(web()) as poller:
             eventually(lambda: daemon.tunnel("password")["reconnects"], 20, "its session ends")
             poller.wait_settled(10)
-        assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="password", reason="session-expired") == 1
+        assert (
+            daemon.metric("facilitator_tunnel_reconnects_total", tunnel="password", reason="session-expired")
+            == 1
+        )
 
 
 def test_it_reconnects_in_place_when_no_probe_is_answered(lab: Lab, config: Config) -> None:
     with running(lab, config, **only(config, "acme-dc")["tunnels"]) as daemon:
         before = daemon.wait_for("acme-dc", phase="up", health="healthy")["session"]
-        renewed = functools.partial(daemon.metric, "facilitator_tunnel_recoveries_total", tunnel="acme-dc", rung="in-place")
+        renewed = functools.partial(
+            daemon.metric, "facilitator_tunnel_recoveries_total", tunnel="acme-dc", rung="in-place"
+        )
         print("forgotten by the server:", lab.outage(DATACENTRE_WEB, lab.openvpn.forget, until=renewed))
         after = daemon.wait_for("acme-dc", phase="up", health="healthy")["session"]
         assert (after["id"], after["pid"]) == (before["id"], before["pid"])

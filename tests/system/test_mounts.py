@@ -1,6 +1,8 @@
-"""Two daemons on one host, each in a mount namespace of its own, whose runtime directories have the same path: two containers, for example.
+"""Two daemons on one host, each in a mount namespace of its own, whose runtime directories have the same
+path: two containers, for example.
 
-They see each other's processes. Each must start, adopt, stop and clean up without touching what the other one runs.
+They see each other's processes. Each must start, adopt, stop and clean up without touching what the other one
+runs.
 """
 
 from __future__ import annotations
@@ -35,8 +37,13 @@ class Container:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "mounted\n"
         self._daemon: subprocess.Popen[str] | None = None
-        client = {"kind": "command", "argv": ["/bin/sh", "-c", "(setsid sleep 1000 &); echo up; exec sleep 1000"], "up": {"line": "^up$"},
-                  "device": "t-acme", "destinations": ["10.91.0.0/24"]}
+        client = {
+            "kind": "command",
+            "argv": ["/bin/sh", "-c", "(setsid sleep 1000 &); echo up; exec sleep 1000"],
+            "up": {"line": "^up$"},
+            "device": "t-acme",
+            "destinations": ["10.91.0.0/24"],
+        }
         places = {"state_dir": f"{directory}/state", "runtime_dir": f"{directory}/run"}
         config = {"facilitator": places, "staff": {"networks": ["10.8.0.0/16"]}, "tunnels": {"acme": client}}
         self.run("sh", "-c", 'cat > "$1"', "sh", f"{directory}/config.yaml", input=yaml.safe_dump(config))
@@ -56,17 +63,28 @@ class Container:
     def start(self) -> None:
         """Start the daemon and wait until its client is up."""
         self._daemon = subprocess.Popen(
-            self.argv(*FACILITATOR, "run", "-c", f"{self.directory}/config.yaml"), stdout=subprocess.DEVNULL, text=True,
+            self.argv(*FACILITATOR, "run", "-c", f"{self.directory}/config.yaml"),
+            stdout=subprocess.DEVNULL,
+            text=True,
         )
         eventually(lambda: self.client() is not None, 30, "its client is up")
 
     def client(self) -> int | None:
         """The process of its client, while that is up."""
         done = subprocess.run(
-            self.argv(*FACILITATOR, "status", "--json", "-c", f"{self.directory}/config.yaml"), capture_output=True, text=True
+            self.argv(*FACILITATOR, "status", "--json", "-c", f"{self.directory}/config.yaml"),
+            capture_output=True,
+            text=True,
         )
-        tunnels = json.loads(done.stdout)["tunnels"] if done.returncode in (0, 1) and done.stdout.startswith("{") else []
-        return next((tunnel["session"]["pid"] for tunnel in tunnels if tunnel["phase"] == "up" and tunnel["session"]), None)
+        tunnels = (
+            json.loads(done.stdout)["tunnels"]
+            if done.returncode in (0, 1) and done.stdout.startswith("{")
+            else []
+        )
+        return next(
+            (tunnel["session"]["pid"] for tunnel in tunnels if tunnel["phase"] == "up" and tunnel["session"]),
+            None,
+        )
 
     def stop(self, number: signal.Signals) -> None:
         assert self._daemon is not None
@@ -123,8 +141,13 @@ def test_neither_touches_what_the_other_runs(two: tuple[Container, Container]) -
     other.start()
     assert all(map(alive, theirs)), "what looks like left behind is not its own"
     other.stop(signal.SIGKILL)
-    left = family(next(pid for pid in processes.all_pids() if (processes.tag_of(pid) or "").startswith(f"{one.directory}/run/acme/")
-                       and pid not in theirs))
+    left = family(
+        next(
+            pid
+            for pid in processes.all_pids()
+            if (processes.tag_of(pid) or "").startswith(f"{one.directory}/run/acme/") and pid not in theirs
+        )
+    )
     assert "ended process" in other.command("cleanup")
     eventually(lambda: not any(map(alive, left)), 10, "its own are ended, strays too")
     assert all(map(alive, theirs))
@@ -136,7 +159,9 @@ def test_neither_touches_what_the_other_runs(two: tuple[Container, Container]) -
 
 
 def test_a_directory_that_was_replaced_is_still_known(tmp_path: Path) -> None:
-    """Without RuntimeDirectoryPreserve= systemd removes it: the clients of a daemon that is gone must not stay for ever."""
+    """Without RuntimeDirectoryPreserve= systemd removes it: the clients of a daemon that is gone must not
+    stay for ever.
+    """
     from supervisor.clients.process_journal import Journal
     from supervisor.clients.sweep import leftovers
 
@@ -154,5 +179,3 @@ def test_a_directory_that_was_replaced_is_still_known(tmp_path: Path) -> None:
         os.close(found.pidfd)
         assert found.pid == client.pid
         client.kill()
-
-

@@ -1,4 +1,6 @@
-"""openconnect tunnels in the whole daemon: killed, thrown out, in the dark, refused, asked for codes, stopped for good."""
+"""openconnect tunnels in the whole daemon: killed, thrown out, in the dark, refused, asked for codes,
+stopped for good.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,19 @@ def config(lab: Lab, config: Config, server: OcservServer) -> Config:
 def office(lab: Lab, server: OcservServer, **login: object) -> dict[str, object]:
     """A tunnel to this server."""
     lab.set_secret("office-password", f"{PASSWORD}\n")
-    account = {"username": USER, "password": {"file": str(lab.directory / "office-password")}, "pause": "50ms", **login}
+    account = {
+        "username": USER,
+        "password": {"file": str(lab.directory / "office-password")},
+        "pause": "50ms",
+        **login,
+    }
     return tunnel("openconnect", server=str(CUSTOMER), server_certificate=server.pin, login=account)
 
 
 def lost(lab: Lab, daemon: LabDaemon, server: OcservServer, fault: Callable[[], object]) -> float:
-    """Seconds without traffic because of a fault that ends the session. None is lost when a request was answered late, but answered."""
+    """Seconds without traffic because of a fault that ends the session. None is lost when a request was
+    answered late, but answered.
+    """
     daemon.wait_for(NAME, phase="up", health="healthy")
     sessions = server.sessions
     outage = lab.outage(DATACENTRE_WEB, fault, until=daemon.replaced(NAME))
@@ -75,7 +84,7 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
         daemon.wait_for(NAME, phase="up", health="healthy")
     print("client killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in kills))
     assert statistics.median(kills) <= 1.0 * NOISE
-    assert server.logins == logins              # with the cookie that was kept
+    assert server.logins == logins  # with the cookie that was kept
     ended = lost(lab, daemon, server, server.throw_out)
     print(f"session ended by the server, outage in seconds: {ended:.2f}")
     assert ended <= 2.0 * NOISE
@@ -83,24 +92,32 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
     assert server.logins == logins + 1
 
 
-def test_silence_is_noticed_and_healed_without_a_login(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
+def test_silence_is_noticed_and_healed_without_a_login(
+    lab: Lab, daemon: LabDaemon, server: OcservServer
+) -> None:
     carries(lab, daemon, NAME)
     in_the_dark(lab, daemon, NAME)
     daemon.wait_for(NAME, PATIENCE, phase="up", health="healthy")
     carries(lab, daemon, NAME)
 
 
-def test_a_stopped_tunnel_logs_off_and_a_restarted_daemon_logs_in(lab: Lab, daemon: LabDaemon, server: OcservServer) -> None:
+def test_a_stopped_tunnel_logs_off_and_a_restarted_daemon_logs_in(
+    lab: Lab, daemon: LabDaemon, server: OcservServer
+) -> None:
     farewells, logins = server.said("received BYE packet"), server.logins
     assert daemon.cli("stop", NAME).returncode == 0
     daemon.wait_for(NAME, phase="stopped")
-    eventually(lambda: server.said("received BYE packet") > farewells, PATIENCE, "the server hears the farewell")
+    eventually(
+        lambda: server.said("received BYE packet") > farewells, PATIENCE, "the server hears the farewell"
+    )
     assert daemon.cli("start", NAME).returncode == 0
     carries(lab, daemon, NAME)
     assert server.logins == logins + 1
 
 
-def test_a_wrong_password_is_tried_three_times_and_a_right_one_taken(lab: Lab, config: Config, server: OcservServer) -> None:
+def test_a_wrong_password_is_tried_three_times_and_a_right_one_taken(
+    lab: Lab, config: Config, server: OcservServer
+) -> None:
     lab.set_secret("office-password", "wrong\n")
     before = server.logins
     with lab.daemon(config) as daemon:
@@ -113,7 +130,9 @@ def test_a_wrong_password_is_tried_three_times_and_a_right_one_taken(lab: Lab, c
     assert daemon.leftovers() == {}
 
 
-def test_codes_come_from_the_seed_and_a_short_break_needs_none(lab: Lab, config: Config, server: OcservServer) -> None:
+def test_codes_come_from_the_seed_and_a_short_break_needs_none(
+    lab: Lab, config: Config, server: OcservServer
+) -> None:
     server.kill()
     lab.set_secret("office-seed", f"{TOTP}\n")
     try:

@@ -41,7 +41,9 @@ def test_the_page_shows_real_tunnels_and_the_stream_tells_of_a_death(lab: Lab, d
         assert snapshot["tunnels"]["acme-dc"]["availability"]["last_day"][-1] is not None
         assert snapshot["measures"]["acme-dc"]["rtts"]
         os.kill(session["pid"], signal.SIGKILL)
-        death = next(entry for change in told if (entry := change["tunnels"].get("acme-dc")) and entry["deaths"])
+        death = next(
+            entry for change in told if (entry := change["tunnels"].get("acme-dc")) and entry["deaths"]
+        )
         assert death["deaths"][0]["reason"] == "killed"
     daemon.wait_well()
     page = daemon.get("/")[1]

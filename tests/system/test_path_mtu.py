@@ -1,4 +1,6 @@
-"""A path that silently drops large packets: its limit inside the tunnel is found, and new connections keep to it."""
+"""A path that silently drops large packets: its limit inside the tunnel is found, and new connections keep
+to it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.root
 
-OUTER = 1300                    # bytes that the path between the sites takes
-INNER = OUTER - 20 - 8 - 24     # less IP, UDP and OpenVPN's own header
+OUTER = 1300  # bytes that the path between the sites takes
+INNER = OUTER - 20 - 8 - 24  # less IP, UDP and OpenVPN's own header
 AMOUNT = 50_000_000
 PORT = 5001
 SERVE = f"""
@@ -41,7 +43,13 @@ print(got)
 @contextlib.contextmanager
 def narrow(lab: Lab) -> Iterator[None]:
     """The transport drops packets of more than OUTER bytes from and to the customer, and tells nobody."""
-    with filtering(lab, "transport", "forward", f"ip saddr {CUSTOMER} meta length > {OUTER}", f"ip daddr {CUSTOMER} meta length > {OUTER}"):
+    with filtering(
+        lab,
+        "transport",
+        "forward",
+        f"ip saddr {CUSTOMER} meta length > {OUTER}",
+        f"ip daddr {CUSTOMER} meta length > {OUTER}",
+    ):
         yield
 
 
@@ -72,12 +80,16 @@ def big_server(lab: Lab) -> Iterator[None]:
 
 def fetched(lab: Lab) -> int:
     """Bytes that the laptop gets within the patience of a connection; 0 when it gives up."""
-    done = lab.network["laptop"].run(sys.executable, "-c", FETCH, str(DATACENTRE_WEB), check=False, timeout=120)
+    done = lab.network["laptop"].run(
+        sys.executable, "-c", FETCH, str(DATACENTRE_WEB), check=False, timeout=120
+    )
     return int(done.stdout or 0)
 
 
 def measured(daemon: LabDaemon, mtu: int) -> None:
-    eventually(lambda: daemon.tunnel("acme-dc")["session"]["path_mtu"] == mtu, 20, f"the path takes {mtu} bytes")
+    eventually(
+        lambda: daemon.tunnel("acme-dc")["session"]["path_mtu"] == mtu, 20, f"the path takes {mtu} bytes"
+    )
     assert daemon.metric("facilitator_tunnel_path_mtu_bytes", tunnel="acme-dc") == mtu
 
 
@@ -103,7 +115,12 @@ def test_a_path_that_drops_silently_carries_a_big_transfer(lab: Lab, acme: Confi
 
 def test_without_an_answer_to_echo_requests_nothing_is_claimed(lab: Lab, acme: Config) -> None:
     """Also the counter-proof: on this path a transfer stands still without the clamp."""
-    with narrow(lab), filtering(lab, "datacentre", "input", "icmp type echo-request"), lab.daemon(acme) as daemon, big_server(lab):
+    with (
+        narrow(lab),
+        filtering(lab, "datacentre", "input", "icmp type echo-request"),
+        lab.daemon(acme) as daemon,
+        big_server(lab),
+    ):
         daemon.wait_for("acme-dc", phase="up", health="healthy")
         assert fetched(lab) == 0
         assert daemon.tunnel("acme-dc")["session"]["path_mtu"] is None

@@ -20,7 +20,9 @@ from tests.lab.wait import PATIENCE, eventually
 pytestmark = pytest.mark.root
 
 
-def test_a_wrong_password_stops_after_three_logins_and_a_right_one_heals(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
+def test_a_wrong_password_stops_after_three_logins_and_a_right_one_heals(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty
+) -> None:
     server = lab.password_server
     before = len(server.attempts)
     config |= {"alerts": lab.configuration(pagerduty)["alerts"]}
@@ -71,7 +73,11 @@ def test_a_killed_daemon_comes_back_without_double_clients(lab: Lab, daemon: Lab
 
 
 def test_who_asks_while_it_starts_hears_of_all_tunnels(daemon: LabDaemon) -> None:
-    client, heard, up = ControlClient(daemon.runtime_dir / "control.sock", timeout=PATIENCE), [], threading.Event()
+    client, heard, up = (
+        ControlClient(daemon.runtime_dir / "control.sock", timeout=PATIENCE),
+        [],
+        threading.Event(),
+    )
 
     def ask() -> None:
         while not up.is_set():
@@ -96,6 +102,6 @@ def test_one_capability_is_enough(lab: Lab, config: Config) -> None:
         for pid in (daemon.pid, *daemon.client_pids()):
             status = Path(f"/proc/{pid}/status").read_text()
             assert "\nUid:\t64002\t64002" in status
-            assert "\nCapBnd:\t0000000000001000" in status      # CAP_NET_ADMIN
+            assert "\nCapBnd:\t0000000000001000" in status  # CAP_NET_ADMIN
         for address in (DATACENTRE_WEB, CLOUD_WEB):
             assert lab.request(f"http://{address}/").status == 200

@@ -1,4 +1,6 @@
-"""Planned reconnects through real tunnels: a second session takes the place of the first one under traffic."""
+"""Planned reconnects through real tunnels: a second session takes the place of the first one under
+traffic.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,19 @@ from tests.lab.wait import PATIENCE, eventually
 from tests.system.ipsec import tunnel
 
 pytestmark = pytest.mark.root
-SOON = {"every": "60s", "before": "54s"}        # it begins within the first six seconds, and the old session may live for a minute
+SOON = {
+    "every": "60s",
+    "before": "54s",
+}  # it begins within the first six seconds, and the old session may live for a minute
 LATE = {"every": "10s", "before": "4s"}
 
 
 @pytest.fixture(scope="module")
 def twofold(lab: Lab) -> Iterator[OpenVpnServer]:
     """A server that lets an account have several sessions."""
-    server = OpenVpnServer(lab.network["customer"], lab.directory, lab.openvpn.authority, number=12, options=("duplicate-cn",))
+    server = OpenVpnServer(
+        lab.network["customer"], lab.directory, lab.openvpn.authority, number=12, options=("duplicate-cn",)
+    )
     server.start()
     (lab.directory / "acme-twofold.ovpn").write_text(server.client_config(str(CUSTOMER)))
     yield server
@@ -37,7 +44,10 @@ def twofold(lab: Lab) -> Iterator[OpenVpnServer]:
 
 def planned(whole: Config, tunnel: str, when: dict[str, str], **settings: object) -> Config:
     chosen = only(whole, tunnel)
-    chosen["tunnels"][tunnel] |= {"reconnect": {**whole["defaults"]["reconnect"], "planned": when}, **settings}
+    chosen["tunnels"][tunnel] |= {
+        "reconnect": {**whole["defaults"]["reconnect"], "planned": when},
+        **settings,
+    }
     return chosen
 
 
@@ -57,13 +67,16 @@ def alone(daemon: LabDaemon, tunnel: str) -> bool:
 def told(flood: Flood, streams: Streams) -> str:
     return (
         f"datagrams: {flood.sent - flood.echoed} of {flood.sent} lost; "
-        f"streams: {streams.broken} broken, longest gap {streams.gap:.3f} s, {streams.echoed} of {streams.sent} lines"
+        f"streams: {streams.broken} broken, longest gap {streams.gap:.3f} s, {streams.echoed} of "
+        f"{streams.sent} lines"
     )
 
 
 @contextlib.contextmanager
 def two_sessions(lab: Lab, daemon: LabDaemon) -> Iterator[None]:
-    """The block begins when another session carries, under traffic. The first one ends with its flows, of which nothing is lost."""
+    """The block begins when another session carries, under traffic. The first one ends with its flows, of
+    which nothing is lost.
+    """
     replaced = daemon.replaced("acme-dc")
     with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
         eventually(replaced, 20, "another session carries")
@@ -74,7 +87,9 @@ def two_sessions(lab: Lab, daemon: LabDaemon) -> Iterator[None]:
     assert (streams.broken, streams.echoed) == (0, streams.sent)
 
 
-def test_both_sessions_live_until_the_flows_of_the_first_are_over(lab: Lab, config: Config, twofold: OpenVpnServer) -> None:
+def test_both_sessions_live_until_the_flows_of_the_first_are_over(
+    lab: Lab, config: Config, twofold: OpenVpnServer
+) -> None:
     settings = planned(config, "acme-dc", SOON, config=str(lab.directory / "acme-twofold.ovpn"))
     with lab.daemon(settings) as daemon:
         daemon.wait_well()
@@ -82,7 +97,11 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over(lab: Lab, conf
             leaving = other(daemon, "acme-dc")
             assert leaving is not None
             assert leaving["role"] == "leaving"
-            eventually(lambda: daemon.tunnel("acme-dc")["second_session"] == "allowed", 20, "it is learned that both live")
+            eventually(
+                lambda: daemon.tunnel("acme-dc")["second_session"] == "allowed",
+                20,
+                "it is learned that both live",
+            )
             assert len(daemon.client_pids("openvpn")) == 2
         assert len(daemon.client_pids("openvpn")) == 1
         assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel="acme-dc", reason="planned") >= 1
@@ -90,7 +109,9 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over(lab: Lab, conf
 
 
 def taken_over(lab: Lab, config: Config) -> tuple[Flood, Streams]:
-    """The first reconnect, which finds out that the far side gives the second session the first one's address."""
+    """The first reconnect, which finds out that the far side gives the second session the first one's
+    address.
+    """
     with lab.daemon(planned(config, "acme-dc", SOON)) as daemon:
         daemon.wait_well()
         before, replaced = daemon.tunnel("acme-dc")["session"], daemon.replaced("acme-dc")
@@ -113,7 +134,11 @@ def in_place(lab: Lab, config: Config) -> tuple[Flood, Streams]:
         daemon.wait_well()
         before = daemon.tunnel("acme-dc")["session"]["pid"]
         with lab.flood(DATACENTRE_WEB, rate=100) as flood, streaming(lab, DATACENTRE_WEB) as streams:
-            eventually(lambda: daemon.metric("facilitator_tunnel_recoveries_total", rung="in-place") >= 1, 20, "it reconnects in place")
+            eventually(
+                lambda: daemon.metric("facilitator_tunnel_recoveries_total", rung="in-place") >= 1,
+                20,
+                "it reconnects in place",
+            )
             daemon.wait_for("acme-dc", 20, health="healthy", reason="connected")
         print(told(flood, streams))
         assert daemon.tunnel("acme-dc")["session"]["pid"] == before
@@ -129,7 +154,9 @@ def test_where_one_session_is_allowed_no_stream_breaks(
 ) -> None:
     flood, streams = way(lab, config)
     assert streams.broken == 0
-    assert flood.sent - flood.echoed < 50, "half a second, on a machine on which everything waits for everything"
+    assert flood.sent - flood.echoed < 50, (
+        "half a second, on a machine on which everything waits for everything"
+    )
 
 
 @pytest.mark.timed
@@ -137,7 +164,8 @@ def test_where_one_session_is_allowed_no_stream_breaks(
 def test_where_one_session_is_allowed_two_datagrams_are_lost(
     lab: Lab, config: Config, way: Callable[[Lab, Config], tuple[Flood, Streams]]
 ) -> None:
-    """Also where that has to be found out, and the old session is dead from before the client says that the new one is up.
+    """Also where that has to be found out, and the old session is dead from before the client says that
+    the new one is up.
 
     One of some: what a busy machine adds is not what is asked about.
     """
@@ -146,13 +174,17 @@ def test_where_one_session_is_allowed_two_datagrams_are_lost(
 
 
 def repeated_syns(lab: Lab) -> int:
-    """How often a connection of staff was tried a second time, because the first attempt was not answered by the kernel at once."""
+    """How often a connection of staff was tried a second time, because the first attempt was not answered
+    by the kernel at once.
+    """
     return int(lab.network["laptop"].run("nstat", "-asz", "TcpExtTCPSynRetrans").stdout.split()[2])
 
 
-@pytest.mark.timed       # a SYN that waits longer than a second is sent again, however busy the machine is
+@pytest.mark.timed  # a SYN that waits longer than a second is sent again, however busy the machine is
 def test_a_proxy_is_replaced_by_one_on_another_port(lab: Lab, config: Config) -> None:
-    """No request is lost: each is answered, however long that takes on a busy machine, and none had to knock twice."""
+    """No request is lost: each is answered, however long that takes on a busy machine, and none had to
+    knock twice.
+    """
     config["defaults"]["probe"]["timeout"] = "5s"
     with lab.daemon(planned(config, "own-cloud", SOON)) as daemon:
         daemon.wait_well()
@@ -160,7 +192,11 @@ def test_a_proxy_is_replaced_by_one_on_another_port(lab: Lab, config: Config) ->
         with streaming(lab, CLOUD_WEB) as streams, lab.poller(CLOUD_WEB, patience=PATIENCE) as poller:
             poller.wait_settled(10)
             eventually(replaced, 30, "another session carries")
-            eventually(lambda: daemon.tunnel("own-cloud")["second_session"] == "allowed", 20, "it is learned that both live")
+            eventually(
+                lambda: daemon.tunnel("own-cloud")["second_session"] == "allowed",
+                20,
+                "it is learned that both live",
+            )
             poller.wait_settled(10)
         assert streams.broken == 0
         eventually(lambda: alone(daemon, "own-cloud"), 30, "the first one ends when its connections are over")
@@ -188,12 +224,18 @@ def test_a_crash_between_the_two_ends_neither(lab: Lab, config: Config, twofold:
             daemon.wait_for("acme-dc", 20, phase="up", health="healthy")
             leaving = other(daemon, "acme-dc")
             assert leaving is not None
-            assert set(daemon.client_pids("openvpn")) == clients == {leaving["pid"], daemon.tunnel("acme-dc")["session"]["pid"]}
+            assert (
+                set(daemon.client_pids("openvpn"))
+                == clients
+                == {leaving["pid"], daemon.tunnel("acme-dc")["session"]["pid"]}
+            )
     assert daemon.leftovers() == {}
 
 
 def test_the_age_at_which_sessions_end_is_learned_from_the_history(lab: Lab, config: Config) -> None:
-    """Nobody announces it: the server's administrator throws the client out after four seconds, five times."""
+    """Nobody announces it: the server's administrator throws the client out after four seconds, five
+    times.
+    """
     age = 4.0
     daemon = lab.daemon(only(config, "acme-dc"))
     with daemon:
@@ -218,12 +260,18 @@ def office(lab: Lab, config: Config, same_clients: int, **options: object) -> It
     directory = lab.directory / f"planned-{same_clients}-{len(options)}"
     directory.mkdir()
     server = OcservServer(
-        lab.network["customer"], directory, Authority(directory), CUSTOMER, **{"max-same-clients": same_clients, **options},
+        lab.network["customer"],
+        directory,
+        Authority(directory),
+        CUSTOMER,
+        **{"max-same-clients": same_clients, **options},
     )
     server.start()
     lab.set_secret("office-password", f"{PASSWORD}\n")
     login = {"username": USER, "password": {"file": str(lab.directory / "office-password")}}
-    tunnels = {"office": tunnel("openconnect", server=str(CUSTOMER), server_certificate=server.pin, login=login)}
+    tunnels = {
+        "office": tunnel("openconnect", server=str(CUSTOMER), server_certificate=server.pin, login=login)
+    }
     if not options:
         tunnels["office"]["reconnect"] = {**config["defaults"]["reconnect"], "planned": SOON}
     try:

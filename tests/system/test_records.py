@@ -1,4 +1,6 @@
-"""A killed daemon's records, read by another version: those of an earlier one are gone on from, an unknown one begins anew."""
+"""A killed daemon's records, read by another version: those of an earlier one are gone on from, an unknown
+one begins anew.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,12 @@ def test_records_of_version_0_1_0_are_gone_on_from(daemon: LabDaemon) -> None:
 def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(daemon: LabDaemon) -> None:
     before = daemon.sessions()
     daemon.kill9()
-    rewrite(daemon, "tunnels", lambda raw: raw["record"]["state"].update(stage=raw["record"]["state"].pop("phase")), "acme-dc")
+    rewrite(
+        daemon,
+        "tunnels",
+        lambda raw: raw["record"]["state"].update(stage=raw["record"]["state"].pop("phase")),
+        "acme-dc",
+    )
     daemon.start()
     daemon.wait_well()
     after = daemon.sessions()
@@ -43,4 +50,6 @@ def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(
     assert after["acme-dc"] != before["acme-dc"]
     assert len(daemon.client_pids("openvpn")) == 1
     said = [json.loads(line) for line in daemon.log.read_text().splitlines() if "not understood" in line]
-    assert [(line["tunnel"], line["why"]) for line in said] == [("acme-dc", "record.state.stage is unknown to this version")]
+    assert [(line["tunnel"], line["why"]) for line in said] == [
+        ("acme-dc", "record.state.stage is unknown to this version")
+    ]

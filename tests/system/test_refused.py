@@ -1,4 +1,6 @@
-"""Logins that cannot work, of every kind at once: how often the servers see them, what is said, and how soon a corrected file is used."""
+"""Logins that cannot work, of every kind at once: how often the servers see them, what is said, and how
+soon a corrected file is used.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from tests.lab.strongswan import PRESHARED_KEY
 
 pytestmark = [pytest.mark.root, pytest.mark.timed]
 
-WAKES = 5.0         # seconds
+WAKES = 5.0  # seconds
 
 
 @pytest.fixture
@@ -32,6 +34,7 @@ def everyone(lab: Lab) -> Iterator[Customers]:
 
 def seen(server: Server, pattern: str) -> Callable[[], int]:
     """How many lines of the server's log match from now on."""
+
     def count() -> int:
         return len(re.findall(pattern, server.log.read_text(errors="replace")))
 
@@ -83,12 +86,17 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
     everyone.openvpn()
     everyone.openconnect("certificate")
     password, static, codes, vpnc, swan, shuttle, certificate, shown = everyone.all
-    codes.settings["login"]["max_attempts"] = 1         # a code for each attempt, and ocserv has a new one every thirty seconds
+    codes.settings["login"]["max_attempts"] = (
+        1  # a code for each attempt, and ocserv has a new one every thirty seconds
+    )
     seed, period = pyotp.random_base32(), 2
     lab.login_server(ServerLogin.STATIC).change_seed(seed, period)
     right = {
         password.name: ("customers/openvpn-password-password", PASSWORD),
-        static.name: ("customers/openvpn-static-seed", f"otpauth://totp/acme:svc?secret={seed}&period={period}"),
+        static.name: (
+            "customers/openvpn-static-seed",
+            f"otpauth://totp/acme:svc?secret={seed}&period={period}",
+        ),
         codes.name: ("customers/openconnect-seed", TOTP),
         vpnc.name: ("customers/vpnc-password", PASSWORD),
         swan.name: ("customers/pre-shared-key", PRESHARED_KEY),
@@ -97,9 +105,11 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         shown.name: ("customers/openconnect-certificate", everyone.certificate(everyone.authority)),
     }
     wrong = {
-        static.name: f"otpauth://totp/acme:svc?secret={pyotp.random_base32()}&period={period}", codes.name: pyotp.random_base32(),
+        static.name: f"otpauth://totp/acme:svc?secret={pyotp.random_base32()}&period={period}",
+        codes.name: pyotp.random_base32(),
         shuttle.name: lab.sshd.host_key.read_text().rstrip(),
-        certificate.name: lab.openvpn.client_config(str(CUSTOMER), stranger(lab)).rstrip(), shown.name: everyone.certificate(stranger(lab)),
+        certificate.name: lab.openvpn.client_config(str(CUSTOMER), stranger(lab)).rstrip(),
+        shown.name: everyone.certificate(stranger(lab)),
     }
     counts = {
         password.name: refused(lambda: lab.login_server(ServerLogin.PASSWORD).attempts),
@@ -111,7 +121,11 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         certificate.name: seen(certificate.server, "VERIFY ERROR"),
         shown.name: seen(shown.server, "client certificate verification failed"),
     }
-    others = {shuttle.name: ("failed", "key"), certificate.name: ("backoff", "handshake"), shown.name: ("backoff", "handshake")}
+    others = {
+        shuttle.name: ("failed", "key"),
+        certificate.name: ("backoff", "handshake"),
+        shown.name: ("backoff", "handshake"),
+    }
     with spoiled(lab, right, wrong), lab.daemon(everyone.config(config)) as daemon:
         for customer in everyone.all:
             phase, reason = others.get(customer.name, ("failed", "auth"))
@@ -123,7 +137,9 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
     assert daemon.leftovers() == {}
 
 
-def test_a_ban_is_told_from_a_wrong_password_and_waited_for(lab: Lab, config: Config, everyone: Customers) -> None:
+def test_a_ban_is_told_from_a_wrong_password_and_waited_for(
+    lab: Lab, config: Config, everyone: Customers
+) -> None:
     everyone.openconnect("password", **{"max-ban-score": 20, "min-reauth-time": 300})
     (customer,) = everyone.all
     lab.set_secret("customers/openconnect-password-password", "wrong horse\n")

@@ -19,7 +19,8 @@ from tests.lab.wait import eventually
 pytestmark = pytest.mark.root
 
 MANY = 50
-RATE = 20               # datagrams a second through each of the many: what the echo in the lab takes from all of them without a loss
+# datagrams a second through each of the many: what the echo in the lab takes from all of them without a loss
+RATE = 20
 
 
 def reload(daemon: LabDaemon, config: Config) -> list[str]:
@@ -31,12 +32,16 @@ def reload(daemon: LabDaemon, config: Config) -> list[str]:
 
 
 def rules(daemon: LabDaemon) -> str:
-    """Our table with the kernel's numbers of chains, rules and sets, without elements and counters: another one had it built anew."""
+    """Our table with the kernel's numbers of chains, rules and sets, without elements and counters:
+    another one had it built anew.
+    """
     table = daemon.namespace.run("nft", "-a", "list", "table", "inet", "facilitator").stdout
     return re.sub(r"\s*elements = \{[^}]*\}|packets \d+ bytes \d+", "", table)
 
 
-def test_probes_alerts_and_destinations_change_without_a_restart(lab: Lab, config: Config, daemon: LabDaemon) -> None:
+def test_probes_alerts_and_destinations_change_without_a_restart(
+    lab: Lab, config: Config, daemon: LabDaemon
+) -> None:
     acme, clients, table = config["tunnels"]["acme-dc"], daemon.client_pids(), rules(daemon)
     with lab.flood(DATACENTRE_WEB, rate=100) as flood:
         acme["probe"] = {"targets": acme["probe"]["targets"], "interval": "400ms"}
@@ -54,7 +59,11 @@ def test_probes_alerts_and_destinations_change_without_a_restart(lab: Lab, confi
 def test_a_wrong_file_changes_nothing_and_every_error_is_said(config: Config, daemon: LabDaemon) -> None:
     before, clients = daemon.status(), daemon.client_pids()
     assert daemon.metric("facilitator_config_last_reload_successful") == 1
-    wrong = {**config, "tunels": {}, "tunnels": {**config["tunnels"], "own-cloud": {"kind": "sshuttle", "priority": "high"}}}
+    wrong = {
+        **config,
+        "tunels": {},
+        "tunnels": {**config["tunnels"], "own-cloud": {"kind": "sshuttle", "priority": "high"}},
+    }
     daemon.configure(wrong)
     done = daemon.cli("reload")
     assert done.returncode == Exit.CONFIG
@@ -65,7 +74,9 @@ def test_a_wrong_file_changes_nothing_and_every_error_is_said(config: Config, da
 
     daemon.configure(config)
     os.kill(daemon.pid, signal.SIGHUP)
-    eventually(lambda: daemon.metric("facilitator_config_last_reload_successful") == 1, 5, "the signal reloads too")
+    eventually(
+        lambda: daemon.metric("facilitator_config_last_reload_successful") == 1, 5, "the signal reloads too"
+    )
     assert daemon.client_pids() == clients
 
 
@@ -74,7 +85,10 @@ def test_one_of_fifty_changes_and_the_others_lose_nothing(lab: Lab, config: Conf
     addresses = {f"acme-{n}": IPv4Address(int(PRESENTED[n])) for n in range(1, MANY + 1)}
     common = {"kind": "openvpn", "config": str(lab.directory / "acme-shared.ovpn")}
     config["tunnels"] = {
-        name: {**common, "destinations": [{"network": f"{DATACENTRE_WEB}/32", "presented_as": f"{address}/32"}]}
+        name: {
+            **common,
+            "destinations": [{"network": f"{DATACENTRE_WEB}/32", "presented_as": f"{address}/32"}],
+        }
         for name, address in addresses.items()
     }
     config["defaults"]["login"] = {"pause": "10ms"}
@@ -100,19 +114,30 @@ def pids(daemon: LabDaemon) -> dict[str, int]:
     return {tunnel["name"]: tunnel["session"]["pid"] for tunnel in daemon.status()["tunnels"]}
 
 
-def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(lab: Lab, config: Config, daemon: LabDaemon) -> None:
+def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(
+    lab: Lab, config: Config, daemon: LabDaemon
+) -> None:
     clients, profile = daemon.client_pids(), lab.directory / "globex.ovpn"
-    profile.write_text(f"remote {DATACENTRE_WEB} 1194\nhttp-proxy {DATACENTRE_WEB} 3128 own-cloud-ssh-key basic\n")
-    config["tunnels"]["globex"] = {"kind": "openvpn", "destinations": ["10.203.0.0/24"], "config": str(profile)}
+    profile.write_text(
+        f"remote {DATACENTRE_WEB} 1194\nhttp-proxy {DATACENTRE_WEB} 3128 own-cloud-ssh-key basic\n"
+    )
+    config["tunnels"]["globex"] = {
+        "kind": "openvpn",
+        "destinations": ["10.203.0.0/24"],
+        "config": str(profile),
+    }
     done = reload(daemon, config)
     assert [line for line in done if line.startswith(f"{profile}:2: http-proxy names a file")], done
     failed = daemon.wait_for("globex", phase="failed")
     assert failed["last_error"].startswith(f"client-config: {profile}:2: http-proxy names a file")
     profile.write_text(f"remote {DATACENTRE_WEB} 1194\nca ca-of-globex.crt\n")
     missing = daemon.wait_for("globex", phase="failed", reason="missing-input")
-    assert missing["last_error"] == f"missing-input: {profile}:2: ca: cannot read ca-of-globex.crt: No such file or directory"
+    assert (
+        missing["last_error"]
+        == f"missing-input: {profile}:2: ca: cannot read ca-of-globex.crt: No such file or directory"
+    )
     (lab.directory / "ca-of-globex.crt").write_text("at last")
-    daemon.wait_for("globex", reason="client-config")       # OpenVPN's own verdict about this profile
+    daemon.wait_for("globex", reason="client-config")  # OpenVPN's own verdict about this profile
     for name in ("acme-dc", "own-cloud"):
         daemon.wait_for(name, phase="up", health="healthy")
     assert [pid for pid in clients if pid not in daemon.client_pids()] == []

@@ -1,4 +1,6 @@
-"""A client that was taken over reaches neither the daemon nor other clients: tried for real, with a control outside of the sandbox."""
+"""A client that was taken over reaches neither the daemon nor other clients: tried for real, with a
+control outside of the sandbox.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +28,45 @@ USER = 61234
 
 
 class Scene:
-    """A daemon with two clients: the victim waits with a password, the intruder is told whom to attack when all is there."""
+    """A daemon with two clients: the victim waits with a password, the intruder is told whom to attack
+    when all is there.
+    """
 
     def __init__(self, lab: Lab, config: Config, user: int | None) -> None:
         self.daemon = lab.daemon({**config, "tunnels": {}}, user=user)
-        self._program, self._secret = self._own("intruder.py", INTRUDER.read_text()), self._own("victim-password", "hunter2hunter2")
+        self._program, self._secret = (
+            self._own("intruder.py", INTRUDER.read_text()),
+            self._own("victim-password", "hunter2hunter2"),
+        )
         self._go = self.daemon.runtime_dir / "clients" / "intruder" / "go"
-        wait = f"until read -r orders 2>/dev/null <{self._go}; do sleep 0.05; done; exec python3 {self._program} $orders"
+        wait = (
+            f"until read -r orders 2>/dev/null <{self._go}; do sleep 0.05; done; exec python3 "
+            f"{self._program} $orders"
+        )
         common = {"kind": "command", "probe": {"targets": []}}
-        self.daemon.configure({**config, "tunnels": {
-            "victim": {
-                **common, "argv": ["/bin/sh", "-c", "echo waiting; exec sleep 1000", "sh", "{password_file}"], "device": "t-victim",
-                "up": {"notify": True}, "login": {"password": {"file": str(self._secret)}}, "destinations": ["10.91.0.0/24"],
-            },
-            "intruder": {
-                **common, "argv": ["/bin/sh", "-c", wait], "device": "t-intruder", "up": {"line": "never"},
-                "reads": [str(self._program)], "destinations": ["10.92.0.0/24"],
-            },
-        }})
+        self.daemon.configure(
+            {
+                **config,
+                "tunnels": {
+                    "victim": {
+                        **common,
+                        "argv": ["/bin/sh", "-c", "echo waiting; exec sleep 1000", "sh", "{password_file}"],
+                        "device": "t-victim",
+                        "up": {"notify": True},
+                        "login": {"password": {"file": str(self._secret)}},
+                        "destinations": ["10.91.0.0/24"],
+                    },
+                    "intruder": {
+                        **common,
+                        "argv": ["/bin/sh", "-c", wait],
+                        "device": "t-intruder",
+                        "up": {"line": "never"},
+                        "reads": [str(self._program)],
+                        "destinations": ["10.92.0.0/24"],
+                    },
+                },
+            }
+        )
 
     def _own(self, name: str, text: str) -> Path:
         path = self.daemon.directory / name
@@ -55,15 +78,21 @@ class Scene:
 
     def victim(self) -> int:
         """Its process."""
-        session: dict[str, Any] = eventually(lambda: self.daemon.tunnel("victim")["session"], 15, "the victim runs")
+        session: dict[str, Any] = eventually(
+            lambda: self.daemon.tunnel("victim")["session"], 15, "the victim runs"
+        )
         return int(session["pid"])
 
     def orders(self, number: int) -> list[str]:
         """What the intruder is told."""
         runtime = self.daemon.runtime_dir
         files = (
-            self._secret, self.daemon.config_file, runtime / "control.key", runtime / "journal" / "victim.json",
-            runtime / "clients" / "victim" / "output.log", self.daemon.directory / "state" / "history.db",
+            self._secret,
+            self.daemon.config_file,
+            runtime / "control.key",
+            runtime / "journal" / "victim.json",
+            runtime / "clients" / "victim" / "output.log",
+            self.daemon.directory / "state" / "history.db",
         )
         return [str(runtime), str(self.daemon.pid), str(self.victim()), str(number), *map(str, files)]
 
@@ -96,19 +125,34 @@ def test_everything_that_an_intruder_tries_is_refused(scene: Scene) -> None:
     assert all("belongs to a client of this daemon" in line for line in tried if line.startswith("control: "))
     assert scene.daemon.running
     assert scene.victim() == victim
-    assert scene.daemon.tunnel("victim")["phase"] == "starting", "what it sent to the victim's NOTIFY_SOCKET was not believed"
+    assert scene.daemon.tunnel("victim")["phase"] == "starting", (
+        "what it sent to the victim's NOTIFY_SOCKET was not believed"
+    )
     assert "a notification was ignored" in scene.daemon.cli("logs", "victim").stdout
 
 
 def test_the_same_outside_of_the_sandbox(scene: Scene) -> None:
-    """The control: the same program with the same uid and capability, started by somebody else, reaches the victim."""
-    user = [] if scene.daemon.user is None else [
-        "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin",
-        "--bounding-set=-all,+net_admin",
-    ]
+    """The control: the same program with the same uid and capability, started by somebody else, reaches
+    the victim.
+    """
+    user = (
+        []
+        if scene.daemon.user is None
+        else [
+            "setpriv",
+            f"--reuid={USER}",
+            f"--regid={USER}",
+            "--clear-groups",
+            "--inh-caps=-all,+net_admin",
+            "--ambient-caps=-all,+net_admin",
+            "--bounding-set=-all,+net_admin",
+        ]
+    )
     program = shutil.copy(INTRUDER, f"/tmp/{os.getpid()}-intruder.py")
     try:
-        with subprocess.Popen([*user, "/usr/bin/python3", program, *scene.orders(0)], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [*user, "/usr/bin/python3", program, *scene.orders(0)], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             tried = []
             for line in process.stdout:
@@ -120,8 +164,18 @@ def test_the_same_outside_of_the_sandbox(scene: Scene) -> None:
     print(*tried)
     assert "all was tried" in tried[-1]
     reached = {line.partition(": reached")[0] for line in tried if ": reached" in line}
-    assert reached >= {"control: read", "victim: memory", "victim: anonymous files", "victim: kill", "daemon: kill", "directory: list"}
-    if scene.daemon.user is not None:       # root may look into everything
-        assert not reached & {"daemon: memory", "daemon: anonymous files", "daemon: environment", "daemon: ptrace"}
-
-
+    assert reached >= {
+        "control: read",
+        "victim: memory",
+        "victim: anonymous files",
+        "victim: kill",
+        "daemon: kill",
+        "directory: list",
+    }
+    if scene.daemon.user is not None:  # root may look into everything
+        assert not reached & {
+            "daemon: memory",
+            "daemon: anonymous files",
+            "daemon: environment",
+            "daemon: ptrace",
+        }

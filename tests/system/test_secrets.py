@@ -1,4 +1,6 @@
-"""Planted secrets are looked for wherever they must not be: in /proc, in files, in every answer, in logs and incidents."""
+"""Planted secrets are looked for wherever they must not be: in /proc, in files, in every answer, in logs
+and incidents.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ pytestmark = pytest.mark.root
 
 def forms(secret: str) -> set[str]:
     """How it could appear: line by line, and in base64."""
-    lines = {line.strip() for line in secret.splitlines() if len(line.strip()) > 7 and not line.startswith("-----")}
+    lines = {
+        line.strip() for line in secret.splitlines() if len(line.strip()) > 7 and not line.startswith("-----")
+    }
     return lines | {base64.b64encode(line.encode()).decode().rstrip("=") for line in lines}
 
 
@@ -38,10 +42,16 @@ def config_with_every_login(lab: Lab, config: Config, pagerduty: LabPagerDuty, s
     lab.set_secret("planted-seed", f"{seed}\n")
     login = {"username": "svc-facilitator", "password": {"file": str(lab.directory / "acme-static-password")}}
     static = {
-        "kind": "openvpn", "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.1.0/24"}],
-        "config": str(lab.directory / "acme-static.ovpn"), "login": {**login, "totp": {"file": str(lab.directory / "planted-seed")}},
+        "kind": "openvpn",
+        "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.1.0/24"}],
+        "config": str(lab.directory / "acme-static.ovpn"),
+        "login": {**login, "totp": {"file": str(lab.directory / "planted-seed")}},
     }
-    asked = {**static, "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.2.0/24"}], "login": login}
+    asked = {
+        **static,
+        "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.2.0/24"}],
+        "login": login,
+    }
     alerting = lab.configuration(pagerduty)["alerts"]
     return {**config, "alerts": alerting, "tunnels": {**config["tunnels"], "static": static, "asked": asked}}
 
@@ -56,13 +66,23 @@ def places(daemon: LabDaemon, pagerduty: LabPagerDuty) -> Iterator[tuple[str, by
     """Everything that other people could look at."""
     for process in tree(daemon.pid):
         for what in ("cmdline", "environ"):
-            yield f"/proc/{process.pid} ({process.name()}) {what}", Path(f"/proc/{process.pid}/{what}").read_bytes()
+            yield (
+                f"/proc/{process.pid} ({process.name()}) {what}",
+                Path(f"/proc/{process.pid}/{what}").read_bytes(),
+            )
     for path in daemon.directory.rglob("*"):
         if path.is_file():
             yield str(path), path.read_bytes()
     for url in ("/metrics", "/api/v1/status", "/healthz", "/readyz"):
         yield url, daemon.get(url)[1].encode()
-    for command in (("status", "--json"), ("why", "100.64.1.10"), ("plan",), ("logs", "static"), ("logs", "acme-dc"), ("doctor",)):
+    for command in (
+        ("status", "--json"),
+        ("why", "100.64.1.10"),
+        ("plan",),
+        ("logs", "static"),
+        ("logs", "acme-dc"),
+        ("doctor",),
+    ):
         answer = daemon.cli(*command)
         yield " ".join(command), (answer.stdout + answer.stderr).encode()
     yield "PagerDuty without its routing key", json.dumps(pagerduty.state()).replace(ROUTING_KEY, "").encode()
@@ -72,7 +92,10 @@ def test_no_secret_is_found_anywhere(lab: Lab, config: Config, pagerduty: LabPag
     seed = pyotp.random_base32()
     config = config_with_every_login(lab, config, pagerduty, seed)
     planted = {
-        "password": PASSWORD, "seed": seed, "routing key": ROUTING_KEY, "ssh key": lab.sshd.client_key.read_text(),
+        "password": PASSWORD,
+        "seed": seed,
+        "routing key": ROUTING_KEY,
+        "ssh key": lab.sshd.client_key.read_text(),
         "openvpn key": keys_of((lab.directory / "acme.ovpn").read_text()),
         "tls key": keys_of((lab.directory / "acme-static.ovpn").read_text()),
     }
@@ -83,15 +106,25 @@ def test_no_secret_is_found_anywhere(lab: Lab, config: Config, pagerduty: LabPag
             daemon.wait_for(name, phase="up")
         daemon.wait_for("asked", phase="starting")
         code = lab.login_server(ServerLogin.STATIC).code
-        eventually(lambda: any("asked" in key for key in pagerduty.open()), 20, "an incident says what is asked")
+        eventually(
+            lambda: any("asked" in key for key in pagerduty.open()), 20, "an incident says what is asked"
+        )
         found = [
-            (what, where) for where, content in places(daemon, pagerduty) for what, secret in planted.items()
+            (what, where)
+            for where, content in places(daemon, pagerduty)
+            for what, secret in planted.items()
             if any(form.encode() in content for form in forms(secret))
         ]
         assert found == []
-        daemon.cli("answer", "asked", typed=f"{code}\n")      # the server may have seen this code already: that is not the point here
-        assert code.encode() not in b"".join(content for where, content in places(daemon, pagerduty) if "logs" in where or "/log" in where)
-        assert {core_limit(process) for process in tree(daemon.pid)} <= {("0", "0"), ("1", "1")}, "no core dumps"
+        daemon.cli(
+            "answer", "asked", typed=f"{code}\n"
+        )  # the server may have seen this code already: that is not the point here
+        assert code.encode() not in b"".join(
+            content for where, content in places(daemon, pagerduty) if "logs" in where or "/log" in where
+        )
+        assert {core_limit(process) for process in tree(daemon.pid)} <= {("0", "0"), ("1", "1")}, (
+            "no core dumps"
+        )
 
 
 def core_limit(process: psutil.Process) -> tuple[str, ...]:

@@ -22,12 +22,20 @@ def test_a_reload_changes_who_may_enter(lab: Lab, config: Config) -> None:
 
     config["staff"]["segments"] = {"laptops": [LAPTOP], "others": ["10.8.128.0/17"]}
     config["tunnels"]["acme-dc"]["allow"] = ["laptops"]
-    config["tunnels"]["own-cloud"]["allow"] = ["others", {"segment": "laptops", "ports": ["tcp/22", "udp/80"]}]
+    config["tunnels"]["own-cloud"]["allow"] = [
+        "others",
+        {"segment": "laptops", "ports": ["tcp/22", "udp/80"]},
+    ]
     with lab.daemon(config) as daemon:
         daemon.wait_well()
         assert statuses() == [200, 0]
-        assert daemon.metric("facilitator_tunnel_refused_packets_total", tunnel="own-cloud", segment="laptops") == 1
-        assert daemon.metric("facilitator_tunnel_refused_packets_total", tunnel="acme-dc", segment="others") == 0
+        assert (
+            daemon.metric("facilitator_tunnel_refused_packets_total", tunnel="own-cloud", segment="laptops")
+            == 1
+        )
+        assert (
+            daemon.metric("facilitator_tunnel_refused_packets_total", tunnel="acme-dc", segment="others") == 0
+        )
 
         config["tunnels"]["acme-dc"]["allow"] = []
         config["tunnels"]["own-cloud"]["allow"] = [{"segment": "laptops", "ports": ["tcp/80"]}]
@@ -35,6 +43,9 @@ def test_a_reload_changes_who_may_enter(lab: Lab, config: Config) -> None:
         daemon.configure(config)
         assert daemon.cli("reload").returncode == 0
         assert statuses() == [0, 200]
-        assert daemon.metric("facilitator_tunnel_refused_packets_total", tunnel="acme-dc", segment="laptops") == 1
+        assert (
+            daemon.metric("facilitator_tunnel_refused_packets_total", tunnel="acme-dc", segment="laptops")
+            == 1
+        )
         assert daemon.client_pids() == clients
     assert daemon.leftovers() == {}

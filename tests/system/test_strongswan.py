@@ -1,4 +1,6 @@
-"""Two strongSwan tunnels in the whole daemon, with a key and with a password: killed, thrown out, in the dark, refused."""
+"""Two strongSwan tunnels in the whole daemon, with a key and with a password: killed, thrown out, in the
+dark, refused.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,17 @@ def server(lab: Lab) -> Iterator[StrongSwanServer]:
 @pytest.fixture
 def config(lab: Lab, config: Config, server: StrongSwanServer) -> Config:
     for name, text in (
-        ("acme-psk.conf", server.swanctl_config("psk")), ("acme-eap.conf", server.swanctl_config("eap")),
-        ("acme-psk", f"{PRESHARED_KEY}\n"), ("acme-eap", f"{PASSWORD}\n"),
+        ("acme-psk.conf", server.swanctl_config("psk")),
+        ("acme-eap.conf", server.swanctl_config("eap")),
+        ("acme-psk", f"{PRESHARED_KEY}\n"),
+        ("acme-eap", f"{PASSWORD}\n"),
     ):
         lab.set_secret(name, text)
-    first = tunnel("strongswan", config=str(lab.directory / "acme-psk.conf"), psk={"file": str(lab.directory / "acme-psk")})
+    first = tunnel(
+        "strongswan",
+        config=str(lab.directory / "acme-psk.conf"),
+        psk={"file": str(lab.directory / "acme-psk")},
+    )
     login = {"username": USER, "password": {"file": str(lab.directory / "acme-eap")}}
     second = tunnel("strongswan", config=str(lab.directory / "acme-eap.conf"), login=login, priority=200)
     return {**config, "tunnels": {"acme-key": first, "acme-password": second}}
@@ -38,7 +46,10 @@ def config(lab: Lab, config: Config, server: StrongSwanServer) -> Config:
 def test_two_at_once(lab: Lab, daemon: LabDaemon) -> None:
     """Each has its own charon and its own device, and charon's rules and routes stand in nobody's way."""
     facilitator = lab.network["facilitator"]
-    assert {daemon.tunnel(name)["session"]["device"] for name in ("acme-key", "acme-password")} == {"t-acme-key", "t-acme-password"}
+    assert {daemon.tunnel(name)["session"]["device"] for name in ("acme-key", "acme-password")} == {
+        "t-acme-key",
+        "t-acme-password",
+    }
     assert "ipsec" not in facilitator.run("ip", "link").stdout
     assert "fwmark 0x7f" not in facilitator.run("ip", "rule").stdout
     carries(lab, daemon, "acme-key")
@@ -57,7 +68,9 @@ def test_its_life(lab: Lab, config: Config, server: StrongSwanServer) -> None:
     assert daemon.leftovers() == {}
 
 
-def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(lab: Lab, config: Config, server: StrongSwanServer) -> None:
+def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(
+    lab: Lab, config: Config, server: StrongSwanServer
+) -> None:
     lab.set_secret("acme-eap", "wrong\n")
     with lab.daemon({**config, "tunnels": {"acme-password": config["tunnels"]["acme-password"]}}) as daemon:
         refused(lab, daemon, "acme-password", server, "the far side refused user name or password")

@@ -1,4 +1,6 @@
-"""The daemon dies, or changes its program, and nothing that it runs notices: real clients, datagrams and long TCP streams all the while."""
+"""The daemon dies, or changes its program, and nothing that it runs notices: real clients, datagrams and
+long TCP streams all the while.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from tests.lab.wait import NOISE, PATIENCE, eventually
 
 pytestmark = pytest.mark.root
 
-WITHIN = 1.0 * NOISE        # seconds from the start of a new daemon, or of a new program, to the last client that it has adopted
+WITHIN = (
+    1.0 * NOISE
+)  # seconds from the start of a new daemon, or of a new program, to the last client that it has adopted
 
 
 class Installed(LabDaemon):
@@ -36,7 +40,9 @@ class Installed(LabDaemon):
         """Copy the code as it is here."""
         self.code = self.directory / "code"
         for package in ("supervisor", "tunnels"):
-            shutil.copytree(REPOSITORY / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                REPOSITORY / package, self.code / package, ignore=shutil.ignore_patterns("__pycache__")
+            )
 
     def change(self, file: str, pattern: str, text: str) -> None:
         """Exchange a line of the code."""
@@ -49,7 +55,14 @@ class Installed(LabDaemon):
         """Start it and wait until it is ready."""
         with self.log.open("a") as log:
             self._process = self.namespace.popen(
-                *FACILITATOR, "run", "-c", str(self.config_file), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.code,
+                *FACILITATOR,
+                "run",
+                "-c",
+                str(self.config_file),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.code,
                 start_new_session=True,
             )
         eventually(self._ready, within, "GET /readyz is answered with 200")
@@ -67,15 +80,21 @@ def installed(lab: Lab, config: Config) -> Iterator[Installed]:
 
 @contextlib.contextmanager
 def undisturbed(lab: Lab, daemon: LabDaemon, name: str) -> Iterator[None]:
-    """While the context lasts, staff's traffic passes without a loss, and the clients stay the same processes."""
+    """While the context lasts, staff's traffic passes without a loss, and the clients stay the same
+    processes.
+    """
     laptop, before, pids = lab.network["laptop"], daemon.sessions(), sorted(daemon.client_pids())
     with (
         lab.flood(DATACENTRE_WEB, rate=100) as flood,
-        Streams(laptop, DATACENTRE_WEB) as through_openvpn, Streams(laptop, CLOUD_WEB) as through_sshuttle,
+        Streams(laptop, DATACENTRE_WEB) as through_openvpn,
+        Streams(laptop, CLOUD_WEB) as through_sshuttle,
     ):
         yield
     streams = (through_openvpn, through_sshuttle)
-    said = "; ".join(f"{each.sent} lines, {each.broken} streams broken, longest pause {each.gap * 1000:.0f} ms" for each in streams)
+    said = "; ".join(
+        f"{each.sent} lines, {each.broken} streams broken, longest pause {each.gap * 1000:.0f} ms"
+        for each in streams
+    )
     print(f"{name}: {flood.sent} datagrams, {flood.sent - flood.echoed} lost; {said}")
     assert flood.sent == flood.echoed > 0
     assert [(each.broken, each.echoed == each.sent > 0) for each in streams] == [(0, True)] * 2
@@ -84,7 +103,9 @@ def undisturbed(lab: Lab, daemon: LabDaemon, name: str) -> Iterator[None]:
 
 
 def taken_up_within(daemon: LabDaemon, since: float | None = None) -> float:
-    """Seconds from a moment, or else from the last line of the program before, to the last client that the latest program adopted."""
+    """Seconds from a moment, or else from the last line of the program before, to the last client that the
+    latest program adopted.
+    """
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
     begun = max(number for number, line in enumerate(lines) if line["event"] == "starting")
     adopted = [line for line in lines[begun:] if line["event"] == "adopted"]
@@ -96,7 +117,9 @@ def _moment(line: dict[str, str]) -> float:
     return datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
-def test_a_crash_of_the_daemon_costs_nothing(lab: Lab, config: Config, pagerduty: LabPagerDuty, pytestconfig: pytest.Config) -> None:
+def test_a_crash_of_the_daemon_costs_nothing(
+    lab: Lab, config: Config, pagerduty: LabPagerDuty, pytestconfig: pytest.Config
+) -> None:
     config["alerts"] = lab.configuration(pagerduty)["alerts"]
     config["defaults"]["alert"] = {"after": "1s", "clear_after": "1s"}
     times = pytestconfig.getoption("--takeovers")
@@ -118,7 +141,9 @@ def test_a_crash_of_the_daemon_costs_nothing(lab: Lab, config: Config, pagerduty
     assert daemon.leftovers() == {}
 
 
-def test_an_upgrade_costs_nothing_and_refuses_no_connection(lab: Lab, installed: Installed, pytestconfig: pytest.Config) -> None:
+def test_an_upgrade_costs_nothing_and_refuses_no_connection(
+    lab: Lab, installed: Installed, pytestconfig: pytest.Config
+) -> None:
     times, pid = pytestconfig.getoption("--takeovers"), installed.pid
     before = installed.status()["version"]
     with undisturbed(lab, installed, f"{times} upgrades"), knocking(installed) as answers:
@@ -129,19 +154,30 @@ def test_an_upgrade_costs_nothing_and_refuses_no_connection(lab: Lab, installed:
             print(f"upgrade {number}: {time.monotonic() - started:.2f} s")
             assert (done.returncode, done.stderr) == (0, "")
             now, before = f"99.{number}", before if number == 1 else f"99.{number - 1}"
-            assert done.stdout.splitlines() == [f"version {before} -> {now}, process {pid} as before", "kept 2 of 2 sessions"]
-            assert (installed.status()["version"], installed.status()["pid"], installed.status()["upgrades"]) == (now, pid, number)
+            assert done.stdout.splitlines() == [
+                f"version {before} -> {now}, process {pid} as before",
+                "kept 2 of 2 sessions",
+            ]
+            assert (
+                installed.status()["version"],
+                installed.status()["pid"],
+                installed.status()["upgrades"],
+            ) == (now, pid, number)
             print(f"adopted after {taken_up_within(installed) * 1000:.0f} ms")
     assert "refused" not in answers
     replaced = installed.replaced("acme-dc")
     os.kill(installed.tunnel("acme-dc")["session"]["pid"], signal.SIGKILL)
     eventually(replaced, 20, "the end of a client is noticed")
-    assert "killed: client ended by signal 9" in installed.cli("history", "acme-dc").stdout, "it is still our child"
+    assert "killed: client ended by signal 9" in installed.cli("history", "acme-dc").stdout, (
+        "it is still our child"
+    )
 
 
 @pytest.mark.timed
 def test_clients_are_adopted_within_a_second(installed: Installed) -> None:
-    """From the start of the process, and from the end of the program before: medians, because others are busy beside it."""
+    """From the start of the process, and from the end of the program before: medians, because others are
+    busy beside it.
+    """
     started, upgraded = [], []
     for _ in range(5):
         installed.kill9()
@@ -159,7 +195,12 @@ def test_code_that_cannot_go_on_leaves_the_old_one_at_work(lab: Lab, installed: 
     for file, pattern, text, said in (
         ("supervisor/engine.py", r"^class Engine:", "class Engine", "SyntaxError"),
         ("supervisor/control/api.py", r"^class Api:", "class Api", "SyntaxError"),
-        ("supervisor/reports/paging/http.py", r"^import requests$", "import requests_of_another_version", "ModuleNotFoundError"),
+        (
+            "supervisor/reports/paging/http.py",
+            r"^import requests$",
+            "import requests_of_another_version",
+            "ModuleNotFoundError",
+        ),
         ("supervisor/app/stores/upgrade_document.py", r"^FORMAT = \d+", "FORMAT = 0", "does not understand"),
     ):
         whole = (installed.code / file).read_text()

@@ -31,7 +31,10 @@ def _status_is_right(daemon: LabDaemon) -> None:
     assert daemon.client_pids("openvpn") == [acme["session"]["pid"]]
     printed = daemon.cli("status", "--json")
     assert printed.returncode == 0
-    assert {tunnel["name"]: tunnel["phase"] for tunnel in json.loads(printed.stdout)["tunnels"]} == {"acme-dc": "up", "own-cloud": "up"}
+    assert {tunnel["name"]: tunnel["phase"] for tunnel in json.loads(printed.stdout)["tunnels"]} == {
+        "acme-dc": "up",
+        "own-cloud": "up",
+    }
 
 
 def _metrics_are_right(daemon: LabDaemon) -> None:

@@ -1,4 +1,6 @@
-"""A vpnc tunnel in the whole daemon: its client is killed, it is thrown out, its path goes dark, its login is refused."""
+"""A vpnc tunnel in the whole daemon: its client is killed, it is thrown out, its path goes dark, its login
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,16 @@ def server(lab: Lab) -> Iterator[StrongSwanServer]:
 
 @pytest.fixture
 def config(lab: Lab, config: Config, server: StrongSwanServer) -> Config:
-    for name, text in (("acme.vpnc", server.vpnc_config()), ("acme-group", f"{GROUP_SECRET}\n"), ("acme-xauth", f"{PASSWORD}\n")):
+    for name, text in (
+        ("acme.vpnc", server.vpnc_config()),
+        ("acme-group", f"{GROUP_SECRET}\n"),
+        ("acme-xauth", f"{PASSWORD}\n"),
+    ):
         lab.set_secret(name, text)
     acme = tunnel(
-        "vpnc", config=str(lab.directory / "acme.vpnc"), group_secret={"file": str(lab.directory / "acme-group")},
+        "vpnc",
+        config=str(lab.directory / "acme.vpnc"),
+        group_secret={"file": str(lab.directory / "acme-group")},
         login={"username": USER, "password": {"file": str(lab.directory / "acme-xauth")}},
     )
     return {**config, "tunnels": {"acme-cisco": acme}}
@@ -41,7 +49,9 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: StrongSwanServer) -> None
     daemon.wait_for("acme-cisco", 60, phase="up", health="healthy")
 
 
-def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(lab: Lab, config: Config, server: StrongSwanServer) -> None:
+def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(
+    lab: Lab, config: Config, server: StrongSwanServer
+) -> None:
     lab.set_secret("acme-xauth", "wrong\n")
     with lab.daemon(config) as daemon:
         refused(lab, daemon, "acme-cisco", server, "the far side refused user name or password")

@@ -1,4 +1,6 @@
-"""A WireGuard tunnel in the whole daemon: its client is killed, its server restarts, its path goes dark, its keys are wrong."""
+"""A WireGuard tunnel in the whole daemon: its client is killed, its server restarts, its path goes dark,
+its keys are wrong.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,23 @@ def server(lab: Lab) -> Iterator[WireGuardServer]:
 def config(lab: Lab, config: Config, server: WireGuardServer) -> Config:
     lab.set_secret("acme.conf", server.client_config(str(CUSTOMER)))
     tunnel = {
-        "kind": "wireguard", "config": str(lab.directory / "acme.conf"), "destinations": [str(DATACENTRE)],
+        "kind": "wireguard",
+        "config": str(lab.directory / "acme.conf"),
+        "destinations": [str(DATACENTRE)],
         # sockets of wireguard-go lie in one directory, whatever the network namespace
-        "device": f"t-{os.getpid()}", "probe": {"targets": [f"tcp://{DATACENTRE_WEB}:80"]},
+        "device": f"t-{os.getpid()}",
+        "probe": {"targets": [f"tcp://{DATACENTRE_WEB}:80"]},
     }
     return {**config, "tunnels": {"acme-wg": tunnel}}
 
 
 def clients(daemon: LabDaemon, name: str = "wireguard-go") -> list[int]:
     """Processes below the daemon whose command line names this program."""
-    return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True) if any(name in word for word in child.cmdline())]
+    return [
+        child.pid
+        for child in psutil.Process(daemon.pid).children(recursive=True)
+        if any(name in word for word in child.cmdline())
+    ]
 
 
 @pytest.mark.timed
@@ -48,7 +57,10 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: WireGuardServer) -> None:
     assert (reply.status, CLIENT_ADDRESS in reply.body) == (200, True)
     session = daemon.tunnel("acme-wg")["session"]
     assert session["address"] == CLIENT_ADDRESS
-    outages = [_killed(lab, daemon, name) for name in ("wireguard-go", "tunnels.kinds.wireguard.driver", "wireguard-go")]
+    outages = [
+        _killed(lab, daemon, name)
+        for name in ("wireguard-go", "tunnels.kinds.wireguard.driver", "wireguard-go")
+    ]
     print("killed, outages in seconds:", *(f"{seconds:.2f}" for seconds in outages))
     assert sorted(outages)[1] <= 1.0 * NOISE
 
@@ -56,7 +68,9 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: WireGuardServer) -> None:
         server.kill()
         server.start()
 
-    ended = lab.outage(DATACENTRE_WEB, restart)     # the far side does not say that it was away: only probes tell
+    ended = lab.outage(
+        DATACENTRE_WEB, restart
+    )  # the far side does not say that it was away: only probes tell
     print("server restarted:", ended)
     daemon.wait_for("acme-wg", phase="up", health="healthy")
     _dark(lab, daemon)
@@ -65,7 +79,9 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: WireGuardServer) -> None:
 def _killed(lab: Lab, daemon: LabDaemon, name: str) -> float:
     daemon.wait_for("acme-wg", phase="up", health="healthy")
     victim = clients(daemon, name)[-1]
-    outage = lab.outage(DATACENTRE_WEB, lambda: os.kill(victim, signal.SIGKILL), until=daemon.replaced("acme-wg"))
+    outage = lab.outage(
+        DATACENTRE_WEB, lambda: os.kill(victim, signal.SIGKILL), until=daemon.replaced("acme-wg")
+    )
     return outage.seconds
 
 
@@ -81,7 +97,9 @@ def _dark(lab: Lab, daemon: LabDaemon) -> None:
 
 
 def _not_well(daemon: LabDaemon) -> Callable[[], bool]:
-    return lambda: (daemon.tunnel("acme-wg")["phase"], daemon.tunnel("acme-wg")["health"]) != ("up", "healthy")
+    return lambda: (
+        (daemon.tunnel("acme-wg")["phase"], daemon.tunnel("acme-wg")["health"]) != ("up", "healthy")
+    )
 
 
 def test_a_wrong_key_is_said_and_a_right_one_taken(lab: Lab, config: Config, server: WireGuardServer) -> None:
@@ -90,7 +108,13 @@ def test_a_wrong_key_is_said_and_a_right_one_taken(lab: Lab, config: Config, ser
     with lab.daemon(config) as daemon:
         error = eventually(lambda: daemon.tunnel("acme-wg")["last_error"], 20, "the handshake is refused")
         assert "the preshared key is most likely another one" in error
-        eventually(lambda: daemon.metric("facilitator_tunnel_reconnects_total", tunnel="acme-wg", reason="handshake"), 10, "it is counted")
+        eventually(
+            lambda: daemon.metric(
+                "facilitator_tunnel_reconnects_total", tunnel="acme-wg", reason="handshake"
+            ),
+            10,
+            "it is counted",
+        )
         assert server.attempts - before <= 3
         lab.set_secret("acme.conf", server.client_config(str(CUSTOMER)))
         daemon.wait_for("acme-wg", 20, phase="up", health="healthy")

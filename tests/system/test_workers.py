@@ -19,7 +19,7 @@ from tests.lab.wait import NOISE, eventually
 pytestmark = pytest.mark.root
 
 PORT = 7007
-EACH = 4        # connections of each worker
+EACH = 4  # connections of each worker
 
 
 def _parent(pid: int) -> int:
@@ -29,12 +29,18 @@ def _parent(pid: int) -> int:
 def _doors(daemon: LabDaemon) -> list[int]:
     """Who accepts connections for the tunnel (IPv4): the workers' pids, and the launcher's with each."""
     lines = daemon.namespace.run("ss", "-4Hltnp").stdout.splitlines()
-    return [_parent(ssh) for ssh in daemon.client_pids("ssh") if any(f"pid={_parent(ssh)}," in line for line in lines)]
+    return [
+        _parent(ssh)
+        for ssh in daemon.client_pids("ssh")
+        if any(f"pid={_parent(ssh)}," in line for line in lines)
+    ]
 
 
 def _carrier(daemon: LabDaemon, workers: list[int], connection: socket.socket) -> int:
     """The worker that carries this connection."""
-    found = daemon.namespace.run("ss", "-Htnp", "state", "established", "dport", f"= :{connection.getsockname()[1]}").stdout
+    found = daemon.namespace.run(
+        "ss", "-Htnp", "state", "established", "dport", f"= :{connection.getsockname()[1]}"
+    ).stdout
     return next(worker for worker in workers if f"pid={worker}," in found)
 
 
@@ -44,7 +50,9 @@ def test_a_killed_ssh_of_one_of_two_workers_costs_its_connections_only(lab: Lab,
     config["tunnels"]["own-cloud"]["workers"] = 2
     with echo.serving(lab.network["cloud"], PORT), lab.daemon(config) as daemon:
         daemon.wait_well()
-        workers = eventually(lambda: found if len(found := _doors(daemon)) == 2 else None, 10, "both workers serve")
+        workers = eventually(
+            lambda: found if len(found := _doors(daemon)) == 2 else None, 10, "both workers serve"
+        )
         carried: dict[int, list[socket.socket]] = {worker: [] for worker in workers}
         while any(len(each) < EACH for each in carried.values()):
             connection = echo.connection(lab.network["laptop"], str(CLOUD_WEB), PORT)
@@ -64,7 +72,11 @@ def test_a_killed_ssh_of_one_of_two_workers_costs_its_connections_only(lab: Lab,
         assert all(map(echo.echoes, carried[stays]))
         assert not any(map(echo.echoes, carried[gone]))
 
-        again = eventually(lambda: found if len(found := _doors(daemon)) == 2 else None, 3 * NOISE, "both workers serve again")
+        again = eventually(
+            lambda: found if len(found := _doors(daemon)) == 2 else None,
+            3 * NOISE,
+            "both workers serve again",
+        )
         took = time.monotonic() - since
         print(f"both serve again after {took:.2f} s")
         assert stays in again

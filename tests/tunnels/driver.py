@@ -1,6 +1,8 @@
-"""Performs a `Launch` for real, without the daemon: anonymous files, management socket, NOTIFY_SOCKET, and everything written down.
+"""Performs a `Launch` for real, without the daemon: anonymous files, management socket, NOTIFY_SOCKET, and
+everything written down.
 
-A run can be kept as a transcript (`Run.transcript`), which `replay` feeds to a fresh dialogue later, without root.
+A run can be kept as a transcript (`Run.transcript`), which `replay` feeds to a fresh dialogue later, without
+root.
 """
 
 from __future__ import annotations
@@ -19,7 +21,21 @@ from typing import TypeVar, cast
 
 from supervisor.app.files import Files
 from tests.netns import Namespace
-from tunnels.base import KEY, AnyKind, Connected, Dialogue, Failed, Keep, Launch, LineSource, Observation, Placement, Question, Say, Tunnel
+from tunnels.base import (
+    KEY,
+    AnyKind,
+    Connected,
+    Dialogue,
+    Failed,
+    Keep,
+    Launch,
+    LineSource,
+    Observation,
+    Placement,
+    Question,
+    Say,
+    Tunnel,
+)
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 MANAGEMENT_KEY = b"open sesame\n"
@@ -39,7 +55,13 @@ class ClientRun:
     """One session of a kind's client."""
 
     def __init__(
-        self, kind: AnyKind, tunnel: Tunnel, place: Placement, inputs: Mapping[str, bytes], namespace: Namespace, *prefix: str
+        self,
+        kind: AnyKind,
+        tunnel: Tunnel,
+        place: Placement,
+        inputs: Mapping[str, bytes],
+        namespace: Namespace,
+        *prefix: str,
     ) -> None:
         self.launch: Launch = kind.launch(tunnel, place, inputs)
         self._new_dialogue: Callable[[], Dialogue] = lambda: kind.dialogue(tunnel, inputs)
@@ -55,14 +77,18 @@ class ClientRun:
         self._over = False
         readers = [threading.Thread(target=self._read_output, daemon=True)]
         if self.launch.management is not None:
-            readers.append(threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True))
+            readers.append(
+                threading.Thread(target=self._read_management, args=(self.launch.management,), daemon=True)
+            )
         for reader in readers:
             reader.start()
         threading.Thread(target=self._end_when_all_is_read, args=(readers,), daemon=True).start()
         if self._notify is not None:
             threading.Thread(target=self._read_notify, args=(self._notify,), daemon=True).start()
 
-    def _spawn(self, place: Placement, namespace: Namespace, prefix: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, place: Placement, namespace: Namespace, prefix: tuple[str, ...]
+    ) -> subprocess.Popen[bytes]:
         # as the daemon's own, where the directory is another user's
         owner = place.directory.stat().st_uid
         files = {**self.launch.files, KEY[1:-1]: MANAGEMENT_KEY}
@@ -73,15 +99,21 @@ class ClientRun:
         notify = {"NOTIFY_SOCKET": str(place.directory / "notify.sock")} if self.launch.notify else {}
         try:
             return subprocess.Popen(
-                namespace.argv(*prefix, *argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env={**ENVIRONMENT, **self.launch.environment, **notify}, pass_fds=tuple(descriptors.values()), start_new_session=True,
+                namespace.argv(*prefix, *argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**ENVIRONMENT, **self.launch.environment, **notify},
+                pass_fds=tuple(descriptors.values()),
+                start_new_session=True,
                 cwd=place.directory,
             )
         finally:
             for descriptor in descriptors.values():
                 os.close(descriptor)
 
-    # --- sources, one thread each ----------------------------------------------------------------------------------------------
+    # --- sources, one thread each
+    # ----------------------------------------------------------------------------------------------
 
     def _read_output(self) -> None:
         assert self.process.stdout is not None
@@ -124,12 +156,16 @@ class ClientRun:
                 for line in datagram.decode().splitlines():
                     self._words.put((LineSource.NOTIFY, line))
 
-    # --- what the test does ------------------------------------------------------------------------------------------------------
+    # --- what the test does
+    # ------------------------------------------------------------------------------------------------------
 
     def words(self, timeout: float) -> Iterator[tuple[LineSource, str]]:
         """Every line until the client is gone."""
-        deadline = time.monotonic() + max(timeout, 60.0)     # a busy machine is slow
-        while not self._over and (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None:
+        deadline = time.monotonic() + max(timeout, 60.0)  # a busy machine is slow
+        while (
+            not self._over
+            and (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None
+        ):
             yield heard
         self._over = True
 
@@ -227,7 +263,10 @@ class ClientRun:
 def with_companions(kind: AnyKind, tunnel: Tunnel, inputs: Mapping[str, bytes]) -> dict[str, bytes]:
     """The inputs and the files that they name, read as the daemon reads them."""
     files = Files(Path("/nowhere"), lambda _: None, {})
-    return {**inputs, **{item.name: files.read(item) for item in files.companions(kind.companions(tunnel, inputs))}}
+    return {
+        **inputs,
+        **{item.name: files.read(item) for item in files.companions(kind.companions(tunnel, inputs))},
+    }
 
 
 def _anonymous_file(name: str, content: bytes, owner: int) -> int:
@@ -239,16 +278,25 @@ def _anonymous_file(name: str, content: bytes, owner: int) -> int:
 
 
 def translate(namespace: Namespace, device: str, connected: Connected) -> None:
-    """What the daemon's kernel layer does with assigned addresses: source NAT, and an interface that is up without them."""
+    """What the daemon's kernel layer does with assigned addresses: source NAT, and an interface that is up
+    without them.
+    """
     namespace.run("ip", "link", "set", device, "up")
     rules = "".join(
         f"oifname {device} meta nfproto {family} snat {version} to {address};"
-        for family, version, address in (("ipv4", "ip", connected.address), ("ipv6", "ip6", connected.address6)) if address is not None
+        for family, version, address in (
+            ("ipv4", "ip", connected.address),
+            ("ipv6", "ip6", connected.address6),
+        )
+        if address is not None
     )
-    namespace.run("nft", f"table inet t-snat {{ chain p {{ type nat hook postrouting priority srcnat; {rules} }}; }}")
+    namespace.run(
+        "nft", f"table inet t-snat {{ chain p {{ type nat hook postrouting priority srcnat; {rules} }}; }}"
+    )
 
 
-# --- transcripts -----------------------------------------------------------------------------------------------------------------
+# --- transcripts
+# ----------------------------------------------------------------------------------------------------------
 
 
 def describe(answer: Say | Observation) -> str:
@@ -271,7 +319,9 @@ _SOURCES = {source.value: source for source in LineSource}
 
 
 def replay(dialogue: Dialogue, lines: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What a transcript's client said, fed to a dialogue: (what it gave, what the transcript says it should give)."""
+    """What a transcript's client said, fed to a dialogue: (what it gave, what the transcript says it
+    should give).
+    """
     given: list[str] = []
     wanted: list[str] = []
     for line in lines:

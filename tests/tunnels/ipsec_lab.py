@@ -1,4 +1,5 @@
-"""A strongSwan gateway and a client's place in two namespaces, for vpnc and strongSwan; and what can happen to their sessions.
+"""A strongSwan gateway and a client's place in two namespaces, for vpnc and strongSwan; and what can
+happen to their sessions.
 
 `python -m tests.tunnels.ipsec_lab` as root records the transcripts anew. Look at what changed.
 """
@@ -56,7 +57,13 @@ class IpsecLab:
         path.write_text(config)
         given = {name: value for name, value in secrets.items() if value is not None}
         login = {"username": USER, "password": {"file": "password"}} if "password" in given else {}
-        options = {"name": "acme", "kind": kind, "destinations": ["10.77.0.0/24"], "config": str(path), "login": login}
+        options = {
+            "name": "acme",
+            "kind": kind,
+            "destinations": ["10.77.0.0/24"],
+            "config": str(path),
+            "login": login,
+        }
         options |= {name: {"file": name} for name in given if name != "password"}
         of: AnyKind = VPNC if kind == "vpnc" else STRONGSWAN
         tunnel = of.options.model_validate(options)
@@ -65,12 +72,19 @@ class IpsecLab:
 
     def passes(self, device: str) -> bool:
         """A request through the device is answered."""
-        found = self.client.run("curl", "-s", "-m", "2", "--interface", device, f"http://{INSIDE}/", check=False)
+        found = self.client.run(
+            "curl", "-s", "-m", "2", "--interface", device, f"http://{INSIDE}/", check=False
+        )
         return found.returncode == 0 and "sees 10.79." in found.stdout
 
     def silence(self) -> None:
         """From now on nothing arrives at the gateway."""
-        self.server.run("nft", "-f", "-", input="table inet t { chain i { type filter hook input priority 0; policy drop; }; }")
+        self.server.run(
+            "nft",
+            "-f",
+            "-",
+            input="table inet t { chain i { type filter hook input priority 0; policy drop; }; }",
+        )
 
     def speak(self) -> None:
         """The gateway hears again."""
@@ -79,14 +93,16 @@ class IpsecLab:
 
 @dataclass(frozen=True)
 class IpsecScenario:
-    """One session: how it begins, what is done to it once it is connected, and why it must fail; without a reason it must not."""
+    """One session: how it begins, what is done to it once it is connected, and why it must fail; without a
+    reason it must not.
+    """
 
     kind: str
     name: str
     begin: Callable[[IpsecLab], ClientRun]
     reason: Reason | None = None
     disturb: Callable[[IpsecLab, ClientRun], object] | None = None
-    silent: bool = False        # the gateway is not heard from the beginning
+    silent: bool = False  # the gateway is not heard from the beginning
 
     def play(self, lab: IpsecLab) -> ClientRun:
         """Run it to its observation; the client is gone afterwards."""
@@ -107,20 +123,36 @@ class IpsecScenario:
         return run
 
 
-def _vpnc(lab: IpsecLab, *, config: str | None = None, password: str = PASSWORD, group_secret: str = GROUP_SECRET) -> ClientRun:
+def _vpnc(
+    lab: IpsecLab, *, config: str | None = None, password: str = PASSWORD, group_secret: str = GROUP_SECRET
+) -> ClientRun:
     return lab.run("vpnc", config or lab.gateway.vpnc_config(), password=password, group_secret=group_secret)
 
 
-def _swan(lab: IpsecLab, how: str = "psk", *, psk: str = PRESHARED_KEY, password: str = PASSWORD, address: str = SERVER) -> ClientRun:
+def _swan(
+    lab: IpsecLab,
+    how: str = "psk",
+    *,
+    psk: str = PRESHARED_KEY,
+    password: str = PASSWORD,
+    address: str = SERVER,
+) -> ClientRun:
     config = lab.gateway.swanctl_config(how).replace(SERVER, address)
-    return lab.run("strongswan", config, psk=psk if how == "psk" else None, password=password if how == "eap" else None)
+    return lab.run(
+        "strongswan", config, psk=psk if how == "psk" else None, password=password if how == "eap" else None
+    )
 
 
 SCENARIOS = (
     IpsecScenario("vpnc", "connected", _vpnc),
     IpsecScenario("vpnc", "password-refused", lambda lab: _vpnc(lab, password="wrong"), Reason.AUTH),
     IpsecScenario("vpnc", "group-refused", lambda lab: _vpnc(lab, group_secret="wrong"), Reason.AUTH),
-    IpsecScenario("vpnc", "no-name", lambda lab: _vpnc(lab, config=lab.gateway.vpnc_config().replace(SERVER, "gateway.invalid")), Reason.DNS),
+    IpsecScenario(
+        "vpnc",
+        "no-name",
+        lambda lab: _vpnc(lab, config=lab.gateway.vpnc_config().replace(SERVER, "gateway.invalid")),
+        Reason.DNS,
+    ),
     IpsecScenario("vpnc", "no-answer", _vpnc, Reason.NETWORK, silent=True),
     IpsecScenario("vpnc", "ended", _vpnc, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()),
     IpsecScenario("vpnc", "silent", _vpnc, Reason.PEER_TIMEOUT, lambda lab, run: lab.silence()),
@@ -128,10 +160,14 @@ SCENARIOS = (
     IpsecScenario("strongswan", "connected-eap", lambda lab: _swan(lab, "eap")),
     IpsecScenario("strongswan", "connected-certificate", lambda lab: _swan(lab, "certificate")),
     IpsecScenario("strongswan", "psk-refused", lambda lab: _swan(lab, psk="wrong"), Reason.AUTH),
-    IpsecScenario("strongswan", "password-refused", lambda lab: _swan(lab, "eap", password="wrong"), Reason.AUTH),
+    IpsecScenario(
+        "strongswan", "password-refused", lambda lab: _swan(lab, "eap", password="wrong"), Reason.AUTH
+    ),
     IpsecScenario("strongswan", "no-name", lambda lab: _swan(lab, address="gateway.invalid"), Reason.DNS),
     IpsecScenario("strongswan", "no-answer", _swan, Reason.NETWORK, silent=True),
-    IpsecScenario("strongswan", "ended", _swan, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()),
+    IpsecScenario(
+        "strongswan", "ended", _swan, Reason.PEER_CLOSED, lambda lab, run: lab.gateway.end_sessions()
+    ),
     IpsecScenario("strongswan", "silent", _swan, Reason.PEER_TIMEOUT, lambda lab, run: lab.silence()),
 )
 

@@ -24,7 +24,9 @@ DEVICE = "t-acme"
 
 @contextlib.contextmanager
 def laboratory() -> Iterator[OpenConnectLab]:
-    """A lab for some tests, in a directory with a short name (ocserv's sockets) that everybody may enter (its workers are nobody)."""
+    """A lab for some tests, in a directory with a short name (ocserv's sockets) that everybody may enter
+    (its workers are nobody).
+    """
     with tempfile.TemporaryDirectory(prefix="oc") as name:
         Path(name).chmod(0o755)
         lab = OpenConnectLab(Path(name))
@@ -43,7 +45,9 @@ class OpenConnectLab:
         self.client, self.server = Namespace("c"), Namespace("s")
         link(self.client, "eth0", self.server, "eth0")
         for end, address, other in ((self.client, CLIENT, SERVER), (self.server, SERVER, CLIENT)):
-            end.run("ip", "address", "add", f"{address}/32", "dev", "eth0")     # ocserv bans nobody of its own network
+            end.run(
+                "ip", "address", "add", f"{address}/32", "dev", "eth0"
+            )  # ocserv bans nobody of its own network
             end.run("ip", "route", "add", other, "dev", "eth0", "src", address)
         self.server.run("ip", "address", "add", f"{INSIDE}/32", "dev", "lo")
         self._running: tuple[object, OcservServer] | None = None
@@ -60,26 +64,54 @@ class OpenConnectLab:
             return self._running[1]
         if self._running is not None:
             self._running[1].kill()
-        server = OcservServer(self.server, self._directory("server"), self.authority, IPv4Address(SERVER), auth, **options)
+        server = OcservServer(
+            self.server, self._directory("server"), self.authority, IPv4Address(SERVER), auth, **options
+        )
         server.start()
         self._running = wanted, server
         return server
 
-    def run(self, inputs: Mapping[str, bytes] | None = None, *, password: str = PASSWORD, prefix: tuple[str, ...] = (),
-            **settings: object) -> ClientRun:
+    def run(
+        self,
+        inputs: Mapping[str, bytes] | None = None,
+        *,
+        password: str = PASSWORD,
+        prefix: tuple[str, ...] = (),
+        **settings: object,
+    ) -> ClientRun:
         """Start the kind in the client's namespace; the key of the server that runs is pinned."""
         pin = {} if self._running is None else {"server_certificate": self._running[1].pin}
-        shows = {"certificate": "/etc/facilitator/acme.pem", "key": {"file": "acme-key"}} if inputs and "certificate" in inputs else {}
-        tunnel = OPENCONNECT.options.model_validate({
-            "name": "acme", "destinations": ["10.77.0.0/24"], "server": SERVER, "login": {"username": USER},
-            **pin, **shows, **settings,
-        })
+        shows = (
+            {"certificate": "/etc/facilitator/acme.pem", "key": {"file": "acme-key"}}
+            if inputs and "certificate" in inputs
+            else {}
+        )
+        tunnel = OPENCONNECT.options.model_validate(
+            {
+                "name": "acme",
+                "destinations": ["10.77.0.0/24"],
+                "server": SERVER,
+                "login": {"username": USER},
+                **pin,
+                **shows,
+                **settings,
+            }
+        )
         place = Placement(self._directory("run", 0o700), DEVICE, 0, sys.executable)
-        return ClientRun(OPENCONNECT, tunnel, place, {"password": password.encode() + b"\n", **(inputs or {})}, self.client, *prefix)
+        return ClientRun(
+            OPENCONNECT,
+            tunnel,
+            place,
+            {"password": password.encode() + b"\n", **(inputs or {})},
+            self.client,
+            *prefix,
+        )
 
     def resume(self, earlier: ClientRun) -> ClientRun:
         """Start it with what an earlier run has kept."""
-        kept = next(each.secret for each in reversed(earlier.observations) if isinstance(each, Keep) and each.secret)
+        kept = next(
+            each.secret for each in reversed(earlier.observations) if isinstance(each, Keep) and each.secret
+        )
         return self.run({"kept": kept.encode()})
 
     def certificate(self, authority: Authority | None = None, *, expired: bool = False) -> dict[str, bytes]:
@@ -92,13 +124,25 @@ class OpenConnectLab:
         request = _openssl("req", "-new", "-key", str(mine.key), "-subj", f"/CN={USER}")
         root = self.authority.root
         return _openssl(
-            "x509", "-req", "-CA", str(root.certificate), "-CAkey", str(root.key), "-set_serial", "7", "-days", "-1", input=request,
+            "x509",
+            "-req",
+            "-CA",
+            str(root.certificate),
+            "-CAkey",
+            str(root.key),
+            "-set_serial",
+            "7",
+            "-days",
+            "-1",
+            input=request,
         )
 
     def reach(self) -> None:
         """Wait until a packet goes through the tunnel and back."""
         self.client.run("ip", "route", "replace", f"{INSIDE}/32", "dev", DEVICE)
-        wait_for(lambda: self.client.run("ping", "-c", "1", "-W", "1", INSIDE, check=False).returncode == 0, 60)
+        wait_for(
+            lambda: self.client.run("ping", "-c", "1", "-W", "1", INSIDE, check=False).returncode == 0, 60
+        )
 
     def _directory(self, name: str, mode: int = 0o755) -> Path:
         self._made += 1

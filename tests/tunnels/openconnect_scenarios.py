@@ -1,4 +1,5 @@
-"""What can happen to a session of openconnect, made to happen for real: used by the root tests, and to write the transcripts.
+"""What can happen to a session of openconnect, made to happen for real: used by the root tests, and to
+write the transcripts.
 
 `python -m tests.tunnels.openconnect_scenarios` as root writes the transcripts anew. Look at what changed.
 """
@@ -19,7 +20,7 @@ from tests.tunnels.openconnect_lab import SERVER, OpenConnectLab, laboratory
 from tunnels.base import Reason
 
 FOLDER = Path(__file__).parent / "transcripts" / "openconnect"
-BANS = {"max-ban-score": 20, "min-reauth-time": 300}     # two wrong passwords
+BANS = {"max-ban-score": 20, "min-reauth-time": 300}  # two wrong passwords
 
 
 @dataclass(frozen=True)
@@ -103,27 +104,50 @@ def _second(lab: OpenConnectLab) -> ClientRun:
 
 SCENARIOS = (
     OpenconnectScenario("connected", None, _password),
-    OpenconnectScenario("login-refused", Reason.AUTH, lambda lab: (lab.serving(), lab.run(password="wrong"))[1]),
-    OpenconnectScenario("pin-wrong", Reason.CERTIFICATE, lambda lab: (lab.serving(), lab.run(server_certificate=f"pin-sha256:{'A' * 43}="))[1]),
-    OpenconnectScenario("server-untrusted", Reason.CERTIFICATE, lambda lab: (lab.serving(), lab.run(server_certificate=None))[1]),
-    OpenconnectScenario("other-protocol", Reason.CLIENT_CONFIG, lambda lab: (lab.serving(), lab.run(protocol="gp"))[1]),
+    OpenconnectScenario(
+        "login-refused", Reason.AUTH, lambda lab: (lab.serving(), lab.run(password="wrong"))[1]
+    ),
+    OpenconnectScenario(
+        "pin-wrong",
+        Reason.CERTIFICATE,
+        lambda lab: (lab.serving(), lab.run(server_certificate=f"pin-sha256:{'A' * 43}="))[1],
+    ),
+    OpenconnectScenario(
+        "server-untrusted",
+        Reason.CERTIFICATE,
+        lambda lab: (lab.serving(), lab.run(server_certificate=None))[1],
+    ),
+    OpenconnectScenario(
+        "other-protocol", Reason.CLIENT_CONFIG, lambda lab: (lab.serving(), lab.run(protocol="gp"))[1]
+    ),
     OpenconnectScenario("closed", Reason.NETWORK, lambda lab: lab.run(server=f"{SERVER}:444")),
     OpenconnectScenario("no-route", Reason.NETWORK, lambda lab: lab.run(server="203.0.113.9")),
     OpenconnectScenario("no-name", Reason.DNS, lambda lab: lab.run(server="vpn.nowhere.invalid")),
-    OpenconnectScenario("thrown-out", Reason.PEER_CLOSED, _password, lambda lab, run: lab.serving().throw_out()),
+    OpenconnectScenario(
+        "thrown-out", Reason.PEER_CLOSED, _password, lambda lab, run: lab.serving().throw_out()
+    ),
     OpenconnectScenario("kept-refused", Reason.SESSION_EXPIRED, _kept_refused),
     OpenconnectScenario("second-session", Reason.FAR_END_FULL, _second),
     OpenconnectScenario("server-killed", Reason.NETWORK, _password, lambda lab, run: lab.serving().kill()),
     OpenconnectScenario("connected-code", None, lambda lab: _code(lab, pyotp.TOTP(TOTP).now)),
     OpenconnectScenario("code-refused", Reason.AUTH, lambda lab: _code(lab, lambda: "000000")),
     OpenconnectScenario("connected-certificate", None, lambda lab: _shown(lab, lab.certificate())),
-    OpenconnectScenario("certificate-expired", Reason.OUR_CERTIFICATE, lambda lab: _shown(lab, lab.certificate(expired=True))),
-    OpenconnectScenario("certificate-refused", Reason.HANDSHAKE, lambda lab: _shown(lab, lab.certificate(lab.stranger))),
+    OpenconnectScenario(
+        "certificate-expired", Reason.OUR_CERTIFICATE, lambda lab: _shown(lab, lab.certificate(expired=True))
+    ),
+    OpenconnectScenario(
+        "certificate-refused", Reason.HANDSHAKE, lambda lab: _shown(lab, lab.certificate(lab.stranger))
+    ),
     OpenconnectScenario("certificate-missing", Reason.HANDSHAKE, lambda lab: _shown(lab, {})),
     OpenconnectScenario("key-of-another", Reason.KEY, lambda lab: _shown(lab, _key_of_another(lab))),
     OpenconnectScenario("banned", Reason.BANNED, _banned),
-    OpenconnectScenario("session-over", Reason.SESSION_EXPIRED, lambda lab: (lab.serving("password", **{"session-timeout": 4}), lab.run())[1],
-             lambda lab, run: None, slow=True),
+    OpenconnectScenario(
+        "session-over",
+        Reason.SESSION_EXPIRED,
+        lambda lab: (lab.serving("password", **{"session-timeout": 4}), lab.run())[1],
+        lambda lab, run: None,
+        slow=True,
+    ),
 )
 
 
@@ -134,7 +158,9 @@ def main() -> None:
         for scenario in SCENARIOS:
             if not sys.argv[1:] or scenario.name in sys.argv[1:]:
                 text = "".join(f"{line}\n" for line in scenario.play(lab).transcript)
-                (FOLDER / f"{scenario.name}.txt").write_text(re.sub(r'((?:webvpn|strapkey)=)[^;"\\]+', r"\1AAAA", text))
+                (FOLDER / f"{scenario.name}.txt").write_text(
+                    re.sub(r'((?:webvpn|strapkey)=)[^;"\\]+', r"\1AAAA", text)
+                )
 
 
 if __name__ == "__main__":

@@ -53,33 +53,94 @@ class OpenVPNAuthority:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir()
-        self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650", "-subj", "/CN=ca",
-                      "-keyout", "ca.key", "-out", "ca.crt")
+        self._openssl(
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "3650",
+            "-subj",
+            "/CN=ca",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.crt",
+        )
 
     def _openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=self.directory, check=True, capture_output=True)
 
     def sign(self, name: str, usage: str, *, days: int = 3650) -> None:
         """NAME.key and NAME.crt."""
-        (self.directory / "extensions").write_text(f"keyUsage=digitalSignature\nextendedKeyUsage={usage}\nsubjectAltName=DNS:{name}\n")
-        self._openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
-                      "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", str(days),
-                      "-extfile", "extensions", "-out", f"{name}.crt")
+        (self.directory / "extensions").write_text(
+            f"keyUsage=digitalSignature\nextendedKeyUsage={usage}\nsubjectAltName=DNS:{name}\n"
+        )
+        self._openssl(
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+        )
+        self._openssl(
+            "x509",
+            "-req",
+            "-in",
+            f"{name}.csr",
+            "-CA",
+            "ca.crt",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            str(days),
+            "-extfile",
+            "extensions",
+            "-out",
+            f"{name}.crt",
+        )
 
     def encrypt(self, name: str) -> None:
         """NAME-encrypted.key, which needs a passphrase."""
-        self._openssl("ec", "-in", f"{name}.key", "-aes256", "-passout", "pass:secret", "-out", f"{name}-encrypted.key")
+        self._openssl(
+            "ec", "-in", f"{name}.key", "-aes256", "-passout", "pass:secret", "-out", f"{name}-encrypted.key"
+        )
 
     def pack(self, name: str, path: Path) -> None:
         """A container without a passphrase, of certificate and key."""
-        self._openssl("pkcs12", "-export", "-in", f"{name}.crt", "-inkey", f"{name}.key", "-passout", "pass:", "-out", str(path))
+        self._openssl(
+            "pkcs12",
+            "-export",
+            "-in",
+            f"{name}.crt",
+            "-inkey",
+            f"{name}.key",
+            "-passout",
+            "pass:",
+            "-out",
+            str(path),
+        )
 
     def revoke_nothing(self, path: Path) -> None:
         """An empty list of revoked certificates."""
         (self.directory / "index").touch()
-        (self.directory / "ca.conf").write_text("[ca]\ndefault_ca=c\n[c]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\n")
-        self._openssl("ca", "-gencrl", "-config", "ca.conf", "-keyfile", "ca.key", "-cert", "ca.crt", "-out", str(path))
+        (self.directory / "ca.conf").write_text(
+            "[ca]\ndefault_ca=c\n[c]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\n"
+        )
+        self._openssl(
+            "ca", "-gencrl", "-config", "ca.conf", "-keyfile", "ca.key", "-cert", "ca.crt", "-out", str(path)
+        )
 
     def text(self, name: str) -> str:
         return (self.directory / name).read_text()
@@ -113,17 +174,27 @@ class OpenVPNLab:
         self.server.remove()
 
     def serving(self, name: str) -> OpenVPNServer:
-        """The server `udp`, `tcp`, `login` (udp with passwords), `token` (the same with auth-gen-token) or `limited` (in time)."""
+        """The server `udp`, `tcp`, `login` (udp with passwords), `token` (the same with auth-gen-token) or
+        `limited` (in time).
+        """
         running = self._servers.get(name)
         if running is None or running.process.poll() is not None:
-            running = self._servers[name] = OpenVPNServer(self, "tcp" if name == "tcp" else "udp", self.PORTS[name], *self._options(name))
+            running = self._servers[name] = OpenVPNServer(
+                self, "tcp" if name == "tcp" else "udp", self.PORTS[name], *self._options(name)
+            )
         return running
 
     def _options(self, name: str) -> tuple[str, ...]:
         if name in ("login", "token"):
             return (
-                "--auth-user-pass-verify", str(self.directory / "verify"), "via-file", "--tmp-dir", str(self.directory),
-                "--client-crresponse", str(self.directory / "response"), *(("--auth-gen-token", "3600") if name == "token" else ()),
+                "--auth-user-pass-verify",
+                str(self.directory / "verify"),
+                "via-file",
+                "--tmp-dir",
+                str(self.directory),
+                "--client-crresponse",
+                str(self.directory / "response"),
+                *(("--auth-gen-token", "3600") if name == "token" else ()),
             )
         if name == "limited":
             return "--push", "session-timeout 3600"
@@ -136,9 +207,13 @@ class OpenVPNLab:
 
     @contextlib.contextmanager
     def proxy(self, kind: str, port: int) -> Iterator[Path]:
-        """A proxy (`http` or `socks`) beside the servers that wants a login: the file in which it writes down what it was told."""
+        """A proxy (`http` or `socks`) beside the servers that wants a login: the file in which it writes
+        down what it was told.
+        """
         seen = self.directory / f"proxy-{port}"
-        process = subprocess.Popen(self.server.argv(sys.executable, "-m", "tests.tunnels.proxies", kind, str(port), str(seen)))
+        process = subprocess.Popen(
+            self.server.argv(sys.executable, "-m", "tests.tunnels.proxies", kind, str(port), str(seen))
+        )
         try:
             wait_for(seen.exists)
             yield seen
@@ -168,29 +243,61 @@ class OpenVPNLab:
         directory.mkdir(mode=0o700)
         return Placement(directory, device, 0, "/usr/bin/python3")
 
-    def profile(self, *lines: str, ca: str | None = None, certificate: str | None = "client", authority: OpenVPNAuthority | None = None,
-                key: str | None = None) -> str:
+    def profile(
+        self,
+        *lines: str,
+        ca: str | None = None,
+        certificate: str | None = "client",
+        authority: OpenVPNAuthority | None = None,
+        key: str | None = None,
+    ) -> str:
         """A customer's .ovpn with everything inline."""
         authority = authority or self.ca
         blocks = [("ca", ca or self.ca.text("ca.crt"))]
         if certificate is not None:
-            blocks += [("cert", authority.text(f"{certificate}.crt")), ("key", key or authority.text(f"{certificate}.key"))]
+            blocks += [
+                ("cert", authority.text(f"{certificate}.crt")),
+                ("key", key or authority.text(f"{certificate}.key")),
+            ]
         inline = "".join(f"<{tag}>\n{text}</{tag}>\n" for tag, text in blocks)
         return "\n".join(("client", "dev tun", "remote-cert-tls server", *lines, inline))
 
-    def run(self, profile: str, *, username: str | None = None, password: str | None = None, device: str = "t-acme",
-            prefix: tuple[str, ...] = (), owner: int = 0, place: Placement | None = None, kept: str | None = None, append_code: bool = False,
-            **settings: object) -> ClientRun:
+    def run(
+        self,
+        profile: str,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        device: str = "t-acme",
+        prefix: tuple[str, ...] = (),
+        owner: int = 0,
+        place: Placement | None = None,
+        kept: str | None = None,
+        append_code: bool = False,
+        **settings: object,
+    ) -> ClientRun:
         """Start the kind `openvpn` in the client's namespace; its directory belongs to `owner`."""
         place = place or self.place(device)
         os.chown(place.directory, owner, owner)
         kind = KINDS["openvpn"]
-        login = {} if username is None else {"username": username, "password": {"file": "password"}, "append_code": append_code}
-        tunnel = kind.options.model_validate({
-            "name": "acme", "destinations": ["10.77.0.0/24"], "config": self.directory / "acme.ovpn", "login": login, **settings,
-        })
+        login = (
+            {}
+            if username is None
+            else {"username": username, "password": {"file": "password"}, "append_code": append_code}
+        )
+        tunnel = kind.options.model_validate(
+            {
+                "name": "acme",
+                "destinations": ["10.77.0.0/24"],
+                "config": self.directory / "acme.ovpn",
+                "login": login,
+                **settings,
+            }
+        )
         secrets = {"password": password and f"{password}\n", "kept": kept}
-        inputs = {"config": profile.encode()} | {name: secret.encode() for name, secret in secrets.items() if secret is not None}
+        inputs = {"config": profile.encode()} | {
+            name: secret.encode() for name, secret in secrets.items() if secret is not None
+        }
         return ClientRun(kind, tunnel, place, with_companions(kind, tunnel, inputs), self.client, *prefix)
 
 
@@ -202,19 +309,72 @@ class OpenVPNServer:
         ca = lab.ca.directory
         self.process = subprocess.Popen(
             lab.server.argv(
-                "openvpn", "--dev-type", "tun", "--dev", f"s{port}", "--proto", f"{proto}-server" if proto == "tcp" else proto,
-                "--port", str(port), "--mode", "server", "--tls-server", "--topology", "subnet", "--push", "topology subnet",
-                "--ifconfig", "10.78.0.1", "255.255.255.0", "--ifconfig-pool", "10.78.0.2", "10.78.0.250", "255.255.255.0",
-                "--ifconfig-ipv6", "fd00:78::1/64", "fd00:78::2", "--ifconfig-ipv6-pool", "fd00:78::2/64",
-                "--push", "route 10.77.0.0 255.255.255.0", "--push", "route-ipv6 fd00:77::/64", "--push", "route-gateway 10.78.0.1",
-                "--ca", str(ca / "ca.crt"), "--cert", str(ca / "server.crt"), "--key", str(ca / "server.key"), "--dh", "none",
-                "--keepalive", "10", "60", "--script-security", "2", "--management", str(self.path), "unix",
-                "--duplicate-cn", "--verb", "3", *options,
+                "openvpn",
+                "--dev-type",
+                "tun",
+                "--dev",
+                f"s{port}",
+                "--proto",
+                f"{proto}-server" if proto == "tcp" else proto,
+                "--port",
+                str(port),
+                "--mode",
+                "server",
+                "--tls-server",
+                "--topology",
+                "subnet",
+                "--push",
+                "topology subnet",
+                "--ifconfig",
+                "10.78.0.1",
+                "255.255.255.0",
+                "--ifconfig-pool",
+                "10.78.0.2",
+                "10.78.0.250",
+                "255.255.255.0",
+                "--ifconfig-ipv6",
+                "fd00:78::1/64",
+                "fd00:78::2",
+                "--ifconfig-ipv6-pool",
+                "fd00:78::2/64",
+                "--push",
+                "route 10.77.0.0 255.255.255.0",
+                "--push",
+                "route-ipv6 fd00:77::/64",
+                "--push",
+                "route-gateway 10.78.0.1",
+                "--ca",
+                str(ca / "ca.crt"),
+                "--cert",
+                str(ca / "server.crt"),
+                "--key",
+                str(ca / "server.key"),
+                "--dh",
+                "none",
+                "--keepalive",
+                "10",
+                "60",
+                "--script-security",
+                "2",
+                "--management",
+                str(self.path),
+                "unix",
+                "--duplicate-cn",
+                "--verb",
+                "3",
+                *options,
             ),
-            stdout=(lab.directory / f"server-{proto}-{port}.log").open("wb"), stderr=subprocess.STDOUT, env=ENVIRONMENT,
+            stdout=(lab.directory / f"server-{proto}-{port}.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
         )
         wait_for(self.path.exists)
-        wait_for(lambda: "Initialization Sequence Completed" in (lab.directory / f"server-{proto}-{port}.log").read_text())
+        wait_for(
+            lambda: (
+                "Initialization Sequence Completed"
+                in (lab.directory / f"server-{proto}-{port}.log").read_text()
+            )
+        )
 
     def tell(self, command: str) -> str:
         """One management command, its answer."""

@@ -1,6 +1,6 @@
 """An HTTP and a SOCKS proxy that want a login, take any, write it down, and then connect.
 
-    python -m tests.tunnels.proxies http|socks PORT FILE
+python -m tests.tunnels.proxies http|socks PORT FILE
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def _serve(handshake: object, port: int, seen: Path) -> None:
             writer.write(b"HTTP/1.0 200 OK\r\n\r\n" if handshake is _http else b"\5\0\0\1" + bytes(6))
             await asyncio.gather(_relay(reader, far_writer), _relay(far_reader, writer))
 
-    server = await asyncio.start_server(client, "0.0.0.0", port)     # noqa: S104  # in a namespace of its own
+    server = await asyncio.start_server(client, "0.0.0.0", port)  # noqa: S104  # in a namespace of its own
     seen.touch()
     await server.serve_forever()
 
@@ -51,7 +51,10 @@ async def _http(reader: StreamReader, writer: StreamWriter, seen: Path) -> tuple
             _note(seen, base64.b64decode(logins[0]).decode())
             return host, int(port)
         _note(seen, "")
-        writer.write(b'HTTP/1.0 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm="proxy"\r\nContent-Length: 0\r\n\r\n')
+        writer.write(
+            b"HTTP/1.0 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic "
+            b'realm="proxy"\r\nContent-Length: 0\r\n\r\n'
+        )
 
 
 async def _socks(reader: StreamReader, writer: StreamWriter, seen: Path) -> tuple[str, int]:
@@ -67,8 +70,11 @@ async def _socks(reader: StreamReader, writer: StreamWriter, seen: Path) -> tupl
         writer.write(b"\1\0")
     _note(seen, login)
     kind = (await reader.readexactly(4))[3]
-    host = ".".join(map(str, await reader.readexactly(4))) if kind == 1 else (
-        await reader.readexactly((await reader.readexactly(1))[0])).decode()
+    host = (
+        ".".join(map(str, await reader.readexactly(4)))
+        if kind == 1
+        else (await reader.readexactly((await reader.readexactly(1))[0])).decode()
+    )
     return host, int.from_bytes(await reader.readexactly(2), "big")
 
 

@@ -1,4 +1,6 @@
-"""Writes the transcripts anew, from the real programs: `python -m tests.tunnels.record` as root. Look at what changed."""
+"""Writes the transcripts anew, from the real programs: `python -m tests.tunnels.record` as root. Look at
+what changed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ FOLDER = Path(__file__).parent / "transcripts"
 
 
 def _write(kind: str, name: str, run: ClientRun, directory: Path) -> None:
-    lines = (re.sub(r"(?<=\b)1\d{9}(?=,)", "1700000000", line.replace(str(directory), "/lab")) for line in run.transcript)
+    lines = (
+        re.sub(r"(?<=\b)1\d{9}(?=,)", "1700000000", line.replace(str(directory), "/lab"))
+        for line in run.transcript
+    )
     (FOLDER / f"{kind}-{name}.txt").write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -1,4 +1,6 @@
-"""What can happen to a session, made to happen for real: used by the root tests, and by `record` for the transcripts."""
+"""What can happen to a session, made to happen for real: used by the root tests, and by `record` for the
+transcripts.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def _nothing(lab: OpenVPNLab, run: ClientRun) -> None:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One session: how it is started, what its questions are answered with, what is done to it once it is connected, and why it must fail.
+    """One session: how it is started, what its questions are answered with, what is done to it once it is
+    connected, and why it must fail.
 
     Without a reason it is connected at the end.
     """
@@ -38,8 +41,13 @@ class Scenario:
     def play(self, lab: OpenVPNLab) -> ClientRun:
         """Run it to its observation; the client is gone afterwards."""
         profile = self.profile(lab)
-        run = lab.run(profile, username=None if self.password is None else USER, password=self.password, append_code=self.append_code,
-                      kept=self.kept)
+        run = lab.run(
+            profile,
+            username=None if self.password is None else USER,
+            password=self.password,
+            append_code=self.append_code,
+            kept=self.kept,
+        )
         try:
             for answer in self.answers:
                 run.asked()
@@ -56,7 +64,12 @@ class Scenario:
 
 
 def _silent(lab: OpenVPNLab, run: ClientRun) -> None:
-    lab.server.run("nft", "-f", "-", input="table inet t {\n chain i {\n type filter hook input priority 0; policy drop;\n }\n}\n")
+    lab.server.run(
+        "nft",
+        "-f",
+        "-",
+        input="table inet t {\n chain i {\n type filter hook input priority 0; policy drop;\n }\n}\n",
+    )
     try:
         run.failed()
     finally:
@@ -98,12 +111,28 @@ OPENVPN = (
     Scenario("connected-udp", None, lambda lab: lab.profile(lab.remote("udp"))),
     Scenario("connected-tcp", None, lambda lab: lab.profile(lab.remote("tcp"))),
     Scenario("connected-login", None, _login, PASSWORD),
-    Scenario("second-server", None, lambda lab: lab.profile(f"remote {SERVER} 9 tcp", "remote vpn.invalid 1194 udp", lab.remote("udp"))),
+    Scenario(
+        "second-server",
+        None,
+        lambda lab: lab.profile(f"remote {SERVER} 9 tcp", "remote vpn.invalid 1194 udp", lab.remote("udp")),
+    ),
     Scenario("login-refused", Reason.AUTH, _login, "wrong"),
     Scenario("login-refused-text", Reason.AUTH, _login, _answers("the account is locked, call us")),
-    Scenario("login-refused-temporarily", Reason.PEER_CLOSED, _login, _answers("TEMP[backoff 7,advance no]:try later")),
-    Scenario("login-refused-full", Reason.FAR_END_FULL, _login, _answers("TEMP:too many concurrent sessions")),
-    Scenario("login-refused-banned", Reason.BANNED, _login, _answers("too many failed logins, you are banned for an hour")),
+    Scenario(
+        "login-refused-temporarily",
+        Reason.PEER_CLOSED,
+        _login,
+        _answers("TEMP[backoff 7,advance no]:try later"),
+    ),
+    Scenario(
+        "login-refused-full", Reason.FAR_END_FULL, _login, _answers("TEMP:too many concurrent sessions")
+    ),
+    Scenario(
+        "login-refused-banned",
+        Reason.BANNED,
+        _login,
+        _answers("too many failed logins, you are banned for an hour"),
+    ),
     Scenario("login-refused-session", Reason.SESSION_EXPIRED, _login, _answers("SESSION:Session expired")),
     Scenario("login-challenge", None, _login, "ask challenge", answers=(CODE,)),
     Scenario("login-challenge-wrong", Reason.AUTH, _login, "ask challenge", answers=("000000",)),
@@ -124,14 +153,47 @@ OPENVPN = (
     Scenario("renewed", None, lambda lab: lab.profile(lab.remote("udp")), disturb=_renewed),
     Scenario("renewed-login", None, _login, PASSWORD, disturb=_renewed),
     Scenario("limited", None, lambda lab: lab.profile(lab.remote("limited"))),
-    Scenario("server-untrusted-udp", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("udp"), ca=lab.other.text("ca.crt"))),
-    Scenario("server-untrusted-tcp", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), ca=lab.other.text("ca.crt"))),
-    Scenario("server-wrong-name", Reason.CERTIFICATE, lambda lab: lab.profile(lab.remote("udp"), "verify-x509-name vpn.example.com name")),
-    Scenario("own-certificate-refused-tcp", Reason.HANDSHAKE, lambda lab: lab.profile(lab.remote("tcp"), authority=lab.other)),
-    Scenario("own-certificate-refused-udp", Reason.HANDSHAKE, lambda lab: lab.profile(lab.remote("udp"), authority=lab.other), slow=True),
-    Scenario("own-certificate-expired", Reason.OUR_CERTIFICATE, lambda lab: lab.profile(lab.remote("tcp"), certificate="expired")),
-    Scenario("key-encrypted", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key=lab.ca.text("client-encrypted.key"))),
-    Scenario("key-of-another", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key=lab.other.text("client.key"))),
+    Scenario(
+        "server-untrusted-udp",
+        Reason.CERTIFICATE,
+        lambda lab: lab.profile(lab.remote("udp"), ca=lab.other.text("ca.crt")),
+    ),
+    Scenario(
+        "server-untrusted-tcp",
+        Reason.CERTIFICATE,
+        lambda lab: lab.profile(lab.remote("tcp"), ca=lab.other.text("ca.crt")),
+    ),
+    Scenario(
+        "server-wrong-name",
+        Reason.CERTIFICATE,
+        lambda lab: lab.profile(lab.remote("udp"), "verify-x509-name vpn.example.com name"),
+    ),
+    Scenario(
+        "own-certificate-refused-tcp",
+        Reason.HANDSHAKE,
+        lambda lab: lab.profile(lab.remote("tcp"), authority=lab.other),
+    ),
+    Scenario(
+        "own-certificate-refused-udp",
+        Reason.HANDSHAKE,
+        lambda lab: lab.profile(lab.remote("udp"), authority=lab.other),
+        slow=True,
+    ),
+    Scenario(
+        "own-certificate-expired",
+        Reason.OUR_CERTIFICATE,
+        lambda lab: lab.profile(lab.remote("tcp"), certificate="expired"),
+    ),
+    Scenario(
+        "key-encrypted",
+        Reason.KEY,
+        lambda lab: lab.profile(lab.remote("udp"), key=lab.ca.text("client-encrypted.key")),
+    ),
+    Scenario(
+        "key-of-another",
+        Reason.KEY,
+        lambda lab: lab.profile(lab.remote("udp"), key=lab.other.text("client.key")),
+    ),
     Scenario("key-garbage", Reason.KEY, lambda lab: lab.profile(lab.remote("udp"), key="hello\n")),
     Scenario("closed-tcp", Reason.NETWORK, lambda lab: lab.profile(f"remote {SERVER} 9 tcp")),
     Scenario("no-answer-udp", Reason.NETWORK, lambda lab: lab.profile(f"remote {SERVER} 9 udp"), slow=True),
@@ -139,25 +201,62 @@ OPENVPN = (
     Scenario("no-name", Reason.DNS, lambda lab: lab.profile("remote vpn.invalid 1194 udp")),
     Scenario("bad-option", Reason.CLIENT_CONFIG, lambda lab: lab.profile(f"remote {SERVER} 1194 xyz")),
     Scenario("bad-cipher", Reason.CLIENT_CONFIG, lambda lab: lab.profile(lab.remote("udp"), "cipher FOO")),
-    Scenario("halted", Reason.KICKED, lambda lab: lab.profile(lab.remote("udp")),
-             disturb=lambda lab, run: lab.serving("udp").tell(f"client-kill {lab.serving('udp').client_id()} HALT")),
-    Scenario("thrown-out", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),
-             disturb=lambda lab, run: lab.serving("udp").tell(f"client-kill {lab.serving('udp').client_id()}")),
-    Scenario("server-killed-tcp", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("tcp")),
-             disturb=lambda lab, run: lab.serving("tcp").kill()),
-    Scenario("server-ended-udp", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp")),
-             disturb=lambda lab, run: lab.serving("udp").stop()),
+    Scenario(
+        "halted",
+        Reason.KICKED,
+        lambda lab: lab.profile(lab.remote("udp")),
+        disturb=lambda lab, run: lab.serving("udp").tell(
+            f"client-kill {lab.serving('udp').client_id()} HALT"
+        ),
+    ),
+    Scenario(
+        "thrown-out",
+        Reason.PEER_CLOSED,
+        lambda lab: lab.profile(lab.remote("udp")),
+        disturb=lambda lab, run: lab.serving("udp").tell(f"client-kill {lab.serving('udp').client_id()}"),
+    ),
+    Scenario(
+        "server-killed-tcp",
+        Reason.PEER_CLOSED,
+        lambda lab: lab.profile(lab.remote("tcp")),
+        disturb=lambda lab, run: lab.serving("tcp").kill(),
+    ),
+    Scenario(
+        "server-ended-udp",
+        Reason.PEER_CLOSED,
+        lambda lab: lab.profile(lab.remote("udp")),
+        disturb=lambda lab, run: lab.serving("udp").stop(),
+    ),
     # The login has to be over before that: on a busy machine it may take more than a second.
-    Scenario("session-timeout", Reason.SESSION_EXPIRED, lambda lab: lab.profile(lab.remote("udp"), "session-timeout 5"), disturb=_nothing),
-    Scenario("inactive", Reason.PEER_CLOSED, lambda lab: lab.profile(lab.remote("udp"), "inactive 5"), disturb=_nothing),
-    Scenario("silent-restart", Reason.PEER_TIMEOUT,
-             lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-restart 2"), disturb=_silent),
-    Scenario("silent-exit", Reason.PEER_TIMEOUT,
-             lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-exit 2"), disturb=_silent),
+    Scenario(
+        "session-timeout",
+        Reason.SESSION_EXPIRED,
+        lambda lab: lab.profile(lab.remote("udp"), "session-timeout 5"),
+        disturb=_nothing,
+    ),
+    Scenario(
+        "inactive",
+        Reason.PEER_CLOSED,
+        lambda lab: lab.profile(lab.remote("udp"), "inactive 5"),
+        disturb=_nothing,
+    ),
+    Scenario(
+        "silent-restart",
+        Reason.PEER_TIMEOUT,
+        lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-restart 2"),
+        disturb=_silent,
+    ),
+    Scenario(
+        "silent-exit",
+        Reason.PEER_TIMEOUT,
+        lambda lab: lab.profile(lab.remote("udp"), 'pull-filter ignore "ping"', "ping 1", "ping-exit 2"),
+        disturb=_silent,
+    ),
 )
 
 
-# --- sshuttle ---------------------------------------------------------------------------------------------------------------------------
+# --- sshuttle
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _kill_ssh(lab: SshLab, run: ClientRun) -> None:
@@ -213,13 +312,23 @@ SSHUTTLE = (
     SshScenario("host-changed", Reason.CERTIFICATE, lambda lab: {"known_hosts": lab.known_hosts("stranger")}),
     SshScenario("closed", Reason.NETWORK, lambda lab: {"remote": f"root@{BASTION}:23"}),
     SshScenario("no-route", Reason.NETWORK, lambda lab: {"remote": "root@203.0.113.9"}),
-    SshScenario("no-answer", Reason.NETWORK, lambda lab: {"remote": "root@198.18.1.77", "ssh_options": ["ConnectTimeout=1"]}),
+    SshScenario(
+        "no-answer",
+        Reason.NETWORK,
+        lambda lab: {"remote": "root@198.18.1.77", "ssh_options": ["ConnectTimeout=1"]},
+    ),
     SshScenario("no-name", Reason.DNS, lambda lab: {"remote": "root@nowhere.invalid"}),
-    SshScenario("no-common-cipher", Reason.CLIENT_CONFIG, lambda lab: {"ssh_options": ["Ciphers=aes128-cbc"]}),
+    SshScenario(
+        "no-common-cipher", Reason.CLIENT_CONFIG, lambda lab: {"ssh_options": ["Ciphers=aes128-cbc"]}
+    ),
     SshScenario("bad-option", Reason.CLIENT_CONFIG, lambda lab: {"ssh_options": ["Ciphers=foo"]}),
     SshScenario("no-shell", Reason.CLIENT_CONFIG, lambda lab: {"identity": "forced"}),
     SshScenario("ssh-killed", Reason.PEER_CLOSED, disturb=_kill_ssh),
     SshScenario("session-ended", Reason.PEER_CLOSED, disturb=_end_session),
-    SshScenario("silent", Reason.PEER_TIMEOUT, lambda lab: {"ssh_options": ["ServerAliveInterval=1", "ServerAliveCountMax=1"]},
-                disturb=_blackhole),
+    SshScenario(
+        "silent",
+        Reason.PEER_TIMEOUT,
+        lambda lab: {"ssh_options": ["ServerAliveInterval=1", "ServerAliveCountMax=1"]},
+        disturb=_blackhole,
+    ),
 )

@@ -1,6 +1,7 @@
 """A real sshd behind a facilitator's namespace, and a staff machine in front of it.
 
-    hub 10.91.0.1 -- 10.91.0.2 facilitator 198.18.1.1 -- 198.18.1.2 bastion (sshd; on 10.90.0.10 and fd00:90::10 a web server, and an echo)
+hub 10.91.0.1 -- 10.91.0.2 facilitator 198.18.1.1 -- 198.18.1.2 bastion (sshd; on 10.90.0.10 and fd00:90::10 a
+web server, and an echo)
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ table inet t {{
   }}
 }}
 """
-# The queue of http.server itself holds five connections: in a burst the others would wait for a second and more.
+# The queue of http.server itself holds five connections: in a burst the others would wait for a second and
+# more.
 _WEB = """
 import functools, http.server, socket, sys
 class Server(http.server.ThreadingHTTPServer):
@@ -56,13 +58,21 @@ class SshLab:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         for name in ("host", "identity", "forced", "hostile", "stranger"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name], check=True)
-        public, forced, hostile = ((directory / f"{name}.pub").read_text() for name in ("identity", "forced", "hostile"))
-        self.hostile = directory / "hostile.py"     # what the remote side of the identity `hostile` runs
-        (directory / "authorized").write_text(
-            f'{public}command="echo This account is not for you." {forced}command="{sys.executable} {self.hostile}" {hostile}'
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name],
+                check=True,
+            )
+        public, forced, hostile = (
+            (directory / f"{name}.pub").read_text() for name in ("identity", "forced", "hostile")
         )
-        (directory / "garbage").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhello\n-----END OPENSSH PRIVATE KEY-----\n")
+        self.hostile = directory / "hostile.py"  # what the remote side of the identity `hostile` runs
+        (directory / "authorized").write_text(
+            f'{public}command="echo This account is not for you." {forced}command="{sys.executable} '
+            f'{self.hostile}" {hostile}'
+        )
+        (directory / "garbage").write_text(
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nhello\n-----END OPENSSH PRIVATE KEY-----\n"
+        )
         self.hub, self.facilitator, self.bastion = Namespace("h"), Namespace("f"), Namespace("b")
         link(self.hub, "eth0", self.facilitator, "hub0")
         link(self.facilitator, "eth0", self.bastion, "eth0")
@@ -76,12 +86,16 @@ class SshLab:
 
     def _addresses(self) -> None:
         for namespace, device, *addresses in (
-            (self.hub, "eth0", "10.91.0.1/24", "fd00:91::1/64"), (self.facilitator, "hub0", "10.91.0.2/24", "fd00:91::2/64"),
-            (self.facilitator, "eth0", f"{FACILITATOR}/24"), (self.bastion, "eth0", f"{BASTION}/24"),
+            (self.hub, "eth0", "10.91.0.1/24", "fd00:91::1/64"),
+            (self.facilitator, "hub0", "10.91.0.2/24", "fd00:91::2/64"),
+            (self.facilitator, "eth0", f"{FACILITATOR}/24"),
+            (self.bastion, "eth0", f"{BASTION}/24"),
             (self.bastion, "lo", f"{SITE}/32", f"{SITE6}/128"),
         ):
             for address in addresses:
-                namespace.run("ip", "addr", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
+                namespace.run(
+                    "ip", "addr", "add", address, "dev", device, *(("nodad",) if ":" in address else ())
+                )
         for network in ("10.90.0.0/16", "100.90.0.0/16"):
             self.hub.run("ip", "route", "add", network, "via", "10.91.0.2")
         self.hub.run("ip", "route", "add", "fd00:90::/64", "via", "fd00:91::2")
@@ -92,7 +106,9 @@ class SshLab:
         (self.directory / "sshd_config").write_text(_SSHD.format(port=SSH_PORT, directory=self.directory))
         process = subprocess.Popen(
             self.bastion.argv("/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "sshd_config")),
-            stdout=subprocess.DEVNULL, stderr=(self.directory / "sshd.log").open("wb"), env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.directory / "sshd.log").open("wb"),
+            env=ENVIRONMENT,
         )
         wait_for(lambda: "listening on" in (self.directory / "sshd.log").read_text())
         return process
@@ -103,9 +119,16 @@ class SshLab:
         (site / "hello").write_text("hello from the far side\n")
         process = subprocess.Popen(
             self.bastion.argv(sys.executable, "-c", _WEB, address, str(site)),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
         )
-        wait_for(lambda: f"{address}:80" in (listening := self.bastion.run("ss", "-Hltn").stdout) or f"[{address}]:80" in listening)
+        wait_for(
+            lambda: (
+                f"{address}:80" in (listening := self.bastion.run("ss", "-Hltn").stdout)
+                or f"[{address}]:80" in listening
+            )
+        )
         return process
 
     def connection(self, address: str = SITE) -> socket.socket:
@@ -136,16 +159,34 @@ class SshLab:
         directory.mkdir(mode=0o700)
         return Placement(directory, "", port, python, user=(65534, 65534))
 
-    def run(self, *, remote: str = f"root@{BASTION}", identity: str = "identity", known_hosts: bytes | None = None, port: int | None = None,
-            python: str = sys.executable, prefix: tuple[str, ...] = (), owner: int = 0, **settings: object) -> ClientRun:
-        """Start the kind `sshuttle` in the facilitator's namespace, on a port of its own, with its directory as the user `owner`'s."""
+    def run(
+        self,
+        *,
+        remote: str = f"root@{BASTION}",
+        identity: str = "identity",
+        known_hosts: bytes | None = None,
+        port: int | None = None,
+        python: str = sys.executable,
+        prefix: tuple[str, ...] = (),
+        owner: int = 0,
+        **settings: object,
+    ) -> ClientRun:
+        """Start the kind `sshuttle` in the facilitator's namespace, on a port of its own, with its
+        directory as the user `owner`'s.
+        """
         place = self.place(next(self._ports) if port is None else port, python)
         os.chown(place.directory, owner, owner)
         kind = KINDS["sshuttle"]
-        tunnel = kind.options.model_validate({
-            "name": "own-cloud", "destinations": ["10.90.0.0/16"], "remote": remote, "identity": {"file": identity},
-            "known_hosts": "known_hosts", **settings,
-        })
+        tunnel = kind.options.model_validate(
+            {
+                "name": "own-cloud",
+                "destinations": ["10.90.0.0/16"],
+                "remote": remote,
+                "identity": {"file": identity},
+                "known_hosts": "known_hosts",
+                **settings,
+            }
+        )
         inputs = {
             "identity": (self.directory / identity).read_bytes(),
             "known_hosts": self.known_hosts() if known_hosts is None else known_hosts,

@@ -1,4 +1,6 @@
-"""Commands for real: a shell script makes a device in a namespace, and who looks out for it is asked to tell the truth."""
+"""Commands for real: a shell script makes a device in a namespace, and who looks out for it is asked to
+tell the truth.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from tunnels.kinds.command.kind import COMMAND
 pytestmark = pytest.mark.root
 
 DEVICE = "t-acme"
-MAKE = f"ip tuntap add dev {DEVICE} mode tun; ip link set {DEVICE} up; ip address add 10.9.9.2/32 dev {DEVICE}"
+MAKE = (
+    f"ip tuntap add dev {DEVICE} mode tun; ip link set {DEVICE} up; ip address add 10.9.9.2/32 dev {DEVICE}"
+)
 
 
 class NamespaceSession:
@@ -62,7 +66,10 @@ def test_a_device_that_comes_up_and_gets_an_address(session: NamespaceSession) -
     wait_for(lambda: _names(run) == {"sleep", "python"})
     session.make(f"ip tuntap add dev {DEVICE} mode tun")
     session.make(f"ip address add 10.9.9.2/32 dev {DEVICE}")
-    session.make("ip link add other type veth peer name another; ip link set other up; ip address add 10.9.9.3/32 dev other")
+    session.make(
+        "ip link add other type veth peer name another; ip link set other up; ip address add 10.9.9.3/32 "
+        "dev other"
+    )
     wait_for(lambda: "10.9.9.2" in session.namespace.run("ip", "-o", "address", "show", "dev", DEVICE).stdout)
     assert run.observations == []
     session.make(f"ip link set {DEVICE} up")
@@ -85,13 +92,17 @@ def _names(run: ClientRun) -> set[str]:
 
 def test_a_device_that_is_there_already(session: NamespaceSession) -> None:
     session.make(MAKE)
-    assert session.start("exec sleep 1000", up={"device": DEVICE}).connected() == Connected("10.9.9.2", on_interface=True)
+    assert session.start("exec sleep 1000", up={"device": DEVICE}).connected() == Connected(
+        "10.9.9.2", on_interface=True
+    )
 
 
 def test_the_program_is_alone_with_its_end(session: NamespaceSession) -> None:
     """It gets signals, exit code and descriptors as if nobody looked out, and not the NOTIFY_SOCKET."""
     argv = ["sh", "-c", 'echo "${NOTIFY_SOCKET-none} $$"; cat "$1"; exit 7', "sh", "{password_file}"]
-    run = session.start("", {"password": b"hunter2\n"}, argv=argv, up={"device": DEVICE}, login={"password": {"file": "x"}})
+    run = session.start(
+        "", {"password": b"hunter2\n"}, argv=argv, up={"device": DEVICE}, login={"password": {"file": "x"}}
+    )
     run.to_end()
     assert run.transcript == [f"output|none {run.process.pid}", "output|hunter2"]
     assert run.process.wait() == 7
@@ -104,11 +115,17 @@ def test_a_program_that_is_not_there(session: NamespaceSession) -> None:
     failed = session.start("", argv=["no-such-vpn"], up={"device": DEVICE}).failed()
     assert (failed.reason, failed.text) == (Reason.MISSING_BINARY, "no-such-vpn is not installed")
     failed = session.start("", argv=["/etc/passwd"], up={"device": DEVICE}).failed()
-    assert (failed.reason, failed.text) == (Reason.MISSING_RIGHT, "/etc/passwd cannot be run: Permission denied")
+    assert (failed.reason, failed.text) == (
+        Reason.MISSING_RIGHT,
+        "/etc/passwd cannot be run: Permission denied",
+    )
 
 
 def test_the_first_answer_through_the_device(session: NamespaceSession) -> None:
-    options: dict[str, Any] = {"up": {"probe": True}, "probe": {"targets": ["icmp://10.77.0.11", "tcp://10.77.0.10:443"]}}
+    options: dict[str, Any] = {
+        "up": {"probe": True},
+        "probe": {"targets": ["icmp://10.77.0.11", "tcp://10.77.0.10:443"]},
+    }
     run = session.start(MAKE + "; exec sleep 1000", **options)
     wait_for(lambda: "10.9.9.2" in session.namespace.run("ip", "-o", "address", "show").stdout)
     assert run.observations == []
@@ -161,11 +178,16 @@ def test_a_line_and_a_notification(session: NamespaceSession) -> None:
     run = session.start("echo up at 10.9.9.2; exec sleep 1000", up={"line": "up at (?P<address>.*)"})
     assert run.connected() == Connected("10.9.9.2", on_interface=True)
     run.stop()
-    tell = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
+    tell = (
+        "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', "
+        "os.environ['NOTIFY_SOCKET'])"
+    )
     run = session.start("", argv=[sys.executable, "-c", f"{tell}; print('{{device}}')"], up={"notify": True})
     assert run.connected() == Connected(on_interface=True)
 
 
 def test_words_that_mean_a_failure(session: NamespaceSession) -> None:
-    run = session.start("echo wrong password; exec sleep 1000", up={"device": DEVICE}, permanent=["(?P<auth>wrong password)"])
+    run = session.start(
+        "echo wrong password; exec sleep 1000", up={"device": DEVICE}, permanent=["(?P<auth>wrong password)"]
+    )
     assert run.failed() == Failed(Reason.AUTH, "wrong password")

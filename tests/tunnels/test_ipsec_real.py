@@ -1,4 +1,6 @@
-"""Real vpnc and strongSwan against a real gateway, without the daemon: what passes, what a stop leaves behind, and a mute gateway."""
+"""Real vpnc and strongSwan against a real gateway, without the daemon: what passes, what a stop leaves
+behind, and a mute gateway.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,23 @@ def start(lab: IpsecLab, kind: str, how: str = "psk", config: str | None = None)
 
 def left(lab: IpsecLab) -> dict[str, str]:
     """Devices and rules of the client's namespace beside the usual ones."""
-    devices = [line for line in lab.client.run("ip", "-o", "link").stdout.splitlines() if not {"lo:", "wan@if2:"} & set(line.split()[1:2])]
-    rules = [line for line in lab.client.run("ip", "rule").stdout.splitlines() if not line.startswith(("0:", "3276"))]
+    devices = [
+        line
+        for line in lab.client.run("ip", "-o", "link").stdout.splitlines()
+        if not {"lo:", "wan@if2:"} & set(line.split()[1:2])
+    ]
+    rules = [
+        line
+        for line in lab.client.run("ip", "rule").stdout.splitlines()
+        if not line.startswith(("0:", "3276"))
+    ]
     return {name: "\n".join(lines) for name, lines in (("devices", devices), ("rules", rules)) if lines}
 
 
-@pytest.mark.parametrize(("kind", "how"), [("vpnc", ""), ("strongswan", "psk"), ("strongswan", "eap"), ("strongswan", "certificate")])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("vpnc", ""), ("strongswan", "psk"), ("strongswan", "eap"), ("strongswan", "certificate")],
+)
 def test_packets_pass_and_nothing_stays(lab: IpsecLab, kind: str, how: str) -> None:
     run = start(lab, kind, how)
     try:
@@ -69,7 +82,7 @@ def test_a_mute_gateway_does_not_hold_up_the_end(lab: IpsecLab, kind: str) -> No
         run.pump(lambda: any("S4.3" in line or "initiating IKE_SA" in line for line in run.transcript))
         since = time.monotonic()
         run.stop()
-        assert time.monotonic() - since < STRONGSWAN.stop_timeout      # else the daemon would have used force
+        assert time.monotonic() - since < STRONGSWAN.stop_timeout  # else the daemon would have used force
     finally:
         lab.speak()
     assert left(lab) == {}
@@ -103,7 +116,9 @@ def test_a_device_is_renamed_while_it_is_up(lab: IpsecLab) -> None:
 
 def test_rules_of_a_table_are_forgotten(lab: IpsecLab) -> None:
     for family in ("-4", "-6"):
-        lab.client.run("ip", family, "rule", "add", "priority", "32000", "fwmark", "0x7fabcdef", "table", "1174405121")
+        lab.client.run(
+            "ip", family, "rule", "add", "priority", "32000", "fwmark", "0x7fabcdef", "table", "1174405121"
+        )
     with lab.client.entered():
         forget_rules(1174405121)
         forget_rules(1174405121)

@@ -13,7 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.hostile import WORDS
-from tunnels.base import AnyKind, Carrier, Connected, Failed, Keep, Launch, LineSource, Placement, Question, Reason, Say, Tunnel, Wanted
+from tunnels.base import (
+    AnyKind,
+    Carrier,
+    Connected,
+    Failed,
+    Keep,
+    Launch,
+    LineSource,
+    Placement,
+    Question,
+    Reason,
+    Say,
+    Tunnel,
+    Wanted,
+)
 from tunnels.driver_dialogue import ProgramDialogue
 from tunnels.registry import KINDS
 
@@ -23,36 +37,81 @@ PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + SECRET
 
 EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
     "command": (
-        {"argv": ["vpn", "{password_file}"], "up": {"device": "t-acme"}, "login": {"password": {"file": "pw"}}}, {"password": SECRET},
+        {
+            "argv": ["vpn", "{password_file}"],
+            "up": {"device": "t-acme"},
+            "login": {"password": {"file": "pw"}},
+        },
+        {"password": SECRET},
     ),
     "openconnect": (
-        {"server": "vpn.example.net", "server_certificate": f"pin-sha256:{'A' * 43}=", "certificate": "/etc/facilitator/acme.pem",
-         "key": {"file": "key"}, "login": {"username": "svc", "password": {"file": "pw"}}},
-        {"certificate": b"-----BEGIN CERTIFICATE-----\n", "key": b"-----BEGIN PRIVATE KEY-----\n" + SECRET, "password": SECRET},
+        {
+            "server": "vpn.example.net",
+            "server_certificate": f"pin-sha256:{'A' * 43}=",
+            "certificate": "/etc/facilitator/acme.pem",
+            "key": {"file": "key"},
+            "login": {"username": "svc", "password": {"file": "pw"}},
+        },
+        {
+            "certificate": b"-----BEGIN CERTIFICATE-----\n",
+            "key": b"-----BEGIN PRIVATE KEY-----\n" + SECRET,
+            "password": SECRET,
+        },
     ),
     "openfortivpn": (
-        {"server": "vpn.example.net:10443", "login": {"username": "svc", "password": {"file": "pw"}}}, {"password": SECRET},
+        {"server": "vpn.example.net:10443", "login": {"username": "svc", "password": {"file": "pw"}}},
+        {"password": SECRET},
     ),
     "openvpn": (
-        {"config": "/etc/facilitator/acme.ovpn", "login": {"username": "svc", "password": {"file": "pw"}, "totp": {"file": "seed"}}},
+        {
+            "config": "/etc/facilitator/acme.ovpn",
+            "login": {"username": "svc", "password": {"file": "pw"}, "totp": {"file": "seed"}},
+        },
         {"config": PROFILE, "password": SECRET},
     ),
     "sshuttle": (
-        {"remote": "svc@bastion.example.net:22", "identity": {"file": "key"}, "known_hosts": "/etc/facilitator/known_hosts"},
-        {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + SECRET, "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n"},
+        {
+            "remote": "svc@bastion.example.net:22",
+            "identity": {"file": "key"},
+            "known_hosts": "/etc/facilitator/known_hosts",
+        },
+        {
+            "identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + SECRET,
+            "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n",
+        },
     ),
     "strongswan": (
-        {"config": "/etc/facilitator/swanctl.conf", "psk": {"file": "psk"}, "login": {"username": "svc", "password": {"file": "pw"}}},
-        {"config": b"connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }", "psk": SECRET, "password": SECRET},
+        {
+            "config": "/etc/facilitator/swanctl.conf",
+            "psk": {"file": "psk"},
+            "login": {"username": "svc", "password": {"file": "pw"}},
+        },
+        {
+            "config": b"connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }",
+            "psk": SECRET,
+            "password": SECRET,
+        },
     ),
     "vpnc": (
-        {"config": "/etc/facilitator/acme.vpnc", "group_secret": {"file": "gs"}, "login": {"username": "svc", "password": {"file": "pw"}}},
-        {"config": b"IPSec gateway 192.0.2.1\nIPSec ID staff\nXauth password " + SECRET, "group_secret": SECRET, "password": SECRET},
+        {
+            "config": "/etc/facilitator/acme.vpnc",
+            "group_secret": {"file": "gs"},
+            "login": {"username": "svc", "password": {"file": "pw"}},
+        },
+        {
+            "config": b"IPSec gateway 192.0.2.1\nIPSec ID staff\nXauth password " + SECRET,
+            "group_secret": SECRET,
+            "password": SECRET,
+        },
     ),
     "wireguard": (
         {"config": "/etc/facilitator/acme.conf"},
-        {"config": b"[Interface]\nAddress=10.86.0.2\nPrivateKey=" + KEY + b"\n[Peer]\nAllowedIPs=10.77.0.0/24\nEndpoint=192.0.2.1:51820\n"
-                   b"PublicKey=" + KEY + b"\n"},
+        {
+            "config": b"[Interface]\nAddress=10.86.0.2\nPrivateKey="
+            + KEY
+            + b"\n[Peer]\nAllowedIPs=10.77.0.0/24\nEndpoint=192.0.2.1:51820\n"
+            b"PublicKey=" + KEY + b"\n"
+        },
     ),
 }
 PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 12311, "/usr/bin/python3")
@@ -61,7 +120,9 @@ FOREGROUND_BREAKERS = {"--daemon", "--log", "--writepid", "-D", "-f", "--backgro
 
 def tunnel_of(kind: AnyKind) -> Tunnel:
     options, _ = EXAMPLES[kind.name]
-    tunnel: Tunnel = kind.options.model_validate({"name": "acme", "kind": kind.name, "destinations": ["10.77.0.0/24"], **options})
+    tunnel: Tunnel = kind.options.model_validate(
+        {"name": "acme", "kind": kind.name, "destinations": ["10.77.0.0/24"], **options}
+    )
     return tunnel
 
 
@@ -89,8 +150,11 @@ def test_its_name_is_the_key_and_the_settings_word(kind: AnyKind) -> None:
 
 
 def test_every_option_is_described(kind: AnyKind) -> None:
-    undescribed = [name for name, field in kind.options.model_fields.items()
-                   if not field.description and name not in Tunnel.model_fields]
+    undescribed = [
+        name
+        for name, field in kind.options.model_fields.items()
+        if not field.description and name not in Tunnel.model_fields
+    ]
     assert not undescribed
 
 
@@ -139,15 +203,34 @@ def test_no_word_of_a_client_upsets_it(words: list[tuple[LineSource, str]]) -> N
         assert sum(isinstance(answer, Failed) for answer in answers) <= 1
 
 
-@pytest.mark.parametrize(("message", "understood"), [
-    ({"ask": "text", "id": 1, "text": f"What is the\n{WORDS}"}, Question(Wanted.TEXT, "What is the answer")),
-    ({"failed": "network", "text": f"no\n{WORDS}"}, Failed(Reason.NETWORK, "no answer")),
-    ({"connected": {"address": f"10.1.2.3{WORDS}", "peer": WORDS, "routes": ["fe80::%\x1b[2J/64", "10.77.0.0/24"]}},
-     Connected("10.1.2.3 answer", "answer", (ip_network("10.77.0.0/24"),))),
-    ({"keep": "c\u200bookie"}, Keep("c\u200bookie")),
-], ids=lambda message: next(iter(message)) if isinstance(message, dict) else "")
-def test_what_a_program_says_in_json_is_clean_after_decoding(message: dict[str, object], understood: object) -> None:
-    """As plain letters the line looks harmless. What is kept goes back to the far side, and is never shown."""
+@pytest.mark.parametrize(
+    ("message", "understood"),
+    [
+        (
+            {"ask": "text", "id": 1, "text": f"What is the\n{WORDS}"},
+            Question(Wanted.TEXT, "What is the answer"),
+        ),
+        ({"failed": "network", "text": f"no\n{WORDS}"}, Failed(Reason.NETWORK, "no answer")),
+        (
+            {
+                "connected": {
+                    "address": f"10.1.2.3{WORDS}",
+                    "peer": WORDS,
+                    "routes": ["fe80::%\x1b[2J/64", "10.77.0.0/24"],
+                }
+            },
+            Connected("10.1.2.3 answer", "answer", (ip_network("10.77.0.0/24"),)),
+        ),
+        ({"keep": "c\u200bookie"}, Keep("c\u200bookie")),
+    ],
+    ids=lambda message: next(iter(message)) if isinstance(message, dict) else "",
+)
+def test_what_a_program_says_in_json_is_clean_after_decoding(
+    message: dict[str, object], understood: object
+) -> None:
+    """As plain letters the line looks harmless. What is kept goes back to the far side, and is never
+    shown.
+    """
     line = json.dumps(message)
     assert line.isascii()
     assert list(ProgramDialogue({}, ()).receive(LineSource.MANAGEMENT, line)) == [understood]

@@ -29,14 +29,22 @@ def lab() -> Iterator[OpenConnectLab]:
         yield lab
 
 
-@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if not each.slow], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    "scenario", [each for each in SCENARIOS if not each.slow], ids=lambda scenario: scenario.name
+)
 def test_scenario(lab: OpenConnectLab, scenario: OpenconnectScenario) -> None:
     run = scenario.play(lab)
-    assert [each.reason for each in run.observations if hasattr(each, "reason")] == ([scenario.reason] if scenario.reason else [])
+    assert [each.reason for each in run.observations if hasattr(each, "reason")] == (
+        [scenario.reason] if scenario.reason else []
+    )
 
 
 def _openconnect(run: ClientRun) -> psutil.Process:
-    (client,) = (child for child in psutil.Process(run.process.pid).children(recursive=True) if child.name() == "openconnect")
+    (client,) = (
+        child
+        for child in psutil.Process(run.process.pid).children(recursive=True)
+        if child.name() == "openconnect"
+    )
     return client
 
 
@@ -163,7 +171,9 @@ def test_a_client_that_hears_no_signal_is_ended_all_the_same(lab: OpenConnectLab
     with _mute(lab) as came:
         run = lab.run(server=f"{SERVER}:4443")
         assert came.wait(30)
-        assert run.stop() == -signal.SIGKILL        # of its client, which it ends like; our own SIGKILL would come after half a minute
+        assert (
+            run.stop() == -signal.SIGKILL
+        )  # of its client, which it ends like; our own SIGKILL would come after half a minute
         assert not run.observations
 
 

@@ -19,17 +19,28 @@ from tunnels.kinds.openfortivpn.kind import OPENFORTIVPN, OpenFortiVpn
 PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts" / "openfortivpn").glob("*.txt"))
 REASONS = {
-    "untrusted": Reason.CERTIFICATE, "password-refused": Reason.AUTH, "code-refused": Reason.AUTH, "pppd-fails": Reason.MISSING_BINARY,
-    "no-ppp-device": Reason.MISSING_BINARY, "closed": Reason.NETWORK, "no-name": Reason.DNS,
+    "untrusted": Reason.CERTIFICATE,
+    "password-refused": Reason.AUTH,
+    "code-refused": Reason.AUTH,
+    "pppd-fails": Reason.MISSING_BINARY,
+    "no-ppp-device": Reason.MISSING_BINARY,
+    "closed": Reason.NETWORK,
+    "no-name": Reason.DNS,
 }
 
 
 def forti(**options: Any) -> OpenFortiVpn:
     login = {"username": "svc-facilitator", "password": {"file": "p"}}
-    return OpenFortiVpn.model_validate({
-        "name": "acme", "kind": "openfortivpn", "destinations": ["10.77.0.0/24"], "server": "vpn.example.net:10443", "login": login,
-        **options,
-    })
+    return OpenFortiVpn.model_validate(
+        {
+            "name": "acme",
+            "kind": "openfortivpn",
+            "destinations": ["10.77.0.0/24"],
+            "server": "vpn.example.net:10443",
+            "login": login,
+            **options,
+        }
+    )
 
 
 def launched(**options: Any) -> Launch:
@@ -38,21 +49,36 @@ def launched(**options: Any) -> Launch:
 
 def test_routes_and_names_are_left_alone() -> None:
     assert launched(trusted_certificate="AA:" * 31 + "AA").files["config"].decode().splitlines() == [
-        "host = vpn.example.net", "port = 10443", "username = svc-facilitator", "set-routes = 0", "half-internet-routes = 0", "set-dns = 0",
-        "pppd-use-peerdns = 0", "pppd-ifname = t-acme", "persistent = 0", "use-syslog = 0", f"trusted-cert = {'aa' * 32}",
+        "host = vpn.example.net",
+        "port = 10443",
+        "username = svc-facilitator",
+        "set-routes = 0",
+        "half-internet-routes = 0",
+        "set-dns = 0",
+        "pppd-use-peerdns = 0",
+        "pppd-ifname = t-acme",
+        "persistent = 0",
+        "use-syslog = 0",
+        f"trusted-cert = {'aa' * 32}",
     ]
 
 
-@pytest.mark.parametrize(("options", "complaint"), [
-    ({"server": "vpn.example.net:0"}, "is not a server"), ({"server": "https://vpn"}, "is not a server"),
-    ({"trusted_certificate": "pin-sha256:x"}, "has 64 hexadecimal digits"),
-])
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"server": "vpn.example.net:0"}, "is not a server"),
+        ({"server": "https://vpn"}, "is not a server"),
+        ({"trusted_certificate": "pin-sha256:x"}, "has 64 hexadecimal digits"),
+    ],
+)
 def test_settings_that_are_none(options: dict[str, str], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         forti(**options)
 
 
-@pytest.mark.parametrize("login", [{"password": {"file": "p"}}, {"username": "a\nset-routes = 1", "password": {"file": "p"}}])
+@pytest.mark.parametrize(
+    "login", [{"password": {"file": "p"}}, {"username": "a\nset-routes = 1", "password": {"file": "p"}}]
+)
 def test_a_name_is_needed_and_cannot_be_more_than_a_name(login: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="login.username"):
         launched(login=login)
@@ -67,13 +93,22 @@ def test_a_host_without_ppp(tmp_path: Path) -> None:
     (tmp_path / "pppd").touch()
     assert unfit(ppp=str(tmp_path / "ppp"), pppd=str(tmp_path / "pppd")) == f"{tmp_path}/ppp is missing"
     (tmp_path / "ppp").mkdir()
-    assert unfit(ppp=str(tmp_path / "ppp"), pppd=str(tmp_path / "pppd")) == f"{tmp_path}/ppp cannot be opened (Is a directory)"
+    assert (
+        unfit(ppp=str(tmp_path / "ppp"), pppd=str(tmp_path / "pppd"))
+        == f"{tmp_path}/ppp cannot be opened (Is a directory)"
+    )
 
 
 def test_what_to_do_without_ppp_is_said() -> None:
-    (failed,) = OPENFORTIVPN.dialogue(forti(), {}).receive(LineSource.OUTPUT, "facilitator: /dev/ppp is missing")
+    (failed,) = OPENFORTIVPN.dialogue(forti(), {}).receive(
+        LineSource.OUTPUT, "facilitator: /dev/ppp is missing"
+    )
     assert isinstance(failed, Failed)
-    assert failed.text == "/dev/ppp is missing: kind: openconnect with protocol: fortinet reaches the same servers without PPP"
+    assert (
+        failed.text
+        == "/dev/ppp is missing: kind: openconnect with protocol: fortinet reaches the same servers "
+        "without PPP"
+    )
     assert all("openconnect with protocol: fortinet" in need.otherwise for need in OPENFORTIVPN.needs)
 
 
@@ -90,4 +125,7 @@ def test_every_transcript_is_there() -> None:
 @given(st.lists(st.text(max_size=60), max_size=10))
 def test_no_word_upsets_it(lines: list[str]) -> None:
     dialogue = OPENFORTIVPN.dialogue(forti(), {})
-    assert sum(isinstance(each, Failed) for line in lines for each in dialogue.receive(LineSource.OUTPUT, line)) <= 1
+    assert (
+        sum(isinstance(each, Failed) for line in lines for each in dialogue.receive(LineSource.OUTPUT, line))
+        <= 1
+    )

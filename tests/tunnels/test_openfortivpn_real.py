@@ -1,4 +1,5 @@
-"""A real openfortivpn against a double of a FortiGate: TLS and every login. Where PPP begins it ends: this kernel may have none.
+"""A real openfortivpn against a double of a FortiGate: TLS and every login. Where PPP begins it ends: this
+kernel may have none.
 
 With FACILITATOR_RECORD in the environment the transcripts are written anew.
 """
@@ -23,18 +24,29 @@ from tunnels.base import Failed, Placement, Question, Reason, Wanted
 from tunnels.kinds.openfortivpn.kind import OPENFORTIVPN, OpenFortiVpn
 
 pytestmark = [
-    pytest.mark.root, pytest.mark.skipif(shutil.which("openfortivpn", path="/usr/bin:/usr/sbin") is None, reason="openfortivpn is missing"),
+    pytest.mark.root,
+    pytest.mark.skipif(
+        shutil.which("openfortivpn", path="/usr/bin:/usr/sbin") is None, reason="openfortivpn is missing"
+    ),
 ]
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "openfortivpn"
 CLIENT, SERVER = "198.18.3.1", "198.18.3.2"
-# a /dev of our own, in which PPP seems to be there: what follows the login ends with the first word to the kernel
-PRETEND = ("unshare", "--mount", "sh", "-c", """
+# a /dev of our own, in which PPP seems to be there: what follows the login ends with the first word to the
+# kernel
+PRETEND = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    """
   set -e; mount -t tmpfs tmpfs /mnt; mkdir /mnt/pts /mnt/net
   for node in null ppp; do mknod -m 666 /mnt/$node c 1 3; done
   for node in urandom:9 random:8; do mknod -m 666 /mnt/${node%:*} c 1 ${node#*:}; done
   ln -s pts/ptmx /mnt/ptmx; mount -t devpts -o newinstance,ptmxmode=0666 devpts /mnt/pts; mount --move /mnt /dev; exec "$@"
-""", "sh")
+""",
+    "sh",
+)
 
 
 class FortinetSite:
@@ -54,16 +66,35 @@ class FortinetSite:
         self.client.remove()
         self.server.remove()
 
-    def run(self, password: str = PASSWORD, *, digest: str | None = None, server: str = f"{SERVER}:{PORT}", ppp: bool = True) -> ClientRun:
+    def run(
+        self,
+        password: str = PASSWORD,
+        *,
+        digest: str | None = None,
+        server: str = f"{SERVER}:{PORT}",
+        ppp: bool = True,
+    ) -> ClientRun:
         self._runs += 1
         place = Placement(self.directory / f"run-{self._runs}", "t-forti", 0, sys.executable)
         place.directory.mkdir(mode=0o700)
-        tunnel = OpenFortiVpn.model_validate({
-            "name": "acme", "kind": "openfortivpn", "destinations": ["10.77.0.0/24"], "server": server,
-            "trusted_certificate": digest or self.gateway.digest,
-            "login": {"username": "svc-facilitator", "password": {"file": "password"}},
-        })
-        return ClientRun(OPENFORTIVPN, tunnel, place, {"password": password.encode()}, self.client, *(PRETEND if ppp else ()))
+        tunnel = OpenFortiVpn.model_validate(
+            {
+                "name": "acme",
+                "kind": "openfortivpn",
+                "destinations": ["10.77.0.0/24"],
+                "server": server,
+                "trusted_certificate": digest or self.gateway.digest,
+                "login": {"username": "svc-facilitator", "password": {"file": "password"}},
+            }
+        )
+        return ClientRun(
+            OPENFORTIVPN,
+            tunnel,
+            place,
+            {"password": password.encode()},
+            self.client,
+            *(PRETEND if ppp else ()),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +129,16 @@ def test_a_wrong_password(site: FortinetSite) -> None:
     assert site.gateway.seen[before:] == ["refused"]
 
 
-@pytest.mark.parametrize(("code", "name", "verdict", "reasons"), [
-    ("123456", "pppd-fails", "accepted", {Reason.MISSING_BINARY, Reason.LOCAL}), ("000000", "code-refused", "refused", {Reason.AUTH}),
-])
-def test_a_code_is_asked_for(site: FortinetSite, code: str, name: str, verdict: str, reasons: set[Reason]) -> None:
+@pytest.mark.parametrize(
+    ("code", "name", "verdict", "reasons"),
+    [
+        ("123456", "pppd-fails", "accepted", {Reason.MISSING_BINARY, Reason.LOCAL}),
+        ("000000", "code-refused", "refused", {Reason.AUTH}),
+    ],
+)
+def test_a_code_is_asked_for(
+    site: FortinetSite, code: str, name: str, verdict: str, reasons: set[Reason]
+) -> None:
     """A right one leads as far as it goes without PPP: to pppd, which has only been pretended a /dev/ppp."""
     before = len(site.gateway.seen)
     run = site.run("with a code")
@@ -122,8 +159,9 @@ def test_without_ppp_nobody_logs_in(site: FortinetSite) -> None:
     assert len(site.gateway.seen) == before
 
 
-@pytest.mark.parametrize(("server", "name", "reason"), [
-    (f"{SERVER}:9", "closed", Reason.NETWORK), ("gateway.invalid", "no-name", Reason.DNS),
-])
+@pytest.mark.parametrize(
+    ("server", "name", "reason"),
+    [(f"{SERVER}:9", "closed", Reason.NETWORK), ("gateway.invalid", "no-name", Reason.DNS)],
+)
 def test_a_gateway_that_cannot_be_reached(site: FortinetSite, server: str, name: str, reason: Reason) -> None:
     assert ended(site.run(server=server), name).reason is reason

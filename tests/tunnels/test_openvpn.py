@@ -12,11 +12,15 @@ from tunnels.base import Input, Launch, LineSource, Question, Say
 from tunnels.kinds.openvpn.kind import OPENVPN, OpenVPN
 
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\n"
-TUNNEL = OpenVPN.model_validate({"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"})
+TUNNEL = OpenVPN.model_validate(
+    {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+)
 
 
 def launch(config: bytes, **settings: object) -> Launch:
-    tunnel = OpenVPN.model_validate({"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn", **settings})
+    tunnel = OpenVPN.model_validate(
+        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn", **settings}
+    )
     return OPENVPN.launch(tunnel, PLACE, {"config": config, "password": b"secret\n"})
 
 
@@ -25,7 +29,10 @@ def beside(config: bytes) -> tuple[Input, ...]:
 
 
 def test_files_beside_the_profile_go_into_it() -> None:
-    config = b"ca keys/ca.crt\n<connection>\nremote b 1\ntls-auth /etc/facilitator/ta.key 1\n</connection>\naskpass pass\n"
+    config = (
+        b"ca keys/ca.crt\n<connection>\nremote b 1\ntls-auth /etc/facilitator/ta.key "
+        b"1\n</connection>\naskpass pass\n"
+    )
     names = [item.name for item in beside(config)]
     assert names == ["beside/keys/ca.crt", "beside/ta.key", "beside/pass"]
     contents = dict(zip(names, (b"CA\r\nCA\n", b"TA\n", b"open sesame\nmore\n"), strict=True))
@@ -35,7 +42,11 @@ def test_files_beside_the_profile_go_into_it() -> None:
         "client\nremote 192.0.2.1 1194 udp\n<ca>\nCA\nCA\n</ca>\n"
         "<connection>\nremote b 1\n<tls-auth>\nTA\n</tls-auth>\nkey-direction 1\n</connection>\n"
     )
-    said = list(OPENVPN.dialogue(TUNNEL, inputs).receive(LineSource.MANAGEMENT, ">PASSWORD:Need 'Private Key' password"))
+    said = list(
+        OPENVPN.dialogue(TUNNEL, inputs).receive(
+            LineSource.MANAGEMENT, ">PASSWORD:Need 'Private Key' password"
+        )
+    )
     assert said == [Say('password "Private Key" "open sesame"', secret=True)]
 
 
@@ -47,24 +58,45 @@ def test_a_container_of_keys_goes_into_it_as_text() -> None:
     assert max(map(len, block.splitlines())) <= 76
 
 
-@pytest.mark.parametrize("name", [
-    "/etc/shadow", "/etc/facilitator", "/etc/facilitator/", "/etc/facilitator-other/ca.crt", "../ca.crt", "keys/../../ca.crt", "..", '""',
-    ".", "/etc/facilitator/../shadow", "//etc/shadow", "/proc/self/fd/3",
-])
-@pytest.mark.parametrize("option", ["ca", "key", "askpass", '"tls-crypt"', "--cert", "setenv opt secret", "\tcrl-verify\t"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/shadow",
+        "/etc/facilitator",
+        "/etc/facilitator/",
+        "/etc/facilitator-other/ca.crt",
+        "../ca.crt",
+        "keys/../../ca.crt",
+        "..",
+        '""',
+        ".",
+        "/etc/facilitator/../shadow",
+        "//etc/shadow",
+        "/proc/self/fd/3",
+    ],
+)
+@pytest.mark.parametrize(
+    "option", ["ca", "key", "askpass", '"tls-crypt"', "--cert", "setenv opt secret", "\tcrl-verify\t"]
+)
 def test_a_file_elsewhere_is_refused_with_place_and_remedy(option: str, name: str) -> None:
-    with pytest.raises(ValueError, match=r"^/etc/facilitator/acme\.ovpn:3: .* does not lie beside the profile; copy it there"):
+    with pytest.raises(
+        ValueError, match=r"^/etc/facilitator/acme\.ovpn:3: .* does not lie beside the profile; copy it there"
+    ):
         beside(f"{option} {name}\n".encode())
 
 
-@pytest.mark.parametrize("content", [b"</ca>\nplugin /x.so\n", b"  </ca>", b"x" * 255 + b"</ca>", b"\0", b"\x1b", b"0\x82\x03"])
+@pytest.mark.parametrize(
+    "content", [b"</ca>\nplugin /x.so\n", b"  </ca>", b"x" * 255 + b"</ca>", b"\0", b"\x1b", b"0\x82\x03"]
+)
 def test_no_content_of_a_file_ends_its_block(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"acme\.ovpn:3: ca: 'ca\.crt' is not a file of text in PEM form"):
         OPENVPN.launch(TUNNEL, PLACE, {"config": PROFILE + b"ca ca.crt\n", "beside/ca.crt": content})
 
 
 def test_a_certificate_beside_the_profile_is_looked_after() -> None:
-    assert OPENVPN.certificates(TUNNEL, {"config": PROFILE + b"cert a.crt\n", "beside/a.crt": b"PEM"}) == (b"PEM",)
+    assert OPENVPN.certificates(TUNNEL, {"config": PROFILE + b"cert a.crt\n", "beside/a.crt": b"PEM"}) == (
+        b"PEM",
+    )
 
 
 def test_the_mtu() -> None:
@@ -86,44 +118,62 @@ def test_a_login_that_is_missing() -> None:
 
 
 def test_a_code_may_be_the_whole_password() -> None:
-    tunnel = OpenVPN.model_validate({
-        "name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn",
-        "login": {"username": "svc", "totp": {"file": "seed"}, "append_code": True},
-    })
+    tunnel = OpenVPN.model_validate(
+        {
+            "name": "acme",
+            "destinations": ["10.77.0.0/24"],
+            "config": "/etc/facilitator/acme.ovpn",
+            "login": {"username": "svc", "totp": {"file": "seed"}, "append_code": True},
+        }
+    )
     inputs = {"config": PROFILE + b"auth-user-pass\n"}
     assert "--auth-user-pass" in OPENVPN.launch(tunnel, PLACE, inputs).argv
-    [question] = OPENVPN.dialogue(tunnel, inputs).receive(LineSource.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password")
+    [question] = OPENVPN.dialogue(tunnel, inputs).receive(
+        LineSource.MANAGEMENT, ">PASSWORD:Need 'Auth' username/password"
+    )
     assert isinstance(question, Question)
 
 
 def test_who_may_have_to_be_approved_gets_more_time() -> None:
     def window(config: bytes) -> int:
-        words = launch(config, login={"username": "svc", "password": {"file": "pw"}} if b"auth" in config else {}).argv
+        words = launch(
+            config, login={"username": "svc", "password": {"file": "pw"}} if b"auth" in config else {}
+        ).argv
         return int(words[words.index("--hand-window") + 1])
 
     assert window(PROFILE) < window(PROFILE + b"auth-user-pass\n") < OPENVPN.start_timeout
 
 
 def test_a_later_turn_begins_with_another_server() -> None:
-    tunnel = OpenVPN.model_validate({"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"})
+    tunnel = OpenVPN.model_validate(
+        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+    )
     config = b"client\nremote 192.0.2.1 1194\nremote 192.0.2.2 1194\n"
-    texts = [OPENVPN.launch(tunnel, replace(PLACE, remote=turn), {"config": config}).files["config"] for turn in range(3)]
+    texts = [
+        OPENVPN.launch(tunnel, replace(PLACE, remote=turn), {"config": config}).files["config"]
+        for turn in range(3)
+    ]
     assert texts[0] == texts[2] != texts[1]
 
 
 def test_tunnels_with_one_profile_take_turns() -> None:
-    tunnel = OpenVPN.model_validate({"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"})
+    tunnel = OpenVPN.model_validate(
+        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+    )
     assert OPENVPN.endpoint(tunnel) == "/etc/facilitator/acme.ovpn"
 
 
-@pytest.mark.parametrize(("inputs", "certificates"), [
-    ({}, ()), ({"config": b"rubbish"}, ()), ({"config": PROFILE + b"<cert>\nX\n</cert>\n"}, (b"X\n",)),
-])
+@pytest.mark.parametrize(
+    ("inputs", "certificates"),
+    [({}, ()), ({"config": b"rubbish"}, ()), ({"config": PROFILE + b"<cert>\nX\n</cert>\n"}, (b"X\n",))],
+)
 def test_certificates(inputs: dict[str, bytes], certificates: tuple[bytes, ...]) -> None:
     assert OPENVPN.certificates(TUNNEL, inputs) == certificates
 
 
 def test_a_password_that_is_not_text() -> None:
-    tunnel = OpenVPN.model_validate({"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"})
+    tunnel = OpenVPN.model_validate(
+        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+    )
     with pytest.raises(ValueError, match="UTF-8"):
         OPENVPN.launch(tunnel, PLACE, {"config": PROFILE, "password": b"\xff\xfe"})

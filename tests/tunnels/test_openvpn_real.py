@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 def lab() -> Iterator[OpenVPNLab]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        directory.chmod(0o755)      # one test runs the client as another user
+        directory.chmod(0o755)  # one test runs the client as another user
         made = OpenVPNLab(directory)
         try:
             yield made
@@ -44,7 +44,9 @@ def test_scenario(lab: OpenVPNLab, scenario: Scenario) -> None:
 
 
 def test_what_it_connects_to_and_what_is_pushed(lab: OpenVPNLab) -> None:
-    run = lab.run(lab.profile(lab.remote("udp"), "route 10.99.0.0 255.255.0.0", "redirect-gateway def1"), mtu=1300)
+    run = lab.run(
+        lab.profile(lab.remote("udp"), "route 10.99.0.0 255.255.0.0", "redirect-gateway def1"), mtu=1300
+    )
     try:
         connected = run.connected()
         assert connected.address is not None
@@ -53,9 +55,15 @@ def test_what_it_connects_to_and_what_is_pushed(lab: OpenVPNLab) -> None:
         assert connected.address6 is not None
         assert connected.address6.startswith("fd00:78::")
         assert connected.mtu == 1300
-        assert "inet" not in lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout       # addresses are the daemon's business
+        assert (
+            "inet" not in lab.client.run("ip", "addr", "show", "dev", "t-acme").stdout
+        )  # addresses are the daemon's business
         routes = lab.client.run("ip", "route").stdout + lab.client.run("ip", "-6", "route").stdout
-        assert not [line for line in routes.splitlines() if "10.77." in line or "10.99." in line or "fd00:77" in line or "default" in line]
+        assert not [
+            line
+            for line in routes.splitlines()
+            if "10.77." in line or "10.99." in line or "fd00:77" in line or "default" in line
+        ]
     finally:
         run.stop()
     assert "t-acme" not in lab.client.run("ip", "link").stdout
@@ -69,18 +77,26 @@ def test_no_secret_is_to_be_seen(lab: OpenVPNLab) -> None:
             seen = Path(f"/proc/{run.process.pid}/{name}").read_text(errors="replace")
             assert PASSWORD not in seen
             assert "PRIVATE KEY" not in seen
-        assert [say.line for say in run.said if PASSWORD.replace("\\", "\\\\").replace('"', '\\"') in say.line and not say.secret] == []
+        assert [
+            say.line
+            for say in run.said
+            if PASSWORD.replace("\\", "\\\\").replace('"', '\\"') in say.line and not say.secret
+        ] == []
         assert not [line for line in run.transcript if PASSWORD in line]
     finally:
         run.stop()
 
 
-@pytest.mark.parametrize("lines", [
-    ("cert client.crt", "key 'client.key'"),
-    ("cert client.crt", "key client-encrypted.key", "askpass passphrase"),
-    ("pkcs12 client.p12",),
-    ("cert client.crt", "key client.key", "crl-verify empty.crl"),
-], ids=" ".join)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("cert client.crt", "key 'client.key'"),
+        ("cert client.crt", "key client-encrypted.key", "askpass passphrase"),
+        ("pkcs12 client.p12",),
+        ("cert client.crt", "key client.key", "crl-verify empty.crl"),
+    ],
+    ids=" ".join,
+)
 def test_files_beside_the_profile(lab: OpenVPNLab, lines: tuple[str, ...]) -> None:
     """OpenVPN gets them, and opens none of them."""
     for name in ("ca.crt", "client.crt", "client.key", "client-encrypted.key"):
@@ -88,21 +104,35 @@ def test_files_beside_the_profile(lab: OpenVPNLab, lines: tuple[str, ...]) -> No
     (lab.directory / "passphrase").write_text("secret\n")
     lab.ca.pack("client", lab.directory / "client.p12")
     lab.ca.revoke_nothing(lab.directory / "empty.crl")
-    run = lab.run("\n".join(("client", "dev tun", lab.remote("udp"), "ca ca.crt", *lines, "remote-cert-tls server", "")))
-    for name in ("ca.crt", "client.crt", "client.key", "client-encrypted.key", "passphrase", "client.p12", "empty.crl"):
+    run = lab.run(
+        "\n".join(("client", "dev tun", lab.remote("udp"), "ca ca.crt", *lines, "remote-cert-tls server", ""))
+    )
+    for name in (
+        "ca.crt",
+        "client.crt",
+        "client.key",
+        "client-encrypted.key",
+        "passphrase",
+        "client.p12",
+        "empty.crl",
+    ):
         (lab.directory / name).unlink()
     try:
         run.connected()
-        run.tell(KIND.renew[0])     # it reads its keys again
+        run.tell(KIND.renew[0])  # it reads its keys again
         run.connected()
     finally:
         run.stop()
 
 
-STRANGER = "globex-user\nGlobexSecret!1\n"      # a file of another customer, as it lies beside the profile or elsewhere
+STRANGER = (
+    "globex-user\nGlobexSecret!1\n"  # a file of another customer, as it lies beside the profile or elsewhere
+)
 PROXIES = [
-    ("http", "http-proxy {host} {port} {file} basic"), ("http", "http-proxy {host} {port} {file}"),
-    ("http", "http-proxy {host} {port} auto\nhttp-proxy-user-pass {file}"), ("socks", "socks-proxy {host} {port} {file}"),
+    ("http", "http-proxy {host} {port} {file} basic"),
+    ("http", "http-proxy {host} {port} {file}"),
+    ("http", "http-proxy {host} {port} auto\nhttp-proxy-user-pass {file}"),
+    ("socks", "socks-proxy {host} {port} {file}"),
 ]
 
 
@@ -115,14 +145,21 @@ def test_a_proxy_sees_no_line_of_a_file(lab: OpenVPNLab, kind: str, line: str) -
     """The same profile is run by OpenVPN alone, to show that the proxy would see it."""
     (lab.directory / "other-customer").write_text(STRANGER)
     with lab.proxy(kind, 3128) as seen:
-        for file in (lab.directory / "other-customer", "other-customer", "./other-customer", '"other-customer"'):
+        for file in (
+            lab.directory / "other-customer",
+            "other-customer",
+            "./other-customer",
+            '"other-customer"',
+        ):
             profile = behind_a_proxy(lab, line.format(host=SERVER, port=3128, file=file))
             with pytest.raises(ValueError, match=r"acme\.ovpn:\d+: .*would be sent to the proxy"):
                 lab.run(profile)
             alone = profile.replace("dev tun", "dev null\nifconfig-noexec\nroute-noexec\nconnect-retry-max 1")
             (lab.directory / "alone.ovpn").write_text(alone)
             process = subprocess.Popen(
-                lab.client.argv("openvpn", "--cd", str(lab.directory), "--config", "alone.ovpn"), stdout=subprocess.DEVNULL)
+                lab.client.argv("openvpn", "--cd", str(lab.directory), "--config", "alone.ovpn"),
+                stdout=subprocess.DEVNULL,
+            )
             try:
                 wait_for(lambda: "globex-user:GlobexSecret!1" in seen.read_text())
             finally:
@@ -131,17 +168,32 @@ def test_a_proxy_sees_no_line_of_a_file(lab: OpenVPNLab, kind: str, line: str) -
             seen.write_text("")
 
 
-@pytest.mark.parametrize(("kind", "line", "block", "login"), [
-    ("http", "http-proxy {host} 3128 auto", "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n", "us er:p:w"),
-    ("http", "http-proxy {host} 3128 stdin basic", "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n", "us er:p:w"),
-    ("socks", "socks-proxy {host} 3128", "", ""),
-])
+@pytest.mark.parametrize(
+    ("kind", "line", "block", "login"),
+    [
+        (
+            "http",
+            "http-proxy {host} 3128 auto",
+            "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n",
+            "us er:p:w",
+        ),
+        (
+            "http",
+            "http-proxy {host} 3128 stdin basic",
+            "<http-proxy-user-pass>\nus er\np:w\n</http-proxy-user-pass>\n",
+            "us er:p:w",
+        ),
+        ("socks", "socks-proxy {host} 3128", "", ""),
+    ],
+)
 def test_through_a_proxy(lab: OpenVPNLab, kind: str, line: str, block: str, login: str) -> None:
     with lab.proxy(kind, 3128) as seen:
         run = lab.run(behind_a_proxy(lab, line.format(host=SERVER), block))
         try:
             run.connected()
-            assert {each for each in seen.read_text().splitlines() if each != "''"} == ({repr(login)} if login else set())
+            assert {each for each in seen.read_text().splitlines() if each != "''"} == (
+                {repr(login)} if login else set()
+            )
         finally:
             run.stop()
 
@@ -152,7 +204,14 @@ def test_as_another_user_with_one_capability(lab: OpenVPNLab) -> None:
         os.mknod(tun, 0o020666, os.makedev(10, 200))
         tun.chmod(0o666)
     mounted = ("unshare", "-m", "sh", "-c", f'mount --bind {tun} /dev/net/tun && exec "$@"', "sh")
-    unprivileged = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+    unprivileged = (
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=+net_admin",
+        "--ambient-caps=+net_admin",
+    )
     run = lab.run(lab.profile(lab.remote("udp")), prefix=(*mounted, *unprivileged), owner=65534)
     try:
         run.connected()
@@ -164,7 +223,9 @@ def test_as_another_user_with_one_capability(lab: OpenVPNLab) -> None:
 
 
 def test_without_the_capability(lab: OpenVPNLab) -> None:
-    run = lab.run(lab.profile(lab.remote("udp")), prefix=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all"))
+    run = lab.run(
+        lab.profile(lab.remote("udp")), prefix=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all")
+    )
     try:
         assert run.failed().reason is Reason.MISSING_RIGHT
     finally:
@@ -235,7 +296,8 @@ def test_a_wrong_answer_is_one_attempt(lab: OpenVPNLab) -> None:
         run.asked()
         run.answer("000000")
         run.failed()
-        # It waits for a release that does not come. Before that, OpenVPN 2.6 can lose a SIGTERM: init_instance() forgets all signals.
+        # It waits for a release that does not come. Before that, OpenVPN 2.6 can lose a SIGTERM:
+        # init_instance() forgets all signals.
         run.pump(lambda: run.transcript[-1].startswith("management|>HOLD"))
         run.process.terminate()
         run.to_end()
@@ -257,7 +319,7 @@ def test_a_kept_session_spares_password_and_code(lab: OpenVPNLab) -> None:
     second = lab.run(profile, username=USER, password="wrong", kept=kept.secret)
     try:
         second.connected()
-        assert len(lab.attempts) == before      # the server's own check of the token
+        assert len(lab.attempts) == before  # the server's own check of the token
     finally:
         second.stop()
 

@@ -18,35 +18,64 @@ from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.vpnc_script import COMMAND, SOCKET, Call, Script, read_call
 
 CONNECT = {
-    "reason": "connect", "TUNDEV": "t-acme", "VPNGATEWAY": "203.0.113.2", "INTERNAL_IP4_ADDRESS": "10.84.0.156", "INTERNAL_IP4_MTU": "1434",
-    "INTERNAL_IP6_ADDRESS": "fd00:84::1", "INTERNAL_IP6_NETMASK": "fd00:84::1/128",
-    "CISCO_SPLIT_INC": "2", "CISCO_SPLIT_INC_0_ADDR": "10.77.0.0", "CISCO_SPLIT_INC_0_MASKLEN": "24",
-    "CISCO_SPLIT_INC_1_ADDR": "junk", "CISCO_SPLIT_INC_1_MASKLEN": "24",
-    "CISCO_IPV6_SPLIT_INC": "1", "CISCO_IPV6_SPLIT_INC_0_ADDR": "fd00:77::", "CISCO_IPV6_SPLIT_INC_0_MASKLEN": "64",
+    "reason": "connect",
+    "TUNDEV": "t-acme",
+    "VPNGATEWAY": "203.0.113.2",
+    "INTERNAL_IP4_ADDRESS": "10.84.0.156",
+    "INTERNAL_IP4_MTU": "1434",
+    "INTERNAL_IP6_ADDRESS": "fd00:84::1",
+    "INTERNAL_IP6_NETMASK": "fd00:84::1/128",
+    "CISCO_SPLIT_INC": "2",
+    "CISCO_SPLIT_INC_0_ADDR": "10.77.0.0",
+    "CISCO_SPLIT_INC_0_MASKLEN": "24",
+    "CISCO_SPLIT_INC_1_ADDR": "junk",
+    "CISCO_SPLIT_INC_1_MASKLEN": "24",
+    "CISCO_IPV6_SPLIT_INC": "1",
+    "CISCO_IPV6_SPLIT_INC_0_ADDR": "fd00:77::",
+    "CISCO_IPV6_SPLIT_INC_0_MASKLEN": "64",
     "CISCO_CSTP_OPTIONS": "X-CSTP-Version=1\nX-CSTP-Session-Timeout=86400\nX-CSTP-Session-Timeout-Remaining=86395\nX-CSTP-DPD=90\n",
 }
 
 
 def test_a_call_is_read() -> None:
     assert read_call(CONNECT) == Call(
-        "connect", "t-acme", (ip_address("10.84.0.156"), ip_address("fd00:84::1")), 1434, "203.0.113.2",
-        ("10.77.0.0/24", "fd00:77::/64"), 86395.0,
+        "connect",
+        "t-acme",
+        (ip_address("10.84.0.156"), ip_address("fd00:84::1")),
+        1434,
+        "203.0.113.2",
+        ("10.77.0.0/24", "fd00:77::/64"),
+        86395.0,
     )
 
 
 def test_an_ipv6_address_may_stand_in_the_netmask_alone() -> None:
-    assert read_call({"reason": "connect", "INTERNAL_IP6_NETMASK": "fd00:84::1/64"}).addresses == (ip_address("fd00:84::1"),)
+    assert read_call({"reason": "connect", "INTERNAL_IP6_NETMASK": "fd00:84::1/64"}).addresses == (
+        ip_address("fd00:84::1"),
+    )
 
 
-@pytest.mark.parametrize(("options", "lasts"), [
-    ("", None), ("X-CSTP-Session-Timeout=0", None), ("X-CSTP-Session-Timeout=none", None), ("X-CSTP-Session-Timeout=60", 60.0),
-    ("X-CSTP-Session-Timeout: 60\r\n", 60.0), ("X-CSTP-Session-Timeout-Remaining=0\nX-CSTP-Session-Timeout=60\n", 60.0),
-])
+@pytest.mark.parametrize(
+    ("options", "lasts"),
+    [
+        ("", None),
+        ("X-CSTP-Session-Timeout=0", None),
+        ("X-CSTP-Session-Timeout=none", None),
+        ("X-CSTP-Session-Timeout=60", 60.0),
+        ("X-CSTP-Session-Timeout: 60\r\n", 60.0),
+        ("X-CSTP-Session-Timeout-Remaining=0\nX-CSTP-Session-Timeout=60\n", 60.0),
+    ],
+)
 def test_how_long_the_session_lasts(options: str, lasts: float | None) -> None:
     assert read_call({"CISCO_CSTP_OPTIONS": options}).lasts == lasts
 
 
-@given(st.dictionaries(st.sampled_from([*CONNECT, "CISCO_SPLIT_INC_7_ADDR"]), st.text(max_size=30) | st.sampled_from([*CONNECT.values()])))
+@given(
+    st.dictionaries(
+        st.sampled_from([*CONNECT, "CISCO_SPLIT_INC_7_ADDR"]),
+        st.text(max_size=30) | st.sampled_from([*CONNECT.values()]),
+    )
+)
 def test_no_environment_upsets_it(environment: dict[str, str]) -> None:
     call = read_call(environment)
     assert len(call.addresses) <= 2
@@ -68,7 +97,7 @@ async def test_the_hook_hands_over_and_waits(tmp_path: Path) -> None:
 
     await Script(called).listen(tmp_path / SOCKET)
     assert await _run(tmp_path, reason="pre-init", CISCO_BANNER="two\nlines") == 0
-    assert await _run(tmp_path, reason="connect") == 1      # the program could not do it
+    assert await _run(tmp_path, reason="connect") == 1  # the program could not do it
     assert [call.reason for call in calls] == ["pre-init", "connect"]
 
 
@@ -82,7 +111,7 @@ def test_the_device_is_up_and_closed_without_an_address_or_a_route() -> None:
     try:
         namespace.run("ip", "tuntap", "add", "t-acme", "mode", "tun")
         with namespace.entered():
-            for _ in range(2):      # a reconnect does the same again
+            for _ in range(2):  # a reconnect does the same again
                 bring_up("t-acme", 1400)
             bring_up("t-acme", 1434)
             with pytest.raises(OSError, match="no interface with this name"):

@@ -1,4 +1,6 @@
-"""sshuttle against a remote side that wants to hurt us, and connections that would fill our memory: a real sshd, the real program."""
+"""sshuttle against a remote side that wants to hurt us, and connections that would fill our memory: a real
+sshd, the real program.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.root
 MEBIBYTE = 1 << 20
 MOST = 256 * MEBIBYTE
 SOURCE_PORT = 7070
-HELD = 64 * MEBIBYTE        # what one reader leaves unread: far more than sockets and pauses let us hold
+HELD = 64 * MEBIBYTE  # what one reader leaves unread: far more than sockets and pauses let us hold
 # The beginning is an honest one, as far as our end can see: the synchronization, and no routes.
 _BEGINNING = """
 import os, struct, sys, time
@@ -36,7 +38,8 @@ def send(data):
 send(b"\\0\\0SSHUTTLE0001" + frame(0, 0x4207))
 ends = time.monotonic() + 60
 """
-# Each command of the protocol by which the remote side can make us hold something, in the largest and in the smallest frames.
+# Each command of the protocol by which the remote side can make us hold something, in the largest and in the
+# smallest frames.
 _FLOODS = {
     "pings": "while time.monotonic() < ends: send(frame(0, 0x4201, bytes(65535)))",
     "short pings": "send_many = frame(0, 0x4201) * 8192\nwhile time.monotonic() < ends: send(send_many)",
@@ -109,7 +112,9 @@ class Peak:
     def _watch(self) -> None:
         while not self._over.wait(0.01):
             with contextlib.suppress(OSError):
-                found = [line.split() for line in self._path.read_text().splitlines() if line.startswith("VmHWM:")]
+                found = [
+                    line.split() for line in self._path.read_text().splitlines() if line.startswith("VmHWM:")
+                ]
                 self.bytes = max([self.bytes, *(int(words[1]) << 10 for words in found)])
 
     def end(self) -> int:
@@ -126,7 +131,10 @@ def test_a_flood_that_wants_answers_ends_the_session(lab: SshLab, script: str) -
         failed = run.failed(60)
         most = peak.end()
         print(f"{most >> 20} MiB at most; {failed.text}")
-        assert (failed.reason, failed.text) == (Reason.PROTOCOL, "the other end floods this one: more than 16 MiB wait to be sent to it")
+        assert (failed.reason, failed.text) == (
+            Reason.PROTOCOL,
+            "the other end floods this one: more than 16 MiB wait to be sent to it",
+        )
         assert run.process.wait(60) == 99
         assert 0 < most < MOST
 
@@ -143,7 +151,10 @@ def test_a_flood_for_a_reader_that_does_not_read_ends_the_session(lab: SshLab, s
             failed = run.failed(60)
             most = peak.end()
         print(f"{most >> 20} MiB at most; {failed.text}")
-        assert (failed.reason, failed.text) == (Reason.PROTOCOL, "the other end floods this one: more than 128 MiB wait for slow readers")
+        assert (failed.reason, failed.text) == (
+            Reason.PROTOCOL,
+            "the other end floods this one: more than 128 MiB wait for slow readers",
+        )
         assert 0 < most < MOST
 
 
@@ -151,7 +162,10 @@ def test_a_flood_for_a_reader_that_does_not_read_ends_the_session(lab: SshLab, s
 def test_a_breach_of_the_protocol_ends_the_session_with_that_reason(lab: SshLab, script: str) -> None:
     with hostile(lab, script) as run:
         failed = run.failed(60)
-        assert (failed.reason, failed.text.partition(":")[0]) == (Reason.PROTOCOL, "the other end breaks the protocol")
+        assert (failed.reason, failed.text.partition(":")[0]) == (
+            Reason.PROTOCOL,
+            "the other end breaks the protocol",
+        )
 
 
 def test_a_remote_side_that_says_it_ends_has_closed_the_session(lab: SshLab) -> None:
@@ -169,7 +183,9 @@ def test_what_concerns_no_connection_changes_and_says_nothing(lab: SshLab) -> No
 
 
 def test_readers_that_stop_reading_cost_nobody_else_memory_or_time(lab: SshLab) -> None:
-    """Sixteen downloads of 64 MiB stand still; a seventeenth connection goes on; then one is read to its end, and is complete."""
+    """Sixteen downloads of 64 MiB stand still; a seventeenth connection goes on; then one is read to its
+    end, and is complete.
+    """
     source = lab.bastion.popen("python3", "-c", _SOURCE, stdout=-1)
     assert source.stdout is not None
     source.stdout.readline()
@@ -180,7 +196,9 @@ def test_readers_that_stop_reading_cost_nobody_else_memory_or_time(lab: SshLab) 
         with contextlib.ExitStack() as stack:
             peak = Peak(run.process.pid)
             with lab.hub.entered():
-                readers = [stack.enter_context(socket.create_connection((SITE, SOURCE_PORT), 10)) for _ in range(16)]
+                readers = [
+                    stack.enter_context(socket.create_connection((SITE, SOURCE_PORT), 10)) for _ in range(16)
+                ]
             beside = stack.enter_context(lab.connection())
             ends = time.monotonic() + 5
             while time.monotonic() < ends:
@@ -203,6 +221,6 @@ def read(connection: socket.socket) -> int:
     expected, count = bytes(range(256)) * 1024, 0
     while data := connection.recv(256 * 1024):
         start = count % 256
-        assert data == (expected + expected)[start:start + len(data)]
+        assert data == (expected + expected)[start : start + len(data)]
         count += len(data)
     return count

@@ -1,4 +1,6 @@
-"""The kind sshuttle with the real program, a real sshd, and a few redirect rules in the place of the daemon's."""
+"""The kind sshuttle with the real program, a real sshd, and a few redirect rules in the place of the
+daemon's.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ sys.addaudithook(_late)
 @pytest.fixture(scope="module")
 def lab() -> Iterator[SshLab]:
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)     # one test runs the client as another user
+        Path(name).chmod(0o755)  # one test runs the client as another user
         made = SshLab(Path(name))
         try:
             yield made
@@ -69,11 +71,16 @@ def up(lab: SshLab) -> Iterator[ClientRun]:
 
 
 def children(run: ClientRun) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()]
+    return [
+        int(pid)
+        for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    ]
 
 
 def status(pid: int) -> dict[str, str]:
-    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
 
 
 @pytest.mark.parametrize("scenario", [s for s in SSHUTTLE if not s.slow], ids=lambda scenario: scenario.name)
@@ -131,11 +138,17 @@ def test_it_has_no_rights(standing: ClientRun, who: str) -> None:
 
 def test_its_limits(standing: ClientRun) -> None:
     limits = Path(f"/proc/{standing.process.pid}/limits").read_text()
-    assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [["1024", "1024"]]
-    assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [["0", "0"]]
+    assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [
+        ["1024", "1024"]
+    ]
+    assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [
+        ["0", "0"]
+    ]
     for pid in (standing.process.pid, *children(standing)):
         limits = Path(f"/proc/{pid}/limits").read_text()
-        assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max data size")] == [[str(512 << 20)] * 2]
+        assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max data size")] == [
+            [str(512 << 20)] * 2
+        ]
 
 
 def test_no_secret_is_to_be_seen(standing: ClientRun) -> None:
@@ -170,7 +183,9 @@ def test_nobody_else_takes_the_port_of_a_door(lab: SshLab, shared: bool) -> None
 def test_nobody_else_takes_the_port_of_a_client_with_connections(lab: SshLab, up: ClientRun) -> None:
     lab.redirect(up.port)
     held = lab.hub.popen("bash", "-c", f"exec 3<>/dev/tcp/{SITE}/80; read -r -u 3")
-    wait_for(lambda: lab.facilitator.run("ss", "-Htn", "state", "established", "sport", f"= :{up.port}").stdout)
+    wait_for(
+        lambda: lab.facilitator.run("ss", "-Htn", "state", "established", "sport", f"= :{up.port}").stdout
+    )
     try:
         assert rival_binds(lab, up.port) == []
     finally:
@@ -189,7 +204,9 @@ def another_user() -> Iterator[None]:
 
 
 def rival_binds(lab: SshLab, port: int) -> list[tuple[str, int]]:
-    """Which addresses another socket can have on the port, with every option that an unprivileged user may set."""
+    """Which addresses another socket can have on the port, with every option that an unprivileged user may
+    set.
+    """
     bound = []
     for address in ("0.0.0.0", "127.0.0.1", FACILITATOR, "10.91.0.2", "::", "::1", "fd00:91::2"):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -214,14 +231,29 @@ def test_a_port_that_is_taken(lab: SshLab, standing: ClientRun) -> None:
 def test_a_burst_of_connections(lab: SshLab, standing: ClientRun) -> None:
     lab.redirect(standing.port)
     urls = f"http://{SITE}/hello?[1-200]"
-    done = lab.hub.run("curl", "-sS", "-m", "60", "--parallel", "--parallel-immediate", "--parallel-max", "200", "-o", "/dev/null",
-                       "-w", "%{http_code}\\n", urls)
+    done = lab.hub.run(
+        "curl",
+        "-sS",
+        "-m",
+        "60",
+        "--parallel",
+        "--parallel-immediate",
+        "--parallel-max",
+        "200",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}\\n",
+        urls,
+    )
     assert done.stdout.split() == ["200"] * 200
 
 
 def cost(lab: SshLab, run: ClientRun, connection: socket.socket) -> float:
     """CPU seconds of the processes on both sides for a hundred lines and their echoes."""
-    far = subprocess.run(["ip", "netns", "pids", lab.bastion.name], capture_output=True, text=True, check=True).stdout.split()
+    far = subprocess.run(
+        ["ip", "netns", "pids", lab.bastion.name], capture_output=True, text=True, check=True
+    ).stdout.split()
     before = {pid: cpu_seconds(pid) for pid in (run.process.pid, *map(int, far))}
     assert all(echoes(connection) for _ in range(100))
     return sum(cpu_seconds(pid) - then for pid, then in before.items())
@@ -241,7 +273,9 @@ def test_connections_that_rest_cost_others_little(lab: SshLab, up: ClientRun) ->
 
 
 def interpreter(home: Path) -> str:
-    """An interpreter of its own with sshuttle, which tells of everything that is opened after the rights are gone."""
+    """An interpreter of its own with sshuttle, which tells of everything that is opened after the rights
+    are gone.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
     [packages] = (home / "venv" / "lib").glob("python3*/site-packages")
     subprocess.run(["cp", "-r", *sshuttle.__path__, packages], check=True)
@@ -263,7 +297,14 @@ def test_nothing_is_opened_after_the_rights_are_gone(lab: SshLab, tmp_path: Path
 
 
 def test_a_daemon_that_is_not_root(lab: SshLab) -> None:
-    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+    user = (
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=+net_admin",
+        "--ambient-caps=+net_admin",
+    )
     if subprocess.run([*user, "test", "-r", PROGRAM]).returncode != 0:
         pytest.skip("the checkout lies where another user cannot read")
     with tempfile.TemporaryDirectory() as name:
@@ -276,18 +317,40 @@ def test_a_daemon_that_is_not_root(lab: SshLab) -> None:
             run.stop()
 
 
-@pytest.mark.parametrize(("version", "says"), [
-    ("2.0.9", "it has no sshuttle.client.FirewallClient"), ("2.1", "2.1; install sshuttle>=1.3.2,<2.1"), ("1.3.1", "1.3.1; install"),
-])
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("2.0.9", "it has no sshuttle.client.FirewallClient"),
+        ("2.1", "2.1; install sshuttle>=1.3.2,<2.1"),
+        ("1.3.1", "1.3.1; install"),
+    ],
+)
 def test_a_package_that_is_not_the_known_one(tmp_path: Path, version: str, says: str) -> None:
     package = tmp_path / "sshuttle"
     package.mkdir()
     for name in ("__init__", "client", "cmdline", "helpers", "methods", "sdnotify", "ssh", "ssnet"):
         (package / f"{name}.py").write_text(f'__version__ = "{version}"\n')
-    code = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    code = (
+        f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(PROGRAM)!r}, "
+        f"run_name='__main__')"
+    )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, "--port", "1", "--remote", "a@b", "--identity", "0", "--known-hosts", "0"],
-        capture_output=True, text=True,
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            code,
+            "--port",
+            "1",
+            "--remote",
+            "a@b",
+            "--identity",
+            "0",
+            "--known-hosts",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 99
     assert f"facilitator: this version of sshuttle cannot be used: {says}" in done.stderr

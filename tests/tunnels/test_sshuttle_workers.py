@@ -18,7 +18,7 @@ from tunnels.base import Connected, Reason
 
 pytestmark = pytest.mark.root
 
-EACH = 4        # connections of each of the two workers
+EACH = 4  # connections of each of the two workers
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,9 @@ class Connections:
 
 
 @pytest.mark.parametrize("victim", ["its ssh", "itself"])
-def test_the_end_of_one_worker_costs_its_own_connections_only(lab: SshLab, two: ClientRun, victim: str) -> None:
+def test_the_end_of_one_worker_costs_its_own_connections_only(
+    lab: SshLab, two: ClientRun, victim: str
+) -> None:
     gone, stays = children(two.process.pid)
     with contextlib.closing(Connections(lab, [gone, stays])) as connections:
         os.kill(children(gone)[0] if victim == "its ssh" else gone, 9)
@@ -103,7 +105,7 @@ def test_the_end_of_one_worker_costs_its_own_connections_only(lab: SshLab, two: 
         assert [lab.fetch() for _ in range(8)] == ["hello from the far side\n"] * 8
         wait_for(lambda: doors(lab, two) == 2)
         assert all(map(echoes, connections.of[stays]))
-    Connections(lab, children(two.process.pid)).close()     # the new one carries too
+    Connections(lab, children(two.process.pid)).close()  # the new one carries too
     assert two.process.poll() is None
     assert [type(o) for o in two.observations] == [Connected]
 
@@ -144,7 +146,10 @@ def test_the_workers_have_no_rights_and_do_not_outlive_the_launcher(two: ClientR
         text = Path(f"/proc/{pid}/status").read_text()
         assert "CapEff:\t0000000000000000" in text
         assert "NoNewPrivs:\t1" in text
-        assert "PRIVATE KEY" not in Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
+        assert (
+            "PRIVATE KEY"
+            not in Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
+        )
         assert os.stat(f"/proc/{pid}").st_uid != 0
     family = [*workers, *(ssh for worker in workers for ssh in children(worker))]
     assert len(family) == 4

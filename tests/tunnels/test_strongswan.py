@@ -1,4 +1,6 @@
-"""The kind strongswan without strongSwan: its configuration file, the protocol of its daemon, and what that says."""
+"""The kind strongswan without strongSwan: its configuration file, the protocol of its daemon, and what
+that says.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ pools { p { addrs = 10.0.0.0/8 } }
 secrets { ike-1 { secret = 0sAAAA } }
 """
 
-# --- the configuration ----------------------------------------------------------------------------------------------------------
+# --- the configuration
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_daemon_owns_is_the_daemons() -> None:
@@ -58,42 +61,61 @@ def test_what_the_daemon_owns_is_the_daemons() -> None:
     assert acme["remote"]["id"] == 'CN=gateway, O="ACME"'
     assert acme["remote_addrs"] == "192.0.2.1, 192.0.2.2"
     assert acme["children"]["a"] == {
-        "remote_ts": "10.77.0.0/24", "start_action": "none", "close_action": "none", "dpd_action": "clear", "mode": "tunnel",
+        "remote_ts": "10.77.0.0/24",
+        "start_action": "none",
+        "close_action": "none",
+        "dpd_action": "clear",
+        "mode": "tunnel",
     }
 
 
-@pytest.mark.parametrize(("config", "complaint"), [
-    ("", "no connection"),
-    ("connections { a { remote_addrs = b } }", "connection a has no child"),
-    ("connections { a { children { b { } } } }", "names no remote_addrs"),
-    ("connections { a { remote_addrs = b\n children { c { mode = transport } } } }", "child c of a is not in tunnel mode"),
-    ("include /etc/other.conf", "line 1: another file is included"),
-    ("connections {\n a : base { } }", "line 2: a section that refers to another one"),
-    ("connections {\n", "line 1: the section 'connections' is never closed"),
-    ("connections { } }", "line 1: a } that closes nothing"),
-    ("connections { a = \"b\n", "line 1: a quotation is never closed"),
-    ("connections\n= 1\n= 2", "line 3: '=' where a name should be"),
-])
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ("", "no connection"),
+        ("connections { a { remote_addrs = b } }", "connection a has no child"),
+        ("connections { a { children { b { } } } }", "names no remote_addrs"),
+        (
+            "connections { a { remote_addrs = b\n children { c { mode = transport } } } }",
+            "child c of a is not in tunnel mode",
+        ),
+        ("include /etc/other.conf", "line 1: another file is included"),
+        ("connections {\n a : base { } }", "line 2: a section that refers to another one"),
+        ("connections {\n", "line 1: the section 'connections' is never closed"),
+        ("connections { } }", "line 1: a } that closes nothing"),
+        ('connections { a = "b\n', "line 1: a quotation is never closed"),
+        ("connections\n= 1\n= 2", "line 3: '=' where a name should be"),
+    ],
+)
 def test_what_cannot_be_run_is_said(config: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         read_swanctl(config.encode())
 
 
 def test_an_address_that_we_bring_along() -> None:
-    config = "connections { a { remote_addrs = b\n %s children { c { local_ts = 10.9.0.1/32[tcp], 10.9.1.0/24, dynamic } } } }"
+    config = (
+        "connections { a { remote_addrs = b\n %s children { c { local_ts = 10.9.0.1/32[tcp], "
+        "10.9.1.0/24, dynamic } } } }"
+    )
     assert read_swanctl((config % "").encode()).addresses == ("10.9.0.1",)
     assert read_swanctl((config % "vips = 0.0.0.0\n").encode()).addresses == ()
 
 
 def test_a_password_needs_a_name() -> None:
     with pytest.raises(ValueError, match="needs a login.username"):
-        STRONGSWAN.launch(swan(login={"password": {"file": "p"}}), PLACE, {"config": CONFIG.encode(), "password": b"p"})
+        STRONGSWAN.launch(
+            swan(login={"password": {"file": "p"}}), PLACE, {"config": CONFIG.encode(), "password": b"p"}
+        )
 
 
-NAMES = st.text("abcdefghijklmnopqrstuvwxyz_-%/", min_size=1, max_size=8).filter(lambda name: name != "include")
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz_-%/", min_size=1, max_size=8).filter(
+    lambda name: name != "include"
+)
 VALUES = st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), max_size=20)
 TREES: st.SearchStrategy[Tree] = st.dictionaries(
-    NAMES, st.recursive(VALUES, lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=12), max_size=5,
+    NAMES,
+    st.recursive(VALUES, lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=12),
+    max_size=5,
 )
 
 
@@ -108,11 +130,17 @@ def test_no_file_upsets_it(data: bytes) -> None:
         read_swanctl(data)
 
 
-# --- the protocol ---------------------------------------------------------------------------------------------------------------
+# --- the protocol
+# ----------------------------------------------------------------------------------------------------------
 
 MESSAGES: st.SearchStrategy[Any] = st.dictionaries(
-    st.text(max_size=20), st.recursive(st.one_of(st.text(max_size=30), st.lists(st.text(max_size=9), max_size=3)),
-                                       lambda inner: st.dictionaries(st.text(max_size=9), inner, max_size=3), max_leaves=8), max_size=4,
+    st.text(max_size=20),
+    st.recursive(
+        st.one_of(st.text(max_size=30), st.lists(st.text(max_size=9), max_size=3)),
+        lambda inner: st.dictionaries(st.text(max_size=9), inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=4,
 )
 
 
@@ -130,7 +158,8 @@ def test_no_bytes_upset_the_reading(data: bytes) -> None:
 def test_an_example_of_the_protocol() -> None:
     """As in strongSwan's own description of it."""
     message: dict[str, Value] = {
-        "key1": "value1", "section1": {"sub-section": {"key2": "value2"}, "list1": ["item1", "item2"]},
+        "key1": "value1",
+        "section1": {"sub-section": {"key2": "value2"}, "list1": ["item1", "item2"]},
     }
     assert encode(message) == (
         b"\3\4key1\0\6value1\1\10section1\1\13sub-section\3\4key2\0\6value2\2\4\5list1\5\0\5item1\5\0\5item2\6\2"
@@ -138,12 +167,25 @@ def test_an_example_of_the_protocol() -> None:
 
 
 def test_what_a_session_says_of_itself() -> None:
-    session: dict[str, Value] = {"acme": {
-        "remote-host": "192.0.2.1", "reauth-time": "3000", "local-vips": ["10.9.0.1"],
-        "child-sas": {"a-1": {"local-ts": ["10.9.0.1/32"], "remote-ts": ["10.77.0.0/24", "10.78.0.0/24[tcp/443]", "10.0.0.1-10.0.0.9"]}},
-    }}
+    session: dict[str, Value] = {
+        "acme": {
+            "remote-host": "192.0.2.1",
+            "reauth-time": "3000",
+            "local-vips": ["10.9.0.1"],
+            "child-sas": {
+                "a-1": {
+                    "local-ts": ["10.9.0.1/32"],
+                    "remote-ts": ["10.77.0.0/24", "10.78.0.0/24[tcp/443]", "10.0.0.1-10.0.0.9"],
+                }
+            },
+        }
+    }
     assert given_addresses([session]) == ["10.9.0.1"]
-    assert far_side([session]) == {"peer": "192.0.2.1", "routes": ["10.77.0.0/24", "10.78.0.0/24"], "lasts": 3000}
+    assert far_side([session]) == {
+        "peer": "192.0.2.1",
+        "routes": ["10.77.0.0/24", "10.78.0.0/24"],
+        "lasts": 3000,
+    }
     assert given_addresses([{"acme": {"child-sas": {"a": {"local-ts": ["10.9.0.0/24"]}}}}]) == []
 
 
@@ -154,39 +196,56 @@ def test_a_charon_of_its_own() -> None:
     assert (charon["port"], charon["port_nat_t"], charon["routing_table"]) == ("0", "0", "1174405121")
 
 
-# --- what it says ---------------------------------------------------------------------------------------------------------------
+# --- what it says
+# ----------------------------------------------------------------------------------------------------------
 
 
 def swan(**options: Any) -> StrongSwan:
-    return StrongSwan.model_validate({"name": "acme", "kind": "strongswan", "destinations": ["10.77.0.0/24"], "config": "/c", **options})
+    return StrongSwan.model_validate(
+        {"name": "acme", "kind": "strongswan", "destinations": ["10.77.0.0/24"], "config": "/c", **options}
+    )
 
 
-@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if each.kind == "strongswan"], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "scenario", [each for each in SCENARIOS if each.kind == "strongswan"], ids=lambda each: each.name
+)
 def test_what_charon_said_is_understood(scenario: Any) -> None:
     lines = (FOLDER / "strongswan" / f"{scenario.name}.txt").read_text().splitlines()
-    secrets = {name: b"whatever" for name in ("password", "psk") if any(f'"ask": "{name}"' in line for line in lines)}
-    dialogue = STRONGSWAN.dialogue(swan(login={"username": "svc-facilitator"}), {"config": CONFIG.encode(), **secrets})
+    secrets = {
+        name: b"whatever" for name in ("password", "psk") if any(f'"ask": "{name}"' in line for line in lines)
+    }
+    dialogue = STRONGSWAN.dialogue(
+        swan(login={"username": "svc-facilitator"}), {"config": CONFIG.encode(), **secrets}
+    )
     given_, wanted = replay(dialogue, lines)
-    assert [line for line in given_ if not line.startswith("say|")] == [line for line in wanted if not line.startswith("say|")]
+    assert [line for line in given_ if not line.startswith("say|")] == [
+        line for line in wanted if not line.startswith("say|")
+    ]
     failures = [line.split("|")[1] for line in given_ if line.startswith("failed|")]
     assert failures == ([] if scenario.reason is None else [scenario.reason.value])
 
 
-@pytest.mark.parametrize(("line", "reason"), [
-    ("06[IKE] no trusted ECDSA public key found for 'CN=gateway'", Reason.CERTIFICATE),
-    ("06[CFG] no issuer certificate found for \"CN=gateway\"", Reason.CERTIFICATE),
-    ("06[IKE] no private key found for 'CN=svc'", Reason.KEY),
-    ("06[IKE] received NO_PROPOSAL_CHOSEN notify error", Reason.HANDSHAKE),
-    ("06[IKE] received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
-    ("06[IKE] received TS_UNACCEPTABLE notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
-    ("10[IKE] received FAILED_CP_REQUIRED notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
-    ("06[IKE] received INTERNAL_ADDRESS_FAILURE notify error", Reason.FAR_END_FULL),
-    ("loading connection 'acme' failed: invalid value for: proposals, config discarded", Reason.CLIENT_CONFIG),
-    ("06[IKE] received DELETE for IKE_SA acme[1]", Reason.PEER_CLOSED),
-    ("00[LIB] failed to create TUN device", Reason.MISSING_RIGHT),
-    ("facilitator: the session is over", Reason.PEER_TIMEOUT),
-    ("facilitator: charon has made no device", Reason.LOCAL),
-])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("06[IKE] no trusted ECDSA public key found for 'CN=gateway'", Reason.CERTIFICATE),
+        ('06[CFG] no issuer certificate found for "CN=gateway"', Reason.CERTIFICATE),
+        ("06[IKE] no private key found for 'CN=svc'", Reason.KEY),
+        ("06[IKE] received NO_PROPOSAL_CHOSEN notify error", Reason.HANDSHAKE),
+        ("06[IKE] received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
+        ("06[IKE] received TS_UNACCEPTABLE notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
+        ("10[IKE] received FAILED_CP_REQUIRED notify, no CHILD_SA built", Reason.CLIENT_CONFIG),
+        ("06[IKE] received INTERNAL_ADDRESS_FAILURE notify error", Reason.FAR_END_FULL),
+        (
+            "loading connection 'acme' failed: invalid value for: proposals, config discarded",
+            Reason.CLIENT_CONFIG,
+        ),
+        ("06[IKE] received DELETE for IKE_SA acme[1]", Reason.PEER_CLOSED),
+        ("00[LIB] failed to create TUN device", Reason.MISSING_RIGHT),
+        ("facilitator: the session is over", Reason.PEER_TIMEOUT),
+        ("facilitator: charon has made no device", Reason.LOCAL),
+    ],
+)
 def test_words_and_reasons(line: str, reason: Reason) -> None:
     (failed,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(LineSource.OUTPUT, line)
     assert isinstance(failed, Failed)
@@ -195,16 +254,25 @@ def test_words_and_reasons(line: str, reason: Reason) -> None:
 
 def test_a_refusal_means_what_we_came_with() -> None:
     line = "02[IKE] received AUTHENTICATION_FAILED notify error"
-    certified = b"connections { a { remote_addrs = b\n local { auth = pubkey\n certs = c.pem } children { d { } } } }"
+    certified = (
+        b"connections { a { remote_addrs = b\n local { auth = pubkey\n certs = c.pem } children { d { } } } }"
+    )
     reasons = []
     for config, secrets in ((certified, {}), (CONFIG.encode(), {"psk": b"p"})):
-        (failed,) = STRONGSWAN.dialogue(swan(), {"config": config, **secrets}).receive(LineSource.OUTPUT, line)
+        (failed,) = STRONGSWAN.dialogue(swan(), {"config": config, **secrets}).receive(
+            LineSource.OUTPUT, line
+        )
         assert isinstance(failed, Failed)
         reasons.append(failed.reason)
     assert reasons == [Reason.OUR_CERTIFICATE, Reason.AUTH]
 
 
 def test_what_the_far_side_carries_is_reported() -> None:
-    said = '{"connected": {"address": "10.9.0.1", "peer": "192.0.2.1", "routes": ["10.77.0.0/24"], "lasts": null}}'
-    (connected,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(LineSource.MANAGEMENT, said)
+    said = (
+        '{"connected": {"address": "10.9.0.1", "peer": "192.0.2.1", "routes": ["10.77.0.0/24"], '
+        '"lasts": null}}'
+    )
+    (connected,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(
+        LineSource.MANAGEMENT, said
+    )
     assert connected == Connected("10.9.0.1", "192.0.2.1", (ip_network("10.77.0.0/24"),))

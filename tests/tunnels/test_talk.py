@@ -28,12 +28,14 @@ def key() -> Iterator[int]:
 
 
 async def told(path: Path, *lines: bytes) -> bytes:
-    """What somebody hears who says these lines and then waits until there is something, or nothing will be."""
+    """What somebody hears who says these lines and then waits until there is something, or nothing will
+    be.
+    """
     reader, writer = await asyncio.open_unix_connection(path)
     writer.writelines(lines)
     try:
         return await asyncio.wait_for(reader.readline(), 60)
-    except ConnectionResetError:        # closed before it was all read
+    except ConnectionResetError:  # closed before it was all read
         return b""
     finally:
         writer.close()

@@ -1,4 +1,6 @@
-"""What real clients said once, and what must be understood of it. `python -m tests.tunnels.record` writes the transcripts."""
+"""What real clients said once, and what must be understood of it. `python -m tests.tunnels.record` writes
+the transcripts.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tunnels.kinds.sshuttle.kind import SshuttleDialogue
 
 FOLDER = Path(__file__).parent / "transcripts"
 FILES = sorted(FOLDER.glob("*.txt"), key=lambda path: path.name)
-REASONS = {f"openvpn-{s.name}": s.reason for s in OPENVPN} | {f"sshuttle-{s.name}": s.reason for s in SSHUTTLE}
+REASONS = {f"openvpn-{s.name}": s.reason for s in OPENVPN} | {
+    f"sshuttle-{s.name}": s.reason for s in SSHUTTLE
+}
 SCENARIOS = {f"openvpn-{s.name}": s for s in OPENVPN}
 
 
@@ -24,7 +28,9 @@ def dialogue_of(name: str) -> Dialogue:
     if name.startswith("openvpn"):
         played, limit = SCENARIOS[name], 5 if name == "openvpn-session-timeout" else None
         username = None if played.password is None else "svc-facilitator"
-        return OpenVPNDialogue(LoginIdentity(username, played.password, played.append_code, played.kept or ""), limit)
+        return OpenVPNDialogue(
+            LoginIdentity(username, played.password, played.append_code, played.kept or ""), limit
+        )
     return SshuttleDialogue("198.18.1.2")
 
 
@@ -45,7 +51,15 @@ def test_replay(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_password_outside_the_secret_words(path: Path) -> None:
     played = SCENARIOS.get(path.stem)
-    lines = [line for line in path.read_text().splitlines() if not line.startswith(("say|(secret)", "keep|", "answer|"))]
+    lines = [
+        line
+        for line in path.read_text().splitlines()
+        if not line.startswith(("say|(secret)", "keep|", "answer|"))
+    ]
     if played is not None and played.password is not None:
         assert not [line for line in lines if f'"{played.password}"' in line]
-    assert not [line for line in lines if line.startswith("output|") and re.search(r"SESS_ID_AT_|MTIzNDU2|123456", line)]
+    assert not [
+        line
+        for line in lines
+        if line.startswith("output|") and re.search(r"SESS_ID_AT_|MTIzNDU2|123456", line)
+    ]

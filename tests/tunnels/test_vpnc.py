@@ -35,7 +35,15 @@ Enable Single DES
 
 
 def vpnc(**options: Any) -> Vpnc:
-    return Vpnc.model_validate({"name": "acme", "kind": "vpnc", "destinations": ["10.77.0.0/24"], "config": "/etc/acme.conf", **options})
+    return Vpnc.model_validate(
+        {
+            "name": "acme",
+            "kind": "vpnc",
+            "destinations": ["10.77.0.0/24"],
+            "config": "/etc/acme.conf",
+            **options,
+        }
+    )
 
 
 def made(config: str, tunnel: Vpnc | None = None, **secrets: str) -> list[str]:
@@ -48,8 +56,17 @@ def test_what_the_daemon_owns_is_the_daemons() -> None:
     assert 'IPSec gateway "vpn.example.net"' in lines
     assert 'IPSec ID "staff"' in lines
     assert "Enable Single DES" in lines
-    assert [line for line in lines if line.startswith(("Interface", "Script", "Pidfile", "Debug", "Local", "No Detach", "DPD"))] == [
-        "Interface name t-acme", "Interface mode tun", "No Detach", "Pidfile none", "Local Port 0", "DPD idle timeout (our side) 10",
+    assert [
+        line
+        for line in lines
+        if line.startswith(("Interface", "Script", "Pidfile", "Debug", "Local", "No Detach", "DPD"))
+    ] == [
+        "Interface name t-acme",
+        "Interface mode tun",
+        "No Detach",
+        "Pidfile none",
+        "Local Port 0",
+        "DPD idle timeout (our side) 10",
         "Debug 2",
     ]
 
@@ -70,15 +87,18 @@ def test_a_login_and_a_group_secret_replace_those_of_the_file() -> None:
     assert not [line for line in lines if "anna" in line or "ours" in line or "with a space" in line]
 
 
-@pytest.mark.parametrize(("config", "complaint"), [
-    ("IPSec ID staff\nIPSec secret s\nXauth username u", "no IPSec gateway"),
-    ("IPSec gateway g\nIPSec secret s\nXauth username u", "no IPSec ID"),
-    ("IPSec gateway g\nIPSec ID i\nXauth username u", "no IPSec secret, and there is no group_secret"),
-    ("IPSec gateway g\nIPSec ID i\nIPSec secret s", "no Xauth username or login.username"),
-    ("IPSec gateway g\nclient\nremote 192.0.2.1", "line 2: this is not an option of vpnc"),
-    ("IPSec gatewayg", "line 1: this is not an option of vpnc"),
-    ("IPSec secret a\x04b", "line 1: control characters in IPSec secret"),
-])
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ("IPSec ID staff\nIPSec secret s\nXauth username u", "no IPSec gateway"),
+        ("IPSec gateway g\nIPSec secret s\nXauth username u", "no IPSec ID"),
+        ("IPSec gateway g\nIPSec ID i\nXauth username u", "no IPSec secret, and there is no group_secret"),
+        ("IPSec gateway g\nIPSec ID i\nIPSec secret s", "no Xauth username or login.username"),
+        ("IPSec gateway g\nclient\nremote 192.0.2.1", "line 2: this is not an option of vpnc"),
+        ("IPSec gatewayg", "line 1: this is not an option of vpnc"),
+        ("IPSec secret a\x04b", "line 1: control characters in IPSec secret"),
+    ],
+)
 def test_what_cannot_be_run_is_said(config: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         made(config)
@@ -96,8 +116,12 @@ def test_no_file_upsets_it(data: bytes) -> None:
         assert all("\n" not in value for value in read_config(data).values())
 
 
-@given(st.dictionaries(st.sampled_from(("IPSec ID", "IPSec secret", "Domain")), st.text(st.characters(min_codepoint=32, max_codepoint=126),
-                                                                                        min_size=1, max_size=30)))
+@given(
+    st.dictionaries(
+        st.sampled_from(("IPSec ID", "IPSec secret", "Domain")),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30),
+    )
+)
 def test_what_is_written_is_what_was_meant(said: dict[str, str]) -> None:
     text = "".join(f'{name} "{value}"\n' for name, value in said.items())
     assert read_config(text.encode()) == said
@@ -107,15 +131,25 @@ def test_the_one_time_code_alone_can_be_the_password() -> None:
     tunnel = vpnc(login={"username": "svc", "append_code": True})
     launch = VPNC.launch(tunnel, PLACE, {"config": CONFIG.encode()})
     assert "--append-code" in launch.argv
-    asked = list(VPNC.dialogue(tunnel, {"config": CONFIG.encode()}).receive(LineSource.MANAGEMENT, '{"ask": "password", "id": 1, "text": ""}'))
+    asked = list(
+        VPNC.dialogue(tunnel, {"config": CONFIG.encode()}).receive(
+            LineSource.MANAGEMENT, '{"ask": "password", "id": 1, "text": ""}'
+        )
+    )
     assert [getattr(each, "line", None) for each in asked] == ['{"id": 1, "answer": ""}']
 
 
-@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if each.kind == "vpnc"], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "scenario", [each for each in SCENARIOS if each.kind == "vpnc"], ids=lambda each: each.name
+)
 def test_what_vpnc_said_is_understood(scenario: Any) -> None:
-    dialogue = VPNC.dialogue(vpnc(login={"username": "svc", "password": {"file": "p"}}), {"password": b"correct horse"})
+    dialogue = VPNC.dialogue(
+        vpnc(login={"username": "svc", "password": {"file": "p"}}), {"password": b"correct horse"}
+    )
     assert isinstance(dialogue, ProgramDialogue)
     given_, wanted = replay(dialogue, (FOLDER / "vpnc" / f"{scenario.name}.txt").read_text().splitlines())
-    assert [line for line in given_ if not line.startswith("say|")] == [line for line in wanted if not line.startswith("say|")]
+    assert [line for line in given_ if not line.startswith("say|")] == [
+        line for line in wanted if not line.startswith("say|")
+    ]
     failures = [line.split("|")[1] for line in given_ if line.startswith("failed|")]
     assert failures == ([] if scenario.reason is None else [scenario.reason.value])

@@ -1,4 +1,6 @@
-"""WireGuard without a network: the customer's file, the launch, what devices answer, and when a far side counts as silent."""
+"""WireGuard without a network: the customer's file, the launch, what devices answer, and when a far side
+counts as silent.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from tests.tunnels.driver import replay
 from tunnels.base import KEY, Launch, LineSource, Placement, Reason
 from tunnels.kinds.wireguard.config import KEEPALIVE, read_profile
-from tunnels.kinds.wireguard.device import DevicePeer, Endpoint, NameLock, PeerStatus, _general, peer_attribute, read_device, read_status
+from tunnels.kinds.wireguard.device import (
+    DevicePeer,
+    Endpoint,
+    NameLock,
+    PeerStatus,
+    _general,
+    peer_attribute,
+    read_device,
+    read_status,
+)
 from tunnels.kinds.wireguard.driver import (
     EXPIRED,
     PATIENCE,
@@ -41,7 +52,13 @@ PLACE = Placement(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/
 
 def launched(text: str, *destinations: str, **options: Any) -> Launch:
     tunnel = WIREGUARD.options.model_validate(
-        {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": destinations or ("10.77.0.0/24",), **options}
+        {
+            "name": "acme",
+            "kind": "wireguard",
+            "config": "acme.conf",
+            "destinations": destinations or ("10.77.0.0/24",),
+            **options,
+        }
     )
     return WIREGUARD.launch(tunnel, PLACE, {"config": text.encode()})
 
@@ -54,17 +71,29 @@ def document(launch: Launch) -> Any:
 
 
 def test_a_usual_file() -> None:
-    profile = read_profile((
-        "\ufeff# from our provider\r\n[interface]\r\nprivatekey=" + OURS + "\r\nAddress = 10.86.0.2/24, fd00:86::2/64  # ours\r\n"
-        "Address = 10.86.1.2\r\nListenPort = 51821\r\nMTU = 1380\r\n\r\n[PEER]\r\nPublicKey = " + THEIRS + "\r\nPresharedKey = " + SHARED
-        + "\r\nEndpoint = [2001:db8::1]:51820\r\nAllowedIPs = 10.77.0.0/24,10.90.0.0/16\r\nAllowedIPs = ::/0\r\n"
-        "PersistentKeepalive = 15\r\n"
-    ).encode())
+    profile = read_profile(
+        (
+            "\ufeff# from our provider\r\n[interface]\r\nprivatekey="
+            + OURS
+            + "\r\nAddress = 10.86.0.2/24, fd00:86::2/64  # ours\r\n"
+            "Address = 10.86.1.2\r\nListenPort = 51821\r\nMTU = 1380\r\n\r\n[PEER]\r\nPublicKey = "
+            + THEIRS
+            + "\r\nPresharedKey = "
+            + SHARED
+            + "\r\nEndpoint = [2001:db8::1]:51820\r\nAllowedIPs = 10.77.0.0/24,10.90.0.0/16\r\nAllowedIPs "
+            "= ::/0\r\n"
+            "PersistentKeepalive = 15\r\n"
+        ).encode()
+    )
     assert profile.private_key == bytes([1]) * 32
     assert profile.addresses == tuple(map(ip_address, ("10.86.0.2", "fd00:86::2", "10.86.1.2")))
     assert (profile.mtu, profile.listen_port, profile.left_out) == (1380, 51821, ())
     (peer,) = profile.peers
-    assert (peer.public_key, peer.preshared_key, peer.endpoint) == (bytes([2]) * 32, bytes([3]) * 32, ("2001:db8::1", 51820))
+    assert (peer.public_key, peer.preshared_key, peer.endpoint) == (
+        bytes([2]) * 32,
+        bytes([3]) * 32,
+        ("2001:db8::1", 51820),
+    )
     assert peer.allowed == tuple(map(ip_network, ("10.77.0.0/24", "10.90.0.0/16", "::/0")))
     assert peer.keepalive == 15
 
@@ -80,45 +109,84 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
         "PreUp = a\nPostUp = b; PostUp\nPreDown = c\nPostDown = secret-word\n"
     )
     left_out = read_profile(f"{INTERFACE}{owned}{PEER}".encode()).left_out
-    assert [text.split()[2] for text in left_out] == ["DNS", "Table", "FwMark", "SaveConfig", "PreUp", "PostUp", "PreDown", "PostDown"]
+    assert [text.split()[2] for text in left_out] == [
+        "DNS",
+        "Table",
+        "FwMark",
+        "SaveConfig",
+        "PreUp",
+        "PostUp",
+        "PreDown",
+        "PostDown",
+    ]
     assert left_out[0] == "line 4: DNS is left out: names are resolved as this host does it"
     assert "secret-word" not in "".join(left_out)
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("", "line 1: no [Interface]"),
-    (PEER, "line 4: no [Interface]"),
-    (INTERFACE, "no [Peer] has an Endpoint: there is nobody to connect to"),
-    (INTERFACE + PEER + INTERFACE, "line 8: a second [Interface]"),
-    (INTERFACE + PEER + PEER, "line 8: a [Peer] again"),
-    (INTERFACE + f"[Peer]\nPublicKey={THEIRS}\n", "no [Peer] has an Endpoint: there is nobody to connect to"),
-    (INTERFACE + "[Peer]\nEndpoint=a:1\n", "line 4: [Peer] has no PublicKey"),
-    (f"[Interface]\nPrivateKey={OURS}\n{PEER}", "line 1: [Interface] has no Address"),
-    (f"[Interface]\nAddress=10.0.0.1\n{PEER}", "line 1: [Interface] has no PrivateKey"),
-    ("PrivateKey = secret-word\n", "line 1: PrivateKey stands before the first section"),
-    ("[Server]\n", "line 1: only [Interface] and [Peer] are known"),
-    ("[Interface]\nsecret-word\n", "line 2: not of the form Name = value"),
-    ("[Interface]\nJc = 4\n", "line 2: Jc is no setting of [Interface]"),
-    ("[Interface]\nEndpoint = a:1\n", "line 2: Endpoint is no setting of [Interface]"),
-    (f"[Interface]\nPrivateKey={OURS}\nPrivateKey={OURS}\n", "line 3: PrivateKey again"),
-    ("[Interface]\nAddress=10.0.0.1\nPrivateKey = secret-word\n", "line 3: PrivateKey is not a key (44 characters of base64)"),
-    (f"[Interface]\nAddress=10.0.0.1\nPrivateKey = {OURS[:-4]}\n", "line 3: PrivateKey is not a key (44 characters of base64)"),
-    ("[Interface]\nAddress = 10.0.0.1/33\n", "line 2: Address is not an address, such as 10.86.0.2/32"),
-    (f"{INTERFACE}MTU = 100\n{PEER}", "line 4: MTU is not a number from 576 to 65535"),
-    (f"{INTERFACE}{PEER.replace(':51820', '')}", "line 6: Endpoint is not HOST:PORT"),
-    (f"{INTERFACE}{PEER.replace('51820', '70000')}", "line 6: Endpoint is not HOST:PORT"),
-    (f"{INTERFACE}{PEER}PersistentKeepalive = yes\n", "line 8: PersistentKeepalive is not off or a number of seconds"),
-])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "line 1: no [Interface]"),
+        (PEER, "line 4: no [Interface]"),
+        (INTERFACE, "no [Peer] has an Endpoint: there is nobody to connect to"),
+        (INTERFACE + PEER + INTERFACE, "line 8: a second [Interface]"),
+        (INTERFACE + PEER + PEER, "line 8: a [Peer] again"),
+        (
+            INTERFACE + f"[Peer]\nPublicKey={THEIRS}\n",
+            "no [Peer] has an Endpoint: there is nobody to connect to",
+        ),
+        (INTERFACE + "[Peer]\nEndpoint=a:1\n", "line 4: [Peer] has no PublicKey"),
+        (f"[Interface]\nPrivateKey={OURS}\n{PEER}", "line 1: [Interface] has no Address"),
+        (f"[Interface]\nAddress=10.0.0.1\n{PEER}", "line 1: [Interface] has no PrivateKey"),
+        ("PrivateKey = secret-word\n", "line 1: PrivateKey stands before the first section"),
+        ("[Server]\n", "line 1: only [Interface] and [Peer] are known"),
+        ("[Interface]\nsecret-word\n", "line 2: not of the form Name = value"),
+        ("[Interface]\nJc = 4\n", "line 2: Jc is no setting of [Interface]"),
+        ("[Interface]\nEndpoint = a:1\n", "line 2: Endpoint is no setting of [Interface]"),
+        (f"[Interface]\nPrivateKey={OURS}\nPrivateKey={OURS}\n", "line 3: PrivateKey again"),
+        (
+            "[Interface]\nAddress=10.0.0.1\nPrivateKey = secret-word\n",
+            "line 3: PrivateKey is not a key (44 characters of base64)",
+        ),
+        (
+            f"[Interface]\nAddress=10.0.0.1\nPrivateKey = {OURS[:-4]}\n",
+            "line 3: PrivateKey is not a key (44 characters of base64)",
+        ),
+        ("[Interface]\nAddress = 10.0.0.1/33\n", "line 2: Address is not an address, such as 10.86.0.2/32"),
+        (f"{INTERFACE}MTU = 100\n{PEER}", "line 4: MTU is not a number from 576 to 65535"),
+        (f"{INTERFACE}{PEER.replace(':51820', '')}", "line 6: Endpoint is not HOST:PORT"),
+        (f"{INTERFACE}{PEER.replace('51820', '70000')}", "line 6: Endpoint is not HOST:PORT"),
+        (
+            f"{INTERFACE}{PEER}PersistentKeepalive = yes\n",
+            "line 8: PersistentKeepalive is not off or a number of seconds",
+        ),
+    ],
+)
 def test_what_is_wrong_with_a_file(text: str, wanted: str) -> None:
     with pytest.raises(ValueError) as caught:
         read_profile(text.encode())
     assert str(caught.value) == wanted
 
 
-@given(st.lists(st.one_of(
-    st.sampled_from([*INTERFACE.splitlines(), *PEER.splitlines(), "MTU = 1", "[Peer]", "AllowedIPs = 10.0.0.0/8,, ::/0", "PostUp = x"]),
-    st.text(max_size=30),
-), max_size=14), st.binary(max_size=6))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [
+                    *INTERFACE.splitlines(),
+                    *PEER.splitlines(),
+                    "MTU = 1",
+                    "[Peer]",
+                    "AllowedIPs = 10.0.0.0/8,, ::/0",
+                    "PostUp = x",
+                ]
+            ),
+            st.text(max_size=30),
+        ),
+        max_size=14,
+    ),
+    st.binary(max_size=6),
+)
 def test_no_file_upsets_it(lines: list[str], junk: bytes) -> None:
     profile, said = None, ""
     try:
@@ -135,14 +203,35 @@ def test_no_file_upsets_it(lines: list[str], junk: bytes) -> None:
 def test_the_program_gets_everything_in_an_anonymous_file() -> None:
     launch = launched(INTERFACE + PEER)
     assert launch.argv == (
-        "/usr/bin/python3", "-I", "-m", "tunnels.kinds.wireguard.driver", "--device", "t-acme", "--config", "{config}", "--talk", KEY,
-        "--remote", "2",
+        "/usr/bin/python3",
+        "-I",
+        "-m",
+        "tunnels.kinds.wireguard.driver",
+        "--device",
+        "t-acme",
+        "--config",
+        "{config}",
+        "--talk",
+        KEY,
+        "--remote",
+        "2",
     )
     assert launch.management == PLACE.directory / "management.sock"
     assert document(launch) == {
-        "private_key": "01" * 32, "listen_port": 0, "addresses": ["10.86.0.2"], "mtu": 1420, "left_out": [],
-        "peers": [{"public_key": "02" * 32, "preshared_key": None, "endpoint": ["vpn.example.net", 51820], "allowed": ["10.77.0.0/24"],
-                   "keepalive": KEEPALIVE}],
+        "private_key": "01" * 32,
+        "listen_port": 0,
+        "addresses": ["10.86.0.2"],
+        "mtu": 1420,
+        "left_out": [],
+        "peers": [
+            {
+                "public_key": "02" * 32,
+                "preshared_key": None,
+                "endpoint": ["vpn.example.net", 51820],
+                "allowed": ["10.77.0.0/24"],
+                "keepalive": KEEPALIVE,
+            }
+        ],
     }
 
 
@@ -151,20 +240,40 @@ def test_whose_mtu_counts() -> None:
     assert document(launched(f"{INTERFACE}MTU = 1300\n{PEER}", mtu=1280))["mtu"] == 1280
 
 
-@pytest.mark.parametrize(("allowed", "destination"), [
-    ("10.77.0.0/24", "10.77.0.0/24"), ("10.77.0.0/25, 10.77.0.128/25", "10.77.0.0/24"), ("0.0.0.0/0", "10.77.0.0/24"),
-])
+@pytest.mark.parametrize(
+    ("allowed", "destination"),
+    [
+        ("10.77.0.0/24", "10.77.0.0/24"),
+        ("10.77.0.0/25, 10.77.0.128/25", "10.77.0.0/24"),
+        ("0.0.0.0/0", "10.77.0.0/24"),
+    ],
+)
 def test_destinations_within_allowed_ips(allowed: str, destination: str) -> None:
     assert launched(INTERFACE + PEER.replace("10.77.0.0/24", allowed), destination)
 
 
-@pytest.mark.parametrize(("allowed", "destination", "wanted"), [
-    ("10.77.0.0/24", "10.77.0.0/16", "10.77.0.0/16 is not within AllowedIPs: WireGuard would throw its packets away"),
-    ("10.77.0.0/25", "10.77.0.0/24", "10.77.0.0/24 is not within AllowedIPs: WireGuard would throw its packets away"),
-    ("", "10.77.0.0/24", "10.77.0.0/24 is not within AllowedIPs: WireGuard would throw its packets away"),
-    ("0.0.0.0/0", "fd00:77::/64", "fd00:77::/64 is not within AllowedIPs: WireGuard would throw its packets away"),
-    ("::/0", "fd00:77::/64", "fd00:77::/64 cannot be reached: the file gives us no Address of IPv6"),
-])
+@pytest.mark.parametrize(
+    ("allowed", "destination", "wanted"),
+    [
+        (
+            "10.77.0.0/24",
+            "10.77.0.0/16",
+            "10.77.0.0/16 is not within AllowedIPs: WireGuard would throw its packets away",
+        ),
+        (
+            "10.77.0.0/25",
+            "10.77.0.0/24",
+            "10.77.0.0/24 is not within AllowedIPs: WireGuard would throw its packets away",
+        ),
+        ("", "10.77.0.0/24", "10.77.0.0/24 is not within AllowedIPs: WireGuard would throw its packets away"),
+        (
+            "0.0.0.0/0",
+            "fd00:77::/64",
+            "fd00:77::/64 is not within AllowedIPs: WireGuard would throw its packets away",
+        ),
+        ("::/0", "fd00:77::/64", "fd00:77::/64 cannot be reached: the file gives us no Address of IPv6"),
+    ],
+)
 def test_destinations_that_could_not_be_reached(allowed: str, destination: str, wanted: str) -> None:
     with pytest.raises(ValueError) as caught:
         launched(INTERFACE + PEER.replace("10.77.0.0/24", allowed), destination)
@@ -172,10 +281,14 @@ def test_destinations_that_could_not_be_reached(allowed: str, destination: str, 
 
 
 def test_a_mapping_counts_with_the_network_at_the_far_side() -> None:
-    tunnel = WIREGUARD.options.model_validate({
-        "name": "acme", "kind": "wireguard", "config": "acme.conf",
-        "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.0.0/24"}],
-    })
+    tunnel = WIREGUARD.options.model_validate(
+        {
+            "name": "acme",
+            "kind": "wireguard",
+            "config": "acme.conf",
+            "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.0.0/24"}],
+        }
+    )
     assert WIREGUARD.launch(tunnel, PLACE, {"config": (INTERFACE + PEER).encode()})
 
 
@@ -184,23 +297,40 @@ def test_a_mapping_counts_with_the_network_at_the_far_side() -> None:
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_replay(path: Path) -> None:
-    tunnel = WIREGUARD.options.model_validate({"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]})
+    tunnel = WIREGUARD.options.model_validate(
+        {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]}
+    )
     given, wanted = replay(WIREGUARD.dialogue(tunnel, {}), path.read_text().splitlines())
     assert wanted
     assert given == wanted
 
 
-@pytest.mark.parametrize(("line", "reason"), [
-    ("ERROR: (t-acme) 2026/11/22 11:00:00 Failed to create TUN device: operation not permitted", Reason.MISSING_RIGHT),
-    ('ERROR: (t-acme) 2026/11/22 11:00:00 Failed to create TUN device: CreateTUN("t-acme") failed; /dev/net/tun does not exist',
-     Reason.MISSING_RIGHT),
-    ("ERROR: (t-acme) 2026/11/22 11:00:00 Failed to create TUN device: invalid argument", Reason.LOCAL),
-    ("ERROR: (t-acme) 2026/11/22 11:00:00 UAPI listen error: unix socket in use", Reason.LOCAL),
-    ("ERROR: (t-acme) 2026/11/22 11:00:00 UAPI listen error: mkdir /var/run/wireguard: permission denied", Reason.MISSING_RIGHT),
-    ("ERROR: (t-acme) 2026/11/22 11:00:00 UAPI listen error: too many open files", Reason.LOCAL),
-])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            "ERROR: (t-acme) 2026/11/22 11:00:00 Failed to create TUN device: operation not permitted",
+            Reason.MISSING_RIGHT,
+        ),
+        (
+            'ERROR: (t-acme) 2026/11/22 11:00:00 Failed to create TUN device: CreateTUN("t-acme") failed; '
+            "/dev/net/tun does not exist",
+            Reason.MISSING_RIGHT,
+        ),
+        ("ERROR: (t-acme) 2026/11/22 11:00:00 Failed to create TUN device: invalid argument", Reason.LOCAL),
+        ("ERROR: (t-acme) 2026/11/22 11:00:00 UAPI listen error: unix socket in use", Reason.LOCAL),
+        (
+            "ERROR: (t-acme) 2026/11/22 11:00:00 UAPI listen error: mkdir /var/run/wireguard: permission "
+            "denied",
+            Reason.MISSING_RIGHT,
+        ),
+        ("ERROR: (t-acme) 2026/11/22 11:00:00 UAPI listen error: too many open files", Reason.LOCAL),
+    ],
+)
 def test_why_it_cannot_begin(line: str, reason: Reason) -> None:
-    tunnel = WIREGUARD.options.model_validate({"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]})
+    tunnel = WIREGUARD.options.model_validate(
+        {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]}
+    )
     (failed,) = WIREGUARD.dialogue(tunnel, {}).receive(LineSource.OUTPUT, line)
     assert getattr(failed, "reason") is reason
 
@@ -210,7 +340,10 @@ def test_why_there_is_no_handshake(capsys: pytest.CaptureFixture[str]) -> None:
     hints.said("DEBUG: (t-acme) 2026/11/22 11:00:00 Routine: TUN reader - started")
     assert hints.explained("x").reason == "network"
     assert "both look the same" in hints.explained("x").text
-    hints.said("ERROR: (t-acme) 2026/11/22 11:00:00 peer(IiIi…iIiI) - Failed to send handshake initiation: network is unreachable")
+    hints.said(
+        "ERROR: (t-acme) 2026/11/22 11:00:00 peer(IiIi…iIiI) - Failed to send handshake initiation: "
+        "network is unreachable"
+    )
     assert hints.explained("x").text == "nothing could be sent to x: network is unreachable"
     hints.said("DEBUG: (t-acme) 2026/11/22 11:00:00 Received invalid response message from 203.0.113.2:51820")
     assert not hints.hopeless
@@ -282,7 +415,9 @@ class Still:
         return None
 
 
-@pytest.mark.parametrize(("at", "moved"), [("192.0.2.9", [(PEER_KEY, ("127.0.0.1", 51820))]), ("127.0.0.1", [])])
+@pytest.mark.parametrize(
+    ("at", "moved"), [("192.0.2.9", [(PEER_KEY, ("127.0.0.1", 51820))]), ("127.0.0.1", [])]
+)
 async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: object) -> None:
     device = Still(at)
     config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
@@ -304,7 +439,13 @@ async def test_silence_is_a_failure() -> None:
             self.sent += 1
             return [seen(1, self.sent, "127.0.0.1")]
 
-    tunnel = WireGuardTunnel({"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}, "t-acme", 0, Sending("x"), HandshakeHints())
+    tunnel = WireGuardTunnel(
+        {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]},
+        "t-acme",
+        0,
+        Sending("x"),
+        HandshakeHints(),
+    )
     for second in range(0, int(EXPIRED + PATIENCE) + 5, 5):
         await tunnel.look_after(second)
     with pytest.raises(WireGuardFailure, match="has not shaken hands for 200 s") as caught:
@@ -317,14 +458,34 @@ async def test_silence_is_a_failure() -> None:
 
 def test_an_answer_of_wireguard_go() -> None:
     pairs = [
-        ("private_key", "10" * 32), ("listen_port", "48113"), ("public_key", "02" * 32), ("preshared_key", "00" * 32),
-        ("protocol_version", "1"), ("endpoint", "[2001:db8::1]:999"), ("last_handshake_time_sec", "7"), ("last_handshake_time_nsec", "5"),
-        ("tx_bytes", "148"), ("rx_bytes", "92"), ("allowed_ip", "10.0.0.0/8"), ("public_key", "03" * 32), ("errno", "0"),
+        ("private_key", "10" * 32),
+        ("listen_port", "48113"),
+        ("public_key", "02" * 32),
+        ("preshared_key", "00" * 32),
+        ("protocol_version", "1"),
+        ("endpoint", "[2001:db8::1]:999"),
+        ("last_handshake_time_sec", "7"),
+        ("last_handshake_time_nsec", "5"),
+        ("tx_bytes", "148"),
+        ("rx_bytes", "92"),
+        ("allowed_ip", "10.0.0.0/8"),
+        ("public_key", "03" * 32),
+        ("errno", "0"),
     ]
-    assert read_status(pairs) == [PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148), PeerStatus(bytes([3]) * 32)]
+    assert read_status(pairs) == [
+        PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148),
+        PeerStatus(bytes([3]) * 32),
+    ]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["public_key", "endpoint", "tx_bytes", "last_handshake_time_sec", "x"]), st.text(max_size=8))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["public_key", "endpoint", "tx_bytes", "last_handshake_time_sec", "x"]),
+            st.text(max_size=8),
+        )
+    )
+)
 def test_no_answer_upsets_it(pairs: list[tuple[str, str]]) -> None:
     assert isinstance(read_status(pairs), list)
 
@@ -352,13 +513,27 @@ def test_the_kernel_is_told_a_peer(address: str) -> None:
 
 def test_the_kernel_tells_its_peers() -> None:
     told = wgmsg()
-    told["attrs"] = [["WGDEVICE_A_PEERS", [
-        {"attrs": [["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}], ["WGPEER_A_ENDPOINT", {"addr": "2001:db8::1", "port": 999}],
-                   ["WGPEER_A_LAST_HANDSHAKE_TIME", {"tv_sec": 7, "tv_nsec": 5}], ["WGPEER_A_RX_BYTES", 92], ["WGPEER_A_TX_BYTES", 148]]},
-        {"attrs": [["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}]]},
-    ]]]
+    told["attrs"] = [
+        [
+            "WGDEVICE_A_PEERS",
+            [
+                {
+                    "attrs": [
+                        ["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}],
+                        ["WGPEER_A_ENDPOINT", {"addr": "2001:db8::1", "port": 999}],
+                        ["WGPEER_A_LAST_HANDSHAKE_TIME", {"tv_sec": 7, "tv_nsec": 5}],
+                        ["WGPEER_A_RX_BYTES", 92],
+                        ["WGPEER_A_TX_BYTES", 148],
+                    ]
+                },
+                {"attrs": [["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}]]},
+            ],
+        ]
+    ]
     told.encode()
-    assert list(read_device(bytes(told.data[20:]))) == [PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)]
+    assert list(read_device(bytes(told.data[20:]))) == [
+        PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)
+    ]
 
 
 def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path) -> None:
@@ -368,7 +543,7 @@ def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path
         other.listen()
         with pytest.raises(OSError, match="in use"):
             NameLock(path)
-    for _ in range(2):      # a socket that nobody serves, and a file that its holder has left
+    for _ in range(2):  # a socket that nobody serves, and a file that its holder has left
         claim = NameLock(path)
         with pytest.raises(OSError, match="in use"):
             NameLock(path)

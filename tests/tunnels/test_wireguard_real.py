@@ -1,4 +1,6 @@
-"""The program for WireGuard with a real wireguard-go on both sides; where the kernel has WireGuard, our side is the kernel's."""
+"""The program for WireGuard with a real wireguard-go on both sides; where the kernel has WireGuard, our
+side is the kernel's.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from tunnels.kinds.wireguard.kind import WIREGUARD
 pytestmark = pytest.mark.root
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "wireguard"
-RECORD = "FACILITATOR_RECORD" in os.environ     # write the transcripts anew
+RECORD = "FACILITATOR_RECORD" in os.environ  # write the transcripts anew
 
 
 class WireGuardSite:
@@ -33,7 +35,7 @@ class WireGuardSite:
         self.directory, self.network = directory, LabNetwork()
         self.server = WireGuardServer(self.network["customer"], directory)
         self.server.start()
-        self.device = f"t-{os.getpid()}"    # sockets of all namespaces lie in one directory
+        self.device = f"t-{os.getpid()}"  # sockets of all namespaces lie in one directory
         self._runs = 0
 
     def start(self, config: str, suffix: str = "") -> ClientRun:
@@ -51,7 +53,11 @@ class WireGuardSite:
         return self.server.client_config(str(CUSTOMER), **keys)
 
     def addresses(self) -> str:
-        return self.network["facilitator"].run("ip", "-o", "address", "show", "dev", self.device, check=False).stdout
+        return (
+            self.network["facilitator"]
+            .run("ip", "-o", "address", "show", "dev", self.device, check=False)
+            .stdout
+        )
 
     def close(self) -> None:
         self.server.stop()
@@ -76,14 +82,20 @@ def failed(run: ClientRun) -> Failed:
 
 def record(name: str, run: ClientRun, device: str) -> None:
     if RECORD:
-        lines = (re.sub(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "2026/01/01 00:00:00", line) for line in run.transcript)
+        lines = (
+            re.sub(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "2026/01/01 00:00:00", line) for line in run.transcript
+        )
         lines = (re.sub(r"peer\(\S+?\)", "peer(AbCd…EfGh)", line).replace(device, "t-acme") for line in lines)
         (TRANSCRIPTS / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
 def worker(run: ClientRun) -> psutil.Process:
     """The wireguard-go of a session."""
-    found = [child for child in psutil.Process(run.process.pid).children(recursive=True) if child.name() == "wireguard-go"]
+    found = [
+        child
+        for child in psutil.Process(run.process.pid).children(recursive=True)
+        if child.name() == "wireguard-go"
+    ]
     assert len(found) == 1
     return found[0]
 
@@ -92,12 +104,20 @@ def test_a_session_and_its_renewal(site: WireGuardSite) -> None:
     run = site.start(site.config())
     try:
         connected = run.connected()
-        assert (connected.address, connected.peer, connected.on_interface) == (CLIENT_ADDRESS, str(CUSTOMER), False)
+        assert (connected.address, connected.peer, connected.on_interface) == (
+            CLIENT_ADDRESS,
+            str(CUSTOMER),
+            False,
+        )
         assert CLIENT_ADDRESS not in site.addresses()
         routes = site.network["facilitator"].run("ip", "route", "show", "dev", site.device).stdout
         assert routes == ""
         assert "mtu 1420" in site.network["facilitator"].run("ip", "link", "show", "dev", site.device).stdout
-        seen = {Path(f"/proc/{pid}/{name}").read_bytes() for pid in (run.process.pid, worker(run).pid) for name in ("cmdline", "environ")}
+        seen = {
+            Path(f"/proc/{pid}/{name}").read_bytes()
+            for pid in (run.process.pid, worker(run).pid)
+            for name in ("cmdline", "environ")
+        }
         for key in (site.server.client.private, site.server.preshared):
             assert not [True for data in seen if text(key).encode() in data or key.hex().encode() in data]
         record("connected", run, site.device)
@@ -139,18 +159,26 @@ def test_why_there_is_no_handshake(site: WireGuardSite) -> None:
     here = f"{CUSTOMER} port {site.server.port}"
     cases = {
         "wrong-preshared-key": (
-            site.config(preshared=bytes(31) + b"x"), Reason.HANDSHAKE,
+            site.config(preshared=bytes(31) + b"x"),
+            Reason.HANDSHAKE,
             f"{here} answers, but its handshake does not fit: the preshared key is most likely another one",
         ),
         "unknown-key": (
-            site.config(private=bytes(31) + b"x"), Reason.NETWORK,
-            f"no handshake with {here} within 12 s: it cannot be reached, or a key is wrong (both look the same)",
+            site.config(private=bytes(31) + b"x"),
+            Reason.NETWORK,
+            f"no handshake with {here} within 12 s: it cannot be reached, or a key is wrong (both look "
+            f"the same)",
         ),
         "no-route": (
-            site.config().replace(str(CUSTOMER), "203.0.113.99"), Reason.NETWORK,
+            site.config().replace(str(CUSTOMER), "203.0.113.99"),
+            Reason.NETWORK,
             f"nothing could be sent to 203.0.113.99 port {site.server.port}: no route to host",
         ),
-        "no-name": (site.config().replace(str(CUSTOMER), "vpn.invalid"), Reason.DNS, "vpn.invalid cannot be resolved"),
+        "no-name": (
+            site.config().replace(str(CUSTOMER), "vpn.invalid"),
+            Reason.DNS,
+            "vpn.invalid cannot be resolved",
+        ),
     }
     runs = {name: site.start(case[0], str(number)) for number, (name, case) in enumerate(cases.items())}
     for number, (name, run) in enumerate(runs.items()):
@@ -164,7 +192,10 @@ def test_a_local_port_that_is_taken(site: WireGuardSite) -> None:
         other.bind(("0.0.0.0", 51999))
         run = site.start(site.config().replace("DNS = ", "ListenPort = 51999\nDNS = "))
         why = failed(run)
-    assert (why.reason, why.text) == (Reason.LOCAL, "UDP port 51999 of the file's ListenPort is taken on this host")
+    assert (why.reason, why.text) == (
+        Reason.LOCAL,
+        "UDP port 51999 of the file's ListenPort is taken on this host",
+    )
     record("port-taken", run, site.device)
 
 
@@ -174,7 +205,10 @@ def test_a_device_name_that_is_taken(site: WireGuardSite) -> None:
     second = site.start(site.config())
     why = failed(second)
     first.stop()
-    assert (why.reason, why.text) == (Reason.LOCAL, "this host has a device of the same name; set device: to another name")
+    assert (why.reason, why.text) == (
+        Reason.LOCAL,
+        "this host has a device of the same name; set device: to another name",
+    )
     record("device-taken", second, site.device)
 
 
@@ -200,6 +234,7 @@ def test_a_socket_of_the_same_name_in_use(site: WireGuardSite) -> None:
         finally:
             path.unlink()
     assert (why.reason, why.text) == (
-        Reason.LOCAL, "another WireGuard on this host has a device of the same name; set device: to another name",
+        Reason.LOCAL,
+        "another WireGuard on this host has a device of the same name; set device: to another name",
     )
     record("socket-taken", run, site.device)

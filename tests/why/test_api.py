@@ -31,7 +31,12 @@ class WorldDaemon:
     down: dict[str, str] = field(default_factory=dict)
 
     async def why(self, question: PacketQuery) -> dict[str, Any]:
-        given = facts(str(question.address), None if question.source is None else str(question.source), question.port, **self.down)
+        given = facts(
+            str(question.address),
+            None if question.source is None else str(question.source),
+            question.port,
+            **self.down,
+        )
         return document(given, asked(given))
 
     def acted(self, act: dict[str, Any]) -> None:
@@ -52,7 +57,12 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[WorldDaemon, Path, str]]
 async def test_the_question_reaches_the_daemon(served) -> None:
     query = urlencode({"address": "100.65.3.4", "from": "10.8.2.7", "port": "443"})
     found = await asyncio.to_thread(ControlClient(served[1]).get, f"/api/v1/why?{query}")
-    assert (found["outcome"], found["from"], found["port"], found["real_address"]) == ("carried", "10.8.2.7", 443, "10.0.3.4")
+    assert (found["outcome"], found["from"], found["port"], found["real_address"]) == (
+        "carried",
+        "10.8.2.7",
+        443,
+        "10.0.3.4",
+    )
 
 
 async def test_tcp_does_not_serve_it(served) -> None:
@@ -60,7 +70,10 @@ async def test_tcp_does_not_serve_it(served) -> None:
         assert (await http.get(f"{served[2]}/api/v1/why?address=10.77.0.10")).status == 404
 
 
-@pytest.mark.parametrize("query", ["", "address=", "address=acme.example", "address=10.77.0.10&port=x", "address=10.77.0.10&from=here"])
+@pytest.mark.parametrize(
+    "query",
+    ["", "address=", "address=acme.example", "address=10.77.0.10&port=x", "address=10.77.0.10&from=here"],
+)
 async def test_a_bad_question_is_refused_in_words(served, query: str) -> None:
     with pytest.raises(Refused, match=r"^'.*' is not an? (IP address|port)"):
         await asyncio.to_thread(ControlClient(served[1]).get, f"/api/v1/why?{query}")
@@ -71,7 +84,15 @@ async def command(path: Path, *arguments: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("address", "code"), [("10.77.0.10", 0), ("10.0.3.4", 1), ("8.8.8.8", 1), ("10.50.0.1", 0), ("acme.example", 2), ("10.77.0.0/24", 2)]
+    ("address", "code"),
+    [
+        ("10.77.0.10", 0),
+        ("10.0.3.4", 1),
+        ("8.8.8.8", 1),
+        ("10.50.0.1", 0),
+        ("acme.example", 2),
+        ("10.77.0.0/24", 2),
+    ],
 )
 async def test_the_exit_code_is_the_outcome(served, address: str, code: int) -> None:
     assert (await command(served[1], address)).exit_code == code
@@ -80,7 +101,10 @@ async def test_the_exit_code_is_the_outcome(served, address: str, code: int) -> 
 async def test_a_tunnel_that_is_down_is_told_by_the_exit_code(served) -> None:
     served[0].down["acme"] = "backoff"
     result = await command(served[1], "10.77.0.10")
-    assert (result.exit_code, result.stdout.splitlines()[0][:60]) == (3, "10.77.0.10 would be refused: acme (openvpn) is down since 19")
+    assert (result.exit_code, result.stdout.splitlines()[0][:60]) == (
+        3,
+        "10.77.0.10 would be refused: acme (openvpn) is down since 19",
+    )
 
 
 async def test_the_verdict_comes_first_then_the_steps_in_columns(served) -> None:
@@ -100,6 +124,9 @@ async def test_json_is_the_daemons_document(served) -> None:
 
 
 def test_without_a_daemon_the_question_is_still_checked(tmp_path: Path) -> None:
-    ends = [CliRunner().invoke(main, ["why", each, "--socket", str(tmp_path / "none")]) for each in ("nonsense", "10.77.0.10")]
+    ends = [
+        CliRunner().invoke(main, ["why", each, "--socket", str(tmp_path / "none")])
+        for each in ("nonsense", "10.77.0.10")
+    ]
     assert [each.exit_code for each in ends] == [2, 4]
     assert ends[0].stderr == "facilitator: 'nonsense' is not an IP address; names are not resolved\n"

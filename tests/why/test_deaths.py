@@ -24,8 +24,22 @@ class FailureLog:
             self.now += 1.0
             before = self.state
             self.state, _ = step(moment(ACME, self.now), before, event)
-            if (before.phase, before.health, before.session) != (self.state.phase, self.state.health, self.state.session):
-                told = Transition("acme", 1, before.phase, self.state.phase, self.state.health, self.state.reason, "", self.now, 1.0)
+            if (before.phase, before.health, before.session) != (
+                self.state.phase,
+                self.state.health,
+                self.state.session,
+            ):
+                told = Transition(
+                    "acme",
+                    1,
+                    before.phase,
+                    self.state.phase,
+                    self.state.health,
+                    self.state.reason,
+                    "",
+                    self.now,
+                    1.0,
+                )
                 self.deaths.record(told, Snapshot({"acme": (ACME, self.state)}, self.now))
         return self
 
@@ -65,12 +79,16 @@ def test_only_the_last_ones_are_kept() -> None:
     life = FailureLog()
     for code in range(1, KEPT + 3):
         life.connected()(Exited("acme", code=code))
-    assert [text for _, text in life.told] == [f"client exited with code {code}" for code in range(3, KEPT + 3)]
+    assert [text for _, text in life.told] == [
+        f"client exited with code {code}" for code in range(3, KEPT + 3)
+    ]
 
 
 def test_a_removed_tunnel_takes_its_failures_along() -> None:
     life = FailureLog().connected()(Exited("acme", code=1))
     other = tunnel("other", "10.78.0.0/24")
-    moved = Transition("other", 1, Phase.STARTING, Phase.UP, life.state.health, Reason.CONNECTED, "", 9.0, 1.0)
+    moved = Transition(
+        "other", 1, Phase.STARTING, Phase.UP, life.state.health, Reason.CONNECTED, "", 9.0, 1.0
+    )
     life.deaths.record(moved, Snapshot({"other": (other, TunnelState())}, 9.0))
     assert dict(life.deaths.last) == {"other": ()}

@@ -26,15 +26,24 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[LabDaemon]:
-    """Three tunnels are well: the first also carries IPv6 and a mapped network, the last a site with the addresses of the first."""
+    """Three tunnels are well: the first also carries IPv6 and a mapped network, the last a site with the
+    addresses of the first.
+    """
     assert lab.password_server.pid
     config = lab.configuration()
     config["staff"]["networks"].append(str(STAFF6))
     config["staff"]["segments"] = {"engineers": ["10.8.0.0/24"], "support": ["10.8.9.0/24"]}
-    config["defaults"] = {"reconnect": {"first": "100ms", "max": "1s"}, "probe": {"interval": "500ms", "timeout": "500ms"}}
+    config["defaults"] = {
+        "reconnect": {"first": "100ms", "max": "1s"},
+        "probe": {"interval": "500ms", "timeout": "500ms"},
+    }
     other = with_password(config, lab.directory)["tunnels"]["acme-dc"]
     presented = {"network": str(DATACENTRE), "presented_as": "100.64.2.0/24"}
-    config["tunnels"]["other-dc"] = {**other, "destinations": [presented], "allow": [{"segment": "engineers", "ports": ["tcp/80"]}]}
+    config["tunnels"]["other-dc"] = {
+        **other,
+        "destinations": [presented],
+        "allow": [{"segment": "engineers", "ports": ["tcp/80"]}],
+    }
     mapped = {"network": "172.16.5.0/24", "presented_as": "100.64.5.0/24"}
     config["tunnels"]["acme-dc"]["destinations"] = [str(DATACENTRE), str(DATACENTRE6), mapped]
     with lab.daemon(config) as daemon:
@@ -44,7 +53,9 @@ def daemon(lab: Lab) -> Iterator[LabDaemon]:
 
 def why(daemon: LabDaemon, *arguments: object) -> tuple[int, dict[str, Any]]:
     """The command, in this process: its exit code and its document."""
-    done = CliRunner().invoke(main, ["why", *map(str, arguments), "--json", "--socket", str(daemon.runtime_dir / "control.sock")])
+    done = CliRunner().invoke(
+        main, ["why", *map(str, arguments), "--json", "--socket", str(daemon.runtime_dir / "control.sock")]
+    )
     assert done.stdout, done.stderr
     return done.exit_code, json.loads(done.stdout)
 
@@ -64,7 +75,9 @@ def test_a_healthy_device(lab: Lab, daemon: LabDaemon) -> None:
     assert answer["verdict"].startswith("10.77.0.10 is carried by acme-dc (openvpn), healthy, for ")
     found = steps(answer)
     session = daemon.tunnel("acme-dc")["session"]
-    assert found["session"].startswith(f"session {session['id']}, process {session['pid']}, address 10.78.0.2, far side 203.0.113.2")
+    assert found["session"].startswith(
+        f"session {session['id']}, process {session['pid']}, address 10.78.0.2, far side 203.0.113.2"
+    )
     assert found["nat"] == "source NAT: the remote gateway sees 10.78.0.2"
     assert found["route"] == "the kernel sends it dev t-acme-dc (table 173001)"
     assert found["way back"] == "answers go via 10.60.0.1 dev vpc"
@@ -76,7 +89,12 @@ def test_the_plan_while_both_tunnels_are_up(daemon: LabDaemon) -> None:
     done = daemon.cli("plan")
     assert done.returncode == 0
     assert done.stdout.endswith("\n\nthe kernel holds exactly this: nothing to change\n")
-    for line in ("173001  acme-dc", "dev t-acme-dc table 173001 metric 100", "ports          173002 : 17300", "up             173001"):
+    for line in (
+        "173001  acme-dc",
+        "dev t-acme-dc table 173001 metric 100",
+        "ports          173002 : 17300",
+        "up             173001",
+    ):
         assert line in done.stdout
 
 
@@ -90,18 +108,30 @@ def test_a_healthy_proxy(daemon: LabDaemon) -> None:
 def test_both_names_of_a_mapped_address(daemon: LabDaemon, address: str) -> None:
     code, answer = why(daemon, address)
     assert (code, problems(answer)) == (0, [])
-    assert (answer["staff_address"], answer["real_address"], answer["destination"]) == ("100.64.5.9", "172.16.5.9", "100.64.5.0/24")
+    assert (answer["staff_address"], answer["real_address"], answer["destination"]) == (
+        "100.64.5.9",
+        "172.16.5.9",
+        "100.64.5.0/24",
+    )
 
 
 def test_two_sites_with_the_same_addresses(lab: Lab, daemon: LabDaemon) -> None:
     """Both are reached at the same time, and each is explained."""
     assert [lab.request(f"http://{address}/").body for address in (DATACENTRE_WEB, "100.64.2.10")] == [
-        "datacentre sees 10.78.0.2", "datacentre sees 10.79.0.2"
+        "datacentre sees 10.78.0.2",
+        "datacentre sees 10.79.0.2",
     ]
     direct, presented = why(daemon, DATACENTRE_WEB), why(daemon, "100.64.2.10")
     assert (direct[0], direct[1]["tunnel"], direct[1]["real_address"]) == (0, "acme-dc", "10.77.0.10")
-    assert steps(direct[1])["mapping"] == "other far sides use 10.77.0.10 too; staff reach those as 100.64.2.10 (other-dc)"
-    assert (presented[0], presented[1]["tunnel"], presented[1]["real_address"]) == (0, "other-dc", "10.77.0.10")
+    assert (
+        steps(direct[1])["mapping"]
+        == "other far sides use 10.77.0.10 too; staff reach those as 100.64.2.10 (other-dc)"
+    )
+    assert (presented[0], presented[1]["tunnel"], presented[1]["real_address"]) == (
+        0,
+        "other-dc",
+        "10.77.0.10",
+    )
     assert steps(presented[1])["nat"] == "source NAT: the remote gateway sees 10.79.0.2"
 
 
@@ -116,7 +146,9 @@ def test_two_sites_with_the_same_addresses(lab: Lab, daemon: LabDaemon) -> None:
 def test_who_may_enter(lab: Lab, daemon: LabDaemon, source: object, port: int, verdict: str) -> None:
     """What is foretold is what happens."""
     code, answer = why(daemon, "100.64.2.10", "--from", source, "--port", port)
-    assert (code, verdict in answer["verdict"]) == (0 if port == 80 and source == LAPTOP else 1, True), answer["verdict"]
+    assert (code, verdict in answer["verdict"]) == (0 if port == 80 and source == LAPTOP else 1, True), (
+        answer["verdict"]
+    )
     if source == LAPTOP:
         assert lab.request(f"http://100.64.2.10:{port}/", timeout=2.0).status == (200 if code == 0 else 0)
         counted = steps(why(daemon, "100.64.2.10")[1])["not allowed"]
@@ -136,7 +168,9 @@ def test_ipv6(lab: Lab, daemon: LabDaemon) -> None:
 def test_an_address_that_nobody_carries(daemon: LabDaemon) -> None:
     done = daemon.cli("why", "192.0.2.7")
     assert done.returncode == 1
-    assert done.stdout.startswith("192.0.2.7 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink\n\n  ok ")
+    assert done.stdout.startswith(
+        "192.0.2.7 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink\n\n  ok "
+    )
 
 
 def test_a_sender_who_is_not_staff(daemon: LabDaemon) -> None:
@@ -145,21 +179,30 @@ def test_a_sender_who_is_not_staff(daemon: LabDaemon) -> None:
 
 
 def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: LabDaemon) -> None:
-    """Everything of ours is in place; the rule itself is named, and the kernel's own answer about the packet tells the same."""
+    """Everything of ours is in place; the rule itself is named, and the kernel's own answer about the
+    packet tells the same.
+    """
     rule = ("priority", "100", "from", "10.8.0.0/16", "iif", "vpc", "prohibit")
     daemon.namespace.run("ip", "rule", "add", *rule)
     code, answer = why(daemon, DATACENTRE_WEB)
     daemon.namespace.run("ip", "rule", "del", *rule)
     assert (code, answer["outcome"], problems(answer)) == (1, "blocked", ["policy rule", "route"])
-    assert "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` stands" in answer["verdict"]
+    assert (
+        "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` stands"
+        in answer["verdict"]
+    )
     assert steps(answer)["route"] == "the kernel sends it nowhere: prohibited"
 
 
 def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemon: LabDaemon) -> None:
     lab.openvpn.stop()
-    code, answer = eventually(lambda: down if (down := why(daemon, DATACENTRE_WEB))[0] == 3 else None, 15, "acme-dc is down")
+    code, answer = eventually(
+        lambda: down if (down := why(daemon, DATACENTRE_WEB))[0] == 3 else None, 15, "acme-dc is down"
+    )
     try:
-        assert answer["verdict"].startswith(("10.77.0.10 would have to wait: ", "10.77.0.10 would be refused: "))
+        assert answer["verdict"].startswith(
+            ("10.77.0.10 would have to wait: ", "10.77.0.10 would be refused: ")
+        )
         assert "acme-dc (openvpn) is down since " in answer["verdict"]
         assert " because " in answer["verdict"]
         assert problems(answer) == ["tunnel"]
@@ -176,5 +219,7 @@ def test_a_tunnel_that_an_operator_stopped(daemon: LabDaemon) -> None:
     assert daemon.cli("stop", "own-cloud").returncode == 0
     code, answer = why(daemon, CLOUD_WEB)
     assert code == 3
-    assert answer["verdict"].startswith("10.90.0.10 would be refused: own-cloud (sshuttle) is stopped by an operator since ")
+    assert answer["verdict"].startswith(
+        "10.90.0.10 would be refused: own-cloud (sshuttle) is stopped by an operator since "
+    )
     assert problems(answer) == ["tunnel"]

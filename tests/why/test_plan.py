@@ -1,4 +1,5 @@
-"""What `facilitator plan` prints, word for word: before the daemon runs, while it runs, and after somebody took something away.
+"""What `facilitator plan` prints, word for word: before the daemon runs, while it runs, and after somebody
+took something away.
 
 `python -m tests.why.test_plan` (as root) writes plan.txt anew.
 """
@@ -24,15 +25,23 @@ CONFIG = {
     "facilitator": {"name": "golden"},
     "staff": {"networks": ["10.8.0.0/16", "fd00:8::/32"]},
     "http": {"listen": "127.0.0.1:9464"},
-    "defaults": {"reconnect": {"first": "1h", "max": "1h"}},        # what cannot start is not tried twice
+    "defaults": {"reconnect": {"first": "1h", "max": "1h"}},  # what cannot start is not tried twice
     "tunnels": {
         "acme-dc": {
-            "kind": "openvpn", "config": "/nonexistent/acme.ovpn",
-            "destinations": ["10.77.0.0/24", "fd00:77::/64", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}],
+            "kind": "openvpn",
+            "config": "/nonexistent/acme.ovpn",
+            "destinations": [
+                "10.77.0.0/24",
+                "fd00:77::/64",
+                {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"},
+            ],
         },
         "own-cloud": {
-            "kind": "sshuttle", "remote": "facilitator@203.0.113.6:22", "identity": {"file": "/nonexistent/key"},
-            "known_hosts": "/nonexistent/known_hosts", "destinations": ["10.90.0.0/16", "fd00:90::/64"],
+            "kind": "sshuttle",
+            "remote": "facilitator@203.0.113.6:22",
+            "identity": {"file": "/nonexistent/key"},
+            "known_hosts": "/nonexistent/known_hosts",
+            "destinations": ["10.90.0.0/16", "fd00:90::/64"],
         },
     },
 }
@@ -77,19 +86,22 @@ def test_before_while_and_after(daemon: LabDaemon) -> None:
     daemon.start()
     assert plan(daemon) == (wanted, SAME)
 
-    daemon.kill9()      # now nobody repairs
+    daemon.kill9()  # now nobody repairs
     run = daemon.namespace.run
     run("ip", "route", "del", "unreachable", "10.77.0.0/24")
     run("ip", "-6", "rule", "del", "fwmark", "173002")
     run("ip", "route", "add", "prohibit", "10.66.0.0/24", "proto", "173")
     run("nft", "delete element inet facilitator carry4 { 10.90.0.0/16 }")
-    assert plan(daemon) == (wanted, (
-        "to change: 3 to add, 1 to remove\n"
-        "  + route 10.77.0.0/24 unreachable metric 20000\n"
-        "  + rule -6 fwmark 173002 lookup 173002\n"
-        "  + element carry4 10.90.0.0/16 : 173002\n"
-        "  - route 10.66.0.0/24 prohibit metric 0\n"
-    ))
+    assert plan(daemon) == (
+        wanted,
+        (
+            "to change: 3 to add, 1 to remove\n"
+            "  + route 10.77.0.0/24 unreachable metric 20000\n"
+            "  + rule -6 fwmark 173002 lookup 173002\n"
+            "  + element carry4 10.90.0.0/16 : 173002\n"
+            "  - route 10.66.0.0/24 prohibit metric 0\n"
+        ),
+    )
 
 
 def test_an_empty_plan_is_one_line() -> None:

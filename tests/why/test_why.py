@@ -31,48 +31,110 @@ def problems(answer: Explanation) -> list[str]:
     ("given", "outcome", "verdict"),
     [
         (facts("10.77.0.10"), "carried", "10.77.0.10 is carried by acme (openvpn), healthy, for 3 h 12 min"),
-        (facts("fd00:77::10"), "carried", "fd00:77::10 is carried by acme (openvpn), healthy, for 3 h 12 min"),
-        (facts("10.77.0.10", acme="unproven"), "carried",
-         "10.77.0.10 is carried by acme (openvpn), connected for 2 s, not proven by a probe yet"),
-        (facts("10.77.0.10", acme="backoff"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) at the endpoint "
-         "because network: connection to 203.0.113.2 timed out; the next attempt follows in 7 s"),
-        (facts("10.77.0.10", acme="dropped"), "down",
-         "10.77.0.10 would have to wait: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) at the endpoint "
-         "because network: connection to 203.0.113.2 timed out; the next attempt follows in 1 s"),
-        (facts("10.77.0.10", acme="alone"), "carried",
-         "10.77.0.10 is carried by acme (openvpn), connected, and its destination is dead since 1970-01-01T05:32:20Z (1 min 0 s) "
-         "because destination: the tunnel works, but nothing answers; its session goes on"),
-        (facts("10.77.0.10", acme="starting"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) at the endpoint "
-         "because network: connection to 203.0.113.2 timed out; it is connecting now"),
-        (facts("10.77.0.10", acme="failed"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:33:11Z (9 s) at the tunnel "
-         "because auth: AUTH_FAILED; it waits for a person"),
-        (facts("10.77.0.10", acme="stopped"), "down",
-         "10.77.0.10 would be refused: acme (openvpn) is stopped by an operator since 1970-01-01T05:32:20Z (1 min 0 s)"),
-        (facts("100.64.3.4"), "carried",
-         "100.64.3.4, which is 10.0.3.4 at the far side, is carried by acme (openvpn), healthy, for 3 h 12 min"),
-        (facts("100.65.3.4"), "carried",
-         "100.65.3.4, which is 10.0.3.4 at the far side, is carried by beta (openvpn), healthy, for 3 h 12 min"),
-        (facts("10.0.3.4"), "nothing",
-         "10.0.3.4 is an address of the far side; "
-         "staff reach it as 100.64.3.4 through acme, 100.65.3.4 through beta: ask for one of these"),
+        (
+            facts("fd00:77::10"),
+            "carried",
+            "fd00:77::10 is carried by acme (openvpn), healthy, for 3 h 12 min",
+        ),
+        (
+            facts("10.77.0.10", acme="unproven"),
+            "carried",
+            "10.77.0.10 is carried by acme (openvpn), connected for 2 s, not proven by a probe yet",
+        ),
+        (
+            facts("10.77.0.10", acme="backoff"),
+            "down",
+            "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
+            "at the endpoint "
+            "because network: connection to 203.0.113.2 timed out; the next attempt follows in 7 s",
+        ),
+        (
+            facts("10.77.0.10", acme="dropped"),
+            "down",
+            "10.77.0.10 would have to wait: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) at "
+            "the endpoint "
+            "because network: connection to 203.0.113.2 timed out; the next attempt follows in 1 s",
+        ),
+        (
+            facts("10.77.0.10", acme="alone"),
+            "carried",
+            "10.77.0.10 is carried by acme (openvpn), connected, and its destination is dead since "
+            "1970-01-01T05:32:20Z (1 min 0 s) "
+            "because destination: the tunnel works, but nothing answers; its session goes on",
+        ),
+        (
+            facts("10.77.0.10", acme="starting"),
+            "down",
+            "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
+            "at the endpoint "
+            "because network: connection to 203.0.113.2 timed out; it is connecting now",
+        ),
+        (
+            facts("10.77.0.10", acme="failed"),
+            "down",
+            "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:33:11Z (9 s) at the "
+            "tunnel "
+            "because auth: AUTH_FAILED; it waits for a person",
+        ),
+        (
+            facts("10.77.0.10", acme="stopped"),
+            "down",
+            "10.77.0.10 would be refused: acme (openvpn) is stopped by an operator since "
+            "1970-01-01T05:32:20Z (1 min 0 s)",
+        ),
+        (
+            facts("100.64.3.4"),
+            "carried",
+            "100.64.3.4, which is 10.0.3.4 at the far side, is carried by acme (openvpn), healthy, for 3 "
+            "h 12 min",
+        ),
+        (
+            facts("100.65.3.4"),
+            "carried",
+            "100.65.3.4, which is 10.0.3.4 at the far side, is carried by beta (openvpn), healthy, for 3 "
+            "h 12 min",
+        ),
+        (
+            facts("10.0.3.4"),
+            "nothing",
+            "10.0.3.4 is an address of the far side; "
+            "staff reach it as 100.64.3.4 through acme, 100.65.3.4 through beta: ask for one of these",
+        ),
         (facts("10.90.0.10"), "carried", "10.90.0.10 is carried by cloud (openvpn), healthy, for 3 h 12 min"),
-        (facts("10.77.0.10", source="10.9.0.1"), "refused",
-         "10.77.0.10 would be refused: 10.9.0.1 is not in staff.networks (10.8.0.0/16)"),
-        (facts("8.8.8.8"), "nothing", "8.8.8.8 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink"),
+        (
+            facts("10.77.0.10", source="10.9.0.1"),
+            "refused",
+            "10.77.0.10 would be refused: 10.9.0.1 is not in staff.networks (10.8.0.0/16)",
+        ),
+        (
+            facts("8.8.8.8"),
+            "nothing",
+            "8.8.8.8 is carried by no tunnel; this host would send it via 198.51.100.1 dev uplink",
+        ),
         (facts("10.50.0.1"), "carried", "10.50.0.1 is carried by main (openvpn), healthy, for 3 h 12 min"),
-        (facts("10.77.0.10", acme="draining"), "refused",
-         "10.77.0.10 would be refused: acme (openvpn) drains, and only what is under way goes on"),
-        (facts("10.50.0.1", main="draining"), "carried", "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min"),
-        (facts("10.50.0.1", main="backoff"), "carried", "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min"),
+        (
+            facts("10.77.0.10", acme="draining"),
+            "refused",
+            "10.77.0.10 would be refused: acme (openvpn) drains, and only what is under way goes on",
+        ),
+        (
+            facts("10.50.0.1", main="draining"),
+            "carried",
+            "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min",
+        ),
+        (
+            facts("10.50.0.1", main="backoff"),
+            "carried",
+            "10.50.0.1 is carried by spare (openvpn), healthy, for 3 h 12 min",
+        ),
     ],
 )
 def test_a_verdict_is_one_sentence(given: Evidence, outcome: str, verdict: str) -> None:
     answer = asked(given)
     assert (answer.outcome.value, answer.verdict) == (outcome, verdict)
-    assert (problems(answer) == []) is (outcome == "carried" or given.question.address == ip_address("10.0.3.4"))
+    assert (problems(answer) == []) is (
+        outcome == "carried" or given.question.address == ip_address("10.0.3.4")
+    )
 
 
 def test_every_step_of_a_packet_that_arrives() -> None:
@@ -80,10 +142,18 @@ def test_every_step_of_a_packet_that_arrives() -> None:
     assert [(each.name, each.mark.value, each.text) for each in answer.steps] == [
         ("source", "ok", "10.8.1.7 is staff: 10.8.0.0/16, segment engineers"),
         ("destination", "ok", "100.64.0.0/16 of acme covers 100.64.3.4"),
-        ("mapping", "ok", "staff use 100.64.3.4, at the far side it is 10.0.3.4 (100.64.0.0/16 stands for 10.0.0.0/16)"),
+        (
+            "mapping",
+            "ok",
+            "staff use 100.64.3.4, at the far side it is 10.0.3.4 (100.64.0.0/16 stands for 10.0.0.0/16)",
+        ),
         ("tunnel", "ok", "acme (openvpn) carries it: healthy since 1970-01-01T02:21:20Z (3 h 12 min)"),
-        ("session", "ok", "session 5f0c, process 4242, address 10.78.0.2, far side 203.0.113.2, "
-                          "connected since 1970-01-01T02:21:19Z (3 h 12 min)"),
+        (
+            "session",
+            "ok",
+            "session 5f0c, process 4242, address 10.78.0.2, far side 203.0.113.2, "
+            "connected since 1970-01-01T02:21:19Z (3 h 12 min)",
+        ),
         ("probe", "ok", "the last one was answered in 12.3 ms, healthy for 3 h 12 min in this session"),
         ("lane", "ok", f"packet mark, connection mark and routing table {FIRST_LANE}"),
         ("rule", "ok", f"fwmark {FIRST_LANE} lookup {FIRST_LANE}"),
@@ -97,7 +167,11 @@ def test_every_step_of_a_packet_that_arrives() -> None:
         ("bytes", "ok", "t-acme: 4.2 MB received, 999 B sent"),
         ("refused", "ok", "packets of all tunnels, since our table was made: forward 3, input 0"),
         ("failure", "ok", "1970-01-01T05:32:20Z (1 min 0 s ago): network: again"),
-        ("failure", "ok", "1970-01-01T05:31:15Z (2 min 5 s ago): network: connection to 203.0.113.2 timed out"),
+        (
+            "failure",
+            "ok",
+            "1970-01-01T05:31:15Z (2 min 5 s ago): network: connection to 203.0.113.2 timed out",
+        ),
     ]
     assert f"0.0.0.0/0 dev t-acme table {FIRST_LANE}" in step(answer, "table")
     assert step(answer, "closed").startswith("100.64.0.0/16 ")
@@ -107,14 +181,17 @@ def test_staff_whose_packets_come_in_by_another_interface_are_named() -> None:
     asked_about = facts("100.64.0.10")
     seen = replace(asked_about.kernel, refused={**asked_about.kernel.refused, "prerouting": 7})
     words = step(asked(replace(asked_about, kernel=seen)), "way in")
-    assert words.startswith("7 packets of staff came in by another interface than the one that leads back to their sender")
+    assert words.startswith(
+        "7 packets of staff came in by another interface than the one that leads back to their sender"
+    )
 
 
 def test_failover_names_all_candidates_in_order() -> None:
     answer = asked(facts("10.50.0.1", carriers={"10.50.0.0/16": "spare"}, main="back"))
     assert answer.tunnel == "spare"
     assert step(answer, "tunnel") == (
-        "main (openvpn, priority 100) stands by: healthy since 1970-01-01T05:33:00Z (20 s); it takes over in 40 s if it stays so | "
+        "main (openvpn, priority 100) stands by: healthy since 1970-01-01T05:33:00Z (20 s); it takes over "
+        "in 40 s if it stays so | "
         "spare (openvpn, priority 200) carries it: healthy since 1970-01-01T02:21:20Z (3 h 12 min)"
     )
 
@@ -122,11 +199,21 @@ def test_failover_names_all_candidates_in_order() -> None:
 @pytest.mark.parametrize(
     ("source", "port", "outcome", "words"),
     [
-        (None, None, "carried", "beta lets in engineers, support to tcp/443; --from ADDRESS asks for one sender"),
+        (
+            None,
+            None,
+            "carried",
+            "beta lets in engineers, support to tcp/443; --from ADDRESS asks for one sender",
+        ),
         ("10.8.1.7", 22, "carried", "beta lets in engineers"),
         ("10.8.2.7", 443, "carried", "beta lets in support to tcp/443"),
         ("10.8.2.7", None, "carried", "beta lets in support to tcp/443"),
-        ("10.8.2.7", 22, "refused", "beta does not let 10.8.2.7 to port 22, only engineers, support to tcp/443"),
+        (
+            "10.8.2.7",
+            22,
+            "refused",
+            "beta does not let 10.8.2.7 to port 22, only engineers, support to tcp/443",
+        ),
         ("10.8.3.7", 443, "refused", "beta does not let 10.8.3.7 in, only engineers, support to tcp/443"),
     ],
 )
@@ -148,22 +235,52 @@ def without(layout: Layout, **fields: Any) -> dict[str, Any]:
 
 _LAYOUT = facts("10.77.0.10").kernel.layout
 assert _LAYOUT is not None
-_SHUT = frozenset(r for r in _LAYOUT.routes if r.table != MAIN_TABLE or r.network != ip_network("10.77.0.0/24"))
+_SHUT = frozenset(
+    r for r in _LAYOUT.routes if r.table != MAIN_TABLE or r.network != ip_network("10.77.0.0/24")
+)
 _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and r.kind == "unicast"))
 
 
 @pytest.mark.parametrize(
     ("found", "blamed", "words"),
     [
-        (without(_LAYOUT, rules=frozenset()), "rule", f"missing in the kernel: rule fwmark {FIRST_LANE} lookup {FIRST_LANE}"),
-        (without(_LAYOUT, routes=_OPENING), "table", f"missing in the kernel: route 0.0.0.0/0 dev t-acme table {FIRST_LANE} metric 100"),
+        (
+            without(_LAYOUT, rules=frozenset()),
+            "rule",
+            f"missing in the kernel: rule fwmark {FIRST_LANE} lookup {FIRST_LANE}",
+        ),
+        (
+            without(_LAYOUT, routes=_OPENING),
+            "table",
+            f"missing in the kernel: route 0.0.0.0/0 dev t-acme table {FIRST_LANE} metric 100",
+        ),
         (without(_LAYOUT, routes=_SHUT), "closed", "without it a packet could leave in clear"),
-        (without(_LAYOUT, table=False, elements=frozenset()), "nftables", "table inet facilitator is missing or was changed"),
-        (without(_LAYOUT, elements=_LAYOUT.elements - {Element("up", (FIRST_LANE,))}), "nftables", f"element up {FIRST_LANE}"),
-        ({"host": HostFeatures({"t-acme": Device(7, 1400, False, True)})}, "device", "t-acme is down, MTU 1400 bytes"),
+        (
+            without(_LAYOUT, table=False, elements=frozenset()),
+            "nftables",
+            "table inet facilitator is missing or was changed",
+        ),
+        (
+            without(_LAYOUT, elements=_LAYOUT.elements - {Element("up", (FIRST_LANE,))}),
+            "nftables",
+            f"element up {FIRST_LANE}",
+        ),
+        (
+            {"host": HostFeatures({"t-acme": Device(7, 1400, False, True)})},
+            "device",
+            "t-acme is down, MTU 1400 bytes",
+        ),
         ({"forwarding": False}, "forwarding", "IPv4 forwarding is switched off"),
-        ({"onward": Lookup("uplink", "198.51.100.1", 254)}, "route", "the kernel sends it via 198.51.100.1 dev uplink (table 254)"),
-        ({"onward": Lookup(error="nowhere: unreachable")}, "route", "the kernel sends it nowhere: unreachable"),
+        (
+            {"onward": Lookup("uplink", "198.51.100.1", 254)},
+            "route",
+            "the kernel sends it via 198.51.100.1 dev uplink (table 254)",
+        ),
+        (
+            {"onward": Lookup(error="nowhere: unreachable")},
+            "route",
+            "the kernel sends it nowhere: unreachable",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isalpha() else None,
 )
@@ -172,7 +289,10 @@ def test_a_kernel_that_does_not_follow_is_blamed(found: dict[str, Any], blamed: 
     assert answer.outcome == "blocked"
     assert blamed in problems(answer)
     assert words in step(answer, blamed)
-    assert f"10.77.0.10 should be carried by acme (openvpn), but would not arrive: {problems(answer)[0]}: " in answer.verdict
+    assert (
+        f"10.77.0.10 should be carried by acme (openvpn), but would not arrive: {problems(answer)[0]}: "
+        in answer.verdict
+    )
 
 
 def test_among_many_lanes_the_packets_own_rule_is_looked_for_where_it_stands() -> None:
@@ -213,7 +333,9 @@ def test_what_follows_from_a_tunnel_that_is_down_is_not_blamed() -> None:
 
 
 def test_a_proxy_that_does_not_listen_is_blamed() -> None:
-    assert step(asked(facts("10.90.0.10")), "proxy").startswith("TCP is redirected to port 17300 of this host, where the client listens")
+    assert step(asked(facts("10.90.0.10")), "proxy").startswith(
+        "TCP is redirected to port 17300 of this host, where the client listens"
+    )
     assert problems(asked(facts("10.90.0.10"), listening=False)) == ["proxy"]
 
 
@@ -236,7 +358,8 @@ def test_nobody_may_send_where_staff_has_no_network_of_that_version() -> None:
 
 def test_the_nearest_destinations_are_named() -> None:
     assert step(asked(facts("10.77.1.5")), "destination") == (
-        "no destination covers it; the nearest: 10.77.0.0/24 (acme), 10.90.0.0/16 (cloud), 10.50.0.0/16 (main)"
+        "no destination covers it; the nearest: 10.77.0.0/24 (acme), 10.90.0.0/16 (cloud), 10.50.0.0/16 "
+        "(main)"
     )
 
 
@@ -244,10 +367,20 @@ def test_the_document_gives_both_addresses() -> None:
     given = facts("100.65.3.4", "10.8.1.7", 443)
     found = document(given, asked(given))
     assert {name: value for name, value in found.items() if name not in ("steps", "verdict")} == {
-        "address": "100.65.3.4", "from": "10.8.1.7", "port": 443, "outcome": "carried", "tunnel": "beta", "destination": "100.65.0.0/16",
-        "staff_address": "100.65.3.4", "real_address": "10.0.3.4",
+        "address": "100.65.3.4",
+        "from": "10.8.1.7",
+        "port": 443,
+        "outcome": "carried",
+        "tunnel": "beta",
+        "destination": "100.65.0.0/16",
+        "staff_address": "100.65.3.4",
+        "real_address": "10.0.3.4",
     }
-    assert found["steps"][0] == {"name": "source", "state": "ok", "text": "10.8.1.7 is staff: 10.8.0.0/16, segment engineers"}
+    assert found["steps"][0] == {
+        "name": "source",
+        "state": "ok",
+        "text": "10.8.1.7 is staff: 10.8.0.0/16, segment engineers",
+    }
 
 
 def test_a_tunnel_that_was_just_removed_carries_nothing() -> None:
@@ -297,13 +430,17 @@ def test_only_a_covering_destination_is_found(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(-1, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")]
+    ("seconds", "words"),
+    [(-1, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")],
 )
 def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
     assert lasting(seconds) == words
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (10**13, "10.0 TB")])
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (10**13, "10.0 TB")],
+)
 def test_bytes_in_words(count: int, words: str) -> None:
     assert size(count) == words
 
@@ -322,15 +459,20 @@ def test_without_an_address_of_its_version_no_packet_enters(address: str, acme: 
 
 
 def test_an_address_on_the_interface_counts_where_the_client_sets_it() -> None:
-    assert "sees 10.78.0.9" in step(asked(facts("10.77.0.10", acme="unaddressed"), addresses=("10.78.0.9",)), "nat")
+    assert "sees 10.78.0.9" in step(
+        asked(facts("10.77.0.10", acme="unaddressed"), addresses=("10.78.0.9",)), "nat"
+    )
 
 
 @pytest.mark.parametrize("source", [None, "10.8.0.99"])
-@pytest.mark.parametrize(("back", "words"), [
-    (Lookup("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
-    (Lookup("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
-    (Lookup("lo", None, 255), "answers would stay on this host (dev lo)"),
-])
+@pytest.mark.parametrize(
+    ("back", "words"),
+    [
+        (Lookup("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
+        (Lookup("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
+        (Lookup("lo", None, 255), "answers would stay on this host (dev lo)"),
+    ],
+)
 def test_answers_must_leave_towards_the_staff(source: str | None, back: Lookup, words: str) -> None:
     answer = asked(facts("10.77.0.10", source=source), back=back)
     assert (answer.outcome, problems(answer)) == ("blocked", ["way back"])

@@ -1,4 +1,6 @@
-"""Facts about two customers with the same real network, one common destination and a proxy, as if somebody had just asked."""
+"""Facts about two customers with the same real network, one common destination and a proxy, as if somebody
+had just asked.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,12 @@ def tunnel(name: str, *destinations: Any, **options: Any) -> Tunnel:
 
 
 TUNNELS = (
-    tunnel("acme", "10.77.0.0/24", "fd00:77::/64", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}),
     tunnel(
-        "beta", {"network": "10.0.0.0/16", "presented_as": "100.65.0.0/16"},
+        "acme", "10.77.0.0/24", "fd00:77::/64", {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}
+    ),
+    tunnel(
+        "beta",
+        {"network": "10.0.0.0/16", "presented_as": "100.65.0.0/16"},
         allow=("engineers", {"segment": "support", "ports": ["tcp/443"]}),
     ),
     tunnel("main", "10.50.0.0/16", priority=100, reconnect=Reconnect(stable_after="1m")),
@@ -39,12 +44,26 @@ TUNNELS = (
 )
 LANES = assign_lanes([each.name for each in TUNNELS], {})
 SESSION = Session(
-    3, id="5f0c", pid=4242, device="t-acme", port=17300, started=NOW - 11_522, connected=NOW - 11_521, address="10.78.0.2",
-    peer="203.0.113.2", address6="fd00:78::2",
+    3,
+    id="5f0c",
+    pid=4242,
+    device="t-acme",
+    port=17300,
+    started=NOW - 11_522,
+    connected=NOW - 11_521,
+    address="10.78.0.2",
+    peer="203.0.113.2",
+    address6="fd00:78::2",
 )
 HEALTHY = TunnelState(
-    phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, since=NOW - 11_520, well_since=NOW - 11_520, session=SESSION,
-    healthy_since=NOW - 11_520, last_rtt=0.0123,
+    phase=Phase.UP,
+    health=Health.HEALTHY,
+    reason=Reason.HEALTHY,
+    since=NOW - 11_520,
+    well_since=NOW - 11_520,
+    session=SESSION,
+    healthy_since=NOW - 11_520,
+    last_rtt=0.0123,
 )
 STATES: Mapping[str, TunnelState] = {
     "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
@@ -52,34 +71,82 @@ STATES: Mapping[str, TunnelState] = {
     "unaddressed": replace(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
     "unassigned": replace(HEALTHY, session=replace(SESSION, address=None, address6=None)),
     "back": replace(HEALTHY, well_since=NOW - 20),
-    "backoff": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 125, since=NOW - 5, deadline=NOW + 7, failure=TIMED_OUT, session=SESSION),
-    "dropped": TunnelState(phase=Phase.BACKOFF, well_since=NOW - 4, since=NOW - 4, deadline=NOW + 1, failure=TIMED_OUT, session=SESSION),
+    "backoff": TunnelState(
+        phase=Phase.BACKOFF,
+        well_since=NOW - 125,
+        since=NOW - 5,
+        deadline=NOW + 7,
+        failure=TIMED_OUT,
+        session=SESSION,
+    ),
+    "dropped": TunnelState(
+        phase=Phase.BACKOFF,
+        well_since=NOW - 4,
+        since=NOW - 4,
+        deadline=NOW + 1,
+        failure=TIMED_OUT,
+        session=SESSION,
+    ),
     "alone": replace(
-        HEALTHY, health=Health.UNHEALTHY, reason=Reason.DESTINATION, since=NOW - 60, well_since=NOW - 60, misses=30,
+        HEALTHY,
+        health=Health.UNHEALTHY,
+        reason=Reason.DESTINATION,
+        since=NOW - 60,
+        well_since=NOW - 60,
+        misses=30,
         failure=Failure(Reason.DESTINATION, "the tunnel works, but nothing answers", NOW - 60),
     ),
     "bad": replace(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
-    "starting": TunnelState(phase=Phase.STARTING, well_since=NOW - 125, since=NOW - 1, failure=TIMED_OUT, session=Session(4, pid=4300)),
-    "failed": TunnelState(phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)),
+    "starting": TunnelState(
+        phase=Phase.STARTING,
+        well_since=NOW - 125,
+        since=NOW - 1,
+        failure=TIMED_OUT,
+        session=Session(4, pid=4300),
+    ),
+    "failed": TunnelState(
+        phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)
+    ),
     "draining": replace(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
-    "stopped": TunnelState(want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60),
+    "stopped": TunnelState(
+        want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60
+    ),
 }
 OTHER_WAY = Lookup("vpc", "10.60.0.1", 254)
 
 
 def facts(
-    address: str, source: str | None = None, port: int | None = None, carriers: Mapping[str, str] | None = None, **states: str
+    address: str,
+    source: str | None = None,
+    port: int | None = None,
+    carriers: Mapping[str, str] | None = None,
+    **states: str,
 ) -> Evidence:
     """Everything is as it should be, apart from the named tunnels: `facts("10.77.0.10", acme="backoff")`."""
-    snapshot = Snapshot({each.name: (each, STATES[states[each.name]] if each.name in states else HEALTHY) for each in TUNNELS}, NOW)
+    snapshot = Snapshot(
+        {
+            each.name: (each, STATES[states[each.name]] if each.name in states else HEALTHY)
+            for each in TUNNELS
+        },
+        NOW,
+    )
     before = {ip_network(network): name for network, name in (carriers or {}).items()}
     plan = desired(STAFF, LANES, {"cloud": 480}, snapshot, choose(before, snapshot)[0])
     asked = parse_question(address, source, port)
     found = resolve(snapshot, plan, asked.address)
     if not isinstance(found, Match):
-        return Evidence(asked, snapshot, plan, KernelView(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY), 0.0, SEGMENTS)
+        return Evidence(
+            asked,
+            snapshot,
+            plan,
+            KernelView(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY),
+            0.0,
+            SEGMENTS,
+        )
     lane = way(snapshot, plan, found).lane
-    failures: Mapping[str, Sequence[Failure]] = {lane.tunnel: (TIMED_OUT, replace(TIMED_OUT, text="again", at=NOW - 60))}
+    failures: Mapping[str, Sequence[Failure]] = {
+        lane.tunnel: (TIMED_OUT, replace(TIMED_OUT, text="again", at=NOW - 60))
+    }
     return Evidence(asked, snapshot, plan, kernel(plan, lane), 0.0, SEGMENTS, failures)
 
 
@@ -87,10 +154,23 @@ def kernel(plan: NetworkPlan, lane: Lane) -> KernelView:
     """A kernel that follows the plan."""
     devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
     host = HostFeatures({"lo": Device(1, 65536, True, True), **devices})
-    onward = None if lane.device is None else Lookup(lane.device, None, lane.number) if lane.up else Lookup(error="nowhere: unreachable")
+    onward = (
+        None
+        if lane.device is None
+        else Lookup(lane.device, None, lane.number)
+        if lane.up
+        else Lookup(error="nowhere: unreachable")
+    )
     return KernelView(
-        host=host, layout=wanted(plan, host), forwarding=True, onward=onward, back=OTHER_WAY, addresses=("10.78.0.2",) if devices else (),
-        listening=lane.device is None, traffic=(4_200_000, 999) if devices else None, refused={"forward": 3, "input": 0},
+        host=host,
+        layout=wanted(plan, host),
+        forwarding=True,
+        onward=onward,
+        back=OTHER_WAY,
+        addresses=("10.78.0.2",) if devices else (),
+        listening=lane.device is None,
+        traffic=(4_200_000, 999) if devices else None,
+        refused={"forward": 3, "input": 0},
     )
 
 

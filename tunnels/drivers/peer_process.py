@@ -1,4 +1,6 @@
-"""Which process is at the other end of a unix socket, and whether it is one that we have started, or one of those."""
+"""Which process is at the other end of a unix socket, and whether it is one that we have started, or one
+of those.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,16 @@ import os
 import socket
 import struct
 
-_CREDENTIALS = struct.Struct("3i")      # struct ucred: pid, uid, gid
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 def peer(connection: socket.socket) -> int:
     """The process that has connected."""
-    return int(_CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0])
+    return int(
+        _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[
+            0
+        ]
+    )
 
 
 def descends(pid: int) -> bool:
@@ -30,4 +36,4 @@ def _parent(pid: int) -> int:
             fields = file.read()
     except OSError:
         return 0
-    return int(fields[fields.rindex(b")") + 2:].split()[1])
+    return int(fields[fields.rindex(b")") + 2 :].split()[1])

@@ -15,7 +15,7 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
-User = tuple[int, int]      # uid, gid
+User = tuple[int, int]  # uid, gid
 
 
 def user(text: str) -> User:
@@ -25,7 +25,8 @@ def user(text: str) -> User:
 
 
 def give_up(private: Sequence[int], descriptors: int, memory: int, user: User | None) -> None:
-    """Root becomes the user; no capability, no core dump, limits for this process and each child. Unfit: this host does not let us.
+    """Root becomes the user; no capability, no core dump, limits for this process and each child. Unfit:
+    this host does not let us.
 
     The limits: so many descriptors, and so many bytes of data.
 
@@ -49,7 +50,7 @@ def give_up(private: Sequence[int], descriptors: int, memory: int, user: User | 
         _switch(user)
     _forget_capabilities(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)    # else our own ssh may not open /proc/PID/fd
+    libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own ssh may not open /proc/PID/fd
 
 
 def _limit(what: int, most: int) -> None:

@@ -1,6 +1,8 @@
-"""Hears a client that prints lines and asks questions on its standard output: a question is a line without an end.
+"""Hears a client that prints lines and asks questions on its standard output: a question is a line without
+an end.
 
-    output -> hear -> on_line(line) | on_prompt(words) whose answer the caller writes to the client's standard input
+output -> hear -> on_line(line) | on_prompt(words) whose answer the caller writes to the client's standard
+input
 """
 
 from __future__ import annotations
@@ -9,13 +11,18 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
-_LARGEST = 64 << 10         # characters of a line
+_LARGEST = 64 << 10  # characters of a line
 
 
 async def hear(
-    output: asyncio.StreamReader, prompt: re.Pattern[str], on_line: Callable[[str], None], on_prompt: Callable[[str], Awaitable[None]],
+    output: asyncio.StreamReader,
+    prompt: re.Pattern[str],
+    on_line: Callable[[str], None],
+    on_prompt: Callable[[str], Awaitable[None]],
 ) -> None:
-    """Until the output ends. `prompt` is the whole of an unfinished line that is a question; `on_prompt` runs beside the listening."""
+    """Until the output ends. `prompt` is the whole of an unfinished line that is a question; `on_prompt`
+    runs beside the listening.
+    """
     answering: set[asyncio.Future[None]] = set()
     line = ""
     while said := await output.read(_LARGEST):

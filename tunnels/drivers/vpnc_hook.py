@@ -1,9 +1,11 @@
-"""What openconnect and vpnc run in place of vpnc-script: hands its environment to the program that drives the client, and waits.
+"""What openconnect and vpnc run in place of vpnc-script: hands its environment to the program that drives
+the client, and waits.
 
-    python -I -S hook.py SOCKET         (tunnels/drivers/vpnc_script.py listens on the socket)
+    python -I -S vpnc_hook.py SOCKET         (tunnels/drivers/vpnc_script.py listens on the socket)
 
-It decides nothing and changes nothing. Exit code 0: the program has done what was to be done; 1: it could not, or is gone.
-Each start of a tunnel waits for it, so it imports nothing that takes time: `socket` alone would double what it costs.
+It decides nothing and changes nothing. Exit code 0: the program has done what was to be done; 1: it could
+not, or is gone. Each start of a tunnel waits for it, so it imports nothing that takes time: `socket` alone
+would double what it costs.
 """
 
 import _socket

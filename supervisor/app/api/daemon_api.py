@@ -1,4 +1,6 @@
-"""What the running daemon offers to commands and scrapers: questions are answered from the snapshot, wishes go to the inbox."""
+"""What the running daemon offers to commands and scrapers: questions are answered from the snapshot,
+wishes go to the inbox.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,9 @@ from supervisor.reports.paging.pagers import Pagers
 from tunnels.base import Reason
 
 _REASONS = {"start": Reason.STARTED, "stop": Reason.STOPPED, "restart": Reason.RESTARTED}
-_TRIED_WITHIN = 40.0    # seconds for the answers to a test
-_COUNTED_WITHIN = 5.0   # seconds until it is known what is left
-_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)     # stopped: somebody else wished otherwise
+_TRIED_WITHIN = 40.0  # seconds for the answers to a test
+_COUNTED_WITHIN = 5.0  # seconds until it is known what is left
+_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)  # stopped: somebody else wished otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Facade:
     auditing: Auditing
     stalled: Callable[[], str | None]
     reloaded: Callable[[], Awaitable[dict[str, Any]]]
-    ended: Callable[[bool], None]       # True: now, whatever is under way
+    ended: Callable[[bool], None]  # True: now, whatever is under way
     upgraded: Callable[[], Awaitable[dict[str, Any]]]
 
     def status(self) -> dict[str, Any]:
@@ -101,7 +103,10 @@ class Facade:
     def _chronicle(self, chosen: Mapping[str, str | None], tunnel: str | None, limit: int) -> dict[str, Any]:
         record = self.recorded
         rows = record.read(tunnel, limit)
-        told = (TunnelHistory(name, kind, record.availability(name), record.slots(name, DAY, PARTS)) for name, kind in chosen.items())
+        told = (
+            TunnelHistory(name, kind, record.availability(name), record.slots(name, DAY, PARTS))
+            for name, kind in chosen.items()
+        )
         return chronicle(self.identity.facilitator, told, rows, record.offset, limit)
 
     def alerts(self) -> dict[str, Any]:
@@ -133,10 +138,14 @@ class Facade:
         return self.runner.follow(tunnel)
 
     async def ask(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> dict[str, Any]:
-        """Put the wish into the inbox and wait for what comes of it. LookupError: the tunnel is gone meanwhile."""
+        """Put the wish into the inbox and wait for what comes of it. LookupError: the tunnel is gone
+        meanwhile.
+        """
         self._remember(tunnel, verb)
         before = self.engine.snapshot.tunnels[tunnel][1]
-        self.inbox.post(Asked(tunnel, reason=_REASONS[verb], until=self.engine.drained_by() if drain else None))
+        self.inbox.post(
+            Asked(tunnel, reason=_REASONS[verb], until=self.engine.drained_by() if drain else None)
+        )
         await self._outcome_within(wait, _outcome(tunnel, verb, before, drain))
         entry = self._entry(tunnel)
         if drain:
@@ -146,7 +155,9 @@ class Facade:
     async def drain(self, now: bool) -> dict[str, Any]:
         """As SIGTERM, or as a second one; the status when it is known what is left."""
         self.ended(now)
-        await self._outcome_within(_COUNTED_WITHIN, lambda snapshot: now or (snapshot.draining and counted(snapshot)))
+        await self._outcome_within(
+            _COUNTED_WITHIN, lambda snapshot: now or (snapshot.draining and counted(snapshot))
+        )
         return self.status()
 
     def question(self, tunnel: str) -> str | None:
@@ -155,7 +166,9 @@ class Facade:
         return None if asking is None else asking.question.text
 
     async def answer(self, tunnel: str, text: str, wait: float) -> dict[str, Any]:
-        """Pass the answer on and wait for what comes of it. LookupError: nothing is asked, or the tunnel is gone meanwhile."""
+        """Pass the answer on and wait for what comes of it. LookupError: nothing is asked, or the tunnel
+        is gone meanwhile.
+        """
         if self.question(tunnel) is None:
             raise LookupError(f"{tunnel} asks nothing; see: facilitator status {tunnel}")
         self.runner.answer(tunnel, text)
@@ -164,7 +177,12 @@ class Facade:
         def settled(now: Snapshot) -> bool:
             state = now.tunnels[tunnel][1] if tunnel in now.tunnels else None
             anew = state is not None and state.asking is not None and state.asking is not before.asking
-            return state is None or anew or state.phase in _SETTLED or state.session.number != before.session.number
+            return (
+                state is None
+                or anew
+                or state.phase in _SETTLED
+                or state.session.number != before.session.number
+            )
 
         await self._outcome_within(wait, settled)
         return self._entry(tunnel)
@@ -193,21 +211,33 @@ class Facade:
         try:
             (self.held.hold if verb == "stop" else self.held.release)(tunnel)
         except OSError as error:
-            structlog.get_logger().error("the wish will not survive a restart of the daemon", tunnel=tunnel, wish=verb, error=str(error))
+            structlog.get_logger().error(
+                "the wish will not survive a restart of the daemon",
+                tunnel=tunnel,
+                wish=verb,
+                error=str(error),
+            )
 
 
 async def _tried(name: str, future: Future[tuple[SendResult, SendResult]]) -> dict[str, Any]:
     try:
         answers = await asyncio.wait_for(asyncio.wrap_future(future), _TRIED_WITHIN)
-    except (OSError, LookupError, ValueError) as error:     # a TimeoutError is an OSError
+    except (OSError, LookupError, ValueError) as error:  # a TimeoutError is an OSError
         text = str(error) or f"no answer within {_TRIED_WITHIN:.0f} s; an earlier message is still under way"
         return {"name": name, "taken": False, "trigger": text, "resolve": None}
     said = [answer.outcome.value + (f": {answer.text}" if answer.text else "") for answer in answers]
-    return {"name": name, "taken": all(a.outcome is SendOutcome.ACCEPTED for a in answers), "trigger": said[0], "resolve": said[1]}
+    return {
+        "name": name,
+        "taken": all(a.outcome is SendOutcome.ACCEPTED for a in answers),
+        "trigger": said[0],
+        "resolve": said[1],
+    }
 
 
 def _outcome(tunnel: str, verb: str, before: TunnelState, drain: bool) -> Callable[[Snapshot], bool]:
-    """True once the wish is fulfilled, has visibly failed for the moment, or is void because the tunnel is gone."""
+    """True once the wish is fulfilled, has visibly failed for the moment, or is void because the tunnel is
+    gone.
+    """
     fresh = verb == "restart" or before.phase not in (Phase.STARTING, Phase.UP)
     target = before.session.number + fresh
 
@@ -216,7 +246,9 @@ def _outcome(tunnel: str, verb: str, before: TunnelState, drain: bool) -> Callab
             return True
         state = now.tunnels[tunnel][1]
         if verb == "stop":
-            return state.phase is Phase.STOPPED or (drain and state.drain is not None and state.drain.left is not None)
+            return state.phase is Phase.STOPPED or (
+                drain and state.drain is not None and state.drain.left is not None
+            )
         return state.session.number >= target and (state.phase in _SETTLED or state.asking is not None)
 
     return reached

@@ -1,4 +1,6 @@
-"""Gathers what `facilitator why` is answered from: the engine's snapshot and plan, and what the kernel really holds at this moment."""
+"""Gathers what `facilitator why` is answered from: the engine's snapshot and plan, and what the kernel
+really holds at this moment.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,14 @@ from supervisor.kernel.route.table import RouteTable
 from supervisor.reports.history.last_failures import Deaths
 from tunnels.settings import IPAddress, IPNetwork
 
-_SETTLED_WITHIN = 0.5       # seconds for the kernel to follow the plan that is asked about
+_SETTLED_WITHIN = 0.5  # seconds for the kernel to follow the plan that is asked about
 
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Answers questions about packets. `segments`: what staff.segments says now; `look`: what other programs have in the kernel now."""
+    """Answers questions about packets. `segments`: what staff.segments says now; `look`: what other
+    programs have in the kernel now.
+    """
 
     wall_offset: float
     engine: Engine
@@ -45,7 +49,13 @@ class Explainer:
         found = resolve(snapshot, plan, question.address)
         path = way(snapshot, plan, found) if isinstance(found, Match) else None
         facts = Evidence(
-            question, snapshot, plan, await self._kernel(question, plan, path), self.wall_offset, self.segments(), self.deaths.last
+            question,
+            snapshot,
+            plan,
+            await self._kernel(question, plan, path),
+            self.wall_offset,
+            self.segments(),
+            self.deaths.last,
         )
         return document(facts, explain(facts))
 
@@ -77,8 +87,12 @@ class Explainer:
         return replace(known, listening=None if lane.port is None else listening(lane.port))
 
 
-async def _routed(look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: Way | None) -> KernelView:
-    """Routing decides after a 1:1 mapping took place, so the address is the real one. A proxy's packets are not routed onwards."""
+async def _routed(
+    look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: Way | None
+) -> KernelView:
+    """Routing decides after a 1:1 mapping took place, so the address is the real one. A proxy's packets
+    are not routed onwards.
+    """
     sender, back = await _sender(look, question, plan)
     known = replace(known, back=back)
     if path is None:
@@ -86,18 +100,28 @@ async def _routed(look: Inspector, known: KernelView, question: PacketQuery, pla
     if path.lane.device is None:
         return known
     onward = await _onward(look, path.match.real, path.lane.number, sender, back)
-    return replace(known, onward=onward, addresses=await look.addresses(path.lane.device, question.address.version))
+    return replace(
+        known, onward=onward, addresses=await look.addresses(path.lane.device, question.address.version)
+    )
 
 
-async def _onward(look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: Lookup | None) -> Lookup:
-    """As a packet that comes in where answers to its sender go out; where that is nowhere, as one of this host."""
+async def _onward(
+    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: Lookup | None
+) -> Lookup:
+    """As a packet that comes in where answers to its sender go out; where that is nowhere, as one of this
+    host.
+    """
     if sender is None or back is None or back.device is None or back.device == "lo":
         return await look.lookup(address, mark=mark)
     return await look.lookup(address, mark=mark, source=sender, device=back.device)
 
 
-async def _sender(look: Inspector, question: PacketQuery, plan: NetworkPlan) -> tuple[IPAddress | None, Lookup | None]:
-    """Who sends the packet, and where answers to it go. Nobody is named: somebody of staff, but not this host itself."""
+async def _sender(
+    look: Inspector, question: PacketQuery, plan: NetworkPlan
+) -> tuple[IPAddress | None, Lookup | None]:
+    """Who sends the packet, and where answers to it go. Nobody is named: somebody of staff, but not this
+    host itself.
+    """
     named = question.source
     sender, back = None, None
     for sender in _staff(plan, question.address.version) if named is None else (named,):

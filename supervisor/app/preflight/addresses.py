@@ -21,10 +21,11 @@ from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import device_name
 
 _NET = Path("/proc/self/net")
-_GATEWAY = 0x2              # RTF_GATEWAY
+_GATEWAY = 0x2  # RTF_GATEWAY
 _LISTENS = "0A"
 
-# --- what the host lives by --------------------------------------------------------------------------------------------------------
+# --- what the host lives by
+# --------------------------------------------------------------------------------------------------------
 
 
 def own(config: Config, resolvers: Iterable[Path]) -> tuple[Own, ...]:
@@ -83,22 +84,30 @@ def _rows(name: str, skip: int = 1) -> list[list[str]]:
         return []
 
 
-# --- who listens -------------------------------------------------------------------------------------------------------------------
+# --- who listens
+# ----------------------------------------------------------------------------------------------------------
 
 
 def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> tuple[ForeignListener, ...]:
-    """Third-party programs on the ports of the proxies, and on that of http.listen while no daemon of ours has it.
+    """Third-party programs on the ports of the proxies, and on that of http.listen while no daemon of ours
+    has it.
 
     On the `known` ports a proxy of ours listens.
     """
     ours = frozenset(known)
-    taken = {each.port: each for each in _listening() if FIRST_PORT <= each.port <= LAST_PORT and each.port not in ours}
+    taken = {
+        each.port: each
+        for each in _listening()
+        if FIRST_PORT <= each.port <= LAST_PORT and each.port not in ours
+    }
     port = config.http.listen.port
     if daemon is None and _in_use(config.http.listen.host, port):
         taken[port] = next((each for each in _listening() if each.port == port), _Socket(port, 0, 0))
     owners = _owners({each.inode for each in taken.values()}) if taken else {}
     found = ((each, owners.get(each.inode)) for _, each in sorted(taken.items()))
-    return tuple(ForeignListener(each.port, _name(pid)) for each, pid in found if not _ours(each, pid, daemon))
+    return tuple(
+        ForeignListener(each.port, _name(pid)) for each, pid in found if not _ours(each, pid, daemon)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ def _in_use(host: str, port: int) -> bool:
     try:
         family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
     except ValueError:
-        return False            # a name: not tried
+        return False  # a name: not tried
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -138,7 +147,12 @@ def _in_use(host: str, port: int) -> bool:
 def _owners(inodes: set[int]) -> dict[int, int]:
     """Pid by inode, of the sockets whose processes can be seen."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    return {wanted[target]: pid for pid in processes.all_pids() for target in _descriptors(pid) if target in wanted}
+    return {
+        wanted[target]: pid
+        for pid in processes.all_pids()
+        for target in _descriptors(pid)
+        if target in wanted
+    }
 
 
 def _descriptors(pid: int) -> Iterator[str]:

@@ -18,7 +18,9 @@ from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import AnyKind
 
 
-def diagnose(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None) -> tuple[Finding, ...]:
+def diagnose(
+    path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None
+) -> tuple[Finding, ...]:
     """Is this host fit for the configuration that was read from `path`? Takes at most a few seconds."""
     return examine(gather(path, config, kinds, places or Places()))
 
@@ -67,5 +69,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
 def around(config: Config, kinds: Mapping[str, AnyKind]) -> Around:
     """The packets that the configuration is about, with lanes as a daemon without a memory gives them."""
     plan = first_plan(config, kinds)
-    targets = tuple((name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets)
+    targets = tuple(
+        (name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets
+    )
     return Around(plan, targets, (), host.arrivals(plan.staff), foreign_rules.indexes())

@@ -18,29 +18,49 @@ from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.netfilter.values import OURS
 from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.rules import PRIORITY
-from supervisor.core.preflight.facts import DaemonFacts, KernelFacts, PolicyRule, ProcessFacts, ReversePath, Setting, TableRoute
+from supervisor.core.preflight.facts import (
+    DaemonFacts,
+    KernelFacts,
+    PolicyRule,
+    ProcessFacts,
+    ReversePath,
+    Setting,
+    TableRoute,
+)
 from supervisor.core.preflight.routing import LOCAL_TABLE
 from supervisor.kernel.inspect import foreign_rules
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader, ours_exists
 from tunnels.settings import IPAddress, IPNetwork
 
-PATIENCE = 1.5          # seconds for a daemon or a program to answer
-_CAPABILITIES = ((5, "CAP_KILL"), (6, "CAP_SETGID"), (7, "CAP_SETUID"), (10, "CAP_NET_BIND_SERVICE"), (12, "CAP_NET_ADMIN"))
-_SETTINGS = (
-    "net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.ping_group_range", "net.ipv6.conf.all.forwarding",
-    "net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
+PATIENCE = 1.5  # seconds for a daemon or a program to answer
+_CAPABILITIES = (
+    (5, "CAP_KILL"),
+    (6, "CAP_SETGID"),
+    (7, "CAP_SETUID"),
+    (10, "CAP_NET_BIND_SERVICE"),
+    (12, "CAP_NET_ADMIN"),
 )
-_LONGEST = 200          # bytes of a setting
+_SETTINGS = (
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.ping_group_range",
+    "net.ipv6.conf.all.forwarding",
+    "net.netfilter.nf_conntrack_acct",
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_max",
+)
+_LONGEST = 200  # bytes of a setting
 _OF_DEVICES = (("net.ipv4", "forwarding"), ("net.ipv6", "disable_ipv6"))
 _AS_PATH = str.maketrans("./", "/.")
-_OUTSIDE = ip_address("192.0.2.1")      # nobody's address (RFC 5737): only a default route leads to it
+_OUTSIDE = ip_address("192.0.2.1")  # nobody's address (RFC 5737): only a default route leads to it
 _UNPRIVILEGED_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _MAKER = Path("/sys/class/dmi/id/sys_vendor")
 _LEGACY = (("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy"))
-_STATUS_OFFSET = struct.calcsize("@Illll")      # of `status` in struct timex
+_STATUS_OFFSET = struct.calcsize("@Illll")  # of `status` in struct timex
 _STA_UNSYNC = 0x40
 
-# --- the daemon --------------------------------------------------------------------------------------------------------------------
+# --- the daemon
+# ----------------------------------------------------------------------------------------------------------
 
 
 def running(runtime_dir: Path) -> int | None:
@@ -58,7 +78,9 @@ def running(runtime_dir: Path) -> int | None:
 
 
 def _lock_holder(path: Path) -> int | None:
-    """Who holds the lock, read from the kernel's list: trying to take it could keep a daemon from starting."""
+    """Who holds the lock, read from the kernel's list: trying to take it could keep a daemon from
+    starting.
+    """
     try:
         found = path.stat()
         locks = Path("/proc/locks").read_text().splitlines()
@@ -88,7 +110,9 @@ def process(pid: int | None) -> ProcessFacts:
     bits = int(status["CapEff"], 16)
     names = frozenset(name for bit, name in _CAPABILITIES if bits >> bit & 1)
     who = f"the running daemon (pid {pid})" if pid else "this process"
-    return ProcessFacts(who, int(status["Uid"].split()[1]), int(status["Gid"].split()[1]), names, _unprivileged_port())
+    return ProcessFacts(
+        who, int(status["Uid"].split()[1]), int(status["Gid"].split()[1]), names, _unprivileged_port()
+    )
 
 
 def _status(pid: int) -> dict[str, str]:
@@ -113,11 +137,12 @@ def environment(pid: int | None) -> Mapping[str, str]:
     return {name: value for name, _, value in entries if name} or os.environ
 
 
-# --- devices, settings, clock --------------------------------------------------------------------------------------------------------
+# --- devices, settings, clock
+# --------------------------------------------------------------------------------------------------------
 
 
 def tun(path: Path) -> str | None:
-    """"" when it can be opened (which makes no device yet), None when it does not exist, else why not."""
+    """ "" when it can be opened (which makes no device yet), None when it does not exist, else why not."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -128,14 +153,23 @@ def tun(path: Path) -> str | None:
 
 
 def settings(root: Path, devices: Iterable[str] = ()) -> dict[str, Setting]:
-    """The kernel settings by name. Whether one can be written is tried by opening it, which changes nothing."""
-    own = (f"{protocol}.conf.{device.replace('.', '/')}.{word}" for device in devices for protocol, word in _OF_DEVICES)
+    """The kernel settings by name. Whether one can be written is tried by opening it, which changes
+    nothing.
+    """
+    own = (
+        f"{protocol}.conf.{device.replace('.', '/')}.{word}"
+        for device in devices
+        for protocol, word in _OF_DEVICES
+    )
     return {name: _setting(root / name.translate(_AS_PATH)) for name in (*_SETTINGS, *own)}
 
 
 def reread(root: Path, known: Mapping[str, Setting]) -> dict[str, Setting]:
     """The same settings with their values of now; that they can be written is not tried again."""
-    return {name: Setting(_value(f"{root}/{name.translate(_AS_PATH)}"), each.writable) for name, each in known.items()}
+    return {
+        name: Setting(_value(f"{root}/{name.translate(_AS_PATH)}"), each.writable)
+        for name, each in known.items()
+    }
 
 
 def _setting(path: Path) -> Setting:
@@ -164,7 +198,7 @@ def _value(path: str) -> str | None:
 
 def synchronised() -> bool | None:
     """Does the kernel hold its clock for synchronised?"""
-    buffer = ctypes.create_string_buffer(512)       # struct timex with modes 0: only asks
+    buffer = ctypes.create_string_buffer(512)  # struct timex with modes 0: only asks
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
     except (OSError, AttributeError):
@@ -182,20 +216,28 @@ def maker() -> str | None:
         return None
 
 
-# --- what other programs put into the kernel -----------------------------------------------------------------------------------------
+# --- what other programs put into the kernel
+# -----------------------------------------------------------------------------------------
 
 
 def kernel() -> KernelFacts | None:
     """Third-party firewalls, and what nftables can do. None without CAP_NET_ADMIN."""
     try:
-        return KernelFacts(ForeignTableReader().read(), ours_exists(), foreign_rules.owner_persist(), foreign_rules.missing_modules())
+        return KernelFacts(
+            ForeignTableReader().read(),
+            ours_exists(),
+            foreign_rules.owner_persist(),
+            foreign_rules.missing_modules(),
+        )
     except OSError:
         return None
 
 
 def legacy_tables() -> bool:
     """Has iptables-legacy a filter table that may drop? nftables does not show it."""
-    return any("filter" in _words(Path("/proc/self/net") / name) and _may_drop(program) for name, program in _LEGACY)
+    return any(
+        "filter" in _words(Path("/proc/self/net") / name) and _may_drop(program) for name, program in _LEGACY
+    )
 
 
 def _words(path: Path) -> list[str]:
@@ -214,7 +256,9 @@ def _may_drop(program: str) -> bool:
 def _output(program: str, *arguments: str) -> str | None:
     command = (shutil.which(program, path=PATH) or program, *arguments)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
@@ -259,4 +303,8 @@ def reverse_path(root: Path, devices: Iterable[str]) -> tuple[ReversePath, ...]:
     names = sorted({*devices, *ways_out} - {"lo"})
     values = {name: _setting(root / "net/ipv4/conf" / name / "rp_filter").value for name in ("all", *names)}
     everywhere = int(values["all"] or 0)
-    return tuple(ReversePath(name, max(everywhere, int(value))) for name in names if (value := values[name]) is not None)
+    return tuple(
+        ReversePath(name, max(everywhere, int(value)))
+        for name in names
+        if (value := values[name]) is not None
+    )

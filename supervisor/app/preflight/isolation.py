@@ -1,4 +1,6 @@
-"""What this kernel offers to keep clients apart (`clients.sandbox`): for the doctor, and for one line in the log at the start."""
+"""What this kernel offers to keep clients apart (`clients.sandbox`): for the doctor, and for one line in
+the log at the start.
+"""
 
 from __future__ import annotations
 

@@ -21,25 +21,39 @@ def everything(running: Running, reader: ForeignTableReader, places: Places | No
     """A full look; some milliseconds."""
     where, plan = places or Places(), running.plan
     policies = host.rules()
-    around = Around(plan, _targets(running.config), running.peers, host.arrivals(plan.staff), foreign_rules.indexes())
+    around = Around(
+        plan, _targets(running.config), running.peers, host.arrivals(plan.staff), foreign_rules.indexes()
+    )
     ways = [device for _, device in around.arrivals]
     tunnels = {lane.device for lane in plan.lanes if lane.up and lane.device is not None}
     facts = HostFacts(
-        demand=running.demand, live=True, settings=host.settings(where.sysctls, sorted({*ways, *(tunnels & foreign_rules.not_forwarding())})),
-        kernel=_kernel(reader), rules=policies, routes=host.routes(policies or ()), around=around, own=addresses.own(running.config, ()),
+        demand=running.demand,
+        live=True,
+        settings=host.settings(where.sysctls, sorted({*ways, *(tunnels & foreign_rules.not_forwarding())})),
+        kernel=_kernel(reader),
+        rules=policies,
+        routes=host.routes(policies or ()),
+        around=around,
+        own=addresses.own(running.config, ()),
     )
     return at_a_glance(facts, running, where)
 
 
 def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None) -> HostFacts:
-    """The same facts, with those looked at again of whose change the kernel says nothing; less than a millisecond."""
+    """The same facts, with those looked at again of whose change the kernel says nothing; less than a
+    millisecond.
+    """
     where = places or Places()
     settings = host.reread(where.sysctls, facts.settings)
     count, limit = (int(settings[name].value or 0) for name in (_COUNT, _LIMIT))
-    if count <= FULL * limit:       # it changes all the time, and says nothing
+    if count <= FULL * limit:  # it changes all the time, and says nothing
         settings[_COUNT] = Setting(None, False)
     return replace(
-        facts, settings=settings, listeners=_listeners(running), tun=host.tun(where.tun), synchronised=host.synchronised(),
+        facts,
+        settings=settings,
+        listeners=_listeners(running),
+        tun=host.tun(where.tun),
+        synchronised=host.synchronised(),
         absent=frozenset(need.path for _, need in facts.demand.needs if not Path(need.path).exists()),
     )
 
@@ -55,7 +69,9 @@ def _listeners(running: Running) -> tuple[ForeignListener, ...]:
     """A proxy that starts has its port before the plan says so; it is known by its process."""
     if not running.demand.proxies:
         return ()
-    return addresses.listeners(running.config, running.pid, [lane.port for lane in running.plan.lanes if lane.port is not None])
+    return addresses.listeners(
+        running.config, running.pid, [lane.port for lane in running.plan.lanes if lane.port is not None]
+    )
 
 
 def _targets(config: Config) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,6 @@ class Places:
     sysctls: Path = Path("/proc/sys")
     # systemd-resolved hides the real servers behind 127.0.0.53
     resolvers: tuple[Path, ...] = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
-    systemd: Path = Path("/run/systemd/system")     # there where systemd runs, see sd_booted(3)
+    systemd: Path = Path("/run/systemd/system")  # there where systemd runs, see sd_booted(3)
     bus: Path = Path("/run/dbus/system_bus_socket")
     nomad: Path = Path("/etc/nomad.d")

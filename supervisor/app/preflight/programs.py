@@ -16,8 +16,8 @@ from supervisor.config.model import Config
 from supervisor.core.preflight.facts import PackageFacts, ProgramFacts
 from tunnels.base import AnyKind
 
-_ASK: Mapping[str, str] = {"ssh": "-V"}         # everybody else understands --version
-_MUTE = frozenset({"charon-systemd"})           # takes no options: asked anything, it would begin to serve
+_ASK: Mapping[str, str] = {"ssh": "-V"}  # everybody else understands --version
+_MUTE = frozenset({"charon-systemd"})  # takes no options: asked anything, it would begin to serve
 _VERSION = re.compile(r"\d{1,9}\.\d{1,9}(?:\.\d{1,9})*(?:p\d{1,9})?")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;]*)")
 
@@ -44,7 +44,12 @@ def _program(name: str, tunnels: tuple[str, ...]) -> ProgramFacts:
     command = (shutil.which(name, path=PATH) or name, _ASK.get(name, "--version"))
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
             env={"PATH": PATH, "LANG": "C.UTF-8"},
         )
     except subprocess.TimeoutExpired:
@@ -54,7 +59,11 @@ def _program(name: str, tunnels: tuple[str, ...]) -> ProgramFacts:
     text = done.stdout.decode(errors="replace")
     found = _VERSION.search(text)
     if found is None and done.returncode in (126, 127):
-        return ProgramFacts(name, tunnels, error=text.strip().splitlines()[0] if text.strip() else f"exit code {done.returncode}")
+        return ProgramFacts(
+            name,
+            tunnels,
+            error=text.strip().splitlines()[0] if text.strip() else f"exit code {done.returncode}",
+        )
     return ProgramFacts(name, tunnels, version=found[0] if found else None)
 
 

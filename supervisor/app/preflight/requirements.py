@@ -19,7 +19,7 @@ class Running:
     config: Config
     demand: Demand
     plan: NetworkPlan
-    peers: tuple[tuple[str, IPAddress], ...]        # tunnel and the gateway that its client was last connected with
+    peers: tuple[tuple[str, IPAddress], ...]  # tunnel and the gateway that its client was last connected with
     pid: int
 
 
@@ -30,8 +30,14 @@ def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
     return Demand(
         devices=devices,
         proxies=tuple(name for name in tunnels if name not in devices),
-        destinations=tuple((name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations),
-        icmp=tuple(name for name, tunnel in tunnels.items() if any(target.startswith("icmp:") for target in tunnel.probe.targets)),
+        destinations=tuple(
+            (name, each.staff_side) for name, tunnel in tunnels.items() for each in tunnel.destinations
+        ),
+        icmp=tuple(
+            name
+            for name, tunnel in tunnels.items()
+            if any(target.startswith("icmp:") for target in tunnel.probe.targets)
+        ),
         totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
         needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
         staff=config.staff.networks,

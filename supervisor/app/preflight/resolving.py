@@ -20,15 +20,21 @@ from tunnels.kinds.openvpn.profile import read_profile, split_words
 from tunnels.kinds.sshuttle.kind import Sshuttle
 from tunnels.settings import Tunnel
 
-PATIENCE = 2.0          # seconds for all names together
+PATIENCE = 2.0  # seconds for all names together
 _PROXIES = ("http-proxy", "socks-proxy")
 
-Named = tuple[str, str]     # what it is, and its name or address
+Named = tuple[str, str]  # what it is, and its name or address
 
 
 def names(config: Config, files: Files) -> tuple[Named, ...]:
-    """What the clients and the alerting connect to, without repetitions. What cannot be read is left out: others complain about it."""
-    found = [(f"{name}: far side", host) for name, tunnel in config.tunnels.items() for host in _hosts(tunnel, files)]
+    """What the clients and the alerting connect to, without repetitions. What cannot be read is left out:
+    others complain about it.
+    """
+    found = [
+        (f"{name}: far side", host)
+        for name, tunnel in config.tunnels.items()
+        for host in _hosts(tunnel, files)
+    ]
     if config.alerts.pagerduty is not None:
         found.append(("alerts.pagerduty", urlsplit(config.alerts.pagerduty.url).hostname or ""))
     return tuple(dict.fromkeys(found))
@@ -39,7 +45,7 @@ def _hosts(tunnel: Tunnel, files: Files) -> list[str]:
         return list(_of_profile(tunnel, files))
     if isinstance(tunnel, Sshuttle):
         return list(_of_ssh(tunnel))
-    server = getattr(tunnel, "server", None)        # HOST[:PORT] of the other kinds
+    server = getattr(tunnel, "server", None)  # HOST[:PORT] of the other kinds
     host = urlsplit(f"//{server}").hostname if isinstance(server, str) else None
     return [host] if host else []
 
@@ -50,19 +56,25 @@ def _of_profile(tunnel: OpenVPN, files: Files) -> Iterator[str]:
         lines = read_profile(files.read(Input("config", tunnel.config))).text.splitlines()
     except (OSError, ValueError):
         return
-    words = [split for line in lines if line.startswith(("remote ", "http-proxy ", "socks-proxy ")) and (split := split_words(line))]
+    words = [
+        split
+        for line in lines
+        if line.startswith(("remote ", "http-proxy ", "socks-proxy ")) and (split := split_words(line))
+    ]
     proxies = [entry[1] for entry in words if entry[0] in _PROXIES and len(entry) > 1]
     yield from proxies or [entry[1] for entry in words if entry[0] == "remote"]
 
 
 def _of_ssh(tunnel: Sshuttle) -> Iterator[str]:
     options = dict(option.split("=", 1) for option in tunnel.ssh_options)
-    if "ProxyCommand" not in options:           # else it says by itself where it connects to
+    if "ProxyCommand" not in options:  # else it says by itself where it connects to
         yield options.get("HostName", tunnel.host)
 
 
 class Resolver:
-    """Resolves names in the background. A resolver that hangs holds up nobody: its threads end with the process."""
+    """Resolves names in the background. A resolver that hangs holds up nobody: its threads end with the
+    process.
+    """
 
     def __init__(self, named: Iterable[Named]) -> None:
         self._named = tuple(named)
@@ -78,7 +90,9 @@ class Resolver:
             self._threads.append(thread)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -88,7 +102,9 @@ class Resolver:
         late = f"no answer from the name servers within {PATIENCE:g} s"
         answers = dict(self._answers)
         return tuple(
-            Endpoint(what, name, answer.addresses, answer.error) if (answer := answers.get(name)) else Endpoint(what, name, error=late)
+            Endpoint(what, name, answer.addresses, answer.error)
+            if (answer := answers.get(name))
+            else Endpoint(what, name, error=late)
             for what, name in self._named
         )
 
@@ -96,7 +112,9 @@ class Resolver:
         try:
             found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            self._answers[name] = Endpoint("", name, error=f"its name cannot be resolved ({getattr(error, 'strerror', None) or error})")
+            self._answers[name] = Endpoint(
+                "", name, error=f"its name cannot be resolved ({getattr(error, 'strerror', None) or error})"
+            )
             return
         texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
         self._answers[name] = Endpoint("", name, tuple(map(ip_address, texts)))

@@ -22,13 +22,19 @@ _CREDENTIAL = re.compile(r"^LoadCredential(?:Encrypted)?=([^:\s]+):(/\S+)$", re.
 def service(variables: Mapping[str, str], places: Places) -> Service:
     """Who starts and stops the daemon whose environment this is."""
     nomad = "NOMAD_ALLOC_ID" in variables
-    return Service(nomad, _max_kill_timeout(places.nomad) if nomad else None, None if nomad else _unit(places))
+    return Service(
+        nomad, _max_kill_timeout(places.nomad) if nomad else None, None if nomad else _unit(places)
+    )
 
 
 def _max_kill_timeout(directory: Path) -> str | None:
     """What the agent's own configuration says; empty: nothing; None: it cannot be read."""
     try:
-        texts = [path.read_text(errors="replace") for path in sorted(directory.iterdir()) if path.suffix in (".hcl", ".json")]
+        texts = [
+            path.read_text(errors="replace")
+            for path in sorted(directory.iterdir())
+            if path.suffix in (".hcl", ".json")
+        ]
     except OSError:
         return None
     return next((match[1] for text in texts if (match := _LONGEST.search(text))), "") if texts else None
@@ -41,11 +47,17 @@ def _unit(places: Places) -> Unit | None:
     values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
     if values.get("LoadState") != "loaded":
         return None
-    text = _systemctl("cat", UNIT) or ""      # with its drop-ins: systemctl shows neither of these two while the unit does not run
+    text = (
+        _systemctl("cat", UNIT) or ""
+    )  # with its drop-ins: systemctl shows neither of these two while the unit does not run
     return Unit(
-        type=values.get("Type", ""), kill_mode=values.get("KillMode", ""), stop_timeout=values.get("TimeoutStopUSec", ""),
-        restart=values.get("Restart", ""), watchdog=["", *_WATCHDOG.findall(text)][-1],
-        preserved=values.get("RuntimeDirectoryPreserve", ""), bus=places.bus.is_socket(),
+        type=values.get("Type", ""),
+        kill_mode=values.get("KillMode", ""),
+        stop_timeout=values.get("TimeoutStopUSec", ""),
+        restart=values.get("Restart", ""),
+        watchdog=["", *_WATCHDOG.findall(text)][-1],
+        preserved=values.get("RuntimeDirectoryPreserve", ""),
+        bus=places.bus.is_socket(),
         credentials=tuple((name, path) for name, path in _CREDENTIAL.findall(text)),
     )
 
@@ -53,7 +65,12 @@ def _unit(places: Places) -> Unit | None:
 def _systemctl(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ("systemctl", *arguments), capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=True,
+            ("systemctl", *arguments),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            stdin=subprocess.DEVNULL,
+            check=True,
             env={"PATH": PATH},
         )
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,6 @@
-"""Facts about secrets, files of clients, and directories. What is read is dropped at once: only whether it can be read matters."""
+"""Facts about secrets, files of clients, and directories. What is read is dropped at once: only whether it
+can be read matters.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,27 @@ from supervisor.config.model import Config
 from supervisor.core.preflight.facts import DirectoryFacts, SecretFile
 from tunnels.base import AnyKind, Input
 
-_KEY = b"PRIVATE KEY"       # makes a secret of a client's configuration
+_KEY = b"PRIVATE KEY"  # makes a secret of a client's configuration
 
 
 def secrets(
-    config: Config, kinds: Mapping[str, AnyKind], files: Files, privileged: bool, credentials: Container[str] = (),
+    config: Config,
+    kinds: Mapping[str, AnyKind],
+    files: Files,
+    privileged: bool,
+    credentials: Container[str] = (),
 ) -> tuple[SecretFile, ...]:
     """Each input. `privileged`: we may be who runs the daemon, so what we cannot read it cannot either.
 
     `credentials`: names that systemd gives to the daemon alone, when it starts it.
     """
     found = ((_secret(what, item, files, privileged), item) for what, item in _inputs(config, kinds, files))
-    return tuple(replace(secret, error=None, credential=True) if secret.error and str(item.where) in credentials else secret
-                 for secret, item in found)
+    return tuple(
+        replace(secret, error=None, credential=True)
+        if secret.error and str(item.where) in credentials
+        else secret
+        for secret, item in found
+    )
 
 
 def _inputs(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Iterator[tuple[str, Input]]:
@@ -65,7 +75,9 @@ def _text(path: Path | None) -> str | None:
 
 
 def directories(config: Config, privileged: bool) -> tuple[DirectoryFacts, ...]:
-    """Those that the daemon writes to. One that does not exist yet is made by the daemon, so its parent counts."""
+    """Those that the daemon writes to. One that does not exist yet is made by the daemon, so its parent
+    counts.
+    """
     own = config.facilitator
     paths = {"facilitator.state_dir": own.state_dir, "facilitator.runtime_dir": own.runtime_dir}
     return tuple(_directory(setting, path, privileged) for setting, path in paths.items())
@@ -77,6 +89,11 @@ def _directory(setting: str, path: Path, privileged: bool) -> DirectoryFacts:
         return DirectoryFacts(setting, str(path), f"{existing} is not a directory")
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         where = "" if existing == path else f" to make it in {existing}"
-        return DirectoryFacts(setting, str(path), f"no permission{where}, or the file system is read-only", unseen=not privileged)
+        return DirectoryFacts(
+            setting,
+            str(path),
+            f"no permission{where}, or the file system is read-only",
+            unseen=not privileged,
+        )
     space = os.statvfs(existing)
     return DirectoryFacts(setting, str(path), free=space.f_bavail * space.f_frsize)

@@ -1,4 +1,5 @@
-"""What each far side makes of a second session: a small file, so that it is tried once and not after each restart.
+"""What each far side makes of a second session: a small file, so that it is tried once and not after each
+restart.
 
 How long sessions live is not written here: the history has it (`reports.history.recorder`).
 """
@@ -50,7 +51,9 @@ class Learned:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            structlog.get_logger().warning("what was learned about far sides is forgotten", path=str(self._path), why=str(error))
+            structlog.get_logger().warning(
+                "what was learned about far sides is forgotten", path=str(self._path), why=str(error)
+            )
         self._usable = True
 
     @property
@@ -69,7 +72,9 @@ class Learned:
             self._usable = True
         except OSError as error:
             if self._usable:
-                structlog.get_logger().error("what was learned about a far side will be forgotten", error=str(error))
+                structlog.get_logger().error(
+                    "what was learned about a far side will be forgotten", error=str(error)
+                )
             self._usable = False
 
     def _write(self) -> None:

@@ -1,7 +1,9 @@
-"""What outlives a crash: the engine's memory of each tunnel (`core.session.record`), in `runtime_dir/tunnels/`, a file for each; and a drain.
+"""What outlives a crash: the engine's memory of each tunnel (`core.session.record`), in
+`runtime_dir/tunnels/`, a file for each; and a drain.
 
-Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of another boot is none. One
-that is damaged, or that this version does not understand, is told in the log: its tunnel begins anew, but refused logins still count.
+Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of
+another boot is none. One that is damaged, or that this version does not understand, is told in the log: its
+tunnel begins anew, but refused logins still count.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from supervisor.core.session.record import Spent, TunnelRecord, spent_in
 from tunnels.settings import Tunnel
 
 NAME = "tunnels"
-ORDERS = "orders"       # that are not carried out yet
+ORDERS = "orders"  # that are not carried out yet
 _END = "end"
 
 
@@ -31,20 +33,23 @@ class Stored:
 
     boot: str
     record: TunnelRecord
-    settings: str       # fingerprint of what its client was started with
-    inputs: str         # digest of its secrets and files
+    settings: str  # fingerprint of what its client was started with
+    inputs: str  # digest of its secrets and files
 
 
-# The format grows with each change of what is stored, down to the fields of a tunnel's state (tests/golden has one record of each).
+# The format grows with each change of what is stored, down to the fields of a tunnel's state (tests/golden
+# has one record of each).
 RECORD = document(Stored, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """All of it drains: the order holds until it is carried out or called off, whoever has to carry it out."""
+    """All of it drains: the order holds until it is carried out or called off, whoever has to carry it
+    out.
+    """
 
     boot: str
-    until: float        # monotonic seconds
+    until: float  # monotonic seconds
 
 
 END = document(End, 1)
@@ -71,7 +76,9 @@ def forget(runtime_dir: Path) -> None:
 
 
 def ends_by(runtime_dir: Path, boot: str) -> float | None:
-    """Monotonic seconds by which a drain is over that an earlier daemon of this boot has not completed; None: there is none."""
+    """Monotonic seconds by which a drain is over that an earlier daemon of this boot has not completed;
+    None: there is none.
+    """
     content = Shelf(runtime_dir / ORDERS).load().get(_END)
     if content is None:
         return None
@@ -79,7 +86,9 @@ def ends_by(runtime_dir: Path, boot: str) -> float | None:
         end = END.read(content)
     except NotUnderstood as error:
         if _boot(content) in (boot, None):
-            structlog.get_logger().error("an order to drain is not understood, and not followed", why=str(error))
+            structlog.get_logger().error(
+                "an order to drain is not understood, and not followed", why=str(error)
+            )
         return None
     return end.until if end.boot == boot else None
 
@@ -89,7 +98,7 @@ class Recalled:
     """What an earlier daemon has left, by tunnel."""
 
     stored: Mapping[str, Stored] = field(default_factory=dict)
-    spent: Mapping[str, Spent] = field(default_factory=dict)    # of those whose record is not understood
+    spent: Mapping[str, Spent] = field(default_factory=dict)  # of those whose record is not understood
 
 
 def recall(runtime_dir: Path, boot: str) -> Recalled:
@@ -100,7 +109,11 @@ def recall(runtime_dir: Path, boot: str) -> Recalled:
             found = RECORD.read(content)
         except NotUnderstood as error:
             if _boot(content) in (boot, None):
-                log.error("what an earlier daemon knew of a tunnel is not understood: it begins anew", tunnel=name, why=str(error))
+                log.error(
+                    "what an earlier daemon knew of a tunnel is not understood: it begins anew",
+                    tunnel=name,
+                    why=str(error),
+                )
                 spent[name] = spent_in(_raw(content))
             continue
         if found.boot == boot:
@@ -130,7 +143,9 @@ class MemoryFiles:
         self._fingerprints: dict[str, tuple[Tunnel, str]] = {}
 
     def keep(self, records: Mapping[str, TunnelRecord | None]) -> None:
-        """A disk that does not take it is no reason to run without tunnels: the next daemon has to end them and begin anew."""
+        """A disk that does not take it is no reason to run without tunnels: the next daemon has to end
+        them and begin anew.
+        """
         try:
             for name, record in records.items():
                 if record is None:
@@ -140,7 +155,9 @@ class MemoryFiles:
                     self._shelf.put(name, RECORD.written(self.stored(name, record)))
         except OSError as error:
             if self._usable:
-                structlog.get_logger().error("a crash would end the tunnels: their state cannot be written down", error=str(error))
+                structlog.get_logger().error(
+                    "a crash would end the tunnels: their state cannot be written down", error=str(error)
+                )
             self._usable = False
         else:
             self._usable = True
@@ -153,12 +170,17 @@ class MemoryFiles:
             else:
                 self._orders.put(_END, END.written(End(self._present.boot, until)))
         except OSError as error:
-            withdrawn = "the next daemon will drain too: the order cannot be withdrawn; facilitator drain --now, and start it again"
+            withdrawn = (
+                "the next daemon will drain too: the order cannot be withdrawn; facilitator drain "
+                "--now, and start it again"
+            )
             forgotten = "this drain is forgotten if the daemon crashes: it cannot be written down"
             structlog.get_logger().error(withdrawn if until is None else forgotten, error=str(error))
 
     def only(self, tunnels: Container[str]) -> None:
-        """Forget all others: what an earlier daemon knew of a tunnel that nobody configures any more must not come back with its lane."""
+        """Forget all others: what an earlier daemon knew of a tunnel that nobody configures any more must
+        not come back with its lane.
+        """
         with contextlib.suppress(OSError):
             for name in self._shelf.load():
                 if name not in tunnels:

@@ -1,4 +1,6 @@
-"""Which tunnels an operator has stopped: a small file, so that `stop` holds over restarts of the daemon and of the host."""
+"""Which tunnels an operator has stopped: a small file, so that `stop` holds over restarts of the daemon
+and of the host.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class StoppedTunnels:
     """The names, on disk in `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
-        """A missing file means: none. One that is not understood too, but then it is told: what was stopped will start."""
+        """A missing file means: none. One that is not understood too, but then it is told: what was
+        stopped will start.
+        """
         self._path = state_dir / _NAME
         self._names = frozenset[str]()
         try:

@@ -1,10 +1,12 @@
-"""What a daemon gives to the one that takes its place in the same process: a document in an anonymous file, and open descriptors.
+"""What a daemon gives to the one that takes its place in the same process: a document in an anonymous
+file, and open descriptors.
 
     Handover -> memfd -> execve -> received
     the same -> memfd -> `checked` by the new program in a process of its own, before anything is given up
 
-The document holds secrets (what spares the next login), so it is never anywhere else. Its shape is the contract between two versions of
-this program: a new one must understand what the old one says, or refuse before it is too late.
+The document holds secrets (what spares the next login), so it is never anywhere else. Its shape is the
+contract between two versions of this program: a new one must understand what the old one says, or refuse
+before it is too late.
 """
 
 from __future__ import annotations
@@ -24,24 +26,27 @@ from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.formats import document
 from tunnels.base import AnyKind
 
-FORMAT = 2                              # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
-GIVEN = "FACILITATOR_HANDOVER"          # names the descriptor of the document that we go on from
-CHECKED = "FACILITATOR_CHECK"           # names the descriptor of one that we are only asked about
-LATER = ("supervisor.app.http_app", "supervisor.reports.paging.http")       # what a daemon loads only when its clients are adopted
+FORMAT = 2  # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
+GIVEN = "FACILITATOR_HANDOVER"  # names the descriptor of the document that we go on from
+CHECKED = "FACILITATOR_CHECK"  # names the descriptor of one that we are only asked about
+LATER = (
+    "supervisor.app.http_app",
+    "supervisor.reports.paging.http",
+)  # what a daemon loads only when its clients are adopted
 
 
 @dataclass(frozen=True, slots=True)
 class HandoverDocument:
     """Everything that is not in files."""
 
-    version: str                        # who gives it
-    upgrades: int                       # how often the process has changed its program
+    version: str  # who gives it
+    upgrades: int  # how often the process has changed its program
     runtime_dir: str
     state_dir: str
-    lock: int                           # descriptor of the lock on runtime_dir
-    listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)     # descriptors by address
+    lock: int  # descriptor of the lock on runtime_dir
+    listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # descriptors by address
     tunnels: Mapping[str, Stored] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict, repr=False)          # by seat: what spares its next login
+    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by seat: what spares its next login
 
     def descriptors(self) -> Iterator[int]:
         """Those that go along."""
@@ -63,7 +68,8 @@ def written(handover: HandoverDocument) -> int:
 
 
 def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument | None:
-    """What the program before us in this process has given; None: nobody was before us, or its document says nothing to us.
+    """What the program before us in this process has given; None: nobody was before us, or its document
+    says nothing to us.
 
     In the latter case we go on as after a crash.
     """
@@ -73,15 +79,21 @@ def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument
     try:
         handover = _read(int(named))
     except (OSError, ValueError) as problem:
-        print(f"facilitator: what is handed over is not understood, we go on as after a crash: {problem}", file=sys.stderr)
+        print(
+            f"facilitator: what is handed over is not understood, we go on as after a crash: {problem}",
+            file=sys.stderr,
+        )
         return None
     for fd in handover.descriptors():
         os.set_inheritable(fd, False)
     return handover
 
 
-def asked(path: Path, kinds: Mapping[str, AnyKind], environ: MutableMapping[str, str] = os.environ) -> int | None:
-    """Where we are only asked whether we could go on from a document: our exit code, after our version or the reasons against it.
+def asked(
+    path: Path, kinds: Mapping[str, AnyKind], environ: MutableMapping[str, str] = os.environ
+) -> int | None:
+    """Where we are only asked whether we could go on from a document: our exit code, after our version or
+    the reasons against it.
 
     None: nobody asks, we are to run.
     """
@@ -89,7 +101,7 @@ def asked(path: Path, kinds: Mapping[str, AnyKind], environ: MutableMapping[str,
     if named is None:
         return None
     for module in LATER:
-        import_module(module)       # what is wrong with it, it says itself
+        import_module(module)  # what is wrong with it, it says itself
     try:
         handover = _read(int(named))
         reasons = [*_against(handover, load(path, kinds))]

@@ -1,8 +1,8 @@
 """The audit as the configuration wants it: on, off or elsewhere, over reloads.
 
-    kernel.conntrack.flow_events (flows, gaps) +
-    control socket, signals ---------+--> reports.audit.writer --> file
-    engine: plan, sessions ------------------^  (what a flow's numbers mean)
+kernel.conntrack.flow_events (flows, gaps) +
+control socket, signals ---------+--> reports.audit.writer --> file
+engine: plan, sessions ------------------^  (what a flow's numbers mean)
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from supervisor.kernel.conntrack.flow_events import FlowEvents
 from supervisor.reports.audit.rotation import RotatedFile
 from supervisor.reports.audit.writer import Trail
 
-_LAST_WORDS = 0.2       # seconds: who asked for a reload that ends the audit is told when it is done, and still belongs into it
+# seconds: who asked for a reload that ends the audit is told when it is done, and still belongs into it
+_LAST_WORDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,14 @@ class _Running:
 
 
 class Auditing:
-    """Recorder and Watcher (`supervisor.outputs`) that keeps the audit. Everything but the document belongs to the event loop's thread."""
+    """Recorder and Watcher (`supervisor.outputs`) that keeps the audit. Everything but the document
+    belongs to the event loop's thread.
+    """
 
     def __init__(self, version: str, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
         self._version, self._plan, self._post = version, plan, post
         self._log = structlog.get_logger()
-        self._sessions: dict[tuple[str, int], str] = {}     # ids by tunnel and seat
+        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and seat
         self._wanted: Audit | None = None
         self._running: _Running | None = None
         self._following: asyncio.Task[None] | None = None
@@ -77,7 +80,10 @@ class Auditing:
         trail = None if self._running is None else self._running.trail
         if trail is None or trail.problem is None:
             return {}
-        text = f"the audit cannot be written to {trail.path}: {trail.problem}; what finds no room in memory is lost, and counted"
+        text = (
+            f"the audit cannot be written to {trail.path}: {trail.problem}; what finds no room in "
+            f"memory is lost, and counted"
+        )
         return {"audit": Condition(text, look_further="facilitator audit")}
 
     def document(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
@@ -87,7 +93,10 @@ class Auditing:
             raise LookupError("no audit is kept; see audit in the configuration")
         trail, problem = running.trail, running.trail.problem or running.flows.problem
         return {
-            "file": trail.path, "problem": problem, "events": dict(trail.accounts.events), "lost": trail.lost,
+            "file": trail.path,
+            "problem": problem,
+            "events": dict(trail.accounts.events),
+            "lost": trail.lost,
             "totals": trail.accounts.document(tunnel, source, limit),
         }
 

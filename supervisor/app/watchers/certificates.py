@@ -1,4 +1,6 @@
-"""How long our own certificates are still good: read from the inputs of each tunnel, at each change, and every few hours."""
+"""How long our own certificates are still good: read from the inputs of each tunnel, at each change, and
+every few hours.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
 from tunnels.base import AnyKind, Tunnel
 
-WARN = 14 * 86400.0         # seconds before the end
-LOOK_AGAIN = 6 * 3600.0     # seconds
+WARN = 14 * 86400.0  # seconds before the end
+LOOK_AGAIN = 6 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +25,21 @@ class Expiry:
     """When the first certificate of a tunnel stops being good."""
 
     subject: str
-    at: float           # Unix time
+    at: float  # Unix time
 
 
 class Certificates:
-    """Knows the expiry of each tunnel's certificates, and posts `Noticed` when there is something new to say."""
+    """Knows the expiry of each tunnel's certificates, and posts `Noticed` when there is something new to
+    say.
+    """
 
     def __init__(
-        self, kinds: Mapping[str, AnyKind], read: InputReader, post: Callable[[Event], None], faults: Faults,
+        self, kinds: Mapping[str, AnyKind], read: InputReader, post: Callable[[Event], None], faults: Faults
     ) -> None:
         self._kinds, self._read, self._post, self._faults = kinds, read, post, faults
         self._tunnels: Mapping[str, Tunnel] = {}
         self._said: Mapping[str, Condition] = {}
-        self.expiries: Mapping[str, Expiry] = {}        # by tunnel; replaced as a whole
+        self.expiries: Mapping[str, Expiry] = {}  # by tunnel; replaced as a whole
 
     def set(self, tunnels: Mapping[str, Tunnel]) -> None:
         """Look after these."""
@@ -45,8 +49,16 @@ class Certificates:
     def _look(self, names: Iterable[str]) -> None:
         """Read those of these tunnels anew."""
         asked = self._faults.ask
-        found = {name: asked("certificates", None, self._expiry, self._tunnels[name]) for name in names if name in self._tunnels}
-        known = {name: expiry for name, expiry in self.expiries.items() if name in self._tunnels and name not in found}
+        found = {
+            name: asked("certificates", None, self._expiry, self._tunnels[name])
+            for name in names
+            if name in self._tunnels
+        }
+        known = {
+            name: expiry
+            for name, expiry in self.expiries.items()
+            if name in self._tunnels and name not in found
+        }
         self.expiries = known | {name: expiry for name, expiry in found.items() if expiry is not None}
         if self.conditions != self._said:
             self._said = self.conditions
@@ -66,15 +78,21 @@ class Certificates:
     def conditions(self) -> Mapping[str, Condition]:
         """What expires soon, or has."""
         now = time.time()
-        return {f"certificate:{name}": _condition(name, expiry, now) for name, expiry in self.expiries.items() if expiry.at - now < WARN}
+        return {
+            f"certificate:{name}": _condition(name, expiry, now)
+            for name, expiry in self.expiries.items()
+            if expiry.at - now < WARN
+        }
 
     def _expiry(self, tunnel: Tunnel) -> Expiry | None:
         kind = self._kinds[tunnel.kind]
         try:
             texts = kind.certificates(tunnel, self._read(kind, tunnel))
-        except (OSError, ValueError):       # the tunnel's own start says what is wrong with its inputs
+        except (OSError, ValueError):  # the tunnel's own start says what is wrong with its inputs
             return None
-        return min((expiry for text in texts for expiry in read(text)), key=lambda expiry: expiry.at, default=None)
+        return min(
+            (expiry for text in texts for expiry in read(text)), key=lambda expiry: expiry.at, default=None
+        )
 
 
 def read(text: bytes) -> Iterable[Expiry]:

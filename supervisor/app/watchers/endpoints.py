@@ -1,6 +1,7 @@
-"""Asks the gateways of tunnels that fail whether they answer, and those of tunnels that work from time to time, to know who ever does.
+"""Asks the gateways of tunnels that fail whether they answer, and those of tunnels that work from time to
+time, to know who ever does.
 
-    snapshot -> who is asked -> probes.gateway -> `EndpointSeen` -> inbox -> which leg is dead
+snapshot -> who is asked -> probes.gateway -> `EndpointSeen` -> inbox -> which leg is dead
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from supervisor.probes.gateway import answers
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
-LOOK = 3.0          # seconds between two looks at the tunnels
-CALM = 60.0         # seconds between two echo requests to a gateway whose tunnels work
-WORRY = 20.0        # seconds between two questions to one whose tunnels do not, when its silence is no news: strangers are soon banned
-TIMEOUT = 2.0       # seconds that a gateway has to answer
-SILENT = 2          # questions in a row without an answer that mean something
-_AT_ONCE = 50       # gateways
+LOOK = 3.0  # seconds between two looks at the tunnels
+CALM = 60.0  # seconds between two echo requests to a gateway whose tunnels work
+# seconds between two questions to one whose tunnels do not, when its silence is no news: strangers are soon
+# banned
+WORRY = 20.0
+TIMEOUT = 2.0  # seconds that a gateway has to answer
+SILENT = 2  # questions in a row without an answer that mean something
+_AT_ONCE = 50  # gateways
 
 Snapshots = Callable[[], Snapshot]
 
@@ -31,17 +34,27 @@ class ProbedGateway:
     """Who is asked, and how."""
 
     address: str
-    port: int | None        # of TCP, where everybody is answered; None: it gets an echo request
+    port: int | None  # of TCP, where everybody is answered; None: it gets an echo request
 
 
 class EndpointWatch:
-    """Posts `EndpointSeen` when the answer of a tunnel's gateway means something new. Nobody is asked while the uplink is dead."""
+    """Posts `EndpointSeen` when the answer of a tunnel's gateway means something new. Nobody is asked
+    while the uplink is dead.
+    """
 
-    def __init__(self, snapshot: Snapshots, kinds: Mapping[str, AnyKind], post: Callable[[Event], None], look: float = LOOK) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshots,
+        kinds: Mapping[str, AnyKind],
+        post: Callable[[Event], None],
+        look: float = LOOK,
+    ) -> None:
         self._snapshot, self._kinds, self._post, self._look = snapshot, kinds, post, look
-        self._gateways: dict[str, ProbedGateway] = {}         # by tunnel: the last one that its client was connected with
-        self._answered: set[ProbedGateway] = set()            # those that have answered
-        self._unanswered: dict[ProbedGateway, int] = {}       # questions in a row
+        self._gateways: dict[
+            str, ProbedGateway
+        ] = {}  # by tunnel: the last one that its client was connected with
+        self._answered: set[ProbedGateway] = set()  # those that have answered
+        self._unanswered: dict[ProbedGateway, int] = {}  # questions in a row
         self._asked_at: dict[ProbedGateway, float] = {}
 
     async def run(self) -> None:
@@ -51,15 +64,21 @@ class EndpointWatch:
             snapshot = self._snapshot()
             self._learn(snapshot)
             if snapshot.uplink.alive and not snapshot.uplink.doubted:
-                await asyncio.gather(*(self._ask(gateway, gate) for gateway in self._due(snapshot, loop.time())))
+                await asyncio.gather(
+                    *(self._ask(gateway, gate) for gateway in self._due(snapshot, loop.time()))
+                )
             self._tell(self._snapshot())
             await asyncio.sleep(self._look)
 
     def _learn(self, snapshot: Snapshot) -> None:
-        self._gateways = {name: gateway for name, gateway in self._gateways.items() if name in snapshot.tunnels}
+        self._gateways = {
+            name: gateway for name, gateway in self._gateways.items() if name in snapshot.tunnels
+        }
         for name, (tunnel, state) in snapshot.tunnels.items():
             if state.session.peer is not None and _is_address(state.session.peer):
-                self._gateways[name] = ProbedGateway(state.session.peer, self._kinds[tunnel.kind].door(tunnel))
+                self._gateways[name] = ProbedGateway(
+                    state.session.peer, self._kinds[tunnel.kind].door(tunnel)
+                )
         known = set(self._gateways.values())
         self._answered &= known
         self._unanswered = {gateway: count for gateway, count in self._unanswered.items() if gateway in known}
@@ -94,7 +113,9 @@ class EndpointWatch:
         for name, (tunnel, state) in snapshot.tunnels.items():
             gateway = self._gateways.get(name)
             concerns = state.want is Want.UP and _wrong(tunnel, state)
-            reach = self._reach(gateway, state.endpoint) if gateway is not None and concerns else Reach.UNKNOWN
+            reach = (
+                self._reach(gateway, state.endpoint) if gateway is not None and concerns else Reach.UNKNOWN
+            )
             if reach is not state.endpoint:
                 self._post(EndpointSeen(name, reach=reach))
 

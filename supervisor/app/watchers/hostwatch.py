@@ -1,6 +1,8 @@
-"""Watches what doctor judges and what can change while the daemon runs: third-party firewalls, policy rules, addresses, settings.
+"""Watches what doctor judges and what can change while the daemon runs: third-party firewalls, policy
+rules, addresses, settings.
 
-    the kernel's notifications, a look a minute --> facts (app.preflight.live, in a thread) --> core.preflight.live --> conditions
+the kernel's notifications, a look a minute --> facts (app.preflight.live, in a thread) -->
+core.preflight.live --> conditions
 """
 
 from __future__ import annotations
@@ -23,30 +25,41 @@ from supervisor.kernel.nft.foreign_tables import ForeignTableReader
 from tunnels.base import AnyKind
 from tunnels.settings import IPAddress
 
-FIRST = 1.0             # seconds after the start
-GLANCE = 5.0            # seconds between two looks at what changes without a word: settings, /dev/net/tun, the clock
-LOOK = 60.0             # seconds between two looks at everything
-DEBOUNCE = 0.5          # seconds in which further changes of the same happening arrive
-SHARE = 50.0            # a look may take this part of the time when changes do not end
-LONGEST = 5.0           # seconds that a change may wait for that
-_ERRORS = (OSError, ValueError, LookupError, ArithmeticError, struct.error)     # what odd answers of the kernel lead to
+FIRST = 1.0  # seconds after the start
+GLANCE = 5.0  # seconds between two looks at what changes without a word: settings, /dev/net/tun, the clock
+LOOK = 60.0  # seconds between two looks at everything
+DEBOUNCE = 0.5  # seconds in which further changes of the same happening arrive
+SHARE = 50.0  # a look may take this part of the time when changes do not end
+LONGEST = 5.0  # seconds that a change may wait for that
+_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+)  # what odd answers of the kernel lead to
 
 
 class HostWatch:
     """Knows what other programs have put in the way, and posts `Noticed` when there is something new to say.
 
-    `changed` may be called at any moment of the event loop. Nobody but the thread of the latest look touches what a look remembers.
+    `changed` may be called at any moment of the event loop. Nobody but the thread of the latest look touches
+    what a look remembers.
     """
 
-    def __init__(self, engine: Callable[[], Engine], kinds: Mapping[str, AnyKind], post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, engine: Callable[[], Engine], kinds: Mapping[str, AnyKind], post: Callable[[Event], None]
+    ) -> None:
         self._engine, self._kinds, self._post = engine, kinds, post
         self._config: Config | None = None
         self._demand = Demand()
-        self._peers: dict[str, IPAddress] = {}          # by tunnel: the gateway that its client was last connected with
+        self._peers: dict[
+            str, IPAddress
+        ] = {}  # by tunnel: the gateway that its client was last connected with
         self._reader, self._facts = ForeignTableReader(), HostFacts()
-        self._synchronised = False                      # the clock was, at some time
-        self._cost = 0.0                                # seconds of processor time of the latest look
-        self._found: Mapping[str, Condition] = {}       # by the latest look
+        self._synchronised = False  # the clock was, at some time
+        self._cost = 0.0  # seconds of processor time of the latest look
+        self._found: Mapping[str, Condition] = {}  # by the latest look
         self._conditions: Mapping[str, Condition] = {}
         self._changed = asyncio.Event()
         self._looking = asyncio.Lock()
@@ -80,7 +93,9 @@ class HostWatch:
                 await self._quiet(GLANCE)
 
     async def look(self, full: bool = True) -> HostFacts:
-        """Look now: at everything, or at a glance; what was found. OSError: what the kernel says is not understood."""
+        """Look now: at everything, or at a glance; what was found. OSError: what the kernel says is not
+        understood.
+        """
         async with self._looking:
             if self._config is not None:
                 await self._look(full)
@@ -103,7 +118,9 @@ class HostWatch:
         try:
             found, said, self._cost = await asyncio.to_thread(self._judged, running, full)
         except _ERRORS as error:
-            raise OSError(f"what other programs have put into the kernel cannot be judged: {error!r}") from error
+            raise OSError(
+                f"what other programs have put into the kernel cannot be judged: {error!r}"
+            ) from error
         self._facts, self._found = found, said
         self._synchronised = self._synchronised or found.synchronised is True
         told = {**said, **clock(found.synchronised, self._synchronised)}
@@ -112,7 +129,9 @@ class HostWatch:
             self._post(Noticed(""))
 
     def _judged(self, running: Running, full: bool) -> tuple[HostFacts, Mapping[str, Condition], float]:
-        """In a thread: the facts, the conditions, and the seconds that they cost. Nothing is judged again while nothing has changed."""
+        """In a thread: the facts, the conditions, and the seconds that they cost. Nothing is judged again
+        while nothing has changed.
+        """
         from supervisor.app.preflight import live  # takes its time, and the daemon starts without it
 
         before, began = self._facts, time.thread_time()

@@ -1,4 +1,6 @@
-"""Keeps the certificate of the HTTP server as its files are: looks at them when they change, and at every reload of the configuration."""
+"""Keeps the certificate of the HTTP server as its files are: looks at them when they change, and at every
+reload of the configuration.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,23 @@ class TlsRenewal:
         self._watcher.set(lambda: {_CONDITION: tls.files})
 
     def renew(self) -> None:
-        """Read the files again. Those that are not usable change nothing, but are a condition until they are."""
+        """Read the files again. Those that are not usable change nothing, but are a condition until they
+        are.
+        """
         if self._tls is None:
             return
         try:
             self._tls.renew()
-        except OSError as error:        # also what TLS finds wrong with them; perhaps the key follows its certificate in a moment
+        # also what TLS finds wrong with them; perhaps the key follows its certificate in a moment
+        except OSError as error:
             structlog.get_logger().warning("new certificate of the HTTP server not used", error=str(error))
-            self._say({_CONDITION: Condition(f"http.tls: the files are not usable, the earlier ones are in effect ({error})")})
+            self._say(
+                {
+                    _CONDITION: Condition(
+                        f"http.tls: the files are not usable, the earlier ones are in effect ({error})"
+                    )
+                }
+            )
         else:
             structlog.get_logger().info("certificate of the HTTP server read")
             self._say({})

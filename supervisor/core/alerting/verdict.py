@@ -16,47 +16,55 @@ from tunnels.settings import Tunnel
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_TROUBLE: Mapping[str, OutageTracker] = MappingProxyType({})
-_REACHES = MappingProxyType({
-    Reach.ANSWERS: "it answers, asked past the tunnel",
-    Reach.SILENT: "it does not answer, asked past the tunnel",
-})
-_RUNGS = MappingProxyType({
-    Rung.IN_PLACE: "the running client was told to reconnect",
-    Rung.RESUME: "a new client continued the session at the far side",
-    Rung.LOGIN: "a new client logged in",
-    Rung.NEXT_REMOTE: "a new client logged in at another server of the far side",
-})
+_REACHES = MappingProxyType(
+    {
+        Reach.ANSWERS: "it answers, asked past the tunnel",
+        Reach.SILENT: "it does not answer, asked past the tunnel",
+    }
+)
+_RUNGS = MappingProxyType(
+    {
+        Rung.IN_PLACE: "the running client was told to reconnect",
+        Rung.RESUME: "a new client continued the session at the far side",
+        Rung.LOGIN: "a new client logged in",
+        Rung.NEXT_REMOTE: "a new client logged in at another server of the far side",
+    }
+)
 
 
 class Verdict(enum.Enum):
     """What an incident about a tunnel should be."""
 
-    FIRING = "firing"   # open it, if it is not open
-    CLEAR = "clear"     # resolve it, if it is open
-    HOLD = "hold"       # leave it as it is: not bad for long enough, not well for long enough, or not known
+    FIRING = "firing"  # open it, if it is not open
+    CLEAR = "clear"  # resolve it, if it is open
+    HOLD = "hold"  # leave it as it is: not bad for long enough, not well for long enough, or not known
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
     """The verdict on one tunnel, and, where somebody is called, what a tired engineer must be told."""
 
-    tunnel: str                         # or the name of the group or of the condition that it is about
+    tunnel: str  # or the name of the group or of the condition that it is about
     verdict: Verdict
     severity: str
     summary: str
-    since: float                        # monotonic seconds: when it became what it is
+    since: float  # monotonic seconds: when it became what it is
     details: Mapping[str, str]
-    reason: str = ""                    # the word for why it is down
-    moments: Mapping[str, float] = field(default_factory=dict)      # monotonic seconds; people are told the time of day
-    members: tuple[str, ...] = ()       # of a group or a condition: the tunnels that it speaks for
+    reason: str = ""  # the word for why it is down
+    moments: Mapping[str, float] = field(
+        default_factory=dict
+    )  # monotonic seconds; people are told the time of day
+    members: tuple[str, ...] = ()  # of a group or a condition: the tunnels that it speaks for
 
 
 def verdicts(
     facilitator: str, snapshot: Snapshot, troubles: Mapping[str, OutageTracker] = _NO_TROUBLE
 ) -> tuple[dict[str, Alert], float | None]:
-    """A verdict for each tunnel, and the monotonic moment at which one may change without any event (None: never).
+    """A verdict for each tunnel, and the monotonic moment at which one may change without any event (None:
+    never).
 
-    `troubles` says how a tunnel that is not well came there; without it, it has been so since it last changed.
+    `troubles` says how a tunnel that is not well came there; without it, it has been so since it last
+    changed.
     """
     alerts = {}
     moments = []
@@ -73,40 +81,66 @@ def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> 
     """An alert for each condition that calls somebody, by its name."""
     return {
         name: Alert(
-            name, Verdict.FIRING, each.severity, f"{facilitator}: {each.text}", now, {"look_further": each.look_further}, name,
-            {"since": now}, (each.tunnel,) if each.tunnel else (),
+            name,
+            Verdict.FIRING,
+            each.severity,
+            f"{facilitator}: {each.text}",
+            now,
+            {"look_further": each.look_further},
+            name,
+            {"since": now},
+            (each.tunnel,) if each.tunnel else (),
         )
-        for name, each in conditions.items() if each.calls
+        for name, each in conditions.items()
+        if each.calls
     }
 
 
-def _alert(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, verdict: Verdict, snapshot: Snapshot) -> Alert:
+def _alert(
+    facilitator: str,
+    tunnel: Tunnel,
+    state: TunnelState,
+    trouble: OutageTracker,
+    verdict: Verdict,
+    snapshot: Snapshot,
+) -> Alert:
     since = state.well_since if well(tunnel, state) else trouble.since
     reason = why(state, since).value
     if verdict is not Verdict.FIRING:
         return Alert(tunnel.name, verdict, tunnel.alert.severity, "", since, _NOTHING, reason)
     leg = dead_leg(tunnel, state, snapshot.uplink)
-    summary, details = _summary(facilitator, tunnel, state, trouble, leg), _details(tunnel, state, trouble, snapshot.now, leg)
-    return Alert(tunnel.name, verdict, tunnel.alert.severity, summary, since, details, reason, _moments(state, since))
+    summary, details = (
+        _summary(facilitator, tunnel, state, trouble, leg),
+        _details(tunnel, state, trouble, snapshot.now, leg),
+    )
+    return Alert(
+        tunnel.name, verdict, tunnel.alert.severity, summary, since, details, reason, _moments(state, since)
+    )
 
 
 def why(state: TunnelState, since: float) -> Reason:
-    """The word for what is wrong: that of the failure, unless it is an old one and something else happened since."""
+    """The word for what is wrong: that of the failure, unless it is an old one and something else happened
+    since.
+    """
     failure = state.failure
     return state.reason if failure is None or failure.at < since else failure.reason
 
 
-def _judge(tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, snapshot: Snapshot) -> tuple[Verdict, float | None]:
-    """While the daemon or a tunnel drains nobody is called for what is to end, and its end proves nothing well: only health still resolves.
+def _judge(
+    tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, snapshot: Snapshot
+) -> tuple[Verdict, float | None]:
+    """While the daemon or a tunnel drains nobody is called for what is to end, and its end proves nothing
+    well: only health still resolves.
 
-    While the uplink is dead that is the one incident; afterwards each tunnel has its ordinary time to come back.
+    While the uplink is dead that is the one incident; afterwards each tunnel has its ordinary time to come
+    back.
     """
     if state.want is Want.DOWN:
         return (Verdict.HOLD if snapshot.draining else Verdict.CLEAR), None
     is_well = well(tunnel, state)
     if (snapshot.draining or state.drain is not None) and not is_well:
         return Verdict.HOLD, None
-    if state.phase is Phase.FAILED or (state.asking is not None and not is_well):     # only a human can help
+    if state.phase is Phase.FAILED or (state.asking is not None and not is_well):  # only a human can help
         return Verdict.FIRING, None
     if is_well:
         due, verdict = state.well_since + tunnel.alert.clear_after, Verdict.CLEAR
@@ -117,7 +151,9 @@ def _judge(tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, snapshot:
     return (verdict, None) if snapshot.now >= due else (Verdict.HOLD, due)
 
 
-def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, leg: Leg | None) -> str:
+def _summary(
+    facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, leg: Leg | None
+) -> str:
     subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
     if state.asking is not None:
         return f"{facilitator}: tunnel {subject} asks: {state.asking.question.text}"
@@ -128,7 +164,9 @@ def _summary(facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: Outa
     return f"{facilitator}: tunnel {subject} {what}{failure}"
 
 
-def _details(tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, now: float, leg: Leg | None) -> dict[str, str]:
+def _details(
+    tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, now: float, leg: Leg | None
+) -> dict[str, str]:
     details = {
         "tunnel": tunnel.name,
         "kind": tunnel.kind,
@@ -142,7 +180,8 @@ def _details(tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, now: fl
         "failures_since_then": str(trouble.drops),
         "sessions_tried": str(state.session.number),
         "attempts_in_a_row": str(state.attempts),
-        "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}; facilitator history {tunnel.name}",
+        "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}; facilitator "
+        f"history {tunnel.name}",
     }
     if state.failure is not None:
         details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
@@ -157,7 +196,9 @@ def _details(tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, now: fl
     if state.phase is Phase.BACKOFF and state.deadline is not None:
         details["next_attempt_in_seconds"] = f"{max(0.0, state.deadline - now):.0f}"
     if state.phase is Phase.FAILED:
-        details["next_attempt"] = f"none before a secret or the configuration is corrected, or: facilitator start {tunnel.name}"
+        details["next_attempt"] = (
+            f"none before a secret or the configuration is corrected, or: facilitator start {tunnel.name}"
+        )
     return details
 
 
@@ -175,7 +216,10 @@ def _staff(tunnel: Tunnel) -> str:
     """For whom it is."""
     if tunnel.allow is None:
         return "everybody"
-    return ", ".join(each.segment if each.ports is None else f"{each.segment} ({' '.join(each.ports)})" for each in tunnel.allow)
+    return ", ".join(
+        each.segment if each.ports is None else f"{each.segment} ({' '.join(each.ports)})"
+        for each in tunnel.allow
+    )
 
 
 def _leg(state: TunnelState, leg: Leg | None) -> str:
@@ -183,7 +227,11 @@ def _leg(state: TunnelState, leg: Leg | None) -> str:
     if leg is not None:
         return f"{leg}: {SENTENCES[leg]}"
     reason = state.failure.reason if state.failure is not None else state.reason
-    return "this host" if reason in LOCAL else "not known: the client is connected, and no probe target has answered yet"
+    return (
+        "this host"
+        if reason in LOCAL
+        else "not known: the client is connected, and no probe target has answered yet"
+    )
 
 
 def _answer_with(tunnel: Tunnel, asking: Asking) -> str:

@@ -1,4 +1,6 @@
-"""Why does a packet arrive, or not: a verdict in one sentence, and the steps that lead to it. The pure part of `facilitator why`."""
+"""Why does a packet arrive, or not: a verdict in one sentence, and the steps that lead to it. The pure
+part of `facilitator why`.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ class PacketOutcome(enum.StrEnum):
     """What would become of the packet now."""
 
     CARRIED = "carried"
-    DOWN = "down"           # the tunnel that should carry it is not up
-    BLOCKED = "blocked"     # the tunnel is up, and something else is in the way
-    REFUSED = "refused"     # the sender may not, or the tunnel takes nothing new
-    NOTHING = "nothing"     # no tunnel carries this address
+    DOWN = "down"  # the tunnel that should carry it is not up
+    BLOCKED = "blocked"  # the tunnel is up, and something else is in the way
+    REFUSED = "refused"  # the sender may not, or the tunnel takes nothing new
+    NOTHING = "nothing"  # no tunnel carries this address
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class Explanation:
 
 
 def resolve(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match | tuple[Alias, ...]:
-    """The destination that an address belongs to; else the names that staff use for it, if that is not exactly one."""
+    """The destination that an address belongs to; else the names that staff use for it, if that is not
+    exactly one.
+    """
     found = locate(snapshot, plan, address)
     if found is not None:
         return found
@@ -77,8 +81,14 @@ def _on_its_way(facts: Evidence, way: Way) -> Explanation:
     sender = (checks.source(facts), *checks.allowed(facts, way.tunnel))
     kernel = tuple(_kernel(facts, way))
     steps = (
-        sender[0], *checks.destination(facts, way), *sender[1:], *checks.tunnels(facts, way), *checks.session(facts, way), *kernel,
-        *checks.counters(facts, way), *checks.failures(facts, way.tunnel.name),
+        sender[0],
+        *checks.destination(facts, way),
+        *sender[1:],
+        *checks.tunnels(facts, way),
+        *checks.session(facts, way),
+        *kernel,
+        *checks.counters(facts, way),
+        *checks.failures(facts, way.tunnel.name),
     )
     outcome, verdict = _judged(facts, way, sender, kernel)
     return Explanation(outcome, verdict, steps, way.tunnel.name, way.match)
@@ -91,7 +101,9 @@ def _kernel(facts: Evidence, way: Way) -> Iterator[Check]:
     yield from checks.routing(facts, way)
 
 
-def _judged(facts: Evidence, way: Way, sender: tuple[Check, ...], kernel: tuple[Check, ...]) -> tuple[PacketOutcome, str]:
+def _judged(
+    facts: Evidence, way: Way, sender: tuple[Check, ...], kernel: tuple[Check, ...]
+) -> tuple[PacketOutcome, str]:
     """The first thing that stands in the way decides."""
     name = _called(facts, way.match)
     tunnel = f"{way.tunnel.name} ({way.tunnel.kind})"
@@ -99,11 +111,20 @@ def _judged(facts: Evidence, way: Way, sender: tuple[Check, ...], kernel: tuple[
         return PacketOutcome.REFUSED, f"{name} would be refused: {problem.text}"
     if not checks.takes(way.state):
         fate = "have to wait" if way.lane.manner is Manner.PAUSE else "be refused"
-        return PacketOutcome.DOWN, f"{name} would {fate}: {tunnel} is {checks.condition(facts, way.tunnel, way.state)}"
+        return (
+            PacketOutcome.DOWN,
+            f"{name} would {fate}: {tunnel} is {checks.condition(facts, way.tunnel, way.state)}",
+        )
     if way.state.drain is not None:
-        return PacketOutcome.REFUSED, f"{name} would be refused: {tunnel} drains, and only what is under way goes on"
+        return (
+            PacketOutcome.REFUSED,
+            f"{name} would be refused: {tunnel} drains, and only what is under way goes on",
+        )
     if (problem := _first_problem(kernel)) is not None:
-        return PacketOutcome.BLOCKED, f"{name} should be carried by {tunnel}, but would not arrive: {problem.name}: {problem.text}"
+        return (
+            PacketOutcome.BLOCKED,
+            f"{name} should be carried by {tunnel}, but would not arrive: {problem.name}: {problem.text}",
+        )
     return PacketOutcome.CARRIED, f"{name} is carried by {tunnel}, {_well(facts, way)}"
 
 
@@ -131,19 +152,32 @@ def _called(facts: Evidence, match: Match) -> str:
 
 def _ambiguous(facts: Evidence, names: tuple[Alias, ...]) -> Explanation:
     listed = ", ".join(f"{alias.address} through {alias.tunnel}" for alias in names)
-    verdict = f"{facts.question.address} is an address of the far side; staff reach it as {listed}: ask for one of these"
-    steps = tuple(Check("address", f"staff reach it as {alias.address} through {alias.tunnel}") for alias in names)
+    verdict = (
+        f"{facts.question.address} is an address of the far side; staff reach it as {listed}: ask "
+        f"for one of these"
+    )
+    steps = tuple(
+        Check("address", f"staff reach it as {alias.address} through {alias.tunnel}") for alias in names
+    )
     return Explanation(PacketOutcome.NOTHING, verdict, (checks.source(facts), *steps, *_unmarked(facts)))
 
 
 def _nowhere(facts: Evidence) -> Explanation:
     lanes = {lane.number: lane.tunnel for lane in facts.plan.lanes}
-    near = checks.nearest(((carry.network, lanes[carry.lane]) for carry in facts.plan.carries), facts.question.address)
-    text = "no destination covers it" + (f"; the nearest: {', '.join(f'{n} ({tunnel})' for n, tunnel in near)}" if near else "")
+    near = checks.nearest(
+        ((carry.network, lanes[carry.lane]) for carry in facts.plan.carries), facts.question.address
+    )
+    text = "no destination covers it" + (
+        f"; the nearest: {', '.join(f'{n} ({tunnel})' for n, tunnel in near)}" if near else ""
+    )
     onward = facts.kernel.onward
     then = "" if onward is None else f"; this host would send it {onward}"
     verdict = f"{facts.question.address} is carried by no tunnel{then}"
-    return Explanation(PacketOutcome.NOTHING, verdict, (checks.source(facts), Check("destination", text, CheckStatus.PROBLEM), *_unmarked(facts)))
+    return Explanation(
+        PacketOutcome.NOTHING,
+        verdict,
+        (checks.source(facts), Check("destination", text, CheckStatus.PROBLEM), *_unmarked(facts)),
+    )
 
 
 def _unmarked(facts: Evidence) -> Iterator[Check]:

@@ -1,6 +1,8 @@
-"""The steps that a packet takes into and through a tunnel, each judged by what was found: first the decisions, then the kernel.
+"""The steps that a packet takes into and through a tunnel, each judged by what was found: first the
+decisions, then the kernel.
 
-A step is a problem when it stops the packet although it should not. What merely follows from a tunnel that is down is told, not blamed.
+A step is a problem when it stops the packet although it should not. What merely follows from a tunnel that is
+down is told, not blamed.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class CheckStatus(enum.StrEnum):
     """What a step means for the packet."""
 
     OK = "ok"
-    WARNING = "warning"     # worth knowing
-    PROBLEM = "problem"     # here it ends
+    WARNING = "warning"  # worth knowing
+    PROBLEM = "problem"  # here it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Check:
     mark: CheckStatus = CheckStatus.OK
 
 
-# --- decisions -----------------------------------------------------------------------------------------------------------------
+# --- decisions
+# ----------------------------------------------------------------------------------------------------------
 
 
 def source(facts: Evidence) -> Check:
@@ -47,13 +50,19 @@ def source(facts: Evidence) -> Check:
     asked, version = facts.question.source, facts.question.address.version
     staff = [network for network in facts.plan.staff if network.version == version]
     if not staff:
-        return Check("source", f"staff.networks names no IPv{version} network, so nobody may send this", CheckStatus.PROBLEM)
+        return Check(
+            "source",
+            f"staff.networks names no IPv{version} network, so nobody may send this",
+            CheckStatus.PROBLEM,
+        )
     if asked is None:
         return Check("source", f"anybody in {_listed(staff)}; --from ADDRESS asks for one sender")
     covering = [network for network in staff if asked in network]
     if not covering:
         return Check("source", f"{asked} is not in staff.networks ({_listed(staff)})", CheckStatus.PROBLEM)
-    segments = [name for name, networks in facts.segments.items() if any(asked in network for network in networks)]
+    segments = [
+        name for name, networks in facts.segments.items() if any(asked in network for network in networks)
+    ]
     part = f", segment {_listed(segments)}" if segments else ""
     return Check("source", f"{asked} is staff: {covering[0]}{part}")
 
@@ -65,9 +74,16 @@ def destination(facts: Evidence, way: Way) -> Iterator[Check]:
         yield Check("address", f"{asked} is an address of the far side; staff reach it as {match.address}")
     yield Check("destination", f"{match.carry.network} of {way.tunnel.name} covers {match.address}")
     if match.carry.real != match.carry.network:
-        text = f"staff use {match.address}, at the far side it is {match.real} ({match.carry.network} stands for {match.carry.real})"
+        text = (
+            f"staff use {match.address}, at the far side it is {match.real} ({match.carry.network} "
+            f"stands for {match.carry.real})"
+        )
         yield Check("mapping", text)
-    others = [f"{alias.address} ({alias.tunnel})" for alias in aliases(facts.snapshot, asked) if alias.address != match.address]
+    others = [
+        f"{alias.address} ({alias.tunnel})"
+        for alias in aliases(facts.snapshot, asked)
+        if alias.address != match.address
+    ]
     if others and asked == match.address:
         yield Check("mapping", f"other far sides use {asked} too; staff reach those as {_listed(others)}")
 
@@ -81,12 +97,20 @@ def allowed(facts: Evidence, tunnel: Tunnel) -> Iterator[Check]:
     if asked is None:
         yield Check("allow", f"{tunnel.name} lets in {rules}; --from ADDRESS asks for one sender")
         return
-    open_to = [each for each in tunnel.allow if any(asked in network for network in facts.segments.get(each.segment, ()))]
+    open_to = [
+        each
+        for each in tunnel.allow
+        if any(asked in network for network in facts.segments.get(each.segment, ()))
+    ]
     right = [each for each in open_to if facts.question.port is None or _port_in(each, facts.question.port)]
     if right:
         yield Check("allow", f"{tunnel.name} lets in {_listed(_allowance(each) for each in right)}")
     elif open_to:
-        yield Check("allow", f"{tunnel.name} does not let {asked} to port {facts.question.port}, only {rules}", CheckStatus.PROBLEM)
+        yield Check(
+            "allow",
+            f"{tunnel.name} does not let {asked} to port {facts.question.port}, only {rules}",
+            CheckStatus.PROBLEM,
+        )
     else:
         yield Check("allow", f"{tunnel.name} does not let {asked} in, only {rules}", CheckStatus.PROBLEM)
 
@@ -99,9 +123,16 @@ def tunnels(facts: Evidence, way: Way) -> Iterator[Check]:
         rank = f", priority {tunnel.priority}" if len(able) > 1 else ""
         role = "stands by" if not carries else "carries it" if takes(state) else "should carry it"
         enters = takes(state) and state.drain is None
-        mark = (CheckStatus.OK if well(tunnel, state) else CheckStatus.WARNING) if enters or not carries else CheckStatus.PROBLEM
+        mark = (
+            (CheckStatus.OK if well(tunnel, state) else CheckStatus.WARNING)
+            if enters or not carries
+            else CheckStatus.PROBLEM
+        )
         full = "; it drains and takes nothing new" if state.drain is not None else ""
-        text = f"{tunnel.name} ({tunnel.kind}{rank}) {role}: {condition(facts, tunnel, state)}{full}{_turn(facts, way, tunnel, state)}"
+        text = (
+            f"{tunnel.name} ({tunnel.kind}{rank}) {role}: "
+            f"{condition(facts, tunnel, state)}{full}{_turn(facts, way, tunnel, state)}"
+        )
         yield Check("tunnel", text, mark)
 
 
@@ -116,7 +147,10 @@ def condition(facts: Evidence, tunnel: Tunnel, state: TunnelState) -> str:
     if up(state):
         if well(tunnel, state):
             badly = "" if state.degraded is None else f", but works badly: {state.degraded}"
-            return f"{'healthy' if state.health is Health.HEALTHY else 'connected'} {_since(facts, state.well_since)}{badly}"
+            return (
+                f"{'healthy' if state.health is Health.HEALTHY else 'connected'} "
+                f"{_since(facts, state.well_since)}{badly}"
+            )
         return f"connected, not proven by a probe yet, {_since(facts, state.since)}"
     if state.phase is Phase.STOPPED:
         who = "because the daemon ends" if state.reason is Reason.SHUTDOWN else "by an operator"
@@ -127,16 +161,21 @@ def condition(facts: Evidence, tunnel: Tunnel, state: TunnelState) -> str:
         return f"connected, and its {leg} is dead {_since(facts, state.well_since)}{why}; its session goes on"
     dead = "" if leg is None else f" at the {leg}"
     wait = "" if state.deadline is None else f" in {lasting(state.deadline - now)}"
-    return f"down {_since(facts, state.well_since)}{dead}{why}; {_NEXT[state.phase]}{wait if state.phase is Phase.BACKOFF else ''}"
+    return (
+        f"down {_since(facts, state.well_since)}{dead}{why}; "
+        f"{_NEXT[state.phase]}{wait if state.phase is Phase.BACKOFF else ''}"
+    )
 
 
-_NEXT: Mapping[Phase, str] = MappingProxyType({
-    Phase.STARTING: "it is connecting now",
-    Phase.UP: "its session is given up",
-    Phase.BACKOFF: "the next attempt follows",
-    Phase.STOPPING: "its client is being ended",
-    Phase.FAILED: "it waits for a person",
-})
+_NEXT: Mapping[Phase, str] = MappingProxyType(
+    {
+        Phase.STARTING: "it is connecting now",
+        Phase.UP: "its session is given up",
+        Phase.BACKOFF: "the next attempt follows",
+        Phase.STOPPING: "its client is being ended",
+        Phase.FAILED: "it waits for a person",
+    }
+)
 
 
 def _turn(facts: Evidence, way: Way, tunnel: Tunnel, state: TunnelState) -> str:
@@ -155,15 +194,25 @@ def session(facts: Evidence, way: Way) -> Iterator[Check]:
         return
     run = state.session
     parts = [f"session {run.id or run.number}", f"process {run.pid or 'not started yet'}"]
-    parts += [f"{word} {value}" for word, value in (("address", run.address or run.address6), ("far side", run.peer)) if value is not None]
-    parts.append("not connected yet" if run.connected is None else f"connected {_since(facts, run.connected)}")
+    parts += [
+        f"{word} {value}"
+        for word, value in (("address", run.address or run.address6), ("far side", run.peer))
+        if value is not None
+    ]
+    parts.append(
+        "not connected yet" if run.connected is None else f"connected {_since(facts, run.connected)}"
+    )
     yield Check("session", ", ".join(parts))
     if not way.tunnel.probe.targets:
         yield Check("probe", "no probe.targets, so being connected is all that is known", CheckStatus.WARNING)
     elif state.misses:
         yield Check("probe", f"{state.misses} rounds in a row without an answer", CheckStatus.WARNING)
     elif state.last_rtt is not None:
-        held = "" if state.healthy_since is None else f", healthy for {lasting(now - state.healthy_since)} in this session"
+        held = (
+            ""
+            if state.healthy_since is None
+            else f", healthy for {lasting(now - state.healthy_since)} in this session"
+        )
         yield Check("probe", f"the last one was answered in {state.last_rtt * 1000:.1f} ms{held}")
     else:
         yield Check("probe", "none was answered yet")
@@ -178,7 +227,8 @@ def failures(facts: Evidence, tunnel: str) -> Iterator[Check]:
         yield Check("failure", f"{_since(facts, failure.at, 'ago')}: {failure.reason}: {failure.text}")
 
 
-# --- the kernel ----------------------------------------------------------------------------------------------------------------
+# --- the kernel
+# ----------------------------------------------------------------------------------------------------------
 
 
 def held(facts: Evidence, way: Way) -> Iterator[Check]:
@@ -196,7 +246,9 @@ def held(facts: Evidence, way: Way) -> Iterator[Check]:
     yield _compared("rule", rules, actual)
     yield _compared("table", _routes(target, lane.number, version), actual)
     yield from _foreign(actual, target, lane.number, version)
-    closed = [route for route in _routes(target, MAIN_TABLE, version) if route.network == way.match.carry.network]
+    closed = [
+        route for route in _routes(target, MAIN_TABLE, version) if route.network == way.match.carry.network
+    ]
     yield _compared("closed", closed, actual, "without it a packet could leave in clear")
     yield _nftables(actual, target, way)
 
@@ -215,7 +267,11 @@ def _foreign(actual: Layout, target: Layout, table: int, version: int) -> Iterat
 def _compared(name: str, items: Sequence[Route | Rule], actual: Layout, remark: str = "") -> Check:
     missing = [item for item in items if item not in actual]
     if missing:
-        return Check(name, f"missing in the kernel: {_listed(missing)}" + (f"; {remark}" if remark else ""), CheckStatus.PROBLEM)
+        return Check(
+            name,
+            f"missing in the kernel: {_listed(missing)}" + (f"; {remark}" if remark else ""),
+            CheckStatus.PROBLEM,
+        )
     return Check(name, _listed(str(item).removeprefix("rule ").removeprefix("route ") for item in items))
 
 
@@ -226,11 +282,15 @@ def _nftables(actual: Layout, target: Layout, way: Way) -> Check:
     mine = [e for e in target.elements if _concerns(e, way) or e.set == f"staff{way.match.address.version}"]
     missing = sorted(str(element) for element in mine if element not in actual.elements)
     if missing:
-        return Check("nftables", f"missing in table inet facilitator: {_listed(missing)}", CheckStatus.PROBLEM)
-    return Check("nftables", f"table inet facilitator holds all {len(mine)} elements for this address and lane")
+        return Check(
+            "nftables", f"missing in table inet facilitator: {_listed(missing)}", CheckStatus.PROBLEM
+        )
+    return Check(
+        "nftables", f"table inet facilitator holds all {len(mine)} elements for this address and lane"
+    )
 
 
-_OF_SENDERS = ("refused", "allowed")        # sets whose addresses are those of senders
+_OF_SENDERS = ("refused", "allowed")  # sets whose addresses are those of senders
 
 
 def _concerns(element: Element, way: Way) -> bool:
@@ -238,7 +298,9 @@ def _concerns(element: Element, way: Way) -> bool:
     spans = [part for part in element.key if isinstance(part, Interval)]
     address = way.match.address
     if spans and not element.set.startswith(_OF_SENDERS):
-        return any(span.version == address.version and span.first <= int(address) <= span.last for span in spans)
+        return any(
+            span.version == address.version and span.first <= int(address) <= span.last for span in spans
+        )
     return way.lane.number in parts or (way.lane.device is not None and way.lane.device in parts)
 
 
@@ -256,14 +318,21 @@ def carrier(facts: Evidence, way: Way) -> Iterator[Check]:
     link = "up" if device.up else "down"
     fits = way.state.session.path_mtu
     path = "" if fits is None else f"; packets of up to {fits} bytes get through the tunnel"
-    yield Check("device", f"{name} is {link}, MTU {device.mtu} bytes{path}", CheckStatus.OK if device.up else gone)
+    yield Check(
+        "device", f"{name} is {link}, MTU {device.mtu} bytes{path}", CheckStatus.OK if device.up else gone
+    )
     assigned = [address for address in way.lane.addresses if address.version == version]
     if seen := assigned if way.lane.addresses else facts.kernel.addresses:
         yield Check("nat", f"source NAT: the remote gateway sees {_listed(seen)}")
     elif way.lane.addresses or way.state.session.on_interface:
-        yield Check("nat", f"the remote gateway has assigned no IPv{version} address, so no packet can enter", gone)
+        yield Check(
+            "nat", f"the remote gateway has assigned no IPv{version} address, so no packet can enter", gone
+        )
     else:
-        text = f"the remote gateway has assigned no IPv{version} address, so it sees one of this host's other addresses"
+        text = (
+            f"the remote gateway has assigned no IPv{version} address, so it sees one of this host's "
+            f"other addresses"
+        )
         yield Check("nat", text, CheckStatus.WARNING if way.lane.up else CheckStatus.OK)
 
 
@@ -272,36 +341,66 @@ def _proxy(facts: Evidence, way: Way) -> Check:
     if port is None:
         return Check("proxy", "no port takes connections now")
     if facts.kernel.listening is False:
-        return Check("proxy", f"nothing listens on port {port} of this host, where TCP is redirected to", CheckStatus.PROBLEM)
-    return Check("proxy", f"TCP is redirected to port {port} of this host, where the client listens; anything but TCP is rejected")
+        return Check(
+            "proxy",
+            f"nothing listens on port {port} of this host, where TCP is redirected to",
+            CheckStatus.PROBLEM,
+        )
+    return Check(
+        "proxy",
+        f"TCP is redirected to port {port} of this host, where the client listens; anything but TCP is "
+        f"rejected",
+    )
 
 
 def routing(facts: Evidence, way: Way) -> Iterator[Check]:
     """What the kernel itself says about the packet and its answers."""
     kernel = facts.kernel
     if kernel.forwarding is False:
-        yield Check("forwarding", f"IPv{way.match.address.version} forwarding is switched off in this host's kernel", CheckStatus.PROBLEM)
+        yield Check(
+            "forwarding",
+            f"IPv{way.match.address.version} forwarding is switched off in this host's kernel",
+            CheckStatus.PROBLEM,
+        )
     if kernel.onward is not None:
         right = kernel.onward.device == way.lane.device
         table = "" if kernel.onward.table is None else f" (table {kernel.onward.table})"
-        yield Check("route", f"the kernel sends it {kernel.onward}{table}", CheckStatus.OK if right or not way.lane.up else CheckStatus.PROBLEM)
+        yield Check(
+            "route",
+            f"the kernel sends it {kernel.onward}{table}",
+            CheckStatus.OK if right or not way.lane.up else CheckStatus.PROBLEM,
+        )
     if kernel.back is not None:
         yield _return_route(facts, kernel.back)
 
 
 def _return_route(facts: Evidence, back: Lookup) -> Check:
-    """Answers must leave by the interface that leads to the staff: never into a tunnel, nor to this host itself."""
+    """Answers must leave by the interface that leads to the staff: never into a tunnel, nor to this host
+    itself.
+    """
     wrong = CheckStatus.PROBLEM if facts.question.source is not None else CheckStatus.WARNING
-    tunnel = next((lane.tunnel for lane in facts.plan.lanes if lane.device is not None and lane.device == back.device), None)
+    tunnel = next(
+        (lane.tunnel for lane in facts.plan.lanes if lane.device is not None and lane.device == back.device),
+        None,
+    )
     if tunnel is not None:
-        return Check("way back", f"answers would go into tunnel {tunnel} ({back}); a route of another program leads there", CheckStatus.PROBLEM)
+        return Check(
+            "way back",
+            f"answers would go into tunnel {tunnel} ({back}); a route of another program leads there",
+            CheckStatus.PROBLEM,
+        )
     if back.device == "lo":
-        return Check("way back", f"answers would stay on this host ({back}): it has that address itself", CheckStatus.PROBLEM)
+        return Check(
+            "way back",
+            f"answers would stay on this host ({back}): it has that address itself",
+            CheckStatus.PROBLEM,
+        )
     return Check("way back", f"answers go {back}", CheckStatus.OK if back.device is not None else wrong)
 
 
 _ASTRAY = (
-    "came in by another interface than the one that leads back to their sender, and were refused (all tunnels, since our table was made); "
+    "came in by another interface than the one that leads back to their sender, and were refused (all "
+    "tunnels, since our table was made); "
     "make the routes of this host and of the staff's network agree"
 )
 
@@ -311,7 +410,11 @@ def counters(facts: Evidence, way: Way) -> Iterator[Check]:
     if facts.kernel.traffic is not None:
         received, sent = facts.kernel.traffic
         yield Check("bytes", f"{way.lane.device}: {size(received)} received, {size(sent)} sent")
-    turned_away = {segment: count for (tunnel, segment), count in sorted(facts.kernel.turned_away.items()) if tunnel == way.tunnel.name}
+    turned_away = {
+        segment: count
+        for (tunnel, segment), count in sorted(facts.kernel.turned_away.items())
+        if tunnel == way.tunnel.name
+    }
     if turned_away:
         counts = _listed(f"{segment or 'in no segment'} {count}" for segment, count in turned_away.items())
         yield Check("not allowed", f"packets that {way.tunnel.name} did not let in, by segment: {counts}")
@@ -322,7 +425,8 @@ def counters(facts: Evidence, way: Way) -> Iterator[Check]:
         yield Check("way in", f"{astray} packets of staff {_ASTRAY}", CheckStatus.WARNING)
 
 
-# --- words ---------------------------------------------------------------------------------------------------------------------
+# --- words
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _since(facts: Evidence, moment: float, form: str = "") -> str:
@@ -346,7 +450,9 @@ def _port_in(each: Allowance, port: int) -> bool:
     return any(int(span[0]) <= port <= int(span[-1]) for span in spans)
 
 
-def nearest(networks: Iterable[tuple[IPNetwork, str]], address: IPAddress, count: int = 3) -> list[tuple[IPNetwork, str]]:
+def nearest(
+    networks: Iterable[tuple[IPNetwork, str]], address: IPAddress, count: int = 3
+) -> list[tuple[IPNetwork, str]]:
     """The networks (with their tunnels) that lie closest to the address."""
 
     def distance(entry: tuple[IPNetwork, str]) -> int:

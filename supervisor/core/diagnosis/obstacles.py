@@ -1,4 +1,6 @@
-"""What other programs have put in the way of one packet, for `facilitator why`: a step for each that stops it, or some like it."""
+"""What other programs have put in the way of one packet, for `facilitator why`: a step for each that stops
+it, or some like it.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,17 @@ def obstacles(facts: Evidence, way: Way) -> Iterator[Check]:
         yield from _rules(facts, way, host)
         yield from _addresses(way, host)
         version = way.match.address.version
-        yield from (Check("kernel setting", f"{each.text}; to do: {each.remedy}", CheckStatus.PROBLEM) for each in of_devices(host, version))
+        yield from (
+            Check("kernel setting", f"{each.text}; to do: {each.remedy}", CheckStatus.PROBLEM)
+            for each in of_devices(host, version)
+        )
 
 
 def _staff(facts: Evidence, way: Way) -> tuple[IPNetwork, ...]:
     asked, version = facts.question.source, way.match.address.version
-    return tuple(n for n in facts.plan.staff if n.version == version) if asked is None else (ip_network(asked),)
+    return (
+        tuple(n for n in facts.plan.staff if n.version == version) if asked is None else (ip_network(asked),)
+    )
 
 
 def _firewalls(facts: Evidence, way: Way, host: fitness.HostFacts) -> Iterator[Check]:
@@ -48,30 +55,48 @@ def _firewalls(facts: Evidence, way: Way, host: fitness.HostFacts) -> Iterator[C
     # What the tunnel itself lives by: while it works although it is stopped, that has not had its effect yet.
     mark = CheckStatus.WARNING if takes(way.state) else CheckStatus.PROBLEM
     own = (case for case in cases(host.around) if case.what in ("probe", "gateway"))
-    for blow in stopped(hit for hit in hits(firewall, host.around, own) if way.tunnel.name in hit.case.tunnels):
-        yield Check("firewall", f"{sentence(blow, firewall, facts.plan)}; to do: {remedies(blow, firewall, host)}", mark)
+    for blow in stopped(
+        hit for hit in hits(firewall, host.around, own) if way.tunnel.name in hit.case.tunnels
+    ):
+        yield Check(
+            "firewall",
+            f"{sentence(blow, firewall, facts.plan)}; to do: {remedies(blow, firewall, host)}",
+            mark,
+        )
 
 
 def _rules(facts: Evidence, way: Way, host: fitness.HostFacts) -> Iterator[Check]:
     match = way.match
-    arrivals = tuple(name for network, name in host.around.arrivals if network.version == match.address.version)
+    arrivals = tuple(
+        name for network, name in host.around.arrivals if network.version == match.address.version
+    )
     course = Course(way.lane, ip_network(match.address), ip_network(match.real), _staff(facts, way), arrivals)
     for rule in filter(first, host.rules or ()):
         truth, _ = catches(rule, course, host.routes)
         if truth is not Truth.NO:
             verb = "leads it elsewhere" if truth is Truth.YES else "may lead it elsewhere"
-            text = f"the third-party rule `{rule.priority}: {rule.text}` stands before ours and {verb}; " \
-                   f"to do: ip -{rule.version} rule del pref {rule.priority} {rule.text}"
-            yield Check("policy rule", text, CheckStatus.PROBLEM if truth is Truth.YES else CheckStatus.WARNING)
+            text = (
+                f"the third-party rule `{rule.priority}: {rule.text}` stands before ours and {verb}; "
+                f"to do: ip -{rule.version} rule del pref {rule.priority} {rule.text}"
+            )
+            yield Check(
+                "policy rule", text, CheckStatus.PROBLEM if truth is Truth.YES else CheckStatus.WARNING
+            )
 
 
 def _addresses(way: Way, host: fitness.HostFacts) -> Iterator[Check]:
     real = way.match.real
     for route, course in taken(host.around, host.routes):
         if course.lane.number == way.lane.number and real in route.network:
-            taken_by = f"{route.device} has the address {route.network}: this host takes the packet for itself"
+            taken_by = (
+                f"{route.device} has the address {route.network}: this host takes the packet for itself"
+            )
             text = f"{taken_by}; to do: {removal(route, host.own)}"
             yield Check("address", text, CheckStatus.PROBLEM)
     for own in host.own:
         if real in own.network:
-            yield Check("address", f"it also lies in {own.network}, {own.what}, whose hosts this one cannot reach", CheckStatus.WARNING)
+            yield Check(
+                "address",
+                f"it also lies in {own.network}, {own.what}, whose hosts this one cannot reach",
+                CheckStatus.WARNING,
+            )

@@ -1,6 +1,6 @@
 """A packet that somebody asks about, and what is known about its way: the values behind `facilitator why`.
 
-    Question -> locate -> Match -> (supervisor.app gathers) -> Facts -> supervisor.core.diagnosis.answer
+Question -> locate -> Match -> (supervisor.app gathers) -> Facts -> supervisor.core.diagnosis.answer
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tunnels.settings import IPAddress, IPNetwork, Tunnel
 
 @dataclass(frozen=True, slots=True)
 class PacketQuery:
-    """A packet to `address`, as staff or the far side call it. Without a source: from anybody in staff.networks. `port` is of TCP."""
+    """A packet to `address`, as staff or the far side call it. Without a source: from anybody in
+    staff.networks. `port` is of TCP.
+    """
 
     address: IPAddress
     source: IPAddress | None = None
@@ -27,7 +29,11 @@ class PacketQuery:
 
 def parse_question(address: str, source: str | None = None, port: str | int | None = None) -> PacketQuery:
     """The question from what a person typed; ValueError with one sentence."""
-    asked = PacketQuery(_address(address), None if source is None else _address(source), None if port is None else _port(str(port)))
+    asked = PacketQuery(
+        _address(address),
+        None if source is None else _address(source),
+        None if port is None else _port(str(port)),
+    )
     if asked.source is not None and asked.source.version != asked.address.version:
         raise ValueError(f"{asked.source} cannot send to {asked.address}: one is IPv4, the other IPv6")
     return asked
@@ -55,7 +61,7 @@ class Match:
     """The destination that covers an address, with both names of the address."""
 
     carry: Carry
-    address: IPAddress          # what staff use
+    address: IPAddress  # what staff use
 
     @property
     def real(self) -> IPAddress:
@@ -72,7 +78,9 @@ class Alias:
 
 
 def locate(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match | None:
-    """The smallest destination, as staff address them, around the address. The plan may lag behind a tunnel that was just removed."""
+    """The smallest destination, as staff address them, around the address. The plan may lag behind a
+    tunnel that was just removed.
+    """
     lanes = {lane.number for lane in plan.lanes if lane.tunnel in snapshot.tunnels}
     covering = (carry for carry in plan.carries if address in carry.network and carry.lane in lanes)
     found = max(covering, key=lambda carry: carry.network.prefixlen, default=None)
@@ -80,7 +88,9 @@ def locate(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match |
 
 
 def aliases(snapshot: Snapshot, address: IPAddress) -> tuple[Alias, ...]:
-    """The names that staff use for an address of the far side; tunnels that present the same name give it once."""
+    """The names that staff use for an address of the far side; tunnels that present the same name give it
+    once.
+    """
     found: dict[IPAddress, Alias] = {}
     for tunnel, _ in snapshot.tunnels.values():
         for destination in tunnel.destinations:
@@ -112,20 +122,24 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """What was read from the kernel for one question. None: it could not be read, or there was no reason to."""
+    """What was read from the kernel for one question. None: it could not be read, or there was no reason
+    to.
+    """
 
     host: HostFeatures = field(default_factory=HostFeatures)
-    layout: Layout | None = None            # all that is ours
-    forwarding: bool | None = None          # of the packet's IP version
-    onward: Lookup | None = None            # the packet itself, marked as our rules would
-    back: Lookup | None = None              # its answers
-    addresses: tuple[str, ...] = ()         # of the tunnel's device, of the packet's IP version
-    listening: bool | None = None           # on the proxy's port
+    layout: Layout | None = None  # all that is ours
+    forwarding: bool | None = None  # of the packet's IP version
+    onward: Lookup | None = None  # the packet itself, marked as our rules would
+    back: Lookup | None = None  # its answers
+    addresses: tuple[str, ...] = ()  # of the tunnel's device, of the packet's IP version
+    listening: bool | None = None  # on the proxy's port
     traffic: tuple[int, int] | None = None  # bytes received and sent by the device
-    refused: Mapping[str, int] = field(default_factory=dict)    # packets, by chain of our table
-    turned_away: Mapping[tuple[str, str], int] = field(default_factory=dict)    # packets, by tunnel and segment ("": in none)
-    others: fitness.HostFacts | None = None     # what other programs have put there
-    problem: str | None = None              # why something could not be read
+    refused: Mapping[str, int] = field(default_factory=dict)  # packets, by chain of our table
+    turned_away: Mapping[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # packets, by tunnel and segment ("": in none)
+    others: fitness.HostFacts | None = None  # what other programs have put there
+    problem: str | None = None  # why something could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +150,11 @@ class Evidence:
     snapshot: Snapshot
     plan: NetworkPlan
     kernel: KernelView
-    wall_offset: float                                      # what turns monotonic seconds into Unix time
+    wall_offset: float  # what turns monotonic seconds into Unix time
     segments: Mapping[str, Sequence[IPNetwork]] = field(default_factory=dict)
-    failures: Mapping[str, Sequence[Failure]] = field(default_factory=dict)     # the last ones by tunnel, oldest first
+    failures: Mapping[str, Sequence[Failure]] = field(
+        default_factory=dict
+    )  # the last ones by tunnel, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +175,9 @@ def way(snapshot: Snapshot, plan: NetworkPlan, match: Match) -> Way:
 
 def candidates(snapshot: Snapshot, network: IPNetwork) -> Iterator[tuple[Tunnel, TunnelState]]:
     """The tunnels that could carry a destination, as staff address it, by priority."""
-    able = (pair for pair in snapshot.tunnels.values() if any(d.staff_side == network for d in pair[0].destinations))
+    able = (
+        pair
+        for pair in snapshot.tunnels.values()
+        if any(d.staff_side == network for d in pair[0].destinations)
+    )
     return iter(sorted(able, key=lambda pair: (pair[0].priority, pair[0].name)))

@@ -24,7 +24,7 @@ from supervisor.core.netfilter.values import (
     Truth,
 )
 
-_SIZE = 64                      # bytes
+_SIZE = 64  # bytes
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -60,10 +60,22 @@ class Registers:
             case Swapped():
                 self._swap(expression)
             case Compare():
-                return (self._judged(expression.at, len(expression.value), _compared(self._get(expression), expression)),)
+                return (
+                    self._judged(
+                        expression.at, len(expression.value), _compared(self._get(expression), expression)
+                    ),
+                )
             case Between():
-                truth = _within(self._bits(expression.at, len(expression.first)), expression.first, expression.last)
-                return (self._judged(expression.at, len(expression.first), Truth(2 - truth) if expression.outside else truth),)
+                truth = _within(
+                    self._bits(expression.at, len(expression.first)), expression.first, expression.last
+                )
+                return (
+                    self._judged(
+                        expression.at,
+                        len(expression.first),
+                        Truth(2 - truth) if expression.outside else truth,
+                    ),
+                )
             case Member():
                 return tuple(self._member(expression, elements))
             case Opaque():
@@ -83,8 +95,12 @@ class Registers:
             self._name_addresses(load)
             return _GOES_ON
         bits = self._packet.fields.get(load.source, Bits.unknown(load.size))
-        if load.source.startswith("ct ") and load.source not in self._packet.fields and "ct mark" not in self._packet.fields:
-            return (ExpressionResult(Truth.NO),)      # no flow yet: the rule ends here
+        if (
+            load.source.startswith("ct ")
+            and load.source not in self._packet.fields
+            and "ct mark" not in self._packet.fields
+        ):
+            return (ExpressionResult(Truth.NO),)  # no flow yet: the rule ends here
         self._put(load.to, bits)
         return _GOES_ON
 
@@ -106,7 +122,7 @@ class Registers:
         self._about[part] = [bits.about] * size
 
     def _bits(self, at: int, size: int) -> Bits:
-        return Bits(bytes(self._value[at:at + size]), bytes(self._known[at:at + size]))
+        return Bits(bytes(self._value[at : at + size]), bytes(self._known[at : at + size]))
 
     def _get(self, compare: Compare) -> Bits:
         return self._bits(compare.at, len(compare.value))
@@ -121,7 +137,10 @@ class Registers:
         if sys.byteorder == "big":
             return
         for start in range(0, it.size, it.unit):
-            here, there = slice(it.at + start, it.at + start + it.unit), slice(it.to + start, it.to + start + it.unit)
+            here, there = (
+                slice(it.at + start, it.at + start + it.unit),
+                slice(it.to + start, it.to + start + it.unit),
+            )
             for row in (self._value, self._known):
                 row[there] = row[here][::-1]
             self._about[there] = self._about[here][::-1]
@@ -139,14 +158,20 @@ class Registers:
             return
         size = len(elements.elements[0].first) if elements.elements else 0
         bits, open = self._bits(member.at, size), self._open(member.at, size)
-        matches = [(each, t) for each in elements.elements if (t := _inside(bits, each, elements.parts)) is not Truth.NO]
+        matches = [
+            (each, t)
+            for each in elements.elements
+            if (t := _inside(bits, each, elements.parts)) is not Truth.NO
+        ]
         best = max([Truth.NO, *(truth for _, truth in matches)])
         if member.to is not None:
             self._put(member.to, Bits.unknown(16))
         if any(each.consequence for each in elements.elements):
-            for each, truth in matches if best is Truth.MAYBE else [pair for pair in matches if pair[1] is best][:1]:
+            for each, truth in (
+                matches if best is Truth.MAYBE else [pair for pair in matches if pair[1] is best][:1]
+            ):
                 yield ExpressionResult(truth, open, each.consequence)
-            yield ExpressionResult(Truth.NO)       # what is in the map has left the rule, what is not has too
+            yield ExpressionResult(Truth.NO)  # what is in the map has left the rule, what is not has too
             return
         found = Truth(2 - best) if member.outside else Truth(best)
         yield ExpressionResult(found, open if found is Truth.MAYBE else _NOTHING)
@@ -158,8 +183,12 @@ def _compared(bits: Bits, compare: Compare) -> Truth:
         equal = Truth.NO if differs else Truth.YES if all(k == 0xFF for k in bits.known) else Truth.MAYBE
         return equal if compare.operator == "==" else Truth(2 - equal)
     low, high, value = *_span(bits), int.from_bytes(compare.value)
-    below, above = {"<": (high < value, low >= value), "<=": (high <= value, low > value), ">": (low > value, high <= value),
-                    ">=": (low >= value, high < value)}[compare.operator]
+    below, above = {
+        "<": (high < value, low >= value),
+        "<=": (high <= value, low > value),
+        ">": (low > value, high <= value),
+        ">=": (low >= value, high < value),
+    }[compare.operator]
     return Truth.YES if below else Truth.NO if above else Truth.MAYBE
 
 
@@ -184,7 +213,10 @@ def _inside(bits: Bits, element: SetInterval, parts: tuple[int, ...]) -> Truth:
         part = slice(at, at + size)
         piece = Bits(bits.value[part], bits.known[part])
         exact = element.first[part] == element.last[part]
-        one = _compared(piece, Compare(0, "==", element.first[part])) if exact else _within(piece, element.first[part], element.last[part])
+        one = (
+            _compared(piece, Compare(0, "==", element.first[part]))
+            if exact
+            else _within(piece, element.first[part], element.last[part])
+        )
         truth, at = min(truth, one), at + -(-size // 4) * 4
     return truth
-

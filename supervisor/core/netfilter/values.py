@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from tunnels.settings import IPAddress, IPNetwork
 
-OURS = "facilitator"            # a rule with this word in its comment was made for us: it does what it says to all of our packets
+# a rule with this word in its comment was made for us: it does what it says to all of our packets
+OURS = "facilitator"
 
 
 class Truth(enum.IntEnum):
@@ -45,7 +46,9 @@ class Bits:
             return cls.unknown(size, about)
         known = int.from_bytes(found[0].known)
         for each in found:
-            known &= int.from_bytes(each.known) & ~(int.from_bytes(each.value) ^ int.from_bytes(found[0].value))
+            known &= int.from_bytes(each.known) & ~(
+                int.from_bytes(each.value) ^ int.from_bytes(found[0].value)
+            )
         return cls((int.from_bytes(found[0].value) & known).to_bytes(size), known.to_bytes(size), about)
 
     @classmethod
@@ -56,17 +59,20 @@ class Bits:
         return cls(address.packed, mask, about)
 
 
-# --- what the kernel holds ---------------------------------------------------------------------------------------------------------
+# --- what the kernel holds
+# ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LoadExpression:
-    """Puts something of the packet into a register: a field by its name, or bytes of a header (`network` or `transport`)."""
+    """Puts something of the packet into a register: a field by its name, or bytes of a header (`network`
+    or `transport`).
+    """
 
-    to: int                     # first byte of the register
+    to: int  # first byte of the register
     source: str
     size: int
-    offset: int = 0             # in the header
+    offset: int = 0  # in the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ class Compare:
     """Goes on only if the register compares so."""
 
     at: int
-    operator: str               # == != < <= > >=
+    operator: str  # == != < <= > >=
     value: bytes
 
 
@@ -118,17 +124,21 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Goes on only if the register is in the set, or is not. A map of verdicts ends the rule with the element's."""
+    """Goes on only if the register is in the set, or is not. A map of verdicts ends the rule with the
+    element's.
+    """
 
     at: int
     set: str
     outside: bool = False
-    to: int | None = None       # of a map of data: the register that gets it
+    to: int | None = None  # of a map of data: the register that gets it
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """Something that is not understood: a register gets nobody knows what; without one the rule may also end here."""
+    """Something that is not understood: a register gets nobody knows what; without one the rule may also
+    end here.
+    """
 
     to: int | None = None
     size: int = 4
@@ -149,7 +159,7 @@ Expression = LoadExpression | Constant | Masked | Swapped | Compare | Between | 
 class FilterRule:
     """A rule of a chain."""
 
-    handle: int                 # the kernel's number, by which it can be deleted
+    handle: int  # the kernel's number, by which it can be deleted
     expressions: tuple[Expression, ...]
     comment: str = ""
 
@@ -163,14 +173,14 @@ class FilterRule:
 class FilterChain:
     """A chain. Only a base chain has a hook."""
 
-    family: str                 # ip, ip6, inet or netdev
+    family: str  # ip, ip6, inet or netdev
     table: str
     name: str
     rules: tuple[FilterRule, ...] = ()
-    hook: str = ""              # prerouting, input, forward, output, postrouting, ingress
+    hook: str = ""  # prerouting, input, forward, output, postrouting, ingress
     priority: int = 0
-    drops: bool = False         # by its policy
-    devices: tuple[str, ...] = ()   # of a netdev chain
+    drops: bool = False  # by its policy
+    devices: tuple[str, ...] = ()  # of a netdev chain
 
     def __str__(self) -> str:
         return f"table {self.family} {self.table}, chain {self.name}"
@@ -190,7 +200,7 @@ class ElementSet:
     """A set or map. Without elements where there are too many to be read."""
 
     elements: tuple[SetInterval, ...] | None
-    parts: tuple[int, ...] = ()     # bytes of the fields of a concatenation
+    parts: tuple[int, ...] = ()  # bytes of the fields of a concatenation
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +208,7 @@ class Firewall:
     """The tables of other programs."""
 
     chains: tuple[FilterChain, ...] = ()
-    sets: Mapping[tuple[str, str, str], ElementSet] = field(default_factory=dict)       # by family, table and name
+    sets: Mapping[tuple[str, str, str], ElementSet] = field(default_factory=dict)  # by family, table and name
 
     @property
     def base(self) -> tuple[FilterChain, ...]:
@@ -207,10 +217,16 @@ class Firewall:
 
     def reach(self, chain: FilterChain) -> frozenset[str]:
         """The chain and all chains of its table that it leads to."""
-        siblings = {each.name: each for each in self.chains if (each.family, each.table) == (chain.family, chain.table)}
+        siblings = {
+            each.name: each
+            for each in self.chains
+            if (each.family, each.table) == (chain.family, chain.table)
+        }
         waiting, seen = [chain.name], {chain.name}
         while waiting:
-            led_to = {name for rule in siblings[waiting.pop()].rules for name in self._targets(chain, rule)} & siblings.keys()
+            led_to = {
+                name for rule in siblings[waiting.pop()].rules for name in self._targets(chain, rule)
+            } & siblings.keys()
             waiting += led_to - seen
             seen |= led_to
         return frozenset(seen)
@@ -221,10 +237,15 @@ class Firewall:
                 yield expression.chain
             elif isinstance(expression, Member):
                 known = self.sets.get((chain.family, chain.table, expression.set))
-                yield from (each.consequence.chain for each in (known.elements or () if known else ()) if each.consequence)
+                yield from (
+                    each.consequence.chain
+                    for each in (known.elements or () if known else ())
+                    if each.consequence
+                )
 
 
-# --- what is asked -----------------------------------------------------------------------------------------------------------------
+# --- what is asked
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +253,8 @@ class SymbolicPacket:
     """What is known about a packet, or about many."""
 
     version: int
-    fields: Mapping[str, Bits]                  # by the names of `LoadExpression`
-    network: Bits                               # the IP header
-    transport: Bits                             # the one behind it
-    source: str = "other"                       # what unknown bits of its addresses depend on
+    fields: Mapping[str, Bits]  # by the names of `LoadExpression`
+    network: Bits  # the IP header
+    transport: Bits  # the one behind it
+    source: str = "other"  # what unknown bits of its addresses depend on
     target: str = "other"

@@ -1,9 +1,12 @@
-"""Would the nftables rules of other programs let a packet pass? Answered by reading them, without sending anything.
+"""Would the nftables rules of other programs let a packet pass? Answered by reading them, without sending
+anything.
 
-    Firewall (what the kernel holds), Packet (what is known about it) -> walk -> the rules and policies that drop it
+    Firewall (what the kernel holds), Packet (what is known about it) -> walk -> the rules and policies that
+    drop it
 
-A packet may stand for many: bits that are not known are left open, and then a rule matches certainly, perhaps or not at all. What left
-it open is told (`staff`, `destination`, ...), so that who asks can ask again about fewer packets.
+A packet may stand for many: bits that are not known are left open, and then a rule matches certainly, perhaps
+or not at all. What left it open is told (`staff`, `destination`, ...), so that who asks can ask again about
+fewer packets.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from supervisor.core.netfilter.values import (
     Truth,
 )
 
-_DEEPEST = 16                   # jumps within each other; the kernel allows as many
+_DEEPEST = 16  # jumps within each other; the kernel allows as many
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -32,13 +35,13 @@ _NOTHING: frozenset[str] = frozenset()
 class Stop:
     """A rule, or the policy of a base chain, that drops the packet."""
 
-    base: FilterChain               # at which it entered
-    chain: str                      # in which it ends
-    how: str                        # "policy drop", "drop" or "reject"
+    base: FilterChain  # at which it entered
+    chain: str  # in which it ends
+    how: str  # "policy drop", "drop" or "reject"
     truth: Truth
-    open: frozenset[str]            # what it depends on, where it is not certain
-    exceptions: bool                # rules before it may have led some away, and accepted them
-    handle: int | None = None       # of the rule
+    open: frozenset[str]  # what it depends on, where it is not certain
+    exceptions: bool  # rules before it may have led some away, and accepted them
+    handle: int | None = None  # of the rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Walk:
     """Everything that may happen to the packet in one base chain."""
 
     stops: tuple[Stop, ...]
-    open: frozenset[str]            # what any rule depended on that was not certain
+    open: frozenset[str]  # what any rule depended on that was not certain
 
 
 def walk(firewall: Firewall, base: FilterChain, packet: SymbolicPacket) -> Walk:
@@ -58,12 +61,15 @@ def walk(firewall: Firewall, base: FilterChain, packet: SymbolicPacket) -> Walk:
     return Walk(tuple(walker.stops), frozenset(walker.open))
 
 
-# --- how it is answered ------------------------------------------------------------------------------------------------------------
+# --- how it is answered
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The packets that are still on their way: how sure it is that there are any, and whether some have left."""
+    """The packets that are still on their way: how sure it is that there are any, and whether some have
+    left.
+    """
 
     truth: Truth
     open: frozenset[str] = _NOTHING
@@ -71,7 +77,9 @@ class _Part:
 
     def where(self, truth: Truth, open: frozenset[str]) -> _Part:
         """Those of them that a rule matches."""
-        return replace(self, truth=min(self.truth, truth), open=self.open | open if truth is Truth.MAYBE else self.open)
+        return replace(
+            self, truth=min(self.truth, truth), open=self.open | open if truth is Truth.MAYBE else self.open
+        )
 
 
 def _both(one: _Part | None, other: _Part | None) -> _Part | None:
@@ -85,7 +93,11 @@ class _Walker:
         self.stops: list[Stop] = []
         self.open: set[str] = set()
         self._base, self._packet, self._sets = base, packet, firewall.sets
-        self._chains = {each.name: each for each in firewall.chains if (each.family, each.table) == (base.family, base.table)}
+        self._chains = {
+            each.name: each
+            for each in firewall.chains
+            if (each.family, each.table) == (base.family, base.table)
+        }
 
     def stop(self, chain: str, how: str, part: _Part, handle: int | None = None) -> None:
         self.stops.append(Stop(self._base, chain, how, part.truth, part.open, part.left, handle))
@@ -105,8 +117,12 @@ class _Walker:
                 rest = gone_on if truth is Truth.YES else _both(gone_on, stayed)
         return _both(returned, rest)
 
-    def _after(self, chain: FilterChain, rule: FilterRule, part: _Part, then: Consequence, depth: int) -> tuple[_Part | None, _Part | None]:
-        """Of the packets that match: those that leave the chain for the one before it, and those that go on in it."""
+    def _after(
+        self, chain: FilterChain, rule: FilterRule, part: _Part, then: Consequence, depth: int
+    ) -> tuple[_Part | None, _Part | None]:
+        """Of the packets that match: those that leave the chain for the one before it, and those that go
+        on in it.
+        """
         match then.how:
             case "drop" | "reject":
                 if not rule.ours:
@@ -124,7 +140,9 @@ class _Walker:
         return self.through(self._chains[name], part, depth + 1) if name in self._chains else part
 
     def _consequences(self, rule: FilterRule) -> Iterator[tuple[Truth, frozenset[str], Consequence]]:
-        """What the rule may do, and to which of the packets. One that was made for us does it to all of them."""
+        """What the rule may do, and to which of the packets. One that was made for us does it to all of
+        them.
+        """
         registers = Registers(self._packet)
         truth, open = Truth.YES, _NOTHING
         for expression in rule.expressions:
@@ -137,9 +155,16 @@ class _Walker:
                 if each.consequence is not None:
                     yield min(truth, matched), open | each.open, each.consequence
                 else:
-                    truth, open = min(truth, matched), open | (each.open if matched is Truth.MAYBE else _NOTHING)
+                    truth, open = (
+                        min(truth, matched),
+                        open | (each.open if matched is Truth.MAYBE else _NOTHING),
+                    )
             if truth is Truth.NO:
                 return
 
     def _set(self, expression: Expression) -> ElementSet | None:
-        return self._sets.get((self._base.family, self._base.table, expression.set)) if isinstance(expression, Member) else None
+        return (
+            self._sets.get((self._base.family, self._base.table, expression.set))
+            if isinstance(expression, Member)
+            else None
+        )

@@ -1,8 +1,11 @@
-"""Who of staff may enter a tunnel: what `staff.segments` and a tunnel's `allow` mean, as disjoint ranges of source addresses.
+"""Who of staff may enter a tunnel: what `staff.segments` and a tunnel's `allow` mean, as disjoint ranges
+of source addresses.
 
-    Gate (from the configuration) -> refusals(...) -> elements of the table (`core.network.layout`), and whose counter is whose (`kernel.nft.counters`)
+    Gate (from the configuration) -> refusals(...) -> elements of the table (`core.network.layout`), and whose
+    counter is whose (`kernel.nft.counters`)
 
-Segments may overlap: whom one allowance lets in is in. A refused packet counts for the smallest network around its source.
+Segments may overlap: whom one allowance lets in is in. A refused packet counts for the smallest network
+around its source.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ class AccessRule:
     """A segment that may enter."""
 
     segment: str
-    ports: tuple[Ports, ...] | None         # only to these; None: whatever it wants
+    ports: tuple[Ports, ...] | None  # only to these; None: whatever it wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class Refusal:
     version: int
     first: int
     last: int
-    segment: str                            # "": in no segment
-    ports: tuple[Ports, ...] = ()           # disjoint, in order
+    segment: str  # "": in no segment
+    ports: tuple[Ports, ...] = ()  # disjoint, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class _Area:
     version: int
     first: int
     last: int
-    segment: str                            # the one with the smallest network here
+    segment: str  # the one with the smallest network here
     segments: frozenset[str]
 
 
@@ -78,11 +81,17 @@ def gate(tunnel: Tunnel, lane: int) -> AccessPolicy | None:
 
 
 def _entry(allowance: Allowance) -> AccessRule:
-    return AccessRule(allowance.segment, None if allowance.ports is None else tuple(map(parse_ports, allowance.ports)))
+    return AccessRule(
+        allowance.segment, None if allowance.ports is None else tuple(map(parse_ports, allowance.ports))
+    )
 
 
-def refusals(staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Iterable[AccessPolicy]) -> Iterator[tuple[AccessPolicy, Refusal]]:
-    """What each gate refuses, in disjoint ranges that together are all of staff but those who may enter without limits."""
+def refusals(
+    staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Iterable[AccessPolicy]
+) -> Iterator[tuple[AccessPolicy, Refusal]]:
+    """What each gate refuses, in disjoint ranges that together are all of staff but those who may enter
+    without limits.
+    """
     areas = [area for version in (4, 6) for area in _areas(version, staff, segments)]
     for each in gates:
         yield from ((each, refusal) for refusal in _joined(_refused(each, areas)))
@@ -100,8 +109,10 @@ def _joined(refusals: Iterable[Refusal]) -> Iterator[Refusal]:
     """Neighbours that are refused alike as one."""
     before: Refusal | None = None
     for refusal in refusals:
-        if before is not None and replace(before, last=refusal.last) == replace(refusal, first=before.first) and (
-            refusal.first == before.last + 1
+        if (
+            before is not None
+            and replace(before, last=refusal.last) == replace(refusal, first=before.first)
+            and (refusal.first == before.last + 1)
         ):
             before = replace(before, last=refusal.last)
             continue
@@ -137,11 +148,22 @@ def _areas(version: int, staff: Sequence[IPNetwork], segments: Sequence[Segment]
         named = [span for span in inside if span.segment]
         if len(named) < len(inside):
             smallest = max(named, key=lambda span: (span.prefix, span.segment), default=None)
-            yield _Area(version, edge, after - 1, smallest.segment if smallest else "", frozenset(span.segment for span in named))
+            yield _Area(
+                version,
+                edge,
+                after - 1,
+                smallest.segment if smallest else "",
+                frozenset(span.segment for span in named),
+            )
 
 
 def _spans(version: int, segments: Iterable[Segment]) -> Iterator[_Span]:
     for segment in segments:
         for network in segment.networks:
             if network.version == version:
-                yield _Span(int(network.network_address), int(network.broadcast_address) + 1, network.prefixlen, segment.name)
+                yield _Span(
+                    int(network.network_address),
+                    int(network.broadcast_address) + 1,
+                    network.prefixlen,
+                    segment.name,
+                )

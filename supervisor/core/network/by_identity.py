@@ -1,4 +1,6 @@
-"""Values as keys by what they are, not by what they hold: the hash of ten thousand networks costs more than what is remembered for them."""
+"""Values as keys by what they are, not by what they hold: the hash of ten thousand networks costs more
+than what is remembered for them.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from supervisor.core.state import Snapshot, TunnelState, well
 from tunnels.base import IPNetwork
 from tunnels.settings import Tunnel
 
-Carriers = Mapping[IPNetwork, str]      # destination, as staff address it -> name of the tunnel
+Carriers = Mapping[IPNetwork, str]  # destination, as staff address it -> name of the tunnel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,8 +20,10 @@ class DestinationIndex:
     """Which tunnels reach which destinations. One and the same object for one and the same configuration."""
 
     tunnels: tuple[Tunnel, ...]
-    ranked: Mapping[IPNetwork, tuple[str, ...]]             # in the order of networks: the tunnels that reach each, best first
-    real: Mapping[tuple[str, IPNetwork], IPNetwork]         # what a destination is at a tunnel's far side
+    ranked: Mapping[
+        IPNetwork, tuple[str, ...]
+    ]  # in the order of networks: the tunnels that reach each, best first
+    real: Mapping[tuple[str, IPNetwork], IPNetwork]  # what a destination is at a tunnel's far side
 
 
 def directory(tunnels: Sequence[Tunnel], last: Carriers) -> DestinationIndex:
@@ -54,7 +56,7 @@ class _Group:
     """Destinations that the same tunnels, more than one, reach and the same one carries: they go together."""
 
     ranked: tuple[str, ...]
-    carrier: str                        # "": none yet
+    carrier: str  # "": none yet
     networks: tuple[IPNetwork, ...]
 
 
@@ -70,7 +72,10 @@ class Chosen(dict[IPNetwork, str]):
     def of(cls, known: DestinationIndex, before: Carriers) -> Chosen:
         """As it was before, for a configuration that is new."""
         groups: dict[tuple[tuple[str, ...], str], list[IPNetwork]] = {}
-        carriers = {network: ranked[0] if len(ranked) == 1 else before.get(network, "") for network, ranked in known.ranked.items()}
+        carriers = {
+            network: ranked[0] if len(ranked) == 1 else before.get(network, "")
+            for network, ranked in known.ranked.items()
+        }
         for network, ranked in known.ranked.items():
             if len(ranked) > 1:
                 groups.setdefault((ranked, carriers[network]), []).append(network)
@@ -78,11 +83,12 @@ class Chosen(dict[IPNetwork, str]):
 
 
 def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None]:
-    """The carriers now (`before` itself where nothing changes), and the monotonic moment at which one may change without any event.
+    """The carriers now (`before` itself where nothing changes), and the monotonic moment at which one may
+    change without any event.
 
-    The well tunnel with the lowest priority number carries, one that drains only if there is no other. One that comes back takes over
-    only after it was well for its `stable_after`, so that a flapping tunnel is not followed; while none is well the last one keeps the
-    destination. None: no such moment.
+    The well tunnel with the lowest priority number carries, one that drains only if there is no other. One
+    that comes back takes over only after it was well for its `stable_after`, so that a flapping tunnel is not
+    followed; while none is well the last one keeps the destination. None: no such moment.
     """
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], before)
     if not isinstance(before, Chosen) or before.directory is not known:
@@ -99,7 +105,7 @@ def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None
     return (Chosen(known, before | moved, groups) if moved else before), min(moments, default=None)
 
 
-Rivals = tuple[str, ...]    # tunnels that reach the same destinations, best first
+Rivals = tuple[str, ...]  # tunnels that reach the same destinations, best first
 
 
 def prevailed(carriers: Carriers) -> dict[Rivals, str]:
@@ -109,7 +115,11 @@ def prevailed(carriers: Carriers) -> dict[Rivals, str]:
 
 def contested(before: Carriers, after: Carriers) -> set[str]:
     """Tunnels that have won or lost from one choice to the other."""
-    return set() if before is after else {name for _, name in prevailed(before).items() ^ prevailed(after).items()}
+    return (
+        set()
+        if before is after
+        else {name for _, name in prevailed(before).items() ^ prevailed(after).items()}
+    )
 
 
 def recalled(tunnels: Sequence[Tunnel], known: Mapping[Rivals, str]) -> Carriers:
@@ -133,7 +143,9 @@ def _carrier(before: str, ranked: Sequence[Candidate], now: float) -> tuple[str,
 
 
 def _failed_back(current: str, fit: Iterable[Candidate], now: float) -> tuple[str, float | None]:
-    """A better tunnel than the current, well one takes over when it has proven itself; or the moment at which one may."""
+    """A better tunnel than the current, well one takes over when it has proven itself; or the moment at
+    which one may.
+    """
     moments: list[float] = []
     for tunnel, state in fit:
         due = state.well_since + tunnel.reconnect.stable_after

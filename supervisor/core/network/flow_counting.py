@@ -1,10 +1,13 @@
-"""Which flows of a lane that drains are not over: what the entries of connection tracking tell from one look to the next.
+"""Which flows of a lane that drains are not over: what the entries of connection tracking tell from one
+look to the next.
 
-    entries (`kernel.conntrack.flow_counter`) -> count(...) -> FlowsCounted per lane, and what to remember for the next look
+    entries (`kernel.conntrack.flow_counter`) -> count(...) -> FlowsCounted per lane, and what to remember for
+    the next look
 
-An entry says when it will expire, and each packet of its flow moves that moment. So a flow was silent for as long as it has not moved.
-Where a lane masquerades, the kernel forgets its flows with the tunnel's device, and such a flow lives on: its next packet makes a new
-entry. So one that is gone before its time, and had not been closed, is silent and not over.
+An entry says when it will expire, and each packet of its flow moves that moment. So a flow was silent for as
+long as it has not moved. Where a lane masquerades, the kernel forgets its flows with the tunnel's device, and
+such a flow lives on: its next packet makes a new entry. So one that is gone before its time, and had not been
+closed, is silent and not over.
 """
 
 from __future__ import annotations
@@ -14,35 +17,37 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 from typing import NamedTuple
 
-GRAIN = 1.5             # seconds: the kernel tells whole ones, and a look takes a moment
+GRAIN = 1.5  # seconds: the kernel tells whole ones, and a look takes a moment
 
 
 @dataclass(frozen=True, slots=True)
 class FlowJob:
-    """A lane whose flows are to be counted, because it takes no new ones and waits for the end of those that are in it."""
+    """A lane whose flows are to be counted, because it takes no new ones and waits for the end of those
+    that are in it.
+    """
 
     tunnel: str
-    idle: float         # seconds without a packet after which a flow does not count any more
-    session: int | None = None      # whose lane, where a tunnel has two; None: the tunnel as such waits
+    idle: float  # seconds without a packet after which a flow does not count any more
+    session: int | None = None  # whose lane, where a tunnel has two; None: the tunnel as such waits
 
 
 class TrackedFlow(NamedTuple):
     """A flow in connection tracking. Moments are monotonic seconds."""
 
     lane: int
-    way: bytes          # its addresses, protocol and ports: what tells it from others
-    over: bool          # TCP that both sides have closed, or one has reset: the entry is only a memory
-    seen: float         # when this was read
-    expires: float      # when the entry goes, if no packet comes
-    silent: float       # seconds for which there was no packet at least, as far as the entry alone tells
+    way: bytes  # its addresses, protocol and ports: what tells it from others
+    over: bool  # TCP that both sides have closed, or one has reset: the entry is only a memory
+    seen: float  # when this was read
+    expires: float  # when the entry goes, if no packet comes
+    silent: float  # seconds for which there was no packet at least, as far as the entry alone tells
 
 
 class Trace(NamedTuple):
     """What is remembered of a flow."""
 
     lane: int
-    expires: float      # as it was when the last packet was noticed
-    active: float       # when that was
+    expires: float  # as it was when the last packet was noticed
+    active: float  # when that was
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,17 @@ class Left:
     """What a lane still carries."""
 
     flows: int = 0
-    idle: float = 0.0   # seconds for which the most silent of them has been silent
+    idle: float = 0.0  # seconds for which the most silent of them has been silent
 
 
 Memory = Mapping[bytes, Trace]
 
 
-def count(before: Memory, entries: Iterable[TrackedFlow], limits: Mapping[int, float], now: float) -> tuple[Memory, dict[int, Left]]:
-    """What is left in each lane of `limits`, which says after how many silent seconds a flow does not count; and the new memory.
+def count(
+    before: Memory, entries: Iterable[TrackedFlow], limits: Mapping[int, float], now: float
+) -> tuple[Memory, dict[int, Left]]:
+    """What is left in each lane of `limits`, which says after how many silent seconds a flow does not
+    count; and the new memory.
 
     `entries` are all that there are of these lanes at the moment `now` (monotonic seconds).
     """
@@ -78,7 +86,11 @@ def count(before: Memory, entries: Iterable[TrackedFlow], limits: Mapping[int, f
 def _trace(before: Trace | None, entry: TrackedFlow) -> Trace:
     if before is None or before.lane != entry.lane:
         return Trace(entry.lane, entry.expires, entry.seen - entry.silent)
-    return before if abs(entry.expires - before.expires) <= GRAIN else Trace(entry.lane, entry.expires, entry.seen)
+    return (
+        before
+        if abs(entry.expires - before.expires) <= GRAIN
+        else Trace(entry.lane, entry.expires, entry.seen)
+    )
 
 
 def _silence(trace: Trace, now: float) -> float:
@@ -90,12 +102,19 @@ def _left(silences: Collection[float]) -> Left:
 
 
 def blocks(lanes: Iterable[int]) -> list[tuple[int, int]]:
-    """Marks and masks (32 bits) that fit these lanes and no others, as few as possible: lanes stand side by side."""
-    return [(int(each.network_address), int(each.netmask)) for each in collapse_addresses(IPv4Network(lane) for lane in lanes)]
+    """Marks and masks (32 bits) that fit these lanes and no others, as few as possible: lanes stand side
+    by side.
+    """
+    return [
+        (int(each.network_address), int(each.netmask))
+        for each in collapse_addresses(IPv4Network(lane) for lane in lanes)
+    ]
 
 
 def prefix(lanes: Collection[int]) -> tuple[int, int]:
-    """A mark and a mask (32 bits) that all of these lanes fit, and few others: what the kernel is asked for."""
+    """A mark and a mask (32 bits) that all of these lanes fit, and few others: what the kernel is asked
+    for.
+    """
     first = min(lanes)
     differing = 0
     for lane in lanes:

@@ -58,13 +58,15 @@ def merged(intervals: Iterable[Interval]) -> Iterator[Interval]:
 
 
 def longest_prefix(networks: Iterable[tuple[IPNetwork, ValueT]]) -> list[tuple[Interval, ValueT]]:
-    """Disjoint intervals that give each address the value of the smallest network around it (of equal networks: the first)."""
+    """Disjoint intervals that give each address the value of the smallest network around it (of equal
+    networks: the first).
+    """
     first: dict[Interval, ValueT] = {}
     for network, value in networks:
         first.setdefault(Interval.of(network), value)
     found: list[tuple[Interval, ValueT]] = []
-    around: list[tuple[Interval, ValueT]] = []      # the networks that the sweep is inside of, outermost first
-    at = 0                                          # everything before this address is settled
+    around: list[tuple[Interval, ValueT]] = []  # the networks that the sweep is inside of, outermost first
+    at = 0  # everything before this address is settled
     for interval in sorted(first, key=lambda i: (i.version, i.first, -i.last)):
         if around:
             at = _leave(around, found, at, interval)
@@ -76,9 +78,16 @@ def longest_prefix(networks: Iterable[tuple[IPNetwork, ValueT]]) -> list[tuple[I
     return found
 
 
-def _leave(around: list[tuple[Interval, ValueT]], found: list[tuple[Interval, ValueT]], at: int, until: Interval | None) -> int:
+def _leave(
+    around: list[tuple[Interval, ValueT]],
+    found: list[tuple[Interval, ValueT]],
+    at: int,
+    until: Interval | None,
+) -> int:
     """Settle the networks that end before `until` begins; the first address that is not settled yet."""
-    while around and (until is None or until.version != around[-1][0].version or around[-1][0].last < until.first):
+    while around and (
+        until is None or until.version != around[-1][0].version or around[-1][0].last < until.first
+    ):
         interval, value = around.pop()
         if at <= interval.last:
             found.append((Interval(interval.version, at, interval.last), value))

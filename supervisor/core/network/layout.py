@@ -2,9 +2,9 @@
 
     wanted(plan, host) -> Layout        diff(actual, wanted) -> changes, in the order in which they are safe
 
-A layout is a set of values: routes, policy rules, whether our nftables table stands, and the elements of its sets and maps. The rules
-of the table never change; everything that depends on the plan is an element. `supervisor.kernel` reads layouts and carries out changes;
-`facilitator plan` prints them.
+A layout is a set of values: routes, policy rules, whether our nftables table stands, and the elements of its
+sets and maps. The rules of the table never change; everything that depends on the plan is an element.
+`supervisor.kernel` reads layouts and carries out changes; `facilitator plan` prints them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from supervisor.core.network.rules import RETURN_TABLE, Rule, leading, returning
 from tunnels.settings import IPNetwork
 
 MAIN_TABLE = 254
-CLOSED_METRIC = 20_000      # of the permanent unreachable routes: any real route is better
-TUNNEL_METRIC = 100         # of the route into a tunnel
+CLOSED_METRIC = 20_000  # of the permanent unreachable routes: any real route is better
+TUNNEL_METRIC = 100  # of the route into a tunnel
 ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}    # bytes of IP and TCP headers without options
+MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}  # bytes of IP and TCP headers without options
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """A network device that exists."""
 
-    index: int                  # the kernel's number: a device that is made anew gets another one
-    mtu: int                    # bytes
-    up: bool                    # administratively
-    ipv6: bool                  # it takes IPv6 routes
+    index: int  # the kernel's number: a device that is made anew gets another one
+    mtu: int  # bytes
+    up: bool  # administratively
+    ipv6: bool  # it takes IPv6 routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class HostFeatures:
     """What the layout depends on beside the plan."""
 
     devices: Mapping[str, Device] = field(default_factory=dict)
-    ipv6: bool = True           # the kernel speaks IPv6 at all
+    ipv6: bool = True  # the kernel speaks IPv6 at all
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -80,14 +81,18 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The nftables table `inet facilitator` with its sets, chains and rules, as far as they depend on nothing."""
+    """The nftables table `inet facilitator` with its sets, chains and rules, as far as they depend on
+    nothing.
+    """
 
     def __str__(self) -> str:
         return "table inet facilitator"
 
 
 class Element(NamedTuple):
-    """An element of a set (no value) or of a map in our nftables table. More than one part: a concatenation."""
+    """An element of a set (no value) or of a map in our nftables table. More than one part: a
+    concatenation.
+    """
 
     set: str
     key: tuple[Part, ...]
@@ -127,7 +132,7 @@ class Layout:
 class Op(enum.Enum):
     """What a change does."""
 
-    ADD = "+"           # a route takes the place of another one of ours
+    ADD = "+"  # a route takes the place of another one of ours
     REMOVE = "-"
 
 
@@ -146,12 +151,16 @@ class Change(NamedTuple):
         return f"{self.op.value} {self.item}"
 
 
-# --- what is wanted ----------------------------------------------------------------------------------------------------------
+# --- what is wanted
+# ----------------------------------------------------------------------------------------------------------
 
 
 def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
     """The layout that carries out the plan on this host as it is now."""
-    parts = [_of_destinations(ByIdentity(plan.staff), ByIdentity(plan.carries), host.versions), _of_gates(plan.staff, plan.segments, plan.gates)]
+    parts = [
+        _of_destinations(ByIdentity(plan.staff), ByIdentity(plan.carries), host.versions),
+        _of_gates(plan.staff, plan.segments, plan.gates),
+    ]
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
     return Layout(
         frozenset().union(*(part.routes for part in parts)),
@@ -168,9 +177,15 @@ def _rules(plan: NetworkPlan, versions: tuple[int, ...]) -> frozenset[Rule]:
 
 # A session's change concerns one lane; what all others contribute is remembered, together with its hashes.
 @functools.lru_cache(maxsize=4)
-def _of_destinations(staff: ByIdentity[tuple[IPNetwork, ...]], carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int, ...]) -> Layout:
+def _of_destinations(
+    staff: ByIdentity[tuple[IPNetwork, ...]],
+    carries: ByIdentity[tuple[Carry, ...]],
+    versions: tuple[int, ...],
+) -> Layout:
     ground = _ground(staff, tuple([carry.network for carry in carries.value]), versions)
-    return Layout(ground.closed, elements=ground.elements | frozenset(_carrying(carries.value, ground.intervals)))
+    return Layout(
+        ground.closed, elements=ground.elements | frozenset(_carrying(carries.value, ground.intervals))
+    )
 
 
 class _Ground(NamedTuple):
@@ -178,20 +193,32 @@ class _Ground(NamedTuple):
 
     closed: frozenset[Route]
     elements: frozenset[Element]
-    intervals: tuple[tuple[Interval, int], ...]     # with the position of the destination
+    intervals: tuple[tuple[Interval, int], ...]  # with the position of the destination
 
 
 @functools.lru_cache(maxsize=2)
-def _ground(staff: ByIdentity[tuple[IPNetwork, ...]], networks: tuple[IPNetwork, ...], versions: tuple[int, ...]) -> _Ground:
-    closed = [Route(network, MAIN_TABLE, CLOSED_METRIC) for network in networks if network.version in versions]
+def _ground(
+    staff: ByIdentity[tuple[IPNetwork, ...]], networks: tuple[IPNetwork, ...], versions: tuple[int, ...]
+) -> _Ground:
+    closed = [
+        Route(network, MAIN_TABLE, CLOSED_METRIC) for network in networks if network.version in versions
+    ]
     closed += [Route(ANYWHERE[version], RETURN_TABLE, CLOSED_METRIC) for version in versions]
-    closed += [Route(network, RETURN_TABLE, TUNNEL_METRIC, "throw") for network in staff.value if network.version in versions]
+    closed += [
+        Route(network, RETURN_TABLE, TUNNEL_METRIC, "throw")
+        for network in staff.value
+        if network.version in versions
+    ]
     elements = frozenset((*_networks("staff", staff.value), *_networks("destinations", networks)))
-    return _Ground(frozenset(closed), elements, tuple(longest_prefix(zip(networks, itertools.count(), strict=False))))
+    return _Ground(
+        frozenset(closed), elements, tuple(longest_prefix(zip(networks, itertools.count(), strict=False)))
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _of_gates(staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates: tuple[AccessPolicy, ...]) -> Layout:
+def _of_gates(
+    staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates: tuple[AccessPolicy, ...]
+) -> Layout:
     return Layout(elements=frozenset(_gate_elements(staff, segments, gates)))
 
 
@@ -199,11 +226,16 @@ def _of_gates(staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates
 def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> Layout:
     kind = "blackhole" if lane.manner is Manner.PAUSE else "unreachable"
     closed = (Route(ANYWHERE[version], lane.number, CLOSED_METRIC, kind) for version in versions)
-    return Layout(frozenset((*closed, *_opening(lane, device, versions))), elements=frozenset(_lane_elements(lane, device)))
+    return Layout(
+        frozenset((*closed, *_opening(lane, device, versions))),
+        elements=frozenset(_lane_elements(lane, device)),
+    )
 
 
 def open_routes(lane: Lane, host: HostFeatures) -> Iterator[Route]:
-    """The routes that lead packets of a lane that is up out of its table; none while the device is missing or down."""
+    """The routes that lead packets of a lane that is up out of its table; none while the device is missing
+    or down.
+    """
     return _opening(lane, host.devices.get(lane.device or "lo"), host.versions)
 
 
@@ -213,7 +245,8 @@ def _opening(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> It
         return
     for version in versions:
         if version == 4 or device.ipv6:
-            # The IPv6 kernel turns a unicast route to lo into an unreachable one; a local one lets our own probes reach the proxy.
+            # The IPv6 kernel turns a unicast route to lo into an unreachable one; a local one lets our own
+            # probes reach the proxy.
             kind = "local" if version == 6 and lane.device is None else "unicast"
             yield Route(ANYWHERE[version], lane.number, TUNNEL_METRIC, kind, name)
 
@@ -226,12 +259,17 @@ def _carrying(carries: Sequence[Carry], intervals: Iterable[tuple[Interval, int]
             yield Element(f"real{interval.version}", (carry.lane, interval), (Interval.of(carry.real),))
 
 
-def _gate_elements(staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Sequence[AccessPolicy]) -> Iterator[Element]:
+def _gate_elements(
+    staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Sequence[AccessPolicy]
+) -> Iterator[Element]:
     for gate, refusal in refusals(staff, segments, gates):
         interval = Interval(refusal.version, refusal.first, refusal.last)
         yield Element(f"refused{refusal.version}", (gate.lane, interval))
         for ports in refusal.ports:
-            yield Element(f"allowed{refusal.version}", (gate.lane, interval, ports.protocol, Range(ports.first, ports.last)))
+            yield Element(
+                f"allowed{refusal.version}",
+                (gate.lane, interval, ports.protocol, Range(ports.first, ports.last)),
+            )
 
 
 def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
@@ -242,19 +280,27 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         yield Element("refusing", (lane.number,))
     if lane.draining:
         yield Element("draining", (lane.number,))
-    yield from (Element("flows", (number,)) for number in both_seats(lane.number))      # always: with an element its count goes
+    yield from (
+        Element("flows", (number,)) for number in both_seats(lane.number)
+    )  # always: with an element its count goes
     if lane.device is None:
         yield from _proxy_elements(lane)
         return
     yield Element("lanes", (lane.number, lane.device))
     yield Element("own", (lane.number, lane.device))
     yield Element("own", (lane.number | HOST_FLAG, lane.device))
-    if not lane.addresses:      # also before it is up, for what finds out whether it is
+    if not lane.addresses:  # also before it is up, for what finds out whether it is
         yield Element("masqueraded", (lane.number,))
     for address in lane.addresses:
-        yield Element(f"assigned{address.version}", (lane.number,), (Interval(address.version, int(address), int(address)),))
+        yield Element(
+            f"assigned{address.version}",
+            (lane.number,),
+            (Interval(address.version, int(address), int(address)),),
+        )
     yield Element("tunnels", (lane.device,))
-    mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)     # a device alone changes nothing
+    mtu = (
+        0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)
+    )  # a device alone changes nothing
     for version, overhead in MSS_OVERHEAD.items():
         if mtu > overhead:
             yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))
@@ -270,7 +316,13 @@ def _proxy_elements(lane: Lane) -> Iterator[Element]:
 
 def lanes_of(elements: Iterable[Element]) -> frozenset[int]:
     """The lanes that these elements are about, of both seats of each tunnel."""
-    return frozenset(part for element in elements if element.set == "flows" for part in element.key if isinstance(part, int))
+    return frozenset(
+        part
+        for element in elements
+        if element.set == "flows"
+        for part in element.key
+        if isinstance(part, int)
+    )
 
 
 def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
@@ -278,14 +330,16 @@ def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
         yield Element(f"{name}{interval.version}", (interval,))
 
 
-# --- what must change --------------------------------------------------------------------------------------------------------
+# --- what must change
+# --------------------------------------------------------------------------------------------------------
 
 
 def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
-    """The changes from `actual` to `target`: what closes goes in first and out last, what opens goes in last and out first.
+    """The changes from `actual` to `target`: what closes goes in first and out last, what opens goes in
+    last and out first.
 
-    The table and its elements stand in one block, because they change in one transaction; removed elements come first, as intervals
-    may overlap.
+    The table and its elements stand in one block, because they change in one transaction; removed elements
+    come first, as intervals may overlap.
     """
     table = actual.table and target.table
     have = actual.elements if table else frozenset()
@@ -321,7 +375,9 @@ def applied(layout: Layout, changes: Sequence[Change]) -> Layout:
             case Table():
                 table, before = op is Op.ADD, frozenset()
                 elements.clear()
-    return Layout(_routes_after(layout.routes, changes), _after(layout.rules, rules), table, _after(before, elements))
+    return Layout(
+        _routes_after(layout.routes, changes), _after(layout.rules, rules), table, _after(before, elements)
+    )
 
 
 def _after(items: frozenset[HeldT], last: Mapping[HeldT, Op]) -> frozenset[HeldT]:
@@ -333,7 +389,9 @@ def _after(items: frozenset[HeldT], last: Mapping[HeldT, Op]) -> frozenset[HeldT
 
 def _routes_after(routes: frozenset[Route], changes: Iterable[Change]) -> frozenset[Route]:
     """A route that is added takes the place of one that stood there."""
-    places = {change.item.place: (change.op, change.item) for change in changes if isinstance(change.item, Route)}
+    places = {
+        change.item.place: (change.op, change.item) for change in changes if isinstance(change.item, Route)
+    }
     if not places:
         return routes
     tables = {route.table for _, route in places.values()}
@@ -354,13 +412,20 @@ def achieved(plan: NetworkPlan, host: HostFeatures, actual: Layout) -> dict[str,
     closing = _closing_by_lane(ByIdentity(plan.carries), host.versions)
     found: dict[str, Achieved] = {}
     for lane in plan.lanes:
-        one, other = _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes), found.get(lane.tunnel)
-        found[lane.tunnel] = one if other is None else Achieved(one.wanted + other.wanted, one.installed + other.installed)
+        one, other = (
+            _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes),
+            found.get(lane.tunnel),
+        )
+        found[lane.tunnel] = (
+            one if other is None else Achieved(one.wanted + other.wanted, one.installed + other.installed)
+        )
     return found
 
 
 @functools.lru_cache(maxsize=4)
-def _closing_by_lane(carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int, ...]) -> Mapping[int, frozenset[Route]]:
+def _closing_by_lane(
+    carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int, ...]
+) -> Mapping[int, frozenset[Route]]:
     closing: dict[int, set[Route]] = {}
     for carry in carries.value:
         if carry.network.version in versions:
@@ -368,7 +433,9 @@ def _closing_by_lane(carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int
     return {number: frozenset(routes) for number, routes in closing.items()}
 
 
-def _achieved(lane: Lane, closing: frozenset[Route], host: HostFeatures, routes: frozenset[Route]) -> Achieved:
+def _achieved(
+    lane: Lane, closing: frozenset[Route], host: HostFeatures, routes: frozenset[Route]
+) -> Achieved:
     device = host.devices.get(lane.device or "lo")
     own = _of_lane(lane, device, host.versions).routes | closing
     missing = lane.up and not any(True for _ in _opening(lane, device, host.versions))
@@ -397,11 +464,21 @@ def _order(item: Route | Rule) -> tuple[int | str, ...]:
             network = item.network
             return item.table, network.version, int(network.network_address), network.prefixlen, item.metric
         case Rule():
-            return item.mark, item.version, item.table, item.priority, item.mask, item.target, item.device or ""
+            return (
+                item.mark,
+                item.version,
+                item.table,
+                item.priority,
+                item.mask,
+                item.target,
+                item.device or "",
+            )
 
 
 def _ordered_elements(elements: Iterable[Element]) -> list[Element]:
-    """By set, key and value. Where the key is an interval, and those are many, the elements themselves have that order."""
+    """By set, key and value. Where the key is an interval, and those are many, the elements themselves
+    have that order.
+    """
     sets: dict[str, list[Element]] = {}
     for element in elements:
         sets.setdefault(element.set, []).append(element)

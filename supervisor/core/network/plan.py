@@ -1,12 +1,13 @@
 """What the kernel should hold, as a value: a function of the configuration and the tunnels' states.
 
-Each tunnel owns a *lane*: a number that is packet mark, connection mark and routing table in one. New flows from staff to a
-destination get the mark of the lane that carries it; the lane's table leads into the tunnel while it is up, and nowhere otherwise: for
-some seconds packets vanish, so that people see a pause, then they are answered with an error. A lane outlives its sessions, so a flow
-survives a reconnect that keeps its address.
+Each tunnel owns a *lane*: a number that is packet mark, connection mark and routing table in one. New flows
+from staff to a destination get the mark of the lane that carries it; the lane's table leads into the tunnel
+while it is up, and nowhere otherwise: for some seconds packets vanish, so that people see a pause, then they
+are answered with an error. A lane outlives its sessions, so a flow survives a reconnect that keeps its
+address.
 
-A tunnel has two *seats* for sessions, with a lane each. One is enough, except while a session replaces another one: then new flows enter
-the lane of one seat, and the flows that run go on in the lane of the other.
+A tunnel has two *seats* for sessions, with a lane each. One is enough, except while a session replaces
+another one: then new flows enter the lane of one seat, and the flows that run go on in the lane of the other.
 """
 
 from __future__ import annotations
@@ -24,19 +25,27 @@ from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
 from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
 from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
 
-FIRST_LANE = 173_001    # marks and tables from here on are ours
-NEXT_SEAT = 1_000       # between the lanes of a tunnel's two seats
+FIRST_LANE = 173_001  # marks and tables from here on are ours
+NEXT_SEAT = 1_000  # between the lanes of a tunnel's two seats
 LAST_LANE = FIRST_LANE + NEXT_SEAT + MOST_TUNNELS - 1
-HOST_FLAG = 1 << 30     # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
-SHARES = (480, 960, 1920, 3840, 7680)   # connections through a proxy that one source may hold; the rules know these numbers only
-PAUSE = 15.0            # seconds that a tunnel has to come back before its destinations answer with an error
+HOST_FLAG = (
+    1 << 30
+)  # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
+SHARES = (
+    480,
+    960,
+    1920,
+    3840,
+    7680,
+)  # connections through a proxy that one source may hold; the rules know these numbers only
+PAUSE = 15.0  # seconds that a tunnel has to come back before its destinations answer with an error
 
 
 class Manner(enum.StrEnum):
     """What becomes of a packet that finds no way into its tunnel."""
 
-    PAUSE = "pause"     # it vanishes: TCP sends it again, and established connections live on
-    REFUSE = "refuse"   # it is answered at once: a TCP reset, else ICMP "unreachable"
+    PAUSE = "pause"  # it vanishes: TCP sends it again, and established connections live on
+    REFUSE = "refuse"  # it is answered at once: a TCP reset, else ICMP "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,39 +53,43 @@ class Lane:
     """How one tunnel's packets leave."""
 
     tunnel: str
-    number: int                     # mark and routing table
-    device: str | None              # the tunnel's device (it may not exist at the moment); None: a proxy carries the lane
-    up: bool                        # packets may leave now
-    port: int | None = None         # local port of the proxy, while up
+    number: int  # mark and routing table
+    device: str | None  # the tunnel's device (it may not exist at the moment); None: a proxy carries the lane
+    up: bool  # packets may leave now
+    port: int | None = None  # local port of the proxy, while up
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
-    mtu: int | None = None          # bytes of the largest packet that passes, where that is known
-    draining: bool = False          # it takes no new flows; those that are in it go on
-    addresses: tuple[IPAddress, ...] = ()   # assigned by the remote gateway, while up: exist in source NAT only; none: masquerade
-    link_mtu: int | None = None     # bytes: the MTU to give the device, where its client leaves that to us
-    gateway: str | None = None      # address of the remote gateway, while up
-    share: int = 0                  # connections to the port that one source may hold, one of SHARES; 0: as many as it likes
+    mtu: int | None = None  # bytes of the largest packet that passes, where that is known
+    draining: bool = False  # it takes no new flows; those that are in it go on
+    addresses: tuple[
+        IPAddress, ...
+    ] = ()  # assigned by the remote gateway, while up: exist in source NAT only; none: masquerade
+    link_mtu: int | None = None  # bytes: the MTU to give the device, where its client leaves that to us
+    gateway: str | None = None  # address of the remote gateway, while up
+    share: int = 0  # connections to the port that one source may hold, one of SHARES; 0: as many as it likes
 
 
 @dataclass(frozen=True, slots=True)
 class Carry:
     """One destination, as staff address it, and the lane that carries it now."""
 
-    network: IPNetwork              # as staff address it
+    network: IPNetwork  # as staff address it
     lane: int
-    real: IPNetwork                 # what it is at the far side (differs with a 1:1 mapping)
+    real: IPNetwork  # what it is at the far side (differs with a 1:1 mapping)
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """The whole desired state of the kernel. Everything in `carries` is fail-closed whether or not its lane is up."""
+    """The whole desired state of the kernel. Everything in `carries` is fail-closed whether or not its
+    lane is up.
+    """
 
     staff: tuple[IPNetwork, ...] = ()
     lanes: tuple[Lane, ...] = ()
     carries: tuple[Carry, ...] = ()
     segments: tuple[Segment, ...] = ()
-    gates: tuple[AccessPolicy, ...] = ()    # of the tunnels that limit who may enter
-    accounting: bool = False        # connection tracking counts the bytes of each flow and notes when it began
-    directory: DestinationIndex | None = None      # which tunnels reach which destinations
+    gates: tuple[AccessPolicy, ...] = ()  # of the tunnels that limit who may enter
+    accounting: bool = False  # connection tracking counts the bytes of each flow and notes when it began
+    directory: DestinationIndex | None = None  # which tunnels reach which destinations
 
 
 Segments = Mapping[str, tuple[IPNetwork, ...]]
@@ -84,7 +97,9 @@ NO_SEGMENTS: Segments = MappingProxyType({})
 
 
 def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
-    """The first seat's lane of each tunnel: the one it had, else the lowest free one. ValueError: more tunnels than lanes."""
+    """The first seat's lane of each tunnel: the one it had, else the lowest free one. ValueError: more
+    tunnels than lanes.
+    """
     lanes = {name: known[name] for name in names if name in known}
     free = (n for n in range(FIRST_LANE, FIRST_LANE + MOST_TUNNELS) if n not in set(lanes.values()))
     for name in names:
@@ -103,7 +118,11 @@ def share_set(share: int) -> str:
 
 def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> dict[str, int]:
     """The tunnels that a local port carries, with the connections that one source may hold through each."""
-    carried = {name: kinds[tunnel.kind] for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.PROXY}
+    carried = {
+        name: kinds[tunnel.kind]
+        for name, tunnel in tunnels.items()
+        if kinds[tunnel.kind].carrier is Carrier.PROXY
+    }
     return {name: share_of(kind.share(tunnels[name])) for name, kind in carried.items()}
 
 
@@ -129,30 +148,54 @@ def both_seats(lane: int) -> tuple[int, int]:
 
 
 def desired(
-    staff: tuple[IPNetwork, ...], lanes: Mapping[str, int], proxies: Mapping[str, int], snapshot: Snapshot, carriers: Carriers,
-    segments: Segments = NO_SEGMENTS, accounting: bool = False,
+    staff: tuple[IPNetwork, ...],
+    lanes: Mapping[str, int],
+    proxies: Mapping[str, int],
+    snapshot: Snapshot,
+    carriers: Carriers,
+    segments: Segments = NO_SEGMENTS,
+    accounting: bool = False,
 ) -> NetworkPlan:
-    """The plan for this snapshot. `proxies`: as the function of that name says; `carriers`: who carries which destination."""
+    """The plan for this snapshot. `proxies`: as the function of that name says; `carriers`: who carries
+    which destination.
+    """
     plan_lanes = [
-        _lane(tunnel, side, lane_of(lanes[name], side.session.seat), proxies.get(name), _manner(tunnel, state, snapshot.now))
-        for name, (tunnel, state) in snapshot.tunnels.items() for side in state.sides
+        _lane(
+            tunnel,
+            side,
+            lane_of(lanes[name], side.session.seat),
+            proxies.get(name),
+            _manner(tunnel, state, snapshot.now),
+        )
+        for name, (tunnel, state) in snapshot.tunnels.items()
+        for side in state.sides
     ]
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
-    carrying = tuple([(name, lane_of(lanes[name], state.session.seat)) for name, (_, state) in snapshot.tunnels.items()])
+    carrying = tuple(
+        [(name, lane_of(lanes[name], state.session.seat)) for name, (_, state) in snapshot.tunnels.items()]
+    )
     carries = _carries(known, carrying, ByIdentity(carriers))
     gates = (
         gate(tunnel, lane_of(lanes[name], side.session.seat))
-        for name, (tunnel, state) in snapshot.tunnels.items() if tunnel.allow is not None for side in state.sides
+        for name, (tunnel, state) in snapshot.tunnels.items()
+        if tunnel.allow is not None
+        for side in state.sides
     )
     return NetworkPlan(
-        staff, tuple(plan_lanes), carries,
-        tuple(Segment(name, networks) for name, networks in segments.items()), tuple(each for each in gates if each is not None),
-        accounting, known,
+        staff,
+        tuple(plan_lanes),
+        carries,
+        tuple(Segment(name, networks) for name, networks in segments.items()),
+        tuple(each for each in gates if each is not None),
+        accounting,
+        known,
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _carries(known: DestinationIndex, lanes: tuple[tuple[str, int], ...], carriers: ByIdentity[Carriers]) -> tuple[Carry, ...]:
+def _carries(
+    known: DestinationIndex, lanes: tuple[tuple[str, int], ...], carriers: ByIdentity[Carriers]
+) -> tuple[Carry, ...]:
     """One and the same object while nothing changes."""
     made = _carries_of(known, lanes)
     in_order = isinstance(carriers.value, Chosen) and carriers.value.directory is known
@@ -161,60 +204,92 @@ def _carries(known: DestinationIndex, lanes: tuple[tuple[str, int], ...], carrie
 
 
 @functools.lru_cache(maxsize=2)
-def _carries_of(known: DestinationIndex, lanes: tuple[tuple[str, int], ...]) -> tuple[Mapping[str, Carry], ...]:
+def _carries_of(
+    known: DestinationIndex, lanes: tuple[tuple[str, int], ...]
+) -> tuple[Mapping[str, Carry], ...]:
     """For each destination: the carry by each tunnel that reaches it."""
     numbers = dict(lanes)
-    return tuple([
-        {name: Carry(network, numbers[name], known.real[name, network]) for name in ranked} for network, ranked in known.ranked.items()
-    ])
+    return tuple(
+        [
+            {name: Carry(network, numbers[name], known.real[name, network]) for name in ranked}
+            for network, ranked in known.ranked.items()
+        ]
+    )
 
 
 def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
-    """The open lanes that are closed from one plan to the other while all that they carried goes to lanes that are up."""
+    """The open lanes that are closed from one plan to the other while all that they carried goes to lanes
+    that are up.
+    """
     up = {lane.number for lane in after.lanes if lane.up}
-    closed = {lane.number: lane for lane in before.lanes if lane.up and lane.device is not None and lane.number not in up}
+    closed = {
+        lane.number: lane
+        for lane in before.lanes
+        if lane.up and lane.device is not None and lane.number not in up
+    }
     if not closed:
         return ()
     carried = {carry.network: carry.lane for carry in after.carries}
     stuck = closed.keys() & carried.values()
-    stuck |= {carry.lane for carry in before.carries if carry.lane in closed and carried.get(carry.network) not in up}
+    stuck |= {
+        carry.lane
+        for carry in before.carries
+        if carry.lane in closed and carried.get(carry.network) not in up
+    }
     return tuple(lane for number, lane in closed.items() if number not in stuck)
 
 
 def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
-    """The open lanes that are closed from one plan to the other while the tunnel's other seat has come up with the same address."""
+    """The open lanes that are closed from one plan to the other while the tunnel's other seat has come up
+    with the same address.
+    """
     addresses = {(lane.tunnel, lane.addresses) for lane in after.lanes if lane.up and lane.addresses}
     still = {lane.number for lane in after.lanes if lane.up}
-    return tuple(lane for lane in before.lanes if lane.up and lane.number not in still and (lane.tunnel, lane.addresses) in addresses)
+    return tuple(
+        lane
+        for lane in before.lanes
+        if lane.up and lane.number not in still and (lane.tunnel, lane.addresses) in addresses
+    )
 
 
 def to_forget(
-    before: NetworkPlan, after: NetworkPlan, addresses: Mapping[int, tuple[IPAddress, ...]], behind: Collection[int],
+    before: NetworkPlan,
+    after: NetworkPlan,
+    addresses: Mapping[int, tuple[IPAddress, ...]],
+    behind: Collection[int],
 ) -> tuple[int, ...]:
-    """The lanes whose running flows cannot go on as they are once `after` holds: connection tracking must forget these flows.
+    """The lanes whose running flows cannot go on as they are once `after` holds: connection tracking must
+    forget these flows.
 
-    A flow keeps the source address of its first packet. So it ends with a lane that was closed and carries nothing any more, in a lane
-    that is closed while another one carries a destination of such a flow, and in one that has got another address. `addresses`: those that
-    each lane had when it was last up; `behind`: lanes with flows to what another lane may carry now (`left_behind`, `overshadowed`).
+    A flow keeps the source address of its first packet. So it ends with a lane that was closed and carries
+    nothing any more, in a lane that is closed while another one carries a destination of such a flow, and in
+    one that has got another address. `addresses`: those that each lane had when it was last up; `behind`:
+    lanes with flows to what another lane may carry now (`left_behind`, `overshadowed`).
     """
     up = {lane.number for lane in after.lanes if lane.up}
     closed = {lane.number for lane in before.lanes if lane.up} - up
     carrying = {carry.lane for carry in after.carries} if closed else set()
-    readdressed = {lane.number for lane in after.lanes if lane.up and addresses.get(lane.number) != lane.addresses}
+    readdressed = {
+        lane.number for lane in after.lanes if lane.up and addresses.get(lane.number) != lane.addresses
+    }
     return tuple(sorted(closed - carrying | readdressed | (set(behind) - up)))
 
 
 def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:
-    """The lanes of an earlier daemon that are closed and carry nothing in the first plan: their running flows begin anew in other lanes.
+    """The lanes of an earlier daemon that are closed and carry nothing in the first plan: their running
+    flows begin anew in other lanes.
 
-    A tunnel may have left the configuration, or have lost its destinations to another one, while no daemon ran.
+    A tunnel may have left the configuration, or have lost its destinations to another one, while no daemon
+    ran.
     """
     needed = {lane.number for lane in plan.lanes if lane.up} | {carry.lane for carry in plan.carries}
     return tuple(sorted(set(inherited) - needed))
 
 
 def left_behind(before: NetworkPlan, after: NetworkPlan) -> set[int]:
-    """The lanes that carried a destination which another lane carries now. Flows to it go on in them as long as they are up."""
+    """The lanes that carried a destination which another lane carries now. Flows to it go on in them as
+    long as they are up.
+    """
     if before.carries is after.carries:
         return set()
     carried = {carry.network: carry.lane for carry in after.carries}
@@ -229,21 +304,30 @@ def overshadowed(plan: NetworkPlan) -> set[int]:
     for lane in plan.lanes:
         lanes.setdefault(lane.tunnel, []).append(lane.number)
     return {
-        number for network, names in ranked.items() if len(names) > 1
-        for name in names for number in lanes.get(name, ()) if carried.get(network, number) != number
+        number
+        for network, names in ranked.items()
+        if len(names) > 1
+        for name in names
+        for number in lanes.get(name, ())
+        if carried.get(network, number) != number
     }
 
 
 def kept_open(plan: NetworkPlan, lanes: Collection[Lane]) -> NetworkPlan:
     """The plan with these lanes still open: nothing new enters them, what is in them goes on."""
     numbers = {lane.number for lane in lanes}
-    return replace(plan, lanes=(*(lane for lane in plan.lanes if lane.number not in numbers), *lanes)) if lanes else plan
+    return (
+        replace(plan, lanes=(*(lane for lane in plan.lanes if lane.number not in numbers), *lanes))
+        if lanes
+        else plan
+    )
 
 
 def next_refusal(snapshot: Snapshot) -> float | None:
     """The monotonic moment at which a pause ends without any event; None: no tunnel pauses."""
     pausing = (
-        state.well_since + PAUSE for tunnel, state in snapshot.tunnels.values()
+        state.well_since + PAUSE
+        for tunnel, state in snapshot.tunnels.values()
         if not well(tunnel, state) and _manner(tunnel, state, snapshot.now) is Manner.PAUSE
     )
     return min(pausing, default=None)
@@ -265,6 +349,14 @@ def _lane(tunnel: Tunnel, state: TunnelState, number: int, share: int | None, ma
     session = state.session
     assigned = tuple(session.assigned) if up and not session.on_interface else ()
     return Lane(
-        tunnel.name, number, device_name(tunnel, session.seat), up, manner=manner, mtu=session.path_mtu, draining=draining,
-        addresses=assigned, link_mtu=session.link_mtu if up else None, gateway=session.peer if up else None,
+        tunnel.name,
+        number,
+        device_name(tunnel, session.seat),
+        up,
+        manner=manner,
+        mtu=session.path_mtu,
+        draining=draining,
+        addresses=assigned,
+        link_mtu=session.link_mtu if up else None,
+        gateway=session.peer if up else None,
     )

@@ -1,15 +1,17 @@
 """Policy rules: how packets of a lane come to look into its table. A part of `core.network.layout`.
 
-Every packet walks the list of rules, those without a mark too, at some nanoseconds each, up to four times for a packet and its answer.
-Few lanes need one rule each and no more. Of many, packets jump over those that cannot be meant:
+Every packet walks the list of rules, those without a mark too, at some nanoseconds each, up to four times for
+a packet and its answer. Few lanes need one rule each and no more. Of many, packets jump over those that
+cannot be meant:
 
     100        without a mark: on to 173
     101        a mark of a group: on to the group
     102 - 172  the groups: one rule for each lane
     173        nothing: behind it come the rules for packets out of tunnels, and everybody else's
 
-A jump only saves time. Whoever does not jump, because somebody deleted that rule, walks the rest and finds the same lane; and a jump never
-leaves the stretch of rules that is ours, so foreign rules and the main table are looked at as ever.
+A jump only saves time. Whoever does not jump, because somebody deleted that rule, walks the rest and finds
+the same lane; and a jump never leaves the stretch of rules that is ours, so foreign rules and the main table
+are looked at as ever.
 """
 
 from __future__ import annotations
@@ -18,19 +20,21 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PRIORITY = 173              # the last of our rules for lanes
-RETURN_PRIORITY = 174       # of the rules for what comes out of tunnels
-RETURN_TABLE = 173_000      # says "look on" for staff, and "unreachable" for everything else
+PRIORITY = 173  # the last of our rules for lanes
+RETURN_PRIORITY = 174  # of the rules for what comes out of tunnels
+RETURN_TABLE = 173_000  # says "look on" for staff, and "unreachable" for everything else
 NO_MASK = 0xFFFF_FFFF
-FEW = 16                    # lanes for which jumps would cost more than they save
-_GROUP = 4                  # bits: marks that differ only there are a group
+FEW = 16  # lanes for which jumps would cost more than they save
+_GROUP = 4  # bits: marks that differ only there are a group
 _UNMARKED, _GROUPS, _FIRST_GROUP = 100, 101, 102
-_SPREAD = PRIORITY - _FIRST_GROUP       # places for groups: what is further on shares one
+_SPREAD = PRIORITY - _FIRST_GROUP  # places for groups: what is further on shares one
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy rule of ours: packets with this mark look into this table. `kind` is the kernel's word: lookup, goto, nop, ..."""
+    """A policy rule of ours: packets with this mark look into this table. `kind` is the kernel's word:
+    lookup, goto, nop, ...
+    """
 
     version: int
     mark: int
@@ -38,8 +42,8 @@ class Rule:
     priority: int = PRIORITY
     mask: int = NO_MASK
     kind: str = "lookup"
-    target: int = 0             # the priority at which a goto goes on
-    device: str | None = None   # only packets that came in by it
+    target: int = 0  # the priority at which a goto goes on
+    device: str | None = None  # only packets that came in by it
 
     def __str__(self) -> str:
         family = "" if self.version == 4 else " -6"
@@ -53,14 +57,24 @@ class Rule:
 
 @functools.lru_cache(maxsize=4)
 def returning(devices: tuple[str, ...], versions: tuple[int, ...]) -> frozenset[Rule]:
-    """The rules by which what comes out of these tunnels' devices is routed to staff and nowhere else, also without our packet filter."""
-    return frozenset(Rule(version, 0, RETURN_TABLE, RETURN_PRIORITY, 0, device=device) for version in versions for device in devices)
+    """The rules by which what comes out of these tunnels' devices is routed to staff and nowhere else,
+    also without our packet filter.
+    """
+    return frozenset(
+        Rule(version, 0, RETURN_TABLE, RETURN_PRIORITY, 0, device=device)
+        for version in versions
+        for device in devices
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def leading(lanes: tuple[int, ...], versions: tuple[int, ...]) -> frozenset[Rule]:
     """The rules by which each of these lanes' packets look into the table with their number."""
-    return frozenset(rule for version in versions for rule in (_one_by_one if len(lanes) <= FEW else _in_groups)(lanes, version))
+    return frozenset(
+        rule
+        for version in versions
+        for rule in (_one_by_one if len(lanes) <= FEW else _in_groups)(lanes, version)
+    )
 
 
 def _one_by_one(lanes: tuple[int, ...], version: int) -> Iterator[Rule]:

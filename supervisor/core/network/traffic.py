@@ -1,4 +1,6 @@
-"""What went through a lane, as its counters say: they only grow, except that they begin anew with the table."""
+"""What went through a lane, as its counters say: they only grow, except that they begin anew with the
+table.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from typing import NamedTuple
 class Carried(NamedTuple):
     """Since the counters were made."""
 
-    flows: int                      # that entered
-    received: int | None = None     # bytes that a proxy gave back to staff; None: the lane has a device, which counts for itself
-    sent: int | None = None         # bytes that staff sent to it
+    flows: int  # that entered
+    received: int | None = (
+        None  # bytes that a proxy gave back to staff; None: the lane has a device, which counts for itself
+    )
+    sent: int | None = None  # bytes that staff sent to it

@@ -1,4 +1,6 @@
-"""Is this host fit for the configuration? Facts in, findings out; `supervisor.app.preflight` gathers the facts."""
+"""Is this host fit for the configuration? Facts in, findings out; `supervisor.app.preflight` gathers the
+facts.
+"""
 
 from supervisor.core.preflight.checklist import examine
 from supervisor.core.preflight.finding import Finding, Severity

@@ -12,7 +12,8 @@ from supervisor.core.preflight.finding import Finding, info, ok, perhaps, proble
 from supervisor.core.preflight.routing import local
 from tunnels.settings import IPAddress, IPNetwork
 
-# --- addresses ---------------------------------------------------------------------------------------------------------------------
+# --- addresses
+# ----------------------------------------------------------------------------------------------------------
 
 
 def endpoints(facts: HostFacts) -> Iterator[Finding]:
@@ -31,8 +32,11 @@ def _inside(endpoint: Endpoint, facts: HostFacts) -> Iterator[Finding]:
     for address in endpoint.addresses:
         for tunnel, network in facts.demand.destinations:
             if address in network:
-                text = f"{endpoint.what}: {_named(endpoint.name, address)} lies inside {network}, a destination of {tunnel}: " \
-                       "nothing leaves for it but through that tunnel, so it can never be reached"
+                text = (
+                    f"{endpoint.what}: {_named(endpoint.name, address)} lies inside {network}, a "
+                    f"destination of {tunnel}: "
+                    "nothing leaves for it but through that tunnel, so it can never be reached"
+                )
                 yield problem("endpoints", text, _without(network, Own(ip_network(address), endpoint.name)))
 
 
@@ -43,7 +47,10 @@ def _named(name: str, *addresses: IPAddress) -> str:
 
 def addresses(facts: HostFacts) -> Iterator[Finding]:
     """Does a destination take away what this host itself lives by?"""
-    found = [*local(facts), *(_collision(own, tunnel, network) for own, tunnel, network in _overlapping(facts))]
+    found = [
+        *local(facts),
+        *(_collision(own, tunnel, network) for own, tunnel, network in _overlapping(facts)),
+    ]
     yield from found
     if not found:
         yield ok("addresses", "no destination covers this host's own networks, gateways or name servers")
@@ -61,10 +68,20 @@ def _overlapping(facts: HostFacts) -> Iterator[tuple[Own, str, IPNetwork]]:
 
 def _collision(own: Own, tunnel: str, network: IPNetwork) -> Finding:
     if own.network.prefixlen >= network.prefixlen:
-        text = f"{network}, a destination of {tunnel}, covers {own.what} ({_short(own.network)}): this host itself could no longer reach it"
+        text = (
+            f"{network}, a destination of {tunnel}, covers {own.what} ({_short(own.network)}): this "
+            f"host itself could no longer reach it"
+        )
         return problem("addresses", text, _without(network, own))
-    text = f"{network}, a destination of {tunnel}, lies inside {own.what} ({own.network}): neighbours with such addresses are cut off"
-    return perhaps("addresses", text, f"destinations: [{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]")
+    text = (
+        f"{network}, a destination of {tunnel}, lies inside {own.what} ({own.network}): neighbours "
+        f"with such addresses are cut off"
+    )
+    return perhaps(
+        "addresses",
+        text,
+        f"destinations: [{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]",
+    )
 
 
 def _short(network: IPNetwork) -> str:
@@ -78,19 +95,27 @@ def _without(network: IPNetwork, own: Own) -> str:
     """How to configure the destination so that it leaves something out."""
     steps = own.network.prefixlen - network.prefixlen
     if not 0 < steps <= _MANY:
-        return f"destinations: [{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]   # or narrower networks"
-    rest = sorted(network.address_exclude(own.network))     # type: ignore[arg-type]
+        return (
+            f"destinations: "
+            f"[{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]   # or "
+            f"narrower networks"
+        )
+    rest = sorted(network.address_exclude(own.network))  # type: ignore[arg-type]
     return f"destinations: [{', '.join(map(str, rest))}]   # {network} without {own.network}"
 
 
-# --- cloud -------------------------------------------------------------------------------------------------------------------------
+# --- cloud
+# ----------------------------------------------------------------------------------------------------------
 
-_SWITCHES: Mapping[str, str] = MappingProxyType({
-    "amazon": "aws ec2 modify-instance-attribute --no-source-dest-check --instance-id INSTANCE",
-    "google": "the instance must have been made with: gcloud compute instances create ... --can-ip-forward",
-    "microsoft": "az network nic update --ip-forwarding true --resource-group GROUP --name NIC",
-    "openstack": "openstack port set --allowed-address ip-address=STAFF-NETWORK PORT",
-})
+_SWITCHES: Mapping[str, str] = MappingProxyType(
+    {
+        "amazon": "aws ec2 modify-instance-attribute --no-source-dest-check --instance-id INSTANCE",
+        "google": "the instance must have been made with: gcloud compute instances create ... "
+        "--can-ip-forward",
+        "microsoft": "az network nic update --ip-forwarding true --resource-group GROUP --name NIC",
+        "openstack": "openstack port set --allowed-address ip-address=STAFF-NETWORK PORT",
+    }
+)
 
 
 def cloud(facts: HostFacts) -> Iterator[Finding]:
@@ -98,5 +123,8 @@ def cloud(facts: HostFacts) -> Iterator[Finding]:
     made = facts.cloud or ""
     switch = next((text for maker, text in _SWITCHES.items() if maker in made.lower()), None)
     where = f"this machine is made by {made}: its" if switch else "in a cloud, the network's"
-    text = f"{where} source/destination check must be off for this machine, else no packet of the staff arrives (not visible from here)"
+    text = (
+        f"{where} source/destination check must be off for this machine, else no packet of the staff "
+        f"arrives (not visible from here)"
+    )
     yield info("cloud", text, switch or "AWS: " + _SWITCHES["amazon"])

@@ -7,10 +7,27 @@ from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding
 
 _JUDGES = (
-    host.daemon, service.nomad, service.unit, host.rights, host.tun, host.files, host.settings, host.features,
-    host.isolation, host.clock, host.reverse_path,
-    inputs.programs, inputs.packages, inputs.secrets, inputs.directories, inputs.ports,
-    firewalls.firewalls, routing.rules, addresses.endpoints, addresses.addresses, addresses.cloud,
+    host.daemon,
+    service.nomad,
+    service.unit,
+    host.rights,
+    host.tun,
+    host.files,
+    host.settings,
+    host.features,
+    host.isolation,
+    host.clock,
+    host.reverse_path,
+    inputs.programs,
+    inputs.packages,
+    inputs.secrets,
+    inputs.directories,
+    inputs.ports,
+    firewalls.firewalls,
+    routing.rules,
+    addresses.endpoints,
+    addresses.addresses,
+    addresses.cloud,
 )
 
 

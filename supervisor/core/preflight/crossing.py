@@ -1,9 +1,10 @@
-"""Which packets of ours a third-party firewall drops: all kinds of them that there are, walked through its chains.
+"""Which packets of ours a third-party firewall drops: all kinds of them that there are, walked through its
+chains.
 
     Case (packets of some lanes, staff, destinations) -> a packet at each hook -> core.netfilter.walk -> Hit
 
-A case stands for many packets at first. Where a rule tells some of them from others the case is divided, by lane, destination and staff.
-TCP is judged; of probes what they send.
+A case stands for many packets at first. Where a rule tells some of them from others the case is divided, by
+lane, destination and staff. TCP is judged; of probes what they send.
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, NetworkPlan
 from supervisor.core.preflight.facts import Around
 from tunnels.settings import IPNetwork
 
-MANY = 4000                     # walks through chains in one judgement; what is not known then is not told
-_PARTS = 16                     # into which many destinations are divided at once
+MANY = 4000  # walks through chains in one judgement; what is not known then is not told
+_PARTS = 16  # into which many destinations are divided at once
 ADDRESSES = frozenset({"staff", "destination"})
-_FAMILIES: Mapping[int, tuple[str, ...]] = MappingProxyType({4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")})
-_CONNTRACK, _MARKING, _MAPPING = -200, -150, -100       # priorities in prerouting: flows are known, marks are set, addresses are mapped
+_FAMILIES: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
+)
+_CONNTRACK, _MARKING, _MAPPING = (
+    -200,
+    -150,
+    -100,
+)  # priorities in prerouting: flows are known, marks are set, addresses are mapped
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
-_CLIENT_PORT = 40_000           # an ordinary one
+_CLIENT_PORT = 40_000  # an ordinary one
 _SYN, _SYN_ACK = 0x02, 0x12
-_NEW, _ESTABLISHED = 8, 2       # states of connection tracking, as nft numbers them
-_UNTRACKED_STATE = 1            # what a packet without a flow has: "invalid"
+_NEW, _ESTABLISHED = 8, 2  # states of connection tracking, as nft numbers them
+_UNTRACKED_STATE = 1  # what a packet without a flow has: "invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,9 @@ class Aim:
     """Where packets of a lane go."""
 
     lane: Lane
-    network: IPNetwork              # as it is addressed
-    real: IPNetwork                 # what it is at the far side
-    scheme: str = "tcp"             # of a probe
+    network: IPNetwork  # as it is addressed
+    real: IPNetwork  # what it is at the far side
+    scheme: str = "tcp"  # of a probe
     port: int | None = None
 
 
@@ -57,11 +64,15 @@ class Case:
     def parts(self, open: frozenset[str]) -> tuple[Case, ...]:
         """Smaller cases, divided by what the judgement depends on; none where it cannot be divided."""
         if "lane" in open and not self.one_lane:
-            return tuple(replace(self, aims=tuple(aims), one_lane=True) for aims in _by_lane(self.aims).values())
+            return tuple(
+                replace(self, aims=tuple(aims), one_lane=True) for aims in _by_lane(self.aims).values()
+            )
         if "destination" in open and len(self.aims) > 1:
             size = -(-len(self.aims) // _PARTS)
-            slices = (self.aims[start:start + size] for start in range(0, len(self.aims), size))
-            return tuple(replace(self, aims=aims, one_lane=self.one_lane or len(aims) == 1) for aims in slices)
+            slices = (self.aims[start : start + size] for start in range(0, len(self.aims), size))
+            return tuple(
+                replace(self, aims=aims, one_lane=self.one_lane or len(aims) == 1) for aims in slices
+            )
         if "staff" in open and len(self.staff) > 1:
             return tuple(replace(self, staff=(network,)) for network in self.staff)
         return ()
@@ -73,7 +84,9 @@ class Case:
 
     def lanes(self) -> list[Lane]:
         """Whose packets these are."""
-        return [self.aims[0].lane] if self.one_lane else [aims[0].lane for aims in _by_lane(self.aims).values()]
+        return (
+            [self.aims[0].lane] if self.one_lane else [aims[0].lane for aims in _by_lane(self.aims).values()]
+        )
 
 
 def _by_lane(aims: Iterable[Aim]) -> dict[int, list[Aim]]:
@@ -89,7 +102,7 @@ class Hit:
 
     case: Case
     stop: Stop
-    answers: bool               # of the answers to them
+    answers: bool  # of the answers to them
 
     @property
     def whole(self) -> bool:
@@ -103,14 +116,21 @@ def cases(around: Around) -> Iterator[Case]:
     probed = [aim for name, target in around.targets for aim in _probes(plan, name, target)]
     for version in (4, 6):
         staff = tuple(network for network in plan.staff if network.version == version)
-        carried = sorted((carry for carry in plan.carries if carry.network.version == version and carry.lane in lanes), key=_place)
+        carried = sorted(
+            (carry for carry in plan.carries if carry.network.version == version and carry.lane in lanes),
+            key=_place,
+        )
         aims = [Aim(lanes[carry.lane], carry.network, carry.real) for carry in carried]
         for what, proxied in (("forwarded", False), ("proxied", True)):
             if found := tuple(aim for aim in aims if (aim.lane.device is None) is proxied and staff):
                 yield Case(what, version, found, staff)
         if found := tuple(aim for aim in probed if aim.real.version == version):
             yield Case("probe", version, found)
-        gates = (Aim(lane, ip_network(peer), ip_network(peer)) for name, peer in around.peers for lane in _lanes_of(plan, name))
+        gates = (
+            Aim(lane, ip_network(peer), ip_network(peer))
+            for name, peer in around.peers
+            for lane in _lanes_of(plan, name)
+        )
         if found := tuple(aim for aim in gates if aim.real.version == version):
             yield Case("gateway", version, found)
 
@@ -129,7 +149,11 @@ def _probes(plan: NetworkPlan, tunnel: str, target: str) -> Iterator[Aim]:
     split = urlsplit(target)
     network = ip_network(ip_address(split.hostname or ""))
     port = None if split.scheme == "icmp" else split.port or 80
-    return (Aim(lane, network, network, split.scheme, port) for lane in _lanes_of(plan, tunnel) if lane.device is not None)
+    return (
+        Aim(lane, network, network, split.scheme, port)
+        for lane in _lanes_of(plan, tunnel)
+        if lane.device is not None
+    )
 
 
 def hits(firewall: Firewall, around: Around, asked: Iterable[Case]) -> Iterator[Hit]:
@@ -162,19 +186,27 @@ class _Judgement:
 
 
 def _matters(case: Case, stop: Stop) -> bool:
-    """It is certain, for all of the packets or for some addresses. The port of a gateway is not known: no rule may accept any packet."""
+    """It is certain, for all of the packets or for some addresses. The port of a gateway is not known: no
+    rule may accept any packet.
+    """
     certain = stop.truth is Truth.YES or stop.open <= ADDRESSES
     return certain and not (case.what == "gateway" and (stop.exceptions or stop.truth is not Truth.YES))
 
 
-# --- packets -----------------------------------------------------------------------------------------------------------------------
+# --- packets
+# ----------------------------------------------------------------------------------------------------------
 
-_HOOKS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType({      # of requests, of answers
-    "forwarded": (("ingress", "prerouting", "forward", "postrouting"), ("ingress", "prerouting", "forward", "postrouting")),
-    "proxied": (("ingress", "prerouting", "input"), ("output", "postrouting")),
-    "probe": (("output", "postrouting"), ("ingress", "prerouting", "input")),
-    "gateway": (("output", "postrouting"), ("prerouting", "input")),
-})
+_HOOKS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
+    {  # of requests, of answers
+        "forwarded": (
+            ("ingress", "prerouting", "forward", "postrouting"),
+            ("ingress", "prerouting", "forward", "postrouting"),
+        ),
+        "proxied": (("ingress", "prerouting", "input"), ("output", "postrouting")),
+        "probe": (("output", "postrouting"), ("ingress", "prerouting", "input")),
+        "gateway": (("output", "postrouting"), ("prerouting", "input")),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +224,9 @@ class _Maker:
         hook, coming, leaving = self.base.hook, self._coming(), self._leaving()
         if hook not in _HOOKS[self.case.what][self.answers]:
             return None
-        if self.base.devices and not any(_named(device).value == coming.value for device in self.base.devices):
+        if self.base.devices and not any(
+            _named(device).value == coming.value for device in self.base.devices
+        ):
             return None
         before_routing = hook in ("ingress", "prerouting")
         source, target = (self._far(), self._near()) if self.answers else (self._near(), self._far())
@@ -200,14 +234,24 @@ class _Maker:
         fields = {
             "nfproto": Bits.exactly(bytes([2 if self.case.version == 4 else 10])),
             "protocol": Bits.exactly(b"\x08\x00" if self.case.version == 4 else b"\x86\xdd"),
-            "pkttype": Bits.exactly(b"\0"), "l4proto": protocol,
+            "pkttype": Bits.exactly(b"\0"),
+            "l4proto": protocol,
             "iifname": nothing if hook in ("output", "postrouting") and self._own else coming,
             "oifname": nothing if before_routing or hook == "input" else leaving,
-            "mark": self._mark(), "reverse path": self._reverse_path(), **self._flow(),
+            "mark": self._mark(),
+            "reverse path": self._reverse_path(),
+            **self._flow(),
         }
-        fields |= {short: self._index(fields[name], name) for short, name in (("iif", "iifname"), ("oif", "oifname"))}
+        fields |= {
+            short: self._index(fields[name], name) for short, name in (("iif", "iifname"), ("oif", "oifname"))
+        }
         return SymbolicPacket(
-            self.case.version, fields, _header(self.case.version, source, target, protocol), self._transport(), source.about, target.about,
+            self.case.version,
+            fields,
+            _header(self.case.version, source, target, protocol),
+            self._transport(),
+            source.about,
+            target.about,
         )
 
     @property
@@ -222,7 +266,11 @@ class _Maker:
         return Bits.common([_named(lane.device or "", "lane") for lane in self.lanes], 16, "lane")
 
     def _staff_device(self) -> Bits:
-        names = [device for network, device in self.around.arrivals if any(network.overlaps(each) for each in self.case.staff)]
+        names = [
+            device
+            for network, device in self.around.arrivals
+            if any(network.overlaps(each) for each in self.case.staff)
+        ]
         return Bits.common([_named(name, "staff") for name in names], 16, "staff" if names else "other")
 
     def _coming(self) -> Bits:
@@ -236,11 +284,19 @@ class _Maker:
             return Bits.exactly(bytes(4))
         known = self.around.indexes.get(name.value.rstrip(b"\0").decode(errors="replace"))
         whole = all(each == 0xFF for each in name.known)
-        return Bits.exactly(known.to_bytes(4, sys.byteorder), name.about) if known and whole else Bits.unknown(4, name.about)
+        return (
+            Bits.exactly(known.to_bytes(4, sys.byteorder), name.about)
+            if known and whole
+            else Bits.unknown(4, name.about)
+        )
 
     def _near(self) -> Bits:
-        """The staff's address; of what this host itself sends, and of answers that are not turned round yet, it is not known."""
-        masked = self.answers and self.base.hook in ("ingress", "prerouting") and self.base.priority < _MAPPING
+        """The staff's address; of what this host itself sends, and of answers that are not turned round
+        yet, it is not known.
+        """
+        masked = (
+            self.answers and self.base.hook in ("ingress", "prerouting") and self.base.priority < _MAPPING
+        )
         networks = () if masked else self.case.staff
         return _addresses(self.case.version, networks, "staff" if networks else "other")
 
@@ -250,17 +306,25 @@ class _Maker:
         if what == "proxied" and hook in ("input", "output", "postrouting"):
             return _addresses(self.case.version, (), "other")
         mapped = self.answers or hook not in ("ingress", "prerouting") or self.base.priority >= _MAPPING
-        return _addresses(self.case.version, [aim.real if mapped else aim.network for aim in self.case.aims], "destination")
+        return _addresses(
+            self.case.version, [aim.real if mapped else aim.network for aim in self.case.aims], "destination"
+        )
 
     @property
     def _early(self) -> str:
         """What is not known yet in a chain before routing: the flow, or the mark."""
-        if self.base.hook == "ingress" or (self.base.hook == "prerouting" and self.base.priority < _CONNTRACK):
+        if self.base.hook == "ingress" or (
+            self.base.hook == "prerouting" and self.base.priority < _CONNTRACK
+        ):
             return "flow"
         return "mark" if self.base.hook == "prerouting" and self.base.priority < _MARKING else ""
 
     def _lane_mark(self, flag: int = 0) -> Bits:
-        return Bits.common([Bits.exactly((lane.number | flag).to_bytes(4, sys.byteorder), "lane") for lane in self.lanes], 4, "lane")
+        return Bits.common(
+            [Bits.exactly((lane.number | flag).to_bytes(4, sys.byteorder), "lane") for lane in self.lanes],
+            4,
+            "lane",
+        )
 
     def _mark(self) -> Bits:
         unmarked = self.answers or self._early or self.case.what == "gateway"
@@ -270,7 +334,11 @@ class _Maker:
         if self._early == "flow":
             return {"ct state": _native(_UNTRACKED_STATE)}
         state = _native(_ESTABLISHED if self.answers else _NEW)
-        return {"ct state": state, "ct direction": Bits.exactly(bytes([self.answers])), "ct mark": self._flow_mark()}
+        return {
+            "ct state": state,
+            "ct direction": Bits.exactly(bytes([self.answers])),
+            "ct mark": self._flow_mark(),
+        }
 
     def _flow_mark(self) -> Bits:
         """A probe's flow gets its mark in our chain of output, before or after the third party's."""
@@ -291,17 +359,24 @@ class _Maker:
             return Bits.unknown(1)
         icmp = _ICMP if self.case.version == 4 else _ICMP6
         numbers = {icmp if aim.scheme == "icmp" else _TCP for aim in self.case.aims}
-        return Bits.common([Bits.exactly(bytes([number]), "destination") for number in numbers], 1, "destination")
+        return Bits.common(
+            [Bits.exactly(bytes([number]), "destination") for number in numbers], 1, "destination"
+        )
 
     def _transport(self) -> Bits:
         """Ports, and the flags of TCP."""
         protocol = self._protocol()
         if protocol.known != b"\xff" or protocol.value[0] != _TCP:
             return Bits.unknown(20, "destination" if len(self.case.aims) > 1 else "other")
-        ports = [Bits.unknown(2) if port is None else Bits.exactly(port.to_bytes(2)) for port in set(map(self._port, self.case.aims))]
+        ports = [
+            Bits.unknown(2) if port is None else Bits.exactly(port.to_bytes(2))
+            for port in set(map(self._port, self.case.aims))
+        ]
         near, far = Bits.exactly(_CLIENT_PORT.to_bytes(2)), Bits.common(ports, 2, "other")
         flags = Bits.exactly(bytes([_SYN_ACK if self.answers else _SYN]))
-        made = _joined(*((far, near) if self.answers else (near, far)), Bits.unknown(9), flags, Bits.unknown(6))
+        made = _joined(
+            *((far, near) if self.answers else (near, far)), Bits.unknown(9), flags, Bits.unknown(6)
+        )
         return replace(made, about="destination") if len(ports) > 1 else made
 
     def _port(self, aim: Aim) -> int | None:

@@ -1,4 +1,6 @@
-"""What the doctor knows: values only, gathered by `supervisor.app.preflight`. None means: it could not be seen."""
+"""What the doctor knows: values only, gathered by `supervisor.app.preflight`. None means: it could not be
+seen.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,15 @@ from tunnels.settings import IPAddress, IPNetwork
 class Demand:
     """What the configuration asks of the host."""
 
-    devices: tuple[str, ...] = ()                       # tunnels that run through a network device
-    proxies: tuple[str, ...] = ()                       # tunnels that run through a local port
-    destinations: tuple[tuple[str, IPNetwork], ...] = ()    # tunnel and network, as staff address it
-    icmp: tuple[str, ...] = ()                          # tunnels with an icmp:// probe
-    totp: tuple[str, ...] = ()                          # tunnels whose login needs the time
-    needs: tuple[tuple[str, Need], ...] = ()            # tunnel and a file of the host that it cannot work without
-    staff: tuple[IPNetwork, ...] = ()                   # whose packets must get through
+    devices: tuple[str, ...] = ()  # tunnels that run through a network device
+    proxies: tuple[str, ...] = ()  # tunnels that run through a local port
+    destinations: tuple[tuple[str, IPNetwork], ...] = ()  # tunnel and network, as staff address it
+    icmp: tuple[str, ...] = ()  # tunnels with an icmp:// probe
+    totp: tuple[str, ...] = ()  # tunnels whose login needs the time
+    needs: tuple[tuple[str, Need], ...] = ()  # tunnel and a file of the host that it cannot work without
+    staff: tuple[IPNetwork, ...] = ()  # whose packets must get through
     http_port: int = 9464
-    drain: float = 8 * 3600.0                           # seconds that a drain may take
+    drain: float = 8 * 3600.0  # seconds that a drain may take
 
     @property
     def versions(self) -> frozenset[int]:
@@ -40,8 +42,8 @@ class ProcessFacts:
     who: str = "this process"
     uid: int = 0
     gid: int = 0
-    capabilities: frozenset[str] = frozenset()          # effective, such as CAP_NET_ADMIN
-    unprivileged_port: int = 1024                       # ports from here on need no right
+    capabilities: frozenset[str] = frozenset()  # effective, such as CAP_NET_ADMIN
+    unprivileged_port: int = 1024  # ports from here on need no right
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class ProgramFacts:
 
     name: str
     tunnels: tuple[str, ...]
-    version: str | None = None                          # None: it does not say
-    missing: str | None = None                          # a sentence that says what to install
-    error: str | None = None                            # it is there and does not run
+    version: str | None = None  # None: it does not say
+    missing: str | None = None  # a sentence that says what to install
+    error: str | None = None  # it is there and does not run
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class PackageFacts:
     """A Python package that we need."""
 
     name: str
-    wanted: str                                         # such as <3,>=1.3.2
+    wanted: str  # such as <3,>=1.3.2
     version: str | None
 
 
@@ -68,7 +70,7 @@ class PackageFacts:
 class Setting:
     """A kernel setting."""
 
-    value: str | None                                   # None: the kernel has no such setting
+    value: str | None  # None: the kernel has no such setting
     writable: bool
 
 
@@ -77,7 +79,7 @@ class ReversePath:
     """The reverse path filter of a device, as it counts together with that of all devices."""
 
     device: str
-    value: int                                          # 0: none, 1: strict, 2: loose
+    value: int  # 0: none, 1: strict, 2: loose
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +88,18 @@ class PolicyRule:
 
     version: int
     priority: int
-    text: str                                           # as `ip rule` words it
+    text: str  # as `ip rule` words it
     mark: int = 0
-    mask: int = 0                                       # 0: it does not look at marks
-    narrow: bool = False                                # it also looks at something else, such as ports or users
+    mask: int = 0  # 0: it does not look at marks
+    narrow: bool = False  # it also looks at something else, such as ports or users
     inverted: bool = False
-    source: IPNetwork | None = None                     # it is about packets from there
-    target: IPNetwork | None = None                     # it is about packets to there
-    arrives: str = ""                                   # it is about packets that come in by this device
-    action: str = "lookup"                              # lookup, goto, nop, blackhole, unreachable, prohibit
-    table: int = MAIN_TABLE                             # where it looks
-    onward: int = 0                                     # the priority of the rule that a goto leads to
-    suppresses: int = -1                                # it does not take routes of such a prefix length or a shorter one
+    source: IPNetwork | None = None  # it is about packets from there
+    target: IPNetwork | None = None  # it is about packets to there
+    arrives: str = ""  # it is about packets that come in by this device
+    action: str = "lookup"  # lookup, goto, nop, blackhole, unreachable, prohibit
+    table: int = MAIN_TABLE  # where it looks
+    onward: int = 0  # the priority of the rule that a goto leads to
+    suppresses: int = -1  # it does not take routes of such a prefix length or a shorter one
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class TableRoute:
 
     table: int
     network: IPNetwork
-    kind: str                                           # unicast, local, broadcast, blackhole, throw, ...
+    kind: str  # unicast, local, broadcast, blackhole, throw, ...
     device: str = ""
 
 
@@ -114,10 +116,10 @@ class TableRoute:
 class KernelFacts:
     """What only CAP_NET_ADMIN may see."""
 
-    firewall: Firewall = field(default_factory=Firewall)    # third-party tables
+    firewall: Firewall = field(default_factory=Firewall)  # third-party tables
     our_table: bool = False
-    owner_persist: bool | None = None                   # tables can outlive their owner
-    missing_modules: tuple[str, ...] = ()               # that our rules need
+    owner_persist: bool | None = None  # tables can outlive their owner
+    missing_modules: tuple[str, ...] = ()  # that our rules need
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +127,21 @@ class Around:
     """What the judgement about packets needs to know of this host and of the tunnels."""
 
     plan: NetworkPlan = field(default_factory=NetworkPlan)
-    targets: tuple[tuple[str, str], ...] = ()           # tunnel and a probe target
-    peers: tuple[tuple[str, IPAddress], ...] = ()       # tunnel and the remote gateway that its client was last connected with
-    arrivals: tuple[tuple[IPNetwork, str], ...] = ()    # a network of staff, and the device by which its packets come
-    indexes: Mapping[str, int] = field(default_factory=dict)    # of devices
+    targets: tuple[tuple[str, str], ...] = ()  # tunnel and a probe target
+    peers: tuple[
+        tuple[str, IPAddress], ...
+    ] = ()  # tunnel and the remote gateway that its client was last connected with
+    arrivals: tuple[
+        tuple[IPNetwork, str], ...
+    ] = ()  # a network of staff, and the device by which its packets come
+    indexes: Mapping[str, int] = field(default_factory=dict)  # of devices
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A host that must be reached outside of every tunnel."""
 
-    what: str                                           # such as "acme-dc: remote"
+    what: str  # such as "acme-dc: remote"
     name: str
     addresses: tuple[IPAddress, ...] = ()
     error: str | None = None
@@ -146,31 +152,31 @@ class Own:
     """An address or network that this host itself lives by."""
 
     network: IPNetwork
-    what: str                                           # such as "this host's network on eth0"
-    address: str = ""                                   # of this host in it, as `ip address` names it: 10.0.0.7/24
+    what: str  # such as "this host's network on eth0"
+    address: str = ""  # of this host in it, as `ip address` names it: 10.0.0.7/24
 
 
 @dataclass(frozen=True, slots=True)
 class SecretFile:
     """An input of a tunnel or of the alerting, never its content."""
 
-    what: str                                           # such as "acme-dc: password"
-    path: str | None = None                             # where it was found, or belongs; None: in the environment
+    what: str  # such as "acme-dc: password"
+    path: str | None = None  # where it was found, or belongs; None: in the environment
     error: str | None = None
-    mode: int | None = None                             # permission bits, when it is a secret in a file
-    unseen: bool = False                                # this user may not read it, and is not who runs the daemon
-    credential: bool = False                            # systemd gives it to the daemon, and to nobody else
+    mode: int | None = None  # permission bits, when it is a secret in a file
+    unseen: bool = False  # this user may not read it, and is not who runs the daemon
+    credential: bool = False  # systemd gives it to the daemon, and to nobody else
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryFacts:
     """A directory that the daemon writes to."""
 
-    setting: str                                        # such as facilitator.state_dir
+    setting: str  # such as facilitator.state_dir
     path: str
-    error: str | None = None                            # why it cannot be written
-    free: int | None = None                             # bytes
-    unseen: bool = False                                # this user may not write, and is not who runs the daemon
+    error: str | None = None  # why it cannot be written
+    free: int | None = None  # bytes
+    unseen: bool = False  # this user may not write, and is not who runs the daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,7 @@ class ForeignListener:
     """A third-party program that listens on a TCP port."""
 
     port: int
-    program: str | None                                 # None: it cannot be seen without root
+    program: str | None  # None: it cannot be seen without root
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +196,9 @@ class Unit:
     stop_timeout: str = "1min"
     restart: str = "on-failure"
     watchdog: str = "30s"
-    preserved: str = "yes"                              # RuntimeDirectoryPreserve
-    bus: bool = True                                    # there is a D-Bus to ask systemd over
-    credentials: tuple[tuple[str, str], ...] = ()       # name, and the file it is loaded from
+    preserved: str = "yes"  # RuntimeDirectoryPreserve
+    bus: bool = True  # there is a D-Bus to ask systemd over
+    credentials: tuple[tuple[str, str], ...] = ()  # name, and the file it is loaded from
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +206,16 @@ class Service:
     """What starts and stops the daemon."""
 
     nomad: bool = False
-    max_kill_timeout: str | None = None                 # of Nomad's client; empty: not set; None: cannot be seen
-    unit: Unit | None = None                            # None: there is no such unit, or it does not run us
+    max_kill_timeout: str | None = None  # of Nomad's client; empty: not set; None: cannot be seen
+    unit: Unit | None = None  # None: there is no such unit, or it does not run us
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonFacts:
     """A daemon that runs, or what one left behind."""
 
-    pid: int | None = None                              # 0: one runs, and its pid is not known
-    leftovers: tuple[tuple[str, int], ...] = ()         # tunnel and pid
+    pid: int | None = None  # 0: one runs, and its pid is not known
+    leftovers: tuple[tuple[str, int], ...] = ()  # tunnel and pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,21 +224,21 @@ class HostFacts:
 
     demand: Demand = field(default_factory=Demand)
     process: ProcessFacts = field(default_factory=ProcessFacts)
-    privileged: bool = True                             # this command has CAP_NET_ADMIN: what it cannot write, the daemon cannot either
-    tun: str | None = ""                                # "": usable; None: no such file; else why it cannot be opened
-    absent: frozenset[str] = frozenset()                # of the needed files, those that do not exist
+    privileged: bool = True  # this command has CAP_NET_ADMIN: what it cannot write, the daemon cannot either
+    tun: str | None = ""  # "": usable; None: no such file; else why it cannot be opened
+    absent: frozenset[str] = frozenset()  # of the needed files, those that do not exist
     programs: tuple[ProgramFacts, ...] = ()
     packages: tuple[PackageFacts, ...] = ()
-    supervisord: bool = False                           # PyPI's supervisor is in the same environment
+    supervisord: bool = False  # PyPI's supervisor is in the same environment
     settings: Mapping[str, Setting] = field(default_factory=dict)
     kernel: KernelFacts | None = None
     isolation: Isolation = field(default_factory=Isolation)
-    legacy_tables: bool = False                         # of iptables-legacy, which nftables does not show
+    legacy_tables: bool = False  # of iptables-legacy, which nftables does not show
     rules: tuple[PolicyRule, ...] | None = None
-    routes: tuple[TableRoute, ...] = ()                 # in the tables where those rules look, and in the local one
+    routes: tuple[TableRoute, ...] = ()  # in the tables where those rules look, and in the local one
     around: Around = field(default_factory=Around)
-    filters: tuple[ReversePath, ...] = ()               # of the devices that are no tunnels
-    live: bool = False                                  # the daemon asks: what it repairs by itself was repaired
+    filters: tuple[ReversePath, ...] = ()  # of the devices that are no tunnels
+    live: bool = False  # the daemon asks: what it repairs by itself was repaired
     synchronised: bool | None = None
     endpoints: tuple[Endpoint, ...] = ()
     own: tuple[Own, ...] = ()
@@ -241,4 +247,4 @@ class HostFacts:
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)
     daemon: DaemonFacts = field(default_factory=DaemonFacts)
-    cloud: str | None = None                            # the maker of the virtual machine, as the firmware names it
+    cloud: str | None = None  # the maker of the virtual machine, as the firmware names it

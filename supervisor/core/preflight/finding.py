@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class Severity(enum.StrEnum):
     """How much a finding matters. Only problems make the command fail."""
 
-    OK = "ok"               # it is as it must be
-    INFO = "info"           # good to know, or it cannot be seen from here
-    WARNING = "warning"     # it works, and something will hurt later
-    PROBLEM = "problem"     # some tunnel, or all of them, will not work
+    OK = "ok"  # it is as it must be
+    INFO = "info"  # good to know, or it cannot be seen from here
+    WARNING = "warning"  # it works, and something will hurt later
+    PROBLEM = "problem"  # some tunnel, or all of them, will not work
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class Finding:
     """One thing that was looked at."""
 
     severity: Severity
-    subject: str            # groups findings for a person
+    subject: str  # groups findings for a person
     text: str
-    remedy: str = ""        # what to do, mostly a command to paste
-    certain: bool = True    # it is so; else it may be
+    remedy: str = ""  # what to do, mostly a command to paste
+    certain: bool = True  # it is so; else it may be
 
 
 def ok(subject: str, text: str) -> Finding:

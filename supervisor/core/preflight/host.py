@@ -1,4 +1,6 @@
-"""Judges the machine: rights, /dev/net/tun, kernel settings and features, the clock, and whether a daemon runs."""
+"""Judges the machine: rights, /dev/net/tun, kernel settings and features, the clock, and whether a daemon
+runs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from supervisor.core.preflight.isolation import missing
 _UNKNOWN = "cannot be seen without CAP_NET_ADMIN"
 _AS_ROOT = "sudo facilitator doctor"
 
-# --- what runs ---------------------------------------------------------------------------------------------------------------------
+# --- what runs
+# ----------------------------------------------------------------------------------------------------------
 
 
 def daemon(facts: HostFacts) -> Iterator[Finding]:
@@ -32,7 +35,8 @@ def daemon(facts: HostFacts) -> Iterator[Finding]:
         yield info("daemon", text, "facilitator cleanup   # if it is not to start again")
 
 
-# --- rights ------------------------------------------------------------------------------------------------------------------------
+# --- rights
+# ----------------------------------------------------------------------------------------------------------
 
 
 def rights(facts: HostFacts) -> Iterator[Finding]:
@@ -41,8 +45,11 @@ def rights(facts: HostFacts) -> Iterator[Finding]:
     needed = _needed(facts.demand, process)
     missing = [name for name in needed if name not in process.capabilities]
     for name in missing:
-        remedy = f"systemd: AmbientCapabilities={name} and CapabilityBoundingSet={name}; Docker: --cap-add {name.removeprefix('CAP_')}; " \
-                 "by hand: run it as root"
+        remedy = (
+            f"systemd: AmbientCapabilities={name} and CapabilityBoundingSet={name}; Docker: --cap-add "
+            f"{name.removeprefix('CAP_')}; "
+            "by hand: run it as root"
+        )
         yield problem("rights", f"{process.who} (uid {process.uid}) lacks {name}: {needed[name]}", remedy)
     if not missing:
         yield ok("rights", f"{process.who} (uid {process.uid}) has {', '.join(needed)}, and needs no more")
@@ -71,11 +78,21 @@ def tun(facts: HostFacts) -> Iterator[Finding]:
     if facts.tun == "":
         yield ok("devices", "/dev/net/tun can be opened")
     elif facts.tun is None:
-        remedy = "modprobe tun && echo tun > /etc/modules-load.d/tun.conf   # in a container: --device /dev/net/tun"
+        remedy = (
+            "modprobe tun && echo tun > /etc/modules-load.d/tun.conf   # in a container: --device "
+            "/dev/net/tun"
+        )
         yield problem("devices", f"/dev/net/tun does not exist: these tunnels cannot start: {names}", remedy)
     else:
-        remedy = "chmod 0666 /dev/net/tun   # as udev makes it; under systemd: DeviceAllow=/dev/net/tun rw; Docker: --device /dev/net/tun"
-        yield problem("devices", f"/dev/net/tun cannot be opened ({facts.tun}): these tunnels cannot start: {names}", remedy)
+        remedy = (
+            "chmod 0666 /dev/net/tun   # as udev makes it; under systemd: DeviceAllow=/dev/net/tun "
+            "rw; Docker: --device /dev/net/tun"
+        )
+        yield problem(
+            "devices",
+            f"/dev/net/tun cannot be opened ({facts.tun}): these tunnels cannot start: {names}",
+            remedy,
+        )
 
 
 def files(facts: HostFacts) -> Iterator[Finding]:
@@ -83,12 +100,15 @@ def files(facts: HostFacts) -> Iterator[Finding]:
     for need in dict.fromkeys(need for _, need in facts.demand.needs):
         names = ", ".join(name for name, each in facts.demand.needs if each == need)
         if need.path in facts.absent:
-            yield problem("devices", f"{need.path} does not exist: these tunnels cannot start: {names}", need.otherwise)
+            yield problem(
+                "devices", f"{need.path} does not exist: these tunnels cannot start: {names}", need.otherwise
+            )
         else:
             yield ok("devices", f"{need.path} exists")
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------------------
+# --- settings
+# ----------------------------------------------------------------------------------------------------------
 
 
 def settings(facts: HostFacts) -> Iterator[Finding]:
@@ -98,7 +118,9 @@ def settings(facts: HostFacts) -> Iterator[Finding]:
         yield _wanted(facts, "net.ipv4.ip_forward", "1", "no packet of the staff passes this host")
         yield _wanted(facts, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
     if 6 in versions:
-        yield _wanted(facts, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host")
+        yield _wanted(
+            facts, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host"
+        )
     for version in facts.demand.versions:
         yield from of_devices(facts, version)
     if facts.demand.icmp:
@@ -111,10 +133,22 @@ def of_devices(facts: HostFacts, version: int) -> Iterator[Finding]:
     for name, setting in facts.settings.items():
         *_, device, word = name.split(".")
         remedy = _sysctl(name, "1" if word == "forwarding" else "0")
-        if version == 4 and word == "forwarding" and name.startswith("net.ipv4.conf.") and setting.value == "0" and on:
-            yield problem("kernel settings", f"{name} is 0, must be 1: no packet that comes in by {device} is forwarded", remedy)
+        if (
+            version == 4
+            and word == "forwarding"
+            and name.startswith("net.ipv4.conf.")
+            and setting.value == "0"
+            and on
+        ):
+            yield problem(
+                "kernel settings",
+                f"{name} is 0, must be 1: no packet that comes in by {device} is forwarded",
+                remedy,
+            )
         if version == 6 and word == "disable_ipv6" and setting.value == "1":
-            yield problem("kernel settings", f"{name} is 1, must be 0: no IPv6 packet passes {device}", remedy)
+            yield problem(
+                "kernel settings", f"{name} is 1, must be 0: no IPv6 packet passes {device}", remedy
+            )
 
 
 def _wanted(facts: HostFacts, name: str, value: str, otherwise: str) -> Finding:
@@ -124,7 +158,9 @@ def _wanted(facts: HostFacts, name: str, value: str, otherwise: str) -> Finding:
         return problem("kernel settings", f"the kernel has no {name}: {otherwise}", remedy)
     if setting.value == value:
         return ok("kernel settings", f"{name} is {value}")
-    return _unlike(facts, setting, f"{name} is {setting.value}, must be {value}", otherwise, _sysctl(name, value))
+    return _unlike(
+        facts, setting, f"{name} is {setting.value}, must be {value}", otherwise, _sysctl(name, value)
+    )
 
 
 def _unlike(facts: HostFacts, setting: Setting, text: str, otherwise: str, remedy: str) -> Finding:
@@ -151,13 +187,17 @@ def _ping(setting: Setting | None, facts: HostFacts) -> Finding:
     if low <= group <= high:
         return ok("kernel settings", f"{name} covers group {group}: icmp probes work")
     wide = f"{min(low, group)} {max(high, group)}" if low <= high else f"{group} {group}"
-    text, otherwise = f"{name} is {low} {high}, must cover group {group}", f"icmp probes fail ({', '.join(facts.demand.icmp)})"
+    text, otherwise = (
+        f"{name} is {low} {high}, must cover group {group}",
+        f"icmp probes fail ({', '.join(facts.demand.icmp)})",
+    )
     return _unlike(facts, setting, text, otherwise, _sysctl(name, wide))
 
 
-# --- features ----------------------------------------------------------------------------------------------------------------------
+# --- features
+# ----------------------------------------------------------------------------------------------------------
 
-FULL = 0.8         # of the connection table: from here on new connections are at risk
+FULL = 0.8  # of the connection table: from here on new connections are at risk
 
 
 def features(facts: HostFacts) -> Iterator[Finding]:
@@ -167,27 +207,50 @@ def features(facts: HostFacts) -> Iterator[Finding]:
     elif facts.kernel.owner_persist is None:
         yield info("kernel", f"whether nftables tables can have an owner {_UNKNOWN}", _AS_ROOT)
     elif facts.kernel.owner_persist:
-        yield ok("kernel", "nftables tables can have an owner that they outlive: no other program can remove ours while the daemon runs")
+        yield ok(
+            "kernel",
+            "nftables tables can have an owner that they outlive: no other program can remove ours while "
+            "the daemon runs",
+        )
     else:
-        text = "this kernel's nftables tables cannot outlive an owner (before Linux 6.9): another program can remove ours, " \
-               "and for milliseconds only the routes keep the destinations closed"
+        text = (
+            "this kernel's nftables tables cannot outlive an owner (before Linux 6.9): another program "
+            "can remove ours, "
+            "and for milliseconds only the routes keep the destinations closed"
+        )
         yield warning("kernel", text, "uname -r   # a kernel of 6.9 or later, e.g. from Debian's backports")
     if facts.kernel is not None and facts.kernel.missing_modules:
         modules = " ".join(facts.kernel.missing_modules)
-        text = f"this kernel lacks what our firewall rules need: {modules.replace(' ', ', ')}; the daemon cannot start"
-        yield problem("kernel", text, f"modprobe -a {modules}   # else a kernel that has them; every distribution's own does")
+        text = (
+            f"this kernel lacks what our firewall rules need: {modules.replace(' ', ', ')}; the daemon "
+            f"cannot start"
+        )
+        yield problem(
+            "kernel",
+            text,
+            f"modprobe -a {modules}   # else a kernel that has them; every distribution's own does",
+        )
     yield from _conntrack(facts.settings)
 
 
 def _conntrack(found: Mapping[str, Setting]) -> Iterator[Finding]:
     nothing = Setting(None, False)
-    accounting, name = found.get("net.netfilter.nf_conntrack_acct", nothing), "net.netfilter.nf_conntrack_acct"
+    accounting, name = (
+        found.get("net.netfilter.nf_conntrack_acct", nothing),
+        "net.netfilter.nf_conntrack_acct",
+    )
     if accounting.value is None:
-        yield info("kernel", "connection tracking is not loaded yet; the first firewall rule that needs it loads it")
+        yield info(
+            "kernel", "connection tracking is not loaded yet; the first firewall rule that needs it loads it"
+        )
     elif accounting.value == "1":
         yield ok("kernel", "connection tracking counts packets and bytes")
     else:
-        yield info("kernel", f"connection tracking does not count packets and bytes ({name} is 0)", _sysctl(name, "1"))
+        yield info(
+            "kernel",
+            f"connection tracking does not count packets and bytes ({name} is 0)",
+            _sysctl(name, "1"),
+        )
     yield from _fill(found)
 
 
@@ -198,7 +261,9 @@ def tracked(facts: HostFacts) -> Iterator[Finding]:
 
 def _fill(found: Mapping[str, Setting]) -> Iterator[Finding]:
     nothing = Setting(None, False)
-    count, limit = (found.get(f"net.netfilter.nf_conntrack_{word}", nothing).value for word in ("count", "max"))
+    count, limit = (
+        found.get(f"net.netfilter.nf_conntrack_{word}", nothing).value for word in ("count", "max")
+    )
     if count is not None and limit is not None and int(count) > FULL * int(limit):
         text = f"the connection table is nearly full ({count} of {limit}): new connections will be dropped"
         yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
@@ -207,13 +272,17 @@ def _fill(found: Mapping[str, Setting]) -> Iterator[Finding]:
 def isolation(facts: HostFacts) -> Iterator[Finding]:
     """What a client that was taken over could do to the others."""
     wanting = [warning("isolation", text, remedy) for text, remedy in missing(facts.isolation)]
-    yield from wanting or [ok("isolation", "each client is confined to its own files and processes (Landlock, seccomp)")]
+    yield from wanting or [
+        ok("isolation", "each client is confined to its own files and processes (Landlock, seccomp)")
+    ]
 
 
-_CODES: Mapping[bool, str] = MappingProxyType({
-    True: "certificates, one-time codes ({names}) and the times in incidents depend on it",
-    False: "certificates and the times in incidents depend on it",
-})
+_CODES: Mapping[bool, str] = MappingProxyType(
+    {
+        True: "certificates, one-time codes ({names}) and the times in incidents depend on it",
+        False: "certificates and the times in incidents depend on it",
+    }
+)
 
 
 def clock(facts: HostFacts) -> Iterator[Finding]:
@@ -225,21 +294,34 @@ def clock(facts: HostFacts) -> Iterator[Finding]:
         yield ok("clock", "the clock is synchronised")
     else:
         why = _CODES[bool(totp)].format(names=", ".join(totp))
-        yield warning("clock", f"the kernel does not know its clock to be synchronised: {why}",
-                      "apt install systemd-timesyncd && timedatectl set-ntp true   # chrony: add rtcsync to its configuration")
+        yield warning(
+            "clock",
+            f"the kernel does not know its clock to be synchronised: {why}",
+            "apt install systemd-timesyncd && timedatectl set-ntp true   # chrony: add rtcsync to its "
+            "configuration",
+        )
 
 
 _FILTERS: Mapping[int, str] = MappingProxyType({0: "off", 1: "strict", 2: "loose"})
 
 
 def reverse_path(facts: HostFacts) -> Iterator[Finding]:
-    """Does the kernel itself refuse senders that are routed elsewhere, where the staff and the internet come in."""
+    """Does the kernel itself refuse senders that are routed elsewhere, where the staff and the internet
+    come in.
+    """
     for each in facts.filters:
         name = f"net.ipv4.conf.{each.device.replace('.', '/')}.rp_filter"
         if each.value == 1:
             yield ok("reverse path", f"{name} is strict")
         else:
             found = f"{each.value} ({_FILTERS.get(each.value, 'unknown')})"
-            text = f"{name} is {found}, not 1 (strict): a packet that comes in by {each.device} " \
-                   "with a sender that is routed elsewhere is refused by our own rules only, on its way into a tunnel"
-            yield warning("reverse path", text, f"{_sysctl(name, '1')}   # unless answers may leave by another interface")
+            text = (
+                f"{name} is {found}, not 1 (strict): a packet that comes in by {each.device} "
+                "with a sender that is routed elsewhere is refused by our own rules only, on its way into "
+                "a tunnel"
+            )
+            yield warning(
+                "reverse path",
+                text,
+                f"{_sysctl(name, '1')}   # unless answers may leave by another interface",
+            )

@@ -12,8 +12,8 @@ from supervisor.core.preflight.finding import Finding, info, ok, problem, warnin
 # The oldest version whose options we use.
 _OLDEST: Mapping[str, str] = MappingProxyType({"openvpn": "2.4", "ssh": "8.0"})
 _SPECIFIER = re.compile(r"(>=|<=|==|!=|<|>)\s*([0-9][0-9.]*)")
-_TOO_OPEN = 0o027               # beyond rw-r-----
-_LITTLE = 100_000_000           # bytes of free space
+_TOO_OPEN = 0o027  # beyond rw-r-----
+_LITTLE = 100_000_000  # bytes of free space
 _DISTRIBUTION = "vpn-facilitator"
 
 
@@ -30,32 +30,56 @@ def _program(program: ProgramFacts) -> Finding:
         remedy = remedy.removesuffix(")") or f"install {program.name}"
         return problem("programs", f"{sentence}: these tunnels cannot start: {names}", remedy)
     if program.error is not None:
-        text = f"{program.name} is there and does not run ({program.error}): these tunnels cannot start: {names}"
-        return problem("programs", text, f"{program.name} --version   # see what it says, then install it anew")
+        text = (
+            f"{program.name} is there and does not run ({program.error}): these tunnels cannot start: {names}"
+        )
+        return problem(
+            "programs", text, f"{program.name} --version   # see what it says, then install it anew"
+        )
     if program.version is None:
         return info("programs", f"{program.name} is there; it does not tell its version")
     if oldest is not None and numbers(program.version) < numbers(oldest):
         text = f"{program.name} {program.version} is older than {oldest}, whose options are needed ({names})"
-        return problem("programs", text, f"apt install {program.name}   # from a newer release or its maker's repository")
+        return problem(
+            "programs", text, f"apt install {program.name}   # from a newer release or its maker's repository"
+        )
     return ok("programs", f"{program.name} {program.version}")
 
 
 def packages(facts: HostFacts) -> Iterator[Finding]:
     """Are the Python packages the ones we were written for?"""
     if facts.supervisord:
-        text = "PyPI's supervisor (supervisord) is installed in this Python environment: its package has the name of ours"
-        yield problem("packages", text, f"python3 -m venv /opt/facilitator && /opt/facilitator/bin/pip install {_DISTRIBUTION}")
+        text = (
+            "PyPI's supervisor (supervisord) is installed in this Python environment: its package has "
+            "the name of ours"
+        )
+        yield problem(
+            "packages",
+            text,
+            f"python3 -m venv /opt/facilitator && /opt/facilitator/bin/pip install {_DISTRIBUTION}",
+        )
     if not facts.packages:
-        yield info("packages", f"{_DISTRIBUTION} is not installed as a package, so what it requires cannot be compared")
+        yield info(
+            "packages",
+            f"{_DISTRIBUTION} is not installed as a package, so what it requires cannot be compared",
+        )
         return
     wrong = [package for package in facts.packages if not fits(package)]
     for package in wrong:
         found = f"is {package.version}" if package.version else "is missing"
-        yield problem("packages", f"the Python package {package.name} {found}; it must be {package.wanted or 'there'}",
-                      f"/opt/facilitator/bin/pip install '{package.name}{package.wanted}'   # the pip of the facilitator's environment")
+        yield problem(
+            "packages",
+            f"the Python package {package.name} {found}; it must be {package.wanted or 'there'}",
+            f"/opt/facilitator/bin/pip install '{package.name}{package.wanted}'   # the pip of the "
+            f"facilitator's environment",
+        )
     if not wrong:
-        sshuttle = next((f", sshuttle {p.version} among them" for p in facts.packages if p.name == "sshuttle"), "")
-        yield ok("packages", f"all {len(facts.packages)} Python packages are of the wanted versions{sshuttle}")
+        sshuttle = next(
+            (f", sshuttle {p.version} among them" for p in facts.packages if p.name == "sshuttle"), ""
+        )
+        yield ok(
+            "packages", f"all {len(facts.packages)} Python packages are of the wanted versions{sshuttle}"
+        )
 
 
 def fits(package: PackageFacts) -> bool:
@@ -68,7 +92,12 @@ def fits(package: PackageFacts) -> bool:
 
 def _holds(have: tuple[int, ...], sign: str, bound: tuple[int, ...]) -> bool:
     return {
-        ">=": have >= bound, "<=": have <= bound, ">": have > bound, "<": have < bound, "==": have == bound, "!=": have != bound,
+        ">=": have >= bound,
+        "<=": have <= bound,
+        ">": have > bound,
+        "<": have < bound,
+        "==": have == bound,
+        "!=": have != bound,
     }[sign]
 
 
@@ -87,17 +116,30 @@ def secrets(facts: HostFacts) -> Iterator[Finding]:
     yield from found
     sound = len(facts.secrets) - len(found)
     if sound:
-        yield ok("secrets", f"{sound} of {len(facts.secrets)} secrets and files of clients can be read, and only by those who should")
+        yield ok(
+            "secrets",
+            f"{sound} of {len(facts.secrets)} secrets and files of clients can be read, and only by those "
+            f"who should",
+        )
 
 
 def _secret(secret: SecretFile) -> Finding | None:
     if secret.credential:
-        return info("secrets", f"{secret.what}: systemd gives it to the daemon as a credential when it starts it")
+        return info(
+            "secrets", f"{secret.what}: systemd gives it to the daemon as a credential when it starts it"
+        )
     if secret.unseen:
-        return info("secrets", f"{secret.what}: this user may not read it; whether the daemon can is not known", "sudo facilitator doctor")
+        return info(
+            "secrets",
+            f"{secret.what}: this user may not read it; whether the daemon can is not known",
+            "sudo facilitator doctor",
+        )
     if secret.error is not None:
-        remedy = f"install -m 0640 -g facilitator /dev/stdin {secret.path}   # paste it, Ctrl-D" if secret.path else \
-            "Environment= in the unit, env in the Nomad task"
+        remedy = (
+            f"install -m 0640 -g facilitator /dev/stdin {secret.path}   # paste it, Ctrl-D"
+            if secret.path
+            else "Environment= in the unit, env in the Nomad task"
+        )
         return problem("secrets", f"{secret.what}: {secret.error}", remedy)
     if secret.mode is not None and secret.mode & _TOO_OPEN:
         text = f"{secret.what}: {secret.path} has mode {secret.mode:04o}, wider than 0640"
@@ -116,10 +158,16 @@ def _directory(directory: DirectoryFacts) -> Finding:
         return info("directories", text, "sudo facilitator doctor")
     if directory.error is not None:
         text = f"{directory.path} cannot be written ({directory.error}); see {directory.setting}"
-        remedy = f"install -d -m 0700 -o facilitator -g facilitator {directory.path}   # or StateDirectory=, RuntimeDirectory= in the unit"
+        remedy = (
+            f"install -d -m 0700 -o facilitator -g facilitator {directory.path}   # or "
+            f"StateDirectory=, RuntimeDirectory= in the unit"
+        )
         return problem("directories", text, remedy)
     if directory.free is not None and directory.free < _LITTLE:
-        text = f"{directory.path} has only {directory.free // 1_000_000} MB left; incidents that cannot be written down are not sent"
+        text = (
+            f"{directory.path} has only {directory.free // 1_000_000} MB left; incidents that cannot "
+            f"be written down are not sent"
+        )
         return warning("directories", text, f"df -h {directory.path}")
     return ok("directories", f"{directory.path} can be written ({directory.setting})")
 
@@ -136,8 +184,11 @@ def ports(facts: HostFacts) -> Iterator[Finding]:
             yield problem("ports", text, f"{look}   # end it, or change http.listen")
         elif facts.demand.proxies:
             free = False
-            text = f"{program} listens on port {listener.port}; the ports of the proxies (17300 to 18299) are closed to the network, " \
-                   "so nobody will reach it"
+            text = (
+                f"{program} listens on port {listener.port}; the ports of the proxies (17300 to 18299) "
+                f"are closed to the network, "
+                "so nobody will reach it"
+            )
             yield warning("ports", text, f"{look}   # then give it another port")
     if free:
         yield ok("ports", "nobody else listens on our ports")

@@ -1,33 +1,54 @@
-"""What a client that was taken over could do to the others, by what the kernel offers to keep it away from them."""
+"""What a client that was taken over could do to the others, by what the kernel offers to keep it away from
+them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_SIGNALS = 6            # the version of Landlock that knows of them
+_SIGNALS = 6  # the version of Landlock that knows of them
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """What the kernel offers."""
 
-    landlock: int = 7           # version; 0: there is none
-    filters: bool = True        # system calls can be refused (seccomp)
-    ptrace_scope: int = 1       # kernel.yama.ptrace_scope; 0 also where there is no Yama
+    landlock: int = 7  # version; 0: there is none
+    filters: bool = True  # system calls can be refused (seccomp)
+    ptrace_scope: int = 1  # kernel.yama.ptrace_scope; 0 also where there is no Yama
 
 
 def missing(found: Isolation) -> Iterator[tuple[str, str]]:
     """Sentences, each with what to do."""
     if found.landlock == 0:
-        text = "this kernel offers no Landlock: a client that is taken over can read the other tunnels' secrets and end their clients"
-        yield text, "cat /sys/kernel/security/lsm   # must list landlock (boot: lsm=landlock,...), from Linux 6.12"
+        text = (
+            "this kernel offers no Landlock: a client that is taken over can read the other tunnels' "
+            "secrets and end their clients"
+        )
+        yield (
+            text,
+            "cat /sys/kernel/security/lsm   # must list landlock (boot: lsm=landlock,...), from Linux 6.12",
+        )
         if not found.ptrace_scope:
-            text = "without Landlock and with kernel.yama.ptrace_scope 0 it can also change what the other clients do"
-            yield text, "sysctl -w kernel.yama.ptrace_scope=1 && echo kernel.yama.ptrace_scope=1 >> /etc/sysctl.d/90-facilitator.conf"
+            text = (
+                "without Landlock and with kernel.yama.ptrace_scope 0 it can also change what the "
+                "other clients do"
+            )
+            yield (
+                text,
+                "sysctl -w kernel.yama.ptrace_scope=1 && echo kernel.yama.ptrace_scope=1 >> "
+                "/etc/sysctl.d/90-facilitator.conf",
+            )
     elif found.landlock < _SIGNALS:
-        text = f"this kernel's Landlock (version {found.landlock}) stops no signals: a client that is taken over can end the others"
+        text = (
+            f"this kernel's Landlock (version {found.landlock}) stops no signals: a client that is "
+            f"taken over can end the others"
+        )
         yield text, "uname -r   # Linux 6.12 or later"
     if not found.filters:
-        text = "system calls cannot be refused (no seccomp): a client that is taken over can set limits and priorities of the other clients"
+        text = (
+            "system calls cannot be refused (no seccomp): a client that is taken over can set limits "
+            "and priorities of the other clients"
+        )
         yield text, "uname -m   # x86_64 and aarch64 are supported, on a kernel with CONFIG_SECCOMP_FILTER"

@@ -1,4 +1,6 @@
-"""Judges what routing meets before it comes to our rules: third-party policy rules, and routes of the local table."""
+"""Judges what routing meets before it comes to our rules: third-party policy rules, and routes of the
+local table.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from supervisor.core.preflight.finding import Finding, info, ok, perhaps, proble
 from tunnels.settings import IPNetwork
 
 LOCAL_TABLE = 255
-_NAMED = 8                  # tunnels that a sentence names
+_NAMED = 8  # tunnels that a sentence names
 _STOPPING = ("blackhole", "unreachable", "prohibit")
 _ADDRESSES = frozenset({"staff", "destination"})
 
@@ -25,8 +27,8 @@ class Course:
     """Packets that routing is asked about: of a lane, from some networks, to one."""
 
     lane: Lane
-    network: IPNetwork              # as it is addressed
-    real: IPNetwork                 # as routing sees it
+    network: IPNetwork  # as it is addressed
+    real: IPNetwork  # as routing sees it
     staff: tuple[IPNetwork, ...]
     arrivals: tuple[str, ...] = ()  # devices by which they come in
 
@@ -34,8 +36,14 @@ class Course:
 def courses(around: Around) -> Iterator[Course]:
     """All packets that are forwarded into tunnels. A proxy's packets are not routed onwards."""
     lanes = {lane.number: lane for lane in around.plan.lanes if lane.device is not None}
-    staff = {version: tuple(network for network in around.plan.staff if network.version == version) for version in (4, 6)}
-    arrivals = {version: tuple(name for network, name in around.arrivals if network.version == version) for version in (4, 6)}
+    staff = {
+        version: tuple(network for network in around.plan.staff if network.version == version)
+        for version in (4, 6)
+    }
+    arrivals = {
+        version: tuple(name for network, name in around.arrivals if network.version == version)
+        for version in (4, 6)
+    }
     for carry in around.plan.carries:
         if carry.lane in lanes and staff[carry.network.version]:
             version = carry.network.version
@@ -52,7 +60,10 @@ def rules(facts: HostFacts) -> Iterator[Finding]:
     found = [finding for rule in facts.rules if first(rule) and (finding := _rule(rule, facts)) is not None]
     yield from found
     if not found:
-        yield ok("routing rules", f"no third-party policy rule catches our packets before ours does (priority {PRIORITY})")
+        yield ok(
+            "routing rules",
+            f"no third-party policy rule catches our packets before ours does (priority {PRIORITY})",
+        )
 
 
 def first(rule: PolicyRule) -> bool:
@@ -61,21 +72,41 @@ def first(rule: PolicyRule) -> bool:
 
 
 def _rule(rule: PolicyRule, facts: HostFacts) -> Finding | None:
-    caught = [(course, *truth) for course in courses(facts.around) if (truth := catches(rule, course, facts.routes))[0] is not Truth.NO]
+    caught = [
+        (course, *truth)
+        for course in courses(facts.around)
+        if (truth := catches(rule, course, facts.routes))[0] is not Truth.NO
+    ]
     if not caught:
         return None
     certain = [each for each in caught if each[1] is Truth.YES]
     some = [each for each in caught if each[1] is Truth.MAYBE and each[2] <= _ADDRESSES]
-    text = f"the third-party rule `{rule.priority}: {rule.text}` stands before ours (priority {PRIORITY}) and "
+    text = (
+        f"the third-party rule `{rule.priority}: {rule.text}` stands before ours (priority {PRIORITY}) and "
+    )
     command = f"ip -{rule.version} rule"
-    move = f"{command} add pref {1000 + rule.priority} {rule.text} && {command} del pref {rule.priority} {rule.text}"
+    move = (
+        f"{command} add pref {1000 + rule.priority} {rule.text} && {command} del pref {rule.priority} "
+        f"{rule.text}"
+    )
     remedy = f"{move}   # and so wherever it is made at boot"
     if certain:
-        return problem("routing rules", f"{text}leads our packets elsewhere: {_stopped(course for course, *_ in certain)}", remedy)
+        return problem(
+            "routing rules",
+            f"{text}leads our packets elsewhere: {_stopped(course for course, *_ in certain)}",
+            remedy,
+        )
     if some:
-        return warning("routing rules", f"{text}leads some of our packets elsewhere: {_stopped(course for course, *_ in some)}", remedy)
-    return perhaps("routing rules", text + "may lead some of our packets elsewhere",
-                   f"{command} show pref {rule.priority}   # have its maker give it a priority above {PRIORITY}")
+        return warning(
+            "routing rules",
+            f"{text}leads some of our packets elsewhere: {_stopped(course for course, *_ in some)}",
+            remedy,
+        )
+    return perhaps(
+        "routing rules",
+        text + "may lead some of our packets elsewhere",
+        f"{command} show pref {rule.priority}   # have its maker give it a priority above {PRIORITY}",
+    )
 
 
 def _stopped(found: Iterable[Course]) -> str:
@@ -91,8 +122,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def catches(rule: PolicyRule, course: Course, routes: Iterable[TableRoute]) -> tuple[Truth, frozenset[str]]:
-    """Does the rule lead these packets away from our table; what it depends on where that is not certain for all of them."""
-    if rule.version != course.real.version or rule.action == "nop" or (rule.action == "goto" and rule.onward <= PRIORITY):
+    """Does the rule lead these packets away from our table; what it depends on where that is not certain
+    for all of them.
+    """
+    if (
+        rule.version != course.real.version
+        or rule.action == "nop"
+        or (rule.action == "goto" and rule.onward <= PRIORITY)
+    ):
         return Truth.NO, frozenset()
     parts = [*_selects(rule, course)]
     matched = min((truth for truth, _ in parts), default=Truth.YES)
@@ -116,7 +153,14 @@ def _selects(rule: PolicyRule, course: Course) -> Iterator[tuple[Truth, str]]:
         yield _covers(rule.target, course.real), "destination"
     if rule.arrives:
         met = {rule.arrives == name for name in course.arrivals}
-        yield Truth.YES if met == {True} else Truth.NO if met == {False} and rule.arrives != "lo" else Truth.MAYBE, "device"
+        yield (
+            Truth.YES
+            if met == {True}
+            else Truth.NO
+            if met == {False} and rule.arrives != "lo"
+            else Truth.MAYBE,
+            "device",
+        )
     if rule.narrow:
         yield Truth.MAYBE, "other"
 
@@ -130,22 +174,31 @@ def _covers(outer: IPNetwork, inner: IPNetwork) -> Truth:
 def _takes(rule: PolicyRule, course: Course, routes: Iterable[TableRoute]) -> Truth:
     """Has the rule's table a route for them. The main one has: ours, which closes the destination."""
     if rule.table == MAIN_TABLE:
-        return Truth.YES if course.real.prefixlen > rule.suppresses or course.real != course.network else Truth.NO
+        return (
+            Truth.YES
+            if course.real.prefixlen > rule.suppresses or course.real != course.network
+            else Truth.NO
+        )
     found = [
-        _covers(route.network, course.real) for route in routes
+        _covers(route.network, course.real)
+        for route in routes
         if route.table == rule.table and route.kind != "throw" and route.network.prefixlen > rule.suppresses
     ]
     return max([Truth.NO, *found])
 
 
-# --- the local table ---------------------------------------------------------------------------------------------------------------
+# --- the local table
+# ----------------------------------------------------------------------------------------------------------
 
 
 def local(facts: HostFacts) -> Iterator[Finding]:
     """Addresses of this host inside destinations: it takes their packets for itself."""
     for route, course in taken(facts.around, facts.routes):
-        text = f"{route.device} has the address {_short(route.network)}, which lies inside {course.network}, a destination of " \
-               f"{course.lane.tunnel}: packets to it end at this host"
+        text = (
+            f"{route.device} has the address {_short(route.network)}, which lies inside {course.network}, "
+            f"a destination of "
+            f"{course.lane.tunnel}: packets to it end at this host"
+        )
         yield problem("addresses", text, removal(route, facts.own))
 
 
@@ -159,15 +212,22 @@ def removal(route: TableRoute, own: Iterable[Own]) -> str:
 
 
 def taken(around: Around, routes: Iterable[TableRoute]) -> Iterator[tuple[TableRoute, Course]]:
-    """Routes of the local table inside destinations. With ten thousand destinations numbers are compared, not networks."""
+    """Routes of the local table inside destinations. With ten thousand destinations numbers are compared,
+    not networks.
+    """
     tunnels = {lane.device for lane in around.plan.lanes}
     mine = [
-        (Interval.of(route.network), route) for route in routes
+        (Interval.of(route.network), route)
+        for route in routes
         if route.table == LOCAL_TABLE and route.kind in ("local", "anycast") and route.device not in tunnels
     ]
     for course in courses(around) if mine else ():
         version, first, last = Interval.of(course.real)
-        yield from ((route, course) for span, route in mine if span.first >= first and span.last <= last and span.version == version)
+        yield from (
+            (route, course)
+            for span, route in mine
+            if span.first >= first and span.last <= last and span.version == version
+        )
 
 
 def _short(network: IPNetwork) -> str:

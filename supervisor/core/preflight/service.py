@@ -1,4 +1,6 @@
-"""Judges what runs the daemon, systemd's unit or Nomad's task: will it be started again, told in time, and given time to end?"""
+"""Judges what runs the daemon, systemd's unit or Nomad's task: will it be started again, told in time, and
+given time to end?
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,22 @@ from types import MappingProxyType
 from supervisor.core.preflight.facts import HostFacts, Unit
 from supervisor.core.preflight.finding import Finding, info, ok, problem, warning
 
-_LOG_OFF = 20.0         # seconds that the end of the clients may take
-_MARGIN = 300.0         # seconds that Nomad should have beyond the drain
-_NOMAD_DEFAULT = 30.0   # of max_kill_timeout
+_LOG_OFF = 20.0  # seconds that the end of the clients may take
+_MARGIN = 300.0  # seconds that Nomad should have beyond the drain
+_NOMAD_DEFAULT = 30.0  # of max_kill_timeout
 _AGAIN = ("on-failure", "on-abnormal", "always")
 _SPAN = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(us|ms|s|min|m|h|d|w)")
 _UNITS: Mapping[str, float] = MappingProxyType(
-    {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0},
+    {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 )
-_KILLS: Mapping[str, str] = MappingProxyType({
-    "mixed": "a crash of the daemon, and every `systemctl restart`, ends all clients",
-    "none": "nothing is stopped, neither the daemon nor its clients",
-    "control-group": "the clients are ended together with the daemon, before it can drain them or log them off, and by each of its crashes",
-})
+_KILLS: Mapping[str, str] = MappingProxyType(
+    {
+        "mixed": "a crash of the daemon, and every `systemctl restart`, ends all clients",
+        "none": "nothing is stopped, neither the daemon nor its clients",
+        "control-group": "the clients are ended together with the daemon, before it can drain them or log "
+        "them off, and by each of its crashes",
+    }
+)
 
 
 def nomad(facts: HostFacts) -> Iterator[Finding]:
@@ -31,17 +36,30 @@ def nomad(facts: HostFacts) -> Iterator[Finding]:
     if not found.nomad:
         return
     wanted = span(facts.demand.drain + _MARGIN)
-    remedy = f'kill_timeout = "{wanted}" in the task and client {{ max_kill_timeout = "{wanted}" }} in /etc/nomad.d, then restart the agent'
+    remedy = (
+        f'kill_timeout = "{wanted}" in the task and client {{ max_kill_timeout = "{wanted}" }} in '
+        f"/etc/nomad.d, then restart the agent"
+    )
     longest = found.max_kill_timeout
     if longest is None:
-        text = "Nomad stops the daemon; its client's max_kill_timeout (30s unless raised; not visible from here) shortens kill_timeout"
+        text = (
+            "Nomad stops the daemon; its client's max_kill_timeout (30s unless raised; not visible "
+            "from here) shortens kill_timeout"
+        )
         yield info("service", text, remedy)
     elif (_NOMAD_DEFAULT if not longest else seconds(longest)) < facts.demand.drain + _LOG_OFF:
-        text = f"Nomad's client has max_kill_timeout {longest or '30s (its default)'}, drain.timeout is {span(facts.demand.drain)}: " \
-               "Nomad kills the daemon and every client before the drain may be over"
+        text = (
+            f"Nomad's client has max_kill_timeout {longest or '30s (its default)'}, drain.timeout is "
+            f"{span(facts.demand.drain)}: "
+            "Nomad kills the daemon and every client before the drain may be over"
+        )
         yield warning("service", text, f"{remedy}; or a shorter drain.timeout")
     else:
-        yield ok("service", f"Nomad's client lets a task have {longest} for its end (the task's kill_timeout must say so too)")
+        yield ok(
+            "service",
+            f"Nomad's client lets a task have {longest} for its end (the task's kill_timeout must say so "
+            f"too)",
+        )
 
 
 def unit(facts: HostFacts) -> Iterator[Finding]:
@@ -49,21 +67,36 @@ def unit(facts: HostFacts) -> Iterator[Finding]:
     found = facts.service.unit
     if found is None:
         return
-    wrong = [finding for judge in (_kind, _killing, _restarting, _watching, _bus) for finding in judge(found, facts)]
+    wrong = [
+        finding
+        for judge in (_kind, _killing, _restarting, _watching, _bus)
+        for finding in judge(found, facts)
+    ]
     yield from wrong
     if not wrong:
-        text = f"systemd starts it again ({found.restart}), watches it ({found.watchdog}), and leaves its clients to it (KillMode=process)"
+        text = (
+            f"systemd starts it again ({found.restart}), watches it ({found.watchdog}), and leaves its "
+            f"clients to it (KillMode=process)"
+        )
         yield ok("service", text)
     yield from _credentials(found, facts)
 
 
 def _kind(found: Unit, facts: HostFacts) -> Iterator[Finding]:
     if found.type not in ("notify", "notify-reload"):
-        text = f"the unit has Type={found.type}: systemd does not hear when the daemon is ready, and cannot be asked for time to drain"
+        text = (
+            f"the unit has Type={found.type}: systemd does not hear when the daemon is ready, and "
+            f"cannot be asked for time to drain"
+        )
         yield warning("service", text, _drop_in("Type=notify"))
         if seconds(found.stop_timeout) < facts.demand.drain:
-            text = f"systemd kills the daemon after {found.stop_timeout}, drain.timeout is {span(facts.demand.drain)}"
-            yield warning("service", text, _drop_in(f"TimeoutStopSec={math.ceil(facts.demand.drain + _LOG_OFF)}"))
+            text = (
+                f"systemd kills the daemon after {found.stop_timeout}, drain.timeout is "
+                f"{span(facts.demand.drain)}"
+            )
+            yield warning(
+                "service", text, _drop_in(f"TimeoutStopSec={math.ceil(facts.demand.drain + _LOG_OFF)}")
+            )
 
 
 def _killing(found: Unit, facts: HostFacts) -> Iterator[Finding]:
@@ -71,10 +104,16 @@ def _killing(found: Unit, facts: HostFacts) -> Iterator[Finding]:
         text = f"the unit has KillMode={found.kill_mode}: {_KILLS.get(found.kill_mode, '')}"
         yield warning("service", text, _drop_in("KillMode=process"))
     elif found.preserved == "no":
-        text = "the unit has RuntimeDirectoryPreserve=no: the journal by which the next daemon adopts the clients is lost with the daemon"
+        text = (
+            "the unit has RuntimeDirectoryPreserve=no: the journal by which the next daemon adopts the "
+            "clients is lost with the daemon"
+        )
         yield warning("service", text, _drop_in("RuntimeDirectoryPreserve=yes"))
     if seconds(found.stop_timeout) < _LOG_OFF:
-        text = f"systemd kills the daemon {found.stop_timeout} after it asked it to stop; to log its clients off it may need {_LOG_OFF:g} s"
+        text = (
+            f"systemd kills the daemon {found.stop_timeout} after it asked it to stop; to log its "
+            f"clients off it may need {_LOG_OFF:g} s"
+        )
         yield warning("service", text, _drop_in("TimeoutStopSec=60s"))
 
 
@@ -89,30 +128,45 @@ def _restarting(found: Unit, facts: HostFacts) -> Iterator[Finding]:
 
 def _watching(found: Unit, facts: HostFacts) -> Iterator[Finding]:
     if found.watchdog in ("0", "infinity", ""):
-        yield warning("service", "the unit has no WatchdogSec=: a daemon that is stuck stays so", _drop_in("WatchdogSec=30s"))
+        yield warning(
+            "service",
+            "the unit has no WatchdogSec=: a daemon that is stuck stays so",
+            _drop_in("WatchdogSec=30s"),
+        )
 
 
 def _bus(found: Unit, facts: HostFacts) -> Iterator[Finding]:
     if not found.bus:
-        text = "there is no D-Bus, by which the daemon learns why it is told to end: `systemctl restart` drains and drops what a stop would"
+        text = (
+            "there is no D-Bus, by which the daemon learns why it is told to end: `systemctl restart` "
+            "drains and drops what a stop would"
+        )
         yield warning("service", text, "apt install dbus   # or use `facilitator upgrade`, which needs none")
 
 
 def _credentials(found: Unit, facts: HostFacts) -> Iterator[Finding]:
     for name, path in found.credentials:
         if path in facts.absent:
-            text = f"the unit loads the credential {name} from {path}, which does not exist: the service cannot start"
+            text = (
+                f"the unit loads the credential {name} from {path}, which does not exist: the service "
+                f"cannot start"
+            )
             yield problem("service", text, f"install -D -m 0600 /dev/stdin {path}   # paste it, Ctrl-D")
 
 
 def _drop_in(line: str) -> str:
     directory = "/etc/systemd/system/facilitator.service.d"
     name = line.partition("=")[0].lower()
-    return f"mkdir -p {directory} && printf '[Service]\\n{line}\\n' > {directory}/{name}.conf && systemctl daemon-reload"
+    return (
+        f"mkdir -p {directory} && printf '[Service]\\n{line}\\n' > {directory}/{name}.conf && "
+        f"systemctl daemon-reload"
+    )
 
 
 def seconds(text: str) -> float:
-    """A time span as `systemctl show` (`1min 30s`) or Nomad (`1m30s`) words it; endless when it is no such thing."""
+    """A time span as `systemctl show` (`1min 30s`) or Nomad (`1m30s`) words it; endless when it is no such
+    thing.
+    """
     if not re.fullmatch(rf"\s*({_SPAN.pattern}\s*)+", text):
         return math.inf
     return sum(float(number) * _UNITS[word] for number, word in _SPAN.findall(text))

@@ -1,4 +1,6 @@
-"""The state diagram, drawn by asking the machine itself: `python -m supervisor.core.session.diagram` prints it for `docs/architecture.md`."""
+"""The state diagram, drawn by asking the machine itself: `python -m supervisor.core.session.diagram`
+prints it for `docs/architecture.md`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,13 @@ _NAME = "t"
 
 
 def diagram() -> str:
-    """Mermaid text: an arrow for each change of phase that some event can bring about, labelled with the events."""
+    """Mermaid text: an arrow for each change of phase that some event can bring about, labelled with the
+    events.
+    """
     arrows: dict[tuple[Phase, Phase], list[str]] = {}
-    moment = StepContext(_tunnel(), KindLimits(), now=1000.0, jitter=0.5, turn=0.0, uplink=True, doubted=False, zone=0.0)
+    moment = StepContext(
+        _tunnel(), KindLimits(), now=1000.0, jitter=0.5, turn=0.0, uplink=True, doubted=False, zone=0.0
+    )
     for phase in Phase:
         for state in _states(phase):
             for label, event in _events():
@@ -32,15 +38,24 @@ def diagram() -> str:
 
 
 def _tunnel() -> Tunnel:
-    return Tunnel.model_validate({"name": _NAME, "kind": "any", "destinations": ["10.0.0.0/24"], "probe": {"targets": ["icmp://10.0.0.1"]}})
+    return Tunnel.model_validate(
+        {
+            "name": _NAME,
+            "kind": "any",
+            "destinations": ["10.0.0.0/24"],
+            "probe": {"targets": ["icmp://10.0.0.1"]},
+        }
+    )
 
 
 def _states(phase: Phase) -> Iterable[TunnelState]:
     """The phase in the circumstances that decide where an event leads."""
-    plain = TunnelState(phase=phase, session=Session(1), reason=Reason.UNHEALTHY, misses=ROUNDS - 1, silence=ROUNDS - 1)
+    plain = TunnelState(
+        phase=phase, session=Session(1), reason=Reason.UNHEALTHY, misses=ROUNDS - 1, silence=ROUNDS - 1
+    )
     yield plain
-    yield replace(plain, healthy_since=0.0)                 # the session was stable
-    yield replace(plain, reason=Reason.KEY)                 # it ends for a permanent cause
+    yield replace(plain, healthy_since=0.0)  # the session was stable
+    yield replace(plain, reason=Reason.KEY)  # it ends for a permanent cause
     yield replace(plain, want=Want.DOWN, reason=Reason.STOPPED)
 
 

@@ -1,4 +1,6 @@
-"""What is tried again when the step of a tunnel has failed by a fault of ours: the tunnel stays as it was, and nothing spins."""
+"""What is tried again when the step of a tunnel has failed by a fault of ours: the tunnel stays as it was,
+and nothing spins.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ from collections.abc import Iterator
 
 from supervisor.core.events import Asked, Event, Exited, ReconnectDue, SpawnFailed, Tick
 
-REST = 5.0      # seconds
+REST = 5.0  # seconds
 
 
 class Rests:
-    """Tunnels whose deadlines wait, and ends of clients that are told once more. Moments are monotonic seconds."""
+    """Tunnels whose deadlines wait, and ends of clients that are told once more. Moments are monotonic
+    seconds.
+    """
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -21,7 +25,9 @@ class Rests:
         return tunnel in self._until
 
     def rest(self, event: Event, now: float) -> None:
-        """The step at this event has failed. A deadline comes again by itself; that a client is gone nobody says again."""
+        """The step at this event has failed. A deadline comes again by itself; that a client is gone
+        nobody says again.
+        """
         if isinstance(event, Tick | Asked | ReconnectDue):
             self._until[event.tunnel] = now + REST
         elif isinstance(event, Exited | SpawnFailed):

@@ -1,6 +1,8 @@
-"""What probe rounds make of a session that goes on: healthy, degraded, or unhealthy for a reason that no new session would help.
+"""What probe rounds make of a session that goes on: healthy, degraded, or unhealthy for a reason that no
+new session would help.
 
-    Probed -> machine -> the functions here, which change only the state; what ends or renews a session is the machine's
+Probed -> machine -> the functions here, which change only the state; what ends or renews a session is the
+machine's
 """
 
 from __future__ import annotations
@@ -45,11 +47,15 @@ def _called(state: TunnelState, degraded: str | None, now: float) -> TunnelState
     """It works; what is bad about it is this, None: nothing."""
     if degraded == state.degraded:
         return state
-    return replace(state, degraded=degraded, reason=Reason.DEGRADED if degraded else Reason.HEALTHY, since=now)
+    return replace(
+        state, degraded=degraded, reason=Reason.DEGRADED if degraded else Reason.HEALTHY, since=now
+    )
 
 
 def nothing_behind(tunnel: Tunnel, state: TunnelState, now: float) -> TunnelState:
-    """The tunnel does its part: it stays as it is for whoever reaches something else through it, and until the destination is back."""
+    """The tunnel does its part: it stays as it is for whoever reaches something else through it, and until
+    the destination is back.
+    """
     if state.health is Health.UNHEALTHY and state.reason is Reason.DESTINATION:
         return state
     return _sick(state, Failure(Reason.DESTINATION, dead_destination(tunnel, state), now))
@@ -64,6 +70,13 @@ def blind(state: TunnelState, now: float) -> TunnelState:
 
 def _sick(state: TunnelState, failure: Failure) -> TunnelState:
     return replace(
-        state, health=Health.UNHEALTHY, reason=failure.reason, since=failure.at, failure=failure, healthy_since=None,
-        deadline=state.reconnect_by, recent=(), degraded=None,
+        state,
+        health=Health.UNHEALTHY,
+        reason=failure.reason,
+        since=failure.at,
+        failure=failure,
+        healthy_since=None,
+        deadline=state.reconnect_by,
+        recent=(),
+        degraded=None,
     )

@@ -1,7 +1,8 @@
-"""A VPN kind whose code is contained: what it raises against its promise is a fault of that kind, and ends nothing else.
+"""A VPN kind whose code is contained: what it raises against its promise is a fault of that kind, and ends
+nothing else.
 
-Questions get the answer that does least. What cannot be answered for it (`launch`, `dialogue`, what a dialogue makes of a line) raises on,
-and fails the one client that it is about.
+Questions get the answer that does least. What cannot be answered for it (`launch`, `dialogue`, what a
+dialogue makes of a line) raises on, and fails the one client that it is about.
 """
 
 from __future__ import annotations
@@ -25,26 +26,39 @@ def guarded(kind: AnyKind, faults: Faults) -> AnyKind:
         return functools.partial(faults.ask, part, otherwise, question)
 
     def told(make: Callable[..., T]) -> Callable[..., T]:
-        return functools.partial(_told, faults, part, ValueError, make)      # its way to say that the inputs cannot be used
+        return functools.partial(
+            _told, faults, part, ValueError, make
+        )  # its way to say that the inputs cannot be used
 
     def certificates(tunnel: Tunnel, inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
         try:
             return kind.certificates(tunnel, inputs)
-        except ValueError:      # the tunnel's own start says what is wrong with its inputs
+        except ValueError:  # the tunnel's own start says what is wrong with its inputs
             return ()
 
     def dialogue(*about: Any) -> Dialogue:
         return _Contained(told(kind.dialogue)(*about), functools.partial(_told, faults, part, ()))
 
     return replace(
-        kind, inputs=asked(kind.inputs, ()), pairs=asked(kind.pairs, False), endpoint=asked(kind.endpoint, None),
-        door=asked(kind.door, None), inside=asked(kind.inside, None), certificates=asked(certificates, ()),
-        companions=told(kind.companions), launch=told(kind.launch), dialogue=dialogue,
+        kind,
+        inputs=asked(kind.inputs, ()),
+        pairs=asked(kind.pairs, False),
+        endpoint=asked(kind.endpoint, None),
+        door=asked(kind.door, None),
+        inside=asked(kind.inside, None),
+        certificates=asked(certificates, ()),
+        companions=told(kind.companions),
+        launch=told(kind.launch),
+        dialogue=dialogue,
     )
 
 
-def _told(faults: Faults, part: str, words: type[Exception] | tuple[()], act: Callable[..., T], *about: Any) -> T:
-    """Let the kind act. What it raises is noted, unless it is how the kind is to say something, and raised on."""
+def _told(
+    faults: Faults, part: str, words: type[Exception] | tuple[()], act: Callable[..., T], *about: Any
+) -> T:
+    """Let the kind act. What it raises is noted, unless it is how the kind is to say something, and raised
+    on.
+    """
     try:
         done = act(*about)
     except Exception as error:
@@ -57,7 +71,9 @@ def _told(faults: Faults, part: str, words: type[Exception] | tuple[()], act: Ca
 
 @dataclass(frozen=True, slots=True)
 class _Contained:
-    """A dialogue whose faults are known. What it makes of a line is taken here: a generator would fail later."""
+    """A dialogue whose faults are known. What it makes of a line is taken here: a generator would fail
+    later.
+    """
 
     dialogue: Dialogue
     told: Callable[..., Iterable[Say | Observation]]

@@ -1,6 +1,8 @@
-"""When a session is replaced before the far side ends it: what was announced, what was configured, and what was learned.
+"""When a session is replaced before the far side ends it: what was announced, what was configured, and
+what was learned.
 
-    Session, settings, lengths of earlier sessions -> limit(...) -> due(...), the moment for `core.session.handover`
+    Session, settings, lengths of earlier sessions -> limit(...) -> due(...), the moment for
+    `core.session.handover`
 
 All moments are monotonic seconds.
 """
@@ -15,21 +17,33 @@ from tunnels.base import Reason
 from tunnels.settings import Planned, Tunnel
 
 DAY = 86_400.0
-REMEMBERED = 12         # sessions whose length is remembered
-ENOUGH = 3              # of these must have ended at the same age
-CLOSE = 0.05            # ages that differ by no more than this part are the same
-MARGIN = 600.0          # seconds before the limit, where nobody has said how many
-SHARE = 0.1             # of a session's length: the margin of short ones, and the stretch over which reconnects are spread
+REMEMBERED = 12  # sessions whose length is remembered
+ENOUGH = 3  # of these must have ended at the same age
+CLOSE = 0.05  # ages that differ by no more than this part are the same
+MARGIN = 600.0  # seconds before the limit, where nobody has said how many
+SHARE = (
+    0.1  # of a session's length: the margin of short ones, and the stretch over which reconnects are spread
+)
 
 # Ends that a far side's time limit may look like.
-_ENDED_THERE = frozenset({
-    Reason.SESSION_EXPIRED, Reason.PEER_CLOSED, Reason.PEER_TIMEOUT, Reason.EXITED, Reason.UNHEALTHY, Reason.KICKED, Reason.AUTH,
-})
+_ENDED_THERE = frozenset(
+    {
+        Reason.SESSION_EXPIRED,
+        Reason.PEER_CLOSED,
+        Reason.PEER_TIMEOUT,
+        Reason.EXITED,
+        Reason.UNHEALTHY,
+        Reason.KICKED,
+        Reason.AUTH,
+    }
+)
 
 
 def remembered(seconds: Mapping[str, Second], lengths: Mapping[str, tuple[Length, ...]]) -> dict[str, Known]:
     """What was written down about each tunnel's far side."""
-    return {name: Known(seconds.get(name, Second.UNKNOWN), lengths.get(name, ())) for name in {*seconds, *lengths}}
+    return {
+        name: Known(seconds.get(name, Second.UNKNOWN), lengths.get(name, ())) for name in {*seconds, *lengths}
+    }
 
 
 def lengthened(known: Known, seconds: float, reason: Reason) -> Known:
@@ -43,10 +57,11 @@ def ended_there(reason: str) -> bool:
 
 
 def learned(lengths: Sequence[Length], shortest: float) -> float | None:
-    """The age in seconds at which the far side ends sessions; None: it has shown no such habit. Sessions below `shortest` say nothing.
+    """The age in seconds at which the far side ends sessions; None: it has shown no such habit. Sessions
+    below `shortest` say nothing.
 
-    A limit is what no session outlives: so it is looked for among the longest. Those that ended earlier had other reasons, as long as they
-    are not the most.
+    A limit is what no session outlives: so it is looked for among the longest. Those that ended earlier had
+    other reasons, as long as they are not the most.
     """
     told = [length for length in lengths if length.seconds >= shortest]
     ends = sorted((length.seconds for length in told if length.ended_there), reverse=True)
@@ -64,7 +79,10 @@ def limit(tunnel: Tunnel, state: TunnelState) -> float | None:
     session, settings = state.session, tunnel.reconnect
     if session.connected is None:
         return None
-    ages = (None if settings.planned is None else settings.planned.every, learned(state.known.lengths, settings.stable_after))
+    ages = (
+        None if settings.planned is None else settings.planned.every,
+        learned(state.known.lengths, settings.stable_after),
+    )
     moments = [session.connected + age for age in ages if age is not None]
     return min(moments if session.expires is None else [*moments, session.expires], default=None)
 
@@ -75,12 +93,27 @@ def due(tunnel: Tunnel, state: TunnelState, luck: float, zone: float) -> float |
     `zone` is what turns monotonic seconds into local ones, of which each day has 86,400 from midnight on.
     """
     end = limit(tunnel, state)
-    if end is None or state.phase is not Phase.UP or state.session.connected is None or state.drain is not None:
+    if (
+        end is None
+        or state.phase is not Phase.UP
+        or state.session.connected is None
+        or state.drain is not None
+    ):
         return None
     planned, length = tunnel.reconnect.planned, end - state.session.connected
-    margin = min(MARGIN, SHARE * length) if planned is None else planned.before if planned.before < length else length / 2
+    margin = (
+        min(MARGIN, SHARE * length)
+        if planned is None
+        else planned.before
+        if planned.before < length
+        else length / 2
+    )
     latest = end - margin
-    preferred = None if planned is None else _in_window(planned, state.session.connected + length / 2, latest, luck, zone)
+    preferred = (
+        None
+        if planned is None
+        else _in_window(planned, state.session.connected + length / 2, latest, luck, zone)
+    )
     return latest - luck * min(margin, SHARE * length) if preferred is None else preferred
 
 
@@ -90,6 +123,6 @@ def _in_window(planned: Planned, earliest: float, latest: float, luck: float, zo
         return None
     begin, end = (60.0 * (60 * int(hour[:2]) + int(hour[3:])) for hour in planned.window.split("-"))
     length = (end - begin) % DAY
-    opened = latest - (latest + zone - begin) % DAY         # when the window opened for the last time
+    opened = latest - (latest + zone - begin) % DAY  # when the window opened for the last time
     start, stop = max(opened, earliest), min(opened + length, latest)
     return stop - luck * (stop - start) / 2 if start < stop else None

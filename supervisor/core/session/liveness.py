@@ -1,9 +1,11 @@
 """Which part of the way is dead: what missed probe rounds mean, and the one word that says it.
 
-    Probed -> machine -> `missed`, `blamed` -> reason and health of the tunnel's state -> `dead_leg` -> status, log, metric, incident
+    Probed -> machine -> `missed`, `blamed` -> reason and health of the tunnel's state -> `dead_leg` ->
+    status, log, metric, incident
 
-An answer of a target proves the whole way. Without one, what else came out of the tunnel tells a dead destination from a dead tunnel: the
-one is not helped by a new session, and whoever uses another host behind the tunnel would only lose his.
+An answer of a target proves the whole way. Without one, what else came out of the tunnel tells a dead
+destination from a dead tunnel: the one is not helped by a new session, and whoever uses another host behind
+the tunnel would only lose his.
 """
 
 from __future__ import annotations
@@ -16,29 +18,49 @@ from supervisor.core.state import Health, Leg, Phase, Proof, Reach, TunnelState,
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
-ROUNDS = 3              # probe rounds without any answer after which something is dead (reference: any-of targets, 3 rounds)
-SILENT = ROUNDS - 1     # of these, the last ones in which nothing came out of the tunnel: then it is dead
-STALE = 2 * ROUNDS      # the same where the destination was known to be dead and the tunnel to work
-HEARSAY = 150           # rounds (some five minutes) for which packets that are no answer to ours save a tunnel; then it is tried anew, once
+ROUNDS = (
+    3  # probe rounds without any answer after which something is dead (reference: any-of targets, 3 rounds)
+)
+SILENT = ROUNDS - 1  # of these, the last ones in which nothing came out of the tunnel: then it is dead
+STALE = 2 * ROUNDS  # the same where the destination was known to be dead and the tunnel to work
+# rounds (some five minutes) for which packets that are no answer to ours save a tunnel; then it is tried
+# anew, once
+HEARSAY = 150
 
-LOCAL = frozenset({
-    Reason.LOCAL, Reason.CLIENT_CONFIG, Reason.MISSING_INPUT, Reason.MISSING_BINARY, Reason.MISSING_RIGHT, Reason.KILLED, Reason.UPLINK,
-})      # what the far side has no part in
-_UNREACHED = frozenset({Reason.NETWORK, Reason.DNS})        # the client itself says that it did not get as far as the gateway
-_IN_UP: Mapping[Reason, Leg] = MappingProxyType({Reason.UPLINK: Leg.UPLINK, Reason.DESTINATION: Leg.DESTINATION})
+LOCAL = frozenset(
+    {
+        Reason.LOCAL,
+        Reason.CLIENT_CONFIG,
+        Reason.MISSING_INPUT,
+        Reason.MISSING_BINARY,
+        Reason.MISSING_RIGHT,
+        Reason.KILLED,
+        Reason.UPLINK,
+    }
+)  # what the far side has no part in
+_UNREACHED = frozenset(
+    {Reason.NETWORK, Reason.DNS}
+)  # the client itself says that it did not get as far as the gateway
+_IN_UP: Mapping[Reason, Leg] = MappingProxyType(
+    {Reason.UPLINK: Leg.UPLINK, Reason.DESTINATION: Leg.DESTINATION}
+)
 
-SENTENCES: Mapping[Leg, str] = MappingProxyType({
-    Leg.UPLINK: "this host's own way out",
-    Leg.ENDPOINT: "between this host and the far side's gateway, or the gateway itself",
-    Leg.TUNNEL: "the session with the far side, whose gateway is not known to be dead",
-    Leg.DESTINATION: "behind the tunnel, which itself carries packets",
-})
+SENTENCES: Mapping[Leg, str] = MappingProxyType(
+    {
+        Leg.UPLINK: "this host's own way out",
+        Leg.ENDPOINT: "between this host and the far side's gateway, or the gateway itself",
+        Leg.TUNNEL: "the session with the far side, whose gateway is not known to be dead",
+        Leg.DESTINATION: "behind the tunnel, which itself carries packets",
+    }
+)
 
 
 def missed(state: TunnelState, proof: Proof | None) -> TunnelState:
     """After one more round in which no target answered."""
     return replace(
-        state, misses=state.misses + 1, silence=state.silence + 1 if proof is None else 0,
+        state,
+        misses=state.misses + 1,
+        silence=state.silence + 1 if proof is None else 0,
         unheard=0 if proof is Proof.ANSWERED else state.unheard + 1,
     )
 
@@ -49,7 +71,9 @@ def heard(state: TunnelState) -> TunnelState:
 
 
 def blamed(state: TunnelState) -> Leg | None:
-    """What the rounds so far show to be dead, destination or tunnel; None: it is too early to say, or nothing has changed."""
+    """What the rounds so far show to be dead, destination or tunnel; None: it is too early to say, or
+    nothing has changed.
+    """
     if state.misses < ROUNDS:
         return None
     if state.silence == 0:
@@ -58,7 +82,9 @@ def blamed(state: TunnelState) -> Leg | None:
 
 
 def _patience(state: TunnelState) -> int:
-    """Rounds of silence that end a session: a client that was told to reconnect in place has the time for that."""
+    """Rounds of silence that end a session: a client that was told to reconnect in place has the time for
+    that.
+    """
     if state.health is Health.UNHEALTHY and state.reason is Reason.DESTINATION:
         return STALE
     return ROUNDS if state.session.renewed else SILENT
@@ -71,7 +97,9 @@ def dead_destination(tunnel: Tunnel, state: TunnelState) -> str:
 
 
 def dead_leg(tunnel: Tunnel, state: TunnelState, uplink: Uplink) -> Leg | None:
-    """The part of the way that is known to be dead; None: none is, or nobody can say which, or it is this host that fails."""
+    """The part of the way that is known to be dead; None: none is, or nobody can say which, or it is this
+    host that fails.
+    """
     if state.want is Want.DOWN or well(tunnel, state):
         return None
     if not uplink.alive:
@@ -88,7 +116,7 @@ def dead_leg(tunnel: Tunnel, state: TunnelState, uplink: Uplink) -> Leg | None:
 
 def _of_session(state: TunnelState) -> Leg | None:
     if state.health is not Health.UNHEALTHY:
-        return None         # connected a moment ago: no probe has said anything yet
+        return None  # connected a moment ago: no probe has said anything yet
     leg = _IN_UP.get(state.reason, Leg.TUNNEL)
     return Leg.ENDPOINT if leg is Leg.TUNNEL and state.endpoint is Reach.SILENT else leg
 

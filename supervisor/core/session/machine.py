@@ -1,9 +1,11 @@
-"""What to decide when something happens to a tunnel: one table over phase and event, and the small functions in it.
+"""What to decide when something happens to a tunnel: one table over phase and event, and the small
+functions in it.
 
     state, actions = step(moment, state, event)
 
-A pair of phase and event stands in `TABLE` or changes nothing. An event of an earlier session changes nothing. After a Tick
-the deadline is gone or later than now. At most one client process exists per seat: only `begin` spawns, and only `_ended` leads to it.
+A pair of phase and event stands in `TABLE` or changes nothing. An event of an earlier session changes
+nothing. After a Tick the deadline is gone or later than now. At most one client process exists per seat: only
+`begin` spawns, and only `_ended` leads to it.
 """
 
 from __future__ import annotations
@@ -21,14 +23,27 @@ from supervisor.core.session.escalation import climb
 from supervisor.core.session.health import blind, filled, nothing_behind, proven, rated
 from supervisor.core.session.liveness import HEARSAY, ROUNDS, blamed, missed
 from supervisor.core.session.retry import RETRY, Retry, pause, stable
-from supervisor.core.state import Asking, Drain, Failure, Health, Leg, Phase, Rung, Session, TunnelState, Want, connected, well
+from supervisor.core.state import (
+    Asking,
+    Drain,
+    Failure,
+    Health,
+    Leg,
+    Phase,
+    Rung,
+    Session,
+    TunnelState,
+    Want,
+    connected,
+    well,
+)
 from tunnels.base import Connected, Failed, Full, Question, Reason
 
-ANSWER_WITHIN = 300.0   # seconds that a person has to answer a question of the far side
-QUIET_WITHIN = 900.0    # seconds that a reconnect which somebody wants waits for a quiet moment
-LOOK_AGAIN = 30.0       # seconds between two looks at a dead uplink; its return is told by an event
-SPREAD = 5.0            # seconds over which the starts after a dead uplink are spread
-KILL_INTERVAL = 2.0     # seconds between two SIGKILLs of a tree that does not go
+ANSWER_WITHIN = 300.0  # seconds that a person has to answer a question of the far side
+QUIET_WITHIN = 900.0  # seconds that a reconnect which somebody wants waits for a quiet moment
+LOOK_AGAIN = 30.0  # seconds between two looks at a dead uplink; its return is told by an event
+SPREAD = 5.0  # seconds over which the starts after a dead uplink are spread
+KILL_INTERVAL = 2.0  # seconds between two SIGKILLs of a tree that does not go
 
 Result = tuple[TunnelState, tuple[ev.Action, ...]]
 
@@ -41,12 +56,19 @@ def step(m: StepContext, state: TunnelState, event: ev.Event) -> Result:
     if handler is None:
         return state, ()
     after, actions = handler(m, state, event)
-    return (after if well(m.tunnel, after) == well(m.tunnel, state) else replace(after, well_since=m.now)), actions
+    return (
+        after if well(m.tunnel, after) == well(m.tunnel, state) else replace(after, well_since=m.now)
+    ), actions
 
 
-# --- asked for ---------------------------------------------------------------------------------------------------------------
+# --- asked for
+# ----------------------------------------------------------------------------------------------------------
 
-DOWN = (Reason.STOPPED, Reason.SHUTDOWN, Reason.PLANNED)     # PLANNED: this session, because another one has replaced it
+DOWN = (
+    Reason.STOPPED,
+    Reason.SHUTDOWN,
+    Reason.PLANNED,
+)  # PLANNED: this session, because another one has replaced it
 
 
 def _ask_idle(m: StepContext, state: TunnelState, event: ev.Asked) -> Result:
@@ -60,7 +82,9 @@ def _ask_idle(m: StepContext, state: TunnelState, event: ev.Asked) -> Result:
 def _ask_running(m: StepContext, state: TunnelState, event: ev.Asked) -> Result:
     """A client runs: start is fulfilled already, anything else ends it first."""
     if event.reason in DOWN:
-        return _drain(state, event) if event.until is not None else _terminate(m, _unwanted(state), event.reason)
+        return (
+            _drain(state, event) if event.until is not None else _terminate(m, _unwanted(state), event.reason)
+        )
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
         return _terminate(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
     return replace(state, want=Want.UP, drain=None), ()
@@ -95,7 +119,9 @@ def _unwanted(state: TunnelState) -> TunnelState:
 
 
 def _inputs_changed(m: StepContext, state: TunnelState, event: ev.InputsChanged) -> Result:
-    """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its pause is not cut short."""
+    """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its
+    pause is not cut short.
+    """
     transient = RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0
     if state.phase is Phase.BACKOFF and transient and state.proven:
         return replace(state, proven=False, kept=False), ()
@@ -108,7 +134,9 @@ def _inputs_changed_meanwhile(m: StepContext, state: TunnelState, event: ev.Inpu
     if state.phase is not Phase.UP or not m.tunnel.login.reconnect_on_change or state.drain is not None:
         return outdated, ()
     by = m.now + QUIET_WITHIN
-    return replace(outdated, reconnect_by=by, deadline=by if state.deadline is None else min(by, state.deadline)), ()
+    return replace(
+        outdated, reconnect_by=by, deadline=by if state.deadline is None else min(by, state.deadline)
+    ), ()
 
 
 def _quiet(m: StepContext, state: TunnelState, event: ev.Quiet) -> Result:
@@ -125,7 +153,8 @@ def _anew(state: TunnelState) -> TunnelState:
     return replace(state, attempts=1, refusals=0, suspicions=0, login_after=0.0, kept=False, rung=None)
 
 
-# --- the client ----------------------------------------------------------------------------------------------------------------
+# --- the client
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _spawned(m: StepContext, state: TunnelState, event: ev.Spawned) -> Result:
@@ -146,17 +175,27 @@ def _said(m: StepContext, state: TunnelState, event: ev.ClientSaid) -> Result:
         return filled(m.tunnel, state, event.what.text, m.now), ()
     if not isinstance(event.what, Failed):
         return state, ()
-    return _terminate(m, replace(state, failure=Failure(event.what.reason, event.what.text, m.now)), event.what.reason)
+    return _terminate(
+        m, replace(state, failure=Failure(event.what.reason, event.what.text, m.now)), event.what.reason
+    )
 
 
 def _asked(m: StepContext, state: TunnelState, question: Question) -> Result:
     """A person has some time to answer; a session that is up goes on meanwhile."""
     until = m.now + ANSWER_WITHIN
-    return replace(state, asking=Asking(question, until), deadline=until if state.phase is Phase.STARTING else state.deadline), ()
+    return replace(
+        state,
+        asking=Asking(question, until),
+        deadline=until if state.phase is Phase.STARTING else state.deadline,
+    ), ()
 
 
 def _answered(m: StepContext, state: TunnelState, event: ev.Answered) -> Result:
-    return replace(state, asking=None, deadline=m.now + m.limits.start if state.phase is Phase.STARTING else state.deadline), ()
+    return replace(
+        state,
+        asking=None,
+        deadline=m.now + m.limits.start if state.phase is Phase.STARTING else state.deadline,
+    ), ()
 
 
 def _delayed(m: StepContext, state: TunnelState, event: ev.Delayed) -> Result:
@@ -169,16 +208,24 @@ def _kept(m: StepContext, state: TunnelState, event: ev.Kept) -> Result:
 
 def _said_while_stopping(m: StepContext, state: TunnelState, event: ev.ClientSaid) -> Result:
     """Last words of a client whose end was not asked for may explain it better than we could."""
-    if not isinstance(event.what, Failed) or state.reason not in (Reason.START_TIMEOUT, Reason.UNHEALTHY, Reason.DEVICE_LOST):
+    if not isinstance(event.what, Failed) or state.reason not in (
+        Reason.START_TIMEOUT,
+        Reason.UNHEALTHY,
+        Reason.DEVICE_LOST,
+    ):
         return state, ()
-    return replace(state, reason=event.what.reason, failure=Failure(event.what.reason, event.what.text, m.now)), ()
+    return replace(
+        state, reason=event.what.reason, failure=Failure(event.what.reason, event.what.text, m.now)
+    ), ()
 
 
 def _connected(m: StepContext, state: TunnelState, what: Connected) -> Result:
     session = connected(state.session, what, m.now, again=state.phase is Phase.UP)
     if text := next((text for address in session.assigned if (text := unusable(address))), None):
         return _conflict(m, state, text)
-    state = replace(state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None)
+    state = replace(
+        state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None
+    )
     if state.phase is Phase.UP:
         return state, ()
     up = replace(state, deadline=m.now + m.tunnel.reconnect.stable_after, reconnect_by=None)
@@ -193,7 +240,9 @@ def _exited(m: StepContext, state: TunnelState, event: ev.Exited) -> Result:
 def _exited_stopping(m: StepContext, state: TunnelState, event: ev.Exited) -> Result:
     if state.want is Want.DOWN:
         return _rest(m, state, state.reason)
-    if state.reason is Reason.DEVICE_LOST:  # a device goes with its process: how that ended explains it better
+    if (
+        state.reason is Reason.DEVICE_LOST
+    ):  # a device goes with its process: how that ended explains it better
         return _exited(m, state, event)
     return _ended(m, state, state.reason)
 
@@ -212,11 +261,15 @@ def _address_conflict(m: StepContext, state: TunnelState, event: ev.AddressConfl
 
 
 def _conflict(m: StepContext, state: TunnelState, text: str) -> Result:
-    return _terminate(m, replace(state, failure=Failure(Reason.ADDRESS_CONFLICT, text, m.now)), Reason.ADDRESS_CONFLICT)
+    return _terminate(
+        m, replace(state, failure=Failure(Reason.ADDRESS_CONFLICT, text, m.now)), Reason.ADDRESS_CONFLICT
+    )
 
 
 def _probed(m: StepContext, state: TunnelState, event: ev.Probed) -> Result:
-    """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped by a new session."""
+    """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped
+    by a new session.
+    """
     if event.rtt is not None:
         return rated(m.tunnel, proven(m.tunnel, state, event.rtt, m.now), event.rtt, m.now), ()
     state = missed(state, event.proof)
@@ -227,7 +280,9 @@ def _probed(m: StepContext, state: TunnelState, event: ev.Probed) -> Result:
         return nothing_behind(m.tunnel, state, m.now), ()
     if not m.uplink:
         return blind(state, m.now), ()
-    crowded = state.full is not None and state.misses < HEARSAY     # no room, which is no sign of death; not for ever
+    crowded = (
+        state.full is not None and state.misses < HEARSAY
+    )  # no room, which is no sign of death; not for ever
     return (state, ()) if m.doubted or crowded else _silent(m, state)
 
 
@@ -235,7 +290,14 @@ def _silent(m: StepContext, state: TunnelState) -> Result:
     """Nothing passes: the client reconnects in place if it can, else it is given up."""
     text = f"no probe target answered in {state.misses} rounds"
     failure = Failure(Reason.UNHEALTHY, text, m.now)
-    sick = replace(state, health=Health.UNHEALTHY, failure=failure, doubted=state.doubted or state.silence == 0, recent=(), degraded=None)
+    sick = replace(
+        state,
+        health=Health.UNHEALTHY,
+        failure=failure,
+        doubted=state.doubted or state.silence == 0,
+        recent=(),
+        degraded=None,
+    )
     if m.limits.renews and not state.session.renewed:
         return _renew(m, sick)
     return _terminate(m, sick, Reason.UNHEALTHY)
@@ -253,8 +315,16 @@ def _uplink_back(m: StepContext, state: TunnelState, event: ev.UplinkBack) -> Re
 
 def _renew(m: StepContext, state: TunnelState) -> Result:
     renewing = replace(
-        state, session=replace(state.session, renewed=True), rung=Rung.IN_PLACE, reason=Reason.UNHEALTHY, since=m.now, healthy_since=None,
-        deadline=state.reconnect_by, misses=ROUNDS, silence=0, unheard=0,
+        state,
+        session=replace(state.session, renewed=True),
+        rung=Rung.IN_PLACE,
+        reason=Reason.UNHEALTHY,
+        since=m.now,
+        healthy_since=None,
+        deadline=state.reconnect_by,
+        misses=ROUNDS,
+        silence=0,
+        unheard=0,
     )
     return renewing, (ev.Renew(m.tunnel.name, state.session.number),)
 
@@ -267,7 +337,8 @@ def _path_mtu(m: StepContext, state: TunnelState, event: ev.PathMtu) -> Result:
     return replace(state, session=replace(state.session, path_mtu=event.mtu)), ()
 
 
-# --- deadlines -----------------------------------------------------------------------------------------------------------------
+# --- deadlines
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _start_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Result:
@@ -275,7 +346,9 @@ def _start_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Resul
         text = f"nobody answered within {ANSWER_WITHIN / 60:g} minutes: {state.asking.question.text}"
         return _terminate(m, replace(state, failure=Failure(Reason.CHALLENGE, text, m.now)), Reason.CHALLENGE)
     text = f"not connected {m.limits.start:g} s after its start"
-    return _terminate(m, replace(state, failure=Failure(Reason.START_TIMEOUT, text, m.now)), Reason.START_TIMEOUT)
+    return _terminate(
+        m, replace(state, failure=Failure(Reason.START_TIMEOUT, text, m.now)), Reason.START_TIMEOUT
+    )
 
 
 def _stable_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Result:
@@ -294,7 +367,8 @@ def _backoff_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Res
     return begin(m, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
 
 
-# --- where it leads ------------------------------------------------------------------------------------------------------------
+# --- where it leads
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _enter(m: StepContext, state: TunnelState, phase: Phase, reason: Reason) -> TunnelState:
@@ -310,29 +384,50 @@ def begin(m: StepContext, state: TunnelState, reason: Reason) -> Result:
         known = state.phase is Phase.BACKOFF and state.reason is Reason.UPLINK
         return (waiting if known else _enter(m, waiting, Phase.BACKOFF, Reason.UPLINK)), ()
     if max(m.turn, state.login_after) > m.now:
-        return _enter(m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason), ()
+        return _enter(
+            m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason
+        ), ()
     number = max(state.session.number, state.numbered) + 1
-    last = state.session     # most likely it is the same path again
+    last = state.session  # most likely it is the same path again
     session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, seat=last.seat)
     fresh = replace(
-        state, session=session, health=Health.UNKNOWN, misses=0, silence=0, unheard=0, healthy_since=None, last_rtt=None, turn=None,
-        outdated=False, full=None,
-        deadline=m.now + m.limits.start, reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
+        state,
+        session=session,
+        health=Health.UNKNOWN,
+        misses=0,
+        silence=0,
+        unheard=0,
+        healthy_since=None,
+        last_rtt=None,
+        turn=None,
+        outdated=False,
+        full=None,
+        deadline=m.now + m.limits.start,
+        reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
-    return _enter(m, fresh, Phase.STARTING, reason), (ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.seat),)
+    return _enter(m, fresh, Phase.STARTING, reason), (
+        ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.seat),
+    )
 
 
 def _spent(m: StepContext, state: TunnelState) -> Failure:
-    """Why a tunnel does not even try: its own refusal, or those that other tunnels with its account have met."""
+    """Why a tunnel does not even try: its own refusal, or those that other tunnels with its account have
+    met.
+    """
     if state.failure is not None and state.failure.reason is Reason.AUTH:
         return state.failure
-    text = f"not tried: the far side has refused the account {m.tunnel.login.username} {state.refusals} times, for tunnels that share it"
+    text = (
+        f"not tried: the far side has refused the account {m.tunnel.login.username} {state.refusals} "
+        f"times, for tunnels that share it"
+    )
     return Failure(Reason.AUTH, text, m.now)
 
 
 def _terminate(m: StepContext, state: TunnelState, reason: Reason) -> Result:
     ending = replace(state, deadline=m.now + m.limits.stop)
-    return _enter(m, ending, Phase.STOPPING, reason), (ev.Terminate(m.tunnel.name, state.session.number, not state.kept),)
+    return _enter(m, ending, Phase.STOPPING, reason), (
+        ev.Terminate(m.tunnel.name, state.session.number, not state.kept),
+    )
 
 
 def _rest(m: StepContext, state: TunnelState, reason: Reason) -> Result:
@@ -361,7 +456,11 @@ def _ended(m: StepContext, state: TunnelState, reason: Reason) -> Result:
     if state.outdated and RETRY[reason] is not Retry.BACKOFF:
         return begin(m, _anew(state), Reason.INPUTS_CHANGED)
     state = replace(
-        climb(state, reason), attempts=state.attempts + 1, health=Health.UNKNOWN, healthy_since=None, asking=None,
+        climb(state, reason),
+        attempts=state.attempts + 1,
+        health=Health.UNKNOWN,
+        healthy_since=None,
+        asking=None,
         login_after=m.now + (wait or 0.0) if reason is Reason.AUTH else state.login_after,
     )
     if wait is None:
@@ -373,49 +472,51 @@ def _ended(m: StepContext, state: TunnelState, reason: Reason) -> Result:
 
 Handler = Callable[[StepContext, TunnelState, Any], Result]
 
-TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType({
-    (Phase.STOPPED, ev.Asked): _ask_idle,
-    (Phase.STARTING, ev.Asked): _ask_running,
-    (Phase.STARTING, ev.Spawned): _spawned,
-    (Phase.STARTING, ev.SpawnFailed): _spawn_failed,
-    (Phase.STARTING, ev.InputsChanged): _inputs_changed_meanwhile,
-    (Phase.STARTING, ev.ClientSaid): _said,
-    (Phase.STARTING, ev.Kept): _kept,
-    (Phase.STARTING, ev.Delayed): _delayed,
-    (Phase.STARTING, ev.Answered): _answered,
-    (Phase.STARTING, ev.Exited): _exited,
-    (Phase.STARTING, ev.AddressConflict): _address_conflict,
-    (Phase.STARTING, ev.FlowsCounted): _flows_counted,
-    (Phase.STARTING, ev.Tick): _start_deadline,
-    (Phase.UP, ev.Asked): _ask_running,
-    (Phase.UP, ev.InputsChanged): _inputs_changed_meanwhile,
-    (Phase.UP, ev.ClientSaid): _said,
-    (Phase.UP, ev.Kept): _kept,
-    (Phase.UP, ev.Answered): _answered,
-    (Phase.UP, ev.Exited): _exited,
-    (Phase.UP, ev.DeviceLost): _device_lost,
-    (Phase.UP, ev.AddressConflict): _address_conflict,
-    (Phase.UP, ev.Probed): _probed,
-    (Phase.UP, ev.PathMtu): _path_mtu,
-    (Phase.UP, ev.UplinkBack): _uplink_back,
-    (Phase.UP, ev.Quiet): _quiet,
-    (Phase.UP, ev.FlowsCounted): _flows_counted,
-    (Phase.UP, ev.Tick): _stable_deadline,
-    (Phase.BACKOFF, ev.Asked): _ask_idle,
-    (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,
-    (Phase.BACKOFF, ev.UplinkBack): _uplink_back,
-    (Phase.BACKOFF, ev.FlowsCounted): _flows_counted,
-    (Phase.BACKOFF, ev.Tick): _backoff_deadline,
-    (Phase.STOPPING, ev.Asked): _ask_stopping,
-    (Phase.STOPPING, ev.InputsChanged): _inputs_changed_meanwhile,
-    (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,
-    (Phase.STOPPING, ev.Kept): _kept,
-    (Phase.STOPPING, ev.Spawned): _spawned,
-    (Phase.STOPPING, ev.SpawnFailed): _never_spawned,
-    (Phase.STOPPING, ev.Exited): _exited_stopping,
-    (Phase.STOPPING, ev.FlowsCounted): _flows_counted,
-    (Phase.STOPPING, ev.Tick): _stop_deadline,
-    (Phase.FAILED, ev.Asked): _ask_idle,
-    (Phase.FAILED, ev.InputsChanged): _inputs_changed,
-    **{(phase, ev.EndpointSeen): _endpoint_seen for phase in Phase},
-})
+TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
+    {
+        (Phase.STOPPED, ev.Asked): _ask_idle,
+        (Phase.STARTING, ev.Asked): _ask_running,
+        (Phase.STARTING, ev.Spawned): _spawned,
+        (Phase.STARTING, ev.SpawnFailed): _spawn_failed,
+        (Phase.STARTING, ev.InputsChanged): _inputs_changed_meanwhile,
+        (Phase.STARTING, ev.ClientSaid): _said,
+        (Phase.STARTING, ev.Kept): _kept,
+        (Phase.STARTING, ev.Delayed): _delayed,
+        (Phase.STARTING, ev.Answered): _answered,
+        (Phase.STARTING, ev.Exited): _exited,
+        (Phase.STARTING, ev.AddressConflict): _address_conflict,
+        (Phase.STARTING, ev.FlowsCounted): _flows_counted,
+        (Phase.STARTING, ev.Tick): _start_deadline,
+        (Phase.UP, ev.Asked): _ask_running,
+        (Phase.UP, ev.InputsChanged): _inputs_changed_meanwhile,
+        (Phase.UP, ev.ClientSaid): _said,
+        (Phase.UP, ev.Kept): _kept,
+        (Phase.UP, ev.Answered): _answered,
+        (Phase.UP, ev.Exited): _exited,
+        (Phase.UP, ev.DeviceLost): _device_lost,
+        (Phase.UP, ev.AddressConflict): _address_conflict,
+        (Phase.UP, ev.Probed): _probed,
+        (Phase.UP, ev.PathMtu): _path_mtu,
+        (Phase.UP, ev.UplinkBack): _uplink_back,
+        (Phase.UP, ev.Quiet): _quiet,
+        (Phase.UP, ev.FlowsCounted): _flows_counted,
+        (Phase.UP, ev.Tick): _stable_deadline,
+        (Phase.BACKOFF, ev.Asked): _ask_idle,
+        (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,
+        (Phase.BACKOFF, ev.UplinkBack): _uplink_back,
+        (Phase.BACKOFF, ev.FlowsCounted): _flows_counted,
+        (Phase.BACKOFF, ev.Tick): _backoff_deadline,
+        (Phase.STOPPING, ev.Asked): _ask_stopping,
+        (Phase.STOPPING, ev.InputsChanged): _inputs_changed_meanwhile,
+        (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,
+        (Phase.STOPPING, ev.Kept): _kept,
+        (Phase.STOPPING, ev.Spawned): _spawned,
+        (Phase.STOPPING, ev.SpawnFailed): _never_spawned,
+        (Phase.STOPPING, ev.Exited): _exited_stopping,
+        (Phase.STOPPING, ev.FlowsCounted): _flows_counted,
+        (Phase.STOPPING, ev.Tick): _stop_deadline,
+        (Phase.FAILED, ev.Asked): _ask_idle,
+        (Phase.FAILED, ev.InputsChanged): _inputs_changed,
+        **{(phase, ev.EndpointSeen): _endpoint_seen for phase in Phase},
+    }
+)

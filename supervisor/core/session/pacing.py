@@ -1,7 +1,7 @@
 """Whose turn it is to knock: clients of one gateway, and logins with one account, begin one after the other.
 
-A far side that sees twenty clients of one address in the same second takes them for an attack, and an account whose password is wrong
-must not be tried by each of its tunnels.
+A far side that sees twenty clients of one address in the same second takes them for an attack, and an account
+whose password is wrong must not be tried by each of its tunnels.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from supervisor.core.state import Phase, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
-SPACING = 0.5           # seconds between two clients that knock at one gateway
-LOOK_AGAIN = 1.0        # seconds until a tunnel looks again whether another one's login has succeeded
-LOGIN_WITHIN = 10.0     # seconds that the others wait for the first login with their account
+SPACING = 0.5  # seconds between two clients that knock at one gateway
+LOOK_AGAIN = 1.0  # seconds until a tunnel looks again whether another one's login has succeeded
+LOGIN_WITHIN = 10.0  # seconds that the others wait for the first login with their account
 
 
 class Account(NamedTuple):
     """Tunnels with the same user name and the same password log in with the same account."""
 
     username: str
-    password: str           # where it lies
+    password: str  # where it lies
 
 
 def account(tunnel: Tunnel) -> Account | None:
@@ -40,7 +40,12 @@ def partners(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
     for name, tunnel in tunnels.items():
         if (who := account(tunnel)) is not None:
             by_account.setdefault(who, []).append(name)
-    return {name: tuple(other for other in names if other != name) for names in by_account.values() if len(names) > 1 for name in names}
+    return {
+        name: tuple(other for other in names if other != name)
+        for names in by_account.values()
+        if len(names) > 1
+        for name in names
+    }
 
 
 class GatewayPacer:
@@ -63,7 +68,9 @@ class GatewayPacer:
             self.take(gateway, after.turn)
         if after.reason is Reason.BANNED and after.phase is Phase.BACKOFF and after.deadline is not None:
             self.ban(gateway, after.deadline)
-        elif after.reason is Reason.BANNED and after.phase is Phase.STOPPED and before.running:     # beside another session
+        elif (
+            after.reason is Reason.BANNED and after.phase is Phase.STOPPED and before.running
+        ):  # beside another session
             self.ban(gateway, after.since + SLOWEST[0])
 
     def take(self, gateway: str, moment: float) -> None:
@@ -75,7 +82,9 @@ class GatewayPacer:
         self._banned[gateway] = max(self._banned.get(gateway, 0.0), until)
 
     def recall(self, gateway: str, state: TunnelState) -> None:
-        """What an earlier daemon has promised to a tunnel at the gateway, and for how long it is shut out there."""
+        """What an earlier daemon has promised to a tunnel at the gateway, and for how long it is shut out
+        there.
+        """
         if state.turn is not None:
             self.take(gateway, state.turn)
         if state.reason is Reason.BANNED and state.deadline is not None:
@@ -83,7 +92,9 @@ class GatewayPacer:
 
 
 def login_turn(others: Iterable[TunnelState], now: float) -> float:
-    """The first moment for a login, given the states of the other tunnels with this account: the first one shows whether it is accepted."""
+    """The first moment for a login, given the states of the other tunnels with this account: the first one
+    shows whether it is accepted.
+    """
     trying = False
     for state in others:
         if state.phase is Phase.UP:

@@ -5,8 +5,9 @@
         search = search.after(size, passed=...)
     search.found
 
-The smallest size comes first: a target that does not answer even that says nothing about the path. The largest comes second, because
-most paths take it. Then the interval is halved. Sizes are whole IP packets in bytes.
+The smallest size comes first: a target that does not answer even that says nothing about the path. The
+largest comes second, because most paths take it. Then the interval is halved. Sizes are whole IP packets in
+bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-SMALLEST = {4: 576, 6: 1280}        # bytes that any host takes (RFC 1122, section 3.3.3; RFC 8200, section 5), by IP version
+SMALLEST = {
+    4: 576,
+    6: 1280,
+}  # bytes that any host takes (RFC 1122, section 3.3.3; RFC 8200, section 5), by IP version
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,9 @@ class Search:
 
     @classmethod
     def between(cls, smallest: int, largest: int) -> Self:
-        """Nothing known about the sizes from `smallest` to `largest`. A `largest` below `smallest` is the only size to try."""
+        """Nothing known about the sizes from `smallest` to `largest`. A `largest` below `smallest` is the
+        only size to try.
+        """
         return cls(min(smallest, largest), largest, 0, largest + 1)
 
     @property
@@ -44,7 +50,11 @@ class Search:
 
     def after(self, size: int, passed: bool) -> Self:
         """The search once a packet of this size came back, or did not."""
-        return replace(self, passed=max(self.passed, size)) if passed else replace(self, failed=min(self.failed, size))
+        return (
+            replace(self, passed=max(self.passed, size))
+            if passed
+            else replace(self, failed=min(self.failed, size))
+        )
 
     @property
     def found(self) -> int | None:

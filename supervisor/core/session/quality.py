@@ -1,4 +1,6 @@
-"""How good a tunnel is that works: too few answers, or late ones, make it degraded, which calls somebody and restarts nothing."""
+"""How good a tunnel is that works: too few answers, or late ones, make it degraded, which calls somebody
+and restarts nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,17 @@ from collections.abc import Sequence
 
 from tunnels.settings import Degraded
 
-WINDOW = 24             # probe rounds that are looked at: two minutes with the default interval
-_LOSS_AGAIN = 0.5       # of the limit, at or below which the loss must fall before all is well again: nothing flips at the edge
-_RTT_AGAIN = 0.8        # the same of the round-trip time
+WINDOW = 24  # probe rounds that are looked at: two minutes with the default interval
+# of the limit, at or below which the loss must fall before all is well again: nothing flips at the edge
+_LOSS_AGAIN = 0.5
+_RTT_AGAIN = 0.8  # the same of the round-trip time
 
-Rounds = tuple[float | None, ...]       # seconds until the answer, None: there was none
+Rounds = tuple[float | None, ...]  # seconds until the answer, None: there was none
 
 
 def remembered(recent: Rounds, rtt: float | None) -> Rounds:
     """The rounds that count after one more."""
-    return (*recent[1 - WINDOW:], rtt)
+    return (*recent[1 - WINDOW :], rtt)
 
 
 def loss(recent: Sequence[float | None]) -> float:
@@ -38,11 +41,22 @@ def _lossy(limits: Degraded, recent: Rounds, share: float) -> list[str]:
     if limit is None or lost < limit * share or (share < 1.0 and lost == limit * share):
         return []
     missing = sum(rtt is None for rtt in recent)
-    return [f"{missing} of the last {WINDOW} probe rounds unanswered ({lost:.0%}, the limit is {limit:.0%})"] if missing else []
+    return (
+        [f"{missing} of the last {WINDOW} probe rounds unanswered ({lost:.0%}, the limit is {limit:.0%})"]
+        if missing
+        else []
+    )
 
 
 def _slow(limits: Degraded, recent: Rounds, share: float) -> list[str]:
     answered = [rtt for rtt in recent if rtt is not None]
-    if limits.rtt is None or len(answered) < WINDOW // 2 or (median := statistics.median(answered)) < limits.rtt * share:
+    if (
+        limits.rtt is None
+        or len(answered) < WINDOW // 2
+        or (median := statistics.median(answered)) < limits.rtt * share
+    ):
         return []
-    return [f"half of the probes take longer than {median * 1000:.0f} ms (the limit is {limits.rtt * 1000:.0f} ms)"]
+    return [
+        f"half of the probes take longer than {median * 1000:.0f} ms (the limit is "
+        f"{limits.rtt * 1000:.0f} ms)"
+    ]

@@ -1,8 +1,10 @@
-"""What the audit says, as values and as JSON lines: who connected where through which tunnel, who asked the daemon for what, and what is
+"""What the audit says, as values and as JSON lines: who connected where through which tunnel, who asked
+the daemon for what, and what is
 missing in between.
 
     kernel.conntrack.flow_events -> Flow, Gap +
-    control socket, signals -> Act -+--> reports.audit.writer: Names tells what the numbers of a flow mean -> lines of the file
+    control socket, signals -> Act -+--> reports.audit.writer: Names tells what the numbers of a flow mean ->
+    lines of the file
 """
 
 from __future__ import annotations
@@ -19,45 +21,68 @@ from typing import Any, NamedTuple
 from supervisor.core.network.access import Segment
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 
-_PROTOCOLS: Mapping[int, str] = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 47: "gre", 58: "icmpv6", 132: "sctp", 136: "udplite"}
+_PROTOCOLS: Mapping[int, str] = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    47: "gre",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+}
 _TCP = 6
-# How a TCP connection ended, by the state in which connection tracking forgot it (nf_conntrack_tcp.h, enum tcp_conntrack).
-_ENDS: Mapping[int, str] = {1: "unanswered", 2: "unanswered", 3: "idle", 4: "closed", 5: "closed", 6: "closed", 7: "closed", 8: "reset"}
-_REMEMBERED = 4096      # sources whose segment is remembered
-OTHERS = "others"       # in the totals: the sources beyond MOST_SOURCES
-MOST_SOURCES = 4096     # pairs of tunnel and source that are counted one by one
+# How a TCP connection ended, by the state in which connection tracking forgot it (nf_conntrack_tcp.h, enum
+# tcp_conntrack).
+_ENDS: Mapping[int, str] = {
+    1: "unanswered",
+    2: "unanswered",
+    3: "idle",
+    4: "closed",
+    5: "closed",
+    6: "closed",
+    7: "closed",
+    8: "reset",
+}
+_REMEMBERED = 4096  # sources whose segment is remembered
+OTHERS = "others"  # in the totals: the sources beyond MOST_SOURCES
+MOST_SOURCES = 4096  # pairs of tunnel and source that are counted one by one
 
 
 class FlowChange(enum.StrEnum):
     """What is said about a flow."""
 
-    OPEN = "open"           # its first packet passed
-    ALREADY = "already-open"    # it was there when the audit began
-    CLOSE = "close"         # the kernel has forgotten it; only now its bytes are known
+    OPEN = "open"  # its first packet passed
+    ALREADY = "already-open"  # it was there when the audit began
+    CLOSE = "close"  # the kernel has forgotten it; only now its bytes are known
 
 
 class FlowRecord(NamedTuple):
-    """What connection tracking says about a flow at one moment. Addresses are packed; ports are 0 where the protocol has none."""
+    """What connection tracking says about a flow at one moment. Addresses are packed; ports are 0 where
+    the protocol has none.
+    """
 
     told: FlowChange
-    at: float                   # Unix time
+    at: float  # Unix time
     lane: int
-    id: int                     # the kernel's number; the same when it opens and when it closes
-    protocol: int               # of IP
+    id: int  # the kernel's number; the same when it opens and when it closes
+    protocol: int  # of IP
     source: bytes
     source_port: int
-    destination: bytes          # as staff address it
+    destination: bytes  # as staff address it
     destination_port: int
-    real: bytes                 # who answers: the destination behind a 1:1 mapping, or a proxy of ours
+    real: bytes  # who answers: the destination behind a 1:1 mapping, or a proxy of ours
     real_port: int
-    sent: tuple[int, int] | None = None         # packets and bytes from staff; None: the kernel did not count
-    received: tuple[int, int] | None = None     # those of the answers
-    began: float | None = None                  # Unix time; None: the kernel did not note it
-    state: int = 0                              # of TCP, as the kernel numbers them; 0: not known
+    sent: tuple[int, int] | None = None  # packets and bytes from staff; None: the kernel did not count
+    received: tuple[int, int] | None = None  # those of the answers
+    began: float | None = None  # Unix time; None: the kernel did not note it
+    state: int = 0  # of TCP, as the kernel numbers them; 0: not known
 
 
 class Gap(NamedTuple):
-    """Something is missing between two moments (Unix time). `lost` counts it by what it was; empty: nobody knows how much."""
+    """Something is missing between two moments (Unix time). `lost` counts it by what it was; empty: nobody
+    knows how much.
+    """
 
     cause: str
     since: float
@@ -68,8 +93,8 @@ class Gap(NamedTuple):
 class Act(NamedTuple):
     """Somebody asked the daemon for something, or the daemon itself says what it does."""
 
-    event: str                  # control, audit-start, audit-stop
-    at: float                   # Unix time
+    event: str  # control, audit-start, audit-stop
+    at: float  # Unix time
     details: Mapping[str, Any]
 
 
@@ -79,7 +104,13 @@ Take = Callable[[list[Entry]], None]
 
 def lost_kind(entry: Entry) -> str:
     """What is lost with this entry, in the words of a gap."""
-    return entry.told.value if isinstance(entry, FlowRecord) else "gap" if isinstance(entry, Gap) else entry.event
+    return (
+        entry.told.value
+        if isinstance(entry, FlowRecord)
+        else "gap"
+        if isinstance(entry, Gap)
+        else entry.event
+    )
 
 
 class Names:
@@ -90,7 +121,9 @@ class Names:
         self.plan = plan
         earlier = {} if before is None else before._lanes
         self._lanes: Mapping[int, Lane] = {**earlier, **{lane.number: lane for lane in plan.lanes}}
-        self._mapped: tuple[Carry, ...] = tuple(carry for carry in plan.carries if carry.real is not carry.network)
+        self._mapped: tuple[Carry, ...] = tuple(
+            carry for carry in plan.carries if carry.real is not carry.network
+        )
         self._segments: dict[bytes, str] = {}
 
     def tunnel(self, lane: int) -> str | None:
@@ -108,7 +141,9 @@ class Names:
         return found
 
     def real(self, flow: FlowRecord) -> tuple[bytes, int]:
-        """Who is really spoken to. Behind a proxy that is not the one who answers, and the proxy maps addresses by itself."""
+        """Who is really spoken to. Behind a proxy that is not the one who answers, and the proxy maps
+        addresses by itself.
+        """
         lane = self._lanes.get(flow.lane)
         if lane is None or lane.device is not None:
             return flow.real, flow.real_port
@@ -122,12 +157,21 @@ class Names:
 
 def _segment(segments: tuple[Segment, ...], source: bytes) -> str:
     address = ip_address(source)
-    around = [(network.prefixlen, segment.name) for segment in segments for network in segment.networks if address in network]
+    around = [
+        (network.prefixlen, segment.name)
+        for segment in segments
+        for network in segment.networks
+        if address in network
+    ]
     return max(around)[1] if around else ""
 
 
-def flow_line(flow: FlowRecord, tunnel: str | None, session: str | None, segment: str, real: tuple[bytes, int]) -> str:
-    """The line about a flow. Put together by hand, because there are thousands a second; every part is a number or a checked word."""
+def flow_line(
+    flow: FlowRecord, tunnel: str | None, session: str | None, segment: str, real: tuple[bytes, int]
+) -> str:
+    """The line about a flow. Put together by hand, because there are thousands a second; every part is a
+    number or a checked word.
+    """
     head = (
         f'{{"time":"{stamp(flow.at)}","event":"{flow.told.value}","tunnel":{_text(tunnel)},"session":{_text(session)},"flow":{flow.id}'
         f',"protocol":"{_PROTOCOLS.get(flow.protocol) or flow.protocol}","source":"{_address(flow.source)}"'
@@ -148,10 +192,16 @@ def line(entry: Gap | Act) -> str:
     """The line about anything but a flow."""
     if isinstance(entry, Act):
         return _json({"time": stamp(entry.at), "event": entry.event, **entry.details})
-    return _json({
-        "time": stamp(entry.until), "event": "gap", "cause": entry.cause, "from": stamp(entry.since), "to": stamp(entry.until),
-        "lost": dict(entry.lost) or None,
-    })
+    return _json(
+        {
+            "time": stamp(entry.until),
+            "event": "gap",
+            "cause": entry.cause,
+            "from": stamp(entry.since),
+            "to": stamp(entry.until),
+            "lost": dict(entry.lost) or None,
+        }
+    )
 
 
 def stamp(at: float) -> str:
@@ -187,7 +237,8 @@ def _end(flow: FlowRecord) -> str:
     return "unanswered" if flow.received is not None and flow.received[0] == 0 else "idle"
 
 
-# --- accounting --------------------------------------------------------------------------------------------------------------
+# --- accounting
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -196,7 +247,7 @@ class Total:
 
     opened: int = 0
     closed: int = 0
-    sent_bytes: int = 0         # of flows that are closed
+    sent_bytes: int = 0  # of flows that are closed
     received_bytes: int = 0
 
 
@@ -205,7 +256,7 @@ class Accounts:
     """Totals by tunnel and staff source since the audit began; bounded, for one thread."""
 
     totals: dict[tuple[str, bytes], Total] = field(default_factory=dict)
-    others: dict[str, Total] = field(default_factory=dict)     # by tunnel: the sources that found no room
+    others: dict[str, Total] = field(default_factory=dict)  # by tunnel: the sources that found no room
     events: Counter[str] = field(default_factory=Counter)
 
     def add(self, flow: FlowRecord, tunnel: str) -> None:
@@ -213,7 +264,11 @@ class Accounts:
         total = self.totals.get((tunnel, flow.source))
         if total is None:
             roomy = len(self.totals) < MOST_SOURCES
-            total = self.totals.setdefault((tunnel, flow.source), Total()) if roomy else self.others.setdefault(tunnel, Total())
+            total = (
+                self.totals.setdefault((tunnel, flow.source), Total())
+                if roomy
+                else self.others.setdefault(tunnel, Total())
+            )
         if flow.told is not FlowChange.CLOSE:
             total.opened += 1
             return
@@ -227,7 +282,14 @@ class Accounts:
         named += [(name, OTHERS, total) for name, total in list(self.others.items())]
         wanted = [row for row in named if tunnel in (None, row[0]) and source in (None, row[1])]
         wanted.sort(key=lambda row: row[2].sent_bytes + row[2].received_bytes, reverse=True)
-        return [{
-            "tunnel": name, "source": address, "flows": total.opened, "open": max(0, total.opened - total.closed),
-            "sent_bytes": total.sent_bytes, "received_bytes": total.received_bytes,
-        } for name, address, total in wanted[:limit]]
+        return [
+            {
+                "tunnel": name,
+                "source": address,
+                "flows": total.opened,
+                "open": max(0, total.opened - total.closed),
+                "sent_bytes": total.sent_bytes,
+                "received_bytes": total.received_bytes,
+            }
+            for name, address, total in wanted[:limit]
+        ]

@@ -1,7 +1,8 @@
 """How available a tunnel was: seconds by standing, outages and deaths in any stretch of time.
 
-`reports.history.recorder` adds a mark for each transition, in order. All moments are seconds on one axis that never jumps (monotonic time, which
-earlier runs of the daemon precede), so that a step of the clock neither adds nor loses a second; stretches are half-open: [start, end).
+`reports.history.recorder` adds a mark for each transition, in order. All moments are seconds on one axis that
+never jumps (monotonic time, which earlier runs of the daemon precede), so that a step of the clock neither
+adds nor loses a second; stretches are half-open: [start, end).
 """
 
 from __future__ import annotations
@@ -20,38 +21,46 @@ from supervisor.core.state import TunnelState, Want, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
-LOST = "daemon-lost"            # the reason of what ended because the daemon did, without a word
-ADOPTED = "adopted"             # a later daemon went on with a session of an earlier one
+LOST = "daemon-lost"  # the reason of what ended because the daemon did, without a word
+ADOPTED = "adopted"  # a later daemon went on with a session of an earlier one
 
-WINDOWS: Mapping[str, float] = MappingProxyType({"1h": 3600.0, "24h": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0})
-KEPT = max(WINDOWS.values()) + 3600.0   # seconds of the past that a timeline remembers
-_TRIM = 256                             # marks that are forgotten at a time
+WINDOWS: Mapping[str, float] = MappingProxyType(
+    {"1h": 3600.0, "24h": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
+)
+KEPT = max(WINDOWS.values()) + 3600.0  # seconds of the past that a timeline remembers
+_TRIM = 256  # marks that are forgotten at a time
 
 _CLASSES = MappingProxyType({Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent"})
 _PROGRESS = (Reason.RETRY, Reason.CONNECTED, Reason.HEALTHY, Reason.DEGRADED, ADOPTED)
 _NO_FAILURE = frozenset({*(r.value for r in RETRY if RETRY[r] is Retry.NOW), *_PROGRESS})
-_BY_HAND = frozenset({Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.INPUTS_CHANGED})
+_BY_HAND = frozenset(
+    {Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.INPUTS_CHANGED}
+)
 
 
 class Standing(enum.StrEnum):
     """What a tunnel was to those who need it."""
 
-    UP = "up"                   # proven to work
-    DEGRADED = "degraded"       # works, but badly
-    DOWN = "down"               # wanted, and not proven to work
-    UNWATCHED = "unwatched"     # wanted, and no daemon ran
-    STOPPED = "stopped"         # an operator had stopped it, or it was not configured
+    UP = "up"  # proven to work
+    DEGRADED = "degraded"  # works, but badly
+    DOWN = "down"  # wanted, and not proven to work
+    UNWATCHED = "unwatched"  # wanted, and no daemon ran
+    STOPPED = "stopped"  # an operator had stopped it, or it was not configured
 
 
 _ORDER = tuple(Standing)
 _WORST_FIRST = (Standing.DOWN, Standing.UNWATCHED, Standing.DEGRADED, Standing.STOPPED, Standing.UP)
 _AVAILABLE = (Standing.UP, Standing.DEGRADED)
 _LACKING = (Standing.DOWN, Standing.UNWATCHED)
-_LAST_AVAILABLE, _LAST_LACKING = (_ORDER.index(some[-1]) for some in (_AVAILABLE, _LACKING))     # which come first
+_LAST_AVAILABLE, _LAST_LACKING = (
+    _ORDER.index(some[-1]) for some in (_AVAILABLE, _LACKING)
+)  # which come first
 
 
 def standing(tunnel: Tunnel, state: TunnelState) -> Standing:
-    """What this state means. A tunnel that connects again and again while nothing passes is down, as for incidents."""
+    """What this state means. A tunnel that connects again and again while nothing passes is down, as for
+    incidents.
+    """
     if state.want is Want.DOWN:
         return Standing.UNWATCHED if state.reason is Reason.SHUTDOWN else Standing.STOPPED
     if not well(tunnel, state):
@@ -65,18 +74,22 @@ def failed(reason: str) -> bool:
 
 
 def death_class(reason: str) -> str:
-    """`asked`, `transient`, `login` or `permanent` as the retry policy has it; `daemon` for what died with the daemon."""
+    """`asked`, `transient`, `login` or `permanent` as the retry policy has it; `daemon` for what died with
+    the daemon.
+    """
     try:
         return _CLASSES.get(RETRY[Reason(reason)], "transient")
-    except ValueError:          # LOST, or a word of another version
+    except ValueError:  # LOST, or a word of another version
         return "daemon" if reason == LOST else "transient"
 
 
-Segment = tuple[float, float, Standing]      # from, to, and what was in between
+Segment = tuple[float, float, Standing]  # from, to, and what was in between
 
 
 def worst(segments: Sequence[Segment], start: float, end: float, slots: int) -> list[Standing | None]:
-    """The time from `start` to `end` in so many equal parts, each with the worst that was in it; None: nothing is known."""
+    """The time from `start` to `end` in so many equal parts, each with the worst that was in it; None:
+    nothing is known.
+    """
     found: list[Standing | None] = [None] * slots
     width = (end - start) / slots
     for begin, until, what in segments:
@@ -99,11 +112,13 @@ class StandingChange:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A stretch without service. `planned`: nothing had failed, it was asked for; `by_hand`: it took a human, or one had a hand in it."""
+    """A stretch without service. `planned`: nothing had failed, it was asked for; `by_hand`: it took a
+    human, or one had a hand in it.
+    """
 
     began: float
-    ended: float | None         # None: it goes on
-    reason: str                 # of the first failure in it
+    ended: float | None  # None: it goes on
+    reason: str  # of the first failure in it
     planned: bool
     by_hand: bool
 
@@ -122,7 +137,9 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """One tunnel over one stretch of time. `outages`: those that reach into it, the planned ones too; `deaths`: sessions by reason."""
+    """One tunnel over one stretch of time. `outages`: those that reach into it, the planned ones too;
+    `deaths`: sessions by reason.
+    """
 
     start: float
     end: float
@@ -132,7 +149,9 @@ class Availability:
 
     @property
     def ratio(self) -> float | None:
-        """Available part of the time in which the tunnel was wanted; None: it never was, or nothing is known."""
+        """Available part of the time in which the tunnel was wanted; None: it never was, or nothing is
+        known.
+        """
         wanted = self.available + sum(self.seconds[s] for s in _LACKING)
         return self.available / wanted if wanted > 0 else None
 
@@ -154,7 +173,9 @@ class Availability:
 
     @property
     def mtbf(self) -> float | None:
-        """Mean available seconds between failures: available time per failure that began in this stretch; None: none did."""
+        """Mean available seconds between failures: available time per failure that began in this stretch;
+        None: none did.
+        """
         began = sum(outage.began >= self.start for outage in self.failures)
         return self.available / began if began else None
 
@@ -170,12 +191,14 @@ class Availability:
 
 
 class Timeline:
-    """What one tunnel was, as far back as `KEPT`. Any stretch costs two binary searches, however much happened in it."""
+    """What one tunnel was, as far back as `KEPT`. Any stretch costs two binary searches, however much
+    happened in it.
+    """
 
     def __init__(self) -> None:
-        self._moments = array("d")                          # when the standing changed
-        self._standings = bytearray()                       # into which one, by its place in `_ORDER`
-        self._sums = tuple(array("d") for _ in _ORDER)      # seconds in each standing before that
+        self._moments = array("d")  # when the standing changed
+        self._standings = bytearray()  # into which one, by its place in `_ORDER`
+        self._sums = tuple(array("d") for _ in _ORDER)  # seconds in each standing before that
         self._outages: deque[Outage] = deque()
         self._going_on: Outage | None = None
         self._deaths: deque[tuple[float, str]] = deque()
@@ -203,7 +226,9 @@ class Timeline:
             self._deaths.append((at, reason))
 
     def seconds(self, start: float, end: float) -> dict[Standing, float]:
-        """Seconds in each standing; the last one goes on for ever. What lies before the first mark is not known, and counts nowhere."""
+        """Seconds in each standing; the last one goes on for ever. What lies before the first mark is not
+        known, and counts nowhere.
+        """
         before, after = self._totals(start), self._totals(end)
         return {s: max(0.0, b - a) for s, a, b in zip(_ORDER, before, after, strict=True)}
 
@@ -215,7 +240,9 @@ class Timeline:
         return Availability(start, end, self.seconds(start, end), outages, deaths)
 
     def ratios(self, lengths: Iterable[float], end: float) -> list[float | None]:
-        """As `Availability.ratio` of the stretches of these lengths that end together; cheap, as metrics ask for it often."""
+        """As `Availability.ratio` of the stretches of these lengths that end together; cheap, as metrics
+        ask for it often.
+        """
         found: list[float | None] = []
         most_available, most_lacking = self._balance(end)
         for length in lengths:
@@ -225,11 +252,17 @@ class Timeline:
         return found
 
     def segments(self, start: float, end: float) -> list[Segment]:
-        """What was when: stretches that follow each other without a gap, from the first mark or `start` to `end`."""
+        """What was when: stretches that follow each other without a gap, from the first mark or `start` to
+        `end`.
+        """
         first = max(0, bisect_right(self._moments, start) - 1)
-        bounds = [*self._moments[first:bisect_left(self._moments, end)], end]
+        bounds = [*self._moments[first : bisect_left(self._moments, end)], end]
         found = (_ORDER[code] for code in self._standings[first:])
-        return [(max(a, start), b, what) for a, b, what in zip(bounds, bounds[1:], found, strict=False) if b > max(a, start)]
+        return [
+            (max(a, start), b, what)
+            for a, b, what in zip(bounds, bounds[1:], found, strict=False)
+            if b > max(a, start)
+        ]
 
     def _balance(self, moment: float) -> tuple[float, float]:
         """Of `_totals`, how long it was available and how long it was lacking."""
@@ -254,7 +287,11 @@ class Timeline:
     def _follow(self, mark: StandingChange, at: float) -> None:
         outage, self._going_on = self._going_on, None
         if mark.standing in _LACKING:
-            self._going_on = Outage(at, None, mark.reason, not failed(mark.reason), mark.waits) if outage is None else outage.told(mark)
+            self._going_on = (
+                Outage(at, None, mark.reason, not failed(mark.reason), mark.waits)
+                if outage is None
+                else outage.told(mark)
+            )
         elif outage is not None:
             self._outages.append(outage.over(mark, at))
 

@@ -1,4 +1,6 @@
-"""How far a drain is, for people: what the log, `status`, the status page and the service manager say alike."""
+"""How far a drain is, for people: what the log, `status`, the status page and the service manager say
+alike.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,13 @@ from supervisor.core.state import Drain, Snapshot
 
 
 def drains(snapshot: Snapshot) -> Mapping[str, Drain]:
-    """The tunnels that take nothing new and wait for the end of their flows; of the whole daemon also sessions that were replaced."""
+    """The tunnels that take nothing new and wait for the end of their flows; of the whole daemon also
+    sessions that were replaced.
+    """
     return {
         f"{name} (replaced session)" if side is state.other else name: side.drain
-        for name, (_, state) in snapshot.tunnels.items() for side in state.sides
+        for name, (_, state) in snapshot.tunnels.items()
+        for side in state.sides
         if side.drain is not None and (snapshot.draining or side is state)
     }
 
@@ -36,7 +41,9 @@ def flows(left: int | None) -> str:
 
 
 def flows_left(drain: Mapping[str, Any]) -> str:
-    """The `drain` of a tunnel in the status document in words, such as `3 flows left, silent for at most 12 s`."""
+    """The `drain` of a tunnel in the status document in words, such as `3 flows left, silent for at most
+    12 s`.
+    """
     return f"{flows(drain['flows_left'])} left, silent for at most {lasting(drain['longest_idle_seconds'])}"
 
 

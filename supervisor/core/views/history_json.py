@@ -10,13 +10,15 @@ from supervisor.core.views.availability import Availability, Outage, Standing, d
 from supervisor.core.views.status_json import iso
 
 DAY = 86400.0
-PARTS = 48      # of the last day: half an hour each
+PARTS = 48  # of the last day: half an hour each
 _MOMENTS = frozenset({"at", "started", "connected", "ended", "opened", "closed"})
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelHistory:
-    """What the record says of one tunnel. `kind` None: it is not configured any more; `last_day` in equal parts."""
+    """What the record says of one tunnel. `kind` None: it is not configured any more; `last_day` in equal
+    parts.
+    """
 
     name: str
     kind: str | None
@@ -24,8 +26,11 @@ class TunnelHistory:
     last_day: Sequence[Standing | None]
 
 
-def chronicle(facilitator: str, tunnels: Iterable[TunnelHistory], rows: Mapping[str, Any], offset: float, limit: int) -> dict[str, Any]:
-    """The document. Times are ISO 8601 in UTC; `offset` turns the moments of outages into Unix time, `rows` have it already.
+def chronicle(
+    facilitator: str, tunnels: Iterable[TunnelHistory], rows: Mapping[str, Any], offset: float, limit: int
+) -> dict[str, Any]:
+    """The document. Times are ISO 8601 in UTC; `offset` turns the moments of outages into Unix time,
+    `rows` have it already.
 
     Of each tunnel's outages the last `limit` are told.
     """
@@ -39,7 +44,11 @@ def chronicle(facilitator: str, tunnels: Iterable[TunnelHistory], rows: Mapping[
 
 def _tunnel(told: TunnelHistory, offset: float, limit: int) -> dict[str, Any]:
     longest = max(told.availability.values(), key=lambda a: a.end - a.start, default=None)
-    outages = [] if longest is None else [_outage(outage, longest.end, offset) for outage in reversed(longest.outages)]
+    outages = (
+        []
+        if longest is None
+        else [_outage(outage, longest.end, offset) for outage in reversed(longest.outages)]
+    )
     return {
         "name": told.name,
         "kind": told.kind,
@@ -78,7 +87,10 @@ def _outage(it: Outage, now: float, offset: float) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: iso(value) if key in _MOMENTS and value is not None else _rounded(value) for key, value in row.items()}
+    return {
+        key: iso(value) if key in _MOMENTS and value is not None else _rounded(value)
+        for key, value in row.items()
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -22,12 +22,14 @@ class DaemonIdentity:
     facilitator: str
     version: str
     pid: int
-    started: float          # Unix time in seconds
-    wall_offset: float      # what turns monotonic seconds into Unix time
-    upgrades: int = 0       # how often this process has changed its program
+    started: float  # Unix time in seconds
+    wall_offset: float  # what turns monotonic seconds into Unix time
+    upgrades: int = 0  # how often this process has changed its program
 
 
-def status(who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]) -> dict[str, Any]:
+def status(
+    who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]
+) -> dict[str, Any]:
     """The status document (contract, section 2). Times are ISO 8601 in UTC."""
     owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
     carried: dict[str, list[str]] = {}
@@ -42,7 +44,8 @@ def status(who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, condition
         "upgrades": who.upgrades,
         "draining": snapshot.draining,
         "conditions": [
-            {"name": name, "text": each.text, "severity": each.severity, "incident": each.calls} for name, each in conditions.items()
+            {"name": name, "text": each.text, "severity": each.severity, "incident": each.calls}
+            for name, each in conditions.items()
         ],
         "tunnels": [
             _tunnel(who, tunnel, state, carried.get(name, []), snapshot.uplink)
@@ -52,8 +55,14 @@ def status(who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, condition
 
 
 def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
-    """The document behind `facilitator plan`: whose number is whose, what is wanted, and how the kernel differs, one item a line."""
-    return {"lanes": {str(lane.number): lane.tunnel for lane in plan.lanes}, "wanted": list(wanted), "changes": list(changes)}
+    """The document behind `facilitator plan`: whose number is whose, what is wanted, and how the kernel
+    differs, one item a line.
+    """
+    return {
+        "lanes": {str(lane.number): lane.tunnel for lane in plan.lanes},
+        "wanted": list(wanted),
+        "changes": list(changes),
+    }
 
 
 def iso(moment: float) -> str:
@@ -61,7 +70,9 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _tunnel(who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], uplink: Uplink) -> dict[str, Any]:
+def _tunnel(
+    who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], uplink: Uplink
+) -> dict[str, Any]:
     leg = dead_leg(tunnel, state, uplink)
     waiting = state.phase is Phase.BACKOFF and state.deadline is not None
     return {
@@ -98,8 +109,11 @@ def _other(who: DaemonIdentity, state: TunnelState) -> dict[str, Any] | None:
     if other is None:
         return None
     return {
-        "role": "coming" if state.coming else "leaving", "phase": other.phase.value, "health": other.health.value,
-        "drain": _drain(who, other.drain), **_session(who, other.session),
+        "role": "coming" if state.coming else "leaving",
+        "phase": other.phase.value,
+        "health": other.health.value,
+        "drain": _drain(who, other.drain),
+        **_session(who, other.session),
     }
 
 
@@ -107,7 +121,9 @@ def _drain(who: DaemonIdentity, drain: Drain | None) -> dict[str, Any] | None:
     if drain is None:
         return None
     return {
-        "reason": drain.reason.value, "flows_left": drain.left, "longest_idle_seconds": round(drain.idle, 1),
+        "reason": drain.reason.value,
+        "flows_left": drain.left,
+        "longest_idle_seconds": round(drain.idle, 1),
         "until": iso(who.wall_offset + drain.until),
     }
 
@@ -115,7 +131,11 @@ def _drain(who: DaemonIdentity, drain: Drain | None) -> dict[str, Any] | None:
 def _question(who: DaemonIdentity, asking: Asking | None) -> dict[str, Any] | None:
     if asking is None:
         return None
-    return {"wanted": asking.question.wanted.value, "text": asking.question.text, "until": iso(who.wall_offset + asking.until)}
+    return {
+        "wanted": asking.question.wanted.value,
+        "text": asking.question.text,
+        "until": iso(who.wall_offset + asking.until),
+    }
 
 
 def _session(who: DaemonIdentity, session: Session) -> dict[str, Any]:

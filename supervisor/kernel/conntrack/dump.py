@@ -1,4 +1,6 @@
-"""Connection tracking over netlink: the entries with a mark, and the end of their memory. What an entry means is its reader's business."""
+"""Connection tracking over netlink: the entries with a mark, and the end of their memory. What an entry
+means is its reader's business.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from collections.abc import Iterator
 from supervisor.kernel.errors import TIMEOUT
 from supervisor.kernel.netlink.codec import attribute, messages
 
-NEW, _GET, DELETE = 0x100, 0x101, 0x102         # messages of connection tracking
-MARK = 8                                        # attribute of an entry
+NEW, _GET, DELETE = 0x100, 0x101, 0x102  # messages of connection tracking
+MARK = 8  # attribute of an entry
 _MARK_MASK = 21
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_UPDATES, _ENDS = 2, 3                          # groups of notifications
+_UPDATES, _ENDS = 2, 3  # groups of notifications
 _HEADER = struct.Struct("=IHHII")
 _READ = 1 << 17
 _WHOLE = 0xFFFF_FFFF
@@ -32,7 +34,9 @@ def opened() -> socket.socket:
 
 
 def listening() -> socket.socket:
-    """A socket that does not block and gets a notification whenever a flow changes its state or ends. OSError without CAP_NET_ADMIN."""
+    """A socket that does not block and gets a notification whenever a flow changes its state or ends.
+    OSError without CAP_NET_ADMIN.
+    """
     sock = opened()
     sock.setblocking(False)
     sock.bind((0, 0))
@@ -61,7 +65,11 @@ def forget(sock: socket.socket, mark: int, mask: int = _WHOLE) -> None:
 
 def frame(kind: int, flags: int, family: int, body: bytes) -> bytes:
     """One message."""
-    return _HEADER.pack(_HEADER.size + 4 + len(body), kind, _REQUEST | flags, 1, 0) + bytes((family, 0, 0, 0)) + body
+    return (
+        _HEADER.pack(_HEADER.size + 4 + len(body), kind, _REQUEST | flags, 1, 0)
+        + bytes((family, 0, 0, 0))
+        + body
+    )
 
 
 def _marked(mark: int, mask: int) -> bytes:

@@ -1,8 +1,9 @@
 """Counts the flows of lanes that drain: the engine's `FlowCounter`.
 
-Each look reads all entries of connection tracking that may be about these lanes, in one request that the kernel filters. The next one
-follows when a flow has changed its state or ended, which the kernel tells, but not before a pause in proportion to what a look costs;
-at the latest after POLL, because silence is told by nobody.
+Each look reads all entries of connection tracking that may be about these lanes, in one request that the
+kernel filters. The next one follows when a flow has changed its state or ended, which the kernel tells, but
+not before a pause in proportion to what a look costs; at the latest after POLL, because silence is told by
+nobody.
 """
 
 from __future__ import annotations
@@ -22,23 +23,32 @@ from supervisor.kernel.conntrack import dump as ct
 from supervisor.kernel.netlink.codec import attributes
 from supervisor.kernel.sysctl import Note
 
-POLL = 5.0              # seconds between two looks when nothing is heard
-REST = 0.05             # seconds between two looks at least
-SHARE = 20.0            # times the processor time of a look is the pause after it
-SETTLED_WITHIN = 2.0    # seconds for the kernel to follow the plan
+POLL = 5.0  # seconds between two looks when nothing is heard
+REST = 0.05  # seconds between two looks at least
+SHARE = 20.0  # times the processor time of a look is the pause after it
+SETTLED_WITHIN = 2.0  # seconds for the kernel to follow the plan
 _WAY, _PROTOCOL_INFO, _TIMEOUT = 1, 4, 7
 _TCP_INFO, _TCP_STATE = 1, 1
-_ESTABLISHED, _OVER = 3, (7, 8)         # states of TCP; over: TIME_WAIT, CLOSE
+_ESTABLISHED, _OVER = 3, (7, 8)  # states of TCP; over: TIME_WAIT, CLOSE
 _LONGEST = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
-_UNANSWERED = 300.0     # seconds that the kernel gives an established connection whose packets are not answered, whatever that file says
+# seconds that the kernel gives an established connection whose packets are not answered, whatever that file
+# says
+_UNANSWERED = 300.0
 
 
 class FlowWatch:
-    """`post` takes FlowsCounted; `settled` returns when the kernel follows the latest plan, so that nothing new enters what is counted."""
+    """`post` takes FlowsCounted; `settled` returns when the kernel follows the latest plan, so that
+    nothing new enters what is counted.
+    """
 
     def __init__(
-        self, post: Callable[[Event], None], settled: Callable[[], Awaitable[None]], note: Note,
-        contained: Callable[[str], AbstractContextManager[None, bool | None]] = lambda part: contextlib.nullcontext(),
+        self,
+        post: Callable[[Event], None],
+        settled: Callable[[], Awaitable[None]],
+        note: Note,
+        contained: Callable[[str], AbstractContextManager[None, bool | None]] = lambda part: (
+            contextlib.nullcontext()
+        ),
     ) -> None:
         """`contained` takes faults of our own: without the count a tunnel that drains would never end."""
         self._post, self._contained = post, contained
@@ -80,7 +90,7 @@ class FlowWatch:
     async def _count_on(self) -> None:
         while True:
             try:
-                with ct.listening() as hints:       # a new one for each look: what was heard before it is old
+                with ct.listening() as hints:  # a new one for each look: what was heard before it is old
                     await asyncio.sleep(max(REST, SHARE * await self._look()))
                     await _something(hints, POLL)
             except OSError as error:
@@ -89,12 +99,20 @@ class FlowWatch:
 
     async def _look(self) -> float:
         """Post what is there; the seconds of processor time that it took."""
-        jobs, sock = self._jobs, ct.opened()        # here, in the network namespace of this thread
+        jobs, sock = self._jobs, ct.opened()  # here, in the network namespace of this thread
         limits = {lane: job.idle for lane, job in jobs.items()}
         self._memory, left, cost = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
         self._failed = ""
         for lane in jobs.keys() & self._jobs.keys():
-            self._post(FlowsCounted(jobs[lane].tunnel, jobs[lane].session, lane=lane, left=left[lane].flows, idle=left[lane].idle))
+            self._post(
+                FlowsCounted(
+                    jobs[lane].tunnel,
+                    jobs[lane].session,
+                    lane=lane,
+                    left=left[lane].flows,
+                    idle=left[lane].idle,
+                )
+            )
         return cost
 
     def _complain(self, error: OSError) -> None:
@@ -122,12 +140,20 @@ def _counted(
 
 
 def read(body: bytes, now: float, longest: float | None) -> TrackedFlow:
-    """An entry as the kernel tells it; `longest`: seconds that it keeps an established connection without a packet, where known."""
+    """An entry as the kernel tells it; `longest`: seconds that it keeps an established connection without
+    a packet, where known.
+    """
     values = dict(attributes(body[4:]))
     state = _tcp_state(values.get(_PROTOCOL_INFO, b""))
     left = float(_number(values.get(_TIMEOUT)))
-    silent = max(0.0, longest - left) if longest is not None and state == _ESTABLISHED and left > _UNANSWERED else 0.0
-    return TrackedFlow(_number(values.get(ct.MARK)), values.get(_WAY, b""), state in _OVER, now, now + left, silent)
+    silent = (
+        max(0.0, longest - left)
+        if longest is not None and state == _ESTABLISHED and left > _UNANSWERED
+        else 0.0
+    )
+    return TrackedFlow(
+        _number(values.get(ct.MARK)), values.get(_WAY, b""), state in _OVER, now, now + left, silent
+    )
 
 
 def _tcp_state(packed: bytes) -> int | None:

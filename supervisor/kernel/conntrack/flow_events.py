@@ -1,8 +1,10 @@
-"""Flows in our lanes, as connection tracking sees them begin and end: read in a thread of its own, for the audit.
+"""Flows in our lanes, as connection tracking sees them begin and end: read in a thread of its own, for the
+audit.
 
-The kernel tells only of flows that carry one of our marks: a socket filter looks at that, so those of others take no room in the buffer.
-Beginnings and ends come through two sockets, so the kernel's count of what it had to drop says what was lost. A flow's beginning is in
-its socket before its end is in the other one: whoever reads the ends first, and then the beginnings, can put them in order.
+The kernel tells only of flows that carry one of our marks: a socket filter looks at that, so those of others
+take no room in the buffer. Beginnings and ends come through two sockets, so the kernel's count of what it had
+to drop says what was lost. A flow's beginning is in its socket before its end is in the other one: whoever
+reads the ends first, and then the beginnings, can put them in order.
 
 Nothing here makes the kernel wait: what is not read in time is dropped there, counted, and told as a gap.
 """
@@ -26,42 +28,55 @@ from supervisor.core.views.audit_lines import Entry, FlowChange, FlowRecord, Gap
 from supervisor.kernel.conntrack import dump as ct
 from supervisor.kernel.netlink.codec import attributes
 
-BUFFER = 16 << 20           # bytes that the kernel keeps for us, for each of both sockets: some seconds of many thousand flows
-GATHER = 0.05               # seconds in which more comes, once something has come
-_MOST = 512                 # events of one sort in a round: some milliseconds, so that other threads have their turn
-_BREATH = 0.005             # seconds between two rounds when that was not all
-_AGAIN = 5.0                # seconds after which flows are followed again where that failed
+BUFFER = (
+    16 << 20
+)  # bytes that the kernel keeps for us, for each of both sockets: some seconds of many thousand flows
+GATHER = 0.05  # seconds in which more comes, once something has come
+_MOST = 512  # events of one sort in a round: some milliseconds, so that other threads have their turn
+_BREATH = 0.005  # seconds between two rounds when that was not all
+_AGAIN = 5.0  # seconds after which flows are followed again where that failed
 _GROUP_NEW, _GROUP_DESTROY = 1 << 0, 1 << 2
 _SOL_NETLINK, _NO_ENOBUFS = 270, 5
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_MEMINFO = 33, 26, 55
-_MEMINFO = struct.Struct("9I")      # the last one: messages that found no room (SK_MEMINFO_DROPS)
+_MEMINFO = struct.Struct("9I")  # the last one: messages that found no room (SK_MEMINFO_DROPS)
 _ORIGINAL, _REPLY, _PROTOCOL_INFO, _SENT, _RECEIVED, _ID, _TIMES, _EVENT_TIME = 1, 2, 4, 9, 10, 12, 20, 27
-_HEAD = 20                  # bytes of the headers of netlink and nfnetlink
+_HEAD = 20  # bytes of the headers of netlink and nfnetlink
 _HEADER = struct.Struct("=HH")
 _NUMBER, _MOMENT = struct.Struct(">I"), struct.Struct(">Q")
-_TWO = struct.Struct(">4xQ4xQ")     # two attributes of eight bytes
+_TWO = struct.Struct(">4xQ4xQ")  # two attributes of eight bytes
 _NANO = 1e9
-_TCP_STATE = 12             # where it stands: CTA_PROTOINFO > CTA_PROTOINFO_TCP > CTA_PROTOINFO_TCP_STATE
-# A tuple by its length: addresses, protocol and ports stand where they always stand. (ICMP has an identifier instead of ports.)
+_TCP_STATE = 12  # where it stands: CTA_PROTOINFO > CTA_PROTOINFO_TCP > CTA_PROTOINFO_TCP_STATE
+# A tuple by its length: addresses, protocol and ports stand where they always stand. (ICMP has an identifier
+# instead of ports.)
 _TUPLES = {48: struct.Struct(">8x4s4x4s8xB7xH6xH2x"), 72: struct.Struct(">8x16s4x16s8xB7xH6xH2x")}
 _TUPLE4, _TUPLE6 = struct.Struct(">8x4s4x4s8xB"), struct.Struct(">8x16s4x16s8xB")
-# What the filter says to the kernel (classic BPF, `struct sock_filter`): how much of a message whose CTA_MARK is one of ours.
+# What the filter says to the kernel (classic BPF, `struct sock_filter`): how much of a message whose CTA_MARK
+# is one of ours.
 _FILTER = (
-    (0x00, 0, 0, _HEAD), (0x01, 0, 0, ct.MARK), (0x20, 0, 0, 0xFFFF_F000 + 12),      # find the attribute (SKF_AD_NLATTR)
-    (0x15, 5, 0, 0), (0x07, 0, 0, 0), (0x40, 0, 0, 4),                              # none: drop; load it
-    (0x35, 0, 2, FIRST_LANE), (0x25, 1, 0, LAST_LANE), (0x06, 0, 0, 0xFFFF_FFFF), (0x06, 0, 0, 0),
+    (0x00, 0, 0, _HEAD),
+    (0x01, 0, 0, ct.MARK),
+    (0x20, 0, 0, 0xFFFF_F000 + 12),  # find the attribute (SKF_AD_NLATTR)
+    (0x15, 5, 0, 0),
+    (0x07, 0, 0, 0),
+    (0x40, 0, 0, 4),  # none: drop; load it
+    (0x35, 0, 2, FIRST_LANE),
+    (0x25, 1, 0, LAST_LANE),
+    (0x06, 0, 0, 0xFFFF_FFFF),
+    (0x06, 0, 0, 0),
 )
 
 
 class FlowEvents:
-    """Tells `take`, in its own thread, of each flow that begins or ends in a lane of ours, and of what it missed."""
+    """Tells `take`, in its own thread, of each flow that begins or ends in a lane of ours, and of what it
+    missed.
+    """
 
     def __init__(self, take: Take, buffer: int = BUFFER, clock: Callable[[], float] = time.time) -> None:
         self._take, self._buffer, self._clock = take, buffer, clock
         self._log = structlog.get_logger()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="flows", daemon=True)
-        self.problem: str | None = None     # why flows are not seen at the moment
+        self.problem: str | None = None  # why flows are not seen at the moment
 
     def start(self) -> None:
         """Begin, in the network namespace of the calling thread: first with the flows that are there."""
@@ -75,7 +90,7 @@ class FlowEvents:
     def _run(self) -> None:
         ending = select.poll()
         ending.register(self._end, select.POLLIN)
-        blind: float | None = None          # since when nothing is seen
+        blind: float | None = None  # since when nothing is seen
         while True:
             try:
                 self._watch(ending, blind)
@@ -133,7 +148,7 @@ class _Events:
 
     def __init__(self, group: int, buffer: int) -> None:
         self._sock = ct.opened()
-        self._told = 0          # dropped messages that were told
+        self._told = 0  # dropped messages that were told
         self._room = bytearray(1 << 16)
         try:
             self._open(group, buffer)
@@ -143,12 +158,16 @@ class _Events:
 
     def _open(self, group: int, buffer: int) -> None:
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer // 2)      # the kernel doubles it
+            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer // 2)  # the kernel doubles it
         except PermissionError:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer // 2)
-        self._sock.setsockopt(_SOL_NETLINK, _NO_ENOBUFS, 1)     # drop what finds no room and nothing else; the count tells
+        self._sock.setsockopt(
+            _SOL_NETLINK, _NO_ENOBUFS, 1
+        )  # drop what finds no room and nothing else; the count tells
         code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _FILTER))
-        self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(code)))
+        self._sock.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(code))
+        )
         self._sock.setblocking(False)
         self._sock.bind((0, group))
 
@@ -182,7 +201,9 @@ class _Events:
 
 
 def parse(data: bytes | bytearray, start: int, end: int, told: FlowChange, now: float) -> FlowRecord | None:
-    """The flow in one message of connection tracking, headers included; None: in no lane of ours, or of no known shape."""
+    """The flow in one message of connection tracking, headers included; None: in no lane of ours, or of no
+    known shape.
+    """
     at: dict[int, int] = {}
     position = start + _HEAD
     header = _HEADER.unpack_from
@@ -200,13 +221,26 @@ def parse(data: bytes | bytearray, start: int, end: int, told: FlowChange, now: 
     source, destination, protocol, source_port, destination_port = _tuple(data, at[_ORIGINAL])
     real, _, _, real_port, _ = _tuple(data, at[_REPLY])
     began, *ended = _numbers(data, at[_TIMES]) if _TIMES in at else (0,)
-    event = _MOMENT.unpack_from(data, at[_EVENT_TIME] + 4)[0] if _EVENT_TIME in at else ended[0] if ended else 0
+    event = (
+        _MOMENT.unpack_from(data, at[_EVENT_TIME] + 4)[0] if _EVENT_TIME in at else ended[0] if ended else 0
+    )
     sent = _numbers(data, at[_SENT]) if _SENT in at else ()
     received = _numbers(data, at[_RECEIVED]) if _RECEIVED in at else ()
     return FlowRecord(
-        told, event / _NANO if event else now, lane, _NUMBER.unpack_from(data, at[_ID] + 4)[0] if _ID in at else 0,
-        protocol, source, source_port, destination, destination_port, real, real_port,
-        (sent[0], sent[1]) if sent else None, (received[0], received[1]) if received else None, began / _NANO if began else None,
+        told,
+        event / _NANO if event else now,
+        lane,
+        _NUMBER.unpack_from(data, at[_ID] + 4)[0] if _ID in at else 0,
+        protocol,
+        source,
+        source_port,
+        destination,
+        destination_port,
+        real,
+        real_port,
+        (sent[0], sent[1]) if sent else None,
+        (received[0], received[1]) if received else None,
+        began / _NANO if began else None,
         data[at[_PROTOCOL_INFO] + _TCP_STATE] if _PROTOCOL_INFO in at else 0,
     )
 
@@ -222,15 +256,18 @@ def _tuple(data: bytes | bytearray, position: int) -> tuple[bytes, bytes, int, i
 
 
 def _numbers(data: bytes | bytearray, position: int) -> tuple[int, ...]:
-    """The numbers of eight bytes in an attribute; where the machine wants them aligned there are gaps between them."""
+    """The numbers of eight bytes in an attribute; where the machine wants them aligned there are gaps
+    between them.
+    """
     length = _HEADER.unpack_from(data, position)[0]
     if length == 4 + _TWO.size:
         return _TWO.unpack_from(data, position + 4)
-    inside = attributes(bytes(data[position + 4:position + length]))
+    inside = attributes(bytes(data[position + 4 : position + length]))
     return tuple(int.from_bytes(body, "big") for _, body in inside if len(body) == 8)
 
 
-# --- flows that are there ----------------------------------------------------------------------------------------------------
+# --- flows that are there
+# ----------------------------------------------------------------------------------------------------
 
 
 def _dumped(now: float) -> Iterator[FlowRecord]:

@@ -1,9 +1,11 @@
-"""Flows that change their tunnel while both work: no packet is lost, neither of those that are sent nor of the answers on their way.
+"""Flows that change their tunnel while both work: no packet is lost, neither of those that are sent nor of
+the answers on their way.
 
-Source NAT ties a flow to the address that it left with: through another tunnel it must begin anew, with that one's address. So the flow
-is forgotten (its connection entry, of the conntrack table) between two packets. Answers that are still on their way to the old
-tunnel's address get an entry of their own for a moment. Both entries would claim the packets that staff send; so the claim of the
-short-lived one is made in a zone of connection tracking in which no packet is.
+Source NAT ties a flow to the address that it left with: through another tunnel it must begin anew, with that
+one's address. So the flow is forgotten (its connection entry, of the conntrack table) between two packets.
+Answers that are still on their way to the old tunnel's address get an entry of their own for a moment. Both
+entries would claim the packets that staff send; so the claim of the short-lived one is made in a zone of
+connection tracking in which no packet is.
 
     flow, lane 1:   staff:5000 -> site:80,  answers: site:80 -> tunnel 1:5000
     forgotten, and for a moment:            site:80 -> tunnel 1:5000 becomes site:80 -> staff:5000
@@ -25,15 +27,15 @@ from supervisor.kernel.conntrack import dump as ct
 from supervisor.kernel.netlink.codec import NESTED, attribute, attributes
 
 ALL_LANES = range(FIRST_LANE, LAST_LANE + 1)
-FOLLOWED = 2_000            # flows of a lane whose answers are waited for; the others are forgotten at once
-LINGER = 10                 # seconds that such an entry lives without a packet
+FOLLOWED = 2_000  # flows of a lane whose answers are waited for; the others are forgotten at once
+LINGER = 10  # seconds that such an entry lives without a packet
 _CREATE, _EXCL = 0x400, 0x200
 _ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _ID, _NAT_DESTINATION = 1, 2, 3, 6, 7, 12, 13
 _ADDRESSES, _PROTOCOL, _TUPLE_ZONE = 1, 2, 3
 _SEEN_REPLY, _ASSURED, _CONFIRMED = 1 << 1, 1 << 2, 1 << 3
 _TCP, _UDP = 6, 17
-_ZONE = 173                 # of connection tracking, for the claims that are to catch nothing
-_BATCH = 100                # flows in one datagram, so that other threads have their turn
+_ZONE = 173  # of connection tracking, for the claims that are to catch nothing
+_BATCH = 100  # flows in one datagram, so that other threads have their turn
 
 
 class Endpoints(NamedTuple):
@@ -47,31 +49,39 @@ class Endpoints(NamedTuple):
 
     def turned(self) -> Endpoints:
         """The other direction, if nobody translates."""
-        return Endpoints(self.destination, self.source, self.protocol, self.destination_port, self.source_port)
+        return Endpoints(
+            self.destination, self.source, self.protocol, self.destination_port, self.source_port
+        )
 
 
 class FlowTuple(NamedTuple):
     """An entry: what packets and answers look like before they are translated."""
 
     family: int
-    original: bytes             # as the kernel packed it
-    number: bytes               # tells the entry from a later one with the same addresses
+    original: bytes  # as the kernel packed it
+    number: bytes  # tells the entry from a later one with the same addresses
     way: Endpoints
     answers: Endpoints
 
 
 async def forget(marks: Iterable[int]) -> None:
-    """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot do that."""
+    """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot
+    do that.
+    """
     for mark in marks:
-        await asyncio.to_thread(_forget, ct.opened(), ct.opened(), mark)     # made here, in the network namespace of this thread
+        await asyncio.to_thread(
+            _forget, ct.opened(), ct.opened(), mark
+        )  # made here, in the network namespace of this thread
 
 
 def end(sock: socket.socket, lanes: Iterable[int], flagged: bool = False) -> None:
-    """Forget all flows of these lanes for good; `flagged`: also those of the host itself, and the answers that are waited for.
+    """Forget all flows of these lanes for good; `flagged`: also those of the host itself, and the answers
+    that are waited for.
 
     OSError when the kernel cannot do that.
 
-    It takes the kernel a millisecond or some. A thread would take longer until it has its turn, and packets are lost until this is done.
+    It takes the kernel a millisecond or some. A thread would take longer until it has its turn, and packets
+    are lost until this is done.
     """
     for mark, mask in blocks(lanes):
         ct.forget(sock, mark, mask & ~HOST_FLAG if flagged else mask)
@@ -82,8 +92,10 @@ def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
         flows = list(itertools.islice(_flows(reading, mark), FOLLOWED))
         # What the kernel says to a single flow is not read: one that is gone already is forgotten.
         for start in range(0, len(flows), _BATCH):
-            writing.send(b"".join(part for flow in flows[start:start + _BATCH] for part in _moves(flow, mark)))
-        ct.forget(writing, mark)    # more than those, and what is new since then
+            writing.send(
+                b"".join(part for flow in flows[start : start + _BATCH] for part in _moves(flow, mark))
+            )
+        ct.forget(writing, mark)  # more than those, and what is new since then
 
 
 def _flows(sock: socket.socket, mark: int) -> Iterator[FlowTuple]:
@@ -91,7 +103,9 @@ def _flows(sock: socket.socket, mark: int) -> Iterator[FlowTuple]:
 
 
 def read(body: bytes) -> FlowTuple | None:
-    """The flow in an entry as the kernel tells it; None: of a protocol without ports, where answers cannot be told apart so easily."""
+    """The flow in an entry as the kernel tells it; None: of a protocol without ports, where answers cannot
+    be told apart so easily.
+    """
     values = dict(attributes(body[4:]))
     way, answers = _endpoints(values[_ORIGINAL]), _endpoints(values[_REPLY])
     if way is None or answers is None:
@@ -101,33 +115,60 @@ def read(body: bytes) -> FlowTuple | None:
 
 def _endpoints(packed: bytes) -> Endpoints | None:
     parts = dict(attributes(packed))
-    addresses, protocol = [body for _, body in attributes(parts[_ADDRESSES])], dict(attributes(parts[_PROTOCOL]))
+    addresses, protocol = (
+        [body for _, body in attributes(parts[_ADDRESSES])],
+        dict(attributes(parts[_PROTOCOL])),
+    )
     if protocol[1][0] not in (_TCP, _UDP):
         return None
     return Endpoints(addresses[0], addresses[1], protocol[1][0], protocol[2], protocol[3])
 
 
 def _moves(flow: FlowTuple, mark: int) -> Iterator[bytes]:
-    """Forget it; then the entry for answers that are on their way, marked so that it belongs to the lane and counts as no flow of it."""
-    yield ct.frame(ct.DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number))
-    yield ct.frame(ct.NEW, _CREATE | _EXCL, flow.family, b"".join((
-        attribute(_ORIGINAL | NESTED, _packed(flow.answers)),
-        attribute(_REPLY | NESTED, _packed(flow.answers.turned()) + attribute(_TUPLE_ZONE, struct.pack(">H", _ZONE))),
-        attribute(_STATUS, struct.pack(">I", _SEEN_REPLY | _ASSURED | _CONFIRMED)),
-        attribute(_TIMEOUT, struct.pack(">I", LINGER)),
-        attribute(ct.MARK, struct.pack(">I", mark | HOST_FLAG)),
-        attribute(_NAT_DESTINATION | NESTED, _translation(flow.way.source, flow.way.source_port)),
-        attribute(_NAT_SOURCE | NESTED, _translation(flow.way.destination, flow.way.destination_port)),
-    )))
+    """Forget it; then the entry for answers that are on their way, marked so that it belongs to the lane
+    and counts as no flow of it.
+    """
+    yield ct.frame(
+        ct.DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number)
+    )
+    yield ct.frame(
+        ct.NEW,
+        _CREATE | _EXCL,
+        flow.family,
+        b"".join(
+            (
+                attribute(_ORIGINAL | NESTED, _packed(flow.answers)),
+                attribute(
+                    _REPLY | NESTED,
+                    _packed(flow.answers.turned()) + attribute(_TUPLE_ZONE, struct.pack(">H", _ZONE)),
+                ),
+                attribute(_STATUS, struct.pack(">I", _SEEN_REPLY | _ASSURED | _CONFIRMED)),
+                attribute(_TIMEOUT, struct.pack(">I", LINGER)),
+                attribute(ct.MARK, struct.pack(">I", mark | HOST_FLAG)),
+                attribute(_NAT_DESTINATION | NESTED, _translation(flow.way.source, flow.way.source_port)),
+                attribute(
+                    _NAT_SOURCE | NESTED, _translation(flow.way.destination, flow.way.destination_port)
+                ),
+            )
+        ),
+    )
 
 
 def _packed(way: Endpoints) -> bytes:
     first = 1 if len(way.source) == 4 else 3
     addresses = attribute(first, way.source) + attribute(first + 1, way.destination)
-    protocol = attribute(1, bytes([way.protocol])) + attribute(2, way.source_port) + attribute(3, way.destination_port)
+    protocol = (
+        attribute(1, bytes([way.protocol]))
+        + attribute(2, way.source_port)
+        + attribute(3, way.destination_port)
+    )
     return attribute(_ADDRESSES | NESTED, addresses) + attribute(_PROTOCOL | NESTED, protocol)
 
 
 def _translation(address: bytes, port: bytes) -> bytes:
     low, high = (1, 2) if len(address) == 4 else (4, 5)
-    return attribute(low, address) + attribute(high, address) + attribute(3 | NESTED, attribute(1, port) + attribute(2, port))
+    return (
+        attribute(low, address)
+        + attribute(high, address)
+        + attribute(3 | NESTED, attribute(1, port) + attribute(2, port))
+    )

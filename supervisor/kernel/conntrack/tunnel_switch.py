@@ -1,6 +1,8 @@
-"""Gives up a tunnel for another one without a loss: nothing new enters it, what is short ends, the rest is moved, answers are waited for.
+"""Gives up a tunnel for another one without a loss: nothing new enters it, what is short ends, the rest is
+moved, answers are waited for.
 
-    plan -> keep_open() -> plan with the lanes that are being given up -> the kernel -> reached() -> ... -> answered() -> the client ends
+plan -> keep_open() -> plan with the lanes that are being given up -> the kernel -> reached() -> ... ->
+answered() -> the client ends
 """
 
 from __future__ import annotations
@@ -10,14 +12,24 @@ import socket
 from collections.abc import Callable, Iterable
 
 from supervisor.core.network.layout import HostFeatures, Layout, lanes_of, open_routes
-from supervisor.core.network.plan import Lane, NetworkPlan, given_up, kept_open, left_behind, left_over, overshadowed, taken_over, to_forget
+from supervisor.core.network.plan import (
+    Lane,
+    NetworkPlan,
+    given_up,
+    kept_open,
+    left_behind,
+    left_over,
+    overshadowed,
+    taken_over,
+    to_forget,
+)
 from supervisor.kernel.conntrack.dump import opened
 from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
 from tunnels.settings import IPAddress
 
-DRAIN = 0.25            # seconds in which short connections end in a tunnel that is given up
-ANSWERS = 0.25          # seconds for which it then waits for answers: a long round trip
+DRAIN = 0.25  # seconds in which short connections end in a tunnel that is given up
+ANSWERS = 0.25  # seconds for which it then waits for answers: a long round trip
 
 
 class TunnelSwitch:
@@ -27,12 +39,14 @@ class TunnelSwitch:
         self._wake = wake
         self._note = note
         self._reached: NetworkPlan | None = None
-        self._inherited: frozenset[int] = frozenset()       # lanes that an earlier daemon has left
-        self._addresses: dict[int, tuple[IPAddress, ...]] = {}      # that each lane had when it was last up
-        self._behind: set[int] = set()          # lanes with flows to what another lane may carry now
-        self._due: dict[int, float] = {}        # loop times at which the flows of these lanes are moved
-        self._conntrack: socket.socket | None = None    # kept: the kernel takes its time to close one
-        self._answers: dict[str, float] = {}    # loop times until which tunnels whose flows were moved may bring answers to them
+        self._inherited: frozenset[int] = frozenset()  # lanes that an earlier daemon has left
+        self._addresses: dict[int, tuple[IPAddress, ...]] = {}  # that each lane had when it was last up
+        self._behind: set[int] = set()  # lanes with flows to what another lane may carry now
+        self._due: dict[int, float] = {}  # loop times at which the flows of these lanes are moved
+        self._conntrack: socket.socket | None = None  # kept: the kernel takes its time to close one
+        self._answers: dict[
+            str, float
+        ] = {}  # loop times until which tunnels whose flows were moved may bring answers to them
 
     @property
     def under_way(self) -> bool:
@@ -44,13 +58,19 @@ class TunnelSwitch:
         self._inherited = lanes_of(left.elements)
 
     def reached(self, plan: NetworkPlan) -> None:
-        """The kernel was told to carry out this plan. Flows that cannot go on as they are begin anew with their next packet.
+        """The kernel was told to carry out this plan. Flows that cannot go on as they are begin anew with
+        their next packet.
 
-        Before the first plan little is known: what it finds open is as an earlier daemon has left it, flows included.
+        Before the first plan little is known: what it finds open is as an earlier daemon has left it, flows
+        included.
         """
         before, self._reached = self._reached, plan
         self._behind |= overshadowed(plan) if before is None else left_behind(before, plan)
-        lanes = left_over(self._inherited, plan) if before is None else to_forget(before, plan, self._addresses, self._behind)
+        lanes = (
+            left_over(self._inherited, plan)
+            if before is None
+            else to_forget(before, plan, self._addresses, self._behind)
+        )
         self._behind.difference_update(lanes)
         self._addresses |= {lane.number: lane.addresses for lane in plan.lanes if lane.up}
         if not lanes:
@@ -61,11 +81,17 @@ class TunnelSwitch:
             self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
 
     async def keep_open(self, plan: NetworkPlan, host: HostFeatures) -> NetworkPlan:
-        """The plan, with the lanes still open that are being given up; moves the flows of those whose time has come."""
+        """The plan, with the lanes still open that are being given up; moves the flows of those whose time
+        has come.
+        """
         loop = asyncio.get_running_loop()
         before = self._reached or NetworkPlan()
         taken = taken_over(before, plan)
-        lanes = [lane for lane in given_up(before, plan) if lane not in taken and any(True for _ in open_routes(lane, host))]
+        lanes = [
+            lane
+            for lane in given_up(before, plan)
+            if lane not in taken and any(True for _ in open_routes(lane, host))
+        ]
         if any(lane.number not in self._due for lane in lanes):
             loop.call_later(DRAIN, self._wake)
         self._due = {lane.number: self._due.get(lane.number, loop.time() + DRAIN) for lane in lanes}

@@ -1,1 +1,3 @@
-"""The netlink socket, the codec of its messages, and the kernel's notifications (netlink(7), rtnetlink(7))."""
+"""The netlink socket, the codec of its messages, and the kernel's notifications (netlink(7),
+rtnetlink(7)).
+"""

@@ -1,6 +1,7 @@
 """Addresses of interfaces, and next hops of routes, as rtnetlink messages (rtnetlink(7)).
 
-    address_dump() -> Message -> kernel -> read_address()        address_message(), link_message() -> Message -> kernel
+address_dump() -> Message -> kernel -> read_address()        address_message(), link_message() -> Message ->
+kernel
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from supervisor.kernel.netlink.socket import CREATE, DUMP, REPLACE, NetlinkReque
 from tunnels.settings import IPAddress
 
 _NEW_LINK, _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS, _GET_ROUTE = 16, 20, 21, 22, 26
-_LINK, _ADDRESS, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=BBBBi"), struct.Struct("=BBBBBBBBI")    # ifinfomsg, ifaddrmsg, rtmsg
+_LINK, _ADDRESS, _ROUTE = (
+    struct.Struct("=BxHiII"),
+    struct.Struct("=BBBBi"),
+    struct.Struct("=BBBBBBBBI"),
+)  # ifinfomsg, ifaddrmsg, rtmsg
 _IFLA_MTU, _IFF_UP = 4, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 5, 9, 18
-_NEXT_HOP = struct.Struct("=HBBi")          # struct rtnexthop
+_NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class InterfaceAddress(NamedTuple):
     """An address on an interface."""
 
-    interface: int          # its index
+    interface: int  # its index
     address: IPAddress
-    alone: bool             # it has no peer, and no network came with it
-    body: bytes             # as the kernel gave it: what a removal names
+    alone: bool  # it has no peer, and no network came with it
+    body: bytes  # as the kernel gave it: what a removal names
 
 
 def link_message(index: int, mtu: int | None) -> NetlinkRequest:
@@ -49,7 +54,7 @@ def address_dump(index: int = 0) -> NetlinkRequest:
 def read_address(body: bytes) -> InterfaceAddress | None:
     """The address in an answer; None: a link-local one, which belongs to the interface itself."""
     family, length, _, _, index = _ADDRESS.unpack_from(body)
-    found = dict(attributes(body[_ADDRESS.size:]))
+    found = dict(attributes(body[_ADDRESS.size :]))
     packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
     if packed is None or family not in _FAMILY.values():
         return None
@@ -68,8 +73,8 @@ def address_removal(held: InterfaceAddress) -> NetlinkRequest:
 def made_alone(held: InterfaceAddress) -> tuple[NetlinkRequest, NetlinkRequest]:
     """Exchanges the address for the same one as a host of its own, without a peer and without any route.
 
-    The kernel takes IPv4 routes away with an interface's last IPv4 address, so there the new one comes first. Of IPv6 it takes no address
-    twice.
+    The kernel takes IPv4 routes away with an interface's last IPv4 address, so there the new one comes first.
+    Of IPv6 it takes no address twice.
     """
     messages = address_alone(held), address_removal(held)
     return messages if held.address.version == 4 else (messages[1], messages[0])
@@ -80,7 +85,11 @@ def address_alone(held: InterfaceAddress) -> NetlinkRequest:
     packed = held.address.packed
     flags = attribute(_IFA_FLAGS, struct.pack("=I", _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE))
     head = _ADDRESS.pack(_FAMILY[held.address.version], held.address.max_prefixlen, 0, 0, held.interface)
-    return NetlinkRequest(_NEW_ADDRESS, CREATE | REPLACE, head + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed) + flags)
+    return NetlinkRequest(
+        _NEW_ADDRESS,
+        CREATE | REPLACE,
+        head + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed) + flags,
+    )
 
 
 def next_hop_dump(version: int) -> NetlinkRequest:
@@ -90,16 +99,19 @@ def next_hop_dump(version: int) -> NetlinkRequest:
 
 def read_next_hops(body: bytes) -> tuple[IPAddress, ...]:
     """The gateways of one route."""
-    return tuple(_next_hops(dict(attributes(body[_ROUTE.size:]))))
+    return tuple(_next_hops(dict(attributes(body[_ROUTE.size :]))))
 
 
 def _next_hops(found: dict[int, bytes]) -> Iterator[IPAddress]:
     if _RTA_GATEWAY in found:
         yield ip_address(found[_RTA_GATEWAY])
-    if _RTA_VIA in found and len(found[_RTA_VIA]) in (6, 18):       # struct rtvia: the family of the address comes first
+    if _RTA_VIA in found and len(found[_RTA_VIA]) in (
+        6,
+        18,
+    ):  # struct rtvia: the family of the address comes first
         yield ip_address(found[_RTA_VIA][2:])
     rest = found.get(_RTA_MULTIPATH, b"")
     while len(rest) >= _NEXT_HOP.size:
         size, *_ = _NEXT_HOP.unpack_from(rest)
-        yield from _next_hops(dict(attributes(rest[_NEXT_HOP.size:size])))
-        rest = rest[max(_NEXT_HOP.size, size + 3 & ~3):]
+        yield from _next_hops(dict(attributes(rest[_NEXT_HOP.size : size])))
+        rest = rest[max(_NEXT_HOP.size, size + 3 & ~3) :]

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from supervisor.kernel.errors import TIMEOUT
 
-REQUEST, ACK, DUMP, CREATE = 0x1, 0x4, 0x300, 0x400     # flags of a message
-ERROR, DONE = 2, 3                                      # types of an answer
+REQUEST, ACK, DUMP, CREATE = 0x1, 0x4, 0x300, 0x400  # flags of a message
+ERROR, DONE = 2, 3  # types of an answer
 _HEADER = struct.Struct("=IHHII")
-_LARGEST = 1 << 18              # bytes of one answer
+_LARGEST = 1 << 18  # bytes of one answer
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel looks at the filters of a dump
 
 
@@ -65,5 +65,5 @@ def received(sock: socket.socket) -> Iterator[tuple[int, int, bytes]]:
     at = 0
     while at + _HEADER.size <= len(data):
         length, kind, _, number, _ = _HEADER.unpack_from(data, at)
-        yield kind, number, data[at + _HEADER.size:at + length]
+        yield kind, number, data[at + _HEADER.size : at + length]
         at += max(_HEADER.size, -(-length // 4) * 4)

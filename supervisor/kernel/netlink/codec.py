@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-NESTED = 0x8000             # flag in an attribute's type: its data are attributes
+NESTED = 0x8000  # flag in an attribute's type: its data are attributes
 _TYPE = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
 
@@ -17,7 +17,7 @@ def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         length, kind, _, _, sender = _HEADER.unpack_from(data, at)
         if length < _HEADER.size:
             return
-        yield kind, sender, data[at + _HEADER.size:at + length]
+        yield kind, sender, data[at + _HEADER.size : at + length]
         at += _padded(length)
 
 
@@ -28,7 +28,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind = struct.unpack_from("=HH", data, at)
         if length < 4:
             return
-        yield kind & _TYPE, data[at + 4:at + length]
+        yield kind & _TYPE, data[at + 4 : at + length]
         at += _padded(length)
 
 

@@ -1,4 +1,6 @@
-"""Network devices as rtnetlink messages: which there are, of which kind, and what somebody has written on them."""
+"""Network devices as rtnetlink messages: which there are, of which kind, and what somebody has written on
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from dataclasses import dataclass
 from supervisor.kernel.netlink.codec import attributes
 from supervisor.kernel.netlink.socket import DUMP, NetlinkRequest
 
-ALIAS = "facilitator"       # what our WireGuard clients write on the devices that they make
+ALIAS = "facilitator"  # what our WireGuard clients write on the devices that they make
 _DELETE_LINK, _GET_LINK = 17, 18
-_LINK = struct.Struct("=BxHiII")        # struct ifinfomsg
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _IFNAME, _LINKINFO, _IFALIAS, _INFO_KIND = 3, 18, 20, 1
 
 
@@ -20,7 +22,7 @@ class Link:
 
     index: int
     name: str
-    kind: str               # the kernel's word, such as wireguard; empty for hardware
+    kind: str  # the kernel's word, such as wireguard; empty for hardware
     alias: str
 
 
@@ -36,9 +38,14 @@ def link_removal(link: Link) -> NetlinkRequest:
 
 def read_link(body: bytes) -> Link:
     """The device that an answer is about."""
-    found = dict(attributes(body[_LINK.size:]))
+    found = dict(attributes(body[_LINK.size :]))
     info = dict(attributes(found.get(_LINKINFO, b"")))
-    return Link(_LINK.unpack_from(body)[2], _text(found.get(_IFNAME)), _text(info.get(_INFO_KIND)), _text(found.get(_IFALIAS)))
+    return Link(
+        _LINK.unpack_from(body)[2],
+        _text(found.get(_IFNAME)),
+        _text(info.get(_INFO_KIND)),
+        _text(found.get(_IFALIAS)),
+    )
 
 
 def _text(data: bytes | None) -> str:

@@ -1,6 +1,8 @@
-"""Netlink notifications as hints: something of this sort changed, and it was not us. What is there now must be read.
+"""Netlink notifications as hints: something of this sort changed, and it was not us. What is there now
+must be read.
 
-The kernel says nothing when routes vanish with their device or its last address, so those count as hints about routes too.
+The kernel says nothing when routes vanish with their device or its last address, so those count as hints
+about routes too.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ class KernelPart(enum.Enum):
     """A part of the kernel's state that can be read by itself."""
 
     DEVICES = "devices"
-    ADDRESSES = "addresses"     # and with them routes: those of ours that go with an interface's last address
+    ADDRESSES = "addresses"  # and with them routes: those of ours that go with an interface's last address
     ROUTES = "routes"
     RULES = "rules"
     TABLE = "table"
-    OTHERS = "others"           # what other programs have there and packets of ours may meet
+    OTHERS = "others"  # what other programs have there and packets of ours may meet
 
 
 EVERYTHING = frozenset(KernelPart) - {KernelPart.OTHERS}
@@ -33,14 +35,29 @@ Heard = Callable[[], None]
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
-BUFFER = 4 << 20            # bytes of unread notifications
+BUFFER = 4 << 20  # bytes of unread notifications
 _READ = 1 << 16
-_BURST = 64                 # datagrams in one go, so that a flood cannot hold up the loop
-_ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24, 25)     # link; IPv4 address, route, rule; IPv6 the same; settings of both
+_BURST = 64  # datagrams in one go, so that a flood cannot hold up the loop
+_ROUTE_GROUPS = (
+    1,
+    5,
+    7,
+    8,
+    9,
+    11,
+    19,
+    24,
+    25,
+)  # link; IPv4 address, route, rule; IPv6 the same; settings of both
 _NFTABLES_GROUP = 7
-_DEVICES, _ADDRESSES, _ROUTES, _RULES = (16, 17, 80), (20, 21), (24, 25), (32, 33)     # 80: rp_filter or forwarding, for one
-_ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5        # offsets in struct rtmsg
-_NFGENMSG = 4               # bytes before the attributes
+_DEVICES, _ADDRESSES, _ROUTES, _RULES = (
+    (16, 17, 80),
+    (20, 21),
+    (24, 25),
+    (32, 33),
+)  # 80: rp_filter or forwarding, for one
+_ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5  # offsets in struct rtmsg
+_NFGENMSG = 4  # bytes before the attributes
 _NEW_GENERATION, _PROGRAM = 15, 3
 _NOBODY = (0, 0, b"")
 
@@ -52,16 +69,21 @@ def nobody() -> None:
 class Notifications:
     """Listens to the kernel. `hint` is called with the parts that may have changed, never for our own doing.
 
-    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have changed. `heard` is called whenever
-    somebody else has changed something at all, also what is no part of ours and may only be in its way.
+    `ours` gives the netlink addresses of our own sockets. After lost notifications everything may have
+    changed. `heard` is called whenever somebody else has changed something at all, also what is no part of
+    ours and may only be in its way.
     """
 
     def __init__(
-        self, hint: Callable[[frozenset[KernelPart]], None], ours: Callable[[], Iterable[int]], heard: Heard = nobody, buffer: int = BUFFER
+        self,
+        hint: Callable[[frozenset[KernelPart]], None],
+        ours: Callable[[], Iterable[int]],
+        heard: Heard = nobody,
+        buffer: int = BUFFER,
     ) -> None:
         self._heard = heard
-        self._author = ""       # the program that changed our table since somebody asked
-        self._touched = False   # our table, by the transaction whose messages are being read
+        self._author = ""  # the program that changed our table since somebody asked
+        self._touched = False  # our table, by the transaction whose messages are being read
         self._hint = hint
         self._ours = ours
         self._buffer = buffer
@@ -84,8 +106,12 @@ class Notifications:
             sock.close()
         self._sockets.clear()
 
-    def _listen(self, protocol: int, groups: Iterable[int], understand: Callable[[int, bytes], KernelPart | None]) -> None:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    def _listen(
+        self, protocol: int, groups: Iterable[int], understand: Callable[[int, bytes], KernelPart | None]
+    ) -> None:
+        sock = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
+        )
         self._sockets.append(sock)
         sock.bind((0, 0))
         for group in groups:
@@ -102,7 +128,7 @@ class Notifications:
             except BlockingIOError:
                 break
             except OSError:
-                parts |= EVERYTHING     # ENOBUFS: notifications were lost; the socket goes on working
+                parts |= EVERYTHING  # ENOBUFS: notifications were lost; the socket goes on working
                 continue
             # A datagram is about one change, and in bulk it is ours that fill the socket.
             if next(iter(messages(data)), _NOBODY)[1] not in ours:
@@ -125,9 +151,11 @@ class Notifications:
         return KernelPart.RULES if kind in _RULES else None
 
     def nftables(self, kind: int, body: bytes) -> KernelPart | None:
-        """The part that a message is about. Every object names its table first, the last message of a transaction names the program.
+        """The part that a message is about. Every object names its table first, the last message of a
+        transaction names the program.
 
-        It is that last one which counts: on a busy machine the program may be stopped between the two, for longer than a reading takes.
+        It is that last one which counts: on a busy machine the program may be stopped between the two, for
+        longer than a reading takes.
         """
         named = dict(attributes(body[_NFGENMSG:]))
         if kind & 0xFF != _NEW_GENERATION:

@@ -1,6 +1,8 @@
-"""The counters of our table's elements: how often each tunnel refused which segment, and what went through each lane.
+"""The counters of our table's elements: how often each tunnel refused which segment, and what went through
+each lane.
 
-They are read when somebody asks, in his thread. The socket is one of its own, so the loop that holds the kernel to the plan is not asked.
+They are read when somebody asks, in his thread. The socket is one of its own, so the loop that holds the
+kernel to the plan is not asked.
 """
 
 from __future__ import annotations
@@ -23,17 +25,19 @@ from supervisor.kernel.nft.elements import counted, counted_marks
 from supervisor.kernel.nft.ruleset import TABLE, Ruleset, Set
 
 _NETFILTER, _INET = 12, 1
-_GET_ELEMENTS = 10 << 8 | 13        # nftables' part of netfilter; NFT_MSG_GETSETELEM
-_DUMP = 0x301                       # NLM_F_REQUEST | NLM_F_DUMP
+_GET_ELEMENTS = 10 << 8 | 13  # nftables' part of netfilter; NFT_MSG_GETSETELEM
+_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _ERROR, _DONE = 2, 3
-_TABLE, _SET, _ELEMENTS = 1, 2, 3   # NFTA_SET_ELEM_LIST_*
-_TIMEOUT = 1.0                      # seconds
+_TABLE, _SET, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_TIMEOUT = 1.0  # seconds
 _DATAGRAM = 1 << 18
-_FRESH = 0.2        # seconds: one reading serves all lanes of a scrape
+_FRESH = 0.2  # seconds: one reading serves all lanes of a scrape
 
 
 def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
-    """Packets by tunnel and segment ("": in no segment) since the table was made. Nothing when the kernel does not answer."""
+    """Packets by tunnel and segment ("": in no segment) since the table was made. Nothing when the kernel
+    does not answer.
+    """
     owners: dict[tuple[Part, ...], tuple[str, str]] = {
         (gate.lane, Interval(refusal.version, refusal.first, refusal.last)): (gate.tunnel, refusal.segment)
         for gate, refusal in refusals(plan.staff, plan.segments, plan.gates)
@@ -73,11 +77,16 @@ class LaneCounts:
 
 def _carried() -> Mapping[int, Carried]:
     flows, received, sent = (
-        {lane: (packets, octets) for lane, packets, octets in counted_marks(_sets()[name], _element_lists(name))}
+        {
+            lane: (packets, octets)
+            for lane, packets, octets in counted_marks(_sets()[name], _element_lists(name))
+        }
         for name in ("flows", "received", "sent")
     )
     return {
-        lane: Carried(entered, received[lane][1], sent[lane][1]) if lane in received and lane in sent else Carried(entered)
+        lane: Carried(entered, received[lane][1], sent[lane][1])
+        if lane in received and lane in sent
+        else Carried(entered)
         for lane, (entered, _) in flows.items()
     }
 
@@ -88,7 +97,9 @@ def _sets() -> Mapping[str, Set]:
 
 
 def _element_lists(name: str) -> Iterator[bytes]:
-    request = struct.pack("=BBH", _INET, 0, 0) + attribute(_TABLE, _text(TABLE)) + attribute(_SET, _text(name))
+    request = (
+        struct.pack("=BBH", _INET, 0, 0) + attribute(_TABLE, _text(TABLE)) + attribute(_SET, _text(name))
+    )
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as sock:
         sock.settimeout(_TIMEOUT)
         sock.send(struct.pack("=IHHII", 16 + len(request), _GET_ELEMENTS, _DUMP, 1, 0) + request)
@@ -99,7 +110,9 @@ def _element_lists(name: str) -> Iterator[bytes]:
                     raise OSError(code, os.strerror(code))
                 if kind == _DONE:
                     return
-                yield from (data for attribute_kind, data in attributes(body[4:]) if attribute_kind == _ELEMENTS)
+                yield from (
+                    data for attribute_kind, data in attributes(body[4:]) if attribute_kind == _ELEMENTS
+                )
 
 
 def _text(value: str) -> bytes:

@@ -1,7 +1,9 @@
-"""Elements of nftables sets and maps, packed by hand: pyroute2's classes take thirty times as long, and a tunnel going up waits for this.
+"""Elements of nftables sets and maps, packed by hand: pyroute2's classes take thirty times as long, and a
+tunnel going up waits for this.
 
-In a plain interval set an interval is two elements, its first address and, flagged, the one after its last; the end of the address space
-needs no second one. In a concatenation with intervals it is one element with a lowest and a highest key.
+In a plain interval set an interval is two elements, its first address and, flagged, the one after its last;
+the end of the address space needs no second one. In a concatenation with intervals it is one element with a
+lowest and a highest key.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from supervisor.kernel.netlink.codec import NESTED, aligned, attribute, attribut
 from supervisor.kernel.nft.ruleset import ADDRESS, PORT, PROTOCOL, NftType, Set
 
 _LIST_ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 7, 10
-_VALUE = 1                          # NFTA_DATA_VALUE
-_EXPRESSION_DATA, _BYTES, _PACKETS = 2, 1, 2    # NFTA_EXPR_DATA, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS
+_VALUE = 1  # NFTA_DATA_VALUE
+_EXPRESSION_DATA, _BYTES, _PACKETS = 2, 1, 2  # NFTA_EXPR_DATA, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS
 _LENGTH, _MARK, _COUNTER = struct.Struct("=H"), struct.Struct("=I"), struct.Struct(">Q4xQ")
 _TYPE = 0x3FFF
 _PROTOCOLS = ("tcp", 6), ("udp", 17)
@@ -34,7 +36,9 @@ def _pack_intervals(described: Set, elements: Iterable[Element]) -> Iterator[byt
     """There are ten thousands of these; only the numbers in them differ."""
     size = described.key[0].length
     start_head, start_neck = _around_numbers(described, described.value is not None)
-    end_head = _list_element(attribute(_FLAGS, struct.pack(">I", _INTERVAL_END)), _nested_key(_KEY, bytes(size)))[:-size]
+    end_head = _list_element(
+        attribute(_FLAGS, struct.pack(">I", _INTERVAL_END)), _nested_key(_KEY, bytes(size))
+    )[:-size]
     values: dict[tuple[Part, ...], bytes] = {(): b""}
     for element in elements:
         interval, value = _as_interval(element.key[0]), element.value
@@ -54,7 +58,7 @@ def _around_numbers(described: Set, valued: bool) -> tuple[bytes, bytes]:
     assert described.value is not None
     data = attribute(_DATA | NESTED, attribute(_VALUE, bytes(described.value.length)))
     whole = _list_element(key, data)
-    return whole[:4 + len(key) - size], data[:-len(aligned(bytes(described.value.length)))]
+    return whole[: 4 + len(key) - size], data[: -len(aligned(bytes(described.value.length)))]
 
 
 def unpack(described: Set, data: Iterable[bytes]) -> Iterator[Element]:
@@ -68,7 +72,9 @@ def unpack(described: Set, data: Iterable[bytes]) -> Iterator[Element]:
 
 
 def counted(described: Set, data: Iterable[bytes]) -> Iterator[tuple[Element, int, int]]:
-    """The elements of a set with counters, and the packets and bytes of each, from the element lists that the kernel gave."""
+    """The elements of a set with counters, and the packets and bytes of each, from the element lists that
+    the kernel gave.
+    """
     for part in data:
         for _, body in attributes(part):
             entry = dict(attributes(body))
@@ -78,12 +84,16 @@ def counted(described: Set, data: Iterable[bytes]) -> Iterator[tuple[Element, in
 
 
 def counted_marks(described: Set, data: Iterable[bytes]) -> Iterator[tuple[int, int, int]]:
-    """`counted` for a set of marks: mark, packets and bytes. All elements look alike, so the first one says where everything stands."""
+    """`counted` for a set of marks: mark, packets and bytes. All elements look alike, so the first one
+    says where everything stands.
+    """
     for part in filter(None, data):
-        size, = _LENGTH.unpack_from(part)
+        (size,) = _LENGTH.unpack_from(part)
         key, counter = _place(part, 0, _KEY, _VALUE), _place(part, 0, _EXPRESSION, _EXPRESSION_DATA, _BYTES)
         if len(part) % size or _place(part, 0, _EXPRESSION, _EXPRESSION_DATA, _PACKETS) - counter != 12:
-            yield from ((_mark(element), packets, octets) for element, packets, octets in counted(described, [part]))
+            yield from (
+                (_mark(element), packets, octets) for element, packets, octets in counted(described, [part])
+            )
             continue
         for at in range(0, len(part), size):
             octets, packets = _COUNTER.unpack_from(part, at + counter)
@@ -91,7 +101,7 @@ def counted_marks(described: Set, data: Iterable[bytes]) -> Iterator[tuple[int, 
 
 
 def _mark(element: Element) -> int:
-    mark, = element.key
+    (mark,) = element.key
     assert isinstance(mark, int)
     return mark
 
@@ -108,7 +118,11 @@ def _place(data: bytes, at: int, *path: int) -> int:
 
 
 def _pack(described: Set, element: Element) -> Iterator[bytes]:
-    data = attribute(_DATA | NESTED, attribute(_VALUE, _pack_value(described, element))) if element.value else b""
+    data = (
+        attribute(_DATA | NESTED, attribute(_VALUE, _pack_value(described, element)))
+        if element.value
+        else b""
+    )
     if not described.interval:
         yield _list_element(_nested_key(_KEY, _concatenated(described.key, element.key)), data)
     else:
@@ -125,7 +139,9 @@ def _pack_value(described: Set, element: Element) -> bytes:
     return _part(described.value, element.value[0])
 
 
-def _concatenated(kinds: tuple[NftType, ...], parts: tuple[Part, ...], interval: bool = False, end: bool = False) -> bytes:
+def _concatenated(
+    kinds: tuple[NftType, ...], parts: tuple[Part, ...], interval: bool = False, end: bool = False
+) -> bytes:
     """Each part takes whole words. Where keys are ordered, numbers are in network order."""
     packed = [_part(kind, part, interval, end) for kind, part in zip(kinds, parts, strict=True)]
     return packed[0] if len(packed) == 1 else b"".join(aligned(part) for part in packed)
@@ -140,11 +156,15 @@ def _part(kind: NftType, part: Part, interval: bool = False, end: bool = False) 
         case Interval() | Range():
             return (part.last if end else part.first).to_bytes(kind.length, "big")
         case int():
-            return part.to_bytes(kind.length, "little" if kind.host_order and not interval and _LITTLE else "big")
+            return part.to_bytes(
+                kind.length, "little" if kind.host_order and not interval and _LITTLE else "big"
+            )
 
 
 def _intervals(described: Set, raw: list[dict[int, bytes]]) -> Iterator[Element]:
-    """Join starts with ends; the kernel lists them in any order. An address may be the end of one and the start of the next."""
+    """Join starts with ends; the kernel lists them in any order. An address may be the end of one and the
+    start of the next.
+    """
     starts = {}
     ends = []
     for entry in raw:
@@ -169,7 +189,9 @@ def _key_parts(described: Set, entry: dict[int, bytes]) -> tuple[Part, ...]:
     parts: list[Part] = []
     at = 0
     for kind in described.key:
-        parts.append(_unpart(kind, key[at:at + kind.length], high[at:at + kind.length], described.interval))
+        parts.append(
+            _unpart(kind, key[at : at + kind.length], high[at : at + kind.length], described.interval)
+        )
         at += -(-kind.length // 4) * 4
     return tuple(parts)
 
@@ -178,7 +200,7 @@ def _value(described: Set, entry: dict[int, bytes]) -> tuple[Part, ...]:
     if described.value is None:
         return ()
     data, size = _unvalue(entry[_DATA]), described.value.length
-    return (_unpart(described.value, data[:size], data[size:size * 2] or data[:size]),)
+    return (_unpart(described.value, data[:size], data[size : size * 2] or data[:size]),)
 
 
 def _unpart(kind: NftType, data: bytes, high: bytes, interval: bool = False) -> Part:

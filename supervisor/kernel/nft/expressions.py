@@ -1,7 +1,8 @@
 """The expressions that nftables rules are made of, as attribute trees for pyroute2's message classes.
 
-Each function gives the expressions of one clause of the `nft` language; a rule is their concatenation. The kernel keeps values in
-registers of 16 bytes (1, 2, ...) that also have names for each 4 bytes (8, 9, ...): 9 is the second word of register 1.
+Each function gives the expressions of one clause of the `nft` language; a rule is their concatenation. The
+kernel keeps values in registers of 16 bytes (1, 2, ...) that also have names for each 4 bytes (8, 9, ...): 9
+is the second word of register 1.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ from typing import Any
 Expression = dict[str, Any]
 Clause = tuple[Expression, ...]
 
-_SECOND_WORD = 9            # the word after the first 4 bytes of register 1
+_SECOND_WORD = 9  # the word after the first 4 bytes of register 1
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _JUMP, _RETURN = -3, -5
-_NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136       # RFC 4861, ICMPv6 types
+_NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136  # RFC 4861, ICMPv6 types
 _EQ, _NEQ, _LTE, _GTE = 0, 1, 3, 5
 _TCP, _ICMPV6 = b"\x06", b"\x3a"
 _NFPROTO = {4: 2, 6: 10}
-_ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}     # offset of source and of destination, length
+_ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}  # offset of source and of destination, length
 _META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
 _CT_STATES = {"invalid": 1, "new": 8}
 _SOCKET_TRANSPARENT = _DYNSET_ADD = 0
-_OVER = "NFT_LIMIT_F_INV"   # pyroute2's name of NFT_CONNLIMIT_F_INV
+_OVER = "NFT_LIMIT_F_INV"  # pyroute2's name of NFT_CONNLIMIT_F_INV
 _CT_DNAT = 1 << 5
-# Result and flags of `fib` (linux/netfilter/nf_tables.h). pyroute2 takes the result, a number, for flags: 1 is its first one.
+# Result and flags of `fib` (linux/netfilter/nf_tables.h). pyroute2 takes the result, a number, for flags: 1
+# is its first one.
 _FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = {"NFT_FIB_RESULT_UNSPEC"}, 1, 8, 32
 _PREFIX = {"numgen": "NG"}
 
@@ -48,7 +50,9 @@ def set_meta_mark() -> Clause:
 
 
 def ct(key: str) -> Clause:
-    """Load `ct KEY`. The rule ends here for a packet that has no connection (invalid or untracked), except for `state`."""
+    """Load `ct KEY`. The rule ends here for a packet that has no connection (invalid or untracked), except
+    for `state`.
+    """
     return (expression("ct", dreg=1, key=_CT[key]),)
 
 
@@ -132,22 +136,30 @@ def load_tcp_dport() -> Clause:
 
 
 def socket_transparent() -> Clause:
-    """`socket transparent 1`: the socket that gets the packet has IP_TRANSPARENT, which needs CAP_NET_ADMIN. False where there is none."""
+    """`socket transparent 1`: the socket that gets the packet has IP_TRANSPARENT, which needs
+    CAP_NET_ADMIN. False where there is none.
+    """
     return (expression("socket", key=_SOCKET_TRANSPARENT, dreg=1), _compare(_EQ, b"\x01"))
 
 
 def more_than(limit: int, name: str, version: int) -> Clause:
-    """`add @NAME { tcp dport . ip saddr ct count over LIMIT }`: this source holds more connections to this port; TCP is known."""
+    """`add @NAME { tcp dport . ip saddr ct count over LIMIT }`: this source holds more connections to this
+    port; TCP is known.
+    """
     offset, _, length = _ADDRESS[version]
     count = expression("connlimit", count=limit, flags={_OVER})
     return (
-        *family(version), _payload(_TRANSPORT_HEADER, 2, 2), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD),
+        *family(version),
+        _payload(_TRANSPORT_HEADER, 2, 2),
+        _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD),
         expression("dynset", set_name=name, op=_DYNSET_ADD, sreg_key=1, expr=count),
     )
 
 
 def tcp_syn() -> Clause:
-    """`tcp flags syn / syn,rst`. The flags come first: the kernel evaluates these three without a call, and few packets get any further."""
+    """`tcp flags syn / syn,rst`. The flags come first: the kernel evaluates these three without a call,
+    and few packets get any further.
+    """
     bits = expression("bitwise", sreg=1, dreg=1, len=1, mask=_value(b"\x06"), xor=_value(b"\x00"))
     return (_payload(_TRANSPORT_HEADER, 13, 1), bits, _compare(_EQ, b"\x02"), *tcp())
 
@@ -179,7 +191,8 @@ def with_bit(bit: int) -> Clause:
 
 
 def from_where_it_is_routed(so: bool = True) -> Clause:
-    """`fib saddr . iif oif exists`: answers to this source would leave by the interface that the packet came in by (RFC 3704, strict).
+    """`fib saddr . iif oif exists`: answers to this source would leave by the interface that the packet
+    came in by (RFC 3704, strict).
 
     `so=False`: `missing`.
     """
@@ -193,27 +206,51 @@ def without_ct_mark() -> Clause:
 
 
 def neighbour_discovery() -> Clause:
-    """`icmpv6 type 135-136`: neighbour solicitation and advertisement (RFC 4861), which connection tracking does not track."""
+    """`icmpv6 type 135-136`: neighbour solicitation and advertisement (RFC 4861), which connection
+    tracking does not track.
+    """
     first, last = bytes([_NEIGHBOUR_SOLICITATION]), bytes([_NEIGHBOUR_ADVERTISEMENT])
-    return (*meta("l4proto"), _compare(_EQ, _ICMPV6), _payload(_TRANSPORT_HEADER, 0, 1), _compare(_GTE, first), _compare(_LTE, last))
+    return (
+        *meta("l4proto"),
+        _compare(_EQ, _ICMPV6),
+        _payload(_TRANSPORT_HEADER, 0, 1),
+        _compare(_GTE, first),
+        _compare(_LTE, last),
+    )
 
 
 def mark_and_destination(version: int) -> Clause:
     """Load `meta mark . ip daddr` for a map with intervals, which wants numbers in network order."""
     _, offset, length = _ADDRESS[version]
-    return (*family(version), *meta("mark"), _big_endian(), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD))
+    return (
+        *family(version),
+        *meta("mark"),
+        _big_endian(),
+        _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD),
+    )
 
 
 def mark_and_source(version: int) -> Clause:
     """Load `meta mark . ip saddr` for a set with intervals."""
     offset, _, length = _ADDRESS[version]
-    return (*family(version), *meta("mark"), _big_endian(), _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD))
+    return (
+        *family(version),
+        *meta("mark"),
+        _big_endian(),
+        _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD),
+    )
 
 
 def mark_source_and_port(version: int) -> Clause:
-    """Load `meta mark . ip saddr . meta l4proto . th dport` for a set with intervals. A packet without ports finds nothing."""
+    """Load `meta mark . ip saddr . meta l4proto . th dport` for a set with intervals. A packet without
+    ports finds nothing.
+    """
     protocol = _SECOND_WORD + _ADDRESS[version][2] // 4
-    return (*mark_and_source(version), *meta("l4proto", protocol), _payload(_TRANSPORT_HEADER, 2, 2, protocol + 1))
+    return (
+        *mark_and_source(version),
+        *meta("l4proto", protocol),
+        _payload(_TRANSPORT_HEADER, 2, 2, protocol + 1),
+    )
 
 
 def oifname(name: str) -> Clause:
@@ -225,7 +262,9 @@ def dnat_prefix(version: int) -> Clause:
     """`dnat prefix to` the network in the register (first and last address), keeping the host part."""
     upper = _SECOND_WORD if version == 4 else 2
     flags = {"NF_NAT_RANGE_NETMAP"}
-    return (expression("nat", type=1, family=_NFPROTO[version], reg_addr_min=1, reg_addr_max=upper, flags=flags),)
+    return (
+        expression("nat", type=1, family=_NFPROTO[version], reg_addr_min=1, reg_addr_max=upper, flags=flags),
+    )
 
 
 def redirect() -> Clause:
@@ -249,7 +288,9 @@ def counter() -> Clause:
 
 
 def reject() -> Clause:
-    """`reject with icmpx admin-prohibited`: a new connection fails at once, an established one survives (a reset would kill it)."""
+    """`reject with icmpx admin-prohibited`: a new connection fails at once, an established one survives (a
+    reset would kill it).
+    """
     return (expression("reject", type=2, icmp_code=3),)
 
 
@@ -279,7 +320,13 @@ def accept() -> Clause:
 
 
 def _verdict(code: int, *more: tuple[str, str]) -> Clause:
-    return (expression("immediate", dreg=0, data={"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code), *more]})]}),)
+    return (
+        expression(
+            "immediate",
+            dreg=0,
+            data={"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code), *more]})]},
+        ),
+    )
 
 
 def _value(data: bytes) -> Expression:
@@ -291,7 +338,9 @@ def _compare(operator: int, data: bytes) -> Expression:
 
 
 def _any_bit(bits: int) -> Clause:
-    mask = expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(struct.pack("=I", bits)), xor=_value(bytes(4)))
+    mask = expression(
+        "bitwise", sreg=1, dreg=1, len=4, mask=_value(struct.pack("=I", bits)), xor=_value(bytes(4))
+    )
     return (mask, _compare(_NEQ, bytes(4)))
 
 

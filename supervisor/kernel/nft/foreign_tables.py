@@ -1,4 +1,5 @@
-"""Reads the nftables tables of other programs, iptables-nft's among them, as `core.netfilter` understands them.
+"""Reads the nftables tables of other programs, iptables-nft's among them, as `core.netfilter` understands
+them.
 
 Only tables that filter are read (none of NAT), and of their sets only those that a rule asks.
 """
@@ -11,7 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from supervisor.core.netfilter.values import Consequence, ElementSet, Expression, FilterChain, FilterRule, Firewall, Member, SetInterval
+from supervisor.core.netfilter.values import (
+    Consequence,
+    ElementSet,
+    Expression,
+    FilterChain,
+    FilterRule,
+    Firewall,
+    Member,
+    SetInterval,
+)
 from supervisor.kernel.netlink.blocking import dump, one, opened
 from supervisor.kernel.netlink.codec import attribute, attributes
 from supervisor.kernel.nft.rule_reader import consequence, decoded, text
@@ -23,11 +33,11 @@ _FAMILIES: Mapping[int, str] = MappingProxyType({1: "inet", 2: "ip", 5: "netdev"
 _NUMBERS: Mapping[str, int] = MappingProxyType({name: number for number, name in _FAMILIES.items()})
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 _FILTERING = ("filter", "route")
-_INTERVAL, _IS_END, _CATCH_ALL = 4, 1, 2        # flags of a set, of an element
-_NFGENMSG = 4                   # bytes before the attributes
-_DROP = 0                       # as policy
-_COMMENT = 0                    # in a rule's user data
-MOST = 4096                     # elements that are read of a set
+_INTERVAL, _IS_END, _CATCH_ALL = 4, 1, 2  # flags of a set, of an element
+_NFGENMSG = 4  # bytes before the attributes
+_DROP = 0  # as policy
+_COMMENT = 0  # in a rule's user data
+MOST = 4096  # elements that are read of a set
 
 
 @dataclass(slots=True)
@@ -38,7 +48,9 @@ class ForeignTableReader:
     _known: Firewall = field(default_factory=Firewall)
 
     def read(self) -> Firewall:
-        """The tables of others. OSError: PermissionError without CAP_NET_ADMIN, or no nftables in the kernel."""
+        """The tables of others. OSError: PermissionError without CAP_NET_ADMIN, or no nftables in the
+        kernel.
+        """
         with opened(_NETFILTER) as sock:
             generation = one(sock, _NFTABLES | _GET_GENERATION, bytes(_NFGENMSG))
         if generation != self._generation:
@@ -68,14 +80,25 @@ def _read() -> Firewall:
                 rules.setdefault((family, table, text(values[2])), []).append(_rule(values))
         known = [
             replace(chain, rules=tuple(rules.get((chain.family, chain.table, chain.name), ())))
-            for chain in chains if (chain.family, chain.table) in tables
+            for chain in chains
+            if (chain.family, chain.table) in tables
         ]
         sets = {place: described for table in tables for place, described in _sets(sock, *table)}
-    asked = {(c.family, c.table, each.set) for c in known for rule in c.rules for each in rule.expressions if isinstance(each, Member)}
-    return Firewall(tuple(known), {place: _elements(*place, *sets[place]) for place in sorted(asked & sets.keys())})
+    asked = {
+        (c.family, c.table, each.set)
+        for c in known
+        for rule in c.rules
+        for each in rule.expressions
+        if isinstance(each, Member)
+    }
+    return Firewall(
+        tuple(known), {place: _elements(*place, *sets[place]) for place in sorted(asked & sets.keys())}
+    )
 
 
-def _objects(sock: socket.socket, kind: int, family: str = "", filters: bytes = b"") -> Iterator[tuple[str, dict[int, bytes]]]:
+def _objects(
+    sock: socket.socket, kind: int, family: str = "", filters: bytes = b""
+) -> Iterator[tuple[str, dict[int, bytes]]]:
     """Family and attributes of every object, of the families that IP packets meet."""
     head = struct.pack("=BBH", _NUMBERS.get(family, 0), 0, 0)
     for body in dump(sock, _NFTABLES | kind, head + filters):
@@ -83,7 +106,8 @@ def _objects(sock: socket.socket, kind: int, family: str = "", filters: bytes = 
             yield _FAMILIES[body[0]], dict(attributes(body[_NFGENMSG:]))
 
 
-# --- chains and rules --------------------------------------------------------------------------------------------------------------
+# --- chains and rules
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _chain(family: str, values: Mapping[int, bytes]) -> FilterChain:
@@ -96,8 +120,14 @@ def _chain(family: str, values: Mapping[int, bytes]) -> FilterChain:
     names = _HOOKS[5:] if family == "netdev" else _HOOKS
     devices = [hook[3]] if 3 in hook else [device for _, device in attributes(hook.get(4, b""))]
     return FilterChain(
-        family, table, name, (), names[number] if number < len(names) else "", _number(hook.get(2), signed=True),
-        _number(values.get(5)) == _DROP and 5 in values, tuple(map(text, devices)),
+        family,
+        table,
+        name,
+        (),
+        names[number] if number < len(names) else "",
+        _number(hook.get(2), signed=True),
+        _number(values.get(5)) == _DROP and 5 in values,
+        tuple(map(text, devices)),
     )
 
 
@@ -118,15 +148,18 @@ def _comment(data: bytes) -> str:
     while at + 2 <= len(data):
         kind, length = data[at], data[at + 1]
         if kind == _COMMENT:
-            return text(data[at + 2:at + 2 + length])
+            return text(data[at + 2 : at + 2 + length])
         at += 2 + length
     return ""
 
 
-# --- sets --------------------------------------------------------------------------------------------------------------------------
+# --- sets
+# ----------------------------------------------------------------------------------------------------------
 
 
-def _sets(sock: socket.socket, family: str, table: str) -> Iterator[tuple[tuple[str, str, str], tuple[int, tuple[int, ...]]]]:
+def _sets(
+    sock: socket.socket, family: str, table: str
+) -> Iterator[tuple[tuple[str, str, str], tuple[int, tuple[int, ...]]]]:
     """Flags, and sizes of the parts where it is a concatenation."""
     for _, values in _objects(sock, _GET_SET, family, attribute(1, table.encode() + b"\0")):
         described = dict(attributes(values.get(9, b"")))
@@ -138,12 +171,12 @@ def _elements(family: str, table: str, name: str, flags: int, parts: tuple[int, 
     found: list[dict[int, bytes]] = []
     filters = attribute(1, table.encode() + b"\0") + attribute(2, name.encode() + b"\0")
     try:
-        with opened(_NETFILTER) as sock:        # its own, so that a large set can be left in the middle
+        with opened(_NETFILTER) as sock:  # its own, so that a large set can be left in the middle
             for _, values in _objects(sock, _GET_ELEMENTS, family, filters):
                 found += [dict(attributes(element)) for _, element in attributes(values.get(3, b""))]
                 if len(found) > MOST:
                     return ElementSet(None, parts)
-    except FileNotFoundError:                   # it is gone meanwhile: the next look will tell
+    except FileNotFoundError:  # it is gone meanwhile: the next look will tell
         return ElementSet(None, parts)
     if any(_number(each.get(3)) & _CATCH_ALL for each in found if 3 in each):
         return ElementSet(None, parts)
@@ -167,7 +200,10 @@ def _exact(found: Iterable[Mapping[int, bytes]]) -> Iterator[SetInterval]:
 
 def _intervals(found: Iterable[Mapping[int, bytes]]) -> Iterator[SetInterval]:
     """The kernel keeps where each interval begins, and where the first address behind it is."""
-    marks = sorted((_value(each[1]), 0 if _number(each.get(3)) & _IS_END and 3 in each else 1, n, each) for n, each in enumerate(found))
+    marks = sorted(
+        (_value(each[1]), 0 if _number(each.get(3)) & _IS_END and 3 in each else 1, n, each)
+        for n, each in enumerate(found)
+    )
     begun: tuple[bytes, Mapping[int, bytes]] | None = None
     for key, begins, _, each in marks:
         if begun is not None:

@@ -1,4 +1,6 @@
-"""The expressions of nftables rules, from the kernel's bytes to `core.netfilter`; also the matches of iptables that nft carries along."""
+"""The expressions of nftables rules, from the kernel's bytes to `core.netfilter`; also the matches of
+iptables that nft carries along.
+"""
 
 from __future__ import annotations
 
@@ -21,30 +23,70 @@ from supervisor.core.netfilter.values import (
 from supervisor.kernel.netlink.codec import attributes
 
 Values = Mapping[int, bytes]
-_VERDICTS: Mapping[int, str] = MappingProxyType({0: "drop", 1: "accept", 3: "accept", -3: "jump", -4: "goto", -5: "return"})
-_META: Mapping[int, tuple[str, int]] = MappingProxyType({
-    1: ("protocol", 2), 3: ("mark", 4), 4: ("iif", 4), 5: ("oif", 4), 6: ("iifname", 16), 7: ("oifname", 16), 15: ("nfproto", 1),
-    16: ("l4proto", 1), 19: ("pkttype", 1),
-})
-_CT: Mapping[int, tuple[str, int]] = MappingProxyType({0: ("ct state", 4), 1: ("ct direction", 1), 3: ("ct mark", 4)})
+_VERDICTS: Mapping[int, str] = MappingProxyType(
+    {0: "drop", 1: "accept", 3: "accept", -3: "jump", -4: "goto", -5: "return"}
+)
+_META: Mapping[int, tuple[str, int]] = MappingProxyType(
+    {
+        1: ("protocol", 2),
+        3: ("mark", 4),
+        4: ("iif", 4),
+        5: ("oif", 4),
+        6: ("iifname", 16),
+        7: ("oifname", 16),
+        15: ("nfproto", 1),
+        16: ("l4proto", 1),
+        19: ("pkttype", 1),
+    }
+)
+_CT: Mapping[int, tuple[str, int]] = MappingProxyType(
+    {0: ("ct state", 4), 1: ("ct direction", 1), 3: ("ct mark", 4)}
+)
 _OPERATORS = ("==", "!=", "<", "<=", ">", ">=")
 _HEADERS: Mapping[int, str] = MappingProxyType({1: "network", 2: "transport"})
-_REVERSE_PATH = (1, 1 | 8)      # fib: the outgoing device, looked up by source address and incoming device
-_MARK, _PRESENT = 4, 32         # flags of fib that change nothing here, and that ask only whether there is a result
+_REVERSE_PATH = (1, 1 | 8)  # fib: the outgoing device, looked up by source address and incoming device
+_MARK, _PRESENT = 4, 32  # flags of fib that change nothing here, and that ask only whether there is a result
 _SILENT = frozenset({"counter", "log", "notrack", "last", "objref", "dup"})
 _ACCEPTING = frozenset({"nat", "masq", "redir", "queue", "synproxy"})
-_SILENT_TARGETS = frozenset({
-    "LOG", "NFLOG", "MARK", "CONNMARK", "CT", "TRACE", "CHECKSUM", "TCPMSS", "SET", "AUDIT", "CLASSIFY", "DSCP", "TOS", "SECMARK",
-    "CONNSECMARK",
-})
-_ENDING_TARGETS: Mapping[str, str] = MappingProxyType({
-    "REJECT": "reject", "DROP": "drop", "MASQUERADE": "accept", "SNAT": "accept", "DNAT": "accept", "REDIRECT": "accept",
-    "NETMAP": "accept", "NFQUEUE": "accept", "SYNPROXY": "accept",
-})
+_SILENT_TARGETS = frozenset(
+    {
+        "LOG",
+        "NFLOG",
+        "MARK",
+        "CONNMARK",
+        "CT",
+        "TRACE",
+        "CHECKSUM",
+        "TCPMSS",
+        "SET",
+        "AUDIT",
+        "CLASSIFY",
+        "DSCP",
+        "TOS",
+        "SECMARK",
+        "CONNSECMARK",
+    }
+)
+_ENDING_TARGETS: Mapping[str, str] = MappingProxyType(
+    {
+        "REJECT": "reject",
+        "DROP": "drop",
+        "MASQUERADE": "accept",
+        "SNAT": "accept",
+        "DNAT": "accept",
+        "REDIRECT": "accept",
+        "NETMAP": "accept",
+        "NFQUEUE": "accept",
+        "SYNPROXY": "accept",
+    }
+)
 _ANY_PORT = (0, 0xFFFF)
-_BY_STATE, _AS_STATE = 1, 1 << 13       # match flags of conntrack: it looks at the state, and was written as `-m state`
-_STATES = 0x4F                  # those that nft numbers alike: invalid, established, related, new, untracked
-_STATE_OFFSETS = (146, 148, 150)        # in struct xt_conntrack_mtinfo3: flags, those inverted, states
+_BY_STATE, _AS_STATE = (
+    1,
+    1 << 13,
+)  # match flags of conntrack: it looks at the state, and was written as `-m state`
+_STATES = 0x4F  # those that nft numbers alike: invalid, established, related, new, untracked
+_STATE_OFFSETS = (146, 148, 150)  # in struct xt_conntrack_mtinfo3: flags, those inverted, states
 
 
 def decoded(name: str, data: bytes) -> tuple[tuple[Expression, ...], str]:
@@ -89,12 +131,13 @@ def _value(data: bytes) -> bytes:
     return dict(attributes(data)).get(1, b"")
 
 
-# --- nftables ----------------------------------------------------------------------------------------------------------------------
+# --- nftables
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _loaded(values: Values, known: Mapping[int, tuple[str, int]]) -> Expression | tuple[()]:
     if 1 not in values:
-        return ()                   # it sets something
+        return ()  # it sets something
     to, key = _register(values[1]), _number(values.get(2))
     return LoadExpression(to, *known[key]) if key in known else Opaque(to, 16)
 
@@ -102,7 +145,12 @@ def _loaded(values: Values, known: Mapping[int, tuple[str, int]]) -> Expression 
 def _payload(values: Values) -> Expression | tuple[()]:
     if 1 not in values:
         return ()
-    to, base, offset, size = _register(values[1]), _number(values.get(2)), _number(values.get(3)), _number(values.get(4))
+    to, base, offset, size = (
+        _register(values[1]),
+        _number(values.get(2)),
+        _number(values.get(3)),
+        _number(values.get(4)),
+    )
     return LoadExpression(to, _HEADERS[base], size, offset) if base in _HEADERS else Opaque(to, size)
 
 
@@ -141,11 +189,17 @@ def _fib(values: Values) -> Expression:
     result, flags = _number(values.get(2)), _number(values.get(3))
     if (result, flags & ~(_MARK | _PRESENT)) != _REVERSE_PATH:
         return Opaque(_register(values[1]), 4)
-    return LoadExpression(_register(values[1]), "reverse path", 1) if flags & _PRESENT else Opaque(_register(values[1]), 4)
+    return (
+        LoadExpression(_register(values[1]), "reverse path", 1)
+        if flags & _PRESENT
+        else Opaque(_register(values[1]), 4)
+    )
 
 
 def _dynset(values: Values) -> Expression | tuple[()]:
-    return () if 7 not in values and 10 not in values else Opaque()       # with an expression (a limit) it may end the rule
+    return (
+        () if 7 not in values and 10 not in values else Opaque()
+    )  # with an expression (a limit) it may end the rule
 
 
 def _target(values: Values) -> Expression | tuple[()]:
@@ -155,14 +209,28 @@ def _target(values: Values) -> Expression | tuple[()]:
     return () if name in _SILENT_TARGETS else Opaque()
 
 
-_DECODERS: Mapping[str, Callable[[Values], Expression | tuple[()]]] = MappingProxyType({
-    "meta": lambda values: _loaded(values, _META), "ct": lambda values: _loaded(values, _CT), "payload": _payload, "cmp": _compare,
-    "range": _range, "bitwise": _bitwise, "byteorder": _byteorder, "lookup": _lookup, "immediate": _immediate, "fib": _fib,
-    "dynset": _dynset, "target": _target, "reject": lambda _: Consequence("reject"), "tproxy": lambda _: (),
-})
+_DECODERS: Mapping[str, Callable[[Values], Expression | tuple[()]]] = MappingProxyType(
+    {
+        "meta": lambda values: _loaded(values, _META),
+        "ct": lambda values: _loaded(values, _CT),
+        "payload": _payload,
+        "cmp": _compare,
+        "range": _range,
+        "bitwise": _bitwise,
+        "byteorder": _byteorder,
+        "lookup": _lookup,
+        "immediate": _immediate,
+        "fib": _fib,
+        "dynset": _dynset,
+        "target": _target,
+        "reject": lambda _: Consequence("reject"),
+        "tproxy": lambda _: (),
+    }
+)
 
 
-# --- iptables ----------------------------------------------------------------------------------------------------------------------
+# --- iptables
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _match(name: str, info: bytes) -> tuple[tuple[Expression, ...], str]:
@@ -175,7 +243,11 @@ def _match(name: str, info: bytes) -> tuple[tuple[Expression, ...], str]:
 
 
 def _bits(source: str, mask: int, operator: str, value: int = 0) -> tuple[Expression, ...]:
-    return LoadExpression(0, source, 4), Masked(0, 0, struct.pack("=I", mask), bytes(4)), Compare(0, operator, struct.pack("=I", value))
+    return (
+        LoadExpression(0, source, 4),
+        Masked(0, 0, struct.pack("=I", mask), bytes(4)),
+        Compare(0, operator, struct.pack("=I", value)),
+    )
 
 
 def _conntrack(info: bytes) -> tuple[Expression, ...]:
@@ -195,19 +267,31 @@ def _mark(source: str) -> Callable[[bytes], tuple[Expression, ...]]:
 
 def _ports(protocol: int, inverted_at: int) -> Callable[[bytes], tuple[Expression, ...]]:
     def match(info: bytes) -> tuple[Expression, ...]:
-        source, target, inverted = struct.unpack_from("=HH", info), struct.unpack_from("=HH", info, 4), info[inverted_at]
+        source, target, inverted = (
+            struct.unpack_from("=HH", info),
+            struct.unpack_from("=HH", info, 4),
+            info[inverted_at],
+        )
         flags = info[9] if protocol == 6 else 0
         found: tuple[Expression, ...] = (LoadExpression(0, "l4proto", 1), Compare(0, "==", bytes([protocol])))
         for n, (first, last) in enumerate((source, target)):
             if (first, last) != _ANY_PORT:
                 ends = first.to_bytes(2), last.to_bytes(2)
-                found += (LoadExpression(0, "transport", 2, 2 * n), Between(0, *ends, bool(inverted & 1 << n)))
+                found += (
+                    LoadExpression(0, "transport", 2, 2 * n),
+                    Between(0, *ends, bool(inverted & 1 << n)),
+                )
         return (*found, Opaque()) if flags else found
 
     return match
 
 
-_MATCHES: Mapping[str, Callable[[bytes], tuple[Expression, ...]]] = MappingProxyType({
-    "conntrack": _conntrack, "mark": _mark("mark"), "connmark": _mark("ct mark"), "tcp": _ports(6, 11),
-    "udp": _ports(17, 8),
-})
+_MATCHES: Mapping[str, Callable[[bytes], tuple[Expression, ...]]] = MappingProxyType(
+    {
+        "conntrack": _conntrack,
+        "mark": _mark("mark"),
+        "connmark": _mark("ct mark"),
+        "tcp": _ports(6, 11),
+        "udp": _ports(17, 8),
+    }
+)

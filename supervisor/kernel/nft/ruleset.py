@@ -1,20 +1,28 @@
 """The nftables table `inet facilitator`: its sets, chains and rules. They are constant; only elements change.
 
-The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are about):
+The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are
+about):
 
-    prerouting       a flow from staff to a destination enters a lane; each packet of it, on the way there, gets the lane's packet mark
+    prerouting       a flow from staff to a destination enters a lane; each packet of it, on the way there,
+    gets the lane's packet mark
       back             what comes out of a tunnel belongs to a flow of that very lane, or is dropped
-      enter            the flow gets its connection mark, if the gate lets it in; TCP into a lane that is declared down is reset
+      enter            the flow gets its connection mark, if the gate lets it in; TCP into a lane that is
+      declared down is reset
       fresh            a lane that drains takes no new flow
       gate             who may not enter is rejected at once, and counted
-    prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our own marked probes
+    prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our
+    own marked probes
                      a 1:1 mapping: the destination becomes the real one
     (route)          the packet mark selects the lane's table
     input            nobody connects to a proxy's port directly
-      proxied          only a redirected connection reaches a proxy's port, and only a transparent socket: no unprivileged user can have one
-      crowd            a source that holds its share of a proxy's connections gets no more; TCP is reset, and counted
-    forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the lane's device or not at all
-    output           the same for the host itself: only its probes, which carry a lane's mark, may leave by a tunnel's device
+      proxied          only a redirected connection reaches a proxy's port, and only a transparent socket: no
+      unprivileged user can have one
+      crowd            a source that holds its share of a proxy's connections gets no more; TCP is reset, and
+      counted
+    forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the
+    lane's device or not at all
+    output           the same for the host itself: only its probes, which carry a lane's mark, may leave by a
+    tunnel's device
     postrouting      source NAT: the address that the remote gateway assigned exists here and nowhere else
 """
 
@@ -30,10 +38,10 @@ from supervisor.core.network.plan import FIRST_LANE, HOST_FLAG, LAST_LANE, SHARE
 from supervisor.kernel.nft import expressions as ex
 
 TABLE = "facilitator"
-FIRST_PORT = 17300          # local ports of proxies; nobody can connect to them directly
+FIRST_PORT = 17300  # local ports of proxies; nobody can connect to them directly
 LAST_PORT = 18299
-_SOURCES = 65536            # that hold connections to proxies; beyond that number nobody's are limited
-_LANES = 4096               # at least twice as many as there can be: while elements are exchanged, both count
+_SOURCES = 65536  # that hold connections to proxies; beyond that number nobody's are limited
+_LANES = 4096  # at least twice as many as there can be: while elements are exchanged, both count
 
 
 def _tlv(kind: int, value: int | bytes) -> bytes:
@@ -42,11 +50,15 @@ def _tlv(kind: int, value: int | bytes) -> bytes:
     return bytes([kind, len(data)]) + data
 
 
-# How nft (not the kernel) is to read a map. `typeof oifname : tcp option maxseg size`: the byte orders of key and data, then what they are
+# How nft (not the kernel) is to read a map. `typeof oifname : tcp option maxseg size`: the byte orders of key
+# and data, then what they are
 # taken from: meta (9) oifname (7), and an extension header (8), TCP option (1) maxseg (2), field size (2).
 _TYPEOF_MSS = (
-    _tlv(0, 1) + _tlv(1, 2) + _tlv(3, _tlv(0, 9) + _tlv(1, _tlv(0, 7)))
-    + _tlv(4, _tlv(0, 8) + _tlv(1, _tlv(1, 2) + _tlv(2, 1) + _tlv(0, 2))) + _tlv(6, 0)
+    _tlv(0, 1)
+    + _tlv(1, 2)
+    + _tlv(3, _tlv(0, 9) + _tlv(1, _tlv(0, 7)))
+    + _tlv(4, _tlv(0, 8) + _tlv(1, _tlv(1, 2) + _tlv(2, 1) + _tlv(0, 2)))
+    + _tlv(6, 0)
 )
 
 
@@ -54,8 +66,8 @@ _TYPEOF_MSS = (
 class NftType:
     """A data type of nftables."""
 
-    number: int         # nft's number of the type
-    length: int         # bytes
+    number: int  # nft's number of the type
+    length: int  # bytes
     host_order: bool = False
 
 
@@ -79,25 +91,33 @@ class Set:
     name: str
     key: tuple[NftType, ...]
     value: NftType | None = None
-    interval: bool = False          # keys are ranges of addresses
-    value_interval: bool = False    # values are
-    counter: bool = False           # each element counts the packets that were looked up successfully
-    size: int = 0                   # most elements; a number lets the kernel take a quicker kind of hash table
-    dynamic: bool = False           # the rules add elements, and the kernel takes them out when their connections are over
-    typeof: bytes = b""             # nft's user data where the kinds do not say it all
+    interval: bool = False  # keys are ranges of addresses
+    value_interval: bool = False  # values are
+    counter: bool = False  # each element counts the packets that were looked up successfully
+    size: int = 0  # most elements; a number lets the kernel take a quicker kind of hash table
+    dynamic: bool = (
+        False  # the rules add elements, and the kernel takes them out when their connections are over
+    )
+    typeof: bytes = b""  # nft's user data where the kinds do not say it all
 
     @property
     def userdata(self) -> bytes:
-        """How nft is to print it: whether keys and values are numbers in host order, and whether values are intervals."""
+        """How nft is to print it: whether keys and values are numbers in host order, and whether values
+        are intervals.
+        """
         if self.typeof:
             return self.typeof
         order = 0 if len(self.key) > 1 else _order(self.key[0])
-        return _tlv(0, order) + (_tlv(1, _order(self.value)) + _tlv(6, int(self.value_interval)) if self.value else b"")
+        return _tlv(0, order) + (
+            _tlv(1, _order(self.value)) + _tlv(6, int(self.value_interval)) if self.value else b""
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A base chain with policy accept: what is not ours passes. Without a hook it is one that others jump to."""
+    """A base chain with policy accept: what is not ours passes. Without a hook it is one that others jump
+    to.
+    """
 
     name: str
     type: str
@@ -149,12 +169,15 @@ def _join(*clauses: ex.Clause) -> ex.Clause:
 
 
 def _back() -> Iterator[ex.Clause]:
-    """A remote gateway can send any packet out of its tunnel: only what belongs to a flow of that lane passes, ICMP errors about one too.
+    """A remote gateway can send any packet out of its tunnel: only what belongs to a flow of that lane
+    passes, ICMP errors about one too.
 
     Packets that are new, invalid or untracked (router advertisements) carry no mark and end here.
     """
     yield _join(ex.ct_mark_and_iifname(), ex.within("own"), ex.accept())
-    yield _join(ex.neighbour_discovery(), ex.accept())      # of devices with a link layer; it concerns nothing but that device
+    yield _join(
+        ex.neighbour_discovery(), ex.accept()
+    )  # of devices with a link layer; it concerns nothing but that device
     yield _join(ex.counter(), ex.drop())
 
 
@@ -164,18 +187,30 @@ def _prerouting() -> Iterator[ex.Clause]:
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.ct("mark"), ex.within("up"), ex.set_meta_mark(), ex.accept())
     for v in (4, 6):
-        # A flow without a lane enters the one that carries its destination; so does a flow whose lane is down (failover).
+        # A flow without a lane enters the one that carries its destination; so does a flow whose lane is down
+        # (failover).
         # Its source must be routed to where it came from: nobody on the side of the uplink can pose as staff.
         yield _join(
-            ex.ct_direction("original"), ex.source(v), ex.within(f"staff{v}"), ex.from_where_it_is_routed(),
-            ex.destination(v), ex.mapped(f"carry{v}"), ex.set_meta_mark(), ex.jump("enter"),
+            ex.ct_direction("original"),
+            ex.source(v),
+            ex.within(f"staff{v}"),
+            ex.from_where_it_is_routed(),
+            ex.destination(v),
+            ex.mapped(f"carry{v}"),
+            ex.set_meta_mark(),
+            ex.jump("enter"),
         )
     yield _join(ex.ct_direction("original"), _ours(ex.ct("mark")), ex.ct("mark"), ex.set_meta_mark())
     for v in (4, 6):
         # Counts what entered no lane for that reason: routes refuse it. `why` says so.
         yield _join(
-            ex.without_ct_mark(), ex.source(v), ex.within(f"staff{v}"), ex.destination(v), ex.within(f"destinations{v}"),
-            ex.from_where_it_is_routed(so=False), ex.counter(),
+            ex.without_ct_mark(),
+            ex.source(v),
+            ex.within(f"staff{v}"),
+            ex.destination(v),
+            ex.within(f"destinations{v}"),
+            ex.from_where_it_is_routed(so=False),
+            ex.counter(),
         )
 
 
@@ -183,15 +218,20 @@ def _enter() -> Iterator[ex.Clause]:
     """Only what enters a lane comes here, so this costs nothing for flows that are on their way."""
     yield ex.jump("gate")
     yield _join(ex.tcp(), ex.meta("mark"), ex.within("refusing"), ex.reset())
-    # A flow keeps the source address of its first packet. Until the daemon has removed its entry, it must not go through another lane.
+    # A flow keeps the source address of its first packet. Until the daemon has removed its entry, it must not
+    # go through another lane.
     yield _join(_ours(ex.ct("mark")), ex.ct_mark_and_mark(), ex.outside("unmoved"), ex.counter(), ex.drop())
     yield _join(ex.meta("mark"), ex.within("draining"), ex.jump("fresh"))
-    yield _join(ex.meta("mark"), ex.within("up"), ex.within("flows"))       # counts each flow once: its next packet has its mark
+    yield _join(
+        ex.meta("mark"), ex.within("up"), ex.within("flows")
+    )  # counts each flow once: its next packet has its mark
     yield _join(ex.meta("mark"), ex.set_ct_mark())
 
 
 def _fresh() -> Iterator[ex.Clause]:
-    """What has a mark was in a lane before. A TCP connection is new only at its SYN: its entry may have gone with the tunnel's device."""
+    """What has a mark was in a lane before. A TCP connection is new only at its SYN: its entry may have
+    gone with the tunnel's device.
+    """
     yield _join(_ours(ex.ct("mark")), ex.leave())
     yield _join(ex.tcp_syn(), ex.reset())
     yield _join(ex.tcp(), ex.leave())
@@ -216,7 +256,7 @@ def _nat() -> Iterator[ex.Clause]:
 
 def _input() -> Iterator[ex.Clause]:
     yield _join(ex.ct_direction("reply"), ex.accept())
-    yield _join(ex.ct("mark"), ex.within("sent"))           # counts: what staff send to a proxy
+    yield _join(ex.ct("mark"), ex.within("sent"))  # counts: what staff send to a proxy
     yield _join(ex.tcp_dport(FIRST_PORT, LAST_PORT), ex.jump("proxied"))
     yield _join(ex.ct_status_dnat(), ex.accept())
     # What a proxy does not take (not TCP) must not end at a service of this host.
@@ -224,9 +264,11 @@ def _input() -> Iterator[ex.Clause]:
 
 
 def _proxied() -> Iterator[ex.Clause]:
-    """Every packet to a proxy's port comes here: the kernel must not hand one to whoever took the port when the proxy died.
+    """Every packet to a proxy's port comes here: the kernel must not hand one to whoever took the port
+    when the proxy died.
 
-    Packets of all states, because a SYN, or the last ACK of a handshake with a SYN cookie, can belong to a connection that is known.
+    Packets of all states, because a SYN, or the last ACK of a handshake with a SYN cookie, can belong to a
+    connection that is known.
     """
     redirected = ex.ct_status_dnat()
     yield _join(redirected, ex.ct_state("new"), ex.jump("crowd"))
@@ -262,9 +304,19 @@ def _forward() -> Iterator[ex.Clause]:
 
 def _output() -> Iterator[ex.Clause]:
     yield _join(ex.oifname("lo"), ex.accept())
-    yield _join(ex.ct_direction("reply"), ex.ct("mark"), ex.within("received"))     # counts: what a proxy gives back
-    # Flows of the host itself carry a mark of their own, so that draining neither counts nor waits for probes.
-    yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.meta("mark"), ex.with_bit(HOST_FLAG), ex.set_ct_mark(), ex.accept())
+    yield _join(
+        ex.ct_direction("reply"), ex.ct("mark"), ex.within("received")
+    )  # counts: what a proxy gives back
+    # Flows of the host itself carry a mark of their own, so that draining neither counts nor waits for
+    # probes.
+    yield _join(
+        ex.mark_and_oifname(),
+        ex.within("lanes"),
+        ex.meta("mark"),
+        ex.with_bit(HOST_FLAG),
+        ex.set_ct_mark(),
+        ex.accept(),
+    )
     yield _join(ex.neighbour_discovery(), ex.accept())
     yield _join(ex.meta("oifname"), ex.within("tunnels"), ex.counter(), ex.drop())
     yield _join(ex.ct_direction("reply"), ex.accept())
@@ -274,7 +326,9 @@ def _output() -> Iterator[ex.Clause]:
 
 
 def _postrouting() -> Iterator[ex.Clause]:
-    """A lane without an assigned address of a version takes no packets of it, unless its client has put an address on the device."""
+    """A lane without an assigned address of a version takes no packets of it, unless its client has put an
+    address on the device.
+    """
     entering = _join(ex.mark_and_oifname(), ex.within("lanes"))
     for v in (4, 6):
         yield _join(entering, ex.family(v), ex.meta("mark"), ex.mapped(f"assigned{v}"), ex.snat(v))
@@ -283,7 +337,7 @@ def _postrouting() -> Iterator[ex.Clause]:
 
 
 def _chains() -> Iterator[Chain]:
-    yield Chain.part("gate", _gate())       # a chain stands before those that jump to it
+    yield Chain.part("gate", _gate())  # a chain stands before those that jump to it
     yield Chain.part("fresh", _fresh())
     yield Chain.part("enter", _enter())
     yield Chain.part("clamp", _clamp())
@@ -305,7 +359,7 @@ class Ruleset:
 
     sets: tuple[Set, ...]
     chains: tuple[Chain, ...]
-    comment: str                # of the table: tells this version of the rules from another
+    comment: str  # of the table: tells this version of the rules from another
 
     @classmethod
     def build(cls) -> Ruleset:

@@ -3,7 +3,8 @@
     Change -> pack() -> Message -> Rtnetlink.change() -> what the kernel says to each of them
     Rtnetlink.dump() -> body -> read_route(), read_rule()
 
-pyroute2's classes take thirty times as long for a route, which with ten thousand of them is seconds in which the loop stands still.
+pyroute2's classes take thirty times as long for a route, which with ten thousand of them is seconds in which
+the loop stands still.
 """
 
 from __future__ import annotations
@@ -22,33 +23,42 @@ from supervisor.core.network.rules import Rule
 from supervisor.kernel.netlink.codec import attribute, attributes
 from supervisor.kernel.netlink.socket import ACK, CREATE, DUMP, EXCL, REPLACE, Exchange, NetlinkRequest
 
-PROTOCOL = 173              # of all our routes and rules
-CHUNK = 250                 # messages in one datagram: about 2 ms of the kernel's time, and its answers fit any buffer
+PROTOCOL = 173  # of all our routes and rules
+CHUNK = 250  # messages in one datagram: about 2 ms of the kernel's time, and its answers fit any buffer
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _VERSION = {family: version for version, family in FAMILY.items()}
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _NEW_RULE, _DELETE_RULE, _GET_RULE = 24, 25, 26, 32, 33, 34
-_ROUTE = _RULE = struct.Struct("=BBBBBBBBI")            # struct rtmsg and struct fib_rule_hdr
-_NUMBER = struct.Struct("=HHI")                         # an attribute that is a number
-_DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15             # of routes
-_DEVICE, _TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 3, 4, 6, 10, 15, 16, 21     # of rules
+_ROUTE = _RULE = struct.Struct("=BBBBBBBBI")  # struct rtmsg and struct fib_rule_hdr
+_NUMBER = struct.Struct("=HHI")  # an attribute that is a number
+_DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15  # of routes
+_DEVICE, _TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = (
+    3,
+    4,
+    6,
+    10,
+    15,
+    16,
+    21,
+)  # of rules
 # A kind without a name keeps its number.
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _NUMBERS = {name: number for number, name in _KINDS.items()}
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop"}
 _ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
-_SCOPES = {"unicast": 253, "local": 254}                # as `ip` gives them: link, host
-_ANY_SCOPE = 255            # RT_SCOPE_NOWHERE: a removal that does not look at the scope
-_BUFFER = 1 << 20           # bytes: the answers to CHUNK messages
+_SCOPES = {"unicast": 253, "local": 254}  # as `ip` gives them: link, host
+_ANY_SCOPE = 255  # RT_SCOPE_NOWHERE: a removal that does not look at the scope
+_BUFFER = 1 << 20  # bytes: the answers to CHUNK messages
 
 
 class RawRoute(NamedTuple):
     """A route as the kernel gives it: the device is a number."""
 
-    route: Route                # without a device
-    device: int                 # its index; 0: none
+    route: Route  # without a device
+    device: int  # its index; 0: none
 
 
-# --- messages ----------------------------------------------------------------------------------------------------------------
+# --- messages
+# ----------------------------------------------------------------------------------------------------------
 
 
 def pack(change: Change, index: int = 0, take_place: bool = False) -> NetlinkRequest:
@@ -56,9 +66,13 @@ def pack(change: Change, index: int = 0, take_place: bool = False) -> NetlinkReq
     add = change.op is Op.ADD
     if isinstance(change.item, Route):
         flags = CREATE | (REPLACE if take_place else EXCL) if add else 0
-        return NetlinkRequest(_NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add))
+        return NetlinkRequest(
+            _NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add)
+        )
     assert isinstance(change.item, Rule)
-    return NetlinkRequest(_NEW_RULE if add else _DELETE_RULE, CREATE | EXCL if add else 0, _pack_rule(change.item))
+    return NetlinkRequest(
+        _NEW_RULE if add else _DELETE_RULE, CREATE | EXCL if add else 0, _pack_rule(change.item)
+    )
 
 
 def _pack_route(route: Route, index: int, add: bool) -> bytes:
@@ -73,7 +87,9 @@ def _pack_route(route: Route, index: int, add: bool) -> bytes:
 
 
 def _pack_rule(rule: Rule) -> bytes:
-    body = _RULE.pack(FAMILY[rule.version], 0, 0, 0, 0, 0, 0, _ACTION_NUMBERS.get(rule.kind) or int(rule.kind), 0)
+    body = _RULE.pack(
+        FAMILY[rule.version], 0, 0, 0, 0, 0, 0, _ACTION_NUMBERS.get(rule.kind) or int(rule.kind), 0
+    )
     body += _NUMBER.pack(8, _RULE_PRIORITY, rule.priority)
     numbers = ((_RULE_TABLE, rule.table), (_MARK, rule.mark), (_MASK, rule.mask), (_TARGET, rule.target))
     body += b"".join(_NUMBER.pack(8, kind, number) for kind, number in numbers if number)
@@ -97,7 +113,7 @@ def read_route(body: bytes) -> RawRoute | None:
     family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
     if protocol != PROTOCOL or family not in _VERSION:
         return None
-    found = dict(attributes(body[_ROUTE.size:]))
+    found = dict(attributes(body[_ROUTE.size :]))
     if _TABLE in found:
         table = _native(found[_TABLE])
     make = IPv4Network if family == socket.AF_INET else IPv6Network
@@ -109,20 +125,25 @@ def read_route(body: bytes) -> RawRoute | None:
 def read_rule(body: bytes) -> Rule | None:
     """The rule, if it is ours."""
     family, _, _, _, table, _, _, action, _ = _RULE.unpack_from(body)
-    found = dict(attributes(body[_RULE.size:]))
+    found = dict(attributes(body[_RULE.size :]))
     if found.get(_RULE_PROTOCOL) != bytes([PROTOCOL]) or family not in _VERSION:
         return None
-    mark, priority, mask, target = (_native(found.get(kind, b"")) for kind in (_MARK, _RULE_PRIORITY, _MASK, _TARGET))
+    mark, priority, mask, target = (
+        _native(found.get(kind, b"")) for kind in (_MARK, _RULE_PRIORITY, _MASK, _TARGET)
+    )
     table = _native(found[_RULE_TABLE]) if _RULE_TABLE in found else table
     device = found[_DEVICE].rstrip(b"\x00").decode(errors="replace") if _DEVICE in found else None
-    return Rule(_VERSION[family], mark, table, priority, mask, _ACTIONS.get(action, str(action)), target, device)
+    return Rule(
+        _VERSION[family], mark, table, priority, mask, _ACTIONS.get(action, str(action)), target, device
+    )
 
 
 def _native(data: bytes) -> int:
     return int.from_bytes(data, sys.byteorder)
 
 
-# --- the socket --------------------------------------------------------------------------------------------------------------
+# --- the socket
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Rtnetlink(Exchange):
@@ -136,4 +157,6 @@ class Rtnetlink(Exchange):
 
         The kernel takes them in order and always tells a failure; so it is enough that it confirms the last.
         """
-        return await self.talk([*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | ACK)], [len(messages) - 1])
+        return await self.talk(
+            [*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | ACK)], [len(messages) - 1]
+        )

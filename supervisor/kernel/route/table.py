@@ -1,7 +1,7 @@
 """Routes, policy rules and devices: what the kernel has of ours, and one change at a time.
 
-Everything of ours carries the protocol number 173. Nothing that does not is ever touched: a foreign route that stands in our place
-makes the change fail with EEXIST.
+Everything of ours carries the protocol number 173. Nothing that does not is ever touched: a foreign route
+that stands in our place makes the change fail with EEXIST.
 """
 
 from __future__ import annotations
@@ -21,24 +21,34 @@ from supervisor.core.network.layout import Change, Device, HostFeatures, Op, Rou
 from supervisor.core.network.rules import Rule
 from supervisor.kernel.netlink.socket import NetlinkRequest
 from supervisor.kernel.offload import apart
-from supervisor.kernel.route.messages import RawRoute, Rtnetlink, pack, read_route, read_rule, route_dump, rule_dump
+from supervisor.kernel.route.messages import (
+    RawRoute,
+    Rtnetlink,
+    pack,
+    read_route,
+    read_rule,
+    route_dump,
+    rule_dump,
+)
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
 _IFF_UP = 1
 _IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
-_ATTEMPTS = 5               # at a dump that changes interrupt
+_ATTEMPTS = 5  # at a dump that changes interrupt
 
 ReadT = TypeVar("ReadT")
 
 
 class RouteTable:
-    """The routing half of the kernel. Errors are `NetlinkError` (with the kernel's errno), OSError and TimeoutError."""
+    """The routing half of the kernel. Errors are `NetlinkError` (with the kernel's errno), OSError and
+    TimeoutError.
+    """
 
     def __init__(self) -> None:
         self._rtnl = Rtnetlink()
         self._query: socket.socket | None = None
-        self._names: dict[int, str] = {}        # of devices that were seen
+        self._names: dict[int, str] = {}  # of devices that were seen
 
     async def open(self) -> None:
         """Open the sockets, in the network namespace of the calling thread."""
@@ -69,7 +79,7 @@ class RouteTable:
             index = self._ask(_SIOCGIFINDEX, name, "i")
             flags, mtu = self._ask(_SIOCGIFFLAGS, name, "H"), self._ask(_SIOCGIFMTU, name, "i")
         except OSError:
-            return None             # it does not exist, or vanished between two questions
+            return None  # it does not exist, or vanished between two questions
         return Device(index, mtu, bool(flags & _IFF_UP), _takes_ipv6(name))
 
     def _ask(self, question: int, name: str, form: str) -> int:
@@ -84,16 +94,24 @@ class RouteTable:
 
     async def rules(self, versions: Iterable[int]) -> frozenset[Rule]:
         """All policy rules of ours."""
-        return frozenset([rule for version in versions for rule in await self._dump(rule_dump(version), read_rule)])
+        return frozenset(
+            [rule for version in versions for rule in await self._dump(rule_dump(version), read_rule)]
+        )
 
     async def change(self, change: Change, host: HostFeatures, take_place: bool = False) -> None:
-        """Add or remove a route or rule. Removing what is gone already is success; `take_place`: an added route may replace ours."""
+        """Add or remove a route or rule. Removing what is gone already is success; `take_place`: an added
+        route may replace ours.
+        """
         for error in await self.change_all([change], host, [change.item] if take_place else ()):
             if error is not None:
                 raise error
 
-    async def change_all(self, changes: Sequence[Change], host: HostFeatures, take_place: Collection[object] = ()) -> list[NetlinkError | None]:
-        """Carry out at most `bulk.CHUNK` changes, each by itself; what went wrong with each. `take_place`: routes that may replace ours."""
+    async def change_all(
+        self, changes: Sequence[Change], host: HostFeatures, take_place: Collection[object] = ()
+    ) -> list[NetlinkError | None]:
+        """Carry out at most `bulk.CHUNK` changes, each by itself; what went wrong with each. `take_place`:
+        routes that may replace ours.
+        """
         messages = [pack(change, _index(change.item, host), change.item in take_place) for change in changes]
         said = await self._rtnl.change(messages)
         return [
@@ -113,11 +131,13 @@ class RouteTable:
     def _named(self, raw: RawRoute) -> Route:
         route, index = raw
         if not index or route.kind not in ("unicast", "local"):
-            return route            # IPv6 gives `lo` for an unreachable route
+            return route  # IPv6 gives `lo` for an unreachable route
         return route._replace(device=self._name(index))
 
     def _name(self, index: int) -> str:
-        """A name may move to another device; ours are asked for by name in each `host`, so only foreign ones are looked up here."""
+        """A name may move to another device; ours are asked for by name in each `host`, so only foreign
+        ones are looked up here.
+        """
         if index not in self._names:
             try:
                 self._names[index] = socket.if_indextoname(index)
@@ -131,10 +151,12 @@ def _takes_ipv6(name: str) -> bool:
         with open(f"{_IPV6_SYSCTL}/{name}/disable_ipv6") as file:
             return file.read().strip() == "0"
     except OSError:
-        return False                # not with IPv6 switched off, nor with an MTU below 1280
+        return False  # not with IPv6 switched off, nor with an MTU below 1280
 
 
 def _index(item: object, host: HostFeatures) -> int:
-    """Of the device. One that is gone gives 0, which for a removal matches any and for an addition is an error."""
+    """Of the device. One that is gone gives 0, which for a removal matches any and for an addition is an
+    error.
+    """
     device = host.devices.get(item.device) if isinstance(item, Route) and item.device is not None else None
     return 0 if device is None else device.index

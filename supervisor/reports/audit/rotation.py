@@ -1,6 +1,8 @@
-"""A file of lines that is rotated by size: `NAME`, `NAME.1` (the newest before it), ... For one thread, which may wait for a disk.
+"""A file of lines that is rotated by size: `NAME`, `NAME.1` (the newest before it), ... For one thread,
+which may wait for a disk.
 
-Lines are in the kernel's hands when `append` returns (they survive a SIGKILL), and on the disk after `sync` (they survive a power cut).
+Lines are in the kernel's hands when `append` returns (they survive a SIGKILL), and on the disk after `sync`
+(they survive a power cut).
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ from pathlib import Path
 
 from supervisor import disk
 
-_TAIL = 1 << 16         # bytes: the last line is within these
+_TAIL = 1 << 16  # bytes: the last line is within these
 
 
 class RotatedFile:
-    """Appends to a file that only its owner may read. Every method but `close` may raise OSError; the next call goes on from there."""
+    """Appends to a file that only its owner may read. Every method but `close` may raise OSError; the next
+    call goes on from there.
+    """
 
     def __init__(self, path: Path, max_size: int, keep: int) -> None:
         """`max_size` in bytes; `keep`: how many older files stay."""
         self.path, self._max_size, self._keep = path, max_size, keep
         self._fd: int | None = None
-        self._rest = memoryview(b"")        # of what was to be written, when the disk took only a part
+        self._rest = memoryview(b"")  # of what was to be written, when the disk took only a part
 
     def open(self) -> None:
         """Open it, if it is not open. A line that was left unfinished is ended."""
@@ -40,18 +44,23 @@ class RotatedFile:
         self._fd = fd
 
     def last(self) -> tuple[bytes, float | None] | None:
-        """The last whole line, and until when `sync` said that nothing was to be added (Unix time); None: nothing was ever written."""
+        """The last whole line, and until when `sync` said that nothing was to be added (Unix time); None:
+        nothing was ever written.
+        """
         for path in (self.path, _older(self.path, 1)):
             with contextlib.suppress(FileNotFoundError), open(disk.opened(path, os.O_RDONLY), "rb") as file:
                 about = os.fstat(file.fileno())
                 file.seek(max(0, about.st_size - _TAIL))
                 lines = file.read().split(b"\n")
-                if len(lines) > 1:      # both times are equal only where `sync` has set them, and nothing was written or read since
+                # Both times are equal only where `sync` has set them, and nothing was written or read since.
+                if len(lines) > 1:
                     return lines[-2], about.st_mtime if about.st_mtime_ns == about.st_atime_ns else None
         return None
 
     def append(self, data: bytes) -> None:
-        """Write whole lines. What an earlier call could not write comes first; so whoever gets an OSError calls again, with nothing."""
+        """Write whole lines. What an earlier call could not write comes first; so whoever gets an OSError
+        calls again, with nothing.
+        """
         self.open()
         between_lines = not self._rest
         self._rest = memoryview(bytes(self._rest) + data)
@@ -59,10 +68,12 @@ class RotatedFile:
             self._rotate()
         while self._rest:
             assert self._fd is not None
-            self._rest = self._rest[os.write(self._fd, self._rest):]
+            self._rest = self._rest[os.write(self._fd, self._rest) :]
 
     def sync(self, until: float) -> None:
-        """Bring everything to the disk, and note that nothing is missing until this moment (Unix time): the file's own times say so."""
+        """Bring everything to the disk, and note that nothing is missing until this moment (Unix time):
+        the file's own times say so.
+        """
         self.open()
         assert self._fd is not None
         if self._gone():

@@ -1,7 +1,9 @@
-"""The audit on disk: takes what is told of flows and of control actions, and writes it as JSON lines, from a thread of its own.
+"""The audit on disk: takes what is told of flows and of control actions, and writes it as JSON lines, from
+a thread of its own.
 
-Whoever tells never waits. What the disk does not take waits for it, up to a bound; what finds no room is counted and becomes a gap in the
-record. Lines leave our memory at once, and are forced to the disk every ten seconds, at each rotation and at the end.
+Whoever tells never waits. What the disk does not take waits for it, up to a bound; what finds no room is
+counted and becomes a gap in the record. Lines leave our memory at once, and are forced to the disk every ten
+seconds, at each rotation and at the end.
 """
 
 from __future__ import annotations
@@ -16,13 +18,24 @@ from typing import Any
 import structlog
 
 from supervisor.core.network.plan import NetworkPlan, seat_of
-from supervisor.core.views.audit_lines import Accounts, Act, Entry, FlowRecord, Gap, Names, flow_line, line, lost_kind, unstamp
+from supervisor.core.views.audit_lines import (
+    Accounts,
+    Act,
+    Entry,
+    FlowRecord,
+    Gap,
+    Names,
+    flow_line,
+    line,
+    lost_kind,
+    unstamp,
+)
 from supervisor.reports.audit.rotation import RotatedFile
 
-WAITING = 50_000        # entries that wait for the disk at most
-SIGN_OF_LIFE = 10.0     # seconds: so long before a crash, or a power cut, the record may be unfinished
-HEAL = 1.0              # seconds between attempts to use a disk that refused
-_BATCH = 200            # entries in one writing, so that other threads have their turn
+WAITING = 50_000  # entries that wait for the disk at most
+SIGN_OF_LIFE = 10.0  # seconds: so long before a crash, or a power cut, the record may be unfinished
+HEAL = 1.0  # seconds between attempts to use a disk that refused
+_BATCH = 200  # entries in one writing, so that other threads have their turn
 
 Changed = Callable[[], None]
 
@@ -31,22 +44,34 @@ class Trail:
     """Writes to a file from a thread of its own. `put` may be called in any thread."""
 
     def __init__(
-        self, file: RotatedFile, plan: Callable[[], NetworkPlan], sessions: Mapping[tuple[str, int], str], changed: Changed = lambda: None,
+        self,
+        file: RotatedFile,
+        plan: Callable[[], NetworkPlan],
+        sessions: Mapping[tuple[str, int], str],
+        changed: Changed = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`plan` and `sessions` (ids by tunnel and seat) are looked at in the thread; it says when `problem` has `changed`."""
-        self._file, self._plan, self._sessions, self._changed, self._clock = file, plan, sessions, changed, clock
+        """`plan` and `sessions` (ids by tunnel and seat) are looked at in the thread; it says when
+        `problem` has `changed`.
+        """
+        self._file, self._plan, self._sessions, self._changed, self._clock = (
+            file,
+            plan,
+            sessions,
+            changed,
+            clock,
+        )
         self._log = structlog.get_logger()
         self._names = Names(plan())
         self._work = threading.Condition()
         self._entries: deque[Entry] = deque()
-        self._lost: Counter[str] = Counter()        # that found no room, since the last gap was written
-        self._lost_at = (0.0, 0.0)                  # the first and the last of them, Unix time
+        self._lost: Counter[str] = Counter()  # that found no room, since the last gap was written
+        self._lost_at = (0.0, 0.0)  # the first and the last of them, Unix time
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self.accounts = Accounts()
-        self.lost = 0                               # entries that were lost, as far as they are counted, since the beginning
-        self.problem: str | None = None             # why the file cannot be written
+        self.lost = 0  # entries that were lost, as far as they are counted, since the beginning
+        self.problem: str | None = None  # why the file cannot be written
 
     @property
     def path(self) -> str:
@@ -85,7 +110,8 @@ class Trail:
         else:
             self._lost[lost_kind(entry)] += 1
 
-    # --- the thread ------------------------------------------------------------------------------------------------------
+    # --- the thread
+    # ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         synced = time.monotonic()

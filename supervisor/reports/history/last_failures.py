@@ -1,4 +1,6 @@
-"""The last failures of each tunnel, in memory, for `facilitator why`: fed by transitions, and by the history at the start."""
+"""The last failures of each tunnel, in memory, for `facilitator why`: fed by transitions, and by the
+history at the start.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from supervisor.core.state import Failure, Phase, Snapshot, Transition
 
-KEPT = 5        # per tunnel
+KEPT = 5  # per tunnel
 
 
 class Deaths:
@@ -27,7 +29,9 @@ class Deaths:
             self._last[tunnel] = deque(known, maxlen=KEPT)
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Remember the failure behind a transition, once; what a client says while it ends replaces what we had made of it."""
+        """Remember the failure behind a transition, once; what a client says while it ends replaces what
+        we had made of it.
+        """
         for gone in self._last.keys() - snapshot.tunnels.keys():
             del self._last[gone]
         known = self._last.setdefault(transition.tunnel, deque(maxlen=KEPT))

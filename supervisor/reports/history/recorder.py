@@ -1,7 +1,8 @@
 """The one record of what happened: sessions, transitions, incidents, and how available each tunnel was.
 
-`record` and `set` come from the engine. What is asked for at any time stays in memory (`core.views.availability`); rows go to `reports.history.writer_thread`,
-whose thread writes them to `history.db` (`reports.history.archive`). `facilitator history`, the metrics and `why` read the same record.
+`record` and `set` come from the engine. What is asked for at any time stays in memory
+(`core.views.availability`); rows go to `reports.history.writer_thread`, whose thread writes them to
+`history.db` (`reports.history.archive`). `facilitator history`, the metrics and `why` read the same record.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from typing import Any
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.session.lifetime import ended_there
 from supervisor.core.state import Failure, Length, Phase, Session, Snapshot, Transition, TunnelState
-from supervisor.core.views.availability import WINDOWS, Availability, Segment, Standing, StandingChange, Timeline, failed, standing, worst
+from supervisor.core.views.availability import (
+    WINDOWS,
+    Availability,
+    Segment,
+    Standing,
+    StandingChange,
+    Timeline,
+    failed,
+    standing,
+    worst,
+)
 from supervisor.reports.history import archive
 from supervisor.reports.history.archive import Archive, Now, Statement
 from supervisor.reports.history.restore import failures, timelines
@@ -26,20 +37,22 @@ from supervisor.reports.history.writer_thread import HistoryThread, Meters, Writ
 from supervisor.reports.metrics.counters import ended_session
 from tunnels.settings import Tunnel
 
-TEXT = 500              # characters of a text that are kept
+TEXT = 500  # characters of a text that are kept
 NOBODY: Mapping[str, tuple[Session, ...]] = MappingProxyType({})
-_FLUSH_WITHIN = 1.0     # seconds that a reader waits for the latest rows
+_FLUSH_WITHIN = 1.0  # seconds that a reader waits for the latest rows
 
 
 @dataclass(frozen=True, slots=True)
 class HistorySources:
     """What the record asks of the rest; every callable must be safe in another thread."""
 
-    boot: str = ""                                                                  # names what monotonic time counts from
+    boot: str = ""  # names what monotonic time counts from
     clock: Callable[[], float] = time.monotonic
-    offset: Callable[[], float] = lambda: time.time() - time.monotonic()            # what turns monotonic seconds into Unix time
+    offset: Callable[[], float] = lambda: (
+        time.time() - time.monotonic()
+    )  # what turns monotonic seconds into Unix time
     meters: Meters = Meters()
-    mask: Callable[[str], str] = str                                                # a text without secrets
+    mask: Callable[[str], str] = str  # a text without secrets
 
     def now(self) -> Now:
         """This moment."""
@@ -47,23 +60,33 @@ class HistorySources:
 
 
 class History:
-    """Recorder and Alerter (`supervisor.engine`) that remember. `record` and `set` belong to the engine's thread, questions to any."""
+    """Recorder and Alerter (`supervisor.engine`) that remember. `record` and `set` belong to the engine's
+    thread, questions to any.
+    """
 
     def __init__(self, archive: Archive, around: HistorySources, pace: WriterIntervals | None = None) -> None:
         self._archive, self._around = archive, around
         self._scribe = HistoryThread(archive, around.now, around.meters, pace or WriterIntervals())
         self._lock = threading.Lock()
         self._timelines: dict[str, Timeline] = {}
-        self._sessions: dict[tuple[str, int], Session] = {}     # running ones, as they were last seen
-        self._incidents: frozenset[str] = frozenset()   # open ones
+        self._sessions: dict[tuple[str, int], Session] = {}  # running ones, as they were last seen
+        self._incidents: frozenset[str] = frozenset()  # open ones
 
-    def start(self, adopted: Mapping[str, tuple[Session, ...]] = NOBODY, kept: int = 0) -> dict[str, list[Failure]]:
-        """Read what earlier runs left, and begin to write; not for the event loop's thread. `adopted`: tunnels that go on as they were.
+    def start(
+        self, adopted: Mapping[str, tuple[Session, ...]] = NOBODY, kept: int = 0
+    ) -> dict[str, list[Failure]]:
+        """Read what earlier runs left, and begin to write; not for the event loop's thread. `adopted`:
+        tunnels that go on as they were.
 
-        Gives the last failures of each tunnel, at most `kept`. A file that cannot be used is worth a line in the log, and nothing more.
+        Gives the last failures of each tunnel, at most `kept`. A file that cannot be used is worth a line in
+        the log, and nothing more.
         """
-        past = self._scribe.start({tunnel: tuple(session.id for session in sessions) for tunnel, sessions in adopted.items()}).result()
-        self._sessions = {(tunnel, session.number): session for tunnel, sessions in adopted.items() for session in sessions}
+        past = self._scribe.start(
+            {tunnel: tuple(session.id for session in sessions) for tunnel, sessions in adopted.items()}
+        ).result()
+        self._sessions = {
+            (tunnel, session.number): session for tunnel, sessions in adopted.items() for session in sessions
+        }
         for (tunnel, _), session in self._sessions.items():
             self._scribe.count(tunnel, session)
         now = self._around.now()
@@ -74,7 +97,8 @@ class History:
         """Write what waits, for at most `timeout` seconds."""
         self._scribe.close(timeout)
 
-    # --- what goes in ----------------------------------------------------------------------------------------------------
+    # --- what goes in
+    # ----------------------------------------------------------------------------------------------------
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember a transition, and what it says about the tunnel's session."""
@@ -98,17 +122,25 @@ class History:
         """Remember which incidents are open: those that fire, and those that did and are on hold."""
         verdicts = {name: alert.verdict for name, alert in alerts.items()}
         before = self._incidents
-        after = frozenset(n for n, v in verdicts.items() if v is Verdict.FIRING or (v is Verdict.HOLD and n in before))
+        after = frozenset(
+            n for n, v in verdicts.items() if v is Verdict.FIRING or (v is Verdict.HOLD and n in before)
+        )
         if after == before:
             return
         self._incidents, wall = after, self._around.now().wall
         opened = (alerts[name] for name in sorted(after - before))
-        self._scribe.put([
-            *(archive.incident_closed(name, wall) for name in sorted(before - after)),
-            *(archive.incident_opened(a.tunnel, a.severity, self._clean(a.summary), wall) for a in opened),
-        ])
+        self._scribe.put(
+            [
+                *(archive.incident_closed(name, wall) for name in sorted(before - after)),
+                *(
+                    archive.incident_opened(a.tunnel, a.severity, self._clean(a.summary), wall)
+                    for a in opened
+                ),
+            ]
+        )
 
-    # --- what comes out --------------------------------------------------------------------------------------------------
+    # --- what comes out
+    # --------------------------------------------------------------------------------------------------
 
     @property
     def usable(self) -> bool:
@@ -120,7 +152,11 @@ class History:
         now = self._around.clock()
         with self._lock:
             timeline = self._timelines.get(tunnel)
-            return {} if timeline is None else {name: timeline.over(now - length, now) for name, length in WINDOWS.items()}
+            return (
+                {}
+                if timeline is None
+                else {name: timeline.over(now - length, now) for name, length in WINDOWS.items()}
+            )
 
     def segments(self, tunnel: str, seconds: float) -> list[Segment]:
         """What the tunnel was when, in so many seconds until now: stretches in Unix time, without a gap."""
@@ -151,14 +187,19 @@ class History:
         found: dict[tuple[str, str], float] = {}
         for tunnel in tunnels:
             now = self._around.clock()
-            with self._lock:        # for one tunnel at a time: the engine must not wait for all of them
+            with self._lock:  # for one tunnel at a time: the engine must not wait for all of them
                 timeline = self._timelines.get(tunnel)
                 ratios = () if timeline is None else timeline.ratios(WINDOWS.values(), now)
-            found |= {(tunnel, name): ratio for name, ratio in zip(WINDOWS, ratios, strict=False) if ratio is not None}
+            found |= {
+                (tunnel, name): ratio
+                for name, ratio in zip(WINDOWS, ratios, strict=False)
+                if ratio is not None
+            }
         return found
 
     def read(self, tunnel: str | None, limit: int) -> dict[str, Any]:
-        """The last `limit` sessions, transitions and incidents, of a tunnel or of all, and a `problem` if they are not all there.
+        """The last `limit` sessions, transitions and incidents, of a tunnel or of all, and a `problem` if
+        they are not all there.
 
         Not for the event loop's thread. Moments are Unix time.
         """
@@ -166,30 +207,50 @@ class History:
         try:
             rows: dict[str, Any] = archive.read(self._archive.path, tunnel, limit)
         except sqlite3.Error as error:
-            return {**{name: () for name in archive.TABLES}, "problem": f"{self._archive.path} cannot be read: {error}"}
-        return {**rows, "problem": None if flushed else f"{self._archive.path} cannot be written, the latest is missing here"}
+            return {
+                **{name: () for name in archive.TABLES},
+                "problem": f"{self._archive.path} cannot be read: {error}",
+            }
+        return {
+            **rows,
+            "problem": None
+            if flushed
+            else f"{self._archive.path} cannot be written, the latest is missing here",
+        }
 
     def lengths(self, count: int) -> dict[str, tuple[Length, ...]]:
-        """How long each tunnel's last `count` sessions were connected, oldest first; not for the event loop's thread."""
+        """How long each tunnel's last `count` sessions were connected, oldest first; not for the event
+        loop's thread.
+        """
         found: dict[str, list[Length]] = {}
         with contextlib.suppress(sqlite3.Error):
             for tunnel, seconds, reason in archive.lengths(self._archive.path, count):
                 found.setdefault(tunnel, []).append(Length(seconds, ended_there(reason)))
         return {tunnel: tuple(each) for tunnel, each in found.items()}
 
-    # --- rows ------------------------------------------------------------------------------------------------------------
+    # --- rows
+    # ------------------------------------------------------------------------------------------------------
 
     def _transition(self, it: Transition, mark: StandingChange) -> Statement:
         return archive.transition(
-            at=it.at, wall=it.at + self._around.offset(), tunnel=it.tunnel, session=it.session, before=it.before.value,
-            after=it.after.value, health=it.health.value, standing=mark.standing.value, reason=mark.reason, text=self._clean(it.text),
-            lasted=it.lasted, rung=None if it.rung is None else it.rung.value,
+            at=it.at,
+            wall=it.at + self._around.offset(),
+            tunnel=it.tunnel,
+            session=it.session,
+            before=it.before.value,
+            after=it.after.value,
+            health=it.health.value,
+            standing=mark.standing.value,
+            reason=mark.reason,
+            text=self._clean(it.text),
+            lasted=it.lasted,
+            rung=None if it.rung is None else it.rung.value,
         )
 
     def _goes_on(self, tunnel: Tunnel, state: TunnelState) -> Statement:
         session = self._sessions[tunnel.name, state.session.number] = state.session
         self._scribe.count(tunnel.name, session)
-        if state.phase is Phase.STOPPING:       # the device goes with its client
+        if state.phase is Phase.STOPPING:  # the device goes with its client
             self._scribe.count_now(tunnel.name, session.number, last=False)
         return self._session(tunnel, session, ended=None, lasted=None, reason=None, text=None)
 
@@ -202,17 +263,36 @@ class History:
             return []
         self._scribe.count_now(tunnel.name, number, last=True)
         offset, failure = self._around.offset(), None if state is None else state.failure
-        explained = failure is not None and failed(transition.reason.value) and failure.reason is transition.reason
+        explained = (
+            failure is not None and failed(transition.reason.value) and failure.reason is transition.reason
+        )
         text = self._clean(failure.text if explained and failure is not None else transition.text)
         lasted = transition.at - session.started
-        return [self._session(tunnel, session, ended=transition.at + offset, lasted=lasted, reason=transition.reason.value, text=text)]
+        return [
+            self._session(
+                tunnel,
+                session,
+                ended=transition.at + offset,
+                lasted=lasted,
+                reason=transition.reason.value,
+                text=text,
+            )
+        ]
 
     def _session(self, tunnel: Tunnel, it: Session, **end: Any) -> Statement:
         offset = self._around.offset()
         return archive.session(
-            tunnel=tunnel.name, number=it.number, id=it.id, kind=tunnel.kind, device=it.device, port=it.port,
-            address=it.address or it.address6, peer=it.peer,
-            started=it.started + offset, connected=None if it.connected is None else it.connected + offset, **end,
+            tunnel=tunnel.name,
+            number=it.number,
+            id=it.id,
+            kind=tunnel.kind,
+            device=it.device,
+            port=it.port,
+            address=it.address or it.address6,
+            peer=it.peer,
+            started=it.started + offset,
+            connected=None if it.connected is None else it.connected + offset,
+            **end,
         )
 
     def _clean(self, text: str) -> str:

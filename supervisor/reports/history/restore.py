@@ -1,4 +1,6 @@
-"""What earlier runs left, as the present run goes on with it: timelines on the present axis of time, and the last failures."""
+"""What earlier runs left, as the present run goes on with it: timelines on the present axis of time, and
+the last failures.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from tunnels.base import Reason
 
 
 def timelines(past: Past, now: Now) -> dict[str, Timeline]:
-    """What each tunnel was until now. Where no daemon ran it was unwatched, unless nobody wanted it or a later daemon went on with it."""
+    """What each tunnel was until now. Where no daemon ran it was unwatched, unless nobody wanted it or a
+    later daemon went on with it.
+    """
     found: dict[str, Timeline] = {}
     for tunnel, rows in itertools.groupby(past.transitions, key=lambda row: str(row["tunnel"])):
         timeline = found[tunnel] = Timeline()
@@ -39,10 +43,17 @@ def failures(past: Past, now: Now, count: int) -> dict[str, list[Failure]]:
 def _marks(past: Past, rows: list[sqlite3.Row], now: Now) -> Iterator[StandingChange]:
     for row, following in itertools.zip_longest(rows, rows[1:]):
         run = past.runs[row["run"]]
-        mark = StandingChange(row["at"] + _shift(run, now), Standing(row["standing"]), row["reason"], row["after"] == Phase.FAILED)
+        mark = StandingChange(
+            row["at"] + _shift(run, now),
+            Standing(row["standing"]),
+            row["reason"],
+            row["after"] == Phase.FAILED,
+        )
         yield mark
         present = row["run"] == max(past.runs)
-        went_on = present or (following is not None and (following["run"] == row["run"] or following["reason"] == ADOPTED))
+        went_on = present or (
+            following is not None and (following["run"] == row["run"] or following["reason"] == ADOPTED)
+        )
         if not went_on and mark.standing not in (Standing.STOPPED, Standing.UNWATCHED):
             yield StandingChange(run.seen + _shift(run, now), Standing.UNWATCHED, LOST)
 

@@ -1,7 +1,8 @@
-"""The thread behind the history: commits rows in batches, reads the bytes of running sessions, forgets what is too old.
+"""The thread behind the history: commits rows in batches, reads the bytes of running sessions, forgets
+what is too old.
 
-Whoever puts rows in never waits. Rows that the disk does not take wait for it, up to a bound; a file that cannot be read any more is set
-aside by `reports.history.archive`, and a new one is begun.
+Whoever puts rows in never waits. Rows that the disk does not take wait for it, up to a bound; a file that
+cannot be read any more is set aside by `reports.history.archive`, and a new one is begun.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from supervisor.reports.history.archive import Archive, Now, Past, Statement, mo
 from supervisor.reports.metrics.counters import Rising
 from supervisor.reports.sqlite import Damaged
 
-WAITING = 20_000        # rows that wait for the disk at most
-
+WAITING = 20_000  # rows that wait for the disk at most
 
 
 @dataclass(frozen=True, slots=True)
 class WriterIntervals:
     """Seconds between regular duties."""
 
-    seen: float = 10.0      # bytes are read and a sign of life is written: so much of a time before a crash may be unknown
-    heal: float = 10.0      # attempts to use a disk that refused
+    seen: float = (
+        10.0  # bytes are read and a sign of life is written: so much of a time before a crash may be unknown
+    )
+    heal: float = 10.0  # attempts to use a disk that refused
     prune: float = 3600.0
 
 
@@ -40,15 +42,22 @@ class WriterIntervals:
 class Meters:
     """Who knows what went through a tunnel. Called in the history's thread."""
 
-    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None                   # received and sent by a device so far
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})       # by seat
+    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: (
+        None
+    )  # received and sent by a device so far
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by seat
 
 
 class Counted:
     """The bytes of one session. A device that is made anew in it begins at 0 again."""
 
     def __init__(self, tunnel: str, session: Session) -> None:
-        self.tunnel, self.number, self.seat, self.device = tunnel, session.number, session.seat, session.device
+        self.tunnel, self.number, self.seat, self.device = (
+            tunnel,
+            session.number,
+            session.seat,
+            session.device,
+        )
         self._received, self._sent = Rising(resets=True), Rising(resets=True)
         self._told = (-1.0, -1.0)
 
@@ -65,10 +74,16 @@ class Counted:
 
 
 class Passed:
-    """What passed through the lane of one seat, as its counters say. They outlive sessions: what is new belongs to the one that runs."""
+    """What passed through the lane of one seat, as its counters say. They outlive sessions: what is new
+    belongs to the one that runs.
+    """
 
     def __init__(self) -> None:
-        self._flows, self._received, self._sent = Rising(resets=True), Rising(resets=True), Rising(resets=True)
+        self._flows, self._received, self._sent = (
+            Rising(resets=True),
+            Rising(resets=True),
+            Rising(resets=True),
+        )
 
     def more(self, tunnel: str, number: int, now: Carried) -> Statement | None:
         """The row with what is new; None: nothing."""
@@ -87,24 +102,34 @@ def _grown(counter: Rising, value: int) -> float:
 class HistoryThread:
     """Writes to an archive from a thread of its own. Every method may be called in any thread."""
 
-    def __init__(self, archive: Archive, now: Callable[[], Now], meters: Meters, pace: WriterIntervals = WriterIntervals()) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        now: Callable[[], Now],
+        meters: Meters,
+        pace: WriterIntervals = WriterIntervals(),
+    ) -> None:
         self._archive, self._now, self._meters, self._pace = archive, now, meters, pace
         self._log = structlog.get_logger()
         self._changed = threading.Condition()
         self._rows: deque[Statement] = deque()
-        self._put = self._settled = self._lost = 0      # rows ever put in; of these on disk or given up; of these lost
-        self._counted: dict[tuple[str, int], Counted] = {}      # running sessions
-        self._urgent: list[Counted] = []                # whose device may be gone in a moment
-        self._passed: dict[tuple[str, int], Passed] = {}        # by tunnel and seat
+        self._put = self._settled = self._lost = (
+            0  # rows ever put in; of these on disk or given up; of these lost
+        )
+        self._counted: dict[tuple[str, int], Counted] = {}  # running sessions
+        self._urgent: list[Counted] = []  # whose device may be gone in a moment
+        self._passed: dict[tuple[str, int], Passed] = {}  # by tunnel and seat
         self._closing = False
         self._began = False
         self._prune_at = self._read_at = float("-inf")  # monotonic seconds
         self._past: Future[Past] = Future()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-        self.usable = True                              # the disk takes what is put in
+        self.usable = True  # the disk takes what is put in
 
     def start(self, adopted: Mapping[str, tuple[str, ...]]) -> Future[Past]:
-        """Open the archive and begin. What earlier runs left, or nothing if that cannot be read; these tunnels go on (ids of sessions)."""
+        """Open the archive and begin. What earlier runs left, or nothing if that cannot be read; these
+        tunnels go on (ids of sessions).
+        """
         self._adopted = adopted
         self._thread.start()
         return self._past
@@ -142,13 +167,16 @@ class HistoryThread:
                 self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until what was put in by now is on disk; False: it is not, after that many seconds or because of a disk that refuses."""
+        """Wait until what was put in by now is on disk; False: it is not, after that many seconds or
+        because of a disk that refuses.
+        """
         with self._changed:
             target = self._put
             self._changed.wait_for(lambda: self._settled >= target or not self.usable, timeout)
             return self._settled >= target
 
-    # --- the thread ------------------------------------------------------------------------------------------------------
+    # --- the thread
+    # ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
@@ -174,7 +202,7 @@ class HistoryThread:
             self._prune(now)
         except (sqlite3.OperationalError, Damaged, OSError) as error:
             self._trouble(error)
-        except sqlite3.Error as error:      # a row that no file can hold must not stand in the way of all others
+        except sqlite3.Error as error:  # a row that no file can hold must not stand in the way of all others
             self._log.error("rows of the history were refused", rows=len(rows), error=str(error))
             rows = []
         else:
@@ -216,11 +244,17 @@ class HistoryThread:
             counted = [*urgent, *self._counted.values()] if regular else urgent
         if regular:
             self._read_at = now.at + self._pace.seen
-        return [row for one in counted for row in (one.read(self._meters), self._more(one)) if row is not None]
+        return [
+            row for one in counted for row in (one.read(self._meters), self._more(one)) if row is not None
+        ]
 
     def _more(self, one: Counted) -> Statement | None:
         now = self._meters.carried(one.tunnel).get(one.seat)
-        return None if now is None else self._passed.setdefault((one.tunnel, one.seat), Passed()).more(one.tunnel, one.number, now)
+        return (
+            None
+            if now is None
+            else self._passed.setdefault((one.tunnel, one.seat), Passed()).more(one.tunnel, one.number, now)
+        )
 
     def _settle(self, refused: list[Statement]) -> None:
         """Rows that were refused wait on, before those that came meanwhile."""
@@ -243,7 +277,11 @@ class HistoryThread:
         self.usable = False
 
     def _report_damage(self, damage: Damaged) -> None:
-        self._log.error("the history cannot be read any more, a new one is begun", path=str(self._archive.path), error=str(damage))
+        self._log.error(
+            "the history cannot be read any more, a new one is begun",
+            path=str(self._archive.path),
+            error=str(damage),
+        )
 
     def _recovered(self) -> None:
         if not self.usable:

@@ -32,7 +32,9 @@ class Secrets:
         return self._redactor.text(text)
 
     def masked(self, value: Any) -> Any:
-        """The same for anything made of mappings, sequences and text; other things than plain values become their masked text."""
+        """The same for anything made of mappings, sequences and text; other things than plain values
+        become their masked text.
+        """
         match value:
             case str():
                 return self.mask(value)

@@ -1,4 +1,5 @@
-"""The only thing that writes log lines: a bounded queue and one daemon thread, so that a reader which does not read stalls nobody.
+"""The only thing that writes log lines: a bounded queue and one daemon thread, so that a reader which does
+not read stalls nobody.
 
 Lines come from `reports.log.configure` in any thread and leave through one file descriptor.
 """
@@ -11,12 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-LIMIT = 10_000          # lines that wait at most
-BATCH = 256             # lines in one write
+LIMIT = 10_000  # lines that wait at most
+BATCH = 256  # lines in one write
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own. What finds the queue full is dropped, counted and reported later."""
+    """Writes lines to a file descriptor from a thread of its own. What finds the queue full is dropped,
+    counted and reported later.
+    """
 
     def __init__(self, fd: int, notice: Callable[[int], str], limit: int = LIMIT) -> None:
         """`notice` renders the line that says how many lines were dropped."""
@@ -28,7 +31,7 @@ class LineWriter:
         self._closing = False
         self._writing = False
         self._unreported = 0
-        self.dropped = 0        # lines, since the start
+        self.dropped = 0  # lines, since the start
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -59,7 +62,7 @@ class LineWriter:
         while batch := self._take():
             try:
                 _write(self._fd, "".join(f"{line}\n" for line in batch).encode("utf-8", "backslashreplace"))
-            except OSError:     # nobody reads any more: lines are of no use to anyone, the daemon goes on
+            except OSError:  # nobody reads any more: lines are of no use to anyone, the daemon goes on
                 with self._changed:
                     self.dropped += len(batch)
                     self._unreported += len(batch)
@@ -77,10 +80,12 @@ class LineWriter:
 
 
 def _write(fd: int, data: bytes) -> None:
-    """All of it, also where the descriptor happens to be non-blocking (it is shared with whoever gave it to us)."""
+    """All of it, also where the descriptor happens to be non-blocking (it is shared with whoever gave it
+    to us).
+    """
     rest = memoryview(data)
     while rest:
         try:
-            rest = rest[os.write(fd, rest):]
+            rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
             select.select([], [fd], [])

@@ -1,6 +1,8 @@
-"""What is counted about tunnels: everything that only grows, one record per tunnel, so that a removed tunnel takes its counts along.
+"""What is counted about tunnels: everything that only grows, one record per tunnel, so that a removed
+tunnel takes its counts along.
 
-Transitions come from the engine's thread, readings from the scrape's; counters never go back over reconnects of a tunnel.
+Transitions come from the engine's thread, readings from the scrape's; counters never go back over reconnects
+of a tunnel.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from supervisor.core.state import Phase, Rung, Snapshot, Transition
 from tunnels.base import Reason
 
-BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)      # seconds from start to connected
+BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # seconds from start to connected
 
 _RUNNING = frozenset({Phase.STARTING, Phase.UP, Phase.STOPPING})
 _AGAIN = frozenset({Phase.STARTING, Phase.BACKOFF})
-_OVER = frozenset({Phase.STARTING, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED})    # starting: the next session, the only way into it
+_OVER = frozenset(
+    {Phase.STARTING, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED}
+)  # starting: the next session, the only way into it
 _AUTH_SEEN = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
 
 
@@ -29,7 +33,9 @@ def ended_session(transition: Transition) -> bool:
 
 def _replaced(transition: Transition) -> bool:
     """A session that another one had taken the place of is over, or the client begins one anew by itself."""
-    return transition.reason is Reason.PLANNED and (transition.after is Phase.STOPPED or transition.rung is Rung.IN_PLACE)
+    return transition.reason is Reason.PLANNED and (
+        transition.after is Phase.STOPPED or transition.rung is Rung.IN_PLACE
+    )
 
 
 class Rising:
@@ -38,7 +44,9 @@ class Rising:
     __slots__ = ("_base", "_last", "_resets")
 
     def __init__(self, *, resets: bool) -> None:
-        """`resets`: a smaller reading of the same source means that it began anew; otherwise it is ignored."""
+        """`resets`: a smaller reading of the same source means that it began anew; otherwise it is
+        ignored.
+        """
         self._resets = resets
         self._base = 0.0
         self._last: dict[int, float] = {}
@@ -55,7 +63,7 @@ class Rising:
     def settle(self, sources: Collection[int]) -> None:
         """All other sources are over."""
         if len(self._last) <= len(sources):
-            return          # then there are none, or they can wait
+            return  # then there are none, or they can wait
         for source in [source for source in self._last if source not in sources]:
             self._base += self._last.pop(source)
 
@@ -69,16 +77,23 @@ class Rising:
 class Counts:
     """What happened to one tunnel since the daemon started."""
 
-    reconnects: Counter[str] = field(default_factory=Counter)       # by reason
-    recoveries: Counter[str] = field(default_factory=Counter)       # by rung
+    reconnects: Counter[str] = field(default_factory=Counter)  # by reason
+    recoveries: Counter[str] = field(default_factory=Counter)  # by rung
     login_failures: int = 0
-    connects: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))      # per bucket, the last one without a bound
+    connects: list[int] = field(
+        default_factory=lambda: [0] * (len(BUCKETS) + 1)
+    )  # per bucket, the last one without a bound
     connect_seconds: float = 0.0
-    refused_session: int | None = None                              # whose refused login was counted last
+    refused_session: int | None = None  # whose refused login was counted last
 
     def copy(self) -> Counts:
         """One consistent moment of it."""
-        return replace(self, reconnects=self.reconnects.copy(), recoveries=self.recoveries.copy(), connects=self.connects.copy())
+        return replace(
+            self,
+            reconnects=self.reconnects.copy(),
+            recoveries=self.recoveries.copy(),
+            connects=self.connects.copy(),
+        )
 
 
 class Tally:
@@ -86,7 +101,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
-        self._taken: dict[str, Counts] = {}         # copies that are still right
+        self._taken: dict[str, Counts] = {}  # copies that are still right
         self._lock = threading.Lock()
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
@@ -101,7 +116,11 @@ class Tally:
             if transition.before is Phase.STARTING and transition.after is Phase.UP:
                 counts.connects[bisect.bisect_left(BUCKETS, transition.lasted)] += 1
                 counts.connect_seconds += transition.lasted
-            if transition.reason is Reason.AUTH and transition.after in _AUTH_SEEN and counts.refused_session != transition.session:
+            if (
+                transition.reason is Reason.AUTH
+                and transition.after in _AUTH_SEEN
+                and counts.refused_session != transition.session
+            ):
                 counts.refused_session = transition.session
                 counts.login_failures += 1
 
@@ -109,12 +128,16 @@ class Tally:
         """Counts of these tunnels now, not to be changed; those of all others are forgotten."""
         with self._lock:
             self._counts = {name: counts for name, counts in self._counts.items() if name in tunnels}
-            self._taken = {name: self._taken.get(name) or counts.copy() for name, counts in self._counts.items()}
+            self._taken = {
+                name: self._taken.get(name) or counts.copy() for name, counts in self._counts.items()
+            }
             return self._taken.copy()
 
 
 class Readings:
-    """Counters that are read at each scrape: bytes of the devices, processor time of the clients. One thread at a time."""
+    """Counters that are read at each scrape: bytes of the devices, processor time of the clients. One
+    thread at a time.
+    """
 
     def __init__(self) -> None:
         self._received: dict[str, Rising] = {}
@@ -122,19 +145,30 @@ class Readings:
         self._cpu: dict[str, Rising] = {}
         self._flows: dict[str, Rising] = {}
 
-    def bytes(self, tunnel: str, readings: Mapping[int, tuple[int, int] | None]) -> tuple[float, float] | None:
-        """Received and sent bytes over all sessions, of which these run; None as long as nothing was ever read.
+    def bytes(
+        self, tunnel: str, readings: Mapping[int, tuple[int, int] | None]
+    ) -> tuple[float, float] | None:
+        """Received and sent bytes over all sessions, of which these run; None as long as nothing was ever
+        read.
 
         A session's device may be made anew in it.
         """
         received, sent = (
-            _risen(counters, tunnel, readings, {source: both[way] for source, both in readings.items() if both is not None}, resets=True)
+            _risen(
+                counters,
+                tunnel,
+                readings,
+                {source: both[way] for source, both in readings.items() if both is not None},
+                resets=True,
+            )
             for way, counters in enumerate((self._received, self._sent))
         )
         return None if received is None or sent is None else (received, sent)
 
     def cpu(self, tunnel: str, readings: Mapping[int, float | None]) -> float | None:
-        """Processor seconds over all sessions. A process of the client's tree that ends takes nothing away."""
+        """Processor seconds over all sessions. A process of the client's tree that ends takes nothing
+        away.
+        """
         known = {session: seconds for session, seconds in readings.items() if seconds is not None}
         return _risen(self._cpu, tunnel, readings, known, resets=False)
 
@@ -150,7 +184,12 @@ class Readings:
 
 
 def _risen(
-    counters: dict[str, Rising], tunnel: str, live: Collection[int], readings: Mapping[int, float], *, resets: bool
+    counters: dict[str, Rising],
+    tunnel: str,
+    live: Collection[int],
+    readings: Mapping[int, float],
+    *,
+    resets: bool,
 ) -> float | None:
     if tunnel not in counters and not readings:
         return None

@@ -1,7 +1,8 @@
-"""Metrics: what `/metrics` says, as a function of one snapshot and of what is counted (`reports.metrics.counters`).
+"""Metrics: what `/metrics` says, as a function of one snapshot and of what is counted
+(`reports.metrics.counters`).
 
-The loop takes the snapshot, a worker thread calls `render`: device statistics and process usage are read there, at scrape time only.
-A tunnel that left the configuration leaves with its series.
+The loop takes the snapshot, a worker thread calls `render`: device statistics and process usage are read
+there, at scrape time only. A tunnel that left the configuration leaves with its series.
 """
 
 from __future__ import annotations
@@ -68,12 +69,19 @@ class Metrics:
         self._daemon.loop_lag = seconds
 
     def render(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-        """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker thread; scrapes take turns."""
+        """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker
+        thread; scrapes take turns.
+        """
         encode, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
         with self._rendering:
-            of_tunnels = [family.written(openmetrics) for family in self._series.collect(snapshot, self._tally.take(snapshot.tunnels))]
-            return "".join(of_tunnels).encode() + encode(_Families(list(self._others(snapshot)))), content_type
+            of_tunnels = [
+                family.written(openmetrics)
+                for family in self._series.collect(snapshot, self._tally.take(snapshot.tunnels))
+            ]
+            return "".join(of_tunnels).encode() + encode(
+                _Families(list(self._others(snapshot)))
+            ), content_type
 
     def _others(self, snapshot: Snapshot) -> Iterator[Metric]:
         yield InfoMetricFamily(f"{PREFIX}_build", "Version of the daemon.", value={"version": self._version})
@@ -82,32 +90,69 @@ class Metrics:
         yield from self._process.collect()
 
     def _of_daemon(self, snapshot: Snapshot) -> Iterator[Metric]:
-        yield _counter("kernel_repairs", "Things of ours in the kernel that were missing or changed and were put right.", ("what",),
-                       {(what,): count for what, count in dict(self._sources.repairs()).items()})
-        yield _gauge("config_last_reload_successful", "1 if the last reading of the configuration was successful.", self._daemon.reload_ok)
-        yield _gauge("draining", "1 while the daemon takes no new sessions because it is about to end.", snapshot.draining)
-        yield _gauge("event_loop_lag_seconds", "How late the event loop was at worst in the last minute.", self._daemon.loop_lag)
-        yield _counter("internal_errors", "Faults of the daemon itself, by the part that had them.", ("part",),
-                       {(part,): count for part, count in self._sources.internal_errors().items()})
+        yield _counter(
+            "kernel_repairs",
+            "Things of ours in the kernel that were missing or changed and were put right.",
+            ("what",),
+            {(what,): count for what, count in dict(self._sources.repairs()).items()},
+        )
+        yield _gauge(
+            "config_last_reload_successful",
+            "1 if the last reading of the configuration was successful.",
+            self._daemon.reload_ok,
+        )
+        yield _gauge(
+            "draining",
+            "1 while the daemon takes no new sessions because it is about to end.",
+            snapshot.draining,
+        )
+        yield _gauge(
+            "event_loop_lag_seconds",
+            "How late the event loop was at worst in the last minute.",
+            self._daemon.loop_lag,
+        )
+        yield _counter(
+            "internal_errors",
+            "Faults of the daemon itself, by the part that had them.",
+            ("part",),
+            {(part,): count for part, count in self._sources.internal_errors().items()},
+        )
         usable = self._sources.history_usable()
         if usable is not None:
             yield _gauge("history_usable", "1 if what happens is written to the history on disk.", usable)
         audit = self._sources.audit()
         if audit is not None:
-            yield _counter("audit_entries", "Entries of the audit by event; lost: those that are only counted, in a gap.", ("event",),
-                           {(event,): count for event, count in audit.items()})
-        yield _counter("log_events_dropped", "Log lines dropped because nobody read them in time.", (), {(): self._sources.log_dropped()})
+            yield _counter(
+                "audit_entries",
+                "Entries of the audit by event; lost: those that are only counted, in a gap.",
+                ("event",),
+                {(event,): count for event, count in audit.items()},
+            )
+        yield _counter(
+            "log_events_dropped",
+            "Log lines dropped because nobody read them in time.",
+            (),
+            {(): self._sources.log_dropped()},
+        )
 
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:
         if status is None:
             return
         with self._counting:
             events: dict[tuple[str, ...], int] = {pair: self._daemon.events[pair] for pair in _EVENTS}
-        yield _counter("pagerduty_events", "Attempts to send an event to PagerDuty.", ("action", "result"), events)
+        yield _counter(
+            "pagerduty_events", "Attempts to send an event to PagerDuty.", ("action", "result"), events
+        )
         yield _gauge("pagerduty_outbox_pending", "Events that PagerDuty has not taken yet.", status.pending)
         age = 0.0 if status.oldest is None else max(0.0, time.time() - status.oldest)
-        yield _gauge("pagerduty_outbox_oldest_age_seconds", "Age of the oldest of them; 0 when there is none.", age)
-        yield _gauge("pagerduty_store_usable", "1 if incidents would survive a crash: their store on disk can be written.", status.usable)
+        yield _gauge(
+            "pagerduty_outbox_oldest_age_seconds", "Age of the oldest of them; 0 when there is none.", age
+        )
+        yield _gauge(
+            "pagerduty_store_usable",
+            "1 if incidents would survive a crash: their store on disk can be written.",
+            status.usable,
+        )
 
 
 class _Families(Collector):

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-INTERVAL = 1.0      # seconds between two measurements
-WINDOW = 60         # measurements
+INTERVAL = 1.0  # seconds between two measurements
+WINDOW = 60  # measurements
 
 
 async def watch(report: Callable[[float], None], interval: float = INTERVAL, window: int = WINDOW) -> None:

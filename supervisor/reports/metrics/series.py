@@ -16,7 +16,7 @@ from supervisor.reports.metrics.counters import BUCKETS, Counts, Readings
 from supervisor.reports.metrics.text_format import MetricFamily, escaped, labels, simple
 from supervisor.reports.paging.outbox import OutboxStatus
 
-_ANY = "\0"      # stands for the tunnel in lines that many have in common
+_ANY = "\0"  # stands for the tunnel in lines that many have in common
 
 
 class UsageSample(Protocol):
@@ -51,23 +51,33 @@ class RouteCounts(Protocol):
 class ScrapeSources:
     """What is asked at scrape time, in the scrape's thread; None as an answer leaves the series out."""
 
-    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None           # received, sent
+    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None  # received, sent
     usage: Callable[[str, int], UsageSample | None] = lambda tunnel, session: None
-    routes: Callable[[], Mapping[str, RouteCounts]] = lambda: MappingProxyType({})           # by tunnel
-    repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})            # things of ours put back into the kernel, by what
+    routes: Callable[[], Mapping[str, RouteCounts]] = lambda: MappingProxyType({})  # by tunnel
+    repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType(
+        {}
+    )  # things of ours put back into the kernel, by what
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
-    log_dropped: Callable[[], int] = lambda: 0                                          # lines
-    refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})    # packets, by tunnel and segment
-    certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({})     # Unix time at which a tunnel's first one expires
-    availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda tunnels: MappingProxyType({})   # by tunnel and window
+    log_dropped: Callable[[], int] = lambda: 0  # lines
+    refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType(
+        {}
+    )  # packets, by tunnel and segment
+    certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType(
+        {}
+    )  # Unix time at which a tunnel's first one expires
+    availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda tunnels: (
+        MappingProxyType({})
+    )  # by tunnel and window
     history_usable: Callable[[], bool | None] = lambda: None
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})   # by seat
-    internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})     # by part
-    audit: Callable[[], Mapping[str, int] | None] = lambda: None                        # entries by event, and those that were `lost`
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by seat
+    internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})  # by part
+    audit: Callable[[], Mapping[str, int] | None] = lambda: (
+        None
+    )  # entries by event, and those that were `lost`
 
 
 States = Mapping[str, TunnelState]
-Row = tuple[str, float | None]     # tunnel and value; None: left out
+Row = tuple[str, float | None]  # tunnel and value; None: left out
 
 
 class TunnelSeries:
@@ -83,9 +93,12 @@ class TunnelSeries:
         """One scrape. Reads device statistics and process usage; one thread at a time."""
         self._readings.keep(snapshot.tunnels)
         states = {name: state for name, (_, state) in snapshot.tunnels.items()}
-        yield simple("facilitator_tunnel", "info", "What the tunnel is.", (
-            (labels(tunnel=name, kind=tunnel.kind), 1) for name, (tunnel, _) in snapshot.tunnels.items()
-        ))
+        yield simple(
+            "facilitator_tunnel",
+            "info",
+            "What the tunnel is.",
+            ((labels(tunnel=name, kind=tunnel.kind), 1) for name, (tunnel, _) in snapshot.tunnels.items()),
+        )
         yield from self._states(states)
         yield _dead_legs(snapshot)
         nothing = Counts()
@@ -98,118 +111,249 @@ class TunnelSeries:
         yield self._certificates(states)
 
     def _states(self, states: States) -> Iterator[MetricFamily]:
-        yield _gauge("up", "1 if the tunnel is connected and not known to be sick.", ((n, up(s)) for n, s in states.items()))
-        yield MetricFamily("facilitator_tunnel_phase", "gauge", "1 for the phase that the tunnel is in, 0 for all others.",
-                     "".join([_phases(state.phase).replace(_ANY, escaped(name)) for name, state in states.items()]))
-        yield _gauge("connected_timestamp_seconds", "Unix time at which the running session was connected.", (
-            (n, s.session.connected + self._wall_offset)
-            for n, s in states.items() if s.session.connected is not None and s.phase is Phase.UP
-        ))
-        yield _gauge("degraded", "1 if it works, but badly.", (
-            (n, s.degraded is not None) for n, s in states.items() if s.phase is Phase.UP
-        ))
-        yield _gauge("probe_success", "1 if the last probe round was answered.", (
-            (n, s.misses == 0) for n, s in states.items() if s.phase is Phase.UP and (s.misses > 0 or s.last_rtt is not None)
-        ))
-        yield _gauge("probe_rtt_seconds", "Time to the answer of the last answered probe.", (
-            (n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP
-        ))
-        yield _gauge("flows_left", "Flows for the end of which a tunnel waits that takes no new ones.", (
-            (n, s.drain.left) for n, s in states.items() if s.drain is not None and s.drain.left is not None
-        ))
-        yield _gauge("path_mtu_bytes", "The largest IP packet that passes through the tunnel, as probed.", (
-            (n, s.session.path_mtu) for n, s in states.items() if s.phase is Phase.UP
-        ))
+        yield _gauge(
+            "up",
+            "1 if the tunnel is connected and not known to be sick.",
+            ((n, up(s)) for n, s in states.items()),
+        )
+        yield MetricFamily(
+            "facilitator_tunnel_phase",
+            "gauge",
+            "1 for the phase that the tunnel is in, 0 for all others.",
+            "".join([_phases(state.phase).replace(_ANY, escaped(name)) for name, state in states.items()]),
+        )
+        yield _gauge(
+            "connected_timestamp_seconds",
+            "Unix time at which the running session was connected.",
+            (
+                (n, s.session.connected + self._wall_offset)
+                for n, s in states.items()
+                if s.session.connected is not None and s.phase is Phase.UP
+            ),
+        )
+        yield _gauge(
+            "degraded",
+            "1 if it works, but badly.",
+            ((n, s.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
+        )
+        yield _gauge(
+            "probe_success",
+            "1 if the last probe round was answered.",
+            (
+                (n, s.misses == 0)
+                for n, s in states.items()
+                if s.phase is Phase.UP and (s.misses > 0 or s.last_rtt is not None)
+            ),
+        )
+        yield _gauge(
+            "probe_rtt_seconds",
+            "Time to the answer of the last answered probe.",
+            ((n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP),
+        )
+        yield _gauge(
+            "flows_left",
+            "Flows for the end of which a tunnel waits that takes no new ones.",
+            (
+                (n, s.drain.left)
+                for n, s in states.items()
+                if s.drain is not None and s.drain.left is not None
+            ),
+        )
+        yield _gauge(
+            "path_mtu_bytes",
+            "The largest IP packet that passes through the tunnel, as probed.",
+            ((n, s.session.path_mtu) for n, s in states.items() if s.phase is Phase.UP),
+        )
 
     def _traffic(self, states: States) -> Iterator[MetricFamily]:
         carried = {name: self._sources.carried(name) for name in states}
-        totals = {name: self._readings.bytes(name, self._bytes(state, carried[name])) for name, state in states.items()}
+        totals = {
+            name: self._readings.bytes(name, self._bytes(state, carried[name]))
+            for name, state in states.items()
+        }
         known = {name: total for name, total in totals.items() if total is not None}
-        yield _counter("receive_bytes", "Bytes that came out of the tunnel.", ((n, total[0]) for n, total in known.items()))
-        yield _counter("transmit_bytes", "Bytes that went into the tunnel.", ((n, total[1]) for n, total in known.items()))
-        yield _counter("flows", "Connections of staff that entered the tunnel.", (
-            (n, self._readings.flows(n, {seat: count.flows for seat, count in counts.items()})) for n, counts in carried.items()
-        ))
+        yield _counter(
+            "receive_bytes",
+            "Bytes that came out of the tunnel.",
+            ((n, total[0]) for n, total in known.items()),
+        )
+        yield _counter(
+            "transmit_bytes",
+            "Bytes that went into the tunnel.",
+            ((n, total[1]) for n, total in known.items()),
+        )
+        yield _counter(
+            "flows",
+            "Connections of staff that entered the tunnel.",
+            (
+                (n, self._readings.flows(n, {seat: count.flows for seat, count in counts.items()}))
+                for n, counts in carried.items()
+            ),
+        )
 
     def _available(self, states: States) -> MetricFamily:
         return simple(
-            "facilitator_tunnel_availability_ratio", "gauge",
+            "facilitator_tunnel_availability_ratio",
+            "gauge",
             "Part of the time in which the tunnel was wanted that it was proven to work.",
-            ((labels(tunnel=name, window=window), ratio) for (name, window), ratio in self._sources.availability(states).items()),
+            (
+                (labels(tunnel=name, window=window), ratio)
+                for (name, window), ratio in self._sources.availability(states).items()
+            ),
         )
 
     def _refused(self, states: States) -> MetricFamily:
-        return simple("facilitator_tunnel_refused_packets", "counter", "Packets of staff whom the tunnel's `allow` does not let in.", (
-            (labels(tunnel=name, segment=segment), packets)
-            for (name, segment), packets in self._sources.refused().items() if name in states
-        ))
+        return simple(
+            "facilitator_tunnel_refused_packets",
+            "counter",
+            "Packets of staff whom the tunnel's `allow` does not let in.",
+            (
+                (labels(tunnel=name, segment=segment), packets)
+                for (name, segment), packets in self._sources.refused().items()
+                if name in states
+            ),
+        )
 
     def _certificates(self, states: States) -> MetricFamily:
-        return simple("facilitator_certificate_expiry_timestamp_seconds", "gauge", "Unix time at which our certificate for it expires.", (
-            (labels(tunnel=name), at) for name, at in self._sources.certificates().items() if name in states
-        ))
+        return simple(
+            "facilitator_certificate_expiry_timestamp_seconds",
+            "gauge",
+            "Unix time at which our certificate for it expires.",
+            (
+                (labels(tunnel=name), at)
+                for name, at in self._sources.certificates().items()
+                if name in states
+            ),
+        )
 
-    def _bytes(self, state: TunnelState, carried: Mapping[int, Carried]) -> Mapping[int, tuple[int, int] | None]:
+    def _bytes(
+        self, state: TunnelState, carried: Mapping[int, Carried]
+    ) -> Mapping[int, tuple[int, int] | None]:
         """By what counts them: the device of a session, or the lane of a proxy's seat."""
         if not any(count.received is not None for count in carried.values()):
             return {side.session.number: self._link_bytes(side) for side in state.sides}
         return {
-            seat: None if count.received is None or count.sent is None else (count.received, count.sent) for seat, count in carried.items()
+            seat: None if count.received is None or count.sent is None else (count.received, count.sent)
+            for seat, count in carried.items()
         }
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
-        return self._sources.link_bytes(state.session.device) if state.running and state.session.device is not None else None
+        return (
+            self._sources.link_bytes(state.session.device)
+            if state.running and state.session.device is not None
+            else None
+        )
 
     def _routes(self, states: States) -> Iterator[MetricFamily]:
         routes = {name: count for name, count in self._sources.routes().items() if name in states}
-        yield _gauge("routes_wanted", "Routes that the tunnel should have in the kernel now.", ((n, r.wanted) for n, r in routes.items()))
-        yield _gauge("routes_installed", "Routes of these that the kernel has.", ((n, r.installed) for n, r in routes.items()))
+        yield _gauge(
+            "routes_wanted",
+            "Routes that the tunnel should have in the kernel now.",
+            ((n, r.wanted) for n, r in routes.items()),
+        )
+        yield _gauge(
+            "routes_installed",
+            "Routes of these that the kernel has.",
+            ((n, r.installed) for n, r in routes.items()),
+        )
 
     def _clients(self, states: States) -> Iterator[MetricFamily]:
-        usage = {n: {side.session.number: self._usage(n, side) for side in s.sides} for n, s in states.items()}
+        usage = {
+            n: {side.session.number: self._usage(n, side) for side in s.sides} for n, s in states.items()
+        }
         cpu = {
-            n: self._readings.cpu(n, {number: None if use is None else use.cpu_seconds for number, use in of.items()})
+            n: self._readings.cpu(
+                n, {number: None if use is None else use.cpu_seconds for number, use in of.items()}
+            )
             for n, of in usage.items()
         }
-        running = {n: uses for n, of in usage.items() if (uses := [use for use in of.values() if use is not None])}
-        yield _counter("client_cpu_seconds", "Processor time of the client and its children, over all sessions.", cpu.items())
-        yield _gauge("client_resident_memory_bytes", "Memory of the client and its children.",
-                     ((n, sum(use.resident_bytes for use in uses)) for n, uses in running.items()))
-        yield _gauge("client_open_files", "File descriptors of the client and its children.", (
-            (n, sum(files)) for n, uses in running.items() if (files := [use.open_files for use in uses if use.open_files is not None])
-        ))
+        running = {
+            n: uses for n, of in usage.items() if (uses := [use for use in of.values() if use is not None])
+        }
+        yield _counter(
+            "client_cpu_seconds",
+            "Processor time of the client and its children, over all sessions.",
+            cpu.items(),
+        )
+        yield _gauge(
+            "client_resident_memory_bytes",
+            "Memory of the client and its children.",
+            ((n, sum(use.resident_bytes for use in uses)) for n, uses in running.items()),
+        )
+        yield _gauge(
+            "client_open_files",
+            "File descriptors of the client and its children.",
+            (
+                (n, sum(files))
+                for n, uses in running.items()
+                if (files := [use.open_files for use in uses if use.open_files is not None])
+            ),
+        )
 
     def _usage(self, tunnel: str, side: TunnelState) -> UsageSample | None:
         return self._sources.usage(tunnel, side.session.number) if side.running else None
 
 
 def _dead_legs(snapshot: Snapshot) -> MetricFamily:
-    legs = ((name, dead_leg(tunnel, state, snapshot.uplink)) for name, (tunnel, state) in snapshot.tunnels.items())
-    return simple("facilitator_tunnel_dead_leg", "gauge", "1 for the part of the way that is known to be dead; none while all is well.", (
-        (labels(tunnel=name, leg=leg.value), 1) for name, leg in legs if leg is not None
-    ))
+    legs = (
+        (name, dead_leg(tunnel, state, snapshot.uplink)) for name, (tunnel, state) in snapshot.tunnels.items()
+    )
+    return simple(
+        "facilitator_tunnel_dead_leg",
+        "gauge",
+        "1 for the part of the way that is known to be dead; none while all is well.",
+        ((labels(tunnel=name, leg=leg.value), 1) for name, leg in legs if leg is not None),
+    )
 
 
 def _counted(counts: Mapping[str, Counts]) -> Iterator[MetricFamily]:
-    yield simple("facilitator_tunnel_reconnects", "counter", "Sessions that ended and were followed by another attempt.", (
-        (labels(tunnel=name, reason=reason), number) for name, count in counts.items() for reason, number in count.reconnects.items()
-    ))
-    yield simple("facilitator_tunnel_recoveries", "counter", "Recoveries begun, by how far they go.", (
-        (labels(tunnel=name, rung=rung), number) for name, count in counts.items() for rung, number in count.recoveries.items()
-    ))
-    yield MetricFamily(
-        "facilitator_tunnel_connect_seconds", "histogram", "Time from the start of the client to the connected tunnel.",
-        "".join([_histogram(tuple(count.connects), count.connect_seconds).replace(_ANY, escaped(name)) for name, count in counts.items()]),
+    yield simple(
+        "facilitator_tunnel_reconnects",
+        "counter",
+        "Sessions that ended and were followed by another attempt.",
+        (
+            (labels(tunnel=name, reason=reason), number)
+            for name, count in counts.items()
+            for reason, number in count.reconnects.items()
+        ),
     )
-    yield _counter("login_failures", "Sessions whose login the far side refused.", ((n, c.login_failures) for n, c in counts.items()))
+    yield simple(
+        "facilitator_tunnel_recoveries",
+        "counter",
+        "Recoveries begun, by how far they go.",
+        (
+            (labels(tunnel=name, rung=rung), number)
+            for name, count in counts.items()
+            for rung, number in count.recoveries.items()
+        ),
+    )
+    yield MetricFamily(
+        "facilitator_tunnel_connect_seconds",
+        "histogram",
+        "Time from the start of the client to the connected tunnel.",
+        "".join(
+            [
+                _histogram(tuple(count.connects), count.connect_seconds).replace(_ANY, escaped(name))
+                for name, count in counts.items()
+            ]
+        ),
+    )
+    yield _counter(
+        "login_failures",
+        "Sessions whose login the far side refused.",
+        ((n, c.login_failures) for n, c in counts.items()),
+    )
 
 
 @functools.cache
 def _phases(now: Phase) -> str:
-    return "".join(f'facilitator_tunnel_phase{{tunnel="{_ANY}",phase="{phase.value}"}} {int(phase is now)}\n' for phase in Phase)
+    return "".join(
+        f'facilitator_tunnel_phase{{tunnel="{_ANY}",phase="{phase.value}"}} {int(phase is now)}\n'
+        for phase in Phase
+    )
 
 
-@functools.lru_cache(maxsize=4096)     # it changes with a tunnel's connecting, and is scraped far more often
+@functools.lru_cache(maxsize=4096)  # it changes with a tunnel's connecting, and is scraped far more often
 def _histogram(connects: tuple[int, ...], seconds: float) -> str:
     start, where = "facilitator_tunnel_connect_seconds", f'tunnel="{_ANY}"'
     bounds = zip([*BUCKETS, "+Inf"], itertools.accumulate(connects), strict=True)
@@ -226,4 +370,6 @@ def _counter(name: str, text: str, rows: Iterable[Row]) -> MetricFamily:
 
 
 def _of_tunnels(name: str, kind: str, text: str, rows: Iterable[Row]) -> MetricFamily:
-    return simple(f"facilitator_tunnel_{name}", kind, text, ((labels(tunnel=tunnel), value) for tunnel, value in rows))
+    return simple(
+        f"facilitator_tunnel_{name}", kind, text, ((labels(tunnel=tunnel), value) for tunnel, value in rows)
+    )

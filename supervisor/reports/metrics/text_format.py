@@ -1,7 +1,9 @@
-"""Families of samples as text, in both formats of Prometheus: written in one go, because a thousand tunnels are 35,000 lines.
+"""Families of samples as text, in both formats of Prometheus: written in one go, because a thousand
+tunnels are 35,000 lines.
 
-The lines of the samples are the same in both formats, only the two lines above them differ. `prometheus_client` writes the same text from
-an object per sample, in ten times the time, which the event loop would feel. What there is little of is left to it (`reports.metrics.exporter`).
+The lines of the samples are the same in both formats, only the two lines above them differ.
+`prometheus_client` writes the same text from an object per sample, in ten times the time, which the event
+loop would feel. What there is little of is left to it (`reports.metrics.exporter`).
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_SUFFIXES: Mapping[str, str] = {"counter": "_total", "info": "_info"}     # of the samples' names
-_KEPT = 16384       # labels that are remembered: each scrape has the same ones
-_TYPES: Mapping[str, str] = {"info": "gauge"}                             # what the older format calls them
+_SUFFIXES: Mapping[str, str] = {"counter": "_total", "info": "_info"}  # of the samples' names
+_KEPT = 16384  # labels that are remembered: each scrape has the same ones
+_TYPES: Mapping[str, str] = {"info": "gauge"}  # what the older format calls them
 
 
 @dataclass(frozen=True, slots=True)
 class MetricFamily:
-    """One metric: its name without suffix, its type (gauge, counter, info or histogram), what it says, and its lines."""
+    """One metric: its name without suffix, its type (gauge, counter, info or histogram), what it says, and
+    its lines.
+    """
 
     name: str
     kind: str
@@ -26,7 +30,11 @@ class MetricFamily:
 
     def written(self, openmetrics: bool) -> str:
         """As it stands in an answer."""
-        name, kind = (self.name, self.kind) if openmetrics else (sample_name(self.name, self.kind), _TYPES.get(self.kind, self.kind))
+        name, kind = (
+            (self.name, self.kind)
+            if openmetrics
+            else (sample_name(self.name, self.kind), _TYPES.get(self.kind, self.kind))
+        )
         return f"# HELP {name} {self.text}\n# TYPE {name} {kind}\n{self.lines}"
 
 
@@ -36,9 +44,13 @@ def sample_name(name: str, kind: str) -> str:
 
 
 def simple(name: str, kind: str, text: str, rows: Iterable[tuple[str, float | None]]) -> MetricFamily:
-    """A family with one sample for each row: its labels (as `labels` writes them) and its value. None leaves the sample out."""
+    """A family with one sample for each row: its labels (as `labels` writes them) and its value. None
+    leaves the sample out.
+    """
     start = sample_name(name, kind)
-    lines = [f"{start}{where} {value + 0!r}\n" for where, value in rows if value is not None]      # + 0: True is 1
+    lines = [
+        f"{start}{where} {value + 0!r}\n" for where, value in rows if value is not None
+    ]  # + 0: True is 1
     return MetricFamily(name, kind, text, "".join(lines))
 
 

@@ -1,6 +1,7 @@
 """PagerDuty's Events API v2: what is said (bodies without the routing key). `reports.paging.http` sends it.
 
-The bodies of resolves are minimal on purpose: an optional field that is refused must not keep an incident open.
+The bodies of resolves are minimal on purpose: an optional field that is refused must not keep an incident
+open.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from supervisor.core.alerting.verdict import Alert
 from supervisor.core.views.status_json import iso
 from supervisor.reports.paging.incident import Action, dedup_key
 
-SUMMARY = 1024              # characters, PagerDuty's limit
-BODY = 400_000              # bytes; PagerDuty's limit is 512 kB
-LINES = 200_000             # bytes of the client's last words in it
+SUMMARY = 1024  # characters, PagerDuty's limit
+BODY = 400_000  # bytes; PagerDuty's limit is 512 kB
+LINES = 200_000  # bytes of the client's last words in it
 
 
 def trigger(facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
@@ -33,21 +34,23 @@ def resolve(key: str) -> str:
 
 
 def _trigger(facilitator: str, alert: Alert, since: float, details: dict[str, Any]) -> str:
-    return json.dumps({
-        "event_action": Action.TRIGGER.value,
-        "dedup_key": dedup_key(facilitator, alert.tunnel),
-        "client": "facilitator",
-        "payload": {
-            "summary": _short(alert.summary),
-            "source": facilitator,
-            "severity": alert.severity,
-            "timestamp": iso(since),
-            "component": alert.tunnel,
-            "group": facilitator,
-            "class": alert.reason or "down",
-            "custom_details": details,
-        },
-    })
+    return json.dumps(
+        {
+            "event_action": Action.TRIGGER.value,
+            "dedup_key": dedup_key(facilitator, alert.tunnel),
+            "client": "facilitator",
+            "payload": {
+                "summary": _short(alert.summary),
+                "source": facilitator,
+                "severity": alert.severity,
+                "timestamp": iso(since),
+                "component": alert.tunnel,
+                "group": facilitator,
+                "class": alert.reason or "down",
+                "custom_details": details,
+            },
+        }
+    )
 
 
 def _newest(lines: Sequence[str]) -> list[str]:
@@ -64,9 +67,16 @@ def _newest(lines: Sequence[str]) -> list[str]:
 
 def change(facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
     """The body of a change event. `at` is Unix time."""
-    return json.dumps({"payload": {
-        "summary": _short(summary), "source": facilitator, "timestamp": iso(at), "custom_details": dict(details),
-    }})
+    return json.dumps(
+        {
+            "payload": {
+                "summary": _short(summary),
+                "source": facilitator,
+                "timestamp": iso(at),
+                "custom_details": dict(details),
+            }
+        }
+    )
 
 
 def _short(summary: str) -> str:

@@ -1,4 +1,6 @@
-"""Sends what `reports.paging.events_v2` and `reports.paging.webhook` say, by HTTP; loaded by the threads that send, so that no start waits for it."""
+"""Sends what `reports.paging.events_v2` and `reports.paging.webhook` say, by HTTP; loaded by the threads
+that send, so that no start waits for it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ import urllib3
 from supervisor.reports.paging.incident import SendOutcome, SendResult
 from tunnels.text import one_line
 
-TIMEOUT = (5.0, 10.0)       # seconds to connect, seconds of silence
-RETRY_AFTER = 3600.0        # seconds: longest wait that we let the far side impose
+TIMEOUT = (5.0, 10.0)  # seconds to connect, seconds of silence
+RETRY_AFTER = 3600.0  # seconds: longest wait that we let the far side impose
 _RETRYABLE = frozenset({408, 425})
-_ANSWER = 4096              # bytes of an answer that are read
+_ANSWER = 4096  # bytes of an answer that are read
 
 
 class Wrong(enum.IntEnum):
@@ -36,7 +38,9 @@ class Sender:
         self._session = requests.Session()
 
     def send(self, url: str, routing_key: str, body: str) -> SendResult:
-        """One attempt, 15 s at most as long as the far side says nothing. `url` is the service region's, without a path."""
+        """One attempt, 15 s at most as long as the far side says nothing. `url` is the service region's,
+        without a path.
+        """
         event = {"routing_key": routing_key, **json.loads(body)}
         path = "/v2/enqueue" if "event_action" in event else "/v2/change/enqueue"
         try:
@@ -45,15 +49,21 @@ class Sender:
             return SendResult(SendOutcome.FAILED, f"{type(error).__name__}: {error}")
 
     def tell(self, address: str, body: str) -> SendResult:
-        """One attempt at this very address, where any 2xx status means success. What is said of a failure does not show the address."""
+        """One attempt at this very address, where any 2xx status means success. What is said of a failure
+        does not show the address.
+        """
         try:
             return self._post(address, json.loads(body), range(200, 300))
         except requests.RequestException as error:
             return SendResult(SendOutcome.FAILED, f"no answer: {type(error).__name__}")
 
     def _post(self, url: str, document: Mapping[str, Any], taken: Container[int] = (202,)) -> SendResult:
-        with self._session.post(url, json=document, timeout=TIMEOUT, allow_redirects=False, stream=True) as response:
-            return SendResult(SendOutcome.ACCEPTED) if response.status_code in taken else _understood(response)
+        with self._session.post(
+            url, json=document, timeout=TIMEOUT, allow_redirects=False, stream=True
+        ) as response:
+            return (
+                SendResult(SendOutcome.ACCEPTED) if response.status_code in taken else _understood(response)
+            )
 
     def close(self) -> None:
         """Let go of connections."""
@@ -61,7 +71,9 @@ class Sender:
 
 
 def _understood(response: requests.Response) -> SendResult:
-    """What a refusal means. (That an event was taken is said by the status line alone; the rest of that answer may get lost.)"""
+    """What a refusal means. (That an event was taken is said by the status line alone; the rest of that
+    answer may get lost.)
+    """
     status = response.status_code
     wait = _retry_after(response.headers.get("Retry-After", ""))
     text = f"{status} {one_line(response.reason)}: {_words(response)}"

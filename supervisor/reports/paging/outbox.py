@@ -1,6 +1,8 @@
-"""The incidents in memory, and their copy on disk that may be late: memory is the truth while the daemon lives, disk when it died.
+"""The incidents in memory, and their copy on disk that may be late: memory is the truth while the daemon
+lives, disk when it died.
 
-Without a usable disk incidents are still opened and resolved; what a crash would lose then is said by a metric and a log line.
+Without a usable disk incidents are still opened and resolved; what a crash would lose then is said by a
+metric and a log line.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from supervisor.reports.paging.incident import Incident, IncidentMessage, There,
 from supervisor.reports.paging.store import Letter, Store
 from supervisor.reports.sqlite import Damaged
 
-LETTERS = 10        # dead letters that are shown
+LETTERS = 10  # dead letters that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,9 @@ class OutboxStatus:
     """What `facilitator alerts` and the metrics show."""
 
     incidents: tuple[Incident, ...] = ()
-    usable: bool = True                     # the store on disk
-    last_error: str = ""                    # when which message was not taken, and why
-    letters: tuple[Letter, ...] = ()        # the latest that were refused for good, the newest first
+    usable: bool = True  # the store on disk
+    last_error: str = ""  # when which message was not taken, and why
+    letters: tuple[Letter, ...] = ()  # the latest that were refused for good, the newest first
 
     @property
     def pending(self) -> int:
@@ -39,7 +41,9 @@ class OutboxStatus:
 
 
 def left_open(store: Store) -> frozenset[str]:
-    """The names of what an earlier run left open; none, where the disk cannot be read (the log says so later)."""
+    """The names of what an earlier run left open; none, where the disk cannot be read (the log says so
+    later).
+    """
     try:
         return frozenset(incident.tunnel for incident in store.load() if incident.wanted)
     except (sqlite3.Error, OSError):
@@ -57,10 +61,10 @@ class Outbox:
         self._heal_interval = heal_interval
         self._incidents: dict[str, Incident] = {}
         self._loaded = False
-        self._heal_at = 0.0             # monotonic seconds
+        self._heal_at = 0.0  # monotonic seconds
         self._log = structlog.get_logger()
         self.letters: list[Letter] = []
-        self.usable = True              # the disk has what memory has
+        self.usable = True  # the disk has what memory has
 
     def __iter__(self) -> Iterator[Incident]:
         return iter(list(self._incidents.values()))
@@ -75,7 +79,9 @@ class Outbox:
         return None if self.usable and self._loaded else self._heal_at
 
     def heal(self, now: float) -> bool:
-        """Bring disk and memory together, when it is due; True when incidents of an earlier run were found."""
+        """Bring disk and memory together, when it is due; True when incidents of an earlier run were
+        found.
+        """
         if self.heal_at is None or now < self._heal_at:
             return False
         try:
@@ -107,9 +113,13 @@ class Outbox:
             self._trouble(error, now)
 
     def delay(self, incident: Incident, due: float) -> None:
-        """Do not send its message before `due` (monotonic seconds). Not kept on disk: a restart tries at once."""
+        """Do not send its message before `due` (monotonic seconds). Not kept on disk: a restart tries at
+        once.
+        """
         if incident.message is not None:
-            self._incidents[incident.dedup_key] = replace(incident, message=replace(incident.message, due=due))
+            self._incidents[incident.dedup_key] = replace(
+                incident, message=replace(incident.message, due=due)
+            )
 
     def bury(self, incident: Incident, error: str, now: float) -> None:
         """Keep its message as a dead letter."""
@@ -131,7 +141,9 @@ class Outbox:
         self._store.close()
 
     def _merge(self, found: Incident) -> Incident:
-        """What an earlier run left, unless this run has begun the same incident meanwhile: then only doubt is added."""
+        """What an earlier run left, unless this run has begun the same incident meanwhile: then only doubt
+        is added.
+        """
         mine = self._incidents.get(found.dedup_key)
         if mine is None:
             return recovered(found)
@@ -140,7 +152,13 @@ class Outbox:
         return mine
 
     def _trouble(self, error: Exception, now: float) -> None:
-        self._heal_at = now if isinstance(error, Damaged) else now + self._heal_interval     # a damaged file is out of the way already
+        self._heal_at = (
+            now if isinstance(error, Damaged) else now + self._heal_interval
+        )  # a damaged file is out of the way already
         if self.usable:
-            self._log.error("incident store is unusable, incidents are sent from memory", path=str(self._store.path), error=str(error))
+            self._log.error(
+                "incident store is unusable, incidents are sent from memory",
+                path=str(self._store.path),
+                error=str(error),
+            )
         self.usable = False

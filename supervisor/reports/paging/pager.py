@@ -1,8 +1,9 @@
 """Incidents at a receiver (PagerDuty, a webhook): the last step from a verdict to a human.
 
-`set` comes from the engine and only leaves the verdicts; one thread takes them, writes the wish to disk (`reports.paging.outbox`), sends
-(`reports.paging.pagerduty`, `reports.paging.webhook`) and writes down what came of it, one message at a time. So a trigger and a resolve of one
-incident are never under way together, and after a crash at any point the next run knows what may be open.
+`set` comes from the engine and only leaves the verdicts; one thread takes them, writes the wish to disk
+(`reports.paging.outbox`), sends (`reports.paging.pagerduty`, `reports.paging.webhook`) and writes down what
+came of it, one message at a time. So a trigger and a resolve of one incident are never under way together,
+and after a crash at any point the next run knows what may be open.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from supervisor.reports.paging.receiver import Hooks, PagerClock, Receiver, Retr
 from supervisor.reports.paging.routing import TRIGGERS, TRIGGERS_WITHIN, Budget, Keyring, Paging, RoutingKey
 from supervisor.reports.paging.store import Store
 
-LAST_LINES = 20         # of the client, in an incident
-SPOKEN_FOR = 3          # members of a group whose last lines are told
-CRASH_PAUSE = 5.0       # seconds of rest after an error of our own
-CHANGES = 20            # change events that wait at most: they inform, and call nobody
+LAST_LINES = 20  # of the client, in an incident
+SPOKEN_FOR = 3  # members of a group whose last lines are told
+CRASH_PAUSE = 5.0  # seconds of rest after an error of our own
+CHANGES = 20  # change events that wait at most: they inform, and call nobody
 CHANGE_ATTEMPTS = 5
 _UNREADABLE = (OSError, LookupError, ValueError)
 
@@ -49,16 +50,27 @@ class _Change:
     """A change event that waits."""
 
     body: str
-    due: float          # monotonic seconds
+    due: float  # monotonic seconds
     attempts: int = 0
 
 
 class Pager:
-    """The Alerter (`supervisor.engine`) that keeps one incident per tunnel at a receiver. It resolves nothing when it is closed."""
+    """The Alerter (`supervisor.engine`) that keeps one incident per tunnel at a receiver. It resolves
+    nothing when it is closed.
+    """
 
     def __init__(
-        self, receiver: Receiver, state_dir: Path, paging: Paging, hooks: Hooks, secrets: Secrets, *, pace: RetryPace | None = None,
-        budget: Budget | None = None, triggers: Budget | None = None, clock: PagerClock | None = None,
+        self,
+        receiver: Receiver,
+        state_dir: Path,
+        paging: Paging,
+        hooks: Hooks,
+        secrets: Secrets,
+        *,
+        pace: RetryPace | None = None,
+        budget: Budget | None = None,
+        triggers: Budget | None = None,
+        clock: PagerClock | None = None,
     ) -> None:
         """`budget` counts what is sent through a routing key, `triggers` the calls about one incident."""
         self._receiver = receiver
@@ -77,20 +89,23 @@ class Pager:
         self._log = structlog.get_logger()
         self._changed = threading.Condition()
         self._closing = False
-        self._latest: dict[str, Alert] | None = None        # verdicts by tunnel, as far as they are known
+        self._latest: dict[str, Alert] | None = None  # verdicts by tunnel, as far as they are known
         self._untaken = False
         self._tests: list[Future[tuple[SendResult, SendResult]]] = []
         self._status = OutboxStatus()
         self._thread = threading.Thread(target=self._run, name=receiver.name, daemon=True)
 
-    # --- from other threads ----------------------------------------------------------------------------------------------
+    # --- from other threads
+    # ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Send what an earlier run left, then what `set` brings."""
         self._thread.start()
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
-        """Verdicts by tunnel; an incident of a tunnel that is not named any more is resolved. Returns at once."""
+        """Verdicts by tunnel; an incident of a tunnel that is not named any more is resolved. Returns at
+        once.
+        """
         with self._changed:
             earlier = self._latest or {} if self._untaken else {}
             self._latest = {name: _newer(earlier.get(name), alert) for name, alert in alerts.items()}
@@ -108,7 +123,9 @@ class Pager:
             self._paging = paging
 
     def test(self) -> Future[tuple[SendResult, SendResult]]:
-        """Open and resolve an incident of its own through the real way; gives both answers or OSError, LookupError, ValueError: no key."""
+        """Open and resolve an incident of its own through the real way; gives both answers or OSError,
+        LookupError, ValueError: no key.
+        """
         future: Future[tuple[SendResult, SendResult]] = Future()
         with self._changed:
             self._tests.append(future)
@@ -116,13 +133,17 @@ class Pager:
         return future
 
     def change(self, summary: str, details: Mapping[str, str]) -> None:
-        """Tell that something was done on purpose; nobody is called, and it is lost if it cannot be told soon. Returns at once."""
+        """Tell that something was done on purpose; nobody is called, and it is lost if it cannot be told
+        soon. Returns at once.
+        """
         with self._changed:
             paging = self._paging
             if self._receiver.location(paging, "") is None:
                 return
             masked = {name: self._secrets.mask(text) for name, text in details.items()}
-            body = self._receiver.change(paging.facilitator, self._secrets.mask(summary), masked, self._clock.wall())
+            body = self._receiver.change(
+                paging.facilitator, self._secrets.mask(summary), masked, self._clock.wall()
+            )
             self._changes.append(_Change(body, self._clock.monotonic()))
             self._changed.notify()
 
@@ -132,14 +153,17 @@ class Pager:
         return self._status
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stop within `timeout` seconds. Nothing is sent, nothing is lost: the next run goes on from the store."""
+        """Stop within `timeout` seconds. Nothing is sent, nothing is lost: the next run goes on from the
+        store.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    # --- the thread ------------------------------------------------------------------------------------------------------
+    # --- the thread
+    # ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         self._receiver.open()
@@ -147,8 +171,10 @@ class Pager:
             try:
                 idle = self.turn()
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closing or self._untaken or self._tests or self._changes_due(), idle)
-            except Exception:       # an error of ours must not silence the pager: the verdicts are taken again
+                    self._changed.wait_for(
+                        lambda: self._closing or self._untaken or self._tests or self._changes_due(), idle
+                    )
+            except Exception:  # an error of ours must not silence the pager: the verdicts are taken again
                 self._log.exception("pager stumbled", receiver=self._receiver.name)
                 with self._changed:
                     self._untaken = self._latest is not None
@@ -159,10 +185,14 @@ class Pager:
         self._receiver.close()
 
     def _publish(self) -> None:
-        self._status = OutboxStatus(tuple(self._outbox), self._outbox.usable, self._last_error, tuple(self._outbox.letters))
+        self._status = OutboxStatus(
+            tuple(self._outbox), self._outbox.usable, self._last_error, tuple(self._outbox.letters)
+        )
 
     def turn(self) -> float | None:
-        """Take what is new and send one message. Seconds until there is something to do without being asked; None: for ever."""
+        """Take what is new and send one message. Seconds until there is something to do without being
+        asked; None: for ever.
+        """
         found = self._outbox.heal(self._clock.monotonic())
         with self._changed:
             self._untaken |= found and self._latest is not None
@@ -184,12 +214,15 @@ class Pager:
         return any(change.due <= self._clock.monotonic() for change in self._changes)
 
     def _idle(self) -> float | None:
-        moments = [message.due for _, message in self._outbox.waiting()[:1]] + [change.due for change in self._changes]
+        moments = [message.due for _, message in self._outbox.waiting()[:1]] + [
+            change.due for change in self._changes
+        ]
         if self._outbox.heal_at is not None:
             moments.append(self._outbox.heal_at)
         return max(0.0, min(moments) - self._clock.monotonic()) if moments else None
 
-    # --- verdicts --------------------------------------------------------------------------------------------------------
+    # --- verdicts
+    # ------------------------------------------------------------------------------------------------------
 
     def _take(self, alerts: Mapping[str, Alert], paging: Paging) -> None:
         named = {dedup_key(paging.facilitator, tunnel) for tunnel in alerts}
@@ -206,23 +239,36 @@ class Pager:
                     self._clear(open_one, "its tunnel is well, or was stopped")
 
     def _fire(self, alert: Alert, paging: Paging) -> None:
-        location = self._receiver.location(paging, alert.members[0] if alert.members else alert.tunnel)     # of a group all have the same
+        location = self._receiver.location(
+            paging, alert.members[0] if alert.members else alert.tunnel
+        )  # of a group all have the same
         if location is None:
             if alert.tunnel not in self._unrouted and self._receiver.wanted(paging):
                 self._unrouted.add(alert.tunnel)
-                self._log.error("somebody should be called, but no PagerDuty is configured", tunnel=alert.tunnel, text=alert.summary)
+                self._log.error(
+                    "somebody should be called, but no PagerDuty is configured",
+                    tunnel=alert.tunnel,
+                    text=alert.summary,
+                )
             return
         key = dedup_key(paging.facilitator, alert.tunnel)
         before = self._outbox.get(key) or Incident(key, alert.tunnel, location, self._clock.wall())
         incident = replace(before, location=location) if before.there is There.CLOSED else before
-        after = wish(self._rekeyed(incident), True, lambda _: self._compose(alert, paging), self._clock.wall())
+        after = wish(
+            self._rekeyed(incident), True, lambda _: self._compose(alert, paging), self._clock.wall()
+        )
         if after != before:
             self._outbox.put(after, self._clock.monotonic())
         if not before.wanted:
             self._log.error("incident", tunnel=alert.tunnel, dedup_key=key, text=alert.summary)
 
     def _clear(self, incident: Incident, why: str) -> None:
-        after = wish(incident, False, lambda _: self._receiver.resolve(incident.dedup_key, self._clock.wall()), self._clock.wall())
+        after = wish(
+            incident,
+            False,
+            lambda _: self._receiver.resolve(incident.dedup_key, self._clock.wall()),
+            self._clock.wall(),
+        )
         if after != incident:
             self._outbox.put(after, self._clock.monotonic())
         if incident.wanted:
@@ -241,8 +287,12 @@ class Pager:
         mask = self._secrets.mask
         offset = self._clock.wall() - self._clock.monotonic()
         details = dict(alert.details) | {name: iso(moment + offset) for name, moment in alert.moments.items()}
-        shown = replace(alert, summary=mask(alert.summary), details={name: mask(text) for name, text in details.items()})
-        return self._receiver.trigger(paging.facilitator, shown, alert.since + offset, [mask(line) for line in self._lines(alert)])
+        shown = replace(
+            alert, summary=mask(alert.summary), details={name: mask(text) for name, text in details.items()}
+        )
+        return self._receiver.trigger(
+            paging.facilitator, shown, alert.since + offset, [mask(line) for line in self._lines(alert)]
+        )
 
     def _lines(self, alert: Alert) -> Sequence[str]:
         """The last lines of the client; of a group, some of each of a few."""
@@ -251,7 +301,8 @@ class Pager:
         few, each = alert.members[:SPOKEN_FOR], LAST_LINES // SPOKEN_FOR
         return [f"{tunnel}: {line}" for tunnel in few for line in self._hooks.last_lines(tunnel)[-each:]]
 
-    # --- sending ---------------------------------------------------------------------------------------------------------
+    # --- sending
+    # ------------------------------------------------------------------------------------------------------
 
     def _send_next(self, paging: Paging) -> None:
         """Send the first message that is due and within its key's budget, if there is one."""
@@ -262,7 +313,11 @@ class Pager:
             try:
                 key = self._key(incident)
             except _UNREADABLE as error:
-                self._settle(incident, message, SendResult(SendOutcome.NO_KEY, f"the routing key cannot be read: {error}"))
+                self._settle(
+                    incident,
+                    message,
+                    SendResult(SendOutcome.NO_KEY, f"the routing key cannot be read: {error}"),
+                )
                 continue
             free_at = self._budget.free_at(key.fingerprint, now)
             if message.action is Action.TRIGGER:
@@ -275,15 +330,23 @@ class Pager:
 
     def _key(self, incident: Incident) -> RoutingKey:
         """The key that PagerDuty knows the incident by; a new incident takes the one that lies there now."""
-        current = None if incident.there is There.CLOSED else self._keys.known(incident.location, incident.fingerprint)
+        current = (
+            None
+            if incident.there is There.CLOSED
+            else self._keys.known(incident.location, incident.fingerprint)
+        )
         return current or self._keys.current(incident.location)
 
     def _send(self, incident: Incident, message: IncidentMessage, key: RoutingKey, paging: Paging) -> None:
         self._secrets.add(key.value)
         if incident.fingerprint != key.fingerprint:
             if incident.there is not There.CLOSED and incident.fingerprint:
-                self._log.error("the routing key that opened the incident is gone; look whether it has to be closed by hand",
-                                tunnel=incident.tunnel, dedup_key=incident.dedup_key)
+                self._log.error(
+                    "the routing key that opened the incident is gone; look whether it has to be closed "
+                    "by hand",
+                    tunnel=incident.tunnel,
+                    dedup_key=incident.dedup_key,
+                )
             incident = replace(incident, fingerprint=key.fingerprint)
             self._outbox.put(incident, self._clock.monotonic())
         self._budget.spend(key.fingerprint, self._clock.monotonic())
@@ -300,7 +363,10 @@ class Pager:
         wait = self._pace.after(answer, message.attempts + 1)
         self._hooks.count(message.action.value, answer.outcome.value)
         if answer.outcome is not SendOutcome.ACCEPTED:
-            self._last_error = f"{iso(self._clock.wall())} {message.action} {incident.tunnel}: {self._secrets.mask(answer.text)}"
+            self._last_error = (
+                f"{iso(self._clock.wall())} {message.action} {incident.tunnel}: "
+                f"{self._secrets.mask(answer.text)}"
+            )
         if answer.outcome is SendOutcome.REJECTED:
             self._outbox.bury(incident, answer.text, now)
         self._outbox.put(answered(incident, answer.outcome, self._secrets.mask(answer.text), now + wait), now)
@@ -309,7 +375,12 @@ class Pager:
 
     def _report(self, incident: Incident, message: IncidentMessage, answer: SendResult) -> None:
         name = self._receiver.name
-        words = {"tunnel": incident.tunnel, "action": message.action.value, "result": answer.outcome.value, "text": answer.text}
+        words = {
+            "tunnel": incident.tunnel,
+            "action": message.action.value,
+            "result": answer.outcome.value,
+            "text": answer.text,
+        }
         if answer.outcome is SendOutcome.ACCEPTED:
             self._log.info(f"{name} event", **words)
         elif answer.outcome is SendOutcome.REJECTED:
@@ -318,17 +389,27 @@ class Pager:
             self._log.warning(f"{name} event will be tried again", **words, attempts=message.attempts + 1)
 
     def _tell_changes(self, paging: Paging) -> None:
-        """Send the change events that are due, one after the other; they give way to incidents, and are given up after some attempts."""
+        """Send the change events that are due, one after the other; they give way to incidents, and are
+        given up after some attempts.
+        """
         now = self._clock.monotonic()
         for change in [change for change in self._changes if change.due <= now]:
             answer = self._tell(change, paging)
             change.attempts += 1
             change.due = self._clock.monotonic() + self._pace.after(answer, change.attempts)
-            over = answer.outcome in (SendOutcome.ACCEPTED, SendOutcome.REJECTED) or change.attempts >= CHANGE_ATTEMPTS
+            over = (
+                answer.outcome in (SendOutcome.ACCEPTED, SendOutcome.REJECTED)
+                or change.attempts >= CHANGE_ATTEMPTS
+            )
             if over:
                 self._changes.remove(change)
             if answer.outcome is not SendOutcome.ACCEPTED:
-                self._log.warning("change event was not taken", receiver=self._receiver.name, text=answer.text, given_up=over)
+                self._log.warning(
+                    "change event was not taken",
+                    receiver=self._receiver.name,
+                    text=answer.text,
+                    given_up=over,
+                )
 
     def _tell(self, change: _Change, paging: Paging) -> SendResult:
         try:
@@ -344,8 +425,16 @@ class Pager:
         return self._receiver.send(paging, key.value, change.body)
 
     def _test(self, future: Future[tuple[SendResult, SendResult]], paging: Paging) -> None:
-        key_of_it = dedup_key(paging.facilitator, "TEST")     # no tunnel can have this name
-        alert = Alert("TEST", Verdict.FIRING, "info", f"{paging.facilitator}: test of the way to you", self._clock.monotonic(), {}, "test")
+        key_of_it = dedup_key(paging.facilitator, "TEST")  # no tunnel can have this name
+        alert = Alert(
+            "TEST",
+            Verdict.FIRING,
+            "info",
+            f"{paging.facilitator}: test of the way to you",
+            self._clock.monotonic(),
+            {},
+            "test",
+        )
         try:
             location = self._receiver.location(paging, "TEST")
             if location is None:
@@ -356,7 +445,10 @@ class Pager:
             return
         self._secrets.add(key.value)
         now = self._clock.wall()
-        bodies = self._receiver.trigger(paging.facilitator, alert, now, ()), self._receiver.resolve(key_of_it, now)
+        bodies = (
+            self._receiver.trigger(paging.facilitator, alert, now, ()),
+            self._receiver.resolve(key_of_it, now),
+        )
         answers = []
         for action, body in zip(Action, bodies, strict=True):
             answers.append(self._receiver.send(paging, key.value, body))

@@ -22,18 +22,28 @@ from supervisor.reports.paging.webhook import Webhook
 
 
 class Pagers:
-    """PagerDuty and the webhook, each with its own store and thread: one that cannot be reached does not hold up the other."""
+    """PagerDuty and the webhook, each with its own store and thread: one that cannot be reached does not
+    hold up the other.
+    """
 
     def __init__(self, state_dir: Path, paging: Paging, hooks: Hooks, secrets: Secrets) -> None:
         self._state_dir = state_dir
         self._paging = paging
         self._pagerduty = Pager(PagerDuty(), state_dir, paging, hooks, secrets)
-        self._webhook = Pager(Webhook(), state_dir, paging, Hooks(hooks.read_secret, hooks.last_lines), secrets)
+        self._webhook = Pager(
+            Webhook(), state_dir, paging, Hooks(hooks.read_secret, hooks.last_lines), secrets
+        )
         self._all = (self._pagerduty, self._webhook)
 
     def left_open(self) -> frozenset[str]:
-        """The names of the incidents that an earlier run left open; not for the event loop's thread, and before `start`."""
-        stores = (Store(self._state_dir, file=file) for file in (FILE, WEBHOOK_FILE) if (self._state_dir / file).exists())
+        """The names of the incidents that an earlier run left open; not for the event loop's thread, and
+        before `start`.
+        """
+        stores = (
+            Store(self._state_dir, file=file)
+            for file in (FILE, WEBHOOK_FILE)
+            if (self._state_dir / file).exists()
+        )
         return frozenset[str]().union(*(left_open(store) for store in stores))
 
     def start(self) -> None:
@@ -73,12 +83,21 @@ class Pagers:
         paging = self._paging
         configured = (paging.routing_key is not None or bool(paging.tunnels), paging.webhook is not None)
         pairs = zip(configured, self._all, strict=True)
-        return {"receivers": [_receiver(pager, known) for known, pager in pairs if known or pager.status.incidents]}
+        return {
+            "receivers": [
+                _receiver(pager, known) for known, pager in pairs if known or pager.status.incidents
+            ]
+        }
 
     def test(self) -> dict[str, Future[tuple[SendResult, SendResult]]]:
-        """Open and resolve an incident of its own at each receiver that is configured; what each answers, by its name."""
+        """Open and resolve an incident of its own at each receiver that is configured; what each answers,
+        by its name.
+        """
         paging = self._paging
-        wanted = [*([self._pagerduty] if paging.routing_key is not None else []), *([self._webhook] if paging.webhook is not None else [])]
+        wanted = [
+            *([self._pagerduty] if paging.routing_key is not None else []),
+            *([self._webhook] if paging.webhook is not None else []),
+        ]
         return {pager.name: pager.test() for pager in wanted}
 
 
@@ -91,9 +110,12 @@ def _receiver(pager: Pager, configured: bool) -> dict[str, Any]:
         "pending": status.pending,
         "oldest": None if status.oldest is None else iso(status.oldest),
         "last_error": status.last_error or None,
-        "incidents": [_incident(incident) for incident in sorted(status.incidents, key=lambda each: each.since)],
+        "incidents": [
+            _incident(incident) for incident in sorted(status.incidents, key=lambda each: each.since)
+        ],
         "refused": [
-            {"at": iso(each.at), "dedup_key": each.dedup_key, "action": each.action, "error": each.error} for each in status.letters
+            {"at": iso(each.at), "dedup_key": each.dedup_key, "action": each.action, "error": each.error}
+            for each in status.letters
         ],
     }
 
@@ -106,5 +128,7 @@ def _incident(it: Incident) -> dict[str, Any]:
         "since": iso(it.since),
         "wanted": "open" if it.wanted else "closed",
         "there": it.there.value,
-        "waits": None if message is None else {"action": message.action.value, "attempts": message.attempts, "error": message.error},
+        "waits": None
+        if message is None
+        else {"action": message.action.value, "attempts": message.attempts, "error": message.error},
     }

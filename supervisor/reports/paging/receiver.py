@@ -1,4 +1,6 @@
-"""What a pager (`reports.paging.pager`) needs around it: the receiver that it tells, the rest of the daemon, a clock, and patience."""
+"""What a pager (`reports.paging.pager`) needs around it: the receiver that it tells, the rest of the
+daemon, a clock, and patience.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,14 @@ from supervisor.reports.paging.routing import Paging, ReadSecret
 
 @dataclass(frozen=True, slots=True)
 class RetryPace:
-    """Pauses before the next attempt: full jitter above a floor, so that many facilitators do not knock together."""
+    """Pauses before the next attempt: full jitter above a floor, so that many facilitators do not knock
+    together.
+    """
 
     failed: wait_base = tenacity.wait_fixed(1) + tenacity.wait_random_exponential(multiplier=2, max=120)
     throttled: wait_base = tenacity.wait_fixed(30) + tenacity.wait_random_exponential(multiplier=30, max=270)
-    heal: float = 10.0          # seconds between attempts to bring a lagging store up to date
-    busy: float = 1.0           # seconds to wait for somebody else's lock on the store
+    heal: float = 10.0  # seconds between attempts to bring a lagging store up to date
+    busy: float = 1.0  # seconds to wait for somebody else's lock on the store
 
     def after(self, answer: SendResult, attempts: int) -> float:
         """Seconds until the attempt after the `attempts`-th."""
@@ -37,7 +41,7 @@ class Hooks:
     """What the thread asks of the rest of the daemon; every callable must be safe in another thread."""
 
     read_secret: ReadSecret
-    last_lines: Callable[[str], Sequence[str]] = lambda _: ()       # of a tunnel's client, secrets masked
+    last_lines: Callable[[str], Sequence[str]] = lambda _: ()  # of a tunnel's client, secrets masked
     count: Callable[[str, str], None] = lambda action, result: None
 
 
@@ -50,16 +54,20 @@ class PagerClock:
 
 
 class Receiver(Protocol):
-    """Somebody who is told of incidents. What is sent through is a secret (a routing key, an address) that `Paging` has the place of."""
+    """Somebody who is told of incidents. What is sent through is a secret (a routing key, an address) that
+    `Paging` has the place of.
+    """
 
-    name: str       # in logs
-    file: str       # of its store, in state_dir
+    name: str  # in logs
+    file: str  # of its store, in state_dir
 
     def open(self) -> None:
         """Make ready to send. It is called in the thread that sends, first of all, and may take its time."""
 
     def location(self, paging: Paging, tunnel: str) -> str | None:
-        """Where the secret lies that incidents about this tunnel go through; None: it is told of none of them."""
+        """Where the secret lies that incidents about this tunnel go through; None: it is told of none of
+        them.
+        """
 
     def wanted(self, paging: Paging) -> bool:
         """Is it a mistake when nobody can be told through it."""

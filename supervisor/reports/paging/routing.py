@@ -1,9 +1,9 @@
 """Which routing key an incident goes through, and how often a key may be used.
 
-A routing key is a secret: it is read when something is sent, and neither stored nor logged. PagerDuty knows an incident only under the
-key that opened it, so an incident remembers where its key lies and a fingerprint of it. To rotate a key, put the new one on the first
-line of its file and leave the old one on the second until the incidents it opened are closed; a daemon that has used the old key finds
-it in its memory anyhow.
+A routing key is a secret: it is read when something is sent, and neither stored nor logged. PagerDuty knows
+an incident only under the key that opened it, so an incident remembers where its key lies and a fingerprint
+of it. To rotate a key, put the new one on the first line of its file and leave the old one on the second
+until the incidents it opened are closed; a daemon that has used the old key finds it in its memory anyhow.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hashlib import sha256
 
 from tunnels.settings import Secret
 
-BUDGET = 60         # events per routing key and minute: half of what PagerDuty takes
-WINDOW = 60.0       # seconds
-TRIGGERS = 3            # calls about one incident that may come in a burst
-TRIGGERS_WITHIN = 180.0 # seconds: one a minute in the long run
+BUDGET = 60  # events per routing key and minute: half of what PagerDuty takes
+WINDOW = 60.0  # seconds
+TRIGGERS = 3  # calls about one incident that may come in a burst
+TRIGGERS_WITHIN = 180.0  # seconds: one a minute in the long run
 
-ReadSecret = Callable[[Secret], str]    # raises OSError, LookupError or ValueError when it cannot be read
+ReadSecret = Callable[[Secret], str]  # raises OSError, LookupError or ValueError when it cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Paging:
 
     facilitator: str
     url: str = "https://events.pagerduty.com"
-    routing_key: Secret | None = None                               # None: incidents of other tunnels are only logged
-    tunnels: Mapping[str, Secret] = field(default_factory=dict)     # a tunnel's own key
-    webhook: Secret | None = None                                   # where the address of a webhook lies
+    routing_key: Secret | None = None  # None: incidents of other tunnels are only logged
+    tunnels: Mapping[str, Secret] = field(default_factory=dict)  # a tunnel's own key
+    webhook: Secret | None = None  # where the address of a webhook lies
 
     def location(self, tunnel: str) -> str | None:
         """Where the tunnel's routing key lies, as text; None: nobody is called for it."""
@@ -80,7 +80,7 @@ class Budget:
     def __init__(self, events: int = BUDGET, window: float = WINDOW) -> None:
         self._events = events
         self._window = window
-        self._sent: dict[str, deque[float]] = {}        # the last `events` of each key, monotonic seconds
+        self._sent: dict[str, deque[float]] = {}  # the last `events` of each key, monotonic seconds
         self._silent_until: dict[str, float] = {}
 
     def free_at(self, fingerprint: str, now: float) -> float:

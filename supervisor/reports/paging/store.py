@@ -1,7 +1,8 @@
-"""Incidents on disk: SQLite in `state_dir`, written before anything is sent. Used by one thread only (`reports.paging.pagerduty`).
+"""Incidents on disk: SQLite in `state_dir`, written before anything is sent. Used by one thread only
+(`reports.paging.pagerduty`).
 
-A file that SQLite cannot read any more is set aside under another name and a new one is begun; every other trouble is the caller's
-to bear (`reports.paging.outbox` goes on from memory and comes back).
+A file that SQLite cannot read any more is set aside under another name and a new one is begun; every other
+trouble is the caller's to bear (`reports.paging.outbox` goes on from memory and comes back).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
 from supervisor.reports.sqlite import Damaged, broken, connect, set_aside
 
 FILE = "facilitator.db"
-DEAD_LETTERS = 200      # kept at most
+DEAD_LETTERS = 200  # kept at most
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS incident (
@@ -35,14 +36,16 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 class Letter:
     """A message that was refused for good."""
 
-    at: float           # Unix time
+    at: float  # Unix time
     dedup_key: str
     action: str
     error: str
 
 
 class Store:
-    """The incidents, their unsent messages and the dead letters in one file. Every method may raise `sqlite3.Error` or `OSError`."""
+    """The incidents, their unsent messages and the dead letters in one file. Every method may raise
+    `sqlite3.Error` or `OSError`.
+    """
 
     def __init__(self, directory: Path, busy_timeout: float = 1.0, file: str = FILE) -> None:
         """`busy_timeout` in seconds: how long to wait for somebody else's lock."""
@@ -53,12 +56,24 @@ class Store:
     def load(self) -> list[Incident]:
         """Everything that was left open."""
         with self._transaction() as db:
-            messages = {row[0]: IncidentMessage(Action(row[1]), *row[2:]) for row in db.execute(
-                "SELECT dedup_key, action, body, created, attempts, error FROM outbox")}
+            messages = {
+                row[0]: IncidentMessage(Action(row[1]), *row[2:])
+                for row in db.execute("SELECT dedup_key, action, body, created, attempts, error FROM outbox")
+            }
             return [
-                Incident(key, tunnel, location, since, bool(wanted), There(there), fingerprint, message=messages.get(key))
+                Incident(
+                    key,
+                    tunnel,
+                    location,
+                    since,
+                    bool(wanted),
+                    There(there),
+                    fingerprint,
+                    message=messages.get(key),
+                )
                 for key, tunnel, location, since, wanted, there, fingerprint in db.execute(
-                    "SELECT dedup_key, tunnel, location, since, wanted, there, fingerprint FROM incident")
+                    "SELECT dedup_key, tunnel, location, since, wanted, there, fingerprint FROM incident"
+                )
             ]
 
     def save(self, incident: Incident) -> None:
@@ -80,15 +95,25 @@ class Store:
         if message is None:
             return
         with self._transaction() as db:
-            db.execute("INSERT INTO dead_letter (at, dedup_key, action, body, error) VALUES (?, ?, ?, ?, ?)",
-                       (time.time(), incident.dedup_key, message.action.value, message.body, error))
-            db.execute("DELETE FROM dead_letter WHERE id NOT IN (SELECT id FROM dead_letter ORDER BY id DESC LIMIT ?)", (DEAD_LETTERS,))
+            db.execute(
+                "INSERT INTO dead_letter (at, dedup_key, action, body, error) VALUES (?, ?, ?, ?, ?)",
+                (time.time(), incident.dedup_key, message.action.value, message.body, error),
+            )
+            db.execute(
+                "DELETE FROM dead_letter WHERE id NOT IN (SELECT id FROM dead_letter ORDER BY id DESC "
+                "LIMIT ?)",
+                (DEAD_LETTERS,),
+            )
 
     def letters(self, limit: int) -> list[Letter]:
         """The latest dead letters, the newest first."""
         with self._transaction() as db:
-            return [Letter(*row) for row in db.execute(
-                "SELECT at, dedup_key, action, error FROM dead_letter ORDER BY id DESC LIMIT ?", (limit,))]
+            return [
+                Letter(*row)
+                for row in db.execute(
+                    "SELECT at, dedup_key, action, error FROM dead_letter ORDER BY id DESC LIMIT ?", (limit,)
+                )
+            ]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -130,9 +155,27 @@ def _put(db: sqlite3.Connection, incident: Incident) -> None:
     if incident.finished:
         db.execute("DELETE FROM incident WHERE dedup_key = ?", (incident.dedup_key,))
         return
-    db.execute("INSERT OR REPLACE INTO incident VALUES (?, ?, ?, ?, ?, ?, ?)", (
-        incident.dedup_key, incident.tunnel, incident.location, incident.since,
-        incident.wanted, incident.there.value, incident.fingerprint))
+    db.execute(
+        "INSERT OR REPLACE INTO incident VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            incident.dedup_key,
+            incident.tunnel,
+            incident.location,
+            incident.since,
+            incident.wanted,
+            incident.there.value,
+            incident.fingerprint,
+        ),
+    )
     if message is not None:
-        db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?)", (
-            incident.dedup_key, message.action.value, message.body, message.created, message.attempts, message.error))
+        db.execute(
+            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                incident.dedup_key,
+                message.action.value,
+                message.body,
+                message.created,
+                message.attempts,
+                message.error,
+            ),
+        )

@@ -1,7 +1,9 @@
-"""A webhook as a receiver of incidents (`reports.paging.pager`): the same that PagerDuty is told, as plain JSON to an address of your own.
+"""A webhook as a receiver of incidents (`reports.paging.pager`): the same that PagerDuty is told, as plain
+JSON to an address of your own.
 
-An event is sent until any 2xx status says that it was taken, so it may arrive twice; both have the same `id`. Events about one incident
-arrive in order. The address usually holds a token: it is a secret, and neither logged nor stored.
+An event is sent until any 2xx status says that it was taken, so it may arrive twice; both have the same `id`.
+Events about one incident arrive in order. The address usually holds a token: it is a secret, and neither
+logged nor stored.
 """
 
 from __future__ import annotations
@@ -47,9 +49,17 @@ class Webhook:
     def trigger(self, facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
         """What opens an incident."""
         return _event(
-            Action.TRIGGER.value, dedup_key(facilitator, alert.tunnel), facilitator=facilitator, subject=alert.tunnel,
-            tunnels=list(alert.members), severity=alert.severity, summary=alert.summary, reason=alert.reason, since=iso(since),
-            details=dict(alert.details), last_lines=list(lines),
+            Action.TRIGGER.value,
+            dedup_key(facilitator, alert.tunnel),
+            facilitator=facilitator,
+            subject=alert.tunnel,
+            tunnels=list(alert.members),
+            severity=alert.severity,
+            summary=alert.summary,
+            reason=alert.reason,
+            since=iso(since),
+            details=dict(alert.details),
+            last_lines=list(lines),
         )
 
     def resolve(self, dedup_key: str, at: float) -> str:
@@ -58,7 +68,9 @@ class Webhook:
 
     def change(self, facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
         """Something that was done on purpose."""
-        return _event("change", None, facilitator=facilitator, summary=summary, at=iso(at), details=dict(details))
+        return _event(
+            "change", None, facilitator=facilitator, summary=summary, at=iso(at), details=dict(details)
+        )
 
     def send(self, paging: Paging, key: str, body: str) -> SendResult:
         """See `posting.Sender.tell`."""

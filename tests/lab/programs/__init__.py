@@ -1,1 +1,3 @@
-"""Little programs that the lab runs in its namespaces. Standard library only; each is started as a file, never imported."""
+"""Little programs that the lab runs in its namespaces. Standard library only; each is started as a file,
+never imported.
+"""

@@ -1,4 +1,6 @@
-"""Send RATE numbered datagrams a second to each ADDRESS, port 7, until SIGTERM; then print how many were sent, and how many echoed."""
+"""Send RATE numbered datagrams a second to each ADDRESS, port 7, until SIGTERM; then print how many were
+sent, and how many echoed.
+"""
 
 import contextlib
 import select
@@ -8,7 +10,7 @@ import sys
 import threading
 import time
 
-STRAGGLERS = 3.0        # seconds for the last echoes, at most
+STRAGGLERS = 3.0  # seconds for the last echoes, at most
 
 
 class DatagramStream:
@@ -20,7 +22,9 @@ class DatagramStream:
         self.echoed: set[bytes] = set()
 
     def send(self, address: str) -> None:
-        with contextlib.suppress(OSError):      # an ICMP error of an earlier datagram: that one was refused on its way
+        with contextlib.suppress(
+            OSError
+        ):  # an ICMP error of an earlier datagram: that one was refused on its way
             self.sender.sendto(b"\n%d" % self.sent, (address, 7))
         self.sent += 1
 
@@ -34,7 +38,7 @@ class DatagramStream:
 
 def run(stream: DatagramStream, rate: int, addresses: list[str], stopped: threading.Event) -> None:
     due = time.monotonic()
-    while not stopped.is_set():     # looked at between two datagrams: nothing is counted by half
+    while not stopped.is_set():  # looked at between two datagrams: nothing is counted by half
         for address in addresses:
             stream.send(address)
         due += 1 / rate

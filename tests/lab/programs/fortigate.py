@@ -1,7 +1,9 @@
-"""A double of a FortiGate's SSL VPN up to the point where PPP begins: fortigate.py CERTIFICATE KEY ADDRESS PORT
+"""A double of a FortiGate's SSL VPN up to the point where PPP begins: fortigate.py CERTIFICATE KEY ADDRESS
+PORT
 
-Strict: whatever a FortiGate would not get is answered with 400 and printed as `wrong`. Each judged login is printed as `accepted`,
-`refused` or `asked` (for a code). The password `with a code` is right when the code 123456 follows.
+Strict: whatever a FortiGate would not get is answered with 400 and printed as `wrong`. Each judged login is
+printed as `accepted`, `refused` or `asked` (for a code). The password `with a code` is right when the code
+123456 follows.
 """
 
 import http.server
@@ -12,7 +14,10 @@ from urllib.parse import parse_qsl
 COOKIE = "SVPNCOOKIE=VeryLongAndSecret"
 PASSWORD, WITH_CODE, CODE = "correct horse", "with a code", "123456"
 PORTAL = "reqid=7,polid=1-1-7,grp=staff,portal=full,magic=1-7,peer="
-XML = '<?xml version="1.0"?><sslvpn-tunnel ver="1"><ipv4><dns ip="10.77.0.53"/><assigned-addr ipv4="10.79.98.1"/></ipv4></sslvpn-tunnel>'
+XML = (
+    '<?xml version="1.0"?><sslvpn-tunnel ver="1"><ipv4><dns ip="10.77.0.53"/><assigned-addr '
+    'ipv4="10.79.98.1"/></ipv4></sslvpn-tunnel>'
+)
 
 
 class Fortigate(http.server.BaseHTTPRequestHandler):
@@ -27,8 +32,19 @@ class Fortigate(http.server.BaseHTTPRequestHandler):
         match dict(form):
             case {"username": user, "credential": password, "realm": "", "ajax": "1", **rest} if not rest:
                 return self.log_in(user, password)
-            case {"username": user, "realm": "", "reqid": "7", "polid": "1-1-7", "grp": "staff", "portal": "full", "peer": "", "code": code,
-                  "code2": "", "magic": "1-7", **rest} if not rest:
+            case {
+                "username": user,
+                "realm": "",
+                "reqid": "7",
+                "polid": "1-1-7",
+                "grp": "staff",
+                "portal": "full",
+                "peer": "",
+                "code": code,
+                "code2": "",
+                "magic": "1-7",
+                **rest,
+            } if not rest:
                 return self.verdict(user == "svc-facilitator" and code == CODE)
         return self.wrong(body)
 
@@ -42,7 +58,7 @@ class Fortigate(http.server.BaseHTTPRequestHandler):
         if self.path == "/remote/sslvpn-tunnel":
             print("tunnel", flush=True)
             self.close_connection = True
-            while self.rfile.read(1):           # a FortiGate would speak PPP from here on
+            while self.rfile.read(1):  # a FortiGate would speak PPP from here on
                 pass
             return None
         return self.wrong(self.path)
@@ -56,7 +72,9 @@ class Fortigate(http.server.BaseHTTPRequestHandler):
     def verdict(self, right):
         print("accepted" if right else "refused", flush=True)
         if right:
-            return self.answer("ret=1,redir=/remote/fortisslvpn", (("Set-Cookie", f"{COOKIE}; path=/; secure; httponly"),))
+            return self.answer(
+                "ret=1,redir=/remote/fortisslvpn", (("Set-Cookie", f"{COOKIE}; path=/; secure; httponly"),)
+            )
         return self.answer("ret=0,redir=/remote/login?&err=sslvpn_login_permission_denied&lang=en")
 
     def answer(self, body, headers=(), code=200):

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 
-PAUSE_AFTER, PAUSE = 50, 0.02       # connections, and seconds after so many: a busy laptop rather than a flood
+PAUSE_AFTER, PAUSE = 50, 0.02  # connections, and seconds after so many: a busy laptop rather than a flood
 
 
 def attempt(source: str, address: str, port: int) -> socket.socket:
@@ -29,7 +29,7 @@ def lives(sock: socket.socket) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        return error.errno == 107       # ENOTCONN: still connecting
+        return error.errno == 107  # ENOTCONN: still connecting
 
 
 def main(source: str, port: str, count: str, *addresses: str) -> None:

@@ -1,7 +1,9 @@
-"""Ask for http://ADDRESS/ every 10 ms and print one line for each attempt: `start end ok` in monotonic seconds, in order of their ends.
+"""Ask for http://ADDRESS/ every 10 ms and print one line for each attempt: `start end ok` in monotonic
+seconds, in order of their ends.
 
-An attempt has PATIENCE seconds. Half a second tells how long a tunnel is away: a longer one would measure the client's own SYN
-retransmission. Whether a request gets lost tells only a long one: on a busy machine an answer may take its time.
+An attempt has PATIENCE seconds. Half a second tells how long a tunnel is away: a longer one would measure the
+client's own SYN retransmission. Whether a request gets lost tells only a long one: on a busy machine an
+answer may take its time.
 
     python poll.py ADDRESS PATIENCE
 """

@@ -1,4 +1,5 @@
-"""A local user who wants the connections of others: takes a port whenever it can be had, in every way that needs no right.
+"""A local user who wants the connections of others: takes a port whenever it can be had, in every way that
+needs no right.
 
 Prints a JSON line when stdin ends: how often it had the port, and how many connections came.
 
@@ -14,7 +15,7 @@ import sys
 import time
 
 OPTIONS = (0, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
-LOOK = 0.05         # seconds for which a port is kept before other ways are tried
+LOOK = 0.05  # seconds for which a port is kept before other ways are tried
 
 
 def listening(address: str, port: int, option: int) -> socket.socket | None:

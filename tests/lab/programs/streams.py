@@ -1,6 +1,8 @@
-"""Hold COUNT connections to ADDRESS, port 7, and send a numbered line on each every PAUSE seconds, until SIGTERM.
+"""Hold COUNT connections to ADDRESS, port 7, and send a numbered line on each every PAUSE seconds, until
+SIGTERM.
 
-Then print how many lines were sent, how many came back in order, how many connections broke, and the longest time without an answer.
+Then print how many lines were sent, how many came back in order, how many connections broke, and the longest
+time without an answer.
 """
 
 import asyncio
@@ -8,7 +10,7 @@ import signal
 import sys
 import time
 
-LAST_WORDS = 5.0        # seconds for the last echoes
+LAST_WORDS = 5.0  # seconds for the last echoes
 
 
 class TcpStream:

@@ -1,7 +1,8 @@
 """Checks a login for an OpenVPN server: `verify PREFIX HOW FILE`, where FILE holds user name and password.
 
-PREFIX.password, PREFIX.seed and PREFIX.period (seconds) say what is right; a code is taken once. Each login becomes a line `VERDICT CODE`
-in PREFIX.attempts. With HOW = approval the login waits until PREFIX.approved exists.
+PREFIX.password, PREFIX.seed and PREFIX.period (seconds) say what is right; a code is taken once. Each login
+becomes a line `VERDICT CODE` in PREFIX.attempts. With HOW = approval the login waits until PREFIX.approved
+exists.
 """
 
 import base64
@@ -34,7 +35,7 @@ def totp(step: int) -> str:
     seed = base64.b32decode(Path(f"{PREFIX}.seed").read_text().strip())
     digest = hmac.digest(seed, step.to_bytes(8, "big"), "sha1")
     start = digest[-1] & 15
-    return f"{(int.from_bytes(digest[start:start + 4], 'big') & 0x7FFFFFFF) % 10**6:06}"
+    return f"{(int.from_bytes(digest[start : start + 4], 'big') & 0x7FFFFFFF) % 10**6:06}"
 
 
 def right_code(code: str) -> bool:

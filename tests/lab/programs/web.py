@@ -1,4 +1,5 @@
-"""HTTP on port 80 and UDP on port 7. Both answer with the server's name and the client's address: `NAME sees ADDRESS`.
+"""HTTP on port 80 and UDP on port 7. Both answer with the server's name and the client's address: `NAME
+sees ADDRESS`.
 
 TCP on port 7 sends back what it gets.
 """

@@ -1,4 +1,5 @@
-"""A client that was taken over: tries everything that its uid and its capabilities might let it do to others, and says what came of it.
+"""A client that was taken over: tries everything that its uid and its capabilities might let it do to
+others, and says what came of it.
 
     python3 intruder.py RUNTIME_DIR DAEMON VICTIM SIGNAL FILE...
 
@@ -40,7 +41,11 @@ def content(path: str) -> bytes:
 
 
 def memory(pid: int) -> bytes:
-    line = next(each for each in Path(f"/proc/{pid}/maps").read_text().splitlines() if "[heap]" in each or "[stack]" in each)
+    line = next(
+        each
+        for each in Path(f"/proc/{pid}/maps").read_text().splitlines()
+        if "[heap]" in each or "[stack]" in each
+    )
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
         file.seek(int(line.split("-")[0], 16))
         return file.read(64)
@@ -92,7 +97,9 @@ def request(path: Path, line: str) -> str | None:
             key = f"X-Facilitator-Key: {path.with_name('control.key').read_text()}\r\n"
         except OSError:
             key = ""
-        connection.sendall(f"{line} HTTP/1.1\r\nHost: x\r\n{key}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(
+            f"{line} HTTP/1.1\r\nHost: x\r\n{key}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
         answer = connection.recv(65536).decode()
     if " 403 " in answer.splitlines()[0]:
         raise PermissionError(answer.splitlines()[-1])
@@ -125,7 +132,9 @@ def disguised(write: int, runtime: Path) -> None:
     except OSError as error:
         told = f"refused {error}"
     with open(write, "w") as answer:
-        answer.write(f"{told}, session {os.getsid(0) == os.getpid() or os.getppid()}, environment {dict(os.environ)}")
+        answer.write(
+            f"{told}, session {os.getsid(0) == os.getpid() or os.getppid()}, environment {dict(os.environ)}"
+        )
 
 
 def notify(path: Path) -> str:

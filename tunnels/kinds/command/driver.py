@@ -1,10 +1,13 @@
-"""Runs a program, and tells the daemon when its device is up, and if asked so when a target answers through it.
+"""Runs a program, and tells the daemon when its device is up, and if asked so when a target answers
+through it.
 
-    python -I -m tunnels.kinds.command.driver --device NAME [--mark N] [--probe TARGET]... -- PROGRAM [ARGUMENT]...
+    python -I -m tunnels.kinds.command.driver --device NAME [--mark N] [--probe TARGET]... -- PROGRAM
+    [ARGUMENT]...
 
-This process becomes the program itself, so that its pid, its exit code and its signals are the program's own. Who looks out is an orphan
-beside it, which the program does not know of: it belongs to the same process group, and the daemon reaps it. READY=1 and X_ADDRESS=...
-go to NOTIFY_SOCKET, which the program itself does not get: what it would say there is not what was asked for.
+This process becomes the program itself, so that its pid, its exit code and its signals are the program's own.
+Who looks out is an orphan beside it, which the program does not know of: it belongs to the same process
+group, and the daemon reaps it. READY=1 and X_ADDRESS=... go to NOTIFY_SOCKET, which the program itself does
+not get: what it would say there is not what was asked for.
 """
 
 from __future__ import annotations
@@ -22,15 +25,15 @@ from urllib.parse import urlsplit
 
 from tunnels.drivers.netlink import LINK_GROUPS, Netlink, address_of
 
-ANSWERED_WITHIN = 1.0       # seconds for one target
-PAUSE = 0.2                 # seconds between two targets
+ANSWERED_WITHIN = 1.0  # seconds for one target
+PAUSE = 0.2  # seconds between two targets
 _ECHO = struct.pack("!BBHHH", 8, 0, 0, 0, 1)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Become the program; the exit code if that cannot be."""
     split = arguments.index("--")
-    options, argv = _options(arguments[:split]), arguments[split + 1:]
+    options, argv = _options(arguments[:split]), arguments[split + 1 :]
     notify = os.environ.pop("NOTIFY_SOCKET", "")
     sys.stdout.flush()
     program = os.getpid()
@@ -52,7 +55,7 @@ def _look_out(program: int, options: argparse.Namespace, notify: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
-    os.closerange(3, 1 << 16)       # the program's secrets are none of its business
+    os.closerange(3, 1 << 16)  # the program's secrets are none of its business
     ended = os.pidfd_open(program)
     address = _wait_for(options.device, ended)
     if options.probe and address is not None:
@@ -70,7 +73,7 @@ def _wait_for(device: str, ended: int) -> str | None:
                 return str(address)
             if ended in select.select([news.fileno(), ended], [], [])[0]:
                 return None
-            with contextlib.suppress(OSError):      # some news were lost: look all the same
+            with contextlib.suppress(OSError):  # some news were lost: look all the same
                 news.skip()
 
 
@@ -97,7 +100,7 @@ def _answers(target: str, device: str, mark: int) -> bool:
     kind, protocol = (socket.SOCK_DGRAM, socket.IPPROTO_ICMP) if echo else (socket.SOCK_STREAM, 0)
     with socket.socket(socket.AF_INET, kind, protocol) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)        # the daemon's rules let nothing else in
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)  # the daemon's rules let nothing else in
         sock.settimeout(ANSWERED_WITHIN)
         try:
             sock.connect((url.hostname or "", url.port or 80))
@@ -117,7 +120,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", required=True, help="name of the device that the program makes")
     parser.add_argument("--mark", type=int, default=0, help="mark of packets that may enter the tunnel")
-    parser.add_argument("--probe", action="append", default=[], help="a target that must answer: tcp://, http:// or icmp://")
+    parser.add_argument(
+        "--probe", action="append", default=[], help="a target that must answer: tcp://, http:// or icmp://"
+    )
     return parser.parse_args(arguments)
 
 

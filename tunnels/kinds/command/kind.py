@@ -1,7 +1,9 @@
-"""A command: any program that makes a tunnel device, described by the configuration instead of by a file of this package.
+"""A command: any program that makes a tunnel device, described by the configuration instead of by a file
+of this package.
 
-How it is known to be up is said under `up:`: by a line of its output, by its device, by sd_notify(3), or by the first answered probe. For a
-device or a probe, tunnels/kinds/command/driver.py looks out beside it. Patterns tell which lines mean that it failed, and how.
+How it is known to be up is said under `up:`: by a line of its output, by its device, by sd_notify(3), or by
+the first answered probe. For a device or a probe, tunnels/kinds/command/driver.py looks out beside it.
+Patterns tell which lines mean that it failed, and how.
 """
 
 from __future__ import annotations
@@ -14,20 +16,47 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunnels.base import Carrier, Connected, Failed, Input, Kind, Launch, LineSource, Observation, Placement, Reason, Settings, Tunnel
+from tunnels.base import (
+    Carrier,
+    Connected,
+    Failed,
+    Input,
+    Kind,
+    Launch,
+    LineSource,
+    Observation,
+    Placement,
+    Reason,
+    Settings,
+    Tunnel,
+)
 from tunnels.failure_patterns import table
 from tunnels.regex import LOOKED_AT, check_sizes, compiled
 from tunnels.settings import parse_target
 
-# --- patterns ------------------------------------------------------------------------------------------------------------------
+# --- patterns
+# ----------------------------------------------------------------------------------------------------------
 
 # A named group says which reason it is; without one it is the first.
 PERMANENT = (
-    Reason.CLIENT_CONFIG, Reason.AUTH, Reason.CERTIFICATE, Reason.CHALLENGE, Reason.KEY, Reason.KICKED, Reason.OUR_CERTIFICATE,
+    Reason.CLIENT_CONFIG,
+    Reason.AUTH,
+    Reason.CERTIFICATE,
+    Reason.CHALLENGE,
+    Reason.KEY,
+    Reason.KICKED,
+    Reason.OUR_CERTIFICATE,
 )
 TRANSIENT = (
-    Reason.NETWORK, Reason.BANNED, Reason.DNS, Reason.FAR_END_FULL, Reason.HANDSHAKE, Reason.LOCAL, Reason.PEER_CLOSED,
-    Reason.PEER_TIMEOUT, Reason.SESSION_EXPIRED,
+    Reason.NETWORK,
+    Reason.BANNED,
+    Reason.DNS,
+    Reason.FAR_END_FULL,
+    Reason.HANDSHAKE,
+    Reason.LOCAL,
+    Reason.PEER_CLOSED,
+    Reason.PEER_TIMEOUT,
+    Reason.SESSION_EXPIRED,
 )
 _FACTS = ("address", "peer")
 
@@ -43,16 +72,25 @@ def _checked(value: str, groups: Iterable[str]) -> str:
     return value
 
 
-# --- placeholders --------------------------------------------------------------------------------------------------------------
+# --- placeholders
+# ----------------------------------------------------------------------------------------------------------
 
-_MEMFD = "login.password"       # the name of the anonymous file; no word of the configuration can be mistaken for it
+_MEMFD = (
+    "login.password"  # the name of the anonymous file; no word of the configuration can be mistaken for it
+)
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}|\{([a-z_]+)\}")
 _IN_ARGV = ("device", "directory", "username", "password_file")
 _IN_ENVIRONMENT = ("device", "directory", "username")
-_SECRET_OPTION = re.compile(r"--?(?:pass(?:word|wd|phrase)?|secret|token|otp|api-?key)(?:=([^/{].*))?", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"pass(?:word|wd|phrase)|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
+_SECRET_OPTION = re.compile(
+    r"--?(?:pass(?:word|wd|phrase)?|secret|token|otp|api-?key)(?:=([^/{].*))?", re.IGNORECASE
+)
+_SECRET_NAME = re.compile(
+    r"pass(?:word|wd|phrase)|secret|token|credential|api_?key|private_?key", re.IGNORECASE
+)
 _IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
-_HANDED_OVER = "say login.password and {password_file}, which becomes the path of a file that only the program can read"
+_HANDED_OVER = (
+    "say login.password and {password_file}, which becomes the path of a file that only the program can read"
+)
 
 
 def _check_placeholders(word: str, known: Iterable[str]) -> None:
@@ -62,11 +100,16 @@ def _check_placeholders(word: str, known: Iterable[str]) -> None:
             raise ValueError(f"{{{name}}}: everybody on this host could read it there; {_HANDED_OVER}")
         if name is not None and name not in known:
             choice = ", ".join(f"{{{each}}}" for each in known)
-            raise ValueError(f"{{{name}}} is no placeholder here; these are: {choice}; for the text itself write {{{{{name}}}}}")
+            raise ValueError(
+                f"{{{name}}} is no placeholder here; these are: {choice}; for the text itself write "
+                f"{{{{{name}}}}}"
+            )
 
 
 def _filled(word: str, values: Mapping[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda match: f"{{{match[1]}}}" if match[1] is not None else values[match[2]], word)
+    return _PLACEHOLDER.sub(
+        lambda match: f"{{{match[1]}}}" if match[1] is not None else values[match[2]], word
+    )
 
 
 def _names(words: Iterable[str]) -> set[str]:
@@ -74,7 +117,8 @@ def _names(words: Iterable[str]) -> set[str]:
     return {match[2] for word in words for match in _PLACEHOLDER.finditer(word)} - {None}
 
 
-# --- the settings --------------------------------------------------------------------------------------------------------------
+# --- the settings
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Up(Settings):
@@ -82,10 +126,18 @@ class Up(Settings):
 
     whole: ClassVar[bool] = True
 
-    line: str | None = Field(None, description="a regular expression (RE2): a line of its output; groups named address and peer are shown")
-    device: str | None = Field(None, description="name of the device that it makes: as soon as that is up and has an address")
+    line: str | None = Field(
+        None,
+        description="a regular expression (RE2): a line of its output; groups named address and peer are "
+        "shown",
+    )
+    device: str | None = Field(
+        None, description="name of the device that it makes: as soon as that is up and has an address"
+    )
     notify: bool = Field(False, description="true: it says READY=1 on its NOTIFY_SOCKET (sd_notify)")
-    probe: bool = Field(False, description="true: as soon as its device is up and a target of the probe answers through it")
+    probe: bool = Field(
+        False, description="true: as soon as its device is up and a target of the probe answers through it"
+    )
 
     @field_validator("line")
     @classmethod
@@ -104,22 +156,37 @@ class Command(Tunnel):
 
     kind: Literal["command"] = Field("command", description="any program that makes a tunnel device")
     argv: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        description="the program and its arguments, no shell; {device}, {directory}, {username} and {password_file} are filled in"
+        description="the program and its arguments, no shell; {device}, {directory}, {username} and "
+        "{password_file} are filled in"
     )
     up: Up = Field(description="how it is known to be up")
-    permanent: tuple[str, ...] = Field((), description="regular expressions (RE2): lines after which trying again is useless")
-    transient: tuple[str, ...] = Field((), description="regular expressions (RE2): lines after which it is started anew")
-    reads: tuple[Path, ...] = Field((), description="files and directories that it opens, beside the system's and those that argv names")
-    writes: tuple[Path, ...] = Field((), description="files and directories that it changes, beside its own directory; [/] closes nothing")
+    permanent: tuple[str, ...] = Field(
+        (), description="regular expressions (RE2): lines after which trying again is useless"
+    )
+    transient: tuple[str, ...] = Field(
+        (), description="regular expressions (RE2): lines after which it is started anew"
+    )
+    reads: tuple[Path, ...] = Field(
+        (), description="files and directories that it opens, beside the system's and those that argv names"
+    )
+    writes: tuple[Path, ...] = Field(
+        (), description="files and directories that it changes, beside its own directory; [/] closes nothing"
+    )
     environment: Mapping[str, str] = Field(
-        default_factory=dict, description="variables beside PATH and LANG, no secrets; {device}, {directory} and {username} are filled in"
+        default_factory=dict,
+        description="variables beside PATH and LANG, no secrets; {device}, {directory} and {username} are "
+        "filled in",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _one_device(cls, value: Any) -> Any:
         """What `up.device` names is the tunnel's device."""
-        named = value["up"].get("device") if isinstance(value, dict) and isinstance(value.get("up"), dict) else None
+        named = (
+            value["up"].get("device")
+            if isinstance(value, dict) and isinstance(value.get("up"), dict)
+            else None
+        )
         if isinstance(named, str) and value.get("device") is None:
             return {**value, "device": named}
         return value
@@ -132,8 +199,12 @@ class Command(Tunnel):
             if "\0" in word or not value[0]:
                 raise ValueError("argv: the program's name is missing, or a word holds a zero character")
             option = _SECRET_OPTION.fullmatch(word)
-            if _IN_URL.search(word) or (option and (option[1] or ("=" not in word and after[:1] not in ("", "-", "/", "{")))):
-                raise ValueError(f"a secret on the command line could be read by everybody on this host; {_HANDED_OVER}")
+            if _IN_URL.search(word) or (
+                option and (option[1] or ("=" not in word and after[:1] not in ("", "-", "/", "{")))
+            ):
+                raise ValueError(
+                    f"a secret on the command line could be read by everybody on this host; {_HANDED_OVER}"
+                )
         return value
 
     @field_validator("permanent")
@@ -162,29 +233,43 @@ class Command(Tunnel):
         used = _names((*self.argv, *self.environment.values()))
         check_sizes((*self.permanent, *self.transient, *(() if self.up.line is None else (self.up.line,))))
         if self.up.device not in (None, self.device):
-            raise ValueError(f"device is {self.device} and up.device is {self.up.device}; they are the same thing")
+            raise ValueError(
+                f"device is {self.device} and up.device is {self.up.device}; they are the same thing"
+            )
         if self.device is None and "device" not in used:
-            raise ValueError("which device is the tunnel's? Put {device} into argv or environment, or name under device: what it makes")
+            raise ValueError(
+                "which device is the tunnel's? Put {device} into argv or environment, or name under "
+                "device: what it makes"
+            )
         if "username" in used and self.login.username is None:
             raise ValueError("{username} is login.username, which is missing")
         if "password_file" in used and self.login.password is None:
             raise ValueError("{password_file} holds login.password, which is missing")
-        if self.up.probe and not any(parse_target(target).address.version == 4 for target in self.probe.targets):
+        if self.up.probe and not any(
+            parse_target(target).address.version == 4 for target in self.probe.targets
+        ):
             raise ValueError("up: {probe: true} needs probe.targets with an IPv4 address")
         return self
 
 
-# --- the launch ----------------------------------------------------------------------------------------------------------------
+# --- the launch
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _inputs(tunnel: Command) -> tuple[Input, ...]:
     password = tunnel.login.password
-    return (Input("password", password),) if password is not None and "password_file" in _names(tunnel.argv) else ()
+    return (
+        (Input("password", password),)
+        if password is not None and "password_file" in _names(tunnel.argv)
+        else ()
+    )
 
 
 def _launch(tunnel: Command, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     values = {
-        "device": place.device, "directory": str(place.directory), "username": tunnel.login.username or "",
+        "device": place.device,
+        "directory": str(place.directory),
+        "username": tunnel.login.username or "",
         "password_file": f"/proc/self/fd/{{{_MEMFD}}}",
     }
     return Launch(
@@ -209,15 +294,35 @@ def _watched(tunnel: Command, place: Placement) -> tuple[str, ...]:
     """What runs the program where somebody has to look out for its device."""
     if tunnel.up.device is None and not tunnel.up.probe:
         return ()
-    targets = (target for target in tunnel.probe.targets if tunnel.up.probe and parse_target(target).address.version == 4)
+    targets = (
+        target
+        for target in tunnel.probe.targets
+        if tunnel.up.probe and parse_target(target).address.version == 4
+    )
     probes = (word for target in targets for word in ("--probe", target))
-    return (place.python, "-I", "-m", "tunnels.kinds.command.driver", "--device", place.device, "--mark", str(place.mark), *probes, "--")
+    return (
+        place.python,
+        "-I",
+        "-m",
+        "tunnels.kinds.command.driver",
+        "--device",
+        place.device,
+        "--mark",
+        str(place.mark),
+        *probes,
+        "--",
+    )
 
 
-# --- what it says --------------------------------------------------------------------------------------------------------------
+# --- what it says
+# ----------------------------------------------------------------------------------------------------------
 
 _OURS = table(
-    (r"^facilitator: (\S+) cannot be run: No such file or directory$", Reason.MISSING_BINARY, "{1} is not installed"),
+    (
+        r"^facilitator: (\S+) cannot be run: No such file or directory$",
+        Reason.MISSING_BINARY,
+        "{1} is not installed",
+    ),
     (r"^facilitator: (\S+ cannot be run: Permission denied)$", Reason.MISSING_RIGHT, "{1}"),
     (r"^facilitator: (\S+ cannot be run: .+)$", Reason.LOCAL, "{1}"),
 )
@@ -229,7 +334,9 @@ class CommandDialogue:
 
     def __init__(self, tunnel: Command) -> None:
         self._up = None if tunnel.up.line is None else compiled(tunnel.up.line)
-        self._permanent, self._transient = ([compiled(pattern) for pattern in each] for each in (tunnel.permanent, tunnel.transient))
+        self._permanent, self._transient = (
+            [compiled(pattern) for pattern in each] for each in (tunnel.permanent, tunnel.transient)
+        )
         self._failed = False
         self._facts: dict[str, str] = {}
 
@@ -254,7 +361,11 @@ class CommandDialogue:
             yield _connected(self._facts)
 
     def _printed(self, line: str) -> Iterator[Observation]:
-        failed = _first(self._permanent, line, PERMANENT[0]) or _first(self._transient, line, TRANSIENT[0]) or _of_ours(line)
+        failed = (
+            _first(self._permanent, line, PERMANENT[0])
+            or _first(self._transient, line, TRANSIENT[0])
+            or _of_ours(line)
+        )
         if failed is not None:
             self._failed = True
             yield failed
@@ -263,8 +374,14 @@ class CommandDialogue:
 
 
 def _of_ours(line: str) -> Failed | None:
-    return next((Failed(reason, text.format(match[0], *match.groups()))
-                 for pattern, reason, text in _OURS if (match := pattern.search(line))), None)
+    return next(
+        (
+            Failed(reason, text.format(match[0], *match.groups()))
+            for pattern, reason, text in _OURS
+            if (match := pattern.search(line))
+        ),
+        None,
+    )
 
 
 def _first(patterns: Iterable[Any], line: str, otherwise: Reason) -> Failed | None:
@@ -293,6 +410,12 @@ def _dialogue(tunnel: Command, inputs: Mapping[str, bytes]) -> CommandDialogue:
 
 
 COMMAND = Kind(
-    name="command", options=Command, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=(),
+    name="command",
+    options=Command,
+    carrier=Carrier.DEVICE,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=(),
     pairs=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
 )

@@ -1,13 +1,16 @@
 """Drives openconnect: one login for a cookie, then the session with that cookie, then whatever becomes of it.
 
-    python -I -m tunnels.kinds.openconnect.driver --server HOST[:PORT] --protocol NAME --device NAME [--user NAME] [--kept FD] ...
+    python -I -m tunnels.kinds.openconnect.driver --server HOST[:PORT] --protocol NAME --device NAME [--user
+    NAME] [--kept FD] ...
 
-    openconnect --authenticate     its prompts -> forms.Interview -> Talk.ask -> its stdin;  COOKIE=... -> Talk.keep
+    openconnect --authenticate     its prompts -> forms.Interview -> Talk.ask -> its stdin;  COOKIE=... ->
+    Talk.keep
     openconnect --cookie-on-stdin  its script -> script.Script -> the device is up -> Talk.connected
 
-Its lines go to our output unchanged, except for the cookie. What only the course of events tells is added as a line of our own
-(`facilitator: ...`), so that the failure table of the kind reads everything in one order. SIGTERM parks the session: the cookie stays
-good for the next start (SIGHUP of openconnect); after the daemon's word `leave` it logs off (BYE), and the cookie is worthless.
+Its lines go to our output unchanged, except for the cookie. What only the course of events tells is added as
+a line of our own (`facilitator: ...`), so that the failure table of the kind reads everything in one order.
+SIGTERM parks the session: the cookie stays good for the next start (SIGHUP of openconnect); after the
+daemon's word `leave` it logs off (BYE), and the cookie is worthless.
 """
 
 from __future__ import annotations
@@ -34,27 +37,33 @@ from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.vpnc_script import COMMAND, Call, Script
 from tunnels.kinds.openconnect.forms import FormPrompt, Interview, Wish
 
-QUIET = 0.05        # seconds after which text without an end of line is a prompt
-GRACE = 3.0         # seconds that openconnect gets to end; in a handshake with a mute server it hears no signal
-MEANT = 0.05        # seconds after SIGTERM in which the daemon's word about it may still come
-DPD = 4             # seconds of silence before the far side is asked whether it lives; a dead one is noticed after about two of them
-SHUT_WITHIN = 1.0   # seconds in which a server that shuts us out hangs up
-NEAR_END = 15.0     # seconds around the announced end of a session in which its end is no surprise
+QUIET = 0.05  # seconds after which text without an end of line is a prompt
+GRACE = 3.0  # seconds that openconnect gets to end; in a handshake with a mute server it hears no signal
+MEANT = 0.05  # seconds after SIGTERM in which the daemon's word about it may still come
+# seconds of silence before the far side is asked whether it lives; a dead one is noticed after about two of
+# them
+DPD = 4
+SHUT_WITHIN = 1.0  # seconds in which a server that shuts us out hangs up
+NEAR_END = 15.0  # seconds around the announced end of a session in which its end is no surprise
 _PARTS = ("COOKIE", "HOST", "CONNECT_URL", "FINGERPRINT", "RESOLVE")
-REFUSED = 2         # openconnect's exit code when its cookie is not taken
-SCRIPT = f"case $reason in connect|reconnect) exec {COMMAND};; esac"     # a shell runs it; nothing else needs anything done
+REFUSED = 2  # openconnect's exit code when its cookie is not taken
+# a shell runs it; nothing else needs anything done
+SCRIPT = f"case $reason in connect|reconnect) exec {COMMAND};; esac"
 _PR_SET_PDEATHSIG = 1
 
 _REACHED = re.compile(r"Connected to (\S+):(\d+)$")
 _SECURED = re.compile(r"Connected to HTTPS on ")
 _BROKEN = re.compile(
-    r"Error (?:reading|fetching) HTTP|Failed to (?:read from|write to) TLS|SSL (?:connection failure|(?:read|write) error)"
+    r"Error (?:reading|fetching) HTTP|Failed to (?:read from|write to) TLS|SSL (?:connection "
+    r"failure|(?:read|write) error)"
     r"|Failed to open HTTPS"
 )
 _EXPIRED = re.compile(r"Client certificate has expired at: (.*)")
-_DISMISSED = re.compile(r"(?:Received server disconnect|received server terminate|Session terminated by server)(?:.*'(.+)')?")
+_DISMISSED = re.compile(
+    r"(?:Received server disconnect|received server terminate|Session terminated by server)(?:.*'(.+)')?"
+)
 
-Ticket = Mapping[str, str]      # what a login gave: _PARTS that are there, by name
+Ticket = Mapping[str, str]  # what a login gave: _PARTS that are there, by name
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -75,7 +84,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--key", type=int, help="descriptor of its private key")
     parser.add_argument("--kept", type=int, help="descriptor of what an earlier session has kept")
     parser.add_argument("--mtu", type=int, help="largest packet in bytes; without it, as the server says")
-    parser.add_argument("--append-code", action="store_true", help="the one-time code follows the password in its field")
+    parser.add_argument(
+        "--append-code", action="store_true", help="the one-time code follows the password in its field"
+    )
     return parser.parse_args(arguments)
 
 
@@ -92,16 +103,16 @@ class OpenconnectSession:
         self._script = Script(self._called)
         self._interview = Interview(options.append_code)
         self._client: Process | None = None
-        self._asked_secret = False          # the far side was told a password or a code
+        self._asked_secret = False  # the far side was told a password or a code
         self._up_since: float | None = None
         self._lasts: float | None = None
-        self._reached: tuple[str, int] | None = None    # the address that answered last
-        self._secured = False               # it has shown its certificate
-        self._broken = False                # the connection to it broke
-        self._expired = ""                  # when our certificate has
-        self._farewell: str | None = None   # it has ended the session, with these words
+        self._reached: tuple[str, int] | None = None  # the address that answered last
+        self._secured = False  # it has shown its certificate
+        self._broken = False  # the connection to it broke
+        self._expired = ""  # when our certificate has
+        self._farewell: str | None = None  # it has ended the session, with these words
         self._ending = self._leaving = False
-        self._stopped = False               # openconnect ended because we told it to
+        self._stopped = False  # openconnect ended because we told it to
 
     async def run(self) -> int:
         """The exit code of openconnect; negative: the signal that ended it."""
@@ -132,11 +143,16 @@ class OpenconnectSession:
         except (OSError, ValueError, TypeError):
             return None
 
-    # --- the two steps -----------------------------------------------------------------------------------------------------------
+    # --- the two steps
+    # ------------------------------------------------------------------------------------------------------
 
     async def _authenticate(self) -> tuple[int, Ticket | None]:
         """Log in: (exit code, what the server gave)."""
-        optional = {"--user": self._options.user, "--authgroup": self._options.group, "--servercert": self._options.pin}
+        optional = {
+            "--user": self._options.user,
+            "--authgroup": self._options.group,
+            "--servercert": self._options.pin,
+        }
         words = [word for name, value in optional.items() if value is not None for word in (name, value)]
         client = await self._spawn("--authenticate", *words, self._options.server, stdout=PIPE, stderr=PIPE)
         assert client.stdout is not None
@@ -149,13 +165,21 @@ class OpenconnectSession:
         """Run the session to its end; the exit code."""
         pin = self._options.pin or ticket.get("FINGERPRINT")
         client = await self._spawn(
-            "--cookie-on-stdin", "--interface", self._options.device, "--script", SCRIPT,
+            "--cookie-on-stdin",
+            "--interface",
+            self._options.device,
+            "--script",
+            SCRIPT,
             # one try in place; how often and how long to try again is the daemon's business
-            "--reconnect-timeout", "0", "--force-dpd", str(DPD),
+            "--reconnect-timeout",
+            "0",
+            "--force-dpd",
+            str(DPD),
             *(("--servercert", pin) if pin else ()),
             *(("--resolve", ticket["RESOLVE"]) if ticket.get("RESOLVE") else ()),
             ticket.get("CONNECT_URL") or ticket.get("HOST") or self._options.server,
-            stdout=PIPE, stderr=STDOUT,
+            stdout=PIPE,
+            stderr=STDOUT,
         )
         assert client.stdout is not None
         _write(client, ticket["COOKIE"])
@@ -164,13 +188,21 @@ class OpenconnectSession:
         return await client.wait()
 
     async def _spawn(self, *words: str, stdout: int, stderr: int) -> Process:
-        """Start openconnect in a process group of its own: a signal to ours must not make it log off. It never outlives us."""
+        """Start openconnect in a process group of its own: a signal to ours must not make it log off. It
+        never outlives us.
+        """
         keys = {"--certificate": self._options.certificate, "--sslkey": self._options.key}
         mine = {name: fd for name, fd in keys.items() if fd is not None}
         self._client = await asyncio.create_subprocess_exec(
-            "openconnect", f"--protocol={self._options.protocol}",
-            *(word for name, fd in mine.items() for word in (name, f"/proc/self/fd/{fd}")), *words,
-            stdin=PIPE, stdout=stdout, stderr=stderr, pass_fds=tuple(mine.values()), preexec_fn=_in_own_group,
+            "openconnect",
+            f"--protocol={self._options.protocol}",
+            *(word for name, fd in mine.items() for word in (name, f"/proc/self/fd/{fd}")),
+            *words,
+            stdin=PIPE,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=tuple(mine.values()),
+            preexec_fn=_in_own_group,
         )
         if self._ending:
             self._stop(self._client)
@@ -189,7 +221,8 @@ class OpenconnectSession:
         self._secured = self._secured or _SECURED.match(line) is not None
         self._broken = self._broken or _BROKEN.match(line) is not None
 
-    # --- the login's questions -----------------------------------------------------------------------------------------------------
+    # --- the login's questions
+    # -----------------------------------------------------------------------------------------------------
 
     async def _converse(self, client: Process, stderr: StreamReader) -> None:
         async for text, whole in _lines(stderr):
@@ -233,13 +266,16 @@ class OpenconnectSession:
         self._asked_secret = self._asked_secret or question.wish in (Wish.PASSWORD, Wish.CODE)
         return answer
 
-    # --- the session's events --------------------------------------------------------------------------------------------------------
+    # --- the session's events
+    # ------------------------------------------------------------------------------------------------------
 
     def _called(self, call: Call) -> None:
         """Our script: the interface is up before openconnect passes the first packet."""
         bring_up(self._options.device, self._options.mtu or call.mtu)
         self._up_since, self._lasts = time.monotonic(), call.lasts
-        self._talk.connected(**assigned(call.addresses), peer=call.gateway, routes=list(call.routes), lasts=call.lasts)
+        self._talk.connected(
+            **assigned(call.addresses), peer=call.gateway, routes=list(call.routes), lasts=call.lasts
+        )
 
     def _renew(self) -> None:
         if self._client is not None and self._client.returncode is None and self._up_since is not None:
@@ -261,7 +297,8 @@ class OpenconnectSession:
             client.send_signal(signal.SIGTERM if self._leaving or self._up_since is None else signal.SIGHUP)
             asyncio.get_running_loop().call_later(GRACE, _kill, client)
 
-    # --- why it ended ------------------------------------------------------------------------------------------------------------------
+    # --- why it ended
+    # ------------------------------------------------------------------------------------------------------
 
     async def _conclude_login(self, code: int) -> None:
         """Say what openconnect's own words leave open. Whatever it said itself has been read before."""
@@ -280,7 +317,11 @@ class OpenconnectSession:
             return
         if code == REFUSED:
             known = resumed or self._up_since is not None
-            _say("the server no longer takes this session" if known else "the server takes no further session of this account")
+            _say(
+                "the server no longer takes this session"
+                if known
+                else "the server takes no further session of this account"
+            )
         elif self._up_since is None:
             await self._conclude_handshake()
         elif self._farewell is None:
@@ -291,7 +332,11 @@ class OpenconnectSession:
             _say(f"the server ended the session{self._farewell and ': '}{self._farewell}")
 
     def _over(self) -> bool:
-        return self._lasts is not None and self._up_since is not None and time.monotonic() - self._up_since >= self._lasts - NEAR_END
+        return (
+            self._lasts is not None
+            and self._up_since is not None
+            and time.monotonic() - self._up_since >= self._lasts - NEAR_END
+        )
 
     async def _conclude_handshake(self) -> None:
         """The server answered, and then would not have us."""
@@ -307,7 +352,8 @@ class OpenconnectSession:
             _say("the server ended the connection after the handshake; it may not accept our certificate")
 
 
-# --- the process --------------------------------------------------------------------------------------------------------------------
+# --- the process
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _in_own_group() -> None:
@@ -329,7 +375,9 @@ def _write(client: Process, line: str, *, close: bool = True) -> None:
 
 
 async def _lines(stream: StreamReader) -> AsyncIterator[tuple[str, bool]]:
-    """What a stream says: (line, True), or (text, False) when it stays without an end for a while, which is a prompt."""
+    """What a stream says: (line, True), or (text, False) when it stays without an end for a while, which
+    is a prompt.
+    """
     pending = ""
     while True:
         try:

@@ -1,7 +1,8 @@
 """openconnect: the SSL VPNs of Cisco (and ocserv), Palo Alto, Pulse, F5, Fortinet, Array and Juniper.
 
-It runs through tunnels/kinds/openconnect/driver.py, which logs in once for a cookie and then runs the session with it. The cookie is kept, so
-that a short break needs no second login. Routes and names are the daemon's: the program gives the device its address and brings it up.
+It runs through tunnels/kinds/openconnect/driver.py, which logs in once for a cookie and then runs the session
+with it. The cookie is kept, so that a short break needs no second login. Routes and names are the daemon's:
+the program gives the device its address and brings it up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, S
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, LEAVE, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
 
-_SERVER = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
+_SERVER = re.compile(
+    r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII
+)
 _PIN = re.compile(r"pin-sha256:[A-Za-z0-9+/]{43}=|sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}", re.ASCII)
 _PEM = b"-----BEGIN "
 
@@ -27,15 +30,26 @@ Protocol = Literal["anyconnect", "gp", "pulse", "f5", "fortinet", "array", "nc"]
 class OpenConnect(Tunnel):
     """A tunnel of kind openconnect."""
 
-    kind: Literal["openconnect"] = Field("openconnect", description="openconnect: SSL VPNs of Cisco (ocserv) and others")
+    kind: Literal["openconnect"] = Field(
+        "openconnect", description="openconnect: SSL VPNs of Cisco (ocserv) and others"
+    )
     server: str = Field(description="HOST[:PORT] of the far side")
-    protocol: Protocol = Field("anyconnect", description="whose VPN it is: anyconnect (also ocserv), gp, pulse, f5, fortinet, array or nc")
+    protocol: Protocol = Field(
+        "anyconnect",
+        description="whose VPN it is: anyconnect (also ocserv), gp, pulse, f5, fortinet, array or nc",
+    )
     server_certificate: str | None = Field(
         None, description="the server's key as pin-sha256:..., where no public authority vouches for it"
     )
-    certificate: Path | None = Field(None, description="file with our certificate (PEM), and its key if `key` is not given")
-    key: Secret | None = Field(None, description="where the private key of the certificate lies; without a passphrase")
-    group: Annotated[str, Field(min_length=1)] | None = Field(None, description="what to choose where the server offers several groups")
+    certificate: Path | None = Field(
+        None, description="file with our certificate (PEM), and its key if `key` is not given"
+    )
+    key: Secret | None = Field(
+        None, description="where the private key of the certificate lies; without a passphrase"
+    )
+    group: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="what to choose where the server offers several groups"
+    )
 
     @field_validator("server")
     @classmethod
@@ -49,7 +63,10 @@ class OpenConnect(Tunnel):
     @classmethod
     def _is_pin(cls, value: str | None) -> str | None:
         if value is not None and _PIN.fullmatch(value) is None:
-            raise ValueError(f"{value!r} is not a pin; write it as pin-sha256: and 44 characters, as `openconnect --authenticate` shows it")
+            raise ValueError(
+                f"{value!r} is not a pin; write it as pin-sha256: and 44 characters, as `openconnect "
+                f"--authenticate` shows it"
+            )
         return value
 
     @model_validator(mode="after")
@@ -79,13 +96,24 @@ def _inputs(tunnel: OpenConnect) -> tuple[Input, ...]:
 def _launch(tunnel: OpenConnect, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     _check(inputs)
     words = {
-        "--server": tunnel.server, "--protocol": tunnel.protocol, "--user": tunnel.login.username, "--group": tunnel.group,
-        "--pin": tunnel.server_certificate, "--mtu": None if tunnel.mtu is None else str(tunnel.mtu),
+        "--server": tunnel.server,
+        "--protocol": tunnel.protocol,
+        "--user": tunnel.login.username,
+        "--group": tunnel.group,
+        "--pin": tunnel.server_certificate,
+        "--mtu": None if tunnel.mtu is None else str(tunnel.mtu),
     }
     files = {name: inputs[name] for name in ("certificate", "key", "kept") if name in inputs}
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.kinds.openconnect.driver", "--device", place.device, "--talk", KEY,
+            place.python,
+            "-I",
+            "-m",
+            "tunnels.kinds.openconnect.driver",
+            "--device",
+            place.device,
+            "--talk",
+            KEY,
             *(f"{name}={word}" for name, word in words.items() if word is not None),
             *(f"--{name}={{{name}}}" for name in files),
             *(("--append-code",) if tunnel.login.append_code else ()),
@@ -104,51 +132,109 @@ def _check(inputs: Mapping[str, bytes]) -> None:
         raise ValueError("the private key must be in PEM form and without a passphrase")
 
 
-# --- what they print ------------------------------------------------------------------------------------------------------------------
+# --- what they print
+# ----------------------------------------------------------------------------------------------------------
 
-# The first row that is found in a line counts, and the first line with a row. What follows `facilitator: ` are conclusions of our program:
+# The first row that is found in a line counts, and the first line with a row. What follows `facilitator: `
+# are conclusions of our program:
 # they come last, when openconnect's own words did not say it.
 _LINES = table(
     (r"getaddrinfo failed for host '([^']*)': (.*)", Reason.DNS, "cannot resolve {1}: {2}"),
     (r"Failed to connect to host (\S+)", Reason.NETWORK, "{1} cannot be reached"),
-    (r"Failed to reconnect to (?:host|proxy) (\S+): (.*)", Reason.NETWORK, "{1} cannot be reached any more: {2}"),
-    (r"None of the \d+ fingerprint\(s\) .* match server's certificate: (\S+)", Reason.CERTIFICATE,
-     "the server's key is not the pinned one but {1}"),
+    (
+        r"Failed to reconnect to (?:host|proxy) (\S+): (.*)",
+        Reason.NETWORK,
+        "{1} cannot be reached any more: {2}",
+    ),
+    (
+        r"None of the \d+ fingerprint\(s\) .* match server's certificate: (\S+)",
+        Reason.CERTIFICATE,
+        "the server's key is not the pinned one but {1}",
+    ),
     (r"^ +--servercert (\S+)", Reason.CERTIFICATE, "the server's certificate is not trusted; its key is {1}"),
     (r"(?<=facilitator: )the server's certificate is not trusted", Reason.CERTIFICATE, "{0}"),
     (r"SSL certificate authentication failed", Reason.OUR_CERTIFICATE, "the server refused our certificate"),
     (r"(?<=facilitator: )our certificate has expired.*", Reason.OUR_CERTIFICATE, "{0}"),
-    (r"No SSL certificate found to match private key", Reason.KEY, "the private key does not belong to the certificate"),
+    (
+        r"No SSL certificate found to match private key",
+        Reason.KEY,
+        "the private key does not belong to the certificate",
+    ),
     (r"Loading certificate failed: (.*)", Reason.KEY, "our certificate cannot be used: {1}"),
-    (r"Failed to (?:interpret PEM file|load (?:PKCS|private key|item).*|open (?:private key|key/certificate) file.*)", Reason.KEY,
-     "our certificate or key cannot be used: {0}"),
-    (r"Loading certificate failed\. Aborting|(?<=facilitator: )the private key needs a passphrase", Reason.KEY,
-     "our certificate or key cannot be used"),
-    (r"^Login failed\.?|401 Authentication failed|(?<=facilitator: )the login was refused: .*", Reason.AUTH,
-     "the server refused the login"),
-    (r"Auth choice .* (?:not available|matches multiple options)|Server asked us to .*(?:CSD|trojan).*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"Cannot follow redirection to non-https URL.*|Failed to (?:parse server response|find or parse web form).*|XML response has no .*",
-     Reason.CLIENT_CONFIG, "the server does not speak this protocol: {0}"),
-    (r"Authentication failure: Client certificate required", Reason.OUR_CERTIFICATE, "the server wants another certificate than ours"),
-    (r"Authentication failure: (.*)", Reason.AUTH, "the server refused the login: {1}"),                             # Pulse
-    (r"Unexpected (?:401|403|512) result from server", Reason.AUTH, "the server refused the login"),                 # GlobalProtect: 512
+    (
+        r"Failed to (?:interpret PEM file|load (?:PKCS|private key|item).*|open (?:private "
+        r"key|key/certificate) file.*)",
+        Reason.KEY,
+        "our certificate or key cannot be used: {0}",
+    ),
+    (
+        r"Loading certificate failed\. Aborting|(?<=facilitator: )the private key needs a passphrase",
+        Reason.KEY,
+        "our certificate or key cannot be used",
+    ),
+    (
+        r"^Login failed\.?|401 Authentication failed|(?<=facilitator: )the login was refused: .*",
+        Reason.AUTH,
+        "the server refused the login",
+    ),
+    (
+        r"Auth choice .* (?:not available|matches multiple options)|Server asked us to .*(?:CSD|trojan).*",
+        Reason.CLIENT_CONFIG,
+        "{0}",
+    ),
+    (
+        r"Cannot follow redirection to non-https URL.*|Failed to (?:parse server response|find or parse "
+        r"web form).*|XML response has no .*",
+        Reason.CLIENT_CONFIG,
+        "the server does not speak this protocol: {0}",
+    ),
+    (
+        r"Authentication failure: Client certificate required",
+        Reason.OUR_CERTIFICATE,
+        "the server wants another certificate than ours",
+    ),
+    (r"Authentication failure: (.*)", Reason.AUTH, "the server refused the login: {1}"),  # Pulse
+    (
+        r"Unexpected (?:401|403|512) result from server",
+        Reason.AUTH,
+        "the server refused the login",
+    ),  # GlobalProtect: 512
     (r"Unexpected 5\d\d result from server", Reason.FAR_END_FULL, "the server is not in service: {0}"),
-    (r"Unexpected \d+ result from server", Reason.CLIENT_CONFIG, "the server does not speak this protocol: {0}"),
+    (
+        r"Unexpected \d+ result from server",
+        Reason.CLIENT_CONFIG,
+        "the server does not speak this protocol: {0}",
+    ),
     (r"VPN service unavailable; reason: (.*)", Reason.FAR_END_FULL, "the server is not in service: {1}"),
     (r"No IP address received", Reason.FAR_END_FULL, "the server has no address for us"),
-    (r"(?:unrecognized|invalid) option .*|option .* requires an argument|Unknown VPN protocol .*", Reason.CLIENT_CONFIG,
-     "openconnect: {0}"),
+    (
+        r"(?:unrecognized|invalid) option .*|option .* requires an argument|Unknown VPN protocol .*",
+        Reason.CLIENT_CONFIG,
+        "openconnect: {0}",
+    ),
     (r"Failed to bind local tun device \(TUNSETIFF\): .*busy.*", Reason.LOCAL, "{0}"),
     (r"Failed to (?:bind local|open) tun device.*", Reason.MISSING_RIGHT, "{0}"),
     (r"(?<=facilitator: )the device cannot be set up: .*", Reason.MISSING_RIGHT, "{0}"),
     (r"FileNotFoundError: .*'openconnect'", Reason.MISSING_BINARY, "openconnect is not installed"),
     (r"(?<=facilitator: )the login was refused$", Reason.AUTH, "the server refused the login"),
     (r"(?<=facilitator: )the connection broke during the login", Reason.NETWORK, "{0}"),
-    (r"(?<=facilitator: )the server hangs up before a word is said", Reason.BANNED, "{0}: it shuts us out, or is full"),
-    (r"(?<=facilitator: )the TLS handshake failed|(?<=facilitator: )the server ended the connection after the handshake.*",
-     Reason.HANDSHAKE, "{0}"),
+    (
+        r"(?<=facilitator: )the server hangs up before a word is said",
+        Reason.BANNED,
+        "{0}: it shuts us out, or is full",
+    ),
+    (
+        r"(?<=facilitator: )the TLS handshake failed|(?<=facilitator: )the server ended the connection "
+        r"after the handshake.*",
+        Reason.HANDSHAKE,
+        "{0}",
+    ),
     (r"(?<=facilitator: )the server no longer takes this session", Reason.SESSION_EXPIRED, "{0}"),
-    (r"(?<=facilitator: )the session has lasted as long as the server lets it", Reason.SESSION_EXPIRED, "{0}"),
+    (
+        r"(?<=facilitator: )the session has lasted as long as the server lets it",
+        Reason.SESSION_EXPIRED,
+        "{0}",
+    ),
     (r"(?<=facilitator: )the server takes no further session of this account", Reason.FAR_END_FULL, "{0}"),
     (r"(?<=facilitator: )the server ended the session.*", Reason.PEER_CLOSED, "{0}"),
     (r"(?<=facilitator: )the connection to the server broke", Reason.PEER_CLOSED, "{0}"),
@@ -167,7 +253,16 @@ def _certificates(tunnel: OpenConnect, inputs: Mapping[str, bytes]) -> tuple[byt
 
 
 OPENCONNECT = Kind(
-    name="openconnect", options=OpenConnect, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("openconnect",), renew=(RENEW,), leave=(LEAVE,), endpoint=lambda tunnel: tunnel.host, door=lambda tunnel: tunnel.port,
+    name="openconnect",
+    options=OpenConnect,
+    carrier=Carrier.DEVICE,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=("openconnect",),
+    renew=(RENEW,),
+    leave=(LEAVE,),
+    endpoint=lambda tunnel: tunnel.host,
+    door=lambda tunnel: tunnel.port,
     certificates=_certificates,
 )

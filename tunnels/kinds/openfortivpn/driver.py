@@ -1,8 +1,11 @@
-"""Drives one openfortivpn: sees first that this host has PPP, gives it what it asks for, and says when the tunnel is up.
+"""Drives one openfortivpn: sees first that this host has PPP, gives it what it asks for, and says when the
+tunnel is up.
 
-    python -I -m tunnels.kinds.openfortivpn.driver --device NAME --config FD --talk FD [--mtu N] [--append-code]
+    python -I -m tunnels.kinds.openfortivpn.driver --device NAME --config FD --talk FD [--mtu N]
+    [--append-code]
 
-pppd addresses the device. A login on a host without PPP would be wasted, and many gateways count sessions: so PPP is looked at first.
+pppd addresses the device. A login on a host without PPP would be wasted, and many gateways count sessions: so
+PPP is looked at first.
 """
 
 from __future__ import annotations
@@ -35,8 +38,13 @@ class OpenfortivpnSession:
         """Run openfortivpn; its exit code, or the negative number of the signal that ended it."""
         fd = self._options.config
         client = await asyncio.create_subprocess_exec(
-            "openfortivpn", "-c", f"/proc/self/fd/{fd}", pass_fds=(fd,),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            "openfortivpn",
+            "-c",
+            f"/proc/self/fd/{fd}",
+            pass_fds=(fd,),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         assert client.stdin is not None
         assert client.stdout is not None
@@ -53,7 +61,11 @@ class OpenfortivpnSession:
         if not prompt.startswith(_PASSWORD):
             return await self._talk.ask("code", prompt)
         password = await self._talk.ask("password", prompt)
-        return password + await self._talk.ask("code", "One-time code") if self._options.append_code else password
+        return (
+            password + await self._talk.ask("code", "One-time code")
+            if self._options.append_code
+            else password
+        )
 
     def _heard(self, line: str) -> None:
         say(line)

@@ -1,7 +1,8 @@
 """openfortivpn: Fortinet's SSL VPN over pppd, driven by tunnels/kinds/openfortivpn/driver.py.
 
-It needs PPP in the kernel (/dev/ppp) and pppd. Where either is missing, openconnect with `protocol: fortinet` reaches the same servers.
-The settings go through an anonymous file; password and codes are given when it asks for them.
+It needs PPP in the kernel (/dev/ppp) and pppd. Where either is missing, openconnect with `protocol: fortinet`
+reaches the same servers. The settings go through an anonymous file; password and codes are given when it asks
+for them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ _SERVER = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*)(?::(?P<port>\d{1,5}))
 class OpenFortiVpn(Tunnel):
     """A tunnel of kind openfortivpn."""
 
-    kind: Literal["openfortivpn"] = Field("openfortivpn", description="openfortivpn: Fortinet's SSL VPN over pppd")
+    kind: Literal["openfortivpn"] = Field(
+        "openfortivpn", description="openfortivpn: Fortinet's SSL VPN over pppd"
+    )
     server: str = Field(description="HOST[:PORT] of the gateway")
     trusted_certificate: str | None = Field(
-        None, description="SHA-256 digest (64 hexadecimal digits) of the gateway's certificate, where no public authority vouches for it"
+        None,
+        description="SHA-256 digest (64 hexadecimal digits) of the gateway's certificate, where no public "
+        "authority vouches for it",
     )
 
     @field_validator("server")
@@ -45,7 +50,9 @@ class OpenFortiVpn(Tunnel):
     def _is_digest(cls, value: str | None) -> str | None:
         digest = None if value is None else value.replace(":", "").lower()
         if digest is not None and re.fullmatch(r"[0-9a-f]{64}", digest) is None:
-            raise ValueError(f"{value!r} is not a digest; it has 64 hexadecimal digits, as openfortivpn prints them")
+            raise ValueError(
+                f"{value!r} is not a digest; it has 64 hexadecimal digits, as openfortivpn prints them"
+            )
         return digest
 
 
@@ -58,7 +65,16 @@ def _launch(tunnel: OpenFortiVpn, place: Placement, inputs: Mapping[str, bytes])
         raise ValueError("openfortivpn needs a login.username")
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.kinds.openfortivpn.driver", "--device", place.device, "--config", "{config}", "--talk", KEY,
+            place.python,
+            "-I",
+            "-m",
+            "tunnels.kinds.openfortivpn.driver",
+            "--device",
+            place.device,
+            "--config",
+            "{config}",
+            "--talk",
+            KEY,
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
         ),
@@ -66,7 +82,7 @@ def _launch(tunnel: OpenFortiVpn, place: Placement, inputs: Mapping[str, bytes])
         management=place.directory / "management.sock",
         reads=(Path("/etc/ppp"), Path("/etc/openfortivpn")),
         writes=INTERFACE_SETTINGS,
-        capabilities=("chown", "dac_override", "setgid", "setuid"),      # pppd
+        capabilities=("chown", "dac_override", "setgid", "setuid"),  # pppd
     )
 
 
@@ -76,29 +92,57 @@ def configuration(tunnel: OpenFortiVpn, username: str, device: str) -> str:
         raise ValueError("login.username has characters that openfortivpn cannot be given")
     host, _, port = tunnel.server.partition(":")
     settings = {
-        "host": host, "port": port or "443", "username": username, "set-routes": "0", "half-internet-routes": "0", "set-dns": "0",
-        "pppd-use-peerdns": "0", "pppd-ifname": device, "persistent": "0", "use-syslog": "0",
+        "host": host,
+        "port": port or "443",
+        "username": username,
+        "set-routes": "0",
+        "half-internet-routes": "0",
+        "set-dns": "0",
+        "pppd-use-peerdns": "0",
+        "pppd-ifname": device,
+        "persistent": "0",
+        "use-syslog": "0",
         **({} if tunnel.trusted_certificate is None else {"trusted-cert": tunnel.trusted_certificate}),
     }
     return "".join(f"{name} = {value}\n" for name, value in settings.items())
 
 
-# --- what it prints -------------------------------------------------------------------------------------------------------------
+# --- what it prints
+# ----------------------------------------------------------------------------------------------------------
 
 _LINES = table(
-    (r"(?<=facilitator: )/.* is missing.*|(?<=facilitator: )/.* cannot be opened.*", Reason.MISSING_BINARY,
-     f"{{0}}: {INSTEAD}"),
-    (r"Couldn't set tty to PPP discipline|kernel does not support PPP", Reason.MISSING_BINARY, f"this kernel has no PPP: {INSTEAD}"),
-    (r"--trusted-cert ([0-9a-f]{64})", Reason.CERTIFICATE, "the gateway's certificate is not trusted; its digest is {1}"),
+    (
+        r"(?<=facilitator: )/.* is missing.*|(?<=facilitator: )/.* cannot be opened.*",
+        Reason.MISSING_BINARY,
+        f"{{0}}: {INSTEAD}",
+    ),
+    (
+        r"Couldn't set tty to PPP discipline|kernel does not support PPP",
+        Reason.MISSING_BINARY,
+        f"this kernel has no PPP: {INSTEAD}",
+    ),
+    (
+        r"--trusted-cert ([0-9a-f]{64})",
+        Reason.CERTIFICATE,
+        "the gateway's certificate is not trusted; its digest is {1}",
+    ),
     (r"Could not authenticate to gateway", Reason.AUTH, "the far side refused user name, password or code"),
-    (r"VPN allocation request failed.*", Reason.FAR_END_FULL, "the gateway has let us in and gives us no session: {0}"),
+    (
+        r"VPN allocation request failed.*",
+        Reason.FAR_END_FULL,
+        "the gateway has let us in and gives us no session: {0}",
+    ),
     (r"Could not (?:get VPN configuration|start tunnel).*", Reason.HANDSHAKE, "{0}"),
     (r"not spawned with root privileges", Reason.MISSING_RIGHT, "openfortivpn runs as root only"),
     (r"getaddrinfo: (.*)", Reason.DNS, "the gateway's name cannot be resolved: {1}"),
     (r"(?<=connect: ).*", Reason.NETWORK, "the gateway cannot be reached: {0}"),
     (r"SSL_connect: .*", Reason.HANDSHAKE, "{0}"),
     (r"pppd: .*(?:not responding to echo requests).*", Reason.PEER_TIMEOUT, "the far side fell silent"),
-    (r"pppd: .*(?:modem hanging up|the peer's request|signal: Hangup).*", Reason.PEER_CLOSED, "the far side ended the session"),
+    (
+        r"pppd: .*(?:modem hanging up|the peer's request|signal: Hangup).*",
+        Reason.PEER_CLOSED,
+        "the far side ended the session",
+    ),
     (r"pppd: .*(?:connect time limit|because it was idle).*", Reason.SESSION_EXPIRED, "{0}"),
     (r"pppd: .*(?:negotiation failed|failed to authenticate).*", Reason.HANDSHAKE, "{0}"),
     (r"pppd: .*(?:options given|not setuid-root|fatal error).*", Reason.LOCAL, "{0}"),
@@ -124,6 +168,14 @@ def _door(tunnel: OpenFortiVpn) -> int:
 
 
 OPENFORTIVPN = Kind(
-    name="openfortivpn", options=OpenFortiVpn, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("openfortivpn",), endpoint=_endpoint, door=_door, needs=(Need(PPP, INSTEAD), Need(PPPD, f"apt install ppp, or: {INSTEAD}")),
+    name="openfortivpn",
+    options=OpenFortiVpn,
+    carrier=Carrier.DEVICE,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=("openfortivpn",),
+    endpoint=_endpoint,
+    door=_door,
+    needs=(Need(PPP, INSTEAD), Need(PPPD, f"apt install ppp, or: {INSTEAD}")),
 )

@@ -1,8 +1,10 @@
-"""How OpenVPN's questions for a login are answered: password, one-time code, challenge, approval elsewhere, or a kept session.
+"""How OpenVPN's questions for a login are answered: password, one-time code, challenge, approval
+elsewhere, or a kept session.
 
     >PASSWORD, >INFOMSG -> Credentials -> Say (user name, password, response) | Question | Keep | Failed
 
-Part of tunnels.kinds.openvpn.management, which knows when OpenVPN may go on. A login that was refused is never tried again here.
+Part of tunnels.kinds.openvpn.management, which knows when OpenVPN may go on. A login that was refused is
+never tried again here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from tunnels.kinds.openvpn.profile import quote
 
 Answer = Say | Observation
 
-_ROUNDS = 3     # questions in a row that one login may have: a server that asks on for ever must not use up our codes
+_ROUNDS = (
+    3  # questions in a row that one login may have: a server that asks on for ever must not use up our codes
+)
 
 _CHALLENGE = re.compile(r"CRV1:(?P<flags>[^:]*):(?P<state>[^:]*):(?P<user>[^:]*):(?P<text>.*)")
 _TEXT_CHALLENGE = re.compile(r"CR_TEXT:(?P<flags>[^:]*):(?P<text>.*)")
@@ -34,9 +38,11 @@ class LoginIdentity:
 
     username: str | None
     password: str | None = field(repr=False)
-    append_code: bool = False               # a one-time code follows the password in the same field
-    kept: str = field(default="", repr=False)   # what `Keep` said in an earlier session: a token, and on a second line its user name
-    passphrase: str | None = field(default=None, repr=False)        # of our private key
+    append_code: bool = False  # a one-time code follows the password in the same field
+    kept: str = field(
+        default="", repr=False
+    )  # what `Keep` said in an earlier session: a token, and on a second line its user name
+    passphrase: str | None = field(default=None, repr=False)  # of our private key
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +61,40 @@ class Credentials:
     def __init__(self, account: LoginIdentity) -> None:
         self._account = account
         self._token, _, self._token_user = account.kept.partition("\n")
-        self._resumed = False                   # the server is judging a token, not a password
+        self._resumed = False  # the server is judging a token, not a password
         self._challenge: Challenge | None = None
-        self._reply: tuple[Say, ...] = ()       # ready for the next time that OpenVPN asks
-        self._given: tuple[Say, ...] = ()       # what it got the last time
-        self._asked: list[str] = []             # what this login was asked so far
-        self.unanswered: str | None = None      # what somebody was told to do, and may not have done
+        self._reply: tuple[Say, ...] = ()  # ready for the next time that OpenVPN asks
+        self._given: tuple[Say, ...] = ()  # what it got the last time
+        self._asked: list[str] = []  # what this login was asked so far
+        self.unanswered: str | None = None  # what somebody was told to do, and may not have done
         self._answering: Callable[[str], Iterator[Answer]] | None = None
-        self.waits = False                      # OpenVPN must not go on before the answer is there
+        self.waits = False  # OpenVPN must not go on before the answer is there
 
-    # --- what OpenVPN says ---------------------------------------------------------------------------------------------------
+    # --- what OpenVPN says
+    # ---------------------------------------------------------------------------------------------------
 
     def need(self, what: str, kind: str, flags: int, challenge: str | None) -> Iterator[Answer]:
-        """It asks for a login; `challenge` is the text of a static challenge, whose answer goes with the password."""
+        """It asks for a login; `challenge` is the text of a static challenge, whose answer goes with the
+        password.
+        """
         if what == "Private Key" and self._account.passphrase is not None:
             yield Say(f'password "Private Key" {quote(self._account.passphrase)}', secret=True)
         elif what == "Private Key":
-            yield Failed(Reason.KEY, "the private key is encrypted; give a key without a passphrase, or `askpass FILE` in the profile")
+            yield Failed(
+                Reason.KEY,
+                "the private key is encrypted; give a key without a passphrase, or `askpass FILE` in the "
+                "profile",
+            )
         elif what != "Auth" or kind != "username/password":
             yield Failed(Reason.CLIENT_CONFIG, f"asks for the {kind} of {what!r}, which cannot be given")
         elif self._reply:
             self._reply, reply = (), self._reply
             yield from self._give(reply)
-        elif self._token and (user := self._token_user or self._account.username) and _one_line(self._token + user):
+        elif (
+            self._token
+            and (user := self._token_user or self._account.username)
+            and _one_line(self._token + user)
+        ):
             self._resumed = True
             yield from self._give(_login(user, self._token))
         else:
@@ -100,7 +117,10 @@ class Credentials:
         """The server did not accept what it got."""
         failed = refusal(what, text)
         if self._resumed and failed.reason is Reason.AUTH:
-            failed = Failed(Reason.SESSION_EXPIRED, f"the server no longer takes the session that was kept{text and ': '}{text}")
+            failed = Failed(
+                Reason.SESSION_EXPIRED,
+                f"the server no longer takes the session that was kept{text and ': '}{text}",
+            )
         if failed.reason is Reason.SESSION_EXPIRED:
             yield Keep("")
         yield failed
@@ -118,10 +138,17 @@ class Credentials:
             yield from self._ask(Question(Wanted.APPROVAL, match["text"]), None)
 
     def undecided(self) -> Iterator[Answer]:
-        """The server has our login and takes its time: as far as can be seen from here, somebody has to approve it."""
+        """The server has our login and takes its time: as far as can be seen from here, somebody has to
+        approve it.
+        """
         if self._given and not self._asked:
-            yield from self._ask(Question(Wanted.APPROVAL, "the server has our login and waits; approve it, on a phone for instance"), None)
-            self.unanswered = None      # it may as well have died
+            yield from self._ask(
+                Question(
+                    Wanted.APPROVAL, "the server has our login and waits; approve it, on a phone for instance"
+                ),
+                None,
+            )
+            self.unanswered = None  # it may as well have died
 
     def token(self, token: str, user: str | None) -> Iterator[Answer]:
         """The server gives a token that spares the next login; `user`, in base64, goes with it."""
@@ -134,7 +161,9 @@ class Credentials:
         return bool(self._asked)
 
     def unused(self) -> None:
-        """The attempt ended before the server could see the login, so that its one-time code is still good."""
+        """The attempt ended before the server could see the login, so that its one-time code is still
+        good.
+        """
         if not self._resumed:
             self._reply = self._given
 
@@ -143,7 +172,8 @@ class Credentials:
         self._asked, self._given, self._reply, self._answering, self._challenge = [], (), (), None, None
         self.unanswered, self.waits = None, False
 
-    # --- what a person says --------------------------------------------------------------------------------------------------
+    # --- what a person says
+    # --------------------------------------------------------------------------------------------------
 
     def answer(self, text: str) -> Iterator[Answer]:
         """Pass the answer on; without an open question: nothing."""
@@ -152,20 +182,29 @@ class Credentials:
             self.unanswered = None
             yield from answering("".join(letter for letter in text.strip() if letter.isprintable()))
 
-    # --- inside --------------------------------------------------------------------------------------------------------------
+    # --- inside
+    # ------------------------------------------------------------------------------------------------------
 
     def _need_account(self, flags: int, challenge: str | None) -> Iterator[Answer]:
         user, password = self._account.username, self._account.password
         self._resumed = False
         if user is None or (password is None and not self._account.append_code):
-            yield Failed(Reason.AUTH, "the far side asks for a user name and a password; set login.username and login.password")
+            yield Failed(
+                Reason.AUTH,
+                "the far side asks for a user name and a password; set login.username and login.password",
+            )
         elif not _one_line(user) or not _one_line(password or ""):
             yield Failed(Reason.MISSING_INPUT, "login.username or login.password has more than one line")
-        elif challenge is not None and not flags & 2:   # the second bit: password and code as one text
+        elif challenge is not None and not flags & 2:  # the second bit: password and code as one text
             first = f"SCRV1:{_encoded(password or '')}:"
-            yield from self._ask(Question(_wanted(challenge), challenge), lambda code: self._give(_login(user, first + _encoded(code))))
+            yield from self._ask(
+                Question(_wanted(challenge), challenge),
+                lambda code: self._give(_login(user, first + _encoded(code))),
+            )
         elif challenge is not None or self._account.append_code:
-            question = Question(Wanted.CODE, challenge or f"the one-time code that follows the password of {user}")
+            question = Question(
+                Wanted.CODE, challenge or f"the one-time code that follows the password of {user}"
+            )
             yield from self._ask(question, lambda code: self._give(_login(user, f"{password or ''}{code}")))
         else:
             yield from self._give(_login(user, password or ""))
@@ -174,20 +213,27 @@ class Credentials:
         self._given = login
         yield from login
 
-    def _ask(self, question: Question, answering: Callable[[str], Iterator[Answer]] | None) -> Iterator[Answer]:
+    def _ask(
+        self, question: Question, answering: Callable[[str], Iterator[Answer]] | None
+    ) -> Iterator[Answer]:
         self._asked.append(question.text)
         self._answering, self.unanswered = answering, question.text
         yield question
 
     def _ask_challenge(self, challenge: Challenge) -> Iterator[Answer]:
-        """A wrong answer to a challenge must not become a loop: the same question a second time is a refusal."""
+        """A wrong answer to a challenge must not become a loop: the same question a second time is a
+        refusal.
+        """
         if challenge.username is None or not _one_line(challenge.username + challenge.state):
             yield Failed(Reason.AUTH, f"asks in a way that cannot be answered: {challenge.text}")
         elif challenge.text in self._asked or len(self._asked) >= _ROUNDS:
             yield Failed(Reason.AUTH, f"the answer was refused: it asks again: {challenge.text}")
         elif challenge.needs_answer:
             self.waits = True
-            yield from self._ask(Question(_wanted(challenge.text), challenge.text), lambda code: self._reply_with(challenge, code))
+            yield from self._ask(
+                Question(_wanted(challenge.text), challenge.text),
+                lambda code: self._reply_with(challenge, code),
+            )
         else:
             yield from self._reply_with(challenge, "")
             yield from self._ask(Question(Wanted.APPROVAL, challenge.text), None)
@@ -197,7 +243,7 @@ class Credentials:
         return iter(())
 
     def _respond(self, code: str) -> Iterator[Answer]:
-        yield Say("verb 2")     # or the next command would stand in its log
+        yield Say("verb 2")  # or the next command would stand in its log
         yield Say(f"cr-response {_encoded(code)}", secret=True)
         yield Say("verb 3")
 

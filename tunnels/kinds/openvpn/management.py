@@ -2,10 +2,11 @@
 
     lines -> OpenVPNDialogue.receive -> Say (back to the socket) | Connected | Failed | Question | Keep
 
-OpenVPN's exit code proves nothing, so everything is read from the STATE lines. Under `--management-hold` it waits for us before each
-attempt: we release it while servers that were not tried yet may be better, for the answer to a challenge, and when we told it to
-reconnect in place; never after it was connected and never after a refusal.
-The log comes over the socket too (`log on`), in order with the states; what it says before the socket is there comes as OUTPUT.
+OpenVPN's exit code proves nothing, so everything is read from the STATE lines. Under `--management-hold` it
+waits for us before each attempt: we release it while servers that were not tried yet may be better, for the
+answer to a challenge, and when we told it to reconnect in place; never after it was connected and never after
+a refusal. The log comes over the socket too (`log on`), in order with the states; what it says before the
+socket is there comes as OUTPUT.
 """
 
 from __future__ import annotations
@@ -17,20 +18,38 @@ from dataclasses import dataclass
 from tunnels.base import Connected, Failed, IPNetwork, LineSource, Reason, Say
 from tunnels.failure_patterns import explanation
 from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
-from tunnels.kinds.openvpn.patterns import FATAL, HINT, STATE, pushed_limit, pushed_mtu, pushed_routes, pushed_user
+from tunnels.kinds.openvpn.patterns import (
+    FATAL,
+    HINT,
+    STATE,
+    pushed_limit,
+    pushed_mtu,
+    pushed_routes,
+    pushed_user,
+)
 
-TUN_MTU = 1500          # bytes: OpenVPN's default
-PATIENCE = 4            # requests for the server's settings, one each five seconds, before its silence is taken for a wait for somebody
-RENEW = "SIGUSR1"       # told to OpenVPN, and given by it as the reason of the end of an attempt
+TUN_MTU = 1500  # bytes: OpenVPN's default
+# requests for the server's settings, one each five seconds, before its silence is taken for a wait for
+# somebody
+PATIENCE = 4
+RENEW = "SIGUSR1"  # told to OpenVPN, and given by it as the reason of the end of an attempt
 
-_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})                                          # the server saw nothing of us
-_RETRYABLE = _UNSEEN | {Reason.HANDSHAKE, Reason.PEER_TIMEOUT, Reason.OUR_CERTIFICATE}      # another server of the profile may do better
-_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})                                  # how it looks when the server waits in vain
-_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})            # somebody asked for its end
+_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})  # the server saw nothing of us
+_RETRYABLE = _UNSEEN | {
+    Reason.HANDSHAKE,
+    Reason.PEER_TIMEOUT,
+    Reason.OUR_CERTIFICATE,
+}  # another server of the profile may do better
+_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})  # how it looks when the server waits in vain
+_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})  # somebody asked for its end
 
 _LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
-# Time, state, detail, assigned IPv4 address, server's address and port, our address and port, assigned IPv6 address (management-notes.txt).
-_STATE_LINE = re.compile(r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?(?:,[^,]*){0,3}(?:,([^,]*))?.*", re.ASCII)
+# Time, state, detail, assigned IPv4 address, server's address and port, our address and port, assigned IPv6
+# address (management-notes.txt).
+_STATE_LINE = re.compile(
+    r"(?:>STATE:)?(\d{1,12}),([A-Z_]{4,}),([^,]*)(?:,([^,]*))?(?:,([^,]*))?(?:,[^,]*){0,3}(?:,([^,]*))?.*",
+    re.ASCII,
+)
 _NEED = re.compile(r">PASSWORD:Need '([^']*)' (\S+)(?: SC:(\d{1,3}),(.*))?", re.ASCII)
 _REFUSED = re.compile(r">PASSWORD:Verification Failed: '([^']*)'(?: \['(.*)'\])?")
 _AUTH_FAILED = re.compile(r"AUTH: Received control message: AUTH_FAILED,(.*)")
@@ -48,8 +67,8 @@ class _Pushed:
     limit: int | None = None
     mtu: int | None = None
     user: str | None = None
-    requests: int = 0       # how often we had to ask for it
-    seen: bool = False      # it has pushed something
+    requests: int = 0  # how often we had to ask for it
+    seen: bool = False  # it has pushed something
 
     def read(self, reply: str) -> None:
         """Take one PUSH_REPLY; there may be several."""
@@ -63,19 +82,33 @@ class _Pushed:
 class OpenVPNDialogue:
     """The understanding of one OpenVPN process. Says each failure once and is silent after it."""
 
-    def __init__(self, account: LoginIdentity, limit: int | None = None, mtu: int | None = None, fixed_mtu: bool = False) -> None:
-        """`limit`: the seconds after which the profile itself ends a session; `mtu`: of the interface, in bytes, `fixed_mtu`: whatever
+    def __init__(
+        self,
+        account: LoginIdentity,
+        limit: int | None = None,
+        mtu: int | None = None,
+        fixed_mtu: bool = False,
+    ) -> None:
+        """`limit`: the seconds after which the profile itself ends a session; `mtu`: of the interface, in
+        bytes, `fixed_mtu`: whatever
         the server pushes."""
-        self._login, self._limit, self._mtu, self._fixed_mtu = Credentials(account), limit, mtu or TUN_MTU, fixed_mtu
+        self._login, self._limit, self._mtu, self._fixed_mtu = (
+            Credentials(account),
+            limit,
+            mtu or TUN_MTU,
+            fixed_mtu,
+        )
         self._pushed = _Pushed()
-        self._hint: Failed | None = None        # what the log said about the attempt that runs
-        self._lost: Failed | None = None        # why the last attempt ended, if another may follow
+        self._hint: Failed | None = None  # what the log said about the attempt that runs
+        self._lost: Failed | None = None  # why the last attempt ended, if another may follow
         self._connected = False
         self._failed = False
-        self._replies = 0                       # END lines still to come: the histories that we asked for
-        self._latest: tuple[Answer, ...] = ()   # what the latest state of the history means: earlier ones are over
-        self._held = False                      # it waits for our release
-        self._now = 0                           # its clock: Unix seconds of its latest words
+        self._replies = 0  # END lines still to come: the histories that we asked for
+        self._latest: tuple[
+            Answer, ...
+        ] = ()  # what the latest state of the history means: earlier ones are over
+        self._held = False  # it waits for our release
+        self._now = 0  # its clock: Unix seconds of its latest words
 
     def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
         """Take one line and give what to answer and what it means."""
@@ -97,7 +130,8 @@ class OpenVPNDialogue:
         elif source is LineSource.OUTPUT and (failed := explanation(FATAL, line)):
             yield failed
 
-    # --- by kind of line -----------------------------------------------------------------------------------------------------
+    # --- by kind of line
+    # -----------------------------------------------------------------------------------------------------
 
     def _management(self, line: str) -> Iterator[Answer]:
         if line == "":
@@ -165,7 +199,8 @@ class OpenVPNDialogue:
         elif hint := explanation(HINT, line):
             self._hint = hint
 
-    # --- what they mean ------------------------------------------------------------------------------------------------------
+    # --- what they mean
+    # ------------------------------------------------------------------------------------------------------
 
     def _release(self) -> Iterator[Answer]:
         """Let it begin an attempt, once we know its history and the answer to its question."""
@@ -179,12 +214,19 @@ class OpenVPNDialogue:
         if self._pushed.requests == PATIENCE and not self._connected and self._replies <= 0:
             yield from self._login.undecided()
 
-    def _state(self, when: str, state: str, detail: str, address: str, peer: str, address6: str) -> Iterator[Answer]:
+    def _state(
+        self, when: str, state: str, detail: str, address: str, peer: str, address6: str
+    ) -> Iterator[Answer]:
         if state == "CONNECTED" and detail == "SUCCESS":
             self._connected, self._lost, self._hint = True, None, None
             self._login.accepted()
             yield Connected(
-                address or None, peer or None, self._pushed.routes, self._lasts(int(when)), address6=address6 or None, mtu=self._link_mtu(),
+                address or None,
+                peer or None,
+                self._pushed.routes,
+                self._lasts(int(when)),
+                address6=address6 or None,
+                mtu=self._link_mtu(),
             )
         elif state == "CONNECTED":
             yield Failed(Reason.LOCAL, f"connected, but could not be set up here ({detail})")
@@ -192,7 +234,9 @@ class OpenVPNDialogue:
             yield from self._attempt_over(state, detail)
 
     def _link_mtu(self) -> int | None:
-        """Bytes: what OpenVPN itself would give the interface; None: it runs already, and its log no longer has what was pushed."""
+        """Bytes: what OpenVPN itself would give the interface; None: it runs already, and its log no
+        longer has what was pushed.
+        """
         if self._fixed_mtu:
             return self._mtu
         return None if self._replies > 0 and not self._pushed.seen else self._pushed.mtu or self._mtu
@@ -208,7 +252,11 @@ class OpenVPNDialogue:
                 yield self._lost
             return
         failed = self._explain(detail)
-        question = self._login.ask_challenge() if detail.startswith("auth-failure") and state == "RECONNECTING" else None
+        question = (
+            self._login.ask_challenge()
+            if detail.startswith("auth-failure") and state == "RECONNECTING"
+            else None
+        )
         retryable = failed.reason in (_UNSEEN if self._login.spent else _RETRYABLE) and not self._connected
         self._hint = None
         if question is not None or detail == RENEW:
@@ -231,5 +279,7 @@ class OpenVPNDialogue:
         if self._hint is not None and failed.reason in _RETRYABLE:
             return self._hint
         if self._login.unanswered is not None and failed.reason in _MUTE:
-            return Failed(Reason.CHALLENGE, f"nobody did in time what the server asks for: {self._login.unanswered}")
+            return Failed(
+                Reason.CHALLENGE, f"nobody did in time what the server asks for: {self._login.unanswered}"
+            )
         return failed

@@ -1,6 +1,7 @@
-"""OpenVPN's words for failures, and what a server says in its PUSH_REPLY: the tables behind tunnels.kinds.openvpn.management.
+"""OpenVPN's words for failures, and what a server says in its PUSH_REPLY: the tables behind
+tunnels.kinds.openvpn.management.
 
-    a line of the log, the word of a STATE, the text of a refusal -> explanation(table, words) -> Failed
+a line of the log, the word of a STATE, the text of a refusal -> explanation(table, words) -> Failed
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from types import MappingProxyType
 from tunnels.base import Failed, IPNetwork, Reason
 from tunnels.failure_patterns import explanation, table
 
-# A log line that explains a failure by itself, wherever it comes from: pattern, reason, text ({0} is the match). First match wins.
+# A log line that explains a failure by itself, wherever it comes from: pattern, reason, text ({0} is the
+# match). First match wins.
 FATAL = table(
     (r"(?<=Options error: ).*", Reason.CLIENT_CONFIG, "{0}"),
     (r"^(?:Cipher|Message hash algorithm) .* not (?:supported|found).*", Reason.CLIENT_CONFIG, "{0}"),
@@ -24,25 +26,51 @@ FATAL = table(
     (r"cd to '.*' failed: .*", Reason.MISSING_INPUT, "{0}"),
     (r"MANAGEMENT: Socket bind failed .*", Reason.LOCAL, "{0}"),
     (r"sitnl_send: rtnl: generic error \(-1\): Operation not permitted", Reason.MISSING_RIGHT, "{0}"),
-    (r"Error: private key password verification failed", Reason.KEY, "the passphrase of the private key is wrong"),
-    (r"(?:Cannot|Error) (?:pre-)?(?:load|open|read|pars)\w* .*(?:key|certificate|PKCS|pkcs).*", Reason.KEY, "{0}"),
-    (r"VERIFY ERROR.*certificate has expired.*", Reason.CERTIFICATE, "the server's certificate is out of date: {0}"),
-    (r"VERIFY ERROR.*not yet valid.*", Reason.CERTIFICATE, "the server's certificate is not valid yet (or our clock is wrong): {0}"),
+    (
+        r"Error: private key password verification failed",
+        Reason.KEY,
+        "the passphrase of the private key is wrong",
+    ),
+    (
+        r"(?:Cannot|Error) (?:pre-)?(?:load|open|read|pars)\w* .*(?:key|certificate|PKCS|pkcs).*",
+        Reason.KEY,
+        "{0}",
+    ),
+    (
+        r"VERIFY ERROR.*certificate has expired.*",
+        Reason.CERTIFICATE,
+        "the server's certificate is out of date: {0}",
+    ),
+    (
+        r"VERIFY ERROR.*not yet valid.*",
+        Reason.CERTIFICATE,
+        "the server's certificate is not valid yet (or our clock is wrong): {0}",
+    ),
     (r"VERIFY (?:[A-Z0-9]+ )?ERROR.*", Reason.CERTIFICATE, "the server's certificate is not trusted: {0}"),
 )
 # A log line that explains what a STATE or FATAL line announces a moment later.
 HINT = table(
     (r"TCP: connect to \[AF_INET6?\](\S+ failed: [^(]*[^( ])", Reason.NETWORK, "{1}"),
     (r"RESOLVE: Cannot resolve host address: (\S+ \([^)]*\))", Reason.DNS, "cannot resolve {1}"),
-    (r"WARNING: Your certificate (has expired|is not yet valid)", Reason.OUR_CERTIFICATE,
-     "the server did not accept us: our certificate {1}"),
-    (r"alert (certificate (?:expired|revoked|unknown)|bad certificate|unknown ca)", Reason.OUR_CERTIFICATE,
-     "the server refuses our certificate, it says: {1}"),
+    (
+        r"WARNING: Your certificate (has expired|is not yet valid)",
+        Reason.OUR_CERTIFICATE,
+        "the server did not accept us: our certificate {1}",
+    ),
+    (
+        r"alert (certificate (?:expired|revoked|unknown)|bad certificate|unknown ca)",
+        Reason.OUR_CERTIFICATE,
+        "the server refuses our certificate, it says: {1}",
+    ),
 )
 # The word of a STATE line for EXITING or RECONNECTING, or the words of a FATAL line.
 STATE = table(
     (r"auth-temp-failure", Reason.PEER_CLOSED, "the server cannot serve us for the moment"),
-    (r"auth-failure \(auth-token\)", Reason.SESSION_EXPIRED, "the server no longer takes the session that was kept"),
+    (
+        r"auth-failure \(auth-token\)",
+        Reason.SESSION_EXPIRED,
+        "the server no longer takes the session that was kept",
+    ),
     (r"auth-failure", Reason.AUTH, "the server refused the login"),
     (r"server-pushed-halt", Reason.KICKED, "the server's administrator ended the session for good"),
     (r"server-pushed-connection-reset|remote-exit", Reason.PEER_CLOSED, "the server ended the session"),
@@ -53,17 +81,34 @@ STATE = table(
     (r"connection-failed|network-unreachable", Reason.NETWORK, "the server cannot be reached"),
     (r"no-push-reply", Reason.PEER_TIMEOUT, "the server sends no configuration"),
     (r"proxy", Reason.NETWORK, "the proxy does not connect us"),
-    (r"Could not determine IPv4/IPv6 protocol|RESOLVE: Cannot resolve", Reason.DNS, "the server's name cannot be resolved"),
+    (
+        r"Could not determine IPv4/IPv6 protocol|RESOLVE: Cannot resolve",
+        Reason.DNS,
+        "the server's name cannot be resolved",
+    ),
     (r"private-key-password-failure|pkcs11", Reason.KEY, "the private key cannot be used"),
-    (r"tls-error|connection-reset", Reason.HANDSHAKE, "the server refused the handshake without a word (certificate, tls key, clock?)"),
+    (
+        r"tls-error|connection-reset",
+        Reason.HANDSHAKE,
+        "the server refused the handshake without a word (certificate, tls key, clock?)",
+    ),
     (r"process-push-msg-failed", Reason.CLIENT_CONFIG, "what the server pushed cannot be used"),
 )
 # What a server says when it refuses a login for another reason than a wrong account.
 _REFUSAL = table(
     (r"(?i)^SESSION:? *(.*)", Reason.SESSION_EXPIRED, "the session that was kept is over: {1}"),
-    (r"(?i)^.*(?:licen[sc]e|concurrent|too many (?:\w+ )?(?:sessions|connections|clients|users)|session limit|no free address).*",
-     Reason.FAR_END_FULL, "{0}"),
-    (r"(?i)^.*(?:banned|too many (?:\w{1,20} ){0,4}(?:attempts|logins|failures)|temporarily (?:blocked|locked)).*", Reason.BANNED, "{0}"),
+    (
+        r"(?i)^.*(?:licen[sc]e|concurrent|too many (?:\w+ "
+        r")?(?:sessions|connections|clients|users)|session limit|no free address).*",
+        Reason.FAR_END_FULL,
+        "{0}",
+    ),
+    (
+        r"(?i)^.*(?:banned|too many (?:\w{1,20} ){0,4}(?:attempts|logins|failures)|temporarily "
+        r"(?:blocked|locked)).*",
+        Reason.BANNED,
+        "{0}",
+    ),
 )
 _TEMPORARY = re.compile(r"TEMP(?:\[[^\]]*\])?(?::(.*))?")
 
@@ -75,11 +120,16 @@ def refusal(what: str, text: str) -> Failed:
     if temporary := _TEMPORARY.fullmatch(text):
         said = explanation(_REFUSAL, temporary[1] or "")
         reason = Reason.PEER_CLOSED if said is None or said.reason is Reason.SESSION_EXPIRED else said.reason
-        return Failed(reason, f"the server refused us for the moment: {temporary[1] or 'it does not say why'}")
-    return explanation(_REFUSAL, text) or Failed(Reason.AUTH, text or "the server refused the user name or the password")
+        return Failed(
+            reason, f"the server refused us for the moment: {temporary[1] or 'it does not say why'}"
+        )
+    return explanation(_REFUSAL, text) or Failed(
+        Reason.AUTH, text or "the server refused the user name or the password"
+    )
 
 
-# --- what the server pushed -------------------------------------------------------------------------------------------------------
+# --- what the server pushed
+# -------------------------------------------------------------------------------------------------------
 
 
 def pushed_routes(reply: str) -> Iterator[IPNetwork]:
@@ -93,13 +143,21 @@ def pushed_routes(reply: str) -> Iterator[IPNetwork]:
 
 def pushed_limit(reply: str) -> int | None:
     """How many seconds the server lets a session last (`session-timeout`); None: it does not say."""
-    limits = [int(words[0]) for name, words in _options(reply) if name == "session-timeout" and words and _NUMBER.fullmatch(words[0])]
+    limits = [
+        int(words[0])
+        for name, words in _options(reply)
+        if name == "session-timeout" and words and _NUMBER.fullmatch(words[0])
+    ]
     return (limits[-1] or None) if limits else None
 
 
 def pushed_mtu(reply: str) -> int | None:
     """The MTU in bytes that the server wants the interface to have (`tun-mtu`); None: it does not say."""
-    sizes = [int(words[0]) for name, words in _options(reply) if name == "tun-mtu" and words and _NUMBER.fullmatch(words[0])]
+    sizes = [
+        int(words[0])
+        for name, words in _options(reply)
+        if name == "tun-mtu" and words and _NUMBER.fullmatch(words[0])
+    ]
     return (sizes[-1] or None) if sizes else None
 
 
@@ -135,6 +193,6 @@ def _gateway(flags: list[str]) -> Iterator[IPNetwork]:
         yield ip_network("::/0")
 
 
-_ROUTE_OPTIONS: Mapping[str, Callable[[list[str]], Iterator[IPNetwork]]] = MappingProxyType({
-    "route": _route, "route-ipv6": _route6, "redirect-gateway": _gateway,
-})
+_ROUTE_OPTIONS: Mapping[str, Callable[[list[str]], Iterator[IPNetwork]]] = MappingProxyType(
+    {"route": _route, "route-ipv6": _route6, "redirect-gateway": _gateway}
+)

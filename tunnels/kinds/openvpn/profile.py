@@ -1,10 +1,13 @@
-"""A customer's .ovpn, made safe: read with OpenVPN's own rules, stripped of what the daemon owns, written out anew.
+"""A customer's .ovpn, made safe: read with OpenVPN's own rules, stripped of what the daemon owns, written
+out anew.
 
-    bytes of the .ovpn -> read_profile -> Profile -> `Profile.text` (the memfd that tunnels.kinds.openvpn.kind hands to OpenVPN)
+    bytes of the .ovpn -> read_profile -> Profile -> `Profile.text` (the memfd that tunnels.kinds.openvpn.kind
+    hands to OpenVPN)
 
-The file comes from outside the company. So only directives that are known to be harmless pass, and the text is rebuilt from the parsed
-words instead of copied: whatever a quoting trick means to us is exactly what OpenVPN gets. Files that it names are read by the daemon and
-written into the text (`Profile.complete`): OpenVPN opens none of them, and none can be sent to a proxy as its user name and password.
+The file comes from outside the company. So only directives that are known to be harmless pass, and the text
+is rebuilt from the parsed words instead of copied: whatever a quoting trick means to us is exactly what
+OpenVPN gets. Files that it names are read by the daemon and written into the text (`Profile.complete`):
+OpenVPN opens none of them, and none can be sent to a proxy as its user name and password.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ _KEPT = _names("""
     use-prediction-resistance verify-hash verify-x509-name x509-track x509-username-field
 """)
 
-# What the daemon decides itself (process, device, routes, names, logins, logs), what runs a program, and what concerns other systems.
+# What the daemon decides itself (process, device, routes, names, logins, logs), what runs a program, and what
+# concerns other systems.
 _OWNED = _names("""
     allow-nonadmin allow-pull-fqdn allow-recursive-routing auth-nocache auth-retry auth-user-pass bind bind-dev block-ipv6
     block-outside-dns cd chroot client-connect client-crresponse client-disconnect connect-freq connect-retry
@@ -57,42 +61,60 @@ _OWNED = _names("""
 _SERVER = "makes this a server; only client profiles can be run"
 _CODE = "loads code into OpenVPN, which a customer's profile may not do"
 _SENT = (
-    "names a file, whose first lines would be sent to the proxy; write the login into the profile, between <http-proxy-user-pass> and"
+    "names a file, whose first lines would be sent to the proxy; write the login into the profile, "
+    "between <http-proxy-user-pass> and"
     " </http-proxy-user-pass>, and `auto` in place of the file"
 )
-_REFUSED = MappingProxyType({
-    "config": "includes another file; put everything into one file",
-    "server": _SERVER, "server-bridge": _SERVER, "server-ipv6": _SERVER, "tls-server": _SERVER, "ifconfig-pool": _SERVER, "push": _SERVER,
-    "engine": _CODE, "pkcs11-providers": _CODE, "pkcs11-id": _CODE, "cryptoapicert": "is a Windows key store",
-    "tls-verify": "runs a program to verify the server, and programs are not run; use verify-x509-name",
-})
+_REFUSED = MappingProxyType(
+    {
+        "config": "includes another file; put everything into one file",
+        "server": _SERVER,
+        "server-bridge": _SERVER,
+        "server-ipv6": _SERVER,
+        "tls-server": _SERVER,
+        "ifconfig-pool": _SERVER,
+        "push": _SERVER,
+        "engine": _CODE,
+        "pkcs11-providers": _CODE,
+        "pkcs11-id": _CODE,
+        "cryptoapicert": "is a Windows key store",
+        "tls-verify": "runs a program to verify the server, and programs are not run; use verify-x509-name",
+    }
+)
 
-# All of what is kept that can name a file. The content goes into the text as a block; a passphrase is given when OpenVPN asks for it.
+# All of what is kept that can name a file. The content goes into the text as a block; a passphrase is given
+# when OpenVPN asks for it.
 _EMBEDDED = _names("ca cert crl-verify extra-certs key pkcs12 secret tls-auth tls-crypt tls-crypt-v2")
 _DIRECTED = _names("secret tls-auth")
-_ASKPASS = "askpass"                                                # its file goes to the management socket
+_ASKPASS = "askpass"  # its file goes to the management socket
 _FOLDERS = _names("capath")
 _PROXY_LOGINS = _names("http-proxy http-proxy-user-pass socks-proxy")
-_BLOCKS = _EMBEDDED | _names("connection http-proxy-user-pass peer-fingerprint verify-hash")      # what can be a block, of what is kept
-_INLINE = frozenset({"[inline]", "[[INLINE]]"})                     # in place of a file: its block stands elsewhere in the profile
-_ASKED = frozenset({"auto", "auto-nct", "stdin"})                   # in place of a file with the login for an HTTP proxy
-_PROVIDERS = frozenset({"base", "default", "fips", "legacy"})      # by name only: a path would load any library
+_BLOCKS = _EMBEDDED | _names(
+    "connection http-proxy-user-pass peer-fingerprint verify-hash"
+)  # what can be a block, of what is kept
+_INLINE = frozenset(
+    {"[inline]", "[[INLINE]]"}
+)  # in place of a file: its block stands elsewhere in the profile
+_ASKED = frozenset({"auto", "auto-nct", "stdin"})  # in place of a file with the login for an HTTP proxy
+_PROVIDERS = frozenset({"base", "default", "fips", "legacy"})  # by name only: a path would load any library
 _TAG = re.compile(r"<([a-z0-9-]+)>")
 _OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=*-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f]")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-_LONGEST = 255                                                      # bytes of a line that OpenVPN reads at once
+_LONGEST = 255  # bytes of a line that OpenVPN reads at once
 
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One option of a profile: its line, its words (the first is the name), and what is in its block if it has one."""
+    """One option of a profile: its line, its words (the first is the name), and what is in its block if it
+    has one.
+    """
 
     line: int
     words: tuple[str, ...]
-    block: tuple[str, ...] | None = None            # lines
-    inner: tuple[Directive, ...] = ()               # of a <connection>
+    block: tuple[str, ...] | None = None  # lines
+    inner: tuple[Directive, ...] = ()  # of a <connection>
 
     @property
     def name(self) -> str:
@@ -111,11 +133,11 @@ class OpenVPNProfile:
     """A profile that is safe to run."""
 
     kept: tuple[Directive, ...]
-    asks_login: bool                    # it wants a user name and a password
-    remotes: int                        # how many servers it names
-    limit: int | None                   # seconds after which it ends a session by itself
-    mtu: int | None                     # bytes: the MTU that it gives the interface
-    dropped: tuple[Directive, ...]      # what was left out, because the daemon owns it
+    asks_login: bool  # it wants a user name and a password
+    remotes: int  # how many servers it names
+    limit: int | None  # seconds after which it ends a session by itself
+    mtu: int | None  # bytes: the MTU that it gives the interface
+    dropped: tuple[Directive, ...]  # what was left out, because the daemon owns it
 
     @property
     def text(self) -> str:
@@ -128,7 +150,9 @@ class OpenVPNProfile:
         return tuple(each for each in _all(self.kept) if each.file is not None)
 
     def complete(self, read: Callable[[Directive], bytes]) -> str:
-        """For OpenVPN's --config: the text with the content of each file in it. ProfileError: a content cannot be there."""
+        """For OpenVPN's --config: the text with the content of each file in it. ProfileError: a content
+        cannot be there.
+        """
         return "".join(_render(each) for each in _embedded(self.kept, read))
 
     def certificates(self, read: Callable[[Directive], bytes]) -> Iterator[bytes]:
@@ -141,8 +165,9 @@ class OpenVPNProfile:
 def read_profile(data: bytes, turn: int = 0) -> OpenVPNProfile:
     """The safe profile in a customer's .ovpn. ProfileError says why a file cannot be run.
 
-    With each `turn` another of its servers comes first. Where the profile wants a random order, its own bytes draw it: each customer of
-    a server has another one, and it is the same at each start, so that a turn leads to a server that was not tried.
+    With each `turn` another of its servers comes first. Where the profile wants a random order, its own bytes
+    draw it: each customer of a server has another one, and it is the same at each start, so that a turn leads
+    to a server that was not tried.
     """
     kept: list[Directive] = []
     dropped: list[Directive] = []
@@ -151,7 +176,9 @@ def read_profile(data: bytes, turn: int = 0) -> OpenVPNProfile:
     except UnicodeDecodeError:
         raise ProfileError("the file is not UTF-8 text") from None
     directives = list(_directives(lines, 1))
-    optional = frozenset(word for d in directives if d.name == "ignore-unknown-option" for word in d.words[1:])
+    optional = frozenset(
+        word for d in directives if d.name == "ignore-unknown-option" for word in d.words[1:]
+    )
     for directive in directives:
         _sort(directive, optional, kept, dropped)
     remotes = _remotes(kept)
@@ -164,10 +191,18 @@ def read_profile(data: bytes, turn: int = 0) -> OpenVPNProfile:
     _check_inline(kept)
     for each in _all(kept):
         _check_length(each)
-    return OpenVPNProfile(tuple(kept), asks_login, remotes, _last_number(kept, "session-timeout"), _last_number(kept, "tun-mtu"), tuple(dropped))
+    return OpenVPNProfile(
+        tuple(kept),
+        asks_login,
+        remotes,
+        _last_number(kept, "session-timeout"),
+        _last_number(kept, "tun-mtu"),
+        tuple(dropped),
+    )
 
 
-# --- reading -------------------------------------------------------------------------------------------------------------------
+# --- reading
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _directives(lines: Sequence[str], first: int) -> Iterator[Directive]:
@@ -222,10 +257,10 @@ def _word(text: str, number: int) -> tuple[str, str]:
     while position < len(text):
         letter = text[position]
         if letter == '"' if quoted else letter.isspace():
-            return "".join(letters), text[position + 1:]
+            return "".join(letters), text[position + 1 :]
         if letter == "\\":
             position += 1
-            letter = _escaped(text[position:position + 1], number)
+            letter = _escaped(text[position : position + 1], number)
         letters.append(letter)
         position += 1
     if quoted:
@@ -239,10 +274,13 @@ def _escaped(letter: str, number: int) -> str:
     raise ProfileError("a backslash that escapes nothing; write it twice", number)
 
 
-# --- judging -------------------------------------------------------------------------------------------------------------------
+# --- judging
+# ----------------------------------------------------------------------------------------------------------
 
 
-def _sort(directive: Directive, optional: frozenset[str], kept: list[Directive], dropped: list[Directive]) -> None:
+def _sort(
+    directive: Directive, optional: frozenset[str], kept: list[Directive], dropped: list[Directive]
+) -> None:
     """Put one directive where it belongs."""
     if directive.words[:2] == ("setenv", "opt") and len(directive.words) > 2:
         directive = Directive(directive.line, directive.words[2:], directive.block)
@@ -252,7 +290,9 @@ def _sort(directive: Directive, optional: frozenset[str], kept: list[Directive],
     if directive.name == "connection" and directive.block is not None:
         kept.append(_connection(directive, optional, dropped))
     elif directive.name == "port":
-        kept.append(Directive(directive.line, ("rport", *directive.words[1:])))     # `port` would also bind a local port
+        kept.append(
+            Directive(directive.line, ("rport", *directive.words[1:]))
+        )  # `port` would also bind a local port
     elif _wanted(directive):
         kept.append(directive)
     elif directive.name in _OWNED | _KEPT | optional | {"setenv", "ignore-unknown-option"}:
@@ -266,9 +306,11 @@ def _sort(directive: Directive, optional: frozenset[str], kept: list[Directive],
 def _wanted(directive: Directive) -> bool:
     match directive.words:
         case ("setenv", name, *_):
-            return name.startswith("UV_")       # told to the server by push-peer-info; other variables are for scripts
+            return name.startswith(
+                "UV_"
+            )  # told to the server by push-peer-info; other variables are for scripts
         case ("askpass", *files):
-            return files not in ([], ["stdin"])     # without a file it would ask on a terminal
+            return files not in ([], ["stdin"])  # without a file it would ask on a terminal
         case (name, *_):
             return name in _KEPT
     return False
@@ -308,7 +350,10 @@ def _refuse_files(directive: Directive) -> None:
         case ("http-proxy", _, _, file, *_) if file not in _ASKED:
             why = _SENT
         case ("socks-proxy", _, _, _, *_):
-            why = "names a file, whose first lines would be sent to the proxy; only a SOCKS proxy without a login can be used"
+            why = (
+                "names a file, whose first lines would be sent to the proxy; only a SOCKS proxy without "
+                "a login can be used"
+            )
     if why is not None:
         raise ProfileError(f"{directive.name} {why}", directive.line)
 
@@ -318,12 +363,16 @@ def _check_inline(kept: Sequence[Directive]) -> None:
     blocks = {each.name for each in _all(kept) if each.block is not None}
     for each in _all(kept):
         if _elsewhere(each) and each.name not in blocks:
-            raise ProfileError(f"{each.name} is said to be inline, but there is no block <{each.name}>", each.line)
+            raise ProfileError(
+                f"{each.name} is said to be inline, but there is no block <{each.name}>", each.line
+            )
 
 
 def _elsewhere(directive: Directive) -> bool:
     """It only says that its block stands somewhere else."""
-    return directive.block is None and directive.name in _BLOCKS and not _INLINE.isdisjoint(directive.words[1:2])
+    return (
+        directive.block is None and directive.name in _BLOCKS and not _INLINE.isdisjoint(directive.words[1:2])
+    )
 
 
 def _connection(directive: Directive, optional: frozenset[str], dropped: list[Directive]) -> Directive:
@@ -359,11 +408,16 @@ def _turned(directives: Sequence[Directive], name: str, turn: int, seed: bytes |
 
 def _last_number(directives: Iterable[Directive], name: str) -> int | None:
     """What the last of these options says, if that is a number other than 0."""
-    numbers = [int(d.words[1]) for d in directives if d.name == name and len(d.words) > 1 and _NUMBER.fullmatch(d.words[1])]
+    numbers = [
+        int(d.words[1])
+        for d in directives
+        if d.name == name and len(d.words) > 1 and _NUMBER.fullmatch(d.words[1])
+    ]
     return (numbers[-1] or None) if numbers else None
 
 
-# --- writing -------------------------------------------------------------------------------------------------------------------
+# --- writing
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _embedded(directives: Iterable[Directive], read: Callable[[Directive], bytes]) -> Iterator[Directive]:
@@ -374,7 +428,7 @@ def _embedded(directives: Iterable[Directive], read: Callable[[Directive], bytes
         elif each.name != _ASKPASS and not _elsewhere(each):
             yield Directive(each.line, each.words, each.block, tuple(_embedded(each.inner, read)))
         if each.name in _DIRECTED and each.block is None and len(each.words) > 2:
-            yield Directive(each.line, ("key-direction", each.words[2]))        # which a block cannot hold
+            yield Directive(each.line, ("key-direction", each.words[2]))  # which a block cannot hold
 
 
 def _content(directive: Directive, data: bytes) -> Iterator[str]:
@@ -384,7 +438,9 @@ def _content(directive: Directive, data: bytes) -> Iterator[str]:
     text = data.decode("utf-8-sig", "replace").replace("\r\n", "\n").removesuffix("\n")
     # OpenVPN cuts long lines into pieces, and any closing tag at the start of one would end a block
     if "</" in text or _CONTROL.search(text.replace("\n", "")):
-        raise ProfileError(f"{directive.name}: {directive.file!r} is not a file of text in PEM form", directive.line)
+        raise ProfileError(
+            f"{directive.name}: {directive.file!r} is not a file of text in PEM form", directive.line
+        )
     yield from text.split("\n")
 
 

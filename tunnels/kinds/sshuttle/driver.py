@@ -1,15 +1,19 @@
-"""Runs sshuttle as a plain proxy: without its firewall, without privileges, one ssh to one far side for each worker.
+"""Runs sshuttle as a plain proxy: without its firewall, without privileges, one ssh to one far side for
+each worker.
 
-    python -I sshuttle.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD [--user UID:GID] [--workers N]
+    python -I sshuttle.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD [--user UID:GID]
+    [--workers N]
         [--option NAME=VALUE]...
 
     one worker       this process is sshuttle (tunnels/kinds/sshuttle/patch.py)
-    several          this process launches and watches them (tunnels/kinds/sshuttle/workers.py), each is a fork of it
+    several          this process launches and watches them (tunnels/kinds/sshuttle/workers.py), each is a
+    fork of it
 
-The daemon redirects connections to the port with its own rules, so sshuttle's firewall half is replaced by nothing. The two descriptors
-are anonymous files with the private key and the known hosts; ssh closes inherited descriptors, so it opens /proc/PID/fd/FD of this process.
-Started as root it becomes another user (--user) for good. Interpreter and packages may lie where that one cannot read, so everything is
-imported and read before. READY=1 goes to NOTIFY_SOCKET when the far side answered. Exit code 99: see the output.
+The daemon redirects connections to the port with its own rules, so sshuttle's firewall half is replaced by
+nothing. The two descriptors are anonymous files with the private key and the known hosts; ssh closes
+inherited descriptors, so it opens /proc/PID/fd/FD of this process. Started as root it becomes another user
+(--user) for good. Interpreter and packages may lie where that one cannot read, so everything is imported and
+read before. READY=1 goes to NOTIFY_SOCKET when the far side answered. Exit code 99: see the output.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Isolated, Python finds no file beside this one; nor must it, because this one is called like the package.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from tunnels.drivers import privileges
 from tunnels.drivers.exit_helpers import end_like
@@ -34,7 +38,9 @@ from tunnels.kinds.sshuttle.messages import Unfit, say
 from tunnels.kinds.sshuttle.patch import FATAL, ProxyListener, SshuttlePackage, mapping
 from tunnels.kinds.sshuttle.workers import Crew, Post
 
-LATENCY = 128 << 10     # bytes under way before sshuttle waits for the far side: its own 32 KiB are little for 32 KiB frames
+LATENCY = (
+    128 << 10
+)  # bytes under way before sshuttle waits for the far side: its own 32 KiB are little for 32 KiB frames
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,15 +61,28 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(post, int):
         return post
     argv = (
-        "-l", f"0.0.0.0:{options.port}", "-r", options.remote, "--ssh-cmd", shlex.join(_ssh(options, ciphers)),
-        "--latency-buffer-size", str(LATENCY), "0.0.0.0/0",
+        "-l",
+        f"0.0.0.0:{options.port}",
+        "-r",
+        options.remote,
+        "--ssh-cmd",
+        shlex.join(_ssh(options, ciphers)),
+        "--latency-buffer-size",
+        str(LATENCY),
+        "0.0.0.0/0",
     )
     return package.run(argv, post.door, post.notify, mapping(options.map), Guests(post.full))
 
 
 def _say_full(full: bool) -> None:
-    """The daemon reads it from the output, which it reads on after a restart of its own; notices would be lost meanwhile."""
-    say(f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused" if full else NOT_FULL)
+    """The daemon reads it from the output, which it reads on after a restart of its own; notices would be
+    lost meanwhile.
+    """
+    say(
+        f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused"
+        if full
+        else NOT_FULL
+    )
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -75,21 +94,53 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--user", type=privileges.user, help="UID:GID to become, where it is started as root")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
     parser.add_argument("--option", action="append", default=[], help="an ssh option, NAME=VALUE")
-    parser.add_argument("--map", action="append", default=[], help="1:1 mapping, PRESENTED=REAL: connections to the one go to the other")
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        help="1:1 mapping, PRESENTED=REAL: connections to the one go to the other",
+    )
     return parser.parse_args(arguments)
 
 
 def _ssh(options: argparse.Namespace, ciphers: str) -> tuple[str, ...]:
-    """The ssh command. Of one option ssh takes the first value: ours that must be, the operator's, ours that may be."""
+    """The ssh command. Of one option ssh takes the first value: ours that must be, the operator's, ours
+    that may be.
+    """
     here = f"/proc/{os.getpid()}/fd"
     must = (
-        "BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={here}/{options.known_hosts}", "GlobalKnownHostsFile=/dev/null",
-        "UpdateHostKeys=no", "CheckHostIP=no", f"IdentityFile={here}/{options.identity}", "IdentitiesOnly=yes", "IdentityAgent=none",
-        "PreferredAuthentications=publickey", "ControlMaster=no", "ControlPath=none", "PermitLocalCommand=no", "ClearAllForwardings=yes",
-        "ForwardAgent=no", "ForwardX11=no", "RequestTTY=no", "LogLevel=INFO",
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={here}/{options.known_hosts}",
+        "GlobalKnownHostsFile=/dev/null",
+        "UpdateHostKeys=no",
+        "CheckHostIP=no",
+        f"IdentityFile={here}/{options.identity}",
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "PreferredAuthentications=publickey",
+        "ControlMaster=no",
+        "ControlPath=none",
+        "PermitLocalCommand=no",
+        "ClearAllForwardings=yes",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "RequestTTY=no",
+        "LogLevel=INFO",
     )
-    may = (f"Ciphers={ciphers}", "ConnectTimeout=10", "ConnectionAttempts=1", "ServerAliveInterval=5", "ServerAliveCountMax=3")
-    return "ssh", "-F", "none", *(word for option in (*must, *options.option, *may) for word in ("-o", option))
+    may = (
+        f"Ciphers={ciphers}",
+        "ConnectTimeout=10",
+        "ConnectionAttempts=1",
+        "ServerAliveInterval=5",
+        "ServerAliveCountMax=3",
+    )
+    return (
+        "ssh",
+        "-F",
+        "none",
+        *(word for option in (*must, *options.option, *may) for word in ("-o", option)),
+    )
 
 
 def _ciphers() -> str:
@@ -114,7 +165,7 @@ def _notifier(address: str | None) -> Callable[..., bool]:
         try:
             return notify.send(b"\n".join(messages)) > 0
         except OSError:
-            return False        # the daemon is away; it finds out by itself when it is back
+            return False  # the daemon is away; it finds out by itself when it is back
 
     return send
 

@@ -1,7 +1,9 @@
-"""sshuttle: connections of the staff carried over one ssh to a host of our own, as a proxy without a network device.
+"""sshuttle: connections of the staff carried over one ssh to a host of our own, as a proxy without a
+network device.
 
-It runs through tunnels/kinds/sshuttle/driver.py, a process without privileges; the key and the known hosts reach it as anonymous files.
-READY=1 on its NOTIFY_SOCKET says that the far side answered. Why it ends is read from what ssh and sshuttle print.
+It runs through tunnels/kinds/sshuttle/driver.py, a process without privileges; the key and the known hosts
+reach it as anonymous files. READY=1 on its NOTIFY_SOCKET says that the far side answered. Why it ends is read
+from what ssh and sshuttle print.
 """
 
 from __future__ import annotations
@@ -14,20 +16,56 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunnels.base import Carrier, Connected, Failed, Full, Input, Kind, Launch, LineSource, Observation, Placement, Reason, Secret, Tunnel
+from tunnels.base import (
+    Carrier,
+    Connected,
+    Failed,
+    Full,
+    Input,
+    Kind,
+    Launch,
+    LineSource,
+    Observation,
+    Placement,
+    Reason,
+    Secret,
+    Tunnel,
+)
 from tunnels.failure_patterns import explanation, table
 from tunnels.kinds.sshuttle.limits import NOT_FULL, SHARE
 
-PROGRAM = Path(__file__).parent / "programs" / "sshuttle.py"
+PROGRAM = Path(__file__).with_name("driver.py")
 
-_REMOTE = re.compile(r"(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?")
+_REMOTE = re.compile(
+    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+)
 
 # What an operator may tune. Everything else would break the tunnel, weaken it, or run something beside it.
-SSH_OPTIONS = frozenset({
-    "AddressFamily", "BindAddress", "BindInterface", "CASignatureAlgorithms", "Ciphers", "Compression", "ConnectTimeout",
-    "ConnectionAttempts", "HostKeyAlgorithms", "HostKeyAlias", "HostName", "IPQoS", "KexAlgorithms", "MACs", "ProxyCommand",
-    "PubkeyAcceptedAlgorithms", "RekeyLimit", "RequiredRSASize", "ServerAliveCountMax", "ServerAliveInterval", "TCPKeepAlive",
-})
+SSH_OPTIONS = frozenset(
+    {
+        "AddressFamily",
+        "BindAddress",
+        "BindInterface",
+        "CASignatureAlgorithms",
+        "Ciphers",
+        "Compression",
+        "ConnectTimeout",
+        "ConnectionAttempts",
+        "HostKeyAlgorithms",
+        "HostKeyAlias",
+        "HostName",
+        "IPQoS",
+        "KexAlgorithms",
+        "MACs",
+        "ProxyCommand",
+        "PubkeyAcceptedAlgorithms",
+        "RekeyLimit",
+        "RequiredRSASize",
+        "ServerAliveCountMax",
+        "ServerAliveInterval",
+        "TCPKeepAlive",
+    }
+)
 _CANONICAL = MappingProxyType({name.lower(): name for name in SSH_OPTIONS})
 
 
@@ -35,20 +73,29 @@ class Sshuttle(Tunnel):
     """A tunnel of kind sshuttle."""
 
     kind: Literal["sshuttle"] = Field("sshuttle", description="sshuttle: TCP over ssh, no network device")
-    remote: str = Field(description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3")
+    remote: str = Field(
+        description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3"
+    )
     identity: Secret = Field(description="where the private ssh key lies; without a passphrase")
     known_hosts: Path = Field(description="file with the far side's host key, as ssh-keyscan prints it")
     workers: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(
-        1, description="processes that share the load, each with an ssh of its own and for 960 connections; one's end costs only its own"
+        1,
+        description="processes that share the load, each with an ssh of its own and for 960 connections; "
+        "one's end costs only its own",
     )
-    ssh_options: tuple[str, ...] = Field((), description="options of ssh to tune, as Name=value, such as Compression=yes")
+    ssh_options: tuple[str, ...] = Field(
+        (), description="options of ssh to tune, as Name=value, such as Compression=yes"
+    )
 
     @field_validator("remote")
     @classmethod
     def _is_remote(cls, value: str) -> str:
         match = _REMOTE.fullmatch(value)
         if match is None or not 0 < int(match["port"] or 22) < 65536:
-            raise ValueError(f"{value!r} is not a remote; write it as facilitator@bastion.example.net or facilitator@192.0.2.1:2222")
+            raise ValueError(
+                f"{value!r} is not a remote; write it as facilitator@bastion.example.net or "
+                f"facilitator@192.0.2.1:2222"
+            )
         return value
 
     @field_validator("ssh_options")
@@ -60,7 +107,9 @@ class Sshuttle(Tunnel):
     def _probes_that_pass(self) -> Self:
         for target in self.probe.targets:
             if target.startswith("icmp:"):
-                raise ValueError(f"probe target {target} cannot pass: sshuttle carries TCP only; use tcp:// or http://")
+                raise ValueError(
+                    f"probe target {target} cannot pass: sshuttle carries TCP only; use tcp:// or http://"
+                )
         return self
 
     @property
@@ -83,7 +132,9 @@ def _ssh_option(option: str) -> str:
         raise ValueError(f"{option!r} is not an ssh option; write it as Name=value")
     known = _CANONICAL.get(name.lower())
     if known is None:
-        raise ValueError(f"the ssh option {name} cannot be set here; these can: {', '.join(sorted(SSH_OPTIONS))}")
+        raise ValueError(
+            f"the ssh option {name} cannot be set here; these can: {', '.join(sorted(SSH_OPTIONS))}"
+        )
     return f"{known}={value.strip()}"
 
 
@@ -97,35 +148,63 @@ def _launch(tunnel: Sshuttle, place: Placement, inputs: Mapping[str, bytes]) -> 
     return Launch(
         argv=(
             # isolated: the program is called like the package that it imports
-            place.python, "-I", str(PROGRAM), "--port", str(place.port), "--remote", tunnel.remote,
-            "--identity", "{identity}", "--known-hosts", "{known_hosts}",
-            "--workers", str(tunnel.workers), *(() if place.user is None else ("--user", "{}:{}".format(*place.user))),
+            place.python,
+            "-I",
+            str(PROGRAM),
+            "--port",
+            str(place.port),
+            "--remote",
+            tunnel.remote,
+            "--identity",
+            "{identity}",
+            "--known-hosts",
+            "{known_hosts}",
+            "--workers",
+            str(tunnel.workers),
+            *(() if place.user is None else ("--user", "{}:{}".format(*place.user))),
             *(word for option in (*tunnel.ssh_options, *_patience(tunnel)) for word in ("--option", option)),
-            *(word for d in tunnel.destinations if d.presented_as for word in ("--map", f"{d.presented_as}={d.network}")),
+            *(
+                word
+                for d in tunnel.destinations
+                if d.presented_as
+                for word in ("--map", f"{d.presented_as}={d.network}")
+            ),
         ),
         # ssh wants a newline at the end of a key
         files={"identity": inputs["identity"].rstrip() + b"\n", "known_hosts": inputs["known_hosts"]},
         notify=True,
-        capabilities=("chown", "setgid", "setpcap", "setuid"),      # until it has given up root
+        capabilities=("chown", "setgid", "setpcap", "setuid"),  # until it has given up root
     )
 
 
 def _patience(tunnel: Sshuttle) -> tuple[str, ...]:
-    """Where probes tell sooner that it is dead, ssh shall not give up by itself: a session outlives a minute without an uplink.
+    """Where probes tell sooner that it is dead, ssh shall not give up by itself: a session outlives a
+    minute without an uplink.
 
     Of several workers only ssh itself tells which one is dead.
     """
     return ("ServerAliveCountMax=12",) if tunnel.probe.targets and tunnel.workers == 1 else ()
 
 
-# --- what they print --------------------------------------------------------------------------------------------------------------------
+# --- what they print
+# ----------------------------------------------------------------------------------------------------------
 
-# pattern, reason, text ({0} is the match). First match wins. ssh speaks before sshuttle does, and knows more; when neither explains why
-# there was no far side, the launcher's last words do: 255 is ssh's own failure, any other code comes from the far side's shell.
+# pattern, reason, text ({0} is the match). First match wins. ssh speaks before sshuttle does, and knows more;
+# when neither explains why
+# there was no far side, the launcher's last words do: 255 is ssh's own failure, any other code comes from the
+# far side's shell.
 _LINES = table(
-    (r"REMOTE HOST IDENTIFICATION HAS CHANGED", Reason.CERTIFICATE, "the far side's host key is not the known one"),
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
+        Reason.CERTIFICATE,
+        "the far side's host key is not the known one",
+    ),
     (r"No \S+ host key is known for \S+", Reason.CERTIFICATE, "{0}"),
-    (r"Host key verification failed|Certificate invalid: .*", Reason.CERTIFICATE, "the far side's host key is not known"),
+    (
+        r"Host key verification failed|Certificate invalid: .*",
+        Reason.CERTIFICATE,
+        "the far side's host key is not known",
+    ),
     (r"Load key .*", Reason.KEY, "the private key cannot be used"),
     (r"Permission denied \(.*\)", Reason.KEY, "the far side refused our key"),
     (r"No user exists for uid \d+", Reason.MISSING_RIGHT, "{0} on this host, which ssh insists on"),
@@ -134,25 +213,48 @@ _LINES = table(
     (r"ssh: connect to host \S+ port \d+: .*", Reason.NETWORK, "{0}"),
     (r"Connection timed out during banner exchange", Reason.NETWORK, "{0}"),
     (r"Unable to negotiate with .*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"Bad configuration option: .*|command-line:? line \d+: .*|keyword \S+ extra arguments.*", Reason.CLIENT_CONFIG, "ssh: {0}"),
+    (
+        r"Bad configuration option: .*|command-line:? line \d+: .*|keyword \S+ extra arguments.*",
+        Reason.CLIENT_CONFIG,
+        "ssh: {0}",
+    ),
     (r"Timeout, server \S+ not responding", Reason.PEER_TIMEOUT, "{0}"),
     (r"kex_exchange_identification: .*|Connection (?:closed|reset) by \S+ port \d+", Reason.HANDSHAKE, "{0}"),
     (r"Connection to \S+ closed by remote host", Reason.PEER_CLOSED, "{0}"),
     (r"client_loop: send disconnect: .*|Received disconnect from .*", Reason.PEER_CLOSED, "{0}"),
-    (r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*", Reason.MISSING_BINARY, "{0}"),
+    (
+        r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*",
+        Reason.MISSING_BINARY,
+        "{0}",
+    ),
     (r"(?<=facilitator: )this version of sshuttle .*", Reason.MISSING_BINARY, "{0}"),
-    (r"(?<=facilitator: )(?:started as root|cannot become|cannot give up|cannot mark).*", Reason.MISSING_RIGHT, "{0}"),
+    (
+        r"(?<=facilitator: )(?:started as root|cannot become|cannot give up|cannot mark).*",
+        Reason.MISSING_RIGHT,
+        "{0}",
+    ),
     (r"cannot listen on port .*|facilitator: NOTIFY_SOCKET.*", Reason.LOCAL, "{0}"),
     (r"(?<=fatal: )the other end (?:floods|breaks) .*", Reason.PROTOCOL, "{0}"),
     (r"(?<=fatal: )the other end has ended the session", Reason.PEER_CLOSED, "{0}"),
     (r"sshuttle: error: .*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
-     Reason.HANDSHAKE, "ssh ended before the far side answered"),
-    (r"(?:server died with error|facilitator: ssh ended with) code \d+|expected server init string .* got b(?:'.+'|\".+\")",
-     Reason.CLIENT_CONFIG, "the far side cannot run Python 3 for us: is it installed, and has the account a shell?"),
+    (
+        r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
+        Reason.HANDSHAKE,
+        "ssh ended before the far side answered",
+    ),
+    (
+        r"(?:server died with error|facilitator: ssh ended with) code \d+|expected server init string .* "
+        r"got b(?:'.+'|\".+\")",
+        Reason.CLIENT_CONFIG,
+        "the far side cannot run Python 3 for us: is it installed, and has the account a shell?",
+    ),
     (r"facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
-    (r"ssh connection to server \(pid \d+\) exited|fatal: ssh is gone|facilitator: (?:ssh is gone|sshuttle ended)",
-     Reason.PEER_CLOSED, "ssh ended"),
+    (
+        r"ssh connection to server \(pid \d+\) exited|fatal: ssh is gone|facilitator: (?:ssh is "
+        r"gone|sshuttle ended)",
+        Reason.PEER_CLOSED,
+        "ssh ended",
+    ),
 )
 
 _FULL = re.compile(rf"facilitator: (?:(full: .*)|{NOT_FULL})")
@@ -180,7 +282,9 @@ class SshuttleDialogue:
             yield Full(said[1])
         elif source is LineSource.OUTPUT and (failed := _explanation(line)):
             self._failed = True
-            broke = self._connected and failed.reason is Reason.HANDSHAKE      # the same words, but the handshake was long ago
+            broke = (
+                self._connected and failed.reason is Reason.HANDSHAKE
+            )  # the same words, but the handshake was long ago
             yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
 
     def answer(self, text: str) -> Iterator[Observation]:
@@ -197,8 +301,17 @@ def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue
 
 
 SSHUTTLE = Kind(
-    name="sshuttle", options=Sshuttle, carrier=Carrier.PROXY, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("ssh",),
+    name="sshuttle",
+    options=Sshuttle,
+    carrier=Carrier.PROXY,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=("ssh",),
     gives_up_root=True,
-    door=lambda tunnel: tunnel.port, share=lambda tunnel: tunnel.workers * SHARE,
-    inside=lambda tunnel: f"tcp://127.0.0.1:{tunnel.port}",     # as the far side sees itself: the very ssh server speaks first
+    door=lambda tunnel: tunnel.port,
+    share=lambda tunnel: tunnel.workers * SHARE,
+    inside=lambda tunnel: (
+        f"tcp://127.0.0.1:{tunnel.port}"
+    ),  # as the far side sees itself: the very ssh server speaks first
 )

@@ -1,4 +1,6 @@
-"""How the programs of tunnels/kinds/sshuttle/driver.py speak for themselves, beside the clients that they run: `facilitator: ...` on stderr."""
+"""How the programs of tunnels/kinds/sshuttle/driver.py speak for themselves, beside the clients that they
+run: `facilitator: ...` on stderr.
+"""
 
 from __future__ import annotations
 

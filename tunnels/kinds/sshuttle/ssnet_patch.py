@@ -1,34 +1,45 @@
-"""What runs in sshuttle's module `ssnet`, here and at the remote side: sshuttle sends that module's source there.
+"""What runs in sshuttle's module `ssnet`, here and at the remote side: sshuttle sends that module's source
+there.
 
 It makes sshuttle faster:
 
-- What is carried is cut into frames of 2 KiB, each of which costs a dozen Python calls on either side. A frame says its own length, so
+- What is carried is cut into frames of 2 KiB, each of which costs a dozen Python calls on either side. A
+  frame says its own length, so
   any other end understands larger ones too.
 - Each frame that waits is written by itself, in a turn of the loop of its own.
-- In each turn every connection is asked what it waits for, by a search through lists as long as there are connections, and after each
-  frame every connection tries to read and to write. So a hundred that are idle make all others slow, and where the CPU is scarce more
+- In each turn every connection is asked what it waits for, by a search through lists as long as there are
+  connections, and after each
+  frame every connection tries to read and to write. So a hundred that are idle make all others slow, and
+  where the CPU is scarce more
   connections mean less done, until nothing is. Here those that have nothing to do are left alone.
 
-And it bounds what sshuttle holds in memory, because one connection must not cost all others theirs, and the remote side may be hostile:
+And it bounds what sshuttle holds in memory, because one connection must not cost all others theirs, and the
+remote side may be hostile:
 
-- A connection whose reader is slow is paused: the other end stops reading from its source until there is room. sshuttle itself would
+- A connection whose reader is slow is paused: the other end stops reading from its source until there is
+  room. sshuttle itself would
   hold in memory whatever the reader has not read.
 - Whoever sends on regardless, or makes this end queue answers faster than it takes them, ends the session.
-- A connection that the system refuses to open (no descriptor is left, no such address family) is refused; sshuttle itself would end.
+- A connection that the system refuses to open (no descriptor is left, no such address family) is refused;
+  sshuttle itself would end.
 """
 
 from __future__ import annotations
 
-PIECE = 32 << 10        # bytes of a frame at most
-AT_ONCE = 1 << 20       # bytes that all connections together may queue in one turn of the loop
-MOST_QUEUED = 16 << 20  # bytes that may wait to be sent to the other end; an honest one leaves little more than AT_ONCE
-MOST_HELD = 128 << 20   # bytes that may wait for slow readers; an honest end stops far below, see CROWDED
-CROWDED = 32 << 20      # bytes for slow readers from which on each of them gets little room
-OVERHEAD = 64           # bytes that Python needs for any piece of data, however short
+PIECE = 32 << 10  # bytes of a frame at most
+AT_ONCE = 1 << 20  # bytes that all connections together may queue in one turn of the loop
+MOST_QUEUED = (
+    16 << 20
+)  # bytes that may wait to be sent to the other end; an honest one leaves little more than AT_ONCE
+MOST_HELD = 128 << 20  # bytes that may wait for slow readers; an honest end stops far below, see CROWDED
+CROWDED = 32 << 20  # bytes for slow readers from which on each of them gets little room
+OVERHEAD = 64  # bytes that Python needs for any piece of data, however short
 
-SSNET = f"""
+SSNET = (
+    f"""
 PIECE, AT_ONCE, MOST_QUEUED, MOST_HELD, CROWDED, OVERHEAD = {PIECE}, {AT_ONCE}, {MOST_QUEUED}, {MOST_HELD}, {CROWDED}, {OVERHEAD}
-""".encode() + b"""
+""".encode()
+    + b"""
 CMD_TCP_PAUSE, CMD_TCP_RESUME = 0x42f0, 0x42f1
 cmd_to_name.update({CMD_TCP_PAUSE: "TCP_PAUSE", CMD_TCP_RESUME: "TCP_RESUME"})
 _OF_NO_CHANNEL = {CMD_EXIT, CMD_PING, CMD_PONG, CMD_ROUTES, CMD_HOST_REQ, CMD_HOST_LIST, CMD_TCP_CONNECT, CMD_DNS_REQ, CMD_UDP_OPEN}
@@ -184,3 +195,4 @@ MuxWrapper.paused = False       # by the other end
 SockWrapper.try_connect = _try_connect
 _stay_below_the_limit_of_select()
 """
+)

@@ -1,12 +1,14 @@
-"""Several workers behind one port: forks them, tells the daemon when the first one serves, and starts again those that ended.
+"""Several workers behind one port: forks them, tells the daemon when the first one serves, and starts
+again those that ended.
 
     Crew.run -> in the launcher: watches the workers, until none of them serves; gives how the last one ended
              -> in each worker: returns at once with its Post
 
-The kernel spreads new connections over the open doors by a hash of their addresses. A worker that ends costs its own connections only:
-its door is shut at once, and its share goes to the others. Workers are started one after the other, and by and by when that fails,
-so that the far side never sees all of them knock; after a refusal nobody knocks for an hour. What a worker and its ssh say is told as
-`worker N: ...`, which is no news of the tunnel as long as others serve. The last one's words are told once more, as the tunnel's own.
+The kernel spreads new connections over the open doors by a hash of their addresses. A worker that ends costs
+its own connections only: its door is shut at once, and its share goes to the others. Workers are started one
+after the other, and by and by when that fails, so that the far side never sees all of them knock; after a
+refusal nobody knocks for an hour. What a worker and its ssh say is told as `worker N: ...`, which is no news
+of the tunnel as long as others serve. The last one's words are told once more, as the tunnel's own.
 """
 
 from __future__ import annotations
@@ -27,14 +29,17 @@ from tunnels.kinds.sshuttle.limits import CONNECTIONS, NOT_FULL
 from tunnels.kinds.sshuttle.messages import say
 from tunnels.kinds.sshuttle.patch import ProxyListener
 
-FIRST, LONGEST = 0.5, 60.0      # seconds: the longest pause before the first new start, and before any
-STABLE = 10.0                   # seconds of service that make earlier failures forgotten
-REFUSED = 3600.0                # seconds before the far side is asked again when it does not want us
-START_WITHIN = 60.0             # seconds in which a worker must serve
-WORDS = 30                      # lines of a worker that are kept for its obituary
+FIRST, LONGEST = 0.5, 60.0  # seconds: the longest pause before the first new start, and before any
+STABLE = 10.0  # seconds of service that make earlier failures forgotten
+REFUSED = 3600.0  # seconds before the far side is asked again when it does not want us
+START_WITHIN = 60.0  # seconds in which a worker must serve
+WORDS = 30  # lines of a worker that are kept for its obituary
 _PR_SET_PDEATHSIG = 1
-_FULL = b"X_FULL="              # a worker's notice to the launcher, with 1 or 0
-_REFUSAL = re.compile(rb"Permission denied|Host key verification failed|HOST IDENTIFICATION HAS CHANGED|Too many authentication failures")
+_FULL = b"X_FULL="  # a worker's notice to the launcher, with 1 or 0
+_REFUSAL = re.compile(
+    rb"Permission denied|Host key verification failed|HOST IDENTIFICATION HAS CHANGED|Too many "
+    rb"authentication failures"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Post:
 
     door: ProxyListener
     notify: Callable[..., object]
-    full: Callable[[bool], object]      # hears when it can carry no more connections, and when it can again
+    full: Callable[[bool], object]  # hears when it can carry no more connections, and when it can again
 
 
 @dataclass(slots=True)
@@ -53,8 +58,8 @@ class _Worker:
     number: int
     pid: int
     pidfd: int
-    output: int             # what it and its ssh print
-    notices: int            # what it would tell a service manager
+    output: int  # what it and its ssh print
+    notices: int  # what it would tell a service manager
     started: float
     served: float | None = None
     full: bool = False
@@ -105,15 +110,17 @@ class Crew:
     def __init__(self, doors: Sequence[ProxyListener], notify: Callable[..., object]) -> None:
         """`notify` tells the daemon."""
         self._doors, self._notify = tuple(doors), notify
-        self._workers: dict[int, _Worker] = {}      # by number
+        self._workers: dict[int, _Worker] = {}  # by number
         self._was_ready = False
-        self._full = 0                              # workers that were said to be
+        self._full = 0  # workers that were said to be
         self._failures = 0
         self._next_start = 0.0
         self._libc = ctypes.CDLL(None)
 
     def run(self) -> Post | int:
-        """Serve until nobody serves any more. In a worker: what it works with; in the launcher: how the last worker ended."""
+        """Serve until nobody serves any more. In a worker: what it works with; in the launcher: how the
+        last worker ended.
+        """
         while True:
             if self._may_start() and (post := self._start()) is not None:
                 return post
@@ -130,11 +137,16 @@ class Crew:
             self._tell_full()
 
     def _tell_full(self) -> None:
-        """Say how many workers carry no more, whenever that has changed. New connections that the kernel gives to those are refused."""
+        """Say how many workers carry no more, whenever that has changed. New connections that the kernel
+        gives to those are refused.
+        """
         full = sum(worker.full for worker in self._workers.values())
         if full != self._full:
             self._full = full
-            text = f"full: {full} of {len(self._doors)} workers carry {CONNECTIONS} connections each and refuse new ones"
+            text = (
+                f"full: {full} of {len(self._doors)} workers carry {CONNECTIONS} connections each and "
+                f"refuse new ones"
+            )
             say(text if full else NOT_FULL)
 
     def _serving(self) -> int:
@@ -143,10 +155,15 @@ class Crew:
     def _starting(self) -> _Worker | None:
         return next((worker for worker in self._workers.values() if not worker.serves), None)
 
-    # --- starting ----------------------------------------------------------------------------------------------------------------
+    # --- starting
+    # ------------------------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
-        return len(self._workers) < len(self._doors) and self._starting() is None and time.monotonic() >= self._next_start
+        return (
+            len(self._workers) < len(self._doors)
+            and self._starting() is None
+            and time.monotonic() >= self._next_start
+        )
 
     def _start(self) -> Post | None:
         """A new worker; in the worker itself: its post."""
@@ -157,12 +174,16 @@ class Crew:
         pid = os.fork()
         if pid == 0:
             self._live_and_die_with(launcher)
-            for other in (output, notices, *(d for worker in self._workers.values() for d in worker.descriptors)):
+            for other in (
+                output,
+                notices,
+                *(d for worker in self._workers.values() for d in worker.descriptors),
+            ):
                 os.close(other)
             for standard in (1, 2):
                 os.dup2(printed, standard)
             os.close(printed)
-            for door in self._doors[:number - 1] + self._doors[number:]:
+            for door in self._doors[: number - 1] + self._doors[number:]:
                 door.forget()
 
             def tell(*notices: bytes) -> int:
@@ -178,7 +199,7 @@ class Crew:
 
     def _live_and_die_with(self, launcher: int) -> None:
         self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != launcher:        # it was faster
+        if os.getppid() != launcher:  # it was faster
             os._exit(1)
 
     def _welcome(self, worker: _Worker) -> None:
@@ -191,7 +212,8 @@ class Crew:
     def _status(self) -> bytes:
         return b"%d of %d workers serve" % (self._serving(), len(self._doors))
 
-    # --- watching ----------------------------------------------------------------------------------------------------------------
+    # --- watching
+    # ------------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
         """Until somebody says something or ends, or a start is due. One that starts for too long is ended."""
@@ -244,5 +266,5 @@ def _tell(number: int, line: bytes) -> None:
 
 
 def _write(*lines: bytes) -> None:
-    with contextlib.suppress(OSError):      # nobody reads it any more: no reason to end
+    with contextlib.suppress(OSError):  # nobody reads it any more: no reason to end
         os.write(2, b"".join(line + b"\n" for line in lines))

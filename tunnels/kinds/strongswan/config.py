@@ -1,8 +1,11 @@
-"""A swanctl.conf, made fit for one tunnel of the daemon: read by strongSwan's own rules, changed where the daemon decides, written anew.
+"""A swanctl.conf, made fit for one tunnel of the daemon: read by strongSwan's own rules, changed where the
+daemon decides, written anew.
 
-    bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (the memfd that tunnels.kinds.strongswan.kind hands to swanctl)
+    bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (the memfd that
+    tunnels.kinds.strongswan.kind hands to swanctl)
 
-Who may use the tunnel, when it is tried again and what runs on this host is the daemon's; how the session is made is the customer's.
+Who may use the tunnel, when it is tried again and what runs on this host is the daemon's; how the session is
+made is the customer's.
 """
 
 from __future__ import annotations
@@ -28,19 +31,55 @@ _LETTERS = MappingProxyType({"n": "\n", "r": "\r", "t": "\t", "\n": "", "\r\n": 
 _DEEPEST = 16
 
 # what the daemon decides about each connection and each of its children; None: left out
-_CONNECTION: Mapping[str, str | None] = MappingProxyType({
-    "keyingtries": "1", "reauth_time": "0", "unique": "never", "if_id_in": None, "if_id_out": None, "mediation": None, "pools": None,
-})
-_CHILD: Mapping[str, str | None] = MappingProxyType({
-    "start_action": "none", "close_action": "none", "dpd_action": "clear", "mode": "tunnel",
-    "updown": None, "hostaccess": None, "policies": None, "interface": None, "if_id_in": None, "if_id_out": None, "ipcomp": None,
-    "mark_in": None, "mark_in_sa": None, "mark_out": None, "set_mark_in": None, "set_mark_out": None, "hw_offload": None,
-    "priority": None, "copy_df": None, "tfc_padding": None, "label": None,
-})
+_CONNECTION: Mapping[str, str | None] = MappingProxyType(
+    {
+        "keyingtries": "1",
+        "reauth_time": "0",
+        "unique": "never",
+        "if_id_in": None,
+        "if_id_out": None,
+        "mediation": None,
+        "pools": None,
+    }
+)
+_CHILD: Mapping[str, str | None] = MappingProxyType(
+    {
+        "start_action": "none",
+        "close_action": "none",
+        "dpd_action": "clear",
+        "mode": "tunnel",
+        "updown": None,
+        "hostaccess": None,
+        "policies": None,
+        "interface": None,
+        "if_id_in": None,
+        "if_id_out": None,
+        "ipcomp": None,
+        "mark_in": None,
+        "mark_in_sa": None,
+        "mark_out": None,
+        "set_mark_in": None,
+        "set_mark_out": None,
+        "hw_offload": None,
+        "priority": None,
+        "copy_df": None,
+        "tfc_padding": None,
+        "label": None,
+    }
+)
 # what names files, and the folder beside a swanctl.conf in which swanctl looks for them
-_FILES: Mapping[str, str] = MappingProxyType({"certs": "x509", "cacerts": "x509ca", "pubkeys": "pubkey", "cacert": "x509ca"})
-_LOADED_BY_CHARON = ("file", "handle", "slot", "module")    # of a certificate: charon itself would load it from anywhere, or from a token
-_DPD_DELAY = "5s"           # pause of the far side after which it is asked for a sign of life, where the file says nothing
+_FILES: Mapping[str, str] = MappingProxyType(
+    {"certs": "x509", "cacerts": "x509ca", "pubkeys": "pubkey", "cacert": "x509ca"}
+)
+_LOADED_BY_CHARON = (
+    "file",
+    "handle",
+    "slot",
+    "module",
+)  # of a certificate: charon itself would load it from anywhere, or from a token
+_DPD_DELAY = (
+    "5s"  # pause of the far side after which it is asked for a sign of life, where the file says nothing
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +87,7 @@ class File:
     """A file that a configuration names."""
 
     option: str
-    name: str           # as seen from the directory of the swanctl.conf
+    name: str  # as seen from the directory of the swanctl.conf
     line: int
 
 
@@ -56,15 +95,17 @@ class File:
 class Swanctl:
     """A configuration that is fit to run."""
 
-    text: str                                   # for swanctl --file
-    children: tuple[tuple[str, str], ...]       # what to initiate: (connection, child)
-    certificate: bool                           # we prove by a certificate who we are
-    addresses: tuple[str, ...]                  # those that we bring along, where the far side is not asked for any
-    files: tuple[File, ...]                     # what it names, beside the folders of which swanctl loads everything
+    text: str  # for swanctl --file
+    children: tuple[tuple[str, str], ...]  # what to initiate: (connection, child)
+    certificate: bool  # we prove by a certificate who we are
+    addresses: tuple[str, ...]  # those that we bring along, where the far side is not asked for any
+    files: tuple[File, ...]  # what it names, beside the folders of which swanctl loads everything
 
 
 def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
-    """The fit configuration in a swanctl.conf. `username` logs in where it names nobody. ValueError says why it cannot be run."""
+    """The fit configuration in a swanctl.conf. `username` logs in where it names nobody. ValueError says
+    why it cannot be run.
+    """
     try:
         tree = parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -93,7 +134,9 @@ def _own(name: str, connection: Tree, username: str | None) -> None:
     _override(connection, _CONNECTION)
     for child_name, child in children.items():
         if child.get("mode", "tunnel") != "tunnel":
-            raise ProfileError(f"child {child_name} of {name} is not in tunnel mode, and only tunnels can be run")
+            raise ProfileError(
+                f"child {child_name} of {name} is not in tunnel mode, and only tunnels can be run"
+            )
         _override(child, _CHILD)
     if username is not None:
         _log_in(connection, username)
@@ -113,16 +156,25 @@ def _named(key: str, value: Value) -> Iterator[File]:
     folder = _FILES.get(key)
     names = [name.strip(" ") for name in value.split(",")] if folder is not None else []
     if key in _LOADED_BY_CHARON or any(name.startswith("/") for name in names):
-        remedy = f"put the file into the folder {folder or 'x509'} beside this one, and name it without a path"
+        remedy = (
+            f"put the file into the folder {folder or 'x509'} beside this one, and name it without a path"
+        )
         raise ProfileError(f"{key} names {str(value)!r}; {remedy}", value.line)
-    yield from (File(key, f"{folder}/{name}", value.line) for name in names if name and not name.lower().startswith(("0x", "0s")))
+    yield from (
+        File(key, f"{folder}/{name}", value.line)
+        for name in names
+        if name and not name.lower().startswith(("0x", "0s"))
+    )
 
 
 def _refuse_tokens(secrets: str | Tree | None) -> None:
     for name, section in _sections(secrets).items():
         if name.startswith("token"):
             line = next((value.line for value in section.values() if isinstance(value, Value)), None)
-            raise ProfileError(f"{name} is a key on a smart card, which cannot be used; put the key into the folder private", line)
+            raise ProfileError(
+                f"{name} is a key on a smart card, which cannot be used; put the key into the folder private",
+                line,
+            )
 
 
 def _override(section: Tree, ours: Mapping[str, str | None]) -> None:
@@ -161,10 +213,15 @@ def _own_addresses(connections: Iterable[Tree]) -> Iterator[str]:
 
 
 def _sections(tree: str | Tree | None) -> dict[str, Tree]:
-    return {name: part for name, part in tree.items() if isinstance(part, dict)} if isinstance(tree, dict) else {}
+    return (
+        {name: part for name, part in tree.items() if isinstance(part, dict)}
+        if isinstance(tree, dict)
+        else {}
+    )
 
 
-# --- the file format ------------------------------------------------------------------------------------------------------------
+# --- the file format
+# ----------------------------------------------------------------------------------------------------------
 
 
 def parse(text: str) -> Tree:
@@ -191,7 +248,7 @@ def _statements(text: str, at: int, tree: Tree, depth: int) -> int:
 def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
     """Read what follows a name into the tree; where it ends."""
     at = _skip(_BLANK, text, name.end())
-    match text[at:at + 1]:
+    match text[at : at + 1]:
         case "=":
             tree[name[0]], at = _value(text, at + 1)
             return at
@@ -204,7 +261,7 @@ def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
 
 def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
     before = tree.get(name)
-    section = tree[name] = before if isinstance(before, dict) else {}       # what is said twice is one section
+    section = tree[name] = before if isinstance(before, dict) else {}  # what is said twice is one section
     at = _statements(text, start + 1, section, depth + 1)
     if at >= len(text):
         raise _wrong(text, start, f"the section {name!r} is never closed")

@@ -1,12 +1,15 @@
-"""Drives one charon, strongSwan's daemon, for one tunnel: loads its configuration, initiates it, and ends with it.
+"""Drives one charon, strongSwan's daemon, for one tunnel: loads its configuration, initiates it, and ends
+with it.
 
-    python -I -m tunnels.kinds.strongswan.driver --device NAME --config FD --talk FD [--file NAME=FD]... [--mtu N] [--address A]... [--psk]
+    python -I -m tunnels.kinds.strongswan.driver --device NAME --config FD --talk FD [--file NAME=FD]...
+    [--mtu N] [--address A]... [--psk]
         [--login] [--append-code] CONNECTION/CHILD...
 
-charon has its own strongswan.conf, vici socket and ports, all of this working directory, so that any number of them run side by side.
-ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and the device goes with the process. charon insists on
-routes of its own; they go into a table that no rule names. It makes its device as ipsec0, or with the next free number, and knows it by
-that name until the session is up; then the device is renamed.
+charon has its own strongswan.conf, vici socket and ports, all of this working directory, so that any number
+of them run side by side. ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and
+the device goes with the process. charon insists on routes of its own; they go into a table that no rule
+names. It makes its device as ipsec0, or with the next free number, and knows it by that name until the
+session is up; then the device is renamed.
 """
 
 from __future__ import annotations
@@ -29,14 +32,15 @@ from tunnels.drivers.exit_helpers import end_like
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
-CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")       # it does not outlive us
-MTU = 1400                  # bytes that fit into a UDP-encapsulated ESP packet on any usual path
-INITIATE = 30_000           # ms for one child
-LOG_OFF = 1_000             # ms for the far side to confirm the end
-TABLES = 0x46000000         # plus our process id: a table of routes that no rule names
-_NEVER = "0x7fabcdef/0xffffffff"    # a mark that no packet has: for the moment until charon's rule is gone
+CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive us
+MTU = 1400  # bytes that fit into a UDP-encapsulated ESP packet on any usual path
+INITIATE = 30_000  # ms for one child
+LOG_OFF = 1_000  # ms for the far side to confirm the end
+TABLES = 0x46000000  # plus our process id: a table of routes that no rule names
+_NEVER = "0x7fabcdef/0xffffffff"  # a mark that no packet has: for the moment until charon's rule is gone
 _PLUGINS = (
-    "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 md5 mgf1 hmac kdf gcm xcbc cmac"
+    "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 "
+    "md5 mgf1 hmac kdf gcm xcbc cmac"
     " fips-prf gmp curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici"
     " eap-identity eap-md5 eap-mschapv2 eap-gtc eap-tls eap-ttls xauth-generic"
 )
@@ -47,28 +51,34 @@ class CharonSession:
 
     def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
         self._options, self._talk = options, talk
-        self._over = asyncio.Event()        # we shall end, or charon or the far side has ended the session
-        self._told = False                  # we shall end
+        self._over = asyncio.Event()  # we shall end, or charon or the far side has ended the session
+        self._told = False  # we shall end
         self._vici: Vici | None = None
         self._sessions: list[Message] = []  # what charon told of them when it was asked
 
     async def run(self) -> int:
-        """Be connected until the far side, charon or SIGTERM ends it; the exit code, or the negative number of the signal."""
+        """Be connected until the far side, charon or SIGTERM ends it; the exit code, or the negative
+        number of the signal.
+        """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         charon = await _start_charon()
         gone = asyncio.create_task(charon.wait())
         connecting = asyncio.create_task(self._connect(charon.pid))
         gone.add_done_callback(lambda _: self._over.set())
-        connecting.add_done_callback(lambda task: None if task.cancelled() or task.exception() is None else self._over.set())
+        connecting.add_done_callback(
+            lambda task: None if task.cancelled() or task.exception() is None else self._over.set()
+        )
         await self._over.wait()
         if gone.done():
             await _cancelled(connecting)
             return gone.result() or 1
-        begun = connecting.done()       # else there is a request that charon has not answered yet, and nothing to log off from
+        begun = (
+            connecting.done()
+        )  # else there is a request that charon has not answered yet, and nothing to log off from
         _report(await _cancelled(connecting) or (None if self._told else "the session is over"))
         if begun:
             await self._log_off()
-        charon.kill()       # it knows of nothing any more, and its own way out takes two seconds
+        charon.kill()  # it knows of nothing any more, and its own way out takes two seconds
         await gone
         return 0 if self._told else 1
 
@@ -84,17 +94,23 @@ class CharonSession:
         await self._load()
         device = _device(pid)
         bring_up(device, self._options.mtu or MTU)
-        # charon refuses a policy without an address of ours on an interface: what is ours from the beginning has to be there when it
+        # charon refuses a policy without an address of ours on an interface: what is ours from the beginning
+        # has to be there when it
         # makes its routes, what the remote gateway assigns it adds itself
         for address in self._options.address:
             add_address(device, ip_address(address))
         for name in self._options.children:
             connection, _, child = name.partition("/")
-            await self._vici.request("initiate", {"ike": connection, "child": child, "timeout": str(INITIATE)})
+            await self._vici.request(
+                "initiate", {"ike": connection, "child": child, "timeout": str(INITIATE)}
+            )
         await self._vici.request("list-sas")
         addresses = [*given_addresses(self._sessions), *self._options.address]
         if not addresses:
-            raise ViciError("the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts with one address")
+            raise ViciError(
+                "the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts "
+                "with one address"
+            )
         rename(device, self._options.device)
         self._talk.connected(**assigned(addresses), on_interface=True, **far_side(self._sessions))
 
@@ -108,17 +124,30 @@ class CharonSession:
     async def _load(self) -> None:
         """Let swanctl load the configuration, then add the secrets that only the daemon knows."""
         assert self._vici is not None
-        files = {"swanctl.conf": self._options.config, **{name: int(fd) for name, _, fd in (f.rpartition("=") for f in self._options.file)}}
+        files = {
+            "swanctl.conf": self._options.config,
+            **{name: int(fd) for name, _, fd in (f.rpartition("=") for f in self._options.file)},
+        }
         folder = _linked(Path("swanctl").absolute(), files)
         swanctl = await asyncio.create_subprocess_exec(
-            "swanctl", "--load-all", "--noprompt", "--file", str(folder / "swanctl.conf"), "--uri", f"unix://{Path('charon.vici').absolute()}",
-            pass_fds=tuple(files.values()), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            "swanctl",
+            "--load-all",
+            "--noprompt",
+            "--file",
+            str(folder / "swanctl.conf"),
+            "--uri",
+            f"unix://{Path('charon.vici').absolute()}",
+            pass_fds=tuple(files.values()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
         )
         if await swanctl.wait() != 0:
             raise ViciError("swanctl could not load the configuration")
         for secret in await self._secrets():
             await self._vici.request("load-shared", secret)
-        Path("charon.vici").unlink()        # charon takes orders from whoever connects: from now on that is nobody but us
+        Path(
+            "charon.vici"
+        ).unlink()  # charon takes orders from whoever connects: from now on that is nobody but us
 
     async def _secrets(self) -> list[Message]:
         secrets: list[Message] = []
@@ -128,7 +157,10 @@ class CharonSession:
             username, password = await self._talk.ask("username"), await self._talk.ask("password")
             if self._options.append_code:
                 password += await self._talk.ask("code", "One-time code")
-            secrets += ({"id": kind.lower(), "type": kind, "data": password, "owners": [username]} for kind in ("EAP", "XAUTH"))
+            secrets += (
+                {"id": kind.lower(), "type": kind, "data": password, "owners": [username]}
+                for kind in ("EAP", "XAUTH")
+            )
         return secrets
 
     async def _log_off(self) -> None:
@@ -140,7 +172,8 @@ class CharonSession:
                     await asyncio.wait_for(self._vici.request("terminate", order), 2 * LOG_OFF / 1000)
 
 
-# --- charon ---------------------------------------------------------------------------------------------------------------------
+# --- charon
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def _start_charon() -> asyncio.subprocess.Process:
@@ -151,10 +184,15 @@ async def _start_charon() -> asyncio.subprocess.Process:
         Path(name).unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ready:
         ready.bind("charon.ready")
-        own = {"STRONGSWAN_CONF": str(Path("strongswan.conf").absolute()), "NOTIFY_SOCKET": str(Path("charon.ready").absolute())}
+        own = {
+            "STRONGSWAN_CONF": str(Path("strongswan.conf").absolute()),
+            "NOTIFY_SOCKET": str(Path("charon.ready").absolute()),
+        }
         charon = await asyncio.create_subprocess_exec(
-            *CHARON, stdin=asyncio.subprocess.DEVNULL, env={**os.environ, **own},
-            process_group=0,        # so that a SIGTERM to all of us leaves it alive until it has logged off
+            *CHARON,
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**os.environ, **own},
+            process_group=0,  # so that a SIGTERM to all of us leaves it alive until it has logged off
         )
         told, gone = asyncio.create_task(_ready(ready)), asyncio.create_task(charon.wait())
         await asyncio.wait((told, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -171,7 +209,9 @@ async def _ready(listener: socket.socket) -> None:
 
 
 def configuration(vici: Path, table: int) -> str:
-    """The strongswan.conf of a charon that shares this host with others and decides nothing about its routes or names."""
+    """The strongswan.conf of a charon that shares this host with others and decides nothing about its
+    routes or names.
+    """
     return f"""\
 charon-systemd {{
   load = {_PLUGINS}
@@ -230,12 +270,18 @@ def _device(pid: int) -> str:
     raise OSError("charon has made no device")
 
 
-# --- what it says ---------------------------------------------------------------------------------------------------------------
+# --- what it says
+# ----------------------------------------------------------------------------------------------------------
 
 
 def given_addresses(sessions: Sequence[Message]) -> list[str]:
     """The addresses that the far side has given us."""
-    return [address for session in sessions for ike in _mappings(session) for address in _texts(ike.get("local-vips"))]
+    return [
+        address
+        for session in sessions
+        for ike in _mappings(session)
+        for address in _texts(ike.get("local-vips"))
+    ]
 
 
 def far_side(sessions: Sequence[Message]) -> dict[str, object]:
@@ -258,7 +304,9 @@ def _mappings(message: Message) -> list[Message]:
 
 
 def _network(selector: str) -> IPv4Network | IPv6Network | None:
-    """The network of a traffic selector, such as 10.77.0.0/24 or 10.77.0.0/24[tcp/443]; None for a range that is none."""
+    """The network of a traffic selector, such as 10.77.0.0/24 or 10.77.0.0/24[tcp/443]; None for a range
+    that is none.
+    """
     try:
         return ip_network(selector.partition("[")[0])
     except ValueError:
@@ -269,7 +317,9 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
-async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[int]) -> BaseException | None:
+async def _cancelled(
+    task: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[int],
+) -> BaseException | None:
     """End a task; the exception that it had ended with."""
     task.cancel()
     (outcome,) = await asyncio.gather(task, return_exceptions=True)

@@ -1,8 +1,10 @@
-"""strongSwan: IPsec with IKEv2 (or IKEv1), one charon per session, driven by tunnels/kinds/strongswan/driver.py.
+"""strongSwan: IPsec with IKEv2 (or IKEv1), one charon per session, driven by
+tunnels/kinds/strongswan/driver.py.
 
-The swanctl.conf goes through tunnels.kinds.strongswan.config into an anonymous file, from which swanctl loads it into charon, and so does each
-key and certificate beside it: neither of the two opens a path that a customer has chosen. The pre-shared key and the login go from the
-daemon to charon through sockets only. Routes are the daemon's: charon's own end in a table that nobody looks up.
+The swanctl.conf goes through tunnels.kinds.strongswan.config into an anonymous file, from which swanctl loads
+it into charon, and so does each key and certificate beside it: neither of the two opens a path that a
+customer has chosen. The pre-shared key and the login go from the daemon to charon through sockets only.
+Routes are the daemon's: charon's own end in a table that nobody looks up.
 """
 
 from __future__ import annotations
@@ -21,7 +23,19 @@ from tunnels.profiles import COMPANION, companion, folder, of_file
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
 FOLDERS = (
-    "bliss", "ecdsa", "pkcs12", "pkcs8", "private", "pubkey", "rsa", "x509", "x509aa", "x509ac", "x509ca", "x509crl", "x509ocsp",
+    "bliss",
+    "ecdsa",
+    "pkcs12",
+    "pkcs8",
+    "private",
+    "pubkey",
+    "rsa",
+    "x509",
+    "x509aa",
+    "x509ac",
+    "x509ca",
+    "x509crl",
+    "x509ocsp",
 )
 
 
@@ -29,17 +43,27 @@ class StrongSwan(Tunnel):
     """A tunnel of kind strongswan."""
 
     kind: Literal["strongswan"] = Field("strongswan", description="strongSwan: IPsec with IKEv2 or IKEv1")
-    config: Path = Field(description="swanctl.conf; its keys and certificates lie beside it (x509, x509ca, private, ...)")
-    psk: Secret | None = Field(None, description="where the pre-shared key lies, if the swanctl.conf does not hold it")
+    config: Path = Field(
+        description="swanctl.conf; its keys and certificates lie beside it (x509, x509ca, private, ...)"
+    )
+    psk: Secret | None = Field(
+        None, description="where the pre-shared key lies, if the swanctl.conf does not hold it"
+    )
 
 
 def _inputs(tunnel: StrongSwan) -> tuple[Input, ...]:
     secrets = {"password": tunnel.login.password, "psk": tunnel.psk}
-    return (Input("config", tunnel.config), *(Input(name, where) for name, where in secrets.items() if where is not None))
+    return (
+        Input("config", tunnel.config),
+        *(Input(name, where) for name, where in secrets.items() if where is not None),
+    )
 
 
 def _companions(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
-    named = [companion(tunnel.config, file.name, file.option, file.line) for file in _configuration(tunnel, inputs).files]
+    named = [
+        companion(tunnel.config, file.name, file.option, file.line)
+        for file in _configuration(tunnel, inputs).files
+    ]
     return (*(folder(tunnel.config, name) for name in FOLDERS), *named)
 
 
@@ -50,14 +74,30 @@ def _configuration(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> Swanctl:
 
 def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     config = _configuration(tunnel, inputs)
-    beside = {f"file{number}": name for number, name in enumerate(name for name in inputs if name.startswith(COMPANION))}
+    beside = {
+        f"file{number}": name
+        for number, name in enumerate(name for name in inputs if name.startswith(COMPANION))
+    }
     logs_in = "password" in inputs or tunnel.login.append_code
     if logs_in and tunnel.login.username is None:
         raise ValueError("login.password needs a login.username")
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.kinds.strongswan.driver", "--device", place.device, "--config", "{config}", "--talk", KEY,
-            *(word for number, name in beside.items() for word in ("--file", f"{name.removeprefix(COMPANION)}={{{number}}}")),
+            place.python,
+            "-I",
+            "-m",
+            "tunnels.kinds.strongswan.driver",
+            "--device",
+            place.device,
+            "--config",
+            "{config}",
+            "--talk",
+            KEY,
+            *(
+                word
+                for number, name in beside.items()
+                for word in ("--file", f"{name.removeprefix(COMPANION)}={{{number}}}")
+            ),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(word for address in dict.fromkeys(config.addresses) for word in ("--address", address)),
             *(("--psk",) if "psk" in inputs else ()),
@@ -74,36 +114,86 @@ def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -
 
 # First match wins. What charon prints is preceded by a thread and a group, such as `06[IKE] `.
 _LINES = table(
-    (r"plugin 'kernel-libipsec': failed to load.*", Reason.MISSING_BINARY, "{0}; apt install libcharon-extra-plugins"),
-    (r"loading \S+ (?:method|XAuth method \S+) failed.*", Reason.MISSING_BINARY, "{0}; apt install libcharon-extauth-plugins"),
-    (r"failed to (?:create|configure) TUN device|feature CUSTOM:kernel-ipsec .*failed.*", Reason.MISSING_RIGHT, "charon: {0}"),
-    (r"loading (?:connection|authority) '.*' failed: .*|facilitator: swanctl .*", Reason.CLIENT_CONFIG, "{0}"),
+    (
+        r"plugin 'kernel-libipsec': failed to load.*",
+        Reason.MISSING_BINARY,
+        "{0}; apt install libcharon-extra-plugins",
+    ),
+    (
+        r"loading \S+ (?:method|XAuth method \S+) failed.*",
+        Reason.MISSING_BINARY,
+        "{0}; apt install libcharon-extauth-plugins",
+    ),
+    (
+        r"failed to (?:create|configure) TUN device|feature CUSTOM:kernel-ipsec .*failed.*",
+        Reason.MISSING_RIGHT,
+        "charon: {0}",
+    ),
+    (
+        r"loading (?:connection|authority) '.*' failed: .*|facilitator: swanctl .*",
+        Reason.CLIENT_CONFIG,
+        "{0}",
+    ),
     (r"facilitator: the far side gives us no address.*", Reason.CLIENT_CONFIG, "{0}"),
     (r"resolving '.*' failed: .*|unable to resolve \S+, initiate aborted", Reason.DNS, "{0}"),
-    (r"no trusted .* public key found for .*|no issuer certificate found for .*|subject certificate invalid .*|certificate was revoked .*",
-     Reason.CERTIFICATE, "{0}"),
+    (
+        r"no trusted .* public key found for .*|no issuer certificate found for .*|subject certificate "
+        r"invalid .*|certificate was revoked .*",
+        Reason.CERTIFICATE,
+        "{0}",
+    ),
     (r"constraint check failed: .*|selected peer config '.*' inacceptable: .*", Reason.CERTIFICATE, "{0}"),
     (r"no private key found for .*", Reason.KEY, "{0}"),
-    (r"no (?:shared key|EAP key|XAuth (?:secret|password)) found for .*", Reason.CLIENT_CONFIG, "{0}; set psk or login.password"),
-    (r"EAP-MS-CHAPv2 failed with error|EAP_\w+ method failed|received EAP_FAILURE|XAuth authentication .*failed",
-     Reason.AUTH, "the far side refused user name or password"),
-    (r"tried \d+ shared keys? for .*, but MAC mismatched", Reason.AUTH, "the far side has another pre-shared key"),
+    (
+        r"no (?:shared key|EAP key|XAuth (?:secret|password)) found for .*",
+        Reason.CLIENT_CONFIG,
+        "{0}; set psk or login.password",
+    ),
+    (
+        r"EAP-MS-CHAPv2 failed with error|EAP_\w+ method failed|received EAP_FAILURE|XAuth authentication "
+        r".*failed",
+        Reason.AUTH,
+        "the far side refused user name or password",
+    ),
+    (
+        r"tried \d+ shared keys? for .*, but MAC mismatched",
+        Reason.AUTH,
+        "the far side has another pre-shared key",
+    ),
     # A gateway that has started and not yet read its configuration says the same.
-    (r"received NO_PROPOSAL_CHOSEN notify error", Reason.HANDSHAKE, "no cryptography in common, or the gateway is only just starting: {0}"),
-    (r"received NO_PROPOSAL_CHOSEN.*|received INVALID_KE_PAYLOAD notify error|no acceptable .* found", Reason.CLIENT_CONFIG,
-     "no cryptography in common: {0}"),
+    (
+        r"received NO_PROPOSAL_CHOSEN notify error",
+        Reason.HANDSHAKE,
+        "no cryptography in common, or the gateway is only just starting: {0}",
+    ),
+    (
+        r"received NO_PROPOSAL_CHOSEN.*|received INVALID_KE_PAYLOAD notify error|no acceptable .* found",
+        Reason.CLIENT_CONFIG,
+        "no cryptography in common: {0}",
+    ),
     (r"received TS_UNACCEPTABLE.*", Reason.CLIENT_CONFIG, "the far side does not carry these networks: {0}"),
-    (r"received FAILED_CP_REQUIRED", Reason.CLIENT_CONFIG, "the far side wants to give us an address: vips = 0.0.0.0 is missing"),
+    (
+        r"received FAILED_CP_REQUIRED",
+        Reason.CLIENT_CONFIG,
+        "the far side wants to give us an address: vips = 0.0.0.0 is missing",
+    ),
     (r"received INTERNAL_ADDRESS_FAILURE.*", Reason.FAR_END_FULL, "the far side has no address left: {0}"),
     (r"peer not responding", Reason.NETWORK, "the far side does not answer"),
-    (r"received DELETE for IKE_SA|received DELETE for .* CHILD_SA .*", Reason.PEER_CLOSED, "the far side ended the session"),
+    (
+        r"received DELETE for IKE_SA|received DELETE for .* CHILD_SA .*",
+        Reason.PEER_CLOSED,
+        "the far side ended the session",
+    ),
     (r"facilitator: the session is over", Reason.PEER_TIMEOUT, "the far side fell silent"),
     (r"(?<=facilitator: )establishing CHILD_SA .* failed.*", Reason.HANDSHAKE, "{0}"),
     (r"(?<=facilitator: ).*", Reason.LOCAL, "{0}"),
 )
 _REFUSED = r"received AUTHENTICATION_FAILED (?:notify error|error notify)"
 _LOGIN_REFUSED = (*table((_REFUSED, Reason.AUTH, "the far side refused our login")), *_LINES)
-_CERTIFICATE_REFUSED = (*table((_REFUSED, Reason.OUR_CERTIFICATE, "the far side refused our certificate")), *_LINES)
+_CERTIFICATE_REFUSED = (
+    *table((_REFUSED, Reason.OUR_CERTIFICATE, "the far side refused our certificate")),
+    *_LINES,
+)
 
 
 def _dialogue(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> ProgramDialogue:
@@ -112,7 +202,9 @@ def _dialogue(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> ProgramDialogu
     # where there is no password, the code alone is what the far side takes for one
     password = {"password": ""} if tunnel.login.append_code else {}
     certified = read_swanctl(inputs["config"]).certificate and "password" not in inputs
-    return ProgramDialogue(username | password | secrets, _CERTIFICATE_REFUSED if certified else _LOGIN_REFUSED)
+    return ProgramDialogue(
+        username | password | secrets, _CERTIFICATE_REFUSED if certified else _LOGIN_REFUSED
+    )
 
 
 def _text(secret: bytes, name: str) -> str:
@@ -123,6 +215,12 @@ def _text(secret: bytes, name: str) -> str:
 
 
 STRONGSWAN = Kind(
-    name="strongswan", options=StrongSwan, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue,
-    binaries=("charon-systemd", "swanctl", "setpriv"), companions=_companions,
+    name="strongswan",
+    options=StrongSwan,
+    carrier=Carrier.DEVICE,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=("charon-systemd", "swanctl", "setpriv"),
+    companions=_companions,
 )

@@ -1,8 +1,10 @@
-"""The protocol by which charon, strongSwan's daemon, is driven: requests, their responses and events, over its unix socket.
+"""The protocol by which charon, strongSwan's daemon, is driven: requests, their responses and events, over
+its unix socket.
 
     message (nested dict) <-> encode/decode <-> packets <-> Vici <-> tunnels/kinds/strongswan/driver.py
 
-strongSwan's own Python client waits for an answer in the thread that asks, which does not fit a program with one event loop.
+strongSwan's own Python client waits for an answer in the thread that asks, which does not fit a program with
+one event loop.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from pathlib import Path
 Value = str | Sequence[str] | Mapping[str, "Value"]
 Message = Mapping[str, Value]
 
-_LARGEST = 512 << 10        # bytes of one packet, by the protocol
-_DEEPEST = 32               # sections within sections that are read
+_LARGEST = 512 << 10  # bytes of one packet, by the protocol
+_DEEPEST = 32  # sections within sections that are read
 
 
 class _Packet(enum.IntEnum):
@@ -44,7 +46,8 @@ class ViciError(Exception):
     """charon refused a request; the text is its own."""
 
 
-# --- messages -------------------------------------------------------------------------------------------------------------------
+# --- messages
+# ----------------------------------------------------------------------------------------------------------
 
 
 def encode(message: Message) -> bytes:
@@ -99,7 +102,7 @@ class _Reader:
         return self._take(int.from_bytes(self._take(2), "big")).decode(errors="replace")
 
     def _take(self, count: int) -> bytes:
-        part = self._data[self._at:self._at + count]
+        part = self._data[self._at : self._at + count]
         if len(part) < count:
             raise ValueError("the message ends too soon")
         self._at += count
@@ -141,13 +144,19 @@ def _list(reader: _Reader) -> list[str]:
     return items
 
 
-# --- the conversation -----------------------------------------------------------------------------------------------------------
+# --- the conversation
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Vici:
     """A connection to charon. One request at a time; events come at any time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, on_event: Callable[[str, Message], None]) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: Callable[[str, Message], None],
+    ) -> None:
         self._writer, self._on_event = writer, on_event
         self._turn = asyncio.Lock()
         self._response: asyncio.Future[tuple[_Packet, bytes]] | None = None
@@ -159,7 +168,9 @@ class Vici:
         return cls(*await asyncio.open_unix_connection(path), on_event)
 
     async def request(self, command: str, message: Message | None = None) -> Message:
-        """The response to a command. ViciError: charon says that it failed; ConnectionError: charon is gone."""
+        """The response to a command. ViciError: charon says that it failed; ConnectionError: charon is
+        gone.
+        """
         _, data = await self._ask(_Packet.REQUEST, command, encode(message or {}))
         response = decode(data)
         if response.get("success", "yes") != "yes":
@@ -194,7 +205,7 @@ class Vici:
 
     def _take(self, packet: bytes) -> None:
         if packet[0] == _Packet.EVENT:
-            name, body = packet[2:2 + packet[1]], packet[2 + packet[1]:]
+            name, body = packet[2 : 2 + packet[1]], packet[2 + packet[1] :]
             self._on_event(name.decode(errors="replace"), decode(body))
         elif self._response is not None and not self._response.done():
             self._response.set_result((_Packet(packet[0]), packet[1:]))

@@ -1,10 +1,13 @@
-"""Drives one vpnc: gives it its configuration and what it asks for, and tells the daemon when packets can pass.
+"""Drives one vpnc: gives it its configuration and what it asks for, and tells the daemon when packets can
+pass.
 
-    python -I -m tunnels.kinds.vpnc.driver --device NAME --config FD --talk FD [--ca-file FD] [--mtu N] [--append-code]
+    python -I -m tunnels.kinds.vpnc.driver --device NAME --config FD --talk FD [--ca-file FD] [--mtu N]
+    [--append-code]
 
-vpnc reads its configuration from standard input up to a line that begins with ^D, and its passwords from what follows. It runs our own
-script (tunnels/drivers/vpnc_script.py) when it has its device; packets pass when it has said that it started. The configuration has to say
-`Debug 2`: then vpnc tells its steps, and nothing secret.
+vpnc reads its configuration from standard input up to a line that begins with ^D, and its passwords from what
+follows. It runs our own script (tunnels/drivers/vpnc_script.py) when it has its device; packets pass when it
+has said that it started. The configuration has to say `Debug 2`: then vpnc tells its steps, and nothing
+secret.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.terminal_prompts import hear, say
 from tunnels.drivers.vpnc_script import Call, Script
 
-SCRIPT = f"case $reason in connect) exec {vpnc_script.COMMAND};; esac"      # a shell runs it; what else it is called for needs nothing done
-END = b"\x04"               # ends the configuration on standard input
-RENEWAL = 1.0               # seconds for the far side to answer when the keys that it has taken away are to be made anew
+# a shell runs it; what else it is called for needs nothing done
+SCRIPT = f"case $reason in connect) exec {vpnc_script.COMMAND};; esac"
+END = b"\x04"  # ends the configuration on standard input
+RENEWAL = 1.0  # seconds for the far side to answer when the keys that it has taken away are to be made anew
 _PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
-_CHATTER = re.compile(r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)")     # of `Debug 2`
+_CHATTER = re.compile(
+    r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)"
+)  # of `Debug 2`
 
 
 class VpncSession:
@@ -35,19 +41,29 @@ class VpncSession:
 
     def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
         self._options, self._talk = options, talk
-        self._authorities = () if options.ca_file is None else (options.ca_file,)       # descriptors that vpnc reads from
+        self._authorities = (
+            () if options.ca_file is None else (options.ca_file,)
+        )  # descriptors that vpnc reads from
         self._call: Call | None = None
         self._started = False
-        self._asked = 0                 # prompts so far
-        self._before = ""               # the line before the current one
+        self._asked = 0  # prompts so far
+        self._before = ""  # the line before the current one
         self._renewal: asyncio.TimerHandle | None = None
-        self._deserted = False          # the far side has ended the session
+        self._deserted = False  # the far side has ended the session
 
     async def run(self, config: bytes) -> int:
-        """Run vpnc with this configuration; its exit code, or the negative number of the signal that ended it."""
+        """Run vpnc with this configuration; its exit code, or the negative number of the signal that ended
+        it.
+        """
         await Script(self._called).listen()
         vpnc = await asyncio.create_subprocess_exec(
-            "stdbuf", "-oL", "vpnc", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            "stdbuf",
+            "-oL",
+            "vpnc",
+            "-",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
             pass_fds=self._authorities,
         )
         assert vpnc.stdin is not None
@@ -55,7 +71,12 @@ class VpncSession:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ask_to_end, vpnc)
         ours = (f"Script {SCRIPT}\n", *(f"CA-File /proc/self/fd/{fd}\n" for fd in self._authorities))
         vpnc.stdin.write(config + "".join(ours).encode() + END)
-        await hear(vpnc.stdout, _PROMPT, lambda line: self._heard(line, vpnc), lambda prompt: self._answer(vpnc, prompt))
+        await hear(
+            vpnc.stdout,
+            _PROMPT,
+            lambda line: self._heard(line, vpnc),
+            lambda prompt: self._answer(vpnc, prompt),
+        )
         code = await vpnc.wait()
         return 1 if self._deserted else code
 
@@ -72,16 +93,20 @@ class VpncSession:
         self._before = line
         if line.startswith("VPNC started") and self._call is not None:
             self._started = True
-            self._talk.connected(**assigned(self._call.addresses), peer=self._call.gateway, routes=list(self._call.routes))
+            self._talk.connected(
+                **assigned(self._call.addresses), peer=self._call.gateway, routes=list(self._call.routes)
+            )
         elif line.startswith("S7.1 ") and self._started:
             self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._desert, vpnc)
         elif self._renewal is not None and line.startswith("S7.7 "):
             self._renewal.cancel()
         elif self._renewal is not None and "got delete for old connection" in line:
-            self._desert(vpnc)      # it has ended all of the session, and vpnc overlooks that
+            self._desert(vpnc)  # it has ended all of the session, and vpnc overlooks that
 
     def _desert(self, vpnc: asyncio.subprocess.Process) -> None:
-        """The far side has deleted its keys and makes no new ones: packets cannot pass, but vpnc would try for a quarter of a minute."""
+        """The far side has deleted its keys and makes no new ones: packets cannot pass, but vpnc would try
+        for a quarter of a minute.
+        """
         say("facilitator: the far side has deleted the session")
         self._deserted = True
         with contextlib.suppress(ProcessLookupError):
@@ -99,7 +124,9 @@ class VpncSession:
             ask_to_end(vpnc)
             return
         else:
-            answer = await self._talk.ask("code", self._before or prompt)       # what the far side says stands in the line before
+            answer = await self._talk.ask(
+                "code", self._before or prompt
+            )  # what the far side says stands in the line before
         assert vpnc.stdin is not None
         vpnc.stdin.write(answer.encode() + b"\n")
 

@@ -1,7 +1,8 @@
 """vpnc: Cisco's IPsec (IKEv1, aggressive mode, XAuth), driven by tunnels/kinds/vpnc/driver.py.
 
-The customer's configuration is rebuilt with what the daemon decides and goes through an anonymous file to vpnc's standard input, so that
-neither group secret nor password touches disk or argv. Passwords and codes are given when vpnc asks for them.
+The customer's configuration is rebuilt with what the daemon decides and goes through an anonymous file to
+vpnc's standard input, so that neither group secret nor password touches disk or argv. Passwords and codes are
+given when vpnc asks for them.
 """
 
 from __future__ import annotations
@@ -17,20 +18,49 @@ from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.profiles import ProfileError, Value, companion, of_file
 
-DPD_IDLE = 10       # seconds of silence after which the far side is asked for a sign of life; the least that vpnc takes
+DPD_IDLE = (
+    10  # seconds of silence after which the far side is asked for a sign of life; the least that vpnc takes
+)
 
 # Names of vpnc's configuration. It compares them without regard to case, and the first line of a name counts.
 _KEPT = (
-    "IPSec gateway", "IPSec ID", "IPSec secret", "IPSec obfuscated secret", "Xauth username", "Xauth password", "Xauth obfuscated password",
-    "Domain", "Vendor", "NAT Traversal Mode", "IKE DH Group", "Perfect Forward Secrecy", "Enable Single DES", "Enable weak encryption",
-    "Enable no encryption", "Enable weak authentication", "Application version", "Interface MTU", "Local Addr", "IKE Authmode",
-    "IPSEC target network", "Cisco UDP Encapsulation Port",
+    "IPSec gateway",
+    "IPSec ID",
+    "IPSec secret",
+    "IPSec obfuscated secret",
+    "Xauth username",
+    "Xauth password",
+    "Xauth obfuscated password",
+    "Domain",
+    "Vendor",
+    "NAT Traversal Mode",
+    "IKE DH Group",
+    "Perfect Forward Secrecy",
+    "Enable Single DES",
+    "Enable weak encryption",
+    "Enable no encryption",
+    "Enable weak authentication",
+    "Application version",
+    "Interface MTU",
+    "Local Addr",
+    "IKE Authmode",
+    "IPSEC target network",
+    "Cisco UDP Encapsulation Port",
 )
-_CA_FILE = "CA-File"                                # the only option of a client that names a file
+_CA_FILE = "CA-File"  # the only option of a client that names a file
 _CA_FOLDER = "CA-Dir"
-_OWNED = (          # the daemon's; a higher `Debug` prints secrets
-    "Script", "Interface name", "Interface mode", "No Detach", "Pidfile", "Local Port", "DPD idle timeout (our side)", "Noninteractive",
-    "Xauth interactive", "Password helper", "Debug",
+_OWNED = (  # the daemon's; a higher `Debug` prints secrets
+    "Script",
+    "Interface name",
+    "Interface mode",
+    "No Detach",
+    "Pidfile",
+    "Local Port",
+    "DPD idle timeout (our side)",
+    "Noninteractive",
+    "Xauth interactive",
+    "Password helper",
+    "Debug",
 )
 _PASSWORDS = ("Xauth password", "Xauth obfuscated password")
 _SECRETS = ("IPSec secret", "IPSec obfuscated secret")
@@ -39,14 +69,24 @@ _SECRETS = ("IPSec secret", "IPSec obfuscated secret")
 class Vpnc(Tunnel):
     """A tunnel of kind vpnc."""
 
-    kind: Literal["vpnc"] = Field("vpnc", description="vpnc: Cisco's IPsec with group name, group secret and XAuth")
-    config: Path = Field(description="vpnc's own configuration; what the daemon owns in it (device, script, process) is left out")
-    group_secret: Secret | None = Field(None, description="where the group's secret lies, if the configuration does not hold it")
+    kind: Literal["vpnc"] = Field(
+        "vpnc", description="vpnc: Cisco's IPsec with group name, group secret and XAuth"
+    )
+    config: Path = Field(
+        description="vpnc's own configuration; what the daemon owns in it (device, script, process) is "
+        "left out"
+    )
+    group_secret: Secret | None = Field(
+        None, description="where the group's secret lies, if the configuration does not hold it"
+    )
 
 
 def _inputs(tunnel: Vpnc) -> tuple[Input, ...]:
     secrets = {"password": tunnel.login.password, "group_secret": tunnel.group_secret}
-    return (Input("config", tunnel.config), *(Input(name, where) for name, where in secrets.items() if where is not None))
+    return (
+        Input("config", tunnel.config),
+        *(Input(name, where) for name, where in secrets.items() if where is not None),
+    )
 
 
 def _companions(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
@@ -61,7 +101,16 @@ def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Laun
         config = configuration(tunnel, place.device, inputs)
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.kinds.vpnc.driver", "--device", place.device, "--config", "{config}", "--talk", KEY,
+            place.python,
+            "-I",
+            "-m",
+            "tunnels.kinds.vpnc.driver",
+            "--device",
+            place.device,
+            "--config",
+            "{config}",
+            "--talk",
+            KEY,
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
             *(("--ca-file", "{ca_file}") if authorities else ()),
@@ -72,11 +121,14 @@ def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Laun
     )
 
 
-# --- the configuration ----------------------------------------------------------------------------------------------------------
+# --- the configuration
+# ----------------------------------------------------------------------------------------------------------
 
 
 def read_config(data: bytes) -> dict[str, Value]:
-    """What a vpnc configuration says that is not the daemon's: value by name, empty for a switch. ProfileError."""
+    """What a vpnc configuration says that is not the daemon's: value by name, empty for a switch.
+    ProfileError.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -87,14 +139,19 @@ def read_config(data: bytes) -> dict[str, Value]:
             name, value = _taken_apart(line, number)
             found.setdefault(name, Value(value, number))
     if _CA_FOLDER in found:
-        raise ProfileError(f"{_CA_FOLDER} names a directory; put its certificates into one file and say {_CA_FILE}", found[_CA_FOLDER].line)
+        raise ProfileError(
+            f"{_CA_FOLDER} names a directory; put its certificates into one file and say {_CA_FILE}",
+            found[_CA_FOLDER].line,
+        )
     return {name: value for name, value in found.items() if name in (*_KEPT, _CA_FILE)}
 
 
 def _taken_apart(line: str, number: int) -> tuple[str, str]:
-    """Name and value of a line, by vpnc's own rules. The error does not repeat the line: it may hold a secret."""
+    """Name and value of a line, by vpnc's own rules. The error does not repeat the line: it may hold a
+    secret.
+    """
     for name in (*_KEPT, *_OWNED, _CA_FILE, _CA_FOLDER):
-        rest = line[len(name):]
+        rest = line[len(name) :]
         if line.lower().startswith(name.lower()) and (not rest or rest[0] in " \t"):
             value = rest.strip(" \t")
             if any(ord(letter) < 32 for letter in value):
@@ -105,7 +162,9 @@ def _taken_apart(line: str, number: int) -> tuple[str, str]:
 
 def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str:
     """The whole configuration of one session but its script. ValueError says what is missing."""
-    said: dict[str, str] = {name: value for name, value in read_config(inputs["config"]).items() if name != _CA_FILE}
+    said: dict[str, str] = {
+        name: value for name, value in read_config(inputs["config"]).items() if name != _CA_FILE
+    }
     if "group_secret" in inputs:
         said = {name: value for name, value in said.items() if name not in _SECRETS}
         said["IPSec secret"] = _text(inputs["group_secret"], "group_secret")
@@ -119,7 +178,9 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
             raise ProfileError(f"the configuration has no {name}{instead}")
     if not any(said.get(name) for name in _SECRETS) and said.get("IKE Authmode") != "cert":
         raise ProfileError("the configuration has no IPSec secret, and there is no group_secret")
-    return "".join(f"{line}\n" for line in (*_lines(said), *_ours(device), *(("Xauth interactive",) if asks else ())))
+    return "".join(
+        f"{line}\n" for line in (*_lines(said), *_ours(device), *(("Xauth interactive",) if asks else ()))
+    )
 
 
 def _lines(said: Mapping[str, str]) -> Iterator[str]:
@@ -129,8 +190,13 @@ def _lines(said: Mapping[str, str]) -> Iterator[str]:
 
 def _ours(device: str) -> tuple[str, ...]:
     return (
-        f"Interface name {device}", "Interface mode tun", "No Detach", "Pidfile none", "Local Port 0",
-        f"DPD idle timeout (our side) {DPD_IDLE}", "Debug 2",
+        f"Interface name {device}",
+        "Interface mode tun",
+        "No Detach",
+        "Pidfile none",
+        "Local Port 0",
+        f"DPD idle timeout (our side) {DPD_IDLE}",
+        "Debug 2",
     )
 
 
@@ -144,16 +210,25 @@ def _text(secret: bytes, name: str) -> str:
     return text
 
 
-# --- what it prints -------------------------------------------------------------------------------------------------------------
+# --- what it prints
+# ----------------------------------------------------------------------------------------------------------
 
 _LINES = table(
     (r"authentication unsuccessful", Reason.AUTH, "the far side refused user name or password"),
-    (r"facilitator: (the password was asked for again)", Reason.AUTH, "the far side refused user name or password"),
+    (
+        r"facilitator: (the password was asked for again)",
+        Reason.AUTH,
+        "the far side refused user name or password",
+    ),
     (r"check group password!", Reason.AUTH, "the far side refused the group's secret"),
     (r"no response from target", Reason.NETWORK, "the far side does not answer"),
     (r"unknown host", Reason.DNS, "the gateway's name cannot be resolved"),
     (r"connection terminated by dead peer detection", Reason.PEER_TIMEOUT, "the far side fell silent"),
-    (r"connection terminated by peer|the far side has deleted the session", Reason.PEER_CLOSED, "the far side ended the session"),
+    (
+        r"connection terminated by peer|the far side has deleted the session",
+        Reason.PEER_CLOSED,
+        "the far side ended the session",
+    ),
 )
 
 
@@ -164,6 +239,12 @@ def _dialogue(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> ProgramDialogue:
 
 
 VPNC = Kind(
-    name="vpnc", options=Vpnc, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=("vpnc", "stdbuf"),
+    name="vpnc",
+    options=Vpnc,
+    carrier=Carrier.DEVICE,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=("vpnc", "stdbuf"),
     companions=_companions,
 )

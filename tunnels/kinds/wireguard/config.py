@@ -1,6 +1,8 @@
-"""A customer's WireGuard .conf, understood: what makes the tunnel is taken, what would change this host is left out and said so.
+"""A customer's WireGuard .conf, understood: what makes the tunnel is taken, what would change this host is
+left out and said so.
 
-    bytes of the .conf -> read_profile -> Profile -> tunnels.kinds.wireguard.kind, which hands it to the program as an anonymous file
+    bytes of the .conf -> read_profile -> Profile -> tunnels.kinds.wireguard.kind, which hands it to the
+    program as an anonymous file
 
 The format is that of wg(8) and wg-quick(8). No text of an error repeats a value: any of them may be a key.
 """
@@ -21,22 +23,32 @@ from tunnels.profiles import ProfileError
 
 T = TypeVar("T")
 
-KEEPALIVE = 25          # seconds, where the file says nothing: without packets nobody can know whether the far side lives
-_KEY = 32               # bytes
+KEEPALIVE = (
+    25  # seconds, where the file says nothing: without packets nobody can know whether the far side lives
+)
+_KEY = 32  # bytes
 
 _INTERFACE = MappingProxyType({name.lower(): name for name in ("PrivateKey", "Address", "MTU", "ListenPort")})
-_PEER = MappingProxyType({
-    name.lower(): name for name in ("PublicKey", "PresharedKey", "Endpoint", "AllowedIPs", "PersistentKeepalive")
-})
-_MANY = frozenset({"Address", "AllowedIPs"})        # these may stand in several lines
+_PEER = MappingProxyType(
+    {
+        name.lower(): name
+        for name in ("PublicKey", "PresharedKey", "Endpoint", "AllowedIPs", "PersistentKeepalive")
+    }
+)
+_MANY = frozenset({"Address", "AllowedIPs"})  # these may stand in several lines
 _HOOK = "programs of a customer's file are not run"
-_OWNED = MappingProxyType({
-    "dns": "names are resolved as this host does it",
-    "table": "routes are the daemon's",
-    "fwmark": "marks are the daemon's",
-    "saveconfig": "the file is never written",
-    "preup": _HOOK, "postup": _HOOK, "predown": _HOOK, "postdown": _HOOK,
-})
+_OWNED = MappingProxyType(
+    {
+        "dns": "names are resolved as this host does it",
+        "table": "routes are the daemon's",
+        "fwmark": "marks are the daemon's",
+        "saveconfig": "the file is never written",
+        "preup": _HOOK,
+        "postup": _HOOK,
+        "predown": _HOOK,
+        "postdown": _HOOK,
+    }
+)
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}", re.ASCII)
 _ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(?P<port>\d{1,5})", re.ASCII)
 
@@ -47,9 +59,9 @@ class ConfiguredPeer:
 
     public_key: bytes = field(repr=False)
     preshared_key: bytes | None = field(repr=False)
-    endpoint: tuple[str, int] | None            # name or address, and UDP port; None: only it knows where we are
-    allowed: tuple[IPNetwork, ...]              # what may come from it, and what goes to it
-    keepalive: int                              # seconds between two signs of life
+    endpoint: tuple[str, int] | None  # name or address, and UDP port; None: only it knows where we are
+    allowed: tuple[IPNetwork, ...]  # what may come from it, and what goes to it
+    keepalive: int  # seconds between two signs of life
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +69,31 @@ class WireGuardProfile:
     """What a .conf says about the tunnel."""
 
     private_key: bytes = field(repr=False)
-    addresses: tuple[IPv4Address | IPv6Address, ...]        # ours inside the tunnel
-    mtu: int | None                                         # bytes
-    listen_port: int                                        # 0: any
+    addresses: tuple[IPv4Address | IPv6Address, ...]  # ours inside the tunnel
+    mtu: int | None  # bytes
+    listen_port: int  # 0: any
     peers: tuple[ConfiguredPeer, ...]
-    left_out: tuple[str, ...]                               # what the file says and we do not do, a sentence each
+    left_out: tuple[str, ...]  # what the file says and we do not do, a sentence each
 
     def uncovered(self, network: IPNetwork) -> bool:
         """Some address of the network belongs to no peer: packets to it would be thrown away."""
-        allowed: Any = [each for peer in self.peers for each in peer.allowed if each.version == network.version]
+        allowed: Any = [
+            each for peer in self.peers for each in peer.allowed if each.version == network.version
+        ]
         return not any(each.supernet_of(network) for each in collapse_addresses(allowed))
 
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
     line: int
-    name: str           # as wg(8) writes it
+    name: str  # as wg(8) writes it
     value: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Section:
     line: int
-    name: str           # interface or peer
+    name: str  # interface or peer
     settings: list[_Setting]
 
 
@@ -95,7 +109,9 @@ def read_profile(data: bytes) -> WireGuardProfile:
     if len(interfaces) != 1:
         where = interfaces[1].line if interfaces else max(1, len(lines))
         raise ProfileError(f"{'a second' if interfaces else 'no'} [Interface]", where)
-    return _profile(interfaces[0], [section for section in sections if section.name == "peer"], tuple(left_out))
+    return _profile(
+        interfaces[0], [section for section in sections if section.name == "peer"], tuple(left_out)
+    )
 
 
 def _profile(section: _Section, peers: Sequence[_Section], left_out: tuple[str, ...]) -> WireGuardProfile:
@@ -134,7 +150,8 @@ def _peers(sections: Sequence[_Section]) -> tuple[ConfiguredPeer, ...]:
     return tuple(peers.values())
 
 
-# --- lines ---------------------------------------------------------------------------------------------------------------------
+# --- lines
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _sections(lines: Sequence[str], left_out: list[str]) -> list[_Section]:
@@ -178,7 +195,9 @@ def _required(section: _Section, name: str, read: Callable[[str], T]) -> T:
 
 
 def _one(section: _Section, name: str, read: Callable[[str], T], missing: T) -> T:
-    return next((_read(setting, setting.value, read) for setting in section.settings if setting.name == name), missing)
+    return next(
+        (_read(setting, setting.value, read) for setting in section.settings if setting.name == name), missing
+    )
 
 
 def _each(section: _Section, name: str, read: Callable[[str], T]) -> Iterator[T]:
@@ -187,14 +206,22 @@ def _each(section: _Section, name: str, read: Callable[[str], T]) -> Iterator[T]
         yield from (_read(setting, part, read) for part in parts if part)
 
 
-# --- values --------------------------------------------------------------------------------------------------------------------
+# --- values
+# ----------------------------------------------------------------------------------------------------------
 
-_WANTED: Mapping[str, str] = MappingProxyType({
-    "PrivateKey": "a key (44 characters of base64)", "PublicKey": "a key (44 characters of base64)",
-    "PresharedKey": "a key (44 characters of base64)", "Address": "an address, such as 10.86.0.2/32",
-    "AllowedIPs": "a network, such as 10.77.0.0/24", "Endpoint": "HOST:PORT", "MTU": "a number from 576 to 65535",
-    "ListenPort": "a port", "PersistentKeepalive": "off or a number of seconds",
-})
+_WANTED: Mapping[str, str] = MappingProxyType(
+    {
+        "PrivateKey": "a key (44 characters of base64)",
+        "PublicKey": "a key (44 characters of base64)",
+        "PresharedKey": "a key (44 characters of base64)",
+        "Address": "an address, such as 10.86.0.2/32",
+        "AllowedIPs": "a network, such as 10.77.0.0/24",
+        "Endpoint": "HOST:PORT",
+        "MTU": "a number from 576 to 65535",
+        "ListenPort": "a port",
+        "PersistentKeepalive": "off or a number of seconds",
+    }
+)
 
 
 def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:

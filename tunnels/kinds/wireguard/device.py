@@ -1,8 +1,10 @@
-"""The two ways to have a WireGuard device: the kernel's own, configured over netlink, and wireguard-go, configured over its UAPI socket.
+"""The two ways to have a WireGuard device: the kernel's own, configured over netlink, and wireguard-go,
+configured over its UAPI socket.
 
     `opened(name)` -> Device -> configure, bring up (tunnels.drivers.netlink), look, move, close
 
-The kernel's is tried first. Its device outlives whoever made it, so it carries a mark by which a later start knows that it may go.
+The kernel's is tried first. Its device outlives whoever made it, so it carries a mark by which a later start
+knows that it may go.
 """
 
 from __future__ import annotations
@@ -20,15 +22,26 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Protocol
 
-from tunnels.drivers.netlink import DUMP, NESTED, Netlink, add_device, alias_of, attribute, attributes, delete_device
+from tunnels.drivers.netlink import (
+    DUMP,
+    NESTED,
+    Netlink,
+    add_device,
+    alias_of,
+    attribute,
+    attributes,
+    delete_device,
+)
 
-ALIAS = "facilitator"                   # marks the devices of ours
-SOCKETS = Path("/var/run/wireguard")    # where wireguard-go insists on a file for each device, and would put its sockets
-OWN_SOCKET = "uapi.sock"                # in the private directory that is the program's working directory, for a moment
-ANSWER_WITHIN = 5.0                     # seconds
-STOP_WITHIN = 2.0                       # seconds
+ALIAS = "facilitator"  # marks the devices of ours
+SOCKETS = Path(
+    "/var/run/wireguard"
+)  # where wireguard-go insists on a file for each device, and would put its sockets
+OWN_SOCKET = "uapi.sock"  # in the private directory that is the program's working directory, for a moment
+ANSWER_WITHIN = 5.0  # seconds
+STOP_WITHIN = 2.0  # seconds
 
-Endpoint = tuple[str, int]              # address and UDP port
+Endpoint = tuple[str, int]  # address and UDP port
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -44,7 +57,7 @@ class DevicePeer:
     preshared: bytes | None = field(repr=False)
     endpoint: Endpoint | None
     allowed: tuple[str, ...]
-    keepalive: int                      # seconds
+    keepalive: int  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +65,9 @@ class PeerStatus:
     """A far side as the device sees it."""
 
     key: bytes = field(repr=False)
-    endpoint: str = ""                  # address
-    handshake: int = 0                  # nanoseconds of the wall clock at the last one; 0: there was none
-    sent: int = 0                       # bytes, all told
+    endpoint: str = ""  # address
+    handshake: int = 0  # nanoseconds of the wall clock at the last one; 0: there was none
+    sent: int = 0  # bytes, all told
 
 
 class WireGuardDevice(Protocol):
@@ -77,10 +90,12 @@ class WireGuardDevice(Protocol):
 
 
 async def opened(name: str, said: Callable[[str], None]) -> WireGuardDevice:
-    """A new device. `said` gets the lines of a program that serves it. OSError: this host refuses; ENOENT: there is no such program."""
+    """A new device. `said` gets the lines of a program that serves it. OSError: this host refuses; ENOENT:
+    there is no such program.
+    """
     if alias_of(name) == ALIAS:
         with contextlib.suppress(OSError):
-            delete_device(name)         # an earlier program of ours was killed
+            delete_device(name)  # an earlier program of ours was killed
     try:
         add_device(name, "wireguard", ALIAS)
     except OSError as error:
@@ -90,14 +105,19 @@ async def opened(name: str, said: Callable[[str], None]) -> WireGuardDevice:
     return KernelDevice(name)
 
 
-# --- wireguard-go --------------------------------------------------------------------------------------------------------------
+# --- wireguard-go
+# ----------------------------------------------------------------------------------------------------------
 
 
 class NameLock:
-    """The file of a device's name in wireguard-go's directory, without which it does not serve. A lock on it tells that it is in use."""
+    """The file of a device's name in wireguard-go's directory, without which it does not serve. A lock on
+    it tells that it is in use.
+    """
 
     def __init__(self, path: Path) -> None:
-        """OSError: EADDRINUSE where another WireGuard on this host holds it, maybe in another network namespace."""
+        """OSError: EADDRINUSE where another WireGuard on this host holds it, maybe in another network
+        namespace.
+        """
         self._path = path
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -119,7 +139,9 @@ class NameLock:
 
 
 def _remove_stale_socket(path: Path) -> None:
-    """The socket of a wireguard-go that was started by hand, or by an earlier version of us. OSError: EADDRINUSE, it is in use."""
+    """The socket of a wireguard-go that was started by hand, or by an earlier version of us. OSError:
+    EADDRINUSE, it is in use.
+    """
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as visitor:
@@ -132,7 +154,8 @@ def _remove_stale_socket(path: Path) -> None:
 
 
 def _connected() -> tuple[socket.socket, socket.socket]:
-    """A listening socket, and the one connection that there will ever be to it: its path is gone before anybody listens.
+    """A listening socket, and the one connection that there will ever be to it: its path is gone before
+    anybody listens.
 
     wireguard-go tells whoever connects the private key, and every client of our user could.
     """
@@ -149,7 +172,13 @@ def _connected() -> tuple[socket.socket, socket.socket]:
 class UserspaceDevice:
     """A device that wireguard-go serves."""
 
-    def __init__(self, claim: NameLock, process: asyncio.subprocess.Process, streams: Streams, said: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        claim: NameLock,
+        process: asyncio.subprocess.Process,
+        streams: Streams,
+        said: Callable[[str], None],
+    ) -> None:
         self._claim, self._process = claim, process
         self._reader, self._writer = streams
         self._asking = asyncio.Lock()
@@ -163,8 +192,13 @@ class UserspaceDevice:
             listening, ours = _connected()
             with listening:
                 process = await asyncio.create_subprocess_exec(
-                    "wireguard-go", "-f", name, env={**os.environ, "LOG_LEVEL": "verbose", "WG_UAPI_FD": str(listening.fileno())},
-                    pass_fds=(listening.fileno(),), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                    "wireguard-go",
+                    "-f",
+                    name,
+                    env={**os.environ, "LOG_LEVEL": "verbose", "WG_UAPI_FD": str(listening.fileno())},
+                    pass_fds=(listening.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
                 )
             return cls(claim, process, await asyncio.open_unix_connection(sock=ours), said)
@@ -174,11 +208,19 @@ class UserspaceDevice:
 
     async def configure(self, private_key: bytes, port: int, peers: Sequence[DevicePeer]) -> None:
         """See Device."""
-        await self._ask("set=1", f"private_key={private_key.hex()}", f"listen_port={port}", "replace_peers=true", *_lines(peers))
+        await self._ask(
+            "set=1",
+            f"private_key={private_key.hex()}",
+            f"listen_port={port}",
+            "replace_peers=true",
+            *_lines(peers),
+        )
 
     async def move(self, key: bytes, endpoint: Endpoint) -> None:
         """See Device."""
-        await self._ask("set=1", f"public_key={key.hex()}", "update_only=true", f"endpoint={_joined(endpoint)}")
+        await self._ask(
+            "set=1", f"public_key={key.hex()}", "update_only=true", f"endpoint={_joined(endpoint)}"
+        )
 
     async def look(self) -> list[PeerStatus]:
         """See Device."""
@@ -205,7 +247,7 @@ class UserspaceDevice:
 
     async def _listen(self, said: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(ValueError):       # a line beyond the limit
+        with contextlib.suppress(ValueError):  # a line beyond the limit
             while line := await self._process.stdout.readline():
                 said(line.decode(errors="replace").rstrip("\n"))
 
@@ -277,16 +319,26 @@ def _with(seen: PeerStatus, name: str, value: str) -> PeerStatus:
     return seen
 
 
-# --- the kernel's --------------------------------------------------------------------------------------------------------------
+# --- the kernel's
+# ----------------------------------------------------------------------------------------------------------
 
-_GENERIC, _CONTROL = 16, 16             # NETLINK_GENERIC, GENL_ID_CTRL
+_GENERIC, _CONTROL = 16, 16  # NETLINK_GENERIC, GENL_ID_CTRL
 _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 3, 1, 2
 _GET_DEVICE, _SET_DEVICE = 0, 1
 _IFNAME, _PRIVATE_KEY, _FLAGS, _LISTEN_PORT, _PEERS = 2, 3, 5, 6, 8
 _REPLACE_PEERS, _UPDATE_ONLY = 1, 4
-_P_KEY, _P_PRESHARED, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE, _P_HANDSHAKE, _P_SENT, _P_ALLOWED = 1, 2, 3, 4, 5, 6, 8, 9
+_P_KEY, _P_PRESHARED, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE, _P_HANDSHAKE, _P_SENT, _P_ALLOWED = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    9,
+)
 _A_FAMILY, _A_ADDRESS, _A_LENGTH = 1, 2, 3
-_AT_ONCE = 500                          # networks in one message: an attribute holds 64 kB
+_AT_ONCE = 500  # networks in one message: an attribute holds 64 kB
 
 
 class KernelDevice:
@@ -304,11 +356,15 @@ class KernelDevice:
         self._order(head + attribute(_LISTEN_PORT, struct.pack("=H", port)))
         for peer in peers:
             for start in range(0, max(1, len(peer.allowed)), _AT_ONCE):
-                self._order(peer_attribute(peer, peer.allowed[start:start + _AT_ONCE]))
+                self._order(peer_attribute(peer, peer.allowed[start : start + _AT_ONCE]))
 
     async def move(self, key: bytes, endpoint: Endpoint) -> None:
         """See Device."""
-        body = attribute(_P_KEY, key) + attribute(_P_FLAGS, _number(_UPDATE_ONLY)) + attribute(_P_ENDPOINT, _socket_address(endpoint))
+        body = (
+            attribute(_P_KEY, key)
+            + attribute(_P_FLAGS, _number(_UPDATE_ONLY))
+            + attribute(_P_ENDPOINT, _socket_address(endpoint))
+        )
         self._order(_peers(body))
 
     async def look(self) -> list[PeerStatus]:
@@ -332,7 +388,9 @@ class KernelDevice:
         return [message.body for message in self._netlink.request(self._family, flags, whole)]
 
     def _resolved(self) -> int:
-        (answer,) = self._netlink.request(_CONTROL, 0, _general(_GET_FAMILY) + attribute(_FAMILY_NAME, b"wireguard\0"))
+        (answer,) = self._netlink.request(
+            _CONTROL, 0, _general(_GET_FAMILY) + attribute(_FAMILY_NAME, b"wireguard\0")
+        )
         (number,) = struct.unpack("=H", dict(attributes(answer.body[4:]))[_FAMILY_ID])
         return int(number)
 
@@ -345,7 +403,12 @@ def peer_attribute(peer: DevicePeer, allowed: Sequence[str]) -> bytes:
     if peer.endpoint is not None:
         body += attribute(_P_ENDPOINT, _socket_address(peer.endpoint))
     body += attribute(_P_KEEPALIVE, struct.pack("=H", peer.keepalive))
-    return _peers(body + attribute(_P_ALLOWED | NESTED, b"".join(attribute(NESTED, _allowed(network)) for network in allowed)))
+    return _peers(
+        body
+        + attribute(
+            _P_ALLOWED | NESTED, b"".join(attribute(NESTED, _allowed(network)) for network in allowed)
+        )
+    )
 
 
 def read_device(data: bytes) -> Iterator[PeerStatus]:
@@ -353,7 +416,7 @@ def read_device(data: bytes) -> Iterator[PeerStatus]:
     for _, body in attributes(dict(attributes(data)).get(_PEERS, b"")):
         peer = dict(attributes(body))
         if _P_HANDSHAKE not in peer:
-            continue            # more networks of a peer that the message before was about
+            continue  # more networks of a peer that the message before was about
         seconds, rest = struct.unpack("=qq", peer[_P_HANDSHAKE])
         (sent,) = struct.unpack("=Q", peer[_P_SENT])
         yield PeerStatus(peer[_P_KEY], _address(peer.get(_P_ENDPOINT, b"")), seconds * 10**9 + rest, sent)
@@ -367,7 +430,11 @@ def _allowed(network: str) -> bytes:
     parsed = ip_network(network)
     family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
     address = attribute(_A_ADDRESS, parsed.network_address.packed)
-    return attribute(_A_FAMILY, struct.pack("=H", family)) + address + attribute(_A_LENGTH, bytes([parsed.prefixlen]))
+    return (
+        attribute(_A_FAMILY, struct.pack("=H", family))
+        + address
+        + attribute(_A_LENGTH, bytes([parsed.prefixlen]))
+    )
 
 
 def _socket_address(endpoint: Endpoint) -> bytes:

@@ -1,9 +1,11 @@
-"""Runs one WireGuard tunnel: makes the device, resolves the far side, waits for the first handshake, and watches those that follow.
+"""Runs one WireGuard tunnel: makes the device, resolves the far side, waits for the first handshake, and
+watches those that follow.
 
     python -I -m tunnels.kinds.wireguard.driver --device NAME --config FD [--remote N]
 
-The descriptor is an anonymous file with what tunnels/kinds/wireguard/kind.py made of the customer's .conf. Neither wg(8) nor wg-quick(8) is used.
-WireGuard has no session and says nothing about failures: a handshake that happened is the only proof that the far side takes our key.
+The descriptor is an anonymous file with what tunnels/kinds/wireguard/kind.py made of the customer's .conf.
+Neither wg(8) nor wg-quick(8) is used. WireGuard has no session and says nothing about failures: a handshake
+that happened is the only proof that the far side takes our key.
 """
 
 from __future__ import annotations
@@ -24,17 +26,29 @@ from typing import Any
 from tunnels.drivers.channel import Talk, assigned
 from tunnels.drivers.exit_helpers import end_like
 from tunnels.drivers.netlink import bring_up
-from tunnels.kinds.wireguard.device import SOCKETS, DevicePeer, EndedError, Endpoint, PeerStatus, WireGuardDevice, opened
+from tunnels.kinds.wireguard.device import (
+    SOCKETS,
+    DevicePeer,
+    EndedError,
+    Endpoint,
+    PeerStatus,
+    WireGuardDevice,
+    opened,
+)
 
-SHAKEN_WITHIN = 12.0        # seconds for the first handshake; WireGuard itself tries every 5
-RESOLVED_WITHIN = 8.0       # seconds for a name
-LOOK_EVERY = 5.0            # seconds between two looks at a tunnel that is up
-STALE = 135.0               # seconds without a handshake after which the name may lead elsewhere: a healthy pair renews after 120
-RESOLVE_EVERY = 30.0        # seconds between two questions for the name then
-EXPIRED = 180.0             # seconds after which WireGuard itself no longer uses what a handshake agreed on
-PATIENCE = 20.0             # seconds of sending without a handshake after that
+SHAKEN_WITHIN = 12.0  # seconds for the first handshake; WireGuard itself tries every 5
+RESOLVED_WITHIN = 8.0  # seconds for a name
+LOOK_EVERY = 5.0  # seconds between two looks at a tunnel that is up
+# seconds without a handshake after which the name may lead elsewhere: a healthy pair renews after 120
+STALE = 135.0
+RESOLVE_EVERY = 30.0  # seconds between two questions for the name then
+EXPIRED = 180.0  # seconds after which WireGuard itself no longer uses what a handshake agreed on
+PATIENCE = 20.0  # seconds of sending without a handshake after that
 
-_NOISE = re.compile(r"Routine: |ing keepalive packet|UAPI: |UAPI listener|^[┌│└]|UDP bind has been updated|Interface up requested")
+_NOISE = re.compile(
+    r"Routine: |ing keepalive packet|UAPI: |UAPI listener|^[┌│└]|UDP bind has been updated|Interface up "
+    r"requested"
+)
 _ANSWERED = "Received invalid response message"
 _UNSENT = re.compile(r"Failed to send handshake initiation: (.*)")
 
@@ -63,16 +77,25 @@ class HandshakeHints:
 
     @property
     def hopeless(self) -> bool:
-        """It happened twice: waiting longer will not help. Once, an answer may have come late, or an uplink may have been away."""
+        """It happened twice: waiting longer will not help. Once, an answer may have come late, or an
+        uplink may have been away.
+        """
         return self._answers > 1 or len(self._unsent) > 2
 
     def explained(self, where: str) -> WireGuardFailure:
         """Why there was no handshake, as far as anybody can know."""
         if self._answers:
-            return WireGuardFailure("handshake", f"{where} answers, but its handshake does not fit: the preshared key is most likely another one")
+            return WireGuardFailure(
+                "handshake",
+                f"{where} answers, but its handshake does not fit: the preshared key is most likely "
+                f"another one",
+            )
         if self._unsent[-1]:
             return WireGuardFailure("network", f"nothing could be sent to {where}: {self._unsent[-1]}")
-        text = f"no handshake with {where} within {SHAKEN_WITHIN:g} s: it cannot be reached, or a key is wrong (both look the same)"
+        text = (
+            f"no handshake with {where} within {SHAKEN_WITHIN:g} s: it cannot be reached, or a key is "
+            f"wrong (both look the same)"
+        )
         return WireGuardFailure("network", text)
 
 
@@ -80,8 +103,10 @@ class Handshakes:
     """How old each peer's last handshake is, by a clock that does not jump."""
 
     def __init__(self) -> None:
-        self._last: dict[bytes, tuple[int, float]] = {}         # handshake, and when it was first seen
-        self._waiting: dict[bytes, tuple[int, float | None]] = {}   # bytes sent when it expired, and when more were sent
+        self._last: dict[bytes, tuple[int, float]] = {}  # handshake, and when it was first seen
+        self._waiting: dict[
+            bytes, tuple[int, float | None]
+        ] = {}  # bytes sent when it expired, and when more were sent
 
     def note(self, peers: Sequence[PeerStatus], now: float) -> None:
         """What the device says at this moment (monotonic seconds)."""
@@ -107,7 +132,14 @@ class Handshakes:
 class WireGuardTunnel:
     """The tunnel on its device."""
 
-    def __init__(self, config: Mapping[str, Any], name: str, remote: int, device: WireGuardDevice, hints: HandshakeHints) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        name: str,
+        remote: int,
+        device: WireGuardDevice,
+        hints: HandshakeHints,
+    ) -> None:
         """`remote`: which of the addresses of a name comes first."""
         self._config, self._name, self._remote = config, name, remote
         self._device, self._hints = device, hints
@@ -115,7 +147,9 @@ class WireGuardTunnel:
         self._resolved_at = 0.0
 
     async def run(self, talk: Talk, renew: asyncio.Event) -> None:
-        """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same device."""
+        """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same
+        device.
+        """
         while True:
             renew.clear()
             talk.connected(**assigned(self._config["addresses"]), peer=await self._connect())
@@ -124,7 +158,8 @@ class WireGuardTunnel:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(renew.wait(), LOOK_EVERY)
 
-    # --- the beginning ---------------------------------------------------------------------------------------------------------
+    # --- the beginning
+    # ------------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> str:
         """The address of the far side, after the first handshake with it."""
@@ -140,7 +175,9 @@ class WireGuardTunnel:
         found = await _resolved(peer["endpoint"])
         preshared = None if peer["preshared_key"] is None else bytes.fromhex(peer["preshared_key"])
         endpoint = found[self._remote % len(found)] if found else None
-        return DevicePeer(bytes.fromhex(peer["public_key"]), preshared, endpoint, tuple(peer["allowed"]), peer["keepalive"])
+        return DevicePeer(
+            bytes.fromhex(peer["public_key"]), preshared, endpoint, tuple(peer["allowed"]), peer["keepalive"]
+        )
 
     async def _configure(self, peers: Sequence[DevicePeer]) -> None:
         port = self._config["listen_port"]
@@ -149,11 +186,15 @@ class WireGuardTunnel:
             bring_up(self._name, self._config["mtu"])
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise WireGuardFailure("local", f"UDP port {port} of the file's ListenPort is taken on this host") from error
+                raise WireGuardFailure(
+                    "local", f"UDP port {port} of the file's ListenPort is taken on this host"
+                ) from error
             raise
 
     async def _shaken(self) -> PeerStatus:
-        """The first peer that has shaken hands. WireGuard tells nobody of a handshake, so this looks again and again."""
+        """The first peer that has shaken hands. WireGuard tells nobody of a handshake, so this looks again
+        and again.
+        """
         pause = 0.005
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHAKEN_WITHIN):
@@ -166,16 +207,22 @@ class WireGuardTunnel:
         raise self._hints.explained(" or ".join(f"{host} port {port}" for host, port in self._endpoints()))
 
     def _endpoints(self) -> list[tuple[str, int]]:
-        return [(peer["endpoint"][0], peer["endpoint"][1]) for peer in self._config["peers"] if peer["endpoint"]]
+        return [
+            (peer["endpoint"][0], peer["endpoint"][1]) for peer in self._config["peers"] if peer["endpoint"]
+        ]
 
-    # --- what follows ----------------------------------------------------------------------------------------------------------
+    # --- what follows
+    # ------------------------------------------------------------------------------------------------------
 
     async def look_after(self, now: float) -> None:
         """One look at a tunnel that is up, at this moment (monotonic seconds). Failure."""
         peers = await self._device.look()
         self._handshakes.note(peers, now)
         if self._handshakes.silent(now):
-            raise WireGuardFailure("peer-timeout", f"the far side has not shaken hands for {EXPIRED + PATIENCE:g} s, though we send")
+            raise WireGuardFailure(
+                "peer-timeout",
+                f"the far side has not shaken hands for {EXPIRED + PATIENCE:g} s, though we send",
+            )
         await self._follow_names(peers, now)
 
     async def _follow_names(self, peers: Sequence[PeerStatus], now: float) -> None:
@@ -194,23 +241,30 @@ class WireGuardTunnel:
 
 
 async def _resolved(endpoint: Sequence[Any] | None) -> list[Endpoint]:
-    """All addresses of an endpoint, in the order in which this host prefers them; none when it cannot be resolved."""
+    """All addresses of an endpoint, in the order in which this host prefers them; none when it cannot be
+    resolved.
+    """
     if endpoint is None:
         return []
     try:
         async with asyncio.timeout(RESOLVED_WITHIN):
-            found = await asyncio.get_running_loop().getaddrinfo(endpoint[0], endpoint[1], type=socket.SOCK_DGRAM)
+            found = await asyncio.get_running_loop().getaddrinfo(
+                endpoint[0], endpoint[1], type=socket.SOCK_DGRAM
+            )
     except (TimeoutError, OSError) as error:
         print(f"facilitator: {endpoint[0]} cannot be resolved: {error or 'no answer'}", flush=True)
         return []
     return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in found))
 
 
-# --- the program ---------------------------------------------------------------------------------------------------------------
+# --- the program
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def main(arguments: Sequence[str]) -> int:
-    """Run until the device cannot serve any more or SIGTERM comes; the exit code, or a signal's negative number."""
+    """Run until the device cannot serve any more or SIGTERM comes; the exit code, or a signal's negative
+    number.
+    """
     options = _options(arguments)
     config = _configuration(options.config)
     stopped, renew, hints = asyncio.Event(), asyncio.Event(), HandshakeHints()
@@ -256,7 +310,7 @@ async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> Non
     except OSError as error:
         _refused(talk, error)
     except EndedError:
-        pass        # its exit code says more
+        pass  # its exit code says more
     await asyncio.Event().wait()
 
 
@@ -265,13 +319,21 @@ def _refused(talk: Talk, error: OSError) -> None:
     match error.errno:
         case errno.ENOENT:
             install = "Debian and Ubuntu: apt install wireguard-go"
-            talk.failed("missing-binary", f"this kernel has no WireGuard, and wireguard-go is not installed ({install})")
+            talk.failed(
+                "missing-binary",
+                f"this kernel has no WireGuard, and wireguard-go is not installed ({install})",
+            )
         case errno.EPERM | errno.EACCES:
             talk.failed("missing-right", f"the daemon may not make a WireGuard device: {error.strerror}")
         case errno.EROFS:
-            talk.failed("missing-right", f"wireguard-go needs a directory {SOCKETS} that the daemon may write")
+            talk.failed(
+                "missing-right", f"wireguard-go needs a directory {SOCKETS} that the daemon may write"
+            )
         case errno.EADDRINUSE:
-            talk.failed("local", "another WireGuard on this host has a device of the same name; set device: to another name")
+            talk.failed(
+                "local",
+                "another WireGuard on this host has a device of the same name; set device: to another name",
+            )
         case errno.EEXIST:
             talk.failed("local", "this host has a device of the same name; set device: to another name")
         case _:
@@ -292,7 +354,7 @@ async def _whole(arguments: Sequence[str]) -> None:
     if code < 0:
         end_like(code)
     sys.stdout.flush()
-    os._exit(code)      # a name that is still being resolved must not hold us up
+    os._exit(code)  # a name that is still being resolved must not hold us up
 
 
 if __name__ == "__main__":

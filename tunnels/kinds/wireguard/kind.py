@@ -1,7 +1,8 @@
 """WireGuard: a program of ours makes the device, configures it and watches the handshakes.
 
-The customer's .conf goes through tunnels.kinds.wireguard.config into an anonymous file, so its keys touch neither disk nor argv;
-tunnels/kinds/wireguard/driver.py does the rest, with the kernel's WireGuard or, where that is missing, with wireguard-go.
+The customer's .conf goes through tunnels.kinds.wireguard.config into an anonymous file, so its keys touch
+neither disk nor argv; tunnels/kinds/wireguard/driver.py does the rest, with the kernel's WireGuard or, where
+that is missing, with wireguard-go.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
 from tunnels.profiles import of_file
 
-MTU = 1420              # bytes: what fits into a path of 1500, also where the far side is reached over IPv6
-SOCKETS = Path("/run/wireguard")    # where wireguard-go insists on a file for each of its devices
-START = 30.0            # seconds; the program itself gives up earlier, and says why
+MTU = 1420  # bytes: what fits into a path of 1500, also where the far side is reached over IPv6
+SOCKETS = Path("/run/wireguard")  # where wireguard-go insists on a file for each of its devices
+START = 30.0  # seconds; the program itself gives up earlier, and says why
 
 
 class WireGuard(Tunnel):
     """A tunnel of kind wireguard."""
 
-    kind: Literal["wireguard"] = Field("wireguard", description="WireGuard, of the kernel or else wireguard-go")
-    config: Path = Field(description="the customer's .conf; what the daemon owns in it (routes, names, marks, programs) is left out")
+    kind: Literal["wireguard"] = Field(
+        "wireguard", description="WireGuard, of the kernel or else wireguard-go"
+    )
+    config: Path = Field(
+        description="the customer's .conf; what the daemon owns in it (routes, names, marks, programs) is "
+        "left out"
+    )
 
 
 def _inputs(tunnel: WireGuard) -> tuple[Input, ...]:
@@ -53,11 +59,23 @@ def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) ->
         if profile.uncovered(network):
             raise ValueError(f"{network} is not within AllowedIPs: WireGuard would throw its packets away")
         if not any(address.version == network.version for address in profile.addresses):
-            raise ValueError(f"{network} cannot be reached: the file gives us no Address of IPv{network.version}")
+            raise ValueError(
+                f"{network} cannot be reached: the file gives us no Address of IPv{network.version}"
+            )
     return Launch(
         argv=(
-            place.python, "-I", "-m", "tunnels.kinds.wireguard.driver",
-            "--device", place.device, "--config", "{config}", "--talk", KEY, "--remote", str(place.remote),
+            place.python,
+            "-I",
+            "-m",
+            "tunnels.kinds.wireguard.driver",
+            "--device",
+            place.device,
+            "--config",
+            "{config}",
+            "--talk",
+            KEY,
+            "--remote",
+            str(place.remote),
         ),
         files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU)},
         management=place.directory / "management.sock",
@@ -67,34 +85,47 @@ def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) ->
 
 def _document(profile: WireGuardProfile, mtu: int) -> bytes:
     """The profile as the program reads it."""
-    return json.dumps({
-        "private_key": profile.private_key.hex(),
-        "listen_port": profile.listen_port,
-        "addresses": [str(address) for address in profile.addresses],
-        "mtu": mtu,
-        "left_out": profile.left_out,
-        "peers": [
-            {
-                "public_key": peer.public_key.hex(),
-                "preshared_key": None if peer.preshared_key is None else peer.preshared_key.hex(),
-                "endpoint": peer.endpoint,
-                "allowed": [str(network) for network in peer.allowed],
-                "keepalive": peer.keepalive,
-            }
-            for peer in profile.peers
-        ],
-    }).encode()
+    return json.dumps(
+        {
+            "private_key": profile.private_key.hex(),
+            "listen_port": profile.listen_port,
+            "addresses": [str(address) for address in profile.addresses],
+            "mtu": mtu,
+            "left_out": profile.left_out,
+            "peers": [
+                {
+                    "public_key": peer.public_key.hex(),
+                    "preshared_key": None if peer.preshared_key is None else peer.preshared_key.hex(),
+                    "endpoint": peer.endpoint,
+                    "allowed": [str(network) for network in peer.allowed],
+                    "keepalive": peer.keepalive,
+                }
+                for peer in profile.peers
+            ],
+        }
+    ).encode()
 
 
-# What wireguard-go prints when it cannot even begin; all else is told by the program, which sees the handshakes.
+# What wireguard-go prints when it cannot even begin; all else is told by the program, which sees the
+# handshakes.
 _LINES = table(
     (r"Failed to create TUN device: .*(?:busy|exists)", Reason.LOCAL, "{0}"),
-    (r"Failed to create TUN device: .*(?:denied|not permitted|not exist|no such file).*", Reason.MISSING_RIGHT, "{0}"),
+    (
+        r"Failed to create TUN device: .*(?:denied|not permitted|not exist|no such file).*",
+        Reason.MISSING_RIGHT,
+        "{0}",
+    ),
     (r"Failed to create TUN device: .*", Reason.LOCAL, "{0}"),
-    (r"(?:Failed to listen on uapi socket|UAPI listen error): .*unix socket in use.*", Reason.LOCAL,
-     "another WireGuard on this host has a device of the same name; set device: to another name"),
-    (r"(?:Failed to listen on uapi socket|UAPI listen error): .*(?:denied|not permitted|read-only).*", Reason.MISSING_RIGHT,
-     "wireguard-go needs a directory /run/wireguard that the daemon may write"),
+    (
+        r"(?:Failed to listen on uapi socket|UAPI listen error): .*unix socket in use.*",
+        Reason.LOCAL,
+        "another WireGuard on this host has a device of the same name; set device: to another name",
+    ),
+    (
+        r"(?:Failed to listen on uapi socket|UAPI listen error): .*(?:denied|not permitted|read-only).*",
+        Reason.MISSING_RIGHT,
+        "wireguard-go needs a directory /run/wireguard that the daemon may write",
+    ),
     (r"(?:Failed to listen on uapi socket|UAPI listen error): .*", Reason.LOCAL, "{0}"),
 )
 
@@ -104,6 +135,15 @@ def _dialogue(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> ProgramDialogue
 
 
 WIREGUARD = Kind(
-    name="wireguard", options=WireGuard, carrier=Carrier.DEVICE, inputs=_inputs, launch=_launch, dialogue=_dialogue, binaries=(),
-    companions=_companions, start_timeout=START, renew=(RENEW,), endless=True,
+    name="wireguard",
+    options=WireGuard,
+    carrier=Carrier.DEVICE,
+    inputs=_inputs,
+    launch=_launch,
+    dialogue=_dialogue,
+    binaries=(),
+    companions=_companions,
+    start_timeout=START,
+    renew=(RENEW,),
+    endless=True,
 )
