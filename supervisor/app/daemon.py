@@ -42,7 +42,7 @@ from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
 from supervisor.config.notation import Listen
 from supervisor.control.sd_notify import Notifier
-from supervisor.control.stop_reason import Occasion, occasion
+from supervisor.control.stop_reason import StopReason, stop_reason
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED, remembered
@@ -365,12 +365,14 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """What whoever ends us has in mind, also when that changes on the way."""
-        if await asyncio.to_thread(occasion) is Occasion.RESTART:
+        """What the supervisor has in mind, also when that changes on the way."""
+        verdict = await stop_reason()
+        self._log.info("asked to end", reason=verdict.reason.value, text=verdict.text)
+        if verdict.reason.hands_over:
             self._hand_over()
             return
         looking = asyncio.create_task(self._look())
-        await self.stop()
+        await self.stop(keep_closed=verdict.reason is StopReason.UNKNOWN)
         looking.cancel()
 
     async def _look(self) -> None:
@@ -379,12 +381,12 @@ class Daemon:
         """
         orders = self._orders
         while not (orders.now.is_set() or orders.hand_over.is_set()):
-            match await asyncio.to_thread(occasion):
-                case Occasion.SHUTDOWN:
-                    self._log.info("the host shuts down: flows are not waited for")
-                    orders.now.set()
-                case Occasion.RESTART:
-                    orders.hand_over.set()
+            reason = (await stop_reason()).reason
+            if reason is StopReason.SHUTDOWN:
+                self._log.info("the host shuts down: flows are not waited for")
+                orders.now.set()
+            elif reason.hands_over:
+                orders.hand_over.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await orders.now.wait()
@@ -395,9 +397,9 @@ class Daemon:
         self._parts.memory.end_by(None)
         self._parts.notifier.stopping()
 
-    async def stop(self) -> None:
+    async def stop(self, *, keep_closed: bool = False) -> None:
         """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left
-        as `on_exit` says.
+        as `on_exit` says, or closed for all destinations in any case (`keep_closed`).
 
         Unless somebody wants it to go on: then nothing ends.
         """
@@ -411,7 +413,7 @@ class Daemon:
             return
         await ending.log_off()
         parts.prober.set({})
-        await parts.network.close(keep=self._config.on_exit == "keep")
+        await parts.network.close(keep=keep_closed or self._config.on_exit == "keep")
         try:
             forget(self._config.facilitator.runtime_dir)
         except OSError as error:

@@ -1,0 +1,104 @@
+"""Ends a daemon whose event loop is stuck, under any supervisor and under none.
+
+An interval timer of the kernel (setitimer(2), ITIMER_REAL) is armed anew by the loop itself. A loop that does
+not come back lets it expire: SIGALRM writes the stack of every thread to `runtime_dir/stuck`, from C and
+without the interpreter's lock (faulthandler), and then ends the process, as is its default. Nothing else of
+the process has to work for that, no thread, no other process. The clients go on, and the next daemon adopts
+them; it finds the stacks and says so.
+
+A stopped process (SIGSTOP) is not ended by it: its timer waits, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from supervisor import disk
+from supervisor.core.conditions import Condition
+
+STUCK_SECONDS = 32.0  # from the last sign of life to the end
+ARM_SECONDS = 1.5  # between two signs of life
+SHOWN_SECONDS = 900.0  # for which the next daemon shows that the last one was stuck
+MAX_STACK_BYTES = 64 << 10
+SHOWN_FRAMES = 3
+FILE = "stuck"
+
+
+class LoopWatchdog:
+    """Guards the loop of this process, and knows whether the last daemon was stuck.
+
+    `stalled` says what is late although the loop turns (None: nothing); then the timer is not armed anew.
+    """
+
+    def __init__(
+        self,
+        runtime_dir: Path,
+        stalled: Callable[[], str | None],
+        clock: Callable[[], float],
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._path, self._stalled, self._clock = runtime_dir / FILE, stalled, clock
+        self._stuck_seconds = stuck_seconds
+        self._file: int | None = None
+        self.last_stack = self._left()
+        self._shown_until = clock() + SHOWN_SECONDS if self.last_stack else 0.0
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """That the last daemon was stuck, for a while after the start."""
+        if self._clock() >= self._shown_until:
+            return {}
+        text = (
+            f"the event loop of the last daemon was stuck for {STUCK_SECONDS:.0f} s, in {_innermost(self.last_stack)}; "
+            "it was ended, and this daemon went on with its clients"
+        )
+        return {"event-loop-stuck": Condition(text, "warning", "journalctl -u facilitator", clear_after=0.0)}
+
+    def start(self) -> None:
+        """From now on a loop that is stuck ends the process. OSError: `runtime_dir` cannot be written."""
+        disk.make_way(self._path)
+        self._file = disk.opened(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        faulthandler.register(signal.SIGALRM, file=self._file, all_threads=True, chain=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        self._arm()
+
+    async def run(self) -> None:
+        """Arm the timer again and again, for ever."""
+        while True:
+            if self._stalled() is None:
+                self._arm()
+            await asyncio.sleep(min(ARM_SECONDS, self._stuck_seconds / 4))
+
+    def stop(self) -> None:
+        """The daemon ends in good order: nobody guards it any longer."""
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if self._file is not None:
+            faulthandler.unregister(signal.SIGALRM)
+            os.close(self._file)
+            self._file = None
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def _arm(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._stuck_seconds)
+
+    def _left(self) -> str:
+        """The stacks that the last daemon has left; empty if it was not stuck."""
+        try:
+            fd = disk.opened(self._path, os.O_RDONLY)
+        except OSError:
+            return ""
+        with open(fd, "rb") as file:
+            return file.read(MAX_STACK_BYTES).decode(errors="replace").strip()
+
+
+def _innermost(stack: str) -> str:
+    """The innermost frames of the thread that runs the loop, which faulthandler writes last."""
+    frames = stack.rpartition("hread 0x")[2].splitlines()[1 : 1 + SHOWN_FRAMES]
+    return ", called from ".join(frame.strip() for frame in frames) or "an unknown place"
