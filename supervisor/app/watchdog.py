@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -26,8 +27,8 @@ STUCK_SECONDS = 32.0  # from the last sign of life to the end
 ARM_SECONDS = 1.5  # between two signs of life
 SHOWN_SECONDS = 900.0  # for which the next daemon shows that the last one was stuck
 MAX_STACK_BYTES = 64 << 10
-SHOWN_FRAMES = 3
 FILE = "stuck"
+_LIBRARY = os.path.dirname(os.__file__)
 
 
 class LoopWatchdog:
@@ -99,6 +100,10 @@ class LoopWatchdog:
 
 
 def _innermost(stack: str) -> str:
-    """The innermost frames of the thread that runs the loop, which faulthandler writes last."""
-    frames = stack.rpartition("hread 0x")[2].splitlines()[1 : 1 + SHOWN_FRAMES]
-    return ", called from ".join(frame.strip() for frame in frames) or "an unknown place"
+    """Where the thread that runs the loop was, which faulthandler writes last: the innermost frame, and the
+    first one that is not of Python's library.
+    """
+    frames = [line.strip() for line in stack.rpartition("hread 0x")[2].splitlines()[1:]]
+    ours = (frame for frame in frames if not frame.startswith(f'File "{_LIBRARY}'))
+    found = dict.fromkeys((*frames[:1], *itertools.islice(ours, 1)))
+    return ", called from ".join(found) or "an unknown place"
