@@ -1,4 +1,5 @@
-# Runs one facilitator on every client that is marked for it. How to prepare the clients, and where each value comes from: docs/deployment.md.
+# Runs one facilitator on every client that is marked for it. Needs Nomad 1.8; for 1.6 and 1.7 there is facilitator-1.6.nomad.hcl.
+# How to prepare the clients, and where each value comes from: docs/deployment.md.
 
 variable "secrets" {
   description = "Names of the secrets that the configuration mentions. Each is an item of the Nomad variable nomad/jobs/facilitator."
@@ -15,6 +16,12 @@ job "facilitator" {
     value     = "facilitator"
   }
 
+  constraint {
+    attribute = "${attr.nomad.version}"
+    operator  = "semver"
+    value     = ">= 1.8.0"
+  }
+
   # One host after the other, and back to the old version where the new one does not become ready (Nomad >= 1.11; before: max_parallel and stagger).
   update {
     max_parallel     = 1
@@ -26,12 +33,19 @@ job "facilitator" {
   }
 
   group "facilitator" {
-    # "fail" would leave the host without its tunnels until somebody looks.
+    # "fail" would leave the host without its tunnels until a person looks. The clients go on meanwhile.
     restart {
       interval = "10m"
-      attempts = 10
-      delay    = "5s"
+      attempts = 100
+      delay    = "1s"
       mode     = "delay"
+    }
+
+    # A client that loses contact with the servers keeps its facilitator, and goes on with the same one when contact is back.
+    disconnect {
+      lost_after = "24h"
+      replace    = false
+      reconcile  = "keep_original"
     }
 
     network {
@@ -60,43 +74,41 @@ job "facilitator" {
     task "facilitator" {
       driver = "raw_exec"
 
-      # SIGTERM (Nomad's default would be SIGINT) begins the drain. Nomad waits this long, or the client's max_kill_timeout (30s unless raised), and
-      # then kills the daemon with all clients: so drain.timeout (8h), and five minutes to log off.
-      kill_signal    = "SIGTERM"
-      kill_timeout   = "8h5m"
-      shutdown_delay = "5s"
+      # SIGTERM (Nomad's default would be SIGINT). The daemon asks Nomad why: a restart or a new version hands everything over to the next daemon,
+      # a stop or a node drain waits for what is under way: drain.timeout (8h), and five minutes to log off. Nomad waits as long as this, or as
+      # the client's max_kill_timeout (30s unless raised). Whoever deregisters the host from a load balancer may want a shutdown_delay.
+      kill_signal  = "SIGTERM"
+      kill_timeout = "8h5m"
 
-      # A template that changes while the daemon starts sends SIGHUP before there is a handler, which would end it: the shell has it ignored first.
-      config {
-        command = "/bin/sh"
-        args = [
-          "-c",
-          "trap '' HUP; exec /opt/facilitator/bin/facilitator run -c \"$NOMAD_SECRETS_DIR/config.yaml\"",
-        ]
+      # The daemon asks the task API with this identity. With ACLs it needs the capability read-job: docs/deployment.md.
+      identity {
+        file = true
       }
 
+      config {
+        command = "/opt/facilitator/bin/facilitator"
+        args    = ["run", "--watch", "-c", "${NOMAD_SECRETS_DIR}/config.yaml"]
+      }
+
+      # Nothing is signalled: the daemon notices changed files by itself (--watch).
       template {
-        data          = "{{ with nomadVar \"nomad/jobs/facilitator\" }}{{ .config }}{{ end }}"
-        destination   = "secrets/config.yaml"
-        perms         = "0600"
-        change_mode   = "signal"
-        change_signal = "SIGHUP"
-        splay         = "10s"
+        data        = "{{ with nomadVar \"nomad/jobs/facilitator\" }}{{ .config }}{{ end }}"
+        destination = "secrets/config.yaml"
+        perms       = "0600"
+        change_mode = "noop"
       }
 
       dynamic "template" {
         for_each = var.secrets
         content {
-          data          = "{{ with nomadVar \"nomad/jobs/facilitator\" }}{{ index . \"${template.value}\" }}{{ end }}"
-          destination   = "secrets/${template.value}"
-          perms         = "0600"
-          change_mode   = "signal"
-          change_signal = "SIGHUP"
-          splay         = "10s"
+          data        = "{{ with nomadVar \"nomad/jobs/facilitator\" }}{{ index . \"${template.value}\" }}{{ end }}"
+          destination = "secrets/${template.value}"
+          perms       = "0600"
+          change_mode = "noop"
         }
       }
 
-      # All VPN clients count here; above memory_max the kernel ends one of them.
+      # The daemon alone: its VPN clients have a control group of their own. memory_max needs memory oversubscription: docs/deployment.md.
       resources {
         cpu        = 500
         memory     = 256

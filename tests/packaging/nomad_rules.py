@@ -16,6 +16,8 @@ Rule = Callable[[Block], Iterator[str]]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DRAIN = 8 * 3600.0  # drain.timeout, unless the configuration says otherwise
+_RECONCILE = ("best_score", "keep_original", "keep_replacement", "longest_running")
+_LOST_AFTER = 3600.0  # seconds
 _MAX_KILL_TIMEOUT = 9 * 3600.0  # what docs/deployment.md makes the clients allow
 
 # The arguments and blocks that Nomad knows at each place (of those that make sense here).
@@ -23,12 +25,15 @@ _KNOWN = {
     "job": "type datacenters node_pool namespace region priority all_at_once meta constraint update group "
     "affinity spread reschedule periodic",
     "group": "count constraint meta restart network service task update shutdown_delay affinity spread "
-    "reschedule",
+    "reschedule disconnect max_client_disconnect",
     "task": "driver user config env meta constraint template dynamic resources logs restart service vault "
     "identity artifact "
     "kill_signal kill_timeout shutdown_delay leader affinity",
     "update": "max_parallel stagger health_check min_healthy_time healthy_deadline progress_deadline "
     "auto_revert canary auto_promote",
+    "disconnect": "lost_after replace reconcile stop_on_client_after",
+    "identity": "name aud change_mode change_signal env file ttl filepath",
+    "constraint": "attribute operator value",
     "restart": "interval attempts delay mode render_templates",
     "network": "mode port dns hostname",
     "service": "name provider port tags canary_tags check check_restart on_update address address_mode "
@@ -105,6 +110,8 @@ def _restart(job: Block) -> Iterator[str]:
         restart = _only(group, "restart")
         if restart.get("mode") != "delay":
             yield "restart: only mode delay keeps trying; fail leaves the host without tunnels"
+        if _seconds(restart.get("delay", "15s")) > 1:
+            yield "restart: until the next daemon runs nobody supervises the clients; the delay is 1s"
         if _seconds(restart.get("interval", "0s")) <= _seconds(restart.get("delay", "0s")) * restart.get(
             "attempts", 0
         ):
@@ -132,15 +139,57 @@ def _task(job: Block) -> Iterator[str]:
 def _command(job: Block) -> Iterator[str]:
     for task in _tasks(job):
         config = _only(task, "config")
-        script = config.get("args", [""])[-1]
-        if (
-            config.get("command") != "/bin/sh"
-            or config.get("args", [""])[0] != "-c"
-            or not script.startswith("trap '' HUP; exec ")
-        ):
-            yield "config: without `trap '' HUP; exec` a SIGHUP during the start ends the daemon"
-        if '-c "$NOMAD_SECRETS_DIR/config.yaml"' not in script:
+        if config.get("command", "").endswith("/sh"):
+            yield "config: a shell in between gets the signals that are meant for the daemon"
+        args = config.get("args", [])
+        if "run" not in args or "--watch" not in args:
+            yield "config: without --watch nobody tells the daemon that its configuration has changed"
+        if args[-2:] != ["-c", "${NOMAD_SECRETS_DIR}/config.yaml"]:
             yield "config: the daemon does not read the configuration that the template writes"
+
+
+def _stop(job: Block) -> Iterator[str]:
+    """What the daemon needs to know why it ends, and what must not delay it."""
+    for task in _tasks(job):
+        identity = _only(task, "identity")
+        if not (identity.get("file") or identity.get("env")):
+            yield "task: without an identity the daemon cannot ask why it is ended, and takes an update for a stop"
+        if identity.get("change_mode", "noop") != "noop":
+            yield "identity: a renewed token must not signal or restart the task"
+    for kind, block in _all_blocks(job):
+        if "shutdown_delay" in block:
+            yield f"{kind}: shutdown_delay leaves the host without a daemon, for a load balancer that is not there"
+
+
+def _contact(job: Block) -> Iterator[str]:
+    """A lost contact between client and servers changes nothing."""
+    for group in _groups(job):
+        disconnect, old = _only(group, "disconnect"), group.get("max_client_disconnect")
+        if not disconnect and old is None:
+            yield "group: without disconnect a lost contact ends every tunnel on the host"
+        if disconnect and old is not None:
+            yield "group: max_client_disconnect does not go with disconnect"
+        if disconnect and disconnect.get("replace", True):
+            yield "disconnect: a replacement would run beside the daemon that goes on"
+        if disconnect.get("reconcile", "keep_original") not in _RECONCILE:
+            yield f"disconnect: reconcile is one of {', '.join(_RECONCILE)}"
+        elif disconnect.get("reconcile", "best_score") != "keep_original" and disconnect:
+            yield "disconnect: reconcile must be keep_original"
+        lasts = old if old is not None else disconnect.get("lost_after", "24h")
+        if _seconds(lasts) < _LOST_AFTER:
+            yield "disconnect: after less than an hour the host is called lost"
+        if "stop_on_client_after" in disconnect:
+            yield "disconnect: stop_on_client_after ends every tunnel when the servers are away"
+
+
+def _versions(job: Block) -> Iterator[str]:
+    """Agents that do not know a block refuse it or, worse, ignore it."""
+    wanted = {
+        c.get("value") for c in job.get("constraint", []) if c.get("attribute") == "${attr.nomad.version}"
+    }
+    new = any("disconnect" in group for group in _groups(job))
+    if wanted != ({">= 1.8.0"} if new else {">= 1.6.0, < 1.8.0"}):
+        yield "constraint: the version of Nomad does not fit the blocks that are used (disconnect: 1.8)"
 
 
 def _service(job: Block) -> Iterator[str]:
@@ -196,9 +245,9 @@ def _template(template: Block) -> Iterator[str]:
     if template.get("perms") != "0600":
         yield f"template {destination}: perms must be 0600"
     if template.get("env"):
-        yield f"template {destination}: env cannot go with change_mode signal, and children would inherit it"
-    if (template.get("change_mode"), template.get("change_signal")) != ("signal", "SIGHUP"):
-        yield f"template {destination}: a change must send SIGHUP, not restart every tunnel"
+        yield f"template {destination}: children would inherit the environment"
+    if template.get("change_mode") != "noop":
+        yield f"template {destination}: a change must not restart or signal the task (change_mode noop)"
 
 
 _RULES: tuple[Rule, ...] = (
@@ -209,6 +258,9 @@ _RULES: tuple[Rule, ...] = (
     _restart,
     _task,
     _command,
+    _stop,
+    _contact,
+    _versions,
     _service,
     _templates,
 )
@@ -240,16 +292,17 @@ def _only(parent: Block, kind: str) -> Block:
 def _all_blocks(job: Block) -> Iterator[tuple[str, Block]]:
     """Every block whose arguments we know, with its kind."""
     yield "job", job
-    yield from (("update", update) for update in job.get("update", []))
+    for kind in ("update", "constraint"):
+        yield from ((kind, block) for block in job.get(kind, []))
     for group in _groups(job):
         yield "group", group
-        for kind in ("restart", "network", "service"):
+        for kind in ("restart", "network", "service", "disconnect"):
             yield from ((kind, block) for block in group.get(kind, []))
         for service in group.get("service", []):
             yield from (("check", check) for check in service.get("check", []))
     for task in _tasks(job):
         yield "task", task
-        for kind in ("resources", "logs", "restart"):
+        for kind in ("resources", "logs", "restart", "identity"):
             yield from ((kind, block) for block in task.get(kind, []))
         yield from (("template", template) for template in _template_blocks(task))
 

@@ -15,7 +15,9 @@ from tests.packaging import hcl, nomad_rules
 from tests.packaging.hcl import Parsed
 from tests.packaging.nomad_rules import problems
 
-JOB = (Path(__file__).parents[2] / "nomad" / "facilitator.nomad.hcl").read_text()
+NOMAD = Path(__file__).parents[2] / "nomad"
+JOB = (NOMAD / "facilitator.nomad.hcl").read_text()
+JOB_1_6 = (NOMAD / "facilitator-1.6.nomad.hcl").read_text()
 
 # what is replaced in the job, by what, and the complaint
 BROKEN = [
@@ -45,21 +47,37 @@ BROKEN = [
     ('healthy_deadline = "5m"', 'healthy_deadline = "10m"', "does not hold"),
     ('min_healthy_time = "30s"', 'min_healthy_time = "6m"', "does not hold"),
     ('mode     = "delay"', 'mode     = "fail"', "only mode delay"),
-    ('delay    = "5s"', 'delay    = "2m"', "do not fit into the interval"),
+    ('delay    = "1s"', 'delay    = "2m"', "do not fit into the interval"),
+    ('delay    = "1s"', 'delay    = "5s"', "nobody supervises the clients"),
+    ("disconnect {", "meta {", "a lost contact ends every tunnel"),
+    ("disconnect {", 'max_client_disconnect = "24h"\n    disconnect {', "does not go with disconnect"),
+    ("replace    = false", "replace    = true", "would run beside the daemon"),
+    ('reconcile  = "keep_original"', 'reconcile  = "keep_both"', "reconcile is one of"),
+    ('reconcile  = "keep_original"', 'reconcile  = "keep_replacement"', "reconcile must be keep_original"),
+    ('lost_after = "24h"', 'lost_after = "10m"', "the host is called lost"),
+    ("replace    = false", 'stop_on_client_after = "1m"\n      replace = false', "when the servers are away"),
+    ('">= 1.8.0"', '">= 1.2.0"', "does not fit the blocks that are used"),
+    ("identity {\n        file = true", "meta {\n        file = true", "takes an update for a stop"),
+    ("file = true", 'file = true\n        change_mode = "restart"', "must not signal or restart the task"),
+    (
+        'kill_signal  = "SIGTERM"',
+        'kill_signal  = "SIGTERM"\n      shutdown_delay = "5s"',
+        "without a daemon, for a load balancer",
+    ),
     ('driver = "raw_exec"', 'driver = "exec"', "only raw_exec"),
-    ('kill_signal    = "SIGTERM"', "", "kill_signal must be SIGTERM"),
-    ('kill_timeout   = "8h5m"', "", "kill_timeout is shorter"),
-    ('kill_timeout   = "8h5m"', 'kill_timeout   = "12h"', "longer than the clients allow"),
-    ('kill_timeout   = "8h5m"', 'kill_timeout   = "60"', "kill_timeout is shorter"),
+    ('kill_signal  = "SIGTERM"', "", "kill_signal must be SIGTERM"),
+    ('kill_timeout = "8h5m"', "", "kill_timeout is shorter"),
+    ('kill_timeout = "8h5m"', 'kill_timeout = "12h"', "longer than the clients allow"),
+    ('kill_timeout = "8h5m"', 'kill_timeout = "60"', "kill_timeout is shorter"),
     ("memory_max = 1024", "memory_max = 128", "memory_max is less"),
     (
         'driver = "raw_exec"',
         'driver = "raw_exec"\n      env {\n        PASSWORD = "x"\n      }',
         "environment is inherited",
     ),
-    ("trap '' HUP; exec ", "exec ", "SIGHUP during the start"),
-    ('command = "/bin/sh"', 'command = "/opt/facilitator/bin/facilitator"', "SIGHUP during the start"),
-    ("$NOMAD_SECRETS_DIR/config.yaml", "/etc/facilitator/config.yaml", "does not read the configuration"),
+    ('command = "/opt/facilitator/bin/facilitator"', 'command = "/bin/sh"', "a shell in between"),
+    ('"--watch", ', "", "its configuration has changed"),
+    ("${NOMAD_SECRETS_DIR}/config.yaml", "/etc/facilitator/config.yaml", "does not read the configuration"),
     ('provider = "nomad"', 'provider = "zookeeper"', "provider is nomad or consul"),
     ('name     = "facilitator"', 'name     = "facilitator_vpn"', "not a DNS label"),
     ('port     = "http"', 'port     = "https"', "no such label"),
@@ -100,39 +118,39 @@ BROKEN = [
     ),
     ('timeout  = "2s"', 'timeout  = "2s"\n        tls_server_name = "a"', "tls_server_name needs Consul"),
     (
-        'destination   = "secrets/config.yaml"',
-        'destination   = "secrets/facilitator.yaml"',
+        'destination = "secrets/config.yaml"',
+        'destination = "secrets/facilitator.yaml"',
         "nothing writes secrets/config.yaml",
     ),
     (
-        'destination   = "secrets/${template.value}"',
-        'destination   = "local/${template.value}"',
+        'destination = "secrets/${template.value}"',
+        'destination = "local/${template.value}"',
         "belongs into secrets/",
     ),
     (
-        'destination   = "secrets/${template.value}"',
-        'destination   = "secrets/../../${template.value}"',
+        'destination = "secrets/${template.value}"',
+        'destination = "secrets/../../${template.value}"',
         "belongs into secrets/",
     ),
+    ('perms       = "0600"\n        change_mode = "noop"', 'change_mode = "noop"', "perms must be 0600"),
     (
-        'perms         = "0600"\n        change_mode   = "signal"',
-        'change_mode   = "signal"',
-        "perms must be 0600",
+        'change_mode = "noop"',
+        'change_mode = "noop"\n        env = true',
+        "children would inherit the environment",
     ),
-    ('splay         = "10s"', 'splay         = "10s"\n        env = true', "env cannot go with"),
+    ('change_mode = "noop"', 'change_mode = "restart"', "must not restart or signal"),
     (
-        'change_mode   = "signal"\n        change_signal = "SIGHUP"',
-        'change_mode   = "restart"',
-        "must send SIGHUP",
+        'change_mode = "noop"',
+        'change_mode = "signal"\n        change_signal = "SIGHUP"',
+        "must not restart or signal",
     ),
-    ('          change_signal = "SIGHUP"', '          change_signal = "SIGINT"', "must send SIGHUP"),
-    ("shutdown_delay =", "shutdown_dealy =", "shutdown_dealy is not known there"),
+    ("kill_timeout =", "kill_timeoot =", "kill_timeoot is not known there"),
     ("max_files     =", "max_fiels     =", "logs: max_fiels is not known there"),
-    ("attempts = 10", "attempts = 10\n      retries = 3", "restart: retries is not known there"),
+    ("attempts = 100", "attempts = 100\n      retries = 3", "restart: retries is not known there"),
 ]
 # what is replaced, by what, and where the parser must point
 UNPARSABLE = [
-    ('kill_timeout   = "8h5m"', "kill_timeout   = 8h5m", "Missing newline after argument"),
+    ('kill_timeout = "8h5m"', "kill_timeout = 8h5m", "Missing newline after argument"),
     ('type        = "system"', 'type        = "system"\n  type        = "system"', "Attribute redefined"),
     ('driver = "raw_exec"', 'driver = "raw_exec" user = "root"', "Missing newline after argument"),
     ("max_file_size = 20\n      }", "max_file_size = 20\n", "Unclosed configuration block"),
@@ -145,15 +163,32 @@ def parsed() -> dict[str, Parsed]:
     reason = hcl.unavailable()
     if reason is not None:
         pytest.skip(reason)
-    texts = [JOB, *(_variant(old, new) for old, new, _ in (*BROKEN, *UNPARSABLE))]
+    texts = [JOB, JOB_1_6, *(_variant(old, new) for old, new, _ in (*BROKEN, *UNPARSABLE))]
     return dict(zip(texts, hcl.parse(texts), strict=True))
 
 
-def test_hashicorps_parser_accepts_the_job_and_no_rule_complains(parsed: dict[str, Parsed]) -> None:
-    job = parsed[JOB]
+@pytest.mark.parametrize("text", [JOB, JOB_1_6], ids=["1.8", "1.6"])
+def test_hashicorps_parser_accepts_the_job_and_no_rule_complains(
+    parsed: dict[str, Parsed], text: str
+) -> None:
+    job = parsed[text]
     assert job.error is None
     assert job.tree is not None
     assert problems(job.tree) == []
+
+
+def test_the_two_jobs_differ_in_what_the_versions_know_only() -> None:
+    lines = {text: {line.strip() for line in text.splitlines() if line.strip()} for text in (JOB, JOB_1_6)}
+    only = {line for line in lines[JOB] ^ lines[JOB_1_6] if not line.startswith("#")}
+    assert only == {
+        "disconnect {",
+        'lost_after = "24h"',
+        "replace    = false",
+        'reconcile  = "keep_original"',
+        'max_client_disconnect = "24h"',
+        'value     = ">= 1.8.0"',
+        'value     = ">= 1.6.0, < 1.8.0"',
+    }
 
 
 @pytest.mark.parametrize(("old", "new", "complaint"), BROKEN)
