@@ -90,7 +90,7 @@ def _missing(config: Config) -> list[str]:
     needs = [
         (name, tunnel.kind, need)
         for name, tunnel in config.tunnels.items()
-        for need in KINDS[tunnel.kind].needs
+        for need in KINDS[tunnel.kind].required_files
     ]
     return [
         f"tunnels.{name}: {kind} needs {need.path}, which this host does not have; {need.otherwise}"

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from supervisor.clients import processes
-from supervisor.clients.inotify import Notices
+from supervisor.clients.inotify import InotifyWatches
 from supervisor.clients.lines import LINE_CAP, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.output import Follower
@@ -37,7 +37,7 @@ BATCH = 128  # lines that are logged at once
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class LineHandler:
     """Hears a session's client: every line goes through the kind's dialogue, and what it means is posted.
 
     What is a secret, or may be answered here, goes to `keep` and `ask` instead.
@@ -52,7 +52,7 @@ class Voice:
     keep: Callable[[str], None]
     ask: Callable[[Question], None]
 
-    def hear(self, source: LineSource, line: str) -> list[Say]:
+    def on_line(self, source: LineSource, line: str) -> list[Say]:
         """One line of the client; what to answer."""
         return self._understood(lambda: self.dialogue.receive(source, line))
 
@@ -97,24 +97,24 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Shared:
     """What all clients of a runner share."""
 
-    notices: Notices
+    watches: InotifyWatches
     turn: asyncio.Lock  # held while a follower works
 
 
 class Client:
-    """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while
+    """A running client: of `tree`, in `directory`. Closed by `drain` after its end, or by `close` while
     it goes on without us.
     """
 
     def __init__(
         self,
-        family: ProcessTree,
+        tree: ProcessTree,
         id: str,
-        voice: Voice,
-        desk: Desk,
+        handler: LineHandler,
+        shared: Shared,
         directory: Path,
         offset: int | None,
         kind: AnyKind,
@@ -123,20 +123,20 @@ class Client:
         """Takes `pidfd` over. `offset`: where its output begins; None: where an earlier daemon has
         stopped. OSError: it cannot be read.
         """
-        self.family, self.id, self.session, self.kind, self.place = (
-            family,
+        self.tree, self.id, self.session, self.kind, self.place = (
+            tree,
             id,
-            voice.session,
+            handler.session,
             kind,
             directory.name,
         )
-        self._voice, self._desk = voice, desk
+        self._handler, self._shared = handler, shared
         self.pidfd = pidfd
         self.reaped = False
         self._end: os.waitid_result | None = None
         try:
             self._follower = Follower(
-                directory, offset, desk.notices, desk.turn, self._take, voice.log, self._pause
+                directory, offset, shared.watches, shared.turn, self._take, handler.log, self._pause
             )
         except OSError:
             os.close(self.pidfd)
@@ -150,33 +150,33 @@ class Client:
         if management is not None:
             self._management = Management(
                 management,
-                self._desk.notices,
-                lambda line: self.hear(LineSource.MANAGEMENT, line),
-                self._voice.log,
+                self._shared.watches,
+                lambda line: self.on_line(LineSource.MANAGEMENT, line),
+                self._handler.log,
                 key,
             )
         if notify is not None:
             self._notify = notify
-            notify.listen(lambda line: self.hear(LineSource.NOTIFY, line), self._may_notify)
+            notify.listen(lambda line: self.on_line(LineSource.NOTIFY, line), self._may_notify)
 
     def _may_notify(self, pid: int) -> bool:
         """Every process of our user can send to its socket, other clients too."""
         sender = processes.traces(pid)
-        ours = sender is not None and self.family.includes(sender)
+        ours = sender is not None and self.tree.includes(sender)
         if not ours and not self.reaped and not self._suspicious:
             self._suspicious = True
-            self._voice.log.note(
+            self._handler.log.note(
                 f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's"
             )
         return ours
 
-    def hear(self, source: LineSource, line: str) -> None:
+    def on_line(self, source: LineSource, line: str) -> None:
         """One line of the client, from wherever; answers go to the management socket."""
-        self.tell(self._voice.hear(source, line))
+        self.tell(self._handler.on_line(source, line))
 
     def answer(self, text: str) -> None:
         """The answer to its question."""
-        self.tell(self._voice.answer(text))
+        self.tell(self._handler.answer(text))
 
     def tell(self, says: Iterable[Say]) -> None:
         """Send lines to its management socket."""
@@ -189,7 +189,7 @@ class Client:
         found again at the end.
         """
         if not self.reaped:
-            self.family.look()
+            self.tree.look()
             self._signal_group(number)
 
     def reap(self) -> None:
@@ -199,7 +199,7 @@ class Client:
         with contextlib.suppress(ChildProcessError):  # it is another one's child
             self._end = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
 
-    def bury(self) -> tuple[int | None, int | None]:
+    def exit_status(self) -> tuple[int | None, int | None]:
         """Its exit code, or the signal that ended it; of another one's child neither is known before that
         one has reaped it. Once.
         """
@@ -224,7 +224,7 @@ class Client:
 
     def replay(self, source: LineSource, line: str) -> None:
         """What an earlier daemon has heard, for the dialogue alone: what it means was understood then."""
-        self._voice.replay(source, line)
+        self._handler.replay(source, line)
 
     async def drain(self, within: float) -> None:
         """Hear out what the ended client has said, for about `within` seconds at most, and close."""
@@ -234,7 +234,7 @@ class Client:
             self._follower.drain(within),
             *([] if self._management is None else [self._management.drain(within)]),
         )
-        self._voice.log.flush()
+        self._handler.log.flush()
 
     async def close(self) -> None:
         """Stop listening; the process is left alone."""
@@ -249,7 +249,7 @@ class Client:
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            processes.signal_group(self.pidfd, self.family.pid, number)
+            processes.signal_group(self.pidfd, self.tree.pid, number)
 
     def _pause(self, halt: bool) -> None:
         if not self.reaped:
@@ -259,9 +259,9 @@ class Client:
         """Hear and log some of the lines: to understand one may take its time."""
         taken = []
         for line in islice(lines, BATCH):
-            self.hear(LineSource.OUTPUT, line[:LINE_CAP])
+            self.on_line(LineSource.OUTPUT, line[:LINE_CAP])
             taken.append(line)
             if time.monotonic() >= until:
                 break
-        self._voice.log.add(self._voice.masker.lines(taken))
+        self._handler.log.add(self._handler.masker.lines(taken))
         return bool(taken)

@@ -21,7 +21,7 @@ CHANGED = (
 )
 
 
-class Notices:
+class InotifyWatches:
     """Watches of files and directories. OSError from the constructor: the host has no inotify instance
     left.
     """
@@ -34,7 +34,7 @@ class Notices:
 
     def start(self) -> None:
         """Begin to listen, on the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._listen(), name="notices")
+        self._task = asyncio.get_running_loop().create_task(self._listen(), name="watches")
 
     def watch(self, path: Path, mask: Mask, callback: Callback) -> int:
         """Call back with the name of the directory entry that changed (None: the watched thing itself).

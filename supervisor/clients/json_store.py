@@ -16,7 +16,7 @@ from supervisor import disk
 _SUFFIX = ".json"
 
 
-class Shelf:
+class JsonStore:
     """A file is replaced in one step: after a crash at any point it is the old one, the new one, or not
     there.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.clients.client import Voice
+from supervisor.clients.client import LineHandler
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.sandbox import Sandbox
 from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, seat_name
@@ -43,7 +43,7 @@ class Prepared:
     seat: int
     place: Placement
     launch: Launch
-    voice: Voice
+    handler: LineHandler
     kind: AnyKind
     sandbox: Sandbox
 

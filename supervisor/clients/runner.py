@@ -23,8 +23,8 @@ from typing import Any
 from supervisor.clients import launch as launching
 from supervisor.clients import output, processes
 from supervisor.clients.adoption import FoundClient
-from supervisor.clients.client import Client, Desk, Voice
-from supervisor.clients.inotify import Notices
+from supervisor.clients.client import Client, LineHandler, Shared
+from supervisor.clients.inotify import InotifyWatches
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.lines import LineSplitter, Masker
 from supervisor.clients.log import Log
@@ -74,7 +74,7 @@ class Runner:
             post,
         )
         self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
-        self._desk = Desk(Notices(), asyncio.Lock())
+        self._shared = Shared(InotifyWatches(), asyncio.Lock())
         self._journal, self._boot = Journal(self._directory), processes.boot_id()
         self._reaper = Reaper()
         self._clients: dict[Key, Client] = {}
@@ -89,7 +89,7 @@ class Runner:
         """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept
         by now.
         """
-        self._desk.notices.start()
+        self._shared.watches.start()
         self._reaper.start()
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class Runner:
         await asyncio.gather(*(client.close() for client in self._clients.values()))
         for log in self._logs.values():
             log.close()
-        await self._desk.notices.close()
+        await self._shared.watches.close()
 
     # --- clients of an earlier daemon
     # --------------------------------------------------------------------------------------
@@ -128,15 +128,15 @@ class Runner:
             raise SpawnError(Reason.LOCAL, f"it is of kind {entry.kind}")
         if entry.notify and starting:  # it may have said that it is up to nobody
             raise SpawnError(Reason.LOCAL, "it may have come up while nobody listened")
-        voice = self._voice(tunnel, entry.session, entry.place, self._inputs(tunnel, kind, entry.place))
+        handler = self._handler(tunnel, entry.session, entry.place, self._inputs(tunnel, kind, entry.place))
         directory = self._directory / "clients" / entry.place
-        family = ProcessTree(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
+        tree = ProcessTree(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
         with contextlib.ExitStack() as undo:
             notify = NotifySocket(directory / "notify.sock") if entry.notify else None
             if notify is not None:
                 undo.callback(notify.close)
-            voice.log.recall(voice.masker.lines(LineSplitter().feed(output.read_before(directory))))
-            client = Client(family, entry.id, voice, self._desk, directory, None, kind, os.dup(found.pidfd))
+            handler.log.recall(handler.masker.lines(LineSplitter().feed(output.read_before(directory))))
+            client = Client(tree, entry.id, handler, self._shared, directory, None, kind, os.dup(found.pidfd))
             undo.callback(lambda: self._in_background(client.close()))
             if notify is not None:
                 client.replay(LineSource.NOTIFY, "READY=1")
@@ -178,7 +178,7 @@ class Runner:
         """
         client = self._clients.get((tunnel, session))
         if leave and client is not None:
-            client.tell(client.kind.leave)
+            client.tell(client.kind.logout)
         self._signal(tunnel, session, signal.SIGTERM)
 
     def kill(self, tunnel: str, session: int) -> None:
@@ -223,12 +223,12 @@ class Runner:
         one, ours = processes.traces(pid), os.getpid()
         if one is None or pid == ours:
             return False
-        return ours in one.lineage or any(client.family.includes(one) for client in self._clients.values())
+        return ours in one.lineage or any(client.tree.includes(one) for client in self._clients.values())
 
     def usage(self, tunnel: str, session: int) -> ResourceUsage | None:
         """What the client's process tree costs now; None: it does not run. Safe in any thread."""
         client = self._clients.get((tunnel, session))
-        return None if client is None or client.reaped else usage_of(client.family.pid)
+        return None if client is None or client.reaped else usage_of(client.tree.pid)
 
     # --- the beginning of a client
     # -----------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class Runner:
         asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
         device, port = self._carried(prepared)
         self._write_down(tunnel.name, client, prepared, device, port, key)
-        return Spawned(tunnel.name, session, client.family.pid, id, device, port)
+        return Spawned(tunnel.name, session, client.tree.pid, id, device, port)
 
     def _inputs(self, tunnel: Tunnel, kind: AnyKind, place: str) -> dict[str, bytes]:
         inputs = launching.read_inputs(kind, tunnel, self._read_inputs)
@@ -293,17 +293,22 @@ class Runner:
         launching.require(launch.argv[:1])
         sandbox = boundary(launch, directory, self._private, user)
         return Prepared(
-            order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox
+            order.seat,
+            place,
+            launch,
+            self._handler(tunnel, order.session, order.place, inputs),
+            kind,
+            sandbox,
         )
 
     def _user(self, kind: AnyKind, directory: Path) -> User | None:
         try:
             with local_trouble():
-                return self._users.pick(directory) if kind.gives_up_root else None
+                return self._users.pick(directory) if kind.drops_root else None
         except LookupError as error:
             raise SpawnError(Reason.MISSING_RIGHT, str(error)) from error
 
-    def _voice(self, tunnel: Tunnel, session: int, place: str, inputs: Mapping[str, bytes]) -> Voice:
+    def _handler(self, tunnel: Tunnel, session: int, place: str, inputs: Mapping[str, bytes]) -> LineHandler:
         kind = self._kinds[tunnel.kind]
         try:
             dialogue = kind.dialogue(tunnel, inputs)
@@ -311,13 +316,13 @@ class Runner:
             raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
         secrets = [
             inputs[item.name]
-            for item in (*inputs_of(kind, tunnel), *kind.companions(tunnel, inputs))
+            for item in (*inputs_of(kind, tunnel), *kind.referenced_inputs(tunnel, inputs))
             if item.secret
         ]
         masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
         questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._give)
         keep = functools.partial(self._keep, tunnel.name, session, place, masker)
-        return Voice(
+        return LineHandler(
             tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask
         )
 
@@ -335,7 +340,7 @@ class Runner:
         """Start the process and everything that listens to it; nothing is left behind when that fails."""
         directory, launch = prepared.place.directory, prepared.launch
         launching.prepare_directory(directory, launch)
-        carried = tag(self._directory, prepared.voice.tunnel, id)
+        carried = tag(self._directory, prepared.handler.tunnel, id)
         with contextlib.ExitStack() as undo:
             notify = NotifySocket(directory / "notify.sock") if launch.notify else None
             if notify is not None:
@@ -349,9 +354,9 @@ class Runner:
                 os.close(fd)
             self._reaper.add(pid)
             undo.callback(self._undo_start, pid)
-            family = ProcessTree(pid, carried)
+            tree = ProcessTree(pid, carried)
             client = Client(
-                family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid)
+                tree, id, prepared.handler, self._shared, directory, offset, prepared.kind, os.pidfd_open(pid)
             )
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, key, notify)
@@ -373,13 +378,13 @@ class Runner:
     def _write_down(
         self, tunnel: str, client: Client, prepared: Prepared, device: str | None, port: int | None, key: str
     ) -> None:
-        known = processes.stat_of_new(client.family.pid)
+        known = processes.stat_of_new(client.tree.pid)
         management = prepared.launch.management
         entry = JournalEntry(
             tunnel=tunnel,
             session=client.session,
             id=client.id,
-            pid=client.family.pid,
+            pid=client.tree.pid,
             start=known.start if known else 0,
             boot=self._boot,
             device=device,
@@ -404,7 +409,7 @@ class Runner:
     def _on_end(self, tunnel: str, client: Client) -> None:
         asyncio.get_running_loop().remove_reader(client.pidfd)
         client.reap()
-        self._reaper.discard(client.family.pid)
+        self._reaper.discard(client.tree.pid)
         task = self._in_background(self._finish(tunnel, client))
         task.add_done_callback(functools.partial(self._gone, tunnel, client))
 
@@ -415,8 +420,8 @@ class Runner:
         return task
 
     async def _finish(self, tunnel: str, client: Client) -> None:
-        end = self._reaper.end if client.family.child else end_strangers
-        if not await end(client.family, LEFTOVERS_WITHIN):
+        end = self._reaper.end if client.tree.child else end_strangers
+        if not await end(client.tree, LEFTOVERS_WITHIN):
             self._log(tunnel).note(
                 "a process of the client could not be ended: it hangs in the kernel or belongs to another "
                 "user"
@@ -425,7 +430,7 @@ class Runner:
 
     def _gone(self, tunnel: str, client: Client, task: asyncio.Task[None]) -> None:
         """Whatever happened on the way, the engine must learn that the client is gone."""
-        code, number = client.bury()
+        code, number = client.exit_status()
         if task.cancelled():  # the runner was closed
             return
         if (error := task.exception()) is not None:

@@ -221,7 +221,7 @@ def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
             for name, value in _fields(tunnel.login)
             if isinstance(value, Secret) and value not in used
         ]
-    unused += [("reconnect", "planned")] if entry.kind.endless else []
+    unused += [("reconnect", "planned")] if entry.kind.unlimited_session else []
     for path in unused:
         where = ("tunnels", tunnel.name, *path)
         place = find_key(checked.file, where)

@@ -123,7 +123,7 @@ def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> dict
         for name, tunnel in tunnels.items()
         if kinds[tunnel.kind].carrier is Carrier.PROXY
     }
-    return {name: share_of(kind.share(tunnels[name])) for name, kind in carried.items()}
+    return {name: share_of(kind.connections_per_source(tunnels[name])) for name, kind in carried.items()}
 
 
 def share_of(connections: int) -> int:

@@ -417,5 +417,5 @@ COMMAND = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=(),
-    pairs=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
+    allows_parallel=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
 )

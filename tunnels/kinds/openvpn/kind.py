@@ -43,7 +43,7 @@ def _inputs(tunnel: OpenVPN) -> tuple[Input, ...]:
     return (config,) if tunnel.login.password is None else (config, Input("password", tunnel.login.password))
 
 
-def _companions(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+def _referenced_inputs(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     with of_file(tunnel.config):
         return tuple(_companion(tunnel, named) for named in read_profile(inputs["config"]).files)
 
@@ -183,9 +183,9 @@ OPENVPN = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("openvpn",),
-    companions=_companions,
+    referenced_inputs=_referenced_inputs,
     renew=(Say(f"signal {RENEW}"),),
-    renews_login=True,
+    renew_starts_new_session=True,
     endpoint=lambda tunnel: str(tunnel.config),
     certificates=_certificates,
 )

@@ -308,10 +308,10 @@ SSHUTTLE = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("ssh",),
-    gives_up_root=True,
-    door=lambda tunnel: tunnel.port,
-    share=lambda tunnel: tunnel.workers * SHARE,
-    inside=lambda tunnel: (
+    drops_root=True,
+    tcp_port=lambda tunnel: tunnel.port,
+    connections_per_source=lambda tunnel: tunnel.workers * SHARE,
+    inner_probe=lambda tunnel: (
         f"tcp://127.0.0.1:{tunnel.port}"
     ),  # as the far side sees itself: the very ssh server speaks first
 )
