@@ -32,6 +32,7 @@ from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
+from supervisor.clients.spawner import ClientSources
 from supervisor.clients.totp import Codes
 from supervisor.config.model import Config
 from supervisor.control.sd_notify import Notifier
@@ -124,16 +125,14 @@ def build(
     def lane(tunnel: str, seat: int) -> int | None:
         return engine.lane(tunnel, seat)  # which is made later
 
+    private = (*files.directories, config.facilitator.state_dir)
     runner = Runner(
-        kinds,
         config.facilitator.runtime_dir,
-        files.inputs,
+        ClientSources(kinds, files.inputs, lane, private),
         inbox.post,
         on_line=_client_said,
         codes=codes,
-        lane_of=lane,
         kept={} if given is None else given.kept,
-        private=(*files.directories, config.facilitator.state_dir),
     )
     hostwatch = HostWatch(lambda: engine, kinds, inbox.post)
     network = KernelNetwork(inbox.post, _note, changed=hostwatch.changed)
