@@ -121,6 +121,7 @@ CONTAIN = {
     "supervisor/kernel/network.py",
     "supervisor/reports/paging/pager.py",
     "supervisor/app/daemon.py",
+    "tunnels/kinds/sshuttle/ssnet_patch.py",
 }
 
 

@@ -24,7 +24,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.exit_helpers import end_like
+from tunnels.drivers.cli import end_like
 from tunnels.drivers.netlink import bring_up
 from tunnels.kinds.wireguard.device import (
     SOCKETS,

@@ -1,4 +1,4 @@
-"""Gives up every right of a process for good: what carries other people's connections needs none."""
+"""Drops all privileges of a process for good: one that carries other people's connections needs none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import resource
 import struct
 from collections.abc import Sequence
 
-from tunnels.kinds.sshuttle.messages import Unfit
+from tunnels.drivers.cli import Unfit
 
 _PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -19,18 +19,17 @@ User = tuple[int, int]  # uid, gid
 
 
 def user(text: str) -> User:
-    """Of a word UID:GID. ValueError."""
+    """Parse UID:GID. ValueError."""
     uid, _, gid = text.partition(":")
     return int(uid), int(gid)
 
 
-def give_up(private: Sequence[int], descriptors: int, memory: int, user: User | None) -> None:
-    """Root becomes the user; no capability, no core dump, limits for this process and each child. Unfit:
-    this host does not let us.
+def drop(private: Sequence[int], descriptors: int, memory: int, user: User | None) -> None:
+    """Switch from root to the user; drop all capabilities; no core dumps; limits for this process and each
+    child.
 
-    The limits: so many descriptors, and so many bytes of data.
-
-    The private files stay readable for the user that we become, and for nobody else.
+    `private`: descriptors of files that stay readable for the new user, and for nobody else. `descriptors` is
+    RLIMIT_NOFILE, `memory` RLIMIT_DATA in bytes. Unfit: this host does not allow it.
     """
     if os.geteuid() != 0:
         user = None
@@ -45,10 +44,10 @@ def give_up(private: Sequence[int], descriptors: int, memory: int, user: User | 
         os.fchmod(descriptor, 0o400)
         if user is not None:
             os.fchown(descriptor, *user)
-    _drop_capabilities(libc)
+    _drop_bounding_set(libc)
     if user is not None:
         _switch(user)
-    _forget_capabilities(libc)
+    _drop_capabilities(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own ssh may not open /proc/PID/fd
 
@@ -70,15 +69,15 @@ def _switch(user: User) -> None:
     os.environ.update(HOME="/")
 
 
-def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """The bounding set goes as far as we may; no_new_privs covers what is left."""
+def _drop_bounding_set(libc: ctypes.CDLL) -> None:
+    """Empty the bounding set as far as the kernel lets us; no_new_privs covers the rest."""
     capability = 0
     while libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         capability += 1
 
 
-def _forget_capabilities(libc: ctypes.CDLL) -> None:
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     if libc.capset(header, bytes(24)) != 0:
