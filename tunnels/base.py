@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
+from tunnels.quantities import Seconds
+from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Secret, Settings, Tunnel
 from tunnels.text import one_line
 
 __all__ = [
