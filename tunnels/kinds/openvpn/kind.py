@@ -17,7 +17,8 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Say, Tunnel
 from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
-from tunnels.kinds.openvpn.profile import Directive, OpenVPNProfile, read_profile
+from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
+from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, companion, of_file
 
 CONNECT_TIMEOUT = 10  # seconds that one server gets to answer at all
