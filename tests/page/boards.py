@@ -7,7 +7,7 @@ import copy
 import math
 from typing import Any
 
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
 
 NOW = 1_790_000_000.0  # Unix time
 SAMPLES = 60  # of the latency, five seconds apart

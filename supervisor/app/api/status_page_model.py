@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.core.humanize import iso
 from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState
 from supervisor.core.views.history_json import DAY
-from supervisor.core.views.status_json import iso
 from supervisor.reports.history.recorder import History
 
 INTERVAL = 5.0  # seconds between two samples

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from supervisor.core.humanize import iso
 from supervisor.core.views.availability import Availability, Outage, Standing, death_class
-from supervisor.core.views.status_json import iso
 
 DAY = 86400.0
 PARTS = 48  # of the last day: half an hour each

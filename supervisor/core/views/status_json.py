@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from supervisor.core.conditions import Condition
+from supervisor.core.humanize import iso
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
@@ -63,11 +63,6 @@ def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[st
         "wanted": list(wanted),
         "changes": list(changes),
     }
-
-
-def iso(moment: float) -> str:
-    """Unix time as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _tunnel(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import Incident, SendResult
 from supervisor.reports.paging.outbox import OutboxStatus, left_open
