@@ -42,10 +42,11 @@ from supervisor.config import Config, ConfigErrors, difference
 from supervisor.config.model import Tls
 from supervisor.config.notation import Listen
 from supervisor.control.sd_notify import Notifier
-from supervisor.control.stop_reason import Occasion, occasion
+from supervisor.control.stop_reason import StopReason, stop_reason
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED, remembered
+from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.delivery import AGAIN
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
@@ -167,7 +168,7 @@ class Daemon:
             "quiet": quiet.run,
             "uplink": UplinkWatch(parts.inbox.post).run,
             "endpoints": endpoints.run,
-            "board samples": parts.board.run,
+            "status page samples": parts.page_model.run,
             "host watch": parts.hostwatch.run,
         }
         self._tasks = [
@@ -238,12 +239,14 @@ class Daemon:
             self._parts.faults.worked(part)  # until it fails again
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
-        from supervisor.app.http_app import face  # takes its time, and the clients are adopted now
+        from supervisor.app.http_app import http_api  # takes its time, and the clients are adopted now
         from supervisor.control.client import KEY_FILE
         from supervisor.control.peer_credentials import ClientGuard, new_key
 
         parts = self._parts
-        api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)
+        api = http_api(
+            parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade
+        )
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             gate = ClientGuard(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
             await parts.servers.listen_unix(api.control(gate), self._control)
@@ -253,7 +256,7 @@ class Daemon:
             else:
                 await parts.servers.listen_tcp(api.public(tls.refusal), listen.host, listen.port, tls.context)
                 parts.tls_renewal.start(tls)
-        parts.servers.refuse_the_rest()
+        parts.servers.close_unused()
 
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
@@ -301,12 +304,12 @@ class Daemon:
             }
         )
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self) -> ReloadDocument:
         """Take over the file as it is now; a wrong one changes nothing. `done` lines, or `errors`."""
         parts = self._parts
         parts.notifier.reloading()
         parts.tls_renewal.renew()
-        result: dict[str, Any] = {
+        result: ReloadDocument = {
             "done": [],
             "errors": ["not all of it was taken over: an internal error; the log has the details"],
         }
@@ -316,7 +319,7 @@ class Daemon:
         parts.notifier.ready(summary(parts.engine.snapshot))
         return result
 
-    def _reload(self) -> dict[str, Any]:
+    def _reload(self) -> ReloadDocument:
         try:
             config = load(self._path, self._parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
@@ -339,7 +342,7 @@ class Daemon:
             )
         return {"done": [*change.lines(), *wrong], "errors": []}
 
-    async def upgrade(self) -> dict[str, Any]:
+    async def upgrade(self) -> UpgradeDocument:
         """Go on with the code as it is now. Does not return where it succeeds: the process has become the
         new program; else `errors`.
         """
@@ -366,7 +369,7 @@ class Daemon:
 
     async def end(self) -> None:
         """What whoever ends us has in mind, also when that changes on the way."""
-        if await asyncio.to_thread(occasion) is Occasion.RESTART:
+        if await asyncio.to_thread(stop_reason) is StopReason.RESTART:
             self._hand_over()
             return
         looking = asyncio.create_task(self._look())
@@ -379,11 +382,11 @@ class Daemon:
         """
         orders = self._orders
         while not (orders.now.is_set() or orders.hand_over.is_set()):
-            match await asyncio.to_thread(occasion):
-                case Occasion.SHUTDOWN:
+            match await asyncio.to_thread(stop_reason):
+                case StopReason.SHUTDOWN:
                     self._log.info("the host shuts down: flows are not waited for")
                     orders.now.set()
-                case Occasion.RESTART:
+                case StopReason.RESTART:
                     orders.hand_over.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from supervisor import __version__
-from supervisor.app.api.status_page_model import Board, BoardSources
+from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.files import Files
 from supervisor.app.stores.second_sessions import Learned
 from supervisor.app.stores.state_store import MemoryFiles, Present
@@ -98,7 +98,7 @@ class Parts:
     memory: MemoryFiles
     servers: Servers
     tls_renewal: TlsRenewal
-    board: Board
+    page_model: StatusPageModel
     hostwatch: HostWatch
     notifier: Notifier
 
@@ -168,8 +168,8 @@ def build(
     learned = Learned(config.facilitator.state_dir)
     recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.inputs, inbox.post, faults)
-    board = Board(
-        BoardSources(
+    page_model = StatusPageModel(
+        StatusPageInputs(
             lambda: engine.snapshot,
             lambda: deaths.last,
             SessionMeter(lane),
@@ -191,7 +191,9 @@ def build(
         AfterNetwork(runner, network.released, faults),
         (certificates, tls_renewal, auditing, hostwatch),
     )
-    outputs = Outputs(runs, network, prober, flows, (alerter, history, board), recorders, watchers, (memory,))
+    outputs = Outputs(
+        runs, network, prober, flows, (alerter, history, page_model), recorders, watchers, (memory,)
+    )
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
     return Parts(
         identity,
@@ -216,7 +218,7 @@ def build(
         memory,
         servers,
         tls_renewal,
-        board,
+        page_model,
         hostwatch,
         notifier,
     )

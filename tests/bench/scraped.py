@@ -25,7 +25,7 @@ from aiohttp import web
 from supervisor.app.traffic_readers import SEATS, LaneMeter
 from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.core.network.layout import Achieved, Change, Element, Op, Table
 from supervisor.core.network.plan import FIRST_LANE, lane_of
 from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
@@ -103,7 +103,7 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
                 metrics.record(change, snapshot)
                 history.record(change, snapshot)
     while (
-        history.read(None, 0)["problem"] is not None
+        history.read(None, 0).problem is not None
     ):  # all of that is on disk: no daemon has so much to write while it is scraped
         pass
     return Scraped(metrics, snapshot)
@@ -133,7 +133,7 @@ async def serve(scraped: Scraped, lag: Path) -> None:
     await table.commit(
         [Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)]
     )
-    runner = web.AppRunner(Api(cast(Any, scraped)).public(), access_log=None)
+    runner = web.AppRunner(HTTPApi(cast(Any, scraped)).public(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", PORT).start()
     lag.write_bytes(bytes(DELAY.size))

@@ -1,4 +1,4 @@
-"""The door: slow, idle and hostile guests, and a scraper that gets in all the same."""
+"""Slow, idle and hostile connections, and a scraper that gets in all the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.listener import Timeouts
-from supervisor.control.middleware import HEADERS
+from supervisor.control.middleware import SECURITY_HEADERS
 from supervisor.control.sockets import Servers
 from supervisor.control.tls import ServerTls
 from tests.control.certificates import ControlAuthority
@@ -32,13 +32,13 @@ class BigDaemon(FakeDaemon):
 
 @pytest.fixture
 async def serve():
-    """Serves with a patience; gives the port."""
+    """Serves with these timeouts; gives the port."""
     servers = Servers()
 
     async def start(
-        patience: Timeouts | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None
+        timeouts: Timeouts | None = None, tls: ssl.SSLContext | None = None, daemon: FakeDaemon | None = None
     ) -> int:
-        await servers.listen_tcp(Api(daemon or FakeDaemon()).public(), "127.0.0.1", 0, tls, patience)
+        await servers.listen_tcp(HTTPApi(daemon or FakeDaemon()).public(), "127.0.0.1", 0, tls, timeouts)
         await servers.serve()
         return int(servers.addresses()[-1][1])
 
@@ -57,7 +57,7 @@ async def scrape(port: int, context: ssl.SSLContext | None = None) -> float:
     return time.monotonic() - began
 
 
-async def is_shown_out(reader: asyncio.StreamReader) -> bool:
+async def is_closed(reader: asyncio.StreamReader) -> bool:
     """True as soon as the server ends the connection."""
     async with asyncio.timeout(SOON):
         try:
@@ -72,7 +72,7 @@ async def test_idle_tls_clients_do_not_delay_a_scrape(serve, tmp_path: Path) -> 
     """Some say nothing at all, some begin a handshake and stop, some stop after it."""
     authority = ControlAuthority(tmp_path)
     tls = ServerTls(*authority.sign("CN=server", "server"))
-    port = await serve(Timeouts(handshake=300.0, request=300.0), tls.context)
+    port = await serve(Timeouts(handshake_seconds=300.0, request_seconds=300.0), tls.context)
     alone = min([await scrape(port, authority.client()) for _ in range(5)])
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
     for _, writer in idle[20:]:
@@ -84,23 +84,23 @@ async def test_idle_tls_clients_do_not_delay_a_scrape(serve, tmp_path: Path) -> 
         writer.transport.abort()
 
 
-async def test_who_does_not_finish_the_handshake_is_shown_out(serve, tmp_path: Path) -> None:
+async def test_a_handshake_that_takes_too_long_is_closed(serve, tmp_path: Path) -> None:
     tls = ServerTls(*ControlAuthority(tmp_path).sign("CN=server", "server"))
-    port = await serve(Timeouts(handshake=0.2), tls.context)
+    port = await serve(Timeouts(handshake_seconds=0.2), tls.context)
     reader, _ = await asyncio.open_connection("127.0.0.1", port)
-    assert await is_shown_out(reader)
+    assert await is_closed(reader)
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nHost: "])
-async def test_who_does_not_say_what_it_wants_is_shown_out(serve, said: bytes) -> None:
-    port = await serve(Timeouts(request=0.2))
+async def test_a_request_that_takes_too_long_is_closed(serve, said: bytes) -> None:
+    port = await serve(Timeouts(request_seconds=0.2))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(said)
-    assert await is_shown_out(reader)
+    assert await is_closed(reader)
 
 
-async def test_who_does_not_take_its_answer_is_shown_out(serve) -> None:
-    port = await serve(Timeouts(answer=0.2), daemon=BigDaemon())
+async def test_a_client_that_does_not_take_its_response_is_closed(serve) -> None:
+    port = await serve(Timeouts(response_seconds=0.2), daemon=BigDaemon())
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     await writer.drain()
@@ -115,8 +115,8 @@ async def test_who_does_not_take_its_answer_is_shown_out(serve) -> None:
     assert got < 64 << 20
 
 
-async def test_who_keeps_its_connection_between_two_requests_is_not_hurried(serve) -> None:
-    port = await serve(Timeouts(request=0.2))
+async def test_a_connection_may_be_idle_between_two_requests(serve) -> None:
+    port = await serve(Timeouts(request_seconds=0.2))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -125,12 +125,12 @@ async def test_who_keeps_its_connection_between_two_requests_is_not_hurried(serv
     writer.close()
 
 
-async def test_a_full_house_makes_room_for_the_next(serve) -> None:
-    port = await serve(Timeouts(guests=8, request=300.0))
+async def test_at_the_limit_the_connection_that_is_idle_for_longest_is_closed(serve) -> None:
+    port = await serve(Timeouts(connections=8, request_seconds=300.0))
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(50)]
     for _ in range(3):
         await scrape(port)
-    assert await is_shown_out(idle[0][0])
+    assert await is_closed(idle[0][0])
     for _, writer in idle:
         writer.transport.abort()
 
@@ -139,7 +139,7 @@ async def test_a_full_house_makes_room_for_the_next(serve) -> None:
 async def test_every_answer_has_the_security_headers(serve, path: str) -> None:
     port = await serve()
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}{path}") as answer:
-        for name, value in HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value or (name == "Content-Security-Policy" and path == "/"), name
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
 

@@ -1,4 +1,4 @@
-"""Who may not even ask: the daemon's own clients, whatever they do to look like somebody else."""
+"""The daemon's own VPN clients are refused, whatever they do to look like another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.client import KEY_FILE
 from supervisor.control.peer_credentials import ClientGuard, new_key
 from supervisor.control.sockets import Servers
@@ -52,8 +52,8 @@ async def ask(path: Path, *prefix: str) -> tuple[int, str]:
 
 async def serve(servers: Servers, directory: Path, is_client: Callable[[int], bool]) -> Path:
     path = directory / "control.sock"
-    gate = ClientGuard(is_client, new_key(directory / KEY_FILE))
-    await servers.listen_unix(Api(FakeDaemon()).control(gate), path)
+    guard = ClientGuard(is_client, new_key(directory / KEY_FILE))
+    await servers.listen_unix(HTTPApi(FakeDaemon()).control(guard), path)
     await servers.serve()
     return path
 

@@ -1,4 +1,4 @@
-"""Server-sent events: a snapshot, then what changes; readers that leave, lag or are too many."""
+"""Server-sent events: a snapshot, then changes; readers that leave, stall or are too many."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supervisor.control.api import Api
-from supervisor.control.server_sent_events import Shared, StreamLimits
+from supervisor.control.api import HTTPApi
+from supervisor.control.server_sent_events import SharedResult, StreamLimits
 from supervisor.control.sockets import Servers
+from supervisor.core.views.documents import StatusPageDocument
 from tests.control.test_api import FakeDaemon
-from tests.page.boards import Board, Boards, bad_night, tunnel
+from tests.page.sample_pages import ShownPages, bad_night, tunnel, with_tunnels
 
 pytestmark = pytest.mark.slow
 
 SOON = 30.0  # seconds that a loaded machine may take for something that is over in milliseconds
-QUICK = StreamLimits(streams=3, pause=0.01, heartbeat=0.2, stalled=0.3)
+QUICK = StreamLimits(streams=3, pause_seconds=0.01, heartbeat_seconds=0.2, stalled_seconds=0.3)
 
 Told = tuple[str, dict[str, Any]]
 
 
-class Showing(Boards, FakeDaemon):
-    """A daemon with a board."""
+class ShowingDaemon(ShownPages, FakeDaemon):
+    """A daemon whose status page the test changes."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, page: StatusPageDocument) -> None:
         FakeDaemon.__init__(self)
-        Boards.__init__(self, board)
+        ShownPages.__init__(self, page)
 
 
 @pytest.fixture
-def daemon() -> Showing:
-    return Showing(bad_night())
+def daemon() -> ShowingDaemon:
+    return ShowingDaemon(bad_night())
 
 
 @pytest.fixture
-async def address(daemon: Showing):
+async def address(daemon: ShowingDaemon):
     servers = Servers()
-    await servers.listen_tcp(Api(daemon, QUICK).public(), "127.0.0.1", 0, None)
+    await servers.listen_tcp(HTTPApi(daemon, QUICK).public(), "127.0.0.1", 0, None)
     await servers.serve()
     yield f"http://127.0.0.1:{servers.addresses()[-1][1]}/api/v1/events"
     await servers.close()
@@ -84,14 +85,14 @@ async def http():
         yield session
 
 
-def changed(board: Board, name: str, **said: Any) -> Board:
-    """The board with something different about one tunnel."""
-    after = copy.deepcopy(board)
+def changed(page: StatusPageDocument, name: str, **said: Any) -> StatusPageDocument:
+    """The page with something different about one tunnel."""
+    after = copy.deepcopy(page)
     next(entry for entry in after["tunnels"] if entry["name"] == name).update(said)
     return after
 
 
-async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing, http) -> None:
+async def test_first_a_snapshot_then_what_changes(address: str, daemon: ShowingDaemon, http) -> None:
     async with http.get(address) as answer:
         assert answer.content_type == "text/event-stream"
         assert (await http.head(address)).status == 405, "it would never end"
@@ -106,10 +107,8 @@ async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing,
         )
         assert told["tunnels"]["acme-dc"]["phase"] == "up"
         after = changed(bad_night(), "acme-dc", phase="backoff")
-        after["tunnels"] = [entry for entry in after["tunnels"] if entry["name"] != "zephyr"] + [
-            tunnel("young")
-        ]
-        daemon.show(after)
+        left = [entry for entry in after["tunnels"] if entry["name"] != "zephyr"]
+        daemon.show(with_tunnels(after, [*left, tunnel("young")]))
         kind, told = await stream.next()
         assert kind == "change"
         assert {name: entry["phase"] for name, entry in told["tunnels"].items()} == {
@@ -121,7 +120,7 @@ async def test_first_a_snapshot_then_what_changes(address: str, daemon: Showing,
         assert told["facilitator"]["bad"] == 5
 
 
-async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, http) -> None:
+async def test_pieces_of_the_page_for_browsers(address: str, daemon: ShowingDaemon, http) -> None:
     async with http.get(f"{address}?as=html") as answer:
         stream = EventReader(answer)
         _, told = await stream.next()
@@ -130,7 +129,7 @@ async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, ht
             *(f"tunnel-{entry['name']}" for entry in bad_night()["tunnels"]),
         }
         after = bad_night()
-        after["tunnels"][0]["measures"]["rtts"][-1] = 0.5
+        after["measures"]["acme-dc"]["rtts"][-1] = 0.5
         daemon.show(after)
         kind, told = await stream.next()
         assert (kind, list(told["pieces"])) == ("change", ["measures-acme-dc"])
@@ -138,7 +137,7 @@ async def test_pieces_of_the_page_for_browsers(address: str, daemon: Showing, ht
 
 
 async def test_what_looks_the_same_is_not_told_and_a_silent_stream_shows_that_it_lives(
-    address: str, daemon: Showing, http
+    address: str, daemon: ShowingDaemon, http
 ) -> None:
     async with http.get(address) as answer:
         stream = EventReader(answer)
@@ -161,7 +160,7 @@ async def test_there_are_only_so_many_streams(address: str, http) -> None:
 
 
 async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(
-    address: str, daemon: Showing, http
+    address: str, daemon: ShowingDaemon, http
 ) -> None:
     port = int(address.split(":")[2].split("/", maxsplit=1)[0])
     narrow = socket.socket()
@@ -180,7 +179,7 @@ async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(
             assert told["tunnels"]["acme-dc"]["description"].startswith(str(turn))
         got, expected = 0, 30 * len(big)
         async with asyncio.timeout(SOON):
-            await asyncio.sleep(2 * QUICK.stalled)
+            await asyncio.sleep(2 * QUICK.stalled_seconds)
             try:
                 while data := await stalled.read(1 << 20):
                     got += len(data)
@@ -190,8 +189,8 @@ async def test_a_reader_that_stalls_is_dropped_and_holds_up_nobody(
     writer.close()
 
 
-async def test_a_board_that_cannot_be_drawn_ends_the_stream_and_the_next_one_tries_again(
-    address: str, daemon: Showing, http
+async def test_a_page_that_cannot_be_drawn_ends_the_stream_and_the_next_one_tries_again(
+    address: str, daemon: ShowingDaemon, http
 ) -> None:
     daemon.show({})
     async with http.get(address) as answer:
@@ -212,7 +211,7 @@ async def test_many_who_load_the_page_at_once_have_it_drawn_once() -> None:
             raise OSError
         return f"page {len(drawn)}"
 
-    shared = Shared(draw, 0.0)
+    shared = SharedResult(draw, 0.0)
     readers = [asyncio.create_task(shared.get()) for _ in range(10)]
     await asyncio.sleep(0)
     readers[0].cancel()

@@ -1,32 +1,36 @@
-"""A facilitator on a bad night, as a board: what the tests of the page and its screenshots show."""
+"""A facilitator on a bad night, as a status page: what the tests of the page and its screenshots show."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
+from supervisor.core.views.documents import MeasuresEntry, StatusPageDocument, TunnelOnPage
 
 NOW = 1_790_000_000.0  # Unix time
 SAMPLES = 60  # of the latency, five seconds apart
 
-Board = dict[str, Any]
 
-
-def tunnel(name: str, **said: Any) -> dict[str, Any]:
-    """A tunnel that is fine, but for what is said."""
-    networks = said.pop("networks", ["10.77.0.0/24"])
-    usual: dict[str, Any] = {
+def tunnel(name: str, **changed: Any) -> TunnelOnPage:
+    """A tunnel that is fine, but for what is `changed`."""
+    networks = changed.pop("networks", ["10.77.0.0/24"])
+    usual: TunnelOnPage = {
         "name": name,
         "kind": "openvpn",
         "description": "",
         "phase": "up",
         "health": "healthy",
         "want": "up",
+        "leg": None,
+        "degraded": None,
+        "endpoint": "answers",
         "destinations": networks,
         "carries": networks,
+        "drain": None,
         "reason": "healthy",
         "since": iso(NOW - 12_000),
         "session": {
@@ -39,24 +43,24 @@ def tunnel(name: str, **said: Any) -> dict[str, Any]:
             "path_mtu": 1400,
             "started": iso(NOW - 12_004),
         },
+        "other_session": None,
+        "second_session": "unknown",
+        "planned_reconnect": None,
+        "learned_limit_seconds": None,
         "probe_rtt_seconds": 0.012,
         "reconnects": 0,
         "next_attempt": None,
         "asks": None,
         "last_error": None,
-        "drain": None,
-        "leg": None,
-        "degraded": None,
         "availability": {"ratio": 1.0, "last_day": ["up"] * 96},
         "deaths": [],
-        "measures": measures(),
     }
-    return usual | said
+    return {**usual, **changed}
 
 
-def down(name: str, **said: Any) -> dict[str, Any]:
+def down(name: str, **changed: Any) -> TunnelOnPage:
     """A tunnel that waits for its next attempt."""
-    usual: dict[str, Any] = {
+    usual = {
         "phase": "backoff",
         "health": "unknown",
         "carries": [],
@@ -65,9 +69,8 @@ def down(name: str, **said: Any) -> dict[str, Any]:
         "session": None,
         "next_attempt": iso(NOW + 48),
         "last_error": "network: TLS handshake failed: no answer within 60 s",
-        "measures": measures([*curve()[:30], *[None] * 30], None),
     }
-    return tunnel(name, **(usual | said))
+    return tunnel(name, **(usual | changed))
 
 
 def curve(base: float = 0.012, swing: float = 0.004) -> list[float | None]:
@@ -77,8 +80,8 @@ def curve(base: float = 0.012, swing: float = 0.004) -> list[float | None]:
 
 def measures(
     rtts: list[float | None] | None = None, rates: tuple[float, float] | None = (1_240_000.0, 96_000.0)
-) -> dict[str, Any]:
-    """What is measured all the time."""
+) -> MeasuresEntry:
+    """Measurements of one tunnel."""
     received, sent = rates or (None, None)
     return {
         "seconds": 300.0,
@@ -88,7 +91,7 @@ def measures(
     }
 
 
-def bad_night() -> Board:
+def bad_night() -> StatusPageDocument:
     """Something of everything."""
     deaths = [
         {"at": iso(NOW - 4000 * i - 65), "reason": reason, "text": text}
@@ -130,7 +133,6 @@ def bad_night() -> Board:
             since=iso(NOW - 20),
             asks={"wanted": "code", "text": "Enter the code from your token:", "until": iso(NOW + 100)},
             availability={"ratio": 0.9421, "last_day": ["up"] * 90 + ["down"] * 6},
-            measures=measures([], None),
         ),
         tunnel(
             "delta-logistics",
@@ -145,7 +147,6 @@ def bad_night() -> Board:
             last_error="auth: the far side refuses svc-facilitator three times",
             deaths=deaths[2:],
             networks=["10.55.0.0/16"],
-            measures=measures([], None),
             availability={"ratio": 0.71, "last_day": ["up"] * 64 + ["down"] * 32},
         ),
         tunnel(
@@ -153,7 +154,6 @@ def bad_night() -> Board:
             kind="sshuttle",
             description="our own cloud, through the bastion",
             networks=["10.90.0.0/16"],
-            measures=measures(curve(0.048, 0.02), None),
             availability={"ratio": 0.99981, "last_day": [None] * 20 + ["unwatched"] + ["up"] * 75},
         ),
         tunnel(
@@ -165,7 +165,6 @@ def bad_night() -> Board:
             reason="destination",
             since=iso(NOW - 240),
             leg="destination",
-            measures=measures(curve(0.02, 0.004), None),
             last_error="destination: the tunnel works (its far end answers), but nothing behind it "
             "answers: tcp://10.66.0.10:443",
             availability={"ratio": 0.9972, "last_day": ["up"] * 95 + ["down"]},
@@ -177,7 +176,6 @@ def bad_night() -> Board:
             networks=["10.67.0.0/16"],
             reason="degraded",
             since=iso(NOW - 500),
-            measures=measures(curve(0.61, 0.09), None),
             degraded="6 of the last 24 probe rounds unanswered (25%, the limit is 20%)",
             availability={"ratio": 1.0, "last_day": ["up"] * 90 + ["degraded"] * 6},
         ),
@@ -193,21 +191,22 @@ def bad_night() -> Board:
             since=iso(NOW - 90_000),
             session=None,
             networks=["10.33.4.0/22"],
-            measures=measures([], None),
             availability={"ratio": None, "last_day": ["stopped"] * 96},
         ),
     ]
-    return {
+    page: StatusPageDocument = {
         "facilitator": "vpn1-eu-west-1",
         "version": "0.1.0",
         "pid": 1,
         "started": iso(NOW - 400_000),
+        "upgrades": 0,
         "draining": False,
         "now": NOW,
         "conditions": [
             {
                 "name": "certificate:acme-dc",
                 "severity": "warning",
+                "incident": True,
                 "text": "our certificate for acme-dc (CN=facilitator) expires in 9 days: 2026-09-30 12:00 "
                 "UTC",
             }
@@ -221,26 +220,51 @@ def bad_night() -> Board:
                 "refuses svc-facilitator",
             }
         ],
-        "tunnels": tunnels,
+        "tunnels": [],
+        "measures": {},
+    }
+    measured = {
+        "borealis": measures([*curve()[:30], *[None] * 30], None),
+        "cascade": measures([], None),
+        "delta-logistics": measures([], None),
+        "own-cloud": measures(curve(0.048, 0.02), None),
+        "umbrella": measures(curve(0.02, 0.004), None),
+        "wayne-tower": measures(curve(0.61, 0.09), None),
+        "zephyr": measures([], None),
+    }
+    return with_tunnels(page, tunnels, measured)
+
+
+def with_tunnels(
+    page: StatusPageDocument,
+    tunnels: Sequence[TunnelOnPage],
+    measured: Mapping[str, MeasuresEntry] | None = None,
+) -> StatusPageDocument:
+    """The page with these tunnels; their measurements are `measured`, or as before, or the usual ones."""
+    known = {**page["measures"], **(measured or {})}
+    return {
+        **copy.deepcopy(page),
+        "tunnels": list(tunnels),
+        "measures": {it["name"]: known.get(it["name"]) or measures() for it in tunnels},
     }
 
 
-class Boards:
-    """The part of a daemon that the page needs; `show` puts up another board."""
+class ShownPages:
+    """The part of a `DaemonAPI` that the page needs; `show` replaces the page."""
 
-    def __init__(self, board: Board) -> None:
-        self._board, self._event = board, asyncio.Event()
+    def __init__(self, page: StatusPageDocument) -> None:
+        self._page, self._changed = page, asyncio.Event()
 
-    def show(self, board: Board) -> None:
+    def show(self, page: StatusPageDocument) -> None:
         """Change it."""
-        self._board = copy.deepcopy(board)
-        self._event.set()
-        self._event = asyncio.Event()
+        self._page = copy.deepcopy(page)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    async def board(self) -> Board:
+    async def status_page(self) -> StatusPageDocument:
         """As the daemon does."""
-        return self._board
+        return self._page
 
-    async def changed(self) -> None:
+    async def status_page_changed(self) -> None:
         """As the daemon does."""
-        await self._event.wait()
+        await self._changed.wait()

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from supervisor.app.api.daemon_api import Facade
+from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.core.events import Asked
 from supervisor.core.views.status_json import DaemonIdentity
@@ -24,26 +24,26 @@ def world() -> World:
 
 
 @pytest.fixture
-def facade(world: World, tmp_path) -> Facade:
+def api(world: World, tmp_path) -> RunningDaemonAPI:
     return made(world, tmp_path)
 
 
-def made(world: World, tmp_path) -> Facade:
+def made(world: World, tmp_path) -> RunningDaemonAPI:
     needed = {
         "identity": DaemonIdentity("test", "0", 1, 0.0, 0.0),
         "inbox": world.inbox,
         "engine": world.engine,
-        "held": StoppedTunnels(tmp_path),
+        "stopped_tunnels": StoppedTunnels(tmp_path),
         "network": world.network,
     }
-    return Facade(**dict.fromkeys(field.name for field in fields(Facade)) | needed)
+    return RunningDaemonAPI(**dict.fromkeys(field.name for field in fields(RunningDaemonAPI)) | needed)
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
 async def test_a_removed_tunnel_ends_the_waiting_and_not_the_daemon(
-    world: World, facade: Facade, verb: str
+    world: World, api: RunningDaemonAPI, verb: str
 ) -> None:
-    waiting = asyncio.create_task(facade.ask("acme", verb, 60.0))
+    waiting = asyncio.create_task(api.command("acme", verb, 60.0))
     await asyncio.sleep(0)
     world.engine.configure(Scope("sim", ()), {}, held=())
     world.run(until=5.0)
@@ -51,8 +51,10 @@ async def test_a_removed_tunnel_ends_the_waiting_and_not_the_daemon(
         await waiting
 
 
-async def test_a_start_is_over_when_somebody_else_stops_the_tunnel(world: World, facade: Facade) -> None:
-    waiting = asyncio.create_task(facade.ask("acme", "start", 60.0))
+async def test_a_start_is_over_when_somebody_else_stops_the_tunnel(
+    world: World, api: RunningDaemonAPI
+) -> None:
+    waiting = asyncio.create_task(api.command("acme", "start", 60.0))
     await asyncio.sleep(0)
     world.run(until=1.0)
     world.post(Asked("acme", reason=Reason.STOPPED))
@@ -63,7 +65,7 @@ async def test_a_start_is_over_when_somebody_else_stops_the_tunnel(world: World,
 async def test_a_drain_of_a_tunnel_answers_with_what_is_left(tmp_path) -> None:
     world = World({"acme": tunnel()}, Habits(flows=lambda name, now: 2))
     world.run(until=10.0)
-    waiting = asyncio.create_task(made(world, tmp_path).ask("acme", "stop", 60.0, drain=True))
+    waiting = asyncio.create_task(made(world, tmp_path).command("acme", "stop", 60.0, drain=True))
     await asyncio.sleep(0)
     world.run(until=11.0)
     answer = await waiting
