@@ -129,8 +129,10 @@ def _pinned(connection: socket.socket, pid: int) -> Iterator[Callable[[], bool]]
     except OSError:
         yield lambda: False
         return
+    ended = select.poll()  # select(2) takes no descriptor above 1023
+    ended.register(pidfd, select.POLLIN)
     try:
-        yield lambda: not select.select([pidfd], [], [], 0)[0]
+        yield lambda: not ended.poll(0)
     finally:
         os.close(pidfd)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ except Refused as refused:
 else:
     print("served")
 """
+FD_SETSIZE = 1024  # descriptors that select(2) can take
 CONFINED = ("setpriv", "--no-new-privs")
 
 
@@ -79,6 +81,24 @@ async def test_a_client_is_refused_and_everybody_else_is_served(servers: Servers
     clients.add(1)
     pid, told = await ask(path)
     assert told == f"process {pid} belongs to a client of this daemon, and those do not control it True"
+
+
+async def test_a_daemon_with_more_than_a_thousand_descriptors_answers(
+    servers: Servers, directory: Path
+) -> None:
+    path = await serve(servers, directory, lambda pid: False)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    spare = os.open("/dev/null", os.O_RDONLY)
+    held = [spare]
+    try:
+        while held[-1] < FD_SETSIZE:
+            held.append(os.dup(spare))
+        assert (await ask(path))[1] == "served"
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_who_looks_like_a_client_shows_the_key(servers: Servers, directory: Path) -> None:
