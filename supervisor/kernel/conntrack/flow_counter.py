@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from common.netlink import NetlinkSocket, attributes
 from supervisor.core.events import Event, FlowsCounted
 from supervisor.core.network.flow_counting import FlowJob, Left, Memory, TrackedFlow, count, prefix
 from supervisor.kernel.conntrack import dump as ct
-from supervisor.kernel.netlink.codec import attributes
 from supervisor.kernel.sysctl import Note
 
 POLL = 5.0  # seconds between two looks when nothing is heard
@@ -99,9 +98,11 @@ class FlowWatch:
 
     async def _look(self) -> float:
         """Post what is there; the seconds of processor time that it took."""
-        jobs, sock = self._jobs, ct.opened()  # here, in the network namespace of this thread
+        jobs, netlink = self._jobs, ct.conntrack_socket()  # here, in the network namespace of this thread
         limits = {lane: job.idle for lane, job in jobs.items()}
-        self._memory, left, cost = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
+        self._memory, left, cost = await asyncio.to_thread(
+            _counted, netlink, _longest(), self._memory, limits
+        )
         self._failed = ""
         for lane in jobs.keys() & self._jobs.keys():
             self._post(
@@ -121,20 +122,20 @@ class FlowWatch:
             self._note(f"cannot count the flows that are left: {error}", {})
 
 
-async def _something(sock: socket.socket, within: float) -> None:
+async def _something(netlink: NetlinkSocket, within: float) -> None:
     """Return when anything is heard, at the latest after so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
-            await asyncio.get_running_loop().sock_recv(sock, 1)
+            await asyncio.get_running_loop().sock_recv(netlink.socket, 1)
 
 
 def _counted(
-    sock: socket.socket, longest: float | None, memory: Memory, limits: Mapping[int, float]
+    netlink: NetlinkSocket, longest: float | None, memory: Memory, limits: Mapping[int, float]
 ) -> tuple[Memory, Mapping[int, Left], float]:
     """One look, in a thread of its own, and what it cost: a busy machine makes it late, not dear."""
     began = time.thread_time()
-    with sock:
-        found = [read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits))]
+    with netlink:
+        found = [read(body, time.monotonic(), longest) for body in ct.entries(netlink, *prefix(limits))]
         memory, left = count(memory, found, limits, time.monotonic())
     return memory, left, time.thread_time() - began
 
@@ -143,7 +144,7 @@ def read(body: bytes, now: float, longest: float | None) -> TrackedFlow:
     """An entry as the kernel tells it; `longest`: seconds that it keeps an established connection without
     a packet, where known.
     """
-    values = dict(attributes(body[4:]))
+    values = dict(attributes(body[ct.HEADER_BYTES :]))
     state = _tcp_state(values.get(_PROTOCOL_INFO, b""))
     left = float(_number(values.get(_TIMEOUT)))
     silent = (

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from common.netlink import NETFILTER, SO_RCVBUFFORCE, SOL_NETLINK, NetlinkSocket, attributes
 from supervisor.core.network.flow_counting import prefix
 from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
 from supervisor.core.views.audit_lines import Entry, FlowChange, FlowRecord, Gap, Take
 from supervisor.kernel.conntrack import dump as ct
-from supervisor.kernel.netlink.codec import attributes
 
 BUFFER = (
     16 << 20
@@ -35,9 +35,9 @@ GATHER = 0.05  # seconds in which more comes, once something has come
 _MOST = 512  # events of one sort in a round: some milliseconds, so that other threads have their turn
 _BREATH = 0.005  # seconds between two rounds when that was not all
 _AGAIN = 5.0  # seconds after which flows are followed again where that failed
-_GROUP_NEW, _GROUP_DESTROY = 1 << 0, 1 << 2
-_SOL_NETLINK, _NO_ENOBUFS = 270, 5
-_SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_MEMINFO = 33, 26, 55
+_GROUP_NEW, _GROUP_DESTROY = 1, 3  # NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_DESTROY
+_NO_ENOBUFS = 5  # NETLINK_NO_ENOBUFS
+_SO_ATTACH_FILTER, _SO_MEMINFO = 26, 55
 _MEMINFO = struct.Struct("9I")  # the last one: messages that found no room (SK_MEMINFO_DROPS)
 _ORIGINAL, _REPLY, _PROTOCOL_INFO, _SENT, _RECEIVED, _ID, _TIMES, _EVENT_TIME = 1, 2, 4, 9, 10, 12, 20, 27
 _HEAD = 20  # bytes of the headers of netlink and nfnetlink
@@ -147,35 +147,34 @@ class _Events:
     """One group of events, of our lanes only. To be used as a context."""
 
     def __init__(self, group: int, buffer: int) -> None:
-        self._sock = ct.opened()
+        self._netlink = NetlinkSocket(NETFILTER, timeout=0)
+        self._sock = self._netlink.socket
         self._told = 0  # dropped messages that were told
         self._room = bytearray(1 << 16)
         try:
-            self._open(group, buffer)
+            self._listen(group, buffer)
         except OSError:
-            self._sock.close()
+            self._netlink.close()
             raise
 
-    def _open(self, group: int, buffer: int) -> None:
+    def _listen(self, group: int, buffer: int) -> None:
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer // 2)  # the kernel doubles it
+            self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer // 2)  # the kernel doubles it
         except PermissionError:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer // 2)
-        self._sock.setsockopt(
-            _SOL_NETLINK, _NO_ENOBUFS, 1
-        )  # drop what finds no room and nothing else; the count tells
+        # Drop what finds no room and nothing else; the count tells.
+        self._sock.setsockopt(SOL_NETLINK, _NO_ENOBUFS, 1)
         code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _FILTER))
         self._sock.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(code))
         )
-        self._sock.setblocking(False)
-        self._sock.bind((0, group))
+        self._netlink.join(group)
 
     def __enter__(self) -> _Events:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sock.close()
+        self._netlink.close()
 
     def fileno(self) -> int:
         """For poll."""
@@ -272,8 +271,8 @@ def _numbers(data: bytes | bytearray, position: int) -> tuple[int, ...]:
 
 def _dumped(now: float) -> Iterator[FlowRecord]:
     """All flows of our lanes. OSError."""
-    with ct.opened() as sock:
-        for body in ct.entries(sock, *prefix((FIRST_LANE, LAST_LANE))):
+    with ct.conntrack_socket() as netlink:
+        for body in ct.entries(netlink, *prefix((FIRST_LANE, LAST_LANE))):
             framed = bytes(_HEAD - 4) + body
             if (flow := parse(framed, 0, len(framed), FlowChange.ALREADY, now)) is not None:
                 yield flow
