@@ -125,7 +125,7 @@ async def watch(path: Path) -> None:
 async def serve(scraped: Scraped, lag: Path) -> None:
     """Until the process is ended."""
     table = Nftables()
-    await table.open()
+    table.open()
     marks = [
         lane_of(FIRST_LANE + number, seat)
         for number in range(len(scraped.snapshot.tunnels))

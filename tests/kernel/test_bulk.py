@@ -92,7 +92,7 @@ RULES = {
 @asynccontextmanager
 async def opened() -> AsyncIterator[RouteTable]:
     found = RouteTable()
-    await found.open()
+    found.open()
     try:
         yield found
     finally:
@@ -103,7 +103,7 @@ async def said(routes: RouteTable, *changes: Change, take_place: bool = False) -
     """The errno of each change."""
     place = [change.item for change in changes] if take_place else ()
     return [
-        None if error is None else error.code
+        None if error is None else error.errno
         for error in await routes.change_all(changes, routes.host(["d0"]), place)
     ]
 
