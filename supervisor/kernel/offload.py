@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-MANY = 2_000  # items that take some milliseconds
+MANY_ITEMS = 2_000  # items that take some milliseconds
 
 Arguments = ParamSpec("Arguments")
 ResultT = TypeVar("ResultT")
@@ -20,6 +20,6 @@ async def run_offloaded(
     """The result of work on that many items, which nobody changes meanwhile: few are worked on at once, many
     in a thread.
     """
-    if count < MANY:
+    if count < MANY_ITEMS:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

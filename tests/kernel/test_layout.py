@@ -21,8 +21,9 @@ from supervisor.core.network.layout import (
     route_counts,
     wanted,
 )
-from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan, given_up, kept_open
+from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan
 from supervisor.core.network.rules import Rule
+from supervisor.core.network.running_flows import given_up, kept_open
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")

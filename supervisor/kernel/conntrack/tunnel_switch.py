@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 
 from common.netlink import NetlinkSocket
 from supervisor.core.network.layout import HostFeatures, Layout, lanes_of, open_routes
-from supervisor.core.network.plan import (
-    Lane,
-    NetworkPlan,
+from supervisor.core.network.plan import Lane, NetworkPlan
+from supervisor.core.network.running_flows import (
     given_up,
     kept_open,
     left_behind,

@@ -30,8 +30,8 @@ SOCKETS = Path(
     "/var/run/wireguard"
 )  # where wireguard-go insists on a file for each device, and would put its sockets
 OWN_SOCKET = "uapi.sock"  # in the private directory that is the program's working directory, for a moment
-ANSWER_WITHIN = 5.0  # seconds
-STOP_WITHIN = 2.0  # seconds
+ANSWER_SECONDS = 5.0  # for an answer of wireguard-go
+STOP_SECONDS = 2.0  # for wireguard-go to end before it is killed
 
 Endpoint = tuple[str, int]  # address and UDP port
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -230,7 +230,7 @@ class UserspaceDevice:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_WITHIN)
+            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
@@ -246,7 +246,7 @@ class UserspaceDevice:
     async def _ask(self, *lines: str) -> list[tuple[str, str]]:
         """Names and values of the answer. What is asked before it listens waits for it."""
         try:
-            async with self._asking, asyncio.timeout(ANSWER_WITHIN):
+            async with self._asking, asyncio.timeout(ANSWER_SECONDS):
                 self._writer.write("".join(f"{line}\n" for line in (*lines, "")).encode())
                 return await _answer(self._reader)
         except ConnectionError as error:
