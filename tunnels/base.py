@@ -60,7 +60,7 @@ KEY = "{management_key}"
 
 
 class Reason(enum.StrEnum):
-    """Why something happened to a tunnel. The same word is used in log, metric, history, status and incident."""
+    """Why something happened to a tunnel: the word in log, metric, history, status and incident."""
 
     # requested
     CONFIGURED = "configured"  # it is in the configuration

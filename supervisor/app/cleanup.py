@@ -16,7 +16,8 @@ from supervisor.app.wiring import first_plan
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
-from supervisor.core.network.layout import HostFeatures, Layout, diff, wanted
+from supervisor.core.network.changes import diff
+from supervisor.core.network.layout import HostFeatures, Layout, wanted
 from supervisor.core.views.documents import PlanDocument
 from supervisor.core.views.status_json import plan_document
 from supervisor.kernel.errors import KernelError

@@ -49,9 +49,8 @@ from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
-from supervisor.kernel.device_counters import LinkBytes
+from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.nft.counters import refused_packets
 from supervisor.outputs import Outputs
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.history.archive import Archive
@@ -148,7 +147,7 @@ def build(
             carried=LaneMeter(lane),
             usage=runner.usage,
             audit=lambda: auditing.counts,
-            routes=lambda: network.achieved,
+            routes=lambda: network.route_counts,
             repairs=lambda: network.repairs,
             availability=history.ratios,
             history_usable=lambda: history.usable,

@@ -138,7 +138,7 @@ class Client:
         self._suspicious = False  # a notification was ignored, which is logged once
 
     def attach(self, management: Path | None, key: str, notify: NotifySocket | None) -> None:
-        """Connect to the management socket as soon as the client has created it, and read its notifications."""
+        """Connect to the management socket once the client has made it, and read its notifications."""
         if management is not None:
             self._management = Management(
                 management,

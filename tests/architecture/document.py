@@ -17,7 +17,8 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 def modules() -> str:
     """One row per module: its path, and the first sentence of its docstring."""
     rows = ["| module | what it is |", "|---|---|"]
-    for path in sorted([*ROOT.glob("supervisor/**/*.py"), *ROOT.glob("tunnels/**/*.py")]):
+    packages = ("common", "supervisor", "tunnels")
+    for path in sorted(path for package in packages for path in ROOT.glob(f"{package}/**/*.py")):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         sentence = re.split(r"(?<=\.)\s|\n\n", text, maxsplit=1)[0].replace("\n", " ").rstrip(".")
         rows.append(f"| `{path.relative_to(ROOT)}` | {sentence} |")

@@ -10,7 +10,8 @@ import pytest
 
 from tests.architecture.document import DOCUMENT, ROOT, rendered
 
-SOURCES = sorted([*ROOT.glob("supervisor/**/*.py"), *ROOT.glob("tunnels/**/*.py")])
+PACKAGES = ("common", "supervisor", "tunnels")
+SOURCES = sorted(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
 # Modules of PyPI's supervisord: a file of ours with such a name would mix with theirs where both are
 # installed.
 SUPERVISORD = {

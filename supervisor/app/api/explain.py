@@ -13,11 +13,9 @@ from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight import facts as fitness
 from supervisor.core.views.documents import WhyDocument
 from supervisor.engine import Engine
-from supervisor.kernel.device_counters import LinkBytes
-from supervisor.kernel.errors import ERRORS
+from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.inspect.packet_path import Inspector, forwarding, inspector, listening, refused
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.nft.counters import refused_packets
 from supervisor.kernel.route.table import RouteTable
 from supervisor.reports.history.last_failures import Deaths
 from tunnels.settings import IPAddress, IPNetwork
@@ -68,14 +66,14 @@ class Explainer:
             known = replace(known, others=await self.look())
             away = await asyncio.to_thread(refused_packets, plan)
             return replace(known, refused=await refused(), turned_away=away)
-        except ERRORS as error:
+        except OSError as error:
             return replace(known, problem=str(error) or "the kernel does not answer")
 
     async def _of_lane(self, known: KernelView, path: Way) -> KernelView:
         lane = path.lane
         routes = RouteTable()
         try:
-            await routes.open()
+            routes.open()
             known = replace(known, host=routes.host(() if lane.device is None else (lane.device,)))
         finally:
             routes.close()

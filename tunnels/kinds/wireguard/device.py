@@ -17,20 +17,11 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
-from tunnels.drivers.netlink import (
-    DUMP,
-    NESTED,
-    Netlink,
-    add_device,
-    alias_of,
-    attribute,
-    attributes,
-    delete_device,
-)
+from common.netlink import DUMP, GENERIC, NESTED, NetlinkSocket, attribute, attributes, text_attribute
+from common.rtnetlink import ALIAS
+from tunnels.drivers.netlink import add_interface, alias_of, delete_interface
 from tunnels.kinds.wireguard.peers import DevicePeer, Endpoint, PeerStatus, WireGuardDevice
 from tunnels.kinds.wireguard.userspace import UserspaceDevice
-
-ALIAS = "facilitator"  # of interfaces that a driver has created
 
 
 async def opened(name: str, said: Callable[[str], None]) -> WireGuardDevice:
@@ -39,9 +30,9 @@ async def opened(name: str, said: Callable[[str], None]) -> WireGuardDevice:
     """
     if alias_of(name) == ALIAS:
         with contextlib.suppress(OSError):
-            delete_device(name)  # an earlier driver was killed
+            delete_interface(name)  # an earlier driver was killed
     try:
-        add_device(name, "wireguard", ALIAS)
+        add_interface(name, "wireguard", ALIAS)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
@@ -52,8 +43,9 @@ async def opened(name: str, said: Callable[[str], None]) -> WireGuardDevice:
 # --- the kernel's
 # ----------------------------------------------------------------------------------------------------------
 
-_GENERIC, _CONTROL = 16, 16  # NETLINK_GENERIC, GENL_ID_CTRL
-_GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 3, 1, 2
+# linux/genetlink.h: GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME
+_CONTROL, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
+# linux/wireguard.h: WG_CMD_*, WGDEVICE_A_*, WGPEER_A_*, WGALLOWEDIP_A_*
 _GET_DEVICE, _SET_DEVICE = 0, 1
 _IFNAME, _PRIVATE_KEY, _FLAGS, _LISTEN_PORT, _PEERS = 2, 3, 5, 6, 8
 _REPLACE_PEERS, _UPDATE_ONLY = 1, 4
@@ -68,7 +60,7 @@ _P_KEY, _P_PRESHARED, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE, _P_HANDSHAKE, _P_SENT
     9,
 )
 _A_FAMILY, _A_ADDRESS, _A_LENGTH = 1, 2, 3
-_AT_ONCE = 500  # networks in one message: an attribute holds 64 kB
+_NETWORKS_PER_MESSAGE = 500  # an attribute holds 64 KiB
 
 
 class KernelDevice:
@@ -77,7 +69,7 @@ class KernelDevice:
     def __init__(self, name: str) -> None:
         self._name = name
         self._never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._netlink = Netlink(_GENERIC)
+        self._netlink = NetlinkSocket(GENERIC)
         self._family = self._resolved()
 
     async def configure(self, private_key: bytes, port: int, peers: Sequence[DevicePeer]) -> None:
@@ -85,8 +77,8 @@ class KernelDevice:
         head = attribute(_FLAGS, _number(_REPLACE_PEERS)) + attribute(_PRIVATE_KEY, private_key)
         self._order(head + attribute(_LISTEN_PORT, struct.pack("=H", port)))
         for peer in peers:
-            for start in range(0, max(1, len(peer.allowed)), _AT_ONCE):
-                self._order(peer_attribute(peer, peer.allowed[start : start + _AT_ONCE]))
+            for start in range(0, max(1, len(peer.allowed)), _NETWORKS_PER_MESSAGE):
+                self._order(peer_attribute(peer, peer.allowed[start : start + _NETWORKS_PER_MESSAGE]))
 
     async def move(self, key: bytes, endpoint: Endpoint) -> None:
         """See WireGuardDevice."""
@@ -108,20 +100,20 @@ class KernelDevice:
     async def close(self) -> None:
         """See WireGuardDevice."""
         with contextlib.suppress(OSError):
-            delete_device(self._name)
+            delete_interface(self._name)
 
     def _order(self, body: bytes) -> None:
         self._send(_SET_DEVICE, 0, body)
 
     def _send(self, command: int, flags: int, body: bytes) -> list[bytes]:
-        whole = _general(command) + attribute(_IFNAME, self._name.encode() + b"\0") + body
-        return [message.body for message in self._netlink.request(self._family, flags, whole)]
+        whole = _general(command) + text_attribute(_IFNAME, self._name) + body
+        return self._netlink.request(self._family, flags, whole)
 
     def _resolved(self) -> int:
         (answer,) = self._netlink.request(
-            _CONTROL, 0, _general(_GET_FAMILY) + attribute(_FAMILY_NAME, b"wireguard\0")
+            _CONTROL, 0, _general(_GET_FAMILY) + text_attribute(_FAMILY_NAME, "wireguard")
         )
-        (number,) = struct.unpack("=H", dict(attributes(answer.body[4:]))[_FAMILY_ID])
+        (number,) = struct.unpack("=H", dict(attributes(answer[4:]))[_FAMILY_ID])
         return int(number)
 
 

@@ -30,7 +30,7 @@ class NameLock:
     """
 
     def __init__(self, path: Path) -> None:
-        """OSError: EADDRINUSE if another process on this host holds it, perhaps in another network namespace."""
+        """OSError: EADDRINUSE if another process of this host holds it, in whatever network namespace."""
         self._path = path
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, exist_ok=True)
