@@ -27,7 +27,8 @@ def test_a_blanket_exception_is_found(line: str) -> None:
 
 
 def test_every_exception_names_what_it_silences() -> None:
-    assert not BLANKET.search("x = 1  # noqa: S603 - why") and not BLANKET.search("# type: ignore[misc]")
+    assert not BLANKET.search("x = 1  # noqa: S603 - why")
+    assert not BLANKET.search("x = 1  # type: ignore[misc]")
     texts = {
         path: path.read_text()
         for top in ("supervisor", "tunnels", "tests")
