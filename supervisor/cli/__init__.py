@@ -32,7 +32,9 @@ _COMMANDS = _OnDemand(
 def _print_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
     """Print the version and end; only then is it looked up."""
     if wanted and not context.resilient_parsing:
-        click.echo(f"facilitator, version {version()}")
+        from supervisor.cli.output import say
+
+        say(f"facilitator, version {version()}")
         context.exit()
 
 
