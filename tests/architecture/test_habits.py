@@ -21,9 +21,9 @@ BLANKET = re.compile(HOOKS["no-blanket-noqa"]["entry"])
 LOCKED_AS = {"lint-imports": "import-linter"}
 
 
-@pytest.mark.parametrize("line", ["x = 1  # noqa", "x = 1  # type: ignore", "x = 1  #noqa - because"])
-def test_a_blanket_exception_is_found(line: str) -> None:
-    assert BLANKET.search(line)
+@pytest.mark.parametrize("comment", ["noqa", " noqa - because", " type: ignore"])
+def test_a_blanket_exception_is_found(comment: str) -> None:
+    assert BLANKET.search(f"x = 1  #{comment}")
 
 
 def test_every_exception_names_what_it_silences() -> None:
@@ -34,9 +34,7 @@ def test_every_exception_names_what_it_silences() -> None:
         for top in ("supervisor", "tunnels", "tests")
         for path in (ROOT / top).rglob("*.py")
     }
-    assert [
-        str(path) for path, text in texts.items() if path != Path(__file__) and BLANKET.search(text)
-    ] == []
+    assert [str(path) for path, text in texts.items() if BLANKET.search(text)] == []
 
 
 def test_hooks_run_what_the_lock_installs() -> None:
