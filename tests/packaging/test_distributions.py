@@ -73,7 +73,7 @@ def test_the_wheel_holds_every_file_of_the_packages(dist: Path) -> None:
 
 
 def test_the_sdist_holds_what_is_needed_to_build_test_and_read(dist: Path) -> None:
-    left_out = re.compile(r"\.git(ignore|hub/.*)|\.pre-commit-config\.yaml")
+    left_out = re.compile(r"\.git(ignore|-blame-ignore-revs|hub/.*)|\.pre-commit-config\.yaml")
     with tarfile.open(dist / f"vpn_facilitator-{VERSION}.tar.gz") as sdist:
         inside = {name.partition("/")[2] for name in sdist.getnames()}
     assert {name for name in files() if not left_out.fullmatch(name)} <= inside
