@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from supervisor import __version__, disk
+from supervisor import disk
 from supervisor.app.adoption import inherit
 from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.files import errors_of, load
@@ -54,6 +54,7 @@ from supervisor.reports.history.last_failures import KEPT
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
+from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
 
@@ -149,10 +150,7 @@ class Daemon:
         config, parts = self._config, self._parts
         tls = _tls(config.http.tls)
         self._log.info(
-            "starting",
-            facilitator=parts.identity.facilitator,
-            version=__version__,
-            tunnels=len(config.tunnels),
+            "starting", facilitator=parts.identity.facilitator, version=version(), tunnels=len(config.tunnels)
         )
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
@@ -182,7 +180,7 @@ class Daemon:
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
         if (given := self._process.given) is not None:
-            text = f"{parts.identity.facilitator}: upgraded from version {given.version} to {__version__}"
+            text = f"{parts.identity.facilitator}: upgraded from version {given.version} to {version()}"
             parts.alerter.change(text, {"tunnels": ", ".join(config.tunnels)})
 
     async def _begin(self) -> frozenset[str]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 
-from supervisor import __version__
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.files import Files
 from supervisor.app.stores.second_sessions import Learned
@@ -64,6 +63,7 @@ from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.pagers import Pagers
 from supervisor.reports.paging.receiver import Hooks
 from supervisor.reports.paging.routing import Paging
+from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
@@ -136,11 +136,11 @@ def build(
     hostwatch = HostWatch(lambda: engine, kinds, inbox.post)
     network = KernelNetwork(inbox.post, _note, changed=hostwatch.changed)
     history = History(
-        Archive(config.facilitator.state_dir, __version__),
+        Archive(config.facilitator.state_dir, version()),
         HistorySources(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
     )
     metrics = Metrics(
-        __version__,
+        version(),
         identity.wall_offset,
         ScrapeSources(
             link_bytes=LinkBytes(),
@@ -163,7 +163,7 @@ def build(
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes(), faults.contained)
     deaths = Deaths()
-    auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
+    auditing = Auditing(version(), lambda: engine.plan, inbox.post)
     learned = Learned(config.facilitator.state_dir)
     recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.inputs, inbox.post, faults)
@@ -225,9 +225,7 @@ def build(
 
 def _identity(config: Config, upgrades: int) -> DaemonIdentity:
     name = config.facilitator.name or socket.gethostname()
-    return DaemonIdentity(
-        name, __version__, os.getpid(), time.time(), time.time() - time.monotonic(), upgrades
-    )
+    return DaemonIdentity(name, version(), os.getpid(), time.time(), time.time() - time.monotonic(), upgrades)
 
 
 def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:

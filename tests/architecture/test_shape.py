@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.document import DOCUMENT, ROOT, rendered
+from tests.architecture.document import DOCUMENTS, ROOT, rendered
 
 PACKAGES = ("common", "supervisor", "tunnels")
 SOURCES = sorted(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
@@ -70,8 +70,9 @@ def depth(node: ast.AST, level: int = 0) -> int:
     return deepest
 
 
-def test_the_architecture_document_is_up_to_date() -> None:
-    assert rendered(DOCUMENT.read_text()) == DOCUMENT.read_text(), "run: make docs"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_the_generated_documents_are_up_to_date(document: Path) -> None:
+    assert rendered(document) == document.read_text(), "run: make docs"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=names)
