@@ -139,7 +139,7 @@ def probe_jobs(
         pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
         for side in state.sides if tunnel.probe.targets else ():
             if side.phase is Phase.UP:
-                session, inside = side.session, kinds[tunnel.kind].inside(tunnel)
+                session, inside = side.session, kinds[tunnel.kind].inner_probe(tunnel)
                 job = ProbeJob(
                     name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside
                 )

@@ -405,9 +405,9 @@ class Engine:
             kind.start_timeout,
             kind.stop_timeout,
             bool(kind.renew),
-            kind.renews_login,
-            kind.pairs(tunnel),
-            kind.endless,
+            kind.renew_starts_new_session,
+            kind.allows_parallel(tunnel),
+            kind.unlimited_session,
         )
 
     def _turn(self, name: str, state: TunnelState, now: float) -> float:

@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from supervisor import disk
 from supervisor.app.directories import lock, refused, tidy
@@ -17,7 +16,9 @@ from supervisor.app.wiring import first_plan
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
-from supervisor.core.network.layout import HostFeatures, Layout, diff, wanted
+from supervisor.core.network.changes import diff
+from supervisor.core.network.layout import HostFeatures, Layout, wanted
+from supervisor.core.views.documents import PlanDocument
 from supervisor.core.views.status_json import plan_document
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
@@ -50,7 +51,7 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
             os.close(locked)
 
 
-async def compare_with_kernel(config: Config) -> dict[str, Any]:
+async def compare_with_kernel(config: Config) -> PlanDocument:
     """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it
     cannot be read.
     """

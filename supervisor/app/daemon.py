@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from supervisor import __version__, disk
+from supervisor import disk
 from supervisor.app.adoption import inherit
 from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.files import errors_of, load
@@ -46,6 +46,7 @@ from supervisor.control.stop_reason import StopReason, stop_reason
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED, remembered
+from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.delivery import AGAIN
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
@@ -53,6 +54,7 @@ from supervisor.reports.history.last_failures import KEPT
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
+from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
 
@@ -148,10 +150,7 @@ class Daemon:
         config, parts = self._config, self._parts
         tls = _tls(config.http.tls)
         self._log.info(
-            "starting",
-            facilitator=parts.identity.facilitator,
-            version=__version__,
-            tunnels=len(config.tunnels),
+            "starting", facilitator=parts.identity.facilitator, version=version(), tunnels=len(config.tunnels)
         )
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
@@ -167,7 +166,7 @@ class Daemon:
             "quiet": quiet.run,
             "uplink": UplinkWatch(parts.inbox.post).run,
             "endpoints": endpoints.run,
-            "board samples": parts.board.run,
+            "status page samples": parts.page_model.run,
             "host watch": parts.hostwatch.run,
         }
         self._tasks = [
@@ -181,7 +180,7 @@ class Daemon:
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
         if (given := self._process.given) is not None:
-            text = f"{parts.identity.facilitator}: upgraded from version {given.version} to {__version__}"
+            text = f"{parts.identity.facilitator}: upgraded from version {given.version} to {version()}"
             parts.alerter.change(text, {"tunnels": ", ".join(config.tunnels)})
 
     async def _begin(self) -> frozenset[str]:
@@ -238,12 +237,14 @@ class Daemon:
             self._parts.faults.worked(part)  # until it fails again
 
     async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
-        from supervisor.app.http_app import face  # takes its time, and the clients are adopted now
+        from supervisor.app.http_app import http_api  # takes its time, and the clients are adopted now
         from supervisor.control.client import KEY_FILE
         from supervisor.control.peer_credentials import ClientGuard, new_key
 
         parts = self._parts
-        api = face(parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade)
+        api = http_api(
+            parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade
+        )
         with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
             gate = ClientGuard(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
             await parts.servers.listen_unix(api.control(gate), self._control)
@@ -253,7 +254,7 @@ class Daemon:
             else:
                 await parts.servers.listen_tcp(api.public(tls.refusal), listen.host, listen.port, tls.context)
                 parts.tls_renewal.start(tls)
-        parts.servers.refuse_the_rest()
+        parts.servers.close_unused()
 
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         parts = self._parts
@@ -301,12 +302,12 @@ class Daemon:
             }
         )
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self) -> ReloadDocument:
         """Take over the file as it is now; a wrong one changes nothing. `done` lines, or `errors`."""
         parts = self._parts
         parts.notifier.reloading()
         parts.tls_renewal.renew()
-        result: dict[str, Any] = {
+        result: ReloadDocument = {
             "done": [],
             "errors": ["not all of it was taken over: an internal error; the log has the details"],
         }
@@ -316,7 +317,7 @@ class Daemon:
         parts.notifier.ready(summary(parts.engine.snapshot))
         return result
 
-    def _reload(self) -> dict[str, Any]:
+    def _reload(self) -> ReloadDocument:
         try:
             config = load(self._path, self._parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
@@ -339,7 +340,7 @@ class Daemon:
             )
         return {"done": [*change.lines(), *wrong], "errors": []}
 
-    async def upgrade(self) -> dict[str, Any]:
+    async def upgrade(self) -> UpgradeDocument:
         """Go on with the code as it is now. Does not return where it succeeds: the process has become the
         new program; else `errors`.
         """

@@ -1,34 +1,30 @@
-"""What the daemon shows to commands and scrapers, put together: `control.api` over the `Facade`.
+"""Builds the HTTP API from the daemon's parts.
 
-Not imported before the clients are adopted: aiohttp and all that only answers takes a seventh of the daemon's
-start.
+Imported only after the clients have been adopted: aiohttp and what else only answers requests takes a
+seventh of the daemon's start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from supervisor.app.api.daemon_api import Facade
+from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.explain import Explainer
 from supervisor.app.wiring import Parts
 from supervisor.config import Config
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
+from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 
-Action = Callable[[], Awaitable[dict[str, Any]]]
 
-
-def face(
+def http_api(
     parts: Parts,
     config: Callable[[], Config],
     stalled: Callable[[], str | None],
-    reload: Action,
+    reload: Callable[[], Awaitable[ReloadDocument]],
     drain: Callable[[bool], None],
-    upgrade: Action,
-) -> Api:
-    """The API of the daemon that consists of these parts. `config`: what it runs with now; the others are
-    as in `Facade`.
-    """
+    upgrade: Callable[[], Awaitable[UpgradeDocument]],
+) -> HTTPApi:
+    """`config`: the configuration that is in effect now; the others are as in `RunningDaemonAPI`."""
     explainer = Explainer(
         parts.identity.wall_offset,
         parts.engine,
@@ -37,23 +33,22 @@ def face(
         lambda: config().staff.segments,
         parts.hostwatch.look,
     )
-    return Api(
-        Facade(
-            parts.identity,
-            parts.inbox,
-            parts.engine,
-            parts.runner,
-            parts.network,
-            parts.metrics,
-            parts.history,
-            parts.held,
-            explainer,
-            parts.board,
-            parts.alerter,
-            parts.auditing,
-            stalled,
-            reload,
-            drain,
-            upgrade,
-        )
+    daemon = RunningDaemonAPI(
+        identity=parts.identity,
+        inbox=parts.inbox,
+        engine=parts.engine,
+        runner=parts.runner,
+        network=parts.network,
+        metrics_exporter=parts.metrics,
+        recorder=parts.history,
+        stopped_tunnels=parts.held,
+        explainer=explainer,
+        page_model=parts.page_model,
+        pagers=parts.alerter,
+        auditing=parts.auditing,
+        stalled=stalled,
+        on_reload=reload,
+        on_drain=drain,
+        on_upgrade=upgrade,
     )
+    return HTTPApi(daemon)

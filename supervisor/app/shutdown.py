@@ -23,7 +23,7 @@ from supervisor.config import Config
 from supervisor.core.events import Asked
 from supervisor.core.humanize import lasting
 from supervisor.core.state import Phase, Snapshot, Want
-from supervisor.core.views.drain_text import counted, drains, silence, waits_for
+from supervisor.core.views.drain_text import all_counted, drains, silence, waits_for
 from tunnels.base import Reason
 
 LOG_OFF_WITHIN = 3.0  # seconds for all clients to end when the flows are cut
@@ -145,7 +145,7 @@ class Ending:
         changes.
         """
         engine, notifier = self._parts.engine, self._parts.notifier
-        await engine.wait_for(counted)
+        await engine.wait_for(all_counted)
         logged = float("-inf")
         while drains(engine.snapshot):
             told = waits_for(engine.snapshot)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 
 from supervisor.core.network.traffic import Carried
 from supervisor.core.state import Session
-from supervisor.kernel.device_counters import LinkBytes
-from supervisor.kernel.nft.counters import LaneCounts
+from supervisor.kernel.counters import LaneCounts, LinkBytes
 
 SEATS = (0, 1)
 

@@ -19,11 +19,11 @@ from typing import NoReturn
 
 import structlog
 
-from supervisor import __version__
 from supervisor.app.stores.upgrade_document import CHECKED, GIVEN, HandoverDocument, written
 from supervisor.app.wiring import Parts, summary
 from supervisor.config import Config
 from supervisor.core.events import Noticed
+from supervisor.version import version
 
 ASKED_WITHIN = 60.0  # seconds for the new program to say whether it can go on
 SIGNALS = frozenset(
@@ -51,17 +51,17 @@ class Upgrade:
 
     async def run(self) -> list[str]:
         """Does not return where it succeeds; else why it did not, and the old program goes on."""
-        version, errors = await self._asked()
+        newer, errors = await self._asked()
         if errors:
-            self._log.error("upgrade refused, this version goes on", version=__version__, errors=errors)
+            self._log.error("upgrade refused, this version goes on", version=version(), errors=errors)
             return errors
-        self._log.info("upgrading", version=__version__, to=version)
+        self._log.info("upgrading", version=version(), to=newer)
         self._parts.notifier.reloading()
         await self._at_rest()
         try:
             self._become()
         except OSError as error:
-            self._log.error("upgrade failed, this version goes on", version=__version__, error=str(error))
+            self._log.error("upgrade failed, this version goes on", version=version(), error=str(error))
             self._parts.notifier.ready(summary(self._parts.engine.snapshot))
             self._parts.inbox.post(Noticed(""))  # a turn of the engine, whose deadlines may be others by now
             return [f"{self._argv[0]} cannot be executed: {error.strerror}"]
@@ -106,7 +106,7 @@ class Upgrade:
         parts, config = self._parts, self._config.facilitator
         records = parts.engine.records(self._config.tunnels)
         return HandoverDocument(
-            version=__version__,
+            version=version(),
             upgrades=parts.identity.upgrades,
             runtime_dir=str(config.runtime_dir),
             state_dir=str(config.state_dir),

@@ -17,8 +17,7 @@ from typing import Any
 
 import structlog
 
-from supervisor import __version__
-from supervisor.app.api.status_page_model import Board, BoardSources
+from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.files import Files
 from supervisor.app.stores.second_sessions import Learned
 from supervisor.app.stores.state_store import MemoryFiles, Present
@@ -32,6 +31,7 @@ from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
+from supervisor.clients.spawner import ClientSources
 from supervisor.clients.totp import Codes
 from supervisor.config.model import Config
 from supervisor.control.sd_notify import Notifier
@@ -48,9 +48,8 @@ from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
-from supervisor.kernel.device_counters import LinkBytes
+from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.nft.counters import refused_packets
 from supervisor.outputs import Outputs
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.history.archive import Archive
@@ -64,6 +63,7 @@ from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.pagers import Pagers
 from supervisor.reports.paging.receiver import Hooks
 from supervisor.reports.paging.routing import Paging
+from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
@@ -97,7 +97,7 @@ class Parts:
     memory: MemoryFiles
     servers: Servers
     tls_renewal: TlsRenewal
-    board: Board
+    page_model: StatusPageModel
     hostwatch: HostWatch
     notifier: Notifier
 
@@ -124,32 +124,30 @@ def build(
     def lane(tunnel: str, seat: int) -> int | None:
         return engine.lane(tunnel, seat)  # which is made later
 
+    private = (*files.directories, config.facilitator.state_dir)
     runner = Runner(
-        kinds,
         config.facilitator.runtime_dir,
-        files.inputs,
+        ClientSources(kinds, files.inputs, lane, private),
         inbox.post,
         on_line=_client_said,
         codes=codes,
-        lane_of=lane,
         kept={} if given is None else given.kept,
-        private=(*files.directories, config.facilitator.state_dir),
     )
     hostwatch = HostWatch(lambda: engine, kinds, inbox.post)
     network = KernelNetwork(inbox.post, _note, changed=hostwatch.changed)
     history = History(
-        Archive(config.facilitator.state_dir, __version__),
+        Archive(config.facilitator.state_dir, version()),
         HistorySources(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
     )
     metrics = Metrics(
-        __version__,
+        version(),
         identity.wall_offset,
         ScrapeSources(
             link_bytes=LinkBytes(),
             carried=LaneMeter(lane),
             usage=runner.usage,
             audit=lambda: auditing.counts,
-            routes=lambda: network.achieved,
+            routes=lambda: network.route_counts,
             repairs=lambda: network.repairs,
             availability=history.ratios,
             history_usable=lambda: history.usable,
@@ -165,12 +163,12 @@ def build(
     chance = random.SystemRandom().random
     prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes(), faults.contained)
     deaths = Deaths()
-    auditing = Auditing(__version__, lambda: engine.plan, inbox.post)
+    auditing = Auditing(version(), lambda: engine.plan, inbox.post)
     learned = Learned(config.facilitator.state_dir)
     recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
     certificates = Certificates(kinds, files.inputs, inbox.post, faults)
-    board = Board(
-        BoardSources(
+    page_model = StatusPageModel(
+        StatusPageInputs(
             lambda: engine.snapshot,
             lambda: deaths.last,
             SessionMeter(lane),
@@ -192,7 +190,9 @@ def build(
         AfterNetwork(runner, network.released, faults),
         (certificates, tls_renewal, auditing, hostwatch),
     )
-    outputs = Outputs(runs, network, prober, flows, (alerter, history, board), recorders, watchers, (memory,))
+    outputs = Outputs(
+        runs, network, prober, flows, (alerter, history, page_model), recorders, watchers, (memory,)
+    )
     engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
     return Parts(
         identity,
@@ -217,7 +217,7 @@ def build(
         memory,
         servers,
         tls_renewal,
-        board,
+        page_model,
         hostwatch,
         notifier,
     )
@@ -225,9 +225,7 @@ def build(
 
 def _identity(config: Config, upgrades: int) -> DaemonIdentity:
     name = config.facilitator.name or socket.gethostname()
-    return DaemonIdentity(
-        name, __version__, os.getpid(), time.time(), time.time() - time.monotonic(), upgrades
-    )
+    return DaemonIdentity(name, version(), os.getpid(), time.time(), time.time() - time.monotonic(), upgrades)
 
 
 def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:

@@ -24,7 +24,8 @@ from supervisor.config.notation import (
     Url,
 )
 from supervisor.config.problems import Problem
-from tunnels.settings import Network, Pause, Seconds, Secret, Settings, Tunnel
+from tunnels.quantities import Pause, Seconds
+from tunnels.settings import Network, Secret, Settings, Tunnel
 
 
 class Facilitator(Settings):

@@ -17,7 +17,8 @@ from supervisor.config.problems import Report
 from supervisor.config.tunnel_entries import TunnelEntry
 from supervisor.config.yaml_document import Group, Listing
 from tunnels.base import AnyKind, Carrier, device_name
-from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel, parse_target
+from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel
+from tunnels.targets import parse_target
 
 _SPECIAL = tuple(
     (ip_network(text), what)
@@ -221,7 +222,7 @@ def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
             for name, value in _fields(tunnel.login)
             if isinstance(value, Secret) and value not in used
         ]
-    unused += [("reconnect", "planned")] if entry.kind.endless else []
+    unused += [("reconnect", "planned")] if entry.kind.unlimited_session else []
     for path in unused:
         where = ("tunnels", tunnel.name, *path)
         place = find_key(checked.file, where)

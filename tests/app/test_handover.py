@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import __version__
 from supervisor.app.stores.state_store import (
     MemoryFiles,
     Present,
@@ -34,6 +33,7 @@ from supervisor.app.stores.upgrade_document import (
 )
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
+from supervisor.version import version
 from tunnels.base import Question, Reason, Wanted
 from tunnels.registry import KINDS
 from tunnels.settings import Tunnel
@@ -108,7 +108,7 @@ def test_a_document_that_says_nothing_to_us_is_as_a_crash(content: bytes) -> Non
 def test_the_question_is_answered_with_our_version(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked(config, KINDS, {}) is None, "nobody asks"
     assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 0
-    assert capsys.readouterr().out == f"{__version__}\n"
+    assert capsys.readouterr().out == f"{version()}\n"
 
 
 @pytest.mark.parametrize(("change", "said"), [

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from supervisor.config import ConfigErrors, parse
 from tests.config.kinds import HEAD, KINDS
-from tunnels.settings import parse_duration, parse_target
+from tunnels.quantities import parse_duration
+from tunnels.targets import parse_target
 from tunnels.text import clean
 
 FRAGMENTS = (

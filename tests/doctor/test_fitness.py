@@ -41,7 +41,7 @@ from supervisor.core.preflight.inputs import fits, numbers
 from supervisor.core.preflight.isolation import Isolation
 from supervisor.core.preflight.routing import Course, catches
 from supervisor.core.preflight.service import seconds, span
-from tunnels.base import Need
+from tunnels.base import RequiredFile
 
 OK, INFO, WARNING, PROBLEM = Severity
 CAPABILITIES = frozenset({"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_NET_BIND_SERVICE"})
@@ -178,7 +178,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
         ),
         (
             host(
-                demand=replace(SOUND.demand, needs=(("acme", Need("/dev/ppp", "another kind")),)),
+                demand=replace(SOUND.demand, needs=(("acme", RequiredFile("/dev/ppp", "another kind")),)),
                 absent=frozenset({"/dev/ppp"}),
             ),
             PROBLEM,

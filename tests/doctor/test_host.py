@@ -243,7 +243,7 @@ def test_programs_are_asked_for_their_versions(
         lambda *_: Launch(()),
         lambda *_: None,
         (str(client),),
-    )  # type: ignore
+    )
     del host.document["tunnels"]["own"]
     (program,) = programs.installed(host.config(), {"openvpn": kind})
     assert (program.version, program.tunnels) == (version, ("acme",))
@@ -265,7 +265,7 @@ def test_a_program_that_would_begin_to_serve_is_not_asked(host: HostTree) -> Non
         lambda *_: Launch(()),
         lambda *_: None,
         (str(charon),),
-    )  # type: ignore
+    )
     del host.document["tunnels"]["own"]
     (program,) = programs.installed(host.config(), {"openvpn": kind})
     assert (program.version, program.missing, program.error) == (None, None, None)

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.network.layout import Change, Op, Route
+from supervisor.core.network.changes import Change, Op
+from supervisor.core.network.layout import Route
 from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
 from supervisor.core.network.rules import Rule
 from supervisor.kernel.route.messages import CHUNK, RawRoute, pack, read_route, read_rule
@@ -91,7 +92,7 @@ RULES = {
 @asynccontextmanager
 async def opened() -> AsyncIterator[RouteTable]:
     found = RouteTable()
-    await found.open()
+    found.open()
     try:
         yield found
     finally:
@@ -102,7 +103,7 @@ async def said(routes: RouteTable, *changes: Change, take_place: bool = False) -
     """The errno of each change."""
     place = [change.item for change in changes] if take_place else ()
     return [
-        None if error is None else error.code
+        None if error is None else error.errno
         for error in await routes.change_all(changes, routes.host(["d0"]), place)
     ]
 
@@ -198,6 +199,6 @@ async def test_ten_thousand_destinations(netns: Namespace) -> None:
     async with asyncio.timeout(60), kernel(plan) as held:  # only against disasters
         assert (await held.network.compare())[1] == []
         await held.holds(moved)
-        assert held.network.achieved["tunnel-0"].installed == held.network.achieved["tunnel-0"].wanted
+        assert held.network.route_counts["tunnel-0"].installed == held.network.route_counts["tunnel-0"].wanted
         assert len(json.loads(netns.run("ip", "-j", "route", "show", "proto", "173").stdout)) == len(nets)
         assert [text for text, _ in held.notes if "refuses" in text] == []

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.core.network.changes import applied, diff
 from supervisor.core.network.layout import (
     CLOSED_METRIC,
     MAIN_TABLE,
@@ -25,8 +26,6 @@ from supervisor.core.network.layout import (
     HostFeatures,
     Layout,
     Route,
-    applied,
-    diff,
     wanted,
 )
 from supervisor.core.network.plan import Lane, NetworkPlan

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from supervisor.core.network.layout import Achieved
+from supervisor.core.network.layout import RouteCounts
 from supervisor.core.state import Phase, Rung
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
@@ -42,7 +42,7 @@ def exposition() -> str:
         ScrapeSources(
             link_bytes={"t-acme": (1000, 500)}.get,
             usage=lambda tunnel, session: Use() if tunnel == "acme" else None,
-            routes=lambda: {"acme": Achieved(2, 1)},
+            routes=lambda: {"acme": RouteCounts(2, 1)},
             repairs=lambda: {"route": 1},
             pagerduty=OutboxStatus,
             log_dropped=lambda: 3,

@@ -39,7 +39,9 @@ def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
             if any(target.startswith("icmp:") for target in tunnel.probe.targets)
         ),
         totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
-        needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
+        needs=tuple(
+            (name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].required_files
+        ),
         staff=config.staff.networks,
         http_port=config.http.listen.port,
         drain=config.drain.timeout,

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from supervisor import __version__
 from supervisor.app.files import errors_of, load
 from supervisor.app.stores.state_store import Stored
 from supervisor.config import Config, ConfigErrors
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.formats import document
+from supervisor.version import version
 from tunnels.base import AnyKind
 
 FORMAT = 2  # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
@@ -108,11 +108,11 @@ def asked(
     except (ConfigErrors, CannotStart) as problem:
         reasons = errors_of(problem)
     except (OSError, ValueError) as problem:
-        reasons = [f"version {__version__} does not understand what this one would hand over: {problem}"]
+        reasons = [f"version {version()} does not understand what this one would hand over: {problem}"]
     for reason in reasons:
         print(reason, file=sys.stderr)
     if not reasons:
-        print(__version__)
+        print(version())
     return Exit.FAILED if reasons else Exit.OK
 
 

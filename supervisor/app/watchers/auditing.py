@@ -21,7 +21,8 @@ from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Snapshot, Transition
-from supervisor.core.views.audit_lines import Act
+from supervisor.core.views.audit_lines import Act, ChangeRequest
+from supervisor.core.views.documents import AuditDocument
 from supervisor.kernel.conntrack.flow_events import FlowEvents
 from supervisor.reports.audit.rotation import RotatedFile
 from supervisor.reports.audit.writer import Trail
@@ -68,7 +69,7 @@ class Auditing:
         for side in snapshot.tunnels[transition.tunnel][1].sides:
             self._sessions[transition.tunnel, side.session.seat] = side.session.id
 
-    def acted(self, act: Mapping[str, Any]) -> None:
+    def acted(self, act: ChangeRequest) -> None:
         """Somebody asked for a change. It is logged, and stands in the audit where there is one."""
         self._log.info("asked", **act)
         if self._running is not None:
@@ -86,7 +87,7 @@ class Auditing:
         )
         return {"audit": Condition(text, look_further="facilitator audit")}
 
-    def document(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
+    def document(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
         """What `facilitator audit` shows. LookupError: there is no audit."""
         running = self._running
         if running is None:

@@ -77,7 +77,7 @@ class EndpointWatch:
         for name, (tunnel, state) in snapshot.tunnels.items():
             if state.session.peer is not None and _is_address(state.session.peer):
                 self._gateways[name] = ProbedGateway(
-                    state.session.peer, self._kinds[tunnel.kind].door(tunnel)
+                    state.session.peer, self._kinds[tunnel.kind].tcp_port(tunnel)
                 )
         known = set(self._gateways.values())
         self._answered &= known

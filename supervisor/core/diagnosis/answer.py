@@ -7,7 +7,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from supervisor.core.diagnosis import checks
 from supervisor.core.diagnosis.checks import Check, CheckStatus
@@ -16,6 +15,7 @@ from supervisor.core.diagnosis.query import Alias, Evidence, Match, Way, aliases
 from supervisor.core.humanize import lasting
 from supervisor.core.network.plan import Manner, NetworkPlan
 from supervisor.core.state import Health, Snapshot, up, well
+from supervisor.core.views.documents import WhyDocument
 from tunnels.settings import IPAddress
 
 
@@ -60,7 +60,7 @@ def explain(facts: Evidence) -> Explanation:
     return _ambiguous(facts, found) if found else _nowhere(facts)
 
 
-def document(facts: Evidence, answer: Explanation) -> dict[str, Any]:
+def document(facts: Evidence, answer: Explanation) -> WhyDocument:
     """The answer as JSON (`why --json`, /api/v1/why)."""
     asked, match = facts.question, answer.match
     return {

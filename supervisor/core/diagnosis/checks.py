@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor.core.diagnosis.query import Evidence, Lookup, Way, aliases, candidates
-from supervisor.core.humanize import lasting, size
+from supervisor.core.humanize import iso, lasting, size
 from supervisor.core.network.intervals import Interval
 from supervisor.core.network.layout import MAIN_TABLE, Element, Layout, Route, wanted
 from supervisor.core.network.rules import Rule, leading
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Health, Phase, TunnelState, up, well
-from supervisor.core.views.status_json import iso
 from tunnels.base import Reason
 from tunnels.settings import Allowance, IPAddress, IPNetwork, Tunnel
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 from typing import NamedTuple
 
-GRAIN = 1.5  # seconds: the kernel tells whole ones, and a look takes a moment
+GRAIN_SECONDS = 1.5  # seconds: the kernel tells whole ones, and a look takes a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _trace(before: Trace | None, entry: TrackedFlow) -> Trace:
         return Trace(entry.lane, entry.expires, entry.seen - entry.silent)
     return (
         before
-        if abs(entry.expires - before.expires) <= GRAIN
+        if abs(entry.expires - before.expires) <= GRAIN_SECONDS
         else Trace(entry.lane, entry.expires, entry.seen)
     )
 

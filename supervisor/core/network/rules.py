@@ -24,7 +24,7 @@ PRIORITY = 173  # the last of our rules for lanes
 RETURN_PRIORITY = 174  # of the rules for what comes out of tunnels
 RETURN_TABLE = 173_000  # says "look on" for staff, and "unreachable" for everything else
 NO_MASK = 0xFFFF_FFFF
-FEW = 16  # lanes for which jumps would cost more than they save
+FEW_LANES = 16  # lanes for which jumps would cost more than they save
 _GROUP = 4  # bits: marks that differ only there are a group
 _UNMARKED, _GROUPS, _FIRST_GROUP = 100, 101, 102
 _SPREAD = PRIORITY - _FIRST_GROUP  # places for groups: what is further on shares one
@@ -73,7 +73,7 @@ def leading(lanes: tuple[int, ...], versions: tuple[int, ...]) -> frozenset[Rule
     return frozenset(
         rule
         for version in versions
-        for rule in (_one_by_one if len(lanes) <= FEW else _in_groups)(lanes, version)
+        for rule in (_one_by_one if len(lanes) <= FEW_LANES else _in_groups)(lanes, version)
     )
 
 

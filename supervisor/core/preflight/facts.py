@@ -11,7 +11,7 @@ from supervisor.core.netfilter.values import Firewall
 from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.isolation import Isolation
-from tunnels.base import Need
+from tunnels.base import RequiredFile
 from tunnels.settings import IPAddress, IPNetwork
 
 
@@ -24,7 +24,9 @@ class Demand:
     destinations: tuple[tuple[str, IPNetwork], ...] = ()  # tunnel and network, as staff address it
     icmp: tuple[str, ...] = ()  # tunnels with an icmp:// probe
     totp: tuple[str, ...] = ()  # tunnels whose login needs the time
-    needs: tuple[tuple[str, Need], ...] = ()  # tunnel and a file of the host that it cannot work without
+    needs: tuple[
+        tuple[str, RequiredFile], ...
+    ] = ()  # tunnel and a file of the host that it cannot work without
     staff: tuple[IPNetwork, ...] = ()  # whose packets must get through
     http_port: int = 9464
     drain: float = 8 * 3600.0  # seconds that a drain may take

@@ -8,13 +8,12 @@ answered() -> the client ends
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterable
 
+from common.netlink import NetlinkSocket
 from supervisor.core.network.layout import HostFeatures, Layout, lanes_of, open_routes
-from supervisor.core.network.plan import (
-    Lane,
-    NetworkPlan,
+from supervisor.core.network.plan import Lane, NetworkPlan
+from supervisor.core.network.running_flows import (
     given_up,
     kept_open,
     left_behind,
@@ -23,13 +22,13 @@ from supervisor.core.network.plan import (
     taken_over,
     to_forget,
 )
-from supervisor.kernel.conntrack.dump import opened
+from supervisor.kernel.conntrack.dump import conntrack_socket
 from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
 from tunnels.settings import IPAddress
 
-DRAIN = 0.25  # seconds in which short connections end in a tunnel that is given up
-ANSWERS = 0.25  # seconds for which it then waits for answers: a long round trip
+DRAIN_SECONDS = 0.25  # in which short connections end in a tunnel that is given up
+ANSWERS_SECONDS = 0.25  # for which it then waits for answers: a long round trip
 
 
 class TunnelSwitch:
@@ -43,10 +42,9 @@ class TunnelSwitch:
         self._addresses: dict[int, tuple[IPAddress, ...]] = {}  # that each lane had when it was last up
         self._behind: set[int] = set()  # lanes with flows to what another lane may carry now
         self._due: dict[int, float] = {}  # loop times at which the flows of these lanes are moved
-        self._conntrack: socket.socket | None = None  # kept: the kernel takes its time to close one
-        self._answers: dict[
-            str, float
-        ] = {}  # loop times until which tunnels whose flows were moved may bring answers to them
+        self._conntrack: NetlinkSocket | None = None  # kept: the kernel takes its time to close one
+        # Loop times until which tunnels whose flows were moved may bring answers to them.
+        self._answers: dict[str, float] = {}
 
     @property
     def under_way(self) -> bool:
@@ -93,8 +91,8 @@ class TunnelSwitch:
             if lane not in taken and any(True for _ in open_routes(lane, host))
         ]
         if any(lane.number not in self._due for lane in lanes):
-            loop.call_later(DRAIN, self._wake)
-        self._due = {lane.number: self._due.get(lane.number, loop.time() + DRAIN) for lane in lanes}
+            loop.call_later(DRAIN_SECONDS, self._wake)
+        self._due = {lane.number: self._due.get(lane.number, loop.time() + DRAIN_SECONDS) for lane in lanes}
         await self._move([lane for lane in lanes if self._due[lane.number] <= loop.time()])
         return kept_open(plan, [lane for lane in lanes if lane.number in self._due])
 
@@ -105,7 +103,7 @@ class TunnelSwitch:
             self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
         for lane in lanes:
             del self._due[lane.number]
-            self._answers[lane.tunnel] = asyncio.get_running_loop().time() + ANSWERS
+            self._answers[lane.tunnel] = asyncio.get_running_loop().time() + ANSWERS_SECONDS
 
     def end_all(self) -> None:
         """Forget all flows of ours. OSError when the kernel cannot do that."""
@@ -119,7 +117,7 @@ class TunnelSwitch:
 
     def _end(self, lanes: Iterable[int], flagged: bool = False) -> None:
         if self._conntrack is None:
-            self._conntrack = opened()
+            self._conntrack = conntrack_socket()
         end(self._conntrack, lanes, flagged)
 
     async def answered(self, tunnel: str) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from common.netlink import NETFILTER, NetlinkMessage, NetlinkSocket, attributes, text
 from supervisor.core.network.layout import MAIN_TABLE
-from supervisor.kernel.netlink.codec import attributes, messages
+from supervisor.kernel.nft.messages import HEADER_BYTES, NEW_GENERATION, nft_kind
 from supervisor.kernel.nft.ruleset import TABLE
 from supervisor.kernel.route.messages import PROTOCOL
 
@@ -32,34 +33,15 @@ class KernelPart(enum.Enum):
 EVERYTHING = frozenset(KernelPart) - {KernelPart.OTHERS}
 Heard = Callable[[], None]
 
-_NETLINK_NETFILTER = 12
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_SO_RCVBUFFORCE = 33
-BUFFER = 4 << 20  # bytes of unread notifications
-_READ = 1 << 16
+BUFFER_BYTES = 4 << 20  # of unread notifications
 _BURST = 64  # datagrams in one go, so that a flood cannot hold up the loop
-_ROUTE_GROUPS = (
-    1,
-    5,
-    7,
-    8,
-    9,
-    11,
-    19,
-    24,
-    25,
-)  # link; IPv4 address, route, rule; IPv6 the same; settings of both
-_NFTABLES_GROUP = 7
-_DEVICES, _ADDRESSES, _ROUTES, _RULES = (
-    (16, 17, 80),
-    (20, 21),
-    (24, 25),
-    (32, 33),
-)  # 80: rp_filter or forwarding, for one
+# RTNLGRP_*: link; IPv4 address, route, rule; IPv6 the same; settings (netconf) of both.
+_ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19, 24, 25)
+_NFTABLES_GROUP = 7  # NFNLGRP_NFTABLES
+# RTM_NEW* and RTM_DEL* of links, with RTM_NEWNETCONF: rp_filter or forwarding, for one; of addresses, ...
+_DEVICES, _ADDRESSES, _ROUTES, _RULES = (16, 17, 80), (20, 21), (24, 25), (32, 33)
 _ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5  # offsets in struct rtmsg
-_NFGENMSG = 4  # bytes before the attributes
-_NEW_GENERATION, _PROGRAM = 15, 3
-_NOBODY = (0, 0, b"")
+_TABLE_NAME, _PROGRAM = 1, 3  # NFTA_TABLE_NAME and so on, NFTA_GEN_PROC_NAME
 
 
 def nobody() -> None:
@@ -79,7 +61,7 @@ class Notifications:
         hint: Callable[[frozenset[KernelPart]], None],
         ours: Callable[[], Iterable[int]],
         heard: Heard = nobody,
-        buffer: int = BUFFER,
+        buffer: int = BUFFER_BYTES,
     ) -> None:
         self._heard = heard
         self._author = ""  # the program that changed our table since somebody asked
@@ -87,12 +69,12 @@ class Notifications:
         self._hint = hint
         self._ours = ours
         self._buffer = buffer
-        self._sockets: list[socket.socket] = []
+        self._sockets: list[NetlinkSocket] = []
 
     def open(self) -> None:
         """Listen from now on. PermissionError without CAP_NET_ADMIN."""
         self._listen(socket.NETLINK_ROUTE, _ROUTE_GROUPS, self._routing)
-        self._listen(_NETLINK_NETFILTER, (_NFTABLES_GROUP,), self.nftables)
+        self._listen(NETFILTER, (_NFTABLES_GROUP,), self.nftables)
 
     def take_author(self) -> str:
         """The program that last changed our table since this was last asked; empty when nobody did."""
@@ -101,38 +83,33 @@ class Notifications:
 
     def close(self) -> None:
         """Listen no more."""
-        for sock in self._sockets:
-            asyncio.get_running_loop().remove_reader(sock)
-            sock.close()
+        for netlink in self._sockets:
+            asyncio.get_running_loop().remove_reader(netlink)
+            netlink.close()
         self._sockets.clear()
 
     def _listen(
         self, protocol: int, groups: Iterable[int], understand: Callable[[int, bytes], KernelPart | None]
     ) -> None:
-        sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
-        )
-        self._sockets.append(sock)
-        sock.bind((0, 0))
-        for group in groups:
-            sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._buffer)
-        asyncio.get_running_loop().add_reader(sock, self._read, sock, understand)
+        netlink = NetlinkSocket(protocol, timeout=0, groups=groups, buffer_bytes=self._buffer)
+        self._sockets.append(netlink)
+        asyncio.get_running_loop().add_reader(netlink, self._read, netlink, understand)
 
-    def _read(self, sock: socket.socket, understand: Callable[[int, bytes], KernelPart | None]) -> None:
+    def _read(self, netlink: NetlinkSocket, understand: Callable[[int, bytes], KernelPart | None]) -> None:
         parts: set[KernelPart] = set()
         ours = set(self._ours())
         for _ in range(_BURST):
             try:
-                data = sock.recv(_READ)
+                found: Iterator[NetlinkMessage] = netlink.receive()
             except BlockingIOError:
                 break
             except OSError:
                 parts |= EVERYTHING  # ENOBUFS: notifications were lost; the socket goes on working
                 continue
             # A datagram is about one change, and in bulk it is ours that fill the socket.
-            if next(iter(messages(data)), _NOBODY)[1] not in ours:
-                parts |= {part for kind, _, body in messages(data) if (part := understand(kind, body))}
+            first = next(found, None)
+            if first is not None and first.sender not in ours:
+                parts |= {part for each in (first, *found) if (part := understand(each.kind, each.body))}
         if parts:
             self._heard()
         if parts & EVERYTHING:
@@ -157,13 +134,13 @@ class Notifications:
         It is that last one which counts: on a busy machine the program may be stopped between the two, for
         longer than a reading takes.
         """
-        named = dict(attributes(body[_NFGENMSG:]))
-        if kind & 0xFF != _NEW_GENERATION:
-            ours = named.get(1) == TABLE.encode() + b"\x00"
+        named = dict(attributes(body[HEADER_BYTES:]))
+        if nft_kind(kind) != NEW_GENERATION:
+            ours = text(named.get(_TABLE_NAME)) == TABLE
             self._touched |= ours
             return None if ours else KernelPart.OTHERS
         touched, self._touched = self._touched, False
         if not touched:
             return None
-        self._author = named.get(_PROGRAM, b"").rstrip(b"\x00").decode(errors="replace")
+        self._author = text(named.get(_PROGRAM))
         return KernelPart.TABLE

@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.exit_helpers import end_like
+from tunnels.drivers.cli import end_like
 from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.vpnc_script import COMMAND, Call, Script
 from tunnels.kinds.openconnect.forms import FormPrompt, Interview, Wish

@@ -17,8 +17,7 @@ import re
 import signal
 
 from tunnels.drivers.channel import Talk
-from tunnels.drivers.cli_args import parser
-from tunnels.drivers.exit_helpers import ask_to_end, end_like
+from tunnels.drivers.cli import ask_to_end, end_like, parser
 from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.terminal_prompts import hear, say
 

@@ -27,8 +27,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.cli_args import parser
-from tunnels.drivers.exit_helpers import end_like
+from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
