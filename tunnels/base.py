@@ -107,6 +107,7 @@ class Reason(enum.StrEnum):
     OUR_CERTIFICATE = "our-certificate"  # the remote gateway refuses our certificate, or it has expired
     KEY = "key"  # our key was refused or cannot be used
     CLIENT_CONFIG = "client-config"  # the client refuses its configuration
+    SECRET = "secret"  # noqa: S105 - a secret is missing or empty
     MISSING_INPUT = "missing-input"  # a secret or file cannot be read
     MISSING_BINARY = "missing-binary"  # the client is not installed
     MISSING_RIGHT = "missing-right"  # the daemon lacks a capability

@@ -79,6 +79,10 @@ class Settings(BaseModel):
     )
 
 
+class SecretError(ValueError):
+    """A secret is missing, empty or cannot be read; the text names it and the places."""
+
+
 class Secret(Settings):
     """Where a secret lies: a file (looked up in the credential directories) or an environment variable.
     Never the secret itself.

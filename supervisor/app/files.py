@@ -13,6 +13,7 @@ from supervisor.config import Config, ConfigErrors, candidates, parse
 from supervisor.core.exits import CannotStart, Exit
 from tunnels.base import AnyKind, Input, ReferencedFile, Secret, Tunnel, inputs_of
 from tunnels.profiles import ProfileError
+from tunnels.settings import SecretError
 
 
 def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
@@ -119,15 +120,28 @@ class Files:
         return candidates(secret, self._environment, self._beside)
 
     def _secret(self, secret: Secret, name: str) -> bytes:
+        """Never empty: a scheduler's template writes an empty file for an item that it does not find, and an
+        empty password spends a login. SecretError with a sentence.
+        """
         if secret.env is not None:
+            place, content = (
+                f"the environment variable {secret.env}",
+                self._environment.get(secret.env, "").encode(),
+            )
             if secret.env not in self._environment:
-                raise ValueError(f"{name}: the environment variable {secret.env} is not set")
-            return self._environment[secret.env].encode()
-        places = self._candidates(secret)
-        for path in places:
-            if path.exists():
-                return _content(path, name)
-        raise ValueError(f"{name}: no file {' or '.join(map(str, places))}")
+                raise SecretError(f"{name}: {place} is not set")
+        else:
+            places = self._candidates(secret)
+            path = next((path for path in places if path.exists()), None)
+            if path is None:
+                raise SecretError(f"{name}: no file {' or '.join(map(str, places))}")
+            try:
+                place, content = str(path), _content(path, name)
+            except (OSError, ValueError) as error:
+                raise SecretError(str(error)) from error
+        if not content.strip():
+            raise SecretError(f"{name}: {place} is empty")
+        return content
 
 
 def _content(path: Path, name: str) -> bytes:

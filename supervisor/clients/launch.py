@@ -19,6 +19,7 @@ from supervisor.clients.sandbox import NotConfined, Sandbox, confined
 from supervisor.clients.sockets import LONGEST_PATH
 from tunnels.base import KEY, AnyKind, Launch, Reason, Tunnel
 from tunnels.profiles import ProfileError
+from tunnels.settings import SecretError
 
 InputReader = Callable[
     [AnyKind, Tunnel], Mapping[str, bytes]
@@ -65,12 +66,14 @@ def own_fault(sentence: str) -> Iterator[None]:
 
 def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, bytes]:
     """The contents by the kind's names. SpawnError(CLIENT_CONFIG): a profile is wrong;
-    SpawnError(MISSING_INPUT).
+    SpawnError(SECRET), SpawnError(MISSING_INPUT).
     """
     try:
         return dict(read(kind, tunnel))
     except ProfileError as error:
         raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+    except SecretError as error:
+        raise SpawnError(Reason.SECRET, str(error)) from error
     except (OSError, ValueError) as error:
         raise SpawnError(Reason.MISSING_INPUT, str(error)) from error
 

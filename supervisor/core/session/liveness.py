@@ -32,6 +32,7 @@ LOCAL = frozenset(
         Reason.LOCAL,
         Reason.CLIENT_CONFIG,
         Reason.MISSING_INPUT,
+        Reason.SECRET,
         Reason.MISSING_BINARY,
         Reason.MISSING_RIGHT,
         Reason.KILLED,

@@ -74,6 +74,7 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType(
         Reason.KEY: Retry.NEVER,
         Reason.CLIENT_CONFIG: Retry.NEVER,
         Reason.MISSING_INPUT: Retry.NEVER,
+        Reason.SECRET: Retry.NEVER,
         Reason.MISSING_BINARY: Retry.NEVER,
         Reason.MISSING_RIGHT: Retry.NEVER,
     }
