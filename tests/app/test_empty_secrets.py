@@ -30,7 +30,7 @@ tunnels:
   wireguard: {kind: wireguard, config: d.conf, destinations: [10.6.0.0/16]}
   sshuttle: {kind: sshuttle, remote: u@h.example.com, identity: {file: I}, known_hosts: hosts,
     destinations: [10.7.0.0/16]}
-  command: {kind: command, argv: [/bin/true], up: {notify: true}, destinations: [10.9.0.0/16],
+  command: {kind: command, argv: [/bin/true, "{device}", "{password_file}"], up: {notify: true}, destinations: [10.9.0.0/16],
     login: {username: u, password: {file: S}}}
 """
 
