@@ -22,7 +22,7 @@ from supervisor.control.peer_credentials import (
     refuse_own_clients,
 )
 from supervisor.control.server_sent_events import SharedResult, StatusPageStream, StreamLimits
-from supervisor.core.diagnosis.query import PacketQuery, parse_question
+from supervisor.core.diagnosis.query import PacketQuery, parse_query
 from supervisor.core.views.audit_lines import ChangeRequest
 from supervisor.core.views.documents import (
     AlertsDocument,
@@ -214,7 +214,7 @@ class HTTPApi:
     async def _why(self, request: web.Request) -> web.Response:
         query = request.query
         try:
-            question = parse_question(query.get("address", ""), query.get("from"), query.get("port"))
+            question = parse_query(query.get("address", ""), query.get("from"), query.get("port"))
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return web.json_response(await self._daemon.why(question))

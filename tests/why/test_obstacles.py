@@ -55,7 +55,7 @@ def answer(
 
 def steps(found: Explanation) -> list[tuple[str, str]]:
     return [
-        (step.name, step.mark.value)
+        (step.name, step.status.value)
         for step in found.steps
         if step.name in ("firewall", "policy rule", "address", "kernel setting")
     ]
