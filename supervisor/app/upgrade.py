@@ -19,8 +19,9 @@ from typing import NoReturn
 
 import structlog
 
+from supervisor.app.parts import Parts
+from supervisor.app.status_line import summary
 from supervisor.app.stores.upgrade_document import CHECKED, GIVEN, HandoverDocument, written
-from supervisor.app.wiring import Parts, summary
 from supervisor.config import Config
 from supervisor.core.events import Noticed
 from supervisor.version import version
@@ -84,7 +85,7 @@ class Upgrade:
 
     async def _at_rest(self) -> None:
         """Until nothing that has happened waits to be understood, and no order to be carried out."""
-        engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.runner
+        engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.data_plane.runner
         while (events := inbox.take()) or runner.busy:
             engine.advance(events)
             await asyncio.sleep(0)
@@ -113,11 +114,11 @@ class Upgrade:
             lock=self._lock,
             listening=parts.servers.descriptors(),
             tunnels={
-                name: parts.memory.stored(name, record)
+                name: parts.stores.records.stored(name, record)
                 for name, record in records.items()
                 if record is not None
             },
-            kept=parts.runner.kept,
+            kept=parts.data_plane.runner.kept,
         )
 
 

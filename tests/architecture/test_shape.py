@@ -122,7 +122,7 @@ CONTAIN = {
     "supervisor/clients/launch.py",
     "supervisor/kernel/network.py",
     "supervisor/reports/paging/pager.py",
-    "supervisor/app/daemon.py",
+    "supervisor/app/closing.py",
     "tunnels/kinds/sshuttle/ssnet_patch.py",
 }
 

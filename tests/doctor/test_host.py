@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from supervisor.app.files import Files, load
-from supervisor.app.preflight import addresses, diagnose, programs, resolving, stores
+from supervisor.app.preflight import addresses, programs, resolving, stores
 from supervisor.app.preflight import host as machine
+from supervisor.app.preflight.gather import diagnose
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import demand
 from supervisor.config import Config

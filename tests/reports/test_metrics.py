@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from supervisor.core.network.layout import RouteCounts
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from supervisor.reports.metrics import loop_lag
-from supervisor.reports.metrics.counters import Rising
+from supervisor.reports.metrics.counters import Rising, SentEvents
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
@@ -79,6 +79,7 @@ class ScrapeWorld:
         self.links: dict[str, tuple[int, int]] = {"t-acme": (1000, 500)}
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
+        self.sent = SentEvents()
         self.metrics = Metrics(
             "0.1.0",
             1_000_000.0,
@@ -90,6 +91,7 @@ class ScrapeWorld:
                 lambda: self.outbox,
                 lambda: 3,
                 lambda: {("acme", "support"): 7, ("gone", ""): 1},
+                sent_events=self.sent.counts,
                 availability=lambda tunnels: {
                     (name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")
                 },
@@ -119,7 +121,7 @@ def busy(world: ScrapeWorld) -> Snapshot:
     snap = snapshot(acme=up())
     world.metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, lasted=1.5), snap)
     world.metrics.record(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), snap)
-    world.metrics.pagerduty_event("trigger", "accepted")
+    world.sent.count("trigger", "accepted")
     return snap
 
 

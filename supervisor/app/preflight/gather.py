@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.app.files import Files
+from supervisor.app.first_plan import first_plan
 from supervisor.app.preflight import addresses, host, programs, resolving, service, stores
 from supervisor.app.preflight.isolation import isolation
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import demand
-from supervisor.app.wiring import first_plan
 from supervisor.config.model import Config
 from supervisor.core.preflight import Finding, examine
 from supervisor.core.preflight.facts import Around, HostFacts

@@ -26,6 +26,24 @@ _OVER = frozenset(
 _AUTH_SEEN = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
 
 
+class SentEvents:
+    """Attempts to send an event to PagerDuty, by action and result. For any thread."""
+
+    def __init__(self) -> None:
+        self._counting = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, action: str, result: str) -> None:
+        """One more."""
+        with self._counting:
+            self._counts[action, result] += 1
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """So far."""
+        with self._counting:
+            return dict(self._counts)
+
+
 def ended_session(transition: Transition) -> bool:
     """Did this transition end a session."""
     return transition.before in _RUNNING and transition.after in _OVER

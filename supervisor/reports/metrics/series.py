@@ -74,6 +74,8 @@ class ScrapeSources:
     audit: Callable[[], Mapping[str, int] | None] = lambda: (
         None
     )  # entries by event, and those that were `lost`
+    # attempts to send an event to PagerDuty, by action and result
+    sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
 
 States = Mapping[str, TunnelState]
