@@ -55,5 +55,5 @@ def _document(finding: Finding) -> dict[str, str]:
         "severity": finding.severity.value,
         "subject": finding.subject,
         "text": finding.text,
-        "remedy": finding.remedy,
+        "remedy": finding.hint,
     }

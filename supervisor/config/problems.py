@@ -80,11 +80,9 @@ class Report:
 
 def one_line(text: str) -> str:
     """The text without what could upset a terminal or a log, and not longer than a person reads."""
-    clean = (
-        text
-        if text.isprintable()
-        else "".join(character if character.isprintable() else " " for character in text)
-    )
+    clean = text
+    if not text.isprintable():
+        clean = "".join(character if character.isprintable() else " " for character in text)
     return clean if len(clean) <= _LONGEST else f"{clean[: _LONGEST // 2]} … {clean[-_LONGEST // 2 :]}"
 
 

@@ -142,10 +142,9 @@ async def test_a_stranger_does_not_knock_all_the_time() -> None:
     for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
         watch._asked_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
         pause = watch._next(gateway, wrong) - 1000.0
-        expected = (
-            (-1000.0 if unanswered == 1 else WORRY) if wrong else (CALM if gateway is udp else float("inf"))
-        )
-        assert pause == expected
+        known = CALM if gateway is udp else float("inf")
+        suspect = -1000.0 if unanswered == 1 else WORRY
+        assert pause == (suspect if wrong else known)
 
 
 async def test_what_an_answer_is(host: Namespace) -> None:

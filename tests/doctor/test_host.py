@@ -19,7 +19,7 @@ from supervisor.app.preflight import addresses, programs, resolving, stores
 from supervisor.app.preflight import host as machine
 from supervisor.app.preflight.gather import diagnose
 from supervisor.app.preflight.locations import Places
-from supervisor.app.preflight.requirements import demand
+from supervisor.app.preflight.requirements import requirements
 from supervisor.config import Config
 from supervisor.core.preflight import Finding, Severity
 from supervisor.kernel.inspect import foreign_rules
@@ -284,7 +284,7 @@ def test_what_the_configuration_asks_for(host: HostTree) -> None:
     host.document["tunnels"]["acme"]["destinations"] = [
         {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}
     ]
-    asked = demand(host.config(), KINDS)
+    asked = requirements(host.config(), KINDS)
     assert (asked.devices, asked.proxies) == (("acme",), ("own",))
     assert [str(network) for _, network in asked.destinations] == ["100.64.0.0/16", "10.90.0.0/16"]
 
@@ -344,10 +344,10 @@ def test_a_foreign_firewall_is_found_named_and_satisfied(
     assert finding.severity is Severity.PROBLEM
     assert f"{place}: {how}" in finding.text
     if ruleset is FIREWALLD:
-        netns.run("sh", "-c", finding.remedy)
+        netns.run("sh", "-c", finding.hint)
     else:
         assert finding.text.startswith("Docker ")
-        assert "iptables -I DOCKER-USER " in finding.remedy
+        assert "iptables -I DOCKER-USER " in finding.hint
         nft(netns, "insert rule ip filter DOCKER-USER ct mark 173001-174999 accept comment facilitator")
     assert alone.trouble() == []
 
@@ -358,7 +358,7 @@ def test_a_proxy_needs_the_hosts_own_door(alone: HostTree, netns: Namespace) -> 
     (finding,) = alone.trouble()
     assert "connections that are redirected to a proxy" in finding.text
     assert "own" in finding.text
-    netns.run("sh", "-c", finding.remedy)
+    netns.run("sh", "-c", finding.hint)
     assert alone.trouble() == []
 
 
@@ -377,7 +377,7 @@ def test_third_party_policy_rules(alone: HostTree, netns: Namespace) -> None:
     assert "`100: fwmark 0x1/0x1 lookup 77`" in caught.text
     assert "`120: from 10.8.0.0/16 iif lo lookup 78`" in narrow.text
     assert (caught.severity, narrow.severity) == (Severity.PROBLEM, Severity.WARNING)
-    netns.run("sh", "-c", caught.remedy)
+    netns.run("sh", "-c", caught.hint)
     assert alone.trouble() == [narrow]
 
 

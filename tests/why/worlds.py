@@ -154,13 +154,11 @@ def kernel(plan: NetworkPlan, lane: Lane) -> KernelView:
     """A kernel that follows the plan."""
     devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
     host = HostFeatures({"lo": Device(1, 65536, True, True), **devices})
-    onward = (
-        None
-        if lane.device is None
-        else RouteLookup(lane.device, None, lane.number)
-        if lane.up
-        else RouteLookup(error="nowhere: unreachable")
-    )
+    onward = RouteLookup(error="nowhere: unreachable")
+    if lane.device is None:
+        onward = None
+    elif lane.up:
+        onward = RouteLookup(lane.device, None, lane.number)
     return KernelView(
         host=host,
         layout=wanted(plan, host),

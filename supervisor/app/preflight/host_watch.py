@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from supervisor.app.engine_view import ReadableEngine
-from supervisor.app.preflight.requirements import Running, demand
+from supervisor.app.preflight.requirements import Running, requirements
 from supervisor.config.model import Config
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
-from supervisor.core.preflight.facts import Demand, HostFacts
+from supervisor.core.preflight.facts import HostFacts, Requirements
 from supervisor.core.preflight.live import clock, conditions
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
 from tunnels.base import AnyKind
@@ -47,7 +47,7 @@ class HostWatch:
     ) -> None:
         self._engine, self._kinds, self._post = engine, kinds, post
         self._config: Config | None = None
-        self._demand = Demand()
+        self._requirements = Requirements()
         # by tunnel: the gateway that its client was last connected with
         self._peers: dict[str, IPAddress] = {}
         self._reader, self._facts = ForeignTableReader(), HostFacts()
@@ -65,7 +65,7 @@ class HostWatch:
 
     def set(self, config: Config) -> None:
         """Check for this configuration from now on."""
-        self._config, self._demand = config, demand(config, self._kinds)
+        self._config, self._requirements = config, requirements(config, self._kinds)
         self._changed.set()
 
     def changed(self) -> None:
@@ -139,7 +139,7 @@ class HostWatch:
         for name, (_, state) in snapshot.tunnels.items():
             if name in names and (peer := _address(state.session.peer)) is not None:
                 self._peers[name] = peer
-        return Running(config, self._demand, self._engine.plan, tuple(self._peers.items()), os.getpid())
+        return Running(config, self._requirements, self._engine.plan, tuple(self._peers.items()), os.getpid())
 
 
 def _address(text: str | None) -> IPAddress | None:

@@ -12,9 +12,9 @@ from supervisor.core.diagnosis.query import Evidence, PacketPath
 from supervisor.core.netfilter.values import Truth
 from supervisor.core.preflight.crossing import Aim, Case, cases, hits
 from supervisor.core.preflight.facts import HostFacts
-from supervisor.core.preflight.firewalls import remedies, sentence, stopped
+from supervisor.core.preflight.firewalls import hints, sentence, stopped
 from supervisor.core.preflight.host import of_devices
-from supervisor.core.preflight.routing import Course, catches, first, removal, taken
+from supervisor.core.preflight.routing import RoutedPackets, catches, first, removal, taken
 from tunnels.settings import IPNetwork
 
 
@@ -29,7 +29,7 @@ def obstacles(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         yield from _addresses(path, host)
         version = path.match.address.version
         yield from (
-            Check("kernel setting", f"{each.text}; to do: {each.remedy}", CheckStatus.PROBLEM)
+            Check("kernel setting", f"{each.text}; to do: {each.hint}", CheckStatus.PROBLEM)
             for each in of_devices(host, version)
         )
 
@@ -51,19 +51,19 @@ def _firewalls(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterato
     aim = Aim(path.lane, ip_network(match.address), ip_network(match.real), port=evidence.query.port)
     what = "forwarded" if path.lane.device is not None else "proxied"
     packet = Case(what, match.address.version, (aim,), _staff(evidence, path), one_lane=True)
-    for blow in stopped(hits(firewall, host.around, [packet])):
-        text = f"{sentence(blow, firewall, evidence.plan)}; to do: {remedies(blow, firewall, host)}"
-        yield Check("firewall", text, CheckStatus.PROBLEM if blow.whole else CheckStatus.WARNING)
+    for dropping in stopped(hits(firewall, host.context, [packet])):
+        text = f"{sentence(dropping, firewall, evidence.plan)}; to do: {hints(dropping, firewall, host)}"
+        yield Check("firewall", text, CheckStatus.PROBLEM if dropping.whole else CheckStatus.WARNING)
     # Packets that the tunnel itself needs: while it works although they are dropped, its session will still
     # die.
     status = CheckStatus.WARNING if takes(path.state) else CheckStatus.PROBLEM
-    own = (case for case in cases(host.around) if case.what in ("probe", "gateway"))
-    for blow in stopped(
-        hit for hit in hits(firewall, host.around, own) if path.tunnel.name in hit.case.tunnels
+    own = (case for case in cases(host.context) if case.what in ("probe", "gateway"))
+    for dropping in stopped(
+        hit for hit in hits(firewall, host.context, own) if path.tunnel.name in hit.case.tunnels
     ):
         yield Check(
             "firewall",
-            f"{sentence(blow, firewall, evidence.plan)}; to do: {remedies(blow, firewall, host)}",
+            f"{sentence(dropping, firewall, evidence.plan)}; to do: {hints(dropping, firewall, host)}",
             status,
         )
 
@@ -71,13 +71,13 @@ def _firewalls(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterato
 def _rules(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterator[Check]:
     match = path.match
     arrivals = tuple(
-        name for network, name in host.around.arrivals if network.version == match.address.version
+        name for network, name in host.context.arrivals if network.version == match.address.version
     )
-    course = Course(
+    packets = RoutedPackets(
         path.lane, ip_network(match.address), ip_network(match.real), _staff(evidence, path), arrivals
     )
     for rule in filter(first, host.rules or ()):
-        truth, _ = catches(rule, course, host.routes)
+        truth, _ = catches(rule, packets, host.routes)
         if truth is not Truth.NO:
             verb = "leads it elsewhere" if truth is Truth.YES else "may lead it elsewhere"
             text = (
@@ -91,8 +91,8 @@ def _rules(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterator[Ch
 
 def _addresses(path: PacketPath, host: HostFacts) -> Iterator[Check]:
     real = path.match.real
-    for route, course in taken(host.around, host.routes):
-        if course.lane.number == path.lane.number and real in route.network:
+    for route, packets in taken(host.context, host.routes):
+        if packets.lane.number == path.lane.number and real in route.network:
             taken_by = (
                 f"{route.device} has the address {route.network}: this host takes the packet for itself"
             )
