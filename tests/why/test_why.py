@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.diagnosis.answer import Explanation, document
-from supervisor.core.diagnosis.query import Evidence, RouteLookup, locate, parse_query, shifted
+from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, parse_query, shifted
 from supervisor.core.humanize import lasting, size
 from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
 from supervisor.core.network.plan import Lane
@@ -270,12 +270,12 @@ _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and
         ),
         ({"forwarding": False}, "forwarding", "IPv4 forwarding is switched off"),
         (
-            {"onward": RouteLookup("uplink", "198.51.100.1", 254)},
+            {"onward": RouteDecision("uplink", "198.51.100.1", 254)},
             "route",
             "the kernel sends it via 198.51.100.1 dev uplink (table 254)",
         ),
         (
-            {"onward": RouteLookup(error="nowhere: unreachable")},
+            {"onward": RouteDecision(error="nowhere: unreachable")},
             "route",
             "the kernel sends it nowhere: unreachable",
         ),
@@ -338,7 +338,7 @@ def test_a_proxy_that_does_not_listen_is_blamed() -> None:
 
 
 def test_an_answer_that_finds_no_way_back() -> None:
-    nowhere = RouteLookup(error="nowhere: there is no route")
+    nowhere = RouteDecision(error="nowhere: there is no route")
     assert problems(asked(facts("10.77.0.10", source="10.8.0.2"), back=nowhere)) == ["way back"]
     assert asked(facts("10.77.0.10"), back=nowhere).outcome == "carried"
 
@@ -466,12 +466,12 @@ def test_an_address_on_the_interface_counts_where_the_client_sets_it() -> None:
 @pytest.mark.parametrize(
     ("back", "words"),
     [
-        (RouteLookup("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
-        (RouteLookup("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
-        (RouteLookup("lo", None, 255), "answers would stay on this host (dev lo)"),
+        (RouteDecision("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
+        (RouteDecision("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
+        (RouteDecision("lo", None, 255), "answers would stay on this host (dev lo)"),
     ],
 )
-def test_answers_must_leave_towards_the_staff(source: str | None, back: RouteLookup, words: str) -> None:
+def test_answers_must_leave_towards_the_staff(source: str | None, back: RouteDecision, words: str) -> None:
     answer = asked(facts("10.77.0.10", source=source), back=back)
     assert (answer.outcome, problems(answer)) == ("blocked", ["way back"])
     assert words in step(answer, "way back")

@@ -10,7 +10,14 @@ from ipaddress import ip_network
 from typing import Any
 
 from supervisor.core.diagnosis.answer import Explanation, explain, resolve
-from supervisor.core.diagnosis.query import Evidence, KernelView, Match, RouteLookup, packet_path, parse_query
+from supervisor.core.diagnosis.query import (
+    Evidence,
+    KernelView,
+    Match,
+    RouteDecision,
+    packet_path,
+    parse_query,
+)
 from supervisor.core.network.failover import choose
 from supervisor.core.network.layout import Device, HostFeatures, wanted
 from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
@@ -112,7 +119,7 @@ STATES: Mapping[str, TunnelState] = {
         want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60
     ),
 }
-OTHER_WAY = RouteLookup("vpc", "10.60.0.1", 254)
+OTHER_WAY = RouteDecision("vpc", "10.60.0.1", 254)
 
 
 def facts(
@@ -139,7 +146,7 @@ def facts(
             asked,
             snapshot,
             plan,
-            KernelView(onward=RouteLookup("uplink", "198.51.100.1", 254), back=OTHER_WAY),
+            KernelView(onward=RouteDecision("uplink", "198.51.100.1", 254), back=OTHER_WAY),
             0.0,
             SEGMENTS,
         )
@@ -154,11 +161,11 @@ def kernel(plan: NetworkPlan, lane: Lane) -> KernelView:
     """A kernel that follows the plan."""
     devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
     host = HostFeatures({"lo": Device(1, 65536, True, True), **devices})
-    onward = RouteLookup(error="nowhere: unreachable")
+    onward = RouteDecision(error="nowhere: unreachable")
     if lane.device is None:
         onward = None
     elif lane.up:
-        onward = RouteLookup(lane.device, None, lane.number)
+        onward = RouteDecision(lane.device, None, lane.number)
     return KernelView(
         host=host,
         layout=wanted(plan, host),

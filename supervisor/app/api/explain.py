@@ -14,7 +14,7 @@ from supervisor.core.diagnosis.query import (
     Match,
     PacketPath,
     PacketQuery,
-    RouteLookup,
+    RouteDecision,
     packet_path,
 )
 from supervisor.core.network.plan import NetworkPlan
@@ -110,8 +110,8 @@ async def _routed(
 
 
 async def _onward(
-    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: RouteLookup | None
-) -> RouteLookup:
+    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: RouteDecision | None
+) -> RouteDecision:
     """Routing of a packet that arrives on the interface that leads back to its sender; without such an
     interface, of a packet from this host.
     """
@@ -122,7 +122,7 @@ async def _onward(
 
 async def _sender(
     look: Inspector, question: PacketQuery, plan: NetworkPlan
-) -> tuple[IPAddress | None, RouteLookup | None]:
+) -> tuple[IPAddress | None, RouteDecision | None]:
     """The packet's sender and the route back to it. If the question names none: an address of staff that is
     not one of this host.
     """

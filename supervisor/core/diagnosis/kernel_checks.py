@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from supervisor.core.diagnosis.checks import Check, CheckStatus, listed
-from supervisor.core.diagnosis.query import Evidence, PacketPath, RouteLookup
+from supervisor.core.diagnosis.query import Evidence, PacketPath, RouteDecision
 from supervisor.core.humanize import size
 from supervisor.core.network.intervals import Interval
 from supervisor.core.network.layout import MAIN_TABLE, Element, Layout, Route, wanted
@@ -159,7 +159,7 @@ def routing(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         yield _return_route(evidence, kernel.back)
 
 
-def _return_route(evidence: Evidence, back: RouteLookup) -> Check:
+def _return_route(evidence: Evidence, back: RouteDecision) -> Check:
     """Answers must leave by the interface that leads to staff: never into a tunnel, nor to this host."""
     wrong = CheckStatus.PROBLEM if evidence.query.source is not None else CheckStatus.WARNING
     tunnel = next(

@@ -107,7 +107,7 @@ def shifted(address: IPAddress, old: IPNetwork, new: IPNetwork) -> IPAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteLookup:
+class RouteDecision:
     """The kernel's routing decision for one packet (RTM_GETROUTE). With an `error` (a sentence) no device."""
 
     device: str | None = None
@@ -128,8 +128,8 @@ class KernelView:
     host: HostFeatures = field(default_factory=HostFeatures)
     layout: Layout | None = None  # all rules, routes and nftables elements of ours
     forwarding: bool | None = None  # of the packet's IP version
-    onward: RouteLookup | None = None  # the packet itself, marked as our rules would
-    back: RouteLookup | None = None  # its answers
+    onward: RouteDecision | None = None  # the packet itself, marked as our rules would
+    back: RouteDecision | None = None  # its answers
     addresses: tuple[str, ...] = ()  # of the tunnel's device, of the packet's IP version
     listening: bool | None = None  # on the proxy's port
     traffic: tuple[int, int] | None = None  # bytes received and sent by the device
