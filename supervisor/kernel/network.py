@@ -34,8 +34,8 @@ from supervisor.core.network.plan import NetworkPlan
 from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import Failure, Occupied, explained, is_fatal, is_passing, reason, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
-from supervisor.kernel.netlink.notifications import EVERYTHING, Heard, KernelPart, Notifications, nobody
 from supervisor.kernel.nft.messages import OWNER, PERSIST
+from supervisor.kernel.notifications import EVERYTHING, Heard, KernelPart, Notifications, nobody
 from supervisor.kernel.state import KernelState
 from supervisor.kernel.sysctl import Note, Sysctls
 

@@ -18,9 +18,9 @@ from supervisor.core.network.changes import Change, Op, applied, diff
 from supervisor.core.network.layout import Device, HostFeatures, Item, Layout, Route, wanted
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.kernel.errors import Failure
-from supervisor.kernel.netlink.notifications import EVERYTHING, KernelPart
 from supervisor.kernel.nft.messages import OWNER, PERSIST
 from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.notifications import EVERYTHING, KernelPart
 from supervisor.kernel.offload import run_offloaded
 from supervisor.kernel.route.messages import CHUNK
 from supervisor.kernel.route.table import RouteTable

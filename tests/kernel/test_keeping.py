@@ -20,9 +20,9 @@ from supervisor.core.network.layout import Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import Occupied
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
-from supervisor.kernel.netlink.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.route.table import RouteTable
 from tests.kernel.lab import DOWN, MANY, PLAN, KernelUnderTest, kernel, until
 from tests.netns import Namespace

@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from supervisor.app.api.explain import Explainer
 from supervisor.app.api.status_page_model import StatusPageModel
-from supervisor.app.stores.stopped_tunnels import StoppedTunnels
-from supervisor.app.watchers.auditing import Auditing
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
@@ -53,6 +52,26 @@ _COUNT_FLOWS_SECONDS = 5.0  # until the flows of all tunnels that drain have bee
 _SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)
 
 
+class StopStore(Protocol):
+    """Remembers which tunnels an operator has stopped."""
+
+    def hold(self, tunnel: str) -> None:
+        """It is stopped. OSError: that does not survive a restart of the daemon."""
+
+    def release(self, tunnel: str) -> None:
+        """It may run. OSError: see `hold`."""
+
+
+class AuditLog(Protocol):
+    """Keeps the audit."""
+
+    def document(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
+        """What `facilitator audit` shows. LookupError: no audit is kept."""
+
+    def acted(self, act: ChangeRequest) -> None:
+        """Record that somebody asked for a change."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningDaemonAPI:
     """The `DaemonAPI` of the running daemon; what each method does is described there."""
@@ -64,11 +83,11 @@ class RunningDaemonAPI:
     network: KernelNetwork
     metrics_exporter: Metrics
     recorder: History
-    stopped_tunnels: StoppedTunnels
+    stopped_tunnels: StopStore
     explainer: Explainer
     page_model: StatusPageModel
     pagers: Pagers
-    auditing: Auditing
+    auditing: AuditLog
     stalled: Callable[[], str | None]  # why the engine counts as stuck; None: it works
     on_reload: Callable[[], Awaitable[ReloadDocument]]
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
