@@ -1,4 +1,5 @@
-"""`facilitator run`: starts the parts, serves until it is asked to end, reloads, upgrades, and ends in order.
+"""`facilitator run`: starts the parts, serves until it is asked to end, reloads, upgrades, and ends
+in order.
 
 start: kernel closed -> clients of an earlier daemon adopted, others ended -> sockets -> configuration ->
 READY
@@ -28,11 +29,11 @@ from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.profiles import Weight, examine
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
-from supervisor.app.stores.upgrade_document import HandoverDocument, asked, received
+from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
 from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.upgrade import Upgrade
 from supervisor.app.watchers.endpoints import EndpointWatch
-from supervisor.app.watchers.idle import QuietWatch
+from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.wiring import RunInputs, build, paging, scope
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
@@ -68,7 +69,7 @@ STALLED_SECONDS = 10.0  # how late the engine may be before /healthz fails and t
 
 def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
     """Run the daemon until it ends; the exit code. Errors at the start are printed."""
-    if (code := asked(path, kinds)) is not None:
+    if (code := check_requested(path, kinds)) is not None:
         return code
     open_standard_streams()
     try:
@@ -170,7 +171,7 @@ class Daemon:
         background.start("loop lag", lambda: loop_lag.watch(reports.metrics.loop_lag))
         background.start("watchdog", self._feed_watchdog)
         background.start("certificates", watchers.certificates.run)
-        background.start("quiet", QuietWatch(engine, SessionMeter(engine.lane), post).run)
+        background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
         background.start("uplink", UplinkWatch(post).run)
         background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post).run)
         background.start("status page samples", reports.page_model.run)
