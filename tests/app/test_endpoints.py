@@ -66,7 +66,7 @@ class EndpointWorld:
 @contextlib.asynccontextmanager
 async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
     watch = EndpointWatch(
-        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, look=0.02
+        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, interval=0.02
     )
     task = asyncio.create_task(watch.run())
     try:

@@ -23,6 +23,7 @@ from supervisor.app.preflight.requirements import requirements
 from supervisor.config import Config
 from supervisor.core.preflight import Finding, Severity
 from supervisor.kernel.inspect import foreign_rules
+from supervisor.kernel.nft.expressions import expression
 from tests.kernel.test_rights import NET_ADMIN, NOBODY, as_nobody
 from tests.lab.daemon import FACILITATOR, REPOSITORY, LabDaemon
 from tests.netns import Namespace
@@ -322,9 +323,9 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: HostTree, netns: Namespace)
     assert state() == before
     assert foreign_rules.owner_persist()
     assert foreign_rules.missing_modules() == ()
-    assert foreign_rules.missing_modules(
-        {**foreign_rules.NEEDED, "nft_none": foreign_rules.rule_of(b"none", (1, 1))}
-    ) == ("nft_none",)
+    assert foreign_rules.missing_modules({**foreign_rules.NEEDED, "nft_none": expression("none")}) == (
+        "nft_none",
+    )
     assert state() == before
 
 
@@ -421,7 +422,7 @@ def test_foreign_listeners(alone: HostTree) -> None:
 def test_a_container_without_tun_and_with_settings_that_nobody_may_write(
     alone: HostTree, netns: Namespace
 ) -> None:
-    netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
+    netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.ip_forward=0")
     assert alone.trouble() == []  # the daemon will see to it
     mounts = (
         "mount -t tmpfs none /dev/net && mount --bind /proc/sys /proc/sys && mount -o "
@@ -452,7 +453,8 @@ def test_a_container_without_tun_and_with_settings_that_nobody_may_write(
 
 
 @pytest.mark.root
-def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: HostTree) -> None:
+def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: HostTree, netns: Namespace) -> None:
+    netns.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
     config = alone.config()
 
     async def work() -> str:
