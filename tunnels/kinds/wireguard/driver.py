@@ -23,7 +23,7 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from tunnels.drivers.channel import Talk, assigned
+from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like
 from tunnels.drivers.netlink import bring_up
 from tunnels.kinds.wireguard.device import opened
@@ -142,7 +142,7 @@ class WireGuardTunnel:
         self._handshakes = Handshakes()
         self._resolved_at = 0.0
 
-    async def run(self, talk: Talk, renew: asyncio.Event) -> None:
+    async def run(self, talk: DaemonChannel, renew: asyncio.Event) -> None:
         """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same
         device.
         """
@@ -266,7 +266,7 @@ async def main(arguments: Sequence[str]) -> int:
     stopped, renew, hints = asyncio.Event(), asyncio.Event(), HandshakeHints()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    talk = Talk(options.talk, renew.set)
+    talk = DaemonChannel(options.talk, renew.set)
     await talk.listen()
     try:
         device = await opened(options.device, hints.said)
@@ -297,7 +297,7 @@ async def _attended(work: Coroutine[Any, Any, None], device: WireGuardDevice, st
         await device.close()
 
 
-async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> None:
+async def _run(tunnel: WireGuardTunnel, talk: DaemonChannel, renew: asyncio.Event) -> None:
     """After a failure the device stays as it is: the daemon decides, as soon as there is one."""
     try:
         await tunnel.run(talk, renew)
@@ -310,7 +310,7 @@ async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> Non
     await asyncio.Event().wait()
 
 
-def _refused(talk: Talk, error: OSError) -> None:
+def _refused(talk: DaemonChannel, error: OSError) -> None:
     """This host does not let us."""
     match error.errno:
         case errno.ENOENT:
