@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from supervisor.core.state import Snapshot, Transition
 from supervisor.reports.metrics.counters import Tally
@@ -64,6 +63,8 @@ class Metrics:
         """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker
         thread; scrapes take turns.
         """
+        from prometheus_client.exposition import choose_encoder  # brings three HTTP servers along
+
         encode, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
         with self._rendering:
