@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from common.netlink import text_attribute
 from supervisor.app.files import Files, load
 from supervisor.app.preflight import addresses, diagnose, programs, resolving, stores
 from supervisor.app.preflight import host as machine
@@ -321,9 +322,9 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: HostTree, netns: Namespace)
     assert state() == before
     assert foreign_rules.owner_persist()
     assert foreign_rules.missing_modules() == ()
-    assert foreign_rules.missing_modules(
-        {**foreign_rules.NEEDED, "nft_none": foreign_rules.rule_of(b"none", (1, 1))}
-    ) == ("nft_none",)
+    assert foreign_rules.missing_modules({**foreign_rules.NEEDED, "nft_none": text_attribute(1, "none")}) == (
+        "nft_none",
+    )
     assert state() == before
 
 
