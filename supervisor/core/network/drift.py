@@ -1,6 +1,6 @@
 """Drift: what others changed of ours in the kernel, and whether it is put back now.
 
-    judge(believed layout, changes from the layout found to the one wanted, guard, now) -> Repair | RateLimited
+    judge(believed, changes (from what was found to what is wanted), guard, now) -> Repair | RateLimited
 
 Repairs are rate-limited (`common.token_bucket`). Another program that changes the same thing again and again
 would otherwise keep this host busy for ever: that is a fight, which people are told of, and which is over
