@@ -2,7 +2,7 @@
 disjoint ranges of source addresses.
 
     AccessPolicy (from the configuration) -> refusals(...) -> elements of the table (`core.network.layout`),
-    and whose counter is whose (`kernel.nft.counters`)
+    and whose counter is whose (`kernel.counters`)
 
 Segments may overlap: a source that one rule allows is allowed. A refused packet is counted for the smallest
 network around its source.
