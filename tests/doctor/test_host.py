@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from common.netlink import text_attribute
 from supervisor.app.files import Files, load
 from supervisor.app.preflight import addresses, programs, resolving, stores
 from supervisor.app.preflight import host as machine
@@ -23,7 +24,6 @@ from supervisor.app.preflight.requirements import requirements
 from supervisor.config import Config
 from supervisor.core.preflight import Finding, Severity
 from supervisor.kernel.inspect import foreign_rules
-from supervisor.kernel.nft.expressions import expression
 from tests.kernel.test_rights import NET_ADMIN, NOBODY, as_nobody
 from tests.lab.daemon import FACILITATOR, REPOSITORY, LabDaemon
 from tests.netns import Namespace
@@ -323,7 +323,7 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: HostTree, netns: Namespace)
     assert state() == before
     assert foreign_rules.owner_persist()
     assert foreign_rules.missing_modules() == ()
-    assert foreign_rules.missing_modules({**foreign_rules.NEEDED, "nft_none": expression("none")}) == (
+    assert foreign_rules.missing_modules({**foreign_rules.NEEDED, "nft_none": text_attribute(1, "none")}) == (
         "nft_none",
     )
     assert state() == before

@@ -61,11 +61,11 @@ class RawRoute(NamedTuple):
     device: int  # its index; 0: none
 
 
-def pack(change: Change, index: int = 0, take_place: bool = False) -> NetlinkRequest:
+def pack(change: Change, index: int = 0) -> NetlinkRequest:
     """The message for a change of a route (into the device with this index, if any) or of a rule."""
     add = change.op is Op.ADD
     if isinstance(change.item, Route):
-        flags = CREATE | (REPLACE if take_place else EXCLUSIVE) if add else 0
+        flags = CREATE | (REPLACE if change.replaces else EXCLUSIVE) if add else 0
         return NetlinkRequest(
             _NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add)
         )

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from supervisor.core.network.changes import Change, Op
@@ -81,22 +81,11 @@ class RouteTable:
             [rule for version in versions for rule in await self.netlink.dump(rule_dump(version), read_rule)]
         )
 
-    async def change(self, change: Change, host: HostFeatures, take_place: bool = False) -> None:
-        """Add or remove a route or rule. Removing what is gone already is success; `take_place`: an added
-        route may replace ours.
+    async def change_all(self, changes: Sequence[Change], host: HostFeatures) -> list[OSError | None]:
+        """Carry out at most CHUNK changes of routes and rules, each by itself; what went wrong with each.
+        Removing what is gone already is success.
         """
-        for error in await self.change_all([change], host, [change.item] if take_place else ()):
-            if error is not None:
-                raise error
-
-    async def change_all(
-        self, changes: Sequence[Change], host: HostFeatures, take_place: Collection[object] = ()
-    ) -> list[OSError | None]:
-        """Carry out at most CHUNK changes, each by itself; what went wrong with each. `take_place`:
-        routes that may replace ours.
-        """
-        requests = [pack(change, _index(change.item, host), change.item in take_place) for change in changes]
-        said = await self.netlink.change(requests)
+        said = await self.netlink.change([pack(change, _index(change.item, host)) for change in changes])
         return [
             None if error is not None and change.op is Op.REMOVE and error.errno in _GONE else error
             for change, error in zip(changes, said, strict=True)
