@@ -16,11 +16,12 @@ from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Noti
 from supervisor.core.faults import Faults, Tell
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import PreviousRun, TunnelRecord
 from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
 from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
-from supervisor.outputs import Outputs, ProbeJob, Recorder
+from supervisor.outputs import Outputs, Recorder
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, seat_name
 from tunnels.settings import Tunnel
 
