@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from supervisor.core import events as ev
-from supervisor.core.alerting.grouping import SharedCause, ties
-from supervisor.core.alerting.incidents import IncidentState, called, resumed
+from supervisor.core.alerting.grouping import SharedCause, shared_causes
+from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.conditions import Condition, of_tunnels, seen
+from supervisor.core.conditions import Condition, of_tunnels, visible
 from supervisor.core.faults import Faults
 from supervisor.core.network.failover import Carriers, choose, contested, recalled
 from supervisor.core.network.plan import (
@@ -150,7 +150,7 @@ class Engine:
             if (at := self._kinds[t.kind].endpoint(t)) is not None
         }
         self._partners = partners(self._tunnels)
-        self._ties = ties(self._tunnels, self._gateways)
+        self._ties = shared_causes(self._tunnels, self._gateways)
         for name in self._memory.records.keys() & self._gateways.keys():
             self._turns.recall(self._gateways[name], self._states[name])
         self._memory = PreviousRun()
@@ -182,7 +182,7 @@ class Engine:
 
     def resume(self, incidents: frozenset[str]) -> None:
         """Names of the incidents that an earlier run left open; before the first configuration."""
-        self._calls = resumed(incidents, self._clock())
+        self._calls = inherit(incidents, self._clock())
 
     def remember(self, known: Mapping[str, Known]) -> None:
         """What earlier runs have learned about the far sides, by tunnel; before the first configuration."""
@@ -214,7 +214,7 @@ class Engine:
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """What is wrong and needs nobody to explain it, by name."""
-        return seen(self._noticed, self._found(), self._clock()).shown
+        return visible(self._noticed, self._found(), self._clock()).shown
 
     def _found(self) -> dict[str, Condition]:
         found = self._out.conditions | self._faults.conditions
@@ -499,9 +499,9 @@ class Engine:
         self._out.alert(self._alerts)
 
     def _judge(self) -> None:
-        sight = seen(self._noticed, self._found(), self._clock())
+        sight = visible(self._noticed, self._found(), self._clock())
         self._noticed = sight.since
-        self._calls, self._alerts, due = called(
+        self._calls, self._alerts, due = decide(
             self._scope.facilitator, self._calls, self.snapshot, sight.shown, self._ties
         )
         self._alerts_due = min(

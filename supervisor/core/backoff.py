@@ -13,7 +13,7 @@ _MAX_DOUBLINGS = 62  # 2.0 ** 62 seconds is longer than any limit, and no float 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The pause before retry n is uniform between a floor and a ceiling that doubles with n, up to a limit."""
+    """The pause before retry n lies between a floor and a ceiling that doubles with n, up to a limit."""
 
     floor_seconds: float
     first_ceiling_seconds: float  # ceiling of the first retry

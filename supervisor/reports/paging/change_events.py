@@ -31,7 +31,9 @@ class _Change:
 
 
 class ChangeEvents:
-    """The change events of one receiver. `add` may be called in any thread, `send_due` only in the pager's."""
+    """The change events of one receiver. `add` may be called in any thread, `send_due` only in
+    the pager's.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

@@ -57,7 +57,9 @@ class Pager:
         trigger_limit: EventRateLimit | None = None,
         clock: PagerClock | None = None,
     ) -> None:
-        """`key_limit` is the rate limit of a routing key, `trigger_limit` that of triggers of one incident."""
+        """`key_limit` is the rate limit of a routing key, `trigger_limit` that of triggers of one
+        incident.
+        """
         pauses = pauses or RetryPauses()
         trigger_limit = trigger_limit or EventRateLimit(MAX_TRIGGERS_PER_INCIDENT, INCIDENT_WINDOW_SECONDS)
         self._notifier = notifier

@@ -86,7 +86,9 @@ class Pagers:
         return [_receiver(pager, known) for known, pager in pairs if known or pager.status.incidents]
 
     def test(self) -> dict[str, Future[TestResults]]:
-        """Open and resolve a test incident at each configured receiver; its results, by the receiver's name."""
+        """Open and resolve a test incident at each configured receiver; its results, by the
+        receiver's name.
+        """
         secrets = (self._paging.routing_key, self._paging.webhook)
         pairs = zip(secrets, self._all, strict=True)
         return {pager.name: pager.test() for secret, pager in pairs if secret is not None}
