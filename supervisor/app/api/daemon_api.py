@@ -139,7 +139,7 @@ class RunningDaemonAPI:
         rows = recorder.read(tunnel, limit)
         tunnels = (
             TunnelHistory(
-                name, kind, recorder.availability(name), recorder.slots(name, DAY_SECONDS, DAY_SLOTS)
+                name, kind, recorder.availability(name), recorder.worst_by_part(name, DAY_SECONDS, DAY_SLOTS)
             )
             for name, kind in kinds.items()
         )
