@@ -115,7 +115,6 @@ def pagers() -> Iterator[list[PagerProcess]]:
 
 
 # --- SIGKILL
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,6 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
 
 
 # --- the disk
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -293,7 +291,6 @@ def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[PagerProcess])
 
 
 # --- any history
-# ----------------------------------------------------------------------------------------------------------
 
 STEPS = st.sampled_from(
     [
@@ -353,7 +350,6 @@ def test_at_quiet_what_is_open_is_what_is_wanted(
 
 
 # --- the rules
-# ----------------------------------------------------------------------------------------------------------
 
 FRESH = Incident(KEY, "acme", "file:key", 0.0)
 
@@ -395,7 +391,6 @@ def test_a_refused_key_is_not_tried_twice() -> None:
 
 
 # --- the double as a program
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_double_runs_as_a_program(tmp_path: Path) -> None:

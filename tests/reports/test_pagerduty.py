@@ -455,7 +455,6 @@ def test_an_error_of_our_own_does_not_silence_the_pager(office: Office) -> None:
 
 
 # --- what is said
-# ----------------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000)
 
@@ -502,7 +501,6 @@ def test_dedup_keys_fit() -> None:
 
 
 # --- answers
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
