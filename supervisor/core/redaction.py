@@ -19,8 +19,8 @@ _MAX_ESCAPE_CHARS = 6  # for one character, as in \u0041
 _PREFIX_CHARS = 4  # of a form, looked up before the whole form is searched for
 _MAX_FORMS_WITHOUT_INDEX = 40  # so many forms are searched for one by one, without looking up their prefixes
 
-# Escape sequences by their first character, which makes the search quick; `B` is the first hexadecimal digit of
-# a byte.
+# Escape sequences by their first character, which makes the search quick; `B` is the first hexadecimal digit
+# of a byte.
 _ESCAPES = {
     "%": r"%[B][0-9A-Fa-f](?:%[B][0-9A-Fa-f])*",
     "\\": r"\\(?:u[0-9A-Fa-f]{4}(?:\\u[0-9A-Fa-f]{4})*|x[B][0-9A-Fa-f](?:\\x[B][0-9A-Fa-f])*|[^ux])",

@@ -45,8 +45,8 @@ def session_lengths(path: Path, count: int) -> list[tuple[str, float, str]]:
 
 
 def latest(path: Path, tunnel: str | None, limit: int) -> dict[str, list[dict[str, Any]]]:
-    """The last `limit` sessions, transitions and incidents, newest first, by these names; of one tunnel, or of all. Raises
-    sqlite3.Error.
+    """The last `limit` sessions, transitions and incidents, newest first, by these names; of one tunnel, or
+    of all. Raises sqlite3.Error.
     """
     with contextlib.closing(_read_only(path)) as connection:
         return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.humanize import iso
-from supervisor.core.views.documents import ReceiverEntry, ReceiverIncidentEntry
+from supervisor.core.views.documents import ReceiverEntry, ReceiverIncidentEntry, WaitingMessageEntry
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import Incident
 from supervisor.reports.paging.notifier import PagerHooks
@@ -115,7 +115,7 @@ def _receiver(pager: Pager, configured: bool) -> ReceiverEntry:
 
 def _incident(it: Incident) -> ReceiverIncidentEntry:
     message = it.message
-    waits = None
+    waits: WaitingMessageEntry | None = None
     if message is not None:
         waits = {"action": message.action.value, "attempts": message.attempts, "error": message.error}
     return {
