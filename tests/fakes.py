@@ -215,13 +215,11 @@ class FakeRunner:
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         if self.world.habits.obeys_sigterm():
-            self._later(
-                0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0))
-            )
+            self._later(0.05, tunnel, session, lambda: self.exit(tunnel, session, Exited(tunnel, session, 0)))
 
     def kill(self, tunnel: str, session: int) -> None:
         self._later(
-            0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9))
+            0.01, tunnel, session, lambda: self.exit(tunnel, session, Exited(tunnel, session, None, 9))
         )
 
     @property
@@ -246,7 +244,7 @@ class FakeRunner:
             self.world.habits.lives(),
             name,
             session,
-            lambda: self._exit(name, session, Exited(name, session, 1)),
+            lambda: self.exit(name, session, Exited(name, session, 1)),
         )
 
     def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
@@ -263,7 +261,7 @@ class FakeRunner:
             None,
         )
 
-    def _exit(self, name: str, session: int, event: Exited) -> None:
+    def exit(self, name: str, session: int, event: Exited) -> None:
         place = self._place(name, session)
         assert place is not None
         del self.alive[place]

@@ -241,12 +241,15 @@ def _enter(sandbox: Sandbox) -> None:
             syscalls.keep_capabilities(sandbox.capabilities)
     syscalls.no_new_privileges()
     if (abi := syscalls.landlock_abi()) > 0:
-        _close_files(sandbox.files, abi)
+        close_files(sandbox.files, abi)
     with contextlib.suppress(OSError):  # a kernel without it; the doctor says so
         syscalls.filter_system_calls(seccomp.program())
 
 
-def _close_files(files: Iterable[tuple[str, int]], abi: int) -> None:
+def close_files(files: Iterable[tuple[str, int]], abi: int) -> None:
+    """Let this process open nothing but these files and folders, as far as Landlock of this ABI version can
+    (landlock(7)).
+    """
     handled = handled_by(abi)
     ruleset = syscalls.landlock_ruleset(handled, _SCOPES if abi >= _SCOPED_SINCE else 0)
     try:

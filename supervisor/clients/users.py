@@ -48,7 +48,7 @@ class Users:
         if os.geteuid() != 0:
             return None
         if not _mounts():
-            return _shared()
+            return shared_user()
         others = {number for place, number in self._given.items() if place != directory.name}
         number = next(
             each
@@ -87,7 +87,8 @@ def _running() -> set[int]:
     return found
 
 
-def _shared() -> User:
+def shared_user() -> User:
+    """The user `facilitator`, where clients cannot have users of their own. LookupError: there is none."""
     try:
         account = pwd.getpwnam(NAME)
     except KeyError:

@@ -135,11 +135,11 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
     for action, verdict, there in (("trigger", "firing", RemoteState.OPEN), ("resolve", "clear", None)):
         pagers.append(killed := PagerProcess(tmp_path, double.url, "--halt", point, "--action", action))
         if point == "under way":
-            double._released.clear()
+            double.hang_again()
             double.script(ScriptedReply(hang=True, process=False))
         killed.set(acme=verdict)
         if point == "under way":
-            assert double.wait(lambda d: any(d._in_flight.values()))
+            assert double.wait(lambda d: d.in_flight > 0)
         elif point == "afterwards":
             killed.wait_for(f"{action} accepted")
             assert eventually(
