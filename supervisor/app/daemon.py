@@ -52,7 +52,7 @@ from supervisor.core.session.lifetime import REMEMBERED, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
-from supervisor.reports.history.last_failures import KEPT
+from supervisor.reports.history.last_failures import MAX_FAILURES
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
@@ -194,8 +194,8 @@ class Daemon:
         finally:
             left.close()
         await self._sweep(taken)
-        parts.reports.last_failures.remember(
-            await asyncio.to_thread(parts.reports.history.start, left.sessions, KEPT)
+        parts.reports.last_failures.restore(
+            await asyncio.to_thread(parts.reports.history.start, left.sessions, MAX_FAILURES)
         )
         await self._recall_reports()
         parts.stores.records.only(config.tunnels)
@@ -216,9 +216,9 @@ class Daemon:
     async def _recall_reports(self) -> None:
         """What earlier runs have learned about session lengths, and the incidents they left open."""
         parts = self._parts
-        lengths = await asyncio.to_thread(parts.reports.history.lengths, REMEMBERED)
+        lengths = await asyncio.to_thread(parts.reports.history.session_lengths, REMEMBERED)
         parts.engine.remember(remembered(parts.stores.second_sessions.known, lengths))
-        parts.engine.resume(await asyncio.to_thread(parts.reports.pagers.left_open))
+        parts.engine.resume(await asyncio.to_thread(parts.reports.pagers.open_incidents))
 
     def _api(self) -> HTTPApi:
         from supervisor.app.http_app import http_api  # slow to import, see there

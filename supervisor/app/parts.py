@@ -26,7 +26,7 @@ from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.network import KernelNetwork
 from supervisor.probes.prober import ProbeLoop
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.paging.pagers import Pagers
@@ -57,7 +57,7 @@ class Reports:
     """What others learn from the daemon."""
 
     metrics: Metrics
-    last_failures: Deaths
+    last_failures: LastFailures
     history: History
     pagers: Pagers
     auditing: Auditing
