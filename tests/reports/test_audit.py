@@ -34,7 +34,7 @@ from supervisor.core.views.audit_lines import (
 )
 from supervisor.reports.audit import writer
 from supervisor.reports.audit.rotation import RotatedFile
-from supervisor.reports.audit.writer import AuditLog
+from supervisor.reports.audit.writer import AuditWriter
 from tests.lab.wait import eventually
 
 PLAN = NetworkPlan(
@@ -78,9 +78,9 @@ def events(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[AuditLog]:
+def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[AuditWriter]:
     """One that runs."""
-    made = AuditLog(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
+    made = AuditWriter(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
     made.start({"version": "1"})
     try:
         yield made

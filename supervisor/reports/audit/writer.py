@@ -39,7 +39,7 @@ _MAX_BATCH_ENTRIES = 200  # in one write, so that other threads get the GIL in b
 Changed = Callable[[], None]
 
 
-class AuditLog:
+class AuditWriter:
     """Writes to a file from a thread of its own. `put` may be called in any thread."""
 
     def __init__(

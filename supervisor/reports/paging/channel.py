@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import SendResult
-from supervisor.reports.paging.notifier import Notifier, PagerClock, PagerHooks, RetryPauses
+from supervisor.reports.paging.notifier import IncidentNotifier, PagerClock, PagerHooks, RetryPauses
 from supervisor.reports.paging.routing import EventRateLimit, Keyring, PagingConfig, RoutingKey
 
 UNREADABLE_KEY = (OSError, LookupError, ValueError)  # what reading a routing key may raise
@@ -19,7 +19,7 @@ UNREADABLE_KEY = (OSError, LookupError, ValueError)  # what reading a routing ke
 class Channel:
     """Shared by `DesiredIncidents`, `EventSender` and `ChangeEvents` of one pager. Not thread-safe."""
 
-    notifier: Notifier
+    notifier: IncidentNotifier
     keys: Keyring
     key_limit: EventRateLimit  # events sent through a routing key, by its fingerprint
     hooks: PagerHooks

@@ -50,7 +50,7 @@ class PagerClock:
     wall: Callable[[], float] = time.time
 
 
-class Notifier(Protocol):
+class IncidentNotifier(Protocol):
     """The API of one kind of receiver (Alertmanager: a notifier of a receiver). It authenticates by a secret,
     which is a routing key or an address, and whose location `PagingConfig` has.
     """

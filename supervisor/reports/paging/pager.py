@@ -1,6 +1,6 @@
 """Keeps the incidents at one receiver (PagerDuty or a webhook) as the verdicts say.
 
-    engine -> `Pager.set` | thread: `desired` -> `outbox` (disk) -> `sending` -> `Notifier.send` -> `outbox`
+    engine -> `Pager.set` | thread: `desired` -> `outbox` (disk) -> `sending` -> receiver, `outbox`
 
 One thread does everything after `set`, one message at a time. So a trigger and a resolve of one incident are
 never in flight together, and after a crash at any point the next run knows what may be open.
@@ -21,7 +21,7 @@ from supervisor.reports.paging.change_events import ChangeEvents
 from supervisor.reports.paging.channel import UNREADABLE_KEY, Channel
 from supervisor.reports.paging.desired import DesiredIncidents
 from supervisor.reports.paging.incident import Action, SendResult, dedup_key
-from supervisor.reports.paging.notifier import Notifier, PagerClock, PagerHooks, RetryPauses
+from supervisor.reports.paging.notifier import IncidentNotifier, PagerClock, PagerHooks, RetryPauses
 from supervisor.reports.paging.outbox import Outbox, OutboxStatus
 from supervisor.reports.paging.routing import (
     INCIDENT_WINDOW_SECONDS,
@@ -46,7 +46,7 @@ class Pager:
 
     def __init__(
         self,
-        notifier: Notifier,
+        notifier: IncidentNotifier,
         state_dir: Path,
         paging: PagingConfig,
         hooks: PagerHooks,

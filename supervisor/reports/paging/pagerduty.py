@@ -1,5 +1,5 @@
 """PagerDuty as a receiver of incidents, through its Events API v2: the bodies (without the routing key) and
-the `Notifier`. `reports.paging.http` sends them.
+the `IncidentNotifier`. `reports.paging.http` sends them.
 
 https://developer.pagerduty.com/docs/events-api-v2/trigger-events/ and .../send-change-events/. A resolve has
 the required fields only: an optional field that is refused must not keep an incident open.
@@ -20,13 +20,13 @@ from supervisor.reports.paging.store import FILE
 if TYPE_CHECKING:
     from supervisor.reports.paging.http import Sender
 
-MAX_SUMMARY_CHARS = 1024  # PagerDuty's limit for `payload.summary`
+MAX_SUMMARY_CHARS = 1024  # PagerDuty's limit for the field `summary`
 MAX_BODY_BYTES = 400_000  # PagerDuty's limit is 512 kB
 MAX_LINES_BYTES = 200_000  # of these, for the client's last lines
 
 
 class PagerDuty:
-    """The `Notifier`. It sends through the routing key of the tunnel, or else of the facilitator."""
+    """The `IncidentNotifier`. It sends through the routing key of the tunnel, or else of the facilitator."""
 
     name = "pagerduty"
     file = FILE

@@ -1,7 +1,7 @@
 """From unsent messages to the receiver: one event at a time, within the rate limits, until it is accepted or
 rejected.
 
-    `Outbox.unsent` -> `EventSender.send_next` -> `Notifier.send` -> `incident.after_attempt` -> `Outbox.put`
+    `Outbox.unsent` -> `EventSender.send_next` -> receiver -> `incident.after_attempt` -> `Outbox.put`
 """
 
 from __future__ import annotations

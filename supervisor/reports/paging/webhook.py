@@ -25,7 +25,7 @@ FILE = "webhook.db"
 
 
 class Webhook:
-    """The `Notifier`; its secret is the address."""
+    """The `IncidentNotifier`; its secret is the address."""
 
     name = "webhook"
     file = FILE

@@ -106,12 +106,12 @@ class KernelDevice:
         self._send(_SET_DEVICE, 0, body)
 
     def _send(self, command: int, flags: int, body: bytes) -> list[bytes]:
-        whole = _general(command) + text_attribute(_IFNAME, self._name) + body
+        whole = genl_header(command) + text_attribute(_IFNAME, self._name) + body
         return self._netlink.request(self._family, flags, whole)
 
     def _resolved(self) -> int:
         (answer,) = self._netlink.request(
-            _CONTROL, 0, _general(_GET_FAMILY) + text_attribute(_FAMILY_NAME, "wireguard")
+            _CONTROL, 0, genl_header(_GET_FAMILY) + text_attribute(_FAMILY_NAME, "wireguard")
         )
         (number,) = struct.unpack("=H", dict(attributes(answer[4:]))[_FAMILY_ID])
         return int(number)
@@ -174,7 +174,8 @@ def _address(data: bytes) -> str:
     return str(ip_address(data[4:8] if family == socket.AF_INET else data[8:24]))
 
 
-def _general(command: int) -> bytes:
+def genl_header(command: int) -> bytes:
+    """`struct genlmsghdr` (linux/genetlink.h): command and version."""
     return struct.pack("=BBH", command, 1, 0)
 
 
