@@ -254,9 +254,8 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         yield Element("refusing", (lane.number,))
     if lane.draining:
         yield Element("draining", (lane.number,))
-    yield from (
-        Element("flows", (number,)) for number in both_seats(lane.number)
-    )  # always: with an element its count goes
+    # Always, also while it is down: with the element its count would go.
+    yield from (Element("flows", (number,)) for number in both_seats(lane.number))
     if lane.device is None:
         yield from _proxy_elements(lane)
         return
@@ -272,9 +271,8 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
             (Interval(address.version, int(address), int(address)),),
         )
     yield Element("tunnels", (lane.device,))
-    mtu = (
-        0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)
-    )  # an interface alone changes nothing
+    # An interface of a lane that is down changes nothing.
+    mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)
     for version, overhead in MSS_OVERHEAD.items():
         if mtu > overhead:
             yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))
