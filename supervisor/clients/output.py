@@ -28,9 +28,8 @@ KEEP_BYTES = 1 << 20  # of the end that survive a cut, in PREVIOUS
 CUT_IF_READ_BYTES = 3 << 20  # cut at this size if everything is read
 CUT_BYTES = 4 << 20  # cut at this size in any case
 CHUNK_BYTES = 16 << 10  # split into lines at once
-LAST_WORDS = (
-    64 << 10
-)  # bytes that are read in any case before a cut and at the end: why a client ended stands there
+# Read in any case before a cut and at the end: the last lines say why a client ended.
+LAST_LINES_BYTES = 64 << 10
 SLICE_SECONDS = 0.002  # of work in one turn of the event loop
 
 
@@ -44,7 +43,7 @@ def read_before(directory: Path) -> bytes:
     """The last bytes that an earlier daemon has read, starting after a newline."""
     with contextlib.suppress(OSError), open(disk.opened(directory / NAME, os.O_RDONLY), "rb") as file:
         end = _read_until(directory)
-        start = max(0, end - LAST_WORDS)
+        start = max(0, end - LAST_LINES_BYTES)
         file.seek(start)
         return file.read(end - start)
     return b""
@@ -80,8 +79,8 @@ class Follower:
         self._note_offset()
         self._watches, self._turn, self._take, self._log, self._pause = watches, turn, take, log, pause
         self._lines: Iterator[str] = iter(())  # split, but not taken yet
-        self._words = b""  # read before the last cut, but not split yet
-        self._gap = 0  # bytes lost between these words and what the file holds now
+        self._unsplit = b""  # read before the last cut, but not split into lines yet
+        self._gap = 0  # bytes lost between `_unsplit` and what the file holds now
         self._saving: asyncio.Future[None] | None = None
         self._written = asyncio.Event()
         self._watch: int | None = None
@@ -147,7 +146,7 @@ class Follower:
         return True
 
     def _read(self) -> bool:
-        data, self._words = self._words[:CHUNK_BYTES], self._words[CHUNK_BYTES:]
+        data, self._unsplit = self._unsplit[:CHUNK_BYTES], self._unsplit[CHUNK_BYTES:]
         if not data:
             gap, self._gap = self._gap, 0
             if gap:
@@ -203,8 +202,8 @@ class Follower:
         finally:
             if flood:
                 self._pause(False)
-        self._jump(stop - LAST_WORDS)
-        self._words += end[len(end) - (stop - self._offset) :]
+        self._jump(stop - LAST_LINES_BYTES)
+        self._unsplit += end[len(end) - (stop - self._offset) :]
         self._gap = size - stop
         self._offset = 0
         self._note_offset()
@@ -213,13 +212,13 @@ class Follower:
 
     def _give_up_if_late(self) -> None:
         if self._end is not None and asyncio.get_running_loop().time() > self._end:
-            self._jump(self._size() - LAST_WORDS)
+            self._jump(self._size() - LAST_LINES_BYTES)
 
     def _jump(self, offset: int) -> None:
         """Continue at this offset if it is ahead; what is skipped is lost."""
         if offset > self._offset:
-            self._lose(offset - self._offset + len(self._words))
-            self._words = b""
+            self._lose(offset - self._offset + len(self._unsplit))
+            self._unsplit = b""
             self._offset = offset
 
     def _lose(self, size: int) -> None:
