@@ -1,5 +1,5 @@
-"""How a daemon goes on where an earlier one was killed: what that one knew, and which of its clients still
-run.
+"""Adoption (takeover): a daemon goes on where an earlier one was killed, with its state and its running
+clients.
 
 recall, living -> Inheritance -> plan (the kernel stays as it is) -> take_up (clients) -> engine.adopt; what
 is left over is ended
@@ -35,7 +35,7 @@ class Inheritance:
     stored: Mapping[str, Stored] = field(default_factory=dict)
     found: Sequence[FoundClient] = ()  # clients of exactly the sessions that are stored
     kept: frozenset[str] = frozenset()  # seats whose next session need not log in
-    ends_by: float | None = None  # see `memory.ends_by`
+    ends_by: float | None = None  # see `state_store.ends_by`
     spent: Mapping[str, Spent] = field(default_factory=dict)  # by tunnel: of records that are not understood
 
     def close(self) -> None:

@@ -67,9 +67,7 @@ def surroundings(machine: SimulatedHost) -> HistorySources:
 
 
 class SimulatedHistory:
-    """A simulated daemon whose transitions go to a real history on disk, from the host's present
-    moment on.
-    """
+    """A simulated daemon whose transitions go to a real history on disk, from `SimulatedHost.now` on."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Performs a `Launch` for real, without the daemon: anonymous files, management socket, NOTIFY_SOCKET, and
 everything written down.
 
-A run can be kept as a transcript (`Run.transcript`), which `replay` feeds to a fresh dialogue later, without
-root.
+A run can be kept as a transcript (`ClientRun.transcript`), which `replay` feeds to a fresh dialogue later,
+without root.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the status page shows: the status document, and beside each tunnel its last day, its measurements and
-why its sessions ended.
+"""The model of the status page (dashboard): the status document, and beside each tunnel its last day, its
+measurements and why its sessions ended.
 
 The measurements of the last minutes are kept in memory. To be notified of every change the model is one of
 the engine's alerters.
