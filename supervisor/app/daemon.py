@@ -46,7 +46,7 @@ from supervisor.clients.processes import (
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
@@ -90,7 +90,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     forbid_core_dumps()
     not_dumpable()
     raise_file_limit()
-    notifier = Notifier()
+    notifier = SystemdNotifier()
     handover = received()
     config = load(path, kinds)
     make_directory(config.facilitator.runtime_dir, "facilitator.runtime_dir", shared=True)

@@ -17,7 +17,7 @@ from supervisor.app.watchers.certificates import Certificates
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.runner import Runner
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.faults import Faults
 from supervisor.core.views.status_json import DaemonIdentity
@@ -83,7 +83,7 @@ class Parts:
     files: Files
     faults: Faults
     inbox: Inbox
-    notifier: Notifier
+    notifier: SystemdNotifier
     closing: Closing
     servers: Servers
     stores: Stores

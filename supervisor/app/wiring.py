@@ -43,7 +43,7 @@ from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
 from supervisor.clients.totp import Codes
 from supervisor.config.model import Config
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
@@ -81,7 +81,7 @@ class RunInputs:
     path: Path  # of the configuration
     kinds: Mapping[str, AnyKind]
     secrets: Secrets
-    notifier: Notifier
+    notifier: SystemdNotifier
     log_dropped: Callable[[], int]  # lines
     handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
 

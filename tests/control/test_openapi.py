@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
+from supervisor.reports.paging.receiver import Hooks
 
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
@@ -51,7 +52,6 @@ from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import Action, There
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.receiver import Hooks
 from supervisor.reports.paging.routing import Paging
 from tests.control.published import DOCS, PublishedApi
 from tests.control.test_api import FakeDaemon
@@ -196,7 +196,7 @@ def test_a_wrong_document_is_found(published: PublishedApi) -> None:
 # ----------------------------------------------------------------------------------------------------------
 
 
-class Client:
+class ClientOutput:
     """The last words of a tunnel's client."""
 
     def tail(self, tunnel: str, lines: int) -> list[str]:
@@ -251,7 +251,7 @@ class Recorders:
 
 
 @dataclass
-class Answering:
+class AnsweringDaemon:
     """A daemon in virtual time whose views are the real ones, and its control socket."""
 
     world: World
@@ -268,7 +268,7 @@ class Answering:
 
 
 @pytest.fixture
-async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[Answering]:
+async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[AnsweringDaemon]:
     """Its only tunnel has lost a session and has another one; an incident waits to be sent."""
     lives = iter((100.0,))
     deaths, worlds = Deaths(), []
@@ -309,7 +309,7 @@ async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[An
         identity=IDENTITY,
         inbox=world.inbox,
         engine=world.engine,
-        runner=Client(),
+        runner=ClientOutput(),
         network=Kernel(),
         metrics_exporter=None,  # see tests/system/test_openapi.py
         recorder=history,
@@ -326,13 +326,13 @@ async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[An
     await servers.listen_unix(HTTPApi(daemon, StreamLimits(pause_seconds=0.01)).control(GUARD), path)
     await servers.serve()
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
-        yield Answering(world, auditing, model, http, published)
+        yield AnsweringDaemon(world, auditing, model, http, published)
     await servers.close()
     pagers.close()
     history.close()
 
 
-async def test_answers_are_as_published(answering: Answering) -> None:
+async def test_answers_are_as_published(answering: AnsweringDaemon) -> None:
     check = answering.check
     for path in ("/", "/healthz", "/readyz", "/api/v1/status", "/api/v1/plan", "/api/v1/alerts"):
         await check("GET", path)
@@ -349,7 +349,7 @@ async def test_answers_are_as_published(answering: Answering) -> None:
     await check("POST", "/api/v1/upgrade")
 
 
-async def test_a_tunnel_that_asks_and_is_answered(answering: Answering) -> None:
+async def test_a_tunnel_that_asks_and_is_answered(answering: AnsweringDaemon) -> None:
     world = answering.world
     await answering.check("POST", "/api/v1/tunnels/acme/restart")
     world.run(until=world.now + 0.3)
@@ -364,7 +364,7 @@ async def test_a_tunnel_that_asks_and_is_answered(answering: Answering) -> None:
     await answering.check("POST", "/api/v1/tunnels/acme/answer", "", 400)
 
 
-async def test_refusals_are_as_published(answering: Answering) -> None:
+async def test_refusals_are_as_published(answering: AnsweringDaemon) -> None:
     check = answering.check
     await check("GET", "/api/v1/why?address=here", status=400)
     await check("GET", "/api/v1/history?limit=many", status=400)
@@ -383,7 +383,7 @@ async def test_refusals_are_as_published(answering: Answering) -> None:
         await check("POST", f"/api/v1/{order}", status=503)
 
 
-async def test_events_are_as_published(answering: Answering) -> None:
+async def test_events_are_as_published(answering: AnsweringDaemon) -> None:
     world = answering.world
     for query, name in (("", "StatusEvent"), ("?as=html", "StatusPageEvent")):
         async with answering.http.get(f"http://facilitator/api/v1/events{query}") as answer:
