@@ -36,8 +36,9 @@ class PortPicker:
 
 
 def _free(port: int) -> bool:
-    """Nobody has it, in either family: clients listen in both."""
-    return _can_bind(socket.AF_INET, "0.0.0.0", port) and _can_bind(socket.AF_INET6, "::", port)  # noqa: S104 - nothing listens
+    """Nobody uses it, neither for IPv4 nor for IPv6: clients listen on both."""
+    everywhere = "0.0.0.0"  # noqa: S104 - nothing listens
+    return _can_bind(socket.AF_INET, everywhere, port) and _can_bind(socket.AF_INET6, "::", port)
 
 
 def _can_bind(family: socket.AddressFamily, address: str, port: int) -> bool:

@@ -19,7 +19,7 @@ from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
-from tunnels.profiles import ProfileError, companion, of_file
+from tunnels.profiles import ProfileError, of_file, referenced_file
 
 CONNECT_TIMEOUT = 10  # seconds that one server gets to answer at all
 HAND_WINDOW = 20  # seconds for the TLS handshake with it, and until it has pushed its settings
@@ -50,7 +50,9 @@ def _referenced_inputs(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[In
 
 
 def _companion(tunnel: OpenVPN, named: Directive) -> Input:
-    return companion(tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass")
+    return referenced_file(
+        tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass"
+    )
 
 
 def _reader(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Callable[[Directive], bytes]:
