@@ -54,7 +54,9 @@ class Value(str):
 
 
 def referenced_file(profile: Path, name: str, option: str, line: int, secret: bool = False) -> Input:
-    """The input for a file that an option of the profile names. ProfileError: it is not beside the profile."""
+    """The input for a file that an option of the profile names. ProfileError: it is not beside
+    the profile.
+    """
     below = _below(profile, name, option, line)
     return Input(PREFIX + below, ReferencedFile(profile, below, option, line, secret))
 

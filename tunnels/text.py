@@ -59,5 +59,7 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The clean text with each run of whitespace as one space, so that it cannot pass for a line of its own."""
+    """The clean text with each run of whitespace as one space, so that it cannot pass for a line
+    of its own.
+    """
     return " ".join(clean(text).split())

@@ -24,7 +24,9 @@ class PortPicker:
         self._next = 0
 
     def pick(self) -> int:
-        """A port on which nobody listens and that was not picked in the last minute. OSError: there is none."""
+        """A port on which nobody listens and that was not picked in the last minute. OSError:
+        there is none.
+        """
         now = self._clock()
         for step in range(len(self._ports)):
             port = self._ports[(self._next + step) % len(self._ports)]
