@@ -2,9 +2,9 @@
 tunnels/kinds/strongswan/driver.py.
 
 The swanctl.conf goes through tunnels.kinds.strongswan.config into an anonymous file, from which swanctl loads
-it into charon, and so does each key and certificate beside it: neither of the two opens a path that a
-customer has chosen. The pre-shared key and the login go from the daemon to charon through sockets only.
-Routes are the daemon's: charon's own end in a table that nobody looks up.
+it into charon; so does each key and certificate beside it: neither program opens a path that a customer has
+chosen. The pre-shared key and the login go from the daemon to charon over sockets only. Routes are the
+daemon's: charon's own are in a table that no rule refers to.
 """
 
 from __future__ import annotations
