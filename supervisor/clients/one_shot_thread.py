@@ -13,7 +13,9 @@ Result = TypeVar("Result")
 
 
 def apart(work: Callable[[], Result]) -> Result:
-    """Run `work` in a new thread; returns its result, or raises its OSError, ValueError or SubprocessError."""
+    """Run `work` in a new thread; returns its result, or raises its OSError, ValueError or
+    SubprocessError.
+    """
     results: list[Result] = []
     errors: list[Exception] = []
     over = _thread.allocate_lock()

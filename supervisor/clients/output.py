@@ -160,7 +160,9 @@ class Follower:
         return bool(data)
 
     def _arm(self) -> bool:
-        """Wait for the next write. True: the watch is new, so read once more for what was written before it."""
+        """Wait for the next write. True: the watch is new, so read once more for what was written
+        before it.
+        """
         if self._watch is not None or self._end is not None:
             return False
         self._watch = self._watches.watch(self._path, WRITTEN_ONCE, self._on_written)

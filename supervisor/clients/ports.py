@@ -24,7 +24,9 @@ class PortPicker:
         self._next = 0
 
     def pick(self) -> int:
-        """A port on which nobody listens and that was not picked in the last minute. OSError: there is none."""
+        """A port on which nobody listens and that was not picked in the last minute. OSError:
+        there is none.
+        """
         now = self._clock()
         for step in range(len(self._ports)):
             port = self._ports[(self._next + step) % len(self._ports)]
@@ -36,8 +38,9 @@ class PortPicker:
 
 
 def _free(port: int) -> bool:
-    """Nobody has it, in either family: clients listen in both."""
-    return _can_bind(socket.AF_INET, "0.0.0.0", port) and _can_bind(socket.AF_INET6, "::", port)  # noqa: S104 - nothing listens
+    """Nobody uses it, neither for IPv4 nor for IPv6: clients listen on both."""
+    everywhere = "0.0.0.0"  # noqa: S104 - nothing listens
+    return _can_bind(socket.AF_INET, everywhere, port) and _can_bind(socket.AF_INET6, "::", port)
 
 
 def _can_bind(family: socket.AddressFamily, address: str, port: int) -> bool:

@@ -173,7 +173,9 @@ def _interpreter() -> tuple[tuple[str, int], ...]:
 
 
 def _named(path: str, private: Sequence[Path]) -> Iterator[str]:
-    """Paths that were named are open, also in a private directory; but a private directory as a whole is not."""
+    """Paths that were named are open, also in a private directory; but a private directory as a
+    whole is not.
+    """
     if any(_within(str(closed), path) for closed in private):
         return _beside(path, private)
     return iter((path,))
@@ -208,7 +210,9 @@ def _within(path: str, directory: str) -> bool:
 
 
 def confined(sandbox: Sandbox, start: Callable[[], Result]) -> Result:
-    """The result of `start`, which runs in a thread inside the sandbox. NotConfined, or what `start` raises."""
+    """The result of `start`, which runs in a thread inside the sandbox. NotConfined, or what
+    `start` raises.
+    """
 
     def work() -> Result:
         enter(sandbox)
