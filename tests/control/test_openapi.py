@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
-from supervisor.reports.paging.receiver import Hooks
+from supervisor.reports.paging.notifier import PagerHooks
 
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
@@ -47,12 +47,12 @@ from supervisor.core.views.availability import Standing
 from supervisor.core.views.documents import AuditDocument, WhyDocument
 from supervisor.core.views.status_json import DaemonIdentity, status_document
 from supervisor.reports.history.archive import Archive
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.log.redact import Secrets
-from supervisor.reports.paging.incident import Action, There
+from supervisor.reports.paging.incident import Action, RemoteState
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from tests.control.published import DOCS, PublishedApi
 from tests.control.test_api import FakeDaemon
 from tests.fakes import Habits, World
@@ -112,7 +112,7 @@ def test_the_values_of_a_text_are_those_of_its_enumeration(name: str, values: ty
 
 @pytest.mark.parametrize(
     ("entry", "key", "values"),
-    [(documents.ReceiverIncidentEntry, "there", There), (documents.WaitingMessageEntry, "action", Action)],
+    [(documents.ReceiverIncidentEntry, "there", RemoteState), (documents.WaitingMessageEntry, "action", Action)],
 )
 def test_the_values_of_a_key_are_those_of_its_enumeration(
     entry: type, key: str, values: type[enum.Enum]
@@ -271,26 +271,26 @@ class AnsweringDaemon:
 async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[AnsweringDaemon]:
     """Its only tunnel has lost a session and has another one; an incident waits to be sent."""
     lives = iter((100.0,))
-    deaths, worlds = Deaths(), []
+    failures, worlds = LastFailures(), []
     sources = HistorySources(
         clock=lambda: worlds[0].now if worlds else 0.0, offset=lambda: IDENTITY.wall_offset
     )
     history = History(Archive(tmp_path, "0"), sources)
     history.start()
     world = World(
-        {"acme": tunnel()}, Habits(lives=lambda: next(lives, 1e9)), recorder=Recorders(history, deaths)
+        {"acme": tunnel()}, Habits(lives=lambda: next(lives, 1e9)), recorder=Recorders(history, failures)
     )
     worlds.append(world)
     world.run(until=200.0)
-    paging = Paging("vpn1", "http://127.0.0.1:9", Secret(file="key"))
-    pagers = Pagers(tmp_path, paging, Hooks(lambda secret: "R" * 32), Secrets())
+    paging = PagingConfig("vpn1", "http://127.0.0.1:9", Secret(file="key"))
+    pagers = Pagers(tmp_path, paging, PagerHooks(lambda secret: "R" * 32), Secrets())
     pagers.start()
     alert = Alert("acme", Verdict.FIRING, "critical", "acme is down", 10.0, {})
     pagers.set({"acme": alert})
     model = StatusPageModel(
         StatusPageInputs(
             lambda: world.engine.snapshot,
-            lambda: deaths.last,
+            lambda: failures.by_tunnel,
             lambda name, session: (0, 0),
             history,
             IDENTITY.wall_offset,
