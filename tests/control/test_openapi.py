@@ -12,7 +12,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
-from supervisor.reports.paging.notifier import PagerHooks
 
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
@@ -51,6 +50,7 @@ from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import Action, RemoteState
+from supervisor.reports.paging.notifier import PagerHooks
 from supervisor.reports.paging.pagers import Pagers
 from supervisor.reports.paging.routing import PagingConfig
 from tests.control.published import DOCS, PublishedApi
@@ -112,7 +112,10 @@ def test_the_values_of_a_text_are_those_of_its_enumeration(name: str, values: ty
 
 @pytest.mark.parametrize(
     ("entry", "key", "values"),
-    [(documents.ReceiverIncidentEntry, "there", RemoteState), (documents.WaitingMessageEntry, "action", Action)],
+    [
+        (documents.ReceiverIncidentEntry, "there", RemoteState),
+        (documents.WaitingMessageEntry, "action", Action),
+    ],
 )
 def test_the_values_of_a_key_are_those_of_its_enumeration(
     entry: type, key: str, values: type[enum.Enum]
