@@ -60,7 +60,7 @@ from tests.page.sample_pages import bad_night
 from tests.simulation.test_worlds import tunnel
 from tests.why.worlds import NOW, STATES, TUNNELS, asked, facts
 from tunnels.base import Failed, Question, Reason, Wanted
-from tunnels.settings import Secret
+from tunnels.settings import Planned, Reconnect, Secret
 
 GUARD = ClientGuard(lambda pid: False, "key")
 IDENTITY = DaemonIdentity("vpn1", "0.1.0", 1, 1_790_000_000.0, 1_790_000_000.0)
@@ -173,6 +173,23 @@ def test_the_status_of_a_tunnel_in_any_state(published: PublishedApi, state: str
     snapshot = Snapshot(tunnels, NOW, uplink=Uplink(alive=False))
     shown = status_document(IDENTITY, snapshot, facts("10.77.0.10").plan, {"uplink": Condition("it is dead")})
     assert published.document_errors("StatusDocument", json.loads(json.dumps(shown))) == []
+
+
+def test_the_status_while_one_session_replaces_another(published: PublishedApi) -> None:
+    planned = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+    habits = Habits(second=Second.ALLOWED, flows=lambda name, now: 3, connects_in=lambda: 5.0)
+    world = World({"acme": tunnel(reconnect=planned)}, habits)
+    roles = set()
+    world.run(until=3200.0)
+    while roles != {"coming", "leaving"}:
+        assert world.now < 3700.0, "it did not happen"
+        world.run(until=world.now + 2.0)
+        engine = world.engine
+        shown = status_document(IDENTITY, engine.snapshot, engine.plan, engine.conditions)
+        other = shown["tunnels"][0]["other_session"]
+        if other is not None and other["role"] not in roles:
+            roles.add(other["role"])
+            assert published.document_errors("StatusDocument", shown) == []
 
 
 @pytest.mark.parametrize("address", ["10.77.0.10", "10.0.3.4", "8.8.8.8", "100.65.3.4"])
