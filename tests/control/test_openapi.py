@@ -180,10 +180,10 @@ def test_the_status_while_one_session_replaces_another(published: PublishedApi) 
     habits = Habits(second=Second.ALLOWED, flows=lambda name, now: 3, connects_in=lambda: 5.0)
     world = World({"acme": tunnel(reconnect=planned)}, habits)
     roles = set()
-    world.run(until=3200.0)
+    world.run(until=1800.0)
     while roles != {"coming", "leaving"}:
         assert world.now < 3700.0, "it did not happen"
-        world.run(until=world.now + 2.0)
+        world.run(until=world.now + 4.0)
         engine = world.engine
         shown = status_document(IDENTITY, engine.snapshot, engine.plan, engine.conditions)
         other = shown["tunnels"][0]["other_session"]
