@@ -71,7 +71,12 @@ class Settings(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False
+        frozen=True,
+        extra="forbid",
+        strict=False,
+        validate_default=False,
+        arbitrary_types_allowed=False,
+        defer_build=True,
     )
 
     whole: ClassVar[bool] = (
