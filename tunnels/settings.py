@@ -74,9 +74,8 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False
     )
 
-    whole: ClassVar[bool] = (
-        False  # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
-    )
+    # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+    whole: ClassVar[bool] = False
 
 
 class Secret(Settings):
