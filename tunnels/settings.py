@@ -79,9 +79,8 @@ class Settings(BaseModel):
         defer_build=True,
     )
 
-    whole: ClassVar[bool] = (
-        False  # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
-    )
+    # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+    whole: ClassVar[bool] = False
 
 
 class Secret(Settings):
