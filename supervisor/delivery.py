@@ -20,7 +20,7 @@ from supervisor.core.session.handover import beside
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
 from supervisor.outputs import Outputs, ProbeJob
-from tunnels.base import AnyKind, Reason, seat_name
+from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel
 
 AGAIN = 5.0  # seconds after which what has failed by a fault of ours is tried again
@@ -68,7 +68,7 @@ class Delivery:
         match action:
             case ev.Spawn():
                 if not self._faults.run(
-                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.seat
+                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.slot
                 ):
                     text = "the client could not be started: an internal error; the log has the details"
                     return ev.SpawnFailed(tunnel.name, action.session, Reason.LOCAL, text)
@@ -122,7 +122,7 @@ def flow_jobs(
         for side in state.sides:
             if side.drain is not None:
                 yield (
-                    lane_of(lanes[name], side.session.seat),
+                    lane_of(lanes[name], side.session.slot),
                     FlowJob(name, idle, None if side is state else side.session.number),
                 )
 
@@ -133,7 +133,7 @@ def probe_jobs(
     lanes: Mapping[str, int],
     kinds: Mapping[str, AnyKind],
 ) -> Iterator[tuple[str, ProbeJob]]:
-    """Which sessions are probed, by seat."""
+    """Which sessions are probed, by slot."""
     for name, tunnel in tunnels.items():
         state = states[name]
         pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
@@ -141,6 +141,6 @@ def probe_jobs(
             if side.phase is Phase.UP:
                 session, inside = side.session, kinds[tunnel.kind].inside(tunnel)
                 job = ProbeJob(
-                    name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside
+                    name, session.number, pace, session.device, lane_of(lanes[name], session.slot), inside
                 )
-                yield seat_name(name, session.seat), job
+                yield slot_name(name, session.slot), job

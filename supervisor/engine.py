@@ -227,9 +227,9 @@ class Engine:
         """Its settings. KeyError: there is no such tunnel."""
         return self._tunnels[name]
 
-    def lane(self, tunnel: str, seat: int) -> int | None:
-        """The lane of one of the tunnel's seats."""
-        return lane_of(self._lanes[tunnel], seat) if tunnel in self._lanes else None
+    def lane(self, tunnel: str, slot: int) -> int | None:
+        """The lane of one of the tunnel's slots."""
+        return lane_of(self._lanes[tunnel], slot) if tunnel in self._lanes else None
 
     def overdue(self) -> float:
         """Seconds by which the loop is late for its nearest deadline: a measure of whether it still turns."""

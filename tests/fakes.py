@@ -21,7 +21,7 @@ from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transit
 from supervisor.engine import Engine, Scope
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, ProbeJob, Recorder
-from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, seat_name
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, slot_name
 from tunnels.settings import Tunnel
 
 
@@ -128,7 +128,7 @@ class World:
     def crash(
         self, lost: Container[str] = (), restart: Container[str] = (), ends_by: float | None = None
     ) -> None:
-        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`:
+        """The daemon dies and another one goes on. `lost`: slots whose clients die unseen; `restart`:
         tunnels with other settings now.
 
         `ends_by`: of a drain that had begun.
@@ -179,10 +179,10 @@ class World:
 
 @dataclass
 class FakeRunner:
-    """Clients that live in virtual time. At most one per seat of a tunnel, or the test fails."""
+    """Clients that live in virtual time. At most one per slot of a tunnel, or the test fails."""
 
     world: World
-    alive: dict[str, int] = field(default_factory=dict)  # session by seat
+    alive: dict[str, int] = field(default_factory=dict)  # session by slot
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
     renewed: list[tuple[float, str, int]] = field(default_factory=list)
     dead: set[tuple[str, int]] = field(
@@ -190,14 +190,14 @@ class FakeRunner:
     )  # sessions that another one has taken the place of
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
-        place = seat_name(tunnel.name, seat)
+        place = slot_name(tunnel.name, slot)
         assert place not in self.alive, f"{place} would run twice"
         self.alive[place] = session
         self.spawned.append((self.world.now, tunnel.name, session))
         self.world.post(
-            Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, seat))
+            Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, slot))
         )
         refusal, connects_in = self.world.habits.says(), self.world.habits.connects_in()
         if self.world.habits.second is Second.REFUSED and len(self.sessions(tunnel.name)) > 1:
@@ -231,7 +231,7 @@ class FakeRunner:
     def sessions(self, name: str) -> list[int]:
         """Of the tunnel's clients that live."""
         return [
-            self.alive[place] for place in (seat_name(name, seat) for seat in (0, 1)) if place in self.alive
+            self.alive[place] for place in (slot_name(name, slot) for slot in (0, 1)) if place in self.alive
         ]
 
     def _connected(self, name: str, session: int) -> None:
@@ -252,11 +252,11 @@ class FakeRunner:
         self.world.later(seconds, lambda: act() if self._place(name, session) is not None else None)
 
     def _place(self, name: str, session: int) -> str | None:
-        """The seat on which the session lives."""
+        """The slot on which the session lives."""
         return next(
             (
                 place
-                for place in (seat_name(name, seat) for seat in (0, 1))
+                for place in (slot_name(name, slot) for slot in (0, 1))
                 if self.alive.get(place) == session
             ),
             None,

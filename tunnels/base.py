@@ -48,7 +48,7 @@ __all__ = [
     "Wanted",
     "device_name",
     "inputs_of",
-    "seat_name",
+    "slot_name",
 ]
 
 
@@ -362,24 +362,24 @@ def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
     return *kind.inputs(tunnel), *seed
 
 
-def seat_name(name: str, seat: int) -> str:
-    """What belongs to one of a tunnel's seats carries this name: the second one's ends with a sign that no
+def slot_name(name: str, slot: int) -> str:
+    """What belongs to one of a tunnel's slots carries this name: the second one's ends with a sign that no
     tunnel's name may have.
     """
-    return f"{name}~" if seat else name
+    return f"{name}~" if slot else name
 
 
-def device_name(tunnel: Tunnel, seat: int = 0) -> str:
-    """The device of a seat: what the configuration says, else `t-NAME`, shortened with a checksum to the
+def device_name(tunnel: Tunnel, slot: int = 0) -> str:
+    """The device of a slot: what the configuration says, else `t-NAME`, shortened with a checksum to the
     kernel's 15 characters.
     """
-    if tunnel.device is not None and seat == 0:
+    if tunnel.device is not None and slot == 0:
         return tunnel.device
-    name = seat_name(tunnel.device or f"t-{tunnel.name}", seat)
+    name = slot_name(tunnel.device or f"t-{tunnel.name}", slot)
     if len(name) <= 15:
         return name
     checksum, digits = zlib.crc32(tunnel.name.encode()), ""
     for _ in range(4):
         checksum, digit = divmod(checksum, 36)
         digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return f"{name[:10]}{'~' if seat else '-'}{digits}"
+    return f"{name[:10]}{'~' if slot else '-'}{digits}"

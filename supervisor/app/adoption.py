@@ -34,7 +34,7 @@ class Inheritance:
 
     stored: Mapping[str, Stored] = field(default_factory=dict)
     found: Sequence[FoundClient] = ()  # clients of exactly the sessions that are stored
-    kept: frozenset[str] = frozenset()  # seats whose next session need not log in
+    kept: frozenset[str] = frozenset()  # slots whose next session need not log in
     ends_by: float | None = None  # see `memory.ends_by`
     spent: Mapping[str, Spent] = field(default_factory=dict)  # by tunnel: of records that are not understood
 

@@ -121,8 +121,8 @@ def build(
     kinds = {name: guarded(kind, faults) for name, kind in kinds.items()}
     codes = Codes(config.facilitator.state_dir / "codes.json")
 
-    def lane(tunnel: str, seat: int) -> int | None:
-        return engine.lane(tunnel, seat)  # which is made later
+    def lane(tunnel: str, slot: int) -> int | None:
+        return engine.lane(tunnel, slot)  # which is made later
 
     runner = Runner(
         kinds,
@@ -305,10 +305,10 @@ class AfterNetwork:
         self._waiting: set[asyncio.Task[None]] = set()
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
         """At once."""
-        self._runner.spawn(tunnel, session, resume, remote, seat)
+        self._runner.spawn(tunnel, session, resume, remote, slot)
 
     def renew(self, tunnel: str, session: int) -> None:
         """At once."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from supervisor.clients.client import Voice
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.sandbox import Sandbox
-from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, seat_name
+from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, slot_name
 
 Key = tuple[str, int]  # tunnel and session
 
@@ -23,7 +23,7 @@ class Order:
     session: int
     resume: bool
     remote: int
-    seat: int
+    slot: int
 
     @property
     def key(self) -> Key:
@@ -32,15 +32,15 @@ class Order:
 
     @property
     def place(self) -> str:
-        """Name of the seat."""
-        return seat_name(self.tunnel.name, self.seat)
+        """Name of the slot."""
+        return slot_name(self.tunnel.name, self.slot)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Everything that must be known before a process is started."""
 
-    seat: int
+    slot: int
     place: Placement
     launch: Launch
     voice: Voice

@@ -15,10 +15,11 @@ from typing import Any
 
 from supervisor.clients.json_store import Shelf
 from supervisor.core.formats import parsed
-from tunnels.base import seat_name
+from tunnels.base import slot_name
 
 NAME = "journal"
-FORMAT = 1
+FORMAT = 2  # 2: `seat` became `slot`
+_KNOWN = (0, 1, FORMAT)  # formats that are read
 _LARGEST_PID = 1 << 22  # that a kernel can be told to use (proc(5))
 _TOO_MUCH = 1 << 63
 
@@ -37,7 +38,7 @@ class JournalEntry:
     port: int | None = None
     lane: int | None = None
     management: str | None = None
-    seat: int = 0
+    slot: int = 0
     kind: str = ""
     notify: bool = False  # it was given a NOTIFY_SOCKET
     key: str = ""  # what it knows us by on its management socket; empty: it does not ask
@@ -45,19 +46,19 @@ class JournalEntry:
 
     @property
     def place(self) -> str:
-        """Name of the seat."""
-        return seat_name(self.tunnel, self.seat)
+        """Name of the slot."""
+        return slot_name(self.tunnel, self.slot)
 
 
 class Journal:
-    """`runtime_dir/journal/`: a file for each seat that has a client."""
+    """`runtime_dir/journal/`: a file for each slot that has a client."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self.runtime_dir = runtime_dir
         self._shelf = Shelf(runtime_dir / NAME)
 
     def load(self) -> dict[str, JournalEntry]:
-        """The entries by seat. A file that is missing, torn or foreign is no entry: the tags still tell
+        """The entries by slot. A file that is missing, torn or foreign is no entry: the tags still tell
         what is ours.
         """
         found = map(_read, self._shelf.load().values())
@@ -68,11 +69,11 @@ class Journal:
         self._shelf.put(entry.place, json.dumps(asdict(entry)).encode())
 
     def remove(self, place: str) -> None:
-        """Forget a seat's client. OSError: the disk does not take it."""
+        """Forget a slot's client. OSError: the disk does not take it."""
         self._shelf.remove(place)
 
     def clear(self, keep: Container[str] = ()) -> None:
-        """Forget all but these seats' clients. OSError: the disk does not take it."""
+        """Forget all but these slots' clients. OSError: the disk does not take it."""
         if not keep:
             self._shelf.clear()
             return
@@ -83,9 +84,21 @@ class Journal:
 
 def _read(content: bytes) -> JournalEntry | None:
     try:
-        return _entry(parsed(content))
+        return _entry(_upgraded(parsed(content)))
     except (ValueError, RecursionError):
         return None
+
+
+def _upgraded(value: Any) -> Any:
+    """An entry of an earlier format as one of today's; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    format = value.pop("format", 0)
+    if type(format) is int and format in _KNOWN:
+        if format < FORMAT and "seat" in value:
+            value["slot"] = value.pop("seat")
+        format = FORMAT
+    return {**value, "format": format}
 
 
 def _entry(value: Any) -> JournalEntry | None:
@@ -94,7 +107,7 @@ def _entry(value: Any) -> JournalEntry | None:
     except TypeError:
         return None
     numbers, words = (
-        (entry.start, entry.session, entry.seat),
+        (entry.start, entry.session, entry.slot),
         (entry.tunnel, entry.boot, entry.id, entry.kind, entry.key),
     )
     sound = (

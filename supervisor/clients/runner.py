@@ -2,7 +2,7 @@
 
 spawn -> launch.start -> Client (output, management, notifications -> dialogue -> ClientSaid) -> its end, told
 by a pidfd -> whatever it left behind is ended and reaped -> what it had said is heard out -> Exited. One
-process tree per seat of a tunnel at any time.
+process tree per slot of a tunnel at any time.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Runner:
         post: Callable[[Event], None],
         ports: PortPicker | None = None,
         on_line: Callable[[str, str], None] = lambda tunnel, text: None,
-        lane_of: Callable[[str, int], int | None] = lambda tunnel, seat: None,
+        lane_of: Callable[[str, int], int | None] = lambda tunnel, slot: None,
         codes: Codes | None = None,
         kept: Mapping[str, str] = MappingProxyType({}),
         private: Sequence[Path] = (),
     ) -> None:
-        """`kept`: what spares the next login, by seat, as an earlier `Runner` had it. `private`:
+        """`kept`: what spares the next login, by slot, as an earlier `Runner` had it. `private`:
         directories that are no client's.
         """
         self._kinds, self._directory, self._read_inputs, self._post = (
@@ -81,7 +81,7 @@ class Runner:
         self._logs: dict[str, Log] = {}
         self._waiting: dict[Key, Order] = {}
         self._codes = codes or Codes(self._directory / "codes.json")
-        self._kept = dict(kept)  # by seat
+        self._kept = dict(kept)  # by slot
         self._ending: set[asyncio.Task[None]] = set()
         self._users, self._private = Users(), (self._directory, *(path.resolve() for path in private))
 
@@ -149,14 +149,14 @@ class Runner:
     # ------------------------------------------------------------------------------------------------------
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
         """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are
         spread over turns of the loop.
         """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
-        order = Order(tunnel, session, resume, remote, seat)
+        order = Order(tunnel, session, resume, remote, slot)
         self._waiting[order.key] = order
 
     def renew(self, tunnel: str, session: int) -> None:
@@ -202,7 +202,7 @@ class Runner:
 
     @property
     def kept(self) -> dict[str, str]:
-        """Secrets that spare the next login, by seat."""
+        """Secrets that spare the next login, by slot."""
         return {place: secret for place, secret in self._kept.items() if secret}
 
     @property
@@ -278,13 +278,13 @@ class Runner:
             port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
         directory, mark = (
             self._directory / "clients" / order.place,
-            self._lane_of(tunnel.name, order.seat) or 0,
+            self._lane_of(tunnel.name, order.slot) or 0,
         )
         launching.prepare_directory(directory)
         user = self._user(kind, directory)
         given = None if user is None else (user.uid, user.gid)
         place = Placement(
-            directory, device_name(tunnel, order.seat), port, sys.executable, order.remote, mark, given
+            directory, device_name(tunnel, order.slot), port, sys.executable, order.remote, mark, given
         )
         try:
             launch = kind.launch(tunnel, place, inputs)
@@ -293,7 +293,7 @@ class Runner:
         launching.require(launch.argv[:1])
         sandbox = boundary(launch, directory, self._private, user)
         return Prepared(
-            order.seat, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox
+            order.slot, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox
         )
 
     def _user(self, kind: AnyKind, directory: Path) -> User | None:
@@ -385,7 +385,7 @@ class Runner:
             device=device,
             port=port,
             lane=prepared.place.mark or None,
-            seat=prepared.seat,
+            slot=prepared.slot,
             management=None if management is None else str(management),
             kind=prepared.kind.name,
             notify=prepared.launch.notify,

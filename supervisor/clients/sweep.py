@@ -51,7 +51,7 @@ def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
     """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads
     all of /proc, once.
 
-    `spared`: seats whose recorded client somebody goes on with. What an earlier client of theirs left is
+    `spared`: slots whose recorded client somebody goes on with. What an earlier client of theirs left is
     found nevertheless.
     """
     written = journal.load().values()

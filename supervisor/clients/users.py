@@ -39,7 +39,7 @@ class Users:
     """Picks them."""
 
     def __init__(self) -> None:
-        self._given: dict[str, int] = {}  # by seat
+        self._given: dict[str, int] = {}  # by slot
 
     def pick(self, directory: Path) -> User | None:
         """The user for the client in this directory; None: we are not root. LookupError says what to do;

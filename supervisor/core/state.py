@@ -109,7 +109,7 @@ class Session:
     expires: float | None = None  # monotonic seconds: when the far side will end it, where it says so
     resumed: bool = False  # it continues what an earlier session had logged in for
     renewed: bool = False  # it was told to reconnect in place, and no probe was answered since
-    seat: int = 0  # of the tunnel's two: each has its own lane, device and directory
+    slot: int = 0  # of the tunnel's two: each has its own lane, device and directory
     address6: str | None = None  # ours inside the tunnel, IPv6
     on_interface: bool = False  # the client itself puts these addresses on the device
     link_mtu: int | None = None  # bytes: the MTU to give the device, where the client leaves that to us
@@ -223,7 +223,7 @@ class TunnelState:
     other: TunnelState | None = (
         None  # while one session replaces another: the one that does not carry (see `coming`)
     )
-    numbered: int = 0  # the highest number that one of its sessions had, whichever seat that was on
+    numbered: int = 0  # the highest number that one of its sessions had, whichever slot that was on
     known: Known = Known()
     planned: float | None = None  # when the next planned reconnect begins
 

@@ -41,7 +41,7 @@ from tunnels.settings import Tunnel
 STATE = TunnelState(
     phase=Phase.UP,
     health=Health.HEALTHY,
-    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), seat=1),
+    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), slot=1),
     failure=Failure(Reason.PEER_CLOSED, "gone", 1.0),
     asking=Asking(Question(Wanted.CODE, "Code?"), 9.0),
     recent=(0.1, None),

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from supervisor.app.traffic_readers import SEATS, LaneMeter
+from supervisor.app.traffic_readers import SLOTS, LaneMeter
 from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
 from supervisor.control.api import Api
@@ -81,7 +81,7 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
             certificates=lambda: dict.fromkeys(names, 2e9),
             availability=history.ratios,
             history_usable=lambda: history.usable,
-            carried=LaneMeter(lambda name, seat: lane_of(lanes[name], seat)),
+            carried=LaneMeter(lambda name, slot: lane_of(lanes[name], slot)),
         ),
     )
     now = time.monotonic()
@@ -126,9 +126,9 @@ async def serve(scraped: Scraped, lag: Path) -> None:
     table = Nftables()
     await table.open()
     marks = [
-        lane_of(FIRST_LANE + number, seat)
+        lane_of(FIRST_LANE + number, slot)
         for number in range(len(scraped.snapshot.tunnels))
-        for seat in SEATS
+        for slot in SLOTS
     ]
     await table.commit(
         [Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)]

@@ -13,7 +13,7 @@ from supervisor.core.network.failover import choose
 from supervisor.core.network.plan import (
     FIRST_LANE,
     LAST_LANE,
-    NEXT_SEAT,
+    NEXT_SLOT,
     Lane,
     Manner,
     assign_lanes,
@@ -142,10 +142,10 @@ def test_device_names_fit_the_kernel_and_differ() -> None:
     assert device_name(tunnel("acme", "10.0.0.0/24", device="vpn7")) == "vpn7"
 
 
-def test_the_devices_of_the_second_seats_fit_and_differ_too() -> None:
+def test_the_devices_of_the_second_slots_fit_and_differ_too() -> None:
     given = [tunnel(f"customer-frankfurt-{i}", "10.0.0.0/24") for i in range(50)]
     given += [tunnel(f"t{i}", "10.0.0.0/24", device=f"customers-vpn{i:02}") for i in range(50)]
-    names = [device_name(each, seat) for each in given for seat in (0, 1)]
+    names = [device_name(each, slot) for each in given for slot in (0, 1)]
     assert len(set(names)) == 200
     assert max(map(len, names)) <= 15
     assert device_name(tunnel("acme-dc", "10.0.0.0/24"), 1) == "t-acme-dc~"
@@ -156,20 +156,20 @@ def test_the_devices_of_the_second_seats_fit_and_differ_too() -> None:
 
 GATED = tunnel("a", "10.77.0.0/24", allow=("engineers",))
 FIRST = TunnelState(phase=Phase.UP, session=Session(1, address="10.78.0.2"))
-SECOND = TunnelState(phase=Phase.UP, session=Session(3, address="10.78.0.2", seat=1))
+SECOND = TunnelState(phase=Phase.UP, session=Session(3, address="10.78.0.2", slot=1))
 
 
 def test_both_sessions_of_a_tunnel_have_a_lane_and_a_gate_and_one_carries() -> None:
     both = plan((GATED, replace(SECOND, other=FIRST)))
     assert [(lane.number, lane.device, lane.up) for lane in both.lanes] == [
-        (FIRST_LANE + NEXT_SEAT, "t-a~", True),
+        (FIRST_LANE + NEXT_SLOT, "t-a~", True),
         (FIRST_LANE, "t-a", True),
     ]
-    assert {gate.lane for gate in both.gates} == {FIRST_LANE, FIRST_LANE + NEXT_SEAT}
-    assert [carry.lane for carry in both.carries] == [FIRST_LANE + NEXT_SEAT]
+    assert {gate.lane for gate in both.gates} == {FIRST_LANE, FIRST_LANE + NEXT_SLOT}
+    assert [carry.lane for carry in both.carries] == [FIRST_LANE + NEXT_SLOT]
 
 
-def test_a_lane_is_taken_over_by_the_other_seat_with_the_same_address() -> None:
+def test_a_lane_is_taken_over_by_the_other_slot_with_the_same_address() -> None:
     before = plan((GATED, replace(FIRST, other=replace(SECOND, phase=Phase.STARTING))))
     after = plan((GATED, replace(SECOND, other=replace(FIRST, phase=Phase.STOPPING))))
     assert [lane.number for lane in taken_over(before, after)] == [FIRST_LANE]

@@ -47,7 +47,7 @@ OTHER = TunnelState(
     phase=Phase.UP,
     health=Health.HEALTHY,
     reason=Reason.HEALTHY,
-    session=Session(6, "c0ffee", 4243, "t-acme-dc~", seat=1),
+    session=Session(6, "c0ffee", 4243, "t-acme-dc~", slot=1),
 )
 STATE = TunnelState(
     want=Want.DOWN,

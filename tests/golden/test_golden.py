@@ -207,11 +207,11 @@ def test_the_sample_leaves_no_field_at_its_default() -> None:
 
 
 def same(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """Where two documents are equal; a session's seat is 0 for the first one."""
+    """Where two documents are equal; a session's slot is 0 for the first one."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key, value in one.items():
             yield from same(value, other[key], f"{path}.{key}")
-    elif one == other and path != ".session.seat":
+    elif one == other and path != ".session.slot":
         yield path
 
 

@@ -125,7 +125,7 @@ def test_nobody_is_paged_for_a_crash_and_an_incident_goes_on() -> None:
 
 
 def test_a_planned_reconnect_goes_on_over_crashes() -> None:
-    """Both sessions are gone on with, on their seats, and the old one still carries its flows to their
+    """Both sessions are gone on with, on their slots, and the old one still carries its flows to their
     end.
     """
     left = {"count": 2}
@@ -152,7 +152,7 @@ def test_a_planned_reconnect_goes_on_over_crashes() -> None:
 
 @given(st.integers(0, 10_000))
 def test_whenever_the_daemon_dies(seed: int) -> None:
-    """At most one client for each seat (the double insists on it); the numbers of sessions only grow; in
+    """At most one client for each slot (the double insists on it); the numbers of sessions only grow; in
     the end all is well.
     """
     dice = random.Random(seed)

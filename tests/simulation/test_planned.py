@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.app.shutdown import all_stopped
 from supervisor.core import events as ev
-from supervisor.core.network.plan import FIRST_LANE, NEXT_SEAT
+from supervisor.core.network.plan import FIRST_LANE, NEXT_SLOT
 from supervisor.core.state import Health, Known, Phase, Second, TunnelState
 from supervisor.core.views.drain_text import waits_for
 from tests.fakes import KIND, Habits, World
@@ -62,7 +62,7 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
     never_down(simulated, HOUR)
     assert simulated.runner.sessions("acme") == [1, 3], "the old one carries its flows on"
-    assert carrying(simulated) == FIRST_LANE + NEXT_SEAT
+    assert carrying(simulated) == FIRST_LANE + NEXT_SLOT
     assert [lane.up for lane in simulated.engine.plan.lanes] == [True, True]
     assert state(simulated).known.second is Second.ALLOWED
     left["count"] = 0
@@ -70,7 +70,7 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
     assert simulated.runner.sessions("acme") == [3]
     assert state(simulated).other is None
     never_down(simulated, 2 * HOUR)
-    assert carrying(simulated) == FIRST_LANE, "the seats take turns"
+    assert carrying(simulated) == FIRST_LANE, "the slots take turns"
 
 
 def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
@@ -82,7 +82,7 @@ def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
         assert carrying(simulated) == FIRST_LANE
         simulated.run(until=simulated.now + 0.001)
     simulated.run(until=simulated.now + 0.05)
-    assert carrying(simulated) == FIRST_LANE + NEXT_SEAT
+    assert carrying(simulated) == FIRST_LANE + NEXT_SLOT
 
 
 def test_an_address_given_again_is_taken_over_at_once() -> None:
@@ -273,7 +273,7 @@ def test_a_client_whose_sessions_never_end_is_left_alone() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_histories(seed: int) -> None:
-    """The doubles assert that a seat is never taken twice, and that no carry points to a lane that is
+    """The doubles assert that a slot is never taken twice, and that no carry points to a lane that is
     closed while the other is open.
     """
     dice = random.Random(seed)
@@ -312,7 +312,7 @@ def test_random_histories(seed: int) -> None:
             )
         now = state(simulated)
         assert len(simulated.runner.sessions("acme")) <= 2
-        assert now.other is None or now.other.session.seat != now.session.seat
+        assert now.other is None or now.other.session.slot != now.session.slot
         assert now.other is None or now.other.session.number != now.session.number
     numbers = [number for _, _, number in simulated.runner.spawned]
     assert len(set(numbers)) == len(numbers), "a number is never used again"

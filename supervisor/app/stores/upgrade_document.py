@@ -46,7 +46,7 @@ class HandoverDocument:
     lock: int  # descriptor of the lock on runtime_dir
     listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # descriptors by address
     tunnels: Mapping[str, Stored] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by seat: what spares its next login
+    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by slot: what spares its next login
 
     def descriptors(self) -> Iterator[int]:
         """Those that go along."""

@@ -52,7 +52,7 @@ class Auditing:
     def __init__(self, version: str, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
         self._version, self._plan, self._post = version, plan, post
         self._log = structlog.get_logger()
-        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and seat
+        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and slot
         self._wanted: Audit | None = None
         self._running: _Running | None = None
         self._following: asyncio.Task[None] | None = None
@@ -66,7 +66,7 @@ class Auditing:
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember whose session it is."""
         for side in snapshot.tunnels[transition.tunnel][1].sides:
-            self._sessions[transition.tunnel, side.session.seat] = side.session.id
+            self._sessions[transition.tunnel, side.session.slot] = side.session.id
 
     def acted(self, act: Mapping[str, Any]) -> None:
         """Somebody asked for a change. It is logged, and stands in the audit where there is one."""

@@ -6,8 +6,8 @@ while it is up, and nowhere otherwise: for some seconds packets vanish, so that 
 are answered with an error. A lane outlives its sessions, so a flow survives a reconnect that keeps its
 address.
 
-A tunnel has two *seats* for sessions, with a lane each. One is enough, except while a session replaces
-another one: then new flows enter the lane of one seat, and the flows that run go on in the lane of the other.
+A tunnel has two *slots* for sessions, with a lane each. One is enough, except while a session replaces
+another one: then new flows enter the lane of one slot, and the flows that run go on in the lane of the other.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
 from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
 
 FIRST_LANE = 173_001  # marks and tables from here on are ours
-NEXT_SEAT = 1_000  # between the lanes of a tunnel's two seats
-LAST_LANE = FIRST_LANE + NEXT_SEAT + MOST_TUNNELS - 1
+NEXT_SLOT = 1_000  # between the lanes of a tunnel's two slots
+LAST_LANE = FIRST_LANE + NEXT_SLOT + MOST_TUNNELS - 1
 HOST_FLAG = (
     1 << 30
 )  # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
@@ -97,7 +97,7 @@ NO_SEGMENTS: Segments = MappingProxyType({})
 
 
 def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
-    """The first seat's lane of each tunnel: the one it had, else the lowest free one. ValueError: more
+    """The first slot's lane of each tunnel: the one it had, else the lowest free one. ValueError: more
     tunnels than lanes.
     """
     lanes = {name: known[name] for name in names if name in known}
@@ -131,19 +131,19 @@ def share_of(connections: int) -> int:
     return max((share for share in SHARES if share <= connections), default=0)
 
 
-def lane_of(first: int, seat: int) -> int:
-    """The lane of a tunnel's seat; `first`: that of its first one."""
-    return first + seat * NEXT_SEAT
+def lane_of(first: int, slot: int) -> int:
+    """The lane of a tunnel's slot; `first`: that of its first one."""
+    return first + slot * NEXT_SLOT
 
 
-def seat_of(lane: int) -> int:
-    """Which of its tunnel's seats the lane belongs to."""
-    return (lane - FIRST_LANE) // NEXT_SEAT
+def slot_of(lane: int) -> int:
+    """Which of its tunnel's slots the lane belongs to."""
+    return (lane - FIRST_LANE) // NEXT_SLOT
 
 
-def both_seats(lane: int) -> tuple[int, int]:
-    """The lanes of both seats of the tunnel that this lane belongs to, in their order."""
-    first = lane - seat_of(lane) * NEXT_SEAT
+def both_slots(lane: int) -> tuple[int, int]:
+    """The lanes of both slots of the tunnel that this lane belongs to, in their order."""
+    first = lane - slot_of(lane) * NEXT_SLOT
     return first, lane_of(first, 1)
 
 
@@ -163,7 +163,7 @@ def desired(
         _lane(
             tunnel,
             side,
-            lane_of(lanes[name], side.session.seat),
+            lane_of(lanes[name], side.session.slot),
             proxies.get(name),
             _manner(tunnel, state, snapshot.now),
         )
@@ -172,11 +172,11 @@ def desired(
     ]
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
     carrying = tuple(
-        [(name, lane_of(lanes[name], state.session.seat)) for name, (_, state) in snapshot.tunnels.items()]
+        [(name, lane_of(lanes[name], state.session.slot)) for name, (_, state) in snapshot.tunnels.items()]
     )
     carries = _carries(known, carrying, ByIdentity(carriers))
     gates = (
-        gate(tunnel, lane_of(lanes[name], side.session.seat))
+        gate(tunnel, lane_of(lanes[name], side.session.slot))
         for name, (tunnel, state) in snapshot.tunnels.items()
         if tunnel.allow is not None
         for side in state.sides
@@ -240,7 +240,7 @@ def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
 
 
 def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
-    """The open lanes that are closed from one plan to the other while the tunnel's other seat has come up
+    """The open lanes that are closed from one plan to the other while the tunnel's other slot has come up
     with the same address.
     """
     addresses = {(lane.tunnel, lane.addresses) for lane in after.lanes if lane.up and lane.addresses}
@@ -351,7 +351,7 @@ def _lane(tunnel: Tunnel, state: TunnelState, number: int, share: int | None, ma
     return Lane(
         tunnel.name,
         number,
-        device_name(tunnel, session.seat),
+        device_name(tunnel, session.slot),
         up,
         manner=manner,
         mtu=session.path_mtu,

@@ -1,7 +1,7 @@
 """A session takes the place of another one of its tunnel: make before break. `step` is what the engine
 calls; `machine.step` is inside it.
 
-    due -> a successor on the free seat -> up -> well -> the two change roles: new flows enter the new lane,
+    due -> a successor on the free slot -> up -> well -> the two change roles: new flows enter the new lane,
     in one transaction
         -> the predecessor drains: its flows go on in the old lane until they are over -> it ends
 
@@ -32,7 +32,7 @@ QUICK = 1.0  # seconds between probes then
 PROOF = 3.0  # seconds after which a predecessor that still works was not ended by its successor
 KICKED_WITHIN = 30.0  # seconds in which one that was ended by it shows that
 LAST_CALL = (
-    30.0  # seconds before the end of a session at which the seat of the last one is taken for the next one
+    30.0  # seconds before the end of a session at which the slot of the last one is taken for the next one
 )
 LONGEST = 8 * 3600.0  # seconds that a predecessor waits for its flows where its session has no end
 
@@ -295,12 +295,12 @@ def _due(m: StepContext, state: TunnelState, event: ev.ReconnectDue) -> SessionO
     if state.refusals:  # an account that is refused is not tried while the session lives
         return SessionOutcome(replace(state, planned=m.now + HOPELESS))
     if state.other is not None:
-        return _seat_taken(m, later.state, state.other)
+        return _slot_taken(m, later.state, state.other)
     return _begun(m, state)
 
 
-def _seat_taken(m: StepContext, state: TunnelState, other: TunnelState) -> SessionOutcome:
-    """The last session still has flows; at last its seat is needed."""
+def _slot_taken(m: StepContext, state: TunnelState, other: TunnelState) -> SessionOutcome:
+    """The last session still has flows; at last its slot is needed."""
     end = limit(m.tunnel, state)
     if end is None or m.now < end - LAST_CALL:
         return SessionOutcome(state)
@@ -322,7 +322,7 @@ def _begun(m: StepContext, state: TunnelState) -> SessionOutcome:
 
 
 def _succeeded(m: StepContext, state: TunnelState) -> SessionOutcome:
-    """A successor logs in, on the free seat."""
+    """A successor logs in, on the free slot."""
     number = max(state.numbered, state.session.number) + 1
     fresh = TunnelState(
         reason=Reason.PLANNED,
@@ -334,7 +334,7 @@ def _succeeded(m: StepContext, state: TunnelState) -> SessionOutcome:
         proven=state.proven,
         single=True,
         numbered=number,
-        session=Session(number, path_mtu=state.session.path_mtu, seat=1 - state.session.seat),
+        session=Session(number, path_mtu=state.session.path_mtu, slot=1 - state.session.slot),
     )
     other, actions = machine.begin(m, fresh, Reason.PLANNED)
     return SessionOutcome(replace(state, other=other, single=True, planned=None), actions)
@@ -367,7 +367,7 @@ def sides_of(before: TunnelState, outcome: SessionOutcome) -> Sequence[tuple[Tun
     after = [*outcome.state.sides, *(() if outcome.gone is None else (outcome.gone,))]
     known = {side.session.number: side for side in before.sides}
     old = [known.pop(side.session.number, None) for side in after]
-    left = iter(known.values())  # a session that was followed by another one on its seat
+    left = iter(known.values())  # a session that was followed by another one on its slot
     return [(was or next(left, None) or _nothing(side), side) for was, side in zip(old, after, strict=True)]
 
 

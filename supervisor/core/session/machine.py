@@ -4,7 +4,7 @@ functions in it.
     state, actions = step(moment, state, event)
 
 A pair of phase and event stands in `TABLE` or changes nothing. An event of an earlier session changes
-nothing. After a Tick the deadline is gone or later than now. At most one client process exists per seat: only
+nothing. After a Tick the deadline is gone or later than now. At most one client process exists per slot: only
 `begin` spawns, and only `_ended` leads to it.
 """
 
@@ -389,7 +389,7 @@ def begin(m: StepContext, state: TunnelState, reason: Reason) -> Result:
         ), ()
     number = max(state.session.number, state.numbered) + 1
     last = state.session  # most likely it is the same path again
-    session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, seat=last.seat)
+    session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, slot=last.slot)
     fresh = replace(
         state,
         session=session,
@@ -406,7 +406,7 @@ def begin(m: StepContext, state: TunnelState, reason: Reason) -> Result:
         reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
     )
     return _enter(m, fresh, Phase.STARTING, reason), (
-        ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.seat),
+        ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.slot),
     )
 
 

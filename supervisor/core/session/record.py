@@ -16,7 +16,7 @@ from supervisor.core.events import Asked, Event, Exited, InputsChanged, Terminat
 from supervisor.core.network.failover import Carriers, Rivals, prevailed
 from supervisor.core.session.context import KindLimits
 from supervisor.core.state import Drain, Known, Phase, Session, Snapshot, TunnelState, Want
-from tunnels.base import Reason, seat_name
+from tunnels.base import Reason, slot_name
 from tunnels.settings import Tunnel
 
 _MOST_REFUSALS = 1000  # more than these nobody counts
@@ -46,7 +46,7 @@ class PreviousRun:
 
     records: Mapping[str, TunnelRecord] = field(default_factory=dict)
     living: Container[tuple[str, int]] = ()  # tunnels and sessions whose clients still run
-    kept: Container[str] = ()  # seats: what lets their next session begin without a login is still there
+    kept: Container[str] = ()  # slots: what lets their next session begin without a login is still there
     outdated: Container[str] = ()  # tunnels whose secrets or files have changed
     ends_by: float | None = None  # all of it was draining; by then it is over
     spent: Mapping[str, Spent] = field(
@@ -213,7 +213,7 @@ def _taken_up(
         deadline = now + limits.stop
     return replace(
         state,
-        kept=state.kept and seat_name(name, state.session.seat) in memory.kept,
+        kept=state.kept and slot_name(name, state.session.slot) in memory.kept,
         asking=None,
         misses=0,
         silence=0,

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from supervisor.core.network.plan import NetworkPlan, seat_of
+from supervisor.core.network.plan import NetworkPlan, slot_of
 from supervisor.core.views.audit_lines import (
     Accounts,
     Act,
@@ -51,7 +51,7 @@ class Trail:
         changed: Changed = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`plan` and `sessions` (ids by tunnel and seat) are looked at in the thread; it says when
+        """`plan` and `sessions` (ids by tunnel and slot) are looked at in the thread; it says when
         `problem` has `changed`.
         """
         self._file, self._plan, self._sessions, self._changed, self._clock = (
@@ -177,7 +177,7 @@ class Trail:
         tunnel = names.tunnel(entry.lane)
         self.accounts.add(entry, tunnel or "")
         self.accounts.events[entry.told.value] += 1
-        session = None if tunnel is None else self._sessions.get((tunnel, seat_of(entry.lane)))
+        session = None if tunnel is None else self._sessions.get((tunnel, slot_of(entry.lane)))
         return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry))
 
     def _say(self, problem: str | None) -> None:

@@ -45,17 +45,17 @@ class Meters:
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: (
         None
     )  # received and sent by a device so far
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by seat
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by slot
 
 
 class Counted:
     """The bytes of one session. A device that is made anew in it begins at 0 again."""
 
     def __init__(self, tunnel: str, session: Session) -> None:
-        self.tunnel, self.number, self.seat, self.device = (
+        self.tunnel, self.number, self.slot, self.device = (
             tunnel,
             session.number,
-            session.seat,
+            session.slot,
             session.device,
         )
         self._received, self._sent = Rising(resets=True), Rising(resets=True)
@@ -74,7 +74,7 @@ class Counted:
 
 
 class Passed:
-    """What passed through the lane of one seat, as its counters say. They outlive sessions: what is new
+    """What passed through the lane of one slot, as its counters say. They outlive sessions: what is new
     belongs to the one that runs.
     """
 
@@ -118,7 +118,7 @@ class HistoryThread:
         )
         self._counted: dict[tuple[str, int], Counted] = {}  # running sessions
         self._urgent: list[Counted] = []  # whose device may be gone in a moment
-        self._passed: dict[tuple[str, int], Passed] = {}  # by tunnel and seat
+        self._passed: dict[tuple[str, int], Passed] = {}  # by tunnel and slot
         self._closing = False
         self._began = False
         self._prune_at = self._read_at = float("-inf")  # monotonic seconds
@@ -249,11 +249,11 @@ class HistoryThread:
         ]
 
     def _more(self, one: Counted) -> Statement | None:
-        now = self._meters.carried(one.tunnel).get(one.seat)
+        now = self._meters.carried(one.tunnel).get(one.slot)
         return (
             None
             if now is None
-            else self._passed.setdefault((one.tunnel, one.seat), Passed()).more(one.tunnel, one.number, now)
+            else self._passed.setdefault((one.tunnel, one.slot), Passed()).more(one.tunnel, one.number, now)
         )
 
     def _settle(self, refused: list[Statement]) -> None:

@@ -173,7 +173,7 @@ class Readings:
         return _risen(self._cpu, tunnel, readings, known, resets=False)
 
     def flows(self, tunnel: str, readings: Mapping[int, int]) -> float | None:
-        """Flows of all sessions, by the seat whose counter this is; None as long as nothing was ever read."""
+        """Flows of all sessions, by the slot whose counter this is; None as long as nothing was ever read."""
         return _risen(self._flows, tunnel, readings, readings, resets=True)
 
     def keep(self, tunnels: Container[str]) -> None:

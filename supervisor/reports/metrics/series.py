@@ -69,7 +69,7 @@ class ScrapeSources:
         MappingProxyType({})
     )  # by tunnel and window
     history_usable: Callable[[], bool | None] = lambda: None
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by seat
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by slot
     internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})  # by part
     audit: Callable[[], Mapping[str, int] | None] = lambda: (
         None
@@ -186,7 +186,7 @@ class TunnelSeries:
             "flows",
             "Connections of staff that entered the tunnel.",
             (
-                (n, self._readings.flows(n, {seat: count.flows for seat, count in counts.items()}))
+                (n, self._readings.flows(n, {slot: count.flows for slot, count in counts.items()}))
                 for n, counts in carried.items()
             ),
         )
@@ -229,12 +229,12 @@ class TunnelSeries:
     def _bytes(
         self, state: TunnelState, carried: Mapping[int, Carried]
     ) -> Mapping[int, tuple[int, int] | None]:
-        """By what counts them: the device of a session, or the lane of a proxy's seat."""
+        """By what counts them: the device of a session, or the lane of a proxy's slot."""
         if not any(count.received is not None for count in carried.values()):
             return {side.session.number: self._link_bytes(side) for side in state.sides}
         return {
-            seat: None if count.received is None or count.sent is None else (count.received, count.sent)
-            for seat, count in carried.items()
+            slot: None if count.received is None or count.sent is None else (count.received, count.sent)
+            for slot, count in carried.items()
         }
 
     def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
