@@ -16,9 +16,10 @@ from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan, lane_of
+from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
+from supervisor.core.state import Phase, Snapshot, Transition
 from supervisor.outputs import Outputs, ProbeJob
 from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel
@@ -114,33 +115,25 @@ def _named(role: str, part: object) -> str:
     return f"{role}:{type(part).__name__}"
 
 
-def flow_jobs(
-    states: Mapping[str, TunnelState], lanes: Mapping[str, int], idle: float
-) -> Iterator[tuple[int, FlowJob]]:
+def flow_jobs(members: Members, lanes: Mapping[str, int], idle: float) -> Iterator[tuple[int, FlowJob]]:
     """Which lanes drain."""
-    for name, state in states.items():
-        for side in state.sides:
-            if side.drain is not None:
-                yield (
-                    lane_of(lanes[name], side.session.slot),
-                    FlowJob(name, idle, None if side is state else side.session.number),
-                )
+    for name, (_, state) in members.items():
+        if state.drain is not None:
+            yield lane_of(lanes[name], state.session.slot), FlowJob(name, idle, None)
+        standby = state.standby
+        if standby is not None and standby.drain is not None:
+            yield lane_of(lanes[name], standby.session.slot), FlowJob(name, idle, standby.session.number)
 
 
 def probe_jobs(
-    tunnels: Mapping[str, Tunnel],
-    states: Mapping[str, TunnelState],
-    lanes: Mapping[str, int],
-    kinds: Mapping[str, AnyKind],
+    members: Members, lanes: Mapping[str, int], kinds: Mapping[str, AnyKind]
 ) -> Iterator[tuple[str, ProbeJob]]:
     """Which sessions are probed, by slot."""
-    for name, tunnel in tunnels.items():
-        state = states[name]
-        pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
-        for side in state.sides if tunnel.probe.targets else ():
-            if side.phase is Phase.UP:
-                session, inside = side.session, kinds[tunnel.kind].inside(tunnel)
-                job = ProbeJob(
-                    name, session.number, pace, session.device, lane_of(lanes[name], session.slot), inside
-                )
+    for name, (tunnel, state) in members.items():
+        pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
+        for each in state.sessions if tunnel.probe.targets else ():
+            if each.phase is Phase.UP:
+                session, inside = each.session, kinds[tunnel.kind].inside(tunnel)
+                lane = lane_of(lanes[name], session.slot)
+                job = ProbeJob(name, session.number, pace, session.device, lane, inside)
                 yield slot_name(name, session.slot), job

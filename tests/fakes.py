@@ -14,11 +14,12 @@ from pydantic import TypeAdapter
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Noticed, Probed, Spawned
 from supervisor.core.faults import Faults, Tell
+from supervisor.core.network.compose import Scope
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.record import PreviousRun, TunnelRecord
 from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
-from supervisor.engine import Engine, Scope
+from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, ProbeJob, Recorder
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, slot_name
@@ -162,15 +163,23 @@ class World:
             spins = spins + 1 if upcoming <= self.now else 0
             assert spins < self.SPIN_BUDGET, f"something spins at {self.now}"
             self.now = max(self.now, upcoming)
-            while self._heap and self._heap[0][0] <= self.now:
-                heapq.heappop(self._heap)[2]()
+            self._happens()
             due = self._drain_inbox()
 
     def _drain_inbox(self) -> float | None:
-        due = self.engine.advance(self.inbox.take())
-        while events := self.inbox.take():  # what the engine has told itself
-            due = self.engine.advance(events)
-        return due
+        """Turns of the engine, stage by stage as in production: between two stages happens what is due."""
+        self._turn()
+        while not self.inbox.empty:
+            self._turn()
+        return self.engine.due
+
+    def _turn(self) -> None:
+        for _ in self.engine.turn(self.inbox.take()):
+            self._happens()
+
+    def _happens(self) -> None:
+        while self._heap and self._heap[0][0] <= self.now:
+            heapq.heappop(self._heap)[2]()
 
     def phase(self, name: str = "acme") -> Phase:
         """The tunnel's phase now."""

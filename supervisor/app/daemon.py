@@ -45,7 +45,7 @@ from supervisor.control.sd_notify import Notifier
 from supervisor.control.stop_reason import Occasion, occasion
 from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
-from supervisor.core.session.lifetime import REMEMBERED, remembered
+from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.delivery import AGAIN
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
@@ -206,7 +206,9 @@ class Daemon:
             self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
         parts.deaths.remember(await asyncio.to_thread(parts.history.start, left.sessions, KEPT))
         parts.engine.remember(
-            remembered(parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED))
+            remembered(
+                parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED_SESSIONS)
+            )
         )
         parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
         parts.memory.only(config.tunnels)
@@ -260,7 +262,7 @@ class Daemon:
         self._config = config
         self._watch(config)
         parts.engine.configure(
-            scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart
+            scope(parts.identity.facilitator, config), config.tunnels, held=parts.held.names, restart=restart
         )
         parts.certificates.set(config.tunnels)
         parts.alerter.route(paging(parts.identity, config))

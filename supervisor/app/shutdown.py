@@ -136,9 +136,8 @@ class Ending:
 
     def _kill_all(self) -> None:
         for name, (_, state) in self._parts.engine.snapshot.tunnels.items():
-            for side in state.sides:
-                if side.running:
-                    self._parts.runner.kill(name, side.session.number)
+            for each in state.sessions:
+                self._parts.runner.kill(name, each.session.number)
 
     async def _tell(self) -> None:
         """Say what is waited for: on the log at first and now and then, to the service manager whenever it
@@ -168,7 +167,7 @@ HOW_TO_SERVE = "systemctl restart; without systemd: facilitator drain --now, and
 def all_stopped(snapshot: Snapshot) -> bool:
     """No client runs and none is wanted."""
     return all(
-        state.phase is Phase.STOPPED and state.want is Want.DOWN and state.other is None
+        state.phase is Phase.STOPPED and state.want is Want.DOWN and state.standby is None
         for _, state in snapshot.tunnels.values()
     )
 

@@ -86,7 +86,8 @@ class Upgrade:
         """Until nothing that has happened waits to be understood, and no order to be carried out."""
         engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.runner
         while (events := inbox.take()) or runner.busy:
-            engine.advance(events)
+            for _ in engine.turn(events):
+                pass
             await asyncio.sleep(0)
         self._log_written()
 

@@ -38,14 +38,15 @@ from supervisor.control.sd_notify import Notifier
 from supervisor.control.sockets import Servers
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
-from supervisor.core.network.failover import choose, recalled
-from supervisor.core.network.plan import NetworkPlan, assign_lanes, desired, proxies
+from supervisor.core.network.compose import Scope, compose
+from supervisor.core.network.failover import recalled
+from supervisor.core.network.plan import NetworkPlan, assign_lanes
 from supervisor.core.session.kind_guard import guarded
 from supervisor.core.session.record import PreviousRun, found
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.views.drain_text import silence, waits_for
 from supervisor.core.views.status_json import DaemonIdentity
-from supervisor.engine import Engine, Scope
+from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.device_counters import LinkBytes
@@ -193,7 +194,9 @@ def build(
         (certificates, tls_renewal, auditing, hostwatch),
     )
     outputs = Outputs(runs, network, prober, flows, (alerter, history, board), recorders, watchers, (memory,))
-    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
+    engine = Engine(
+        inbox, outputs, kinds, clock=time.monotonic, chance=chance, utc_offset=_utc_offset, faults=faults
+    )
     return Parts(
         identity,
         kinds,
@@ -240,17 +243,17 @@ def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
     return tell
 
 
-def _zone() -> float:
-    """What turns monotonic seconds into local ones."""
+def _utc_offset() -> float:
+    """Seconds that turn a monotonic moment into local time."""
     now = time.time()
     return now - time.monotonic() + time.localtime(now).tm_gmtoff
 
 
-def scope(identity: DaemonIdentity, config: Config) -> Scope:
+def scope(facilitator: str, config: Config) -> Scope:
     """What all tunnels have in common."""
     drain = config.drain
     return Scope(
-        identity.facilitator,
+        facilitator,
         config.staff.networks,
         config.staff.segments,
         drain.timeout,
@@ -268,11 +271,8 @@ def first_plan(
     tunnels, known = config.tunnels, memory or PreviousRun()
     snapshot = found(tunnels, known, time.monotonic())
     lanes = assign_lanes(list(tunnels), known.lanes)
-    carriers = choose(recalled(list(tunnels.values()), known.carries), snapshot)[0]
-    staff, accounting = config.staff, config.audit is not None
-    return desired(
-        staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, staff.segments, accounting
-    )
+    carriers = recalled(list(tunnels.values()), known.carries)
+    return compose(scope("", config), snapshot, lanes, kinds, carriers).plan
 
 
 def paging(identity: DaemonIdentity, config: Config) -> Paging:

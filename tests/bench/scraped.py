@@ -28,7 +28,7 @@ from supervisor.clients.usage import usage_of
 from supervisor.control.api import Api
 from supervisor.core.network.layout import Achieved, Change, Element, Op, Table
 from supervisor.core.network.plan import FIRST_LANE, lane_of
-from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import Health, Phase, Session, Snapshot, Transition
 from supervisor.kernel.device_counters import LinkBytes
 from supervisor.kernel.nft.table import Nftables
 from supervisor.reports.history.archive import Archive
@@ -36,6 +36,7 @@ from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.outbox import OutboxStatus
+from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -85,7 +86,7 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
         ),
     )
     now = time.monotonic()
-    up = TunnelState(
+    up = tunnel_state(
         phase=Phase.UP,
         health=Health.HEALTHY,
         last_rtt=0.0123,

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.core.network.compose import Scope
 from supervisor.core.network.layout import (
     CLOSED_METRIC,
     MAIN_TABLE,
@@ -30,7 +31,6 @@ from supervisor.core.network.layout import (
     wanted,
 )
 from supervisor.core.network.plan import Lane, NetworkPlan
-from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
 from tests.kernel.lab import (

@@ -61,14 +61,14 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
     left = {"count": 3}
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
     never_down(simulated, HOUR)
-    assert simulated.runner.sessions("acme") == [1, 3], "the old one carries its flows on"
+    assert simulated.runner.sessions("acme") == [1, 2], "the old one carries its flows on"
     assert carrying(simulated) == FIRST_LANE + NEXT_SLOT
     assert [lane.up for lane in simulated.engine.plan.lanes] == [True, True]
     assert state(simulated).known.second is Second.ALLOWED
     left["count"] = 0
     never_down(simulated, HOUR + 100.0)
-    assert simulated.runner.sessions("acme") == [3]
-    assert state(simulated).other is None
+    assert simulated.runner.sessions("acme") == [2]
+    assert state(simulated).standby is None
     never_down(simulated, 2 * HOUR)
     assert carrying(simulated) == FIRST_LANE, "the slots take turns"
 
@@ -76,9 +76,9 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
 def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
     habits = Habits(second=Second.ALLOWED, connects_in=lambda: 5.0)
     simulated = settled(habits)
-    while state(simulated).other is None:
+    while state(simulated).standby is None:
         simulated.run(until=simulated.now + 1.0)
-    while state(simulated).other.phase is not Phase.UP:
+    while state(simulated).standby.phase is not Phase.UP:
         assert carrying(simulated) == FIRST_LANE
         simulated.run(until=simulated.now + 0.001)
     simulated.run(until=simulated.now + 0.05)
@@ -88,7 +88,7 @@ def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
 def test_an_address_given_again_is_taken_over_at_once() -> None:
     simulated = settled(Habits(second=Second.REPLACES, flows=lambda name, now: 5))
     never_down(simulated, HOUR)
-    assert simulated.runner.sessions("acme") == [3]
+    assert simulated.runner.sessions("acme") == [2]
     assert state(simulated).known.second is Second.REPLACES
     assert all(t.reason is not Reason.UNHEALTHY for t in simulated.recorder.transitions)
 
@@ -98,17 +98,17 @@ def test_a_far_side_that_is_known_to_take_over(kind: object) -> None:
     simulated = settled(Habits(second=Second.REPLACES), kind=kind, known={"acme": Known(Second.REPLACES)})
     never_down(simulated, HOUR)
     assert len(simulated.runner.renewed) == (kind is RENEWS)
-    assert simulated.runner.sessions("acme") == [1 if kind is RENEWS else 3]
+    assert simulated.runner.sessions("acme") == [1 if kind is RENEWS else 2]
 
 
 def test_a_far_side_that_ends_the_first_session_is_remembered() -> None:
     simulated = settled(Habits(second=Second.ENDS, flows=lambda name, now: 5), kind=RENEWS)
     never_down(simulated, HOUR)
     assert state(simulated).known.second is Second.ENDS
-    assert simulated.runner.sessions("acme") == [3]
+    assert simulated.runner.sessions("acme") == [2]
     never_down(simulated, 2 * HOUR)
-    assert [number for _, _, number in simulated.runner.renewed] == [3], "from now on in place"
-    assert simulated.runner.sessions("acme") == [3]
+    assert [number for _, _, number in simulated.runner.renewed] == [2], "from now on in place"
+    assert simulated.runner.sessions("acme") == [2]
 
 
 @pytest.mark.parametrize("kind", [KIND, RENEWS], ids=["at a quiet moment", "in place"])
@@ -163,7 +163,7 @@ def test_a_refused_login_is_not_repeated_while_the_session_lives() -> None:
 def test_the_session_ends_while_its_successor_starts() -> None:
     habits = Habits(second=Second.ALLOWED, connects_in=lambda: 30.0)
     simulated = settled(habits, 100.0)
-    while state(simulated).other is None:
+    while state(simulated).standby is None:
         simulated.run(until=simulated.now + 1.0)
     simulated.runner._exit("acme", 1, ev.Exited("acme", 1, 1))
     simulated.run(until=simulated.now + 0.1)
@@ -176,19 +176,19 @@ def test_the_session_ends_while_its_successor_starts() -> None:
 def test_the_new_session_ends_while_the_old_one_still_drains() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
     simulated.run(until=HOUR - 10.0)
-    assert simulated.runner.sessions("acme") == [1, 3]
-    simulated.runner._exit("acme", 3, ev.Exited("acme", 3, 1))
+    assert simulated.runner.sessions("acme") == [1, 2]
+    simulated.runner._exit("acme", 2, ev.Exited("acme", 2, 1))
     never_down(simulated, simulated.now + 5.0)
     assert state(simulated).session.number == 1
     assert carrying(simulated) == FIRST_LANE
     never_down(simulated, simulated.now + 300.0)
-    assert state(simulated).session.number > 3
+    assert state(simulated).session.number > 2
 
 
 def test_the_old_session_ends_with_its_time() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
     never_down(simulated, HOUR + 10.0)
-    assert simulated.runner.sessions("acme") == [3]
+    assert simulated.runner.sessions("acme") == [2]
 
 
 def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
@@ -198,7 +198,7 @@ def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
     )
     simulated.run(until=60.0)
     never_down(simulated, HOUR - 1.0)
-    assert simulated.runner.sessions("acme") == [1, 3], "its limit is an hour after it was connected"
+    assert simulated.runner.sessions("acme") == [1, 2], "its limit is an hour after it was connected"
     never_down(simulated, 3 * HOUR)
 
 
@@ -206,23 +206,22 @@ def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
 @pytest.mark.parametrize("when", ["coming", "leaving"])
 def test_what_an_operator_asks_ends_both(reason: Reason, when: str) -> None:
     simulated = settled(Habits(second=Second.ALLOWED, connects_in=lambda: 20.0, flows=lambda name, now: 5))
-    while state(simulated).other is None or state(simulated).coming is not (when == "coming"):
+    while state(simulated).standby is None or state(simulated).coming is not (when == "coming"):
         simulated.run(until=simulated.now + 1.0)
     simulated.post(ev.Asked("acme", reason=reason))
     simulated.run(until=simulated.now + 25.0)
     assert len(simulated.runner.sessions("acme")) == (reason is Reason.RESTARTED)
-    assert state(simulated).other is None
+    assert state(simulated).standby is None
     assert state(simulated).phase is (Phase.UP if reason is Reason.RESTARTED else Phase.STOPPED)
 
 
 def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
-    simulated = settled(Habits(second=Second.ALLOWED))
-    simulated.engine.draining = True
-    simulated.run(until=HOUR - 100.0)
-    simulated.engine.draining = False
-    simulated.post(ev.UplinkChanged("", alive=False, text="no carrier"))
-    simulated.run(until=HOUR)
-    assert len(simulated.runner.spawned) == 1
+    draining, cut_off = (settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 1)) for _ in range(2))
+    draining.engine.drain(until=2 * HOUR)
+    cut_off.post(ev.UplinkChanged("", alive=False, text="no carrier"))
+    for simulated in (draining, cut_off):
+        simulated.run(until=HOUR)
+        assert len(simulated.runner.spawned) == 1
 
 
 # --- several tunnels
@@ -312,8 +311,8 @@ def test_random_histories(seed: int) -> None:
             )
         now = state(simulated)
         assert len(simulated.runner.sessions("acme")) <= 2
-        assert now.other is None or now.other.session.slot != now.session.slot
-        assert now.other is None or now.other.session.number != now.session.number
+        assert now.standby is None or now.standby.session.slot != now.session.slot
+        assert now.standby is None or now.standby.session.number != now.session.number
     numbers = [number for _, _, number in simulated.runner.spawned]
     assert len(set(numbers)) == len(numbers), "a number is never used again"
     habits.connects_in, habits.says, habits.obeys_sigterm = lambda: 0.5, lambda: None, lambda: True
@@ -330,7 +329,7 @@ def test_the_end_of_the_daemon_waits_for_the_flows_of_both_sessions() -> None:
     simulated.run(until=HOUR - 120.0)
     simulated.engine.drain()
     simulated.run(until=HOUR - 60.0)
-    assert simulated.runner.sessions("acme") == [1, 3]
+    assert simulated.runner.sessions("acme") == [1, 2]
     assert all(lane.draining for lane in simulated.engine.plan.lanes)
     assert waits_for(simulated.engine.snapshot) == "acme 3 flows, acme (replaced session) 3 flows"
     left["count"] = 0

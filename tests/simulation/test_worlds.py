@@ -7,8 +7,8 @@ import random
 import pytest
 
 from supervisor.core.events import Asked, Noticed
+from supervisor.core.network.compose import Scope
 from supervisor.core.state import Phase
-from supervisor.engine import Scope
 from tests.fakes import Habits, World
 from tunnels.base import Failed, Reason
 from tunnels.settings import Login, Probe, Tunnel

@@ -41,9 +41,11 @@ class _Measures:
     def take(self, state: TunnelState, count: tuple[int, int] | None, now: float) -> None:
         """One sample."""
         up = state.phase is Phase.UP
-        if self.rtts or (up and state.last_rtt is not None):
+        if self.rtts or (up and state.liveness.last_rtt is not None):
             self.rtts.append(
-                round(state.last_rtt, 6) if up and state.misses == 0 and state.last_rtt is not None else None
+                round(state.liveness.last_rtt, 6)
+                if up and state.liveness.misses == 0 and state.liveness.last_rtt is not None
+                else None
             )
         before, same = self.count, self.session == state.session.number
         self.rates = (

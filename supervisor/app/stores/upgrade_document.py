@@ -17,16 +17,18 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from supervisor import __version__
 from supervisor.app.files import errors_of, load
+from supervisor.app.stores import state_store
 from supervisor.app.stores.state_store import Stored
 from supervisor.config import Config, ConfigErrors
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.formats import document
 from tunnels.base import AnyKind
 
-FORMAT = 2  # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
+FORMAT = 3  # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
 GIVEN = "FACILITATOR_HANDOVER"  # names the descriptor of the document that we go on from
 CHECKED = "FACILITATOR_CHECK"  # names the descriptor of one that we are only asked about
 LATER = (
@@ -55,7 +57,16 @@ class HandoverDocument:
             yield from each
 
 
-DOCUMENT = document(HandoverDocument, FORMAT)
+def _upgraded(format: int, raw: Any) -> Any:
+    """What an earlier version hands over, as this version would have done it."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("tunnels"), dict):
+        return raw
+    records = {name: state_store.upgraded(_RECORDS[format], each) for name, each in raw["tunnels"].items()}
+    return {**raw, "tunnels": records}
+
+
+_RECORDS = (0, 0, 1, 2)  # the format of the tunnels' records, by that of the document
+DOCUMENT = document(HandoverDocument, FORMAT, _upgraded)
 
 
 def written(handover: HandoverDocument) -> int:

@@ -65,8 +65,8 @@ class Auditing:
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember whose session it is."""
-        for side in snapshot.tunnels[transition.tunnel][1].sides:
-            self._sessions[transition.tunnel, side.session.slot] = side.session.id
+        for session in snapshot.tunnels[transition.tunnel][1].slots:
+            self._sessions[transition.tunnel, session.slot] = session.id
 
     def acted(self, act: Mapping[str, Any]) -> None:
         """Somebody asked for a change. It is logged, and stands in the audit where there is one."""

@@ -65,7 +65,7 @@ def cause(state: TunnelState, since: float) -> str | None:
     reason = why(state, since)
     if state.asking is not None or reason in LOCAL or reason is Reason.DESTINATION:
         return None
-    waits = state.refusals > 0 and not failed(reason.value)  # the account was refused to another tunnel
+    waits = state.retry.refusals > 0 and not failed(reason.value)  # the account was refused to another tunnel
     return "login" if waits or reason in _LOGIN else "trust" if reason in _TRUST else "reach"
 
 

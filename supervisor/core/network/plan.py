@@ -21,7 +21,7 @@ from types import MappingProxyType
 from supervisor.core.network.access import AccessPolicy, Segment, gate
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.network.failover import Carriers, Chosen, DestinationIndex, directory
-from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Phase, Session, Snapshot, TunnelState, Want, well
 from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
 from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
 
@@ -160,15 +160,9 @@ def desired(
     which destination.
     """
     plan_lanes = [
-        _lane(
-            tunnel,
-            side,
-            lane_of(lanes[name], side.session.slot),
-            proxies.get(name),
-            _manner(tunnel, state, snapshot.now),
-        )
+        lane
         for name, (tunnel, state) in snapshot.tunnels.items()
-        for side in state.sides
+        for lane in _lanes(tunnel, state, lanes[name], proxies.get(name), snapshot.now)
     ]
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
     carrying = tuple(
@@ -176,10 +170,10 @@ def desired(
     )
     carries = _carries(known, carrying, ByIdentity(carriers))
     gates = (
-        gate(tunnel, lane_of(lanes[name], side.session.slot))
+        gate(tunnel, lane_of(lanes[name], session.slot))
         for name, (tunnel, state) in snapshot.tunnels.items()
         if tunnel.allow is not None
-        for side in state.sides
+        for session in state.slots
     )
     return NetworkPlan(
         staff,
@@ -341,12 +335,23 @@ def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
     return Manner.REFUSE if given_up or state.well_since + PAUSE <= now else Manner.PAUSE
 
 
-def _lane(tunnel: Tunnel, state: TunnelState, number: int, share: int | None, manner: Manner) -> Lane:
-    up, draining = state.phase is Phase.UP, state.drain is not None
+def _lanes(tunnel: Tunnel, state: TunnelState, first: int, share: int | None, now: float) -> list[Lane]:
+    """The lane of the active slot, and that of the standby if there is one."""
+    manner = _manner(tunnel, state, now)
+    active = _lane(tunnel, state.session, first, share, manner, up=state.phase is Phase.UP)
+    lanes = [replace(active, draining=True) if state.drain is not None else active]
+    if (standby := state.standby) is not None:
+        lane = _lane(tunnel, standby.session, first, share, manner, up=standby.phase is Phase.UP)
+        lanes.append(replace(lane, draining=True) if standby.drain is not None else lane)
+    return lanes
+
+
+def _lane(
+    tunnel: Tunnel, session: Session, first: int, share: int | None, manner: Manner, *, up: bool
+) -> Lane:
+    number = lane_of(first, session.slot)
     if share is not None:
-        port = state.session.port if up else None
-        return Lane(tunnel.name, number, None, up, port, manner, draining=draining, share=share)
-    session = state.session
+        return Lane(tunnel.name, number, None, up, session.port if up else None, manner, share=share)
     assigned = tuple(session.assigned) if up and not session.on_interface else ()
     return Lane(
         tunnel.name,
@@ -355,7 +360,6 @@ def _lane(tunnel: Tunnel, state: TunnelState, number: int, share: int | None, ma
         up,
         manner=manner,
         mtu=session.path_mtu,
-        draining=draining,
         addresses=assigned,
         link_mtu=session.link_mtu if up else None,
         gateway=session.peer if up else None,

@@ -18,7 +18,16 @@ from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.session.lifetime import ended_there
-from supervisor.core.state import Failure, Length, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import (
+    Failure,
+    Length,
+    Phase,
+    Session,
+    SessionEnded,
+    SessionState,
+    Snapshot,
+    Transition,
+)
 from supervisor.core.views.availability import (
     WINDOWS,
     Availability,
@@ -26,7 +35,6 @@ from supervisor.core.views.availability import (
     Standing,
     StandingChange,
     Timeline,
-    failed,
     standing,
     worst,
 )
@@ -34,7 +42,6 @@ from supervisor.reports.history import archive
 from supervisor.reports.history.archive import Archive, Now, Statement
 from supervisor.reports.history.restore import failures, timelines
 from supervisor.reports.history.writer_thread import HistoryThread, Meters, WriterIntervals
-from supervisor.reports.metrics.counters import ended_session
 from tunnels.settings import Tunnel
 
 TEXT = 500  # characters of a text that are kept
@@ -103,19 +110,19 @@ class History:
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember a transition, and what it says about the tunnel's session."""
         tunnel, state = snapshot.tunnels[transition.tunnel]
-        reason, over = transition.reason.value, ended_session(transition)
-        side = next((side for side in state.sides if side.session.number == transition.session), None)
+        reason, ended = transition.reason.value, transition.ended
+        running = next((each for each in state.sessions if each.session.number == transition.session), None)
         mark = StandingChange(transition.at, standing(tunnel, state), reason, state.phase is Phase.FAILED)
         with self._lock:
             timeline = self._timelines.setdefault(tunnel.name, Timeline())
             timeline.add(mark)
-            if over:
-                timeline.died(transition.at, reason)
+            if ended is not None:
+                timeline.died(transition.at, ended.reason.value)
         rows = [self._transition(transition, mark)]
-        if over:
-            rows += self._ended(tunnel, side, transition)
-        if side is not None and side.running:
-            rows.append(self._goes_on(tunnel, side))
+        if ended is not None:
+            rows.append(self._ended(tunnel, ended))
+        if running is not None:
+            rows.append(self._goes_on(tunnel, running))
         self._scribe.put(rows)
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
@@ -247,37 +254,25 @@ class History:
             rung=None if it.rung is None else it.rung.value,
         )
 
-    def _goes_on(self, tunnel: Tunnel, state: TunnelState) -> Statement:
+    def _goes_on(self, tunnel: Tunnel, state: SessionState) -> Statement:
         session = self._sessions[tunnel.name, state.session.number] = state.session
         self._scribe.count(tunnel.name, session)
         if state.phase is Phase.STOPPING:  # the device goes with its client
             self._scribe.count_now(tunnel.name, session.number, last=False)
         return self._session(tunnel, session, ended=None, lasted=None, reason=None, text=None)
 
-    def _ended(self, tunnel: Tunnel, state: TunnelState | None, transition: Transition) -> list[Statement]:
-        """The session that is over; the state may hold the next one already, or none any more."""
-        number = transition.session if transition.ended is None else transition.ended
-        seen = self._sessions.pop((tunnel.name, number), None)
-        session = state.session if state is not None and state.session.number == number else seen
-        if session is None:
-            return []
-        self._scribe.count_now(tunnel.name, number, last=True)
-        offset, failure = self._around.offset(), None if state is None else state.failure
-        explained = (
-            failure is not None and failed(transition.reason.value) and failure.reason is transition.reason
+    def _ended(self, tunnel: Tunnel, ended: SessionEnded) -> Statement:
+        session = ended.session
+        self._sessions.pop((tunnel.name, session.number), None)
+        self._scribe.count_now(tunnel.name, session.number, last=True)
+        return self._session(
+            tunnel,
+            session,
+            ended=ended.at + self._around.offset(),
+            lasted=ended.at - session.started,
+            reason=ended.reason.value,
+            text=self._clean("" if ended.failure is None else ended.failure.text),
         )
-        text = self._clean(failure.text if explained and failure is not None else transition.text)
-        lasted = transition.at - session.started
-        return [
-            self._session(
-                tunnel,
-                session,
-                ended=transition.at + offset,
-                lasted=lasted,
-                reason=transition.reason.value,
-                text=text,
-            )
-        ]
 
     def _session(self, tunnel: Tunnel, it: Session, **end: Any) -> Statement:
         offset = self._around.offset()

@@ -13,28 +13,20 @@ from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor.core.state import Phase, Rung, Snapshot, Transition
+from supervisor.core.state import Phase, RecoveryStep, Snapshot, Transition
 from tunnels.base import Reason
 
 BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # seconds from start to connected
 
-_RUNNING = frozenset({Phase.STARTING, Phase.UP, Phase.STOPPING})
 _AGAIN = frozenset({Phase.STARTING, Phase.BACKOFF})
-_OVER = frozenset(
-    {Phase.STARTING, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED}
-)  # starting: the next session, the only way into it
 _AUTH_SEEN = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
-
-
-def ended_session(transition: Transition) -> bool:
-    """Did this transition end a session."""
-    return transition.before in _RUNNING and transition.after in _OVER
 
 
 def _replaced(transition: Transition) -> bool:
     """A session that another one had taken the place of is over, or the client begins one anew by itself."""
     return transition.reason is Reason.PLANNED and (
-        transition.after is Phase.STOPPED or transition.rung is Rung.IN_PLACE
+        (transition.ended is not None and transition.after is Phase.STOPPED)
+        or transition.rung is RecoveryStep.IN_PLACE
     )
 
 
@@ -109,7 +101,8 @@ class Tally:
         with self._lock:
             counts = self._counts.setdefault(transition.tunnel, Counts())
             self._taken.pop(transition.tunnel, None)
-            if transition.before in _RUNNING and (transition.after in _AGAIN or _replaced(transition)):
+            again = transition.ended is not None and transition.after in _AGAIN
+            if again or _replaced(transition):
                 counts.reconnects[transition.reason.value] += 1
             if transition.rung is not None:
                 counts.recoveries[transition.rung.value] += 1
