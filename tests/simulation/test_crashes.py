@@ -44,7 +44,7 @@ def test_what_is_well_stays_well_and_nothing_happens_to_it() -> None:
     assert len(simulated.runner.spawned) == 1
     assert len(simulated.recorder.transitions) == told
     assert simulated.alerter.opened == []
-    assert after.last_rtt is not None, "it is probed"
+    assert after.liveness.last_rtt is not None, "it is probed"
 
 
 def test_a_client_that_died_meanwhile_is_started_anew_at_once() -> None:
