@@ -85,6 +85,15 @@ def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
     assert carrying(simulated) == FIRST_LANE + NEXT_SLOT
 
 
+def test_a_successor_through_which_nothing_passes_never_carries() -> None:
+    simulated = settled(Habits(second=Second.ALLOWED))
+    simulated.runner.dead = {("acme", number) for number in range(2, 9)}
+    while simulated.now < HOUR:
+        simulated.run(until=simulated.now + 0.5)
+        assert (carrying(simulated), state(simulated).session.number) == (FIRST_LANE, 1)
+    assert len(simulated.runner.spawned) > 2, "it was tried"
+
+
 def test_an_address_given_again_is_taken_over_at_once() -> None:
     simulated = settled(Habits(second=Second.REPLACES, flows=lambda name, now: 5))
     never_down(simulated, HOUR)
@@ -157,6 +166,7 @@ def test_a_refused_login_is_not_repeated_while_the_session_lives() -> None:
     simulated = settled(habits)
     habits.says = lambda: Failed(Reason.AUTH, "no")
     never_down(simulated, 2 * HOUR)
+    simulated.run(until=10 * HOUR)
     assert len(simulated.runner.spawned) == 2
 
 
@@ -230,13 +240,12 @@ def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
 
 def test_of_a_pair_only_one_reconnects_at_a_time() -> None:
     pair = {name: tunnel(name, priority=number) for number, name in enumerate(("first", "second"))}
-    simulated = World(pair, Habits(second=Second.ALLOWED, connects_in=lambda: 200.0))
-    together = 0
-    while simulated.now < 3 * HOUR:
-        simulated.run(until=simulated.now + 5.0)
-        together += all(state(simulated, name).coming for name in pair)
-    assert together == 0
-    assert all(state(simulated, name).session.number > 1 for name in pair)
+    for seed in range(4):
+        simulated = World(pair, Habits(second=Second.ALLOWED, connects_in=lambda: 50.0), seed)
+        while simulated.now < 3 * HOUR:
+            simulated.run(until=simulated.now + 5.0)
+            assert not all(state(simulated, name).coming for name in pair)
+        assert all(state(simulated, name).session.number > 1 for name in pair)
 
 
 def test_twenty_tunnels_do_not_go_together() -> None:
@@ -314,13 +323,16 @@ def test_random_histories(seed: int) -> None:
         assert now.standby is None or now.standby.session.slot != now.session.slot
         assert now.standby is None or now.standby.session.number != now.session.number
     numbers = [number for _, _, number in simulated.runner.spawned]
-    assert len(set(numbers)) == len(numbers), "a number is never used again"
+    assert numbers == list(range(1, len(numbers) + 1)), "a number is never used again, and none is left out"
     habits.connects_in, habits.says, habits.obeys_sigterm = lambda: 0.5, lambda: None, lambda: True
     habits.lives = lambda: float("inf")
     simulated.post(ev.UplinkChanged("", alive=True))
     simulated.post(ev.Asked("acme", reason=Reason.STARTED))
     simulated.run(until=simulated.now + 400.0)
     assert state(simulated).phase is Phase.UP, "it always finds back"
+    ended = [told.ended.session.number for told in simulated.recorder.transitions if told.ended is not None]
+    begun = {number for _, _, number in simulated.runner.spawned}
+    assert sorted(ended) == sorted(begun - set(simulated.runner.sessions("acme"))), "each ends exactly once"
 
 
 def test_the_end_of_the_daemon_waits_for_the_flows_of_both_sessions() -> None:
