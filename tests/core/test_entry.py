@@ -1,4 +1,6 @@
-"""Tests decide nothing that production would decide in another way: they call the entry that the engine calls."""
+"""Tests decide nothing that production would decide in another way: they call the entry that the engine
+calls.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Bugs that the tests must catch: each a small change of the source, and the test that fails because of it.
 
-`python -m tests.simulation.planted` plants each into a copy of the source tree and runs its test there; it says
-which were not caught. Each text must occur exactly once in its file, so that the table stays true.
+`python -m tests.simulation.planted` plants each into a copy of the source tree and runs its test there; it
+says which were not caught. Each text must occur exactly once in its file, so that the table stays true.
 """
 
 from __future__ import annotations

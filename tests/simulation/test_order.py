@@ -72,7 +72,7 @@ def test_traffic_moves_to_another_tunnel_before_a_client_ends() -> None:
 
 def test_a_client_starts_before_anything_follows_from_it() -> None:
     acts: list[str] = []
-    simulated = World(PAIR, Habits(), outputs=observed(acts))
+    World(PAIR, Habits(), outputs=observed(acts))
     assert acts[:2] == ["plan", "spawn"], "the first plan closes what is not up yet"
     assert acts.index("spawn") < acts.index("record")
 
