@@ -38,8 +38,8 @@ TEST = .ci/passes 'make test' 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style ruff layers types unit slow machine together alone test demo soak bench lab docs \
-	screenshots lock latest interpreter install uninstall clean
+.PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo soak bench lab docs \
+	screenshots lock latest build release interpreter install uninstall clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -53,7 +53,7 @@ interpreter:
 	@$(PYTHON) $(NEW_ENOUGH) || { echo '$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python3'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
 
-$(READY): setup.cfg pyproject.toml requirements/development.txt | interpreter
+$(READY): setup.cfg setup.py pyproject.toml requirements/development.txt | interpreter
 	@echo 'Installing into $(VENV) with $(PYTHON)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(LOCKED) requirements/development.txt
@@ -69,10 +69,13 @@ test-programs:
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit style
 
-style: ruff layers types
+style: ruff layers types names
 
 ruff: $(READY)
 	$(BIN)/ruff check .
+
+names: $(READY)
+	$(BIN)/python .ci/class-names
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-cache
@@ -131,6 +134,14 @@ screenshots: $(READY) ## pictures of the status page, into docs/screenshots/
 lock: $(READY) ## write requirements/ anew from setup.cfg; versions that still fit stay, UPGRADE=1 takes the newest of all
 	@UV=$(BIN)/uv .ci/lock $(if $(UPGRADE),--upgrade)
 
+build: $(READY) ## an sdist and a wheel in dist/, with the version that `git describe` gives this checkout
+	@rm -rf build dist
+	@$(BIN)/python -m build --quiet --no-isolation . >/dev/null
+	@ls dist/*
+
+release: $(READY) ## tag VERSION=x.y.z and build it; says what is still missing and does nothing then. DRY_RUN=1 leaves no tag
+	@BIN=$(BIN) .ci/release '$(VERSION)' $(if $(DRY_RUN),--dry-run)
+
 latest: interpreter ## check against the newest version of every dependency, in a virtual environment of its own, and what broke
 	@rm -rf $(LATEST)
 	@$(PYTHON) -m venv $(LATEST)
@@ -151,5 +162,5 @@ uninstall: ## stop it, and remove all but configuration and history; PURGE=1 rem
 	@systemd/setup.sh uninstall $(if $(PURGE),--purge)
 
 clean: ## remove everything that make has made here
-	rm -rf $(VENV) $(LATEST) build .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	rm -rf $(VENV) $(LATEST) build dist .cache *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

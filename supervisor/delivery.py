@@ -133,7 +133,7 @@ def probe_jobs(
         pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
         for each in state.sessions if tunnel.probe.targets else ():
             if each.phase is Phase.UP:
-                session, inside = each.session, kinds[tunnel.kind].inside(tunnel)
+                session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
                 lane = lane_of(lanes[name], session.slot)
                 job = ProbeJob(name, session.number, pace, session.device, lane, inside)
                 yield slot_name(name, session.slot), job

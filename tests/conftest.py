@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -39,6 +41,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root") or item.get_closest_marker("nspawn"):
             item.add_marker(pytest.mark.skip(reason="needs root: makes network namespaces"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The cache of a run as root is handed to the owner of this checkout, who goes on with `--lf`."""
+    if os.geteuid() == 0 and not hasattr(config, "workerinput"):
+        cache = config.rootpath / ".cache"
+        hand_over([cache, *cache.glob("pytest"), *cache.glob("pytest/**/*")], config.rootpath)
+
+
+def hand_over(paths: Iterable[Path], like: Path) -> None:
+    """Give files the owner of another one."""
+    owner = like.stat()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

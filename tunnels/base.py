@@ -1,8 +1,8 @@
-"""What a VPN kind *is*: the vocabulary shared by the files of this package and by the daemon.
+"""The vocabulary of VPN kinds, shared by the packages in `tunnels.kinds` and the daemon.
 
-A kind is a value (`Kind`): it says which inputs it reads, how its client is launched, and how the client's
-words are understood. It does no I/O. The daemon launches the `Launch`, feeds every line that the client
-utters to the `Dialogue`, and acts on what comes back.
+A kind is a value (`Kind`). It says which inputs it reads, how its client is launched, and how the client's
+output is understood. It does no I/O. The daemon starts the `Launch`, passes every line that the client prints
+to the `Dialogue`, and acts on the `Observation`s that come back. docs/adding-a-kind.md shows a whole one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Seconds, Secret, Settings, Tunnel
+from tunnels.quantities import Seconds
+from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Secret, Settings, Tunnel
 from tunnels.text import one_line
 
 __all__ = [
     "KEY",
-    "Beside",
     "Carrier",
     "Connected",
     "Destination",
@@ -28,18 +28,20 @@ __all__ = [
     "Full",
     "IPNetwork",
     "Input",
+    "Inputs",
     "Keep",
     "Kind",
     "Launch",
     "LineSource",
     "Login",
-    "Need",
     "Network",
     "Observation",
     "Placement",
     "Probe",
     "Question",
     "Reason",
+    "ReferencedFile",
+    "RequiredFile",
     "Say",
     "Seconds",
     "Secret",
@@ -52,58 +54,57 @@ __all__ = [
 ]
 
 
-# in argv: descriptor of an anonymous file with a line that only the daemon and this client know
+# In argv: the descriptor of an anonymous file. It holds one line, the key that the daemon sends first when it
+# connects to the client's management socket.
 KEY = "{management_key}"
 
 
 class Reason(enum.StrEnum):
-    """Why something happened to a tunnel. The same word stands in log, metric, history, status and
-    incident.
-    """
+    """Why something happened to a tunnel: the word in log, metric, history, status and incident."""
 
-    # asked for
-    CONFIGURED = "configured"  # it stands in the configuration
-    STARTED = "started"  # an operator said start
-    STOPPED = "stopped"  # an operator said stop
-    RESTARTED = "restarted"  # an operator said restart
+    # requested
+    CONFIGURED = "configured"  # it is in the configuration
+    STARTED = "started"  # an operator started it
+    STOPPED = "stopped"  # an operator stopped it
+    RESTARTED = "restarted"  # an operator restarted it
     RECONFIGURED = "reconfigured"  # its configuration changed
     INPUTS_CHANGED = "inputs-changed"  # a secret or a file of the client changed
-    PLANNED = "planned"  # before the far side ends the session, another one takes its place
+    PLANNED = "planned"  # a new session replaces the old one before the remote gateway ends it
     SHUTDOWN = "shutdown"  # the daemon ends
     # progress
     RETRY = "retry"  # the pause after a failure is over
-    CONNECTED = "connected"  # the client says that it is up
+    CONNECTED = "connected"  # the client reports that the tunnel is up
     HEALTHY = "healthy"  # a probe was answered
-    # probes are answered, but too few of them, or too late; or the client takes no more connections
+    # probes are answered, but too few of them or too late; or the client takes no more connections
     DEGRADED = "degraded"
-    # transient: tried again for ever
+    # transient: retried for ever
     EXITED = "exited"  # the client ended and gave no reason
     KILLED = "killed"  # a signal ended the client
     START_TIMEOUT = "start-timeout"  # the client did not come up in time
     UNHEALTHY = "unhealthy"  # probes stayed unanswered
-    DESTINATION = "destination"  # the tunnel carries packets, and no probe target behind it answers
-    DEVICE_LOST = "device-lost"  # the tunnel's network device vanished
+    DESTINATION = "destination"  # the tunnel carries packets, but no probe target behind it answers
+    DEVICE_LOST = "device-lost"  # the tunnel's interface vanished
     ADDRESS_CONFLICT = "address-conflict"  # the remote gateway assigned an address that is in use elsewhere
-    NETWORK = "network"  # the far side cannot be reached
+    NETWORK = "network"  # the remote gateway cannot be reached
     DNS = "dns"  # its name cannot be resolved
-    PEER_TIMEOUT = "peer-timeout"  # the far side fell silent
-    PEER_CLOSED = "peer-closed"  # the far side ended the session
-    HANDSHAKE = "handshake"  # the handshake was refused without a word
-    UPLINK = "uplink"  # this host's own way out is dead: nothing is tried until it is back
+    PEER_TIMEOUT = "peer-timeout"  # the remote gateway stopped answering
+    PEER_CLOSED = "peer-closed"  # the remote gateway ended the session
+    HANDSHAKE = "handshake"  # the handshake failed without an explanation
+    UPLINK = "uplink"  # this host has no Internet connection: nothing is tried until it is back
     LOCAL = "local"  # something on this host is busy or missing for the moment
     SESSION_EXPIRED = (
-        "session-expired"  # the far side's time for a session is over, or it no longer takes a kept session
+        "session-expired"  # a session has a time limit that is over, or cannot be resumed any more
     )
-    PROTOCOL = "protocol"  # the remote side breaks the rules of the protocol, or floods the client
-    FAR_END_FULL = "far-end-full"  # the far side has no place for another session
-    BANNED = "banned"  # the far side shuts us out for a while
-    # logins: tried again `login.max_attempts` times
-    AUTH = "auth"  # the far side refused the account
-    # permanent: waits for a human, a changed secret or a changed configuration
-    KICKED = "kicked"  # an administrator of the far side ended the session for good
-    CHALLENGE = "challenge"  # the far side asked a question that nobody answered
-    CERTIFICATE = "certificate"  # the far side's certificate or host key is not trusted
-    OUR_CERTIFICATE = "our-certificate"  # the far side refuses our certificate, or it is out of date
+    PROTOCOL = "protocol"  # the remote gateway violates the protocol, or floods the client
+    FAR_END_FULL = "far-end-full"  # the remote gateway has no room for another session
+    BANNED = "banned"  # the remote gateway locks us out for a while
+    # logins: retried `login.max_attempts` times
+    AUTH = "auth"  # the remote gateway refused the account
+    # permanent: waits for an operator, a changed secret or a changed configuration
+    KICKED = "kicked"  # an administrator of the remote gateway ended the session for good
+    CHALLENGE = "challenge"  # the remote gateway asked a question that nobody answered
+    CERTIFICATE = "certificate"  # the remote gateway's certificate or host key is not trusted
+    OUR_CERTIFICATE = "our-certificate"  # the remote gateway refuses our certificate, or it has expired
     KEY = "key"  # our key was refused or cannot be used
     CLIENT_CONFIG = "client-config"  # the client refuses its configuration
     MISSING_INPUT = "missing-input"  # a secret or file cannot be read
@@ -112,9 +113,9 @@ class Reason(enum.StrEnum):
 
 
 class Carrier(enum.Enum):
-    """How a running session takes packets."""
+    """How traffic enters a running session."""
 
-    DEVICE = "device"  # a network device: packets are routed into it
+    DEVICE = "device"  # a network interface: packets are routed into it
     PROXY = "proxy"  # a local TCP port: connections are redirected to it
 
 
@@ -127,64 +128,68 @@ class LineSource(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """A file that a profile names. It lies in the profile's directory or below, and no symbolic link on
-    the way to it leaves that.
+class ReferencedFile:
+    """A file that a profile names. It must lie in the profile's directory or below; symbolic links that lead
+    out of that directory are not followed.
     """
 
     profile: Path
     name: str  # relative to the profile's directory
-    option: str | None = None  # what names it
-    line: int | None = None  # where that stands in the profile
+    option: str | None = None  # the option that names it
+    line: int | None = None  # the line of the profile with that option
     secret: bool = False  # its content is masked in every log
-    folder: bool = False  # all files of this folder, as far as it exists
+    folder: bool = False  # all files of this folder; none if it does not exist
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something that is read anew before each start, and watched while a tunnel waits for it to change."""
+    """A secret or file that is read before each start, and watched while a tunnel waits for it to change."""
 
-    name: str  # what the kind calls it
-    where: Secret | Path | Beside  # a secret, a file that the settings name, or one that a profile names
+    name: str  # key in the `inputs` that `Kind.launch` gets
+    where: Secret | Path | ReferencedFile
 
     @property
     def secret(self) -> bool:
         """Its content is masked in every log."""
-        return isinstance(self.where, Secret) or (isinstance(self.where, Beside) and self.where.secret)
+        return isinstance(self.where, Secret) or (
+            isinstance(self.where, ReferencedFile) and self.where.secret
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one session runs."""
+    """What the daemon assigns to one session of a tunnel before its client is launched."""
 
-    directory: Path  # private (0700) directory of the tunnel below runtime_dir
-    device: str  # device name to use (Carrier.DEVICE)
-    port: int  # free local port to listen on (Carrier.PROXY)
-    python: str  # interpreter for programs of our own
-    remote: int = 0  # which of the far side's servers comes first: it grows when one was tried in vain
-    mark: int = 0  # fwmark of packets that may enter the tunnel although it is not up yet
+    directory: Path  # private directory (mode 0700) below runtime_dir; also the client's working directory
+    device: str  # name of the interface to create (Carrier.DEVICE)
+    port: int  # free local TCP port to listen on (Carrier.PROXY)
+    python: str  # interpreter for drivers, the programs of ours that run a client
+    remote: int = 0  # index of the remote gateway to try first: increased each time one was tried in vain
+    mark: int = 0  # fwmark of packets that may enter the tunnel before it is up
     user: tuple[int, int] | None = (
-        None  # uid and gid that it has to become; None: it is not started as root, or may stay so
+        None  # uid and gid to switch to; None: not started as root, or may stay root
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One start of a client. It must stay in the foreground. No secret in argv or environment: those go
-    into `files`.
+    """How to start a client. It must stay in the foreground. Secrets belong into `files`, never into argv or
+    environment.
     """
 
     argv: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)  # beside a minimal one (PATH, LANG)
-    files: Mapping[str, bytes] = field(
-        default_factory=dict
-    )  # anonymous files; `{name}` in argv becomes the descriptor's number
-    management: Path | None = None  # unix socket that the client makes and we connect to; with KEY in argv
-    # the first line that we say is the content of that file
-    notify: bool = False  # give it a private NOTIFY_SOCKET
-    reads: tuple[Path, ...] = ()  # beside the system's files: what it opens itself, with all beneath
-    writes: tuple[Path, ...] = ()  # beside its directory; directories that are missing are made
-    capabilities: tuple[str, ...] = ()  # beside net_admin, where the daemon runs as root: setuid, setgid, ...
+    environment: Mapping[str, str] = field(default_factory=dict)  # in addition to PATH and LANG
+    # anonymous files (memfd_create(2)): `{name}` in argv becomes the number of the descriptor
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    # unix socket that the client creates and the daemon connects to; with KEY in argv the first line that the
+    # daemon sends is the key
+    management: Path | None = None
+    notify: bool = False  # give it a private NOTIFY_SOCKET (sd_notify(3))
+    reads: tuple[
+        Path, ...
+    ] = ()  # what it opens besides system files and its directory, with everything below
+    writes: tuple[Path, ...] = ()  # what it writes besides its directory; missing directories are created
+    capabilities: tuple[str, ...] = ()  # in addition to net_admin if the daemon runs as root: setuid, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,30 +200,26 @@ class Say:
     secret: bool = False
 
 
-def _clean(said: Any, *names: str) -> None:
-    """Whatever a kind has made of its client's words, in whatever encoding they came: from here on they
-    can be shown.
-    """
+def _clean(observation: Any, *names: str) -> None:
+    """Make these fields safe to print. Observations hold text of the client in any encoding."""
     for name in names:
-        if (text := getattr(said, name)) is not None:
-            object.__setattr__(said, name, one_line(text))
+        if (text := getattr(observation, name)) is not None:
+            object.__setattr__(observation, name, one_line(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The client says that the tunnel is up."""
+    """The client reports that the tunnel is up."""
 
-    address: str | None = None  # our address inside the tunnel, IPv4
-    peer: str | None = None  # address of the far side's server
-    routes: tuple[IPNetwork, ...] = ()  # what the far side pushed: read, never installed
-    lasts: float | None = (
-        None  # seconds from now that the far side lets this session live; None: it does not say
-    )
-    address6: str | None = None  # our address inside the tunnel, IPv6
+    address: str | None = None  # our IPv4 address inside the tunnel
+    peer: str | None = None  # address of the remote gateway
+    routes: tuple[IPNetwork, ...] = ()  # networks that the remote gateway pushed: shown, never installed
+    lasts: float | None = None  # seconds from now until the remote gateway ends the session; None: unknown
+    address6: str | None = None  # our IPv6 address inside the tunnel
     on_interface: bool = (
-        False  # the client itself puts the addresses on its interface; else they exist in source NAT only
+        False  # the client adds the addresses to its interface; else they exist in source NAT only
     )
-    mtu: int | None = None  # bytes: the MTU to give the interface; None: the client has set it
+    mtu: int | None = None  # bytes: the MTU to set on the interface; None: the client has set it
 
     def __post_init__(self) -> None:
         _clean(self, "address", "address6", "peer")
@@ -226,10 +227,10 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The client says why this session cannot go on."""
+    """The client reports why this session cannot go on."""
 
     reason: Reason
-    text: str  # clean, and one line
+    text: str  # one sentence for operators; cleaned, one line
 
     def __post_init__(self) -> None:
         _clean(self, "text")
@@ -237,32 +238,32 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """The client carries as many connections as it can and refuses new ones; `text` None: it takes new
-    ones again.
+    """The client carries as many connections as it can and refuses new ones; `text` None: it accepts new ones
+    again.
     """
 
-    text: str | None  # clean, and one line
+    text: str | None  # cleaned, one line
 
     def __post_init__(self) -> None:
         _clean(self, "text")
 
 
 class Wanted(enum.StrEnum):
-    """What a question of the far side is answered with."""
+    """What kind of answer a question of the remote gateway needs."""
 
-    CODE = "code"  # a one-time code: from `login.totp`, else from a person
-    TEXT = "text"  # something else that only a person knows
-    APPROVAL = "approval"  # nothing: a person approves elsewhere, such as on a phone
+    CODE = "code"  # a one-time code: from `login.totp` if configured, else from an operator
+    TEXT = "text"  # something else that only an operator knows
+    APPROVAL = "approval"  # no text: somebody approves the login elsewhere, such as on a phone
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The far side asks; the session goes on when `Dialogue.answer` was called, or by itself after an
-    APPROVAL.
+    """The remote gateway asks something. The session goes on after `Dialogue.answer`; after an APPROVAL by
+    itself.
     """
 
     wanted: Wanted
-    text: str  # in the far side's words; clean, and one line
+    text: str  # the question as the remote gateway words it; cleaned, one line
 
     def __post_init__(self) -> None:
         _clean(self, "text")
@@ -270,10 +271,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What lets the next session begin without a login (a cookie, a token): the next launch gets it as the
-    input `kept`.
-
-    The empty secret means: what was kept is worthless now.
+    """What lets the next session start without a login (a cookie, a token): the next launch gets it as the
+    input `kept`. The empty secret means that the stored one is worthless now.
     """
 
     secret: str = field(repr=False)
@@ -283,95 +282,93 @@ Observation = Connected | Failed | Full | Question | Keep
 
 
 class Dialogue(Protocol):
-    """Sans-IO understanding of one session's client. Never raises, whatever the client utters."""
+    """Understands the output of one session's client, without I/O (sans-IO). Must never raise, whatever it
+    gets.
+    """
 
     def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
-        """Take one line (no newline) and give what to answer and what it means. The empty MANAGEMENT line
-        means: just connected.
+        """Take one line (no newline) and return replies and what the line means. The empty MANAGEMENT line
+        means that the daemon has just connected to the management socket.
         """
         ...
 
     def answer(self, text: str) -> Iterable[Say | Observation]:
-        """Take the answer to the latest Question and give what to tell the client. Without an open
-        question: nothing.
-        """
+        """Take the answer to the latest Question and return what to send. Nothing if no question is open."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """A file of the host, beside programs and /dev/net/tun, without which a kind's client cannot work."""
+class RequiredFile:
+    """A file of the host without which a kind's client cannot work, such as /dev/ppp."""
 
     path: str
-    otherwise: str  # what to do where it cannot be had
+    otherwise: str  # what to do where the file cannot exist; preflight checks print it
 
 
 TunnelT = TypeVar("TunnelT", bound=Tunnel)
+Inputs = Mapping[str, bytes]  # contents by `Input.name`
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[TunnelT]):
-    """A VPN kind: everything the daemon must know to run it."""
+    """A VPN kind: everything that the daemon must know to run it. The first seven fields are mandatory."""
 
-    name: str
+    name: str  # value of `kind:` in the configuration
     options: type[TunnelT]  # its settings (pydantic model)
     carrier: Carrier
+    # what is read before each start
     inputs: Callable[[TunnelT], tuple[Input, ...]]
-    launch: Callable[
-        [TunnelT, Placement, Mapping[str, bytes]], Launch
-    ]  # ValueError(text): the inputs cannot be used
-    dialogue: Callable[[TunnelT, Mapping[str, bytes]], Dialogue]
+    # how to start the client; ValueError(sentence): the inputs cannot be used
+    launch: Callable[[TunnelT, Placement, Inputs], Launch]
+    # a new dialogue for each session; ValueError as above
+    dialogue: Callable[[TunnelT, Inputs], Dialogue]
     binaries: tuple[str, ...]  # programs that must be installed
-    companions: Callable[[TunnelT, Mapping[str, bytes]], tuple[Input, ...]] = (
-        lambda tunnel, inputs: ()
-    )  # what those inputs name in turn
-    start_timeout: float = 60.0  # seconds from spawn to Connected
+    # further inputs that the contents of the first ones refer to, such as `ca ca.pem` in a profile
+    referenced_inputs: Callable[[TunnelT, Inputs], tuple[Input, ...]] = lambda tunnel, inputs: ()
+    start_timeout: float = 60.0  # seconds from the start of the client to Connected
     stop_timeout: float = 5.0  # seconds from SIGTERM to SIGKILL
-    renew: tuple[Say, ...] = ()  # tells the client to reconnect in place; empty: it cannot
-    renews_login: bool = False  # that begins a session anew: its age counts from there
-    pairs: Callable[[TunnelT], bool] = lambda tunnel: (
-        True
-    )  # two clients of the tunnel can run beside each other
-    endless: bool = False  # its sessions have no end that one could come before
-    leave: tuple[Say, ...] = ()  # tells it that its end, which follows, is for good
-    endpoint: Callable[[TunnelT], str | None] = lambda tunnel: (
-        None
-    )  # which gateway it knocks at; those at one take turns
-    door: Callable[[TunnelT], int | None] = lambda tunnel: (
-        None
-    )  # TCP port of that gateway, where everybody is answered
-    inside: Callable[[TunnelT], str | None] = lambda tunnel: (
-        None
-    )  # a probe target of the far side itself, through a proxy
-    share: Callable[[TunnelT], int] = lambda tunnel: 0  # connections that one source may have through a proxy
-    certificates: Callable[[TunnelT, Mapping[str, bytes]], tuple[bytes, ...]] = (
-        lambda tunnel, inputs: ()
-    )  # PEM texts with ours, to watch
-    needs: tuple[Need, ...] = ()  # what its client cannot work without
-    gives_up_root: bool = False  # started as root, its client becomes `Place.user`
+    renew: tuple[Say, ...] = ()  # makes the client reconnect without ending; empty: it cannot
+    renew_starts_new_session: bool = (
+        False  # the remote gateway's session time limit starts again with `renew`
+    )
+    # two clients of the tunnel can run at the same time (make-before-break)
+    allows_parallel: Callable[[TunnelT], bool] = lambda tunnel: True
+    unlimited_session: bool = False  # the protocol has no session limit: reconnects are never planned
+    logout: tuple[Say, ...] = ()  # sent before SIGTERM if no other session continues this one: log out
+    # host name or address of the remote gateway; logins of tunnels with the same one are paced
+    endpoint: Callable[[TunnelT], str | None] = lambda tunnel: None
+    # TCP port of the remote gateway that accepts connections from anybody; None: there is none
+    tcp_port: Callable[[TunnelT], int | None] = lambda tunnel: None
+    # probe target (as in `probe.targets`) on the remote gateway itself, asked through the proxy; tells a dead
+    # tunnel from a dead destination
+    inner_probe: Callable[[TunnelT], str | None] = lambda tunnel: None
+    # connections that one source address may hold at a time (Carrier.PROXY); 0: no limit
+    connections_per_source: Callable[[TunnelT], int] = lambda tunnel: 0
+    # PEM texts that hold our certificates, so that their expiry is watched
+    certificates: Callable[[TunnelT, Inputs], tuple[bytes, ...]] = lambda tunnel, inputs: ()
+    required_files: tuple[RequiredFile, ...] = ()
+    drops_root: bool = False  # the client switches to `Placement.user` if it is started as root
 
 
 AnyKind = Kind[Any]
 
 
 def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
-    """Everything that is read before a start of this tunnel: what its kind wants, and the seed of its
-    one-time codes.
+    """Everything that is read before a start of this tunnel: the kind's inputs, and the seed of one-time
+    codes (`totp`).
     """
     seed = () if tunnel.login.totp is None else (Input("totp", tunnel.login.totp),)
     return *kind.inputs(tunnel), *seed
 
 
 def slot_name(name: str, slot: int) -> str:
-    """What belongs to one of a tunnel's slots carries this name: the second one's ends with a sign that no
-    tunnel's name may have.
-    """
+    """The name of one of a tunnel's two slots: `NAME` or `NAME~`. No tunnel's own name may end with `~`."""
     return f"{name}~" if slot else name
 
 
 def device_name(tunnel: Tunnel, slot: int = 0) -> str:
-    """The device of a slot: what the configuration says, else `t-NAME`, shortened with a checksum to the
-    kernel's 15 characters.
+    """The interface of a slot: `device:` of the configuration, else `t-NAME`; shortened to the kernel's 15
+    characters, with a checksum to keep it unique.
     """
     if tunnel.device is not None and slot == 0:
         return tunnel.device

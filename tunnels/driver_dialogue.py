@@ -32,7 +32,7 @@ from tunnels.base import (
 from tunnels.failure_patterns import Table, explanation
 
 RENEW = Say(json.dumps({"renew": True}))
-LEAVE = Say(json.dumps({"leave": True}))
+LOGOUT = Say(json.dumps({"leave": True}))
 Answer = Say | Observation
 # Of each interface: what programs of ours set before they bring theirs up (tunnels/drivers/netlink.py).
 INTERFACE_SETTINGS = (Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/conf"))

@@ -1,10 +1,11 @@
-"""Profiles: the files that a customer sends, which may name further files. What is wrong with one, and in
-which line; what it may name.
+"""Profiles: files that a customer sends, which may name further files. Reports what is wrong with one and in
+which line, and which files it may name.
 
-    settings -> Input (config) -> kind.companions -> Input (Beside) -> the daemon reads it -> kind.launch
+    settings -> Input (config) -> kind.referenced_inputs -> Input (ReferencedFile) -> the daemon reads it
+             -> kind.launch
 
-A profile is untrusted. A file that it names lies in the profile's own directory or below. The daemon reads it
-and hands its content to the client, so that the client itself opens no path of the profile.
+A profile is untrusted. A file that it names must lie in the profile's own directory or below. The daemon
+reads it and passes the content to the client, so that the client itself opens no path of the profile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from tunnels.base import Beside, Input
+from tunnels.base import Input, ReferencedFile
 
 COMPANION = "beside/"  # the names of such inputs begin with this; no other input's name has a slash
 
@@ -55,12 +56,12 @@ class Value(str):
 def companion(profile: Path, name: str, option: str, line: int, secret: bool = False) -> Input:
     """The file that an option of the profile names. ProfileError: it does not lie beside the profile."""
     below = _below(profile, name, option, line)
-    return Input(COMPANION + below, Beside(profile, below, option, line, secret))
+    return Input(COMPANION + below, ReferencedFile(profile, below, option, line, secret))
 
 
 def folder(profile: Path, name: str) -> Input:
     """All files of a folder beside the profile, which need not exist."""
-    return Input(COMPANION + name, Beside(profile, name, folder=True))
+    return Input(COMPANION + name, ReferencedFile(profile, name, folder=True))
 
 
 def _below(profile: Path, name: str, option: str, line: int) -> str:

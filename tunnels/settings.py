@@ -1,14 +1,15 @@
-"""What a person may say about a tunnel: the typed values behind the configuration file.
+"""The settings that tunnels of all kinds have, as typed values (pydantic models). A kind adds its own in its
+package.
 
-Every field carries its meaning, unit and default; the JSON Schema in `docs/` and the errors of `facilitator
-check` come from here. Nothing in this module reads a file: a `Secret` is only the name of a place where a
-secret lies.
+Every field has a description, unit and default; the JSON Schema in `docs/` and the errors of `facilitator
+check` come from here. Nothing in this module reads a file: a `Secret` is only the name of the place where a
+secret is stored.
 """
 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -22,6 +23,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tunnels.quantities import Pause, Seconds, Share
+from tunnels.targets import TargetText
 from tunnels.text import clean
 
 MOST_TUNNELS = 999  # each owns a packet mark and a routing table of a fixed range
@@ -29,70 +32,7 @@ MOST_TUNNELS = 999  # each owns a packet mark and a routing table of a fixed ran
 IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
 
-# --- durations
-# ----------------------------------------------------------------------------------------------------------
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
-_ALMOST_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
-_ALMOST_UNITS = {
-    "": "s",
-    "msec": "ms",
-    "msecs": "ms",
-    "sec": "s",
-    "secs": "s",
-    "second": "s",
-    "seconds": "s",
-    "min": "m",
-    "mins": "m",
-    "minute": "m",
-    "minutes": "m",
-    "hr": "h",
-    "hrs": "h",
-    "hour": "h",
-    "hours": "h",
-    "day": "d",
-    "days": "d",
-}
-_SHORTEST = 0.01  # seconds: a shorter pause is a busy loop
-_LONGEST = 10 * 365 * 86400.0  # a longer duration is a typing mistake, and overflows what counts with it
-
-
-def parse_duration(value: Any) -> float:
-    """Seconds from `250ms`, `5s`, `2m`, `4h` or `1d`; ValueError says what a duration looks like."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(
-            f"{value!r} is not a duration; write a number with a unit, such as 250ms, 5s, 2m, 4h or "
-            f"1d{_meant(value)}"
-        )
-    seconds = float(match[1]) * _UNITS[match[2]]
-    if seconds > _LONGEST:
-        raise ValueError(f"{value!r} is longer than ten years")
-    return seconds
-
-
-def _meant(value: Any) -> str:
-    match = _ALMOST_DURATION.fullmatch(str(value).strip().lower())
-    if match is None:
-        return ""
-    unit = _ALMOST_UNITS.get(match[2], match[2])
-    return f" (probably {match[1]}{unit})" if unit in _UNITS else ""
-
-
-def _long_enough(seconds: float) -> float:
-    if seconds < _SHORTEST:
-        raise ValueError("must be at least 10ms: anything shorter is a busy loop")
-    return seconds
-
-
-_DURATION_SCHEMA = WithJsonSchema(
-    {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]}
-)
-Seconds = Annotated[float, BeforeValidator(parse_duration), _DURATION_SCHEMA]
-Pause = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_long_enough), _DURATION_SCHEMA]
-
-# --- networks and probe targets
+# --- networks
 # ------------------------------------------------------------------------------------------------
 
 
@@ -122,76 +62,6 @@ Network = Annotated[
     ),
 ]
 
-
-class Target(NamedTuple):
-    """One probe target, taken apart."""
-
-    scheme: str  # tcp, icmp or http
-    address: IPAddress
-    port: int | None  # None: icmp has none
-    path: str  # of http: at least /
-
-
-_TARGET = re.compile(r"(?P<scheme>[a-z]+)://(?P<rest>[!-~]+)", re.ASCII)
-_REST = re.compile(r"(?:\[(?P<bracketed>[^][/]*)\]|(?P<host>[^][:/]*))(?::(?P<port>[^][:/]*))?(?P<path>/.*)?")
-_TARGET_FORMS = "tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
-
-
-def parse_target(value: str) -> Target:
-    """A probe target taken apart; ValueError says what is wrong with it and what was probably meant."""
-    match = _TARGET.fullmatch(value)
-    if match is None or set(match["rest"]) & set("@?#"):
-        raise ValueError(f"{value!r} is not a probe target; write {_TARGET_FORMS}")
-    if match["scheme"] not in ("tcp", "icmp", "http"):
-        raise ValueError(f"{value!r}: {match['scheme']} cannot be probed; write {_TARGET_FORMS}")
-    host, port, path = _taken_apart(value, match["rest"])
-    try:
-        address = ip_address(host)
-    except ValueError:
-        why = "is not an IP address; names are not resolved, because DNS may fail where the tunnel does not"
-        raise ValueError(f"{value!r}: {host!r} {why}") from None
-    return _fitting(value, Target(match["scheme"], address, port, path))
-
-
-def _taken_apart(value: str, rest: str) -> tuple[str, int | None, str]:
-    parts = _REST.fullmatch(rest)
-    host = (parts["bracketed"] or parts["host"] or "") if parts is not None else ""
-    if parts is None or bool(parts["bracketed"]) != (":" in host):
-        raise ValueError(f"{value!r}: an IPv6 address stands in brackets, such as tcp://[2001:db8::1]:443")
-    port = parts["port"] or None
-    if port is not None and not (port.isdecimal() and len(port) <= 5 and int(port) < 65536):
-        raise ValueError(f"{value!r}: a port is a number from 1 to 65535")
-    return host, int(port) if port is not None else None, parts["path"] or ""
-
-
-def _fitting(value: str, target: Target) -> Target:
-    """The target, if it has the parts that its scheme wants and no others."""
-    host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
-    if target.port == 0:
-        raise ValueError(f"{value!r}: port 0 cannot be probed")
-    if target.scheme == "http":
-        return target._replace(port=target.port or 80, path=target.path or "/")
-    if target.scheme == "icmp" and (target.port is not None or target.path):
-        raise ValueError(f"{value!r}: icmp has neither port nor path; write icmp://{host}")
-    if target.scheme == "tcp" and target.port is None:
-        raise ValueError(f"{value!r}: the port is missing; write tcp://{host}:PORT")
-    if target.scheme == "tcp" and target.path:
-        raise ValueError(f"{value!r}: tcp has no path; write tcp://{host}:{target.port}")
-    return target
-
-
-def _checked_target(value: str) -> str:
-    parse_target(value)
-    return value
-
-
-_TargetText = Annotated[
-    str,
-    AfterValidator(_checked_target),
-    WithJsonSchema(
-        {"type": "string", "pattern": "^(tcp|icmp|http)://", "examples": ["tcp://10.77.0.10:443"]}
-    ),
-]
 
 # --- the settings
 # ----------------------------------------------------------------------------------------------------------
@@ -298,24 +168,6 @@ class Login(Settings):
     )
 
 
-_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
-
-
-def parse_share(value: Any) -> float:
-    """A part from `20%`: 0.2; ValueError says what a share looks like."""
-    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not 0.0 < float(match[1]) <= 100.0:
-        raise ValueError(f"{value!r} is not a share; write it as 20%, more than 0% and at most 100%")
-    return float(match[1]) / 100.0
-
-
-Share = Annotated[
-    float,
-    BeforeValidator(parse_share),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]}),
-]
-
-
 class Degraded(Settings):
     """From when on a tunnel that works is called degraded: somebody is told, nothing is restarted. Judged
     over the last 24 probe rounds.
@@ -328,7 +180,7 @@ class Degraded(Settings):
 class Probe(Settings):
     """What proves that traffic passes: any one target that answers."""
 
-    targets: tuple[_TargetText, ...] = Field(
+    targets: tuple[TargetText, ...] = Field(
         (), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
     )
     interval: Pause = Field(5.0, description="time between rounds while all is well")

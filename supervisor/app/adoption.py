@@ -1,4 +1,4 @@
-"""Takeover after a crash or an upgrade: what the earlier daemon knew, and which of its clients still run.
+"""Takeover after a crash or an upgrade (adoption): what the earlier daemon knew, and which clients still run.
 
 recall, living -> Inheritance -> plan (the kernel stays as it is) -> take_up (clients) -> engine.adopt; what
 is left over is ended
@@ -34,7 +34,7 @@ class Inheritance:
     stored: Mapping[str, Stored] = field(default_factory=dict)
     found: Sequence[FoundClient] = ()  # clients of exactly the sessions that are stored
     kept: frozenset[str] = frozenset()  # slots whose next session need not log in
-    ends_by: float | None = None  # see `memory.ends_by`
+    ends_by: float | None = None  # see `state_store.ends_by`
     spent: Mapping[str, Spent] = field(default_factory=dict)  # by tunnel: of records that are not understood
 
     def close(self) -> None:

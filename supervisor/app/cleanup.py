@@ -1,5 +1,5 @@
-"""What commands do about this host without a daemon: compare the kernel with a configuration, and remove
-everything that is ours.
+"""Commands without a daemon: compare the kernel with a configuration (`facilitator plan`), and remove
+everything of ours (`facilitator cleanup`).
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from supervisor import disk
-from supervisor.app.directories import lock, refused, tidy
+from supervisor.app.directories import CONTROL_SOCKET, lock, refused, tidy
+from supervisor.app.first_plan import first_plan
 from supervisor.app.stores.state_store import forget
-from supervisor.app.wiring import first_plan
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
-from supervisor.core.network.layout import HostFeatures, Layout, diff, wanted
+from supervisor.core.network.changes import diff
+from supervisor.core.network.layout import HostFeatures, Layout, wanted
+from supervisor.core.views.documents import PlanDocument
 from supervisor.core.views.status_json import plan_document
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
@@ -33,24 +34,23 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
     """
     locked = lock(runtime_dir) if runtime_dir.is_dir() else None
     try:
-        untidy = list(tidy(runtime_dir)) if locked is not None else []
-        lines = (
-            [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))]
-            if locked is not None
-            else []
-        )
+        lines: list[str] = []
+        if locked is not None:
+            lines += tidy(runtime_dir)
+            ended = await sweep(Journal(runtime_dir))
+            lines += [f"ended process {pid} of {tunnel}" for tunnel, pid in ended]
         with _explained():
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
-        disk.make_way(runtime_dir / "control.sock")
+        disk.make_way(runtime_dir / CONTROL_SOCKET)
         forget(runtime_dir)
-        return [*untidy, *lines]
+        return lines
     finally:
         if locked is not None:
             os.close(locked)
 
 
-async def compare_with_kernel(config: Config) -> dict[str, Any]:
+async def compare_with_kernel(config: Config) -> PlanDocument:
     """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it
     cannot be read.
     """

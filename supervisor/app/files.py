@@ -11,7 +11,7 @@ from pathlib import Path
 from supervisor.app.confined_reader import names_beneath, read_beneath, read_regular
 from supervisor.config import Config, ConfigErrors, candidates, parse
 from supervisor.core.exits import CannotStart, Exit
-from tunnels.base import AnyKind, Beside, Input, Secret, Tunnel, inputs_of
+from tunnels.base import AnyKind, Input, ReferencedFile, Secret, Tunnel, inputs_of
 from tunnels.profiles import ProfileError
 
 
@@ -58,7 +58,7 @@ class Files:
         """
         inputs = {item.name: self.read(item) for item in inputs_of(kind, tunnel)}
         return inputs | {
-            item.name: self.read(item) for item in self.companions(kind.companions(tunnel, inputs))
+            item.name: self.read(item) for item in self.companions(kind.referenced_inputs(tunnel, inputs))
         }
 
     def read(self, item: Input) -> bytes:
@@ -66,7 +66,9 @@ class Files:
         if isinstance(item.where, Path):
             return _content(item.where, item.name)
         content = (
-            _beside(item.where) if isinstance(item.where, Beside) else self._secret(item.where, item.name)
+            _beside(item.where)
+            if isinstance(item.where, ReferencedFile)
+            else self._secret(item.where, item.name)
         )
         if item.secret:
             self._remember(content.decode(errors="replace").strip())
@@ -100,7 +102,7 @@ class Files:
     def _companions(self, kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
         profiles = [item for item in inputs_of(kind, tunnel) if isinstance(item.where, Path)]
         try:
-            return kind.companions(tunnel, {item.name: self.read(item) for item in profiles})
+            return kind.referenced_inputs(tunnel, {item.name: self.read(item) for item in profiles})
         except (OSError, ValueError):  # they are known as soon as the profile is good
             return ()
 
@@ -108,10 +110,10 @@ class Files:
         """Every place that an input may come from, existing or not."""
         return tuple(path for item in items for path in self._paths(item.where))
 
-    def _paths(self, where: Secret | Path | Beside) -> tuple[Path, ...]:
+    def _paths(self, where: Secret | Path | ReferencedFile) -> tuple[Path, ...]:
         if isinstance(where, Secret):
             return self._candidates(where)
-        return (where.profile.parent / where.name if isinstance(where, Beside) else where,)
+        return (where.profile.parent / where.name if isinstance(where, ReferencedFile) else where,)
 
     def _candidates(self, secret: Secret) -> tuple[Path, ...]:
         return candidates(secret, self._environment, self._beside)
@@ -137,7 +139,7 @@ def _content(path: Path, name: str) -> bytes:
         raise ValueError(f"{name}: cannot read {path}: {error}") from None
 
 
-def _beside(where: Beside) -> bytes:
+def _beside(where: ReferencedFile) -> bytes:
     try:
         return read_beneath(where.profile.parent, where.name)
     except OSError as error:
@@ -148,7 +150,7 @@ def _beside(where: Beside) -> bytes:
 
 def _files_of(item: Input) -> Iterable[Input]:
     """The files of a folder; else the input itself."""
-    if not (isinstance(item.where, Beside) and item.where.folder):
+    if not (isinstance(item.where, ReferencedFile) and item.where.folder):
         return (item,)
     try:
         names = names_beneath(item.where.profile.parent, item.where.name)
@@ -157,22 +159,17 @@ def _files_of(item: Input) -> Iterable[Input]:
     except ValueError as error:
         raise _complaint(item.where, error) from None
     return [
-        Input(f"{item.name}/{name}", Beside(item.where.profile, f"{item.where.name}/{name}"))
+        Input(f"{item.name}/{name}", ReferencedFile(item.where.profile, f"{item.where.name}/{name}"))
         for name in names
     ]
 
 
-def _complaint(where: Beside, why: object) -> ProfileError:
+def _complaint(where: ReferencedFile, why: object) -> ProfileError:
     option = f"{where.option}: " if where.option is not None else ""
     return ProfileError(f"{option}cannot read {where.name}: {why}", where.line, where.profile)
 
 
 def _unreadable(error: OSError, text: str) -> OSError:
-    """The same kind of error with a sentence instead of its own words."""
-    return (
-        PermissionError(text)
-        if isinstance(error, PermissionError)
-        else FileNotFoundError(text)
-        if isinstance(error, FileNotFoundError)
-        else OSError(text)
-    )
+    """An error of the same class with this sentence."""
+    known = (each for each in (PermissionError, FileNotFoundError) if isinstance(error, each))
+    return next(known, OSError)(text)

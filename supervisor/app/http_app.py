@@ -1,59 +1,55 @@
-"""What the daemon shows to commands and scrapers, put together: `control.api` over the `Facade`.
+"""Builds the HTTP API from the daemon's parts.
 
-Not imported before the clients are adopted: aiohttp and all that only answers takes a seventh of the daemon's
-start.
+Imported only after the clients have been adopted: aiohttp and what else only answers requests takes a
+seventh of the daemon's start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from supervisor.app.api.daemon_api import Facade
+from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.explain import Explainer
-from supervisor.app.wiring import Parts
+from supervisor.app.parts import Parts
 from supervisor.config import Config
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
+from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 
-Action = Callable[[], Awaitable[dict[str, Any]]]
 
-
-def face(
+def http_api(
     parts: Parts,
     config: Callable[[], Config],
     stalled: Callable[[], str | None],
-    reload: Action,
+    reload: Callable[[], Awaitable[ReloadDocument]],
     drain: Callable[[bool], None],
-    upgrade: Action,
-) -> Api:
-    """The API of the daemon that consists of these parts. `config`: what it runs with now; the others are
-    as in `Facade`.
-    """
+    upgrade: Callable[[], Awaitable[UpgradeDocument]],
+) -> HTTPApi:
+    """`config`: the configuration that is in effect now; the others are as in `RunningDaemonAPI`."""
+    data_plane, reports = parts.data_plane, parts.reports
     explainer = Explainer(
         parts.identity.wall_offset,
         parts.engine,
-        parts.network,
-        parts.deaths,
+        data_plane.network,
+        reports.last_failures,
         lambda: config().staff.segments,
-        parts.hostwatch.look,
+        parts.watchers.host.look,
     )
-    return Api(
-        Facade(
-            parts.identity,
-            parts.inbox,
-            parts.engine,
-            parts.runner,
-            parts.network,
-            parts.metrics,
-            parts.history,
-            parts.held,
-            explainer,
-            parts.board,
-            parts.alerter,
-            parts.auditing,
-            stalled,
-            reload,
-            drain,
-            upgrade,
-        )
+    daemon = RunningDaemonAPI(
+        identity=parts.identity,
+        inbox=parts.inbox,
+        engine=parts.engine,
+        runner=data_plane.runner,
+        network=data_plane.network,
+        metrics_exporter=reports.metrics,
+        recorder=reports.history,
+        stopped_tunnels=parts.stores.stopped,
+        explainer=explainer,
+        page_model=reports.page_model,
+        pagers=reports.pagers,
+        auditing=reports.auditing,
+        stalled=stalled,
+        on_reload=reload,
+        on_drain=drain,
+        on_upgrade=upgrade,
     )
+    return HTTPApi(daemon)

@@ -1,4 +1,4 @@
-"""What the customers' profiles read, and what is wrong with them: before a start, and without one."""
+"""Checks customers' profiles (OpenVPN configurations and others) and the files that they name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from supervisor.app.files import Files
-from tunnels.base import AnyKind, Beside, Input, Tunnel, inputs_of
+from tunnels.base import AnyKind, Input, ReferencedFile, Tunnel, inputs_of
 
 
 class Weight(Enum):
@@ -42,7 +42,7 @@ def _remarks(tunnel: Tunnel, kind: AnyKind, files: Files) -> Iterator[Remark]:
         return
     try:
         companions = files.companions(
-            kind.companions(tunnel, {item.name: files.read(item) for item in profiles})
+            kind.referenced_inputs(tunnel, {item.name: files.read(item) for item in profiles})
         )
     except (OSError, ValueError) as error:
         yield _remark(error, PermissionError)
@@ -50,7 +50,7 @@ def _remarks(tunnel: Tunnel, kind: AnyKind, files: Files) -> Iterator[Remark]:
     for item in companions:
         yield (
             Remark(Weight.READS, _reads(item.where))
-            if isinstance(item.where, Beside)
+            if isinstance(item.where, ReferencedFile)
             else Remark(Weight.READS, item.name)
         )
         yield from _unreadable(item, files)
@@ -61,13 +61,13 @@ def _unreadable(item: Input, files: Files) -> Iterator[Remark]:
         files.read(item)
     except (OSError, ValueError) as error:
         # a profile itself may be made later, or on another host; a file that it names has to come with it
-        yield _remark(error, PermissionError if isinstance(item.where, Beside) else OSError)
+        yield _remark(error, PermissionError if isinstance(item.where, ReferencedFile) else OSError)
 
 
 def _remark(error: Exception, forgiven: type[OSError]) -> Remark:
     return Remark(Weight.WARNING if isinstance(error, forgiven) else Weight.ERROR, str(error))
 
 
-def _reads(where: Beside) -> str:
+def _reads(where: ReferencedFile) -> str:
     place = str(where.profile) if where.line is None else f"{where.profile}:{where.line}: {where.option}"
     return f"{place}: reads {where.profile.parent / where.name}"

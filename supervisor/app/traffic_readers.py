@@ -1,6 +1,4 @@
-"""What went through a tunnel, by its name: joins the counters of lanes and devices with the engine's
-knowledge of whose they are.
-"""
+"""Byte counters by tunnel: joins the counters of lanes and interfaces with the engine's table of lanes."""
 
 from __future__ import annotations
 
@@ -8,8 +6,7 @@ from collections.abc import Callable, Mapping
 
 from supervisor.core.network.traffic import Carried
 from supervisor.core.state import Session
-from supervisor.kernel.device_counters import LinkBytes
-from supervisor.kernel.nft.counters import LaneCounts
+from supervisor.kernel.counters import LaneCounts, LinkBytes
 
 SLOTS = (0, 1)
 
@@ -28,8 +25,8 @@ class LaneMeter:
 
 
 class SessionMeter:
-    """Received and sent bytes of whatever counts for a session: its device, or its lane where a proxy
-    carries. For one thread at a time.
+    """Received and sent bytes of a session: of its interface, or of its lane if it runs through a proxy. For
+    one thread at a time.
     """
 
     def __init__(self, lane: Callable[[str, int], int | None]) -> None:

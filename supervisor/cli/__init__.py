@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from supervisor import __version__
+from supervisor.version import version
 
 _HOST = ("run", "check", "plan", "cleanup")
 _TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
@@ -29,7 +29,23 @@ _COMMANDS = _OnDemand(
 )
 
 
+def _print_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print the version and end; only then is it looked up."""
+    if wanted and not context.resilient_parsing:
+        from supervisor.cli.output import say
+
+        say(f"facilitator, version {version()}")
+        context.exit()
+
+
 @click.group(commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="facilitator")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """Runs the company's site VPNs once, for everybody, and keeps them up."""

@@ -5,13 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import Exit
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import (
+        AlertsDocument,
+        AlertTestDocument,
+        ReceiverEntry,
+        ReceiverIncidentEntry,
+    )
 
 _TEST_WITHIN = 90  # seconds that the receivers may take, one after the other
 
@@ -30,27 +38,38 @@ def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) ->
     Example: facilitator alerts --test
     """
     if test:
-        document = ask(lambda client: client.post("/api/v1/alerts/test", _TEST_WITHIN), config, socket_path)
-    else:
-        document = ask(lambda client: client.get("/api/v1/alerts"), config, socket_path)
+        _test(as_json, config, socket_path)
+        return
+    document: AlertsDocument = ask(lambda client: client.get("/api/v1/alerts"), config, socket_path)
     if as_json:
         say_json(document)
     else:
-        say("\n".join(_tried(document) if test else _told(document)))
-    if test and not document["receivers"]:
+        say("\n".join(_told(document)))
+
+
+def _test(as_json: bool, config: Path, socket_path: Path | None) -> None:
+    """Exit code 1: a receiver did not take it, or there is none."""
+    document: AlertTestDocument = ask(
+        lambda client: client.post("/api/v1/alerts/test", _TEST_WITHIN), config, socket_path
+    )
+    if as_json:
+        say_json(document)
+    else:
+        say("\n".join(_tried(document)))
+    if not document["receivers"]:
         fail(Exit.FAILED, "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured")
-    if test and not all(receiver["taken"] for receiver in document["receivers"]):
+    if not all(receiver["taken"] for receiver in document["receivers"]):
         sys.exit(Exit.FAILED)
 
 
-def _tried(document: dict[str, Any]) -> Iterator[str]:
+def _tried(document: AlertTestDocument) -> Iterator[str]:
     for receiver in document["receivers"]:
         yield f"{receiver['name']}: trigger: {receiver['trigger']}"
         if receiver["resolve"] is not None:
             yield f"{receiver['name']}: resolve: {receiver['resolve']}"
 
 
-def _told(document: dict[str, Any]) -> Iterator[str]:
+def _told(document: AlertsDocument) -> Iterator[str]:
     if not document["receivers"]:
         yield "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured"
     for receiver in document["receivers"]:
@@ -67,7 +86,7 @@ def _told(document: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def _problems(receiver: dict[str, Any]) -> Iterator[str]:
+def _problems(receiver: ReceiverEntry) -> Iterator[str]:
     if not receiver["configured"]:
         yield "  not configured any more; what it opened is resolved as far as its key can be read"
     if not receiver["store_usable"]:
@@ -78,9 +97,9 @@ def _problems(receiver: dict[str, Any]) -> Iterator[str]:
         yield f"  last error: {receiver['last_error']}"
 
 
-def _standing(incident: dict[str, Any]) -> str:
+def _standing(incident: ReceiverIncidentEntry) -> str:
     waits = incident["waits"]
     if waits is None:
-        return str(incident["there"])
+        return incident["there"]
     tries = f", {waits['attempts']} attempts so far: {waits['error']}" if waits["attempts"] else ""
     return f"{waits['action']} waits to be sent{tries}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import click
@@ -11,6 +11,9 @@ import click
 from supervisor.cli.options import ask, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
 from supervisor.core.humanize import size
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import AuditDocument
 
 
 @click.command()
@@ -38,7 +41,7 @@ def audit(
     """
     wanted = {"limit": str(lines), "tunnel": tunnel, "source": source}
     query = urlencode({name: value for name, value in wanted.items() if value is not None})
-    document = ask(lambda client: client.get(f"/api/v1/audit?{query}"), config, socket_path)
+    document: AuditDocument = ask(lambda client: client.get(f"/api/v1/audit?{query}"), config, socket_path)
     if as_json:
         say_json(document)
         return
@@ -65,7 +68,7 @@ def audit(
     )
 
 
-def _headline(document: dict[str, Any]) -> str:
+def _headline(document: AuditDocument) -> str:
     events = ", ".join(f"{count} {event}" for event, count in sorted(document["events"].items()))
     lost = f"; {document['lost']} lost, see the gaps" if document["lost"] else ""
     problem = f"\nproblem: {document['problem']}" if document["problem"] else ""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import click
 
 from supervisor.cli.options import ask, socket_option, tunnel_name
 from supervisor.cli.output import say_json
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import HistoryDocument
 
 
 @click.command()
@@ -34,7 +38,9 @@ def history(tunnel: str | None, as_json: bool, lines: int, config: Path, socket_
     Example: facilitator history acme-dc
     """
     query = urlencode({"limit": lines} | ({"tunnel": tunnel} if tunnel is not None else {}))
-    document = ask(lambda client: client.get(f"/api/v1/history?{query}"), config, socket_path)
+    document: HistoryDocument = ask(
+        lambda client: client.get(f"/api/v1/history?{query}"), config, socket_path
+    )
     if as_json:
         say_json(document)
         return

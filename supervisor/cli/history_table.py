@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Group
 from rich.table import Table
@@ -12,6 +12,18 @@ from rich.text import Text
 
 from supervisor.cli.console import screen
 from supervisor.core.humanize import lasting, size
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import (
+        HistoryDocument,
+        IncidentRecord,
+        SessionRecord,
+        TransitionRecord,
+        TunnelHistoryEntry,
+        WindowEntry,
+    )
+
+Record = TypeVar("Record")
 
 _LOOKS: Mapping[str, tuple[str, str]] = {
     "up": ("█", "green"),
@@ -39,8 +51,6 @@ _FIRST_TO_GO = (
     "7d",
     "BY HAND",
 )
-
-Document = Mapping[str, Any]
 
 
 class Rows:
@@ -81,13 +91,13 @@ class Rows:
 Part = Text | Rows
 
 
-def print_history(document: Document, tunnel: str | None) -> None:
+def print_history(document: HistoryDocument, tunnel: str | None) -> None:
     """Print it; of one tunnel in all detail, of all in a row each."""
     place = screen()
     place.print(history_view(document, tunnel, place.width))
 
 
-def history_view(document: Document, tunnel: str | None, width: int) -> Group:
+def history_view(document: HistoryDocument, tunnel: str | None, width: int) -> Group:
     """Headline, availability, sessions, incidents and, of one tunnel, its transitions, for a terminal of
     this many columns.
     """
@@ -116,16 +126,16 @@ def percent(ratio: float | None) -> str:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _overview(tunnels: Sequence[Document]) -> Rows:
+def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> Rows:
     windows = list(dict.fromkeys(window for entry in tunnels for window in entry["availability"]))
-    rows = []
+    rows: list[Sequence[str | Text]] = []
     for entry in tunnels:
         known = entry["availability"]
-        longest: Document = known[windows[-1]] if known else {}
+        longest = known[windows[-1]] if known else None
         rows.append(
             (
                 entry["name"],
-                *(percent(known.get(window, {}).get("ratio")) for window in windows),
+                *(percent(known[window]["ratio"] if window in known else None) for window in windows),
                 _strip(entry["last_day"]),
                 *_failures(longest),
                 _deaths(longest),
@@ -138,12 +148,16 @@ def _overview(tunnels: Sequence[Document]) -> Rows:
     )
 
 
-def _windows(entry: Document) -> Iterator[Part]:
+def _windows(entry: TunnelHistoryEntry) -> Iterator[Part]:
     rows = (
         (
             window,
             percent(it["ratio"]),
-            *(_span(it[f"{what}_seconds"]) for what in ("up", "degraded", "down", "unwatched", "stopped")),
+            _span(it["up_seconds"]),
+            _span(it["degraded_seconds"]),
+            _span(it["down_seconds"]),
+            _span(it["unwatched_seconds"]),
+            _span(it["stopped_seconds"]),
             *_failures(it),
             _deaths(it),
         )
@@ -169,14 +183,15 @@ def _windows(entry: Document) -> Iterator[Part]:
     yield Text("last day  ").append_text(_strip(entry["last_day"]))
 
 
-def _failures(it: Document) -> tuple[str, ...]:
-    if not it:
+def _failures(it: WindowEntry | None) -> tuple[str, ...]:
+    if it is None:
         return (_NONE,) * 4
     return str(it["failures"]), str(it["by_hand"]), _span(it["mttr_seconds"]), _span(it["mtbf_seconds"])
 
 
-def _deaths(it: Document) -> str:
-    counts = {reason: count for reasons in it.get("deaths", {}).values() for reason, count in reasons.items()}
+def _deaths(it: WindowEntry | None) -> str:
+    classes = {} if it is None else it["deaths"]
+    counts = {reason: count for reasons in classes.values() for reason, count in reasons.items()}
     return (
         ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]))
         or _NONE
@@ -195,13 +210,11 @@ def _strip(parts: Sequence[str | None]) -> Text:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _section(
-    title: str, rows: Sequence[Document], table: Callable[[Sequence[Document]], Rows]
-) -> Sequence[Part]:
+def _section(title: str, rows: Sequence[Record], table: Callable[[Sequence[Record]], Rows]) -> Sequence[Part]:
     return (Text(), Text(title, "bold"), table(rows)) if rows else ()
 
 
-def _sessions(rows: Sequence[Document]) -> Rows:
+def _sessions(rows: Sequence[SessionRecord]) -> Rows:
     columns = (
         "STARTED",
         "TUNNEL",
@@ -234,7 +247,7 @@ def _sessions(rows: Sequence[Document]) -> Rows:
     )
 
 
-def _incidents(rows: Sequence[Document]) -> Rows:
+def _incidents(rows: Sequence[IncidentRecord]) -> Rows:
     return Rows(
         ("OPENED", "CLOSED", "ABOUT", "SEVERITY", "TEXT"),
         (
@@ -250,7 +263,7 @@ def _incidents(rows: Sequence[Document]) -> Rows:
     )
 
 
-def _events(rows: Sequence[Document]) -> Rows:
+def _events(rows: Sequence[TransitionRecord]) -> Rows:
     return Rows(
         ("AT", "FROM", "TO", "HEALTH", "AFTER", "TRIES", "WHY"),
         (
@@ -268,11 +281,11 @@ def _events(rows: Sequence[Document]) -> Rows:
     )
 
 
-def _told(row: Document) -> str:
+def _told(row: SessionRecord | TransitionRecord) -> str:
     return ": ".join(filter(None, (row["reason"], row["text"]))) or _NONE
 
 
-def _port(row: Document) -> str:
+def _port(row: SessionRecord) -> str:
     return f"port {row['port']}" if row["port"] else _NONE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,7 @@ from supervisor.core.exits import CannotStart, Exit
 if TYPE_CHECKING:
     from supervisor.app.profiles import Remark
     from supervisor.config.model import Config
+    from supervisor.core.views.documents import PlanDocument
 
 
 @click.command()
@@ -90,7 +91,7 @@ def _missing(config: Config) -> list[str]:
     needs = [
         (name, tunnel.kind, need)
         for name, tunnel in config.tunnels.items()
-        for need in KINDS[tunnel.kind].needs
+        for need in KINDS[tunnel.kind].required_files
     ]
     return [
         f"tunnels.{name}: {kind} needs {need.path}, which this host does not have; {need.otherwise}"
@@ -110,7 +111,9 @@ def plan(config: Path, socket_path: Path | None) -> None:
     Example: facilitator plan
     """
     try:
-        answer = ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET).get("/api/v1/plan")
+        answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET).get(
+            "/api/v1/plan"
+        )
     except Refused as error:
         refused(error)
     except Unreachable:
@@ -154,7 +157,7 @@ def _load(path: Path) -> Config:
         sys.exit(Exit.CONFIG)
 
 
-def _plan_from(config: Config) -> dict[str, Any]:
+def _plan_from(config: Config) -> PlanDocument:
     from supervisor.app.cleanup import compare_with_kernel
 
     try:

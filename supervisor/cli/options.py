@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
+from supervisor.run_arguments import default_config
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
 CONTROL_SOCKET = "control.sock"
@@ -39,12 +39,11 @@ def fail(code: Exit, sentence: str) -> NoReturn:
 
 def config_option(command: AnyFunction) -> AnyFunction:
     """`-c FILE`, on every command."""
-    default = os.environ.get("FACILITATOR_CONFIG") or "/etc/facilitator/config.yaml"
     return click.option(
         "-c",
         "--config",
         type=click.Path(path_type=Path),
-        default=Path(default),
+        default=default_config(),
         show_default=True,
         help="The configuration file; $FACILITATOR_CONFIG names another default.",
     )(command)

@@ -5,20 +5,23 @@ end, where the eye is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from supervisor.cli.output import paint
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import PlanDocument
 
 _COLOURS = {"+": "green", "-": "red"}
 
 
-def plan_text(answer: Mapping[str, Any]) -> Iterator[str]:
+def plan_text(answer: PlanDocument) -> Iterator[str]:
     """`lanes` (number -> tunnel), `wanted` and `changes` (one item a line) as text, in pieces."""
     for number, line in enumerate(_plan_lines(answer)):
         yield from ("\n", line) if number else (line,)
 
 
-def _plan_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+def _plan_lines(answer: PlanDocument) -> Iterator[str]:
     wanted: Sequence[str] = answer["wanted"]
     changes: Sequence[str] = answer["changes"]
     lanes: Mapping[str, str] = answer.get("lanes", {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
@@ -12,6 +12,9 @@ from rich.text import Text
 from supervisor.cli.console import screen
 from supervisor.core.humanize import lasting
 from supervisor.core.views.drain_text import flows_left
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import ConditionEntry, StatusDocument, TunnelStatus
 
 _COLOURS = {
     "up": "green",
@@ -22,6 +25,7 @@ _COLOURS = {
     "failed": "red",
 }
 _HEALTHS = {"healthy": "green", "degraded": "yellow"}
+_OTHER_SESSION = {"coming": ", next session starts", "leaving": ", last session drains"}
 _COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
 _WIDE = 200
 _FOLDED = ("CARRIES", "WHY")
@@ -29,13 +33,13 @@ _FOLDED_WIDTH = 18  # characters that a folded column needs to be readable
 _FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")  # where the terminal is narrow
 
 
-def print_status(document: dict[str, Any]) -> None:
+def print_status(document: StatusDocument) -> None:
     """Print the table."""
     place = screen()
     place.print(status_view(document, place.width))
 
 
-def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
+def status_view(document: StatusDocument, width: int = _WIDE) -> Group:
     """A headline and one row per tunnel, for a terminal of this many columns."""
     tunnels = document["tunnels"]
     up = sum(1 for entry in tunnels if entry["phase"] == "up" and entry["health"] != "unhealthy")
@@ -56,7 +60,7 @@ def status_view(document: dict[str, Any], width: int = _WIDE) -> Group:
     return Group(headline, *conditions, Text(), table)
 
 
-def _condition(each: dict[str, Any]) -> Text:
+def _condition(each: ConditionEntry) -> Text:
     return Text(
         f"{each['name']}: {each['text']}", "yellow" if each["severity"] in ("warning", "info") else "red"
     )
@@ -73,9 +77,10 @@ def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:
     return shown
 
 
-def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
+def _row(entry: TunnelStatus) -> tuple[Text, ...]:
     """One cell a column. As Text: what a client said may look like rich's markup."""
-    session = entry["session"] or {}
+    session = entry["session"]
+    address = None if session is None else session["address"] or session["peer"]
     rtt = entry["probe_rtt_seconds"]
     cells: tuple[Text | str, ...] = (
         entry["name"],
@@ -83,7 +88,7 @@ def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
         _state(entry),
         age(entry["since"]),
         ", ".join(entry["carries"]) or "-",
-        session.get("address") or session.get("peer") or "-",
+        address or "-",
         f"{rtt * 1000:.0f} ms" if rtt is not None else "-",
         str(entry["reconnects"]),
         _why(entry),
@@ -91,22 +96,20 @@ def _row(entry: dict[str, Any]) -> tuple[Text, ...]:
     return tuple(cell if isinstance(cell, Text) else Text(cell) for cell in cells)
 
 
-def _state(entry: dict[str, Any]) -> Text:
+def _state(entry: TunnelStatus) -> Text:
     phase, health = entry["phase"], entry["health"]
     known = phase == "up" and health != "unknown"
     if known and health == "healthy" and entry.get("degraded"):
         health = "degraded"
     colour = _COLOURS.get(phase, "") if not known else _HEALTHS.get(health, "red")
-    other = entry.get("other_session") or {}
-    beside = {"coming": ", next session starts", "leaving": ", last session drains"}.get(
-        other.get("role", ""), ""
-    )
+    other = entry.get("other_session")
+    beside = "" if other is None else _OTHER_SESSION.get(other["role"], "")
     return Text(f"{phase}, {health}" if known else phase, colour).append(
         ", draining" if entry["drain"] else beside, "yellow"
     )
 
 
-def _why(entry: dict[str, Any]) -> str:
+def _why(entry: TunnelStatus) -> str:
     """Why it is not up: the question, or the reason and the error, and what happens next."""
     if entry["asks"] is not None:
         return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"

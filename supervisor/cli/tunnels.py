@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from supervisor.cli.options import ask, fail, socket_option, tunnel_name
 from supervisor.cli.output import prompt, say, say_json
+from supervisor.control.client import ControlClient
 from supervisor.core.exits import Exit
 from supervisor.core.views.drain_text import flows_left
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import QuestionDocument, ReloadDocument, StatusDocument, TunnelStatus
 
 _WAIT = 90  # seconds that start, stop and restart wait for what comes of it
 
@@ -31,8 +36,8 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
     Example: facilitator status --watch
     """
 
-    def document() -> dict[str, Any]:
-        whole: dict[str, Any] = ask(lambda client: client.get("/api/v1/status"), config, socket_path)
+    def document() -> StatusDocument:
+        whole: StatusDocument = ask(lambda client: client.get("/api/v1/status"), config, socket_path)
         return _only(whole, tunnel)
 
     if watch:
@@ -49,7 +54,7 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         sys.exit(Exit.NOT_UP)
 
 
-def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
+def _only(document: StatusDocument, tunnel: str | None) -> StatusDocument:
     if tunnel is None:
         return document
     chosen = [entry for entry in document["tunnels"] if entry["name"] == tunnel]
@@ -61,7 +66,7 @@ def _only(document: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
     return {**document, "tunnels": chosen}
 
 
-def _watch(document: Any) -> None:
+def _watch(document: Callable[[], StatusDocument]) -> None:
     from rich.live import Live
 
     from supervisor.cli.console import screen
@@ -80,7 +85,7 @@ def _watch(document: Any) -> None:
 
 
 def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
-    entry = ask(
+    entry: TunnelStatus = ask(
         lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT}", _WAIT),
         config,
         socket_path,
@@ -92,7 +97,7 @@ def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: 
     _tell(entry, done)
 
 
-def _tell(entry: dict[str, Any], done: tuple[str, ...]) -> None:
+def _tell(entry: TunnelStatus, done: tuple[str, ...]) -> None:
     """What came of it, in one line."""
     line = f"{entry['name']}: {entry['phase']} ({entry['reason']})"
     if entry["phase"] in done:
@@ -134,7 +139,7 @@ def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> No
     if not drain:
         _wish("stop", tunnel, config, socket_path, ("stopped",))
         return
-    entry = ask(
+    entry: TunnelStatus = ask(
         lambda client: client.post(f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT}", _WAIT),
         config,
         socket_path,
@@ -159,7 +164,7 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator drain
     """
-    document = ask(
+    document: StatusDocument = ask(
         lambda client: client.post(f"/api/v1/drain{'?now=1' if now else ''}", 30.0), config, socket_path
     )
     left = [
@@ -195,13 +200,14 @@ def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator answer acme-dc
     """
-    question = ask(lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path)[
-        "text"
-    ]
+    pending: QuestionDocument = ask(
+        lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path
+    )
+    question = pending["text"]
     if question is None:
         fail(Exit.FAILED, f"{tunnel} asks nothing; see: facilitator status {tunnel}")
     text = prompt(f"{tunnel} asks: {question}") if sys.stdin.isatty() else sys.stdin.readline().strip()
-    entry = ask(
+    entry: TunnelStatus = ask(
         lambda client: client.post(f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT}", _WAIT, text),
         config,
         socket_path,
@@ -230,7 +236,7 @@ def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path 
     Example: facilitator logs acme-dc -f
     """
 
-    def show(client: Any) -> None:
+    def show(client: ControlClient) -> None:
         for line in client.lines(
             f"/api/v1/tunnels/{tunnel}/logs?lines={lines}" + ("&follow=1" if follow else "")
         ):
@@ -250,7 +256,7 @@ def reload(config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator reload
     """
-    answer = ask(lambda client: client.post("/api/v1/reload", 30.0), config, socket_path)
+    answer: ReloadDocument = ask(lambda client: client.post("/api/v1/reload", 30.0), config, socket_path)
     for line in answer.get("errors", ()):
         say(line, err=True)
     if answer.get("errors"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,9 @@ from supervisor.cli.options import CONTROL_SOCKET, fail, refused, runtime_dir, s
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import StatusDocument, UpgradeDocument
 
 _ASKED_WITHIN = 75.0  # seconds for the daemon to have the new code looked at
 _BACK_WITHIN = 60.0  # seconds for the new code to answer
@@ -29,13 +32,13 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
     """
     path = socket_path or runtime_dir(config) / CONTROL_SOCKET
     try:
-        before = ControlClient(path).get("/api/v1/status")
+        before: StatusDocument = ControlClient(path).get("/api/v1/status")
         errors = _tried(ControlClient(path))
         if errors:
             for line in errors:
                 say(line, err=True)
             fail(Exit.FAILED, f"not upgraded; version {before['version']} goes on")
-        after = ControlClient(path, _BACK_WITHIN).get("/api/v1/status")
+        after: StatusDocument = ControlClient(path, _BACK_WITHIN).get("/api/v1/status")
     except Unreachable as error:
         fail(Exit.NO_DAEMON, str(error))
     except Refused as error:
@@ -55,13 +58,13 @@ def _tried(client: ControlClient) -> list[str]:
     connection is the success.
     """
     try:
-        errors: list[str] = client.post("/api/v1/upgrade", _ASKED_WITHIN)["errors"]
+        answer: UpgradeDocument = client.post("/api/v1/upgrade", _ASKED_WITHIN)
     except Unreachable:
         return []
-    return errors
+    return answer["errors"]
 
 
-def _kept(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def _kept(before: StatusDocument, after: StatusDocument) -> list[str]:
     """What became of each session, in a few lines."""
     sessions = [
         {entry["name"]: entry["session"]["id"] for entry in each["tunnels"] if entry["session"]}

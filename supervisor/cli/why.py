@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import click
 
 from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import paint, say, say_json
-from supervisor.core.diagnosis.query import parse_question
+from supervisor.core.diagnosis.query import parse_query
 from supervisor.core.exits import Exit
+
+if TYPE_CHECKING:
+    from supervisor.core.views.documents import WhyDocument
 
 _CODES = {"carried": Exit.OK, "down": Exit.NOT_UP}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -42,12 +45,12 @@ def why(
     Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443
     """
     try:
-        asked = parse_question(address, source, port)
+        asked = parse_query(address, source, port)
     except ValueError as error:
         fail(Exit.USAGE, str(error))
     parts = {"address": asked.address, "from": asked.source, "port": asked.port}
     query = urlencode({name: str(value) for name, value in parts.items() if value is not None})
-    answer = ask(lambda client: client.get(f"/api/v1/why?{query}"), config, socket_path)
+    answer: WhyDocument = ask(lambda client: client.get(f"/api/v1/why?{query}"), config, socket_path)
     if as_json:
         say_json(answer)
     else:
@@ -55,7 +58,7 @@ def why(
     sys.exit(_CODES.get(answer["outcome"], Exit.FAILED))
 
 
-def _text(answer: dict[str, Any]) -> Iterator[str]:
+def _text(answer: WhyDocument) -> Iterator[str]:
     width = max(len(step["name"]) for step in answer["steps"])
     yield paint(answer["verdict"], bold=True)
     yield "\n"

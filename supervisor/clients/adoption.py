@@ -1,7 +1,9 @@
-"""Which clients of an earlier daemon still run, so that this one can go on with them.
+"""Adoption (takeover): finds the clients of an earlier daemon that still run, so that this one goes on with
+them.
 
-journal -> living -> Found (pinned by a pidfd) -> Runner.adopt; everything else of an earlier daemon is ended
-(`clients.sweep`)
+    journal -> living -> FoundClient (pinned by a pidfd) -> Runner.adopt
+
+All other processes of an earlier daemon are killed (`supervisor.clients.sweep`).
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from supervisor.clients.process_journal import JournalEntry
 
 @dataclass(frozen=True, slots=True)
 class FoundClient:
-    """A recorded client process that is that one and no later one with its pid. Whoever gets it closes
+    """A recorded client process, verified not to be a later process with the same pid. The receiver closes
     `pidfd`.
     """
 
     entry: JournalEntry
     pidfd: int
-    child: bool  # ours: only then the kernel tells us how it ended for certain
+    child: bool  # a child of this process: only then its exit status is certain
 
 
 def living(entries: Iterable[JournalEntry]) -> list[FoundClient]:
-    """Those that can be gone on with. A child of ours that has ended is among them: its end is still to be
-    heard of.
+    """The clients that can be adopted. A child of ours that has ended is among them: its exit status was not
+    collected yet.
     """
     boot = processes.boot_id()
     found = (_pinned(entry, boot) for entry in entries)
@@ -35,7 +37,7 @@ def living(entries: Iterable[JournalEntry]) -> list[FoundClient]:
 
 
 def _pinned(entry: JournalEntry, boot: str) -> FoundClient | None:
-    """The pidfd comes first: what is looked at afterwards is of the process that it pins."""
+    """The pidfd comes first: all later checks are about the process that it pins."""
     if entry.boot != boot:
         return None
     try:

@@ -1,4 +1,4 @@
-"""One session of one client: the process, what it says, and what its dialogue makes of that."""
+"""One session of one client: its process, its output, and what its dialogue makes of that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from supervisor.clients import processes
-from supervisor.clients.inotify import Notices
+from supervisor.clients.inotify import InotifyWatches
 from supervisor.clients.lines import LINE_CAP, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.output import Follower
@@ -33,14 +33,15 @@ from tunnels.base import (
     Say,
 )
 
-BATCH = 128  # lines that are logged at once
+BATCH_LINES = 128  # passed to the log at once
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
-    """Hears a session's client: every line goes through the kind's dialogue, and what it means is posted.
+class LineHandler:
+    """Passes every line of a session's client to the kind's dialogue, and posts what it means as
+    `ClientSaid`.
 
-    What is a secret, or may be answered here, goes to `keep` and `ask` instead.
+    Secrets for the next login go to `keep` instead, questions to `ask`.
     """
 
     tunnel: str
@@ -52,17 +53,17 @@ class Voice:
     keep: Callable[[str], None]
     ask: Callable[[Question], None]
 
-    def hear(self, source: LineSource, line: str) -> list[Say]:
-        """One line of the client; what to answer."""
+    def on_line(self, source: LineSource, line: str) -> list[Say]:
+        """Take one line of the client; returns the replies."""
         return self._understood(lambda: self.dialogue.receive(source, line))
 
     def answer(self, text: str) -> list[Say]:
-        """The answer to the client's question; what to tell it."""
+        """Take the answer to the client's question; returns what to send."""
         self.masker.add(text.encode())
         return self._understood(lambda: self.dialogue.answer(text))
 
     def replay(self, source: LineSource, line: str) -> None:
-        """A line that an earlier daemon has heard: the dialogue remembers it, and nothing follows from it."""
+        """Pass a line to the dialogue for its memory only: an earlier daemon has already acted on it."""
         with self._contained():
             list(self.dialogue.receive(source, line))
 
@@ -86,7 +87,7 @@ class Voice:
 
     @contextlib.contextmanager
     def _contained(self) -> Iterator[None]:
-        """A kind that does not keep its promise must not take the other tunnels down."""
+        """Log what a dialogue raises, against its contract: the other tunnels go on."""
         try:
             yield
         except Exception as error:
@@ -97,111 +98,103 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """What all clients of a runner share."""
+class Shared:
+    """What all clients of a runner use together."""
 
-    notices: Notices
-    turn: asyncio.Lock  # held while a follower works
+    watches: InotifyWatches
+    turn: asyncio.Lock  # held while one client's output is read, so that one at a time is
 
 
 class Client:
-    """A running client: of `family`, in `directory`. Closed by `drain` after its end, or by `close` while
-    it goes on without us.
-    """
+    """A running client. `drain` closes it after its end; `close` lets it run on, for the next daemon."""
 
     def __init__(
         self,
-        family: ProcessTree,
-        id: str,
-        voice: Voice,
-        desk: Desk,
+        tree: ProcessTree,
+        handler: LineHandler,
+        shared: Shared,
         directory: Path,
         offset: int | None,
         kind: AnyKind,
         pidfd: int,
     ) -> None:
-        """Takes `pidfd` over. `offset`: where its output begins; None: where an earlier daemon has
-        stopped. OSError: it cannot be read.
+        """Owns `pidfd` from now on. `offset`: where in the output file this session begins; None: where an
+        earlier daemon stopped reading. OSError: the file cannot be read.
         """
-        self.family, self.id, self.session, self.kind, self.place = (
-            family,
-            id,
-            voice.session,
-            kind,
-            directory.name,
-        )
-        self._voice, self._desk = voice, desk
+        self.tree, self.session, self.kind, self.place = tree, handler.session, kind, directory.name
+        self._handler, self._shared = handler, shared
         self.pidfd = pidfd
         self.reaped = False
         self._end: os.waitid_result | None = None
         try:
             self._follower = Follower(
-                directory, offset, desk.notices, desk.turn, self._take, voice.log, self._pause
+                directory, offset, shared.watches, shared.turn, self._take, handler.log, self._pause
             )
         except OSError:
             os.close(self.pidfd)
             raise
         self._management: Management | None = None
         self._notify: NotifySocket | None = None
-        self._suspicious = False  # a notification was ignored, which is said once
+        self._suspicious = False  # a notification was ignored, which is logged once
 
     def attach(self, management: Path | None, key: str, notify: NotifySocket | None) -> None:
-        """Talk to the management socket as soon as the client has made it, and hear its notifications."""
+        """Connect to the management socket once the client has made it, and read its notifications."""
         if management is not None:
             self._management = Management(
                 management,
-                self._desk.notices,
-                lambda line: self.hear(LineSource.MANAGEMENT, line),
-                self._voice.log,
+                self._shared.watches,
+                lambda line: self.on_line(LineSource.MANAGEMENT, line),
+                self._handler.log,
                 key,
             )
         if notify is not None:
             self._notify = notify
-            notify.listen(lambda line: self.hear(LineSource.NOTIFY, line), self._may_notify)
+            notify.listen(lambda line: self.on_line(LineSource.NOTIFY, line), self._may_notify)
 
     def _may_notify(self, pid: int) -> bool:
-        """Every process of our user can send to its socket, other clients too."""
+        """Every process of our user can send to this socket, other clients too: check the sender."""
         sender = processes.traces(pid)
-        ours = sender is not None and self.family.includes(sender)
+        ours = sender is not None and self.tree.includes(sender)
         if not ours and not self.reaped and not self._suspicious:
             self._suspicious = True
-            self._voice.log.note(
+            self._handler.log.note(
                 f"a notification was ignored: its sender, process {pid}, has ended or is none of the client's"
             )
         return ours
 
-    def hear(self, source: LineSource, line: str) -> None:
-        """One line of the client, from wherever; answers go to the management socket."""
-        self.tell(self._voice.hear(source, line))
+    def on_line(self, source: LineSource, line: str) -> None:
+        """Take one line of the client, from any source; replies go to the management socket."""
+        self.tell(self._handler.on_line(source, line))
 
     def answer(self, text: str) -> None:
-        """The answer to its question."""
-        self.tell(self._voice.answer(text))
+        """Answer its question."""
+        self.tell(self._handler.answer(text))
 
     def tell(self, says: Iterable[Say]) -> None:
-        """Send lines to its management socket."""
+        """Send these to its management socket."""
         for say in says:
             if self._management is not None:
                 self._management.send(say.line)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Signal the process group. Descendants are remembered: some may have left the group and must be
-        found again at the end.
+        """Signal the process group. Descendants are recorded before, because some may have left the group and
+        must be found at the end.
         """
         if not self.reaped:
-            self.family.look()
+            self.tree.look()
             self._signal_group(number)
 
     def reap(self) -> None:
-        """Collect the ended main process. The rest of its group goes with it."""
+        """Reap the ended main process and kill the rest of its group."""
         self._signal_group(signal.SIGKILL)
         self.reaped = True
-        with contextlib.suppress(ChildProcessError):  # it is another one's child
+        with contextlib.suppress(ChildProcessError):  # an adopted client is not our child
             self._end = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
 
-    def bury(self) -> tuple[int | None, int | None]:
-        """Its exit code, or the signal that ended it; of another one's child neither is known before that
-        one has reaped it. Once.
+    def exit_status(self) -> tuple[int | None, int | None]:
+        """The exit code, or the number of the signal that ended it. Call once, after `reap`.
+
+        Neither is known if the client is not our child and its parent has not reaped it yet: (None, None).
         """
         try:
             if self._end is not None:
@@ -219,22 +212,22 @@ class Client:
         )
 
     def wake(self) -> None:
-        """An earlier daemon may have halted it for flooding us."""
+        """Continue a client that an earlier daemon has stopped (SIGSTOP) because it flooded its output."""
         self._pause(False)
 
     def replay(self, source: LineSource, line: str) -> None:
-        """What an earlier daemon has heard, for the dialogue alone: what it means was understood then."""
-        self._voice.replay(source, line)
+        """Pass a line to the dialogue for its memory only: an earlier daemon has already acted on it."""
+        self._handler.replay(source, line)
 
     async def drain(self, within: float) -> None:
-        """Hear out what the ended client has said, for about `within` seconds at most, and close."""
+        """Read the last lines of the ended client, for about `within` seconds at most, and close."""
         if self._notify is not None:
             self._notify.drain()
         await asyncio.gather(
             self._follower.drain(within),
             *([] if self._management is None else [self._management.drain(within)]),
         )
-        self._voice.log.flush()
+        self._handler.log.flush()
 
     async def close(self) -> None:
         """Stop listening; the process is left alone."""
@@ -249,19 +242,19 @@ class Client:
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            processes.signal_group(self.pidfd, self.family.pid, number)
+            processes.signal_group(self.pidfd, self.tree.pid, number)
 
     def _pause(self, halt: bool) -> None:
         if not self.reaped:
             self._signal_group(signal.SIGSTOP if halt else signal.SIGCONT)
 
     def _take(self, lines: Iterator[str], until: float) -> bool:
-        """Hear and log some of the lines: to understand one may take its time."""
+        """Handle and log some of the lines, until `until` (monotonic seconds). True: there were some."""
         taken = []
-        for line in islice(lines, BATCH):
-            self.hear(LineSource.OUTPUT, line[:LINE_CAP])
+        for line in islice(lines, BATCH_LINES):
+            self.on_line(LineSource.OUTPUT, line[:LINE_CAP])
             taken.append(line)
             if time.monotonic() >= until:
                 break
-        self._voice.log.add(self._voice.masker.lines(taken))
+        self._handler.log.add(self._handler.masker.lines(taken))
         return bool(taken)

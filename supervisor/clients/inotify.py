@@ -1,6 +1,4 @@
-"""File changes told by the kernel: one inotify instance, one task, and a callback per watch. Costs nothing
-while nothing happens.
-"""
+"""File changes from the kernel (inotify(7)): one inotify instance, one task, and a callback per watch."""
 
 from __future__ import annotations
 
@@ -21,10 +19,8 @@ CHANGED = (
 )
 
 
-class Notices:
-    """Watches of files and directories. OSError from the constructor: the host has no inotify instance
-    left.
-    """
+class InotifyWatches:
+    """Watches files and directories. OSError from the constructor: the host has no inotify instance left."""
 
     def __init__(self) -> None:
         self._inotify = Inotify()
@@ -33,12 +29,12 @@ class Notices:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to listen, on the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._listen(), name="notices")
+        """Begin to read events, on the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._listen(), name="inotify")
 
     def watch(self, path: Path, mask: Mask, callback: Callback) -> int:
-        """Call back with the name of the directory entry that changed (None: the watched thing itself).
-        OSError: it cannot be watched.
+        """Call back with the name of the directory entry that changed; None: the watched path itself, or the
+        kernel has lost events. Returns the key for `unwatch`. OSError: it cannot be watched.
         """
         watch = self._inotify.add_watch(path, mask)
         self._callbacks[watch.wd] = callback
@@ -46,7 +42,7 @@ class Notices:
         return int(watch.wd)
 
     def unwatch(self, key: int) -> None:
-        """No more calls for what `watch` returned; it may be gone already."""
+        """Stop the calls for the key that `watch` returned; unknown keys are ignored."""
         self._callbacks.pop(key, None)
         watch = self._watches.pop(key, None)
         if watch is not None:
@@ -54,7 +50,7 @@ class Notices:
                 self._inotify.rm_watch(watch)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop reading events."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -67,9 +63,9 @@ class Notices:
                 for callback in list(self._callbacks.values()):
                     callback(None)
             elif event.watch is not None:
-                self._tell(event.watch.wd, event.mask, None if event.name is None else str(event.name))
+                self._dispatch(event.watch.wd, event.mask, None if event.name is None else str(event.name))
 
-    def _tell(self, key: int, mask: Mask, name: str | None) -> None:
+    def _dispatch(self, key: int, mask: Mask, name: str | None) -> None:
         callback = self._callbacks.get(key)
         if Mask.IGNORED in mask or Mask.ONESHOT in getattr(self._watches.get(key), "mask", Mask.ZERO):
             self._callbacks.pop(key, None)

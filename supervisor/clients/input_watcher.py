@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from supervisor.clients.inotify import CHANGED, WENT_AWAY, Notices
+from supervisor.clients.inotify import CHANGED, WENT_AWAY, InotifyWatches
 from supervisor.core.events import Event, InputsChanged
 
 DEBOUNCE = 0.1  # seconds of silence after a change until the content is compared
@@ -36,7 +36,7 @@ class InputWatcher:
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
-        self._notices = Notices()
+        self._inotify = InotifyWatches()
         self._say: Callable[[], Mapping[str, tuple[Path, ...]]] = dict
         self._files: dict[str, tuple[Path, ...]] = {}
         self._content: dict[Path, bytes | None] = {}
@@ -48,7 +48,7 @@ class InputWatcher:
 
     def start(self) -> None:
         """Begin, on the running loop."""
-        self._notices.start()
+        self._inotify.start()
 
     def set(self, files: Callable[[], Mapping[str, tuple[Path, ...]]]) -> None:
         """Watch exactly the files and folders that this says, now and after each change: a file may name
@@ -76,7 +76,7 @@ class InputWatcher:
         """Watch no more."""
         if self._timer is not None:
             self._timer.cancel()
-        await self._notices.close()
+        await self._inotify.close()
 
     def _watch(self, paths: Iterable[Path]) -> None:
         self._entries = {}
@@ -92,7 +92,7 @@ class InputWatcher:
     def _add(self, directory: Path, closely: bool) -> None:
         mask = CHANGED if closely else WENT_AWAY
         try:
-            self._watches[directory] = self._notices.watch(
+            self._watches[directory] = self._inotify.watch(
                 directory, mask, lambda name: self._on_change(directory, name)
             )
         except FileNotFoundError:  # since we looked
@@ -113,7 +113,7 @@ class InputWatcher:
         """Its name, and those below, may lead to other directories now: the watches are set anew."""
         for known in [known for known in self._watches if known.is_relative_to(directory)]:
             self._closely.discard(known)
-            self._notices.unwatch(self._watches.pop(known))
+            self._inotify.unwatch(self._watches.pop(known))
 
     def _changed(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,8 @@
-"""A directory of small JSON files, one for each name, so that a change costs the same however many there are.
+"""A directory of small JSON files, one per name, so that the cost of a change does not depend on their
+number.
 
-What outlives a crash of the daemon stands on two of them in `runtime_dir`: its clients
-(`clients.process_journal`) and what it knew of its tunnels (`app.stores.state_store`).
+Two of them in `runtime_dir` survive a crash of the daemon: the journal of clients
+(`supervisor.clients.process_journal`) and the state of tunnels (`supervisor.app.stores.state_store`).
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from supervisor import disk
 _SUFFIX = ".json"
 
 
-class Shelf:
-    """A file is replaced in one step: after a crash at any point it is the old one, the new one, or not
-    there.
+class JsonStore:
+    """Reads and writes the files. Each is replaced atomically: after a crash it is the old one, the new one,
+    or missing.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def load(self) -> dict[str, bytes]:
-        """The contents by name; what cannot be read is not there."""
+        """The contents by name; files that cannot be read are left out."""
         found = {}
         for path in self._directory.glob(f"*{_SUFFIX}"):
             with contextlib.suppress(OSError):
@@ -33,7 +34,7 @@ class Shelf:
         return found
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file, or write it anew. OSError: the disk does not take it."""
+        """Create or replace a file. OSError: it cannot be written."""
         try:
             disk.replace(self._path(name), content)
         except FileNotFoundError:  # the first one
@@ -41,12 +42,12 @@ class Shelf:
             disk.replace(self._path(name), content)
 
     def remove(self, name: str) -> None:
-        """Take a file away. OSError: the disk does not take it."""
+        """Delete a file, if it exists. OSError: it cannot be deleted."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(name))
 
     def clear(self) -> None:
-        """Take all of them away. OSError: the disk does not take it."""
+        """Delete all files. OSError: they cannot be deleted."""
         if self._directory.is_dir():
             shutil.rmtree(self._directory)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from common.token_bucket import TokenBucket
 from supervisor.core.redaction import Redactor
 from tunnels import text as texts
 
@@ -113,13 +114,12 @@ def shorten(text: str) -> str:
 
 
 class LineLimiter:
-    """A token bucket for lines on their way to the log. Equal lines in a row, and lines too many, become
-    one sentence.
+    """The rate limit (a token bucket) for lines on their way to the log. Equal lines in a row, and lines too
+    many, become one sentence.
     """
 
     def __init__(self, rate: float = 20.0, burst: float = 100.0) -> None:
-        self._rate, self._burst = rate, burst
-        self._tokens, self._at = burst, 0.0
+        self._bucket = TokenBucket(burst, rate)
         self._last: str | None = None
         self._repeated = self._suppressed = self._skipped = 0
 
@@ -130,18 +130,17 @@ class LineLimiter:
 
     def offer(self, lines: Iterable[str], now: float) -> list[str]:
         """Those lines that may pass now (monotonic seconds)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
+        self._bucket = self._bucket.at_time(now)
         passed: list[str] = []
         for line in lines:
             if line == self._last:
                 self._repeated += 1
-            elif self._tokens < 1:
+            elif (rest := self._bucket.take()) is None:
                 self._suppressed += 1
             else:
+                self._bucket = rest
                 passed += self._repeats()
                 passed.append(line)
-                self._tokens -= 1
                 self._last = line
         return passed
 

@@ -1,4 +1,4 @@
-"""What is ordered of the runner, and what must be known of a client before it is started."""
+"""An order to the runner, and everything that is known about a client before it is started."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.clients.client import Voice
+from supervisor.clients.client import LineHandler
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.sandbox import Sandbox
 from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, slot_name
@@ -17,7 +17,9 @@ Key = tuple[str, int]  # tunnel and session
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A client that is wanted."""
+    """Start a client: for this session, in this slot. `resume`: without a login, if the last session left
+    what spares it; `remote`: index of the remote gateway to try first.
+    """
 
     tunnel: Tunnel
     session: int
@@ -27,12 +29,12 @@ class Order:
 
     @property
     def key(self) -> Key:
-        """Whose client."""
+        """Tunnel and session."""
         return self.tunnel.name, self.session
 
     @property
     def place(self) -> str:
-        """Name of the slot."""
+        """Name of the slot: `NAME` or `NAME~`."""
         return slot_name(self.tunnel.name, self.slot)
 
 
@@ -40,22 +42,21 @@ class Order:
 class Prepared:
     """Everything that must be known before a process is started."""
 
-    slot: int
-    place: Placement
+    placement: Placement
     launch: Launch
-    voice: Voice
+    handler: LineHandler
     kind: AnyKind
     sandbox: Sandbox
 
     @property
     def asks_key(self) -> bool:
-        """The client takes orders from nobody who does not know its key."""
+        """The client accepts commands on its management socket only after its key."""
         return any(KEY in word for word in self.launch.argv)
 
 
 @contextlib.contextmanager
 def local_trouble() -> Iterator[None]:
-    """What this host refuses becomes a SpawnError."""
+    """Turn an OSError into a SpawnError(LOCAL)."""
     try:
         yield
     except OSError as error:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from supervisor import disk
-from supervisor.clients.inotify import WRITTEN_ONCE, Notices
+from supervisor.clients.inotify import WRITTEN_ONCE, InotifyWatches
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
 
@@ -69,7 +69,7 @@ class Follower:
         self,
         directory: Path,
         offset: int | None,
-        notices: Notices,
+        watches: InotifyWatches,
         turn: asyncio.Lock,
         take: Callable[[Iterator[str], float], bool],
         log: Log,
@@ -80,7 +80,7 @@ class Follower:
         self._fd = disk.opened(self._path, os.O_RDWR)
         self._splitter = LineSplitter()
         self._note_offset()
-        self._notices, self._turn, self._take, self._log, self._pause = notices, turn, take, log, pause
+        self._watches, self._turn, self._take, self._log, self._pause = watches, turn, take, log, pause
         self._lines: Iterator[str] = iter(())  # split, but not taken yet
         self._words = b""  # read before the last cut, but not split yet
         self._gap = 0  # bytes lost between these words and what the file holds now
@@ -103,7 +103,7 @@ class Follower:
             self._task.cancel()
             await asyncio.wait([self._task])
         if self._watch is not None:
-            self._notices.unwatch(self._watch)
+            self._watches.unwatch(self._watch)
             self._watch = None
         if self._fd >= 0:
             os.close(self._fd)
@@ -166,7 +166,7 @@ class Follower:
         """
         if self._watch is not None or self._end is not None:
             return False
-        self._watch = self._notices.watch(self._path, WRITTEN_ONCE, self._on_written)
+        self._watch = self._watches.watch(self._path, WRITTEN_ONCE, self._on_written)
         return True
 
     def _on_written(self, _name: str | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from supervisor.clients.json_store import Shelf
+from supervisor.clients.json_store import JsonStore
 from supervisor.core.formats import parsed
 from tunnels.base import slot_name
 
@@ -55,7 +55,7 @@ class Journal:
 
     def __init__(self, runtime_dir: Path) -> None:
         self.runtime_dir = runtime_dir
-        self._shelf = Shelf(runtime_dir / NAME)
+        self._shelf = JsonStore(runtime_dir / NAME)
 
     def load(self) -> dict[str, JournalEntry]:
         """The entries by slot. A file that is missing, torn or foreign is no entry: the tags still tell

@@ -81,21 +81,21 @@ class Reaper:
         self._tags = {pid: tag for pid, tag in self._tags.items() if pid in found}
         return found
 
-    async def end(self, family: ProcessTree, within: float) -> bool:
+    async def end(self, tree: ProcessTree, within: float) -> bool:
         """Kill and reap what is left of a client whose main process ended; False: something still lives
         after `within` seconds.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                while left := self._left(family):
+                while left := self._left(tree):
                     _kill(left)  # their children become ours, and are found in the next round
                     await self._ended.wait()
                 return True
         return False
 
-    def _left(self, family: ProcessTree) -> list[int]:
+    def _left(self, tree: ProcessTree) -> list[int]:
         self._ended.clear()
-        return [pid for pid, known in self.orphans().items() if family.owns(pid, known, self._tag(pid))]
+        return [pid for pid, known in self.orphans().items() if tree.owns(pid, known, self._tag(pid))]
 
     def _tag(self, pid: int) -> str | None:
         if pid not in self._tags:

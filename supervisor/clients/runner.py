@@ -1,95 +1,79 @@
-"""Runs the clients: the engine's `Runner`. Orders come in, and what comes of them is posted as events.
+"""Runs the clients: the engine's `ClientRunner` (`supervisor.outputs`). Orders come in, and their outcome is
+posted as events.
 
-spawn -> launch.start -> Client (output, management, notifications -> dialogue -> ClientSaid) -> its end, told
-by a pidfd -> whatever it left behind is ended and reaped -> what it had said is heard out -> Exited. One
-process tree per slot of a tunnel at any time.
+    spawn -> Spawner -> Client (output, management, notifications -> dialogue -> ClientSaid)
+          -> its end, signalled by a pidfd -> leftovers are killed and reaped -> its last lines are read ->
+          Exited
+
+At any time there is at most one process tree per slot of a tunnel.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
-import secrets
 import signal
-import sys
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from supervisor.clients import launch as launching
-from supervisor.clients import output, processes
+from supervisor.clients import processes
 from supervisor.clients.adoption import FoundClient
-from supervisor.clients.client import Client, Desk, Voice
-from supervisor.clients.inotify import Notices
+from supervisor.clients.client import Client
 from supervisor.clients.launch import SpawnError
-from supervisor.clients.lines import LineSplitter, Masker
-from supervisor.clients.log import Log
-from supervisor.clients.orders import Key, Order, Prepared, local_trouble
-from supervisor.clients.ports import PortPicker
+from supervisor.clients.line_handlers import LineHandlers
+from supervisor.clients.orders import Key, Order
 from supervisor.clients.process_journal import Journal, JournalEntry
-from supervisor.clients.questions import Questions
-from supervisor.clients.reaper import ProcessTree, Reaper
-from supervisor.clients.sandbox import boundary
-from supervisor.clients.sockets import NotifySocket
-from supervisor.clients.sweep import end_strangers, tag
+from supervisor.clients.reaper import Reaper
+from supervisor.clients.spawner import ClientSources, Spawner
+from supervisor.clients.sweep import end_strangers
 from supervisor.clients.totp import Codes
 from supervisor.clients.usage import ResourceUsage, usage_of
-from supervisor.clients.users import User, Users
-from supervisor.core.events import Answered, Event, Exited, Kept, Spawned, SpawnFailed
-from tunnels.base import AnyKind, Carrier, LineSource, Placement, Reason, Tunnel, device_name, inputs_of
+from supervisor.core.events import Answered, Event, Exited, Spawned, SpawnFailed
+from tunnels.base import Reason, Tunnel
 
-LEFTOVERS_WITHIN = 5.0  # seconds; longer only for a process that hangs in the kernel
-DRAIN_WITHIN = 0.4  # seconds for what an ended client had said
+# to kill what a client left behind; only a process that hangs in the kernel takes so long
+LEFTOVERS_SECONDS = 5.0
+DRAIN_SECONDS = 0.4  # to read the last lines of a client that has ended
+
+
+def _ignore(tunnel: str, text: str) -> None:
+    """Nobody reads the lines."""
 
 
 class Runner:
-    """Starts, watches and ends clients; see `supervisor.engine.Runner`. Everything happens on the event
-    loop of the main thread.
-    """
+    """Starts, watches and ends clients. Everything happens on the event loop of the main thread."""
 
     def __init__(
         self,
-        kinds: Mapping[str, AnyKind],
         runtime_dir: Path,
-        read_inputs: launching.InputReader,
+        sources: ClientSources,
         post: Callable[[Event], None],
-        ports: PortPicker | None = None,
-        on_line: Callable[[str, str], None] = lambda tunnel, text: None,
-        lane_of: Callable[[str, int], int | None] = lambda tunnel, slot: None,
+        *,
+        on_line: Callable[[str, str], None] = _ignore,
         codes: Codes | None = None,
         kept: Mapping[str, str] = MappingProxyType({}),
-        private: Sequence[Path] = (),
     ) -> None:
-        """`kept`: what spares the next login, by slot, as an earlier `Runner` had it. `private`:
-        directories that are no client's.
+        """`on_line(tunnel, text)` gets the clients' lines, rate limited. `kept`: secrets that spare the next
+        login, by slot name, as an earlier `Runner` had them.
         """
-        self._kinds, self._directory, self._read_inputs, self._post = (
-            kinds,
-            runtime_dir.resolve(),
-            read_inputs,
-            post,
-        )
-        self._ports, self._on_line, self._lane_of = ports or PortPicker(), on_line, lane_of
-        self._desk = Desk(Notices(), asyncio.Lock())
-        self._journal, self._boot = Journal(self._directory), processes.boot_id()
-        self._reaper = Reaper()
+        directory = runtime_dir.resolve()
+        self._post = post
+        codes = codes or Codes(directory / "codes.json")
+        self._handlers = LineHandlers(post, codes, kept, on_line, self._answer)
+        self._journal, self._reaper = Journal(directory), Reaper()
+        self._spawner = Spawner(directory, sources, self._handlers, self._reaper, self._in_background)
         self._clients: dict[Key, Client] = {}
-        self._logs: dict[str, Log] = {}
         self._waiting: dict[Key, Order] = {}
-        self._codes = codes or Codes(self._directory / "codes.json")
-        self._kept = dict(kept)  # by slot
         self._ending: set[asyncio.Task[None]] = set()
-        self._users, self._private = Users(), (self._directory, *(path.resolve() for path in private))
 
     def start(self) -> None:
-        """Begin; before the first `spawn`, on the running loop. Leftovers of an earlier daemon were swept
-        by now.
+        """Begin; before the first `spawn`, on the running loop, and after leftovers of an earlier daemon were
+        swept.
         """
-        self._desk.notices.start()
+        self._spawner.start()
         self._reaper.start()
 
     async def close(self) -> None:
@@ -102,57 +86,25 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._ending, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in self._clients.values()))
-        for log in self._logs.values():
-            log.close()
-        await self._desk.notices.close()
-
-    # --- clients of an earlier daemon
-    # --------------------------------------------------------------------------------------
-
-    def adopt(self, tunnel: Tunnel, found: FoundClient, *, starting: bool) -> None:
-        """Go on with a client, which may be `starting` still. After `start`.
-
-        SpawnError: it cannot be gone on with, because nobody can tell any more what it says or has said.
-        """
-        entry = found.entry
-        with launching.own_fault("the client could not be taken up"), local_trouble():
-            client = self._adopted(tunnel, found, starting)
-        self._clients[entry.tunnel, entry.session] = client
-        if found.child:
-            self._reaper.add(entry.pid)
-        asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, entry.tunnel, client)
-
-    def _adopted(self, tunnel: Tunnel, found: FoundClient, starting: bool) -> Client:
-        entry, kind = found.entry, self._kinds[tunnel.kind]
-        if entry.kind != tunnel.kind:
-            raise SpawnError(Reason.LOCAL, f"it is of kind {entry.kind}")
-        if entry.notify and starting:  # it may have said that it is up to nobody
-            raise SpawnError(Reason.LOCAL, "it may have come up while nobody listened")
-        voice = self._voice(tunnel, entry.session, entry.place, self._inputs(tunnel, kind, entry.place))
-        directory = self._directory / "clients" / entry.place
-        family = ProcessTree(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
-        with contextlib.ExitStack() as undo:
-            notify = NotifySocket(directory / "notify.sock") if entry.notify else None
-            if notify is not None:
-                undo.callback(notify.close)
-            voice.log.recall(voice.masker.lines(LineSplitter().feed(output.read_before(directory))))
-            client = Client(family, entry.id, voice, self._desk, directory, None, kind, os.dup(found.pidfd))
-            undo.callback(lambda: self._in_background(client.close()))
-            if notify is not None:
-                client.replay(LineSource.NOTIFY, "READY=1")
-            client.attach(None if entry.management is None else Path(entry.management), entry.key, notify)
-            client.wake()
-            undo.pop_all()
-        return client
+        self._handlers.close()
+        await self._spawner.close()
 
     # --- orders
     # ------------------------------------------------------------------------------------------------------
 
+    def adopt(self, tunnel: Tunnel, found: FoundClient, *, starting: bool) -> None:
+        """Go on with the client of an earlier daemon, after `start`. `starting`: it is not connected yet.
+
+        SpawnError: it cannot be adopted, because something that it has said may be lost.
+        """
+        client = self._spawner.adopt(tunnel, found, starting=starting)
+        self._watch(tunnel.name, client)
+
     def spawn(
         self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
-        """Start the client of this session: `Spawned` or `SpawnFailed` follows. Many orders at once are
-        spread over turns of the loop.
+        """Start the client of this session: `Spawned` or `SpawnFailed` follows. One client is started in each
+        turn of the loop.
         """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
@@ -160,29 +112,30 @@ class Runner:
         self._waiting[order.key] = order
 
     def renew(self, tunnel: str, session: int) -> None:
-        """Tell the client to reconnect in place."""
+        """Make the client reconnect without ending."""
         client = self._clients.get((tunnel, session))
         if client is not None:
             client.tell(client.kind.renew)
 
     def answer(self, tunnel: str, text: str) -> None:
-        """The answer to the question of the tunnel's client, the latest one; `Answered` follows."""
-        client = max(self._of(tunnel), key=lambda each: each.session, default=None)
+        """Answer the latest question of the tunnel's client; `Answered` follows."""
+        clients = [client for (name, _), client in self._clients.items() if name == tunnel]
+        client = max(clients, key=lambda each: each.session, default=None)
         if client is not None:
             client.answer(text)
             self._post(Answered(tunnel, client.session))
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
-        """SIGTERM to the client's process group, after a word if it shall `leave` for good. `Exited`
-        follows when the tree is gone.
+        """SIGTERM to the client's process group. `leave`: no session follows, so the client is told to log
+        out before. `Exited` follows when the whole process tree is gone.
         """
         client = self._clients.get((tunnel, session))
         if leave and client is not None:
-            client.tell(client.kind.leave)
+            client.tell(client.kind.logout)
         self._signal(tunnel, session, signal.SIGTERM)
 
     def kill(self, tunnel: str, session: int) -> None:
-        """SIGKILL to the client's process group; what has left the group follows as soon as the main
+        """SIGKILL to the client's process group; processes that left the group are killed when the main
         process is dead.
         """
         self._signal(tunnel, session, signal.SIGKILL)
@@ -194,217 +147,93 @@ class Runner:
         elif self._waiting.pop((tunnel, session), None) is not None:
             self._post(Exited(tunnel, session, signal=number))
 
-    def _of(self, tunnel: str) -> list[Client]:
-        return [client for (name, _), client in self._clients.items() if name == tunnel]
+    def _answer(self, tunnel: str, session: int, text: str) -> None:
+        client = self._clients.get((tunnel, session))
+        if client is not None:
+            client.answer(text)
 
     # --- questions
     # ------------------------------------------------------------------------------------------------------
 
     @property
     def kept(self) -> dict[str, str]:
-        """Secrets that spare the next login, by slot."""
-        return {place: secret for place, secret in self._kept.items() if secret}
+        """Secrets that spare the next login, by slot name."""
+        return self._handlers.kept
 
     @property
     def busy(self) -> bool:
-        """Clients that were ordered have not been started yet."""
+        """Some ordered clients have not been started yet."""
         return bool(self._waiting)
 
+    @property
+    def running(self) -> tuple[Key, ...]:
+        """Tunnel and session of each client whose end was not posted yet."""
+        return tuple(self._clients)
+
     def tail(self, tunnel: str, count: int) -> list[str]:
-        """The last lines that the tunnel's clients said, secrets masked, oldest first; at most 200."""
-        return self._logs[tunnel].tail(count) if tunnel in self._logs else []
+        """The last lines of the tunnel's clients, secrets masked, oldest first; at most 200."""
+        return self._handlers.tail(tunnel, count)
 
     def follow(self, tunnel: str) -> AsyncIterator[str]:
-        """Lines as the tunnel's clients say them, over all sessions, until the runner is closed."""
-        return self._log(tunnel).follow()
+        """Lines of the tunnel's clients as they come, over all sessions, until the runner is closed."""
+        return self._handlers.follow(tunnel)
 
     def is_client(self, pid: int) -> bool:
-        """The process is a client, belongs to one, or is at least a descendant of ours."""
+        """The process is a client, belongs to one, or is at least a descendant of the daemon."""
         one, ours = processes.traces(pid), os.getpid()
         if one is None or pid == ours:
             return False
-        return ours in one.lineage or any(client.family.includes(one) for client in self._clients.values())
+        return ours in one.lineage or any(client.tree.includes(one) for client in self._clients.values())
 
     def usage(self, tunnel: str, session: int) -> ResourceUsage | None:
-        """What the client's process tree costs now; None: it does not run. Safe in any thread."""
+        """CPU and memory of the client's process tree; None: it does not run. Safe in any thread."""
         client = self._clients.get((tunnel, session))
-        return None if client is None or client.reaped else usage_of(client.family.pid)
+        return None if client is None or client.reaped else usage_of(client.tree.pid)
 
-    # --- the beginning of a client
-    # -----------------------------------------------------------------------------------------
+    # --- the start of a client
+    # ------------------------------------------------------------------------------------------------------
 
     def _spawn_next(self) -> None:
         if not self._waiting:
             return
         order = self._waiting.pop(next(iter(self._waiting)))
-        name, session = order.tunnel.name, order.session
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
         try:
-            with launching.own_fault("the client could not be started"):
-                event = self._spawn(order)
+            event = self._spawn(order)
         except SpawnError as error:
-            event = SpawnFailed(name, session, error.reason, error.text)
+            event = SpawnFailed(order.tunnel.name, order.session, error.reason, error.text)
         self._post(event)
 
     def _spawn(self, order: Order) -> Event:
-        tunnel, session = order.tunnel, order.session
         if any(client.place == order.place for client in self._clients.values()):
             raise SpawnError(Reason.LOCAL, "the previous client has not ended")
-        prepared = self._prepare(order)
-        id, key = uuid.uuid4().hex, secrets.token_hex(16) if prepared.asks_key else ""
-        with local_trouble():
-            client = self._run(prepared, id, key)
-        self._clients[order.key] = client
-        asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel.name, client)
-        device, port = self._carried(prepared)
-        self._write_down(tunnel.name, client, prepared, device, port, key)
-        return Spawned(tunnel.name, session, client.family.pid, id, device, port)
+        client, entry = self._spawner.spawn(order)
+        self._watch(entry.tunnel, client)
+        self._write_down(entry)
+        return Spawned(entry.tunnel, entry.session, entry.pid, entry.id, entry.device, entry.port)
 
-    def _inputs(self, tunnel: Tunnel, kind: AnyKind, place: str) -> dict[str, bytes]:
-        inputs = launching.read_inputs(kind, tunnel, self._read_inputs)
-        if place in self._kept:
-            inputs["kept"] = self._kept[place].encode()
-        return inputs
+    def _watch(self, tunnel: str, client: Client) -> None:
+        self._clients[tunnel, client.session] = client
+        asyncio.get_running_loop().add_reader(client.pidfd, self._on_end, tunnel, client)
 
-    def _prepare(self, order: Order) -> Prepared:
-        tunnel = order.tunnel
-        kind = self._kinds[tunnel.kind]
-        if not order.resume:
-            self._kept.pop(order.place, None)
-        inputs = self._inputs(tunnel, kind, order.place)
-        launching.require(kind.binaries)
-        with local_trouble():
-            port = self._ports.pick() if kind.carrier is Carrier.PROXY else 0
-        directory, mark = (
-            self._directory / "clients" / order.place,
-            self._lane_of(tunnel.name, order.slot) or 0,
-        )
-        launching.prepare_directory(directory)
-        user = self._user(kind, directory)
-        given = None if user is None else (user.uid, user.gid)
-        place = Placement(
-            directory, device_name(tunnel, order.slot), port, sys.executable, order.remote, mark, given
-        )
-        try:
-            launch = kind.launch(tunnel, place, inputs)
-        except ValueError as error:
-            raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
-        launching.require(launch.argv[:1])
-        sandbox = boundary(launch, directory, self._private, user)
-        return Prepared(
-            order.slot, place, launch, self._voice(tunnel, order.session, order.place, inputs), kind, sandbox
-        )
-
-    def _user(self, kind: AnyKind, directory: Path) -> User | None:
-        try:
-            with local_trouble():
-                return self._users.pick(directory) if kind.gives_up_root else None
-        except LookupError as error:
-            raise SpawnError(Reason.MISSING_RIGHT, str(error)) from error
-
-    def _voice(self, tunnel: Tunnel, session: int, place: str, inputs: Mapping[str, bytes]) -> Voice:
-        kind = self._kinds[tunnel.kind]
-        try:
-            dialogue = kind.dialogue(tunnel, inputs)
-        except ValueError as error:
-            raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
-        secrets = [
-            inputs[item.name]
-            for item in (*inputs_of(kind, tunnel), *kind.companions(tunnel, inputs))
-            if item.secret
-        ]
-        masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
-        questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._give)
-        keep = functools.partial(self._keep, tunnel.name, session, place, masker)
-        return Voice(
-            tunnel.name, session, dialogue, masker, self._log(tunnel.name), self._post, keep, questions.ask
-        )
-
-    def _keep(self, tunnel: str, session: int, place: str, masker: Masker, secret: str) -> None:
-        masker.add(secret.encode())
-        self._kept[place] = secret
-        self._post(Kept(tunnel, session, bool(secret)))
-
-    def _give(self, tunnel: str, session: int, text: str) -> None:
-        client = self._clients.get((tunnel, session))
-        if client is not None:
-            client.answer(text)
-
-    def _run(self, prepared: Prepared, id: str, key: str) -> Client:
-        """Start the process and everything that listens to it; nothing is left behind when that fails."""
-        directory, launch = prepared.place.directory, prepared.launch
-        launching.prepare_directory(directory, launch)
-        carried = tag(self._directory, prepared.voice.tunnel, id)
-        with contextlib.ExitStack() as undo:
-            notify = NotifySocket(directory / "notify.sock") if launch.notify else None
-            if notify is not None:
-                undo.callback(notify.close)
-            fd = output.open_for_client(directory)
-            try:
-                offset = os.fstat(fd).st_size
-                told = None if notify is None else notify.path
-                pid = launching.start(launch, directory, carried, fd, told, sandbox=prepared.sandbox, key=key)
-            finally:
-                os.close(fd)
-            self._reaper.add(pid)
-            undo.callback(self._undo_start, pid)
-            family = ProcessTree(pid, carried)
-            client = Client(
-                family, id, prepared.voice, self._desk, directory, offset, prepared.kind, os.pidfd_open(pid)
-            )
-            undo.callback(lambda: self._in_background(client.close()))
-            client.attach(launch.management, key, notify)
-            undo.pop_all()
-        return client
-
-    def _undo_start(self, pid: int) -> None:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        self._reaper.discard(pid)
-
-    @staticmethod
-    def _carried(prepared: Prepared) -> tuple[str | None, int | None]:
-        if prepared.kind.carrier is Carrier.DEVICE:
-            return prepared.place.device, None
-        return None, prepared.place.port
-
-    def _write_down(
-        self, tunnel: str, client: Client, prepared: Prepared, device: str | None, port: int | None, key: str
-    ) -> None:
-        known = processes.stat_of_new(client.family.pid)
-        management = prepared.launch.management
-        entry = JournalEntry(
-            tunnel=tunnel,
-            session=client.session,
-            id=client.id,
-            pid=client.family.pid,
-            start=known.start if known else 0,
-            boot=self._boot,
-            device=device,
-            port=port,
-            lane=prepared.place.mark or None,
-            slot=prepared.slot,
-            management=None if management is None else str(management),
-            kind=prepared.kind.name,
-            notify=prepared.launch.notify,
-            key=key,
-        )
+    def _write_down(self, entry: JournalEntry) -> None:
         try:
             self._journal.update(entry)
-        except (
-            OSError
-        ) as error:  # a full disk is no reason to run without tunnels; the tag still finds the process
-            self._log(tunnel).note(f"the journal cannot be written: {error.strerror}")
+        # no reason to run without tunnels on a full disk: the tag still finds the process
+        except OSError as error:
+            self._note(entry.tunnel, f"the journal cannot be written: {error.strerror}")
+
+    def _note(self, tunnel: str, text: str) -> None:
+        self._handlers.log(tunnel).note(text)
 
     # --- the end of a client
-    # -----------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------------------
 
     def _on_end(self, tunnel: str, client: Client) -> None:
         asyncio.get_running_loop().remove_reader(client.pidfd)
         client.reap()
-        self._reaper.discard(client.family.pid)
+        self._reaper.discard(client.tree.pid)
         task = self._in_background(self._finish(tunnel, client))
         task.add_done_callback(functools.partial(self._gone, tunnel, client))
 
@@ -415,29 +244,22 @@ class Runner:
         return task
 
     async def _finish(self, tunnel: str, client: Client) -> None:
-        end = self._reaper.end if client.family.child else end_strangers
-        if not await end(client.family, LEFTOVERS_WITHIN):
-            self._log(tunnel).note(
-                "a process of the client could not be ended: it hangs in the kernel or belongs to another "
-                "user"
-            )
-        await client.drain(DRAIN_WITHIN)
+        end = self._reaper.end if client.tree.child else end_strangers
+        if not await end(client.tree, LEFTOVERS_SECONDS):
+            text = "a process of the client could not be ended: it hangs in the kernel or belongs to another user"
+            self._note(tunnel, text)
+        await client.drain(DRAIN_SECONDS)
 
     def _gone(self, tunnel: str, client: Client, task: asyncio.Task[None]) -> None:
-        """Whatever happened on the way, the engine must learn that the client is gone."""
-        code, number = client.bury()
+        """Post `Exited` in any case: without it the engine would wait for ever."""
+        code, number = client.exit_status()
         if task.cancelled():  # the runner was closed
             return
         if (error := task.exception()) is not None:
-            self._log(tunnel).note(f"trouble after the client's end: {type(error).__name__}: {error}")
+            self._note(tunnel, f"trouble after the client's end: {type(error).__name__}: {error}")
         del self._clients[tunnel, client.session]
         try:
             self._journal.remove(client.place)
         except OSError as trouble:
-            self._log(tunnel).note(f"the journal cannot be written: {trouble.strerror}")
+            self._note(tunnel, f"the journal cannot be written: {trouble.strerror}")
         self._post(Exited(tunnel, client.session, code, number))
-
-    def _log(self, tunnel: str) -> Log:
-        if tunnel not in self._logs:
-            self._logs[tunnel] = Log(lambda text: self._on_line(tunnel, text))
-        return self._logs[tunnel]

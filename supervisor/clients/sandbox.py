@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import common
 import tunnels
 from supervisor.clients import seccomp, syscalls
 from supervisor.clients.one_shot_thread import apart
@@ -162,13 +163,13 @@ def _common() -> tuple[tuple[str, int], ...]:
 @functools.cache
 def _interpreter() -> tuple[tuple[str, int], ...]:
     """Ours, by which programs of ours run, wherever it lies."""
-    package = Path(tunnels.__file__).resolve().parent
+    packages = [Path(package.__file__ or "").resolve().parent for package in (common, tunnels)]
     homes = dict.fromkeys((sys.prefix, sys.base_prefix))
     parts = (os.path.join(home, part) for home in homes for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
     return (
         *((path, RUN) for path in parts if not path.startswith("/usr/")),
-        (str(package), RUN),
-        (str(package.parent), LIST),
+        *((str(package), RUN) for package in packages),
+        *((str(package.parent), LIST) for package in packages),
     )
 
 

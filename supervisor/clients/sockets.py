@@ -18,7 +18,7 @@ from pathlib import Path
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from supervisor import disk
-from supervisor.clients.inotify import APPEARED, Notices
+from supervisor.clients.inotify import APPEARED, InotifyWatches
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
 
@@ -41,14 +41,14 @@ class Management:
     """
 
     def __init__(
-        self, path: Path, notices: Notices, receive: Callable[[str], None], log: Log, key: str = ""
+        self, path: Path, watches: InotifyWatches, receive: Callable[[str], None], log: Log, key: str = ""
     ) -> None:
-        self._path, self._notices, self._receive, self._log, self._key = path, notices, receive, log, key
+        self._path, self._watches, self._receive, self._log, self._key = path, watches, receive, log, key
         self._appeared = asyncio.Event()
         self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
         self._closing = False
-        self._watch: int | None = notices.watch(path.parent, APPEARED, self._on_entry)
+        self._watch: int | None = watches.watch(path.parent, APPEARED, self._on_entry)
         self._task = asyncio.get_running_loop().create_task(
             self._converse(), name=f"management {path.parent.name}"
         )
@@ -74,7 +74,7 @@ class Management:
             self._task.cancel()
             await asyncio.wait([self._task])
         if self._watch is not None:
-            self._notices.unwatch(self._watch)
+            self._watches.unwatch(self._watch)
             self._watch = None
 
     def _on_entry(self, name: str | None) -> None:

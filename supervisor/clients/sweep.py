@@ -89,19 +89,19 @@ async def sweep(journal: Journal, spared: Container[str] = (), grace: float = GR
     return [(tunnel, pid) for pid, tunnel in there_was.items()]
 
 
-async def end_strangers(family: ProcessTree, within: float) -> bool:
+async def end_strangers(tree: ProcessTree, within: float) -> bool:
     """Kill what is left of a client that was never our child, and whose main process ended; False: it
     lives after `within` seconds.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
-            while left := _strangers(family):
+            while left := _strangers(tree):
                 await _signal_and_wait(left, signal.SIGKILL, within)
             return True
     return False
 
 
-def _strangers(family: ProcessTree) -> list[Leftover]:
+def _strangers(tree: ProcessTree) -> list[Leftover]:
     """By its tag and by what was seen of it: the number of its session may be another one's by now."""
     found = []
     for pid in processes.all_pids():
@@ -109,11 +109,11 @@ def _strangers(family: ProcessTree) -> list[Leftover]:
         if (
             known is None
             or known.state == "Z"
-            or not (family.seen.get(pid) == known.start or processes.tag_of(pid) == family.tag)
+            or not (tree.seen.get(pid) == known.start or processes.tag_of(pid) == tree.tag)
         ):
             continue
         if (pidfd := _pinned(pid, known.start)) is not None:
-            found.append(Leftover(family.tag, pid, pidfd))
+            found.append(Leftover(tree.tag, pid, pidfd))
     return found
 
 

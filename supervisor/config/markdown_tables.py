@@ -14,7 +14,8 @@ from supervisor.config.locations import group_of
 from supervisor.config.model import Globals
 from supervisor.config.notation import parse_size
 from supervisor.config.tunnel_entries import Kinds
-from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel, parse_share
+from tunnels.quantities import parse_share
+from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel
 
 _LEAVES = (Secret, Destination, Allowance)  # shown as one setting
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))

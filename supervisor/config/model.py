@@ -24,7 +24,8 @@ from supervisor.config.notation import (
     Url,
 )
 from supervisor.config.problems import Problem
-from tunnels.settings import Network, Pause, Seconds, Secret, Settings, Tunnel
+from tunnels.quantities import Pause, Seconds
+from tunnels.settings import Network, Secret, Settings, Tunnel
 
 
 class Facilitator(Settings):
@@ -130,7 +131,7 @@ class Globals(Settings):
 
 
 class Config(Globals):
-    """A configuration that was found right. Tunnels have the defaults merged in."""
+    """A valid configuration. The defaults are merged into the tunnels."""
 
     tunnels: Mapping[str, Tunnel] = Field(default_factory=dict)
     warnings: tuple[Problem, ...] = Field((), description="what is allowed and may surprise")

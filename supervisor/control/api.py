@@ -1,60 +1,80 @@
-"""The HTTP face of the daemon: one set of read-only routes for TCP, and the control socket that may also
-change things.
+"""The HTTP API of the daemon: read-only routes for TCP, and the control socket that may also change things.
 
-Both speak the same JSON. Handlers know nothing but the `DaemonAPI` below; what they are asked to change goes
-to the inbox through it.
+Both speak the same JSON (`supervisor.core.views.documents`), described in docs/openapi.json. Handlers know
+nothing but the `DaemonAPI` below.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from aiohttp import web
 
-from supervisor.control.middleware import Refusal, admission, secure
-from supervisor.control.page import page, policy
-from supervisor.control.peer_credentials import FAILED, ClientGuard, authorised, outsiders
-from supervisor.control.server_sent_events import Feed, Shared, StreamLimits
-from supervisor.core.diagnosis.query import PacketQuery, parse_question
+from supervisor.control.middleware import AccessCheck, add_security_headers, client_access
+from supervisor.control.page import content_security_policy, render_page
+from supervisor.control.peer_credentials import (
+    FAILURE,
+    ClientGuard,
+    only_operators_change,
+    refuse_own_clients,
+)
+from supervisor.control.server_sent_events import SharedResult, StatusPageStream, StreamLimits
+from supervisor.core.diagnosis.query import PacketQuery, parse_query
+from supervisor.core.views.audit_lines import ChangeRequest
+from supervisor.core.views.documents import (
+    AlertsDocument,
+    AlertTestDocument,
+    AuditDocument,
+    HistoryDocument,
+    PlanDocument,
+    QuestionDocument,
+    ReloadDocument,
+    StatusDocument,
+    StatusPageDocument,
+    TunnelStatus,
+    UpgradeDocument,
+    WhyDocument,
+)
 
 _VERBS = ("start", "stop", "restart")
 _MAX_ROWS = 10_000  # of each kind, in one answer about the history
-_MAX_WAIT = 120.0  # seconds that one request may wait for a tunnel
+_MAX_WAIT_SECONDS = 120.0  # that one request may wait for a tunnel
+_MAX_BODY_BYTES = 4096
 
 
 class DaemonAPI(Protocol):
-    """What the daemon offers to its callers."""
+    """What the daemon offers to its HTTP API."""
 
-    def status(self) -> dict[str, Any]:
-        """The status document."""
+    def status(self) -> StatusDocument:
+        """All tunnels now."""
 
-    async def board(self) -> dict[str, Any]:
-        """What the status page shows: the status, and beside it incidents, the last day, measures and
-        deaths.
+    async def status_page(self) -> StatusPageDocument:
+        """The status, and beside it open incidents, and of each tunnel the last day, measurements and why
+        its sessions ended.
         """
 
-    async def changed(self) -> None:
-        """Return as soon as the board may look different."""
+    async def status_page_changed(self) -> None:
+        """Return as soon as `status_page` may give another answer."""
 
-    def alive(self) -> str | None:
-        """None while the loop works; else what is wrong."""
+    def liveness_problem(self) -> str | None:
+        """Why the daemon counts as stuck; None: it works."""
 
-    def ready(self) -> str | None:
-        """None while the configuration is loaded and nothing drains; else why not."""
+    def readiness_problem(self) -> str | None:
+        """Why the daemon takes no orders; None: the configuration is loaded and nothing drains."""
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type for a scraper that accepts `accept`."""
+        """Body and content type for a scraper with this Accept header."""
 
-    async def plan(self) -> dict[str, Any]:
-        """`wanted` and `changes`: lines of text; `lanes`: tunnels by number."""
+    async def plan(self) -> PlanDocument:
+        """What the kernel should hold, and how it differs."""
 
-    async def why(self, question: PacketQuery) -> dict[str, Any]:
-        """What would become of a packet now, step by step."""
+    async def why(self, question: PacketQuery) -> WhyDocument:
+        """What would become of a packet now."""
 
-    async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
+    async def history(self, tunnel: str | None, limit: int) -> HistoryDocument:
         """Sessions, transitions, incidents and availability, of one tunnel or of all; at most `limit` rows
         of each.
 
@@ -67,66 +87,65 @@ class DaemonAPI(Protocol):
     def follow(self, tunnel: str) -> AsyncIterator[str]:
         """Every further line."""
 
-    async def ask(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> dict[str, Any]:
-        """`start`, `stop` or `restart` a tunnel and wait up to `wait` seconds for what comes of it: its
-        entry of the status.
+    async def command(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> TunnelStatus:
+        """`start`, `stop` or `restart` a tunnel, and wait up to `wait` seconds for the outcome.
 
-        `drain`: stop it when its flows are over; what comes of that at first is how many there are.
+        `drain`: stop it when its flows are over; the outcome is then that they have been counted.
         LookupError: the tunnel is gone meanwhile.
         """
 
     def question(self, tunnel: str) -> str | None:
-        """What its far side wants to know from a person now."""
+        """What the remote gateway asks a person now."""
 
-    async def answer(self, tunnel: str, text: str, wait: float) -> dict[str, Any]:
-        """Answer it and wait up to `wait` seconds for what comes of it: the tunnel's entry of the status.
+    async def answer(self, tunnel: str, text: str, wait: float) -> TunnelStatus:
+        """Answer that question, and wait up to `wait` seconds for the outcome.
 
         LookupError: nothing is asked, or the tunnel is gone meanwhile.
         """
 
-    def alerts(self) -> dict[str, Any]:
-        """Open incidents at each receiver, what waits to be sent, and what went wrong last."""
+    def alerts(self) -> AlertsDocument:
+        """Open incidents at each receiver, messages that wait, and the last errors."""
 
-    async def test_alerts(self) -> dict[str, Any]:
-        """Open and resolve an incident at each receiver: what it answered."""
+    async def test_alerts(self) -> AlertTestDocument:
+        """Open and resolve a test incident at each receiver."""
 
-    async def drain(self, now: bool) -> dict[str, Any]:
-        """End when nothing is under way any more, or `now`: the status as it is then."""
+    async def drain(self, now: bool) -> StatusDocument:
+        """End the daemon when all flows are over, or `now`."""
 
-    async def reload(self) -> dict[str, Any]:
-        """Read the configuration again: `done` lines, or `errors`."""
+    async def reload(self) -> ReloadDocument:
+        """Read the configuration again."""
 
-    def audit(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
-        """Whether the audit is kept, and the largest totals, of one tunnel or source or of all.
-        LookupError: there is no audit.
+    def audit(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
+        """The largest totals of the audit, of one tunnel or source or of all. LookupError: no audit
+        is kept.
         """
 
-    def acted(self, act: Mapping[str, Any]) -> None:
-        """Somebody asked for a change: `action`, `tunnel`, `by`, `result` and `why`."""
+    def record_change(self, request: ChangeRequest) -> None:
+        """Note that somebody asked for a change."""
 
-    async def upgrade(self) -> dict[str, Any]:
-        """Become the program as it is installed now. Returns only when that did not succeed: `errors`."""
+    async def upgrade(self) -> UpgradeDocument:
+        """Re-execute the daemon with the installed program. Returns only when that failed."""
 
-    def known(self, tunnel: str) -> bool:
-        """Is there such a tunnel."""
+    def has_tunnel(self, tunnel: str) -> bool:
+        """A tunnel of this name is configured."""
 
 
-class Api:
-    """Handlers over a daemon."""
+class HTTPApi:
+    """The routes and handlers over a `DaemonAPI`."""
 
     def __init__(self, daemon: DaemonAPI, limits: StreamLimits | None = None) -> None:
         self._daemon = daemon
-        self._feed = Feed(daemon, limits)
-        self._drawn = Shared(self._draw, (limits or StreamLimits()).pause)
+        self._stream = StatusPageStream(daemon, limits)
+        self._rendered = SharedResult(self._render, (limits or StreamLimits()).pause_seconds)
 
-    def public(self, refusal: Refusal = lambda _: None) -> web.Application:
-        """What TCP serves: read-only, to those whom `refusal` lets in."""
-        app = web.Application(client_max_size=4096, middlewares=[admission(refusal)])
-        app.on_response_prepare.append(secure)
+    def public(self, refusal: AccessCheck = lambda _: None) -> web.Application:
+        """What TCP serves: read-only, to clients whom `refusal` lets in."""
+        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[client_access(refusal)])
+        app.on_response_prepare.append(add_security_headers)
         app.add_routes(
             [
                 web.get("/", self._page),
-                web.get("/api/v1/events", self._feed.serve, allow_head=False),
+                web.get("/api/v1/events", self._stream.serve, allow_head=False),
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
@@ -135,12 +154,12 @@ class Api:
         )
         return app
 
-    def control(self, gate: ClientGuard) -> web.Application:
-        """What the control socket serves: everything, changes only to those who may, and nothing to those
-        whom the `gate` refuses.
+    def control(self, guard: ClientGuard) -> web.Application:
+        """What the control socket serves: everything; changes only for operators, nothing for the daemon's
+        own VPN clients.
         """
         app = self.public()
-        app.middlewares.extend((outsiders(gate), authorised(self._daemon.acted)))
+        app.middlewares.extend((refuse_own_clients(guard), only_operators_change(self._daemon.record_change)))
         app.add_routes(
             [
                 web.get("/api/v1/plan", self._plan),
@@ -152,7 +171,7 @@ class Api:
                 web.get("/api/v1/tunnels/{tunnel}/logs", self._logs),
                 web.get("/api/v1/tunnels/{tunnel}/question", self._question),
                 web.post("/api/v1/tunnels/{tunnel}/answer", self._answer),
-                web.post("/api/v1/tunnels/{tunnel}/{verb}", self._ask),
+                web.post("/api/v1/tunnels/{tunnel}/{verb}", self._command),
                 web.post("/api/v1/reload", self._reload),
                 web.post("/api/v1/upgrade", self._upgrade),
                 web.post("/api/v1/drain", self._drain),
@@ -162,30 +181,29 @@ class Api:
 
     async def _page(self, _: web.Request) -> web.Response:
         response = web.Response(
-            text=await self._drawn.get(),
+            text=await self._rendered.get(),
             content_type="text/html",
-            headers={"Content-Security-Policy": policy()},
+            headers={"Content-Security-Policy": content_security_policy()},
         )
         response.enable_compression()
         return response
 
-    async def _draw(self) -> str:
-        return await asyncio.to_thread(page, await self._daemon.board())
+    async def _render(self) -> str:
+        return await asyncio.to_thread(render_page, await self._daemon.status_page())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._daemon.metrics(request.headers.get("Accept", ""))
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if "gzip" in request.headers.get(
-            "Accept-Encoding", ""
-        ):  # in a thread: megabytes of text would hold up the loop
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            # In a thread, because compressing megabytes would block the event loop.
             body, headers["Content-Encoding"] = await asyncio.to_thread(gzip.compress, body, 1), "gzip"
         return web.Response(body=body, headers=headers)
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return _verdict(self._daemon.alive())
+        return _health(self._daemon.liveness_problem())
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return _verdict(self._daemon.ready())
+        return _health(self._daemon.readiness_problem())
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(self._daemon.status())
@@ -196,7 +214,7 @@ class Api:
     async def _why(self, request: web.Request) -> web.Response:
         query = request.query
         try:
-            question = parse_question(query.get("address", ""), query.get("from"), query.get("port"))
+            question = parse_query(query.get("address", ""), query.get("from"), query.get("port"))
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return web.json_response(await self._daemon.why(question))
@@ -232,20 +250,24 @@ class Api:
                 await response.write(f"{line}\n".encode())
         return response
 
-    async def _ask(self, request: web.Request) -> web.Response:
+    async def _command(self, request: web.Request) -> web.Response:
         tunnel, verb = self._tunnel(request), request.match_info["verb"]
         if verb not in _VERBS:
             raise web.HTTPNotFound(text=f"no such command: {verb}")
-        if verb != "stop":  # what is under way in a tunnel may always be cut
+        if verb != "stop":  # flows may be cut at any time
             self._refuse_when_ending()
-        wait, drain = min(_MAX_WAIT, _number(request, "wait", 0)), verb == "stop" and "drain" in request.query
+        wait, drain = (
+            min(_MAX_WAIT_SECONDS, _number(request, "wait", 0)),
+            verb == "stop" and "drain" in request.query,
+        )
         try:
-            return web.json_response(await self._daemon.ask(tunnel, verb, wait, drain))
+            return web.json_response(await self._daemon.command(tunnel, verb, wait, drain))
         except LookupError as gone:
             raise web.HTTPNotFound(text=str(gone)) from None
 
     async def _question(self, request: web.Request) -> web.Response:
-        return web.json_response({"text": self._daemon.question(self._tunnel(request))})
+        document: QuestionDocument = {"text": self._daemon.question(self._tunnel(request))}
+        return web.json_response(document)
 
     async def _answer(self, request: web.Request) -> web.Response:
         tunnel, text = self._tunnel(request), (await request.text()).rstrip("\r\n")
@@ -253,7 +275,7 @@ class Api:
             raise web.HTTPBadRequest(text="the answer is empty or has more than one line")
         try:
             return web.json_response(
-                await self._daemon.answer(tunnel, text, min(_MAX_WAIT, _number(request, "wait", 0)))
+                await self._daemon.answer(tunnel, text, min(_MAX_WAIT_SECONDS, _number(request, "wait", 0)))
             )
         except LookupError as problem:
             raise web.HTTPConflict(text=str(problem)) from None
@@ -262,33 +284,33 @@ class Api:
         self._refuse_when_ending()
         done = await asyncio.shield(self._daemon.reload())
         if done["errors"]:
-            request[FAILED] = "; ".join(done["errors"])
+            request[FAILURE] = "; ".join(done["errors"])
         return web.json_response(done)
 
     async def _drain(self, request: web.Request) -> web.Response:
         return web.json_response(await self._daemon.drain("now" in request.query))
 
     async def _upgrade(self, request: web.Request) -> web.Response:
-        """There is an answer only when it did not succeed: else the connection ends with the old program."""
+        """Answers only when it failed: otherwise the connection ends with the old program."""
         self._refuse_when_ending()
         done = await asyncio.shield(self._daemon.upgrade())
-        request[FAILED] = "; ".join(done["errors"])
+        request[FAILURE] = "; ".join(done["errors"])
         return web.json_response(done)
 
     def _refuse_when_ending(self) -> None:
-        """A daemon that is about to end begins nothing new."""
-        problem = self._daemon.ready()
+        """A daemon that drains starts nothing new."""
+        problem = self._daemon.readiness_problem()
         if problem is not None:
             raise web.HTTPServiceUnavailable(text=f"nothing is changed any more: {problem}")
 
     def _tunnel(self, request: web.Request) -> str:
         tunnel = request.match_info["tunnel"]
-        if not self._daemon.known(tunnel):
+        if not self._daemon.has_tunnel(tunnel):
             raise web.HTTPNotFound(text=f"no such tunnel: {tunnel}")
         return tunnel
 
 
-def _verdict(problem: str | None) -> web.Response:
+def _health(problem: str | None) -> web.Response:
     return web.Response(text=f"{problem or 'ok'}\n", status=200 if problem is None else 503)
 
 

@@ -1,87 +1,85 @@
-"""Small pictures for the status page, as SVG that its style sheet colours; each says in words what it
-shows.
-"""
+"""The geometry of the status page's charts (templates/charts.html), and each chart in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import groupby
+from typing import NamedTuple
 
 from supervisor.core.humanize import lasting
 
-_HEIGHTS = {
-    "up": 20,
-    "degraded": 14,
-    "down": 20,
-    "unwatched": 8,
-    "stopped": 4,
-}  # of 20: told apart without colours too
-_DAY = 86400.0
-_SPARK = 20.0  # height of the curve's field
+HEIGHT = 20  # of each chart, in units of its viewBox
+# Of the bars of a day: the heights differ, because colours alone are not accessible.
+_BAR_HEIGHTS = {"up": 20, "degraded": 14, "down": 20, "unwatched": 8, "stopped": 4}
+_DAY_SECONDS = 86400.0
+_TOLD = 5  # stretches of trouble that a description names
 
 
-def strip(slots: Sequence[str | None]) -> str:
-    """What a tunnel was over the last day, in equal parts, oldest first."""
-    bars = "".join(
-        f'<rect class="{escape(what)}" x="{start}" y="{20 - _HEIGHTS.get(what, 20)}" width="{length}" '
-        f'height="{_HEIGHTS.get(what, 20)}"/>'
+class Bar(NamedTuple):
+    """A rectangle, its class being what the tunnel was (up, down ...)."""
+
+    kind: str
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def bars(slots: Sequence[str | None]) -> list[Bar]:
+    """What a tunnel was over a day in equal slots, oldest first; nothing where it is not known."""
+    heights = _BAR_HEIGHTS
+    return [
+        Bar(what, start, HEIGHT - heights.get(what, HEIGHT), length, heights.get(what, HEIGHT))
         for what, start, length in _runs(slots)
         if what is not None
-    )
-    return (
-        f'<svg class="strip" role="img" aria-label="{escape(spoken(slots))}" viewBox="0 0 '
-        f'{max(1, len(slots))} 20" '
-        f'preserveAspectRatio="none"><rect class="ground" width="100%" height="20"/>{bars}</svg>'
-    )
+    ]
 
 
-def spoken(slots: Sequence[str | None]) -> str:
-    """The strip in words, the latest trouble first."""
-    part = _DAY / max(1, len(slots))
+def day_in_words(slots: Sequence[str | None]) -> str:
+    """The same in words, the latest trouble first."""
+    slot_seconds = _DAY_SECONDS / max(1, len(slots))
     known = [what for what in slots if what is not None]
     if not known:
         return "Last 24 hours: nothing is known yet"
     trouble = [run for run in _runs(slots) if run[0] not in (None, "up")]
     if not trouble:
-        return f"Last 24 hours: up in all {lasting(len(known) * part)} that are known"
+        return f"Last 24 hours: up in all {lasting(len(known) * slot_seconds)} that are known"
     told = [
-        f"{what} at times in {lasting(length * part)}, {_ago(len(slots) - start - length, part)}"
+        f"{what} at times in {lasting(length * slot_seconds)}, {_ago(len(slots) - start - length, slot_seconds)}"
         for what, start, length in trouble
     ]
-    rest = f"; and {len(told) - 5} times before" if len(told) > 5 else ""
-    return f"Last 24 hours: {'; '.join(reversed(told[-5:]))}{rest}"
+    rest = f"; and {len(told) - _TOLD} times before" if len(told) > _TOLD else ""
+    return f"Last 24 hours: {'; '.join(reversed(told[-_TOLD:]))}{rest}"
 
 
-def spark(rtts: Sequence[float | None], seconds: float) -> str:
-    """Times to the answer (seconds) of the last `seconds`, oldest first; None: no answer."""
+def curves(rtts: Sequence[float | None]) -> list[str]:
+    """Round trip times in seconds, oldest first, as `points` of polylines: one for each stretch without a
+    missing answer.
+    """
+    top = max([*(rtt for rtt in rtts if rtt is not None), 0.001]) * 1.1
+    return [" ".join(points) for points in _curves(rtts, top)]
+
+
+def misses(rtts: Sequence[float | None]) -> list[int]:
+    """The places of missing answers."""
+    return [place for place, rtt in enumerate(rtts) if rtt is None]
+
+
+def latency_in_words(rtts: Sequence[float | None], seconds: float) -> str:
+    """The range of the times of the last `seconds`."""
     answered = [rtt for rtt in rtts if rtt is not None]
-    top = max([*answered, 0.001]) * 1.1
-    curves = "".join(
-        f'<polyline class="curve" points="{" ".join(points)}"/>' for points in _curves(rtts, top)
-    )
-    misses = "".join(
-        f'<rect class="miss" x="{x - 0.5}" y="16" width="1" height="4"/>'
-        for x, rtt in enumerate(rtts)
-        if rtt is None
-    )
-    label = f"Latency over {lasting(seconds)}: "
-    label += f"{milliseconds(min(answered))} to {milliseconds(max(answered))}" if answered else "no answer"
-    return (
-        f'<svg class="spark" role="img" aria-label="{escape(label)}" viewBox="0 0 {max(1, len(rtts) - 1)} '
-        f'20" '
-        f'preserveAspectRatio="none">{curves}{misses}</svg>'
-    )
+    known = f"{milliseconds(min(answered))} to {milliseconds(max(answered))}" if answered else "no answer"
+    return f"Latency over {lasting(seconds)}: {known}"
 
 
 def milliseconds(seconds: float) -> str:
-    """A time to an answer, such as `12 ms` or `0.8 ms`."""
+    """A round trip time, such as `12 ms` or `0.8 ms`."""
     value = seconds * 1000
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
 
 
 def _runs(slots: Sequence[str | None]) -> Iterator[tuple[str | None, int, int]]:
-    """What, from which part on, and over how many parts."""
+    """Equal slots in a row: what, the first one's place, and how many."""
     start = 0
     for what, group in groupby(slots):
         length = len(list(group))
@@ -92,9 +90,9 @@ def _runs(slots: Sequence[str | None]) -> Iterator[tuple[str | None, int, int]]:
 def _curves(rtts: Sequence[float | None], top: float) -> Iterator[list[str]]:
     for missing, group in groupby(enumerate(rtts), lambda pair: pair[1] is None):
         if not missing:
-            points = [f"{x},{_SPARK - 19.0 * (rtt or 0.0) / top:.1f}" for x, rtt in group]
+            points = [f"{x},{HEIGHT - (HEIGHT - 1) * (rtt or 0.0) / top:.1f}" for x, rtt in group]
             yield points if len(points) > 1 else [points[0], points[0]]
 
 
-def _ago(parts: int, part: float) -> str:
-    return "until now" if parts == 0 else f"{lasting(parts * part)} ago"
+def _ago(slots: int, slot_seconds: float) -> str:
+    return "until now" if slots == 0 else f"{lasting(slots * slot_seconds)} ago"

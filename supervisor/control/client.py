@@ -1,6 +1,4 @@
-"""How the commands talk to a running daemon: plain HTTP over its control socket, standard library only, so
-that commands start fast.
-"""
+"""The commands' HTTP client for the control socket; standard library only, so that commands start fast."""
 
 from __future__ import annotations
 
@@ -16,15 +14,15 @@ from supervisor import disk
 
 KEY_FILE = "control.key"  # beside the socket
 KEY_HEADER = "X-Facilitator-Key"
-_LONGEST_KEY = 256  # bytes
+_MAX_KEY_BYTES = 256
 
 
 class Unreachable(Exception):
-    """The daemon does not answer; the text says where it was looked for and what to do."""
+    """No daemon answers; the text says at which socket, and what to do."""
 
 
 class Refused(Exception):
-    """The daemon answered, and the answer is no; the text is its own. `forbidden`: for want of a right."""
+    """The daemon refused; the text is its own. `forbidden`: because a right is missing."""
 
     def __init__(self, text: str, forbidden: bool = False) -> None:
         super().__init__(text)
@@ -57,37 +55,37 @@ class ControlClient:
         return self._document("GET", path, self._timeout)
 
     def post(self, path: str, wait: float = 0.0, body: str | None = None) -> Any:
-        """Ask for a change; the answer may take `wait` seconds longer."""
+        """POST, and the JSON answer, which may take `wait` seconds longer than the timeout."""
         return self._document("POST", path, self._timeout + wait, body)
 
     def lines(self, path: str) -> Iterator[str]:
-        """The lines of a text that may never end."""
-        with self._reached():
-            response = self._ask("GET", path, None)
+        """The lines of a text that may never end, as they come."""
+        with self._explained():
+            response = self._request("GET", path, None)
             rest = b""
-            while data := response.read1():  # unlike iteration, it tells a break from an end
+            while data := response.read1():  # unlike iteration, raises when the connection breaks
                 *lines, rest = (rest + data).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
             if rest:
                 yield rest.decode(errors="replace")
 
     def _key(self) -> dict[str, str]:
-        """Shows the daemon that we are none of its clients; needed where we run with no_new_privs as they
-        do, such as in a container.
+        """The header that proves that we are not one of the daemon's VPN clients; needed where we run with
+        no_new_privs as they do, such as in a container.
         """
         try:
             return {
-                KEY_HEADER: disk.read(self._path.with_name(KEY_FILE), _LONGEST_KEY).decode("ascii").strip()
+                KEY_HEADER: disk.read(self._path.with_name(KEY_FILE), _MAX_KEY_BYTES).decode("ascii").strip()
             }
         except (OSError, ValueError):
             return {}
 
     def _document(self, method: str, path: str, timeout: float, body: str | None = None) -> Any:
-        with self._reached():
-            return json.loads(self._ask(method, path, timeout, body).read())
+        with self._explained():
+            return json.loads(self._request(method, path, timeout, body).read())
 
     @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except PermissionError:
@@ -104,7 +102,7 @@ class ControlClient:
                 f"no daemon answers at {self._path} ({error}); is `facilitator run` up?"
             ) from None
 
-    def _ask(
+    def _request(
         self, method: str, path: str, timeout: float | None, body: str | None = None
     ) -> http.client.HTTPResponse:
         connection = _UnixConnection(self._path, timeout)

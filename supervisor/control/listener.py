@@ -1,9 +1,9 @@
-"""The door of the HTTP server: accepts connections so that no guest, however slow or idle, keeps another
-one waiting.
+"""The listening socket of the HTTP server, with timeouts and a limit of connections, so that slow or idle
+clients keep nobody else waiting.
 
-A guest has a moment for the TLS handshake, one for the first request and one for taking an answer; each
-handshake is a task of its own. When the house is full, the one that has been idle for longest makes room, so
-that a scraper always gets in.
+Each connection has a time limit for the TLS handshake, for the first request and for taking a response; each
+handshake is a task of its own. At the limit of connections the one that has been idle for longest is closed,
+so that a scraper always gets in.
 """
 
 from __future__ import annotations
@@ -16,45 +16,43 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _BACKLOG = 128  # connections that the kernel holds until they are accepted
-_NO_DESCRIPTOR = 0.2  # seconds until the next attempt when the system refuses to accept
+_ACCEPT_RETRY_SECONDS = 0.2  # after accept(2) failed
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How many guests there may be, and how long they may take, in seconds."""
+    """Limits of the connections of one listener."""
 
-    guests: int = 256
-    handshake: float = 5.0
-    request: float = 10.0  # from the connection to the end of the first request's head
-    answer: float = (
-        30.0  # from the moment at which an answer does not fit into the buffers to the one at which it does
-    )
+    connections: int = 256
+    handshake_seconds: float = 5.0
+    request_seconds: float = 10.0  # from the connection to the end of the first request's headers
+    response_seconds: float = 30.0  # for which the client may leave the send buffers full
 
 
 class HTTPConnection(asyncio.Protocol):
-    """One connection: passes everything on to aiohttp's protocol, and leaves when its time is over."""
+    """One connection: hands everything to aiohttp's protocol and aborts when a time limit has passed."""
 
-    def __init__(self, inner: asyncio.Protocol, patience: Timeouts) -> None:
-        self._inner, self._patience = inner, patience
+    def __init__(self, inner: asyncio.Protocol, timeouts: Timeouts) -> None:
+        self._inner, self._timeouts = inner, timeouts
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.gone = asyncio.Event()
-        self.busy = False
+        self.closed = asyncio.Event()
+        self.busy = False  # a request is in progress
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is in, and has to say what it wants."""
+        """The handshake is done; the request must follow in time."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._within(self._patience.request)
+        self._start_timer(self._timeouts.request_seconds)
         self._inner.connection_made(transport)
 
-    def began(self) -> None:
-        """It has said what it wants."""
+    def request_started(self) -> None:
+        """The headers of a request have been read."""
         self.busy = True
-        self._in_time()
+        self._stop_timer()
 
-    def ended(self) -> None:
-        """It has its answer, or most of it."""
+    def request_finished(self) -> None:
+        """The response has been handed to the transport."""
         self.busy = False
 
     def data_received(self, data: bytes) -> None:
@@ -66,54 +64,55 @@ class HTTPConnection(asyncio.Protocol):
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """It takes its answer slowly."""
-        self._within(self._patience.answer)
+        """The send buffers are full."""
+        self._start_timer(self._timeouts.response_seconds)
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """It has taken it."""
-        self._in_time()
+        """They have been emptied."""
+        self._stop_timer()
         self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It left."""
-        self._in_time()
+        """Either end has closed it."""
+        self._stop_timer()
         self._transport = None
         self._inner.connection_lost(exc)
-        self.gone.set()
+        self.closed.set()
 
-    def leave(self) -> None:
-        """Show it out at once."""
+    def abort(self) -> None:
+        """Close it at once, whatever has not been sent."""
         if self._transport is not None:
             with contextlib.suppress(AttributeError):  # Python 3.11: a TLS transport that was closed twice
                 self._transport.abort()
 
-    def _within(self, seconds: float) -> None:
-        self._in_time()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.leave)
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
-    def _in_time(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class Listener:
-    """One listening TCP socket and the guests that came through it."""
+    """The TCP sockets of one address, and their connections."""
 
     def __init__(
-        self, make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None, patience: Timeouts
+        self, make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None, timeouts: Timeouts
     ) -> None:
-        self._make, self._tls, self._patience = make, tls, patience
+        """`make`: makes the protocol that serves one connection."""
+        self._make, self._tls, self._timeouts = make, tls, timeouts
         self._sockets: list[socket.socket] = []
-        self._doormen: list[asyncio.Task[None]] = []
-        self._guests: dict[asyncio.Task[None], HTTPConnection] = {}  # in the order in which they came
+        self._acceptors: list[asyncio.Task[None]] = []
+        self._connections: dict[asyncio.Task[None], HTTPConnection] = {}  # the oldest first
 
     async def open(self, host: str, port: int, given: Iterable[socket.socket] = ()) -> None:
-        """Listen on all addresses of the host, or on the sockets that are `given` for them; who connects
-        waits until `attend`.
+        """Listen on all addresses of the host, or on the `given` sockets. Connections wait in the backlog
+        until `start_accepting`.
 
-        OSError when an address cannot be had.
+        OSError when an address cannot be bound.
         """
         loop = asyncio.get_running_loop()
         self._sockets = list(given)
@@ -126,21 +125,21 @@ class Listener:
         )
         try:
             for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-                self._sockets.append(_listening(family, address))
+                self._sockets.append(_listen(family, address))
         except OSError:
             await self.close()
             raise
 
-    def attend(self) -> None:
-        """Let in who has connected, and who will."""
+    def start_accepting(self) -> None:
+        """Accept connections from now on, also those that wait."""
         loop = asyncio.get_running_loop()
-        self._doormen = self._doormen or [
-            loop.create_task(self._accept(each), name="http door") for each in self._sockets
+        self._acceptors = self._acceptors or [
+            loop.create_task(self._accept(each), name="http listener") for each in self._sockets
         ]
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """Where it listens."""
+        """The listening sockets."""
         return tuple(self._sockets)
 
     @property
@@ -148,17 +147,17 @@ class Listener:
         """Host and port of each socket."""
         return [each.getsockname()[:2] for each in self._sockets]
 
-    def shut(self) -> None:
-        """Nobody gets in any more."""
-        for doorman in self._doormen:
-            doorman.cancel()
+    def stop_accepting(self) -> None:
+        """Accept no further connection."""
+        for acceptor in self._acceptors:
+            acceptor.cancel()
 
     async def close(self) -> None:
-        """Everybody leaves."""
-        self.shut()
-        for task in self._guests:
+        """Close all connections and sockets."""
+        self.stop_accepting()
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*self._doormen, *self._guests, return_exceptions=True)
+        await asyncio.gather(*self._acceptors, *self._connections, return_exceptions=True)
         for each in self._sockets:
             each.close()
 
@@ -166,45 +165,44 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError:  # it left before it was in, or there is no descriptor left
-                await asyncio.sleep(_NO_DESCRIPTOR)
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:  # the client is gone already, or no file descriptor is left
+                await asyncio.sleep(_ACCEPT_RETRY_SECONDS)
                 continue
             self._make_room()
-            guest = HTTPConnection(self._make(), self._patience)
-            task = loop.create_task(self._receive(connection, guest), name="http connection")
-            self._guests[task] = guest
-            task.add_done_callback(lambda done: self._guests.pop(done, None))
+            connection = HTTPConnection(self._make(), self._timeouts)
+            task = loop.create_task(self._serve(accepted, connection), name="http connection")
+            self._connections[task] = connection
+            task.add_done_callback(lambda done: self._connections.pop(done, None))
 
     def _make_room(self) -> None:
-        if len(self._guests) < self._patience.guests:
+        """At the limit, close the oldest idle connection, or the oldest of all."""
+        if len(self._connections) < self._timeouts.connections:
             return
-        idle = next((task for task, guest in self._guests.items() if not guest.busy), None)
-        oldest = idle or next(iter(self._guests))
-        del self._guests[oldest]
-        oldest.cancel()
+        idle = next((task for task, connection in self._connections.items() if not connection.busy), None)
+        closing = idle or next(iter(self._connections))
+        del self._connections[closing]
+        closing.cancel()
 
-    async def _receive(self, connection: socket.socket, guest: HTTPConnection) -> None:
-        handshake = None if self._tls is None else self._patience.handshake
+    async def _serve(self, accepted: socket.socket, connection: HTTPConnection) -> None:
+        handshake = None if self._tls is None else self._timeouts.handshake_seconds
         try:
-            with contextlib.suppress(
-                OSError
-            ):  # also what TLS has to say about a handshake, and a handshake that takes too long
+            with contextlib.suppress(OSError):  # includes TLS errors and a handshake that takes too long
                 await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: guest, connection, ssl=self._tls, ssl_handshake_timeout=handshake
+                    lambda: connection, accepted, ssl=self._tls, ssl_handshake_timeout=handshake
                 )
-                await guest.gone.wait()
+                await connection.closed.wait()
         finally:
-            guest.leave()
+            connection.abort()
 
 
-def _listening(
+def _listen(
     family: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 ) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # as the host's own addresses are: each family by itself
+        if family == socket.AF_INET6:  # the IPv4 addresses of the host have sockets of their own
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(address)
         made.listen(_BACKLOG)

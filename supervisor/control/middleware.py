@@ -1,4 +1,4 @@
-"""What holds for every request and every answer of the HTTP server, whatever it is about."""
+"""Middlewares and headers for every request and response of the HTTP server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from aiohttp.typedefs import Middleware
 from supervisor.control.listener import HTTPConnection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Refusal = Callable[
-    [BaseTransport | None], str | None
-]  # why the client at the other end may not enter; None: it may
+# Why the client at the other end of a connection may not use the server; None: it may.
+AccessCheck = Callable[[BaseTransport | None], str | None]
 
-HEADERS = MappingProxyType(
+SECURITY_HEADERS = MappingProxyType(
     {
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
         "form-action 'none'",
@@ -31,31 +30,31 @@ HEADERS = MappingProxyType(
 )
 
 
-async def secure(request: web.Request, response: web.StreamResponse) -> None:
-    """Give an answer the headers that it does not bring itself (aiohttp's signal `on_response_prepare`)."""
-    for name, value in HEADERS.items():
+async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that the response does not set itself (aiohttp's signal `on_response_prepare`)."""
+    for name, value in SECURITY_HEADERS.items():
         if name not in response.headers or name == "Server":
             response.headers[name] = value
 
 
-def admission(refusal: Refusal) -> Middleware:
-    """A middleware that lets in whom it may, and tells the door that the request is understood and when it
-    is answered.
+def client_access(refusal: AccessCheck) -> Middleware:
+    """Answer 403 to clients that `refusal` keeps out, and tell the listener while a request is in
+    progress.
     """
 
     @web.middleware
-    async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
-        guest = transport.get_protocol() if transport is not None else None
-        if not isinstance(guest, HTTPConnection):
+        connection = transport.get_protocol() if transport is not None else None
+        if not isinstance(connection, HTTPConnection):  # of the control socket
             return await handler(request)
-        guest.began()
+        connection.request_started()
         try:
-            why = refusal(transport)
-            if why is not None:
-                raise web.HTTPForbidden(text=why)
+            reason = refusal(transport)
+            if reason is not None:
+                raise web.HTTPForbidden(text=reason)
             return await handler(request)
         finally:
-            guest.ended()
+            connection.request_finished()
 
-    return attend
+    return middleware

@@ -1,5 +1,5 @@
-"""Who is at the other end of the control socket: whether he may change anything, and the record of what he
-asked for.
+"""Who is at the other end of the control socket: the daemon's own VPN clients are refused, only operators may
+change anything, and every attempt is recorded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import select
 import socket
 import struct
 from asyncio import BaseTransport
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -26,18 +25,17 @@ from supervisor import disk
 from supervisor.control.client import KEY_FILE, KEY_HEADER
 from supervisor.control.middleware import Handler
 from supervisor.control.sockets import GROUP, share
+from supervisor.core.views.audit_lines import ChangeRequest, Requester
 
-FAILED = "failed"  # key of a request: why what was asked for was not done, though the answer is a regular one
-_SO_PEERPIDFD = 77
+FAILURE = "failure"  # key of a request: why the change was not made, though the response is 200
+_SO_PEERPIDFD = 77  # asm-generic/socket.h, since Linux 6.5
 _PREFIX = "/api/v1/"
 _TUNNELS = "tunnels/"
-
-Told = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class PeerProcess:
-    """A process, as the kernel knows it (SO_PEERCRED, unix(7))."""
+    """The process that connected (SO_PEERCRED, unix(7))."""
 
     pid: int
     uid: int
@@ -49,13 +47,13 @@ class PeerProcess:
         return self.uid in (0, os.geteuid()) or GROUP in _groups(self.uid, self.gid)
 
     @property
-    def document(self) -> dict[str, Any]:
-        """For a record."""
+    def requester(self) -> Requester:
+        """For the record of a change."""
         return {"uid": self.uid, "user": _user(self.uid), "pid": self.pid}
 
 
 def peer_of(transport: BaseTransport | None) -> PeerProcess | None:
-    """Of a connection to a unix socket; None: it is gone."""
+    """The peer of a connection to a unix socket; None: the connection is gone."""
     connection: socket.socket | None = transport.get_extra_info("socket") if transport is not None else None
     if connection is None:
         return None
@@ -68,28 +66,28 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-# --- clients of ours stay out
+# --- the daemon's own VPN clients are refused
 # ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ClientGuard:
-    """Keeps the daemon's own clients away from the control socket, though they may run as its user.
+    """Keeps the daemon's own VPN clients off the control socket, although they may run as its user.
 
-    A client is known by its parents, its session and its tag. One of an earlier daemon that has left all of
-    these behind still has what it can never get rid of: no_new_privs. Who has it shows a key, from a file
-    that no client can read where the kernel has Landlock.
+    `is_client` knows a client by its parents, its session and its tag. A client of an earlier daemon that has
+    lost all of these still has no_new_privs, which no process can drop. So whoever has no_new_privs must show
+    `key`, the content of a file that clients cannot read where the kernel has Landlock.
     """
 
     is_client: Callable[[int], bool]
     key: str
 
     def refusal(self, connection: socket.socket | None, shown: str) -> str | None:
-        """Why this connection is not served; None: it is."""
+        """Why this connection is not served; None: it is. `shown`: the key that it sent."""
         if connection is None:
             return "the connection is gone"
         pid, uid, _ = _credentials(connection)
-        if pid == 0:  # outside of our pid namespace, where no client can be
+        if pid == 0:  # outside of our PID namespace, where no client of ours can be
             return None
         with _pinned(connection, pid) as alive:
             known, suspect = self.is_client(pid), _confined(pid, uid)
@@ -106,7 +104,7 @@ class ClientGuard:
 
 
 def new_key(path: Path) -> str:
-    """A key for this life of the daemon, in a file for those who may use the socket. OSError."""
+    """Write a new key to a file that those who may use the socket can read. OSError."""
     key = secrets.token_hex(32)
     disk.replace(path, key.encode())
     if share(path):
@@ -115,7 +113,7 @@ def new_key(path: Path) -> str:
 
 
 def _confined(pid: int, uid: int) -> bool:
-    """It may be a client: it has no_new_privs, or has our user and hides."""
+    """It may be a client: it has no_new_privs, or it runs as our user and its status cannot be read."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -125,14 +123,16 @@ def _confined(pid: int, uid: int) -> bool:
 
 @contextlib.contextmanager
 def _pinned(connection: socket.socket, pid: int) -> Iterator[Callable[[], bool]]:
-    """Tells whether the process lives: as long as it does, what /proc says under its number is about it."""
+    """Yields a function: True while the process lives, so that /proc/PID is still about the same process."""
     try:
         pidfd = _pidfd(connection, pid)
     except OSError:
         yield lambda: False
         return
+    ended = select.poll()  # select(2) takes no descriptor above 1023
+    ended.register(pidfd, select.POLLIN)
     try:
-        yield lambda: not select.select([pidfd], [], [], 0)[0]
+        yield lambda: not ended.poll(0)
     finally:
         os.close(pidfd)
 
@@ -140,40 +140,40 @@ def _pinned(connection: socket.socket, pid: int) -> Iterator[Callable[[], bool]]
 def _pidfd(connection: socket.socket, pid: int) -> int:
     try:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:  # before Linux 6.5; there the number could have become another process's
+    except OSError:  # before Linux 6.5, where the PID could have been reused in between
         return os.pidfd_open(pid)
 
 
-def outsiders(gate: ClientGuard) -> Middleware:
-    """A middleware that answers nothing to clients of ours."""
+def refuse_own_clients(guard: ClientGuard) -> Middleware:
+    """Answer 403 to the daemon's own VPN clients, whatever they ask."""
 
     @web.middleware
-    async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         connection = request.transport.get_extra_info("socket") if request.transport is not None else None
-        why = gate.refusal(connection, request.headers.get(KEY_HEADER, ""))
+        why = guard.refusal(connection, request.headers.get(KEY_HEADER, ""))
         if why is not None:
             refused = web.HTTPForbidden(text=why)
             refused.force_close()
             raise refused
         return await handler(request)
 
-    return attend
+    return middleware
 
 
-# --- who may change anything
+# --- only operators change anything
 # ----------------------------------------------------------------------------------------------------------
 
 
-def authorised(told: Told) -> Middleware:
-    """A middleware that lets changes be asked for only by those who may, and tells of each attempt: who,
-    what, and what came of it.
+def only_operators_change(record: Callable[[ChangeRequest], None]) -> Middleware:
+    """Answer 403 to requests for a change by others than operators, and record each attempt: who, what, and
+    the result.
     """
 
     @web.middleware
-    async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method in ("GET", "HEAD"):
             return await handler(request)
-        peer = peer_of(request.transport)  # now: it may not wait for the answer
+        peer = peer_of(request.transport)  # now, because it may be gone before the response
         result, why = "interrupted", None
         try:
             if peer is None or not peer.may_change:
@@ -181,28 +181,27 @@ def authorised(told: Told) -> Middleware:
                     text=f"only root, the daemon's own user and the group {GROUP} may change anything"
                 )
             response = await handler(request)
-            why = request.get(FAILED)
+            why = request.get(FAILURE)
             result = "done" if why is None else "failed"
             return response
         except web.HTTPException as error:
             result, why = "refused" if error.status == web.HTTPForbidden.status_code else "failed", error.text
             raise
         finally:
-            told(
-                _asked(request.path)
-                | {"by": None if peer is None else peer.document, "result": result, "why": why}
-            )
+            action, tunnel = _change(request.path)
+            by = None if peer is None else peer.requester
+            record({"action": action, "tunnel": tunnel, "by": by, "result": result, "why": why})
 
-    return attend
+    return middleware
 
 
-def _asked(path: str) -> dict[str, Any]:
-    """`/api/v1/tunnels/NAME/VERB` or `/api/v1/VERB`, taken apart."""
+def _change(path: str) -> tuple[str, str | None]:
+    """The action and the tunnel of `/api/v1/tunnels/NAME/VERB` or `/api/v1/VERB`."""
     what = path.removeprefix(_PREFIX)
     if not what.startswith(_TUNNELS):
-        return {"action": what, "tunnel": None}
+        return what, None
     tunnel, _, verb = what.removeprefix(_TUNNELS).partition("/")
-    return {"action": verb, "tunnel": tunnel}
+    return verb, tunnel
 
 
 def _groups(uid: int, gid: int) -> set[str]:

@@ -1,9 +1,8 @@
-"""Talks to the service manager that started us: the sd_notify protocol, by hand.
+"""The sd_notify protocol: how a service tells systemd that it is ready, reloading, stopping or alive.
 
-The app makes one `Notifier` before anything else starts a process; the lifecycle (start, reload, stop) and
-the engine's self-check call it. The protocol is one datagram of `NAME=value` lines to the socket in
-$NOTIFY_SOCKET, see sd_notify(3). No library: from a checkout `import systemd` would find this repository's
-folder of that name, and the protocol is this short.
+The app makes one `Notifier` before anything else starts a process. A message is one datagram of `NAME=value`
+lines to the socket in $NOTIFY_SOCKET, see sd_notify(3). No library: from a checkout `import systemd` would
+find this repository's folder of that name, and the protocol is this short.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping
 
-_LONGEST_STATUS = 1000  # bytes; systemd reads at most 4096 for a whole datagram
-_PATIENCE = 0.2  # seconds to wait while the service manager's queue is full
+_MAX_STATUS_BYTES = 1000  # systemd reads at most 4096 bytes of a whole datagram
+_SEND_SECONDS = 0.2  # to wait while the service manager's queue is full
 
 
 class Notifier:
-    """Tells the service manager how we are; does nothing where there is none. No method raises or blocks
-    for more than 0.2 s.
+    """Sends our state to the service manager; does nothing where there is none. Every method returns True
+    when the message was sent, never raises, and blocks for 0.2 s at most.
 
-    It takes its variables out of the environment, so that no child can speak in our name (sd_notify(3),
-    `unset_environment`).
+    The variables are removed from the environment, so that no child can send messages in our name
+    (sd_notify(3), `unset_environment`).
     """
 
     watchdog_interval: float | None
-    """Seconds between two calls of `watchdog` (a third of what systemd allows); None: nobody watches."""
+    """Seconds between two calls of `watchdog`, a third of WatchdogSec=; None: no watchdog is configured."""
 
     environment: Mapping[str, str]
-    """These variables, for a program that takes our place in this process."""
+    """The removed variables, for the program that replaces this one in an upgrade."""
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         self.environment = {
@@ -37,22 +36,20 @@ class Notifier:
             for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
             if name in environ
         }
-        said = self.environment.get
-        self._address = _address(said("NOTIFY_SOCKET", ""))
-        self.watchdog_interval = _watchdog_interval(said("WATCHDOG_USEC", ""), said("WATCHDOG_PID", ""))
+        get = self.environment.get
+        self._address = _address(get("NOTIFY_SOCKET", ""))
+        self.watchdog_interval = _watchdog_interval(get("WATCHDOG_USEC", ""), get("WATCHDOG_PID", ""))
 
     def ready(self, status: str) -> bool:
-        """Start-up, or the reload that `reloading` announced, is complete. Like all methods: True when the
-        message was handed over.
-        """
+        """Start-up, or the reload that `reloading` announced, is complete."""
         return self._send("READY=1", _status(status))
 
     def status(self, text: str) -> bool:
-        """One line for people, shown by `systemctl status`."""
+        """The line that `systemctl status` shows."""
         return self._send(_status(text))
 
     def reloading(self) -> bool:
-        """The configuration is being read anew; `ready` must follow."""
+        """A reload has begun; `ready` must follow."""
         return self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> bool:
@@ -60,28 +57,28 @@ class Notifier:
         return self._send("STOPPING=1")
 
     def watchdog(self) -> bool:
-        """We are well: wait another WatchdogSec= for the next call."""
+        """Reset the watchdog timer."""
         return self._send("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> bool:
-        """Start-up, reload or stop goes on: do not give up for this long from now."""
+        """Start-up, reload or stop needs up to this many seconds from now."""
         return self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
 
     def _send(self, *fields: str) -> bool:
         if self._address is None:
             return False
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
-                speaker.settimeout(_PATIENCE)
-                speaker.sendto("\n".join(fields).encode(errors="replace"), self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.settimeout(_SEND_SECONDS)
+                sender.sendto("\n".join(fields).encode(errors="replace"), self._address)
         except OSError:  # a service manager that is gone or stuck must not take the tunnels with it
             return False
         return True
 
 
 def _address(value: str) -> str | None:
-    """The socket's address from $NOTIFY_SOCKET: a path, or `@name` in the abstract namespace; other
-    families (vsock) are not for us.
+    """The socket in $NOTIFY_SOCKET: a path, or `@name` in the abstract namespace; None for other families
+    (vsock).
     """
     if value.startswith("@"):
         return "\0" + value[1:]
@@ -89,8 +86,8 @@ def _address(value: str) -> str | None:
 
 
 def _watchdog_interval(usec: str, pid: str) -> float | None:
-    """As sd_watchdog_enabled(3): a $WATCHDOG_PID that is not ours means that the watchdog is another
-    process's affair.
+    """As sd_watchdog_enabled(3) has it: with the $WATCHDOG_PID of another process the watchdog is
+    not ours.
     """
     if pid and pid != str(os.getpid()):
         return None
@@ -98,8 +95,8 @@ def _watchdog_interval(usec: str, pid: str) -> float | None:
 
 
 def _status(text: str) -> str:
-    """A STATUS= line: what would start a new field or is not text becomes a space, and it ends where
-    systemd would stop reading.
+    """A STATUS= field, cut to its maximum; control characters, which could start another field, become
+    spaces.
     """
     line = "".join(c if c.isprintable() else " " for c in text)
-    return "STATUS=" + line.encode(errors="replace")[:_LONGEST_STATUS].decode(errors="ignore")
+    return "STATUS=" + line.encode(errors="replace")[:_MAX_STATUS_BYTES].decode(errors="ignore")

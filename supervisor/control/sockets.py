@@ -1,8 +1,7 @@
-"""The listening sockets of the HTTP server: the control socket, and TCP behind a door that no guest can
-block.
+"""The servers of the HTTP API: the control socket, and TCP with limits (`supervisor.control.listener`).
 
-listen_unix, listen_tcp (an address that cannot be had ends the start; who connects waits) -> serve: everybody
-is answered
+listen_unix, listen_tcp: bind, so that an address in use ends the start; connections wait in the backlog
+-> serve: they are answered
 """
 
 from __future__ import annotations
@@ -20,25 +19,26 @@ from supervisor import disk
 from supervisor.control.listener import Listener, Timeouts
 
 if TYPE_CHECKING:
-    from aiohttp import web  # takes its time: not before the clients are adopted
+    from aiohttp import web  # slow to import: not before the clients are adopted
 
 GROUP = "facilitator"  # its members may use the control socket
-_KEPT = 75.0  # seconds that a connection is kept between two requests
-_LINE = 4096  # bytes of a request's first line
+_KEEPALIVE_SECONDS = 75.0  # for which a connection is kept between two requests
+_MAX_REQUEST_LINE_BYTES = 4096
+_SHUTDOWN_SECONDS = 0.5  # for requests in progress
 _BACKLOG = 128  # connections to the control socket that wait to be accepted
 
 
 class Servers:
-    """The listening sockets of an `Api`."""
+    """The listening sockets of an `HTTPApi`."""
 
     def __init__(self, given: Mapping[str, Sequence[int]] = MappingProxyType({})) -> None:
-        """`given`: listening sockets of an earlier `Servers` in this process, as `descriptors` told them;
-        ours from now on.
+        """`given`: listening sockets that the program before us in this process left open (see
+        `descriptors`), by address; they belong to this object from now on.
         """
         self._given = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in given.items()}
         self._runners: list[web.AppRunner] = []
-        self._sites: list[web.SockSite] = []  # those that do not answer yet
-        self._doors: list[Listener] = []
+        self._sites: list[web.SockSite] = []  # that are not served yet
+        self._listeners: list[Listener] = []
         self._listening: dict[str, Sequence[socket.socket]] = {}
 
     async def listen_unix(self, app: web.Application, path: Path) -> None:
@@ -68,22 +68,22 @@ class Servers:
         host: str,
         port: int,
         tls: ssl.SSLContext | None,
-        patience: Timeouts | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
-        """Listen on TCP. OSError when the address cannot be had."""
+        """Listen on TCP. OSError when the address cannot be bound."""
         server = (await self._runner(app)).server
         assert server is not None
-        door = Listener(server, tls, patience or Timeouts())
-        await door.open(host, port, self._given.pop(f"{host}:{port}", []))
-        self._doors.append(door)
-        self._listening[f"{host}:{port}"] = door.sockets
+        listener = Listener(server, tls, timeouts or Timeouts())
+        await listener.open(host, port, self._given.pop(f"{host}:{port}", []))
+        self._listeners.append(listener)
+        self._listening[f"{host}:{port}"] = listener.sockets
 
     async def serve(self) -> None:
-        """Answer from now on, also those who have connected before."""
+        """Answer from now on, also connections that wait."""
         while self._sites:
             await self._sites.pop().start()
-        for door in self._doors:
-            door.attend()
+        for listener in self._listeners:
+            listener.start_accepting()
 
     def descriptors(self) -> dict[str, tuple[int, ...]]:
         """The listening sockets by address."""
@@ -96,23 +96,23 @@ class Servers:
             for name, sockets in self._listening.items()
             if any(each.family == socket.AF_UNIX for each in sockets)
         ]
-        return [*unix, *(address for door in self._doors for address in door.addresses)]
+        return [*unix, *(address for listener in self._listeners for address in listener.addresses)]
 
-    def refuse_the_rest(self) -> None:
-        """Nobody serves on sockets that were given and are not wanted any more."""
+    def close_unused(self) -> None:
+        """Close the given sockets whose addresses are not configured any more."""
         for each in [each for sockets in self._given.values() for each in sockets]:
             each.close()
         self._given = {}
 
     async def close(self) -> None:
-        """Close the sockets; running requests get a moment."""
-        self.refuse_the_rest()
-        for door in self._doors:
-            door.shut()
+        """Close the sockets; requests in progress get half a second."""
+        self.close_unused()
+        for listener in self._listeners:
+            listener.stop_accepting()
         for runner in self._runners:
             await runner.cleanup()
-        for door in self._doors:
-            await door.close()
+        for listener in self._listeners:
+            await listener.close()
         for each in [each for sockets in self._listening.values() for each in sockets]:
             each.close()
 
@@ -124,9 +124,9 @@ class Servers:
             access_log=None,
             handle_signals=False,
             handler_cancellation=True,
-            shutdown_timeout=0.5,
-            keepalive_timeout=_KEPT,
-            max_line_size=_LINE,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            max_line_size=_MAX_REQUEST_LINE_BYTES,
         )
         await runner.setup()
         self._runners.append(runner)
@@ -134,8 +134,8 @@ class Servers:
 
 
 def share(path: Path) -> bool:
-    """Give a file or directory to the group `facilitator` where that exists and we may; True when it is so
-    now.
+    """Give a file or directory to the group `facilitator`; False when there is no such group or we
+    may not.
     """
     try:
         group = grp.getgrnam(GROUP).gr_gid

@@ -1,6 +1,8 @@
-"""Numbers, and ends of clients, in words for people: what `status` and `why` say alike."""
+"""Numbers, moments and client exits as text, the same in `status`, `why`, the status page and alerts."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 
 def lasting(seconds: float) -> str:
@@ -31,3 +33,8 @@ def ended(code: int | None, signal: int | None) -> str:
     if signal is not None:
         return f"client ended by signal {signal}"
     return "client ended, and nobody saw how" if code is None else f"client exited with code {code}"
+
+
+def iso(moment: float) -> str:
+    """Unix time as ISO 8601 in UTC, to the second, such as `2026-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

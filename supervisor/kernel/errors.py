@@ -1,15 +1,17 @@
-"""What can go wrong with the kernel, in words for a person."""
+"""What can go wrong with the kernel, in words for a person.
+
+The kernel's refusals are OSError with its errno and text (`common.netlink.refusal`); TimeoutError, one of
+them, says that it gave no answer.
+"""
 
 from __future__ import annotations
 
 import errno
 
-from pyroute2 import NetlinkError
+from supervisor.core.network.changes import Change
+from supervisor.core.network.layout import Table
 
-from supervisor.core.network.layout import Change, Table
-
-TIMEOUT = 5.0  # seconds for any single answer of the kernel
-ERRORS = (NetlinkError, OSError, TimeoutError)
+Failure = tuple[Change, OSError]  # a change, and why it was not carried out
 
 
 class KernelError(Exception):
@@ -27,37 +29,41 @@ class Occupied(KernelError):
         super().__init__("the nftables table inet facilitator belongs to another running process")
 
 
-def code(error: BaseException) -> int | None:
-    """The kernel's errno, if the error has one."""
-    return error.code if isinstance(error, NetlinkError) else getattr(error, "errno", None)
+def is_passing(failure: Failure) -> bool:
+    """The interface vanished meanwhile, or went down: the next notification will say so."""
+    return failure[1].errno in (errno.ENODEV, errno.ENETDOWN)
 
 
-def sentence(change: Change, error: BaseException) -> str:
+def is_fatal(failure: Failure) -> bool:
+    """Without the right nothing works; without the table we are not closed. A foreign route in our place
+    is only noted.
+    """
+    change, error = failure
+    return error.errno == errno.EPERM or change.concerns_nftables
+
+
+def sentence(change: Change, error: OSError) -> str:
     """Why a change was not carried out."""
-    if code(error) == errno.EEXIST:
+    if error.errno == errno.EEXIST:
         return f"another program's entry stands in the place of: {change.item}"
-    hint = (
-        "; `facilitator doctor` names what this kernel lacks"
-        if code(error) == errno.ENOENT and isinstance(change.item, Table)
-        else ""
-    )
-    return f"the kernel refuses: {change} ({_reason(error)}){hint}"
+    lacking = error.errno == errno.ENOENT and isinstance(change.item, Table)
+    hint = "; `facilitator doctor` names what this kernel lacks" if lacking else ""
+    return f"the kernel refuses: {change} ({reason(error)}){hint}"
 
 
-def explained(error: BaseException, change: Change | None = None) -> KernelError:
+def explained(error: OSError, change: Change | None = None) -> KernelError:
     """The error as one that ends a command or the start of the daemon."""
-    if code(error) == errno.EPERM:
+    if error.errno == errno.EPERM:
         if change is not None and change.concerns_nftables:
             return Occupied()
         return MissingRight(
             "the capability CAP_NET_ADMIN is missing: without it no route and no firewall rule can be set"
         )
-    return KernelError(
-        sentence(change, error)
-        if change is not None
-        else f"the kernel's routing cannot be used: {_reason(error)}"
-    )
+    if change is not None:
+        return KernelError(sentence(change, error))
+    return KernelError(f"the kernel's routing cannot be used: {reason(error)}")
 
 
-def _reason(error: BaseException) -> str:
-    return "no answer from the kernel" if isinstance(error, TimeoutError) else str(error)
+def reason(error: OSError) -> str:
+    """The kernel's text."""
+    return "no answer from the kernel" if isinstance(error, TimeoutError) else error.strerror or str(error)

@@ -1,9 +1,9 @@
-"""Keeps the tunnels' interfaces as they must be: up, and without an address that concerns anybody else.
+"""Keeps the tunnels' interfaces up, and free of addresses that collide with anything else on this host.
 
 An address that a remote gateway assigns exists in source NAT only (`ruleset`): on an interface it would be
 this host's own address, and its prefix a route in the main table. What a client puts there all the same is
-removed; where the client needs it, it stays as a host of its own without a route, unless it collides with
-somebody's address: then it is removed, and the session ends.
+removed; where the client needs it, it stays as a /32 or /128 without a route, unless it collides with an
+address in use: then it is removed, and the session ends.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from common.netlink import NetlinkRequest
+from common.rtnetlink import (
+    InterfaceAddress,
+    address_dump,
+    address_removal,
+    link_state,
+    made_host_address,
+    read_address,
+)
 from supervisor.core.events import AddressConflict, DeviceLost, Event
 from supervisor.core.network.layout import HostFeatures
 from supervisor.core.network.plan import Lane, NetworkPlan
 from supervisor.core.session.address_conflict import AddressesInUse, conflict
-from supervisor.kernel.netlink.addresses import (
-    InterfaceAddress,
-    address_dump,
-    address_removal,
-    link_message,
-    made_alone,
-    next_hop_dump,
-    read_address,
-    read_next_hops,
-)
-from supervisor.kernel.netlink.socket import NetlinkRequest
-from supervisor.kernel.route.messages import Rtnetlink
+from supervisor.kernel.errors import reason
+from supervisor.kernel.netlink.socket import AsyncNetlink
+from supervisor.kernel.route.messages import next_hop_dump, read_next_hops
 from supervisor.kernel.sysctl import Note
 from tunnels.settings import IPAddress
 
@@ -39,30 +39,21 @@ RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 class Interfaces:
-    """`post` takes AddressConflict; `note` takes what the kernel refuses."""
+    """`netlink` is the routing socket, which somebody else opens and closes; `post` takes AddressConflict;
+    `note` takes what the kernel refuses.
+    """
 
     def __init__(
-        self, post: Callable[[Event], None], note: Note, resolvers: Iterable[Path] = RESOLVERS
+        self,
+        netlink: AsyncNetlink,
+        post: Callable[[Event], None],
+        note: Note,
+        resolvers: Iterable[Path] = RESOLVERS,
     ) -> None:
-        self._post, self._note, self._resolvers = post, note, tuple(resolvers)
-        self._rtnl = Rtnetlink()
+        self._netlink, self._post, self._note, self._resolvers = netlink, post, note, tuple(resolvers)
         self._noted: frozenset[str] = frozenset()  # what the kernel refused the last time
-        self._checked: dict[
-            str, tuple[int, tuple[IPAddress, ...]]
-        ] = {}  # by interface: its index, and what is assigned to its lane
-
-    def open(self) -> None:
-        """Open the socket, in the network namespace of the calling thread."""
-        self._rtnl.open()
-
-    @property
-    def port(self) -> int:
-        """The netlink address of the socket: events that carry it are our own doing."""
-        return self._rtnl.port
-
-    def close(self) -> None:
-        """Close the socket; interfaces and addresses stay."""
-        self._rtnl.close()
+        # By interface: its index, and what is assigned to its lane.
+        self._checked: dict[str, tuple[int, tuple[IPAddress, ...]]] = {}
 
     async def prepare(self, plan: NetworkPlan, host: HostFeatures, again: bool) -> bool:
         """Make them what they must be; `again`: addresses may have changed since they were read. True:
@@ -78,27 +69,27 @@ class Interfaces:
         self._checked = state
         changed = await self._change(self._down(lanes.values(), host))
         if again or len(new) > 1:
-            held = await self._rtnl.dump(address_dump(), read_address)
+            held = await self._netlink.dump(address_dump(), read_address)
         else:
             held = [
                 each
                 for name in new
-                for each in await self._rtnl.dump(address_dump(host.devices[name].index), read_address)
+                for each in await self._netlink.dump(address_dump(host.devices[name].index), read_address)
             ]
         by_index = {host.devices[name].index: lane for name, lane in lanes.items()}
         wrong = [(by_index[each.interface], each) for each in held if each.interface in by_index]
         return await self._clear(plan, host, wrong) or changed
 
     def _down(self, lanes: Iterable[Lane], host: HostFeatures) -> Iterator[NetlinkRequest]:
-        """Some clients make an interface that is down, and leave the rest to us; and somebody may have set
-        it down.
+        """Requests for interfaces that are down or have another MTU: some clients leave that to us, and
+        somebody may have set one down.
         """
         for lane in lanes:
             device = host.devices[lane.device or ""]
             # A client that sets addresses itself also brings its interface up and down.
             down = (bool(lane.addresses) or lane.link_mtu is not None) and not device.up
             if lane.up and (down or lane.link_mtu not in (None, device.mtu)):
-                yield link_message(device.index, lane.link_mtu)
+                yield link_state(device.index, mtu=lane.link_mtu)
 
     async def _clear(self, plan: NetworkPlan, host: HostFeatures, held: Sequence[Held]) -> bool:
         messages: list[NetlinkRequest] = []
@@ -113,16 +104,18 @@ class Interfaces:
                 messages.append(address_removal(each))
                 self._post(AddressConflict(lane.tunnel, device=lane.device, text=text))
             elif not each.alone:
-                messages += made_alone(each)
+                messages += made_host_address(each)
         return await self._change(messages)
 
     async def _change(self, messages: Iterable[NetlinkRequest]) -> bool:
         """One by one, for a failure must not keep the others from being done; there are hardly ever any.
         True: something was done.
         """
-        said = [error for message in messages for error in await self._rtnl.change([message])]
+        said = [error for message in messages for error in await self._netlink.change([message])]
         texts = frozenset(
-            f"an interface of a tunnel cannot be set up: {error}" for error in said if error is not None
+            f"an interface of a tunnel cannot be set up: {reason(error)}"
+            for error in said
+            if error is not None
         )
         for text in sorted(texts - self._noted):
             self._note(text, {})
@@ -130,23 +123,24 @@ class Interfaces:
         return None in said
 
     # --- what the addresses may collide with
-    # -------------------------------------------------------------------------------------
 
     async def _surroundings(self, plan: NetworkPlan, host: HostFeatures) -> AddressesInUse:
-        """What is there whichever tunnels there are."""
+        """Addresses in use that do not depend on the tunnels."""
         ours = {
             host.devices[lane.device].index
             for lane in plan.lanes
             if lane.device is not None and lane.device in host.devices
         }
         own = [
-            each for each in await self._rtnl.dump(address_dump(), read_address) if each.interface not in ours
+            each
+            for each in await self._netlink.dump(address_dump(), read_address)
+            if each.interface not in ours
         ]
         hops: set[IPAddress] = set()
         for version in host.versions:
             hops.update(
                 hop
-                for found in await self._rtnl.dump(next_hop_dump(version), read_next_hops)
+                for found in await self._netlink.dump(next_hop_dump(version), read_next_hops)
                 for hop in found
             )
         named = {each.address: f"interface {_name(each.interface)}" for each in own}
@@ -154,20 +148,18 @@ class Interfaces:
 
 
 class Presence:
-    """Knows which interfaces of lanes that are up were there, and tells when one of them vanishes: `post`
-    takes DeviceLost.
-    """
+    """Notices when the interface of a lane that is up vanishes: `post` takes DeviceLost."""
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
         self._seen: set[int] = set()  # lanes whose interface was there since they came up
 
     def note(self, plan: NetworkPlan, host: HostFeatures) -> None:
-        """These are there now."""
+        """Remember which of them exist now."""
         self._seen |= {lane.number for lane in plan.lanes if lane.up and lane.device in host.devices}
 
     def report_lost(self, plan: NetworkPlan, host: HostFeatures) -> None:
-        """Tell of those that were there and are not any more."""
+        """Post those that existed and do not any more."""
         up = {lane.number: lane for lane in plan.lanes if lane.up}
         lost = {number for number in self._seen & up.keys() if up[number].device not in host.devices}
         self._seen = (self._seen & up.keys()) - lost

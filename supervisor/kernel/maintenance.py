@@ -1,32 +1,32 @@
-"""What commands want from the kernel without a daemon: compare it with a plan, and remove everything that
-is ours.
+"""What commands do in the kernel without a daemon: compare it with a plan, and remove everything
+that is ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from supervisor.core.network.layout import Change, Layout, diff, wanted
+from common.rtnetlink import ALIAS, link_dump, link_removal, read_link
+from supervisor.core.network.changes import Change, diff
+from supervisor.core.network.layout import Layout
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.kernel.conntrack.dump import opened
+from supervisor.kernel.conntrack.dump import conntrack_socket
 from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end
-from supervisor.kernel.errors import ERRORS, Occupied, explained
-from supervisor.kernel.netlink.links import ALIAS, link_dump, link_removal, read_link
-from supervisor.kernel.nft.table import Nftables
-from supervisor.kernel.route.messages import Rtnetlink
-from supervisor.kernel.route.table import RouteTable
+from supervisor.kernel.errors import Occupied, explained
+from supervisor.kernel.netlink.socket import AsyncNetlink
+from supervisor.kernel.state import KernelState
 
 
 async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
     """What would change in the kernel for this plan. MissingRight without CAP_NET_ADMIN; KernelError when
     it cannot be read.
     """
-    async with _open() as (routes, nftables):
-        host = routes.host(lane.device for lane in plan.lanes if lane.device)
-        return diff(await _read(routes, nftables, host.versions), wanted(plan, host))
+    async with _open() as kernel:
+        kernel.look_at_devices(lane.device for lane in plan.lanes if lane.device)
+        return tuple(await kernel.missing(await kernel.read(), plan))
 
 
 async def cleanup() -> tuple[Change, ...]:
@@ -36,19 +36,17 @@ async def cleanup() -> tuple[Change, ...]:
     Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without
     CAP_NET_ADMIN.
     """
-    async with _open() as (routes, nftables):
-        if await nftables.occupied():
+    async with _open() as kernel:
+        if await kernel.nftables.occupied():
             raise Occupied
-        host = routes.host(())
-        found = await _read(routes, nftables, host.versions)
-        changes = diff(replace(found, table=(await nftables.read()).present), Layout())
-        for change in changes:
-            try:
-                await (nftables.commit([change]) if change.concerns_nftables else routes.change(change, host))
-            except ERRORS as error:
-                raise explained(error, change) from error
-        with opened() as sock:
-            end(sock, ALL_LANES)
+        kernel.look_at_devices(())
+        kernel.layout = replace(await kernel.read(), table=(await kernel.nftables.read()).present)
+        changes = diff(kernel.layout, Layout())
+        _, failures = await kernel.carry_out(changes)
+        for change, error in failures:
+            raise explained(error, change) from error
+        with conntrack_socket() as netlink:
+            end(netlink, ALL_LANES)
         return changes
 
 
@@ -58,39 +56,32 @@ async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
 
     Other kinds of device vanish with the process that made them. MissingRight without CAP_NET_ADMIN.
     """
-    rtnl = Rtnetlink()
+    netlink = AsyncNetlink()
     try:
-        rtnl.open()
+        netlink.open()
         found = [
             link
-            for link in await rtnl.dump(link_dump(), read_link)
+            for link in await netlink.dump(link_dump(), read_link)
             if (link.alias, link.kind) == (ALIAS, kind)
         ]
         for link in found:
-            (error,) = await rtnl.change([link_removal(link)])
-            if error is not None and error.code != errno.ENODEV:
+            (error,) = await netlink.change([link_removal(link.index)])
+            if error is not None and error.errno != errno.ENODEV:
                 raise error
-    except ERRORS as error:
+    except OSError as error:
         raise explained(error) from error
     finally:
-        rtnl.close()
+        netlink.close()
     return tuple(sorted(link.name for link in found))
 
 
-async def _read(routes: RouteTable, nftables: Nftables, versions: Iterable[int]) -> Layout:
-    state = await nftables.read()
-    return Layout(await routes.routes(versions), await routes.rules(versions), state.intact, state.elements)
-
-
 @contextlib.asynccontextmanager
-async def _open() -> AsyncIterator[tuple[RouteTable, Nftables]]:
-    routes, nftables = RouteTable(), Nftables()
+async def _open() -> AsyncIterator[KernelState]:
+    kernel = KernelState()
     try:
-        await routes.open()
-        await nftables.open()
-        yield routes, nftables
-    except ERRORS as error:
+        kernel.open()
+        yield kernel
+    except OSError as error:
         raise explained(error) from error
     finally:
-        routes.close()
-        nftables.close()
+        kernel.close()

@@ -1,5 +1,4 @@
-"""Does this host's own way out work: its default route, the device behind it, and the gateway at the other
-end.
+"""Watches this host's own uplink: its default route, the interface behind it, and the gateway.
 
 The gateway is asked by the kernel itself (ARP, RFC 826; neighbour discovery, RFC 4861): an entry that it has
 is set to PROBE, otherwise a datagram to the gateway's discard port makes it look. Its neighbour entry is the
@@ -13,34 +12,37 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
-from pyroute2 import AsyncIPRoute, NetlinkError
-
+from common.rtnetlink import FAMILY, link_query, neighbour_change, neighbour_dump, read_link, read_neighbour
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
+from supervisor.kernel.netlink.socket import AsyncNetlink
+from supervisor.kernel.route.messages import read_lookup, route_query
+from tunnels.settings import IPAddress
 
-INTERVAL = 1.0  # seconds between two looks
-ROUNDS = 3  # looks in a row that change the verdict
-# seconds for which it may be left open whether the way out works; then it does, until there is a verdict
-PATIENCE = 10.0
-_DISCARD = 9  # RFC 863
-_CARRIER = 0x10000  # IFF_LOWER_UP
+CHECK_SECONDS = 1.0  # between two checks
+ROUNDS = 3  # checks in a row that change the verdict
+# How long an unanswered gateway may suspend probe verdicts; after that the uplink counts as alive until
+# ROUNDS checks say otherwise.
+DOUBT_SECONDS = 10.0
+_DISCARD = 9  # port, RFC 863
 _FAILED = 0x20  # NUD_FAILED: states of a neighbour entry, linux/neighbour.h
 _PROBE = 0x10  # NUD_PROBE
 _KNOWN = 0x0E  # NUD_REACHABLE, NUD_STALE, NUD_DELAY
 _FOR_EVER = 0xC0  # NUD_NOARP, NUD_PERMANENT
-# Addresses that are nobody's (RFC 5737, RFC 3849): only a default route leads to them. To list all routes
-# would cost too much.
-_OUTSIDE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+# Documentation addresses (RFC 5737, RFC 3849): only a default route leads to them. To list all routes would
+# cost too much.
+_OUTSIDE = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
 
 
 @dataclass(frozen=True, slots=True)
 class DefaultRoute:
     """One default route."""
 
-    family: int
-    device: int
-    address: str | None  # None: whoever is at the other end of the device
+    version: int  # of IP
+    device: int  # index of the interface
+    gateway: IPAddress | None  # None: the peer at the other end of the interface
 
 
 class UplinkWatch:
@@ -50,7 +52,7 @@ class UplinkWatch:
     A host that never had a default route has none to lose.
     """
 
-    def __init__(self, post: Callable[[Event], None], interval: float = INTERVAL) -> None:
+    def __init__(self, post: Callable[[Event], None], interval: float = CHECK_SECONDS) -> None:
         self._post, self._interval = post, interval
         self._had: frozenset[DefaultRoute] = frozenset()
         self._silent: dict[DefaultRoute, bool] = {}
@@ -60,11 +62,15 @@ class UplinkWatch:
 
     async def run(self) -> None:
         """Look, for ever. In the namespace in which it begins."""
-        async with AsyncIPRoute() as rtnl:
+        netlink = AsyncNetlink()
+        try:
+            netlink.open()
             while True:
-                with contextlib.suppress(NetlinkError, OSError, TimeoutError):  # the next look will tell
-                    self._judge(await self._problem(rtnl))
+                with contextlib.suppress(OSError):  # the next look will tell
+                    self._judge(await self._problem(netlink))
                 await asyncio.sleep(self._interval)
+        finally:
+            netlink.close()
 
     def _judge(self, problem: str | None) -> None:
         self._doubt(self._alive and (problem is not None or self._had <= self._looking))
@@ -78,68 +84,69 @@ class UplinkWatch:
         now = asyncio.get_running_loop().time()
         if not doubtful or not self._had:
             self._in_doubt_since = now
-        doubted = 0.0 < now - self._in_doubt_since <= PATIENCE
+        doubted = 0.0 < now - self._in_doubt_since <= DOUBT_SECONDS
         if doubted is not self._doubted:
             self._doubted = doubted
             self._post(UplinkDoubted("", doubted=doubted))
 
-    async def _problem(self, rtnl: Any) -> str | None:
+    async def _problem(self, netlink: AsyncNetlink) -> str | None:
         """What is wrong with every way out; None: one works, or there never was one."""
-        gateways = await _gateways(rtnl)
-        self._had = gateways or self._had
+        routes = await _default_routes(netlink)
+        self._had = routes or self._had
         if not self._had:
             return None
-        if not gateways:
+        if not routes:
             return "there is no default route any more"
         problems = [
-            await self._trouble(rtnl, gateway)
-            for gateway in sorted(gateways, key=lambda each: (each.family, each.device))
+            await self._trouble(netlink, route)
+            for route in sorted(routes, key=lambda each: (each.version, each.device))
         ]
         return None if None in problems else "; ".join(dict.fromkeys(filter(None, problems)))
 
-    async def _trouble(self, rtnl: Any, gateway: DefaultRoute) -> str | None:
-        (link,) = await rtnl.link("get", index=gateway.device)
-        name = dict(link["attrs"])["IFLA_IFNAME"]
-        if not link["flags"] & _CARRIER:
-            return f"{name} has no carrier"
-        if gateway.address is None:
+    async def _trouble(self, netlink: AsyncNetlink, route: DefaultRoute) -> str | None:
+        link = read_link(await netlink.ask(link_query(route.device)))
+        if not link.carrier:
+            return f"{link.name} has no carrier"
+        if route.gateway is None:
             return None
-        state = await _neighbour(rtnl, gateway)
-        (self._looking.discard if state & (_KNOWN | _FOR_EVER) else self._looking.add)(gateway)
+        state = await _neighbour_state(netlink, route.device, route.gateway)
+        (self._looking.discard if state & (_KNOWN | _FOR_EVER) else self._looking.add)(route)
         if state & (_KNOWN | _FAILED | _FOR_EVER):  # otherwise the kernel is still looking
-            self._silent[gateway] = bool(state & _FAILED)
+            self._silent[route] = bool(state & _FAILED)
         if state & _KNOWN:
-            await rtnl.neigh(
-                "change", family=gateway.family, dst=gateway.address, ifindex=gateway.device, state=_PROBE
-            )
+            (error,) = await netlink.change([neighbour_change(route.device, route.gateway, _PROBE)])
+            if error is not None:
+                raise error
         elif not state & _FOR_EVER:
-            _ask(gateway)
-        return (
-            f"the gateway {gateway.address} on {name} does not answer" if self._silent.get(gateway) else None
-        )
+            _make_kernel_look(route.device, route.gateway)
+        silent = self._silent.get(route)
+        return f"the gateway {route.gateway} on {link.name} does not answer" if silent else None
 
 
-async def _gateways(rtnl: Any) -> frozenset[DefaultRoute]:
+async def _default_routes(netlink: AsyncNetlink) -> frozenset[DefaultRoute]:
     found = set()
-    for family, address in _OUTSIDE:
-        with contextlib.suppress(NetlinkError):  # there is none
-            for route in await rtnl.route("get", family=family, dst=address):
-                attributes = dict(route["attrs"])
-                found.add(DefaultRoute(family, attributes["RTA_OIF"], attributes.get("RTA_GATEWAY")))
+    for address in _OUTSIDE:
+        try:
+            route = read_lookup(await netlink.ask(route_query(address)))
+        except TimeoutError:
+            raise
+        except OSError:  # there is none
+            continue
+        gateway = route.gateway
+        # The neighbour of an IPv4 route via an IPv6 gateway is not asked.
+        known = gateway is not None and gateway.version == address.version
+        found.add(DefaultRoute(address.version, route.device, gateway if known else None))
     return frozenset(found)
 
 
-async def _neighbour(rtnl: Any, gateway: DefaultRoute) -> int:
-    """The state of its entry; 0: there is none."""
-    async for entry in await rtnl.get_neighbours(family=gateway.family, ifindex=gateway.device):
-        if dict(entry["attrs"]).get("NDA_DST") == gateway.address:
-            return int(entry["state"])
-    return 0
+async def _neighbour_state(netlink: AsyncNetlink, device: int, gateway: IPAddress) -> int:
+    """0: there is no entry."""
+    entries = await netlink.dump(neighbour_dump(device, gateway.version), read_neighbour)
+    return dict(entries).get(gateway, 0)
 
 
-def _ask(gateway: DefaultRoute) -> None:
-    """Make the kernel look for the gateway."""
-    with contextlib.suppress(OSError), socket.socket(gateway.family, socket.SOCK_DGRAM) as probe:
+def _make_kernel_look(device: int, gateway: IPAddress) -> None:
+    with contextlib.suppress(OSError), socket.socket(FAMILY[gateway.version], socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)
-        scope: tuple[Any, ...] = (0, gateway.device) if gateway.family == socket.AF_INET6 else ()
-        probe.sendto(b"", (gateway.address, _DISCARD, *scope))
+        scope: tuple[Any, ...] = (0, device) if gateway.version == 6 else ()
+        probe.sendto(b"", (str(gateway), _DISCARD, *scope))

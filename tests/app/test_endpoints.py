@@ -12,7 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from supervisor.app.watchers.endpoints import CALM, WORRY, EndpointWatch, ProbedGateway
+from supervisor.app.watchers.endpoints import (
+    FAILING_PROBE_SECONDS,
+    WORKING_PROBE_SECONDS,
+    EndpointWatch,
+    ProbedGateway,
+)
 from supervisor.core.events import EndpointSeen, Event
 from supervisor.core.state import Failure, Health, Phase, Reach, Session, Snapshot, TunnelState, Uplink
 from supervisor.probes.gateway import answers
@@ -62,7 +67,7 @@ class EndpointWorld:
 @contextlib.asynccontextmanager
 async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
     watch = EndpointWatch(
-        story.snapshot, {"test": replace(KIND, door=lambda tunnel: port)}, story.post, look=0.02
+        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, interval=0.02
     )
     task = asyncio.create_task(watch.run())
     try:
@@ -94,7 +99,7 @@ async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespa
         story.state = SICK
         await story.becomes(Reach.ANSWERS)
         mute(host)
-        watch._asked_at.clear()  # as if that were long ago
+        watch._probed_at.clear()  # as if that were long ago
         await story.becomes(Reach.ANSWERS, Reach.SILENT)  # the first is what was known from before
         story.state = but(WELL, endpoint=Reach.SILENT)
         await story.becomes(Reach.ANSWERS, Reach.SILENT, Reach.UNKNOWN)
@@ -134,19 +139,18 @@ async def test_nobody_is_asked_while_the_uplink_is_dead_or_in_doubt(host: Namesp
         story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")), uplink)
         async with watched(story, 4443) as watch:
             await asyncio.sleep(0.2)
-            assert (watch._asked_at, story.told) == ({}, [])
+            assert (watch._probed_at, story.told) == ({}, [])
 
 
 async def test_a_stranger_does_not_knock_all_the_time() -> None:
     watch = EndpointWatch(EndpointWorld().snapshot, {"test": KIND}, lambda event: None)
     udp, tcp = ProbedGateway("203.0.113.2", None), ProbedGateway("203.0.113.2", 443)
     for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
-        watch._asked_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
+        watch._probed_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
         pause = watch._next(gateway, wrong) - 1000.0
-        expected = (
-            (-1000.0 if unanswered == 1 else WORRY) if wrong else (CALM if gateway is udp else float("inf"))
-        )
-        assert pause == expected
+        known = WORKING_PROBE_SECONDS if gateway is udp else float("inf")
+        suspect = -1000.0 if unanswered == 1 else FAILING_PROBE_SECONDS
+        assert pause == (suspect if wrong else known)
 
 
 async def test_what_an_answer_is(host: Namespace) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import __version__
 from supervisor.app.stores.state_store import (
     MemoryFiles,
     Present,
@@ -28,12 +27,13 @@ from supervisor.app.stores.upgrade_document import (
     FORMAT,
     GIVEN,
     HandoverDocument,
-    asked,
+    check_requested,
     received,
     written,
 )
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session
+from supervisor.version import version
 from tests.states import session_state, tunnel_state
 from tunnels.base import Question, Reason, Wanted
 from tunnels.registry import KINDS
@@ -107,9 +107,9 @@ def test_a_document_that_says_nothing_to_us_is_as_a_crash(content: bytes) -> Non
 
 
 def test_the_question_is_answered_with_our_version(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert asked(config, KINDS, {}) is None, "nobody asks"
-    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 0
-    assert capsys.readouterr().out == f"{__version__}\n"
+    assert check_requested(config, KINDS, {}) is None, "nobody asks"
+    assert check_requested(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 0
+    assert capsys.readouterr().out == f"{version()}\n"
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -119,7 +119,7 @@ def test_the_question_is_answered_with_our_version(config: Path, capsys: pytest.
 def test_what_cannot_be_gone_on_from_is_refused(
     config: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], said: str
 ) -> None:
-    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent, **change)))}) == 1
+    assert check_requested(config, KINDS, {CHECKED: str(written(handover(config.parent, **change)))}) == 1
     assert said in capsys.readouterr().err
 
 
@@ -131,7 +131,7 @@ def test_a_document_of_a_later_version_is_refused(
     config: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], said: str
 ) -> None:
     raw = json.loads(DOCUMENT.written(handover(config.parent))) | change
-    for name, got in ((CHECKED, lambda given: asked(config, KINDS, given)), (GIVEN, received)):
+    for name, got in ((CHECKED, lambda given: check_requested(config, KINDS, given)), (GIVEN, received)):
         fd = os.memfd_create("handover")
         os.write(fd, json.dumps(raw).encode())
         os.lseek(fd, 0, os.SEEK_SET)
@@ -143,7 +143,7 @@ def test_a_wrong_configuration_is_refused_with_all_its_mistakes(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(config.read_text() + "nonsense: 1\nmore: 2\n")
-    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 1
+    assert check_requested(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 1
     said = capsys.readouterr().err
     assert "nonsense" in said
     assert "more" in said

@@ -1,37 +1,58 @@
-"""Writes the generated parts of `docs/architecture.md`: `python -m tests.architecture.document` (or `make
-docs`).
+"""Writes the generated parts of docs/: `python -m tests.architecture.document` (or `make docs`).
+
+docs/modules.md lists every module with the first sentence of its docstring; the diagram of states in
+docs/internals/session-life.md is drawn by asking the state machine.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.core.session.diagram import diagram
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "architecture.md"
+PACKAGES = ("common", "supervisor", "tunnels")
+MODULES = ROOT / "docs" / "modules.md"
+STATES = ROOT / "docs" / "internals" / "session-life.md"
+DOCUMENTS = (MODULES, STATES)
 
 
-def modules() -> str:
-    """One row per module: its path, and the first sentence of its docstring."""
-    rows = ["| module | what it is |", "|---|---|"]
-    for path in sorted([*ROOT.glob("supervisor/**/*.py"), *ROOT.glob("tunnels/**/*.py")]):
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        sentence = re.split(r"(?<=\.)\s|\n\n", text, maxsplit=1)[0].replace("\n", " ").rstrip(".")
-        rows.append(f"| `{path.relative_to(ROOT)}` | {sentence} |")
-    return "\n".join(rows)
+def sources() -> list[Path]:
+    """All modules of the product, package by package."""
+    found = (path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
+    return sorted(found, key=lambda path: (path.parent, path.name))
 
 
-def rendered(text: str) -> str:
-    """The document with its generated parts made anew."""
-    for name, part in (("modules", modules()), ("states", f"```mermaid\n{diagram()}\n```")):
-        marker = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.S)
-        assert marker.search(text), f"no place for {name} in {DOCUMENT}"
-        text = marker.sub(lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text)
-    return text
+def first_sentence(module: ast.Module) -> str:
+    """The first sentence of a module's docstring, on one line and without its full stop."""
+    text = ast.get_docstring(module) or ""
+    return re.split(r"(?<=\.)\s|\n\n", text, maxsplit=1)[0].replace("\n", " ").rstrip(".")
+
+
+def modules() -> Iterator[str]:
+    """A heading and a table for each package: one row a module."""
+    package = None
+    for path in sources():
+        if path.parent != package:
+            package = path.parent
+            yield from ("", f"## {package.relative_to(ROOT)}/", "", "| module | what it is |", "|---|---|")
+        sentence = first_sentence(ast.parse(path.read_text()))
+        if sentence:  # an empty __init__.py says nothing
+            yield f"| [`{path.name}`](../{path.relative_to(ROOT)}) | {sentence} |"
+
+
+def rendered(document: Path) -> str:
+    """The document with its generated part made anew."""
+    part = "\n".join(modules()) if document == MODULES else f"```mermaid\n{diagram()}\n```"
+    text = document.read_text()
+    marker = re.compile(r"(<!-- generated: make docs -->\n).*?(<!-- end -->)", re.S)
+    assert marker.search(text), f"no place for it in {document}"
+    return marker.sub(lambda m: f"{m[1]}{part}\n{m[2]}", text)
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(rendered(DOCUMENT.read_text()))
+    for document in DOCUMENTS:
+        document.write_text(rendered(document))

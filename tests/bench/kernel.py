@@ -21,7 +21,8 @@ from ipaddress import IPv4Network, ip_network
 from rich.console import Console
 from rich.table import Table as Shown
 
-from supervisor.core.network.layout import Change, Layout, Route, diff, wanted
+from supervisor.core.network.changes import Change, diff
+from supervisor.core.network.layout import Layout, Route, wanted
 from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
 from supervisor.core.network.rules import Rule
 from supervisor.kernel.network import KernelNetwork
@@ -121,7 +122,7 @@ async def ours(namespace: Namespace, first: NetworkPlan, second: NetworkPlan, fo
 async def layouts(first: NetworkPlan, second: NetworkPlan) -> tuple[Layout, Layout]:
     """What both plans mean in this namespace."""
     routes = RouteTable()
-    await routes.open()
+    routes.open()
     host = routes.host(lane.device for lane in first.lanes if lane.device)
     routes.close()
     return wanted(first, host), wanted(second, host)

@@ -25,11 +25,12 @@ from aiohttp import web
 from supervisor.app.traffic_readers import SLOTS, LaneMeter
 from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
-from supervisor.control.api import Api
-from supervisor.core.network.layout import Achieved, Change, Element, Op, Table
+from supervisor.control.api import HTTPApi
+from supervisor.core.network.changes import Change, Op
+from supervisor.core.network.layout import Element, RouteCounts, Table
 from supervisor.core.network.plan import FIRST_LANE, lane_of
 from supervisor.core.state import Health, Phase, Session, Snapshot, Transition
-from supervisor.kernel.device_counters import LinkBytes
+from supervisor.kernel.counters import LinkBytes
 from supervisor.kernel.nft.table import Nftables
 from supervisor.reports.history.archive import Archive
 from supervisor.reports.history.recorder import History, HistorySources
@@ -76,7 +77,7 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
         ScrapeSources(
             LinkBytes(),
             lambda name, session: usage_of(pids[name]),
-            lambda: dict.fromkeys(names, Achieved(2, 2)),
+            lambda: dict.fromkeys(names, RouteCounts(2, 2)),
             lambda: {"route": 1},
             OutboxStatus,
             certificates=lambda: dict.fromkeys(names, 2e9),
@@ -104,7 +105,7 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
                 metrics.record(change, snapshot)
                 history.record(change, snapshot)
     while (
-        history.read(None, 0)["problem"] is not None
+        history.read(None, 0).problem is not None
     ):  # all of that is on disk: no daemon has so much to write while it is scraped
         pass
     return Scraped(metrics, snapshot)
@@ -125,7 +126,7 @@ async def watch(path: Path) -> None:
 async def serve(scraped: Scraped, lag: Path) -> None:
     """Until the process is ended."""
     table = Nftables()
-    await table.open()
+    table.open()
     marks = [
         lane_of(FIRST_LANE + number, slot)
         for number in range(len(scraped.snapshot.tunnels))
@@ -134,7 +135,7 @@ async def serve(scraped: Scraped, lag: Path) -> None:
     await table.commit(
         [Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)]
     )
-    runner = web.AppRunner(Api(cast(Any, scraped)).public(), access_log=None)
+    runner = web.AppRunner(HTTPApi(cast(Any, scraped)).public(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", PORT).start()
     lag.write_bytes(bytes(DELAY.size))

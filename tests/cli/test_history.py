@@ -11,7 +11,7 @@ from rich.console import Console
 
 from supervisor.cli.history_table import history_view, percent
 from supervisor.core.views.availability import Standing, StandingChange, Timeline
-from supervisor.core.views.history_json import TunnelHistory, chronicle
+from supervisor.core.views.history_json import HistoryRows, TunnelHistory, history_document
 
 DAY = 86400.0
 
@@ -64,10 +64,10 @@ def document(text: str = "client ended by signal 9", problem: str | None = None)
         "opened": 50_000.0,
         "closed": None,
     }
-    rows = {"sessions": [session], "transitions": [moved], "incidents": [incident], "problem": problem}
+    rows = HistoryRows([session], [moved], [incident], problem)
     strip = [*[Standing.UP] * 27, Standing.DOWN, *[Standing.UP] * 20]
     told = [TunnelHistory("acme", "openvpn", known, strip), TunnelHistory("new", "sshuttle", {}, [None] * 48)]
-    return chronicle("vpn1", told, rows, 0.0, 10)
+    return history_document("vpn1", told, rows, 0.0, 10)
 
 
 def shown(answer: dict[str, Any], tunnel: str | None, width: int) -> str:

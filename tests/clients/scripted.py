@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from supervisor.clients.runner import Runner
+from supervisor.clients.spawner import ClientSources
 from supervisor.core.events import Event
 from tunnels.base import (
     AnyKind,
@@ -108,19 +109,16 @@ def shell(script: str, name: str = "acme", **options: Any) -> Scripted:
 class RunnerBench:
     """A runner, its inbox, and what it logged."""
 
-    def __init__(self, runtime_dir: Path, **options: Any) -> None:
+    def __init__(self, runtime_dir: Path, **sources: Any) -> None:
         self.secrets: dict[str, bytes] = {}
         self.inbox: asyncio.Queue[Event] = asyncio.Queue()
         self.logged: list[tuple[str, str]] = []
         self.runtime_dir = runtime_dir
-        kinds = options.pop("kinds", {"scripted": kind()})
         self.runner = Runner(
-            kinds,
             runtime_dir,
-            self._inputs,
+            ClientSources(**{"kinds": {"scripted": kind()}, "read_inputs": self._inputs, **sources}),
             self.inbox.put_nowait,
             on_line=lambda name, text: self.logged.append((name, text)),
-            **options,
         )
 
     async def __aenter__(self) -> RunnerBench:
@@ -128,9 +126,9 @@ class RunnerBench:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for name, session in list(self.runner._clients):
+        for name, session in self.runner.running:
             self.runner.kill(name, session)
-            while (name, session) in self.runner._clients:
+            while (name, session) in self.runner.running:
                 await self.inbox.get()
         await self.runner.close()
 

@@ -8,18 +8,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, UnixConnector
 
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.control.peer_credentials import ClientGuard
 from supervisor.control.sockets import Servers
-from tests.page.boards import bad_night
+from supervisor.core.views.audit_lines import ChangeRequest
+from supervisor.core.views.documents import StatusPageDocument
+from tests.page.sample_pages import bad_night
 
 OPEN = ClientGuard(lambda pid: False, "key")
 
@@ -32,24 +34,24 @@ class FakeDaemon:
         self.problem: str | None = None
         self.gone = False
         self.lines: asyncio.Queue[str] = asyncio.Queue()
-        self.acts: list[Mapping[str, Any]] = []
+        self.changes: list[ChangeRequest] = []
 
-    def acted(self, act: Mapping[str, Any]) -> None:
-        self.acts.append(act)
+    def record_change(self, request: ChangeRequest) -> None:
+        self.changes.append(request)
 
     def status(self) -> dict[str, Any]:
         return {"facilitator": "test", "tunnels": []}
 
-    async def board(self) -> dict[str, Any]:
+    async def status_page(self) -> StatusPageDocument:
         return bad_night()
 
-    async def changed(self) -> None:
+    async def status_page_changed(self) -> None:
         await asyncio.Event().wait()
 
-    def alive(self) -> str | None:
+    def liveness_problem(self) -> str | None:
         return None
 
-    def ready(self) -> str | None:
+    def readiness_problem(self) -> str | None:
         return self.problem
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -74,7 +76,7 @@ class FakeDaemon:
         self.asked.append(("", "drain", float(now)))
         return {"tunnels": []}
 
-    async def ask(self, tunnel: str, verb: str, wait: float, drain: bool) -> dict[str, Any]:
+    async def command(self, tunnel: str, verb: str, wait: float, drain: bool) -> dict[str, Any]:
         if self.gone:
             raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         self.asked.append((tunnel, f"{verb} --drain" if drain else verb, wait))
@@ -83,7 +85,7 @@ class FakeDaemon:
     async def reload(self) -> dict[str, Any]:
         return {"done": ["acme-dc: probe changed"], "errors": []}
 
-    def known(self, tunnel: str) -> bool:
+    def has_tunnel(self, tunnel: str) -> bool:
         return tunnel == "acme-dc"
 
 
@@ -93,7 +95,7 @@ async def served():
     users cannot look.
     """
     daemon, servers = FakeDaemon(), Servers()
-    api = Api(daemon)
+    api = HTTPApi(daemon)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "control.sock"
         await servers.listen_unix(api.control(OPEN), path)
@@ -110,7 +112,7 @@ async def _healthy(host: Path | None, base: str) -> bool:
 
 async def test_who_connects_before_there_are_answers_waits(served, tmp_path: Path) -> None:
     _, path, base = served
-    starting, api = Servers(), Api(FakeDaemon())
+    starting, api = Servers(), HTTPApi(FakeDaemon())
     try:
         await starting.listen_unix(api.control(OPEN), tmp_path / "s")
         await starting.listen_tcp(api.public(), "127.0.0.1", 0, None)
@@ -176,7 +178,7 @@ async def test_a_drain_is_a_command_and_one_of_a_tunnel_a_way_to_stop_it(served)
         ("", "drain", 0),
         ("", "drain", 1),
     ]
-    assert [(act["action"], act["tunnel"]) for act in daemon.acts[2:]] == [("drain", None)] * 2
+    assert [(act["action"], act["tunnel"]) for act in daemon.changes[2:]] == [("drain", None)] * 2
 
 
 async def test_the_history_is_asked_for_by_tunnel_and_number_of_rows(served) -> None:
@@ -195,7 +197,7 @@ async def test_the_history_is_asked_for_by_tunnel_and_number_of_rows(served) -> 
         )
 
 
-async def test_a_daemon_that_ends_starts_nothing_anew(served) -> None:
+async def test_a_daemon_that_drains_starts_nothing_anew(served) -> None:
     daemon, path, _ = served
     daemon.problem = "draining"
     for wish in ("tunnels/acme-dc/start", "tunnels/acme-dc/restart", "reload"):
@@ -277,10 +279,10 @@ async def test_every_attempt_to_change_something_is_told_with_who_made_it(served
     daemon.problem = "draining"
     with pytest.raises(Refused):
         await asyncio.to_thread(client.post, "/api/v1/reload", 5)
-    assert [(act["action"], act["tunnel"], act["result"]) for act in daemon.acts] == [
+    assert [(act["action"], act["tunnel"], act["result"]) for act in daemon.changes] == [
         ("restart", "acme-dc", "done"),
         ("stop", "nobody", "failed"),
         ("reload", None, "failed"),
     ]
-    assert all(act["by"]["uid"] == os.getuid() and act["by"]["pid"] == os.getpid() for act in daemon.acts)
-    assert daemon.acts[-1]["why"] == "nothing is changed any more: draining"
+    assert all(act["by"]["uid"] == os.getuid() and act["by"]["pid"] == os.getpid() for act in daemon.changes)
+    assert daemon.changes[-1]["why"] == "nothing is changed any more: draining"

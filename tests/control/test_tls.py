@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from supervisor.app.watchers.server_tls import TlsRenewal
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.sockets import Servers
 from supervisor.control.tls import ServerTls
 from supervisor.core.events import Event
@@ -31,7 +31,7 @@ async def serve():
     servers = Servers()
 
     async def start(tls: ServerTls) -> str:
-        await servers.listen_tcp(Api(FakeDaemon()).public(tls.refusal), "127.0.0.1", 0, tls.context)
+        await servers.listen_tcp(HTTPApi(FakeDaemon()).public(tls.refusal), "127.0.0.1", 0, tls.context)
         await servers.serve()
         return f"https://127.0.0.1:{servers.addresses()[-1][1]}"
 

@@ -9,15 +9,8 @@ import pytest
 
 from supervisor.core import events as ev
 from supervisor.core.network.failover import directory
-from supervisor.core.network.plan import (
-    Carry,
-    Lane,
-    NetworkPlan,
-    left_behind,
-    left_over,
-    overshadowed,
-    to_forget,
-)
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
+from supervisor.core.network.running_flows import left_behind, left_over, overshadowed, to_forget
 from supervisor.core.session.address_conflict import AddressesInUse, conflict, unusable
 from supervisor.core.state import Phase, Session, connected
 from tests.core.test_machine import TUNNEL, run, started

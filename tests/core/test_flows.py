@@ -9,7 +9,15 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.network.flow_counting import GRAIN, Left, Memory, TrackedFlow, blocks, count, prefix
+from supervisor.core.network.flow_counting import (
+    GRAIN_SECONDS,
+    Left,
+    Memory,
+    TrackedFlow,
+    blocks,
+    count,
+    prefix,
+)
 from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
 
 LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
@@ -87,7 +95,7 @@ def test_a_flow_with_packets_always_counts(period: float, pauses: list[float]) -
     for pause in pauses:
         now += pause
         memory, found = left(
-            memory, entry(now, math.floor(now / period) * period), idle=period + 20.0 + 2 * GRAIN
+            memory, entry(now, math.floor(now / period) * period), idle=period + 20.0 + 2 * GRAIN_SECONDS
         )
         assert found.flows == 1
 

@@ -14,16 +14,16 @@ from supervisor.core.conditions import Condition
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall
 from supervisor.core.preflight.facts import (
     ForeignListener,
+    HostAddress,
     HostFacts,
     KernelFacts,
-    Own,
     PolicyRule,
     Setting,
     TableRoute,
 )
 from supervisor.core.preflight.live import clock, conditions
 from supervisor.core.state import Snapshot
-from tests.doctor.test_fitness import CLOUD, DOCKER, PLAN, SITE, SOUND, base
+from tests.doctor.test_checks import CLOUD, DOCKER, PLAN, SITE, SOUND, base
 
 FIREWALL = {"third-party-firewall"}
 LIVE = replace(SOUND, live=True)
@@ -114,7 +114,7 @@ def test_nothing_is_wrong_on_a_sound_host() -> None:
             ("eth0 has the address 10.77.0.1",),
         ),
         (
-            replace(LIVE, own=(Own(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
+            replace(LIVE, own=(HostAddress(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
             "address-collision",
             "error",
             ("10.90.0.0/16",),
@@ -175,7 +175,7 @@ def test_each_trouble_is_one_condition_with_what_to_do(
             LIVE, rules=(PolicyRule(4, 100, "ipproto tcp lookup main", narrow=True),)
         ),  # it may, nobody knows
         replace(
-            LIVE, own=(Own(ip_network("10.0.0.0/8"), "this host's network on eth0"),)
+            LIVE, own=(HostAddress(ip_network("10.0.0.0/8"), "this host's network on eth0"),)
         ),  # neighbours, of a wide network
         replace(LIVE, legacy_tables=True),
         replace(LIVE, synchronised=False),
@@ -197,7 +197,7 @@ def test_destinations_are_named_where_not_all_are_stopped() -> None:
     two = replace(PLAN, carries=(*PLAN.carries, second))
     facts = replace(
         LIVE,
-        around=replace(LIVE.around, plan=two),
+        context=replace(LIVE.context, plan=two),
         rules=(PolicyRule(4, 9, "to x", target=SITE, action="prohibit"),),
     )
     assert "this stops acme (10.77.0.0/24);" in conditions(facts)["third-party-rule"].text

@@ -20,8 +20,8 @@ from supervisor.core.network.plan import (
     desired,
     next_refusal,
     share_of,
-    taken_over,
 )
+from supervisor.core.network.running_flows import taken_over
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
 from tests.states import but, tunnel_state
 from tunnels.base import device_name

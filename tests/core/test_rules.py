@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
-from supervisor.core.network.rules import FEW, PRIORITY, Rule, leading
+from supervisor.core.network.rules import FEW_LANES, PRIORITY, Rule, leading
 
 MAIN = 254
 lanes = st.lists(st.integers(FIRST_LANE, LAST_LANE), unique=True, max_size=60).map(tuple)
@@ -50,8 +50,8 @@ def test_whatever_is_removed_nobody_looks_into_anothers_table(
 
 
 def test_few_lanes_have_one_rule_each_and_many_are_found_in_a_few_steps() -> None:
-    few, many = tuple(range(FIRST_LANE, FIRST_LANE + FEW)), tuple(range(FIRST_LANE, FIRST_LANE + 200))
-    assert len(leading(few, (4, 6))) == 2 * FEW
+    few, many = tuple(range(FIRST_LANE, FIRST_LANE + FEW_LANES)), tuple(range(FIRST_LANE, FIRST_LANE + 200))
+    assert len(leading(few, (4, 6))) == 2 * FEW_LANES
     rules = leading(many, (4,))
     assert table(rules, 0)[1] == 2
     assert max(table(rules, lane)[1] for lane in many) <= 1 + 14 + 16

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.app.stores import second_sessions, state_store, stopped_tunnels, upgrade_document
-from supervisor.app.stores.second_sessions import Learned
+from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import End, Stored
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.stores.upgrade_document import HandoverDocument
@@ -180,7 +180,7 @@ def _read_held(directory: Path, content: bytes) -> frozenset[str]:
 
 
 def _learned(directory: Path) -> bytes:
-    recorder = Learned(directory)
+    recorder = SecondSessions(directory)
     for name, second in LEARNED.items():
         tunnel = Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",))
         told = Transition(name, 1, Phase.STARTING, Phase.UP, Health.UNKNOWN, Reason.CONNECTED, "", 0.0, 0.0)
@@ -190,7 +190,7 @@ def _learned(directory: Path) -> bytes:
 
 def _read_learned(directory: Path, content: bytes) -> dict[str, Second]:
     (directory / "second-sessions.json").write_bytes(content)
-    return Learned(directory).known
+    return SecondSessions(directory).known
 
 
 def _codes(directory: Path) -> bytes:

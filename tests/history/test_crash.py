@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def sessions(history: History, limit: int = 10_000) -> list[tuple[str, str | None]]:
     """Id and reason of the end, the oldest first."""
-    return [(row["id"], row["reason"]) for row in reversed(history.read("acme", limit)["sessions"])]
+    return [(row["id"], row["reason"]) for row in reversed(history.read("acme", limit).sessions)]
 
 
 def killed_after(directory: Path, lines: int) -> int:
@@ -66,7 +66,7 @@ def test_nothing_that_was_on_disk_is_lost_to_a_sigkill_and_what_was_open_is_clos
         Archive(tmp_path, "test"), surroundings(SimulatedHost(time.monotonic(), boot="boot")), ROWS_ONLY
     )
     history.start()
-    told = history.read("acme", 100_000)["sessions"]
+    told = history.read("acme", 100_000).sessions
     assert len(told) == kept
     assert [row["reason"] for row in told].count(LOST) == 3
     assert all(row["ended"] is not None and row["ended"] >= row["started"] for row in told)
@@ -85,7 +85,7 @@ def test_a_locked_file_keeps_nobody_waiting_and_loses_nothing(tmp_path: Path) ->
         life.run(10.0)
     assert time.monotonic() - began < 10.0
     eventually(lambda: not life.history.usable, 20, "the trouble was noticed")
-    assert "cannot be written" in life.history.read("acme", 1)["problem"]
+    assert "cannot be written" in life.history.read("acme", 1).problem
     other.execute("ROLLBACK")
     other.close()
     eventually(lambda: life.history.usable, 20, "it is written again")
@@ -100,7 +100,7 @@ def test_without_a_disk_the_oldest_rows_go_and_the_numbers_stay(tmp_path: Path) 
     life.run(100.0)
     assert not life.history.usable
     assert life.history.availability("acme")["1h"].seconds[Standing.UP] == pytest.approx(99.5, abs=0.1)
-    assert life.history.read("acme", 5)["sessions"] == ()
+    assert life.history.read("acme", 5).sessions == ()
     life.history._scribe.put(life.history._scribe._rows[0] for _ in range(WAITING + 10))
     assert len(life.history._scribe._rows) == WAITING
     (tmp_path / FILE).rmdir()

@@ -162,5 +162,5 @@ def test_a_session_that_a_later_daemon_goes_on_with_is_one_session(tmp_path: Pat
     said = history.availability("acme")["1h"]
     assert (said.seconds[Standing.UNWATCHED], said.failures) == (0.0, ())
     assert said.seconds[Standing.UP] == pytest.approx(519.5, abs=0.1)
-    assert [(s["id"], s["ended"]) for s in history.read("acme", 9)["sessions"]] == [("id-1", None)]
+    assert [(s["id"], s["ended"]) for s in history.read("acme", 9).sessions] == [("id-1", None)]
     history.close()

@@ -39,7 +39,7 @@ def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
     life.run(100.0)
     life.ask(Reason.RESTARTED)
     life.run(100.0)
-    third, second, first = life.history.read("acme", 9)["sessions"]
+    third, second, first = life.history.read("acme", 9).sessions
     assert (first["started"], first["connected"]) == (machine.offset, machine.offset + 0.5)
     assert (first["ended"] - first["started"], first["lasted"]) == (
         pytest.approx(100.05),
@@ -76,7 +76,7 @@ def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_p
     history.record(
         transition(Phase.STOPPING, Phase.STOPPED, Reason.STOPPED), snapshot(acme=up(phase=Phase.STOPPED))
     )
-    (row,) = history.read("acme", 9)["sessions"]
+    (row,) = history.read("acme", 9).sessions
     assert (row["received"], row["sent"], row["reason"]) == (130, 70, "stopped")
     history.close()
 
@@ -102,7 +102,7 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
 
     session(1, Carried(7, 700, 70), Carried(10, 1000, 100))
     session(2, Carried(11, 1100, 101), Carried(3, 30, 3))  # the table was made anew meanwhile
-    second, first = history.read("acme", 9)["sessions"]
+    second, first = history.read("acme", 9).sessions
     assert (first["flows"], first["received"], first["sent"]) == (10, 1000, 100)
     assert (second["flows"], second["received"], second["sent"]) == (4, 130, 4)
     history.close()
@@ -114,10 +114,10 @@ def test_texts_are_masked_and_harmless(tmp_path: Path) -> None:
     state = up(phase=Phase.BACKOFF, failure=Failure(Reason.LOCAL, text, 100.0))
     history.record(transition(Phase.UP, Phase.BACKOFF, Reason.LOCAL, text=text), snapshot(acme=state))
     read = history.read(None, 9)
-    for row in (*read["transitions"], *read["sessions"]):
+    for row in (*read.transitions, *read.sessions):
         assert row["text"].startswith("[secret] \\x1b[31m\\ud800xxx")
         assert len(row["text"]) < 600
-    assert read["problem"] is None
+    assert read.problem is None
     history.close()
 
 
@@ -139,7 +139,7 @@ def test_incidents_are_opened_and_closed_once_also_over_a_restart(tmp_path: Path
     machine.now = 300.0
     history.set({"acme": alert(Verdict.CLEAR)})
     history.set({"acme": alert(Verdict.CLEAR)})
-    found = {row["name"]: row for row in history.read(None, 9)["incidents"]}
+    found = {row["name"]: row for row in history.read(None, 9).incidents}
     assert [
         (name, row["opened"] - machine.offset, row["closed"] - machine.offset)
         for name, row in sorted(found.items())
@@ -174,7 +174,7 @@ def test_what_is_too_old_goes_but_never_what_a_tunnel_is(tmp_path: Path) -> None
     archive.close()
     later = SimulatedHistory(tmp_path, machine, Habits(), **tunnels)
     assert later.history.availability("quiet")["30d"].ratio == pytest.approx(1.0, abs=1e-4)
-    assert len(later.history.read("quiet", 99)["transitions"]) == 2, "the last one, and the start of this run"
+    assert len(later.history.read("quiet", 99).transitions) == 2, "the last one, and the start of this run"
     later.history.close()
 
 
@@ -203,8 +203,8 @@ def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     assert before > 500_000 > 330_000 > after
     history = opened(tmp_path, machine)
     read = history.read("acme", 10_000)
-    assert read["sessions"][0]["id"] == "id-2500"
-    assert 300 < len(read["sessions"]) < 2000
+    assert read.sessions[0]["id"] == "id-2500"
+    assert 300 < len(read.sessions) < 2000
     history.close()
 
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.network.layout import Change, Op, Route
+from supervisor.core.network.changes import Change, Op
+from supervisor.core.network.layout import Route
 from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
 from supervisor.core.network.rules import Rule
 from supervisor.kernel.route.messages import CHUNK, RawRoute, pack, read_route, read_rule
@@ -91,24 +92,23 @@ RULES = {
 @asynccontextmanager
 async def opened() -> AsyncIterator[RouteTable]:
     found = RouteTable()
-    await found.open()
+    found.open()
     try:
         yield found
     finally:
         found.close()
 
 
-async def said(routes: RouteTable, *changes: Change, take_place: bool = False) -> list[int | None]:
+async def said(routes: RouteTable, *changes: Change) -> list[int | None]:
     """The errno of each change."""
-    place = [change.item for change in changes] if take_place else ()
     return [
-        None if error is None else error.code
-        for error in await routes.change_all(changes, routes.host(["d0"]), place)
+        None if error is None else error.errno
+        for error in await routes.change_all(changes, routes.host(["d0"]))
     ]
 
 
-def add(*items: Route | Rule) -> list[Change]:
-    return [Change(Op.ADD, item) for item in items]
+def add(*items: Route | Rule, replaces: bool = False) -> list[Change]:
+    return [Change(Op.ADD, item, replaces) for item in items]
 
 
 def remove(*items: Route | Rule) -> list[Change]:
@@ -153,7 +153,7 @@ async def test_each_error_finds_its_route(netns: Namespace) -> None:
     async with opened() as routes:
         assert await said(routes, *add(fine, ACME, lost)) == [None, errno.EEXIST, errno.ENODEV]
         assert await said(routes, *add(fine)) == [errno.EEXIST]
-        assert await said(routes, *add(fine), take_place=True) == [None]
+        assert await said(routes, *add(fine, replaces=True)) == [None]
         assert await said(routes, *remove(ACME, fine, fine)) == [None] * 3  # what is gone already is success
         assert await routes.routes((4, 6)) == frozenset()
     assert "10.77.0.0/24" in netns.run("ip", "route").stdout
@@ -164,7 +164,7 @@ async def test_a_route_takes_the_place_of_another_kind(netns: Namespace) -> None
     other = ACME._replace(kind="blackhole")
     async with opened() as routes:
         assert await said(routes, *add(ACME)) == [None]
-        assert await said(routes, *add(other), take_place=True) == [None]
+        assert await said(routes, *add(other, replaces=True)) == [None]
         assert await routes.routes((4, 6)) == {other}
 
 
@@ -198,6 +198,6 @@ async def test_ten_thousand_destinations(netns: Namespace) -> None:
     async with asyncio.timeout(60), kernel(plan) as held:  # only against disasters
         assert (await held.network.compare())[1] == []
         await held.holds(moved)
-        assert held.network.achieved["tunnel-0"].installed == held.network.achieved["tunnel-0"].wanted
+        assert held.network.route_counts["tunnel-0"].installed == held.network.route_counts["tunnel-0"].wanted
         assert len(json.loads(netns.run("ip", "-j", "route", "show", "proto", "173").stdout)) == len(nets)
         assert [text for text, _ in held.notes if "refuses" in text] == []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor.core.network.traffic import Carried
-from supervisor.kernel.nft.counters import LaneCounts
+from supervisor.kernel.counters import LaneCounts
 from tests.kernel.lab import (
     ACME,
     DOWN,

@@ -15,7 +15,7 @@ import pytest
 
 from supervisor.core.events import FlowsCounted
 from supervisor.core.network.flow_counting import FlowJob
-from supervisor.kernel.conntrack.flow_counter import POLL, FlowWatch
+from supervisor.kernel.conntrack.flow_counter import POLL_SECONDS, FlowWatch
 from tests.kernel.lab import (
     ACME,
     AT_ONCE,
@@ -195,7 +195,7 @@ async def test_it_is_heard_at_once(lab: KernelWorld) -> None:
             start = time.monotonic()
             await open_streams.aclose()
             await until(lambda: left.get("acme") == 0)
-            assert time.monotonic() - start < POLL / 5
+            assert time.monotonic() - start < POLL_SECONDS / 5
 
 
 async def test_a_silent_flow_holds_up_nothing(lab: KernelWorld) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from supervisor.app.preflight import host
 from supervisor.core.preflight.crossing import Aim, Case, hits
-from supervisor.core.preflight.facts import Around
+from supervisor.core.preflight.facts import PacketContext
 from supervisor.kernel.inspect import foreign_rules
-from supervisor.kernel.nft.foreign_tables import MOST, ForeignTableReader
+from supervisor.kernel.nft.foreign_tables import MOST_ELEMENTS, ForeignTableReader
 from tests.kernel.lab import PLAN, SITE, SITE6, STAFF, STAFF6, ask, kernel, server, world
 from tests.netns import Namespace
 
@@ -96,15 +96,15 @@ RULESETS = {
 }
 
 
-def around() -> Around:
-    return Around(PLAN, (), (), host.arrivals(PLAN.staff), foreign_rules.indexes())
+def context() -> PacketContext:
+    return PacketContext(PLAN, (), (), host.arrivals(PLAN.staff), foreign_rules.indexes())
 
 
 def dropped(source: str, target: str) -> bool:
     """Is it said of TCP to port 80."""
     aim = Aim(PLAN.lanes[0], ip_network(target), ip_network(target), port=80)
     case = Case("forwarded", aim.real.version, (aim,), (ip_network(source),), one_lane=True)
-    return any(hit.whole for hit in hits(ForeignTableReader().read(), around(), [case]))
+    return any(hit.whole for hit in hits(ForeignTableReader().read(), context(), [case]))
 
 
 async def arrives(staff: Namespace, address: str) -> bool:
@@ -140,7 +140,7 @@ def test_only_what_has_changed_is_read_again_and_a_large_set_is_left_unread(netn
     )
     first = reader.read()
     assert reader.read() is first
-    elements = ", ".join(f"10.{n >> 8}.{n & 255}.1" for n in range(MOST + 50))
+    elements = ", ".join(f"10.{n >> 8}.{n & 255}.1" for n in range(MOST_ELEMENTS + 50))
     netns.run("nft", "-f", "-", input=f"add element inet mine many {{ {elements} }}\n")
     assert reader.read().sets["inet", "mine", "many"].elements is None
     netns.run("nft", "delete", "table", "inet", "mine")

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 import pytest
 
 from supervisor.core.network.access import AccessPolicy, AccessRule, Segment
-from supervisor.kernel.nft.counters import refused_packets
+from supervisor.kernel.counters import refused_packets
 from tests.kernel.lab import (
     ACME,
     AT_ONCE,

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.core.network.changes import applied, diff
 from supervisor.core.network.compose import Scope
 from supervisor.core.network.layout import (
     CLOSED_METRIC,
@@ -26,8 +27,6 @@ from supervisor.core.network.layout import (
     HostFeatures,
     Layout,
     Route,
-    applied,
-    diff,
     wanted,
 )
 from supervisor.core.network.plan import Lane, NetworkPlan

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from common.netlink import attribute
+from common.rtnetlink import ALIAS
 from supervisor.core.events import DeviceLost, Noticed
 from supervisor.core.network.layout import Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import Occupied
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
-from supervisor.kernel.netlink.codec import attribute
-from supervisor.kernel.netlink.links import ALIAS
-from supervisor.kernel.netlink.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.route.table import RouteTable
 from tests.kernel.lab import DOWN, MANY, PLAN, KernelUnderTest, kernel, until
 from tests.netns import Namespace
@@ -66,7 +66,7 @@ def leftovers(netns: Namespace) -> str:
 
 def routes(held: KernelUnderTest) -> tuple[int, int]:
     """Wanted and installed, of the tunnel with a device."""
-    found = held.network.achieved["acme"]
+    found = held.network.route_counts["acme"]
     return found.wanted, found.installed
 
 
@@ -468,8 +468,8 @@ async def test_preview_says_what_would_change(netns: Namespace) -> None:
 
 async def read() -> Layout:
     routes, nftables = RouteTable(), Nftables()
-    await routes.open()
-    await nftables.open()
+    routes.open()
+    nftables.open()
     state = await nftables.read()
     layout = Layout(await routes.routes((4, 6)), await routes.rules((4, 6)), state.intact, state.elements)
     routes.close()

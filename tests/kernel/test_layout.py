@@ -9,22 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.core.network.access import AccessPolicy, AccessRule, Segment
+from supervisor.core.network.changes import Op, applied, diff
 from supervisor.core.network.intervals import Interval, longest_prefix
 from supervisor.core.network.layout import (
-    Achieved,
     Device,
     Element,
     HostFeatures,
     Layout,
-    Op,
     Route,
-    achieved,
-    applied,
-    diff,
+    RouteCounts,
+    route_counts,
     wanted,
 )
-from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan, given_up, kept_open
+from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan
 from supervisor.core.network.rules import Rule
+from supervisor.core.network.running_flows import given_up, kept_open
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")
@@ -307,12 +306,12 @@ def test_another_device_takes_the_place_of_the_first() -> None:
 
 def test_what_was_achieved_counts_the_tunnels_own_routes() -> None:
     layout = wanted(PLAN, HOST)
-    assert achieved(PLAN, HOST, layout) == {"acme": Achieved(7, 7), "own": Achieved(5, 5)}
-    assert achieved(PLAN, HOST, Layout())["acme"] == Achieved(7, 0)
-    assert achieved(PLAN, HostFeatures(), wanted(PLAN, HostFeatures()))["acme"] == Achieved(
+    assert route_counts(PLAN, HOST, layout) == {"acme": RouteCounts(7, 7), "own": RouteCounts(5, 5)}
+    assert route_counts(PLAN, HOST, Layout())["acme"] == RouteCounts(7, 0)
+    assert route_counts(PLAN, HostFeatures(), wanted(PLAN, HostFeatures()))["acme"] == RouteCounts(
         6, 5
     )  # the missing device
-    assert achieved(DOWN, HostFeatures(), wanted(DOWN, HostFeatures()))["acme"] == Achieved(5, 5)
+    assert route_counts(DOWN, HostFeatures(), wanted(DOWN, HostFeatures()))["acme"] == RouteCounts(5, 5)
 
 
 def test_intervals_are_written_as_networks_where_they_are_some() -> None:
@@ -417,6 +416,10 @@ def test_the_changes_lead_there(
     assert applied(before, diff(before, after)) == after
     assert diff(after, after) == ()
     assert applied(before, diff(before, Layout())) == Layout()
+    held = {route.place for route in before.routes}
+    for change in diff(before, after):
+        replaces = isinstance(change.item, Route) and change.op is Op.ADD and change.item.place in held
+        assert change.replaces is replaces
 
 
 @settings(deadline=None)

@@ -70,10 +70,10 @@ def test_net_admin_is_enough(netns: Namespace) -> None:
         async with kernel(DOWN) as held:
             await held.holds(PLAN)
             await held.network.close(keep=True)
-            return f"uid {os.getuid()} {held.network.achieved['acme']} {held.notes}"
+            return f"uid {os.getuid()} {held.network.route_counts['acme']} {held.notes}"
 
     # The device is missing: one route of six. The table stays after the end of the process.
-    assert as_nobody(work, NET_ADMIN) == f"uid {NOBODY} Achieved(wanted=6, installed=5) []"
+    assert as_nobody(work, NET_ADMIN) == f"uid {NOBODY} RouteCounts(wanted=6, installed=5) []"
     assert "unreachable 10.77.0.0/24" in netns.run("ip", "route").stdout
     assert "table inet facilitator" in netns.run("nft", "list", "tables").stdout
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"

@@ -1,15 +1,12 @@
-"""Settings of the kernel and the rate limit, without a kernel."""
+"""Settings of the kernel, without a kernel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from supervisor.kernel.sysctl import Sysctls
-from supervisor.kernel.token_bucket import TokenBucket
 
 
 class SysctlTree:
@@ -102,19 +99,3 @@ def test_missing_settings_are_nothing_to_complain_about(tmp_path: Path) -> None:
     tree.sysctls.accept_replies("t-gone")
     tree.sysctls.move_reverse_path_filter()
     assert tree.notes == []
-
-
-@given(st.lists(st.floats(0, 10), max_size=60), st.integers(1, 5))
-def test_never_more_than_the_burst_and_the_rate(pauses: list[float], burst: int) -> None:
-    limiter, now, taken = TokenBucket(burst, rate=2.0), 0.0, 0
-    for pause in pauses:
-        now += pause
-        taken += limiter.take(now)
-        assert taken <= burst + now * 2 + 1e-6
-
-
-def test_a_token_comes_back_in_time() -> None:
-    limiter = TokenBucket(1, rate=2.0)
-    assert limiter.take(100.0)
-    assert not limiter.take(100.1)
-    assert limiter.take(100.1 + limiter.wait + 1e-9)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from supervisor.core.network.layout import Achieved
+from supervisor.core.network.layout import RouteCounts
 from supervisor.core.state import Phase, RecoveryStep
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
@@ -42,9 +42,10 @@ def exposition() -> str:
         ScrapeSources(
             link_bytes={"t-acme": (1000, 500)}.get,
             usage=lambda tunnel, session: Use() if tunnel == "acme" else None,
-            routes=lambda: {"acme": Achieved(2, 1)},
+            routes=lambda: {"acme": RouteCounts(2, 1)},
             repairs=lambda: {"route": 1},
             pagerduty=OutboxStatus,
+            sent_events=lambda: {("trigger", "accepted"): 1},
             log_dropped=lambda: 3,
             refused=lambda: {("acme", "support"): 7},
             certificates=lambda: {"acme": 2e9},
@@ -58,7 +59,6 @@ def exposition() -> str:
     metrics.record(
         replace(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), rung=RecoveryStep.LOGIN), snap
     )
-    metrics.pagerduty_event("trigger", "accepted")
     return metrics.render(snap, "")[0].decode()
 
 

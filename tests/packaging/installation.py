@@ -43,7 +43,7 @@ def environment(target: Path) -> dict[Path, str]:
     (target / "bin" / "python3").symlink_to(interpreter)
     (target / "bin" / "facilitator").write_text(_COMMAND)
     (target / "bin" / "facilitator").chmod(0o755)
-    for package in ("supervisor", "tunnels"):
+    for package in ("common", "supervisor", "tunnels"):
         shutil.copytree(REPOSITORY / package, ours / package)
     (ours / "packages.pth").write_text(f"{SOURCE}/packages\n")
     binds = {
@@ -66,22 +66,30 @@ def sources(target: Path) -> dict[Path, str]:
     what a machine must see.
     """
     checkout = target / "checkout"
-    for name in ("supervisor", "tunnels", "systemd", ".ci", "requirements"):
+    for name in ("common", "supervisor", "tunnels", "systemd", ".ci", "requirements"):
         shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Makefile", "README.md", "pyproject.toml", "setup.cfg", "config.example.yaml"):
+    for name in (
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "pyproject.toml",
+        "setup.cfg",
+        "setup.py",
+        "config.example.yaml",
+    ):
         shutil.copy(REPOSITORY / name, checkout / name)
-    return {checkout: f"{SOURCE}/checkout", _wheels(): WHEELS, **foreign_interpreter()}
+    return {checkout: f"{SOURCE}/checkout", wheels(): WHEELS, **foreign_interpreter()}
 
 
-def _wheels() -> Path:
+def wheels() -> Path:
     """What is locked for run time, as wheels for this interpreter: downloaded at the first call, kept in
     the cache.
     """
     recipe = hashlib.sha256(RUNTIME.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    wheels = CACHE.with_name("wheels") / recipe
-    if not wheels.exists():
-        wheels.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=wheels.parent) as unfinished:
+    kept = CACHE.with_name("wheels") / recipe
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as unfinished:
             pip = (
                 sys.executable,
                 "-m",
@@ -92,8 +100,8 @@ def _wheels() -> Path:
                 "--require-hashes",
             )
             subprocess.run([*pip, f"--requirement={RUNTIME}", f"--dest={unfinished}/all"], check=True)
-            Path(unfinished, "all").rename(wheels)
-    return wheels
+            Path(unfinished, "all").rename(kept)
+    return kept
 
 
 def install(vm: Machine) -> None:

@@ -15,6 +15,8 @@ from tests.packaging import hcl, nomad_rules
 from tests.packaging.hcl import Parsed
 from tests.packaging.nomad_rules import problems
 
+pytestmark = pytest.mark.slow  # `npm ci` may ask a registry
+
 JOB = (Path(__file__).parents[2] / "nomad" / "facilitator.nomad.hcl").read_text()
 
 # what is replaced in the job, by what, and the complaint

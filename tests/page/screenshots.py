@@ -7,11 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.sockets import Servers
-from tests.control.test_stream import Showing
+from tests.control.test_server_sent_events import ShowingDaemon
 from tests.page import chromium
-from tests.page.boards import bad_night
+from tests.page.sample_pages import bad_night
 from tests.page.test_chromium import SCHEMES, WIDTHS
 
 
@@ -19,7 +19,7 @@ async def main(directory: Path) -> None:
     """Write `status-SCHEME-WIDTH.png`."""
     directory.mkdir(parents=True, exist_ok=True)
     servers = Servers()
-    await servers.listen_tcp(Api(Showing(bad_night())).public(), "127.0.0.1", 0, None)
+    await servers.listen_tcp(HTTPApi(ShowingDaemon(bad_night())).public(), "127.0.0.1", 0, None)
     await servers.serve()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         async with chromium.browse(f"http://127.0.0.1:{servers.addresses()[-1][1]}/", Path(profile)) as tab:

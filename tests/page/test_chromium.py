@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
 
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.server_sent_events import StreamLimits
 from supervisor.control.sockets import Servers
-from tests.control.test_stream import Showing, changed
+from tests.control.test_server_sent_events import ShowingDaemon, changed
 from tests.page import chromium
-from tests.page.boards import bad_night, tunnel
+from tests.page.sample_pages import bad_night, tunnel, with_tunnels
 from tests.page.test_page import HOSTILE, poisoned
 
 pytestmark = pytest.mark.slow
@@ -31,8 +30,8 @@ def axe() -> str:
 
 
 async def test_the_page_lives_complains_of_nothing_and_keeps_nobody_out(axe: str, tmp_path: Path) -> None:
-    daemon, servers = Showing(bad_night()), Servers()
-    await servers.listen_tcp(Api(daemon, StreamLimits(pause=0.05)).public(), "127.0.0.1", 0, None)
+    daemon, servers = ShowingDaemon(bad_night()), Servers()
+    await servers.listen_tcp(HTTPApi(daemon, StreamLimits(pause_seconds=0.05)).public(), "127.0.0.1", 0, None)
     await servers.serve()
     try:
         async with chromium.browse(f"http://127.0.0.1:{servers.addresses()[-1][1]}/", tmp_path) as tab:
@@ -58,13 +57,13 @@ async def test_the_page_lives_complains_of_nothing_and_keeps_nobody_out(axe: str
         await servers.close()
 
 
-async def _follows(tab: chromium.Tab, daemon: Showing) -> None:
+async def _follows(tab: chromium.Tab, daemon: ShowingDaemon) -> None:
     """Everything that can happen to a tunnel, and to the keyboard's focus while it happens."""
     assert await tab.value("document.title") == "2 of 8 up · vpn1-eu-west-1"
     await tab.value("document.querySelector('#tunnel-borealis summary').click()")
     await tab.value("document.querySelector('#tunnel-borealis summary').focus()")
-    board = changed(bad_night(), "borealis", phase="up", health="healthy", next_attempt=None)
-    daemon.show(board)
+    page = changed(bad_night(), "borealis", phase="up", health="healthy", next_attempt=None)
+    daemon.show(page)
     await tab.until("document.title === '3 of 8 up · vpn1-eu-west-1'")
     await tab.until("document.getElementById('said').textContent.includes('borealis: up')")
     assert await tab.value("document.querySelector('#tunnel-borealis details').open"), (
@@ -76,17 +75,17 @@ async def _follows(tab: chromium.Tab, daemon: Showing) -> None:
     names = "[...document.querySelectorAll('h3')].map((each) => each.textContent).join()"
     order = "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,zephyr"
     assert await tab.value(names) == order, "its place is another now"
-    board = copy.deepcopy(board)
-    board["tunnels"] = [each for each in board["tunnels"] if each["name"] != "zephyr"] + [tunnel("young")]
-    board["tunnels"][0]["measures"]["rtts"][-1] = 0.777
-    daemon.show(board)
+    left = [each for each in page["tunnels"] if each["name"] != "zephyr"]
+    page = with_tunnels(page, [*left, tunnel("young")])
+    page["measures"]["acme-dc"]["rtts"][-1] = 0.777
+    daemon.show(page)
     await tab.until("document.getElementById('measures-acme-dc').textContent.includes('777 ms')")
     assert (
         await tab.value(names)
         == "cascade,delta-logistics,umbrella,wayne-tower,acme-dc,borealis,own-cloud,young"
     )
     daemon.show(
-        {**poisoned(board, HOSTILE), "version": board["version"]}
+        {**poisoned(page, HOSTILE), "version": page["version"]}
     )  # another version would load the page anew
     await tab.until("document.getElementById('tunnel-acme-dc').textContent.includes('<script>')")
     assert (

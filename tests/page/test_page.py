@@ -1,5 +1,5 @@
-"""The status page as a function of a board: it is complete without JavaScript, and nothing that a stranger
-says becomes part of it.
+"""The status page as a function of its document: it is complete without JavaScript, and nothing that a
+stranger says becomes part of it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.control.charts import spark, spoken, strip
-from supervisor.control.page import items, page, piece, piece_id, policy, verdict
-from tests.page.boards import NOW, bad_night, down, tunnel
+from supervisor.control.charts import bars, curves, day_in_words, misses
+from supervisor.control.page import content_security_policy, piece_id, pieces, render_page, templates, verdict
+from tests.page.sample_pages import bad_night, down, tunnel, with_tunnels
 
 VOID = {"meta", "link", "br", "rect", "polyline"}
 HOSTILE = (
@@ -60,7 +60,7 @@ class PageTree(HTMLParser):
 
 
 def test_everything_that_one_must_know_stands_there_without_javascript() -> None:
-    words = PageTree(page(bad_night())).words
+    words = PageTree(render_page(bad_night())).words
     for said in (
         "vpn1-eu-west-1",
         "2 of 8 up",
@@ -86,7 +86,7 @@ def test_everything_that_one_must_know_stands_there_without_javascript() -> None
 
 
 def test_what_needs_attention_comes_first() -> None:
-    names = re.findall(r'<h3 id="name-([a-z-]+)"', page(bad_night()))
+    names = re.findall(r'<h3 id="name-([a-z-]+)"', render_page(bad_night()))
     assert names == [
         "borealis",
         "cascade",
@@ -100,26 +100,26 @@ def test_what_needs_attention_comes_first() -> None:
 
 
 def test_no_element_has_the_name_of_another_and_all_pieces_can_be_found() -> None:
-    board = bad_night()
-    ids = [attributes["id"] for _, attributes in PageTree(page(board)).elements if "id" in attributes]
+    page = bad_night()
+    ids = [attributes["id"] for _, attributes in PageTree(render_page(page)).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    found = items(board)
-    for key in found:
-        assert piece_id(key) in ids
-        assert PageTree(piece(key, found, NOW)).elements[0][1]["id"] == piece_id(key), (
+    for key, piece in pieces(page).items():
+        assert piece.id == piece_id(key)
+        assert piece.id in ids
+        assert PageTree(piece.html()).elements[0][1]["id"] == piece.id, (
             "a piece replaces the element of its id"
         )
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> None:
-    text = page(bad_night())
+    text = render_page(bad_night())
     for element in ("style", "script"):
         inside = re.findall(f"<{element}>(.*?)</{element}>", text, re.DOTALL)
         assert len(inside) == 1
         checksum = base64.b64encode(hashlib.sha256(inside[0].encode()).digest()).decode()
-        assert f"{element}-src 'sha256-{checksum}'" in policy()
-    assert policy().startswith("default-src 'none'; ")
-    assert "unsafe" not in policy()
+        assert f"{element}-src 'sha256-{checksum}'" in content_security_policy()
+    assert content_security_policy().startswith("default-src 'none'; ")
+    assert "unsafe" not in content_security_policy()
     for tag, attributes in PageTree(text).elements:
         assert not {"style", "src"} & attributes.keys(), tag
         assert not [name for name in attributes if name.startswith("on")], tag
@@ -148,7 +148,7 @@ def poisoned(value: Any, poison: str) -> Any:
 
 
 def test_hostile_text_stays_text() -> None:
-    clean, hostile = PageTree(page(bad_night())), PageTree(page(poisoned(bad_night(), HOSTILE)))
+    clean, hostile = PageTree(render_page(bad_night())), PageTree(render_page(poisoned(bad_night(), HOSTILE)))
     assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in clean.elements], (
         "no element more, no element less"
     )
@@ -161,9 +161,10 @@ def test_hostile_text_stays_text() -> None:
 @given(st.text())
 def test_whatever_is_said_stays_text(said: str) -> None:
     deaths = [{"at": "2026-09-21T12:00:00Z", "reason": said, "text": said}]
-    board = {**bad_night(), "tunnels": [down("acme", description=said, last_error=said, deaths=deaths)]}
-    assert len(PageTree(page(board)).elements) == len(
-        PageTree(page({**board, "tunnels": [poisoned(board["tunnels"][0], "x")]})).elements
+    acme = down("acme", description=said, last_error=said, deaths=deaths)
+    clean = with_tunnels(bad_night(), [poisoned(acme, "x")])
+    assert len(PageTree(render_page(with_tunnels(bad_night(), [acme]))).elements) == len(
+        PageTree(render_page(clean)).elements
     )
 
 
@@ -192,22 +193,28 @@ def test_one_word_says_what_to_think_of_a_tunnel(said: dict[str, Any], kind: str
 
 def test_measures_change_without_the_tunnel() -> None:
     before, after = bad_night(), copy.deepcopy(bad_night())
-    after["tunnels"][0]["measures"]["rtts"][-1] = 0.2
-    changed = [key for key, value in items(after).items() if items(before)[key] != value]
+    after["measures"]["acme-dc"]["rtts"][-1] = 0.2
+    known = pieces(before)
+    changed = [key for key, piece in pieces(after).items() if known[key].value != piece.value]
     assert changed == [("measures", "acme-dc")]
 
 
 def test_nothing_configured_is_a_page_too() -> None:
-    assert "None is configured." in PageTree(page({**bad_night(), "tunnels": []})).words
+    assert "None is configured." in PageTree(render_page(with_tunnels(bad_night(), []))).words
 
 
 def test_what_was_down_once_is_not_a_hundred_percent() -> None:
-    text = page({**bad_night(), "tunnels": [tunnel("acme", availability={"ratio": 0.99999, "last_day": []})]})
-    assert "99.99 % available" in PageTree(text).words
+    acme = tunnel("acme", availability={"ratio": 0.99999, "last_day": []})
+    assert "99.99 % available" in PageTree(render_page(with_tunnels(bad_night(), [acme]))).words
 
 
 # --- pictures
 # ----------------------------------------------------------------------------------------------------------
+
+
+def chart(name: str, *values: object) -> str:
+    """A macro of charts.html."""
+    return str(getattr(templates().get_template("charts.html").module, name)(*values))
 
 
 def rects(svg: str) -> Iterator[tuple[str, float, float]]:
@@ -218,25 +225,26 @@ def rects(svg: str) -> Iterator[tuple[str, float, float]]:
 @given(st.lists(st.sampled_from(["up", "down", "degraded", "unwatched", "stopped", None]), max_size=96))
 def test_the_strip_shows_each_part_of_the_day(slots: list[str | None]) -> None:
     shown: list[str | None] = [None] * len(slots)
-    for what, x, width in rects(strip(slots)):
+    for what, x, width in rects(chart("day", slots)):
         shown[int(x) : int(x + width)] = [what] * int(width)
     assert shown == slots
-    PageTree(strip(slots))
+    assert all(bar.y + bar.height == 20 for bar in bars(slots))
+    PageTree(chart("day", slots))
 
 
 def test_the_strip_is_told_in_words() -> None:
     assert (
-        spoken(["up"] * 90 + ["down"] * 2 + ["up"] * 4)
+        day_in_words(["up"] * 90 + ["down"] * 2 + ["up"] * 4)
         == "Last 24 hours: down at times in 30 min 0 s, 1 h 0 min ago"
     )
-    assert spoken([None, "up"]) == "Last 24 hours: up in all 12 h 0 min that are known"
-    assert spoken([]) == "Last 24 hours: nothing is known yet"
-    assert spoken(["up", "down"] * 20).endswith("and 15 times before")
+    assert day_in_words([None, "up"]) == "Last 24 hours: up in all 12 h 0 min that are known"
+    assert day_in_words([]) == "Last 24 hours: nothing is known yet"
+    assert day_in_words(["up", "down"] * 20).endswith("and 15 times before")
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 100)), min_size=1, max_size=60))
 def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
-    svg = spark(rtts, 300.0)
+    svg = chart("latency", rtts, 300.0)
     PageTree(svg)
     points = [
         tuple(map(float, point.split(",")))
@@ -245,19 +253,20 @@ def test_the_curve_stays_inside_of_its_field(rtts: list[float | None]) -> None:
     ]
     assert all(0 <= x <= len(rtts) - 1 and 0 <= y <= 20 for x, y in points)
     assert {x for x, _ in points} == {float(x) for x, rtt in enumerate(rtts) if rtt is not None}
-    assert len(list(rects(svg))) == rtts.count(None)
+    assert len(list(rects(svg))) == len(misses(rtts)) == rtts.count(None)
+    assert svg.count("<polyline") == len(curves(rtts))
 
 
 def test_a_drain_is_shown_with_what_it_waits_for() -> None:
-    board = bad_night()
+    page = bad_night()
     drain = {
         "reason": "shutdown",
         "flows_left": 3,
         "longest_idle_seconds": 12.0,
         "until": "2026-01-01T08:00:00Z",
     }
-    board["tunnels"][0]["drain"] = drain
-    board["draining"] = True
-    words = PageTree(page(board)).words
+    page["tunnels"][0]["drain"] = drain
+    page["draining"] = True
+    words = PageTree(render_page(page)).words
     assert "3 flows left, silent for at most 12 s" in words
     assert "takes nothing new" in words

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.core.events import Event, Probed
 from supervisor.core.state import Proof
-from supervisor.kernel.device_counters import LinkBytes
+from supervisor.kernel.counters import LinkBytes
 from supervisor.outputs import ProbeJob
 from supervisor.probes.inner_probe import answers_inside
 from supervisor.probes.interface_activity import Meter

@@ -19,10 +19,10 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from supervisor.core.network.layout import Achieved
+from supervisor.core.network.layout import RouteCounts
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from supervisor.reports.metrics import loop_lag
-from supervisor.reports.metrics.counters import Rising
+from supervisor.reports.metrics.counters import Rising, SentEvents
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
@@ -80,17 +80,19 @@ class ScrapeWorld:
         self.links: dict[str, tuple[int, int]] = {"t-acme": (1000, 500)}
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
+        self.sent = SentEvents()
         self.metrics = Metrics(
             "0.1.0",
             1_000_000.0,
             ScrapeSources(
                 self.links.get,
                 lambda tunnel, session: self.uses.get(tunnel),
-                lambda: {"acme": Achieved(2, 1)},
+                lambda: {"acme": RouteCounts(2, 1)},
                 lambda: {"route": 1},
                 lambda: self.outbox,
                 lambda: 3,
                 lambda: {("acme", "support"): 7, ("gone", ""): 1},
+                sent_events=self.sent.counts,
                 availability=lambda tunnels: {
                     (name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")
                 },
@@ -120,7 +122,7 @@ def busy(world: ScrapeWorld) -> Snapshot:
     snap = snapshot(acme=up())
     world.metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, lasted=1.5), snap)
     world.metrics.record(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), snap)
-    world.metrics.pagerduty_event("trigger", "accepted")
+    world.sent.count("trigger", "accepted")
     return snap
 
 

@@ -163,8 +163,8 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
             "pagerduty": [SendOutcome.ACCEPTED] * 2,
             "webhook": [SendOutcome.ACCEPTED] * 2,
         }
-        assert eventually(lambda: [r["pending"] for r in pagers.document["receivers"]] == [0, 0])
-        shown = pagers.document["receivers"]
+        assert eventually(lambda: [r["pending"] for r in pagers.receivers] == [0, 0])
+        shown = pagers.receivers
         assert [(r["name"], {i["name"]: i["there"] for i in r["incidents"]}) for r in shown] == [
             (name, {"acme": "open", "group:gateway:gw": "open"}) for name in ("pagerduty", "webhook")
         ]
@@ -180,5 +180,5 @@ def test_nobody_is_told_where_nothing_is_configured(tmp_path: Path) -> None:
     pagers = Pagers(tmp_path, Paging("vpn1"), Hooks(lambda secret: ""), Secrets())
     pagers.start()
     pagers.change("reloaded", {})
-    assert (pagers.test(), pagers.document) == ({}, {"receivers": []})
+    assert (pagers.test(), pagers.receivers) == ({}, [])
     pagers.close()

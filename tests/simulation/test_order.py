@@ -1,4 +1,4 @@
-"""The order of one turn: clients start, the kernel gets the plan, everybody else is told, clients are ended."""
+"""The order of one turn: clients start, the kernel gets the plan, the others are told, clients are ended."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tunnels.settings import Planned, Probe, Reconnect, Tunnel
 HOUR = 3600.0
 PLANNED = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
 PROBED = Probe(targets=("icmp://10.77.0.1",))
-RENEWS = replace(KIND, renew=(Say("renew"),), renews_login=True)
+RENEWS = replace(KIND, renew=(Say("renew"),), renew_starts_new_session=True)
 
 
 def tunnel(name: str = "acme", network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
@@ -270,7 +270,7 @@ def test_a_limit_that_nobody_has_told_is_learned_and_met() -> None:
 
 
 def test_a_client_whose_sessions_never_end_is_left_alone() -> None:
-    simulated = world(Habits(second=Second.ALLOWED), replace(KIND, endless=True))
+    simulated = world(Habits(second=Second.ALLOWED), replace(KIND, unlimited_session=True))
     simulated.run(until=5 * HOUR)
     assert len(simulated.runner.spawned) == 1
 

@@ -1,4 +1,4 @@
-"""Every planted bug is caught by the test that is named for it: a table that shows what the tests are worth."""
+"""Every planted bug is caught by the test that is named for it."""
 
 from __future__ import annotations
 

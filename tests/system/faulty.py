@@ -25,7 +25,17 @@ from tunnels.base import (
 )
 from tunnels.registry import KINDS
 
-ENTRIES = ("inputs", "launch", "dialogue", "receive", "endpoint", "door", "certificates", "pairs", "inside")
+ENTRIES = (
+    "inputs",
+    "launch",
+    "dialogue",
+    "receive",
+    "endpoint",
+    "tcp-port",
+    "certificates",
+    "allows-parallel",
+    "inner-probe",
+)
 FATAL = ("launch", "dialogue", "receive")  # without these no session comes up
 
 
@@ -47,21 +57,21 @@ def endpoint(tunnel: Faulty) -> str | None:
     return "gateway"
 
 
-def door(tunnel: Faulty) -> int | None:
+def tcp_port(tunnel: Faulty) -> int | None:
     """A port."""
-    raises("door", tunnel.where.read_text())
+    raises("tcp-port", tunnel.where.read_text())
     return 1
 
 
-def pairs(tunnel: Faulty) -> bool:
+def allows_parallel(tunnel: Faulty) -> bool:
     """It can run twice."""
-    raises("pairs", tunnel.where.read_text())
+    raises("allows-parallel", tunnel.where.read_text())
     return True
 
 
-def inside(tunnel: Faulty) -> str | None:
+def inner_probe(tunnel: Faulty) -> str | None:
     """Nothing."""
-    raises("inside", tunnel.where.read_text())
+    raises("inner-probe", tunnel.where.read_text())
     return None
 
 
@@ -114,10 +124,10 @@ KIND = Kind(
     launch,
     dialogue,
     (),
-    pairs=pairs,
+    allows_parallel=allows_parallel,
     endpoint=endpoint,
-    door=door,
-    inside=inside,
+    tcp_port=tcp_port,
+    inner_probe=inner_probe,
     certificates=certificates,
     start_timeout=5.0,
 )

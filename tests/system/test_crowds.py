@@ -21,7 +21,7 @@ from tests.lab.config import Config, only
 from tests.lab.daemon import LabPagerDuty
 from tests.lab.servers import program
 from tests.lab.wait import NOISE, eventually
-from tunnels.kinds.sshuttle.limits import CONNECTIONS, SHARE
+from tunnels.kinds.sshuttle.limits import WORKER_CONNECTIONS, WORKER_CONNECTIONS_PER_SOURCE
 
 pytestmark = pytest.mark.root
 
@@ -113,7 +113,11 @@ def test_one_laptop_with_1500_connections_costs_the_others_nothing(
                 f"{held.open} of 1500 are open; the longest time without an answer for another laptop: "
                 f"{gap:.2f} s"
             )
-            assert 0.8 * workers * SHARE <= held.open <= workers * SHARE
+            assert (
+                0.8 * workers * WORKER_CONNECTIONS_PER_SOURCE
+                <= held.open
+                <= workers * WORKER_CONNECTIONS_PER_SOURCE
+            )
             goes_on(daemon, before)
             assert daemon.tunnel("own-cloud")["degraded"] is None
             assert gap < 1.0 * NOISE
@@ -154,10 +158,12 @@ def test_a_full_tunnel_says_so_and_goes_on(
             full = eventually(lambda: daemon.tunnel("own-cloud")["degraded"], 10, "it is degraded")
             assert (
                 full
-                == f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused"
+                == f"full: {WORKER_CONNECTIONS} connections are open, as many as it carries; new ones are refused"
             )
             eventually(
-                lambda: sum(each.open for each in crowd) == CONNECTIONS - 1, 10, "the others were refused"
+                lambda: sum(each.open for each in crowd) == WORKER_CONNECTIONS - 1,
+                10,
+                "the others were refused",
             )
             assert lab.request(f"http://{CLOUD_WEB}/").status == 0
             eventually(

@@ -66,7 +66,7 @@ def faulty(lab: Lab, config: Config, tmp_path: Path) -> Iterator[FaultyDaemon]:
             "where": str(where),
             "reconnect": {"planned": {"every": "1d"}},
             "probe": {
-                "targets": [f"tcp://10.99.{number}.1:80"] if entry == "inside" else []
+                "targets": [f"tcp://10.99.{number}.1:80"] if entry == "inner-probe" else []
             },  # who is probed is asked for it
         }
     daemon = FaultyDaemon(lab.network["facilitator"], lab.directory, config)

@@ -194,7 +194,7 @@ def test_clients_are_adopted_within_a_second(installed: Installed) -> None:
 def test_code_that_cannot_go_on_leaves_the_old_one_at_work(lab: Lab, installed: Installed) -> None:
     for file, pattern, text, said in (
         ("supervisor/engine.py", r"^class Engine:", "class Engine", "SyntaxError"),
-        ("supervisor/control/api.py", r"^class Api:", "class Api", "SyntaxError"),
+        ("supervisor/control/api.py", r"^class HTTPApi:", "class HTTPApi", "SyntaxError"),
         (
             "supervisor/reports/paging/http.py",
             r"^import requests$",

@@ -265,7 +265,7 @@ def with_companions(kind: AnyKind, tunnel: Tunnel, inputs: Mapping[str, bytes]) 
     files = Files(Path("/nowhere"), lambda _: None, {})
     return {
         **inputs,
-        **{item.name: files.read(item) for item in files.companions(kind.companions(tunnel, inputs))},
+        **{item.name: files.read(item) for item in files.companions(kind.referenced_inputs(tunnel, inputs))},
     }
 
 

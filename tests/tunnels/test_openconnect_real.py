@@ -97,7 +97,7 @@ def test_a_session_that_shall_leave_logs_off_and_its_cookie_is_forgotten(lab: Op
     lab.serving()
     first = lab.run()
     first.connected()
-    first.tell(OPENCONNECT.leave[0])
+    first.tell(OPENCONNECT.logout[0])
     os.kill(first.process.pid, signal.SIGTERM)
     first.to_end()
     first.stop()

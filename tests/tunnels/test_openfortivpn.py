@@ -109,7 +109,9 @@ def test_what_to_do_without_ppp_is_said() -> None:
         == "/dev/ppp is missing: kind: openconnect with protocol: fortinet reaches the same servers "
         "without PPP"
     )
-    assert all("openconnect with protocol: fortinet" in need.otherwise for need in OPENFORTIVPN.needs)
+    assert all(
+        "openconnect with protocol: fortinet" in need.otherwise for need in OPENFORTIVPN.required_files
+    )
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)

@@ -25,7 +25,7 @@ def launch(config: bytes, **settings: object) -> Launch:
 
 
 def beside(config: bytes) -> tuple[Input, ...]:
-    return OPENVPN.companions(TUNNEL, {"config": PROFILE + config})
+    return OPENVPN.referenced_inputs(TUNNEL, {"config": PROFILE + config})
 
 
 def test_files_beside_the_profile_go_into_it() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tunnels.kinds.openvpn.profile import OpenVPNProfile, quote, read_profile, split_words
+from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
+from tunnels.kinds.openvpn.syntax import quote, split_words
 
 REMOTE = "remote vpn.example.com 1194 udp\n"
 

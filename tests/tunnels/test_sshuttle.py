@@ -234,7 +234,7 @@ def test_full_and_not_full_any_more() -> None:
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 480), (16, 7680)])
 def test_a_source_gets_half(workers: int, share: int) -> None:
-    assert KINDS["sshuttle"].share(settings(workers=workers)) == share
+    assert KINDS["sshuttle"].connections_per_source(settings(workers=workers)) == share
     assert share in SHARES
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tunnels.drivers.channel import Talk
+from tunnels.drivers.channel import DaemonChannel
 from tunnels.drivers.peer_process import descends, peer
 
 KEY = b"a key\n"
@@ -43,7 +43,7 @@ async def told(path: Path, *lines: bytes) -> bytes:
 
 async def test_only_who_knows_the_key_is_told_anything(tmp_path: Path, key: int) -> None:
     renewed: list[bool] = []
-    talk, path = Talk(key, lambda: renewed.append(True)), tmp_path / "s"
+    talk, path = DaemonChannel(key, lambda: renewed.append(True)), tmp_path / "s"
     await talk.listen(path)
     talk.keep("a secret cookie")
     renew = b'{"renew": true}\n'
@@ -54,7 +54,7 @@ async def test_only_who_knows_the_key_is_told_anything(tmp_path: Path, key: int)
 
 
 async def test_a_stranger_does_not_take_the_daemons_place(tmp_path: Path, key: int) -> None:
-    talk, path = Talk(key), tmp_path / "s"
+    talk, path = DaemonChannel(key), tmp_path / "s"
     await talk.listen(path)
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(KEY)

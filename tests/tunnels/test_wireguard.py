@@ -21,27 +21,20 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from tests.tunnels.driver import replay
 from tunnels.base import KEY, Launch, LineSource, Placement, Reason
 from tunnels.kinds.wireguard.config import KEEPALIVE, read_profile
-from tunnels.kinds.wireguard.device import (
-    DevicePeer,
-    Endpoint,
-    NameLock,
-    PeerStatus,
-    _general,
-    peer_attribute,
-    read_device,
-    read_status,
-)
+from tunnels.kinds.wireguard.device import _general, peer_attribute, read_device
 from tunnels.kinds.wireguard.driver import (
-    EXPIRED,
-    PATIENCE,
-    RESOLVE_EVERY,
-    STALE,
+    EXPIRED_SECONDS,
+    RESOLVE_AGAIN_SECONDS,
+    STALE_SECONDS,
+    UNANSWERED_SECONDS,
     HandshakeHints,
     Handshakes,
     WireGuardFailure,
     WireGuardTunnel,
 )
 from tunnels.kinds.wireguard.kind import WIREGUARD
+from tunnels.kinds.wireguard.peers import DevicePeer, Endpoint, PeerStatus
+from tunnels.kinds.wireguard.userspace import NameLock, read_status
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts" / "wireguard").glob("*.txt"))
 OURS, THEIRS, SHARED = (b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
@@ -366,7 +359,7 @@ def test_a_far_side_that_we_send_to_in_vain_is_silent_after_its_session_expired(
     handshakes = Handshakes()
     for second in range(0, 400, 5):
         handshakes.note([seen(1, 100 + second)], second)
-        assert handshakes.silent(second) == (second > EXPIRED + 5 + PATIENCE)
+        assert handshakes.silent(second) == (second > EXPIRED_SECONDS + 5 + UNANSWERED_SECONDS)
 
 
 def test_a_far_side_to_which_nothing_was_sent_is_not_silent() -> None:
@@ -423,10 +416,10 @@ async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: obj
     config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
     tunnel = WireGuardTunnel(config, "t-acme", 0, device, HandshakeHints())
     start = 1000.0
-    for age in (0.0, STALE - 1):
+    for age in (0.0, STALE_SECONDS - 1):
         await tunnel.look_after(start + age)
         assert not device.moved
-    for age in (STALE, STALE + RESOLVE_EVERY / 2):
+    for age in (STALE_SECONDS, STALE_SECONDS + RESOLVE_AGAIN_SECONDS / 2):
         await tunnel.look_after(start + age)
         assert device.moved == moved
 
@@ -446,10 +439,10 @@ async def test_silence_is_a_failure() -> None:
         Sending("x"),
         HandshakeHints(),
     )
-    for second in range(0, int(EXPIRED + PATIENCE) + 5, 5):
+    for second in range(0, int(EXPIRED_SECONDS + UNANSWERED_SECONDS) + 5, 5):
         await tunnel.look_after(second)
     with pytest.raises(WireGuardFailure, match="has not shaken hands for 200 s") as caught:
-        await tunnel.look_after(EXPIRED + PATIENCE + 10)
+        await tunnel.look_after(EXPIRED_SECONDS + UNANSWERED_SECONDS + 10)
     assert caught.value.reason == "peer-timeout"
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -15,12 +14,14 @@ from aiohttp import ClientSession
 from click.testing import CliRunner, Result
 
 from supervisor.cli import main
-from supervisor.control.api import Api
+from supervisor.control.api import HTTPApi
 from supervisor.control.client import ControlClient, Refused
 from supervisor.control.peer_credentials import ClientGuard
 from supervisor.control.sockets import Servers
 from supervisor.core.diagnosis.answer import document
 from supervisor.core.diagnosis.query import PacketQuery
+from supervisor.core.views.audit_lines import ChangeRequest
+from supervisor.core.views.documents import WhyDocument
 from tests.why.worlds import asked, facts
 
 
@@ -30,7 +31,7 @@ class WorldDaemon:
 
     down: dict[str, str] = field(default_factory=dict)
 
-    async def why(self, question: PacketQuery) -> dict[str, Any]:
+    async def why(self, question: PacketQuery) -> WhyDocument:
         given = facts(
             str(question.address),
             None if question.source is None else str(question.source),
@@ -39,14 +40,14 @@ class WorldDaemon:
         )
         return document(given, asked(given))
 
-    def acted(self, act: dict[str, Any]) -> None:
+    def record_change(self, request: ChangeRequest) -> None:
         """Nobody changes anything here."""
 
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[WorldDaemon, Path, str]]:
     daemon, servers = WorldDaemon(), Servers()
-    api = Api(daemon)
+    api = HTTPApi(daemon)
     await servers.listen_unix(api.control(ClientGuard(lambda pid: False, "key")), tmp_path / "control.sock")
     await servers.listen_tcp(api.public(), "127.0.0.1", 0, None)
     await servers.serve()

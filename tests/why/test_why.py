@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.diagnosis.answer import Explanation, document
-from supervisor.core.diagnosis.query import Evidence, Lookup, locate, parse_question, shifted
+from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, parse_query, shifted
 from supervisor.core.humanize import lasting, size
 from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
 from supervisor.core.network.plan import Lane
@@ -25,7 +25,7 @@ def step(answer: Explanation, name: str) -> str:
 
 
 def problems(answer: Explanation) -> list[str]:
-    return [each.name for each in answer.steps if each.mark == "problem"]
+    return [each.name for each in answer.steps if each.status == "problem"]
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,12 @@ def problems(answer: Explanation) -> list[str]:
 def test_a_verdict_is_one_sentence(given: Evidence, outcome: str, verdict: str) -> None:
     answer = asked(given)
     assert (answer.outcome.value, answer.verdict) == (outcome, verdict)
-    assert (problems(answer) == []) is (
-        outcome == "carried" or given.question.address == ip_address("10.0.3.4")
-    )
+    assert (problems(answer) == []) is (outcome == "carried" or given.query.address == ip_address("10.0.3.4"))
 
 
 def test_every_step_of_a_packet_that_arrives() -> None:
     answer = asked(facts("100.64.3.4", source="10.8.1.7"))
-    assert [(each.name, each.mark.value, each.text) for each in answer.steps] == [
+    assert [(each.name, each.status.value, each.text) for each in answer.steps] == [
         ("source", "ok", "10.8.1.7 is staff: 10.8.0.0/16, segment engineers"),
         ("destination", "ok", "100.64.0.0/16 of acme covers 100.64.3.4"),
         (
@@ -273,12 +271,12 @@ _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and
         ),
         ({"forwarding": False}, "forwarding", "IPv4 forwarding is switched off"),
         (
-            {"onward": Lookup("uplink", "198.51.100.1", 254)},
+            {"onward": RouteDecision("uplink", "198.51.100.1", 254)},
             "route",
             "the kernel sends it via 198.51.100.1 dev uplink (table 254)",
         ),
         (
-            {"onward": Lookup(error="nowhere: unreachable")},
+            {"onward": RouteDecision(error="nowhere: unreachable")},
             "route",
             "the kernel sends it nowhere: unreachable",
         ),
@@ -341,7 +339,7 @@ def test_a_proxy_that_does_not_listen_is_blamed() -> None:
 
 
 def test_an_answer_that_finds_no_way_back() -> None:
-    nowhere = Lookup(error="nowhere: there is no route")
+    nowhere = RouteDecision(error="nowhere: there is no route")
     assert problems(asked(facts("10.77.0.10", source="10.8.0.2"), back=nowhere)) == ["way back"]
     assert asked(facts("10.77.0.10"), back=nowhere).outcome == "carried"
 
@@ -404,14 +402,14 @@ def test_a_tunnel_that_was_just_removed_carries_nothing() -> None:
 )
 def test_a_bad_question_is_refused_in_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
-        parse_question(*arguments)
+        parse_query(*arguments)
     assert str(refused.value).endswith(sentence)
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
 def test_any_text_is_a_question_or_a_sentence(address: str, source: str | None, port: str | None) -> None:
     with contextlib.suppress(ValueError):
-        assert parse_question(address, source, port).address.version in (4, 6)
+        assert parse_query(address, source, port).address.version in (4, 6)
 
 
 @given(st.integers(0, 2**16 - 1))
@@ -469,12 +467,12 @@ def test_an_address_on_the_interface_counts_where_the_client_sets_it() -> None:
 @pytest.mark.parametrize(
     ("back", "words"),
     [
-        (Lookup("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
-        (Lookup("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
-        (Lookup("lo", None, 255), "answers would stay on this host (dev lo)"),
+        (RouteDecision("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
+        (RouteDecision("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
+        (RouteDecision("lo", None, 255), "answers would stay on this host (dev lo)"),
     ],
 )
-def test_answers_must_leave_towards_the_staff(source: str | None, back: Lookup, words: str) -> None:
+def test_answers_must_leave_towards_the_staff(source: str | None, back: RouteDecision, words: str) -> None:
     answer = asked(facts("10.77.0.10", source=source), back=back)
     assert (answer.outcome, problems(answer)) == ("blocked", ["way back"])
     assert words in step(answer, "way back")

@@ -10,7 +10,14 @@ from ipaddress import ip_network
 from typing import Any
 
 from supervisor.core.diagnosis.answer import Explanation, explain, resolve
-from supervisor.core.diagnosis.query import Evidence, KernelView, Lookup, Match, parse_question, way
+from supervisor.core.diagnosis.query import (
+    Evidence,
+    KernelView,
+    Match,
+    RouteDecision,
+    packet_path,
+    parse_query,
+)
 from supervisor.core.network.failover import choose
 from supervisor.core.network.layout import Device, HostFeatures, wanted
 from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
@@ -113,7 +120,7 @@ STATES: Mapping[str, TunnelState] = {
         want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60
     ),
 }
-OTHER_WAY = Lookup("vpc", "10.60.0.1", 254)
+OTHER_WAY = RouteDecision("vpc", "10.60.0.1", 254)
 
 
 def facts(
@@ -133,18 +140,18 @@ def facts(
     )
     before = {ip_network(network): name for network, name in (carriers or {}).items()}
     plan = desired(STAFF, LANES, {"cloud": 480}, snapshot, choose(before, snapshot)[0])
-    asked = parse_question(address, source, port)
+    asked = parse_query(address, source, port)
     found = resolve(snapshot, plan, asked.address)
     if not isinstance(found, Match):
         return Evidence(
             asked,
             snapshot,
             plan,
-            KernelView(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY),
+            KernelView(onward=RouteDecision("uplink", "198.51.100.1", 254), back=OTHER_WAY),
             0.0,
             SEGMENTS,
         )
-    lane = way(snapshot, plan, found).lane
+    lane = packet_path(snapshot, plan, found).lane
     failures: Mapping[str, Sequence[Failure]] = {
         lane.tunnel: (TIMED_OUT, replace(TIMED_OUT, text="again", at=NOW - 60))
     }
@@ -155,13 +162,11 @@ def kernel(plan: NetworkPlan, lane: Lane) -> KernelView:
     """A kernel that follows the plan."""
     devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
     host = HostFeatures({"lo": Device(1, 65536, True, True), **devices})
-    onward = (
-        None
-        if lane.device is None
-        else Lookup(lane.device, None, lane.number)
-        if lane.up
-        else Lookup(error="nowhere: unreachable")
-    )
+    onward = RouteDecision(error="nowhere: unreachable")
+    if lane.device is None:
+        onward = None
+    elif lane.up:
+        onward = RouteDecision(lane.device, None, lane.number)
     return KernelView(
         host=host,
         layout=wanted(plan, host),

@@ -1,5 +1,5 @@
-"""What the running daemon offers to commands and scrapers: questions are answered from the snapshot,
-wishes go to the inbox.
+"""The running daemon as `supervisor.control.api.DaemonAPI`: questions are answered from the engine's
+snapshot, commands are posted to the inbox.
 """
 
 from __future__ import annotations
@@ -8,21 +8,34 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import structlog
 
 from supervisor.app.api.explain import Explainer
-from supervisor.app.api.status_page_model import Board
-from supervisor.app.stores.stopped_tunnels import StoppedTunnels
-from supervisor.app.watchers.auditing import Auditing
+from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
 from supervisor.core.state import Phase, Snapshot, TunnelState
-from supervisor.core.views.drain_text import counted
-from supervisor.core.views.history_json import DAY, PARTS, TunnelHistory, chronicle
-from supervisor.core.views.status_json import DaemonIdentity, plan_document, status
+from supervisor.core.views.audit_lines import ChangeRequest
+from supervisor.core.views.documents import (
+    AlertsDocument,
+    AlertTestDocument,
+    AuditDocument,
+    HistoryDocument,
+    PlanDocument,
+    ReloadDocument,
+    StatusDocument,
+    StatusPageDocument,
+    TriedReceiverEntry,
+    TunnelStatus,
+    UpgradeDocument,
+    WhyDocument,
+)
+from supervisor.core.views.drain_text import all_counted
+from supervisor.core.views.history_json import DAY_SECONDS, DAY_SLOTS, TunnelHistory, history_document
+from supervisor.core.views.status_json import DaemonIdentity, plan_document, status_document
 from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.kernel.network import KernelNetwork
@@ -33,142 +46,162 @@ from supervisor.reports.paging.pagers import Pagers
 from tunnels.base import Reason
 
 _REASONS = {"start": Reason.STARTED, "stop": Reason.STOPPED, "restart": Reason.RESTARTED}
-_TRIED_WITHIN = 40.0  # seconds for the answers to a test
-_COUNTED_WITHIN = 5.0  # seconds until it is known what is left
-_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)  # stopped: somebody else wished otherwise
+_ALERT_TEST_SECONDS = 40.0  # for all answers to a test incident
+_COUNT_FLOWS_SECONDS = 5.0  # until the flows of all tunnels that drain have been counted
+# A command has been carried out, or has failed for now. Stopped: another command came in between.
+_SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)
+
+
+class StopStore(Protocol):
+    """Remembers which tunnels an operator has stopped."""
+
+    def hold(self, tunnel: str) -> None:
+        """It is stopped. OSError: that does not survive a restart of the daemon."""
+
+    def release(self, tunnel: str) -> None:
+        """It may run. OSError: see `hold`."""
+
+
+class AuditLog(Protocol):
+    """Keeps the audit."""
+
+    def document(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
+        """What `facilitator audit` shows. LookupError: no audit is kept."""
+
+    def acted(self, act: ChangeRequest) -> None:
+        """Record that somebody asked for a change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facade:
-    """The `Daemon` of `supervisor.control.api`."""
+class RunningDaemonAPI:
+    """The `DaemonAPI` of the running daemon; what each method does is described there."""
 
     identity: DaemonIdentity
     inbox: Inbox
     engine: Engine
     runner: Runner
     network: KernelNetwork
-    measured: Metrics
-    recorded: History
-    held: StoppedTunnels
+    metrics_exporter: Metrics
+    recorder: History
+    stopped_tunnels: StopStore
     explainer: Explainer
-    shown: Board
+    page_model: StatusPageModel
     pagers: Pagers
-    auditing: Auditing
-    stalled: Callable[[], str | None]
-    reloaded: Callable[[], Awaitable[dict[str, Any]]]
-    ended: Callable[[bool], None]  # True: now, whatever is under way
-    upgraded: Callable[[], Awaitable[dict[str, Any]]]
+    auditing: AuditLog
+    stalled: Callable[[], str | None]  # why the engine counts as stuck; None: it works
+    on_reload: Callable[[], Awaitable[ReloadDocument]]
+    on_drain: Callable[[bool], None]  # True: end now, whatever is under way
+    on_upgrade: Callable[[], Awaitable[UpgradeDocument]]
 
-    def status(self) -> dict[str, Any]:
-        """See `supervisor.core.views.status_json.status`."""
-        return status(self.identity, self.engine.snapshot, self.engine.plan, self.engine.conditions)
+    def status(self) -> StatusDocument:
+        """From the engine's snapshot."""
+        return status_document(self.identity, self.engine.snapshot, self.engine.plan, self.engine.conditions)
 
-    async def board(self) -> dict[str, Any]:
-        """The status, and beside it what is measured and remembered."""
-        return await self.shown.about(self.status(), self.engine.snapshot)
+    async def status_page(self) -> StatusPageDocument:
+        """The status, with measurements and history."""
+        return await self.page_model.document(self.status(), self.engine.snapshot)
 
-    async def changed(self) -> None:
-        """Return as soon as the board may look different."""
-        await self.shown.changed()
+    async def status_page_changed(self) -> None:
+        """Wait for the next change."""
+        await self.page_model.changed()
 
-    def alive(self) -> str | None:
-        """The loop answers, so it turns; the engine must turn with it."""
+    def liveness_problem(self) -> str | None:
+        """The event loop works, or nobody would ask; so the engine decides."""
         return self.stalled()
 
-    def ready(self) -> str | None:
+    def readiness_problem(self) -> str | None:
         """Never tied to one tunnel."""
         return "draining" if self.engine.draining else None
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
-        """Rendered in a thread from a snapshot taken here."""
-        return await asyncio.to_thread(self.measured.render, self.engine.snapshot, accept)
+        """Rendered in a worker thread from a snapshot taken here."""
+        return await asyncio.to_thread(self.metrics_exporter.render, self.engine.snapshot, accept)
 
-    async def plan(self) -> dict[str, Any]:
-        """What the kernel should hold, and how it differs now; `lanes` says whose numbers these are."""
+    async def plan(self) -> PlanDocument:
+        """The plan, compared with the kernel now."""
         wanted, changes = await self.network.compare()
         return plan_document(self.engine.plan, wanted, changes)
 
-    async def why(self, question: PacketQuery) -> dict[str, Any]:
-        """What would become of a packet now, step by step."""
+    async def why(self, question: PacketQuery) -> WhyDocument:
+        """From the snapshot, the plan and the kernel."""
         return await self.explainer.answer(question)
 
-    async def history(self, tunnel: str | None, limit: int) -> dict[str, Any]:
-        """What happened, and how available everything was. LookupError: nothing is known of such a tunnel."""
+    async def history(self, tunnel: str | None, limit: int) -> HistoryDocument:
+        """From the archive, in a worker thread."""
         configured = {name: settings.kind for name, (settings, _) in self.engine.snapshot.tunnels.items()}
-        if tunnel is not None and tunnel not in configured and tunnel not in self.recorded.tunnels:
+        if tunnel is not None and tunnel not in configured and tunnel not in self.recorder.tunnels:
             raise LookupError(f"no such tunnel: {tunnel}")
-        chosen = configured if tunnel is None else {tunnel: configured.get(tunnel)}
-        return await asyncio.to_thread(self._chronicle, chosen, tunnel, limit)
+        kinds = configured if tunnel is None else {tunnel: configured.get(tunnel)}
+        return await asyncio.to_thread(self._history, kinds, tunnel, limit)
 
-    def _chronicle(self, chosen: Mapping[str, str | None], tunnel: str | None, limit: int) -> dict[str, Any]:
-        record = self.recorded
-        rows = record.read(tunnel, limit)
-        told = (
-            TunnelHistory(name, kind, record.availability(name), record.slots(name, DAY, PARTS))
-            for name, kind in chosen.items()
+    def _history(self, kinds: Mapping[str, str | None], tunnel: str | None, limit: int) -> HistoryDocument:
+        recorder = self.recorder
+        rows = recorder.read(tunnel, limit)
+        tunnels = (
+            TunnelHistory(
+                name, kind, recorder.availability(name), recorder.slots(name, DAY_SECONDS, DAY_SLOTS)
+            )
+            for name, kind in kinds.items()
         )
-        return chronicle(self.identity.facilitator, told, rows, record.offset, limit)
+        return history_document(self.identity.facilitator, tunnels, rows, recorder.offset, limit)
 
-    def alerts(self) -> dict[str, Any]:
-        """Open incidents, and what waits to be sent."""
-        return {"facilitator": self.identity.facilitator, **self.pagers.document}
+    def alerts(self) -> AlertsDocument:
+        """From the outboxes."""
+        return {"facilitator": self.identity.facilitator, "receivers": self.pagers.receivers}
 
-    async def test_alerts(self) -> dict[str, Any]:
-        """An incident of its own through the real way to each receiver."""
-        return {"receivers": [await _tried(name, future) for name, future in self.pagers.test().items()]}
+    async def test_alerts(self) -> AlertTestDocument:
+        """The receivers one after the other."""
+        return {"receivers": [await _test_result(name, it) for name, it in self.pagers.test().items()]}
 
-    def audit(self, tunnel: str | None, source: str | None, limit: int) -> dict[str, Any]:
-        """What the audit counted."""
+    def audit(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
+        """From the audit's counters."""
         return self.auditing.document(tunnel, source, limit)
 
-    def acted(self, act: Mapping[str, Any]) -> None:
-        """Keep it in mind."""
-        self.auditing.acted(act)
+    def record_change(self, request: ChangeRequest) -> None:
+        """In the log and in the audit."""
+        self.auditing.acted(request)
 
-    def known(self, tunnel: str) -> bool:
-        """Is it configured."""
+    def has_tunnel(self, tunnel: str) -> bool:
+        """It is configured."""
         return tunnel in self.engine.snapshot.tunnels
 
     def tail(self, tunnel: str, lines: int) -> list[str]:
-        """The last lines of the client."""
+        """From the runner's buffer."""
         return self.runner.tail(tunnel, lines)
 
     def follow(self, tunnel: str) -> AsyncIterator[str]:
-        """Every further line."""
+        """From the runner."""
         return self.runner.follow(tunnel)
 
-    async def ask(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> dict[str, Any]:
-        """Put the wish into the inbox and wait for what comes of it. LookupError: the tunnel is gone
-        meanwhile.
-        """
+    async def command(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> TunnelStatus:
+        """Post an event to the inbox and wait for its outcome."""
         self._remember(tunnel, verb)
         before = self.engine.snapshot.tunnels[tunnel][1]
         self.inbox.post(
             Asked(tunnel, reason=_REASONS[verb], until=self.engine.drained_by() if drain else None)
         )
-        await self._outcome_within(wait, _outcome(tunnel, verb, before, drain))
+        await self._wait(wait, _outcome(tunnel, verb, before, drain))
         entry = self._entry(tunnel)
         if drain:
-            structlog.get_logger().info("draining", tunnel=tunnel, **(entry["drain"] or {}))
+            left: Mapping[str, object] = entry["drain"] or {}
+            structlog.get_logger().info("draining", tunnel=tunnel, **left)
         return entry
 
-    async def drain(self, now: bool) -> dict[str, Any]:
-        """As SIGTERM, or as a second one; the status when it is known what is left."""
-        self.ended(now)
-        await self._outcome_within(
-            _COUNTED_WITHIN, lambda snapshot: now or (snapshot.draining and counted(snapshot))
+    async def drain(self, now: bool) -> StatusDocument:
+        """As SIGTERM does, or a second one; answered when the flows that are left have been counted."""
+        self.on_drain(now)
+        await self._wait(
+            _COUNT_FLOWS_SECONDS, lambda snapshot: now or (snapshot.draining and all_counted(snapshot))
         )
         return self.status()
 
     def question(self, tunnel: str) -> str | None:
-        """What its far side wants to know from a person now."""
+        """From the engine's snapshot."""
         asking = self.engine.snapshot.tunnels[tunnel][1].asking
         return None if asking is None else asking.question.text
 
-    async def answer(self, tunnel: str, text: str, wait: float) -> dict[str, Any]:
-        """Pass the answer on and wait for what comes of it. LookupError: nothing is asked, or the tunnel
-        is gone meanwhile.
-        """
+    async def answer(self, tunnel: str, text: str, wait: float) -> TunnelStatus:
+        """Hand it to the client and wait for the outcome."""
         if self.question(tunnel) is None:
             raise LookupError(f"{tunnel} asks nothing; see: facilitator status {tunnel}")
         self.runner.answer(tunnel, text)
@@ -176,40 +209,42 @@ class Facade:
 
         def settled(now: Snapshot) -> bool:
             state = now.tunnels[tunnel][1] if tunnel in now.tunnels else None
-            anew = state is not None and state.asking is not None and state.asking is not before.asking
+            asks_again = state is not None and state.asking is not None and state.asking is not before.asking
             return (
                 state is None
-                or anew
+                or asks_again
                 or state.phase in _SETTLED
                 or state.session.number != before.session.number
             )
 
-        await self._outcome_within(wait, settled)
+        await self._wait(wait, settled)
         return self._entry(tunnel)
 
-    async def _outcome_within(self, seconds: float, condition: Callable[[Snapshot], bool]) -> None:
+    async def reload(self) -> ReloadDocument:
+        """As SIGHUP does."""
+        return await self.on_reload()
+
+    async def upgrade(self) -> UpgradeDocument:
+        """Re-execute the process."""
+        return await self.on_upgrade()
+
+    async def _wait(self, seconds: float, condition: Callable[[Snapshot], bool]) -> None:
+        """Until the condition holds, or for so many seconds."""
         try:
             async with asyncio.timeout(max(seconds, 0.0) or None):
                 await (self.engine.wait_for(condition) if seconds > 0 else asyncio.sleep(0))
         except TimeoutError:
             pass
 
-    def _entry(self, tunnel: str) -> dict[str, Any]:
-        if not self.known(tunnel):
+    def _entry(self, tunnel: str) -> TunnelStatus:
+        if not self.has_tunnel(tunnel):
             raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         return next(entry for entry in self.status()["tunnels"] if entry["name"] == tunnel)
 
-    async def upgrade(self) -> dict[str, Any]:
-        """Change the program of the daemon's process; returns only when that did not succeed."""
-        return await self.upgraded()
-
-    async def reload(self) -> dict[str, Any]:
-        """Read the configuration again."""
-        return await self.reloaded()
-
     def _remember(self, tunnel: str, verb: str) -> None:
+        """A tunnel that was stopped stays down when the daemon restarts."""
         try:
-            (self.held.hold if verb == "stop" else self.held.release)(tunnel)
+            (self.stopped_tunnels.hold if verb == "stop" else self.stopped_tunnels.release)(tunnel)
         except OSError as error:
             structlog.get_logger().error(
                 "the wish will not survive a restart of the daemon",
@@ -219,27 +254,28 @@ class Facade:
             )
 
 
-async def _tried(name: str, future: Future[tuple[SendResult, SendResult]]) -> dict[str, Any]:
+async def _test_result(name: str, future: Future[tuple[SendResult, SendResult]]) -> TriedReceiverEntry:
     try:
-        answers = await asyncio.wait_for(asyncio.wrap_future(future), _TRIED_WITHIN)
+        answers = await asyncio.wait_for(asyncio.wrap_future(future), _ALERT_TEST_SECONDS)
     except (OSError, LookupError, ValueError) as error:  # a TimeoutError is an OSError
-        text = str(error) or f"no answer within {_TRIED_WITHIN:.0f} s; an earlier message is still under way"
+        text = (
+            str(error)
+            or f"no answer within {_ALERT_TEST_SECONDS:.0f} s; an earlier message is still under way"
+        )
         return {"name": name, "taken": False, "trigger": text, "resolve": None}
-    said = [answer.outcome.value + (f": {answer.text}" if answer.text else "") for answer in answers]
+    texts = [answer.outcome.value + (f": {answer.text}" if answer.text else "") for answer in answers]
     return {
         "name": name,
-        "taken": all(a.outcome is SendOutcome.ACCEPTED for a in answers),
-        "trigger": said[0],
-        "resolve": said[1],
+        "taken": all(answer.outcome is SendOutcome.ACCEPTED for answer in answers),
+        "trigger": texts[0],
+        "resolve": texts[1],
     }
 
 
 def _outcome(tunnel: str, verb: str, before: TunnelState, drain: bool) -> Callable[[Snapshot], bool]:
-    """True once the wish is fulfilled, has visibly failed for the moment, or is void because the tunnel is
-    gone.
-    """
-    fresh = verb == "restart" or before.phase not in (Phase.STARTING, Phase.UP)
-    target = before.session.number + fresh
+    """True when the command has been carried out, has failed for now, or the tunnel is gone."""
+    new_session = verb == "restart" or before.phase not in (Phase.STARTING, Phase.UP)
+    number = before.session.number + new_session
 
     def reached(now: Snapshot) -> bool:
         if tunnel not in now.tunnels:
@@ -249,6 +285,6 @@ def _outcome(tunnel: str, verb: str, before: TunnelState, drain: bool) -> Callab
             return state.phase is Phase.STOPPED or (
                 drain and state.drain is not None and state.drain.left is not None
             )
-        return state.session.number >= target and (state.phase in _SETTLED or state.asking is not None)
+        return state.session.number >= number and (state.phase in _SETTLED or state.asking is not None)
 
     return reached

@@ -1,6 +1,4 @@
-"""Gathers what `facilitator why` is answered from: the engine's snapshot and plan, and what the kernel
-really holds at this moment.
-"""
+"""Gathers the evidence for `facilitator why`: the engine's snapshot and plan, and what the kernel holds."""
 
 from __future__ import annotations
 
@@ -8,29 +6,35 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from supervisor.core.diagnosis.answer import document, explain, resolve
-from supervisor.core.diagnosis.query import Evidence, KernelView, Lookup, Match, PacketQuery, Way, way
+from supervisor.core.diagnosis.query import (
+    Evidence,
+    KernelView,
+    Match,
+    PacketPath,
+    PacketQuery,
+    RouteDecision,
+    packet_path,
+)
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.preflight import facts as fitness
+from supervisor.core.preflight.facts import HostFacts
+from supervisor.core.views.documents import WhyDocument
 from supervisor.engine import Engine
-from supervisor.kernel.device_counters import LinkBytes
-from supervisor.kernel.errors import ERRORS
+from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.inspect.packet_path import Inspector, forwarding, inspector, listening, refused
 from supervisor.kernel.network import KernelNetwork
-from supervisor.kernel.nft.counters import refused_packets
 from supervisor.kernel.route.table import RouteTable
 from supervisor.reports.history.last_failures import Deaths
 from tunnels.settings import IPAddress, IPNetwork
 
-_SETTLED_WITHIN = 0.5  # seconds for the kernel to follow the plan that is asked about
+_SETTLE_SECONDS = 0.5  # for the kernel to follow the plan that the answer is about
 
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Answers questions about packets. `segments`: what staff.segments says now; `look`: what other
-    programs have in the kernel now.
+    """Answers questions about packets. `segments`: staff.segments of the configuration in effect; `look`:
+    facts about other programs' rules in the kernel.
     """
 
     wall_offset: float
@@ -38,16 +42,16 @@ class Explainer:
     network: KernelNetwork
     deaths: Deaths
     segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
-    look: Callable[[], Awaitable[fitness.HostFacts]]
+    look: Callable[[], Awaitable[HostFacts]]
 
-    async def answer(self, question: PacketQuery) -> dict[str, Any]:
-        """See `supervisor.core.diagnosis.answer.document`."""
+    async def answer(self, question: PacketQuery) -> WhyDocument:
+        """What would become of the packet now. Waits for the kernel to follow the plan first."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLED_WITHIN):
+            async with asyncio.timeout(_SETTLE_SECONDS):
                 await self.network.settled()
         snapshot, plan = self.engine.snapshot, self.engine.plan
         found = resolve(snapshot, plan, question.address)
-        path = way(snapshot, plan, found) if isinstance(found, Match) else None
+        path = packet_path(snapshot, plan, found) if isinstance(found, Match) else None
         facts = Evidence(
             question,
             snapshot,
@@ -59,8 +63,8 @@ class Explainer:
         )
         return document(facts, explain(facts))
 
-    async def _kernel(self, question: PacketQuery, plan: NetworkPlan, path: Way | None) -> KernelView:
-        """An unreadable part leaves the rest readable."""
+    async def _kernel(self, question: PacketQuery, plan: NetworkPlan, path: PacketPath | None) -> KernelView:
+        """What the kernel holds; where a part cannot be read, `problem` says why and the rest stays empty."""
         known = KernelView(forwarding=forwarding(question.address.version))
         try:
             if path is not None:
@@ -70,14 +74,14 @@ class Explainer:
             known = replace(known, others=await self.look())
             away = await asyncio.to_thread(refused_packets, plan)
             return replace(known, refused=await refused(), turned_away=away)
-        except ERRORS as error:
+        except OSError as error:
             return replace(known, problem=str(error) or "the kernel does not answer")
 
-    async def _of_lane(self, known: KernelView, path: Way) -> KernelView:
+    async def _of_lane(self, known: KernelView, path: PacketPath) -> KernelView:
         lane = path.lane
         routes = RouteTable()
         try:
-            await routes.open()
+            routes.open()
             known = replace(known, host=routes.host(() if lane.device is None else (lane.device,)))
         finally:
             routes.close()
@@ -88,10 +92,10 @@ class Explainer:
 
 
 async def _routed(
-    look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: Way | None
+    look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: PacketPath | None
 ) -> KernelView:
-    """Routing decides after a 1:1 mapping took place, so the address is the real one. A proxy's packets
-    are not routed onwards.
+    """With the kernel's routing decision for the packet. Routing comes after a 1:1 mapping, so it is asked
+    about the real address; what a proxy takes is not routed onwards.
     """
     sender, back = await _sender(look, question, plan)
     known = replace(known, back=back)
@@ -106,10 +110,10 @@ async def _routed(
 
 
 async def _onward(
-    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: Lookup | None
-) -> Lookup:
-    """As a packet that comes in where answers to its sender go out; where that is nowhere, as one of this
-    host.
+    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: RouteDecision | None
+) -> RouteDecision:
+    """Routing of a packet that arrives on the interface that leads back to its sender; without such an
+    interface, of a packet from this host.
     """
     if sender is None or back is None or back.device is None or back.device == "lo":
         return await look.lookup(address, mark=mark)
@@ -118,9 +122,9 @@ async def _onward(
 
 async def _sender(
     look: Inspector, question: PacketQuery, plan: NetworkPlan
-) -> tuple[IPAddress | None, Lookup | None]:
-    """Who sends the packet, and where answers to it go. Nobody is named: somebody of staff, but not this
-    host itself.
+) -> tuple[IPAddress | None, RouteDecision | None]:
+    """The packet's sender and the route back to it. If the question names none: an address of staff that is
+    not one of this host.
     """
     named = question.source
     sender, back = None, None
@@ -132,7 +136,7 @@ async def _sender(
 
 
 def _staff(plan: NetworkPlan, version: int) -> tuple[IPAddress, ...]:
-    """Some addresses of staff, to ask the kernel about."""
+    """The first addresses of the first staff network of this IP version."""
     network = next((network for network in plan.staff if network.version == version), None)
     if network is None:
         return ()

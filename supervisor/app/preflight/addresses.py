@@ -16,7 +16,7 @@ import psutil
 from supervisor.clients import processes
 from supervisor.clients.ports import FIRST_PORT, LAST_PORT
 from supervisor.config.model import Config
-from supervisor.core.preflight.facts import ForeignListener, Own
+from supervisor.core.preflight.facts import ForeignListener, HostAddress
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import device_name
 
@@ -28,13 +28,13 @@ _LISTENS = "0A"
 # --------------------------------------------------------------------------------------------------------
 
 
-def own(config: Config, resolvers: Iterable[Path]) -> tuple[Own, ...]:
+def own(config: Config, resolvers: Iterable[Path]) -> tuple[HostAddress, ...]:
     """Networks, gateways and name servers of this host, without those of our tunnels."""
     skipped = {"lo", *(device_name(tunnel, slot) for tunnel in config.tunnels.values() for slot in (0, 1))}
     return tuple(dict.fromkeys([*_networks(skipped), *_gateways(skipped), *_name_servers(resolvers)]))
 
 
-def _networks(skipped: set[str]) -> Iterator[Own]:
+def _networks(skipped: set[str]) -> Iterator[HostAddress]:
     for device, entries in psutil.net_if_addrs().items():
         for entry in entries:
             if device in skipped or entry.family not in (socket.AF_INET, socket.AF_INET6):
@@ -43,25 +43,25 @@ def _networks(skipped: set[str]) -> Iterator[Own]:
             length = _length(entry.netmask)
             interface = ip_interface(f"{address}/{length}" if length is not None else address)
             if not interface.network.is_link_local:
-                yield Own(interface.network, f"this host's network on {device}", str(interface))
+                yield HostAddress(interface.network, f"this host's network on {device}", str(interface))
 
 
 def _length(netmask: str | None) -> int | None:
     return int(ip_address(netmask)).bit_count() if netmask else None
 
 
-def _gateways(skipped: set[str]) -> Iterator[Own]:
+def _gateways(skipped: set[str]) -> Iterator[HostAddress]:
     for line in _rows("route"):
         if int(line[3], 16) & _GATEWAY and line[0] not in skipped:
             address = IPv4Address(int.from_bytes(bytes.fromhex(line[2]), "little"))
-            yield Own(ip_network(address), f"this host's gateway on {line[0]}")
+            yield HostAddress(ip_network(address), f"this host's gateway on {line[0]}")
     for line in _rows("ipv6_route", skip=0):
         gateway = IPv6Address(bytes.fromhex(line[4]))
         if int(line[8], 16) & _GATEWAY and line[9] not in skipped and not gateway.is_link_local:
-            yield Own(ip_network(gateway), f"this host's gateway on {line[9]}")
+            yield HostAddress(ip_network(gateway), f"this host's gateway on {line[9]}")
 
 
-def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
+def _name_servers(files: Iterable[Path]) -> Iterator[HostAddress]:
     for file in files:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             entries = (line.split() for line in file.read_text().splitlines())
@@ -70,11 +70,11 @@ def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
                     yield from _name_server(words[1].partition("%")[0])
 
 
-def _name_server(text: str) -> Iterator[Own]:
+def _name_server(text: str) -> Iterator[HostAddress]:
     with contextlib.suppress(ValueError):
         address = ip_address(text)
         if not address.is_loopback and not address.is_link_local:
-            yield Own(ip_network(address), "a name server of this host")
+            yield HostAddress(ip_network(address), "a name server of this host")
 
 
 def _rows(name: str, skip: int = 1) -> list[list[str]]:

@@ -28,5 +28,5 @@ def _ptrace_scope() -> int:
 
 def say_what_is_missing() -> None:
     """Once, at the start of the daemon."""
-    for text, remedy in missing(isolation()):
-        structlog.get_logger().warning("clients are not kept apart", text=text, remedy=remedy)
+    for text, hint in missing(isolation()):
+        structlog.get_logger().warning("clients are not kept apart", text=text, remedy=hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from supervisor.config.model import Config
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.preflight.facts import Demand
+from supervisor.core.preflight.facts import Requirements
 from tunnels.base import AnyKind, Carrier
 from tunnels.settings import IPAddress
 
@@ -17,17 +17,17 @@ class Running:
     """What the daemon knows by itself."""
 
     config: Config
-    demand: Demand
+    requirements: Requirements
     plan: NetworkPlan
     peers: tuple[tuple[str, IPAddress], ...]  # tunnel and the gateway that its client was last connected with
     pid: int
 
 
-def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
+def requirements(config: Config, kinds: Mapping[str, AnyKind]) -> Requirements:
     """What the configuration asks of the host."""
     tunnels = config.tunnels
     devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
-    return Demand(
+    return Requirements(
         devices=devices,
         proxies=tuple(name for name in tunnels if name not in devices),
         destinations=tuple(
@@ -39,7 +39,9 @@ def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
             if any(target.startswith("icmp:") for target in tunnel.probe.targets)
         ),
         totp=tuple(name for name, tunnel in tunnels.items() if tunnel.login.totp is not None),
-        needs=tuple((name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].needs),
+        needs=tuple(
+            (name, need) for name, tunnel in tunnels.items() for need in kinds[tunnel.kind].required_files
+        ),
         staff=config.staff.networks,
         http_port=config.http.listen.port,
         drain=config.drain.timeout,

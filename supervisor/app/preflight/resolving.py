@@ -16,7 +16,8 @@ from supervisor.config.model import Config
 from supervisor.core.preflight.facts import Endpoint
 from tunnels.base import Input
 from tunnels.kinds.openvpn.kind import OpenVPN
-from tunnels.kinds.openvpn.profile import read_profile, split_words
+from tunnels.kinds.openvpn.profile import read_profile
+from tunnels.kinds.openvpn.syntax import split_words
 from tunnels.kinds.sshuttle.kind import Sshuttle
 from tunnels.settings import Tunnel
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from supervisor.clients.json_store import Shelf
+from supervisor.clients.json_store import JsonStore
 from supervisor.config.difference import fingerprint
 from supervisor.core.formats import NotUnderstood, document, parsed
 from supervisor.core.session import record_formats
@@ -73,22 +73,22 @@ class Present:
     inputs: Callable[[str], str]
 
 
-def shelf(runtime_dir: Path) -> Shelf:
+def shelf(runtime_dir: Path) -> JsonStore:
     """The files."""
-    return Shelf(runtime_dir / NAME)
+    return JsonStore(runtime_dir / NAME)
 
 
 def forget(runtime_dir: Path) -> None:
     """The next daemon begins from nothing. OSError: the disk does not take it."""
     for name in (ORDERS, NAME):
-        Shelf(runtime_dir / name).clear()
+        JsonStore(runtime_dir / name).clear()
 
 
 def ends_by(runtime_dir: Path, boot: str) -> float | None:
     """Monotonic seconds by which a drain is over that an earlier daemon of this boot has not completed;
     None: there is none.
     """
-    content = Shelf(runtime_dir / ORDERS).load().get(_END)
+    content = JsonStore(runtime_dir / ORDERS).load().get(_END)
     if content is None:
         return None
     try:
@@ -147,7 +147,11 @@ class MemoryFiles:
     """The engine's `Keeper`, on disk."""
 
     def __init__(self, runtime_dir: Path, present: Present) -> None:
-        self._shelf, self._orders, self._present = shelf(runtime_dir), Shelf(runtime_dir / ORDERS), present
+        self._shelf, self._orders, self._present = (
+            shelf(runtime_dir),
+            JsonStore(runtime_dir / ORDERS),
+            present,
+        )
         self._usable = True
         self._fingerprints: dict[str, tuple[Tunnel, str]] = {}
 

@@ -24,7 +24,7 @@ from supervisor.core.netfilter.values import (
     Truth,
 )
 
-_SIZE = 64  # bytes
+_REGISTER_BYTES = 64  # all registers together
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -45,8 +45,8 @@ class Registers:
 
     def __init__(self, packet: SymbolicPacket) -> None:
         self._packet = packet
-        self._value, self._known = bytearray(_SIZE), bytearray(b"\xff" * _SIZE)
-        self._about = ["other"] * _SIZE
+        self._value, self._known = bytearray(_REGISTER_BYTES), bytearray(b"\xff" * _REGISTER_BYTES)
+        self._about = ["other"] * _REGISTER_BYTES
 
     def take(self, expression: Expression, elements: ElementSet | None) -> tuple[ExpressionResult, ...]:
         """Carry one expression out."""
@@ -80,7 +80,7 @@ class Registers:
                 return tuple(self._member(expression, elements))
             case Opaque():
                 if expression.to is None:
-                    self._put(0, Bits.unknown(_SIZE))
+                    self._put(0, Bits.unknown(_REGISTER_BYTES))
                     return (ExpressionResult(Truth.MAYBE, frozenset({"other"})),)
                 self._put(expression.to, Bits.unknown(expression.size))
         return _GOES_ON

@@ -27,7 +27,7 @@ from supervisor.core.netfilter.values import (
     Truth,
 )
 
-_DEEPEST = 16  # jumps within each other; the kernel allows as many
+_MOST_NESTED_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -106,7 +106,7 @@ class _Walker:
         """The packets that come out at the end of the chain, or return from it."""
         returned: _Part | None = None
         rest: _Part | None = part
-        for rule in chain.rules if depth < _DEEPEST else ():
+        for rule in chain.rules if depth < _MOST_NESTED_JUMPS else ():
             for truth, open, consequence in self._consequences(rule):
                 if rest is None or truth is Truth.NO:
                     continue

@@ -1,6 +1,6 @@
-"""What the kernel should hold for a plan, item by item, and what must change to get there.
+"""What the kernel should hold for a plan, item by item.
 
-    wanted(plan, host) -> Layout        diff(actual, wanted) -> changes, in the order in which they are safe
+    wanted(plan, host) -> Layout -> supervisor.core.network.changes.diff
 
 A layout is a set of values: routes, policy rules, whether our nftables table stands, and the elements of its
 sets and maps. The rules of the table never change; everything that depends on the plan is an element.
@@ -9,13 +9,12 @@ sets and maps. The rules of the table never change; everything that depends on t
 
 from __future__ import annotations
 
-import enum
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from supervisor.core.network.access import AccessPolicy, Segment, refusals
 from supervisor.core.network.by_identity import ByIdentity
@@ -104,8 +103,6 @@ class Element(NamedTuple):
 
 
 Item = Route | Rule | Table | Element
-HeldT = TypeVar("HeldT", Rule, Element)
-_OF_NFTABLES = (Table, Element)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,28 +124,6 @@ class Layout:
                 return self.table
             case Element():
                 return item in self.elements
-
-
-class Op(enum.Enum):
-    """What a change does."""
-
-    ADD = "+"  # a route takes the place of another one of ours
-    REMOVE = "-"
-
-
-class Change(NamedTuple):
-    """One step from one layout to another."""
-
-    op: Op
-    item: Item
-
-    @property
-    def concerns_nftables(self) -> bool:
-        """It belongs into a transaction of nftables."""
-        return isinstance(self.item, _OF_NFTABLES)
-
-    def __str__(self) -> str:
-        return f"{self.op.value} {self.item}"
 
 
 # --- what is wanted
@@ -330,94 +305,29 @@ def _networks(name: str, networks: Iterable[IPNetwork]) -> Iterator[Element]:
         yield Element(f"{name}{interval.version}", (interval,))
 
 
-# --- what must change
-# --------------------------------------------------------------------------------------------------------
-
-
-def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
-    """The changes from `actual` to `target`: what closes goes in first and out last, what opens goes in
-    last and out first.
-
-    The table and its elements stand in one block, because they change in one transaction; removed elements
-    come first, as intervals may overlap.
-    """
-    table = actual.table and target.table
-    have = actual.elements if table else frozenset()
-    want = target.elements if target.table else frozenset()
-    new = _ordered(target.routes - actual.routes)
-    places = {route.place for route in new}
-    old = [route for route in _ordered(actual.routes - target.routes) if route.place not in places]
-    return (
-        *_changes(Op.ADD, [route for route in new if _closes(route)]),
-        *_changes(Op.ADD, _ordered(target.rules - actual.rules)),
-        *_changes(Op.ADD, [Table()] if target.table and not actual.table else []),
-        *_changes(Op.REMOVE, _ordered_elements(have - want)),
-        *_changes(Op.ADD, _ordered_elements(want - have)),
-        *_changes(Op.ADD, [route for route in new if not _closes(route)]),
-        *_changes(Op.REMOVE, [route for route in old if not _closes(route)]),
-        *_changes(Op.REMOVE, _ordered(actual.rules - target.rules)),
-        *_changes(Op.REMOVE, [Table()] if actual.table and not target.table else []),
-        *_changes(Op.REMOVE, [route for route in old if _closes(route)]),
-    )
-
-
-def applied(layout: Layout, changes: Sequence[Change]) -> Layout:
-    """The layout after the changes."""
-    rules: dict[Rule, Op] = {}
-    elements: dict[Element, Op] = {}
-    table, before = layout.table, layout.elements
-    for op, item in changes:
-        match item:
-            case Element():
-                elements[item] = op
-            case Rule():
-                rules[item] = op
-            case Table():
-                table, before = op is Op.ADD, frozenset()
-                elements.clear()
-    return Layout(
-        _routes_after(layout.routes, changes), _after(layout.rules, rules), table, _after(before, elements)
-    )
-
-
-def _after(items: frozenset[HeldT], last: Mapping[HeldT, Op]) -> frozenset[HeldT]:
-    """The items after the last thing that was done to each."""
-    if not last:
-        return items
-    return items.difference(last).union(item for item, op in last.items() if op is Op.ADD)
-
-
-def _routes_after(routes: frozenset[Route], changes: Iterable[Change]) -> frozenset[Route]:
-    """A route that is added takes the place of one that stood there."""
-    places = {
-        change.item.place: (change.op, change.item) for change in changes if isinstance(change.item, Route)
-    }
-    if not places:
-        return routes
-    tables = {route.table for _, route in places.values()}
-    gone = frozenset(route for route in routes if route.table in tables and route.place in places)
-    return (routes - gone) | {route for op, route in places.values() if op is Op.ADD}
+# --- how far the kernel follows
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Achieved:
+class RouteCounts:
     """The routes of one tunnel: those into it and those that close its networks while it is down."""
 
     wanted: int
     installed: int
 
 
-def achieved(plan: NetworkPlan, host: HostFeatures, actual: Layout) -> dict[str, Achieved]:
+def route_counts(plan: NetworkPlan, host: HostFeatures, actual: Layout) -> dict[str, RouteCounts]:
     """How far the kernel follows the plan, by tunnel. A missing device counts as one wanted route."""
     closing = _closing_by_lane(ByIdentity(plan.carries), host.versions)
-    found: dict[str, Achieved] = {}
+    found: dict[str, RouteCounts] = {}
     for lane in plan.lanes:
         one, other = (
-            _achieved(lane, closing.get(lane.number, frozenset()), host, actual.routes),
+            _lane_counts(lane, closing.get(lane.number, frozenset()), host, actual.routes),
             found.get(lane.tunnel),
         )
         found[lane.tunnel] = (
-            one if other is None else Achieved(one.wanted + other.wanted, one.installed + other.installed)
+            one if other is None else RouteCounts(one.wanted + other.wanted, one.installed + other.installed)
         )
     return found
 
@@ -433,72 +343,13 @@ def _closing_by_lane(
     return {number: frozenset(routes) for number, routes in closing.items()}
 
 
-def _achieved(
+def _lane_counts(
     lane: Lane, closing: frozenset[Route], host: HostFeatures, routes: frozenset[Route]
-) -> Achieved:
+) -> RouteCounts:
     device = host.devices.get(lane.device or "lo")
     own = _of_lane(lane, device, host.versions).routes | closing
     missing = lane.up and not any(True for _ in _opening(lane, device, host.versions))
-    return Achieved(len(own) + missing, len(own & routes))
-
-
-def _closes(route: Route) -> bool:
-    return route.kind not in ("unicast", "local")
-
-
-def _changes(op: Op, items: Iterable[Item]) -> Iterator[Change]:
-    return (Change(op, item) for item in items)
-
-
-ItemT = TypeVar("ItemT", Route, Rule)
-
-
-def _ordered(items: Iterable[ItemT]) -> list[ItemT]:
-    """In an order that does not depend on hashing and that a person would expect."""
-    return sorted(items, key=_order)
-
-
-def _order(item: Route | Rule) -> tuple[int | str, ...]:
-    match item:
-        case Route():
-            network = item.network
-            return item.table, network.version, int(network.network_address), network.prefixlen, item.metric
-        case Rule():
-            return (
-                item.mark,
-                item.version,
-                item.table,
-                item.priority,
-                item.mask,
-                item.target,
-                item.device or "",
-            )
-
-
-def _ordered_elements(elements: Iterable[Element]) -> list[Element]:
-    """By set, key and value. Where the key is an interval, and those are many, the elements themselves
-    have that order.
-    """
-    sets: dict[str, list[Element]] = {}
-    for element in elements:
-        sets.setdefault(element.set, []).append(element)
-    for members in sets.values():
-        members.sort(key=None if isinstance(members[0].key[0], Interval) else _element_order)
-    return [element for name in sorted(sets) for element in sets[name]]
-
-
-def _element_order(element: Element) -> tuple[object, ...]:
-    return tuple(map(_part_order, element.key)), tuple(map(_part_order, element.value))
-
-
-def _part_order(part: Part) -> tuple[int, int, str]:
-    match part:
-        case Interval() | Range():
-            return part.first, part.last, ""
-        case int():
-            return part, 0, ""
-        case str():
-            return 0, 0, part
+    return RouteCounts(len(own) + missing, len(own & routes))
 
 
 def _concatenation(parts: Sequence[Part]) -> str:

@@ -1,10 +1,9 @@
 """What the kernel should hold, as a value: a function of the configuration and the tunnels' states.
 
-Each tunnel owns a *lane*: a number that is packet mark, connection mark and routing table in one. New flows
-from staff to a destination get the mark of the lane that carries it; the lane's table leads into the tunnel
-while it is up, and nowhere otherwise: for some seconds packets vanish, so that people see a pause, then they
-are answered with an error. A lane outlives its sessions, so a flow survives a reconnect that keeps its
-address.
+lane = fwmark = ct mark = routing table: each tunnel owns such a number. New flows from staff to a destination
+get the fwmark of the lane that carries it; the lane's routing table leads into the tunnel while it is up, and
+nowhere otherwise: for some seconds packets vanish, so that people see a pause, then they are answered with an
+error. A lane outlives its sessions, so a flow survives a reconnect that keeps its address.
 
 A tunnel has two *slots* for sessions, with a lane each. One is enough, except while a session replaces
 another one: then new flows enter the lane of one slot, and the flows that run go on in the lane of the other.
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -38,7 +37,7 @@ SHARES = (
     3840,
     7680,
 )  # connections through a proxy that one source may hold; the rules know these numbers only
-PAUSE = 15.0  # seconds that a tunnel has to come back before its destinations answer with an error
+PAUSE_SECONDS = 15.0  # that a tunnel has to come back before its destinations answer with an error
 
 
 class Manner(enum.StrEnum):
@@ -50,11 +49,13 @@ class Manner(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """How one tunnel's packets leave."""
+    """lane = fwmark = ct mark = routing table. How one tunnel's packets leave."""
 
     tunnel: str
-    number: int  # mark and routing table
-    device: str | None  # the tunnel's device (it may not exist at the moment); None: a proxy carries the lane
+    number: int  # fwmark, ct mark and routing table
+    device: (
+        str | None
+    )  # the tunnel's interface (it may not exist at the moment); None: a proxy carries the lane
     up: bool  # packets may leave now
     port: int | None = None  # local port of the proxy, while up
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
@@ -123,7 +124,7 @@ def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> dict
         for name, tunnel in tunnels.items()
         if kinds[tunnel.kind].carrier is Carrier.PROXY
     }
-    return {name: share_of(kind.share(tunnels[name])) for name, kind in carried.items()}
+    return {name: share_of(kind.connections_per_source(tunnels[name])) for name, kind in carried.items()}
 
 
 def share_of(connections: int) -> int:
@@ -211,116 +212,10 @@ def _carries_of(
     )
 
 
-def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
-    """The open lanes that are closed from one plan to the other while all that they carried goes to lanes
-    that are up.
-    """
-    up = {lane.number for lane in after.lanes if lane.up}
-    closed = {
-        lane.number: lane
-        for lane in before.lanes
-        if lane.up and lane.device is not None and lane.number not in up
-    }
-    if not closed:
-        return ()
-    carried = {carry.network: carry.lane for carry in after.carries}
-    stuck = closed.keys() & carried.values()
-    stuck |= {
-        carry.lane
-        for carry in before.carries
-        if carry.lane in closed and carried.get(carry.network) not in up
-    }
-    return tuple(lane for number, lane in closed.items() if number not in stuck)
-
-
-def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
-    """The open lanes that are closed from one plan to the other while the tunnel's other slot has come up
-    with the same address.
-    """
-    addresses = {(lane.tunnel, lane.addresses) for lane in after.lanes if lane.up and lane.addresses}
-    still = {lane.number for lane in after.lanes if lane.up}
-    return tuple(
-        lane
-        for lane in before.lanes
-        if lane.up and lane.number not in still and (lane.tunnel, lane.addresses) in addresses
-    )
-
-
-def to_forget(
-    before: NetworkPlan,
-    after: NetworkPlan,
-    addresses: Mapping[int, tuple[IPAddress, ...]],
-    behind: Collection[int],
-) -> tuple[int, ...]:
-    """The lanes whose running flows cannot go on as they are once `after` holds: connection tracking must
-    forget these flows.
-
-    A flow keeps the source address of its first packet. So it ends with a lane that was closed and carries
-    nothing any more, in a lane that is closed while another one carries a destination of such a flow, and in
-    one that has got another address. `addresses`: those that each lane had when it was last up; `behind`:
-    lanes with flows to what another lane may carry now (`left_behind`, `overshadowed`).
-    """
-    up = {lane.number for lane in after.lanes if lane.up}
-    closed = {lane.number for lane in before.lanes if lane.up} - up
-    carrying = {carry.lane for carry in after.carries} if closed else set()
-    readdressed = {
-        lane.number for lane in after.lanes if lane.up and addresses.get(lane.number) != lane.addresses
-    }
-    return tuple(sorted(closed - carrying | readdressed | (set(behind) - up)))
-
-
-def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:
-    """The lanes of an earlier daemon that are closed and carry nothing in the first plan: their running
-    flows begin anew in other lanes.
-
-    A tunnel may have left the configuration, or have lost its destinations to another one, while no daemon
-    ran.
-    """
-    needed = {lane.number for lane in plan.lanes if lane.up} | {carry.lane for carry in plan.carries}
-    return tuple(sorted(set(inherited) - needed))
-
-
-def left_behind(before: NetworkPlan, after: NetworkPlan) -> set[int]:
-    """The lanes that carried a destination which another lane carries now. Flows to it go on in them as
-    long as they are up.
-    """
-    if before.carries is after.carries:
-        return set()
-    carried = {carry.network: carry.lane for carry in after.carries}
-    return {carry.lane for carry in before.carries if carried.get(carry.network, carry.lane) != carry.lane}
-
-
-def overshadowed(plan: NetworkPlan) -> set[int]:
-    """The lanes of tunnels that reach a destination which another one carries: it may have been theirs."""
-    carried = {carry.network: carry.lane for carry in plan.carries}
-    ranked = {} if plan.directory is None else plan.directory.ranked
-    lanes: dict[str, list[int]] = {}
-    for lane in plan.lanes:
-        lanes.setdefault(lane.tunnel, []).append(lane.number)
-    return {
-        number
-        for network, names in ranked.items()
-        if len(names) > 1
-        for name in names
-        for number in lanes.get(name, ())
-        if carried.get(network, number) != number
-    }
-
-
-def kept_open(plan: NetworkPlan, lanes: Collection[Lane]) -> NetworkPlan:
-    """The plan with these lanes still open: nothing new enters them, what is in them goes on."""
-    numbers = {lane.number for lane in lanes}
-    return (
-        replace(plan, lanes=(*(lane for lane in plan.lanes if lane.number not in numbers), *lanes))
-        if lanes
-        else plan
-    )
-
-
 def next_refusal(snapshot: Snapshot) -> float | None:
     """The monotonic moment at which a pause ends without any event; None: no tunnel pauses."""
     pausing = (
-        state.well_since + PAUSE
+        state.well_since + PAUSE_SECONDS
         for tunnel, state in snapshot.tunnels.values()
         if not well(tunnel, state) and _manner(tunnel, state, snapshot.now) is Manner.PAUSE
     )
@@ -332,7 +227,7 @@ def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
     if well(tunnel, state):
         return Manner.PAUSE
     given_up = state.want is Want.DOWN or state.phase in (Phase.STOPPED, Phase.FAILED)
-    return Manner.REFUSE if given_up or state.well_since + PAUSE <= now else Manner.PAUSE
+    return Manner.REFUSE if given_up or state.well_since + PAUSE_SECONDS <= now else Manner.PAUSE
 
 
 def _lanes(tunnel: Tunnel, state: TunnelState, first: int, share: int | None, now: float) -> list[Lane]:

@@ -1,6 +1,4 @@
-"""What went through a lane, as its counters say: they only grow, except that they begin anew with the
-table.
-"""
+"""Counters of a lane: they only grow, and start from zero when the nftables table is made anew."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def _comes_up(before: TunnelState, after: TunnelState) -> bool:
 
 
 def next_deadline(states: Iterable[TunnelState]) -> float | None:
-    """The moment (monotonic seconds) at which a deadline of these tunnels is reached; None: they have none."""
+    """When (monotonic seconds) a deadline of these tunnels is reached; None: they have none."""
     return min((moment for state in states for moment in _deadlines(state)), default=None)
 
 

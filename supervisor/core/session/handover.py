@@ -272,10 +272,10 @@ def _slot_taken(c: StepContext, state: TunnelState, standby: SessionState) -> St
 
 def _begun(c: StepContext, state: TunnelState, active: SessionState) -> Step:
     """In the best way that the remote gateway and the client allow."""
-    second, pairs = state.known.second, c.kind.pairs(c.tunnel)
+    second, pairs = state.known.second, c.kind.allows_parallel(c.tunnel)
     if pairs and second in (Second.UNKNOWN, Second.ALLOWED):
         return _standby_begun(c, state, active)
-    if c.kind.renew and c.kind.renews_login:
+    if c.kind.renew and c.kind.renew_starts_new_session:
         return _in_place(c, state, active)
     if pairs and second is Second.REPLACES:
         return _standby_begun(c, state, active)
@@ -319,7 +319,7 @@ def planning(
     tunnel: Tunnel, kind: AnyKind, state: TunnelState, jitter: float, utc_offset: float
 ) -> TunnelState:
     """The state under settings that may have changed."""
-    if state.coming or kind.endless:
+    if state.coming or kind.unlimited_session:
         return state
     return replace(state, planned=due(tunnel, state, jitter, utc_offset))
 

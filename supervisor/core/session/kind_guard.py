@@ -42,12 +42,12 @@ def guarded(kind: AnyKind, faults: Faults) -> AnyKind:
     return replace(
         kind,
         inputs=asked(kind.inputs, ()),
-        pairs=asked(kind.pairs, False),
+        allows_parallel=asked(kind.allows_parallel, False),
         endpoint=asked(kind.endpoint, None),
-        door=asked(kind.door, None),
-        inside=asked(kind.inside, None),
+        tcp_port=asked(kind.tcp_port, None),
+        inner_probe=asked(kind.inner_probe, None),
         certificates=asked(certificates, ()),
-        companions=told(kind.companions),
+        referenced_inputs=told(kind.referenced_inputs),
         launch=told(kind.launch),
         dialogue=dialogue,
     )

@@ -1,4 +1,4 @@
-"""Login pacing: clients of one gateway, and logins with one account, begin one after the other.
+"""Login pacing against lockout: clients of one gateway, and logins with one account, begin one by one.
 
 A gateway that sees twenty clients from one address in the same second takes them for an attack, and an
 account whose password is wrong must not be tried by each of its tunnels: it would be locked.

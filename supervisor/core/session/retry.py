@@ -1,4 +1,4 @@
-"""When a tunnel is tried again: the policy of each reason and the pause before an attempt."""
+"""Retry and backoff: the policy of each reason, and the pause before the next attempt."""
 
 from __future__ import annotations
 

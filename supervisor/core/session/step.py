@@ -71,7 +71,9 @@ def _planned(c: StepContext, before: TunnelState, after: TunnelState) -> TunnelS
     chosen = after.planned is not None and after.planned != before.planned
     if chosen or _basis(after) == _basis(before):
         return after
-    return replace(after, planned=None if c.kind.endless else due(c.tunnel, after, c.jitter, c.utc_offset))
+    return replace(
+        after, planned=None if c.kind.unlimited_session else due(c.tunnel, after, c.jitter, c.utc_offset)
+    )
 
 
 def _basis(state: TunnelState) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What a step of a tunnel has changed: the records of it, and whether anything that goes out depends on it."""
+"""What a step of a tunnel has changed: its records, and whether any output depends on it."""
 
 from __future__ import annotations
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from supervisor.core.network.access import Segment
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
+from supervisor.core.views.documents import SourceTotalsEntry
 
 _PROTOCOLS: Mapping[int, str] = {
     1: "icmp",
@@ -96,6 +97,25 @@ class Act(NamedTuple):
     event: str  # control, audit-start, audit-stop
     at: float  # Unix time
     details: Mapping[str, Any]
+
+
+class Requester(TypedDict, total=False):
+    """Who asked for a change: the process at the other end of the control socket, or a signal."""
+
+    uid: int
+    user: str | None
+    pid: int
+    signal: str
+
+
+class ChangeRequest(TypedDict):
+    """An attempt to change something, as the log and the audit note it."""
+
+    action: str
+    tunnel: str | None
+    by: Requester | None  # None: the process was gone before it could be asked for
+    result: str  # done, refused, failed or interrupted
+    why: str | None
 
 
 Entry = FlowRecord | Gap | Act
@@ -276,7 +296,7 @@ class Accounts:
         total.sent_bytes += flow.sent[1] if flow.sent is not None else 0
         total.received_bytes += flow.received[1] if flow.received is not None else 0
 
-    def document(self, tunnel: str | None, source: str | None, limit: int) -> list[dict[str, Any]]:
+    def document(self, tunnel: str | None, source: str | None, limit: int) -> list[SourceTotalsEntry]:
         """The largest totals, by bytes both ways; of one tunnel, of one source."""
         named = [(name, _address(packed), total) for (name, packed), total in list(self.totals.items())]
         named += [(name, OTHERS, total) for name, total in list(self.others.items())]

@@ -5,10 +5,10 @@ alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from supervisor.core.humanize import lasting
 from supervisor.core.state import Drain, Snapshot
+from supervisor.core.views.documents import DrainEntry
 
 
 def drains(snapshot: Snapshot) -> Mapping[str, Drain]:
@@ -25,8 +25,8 @@ def drains(snapshot: Snapshot) -> Mapping[str, Drain]:
     return found
 
 
-def counted(snapshot: Snapshot) -> bool:
-    """Is it known of each of them what is left."""
+def all_counted(snapshot: Snapshot) -> bool:
+    """The flows that are left are known for each of them."""
     return all(drain.left is not None for drain in drains(snapshot).values())
 
 
@@ -42,7 +42,7 @@ def flows(left: int | None) -> str:
     return "1 flow" if left == 1 else f"{left} flows"
 
 
-def flows_left(drain: Mapping[str, Any]) -> str:
+def flows_left(drain: DrainEntry) -> str:
     """The `drain` of a tunnel in the status document in words, such as `3 flows left, silent for at most
     12 s`.
     """

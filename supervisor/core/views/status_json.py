@@ -1,23 +1,31 @@
-"""The snapshot as other programs see it: the JSON of `status` and `/api/v1/status`."""
+"""The snapshot as JSON: the documents of `facilitator status` and `facilitator plan`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from supervisor.core.conditions import Condition
+from supervisor.core.humanize import iso
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, Uplink
+from supervisor.core.views.documents import (
+    DrainEntry,
+    OtherSessionEntry,
+    PlanDocument,
+    QuestionEntry,
+    SessionEntry,
+    StatusDocument,
+    TunnelStatus,
+)
 from tunnels.settings import Tunnel
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonIdentity:
-    """Who speaks."""
+    """The process that answers, as its documents name it."""
 
     facilitator: str
     version: str
@@ -27,10 +35,10 @@ class DaemonIdentity:
     upgrades: int = 0  # how often this process has changed its program
 
 
-def status(
+def status_document(
     who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]
-) -> dict[str, Any]:
-    """The status document (contract, section 2). Times are ISO 8601 in UTC."""
+) -> StatusDocument:
+    """The answer to `/api/v1/status`. `conditions`: what people see now, by name."""
     owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
     carried: dict[str, list[str]] = {}
     for carry in plan.carries:
@@ -54,10 +62,8 @@ def status(
     }
 
 
-def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
-    """The document behind `facilitator plan`: whose number is whose, what is wanted, and how the kernel
-    differs, one item a line.
-    """
+def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[str]) -> PlanDocument:
+    """The answer to `facilitator plan`; `wanted` and `changes` have one item a line."""
     return {
         "lanes": {str(lane.number): lane.tunnel for lane in plan.lanes},
         "wanted": list(wanted),
@@ -65,14 +71,9 @@ def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[st
     }
 
 
-def iso(moment: float) -> str:
-    """Unix time as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _tunnel(
     who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], uplink: Uplink
-) -> dict[str, Any]:
+) -> TunnelStatus:
     leg = dead_leg(tunnel, state, uplink)
     waiting = state.phase is Phase.BACKOFF and state.deadline is not None
     return {
@@ -103,7 +104,7 @@ def _tunnel(
     }
 
 
-def _other(who: DaemonIdentity, state: TunnelState) -> dict[str, Any] | None:
+def _other(who: DaemonIdentity, state: TunnelState) -> OtherSessionEntry | None:
     """The session beside the one that carries: the next one, or the last one with its flows."""
     standby = state.standby
     if standby is None:
@@ -117,7 +118,7 @@ def _other(who: DaemonIdentity, state: TunnelState) -> dict[str, Any] | None:
     }
 
 
-def _drain(who: DaemonIdentity, drain: Drain | None) -> dict[str, Any] | None:
+def _drain(who: DaemonIdentity, drain: Drain | None) -> DrainEntry | None:
     if drain is None:
         return None
     return {
@@ -128,7 +129,7 @@ def _drain(who: DaemonIdentity, drain: Drain | None) -> dict[str, Any] | None:
     }
 
 
-def _question(who: DaemonIdentity, asking: Asking | None) -> dict[str, Any] | None:
+def _question(who: DaemonIdentity, asking: Asking | None) -> QuestionEntry | None:
     if asking is None:
         return None
     return {
@@ -138,7 +139,7 @@ def _question(who: DaemonIdentity, asking: Asking | None) -> dict[str, Any] | No
     }
 
 
-def _session(who: DaemonIdentity, session: Session) -> dict[str, Any]:
+def _session(who: DaemonIdentity, session: Session) -> SessionEntry:
     return {
         "id": session.id,
         "pid": session.pid,

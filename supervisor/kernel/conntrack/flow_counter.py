@@ -1,39 +1,38 @@
-"""Counts the flows of lanes that drain: the engine's `FlowCounter`.
+"""Counts the flows of draining lanes: the engine's `FlowCounter`.
 
-Each look reads all entries of connection tracking that may be about these lanes, in one request that the
-kernel filters. The next one follows when a flow has changed its state or ended, which the kernel tells, but
-not before a pause in proportion to what a look costs; at the latest after POLL, because silence is told by
-nobody.
+Each dump reads all conntrack entries of these lanes, filtered by the kernel. The next dump follows a
+notification that a flow changed its state or ended, after a pause in proportion to what the last dump cost;
+at the latest after POLL_SECONDS, because nothing notifies us of a flow that falls silent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from common.netlink import NetlinkSocket, attributes
 from supervisor.core.events import Event, FlowsCounted
 from supervisor.core.network.flow_counting import FlowJob, Left, Memory, TrackedFlow, count, prefix
 from supervisor.kernel.conntrack import dump as ct
-from supervisor.kernel.netlink.codec import attributes
 from supervisor.kernel.sysctl import Note
 
-POLL = 5.0  # seconds between two looks when nothing is heard
-REST = 0.05  # seconds between two looks at least
-SHARE = 20.0  # times the processor time of a look is the pause after it
-SETTLED_WITHIN = 2.0  # seconds for the kernel to follow the plan
-_WAY, _PROTOCOL_INFO, _TIMEOUT = 1, 4, 7
+POLL_SECONDS = 5.0  # between two dumps when no notification comes
+REST_SECONDS = 0.05  # between two dumps at least
+REST_PER_WORK = 20.0  # the pause after a dump, in multiples of its processor time
+SETTLED_SECONDS = 2.0  # for the kernel to follow the plan
+# CTA_TUPLE_ORIG, CTA_PROTOINFO, CTA_TIMEOUT; CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE
+_ORIGINAL, _PROTOCOL_INFO, _TIMEOUT = 1, 4, 7
 _TCP_INFO, _TCP_STATE = 1, 1
-_ESTABLISHED, _OVER = 3, (7, 8)  # states of TCP; over: TIME_WAIT, CLOSE
-_LONGEST = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
-# seconds that the kernel gives an established connection whose packets are not answered, whatever that file
-# says
-_UNANSWERED = 300.0
+_ESTABLISHED, _OVER = 3, (7, 8)  # TCP_CONNTRACK_ESTABLISHED; TCP_CONNTRACK_TIME_WAIT and _CLOSE
+_ESTABLISHED_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
+# What the kernel gives an established connection whose packets are not acknowledged, whatever that file says:
+# nf_conntrack_tcp_timeout_unacknowledged (Documentation/networking/nf_conntrack-sysctl.rst).
+_UNANSWERED_SECONDS = 300.0
 
 
 class FlowWatch:
@@ -80,28 +79,30 @@ class FlowWatch:
 
     async def _watch(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLED_WITHIN):
+            async with asyncio.timeout(SETTLED_SECONDS):
                 await self._settled()
         while True:
             with self._contained("flows"):
                 await self._count_on()
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _count_on(self) -> None:
         while True:
             try:
                 with ct.listening() as hints:  # a new one for each look: what was heard before it is old
-                    await asyncio.sleep(max(REST, SHARE * await self._look()))
-                    await _something(hints, POLL)
+                    await asyncio.sleep(max(REST_SECONDS, REST_PER_WORK * await self._look()))
+                    await _something(hints, POLL_SECONDS)
             except OSError as error:
                 self._complain(error)
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(POLL_SECONDS)
 
     async def _look(self) -> float:
         """Post what is there; the seconds of processor time that it took."""
-        jobs, sock = self._jobs, ct.opened()  # here, in the network namespace of this thread
+        jobs, netlink = self._jobs, ct.conntrack_socket()  # here, in the network namespace of this thread
         limits = {lane: job.idle for lane, job in jobs.items()}
-        self._memory, left, cost = await asyncio.to_thread(_counted, sock, _longest(), self._memory, limits)
+        self._memory, left, cost = await asyncio.to_thread(
+            _counted, netlink, _longest(), self._memory, limits
+        )
         self._failed = ""
         for lane in jobs.keys() & self._jobs.keys():
             self._post(
@@ -121,20 +122,20 @@ class FlowWatch:
             self._note(f"cannot count the flows that are left: {error}", {})
 
 
-async def _something(sock: socket.socket, within: float) -> None:
+async def _something(netlink: NetlinkSocket, within: float) -> None:
     """Return when anything is heard, at the latest after so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
-            await asyncio.get_running_loop().sock_recv(sock, 1)
+            await asyncio.get_running_loop().sock_recv(netlink.socket, 1)
 
 
 def _counted(
-    sock: socket.socket, longest: float | None, memory: Memory, limits: Mapping[int, float]
+    netlink: NetlinkSocket, longest: float | None, memory: Memory, limits: Mapping[int, float]
 ) -> tuple[Memory, Mapping[int, Left], float]:
     """One look, in a thread of its own, and what it cost: a busy machine makes it late, not dear."""
     began = time.thread_time()
-    with sock:
-        found = [read(body, time.monotonic(), longest) for body in ct.entries(sock, *prefix(limits))]
+    with netlink:
+        found = [read(body, time.monotonic(), longest) for body in ct.entries(netlink, *prefix(limits))]
         memory, left = count(memory, found, limits, time.monotonic())
     return memory, left, time.thread_time() - began
 
@@ -143,16 +144,16 @@ def read(body: bytes, now: float, longest: float | None) -> TrackedFlow:
     """An entry as the kernel tells it; `longest`: seconds that it keeps an established connection without
     a packet, where known.
     """
-    values = dict(attributes(body[4:]))
+    values = dict(attributes(body[ct.HEADER_BYTES :]))
     state = _tcp_state(values.get(_PROTOCOL_INFO, b""))
     left = float(_number(values.get(_TIMEOUT)))
     silent = (
         max(0.0, longest - left)
-        if longest is not None and state == _ESTABLISHED and left > _UNANSWERED
+        if longest is not None and state == _ESTABLISHED and left > _UNANSWERED_SECONDS
         else 0.0
     )
     return TrackedFlow(
-        _number(values.get(ct.MARK)), values.get(_WAY, b""), state in _OVER, now, now + left, silent
+        _number(values.get(ct.MARK)), values.get(_ORIGINAL, b""), state in _OVER, now, now + left, silent
     )
 
 
@@ -168,6 +169,6 @@ def _number(packed: bytes | None) -> int:
 
 def _longest() -> float | None:
     try:
-        return float(_LONGEST.read_text())
+        return float(_ESTABLISHED_TIMEOUT.read_text())
     except (OSError, ValueError):
         return None

@@ -1,12 +1,11 @@
-"""Flows in our lanes, as connection tracking sees them begin and end: read in a thread of its own, for the
-audit.
+"""Conntrack events (NEW, DESTROY) of flows in our lanes, read in a thread of its own, for the audit.
 
-The kernel tells only of flows that carry one of our marks: a socket filter looks at that, so those of others
-take no room in the buffer. Beginnings and ends come through two sockets, so the kernel's count of what it had
-to drop says what was lost. A flow's beginning is in its socket before its end is in the other one: whoever
-reads the ends first, and then the beginnings, can put them in order.
+A socket filter (BPF) drops the events of flows without one of our marks, so those take no room in the buffer.
+Beginnings and ends come through two sockets, so that the kernel's count of dropped events says which were
+lost. A flow's beginning is in its socket before its end is in the other one: reading the ends first, then the
+beginnings, gives an order.
 
-Nothing here makes the kernel wait: what is not read in time is dropped there, counted, and told as a gap.
+Nothing here makes the kernel wait: what is not read in time is dropped there, counted, and recorded as a gap.
 """
 
 from __future__ import annotations
@@ -22,29 +21,27 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from common.netlink import NETFILTER, SO_RCVBUFFORCE, SOL_NETLINK, NetlinkSocket, attributes
 from supervisor.core.network.flow_counting import prefix
 from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
 from supervisor.core.views.audit_lines import Entry, FlowChange, FlowRecord, Gap, Take
 from supervisor.kernel.conntrack import dump as ct
-from supervisor.kernel.netlink.codec import attributes
 
-BUFFER = (
-    16 << 20
-)  # bytes that the kernel keeps for us, for each of both sockets: some seconds of many thousand flows
-GATHER = 0.05  # seconds in which more comes, once something has come
-_MOST = 512  # events of one sort in a round: some milliseconds, so that other threads have their turn
-_BREATH = 0.005  # seconds between two rounds when that was not all
-_AGAIN = 5.0  # seconds after which flows are followed again where that failed
-_GROUP_NEW, _GROUP_DESTROY = 1 << 0, 1 << 2
-_SOL_NETLINK, _NO_ENOBUFS = 270, 5
-_SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_MEMINFO = 33, 26, 55
+BUFFER_BYTES = 16 << 20  # of unread events, for each of both sockets: some seconds of many thousand flows
+GATHER_SECONDS = 0.05  # in which more events arrive, once one has come
+_MOST_EVENTS = 512  # of one sort in a round: some milliseconds, so that other threads have their turn
+_BREATH_SECONDS = 0.005  # between two rounds when that was not all
+_RETRY_SECONDS = 5.0  # after which flows are followed again where that failed
+_GROUP_NEW, _GROUP_DESTROY = 1, 3  # NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_DESTROY
+_NO_ENOBUFS = 5  # NETLINK_NO_ENOBUFS
+_SO_ATTACH_FILTER, _SO_MEMINFO = 26, 55
 _MEMINFO = struct.Struct("9I")  # the last one: messages that found no room (SK_MEMINFO_DROPS)
 _ORIGINAL, _REPLY, _PROTOCOL_INFO, _SENT, _RECEIVED, _ID, _TIMES, _EVENT_TIME = 1, 2, 4, 9, 10, 12, 20, 27
-_HEAD = 20  # bytes of the headers of netlink and nfnetlink
+_HEADERS_BYTES = 20  # struct nlmsghdr and struct nfgenmsg
 _HEADER = struct.Struct("=HH")
 _NUMBER, _MOMENT = struct.Struct(">I"), struct.Struct(">Q")
 _TWO = struct.Struct(">4xQ4xQ")  # two attributes of eight bytes
-_NANO = 1e9
+_NANOSECONDS = 1e9
 _TCP_STATE = 12  # where it stands: CTA_PROTOINFO > CTA_PROTOINFO_TCP > CTA_PROTOINFO_TCP_STATE
 # A tuple by its length: addresses, protocol and ports stand where they always stand. (ICMP has an identifier
 # instead of ports.)
@@ -53,7 +50,7 @@ _TUPLE4, _TUPLE6 = struct.Struct(">8x4s4x4s8xB"), struct.Struct(">8x16s4x16s8xB"
 # What the filter says to the kernel (classic BPF, `struct sock_filter`): how much of a message whose CTA_MARK
 # is one of ours.
 _FILTER = (
-    (0x00, 0, 0, _HEAD),
+    (0x00, 0, 0, _HEADERS_BYTES),
     (0x01, 0, 0, ct.MARK),
     (0x20, 0, 0, 0xFFFF_F000 + 12),  # find the attribute (SKF_AD_NLATTR)
     (0x15, 5, 0, 0),
@@ -71,7 +68,9 @@ class FlowEvents:
     missed.
     """
 
-    def __init__(self, take: Take, buffer: int = BUFFER, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, take: Take, buffer: int = BUFFER_BYTES, clock: Callable[[], float] = time.time
+    ) -> None:
         self._take, self._buffer, self._clock = take, buffer, clock
         self._log = structlog.get_logger()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
@@ -98,7 +97,7 @@ class FlowEvents:
             except (OSError, struct.error, IndexError) as error:
                 blind = self._clock() if blind is None else blind
                 self._say(repr(error))
-            if ending.poll(_AGAIN * 1000):
+            if ending.poll(_RETRY_SECONDS * 1000):
                 break
         os.close(self._end)
 
@@ -117,11 +116,11 @@ class FlowEvents:
             over, more = False, False
             while more or not over:
                 anything.poll()
-                over = bool(ending.poll((_BREATH if more else GATHER) * 1000))
+                over = bool(ending.poll((_BREATH_SECONDS if more else GATHER_SECONDS) * 1000))
                 now = self._clock()
                 told = list(_round(begins, ends, since, now))
                 self._take(told)
-                since, more = now, len(told) >= _MOST
+                since, more = now, len(told) >= _MOST_EVENTS
 
     def _say(self, problem: str | None) -> None:
         if problem != self.problem:
@@ -147,35 +146,34 @@ class _Events:
     """One group of events, of our lanes only. To be used as a context."""
 
     def __init__(self, group: int, buffer: int) -> None:
-        self._sock = ct.opened()
+        self._netlink = NetlinkSocket(NETFILTER, timeout=0)
+        self._sock = self._netlink.socket
         self._told = 0  # dropped messages that were told
         self._room = bytearray(1 << 16)
         try:
-            self._open(group, buffer)
+            self._listen(group, buffer)
         except OSError:
-            self._sock.close()
+            self._netlink.close()
             raise
 
-    def _open(self, group: int, buffer: int) -> None:
+    def _listen(self, group: int, buffer: int) -> None:
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer // 2)  # the kernel doubles it
+            self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer // 2)  # the kernel doubles it
         except PermissionError:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer // 2)
-        self._sock.setsockopt(
-            _SOL_NETLINK, _NO_ENOBUFS, 1
-        )  # drop what finds no room and nothing else; the count tells
+        # Drop what finds no room and nothing else; the count tells.
+        self._sock.setsockopt(SOL_NETLINK, _NO_ENOBUFS, 1)
         code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _FILTER))
         self._sock.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(code))
         )
-        self._sock.setblocking(False)
-        self._sock.bind((0, group))
+        self._netlink.join(group)
 
     def __enter__(self) -> _Events:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sock.close()
+        self._netlink.close()
 
     def fileno(self) -> int:
         """For poll."""
@@ -184,7 +182,7 @@ class _Events:
     def read(self, told: FlowChange, now: float) -> Iterator[FlowRecord]:
         """What waits, up to a bound."""
         room, receive = self._room, self._sock.recv_into
-        for _ in range(_MOST):
+        for _ in range(_MOST_EVENTS):
             try:
                 size = receive(room)
             except BlockingIOError:
@@ -205,7 +203,7 @@ def parse(data: bytes | bytearray, start: int, end: int, told: FlowChange, now: 
     known shape.
     """
     at: dict[int, int] = {}
-    position = start + _HEAD
+    position = start + _HEADERS_BYTES
     header = _HEADER.unpack_from
     while position < end:
         length, kind = header(data, position)
@@ -228,7 +226,7 @@ def parse(data: bytes | bytearray, start: int, end: int, told: FlowChange, now: 
     received = _numbers(data, at[_RECEIVED]) if _RECEIVED in at else ()
     return FlowRecord(
         told,
-        event / _NANO if event else now,
+        event / _NANOSECONDS if event else now,
         lane,
         _NUMBER.unpack_from(data, at[_ID] + 4)[0] if _ID in at else 0,
         protocol,
@@ -240,7 +238,7 @@ def parse(data: bytes | bytearray, start: int, end: int, told: FlowChange, now: 
         real_port,
         (sent[0], sent[1]) if sent else None,
         (received[0], received[1]) if received else None,
-        began / _NANO if began else None,
+        began / _NANOSECONDS if began else None,
         data[at[_PROTOCOL_INFO] + _TCP_STATE] if _PROTOCOL_INFO in at else 0,
     )
 
@@ -272,8 +270,8 @@ def _numbers(data: bytes | bytearray, position: int) -> tuple[int, ...]:
 
 def _dumped(now: float) -> Iterator[FlowRecord]:
     """All flows of our lanes. OSError."""
-    with ct.opened() as sock:
-        for body in ct.entries(sock, *prefix((FIRST_LANE, LAST_LANE))):
-            framed = bytes(_HEAD - 4) + body
+    with ct.conntrack_socket() as netlink:
+        for body in ct.entries(netlink, *prefix((FIRST_LANE, LAST_LANE))):
+            framed = bytes(_HEADERS_BYTES - 4) + body
             if (flow := parse(framed, 0, len(framed), FlowChange.ALREADY, now)) is not None:
                 yield flow

@@ -1,11 +1,9 @@
-"""Flows that change their tunnel while both work: no packet is lost, neither of those that are sent nor of
-the answers on their way.
+"""Moves running flows from one working tunnel to another without losing a packet in either direction.
 
-Source NAT ties a flow to the address that it left with: through another tunnel it must begin anew, with that
-one's address. So the flow is forgotten (its connection entry, of the conntrack table) between two packets.
-Answers that are still on their way to the old tunnel's address get an entry of their own for a moment. Both
-entries would claim the packets that staff send; so the claim of the short-lived one is made in a zone of
-connection tracking in which no packet is.
+Source NAT ties a flow to the address that it left with: through another tunnel it must start anew, with that
+tunnel's address. So its conntrack entry is deleted between two packets. Answers that are still on their way
+to the old address get an entry of their own for some seconds. Both entries would match the packets that staff
+send; so that direction of the short-lived one is put into a conntrack zone that no packet uses.
 
     flow, lane 1:   staff:5000 -> site:80,  answers: site:80 -> tunnel 1:5000
     forgotten, and for a moment:            site:80 -> tunnel 1:5000 becomes site:80 -> staff:5000
@@ -16,25 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from common.netlink import CREATE, EXCLUSIVE, NESTED, NetlinkRequest, NetlinkSocket, attribute, attributes
 from supervisor.core.network.flow_counting import blocks
 from supervisor.core.network.plan import FIRST_LANE, HOST_FLAG, LAST_LANE
 from supervisor.kernel.conntrack import dump as ct
-from supervisor.kernel.netlink.codec import NESTED, attribute, attributes
 
 ALL_LANES = range(FIRST_LANE, LAST_LANE + 1)
-FOLLOWED = 2_000  # flows of a lane whose answers are waited for; the others are forgotten at once
-LINGER = 10  # seconds that such an entry lives without a packet
-_CREATE, _EXCL = 0x400, 0x200
+FOLLOWED_FLOWS = 2_000  # of a lane, whose answers are waited for; the others are forgotten at once
+LINGER_SECONDS = 10  # that such an entry lives without a packet
 _ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _ID, _NAT_DESTINATION = 1, 2, 3, 6, 7, 12, 13
 _ADDRESSES, _PROTOCOL, _TUPLE_ZONE = 1, 2, 3
 _SEEN_REPLY, _ASSURED, _CONFIRMED = 1 << 1, 1 << 2, 1 << 3
 _TCP, _UDP = 6, 17
-_ZONE = 173  # of connection tracking, for the claims that are to catch nothing
+_ZONE = 173  # conntrack zone for tuples that must match no packet
 _BATCH = 100  # flows in one datagram, so that other threads have their turn
 
 
@@ -48,14 +44,14 @@ class Endpoints(NamedTuple):
     destination_port: bytes
 
     def turned(self) -> Endpoints:
-        """The other direction, if nobody translates."""
+        """The other direction, without NAT."""
         return Endpoints(
             self.destination, self.source, self.protocol, self.destination_port, self.source_port
         )
 
 
 class FlowTuple(NamedTuple):
-    """An entry: what packets and answers look like before they are translated."""
+    """A conntrack entry: its tuples in both directions."""
 
     family: int
     original: bytes  # as the kernel packed it
@@ -65,16 +61,13 @@ class FlowTuple(NamedTuple):
 
 
 async def forget(marks: Iterable[int]) -> None:
-    """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot
-    do that.
-    """
+    """Delete the conntrack entries with these marks, in a thread. OSError when the kernel cannot do that."""
     for mark in marks:
-        await asyncio.to_thread(
-            _forget, ct.opened(), ct.opened(), mark
-        )  # made here, in the network namespace of this thread
+        # The sockets are made here, in the network namespace of this thread.
+        await asyncio.to_thread(_forget, ct.conntrack_socket(), ct.conntrack_socket(), mark)
 
 
-def end(sock: socket.socket, lanes: Iterable[int], flagged: bool = False) -> None:
+def end(netlink: NetlinkSocket, lanes: Iterable[int], flagged: bool = False) -> None:
     """Forget all flows of these lanes for good; `flagged`: also those of the host itself, and the answers
     that are waited for.
 
@@ -84,29 +77,27 @@ def end(sock: socket.socket, lanes: Iterable[int], flagged: bool = False) -> Non
     are lost until this is done.
     """
     for mark, mask in blocks(lanes):
-        ct.forget(sock, mark, mask & ~HOST_FLAG if flagged else mask)
+        ct.forget(netlink, mark, mask & ~HOST_FLAG if flagged else mask)
 
 
-def _forget(reading: socket.socket, writing: socket.socket, mark: int) -> None:
+def _forget(reading: NetlinkSocket, writing: NetlinkSocket, mark: int) -> None:
     with reading, writing:
-        flows = list(itertools.islice(_flows(reading, mark), FOLLOWED))
+        flows = list(itertools.islice(_flows(reading, mark), FOLLOWED_FLOWS))
         # What the kernel says to a single flow is not read: one that is gone already is forgotten.
         for start in range(0, len(flows), _BATCH):
-            writing.send(
-                b"".join(part for flow in flows[start : start + _BATCH] for part in _moves(flow, mark))
-            )
+            writing.send(*(part for flow in flows[start : start + _BATCH] for part in _moves(flow, mark)))
         ct.forget(writing, mark)  # more than those, and what is new since then
 
 
-def _flows(sock: socket.socket, mark: int) -> Iterator[FlowTuple]:
-    return (flow for body in ct.entries(sock, mark) if (flow := read(body)) is not None)
+def _flows(netlink: NetlinkSocket, mark: int) -> Iterator[FlowTuple]:
+    return (flow for body in ct.entries(netlink, mark) if (flow := read(body)) is not None)
 
 
 def read(body: bytes) -> FlowTuple | None:
     """The flow in an entry as the kernel tells it; None: of a protocol without ports, where answers cannot
     be told apart so easily.
     """
-    values = dict(attributes(body[4:]))
+    values = dict(attributes(body[ct.HEADER_BYTES :]))
     way, answers = _endpoints(values[_ORIGINAL]), _endpoints(values[_REPLY])
     if way is None or answers is None:
         return None
@@ -124,16 +115,16 @@ def _endpoints(packed: bytes) -> Endpoints | None:
     return Endpoints(addresses[0], addresses[1], protocol[1][0], protocol[2], protocol[3])
 
 
-def _moves(flow: FlowTuple, mark: int) -> Iterator[bytes]:
+def _moves(flow: FlowTuple, mark: int) -> Iterator[NetlinkRequest]:
     """Forget it; then the entry for answers that are on their way, marked so that it belongs to the lane
     and counts as no flow of it.
     """
-    yield ct.frame(
+    yield ct.request(
         ct.DELETE, 0, flow.family, attribute(_ORIGINAL | NESTED, flow.original) + attribute(_ID, flow.number)
     )
-    yield ct.frame(
+    yield ct.request(
         ct.NEW,
-        _CREATE | _EXCL,
+        CREATE | EXCLUSIVE,
         flow.family,
         b"".join(
             (
@@ -143,7 +134,7 @@ def _moves(flow: FlowTuple, mark: int) -> Iterator[bytes]:
                     _packed(flow.answers.turned()) + attribute(_TUPLE_ZONE, struct.pack(">H", _ZONE)),
                 ),
                 attribute(_STATUS, struct.pack(">I", _SEEN_REPLY | _ASSURED | _CONFIRMED)),
-                attribute(_TIMEOUT, struct.pack(">I", LINGER)),
+                attribute(_TIMEOUT, struct.pack(">I", LINGER_SECONDS)),
                 attribute(ct.MARK, struct.pack(">I", mark | HOST_FLAG)),
                 attribute(_NAT_DESTINATION | NESTED, _translation(flow.way.source, flow.way.source_port)),
                 attribute(

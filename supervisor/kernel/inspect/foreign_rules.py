@@ -1,12 +1,11 @@
-"""Looks at what other programs have put into the kernel: policy rules and routes, and one trial
-transaction. Nothing of it lasts.
+"""Single looks at what other programs have put into the kernel (rtnetlink(7), sock_diag(7)): policy rules,
+routes, listening sockets; and a trial transaction of nftables, of which nothing lasts.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import os
 import secrets
 import socket
 import struct
@@ -14,36 +13,51 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 
-from supervisor.core.preflight.facts import PolicyRule, TableRoute
-from supervisor.kernel.netlink.blocking import (
+from common.netlink import (
     ACK,
     CREATE,
+    DUMP,
     ERROR,
-    REQUEST,
-    dump,
-    message,
-    one,
-    opened,
-    received,
+    NETFILTER,
+    SOCK_DIAG,
+    STRICT_CHECK,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    native,
+    refusal,
+    text,
+    text_attribute,
 )
-from supervisor.kernel.netlink.codec import NESTED, attribute, attributes
-from supervisor.kernel.nft.table import OWNER, PERSIST
-from supervisor.kernel.route.messages import FAMILY, PROTOCOL
+from common.rtnetlink import FAMILY
+from supervisor.core.preflight.facts import PolicyRule, TableRoute
+from supervisor.kernel.nft.expressions import Expression, expression
+from supervisor.kernel.nft.messages import (
+    CHAIN_NAME,
+    CHAIN_TABLE,
+    DELETE_TABLE,
+    NEW_CHAIN,
+    NEW_RULE,
+    NEW_TABLE,
+    OWNER,
+    PERSIST,
+    RULE_CHAIN,
+    RULE_TABLE,
+    TABLE_FLAGS,
+    TABLE_NAME,
+    expressions,
+    nft_request,
+    transaction,
+)
+from supervisor.kernel.route.messages import PROTOCOL
 from tunnels.settings import IPAddress, IPNetwork
 
-MOST = 20_000  # routes that are read of a table
-_NETFILTER, _NFTABLES = 12, 10 << 8
-_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 2, 3, 6
-_BEGIN, _END = 0x10, 0x11
+MOST_ROUTES = 20_000  # that are read of a table
 _GET_ROUTES, _GET_POLICY_RULES, _POLICY_RULE, _ROUTE_HEADER = 26, 34, 12, 12
 _GET_NETCONF, _NETCONF_HEADER = 82, 4
 _PROTOCOL, _ROUTE_TABLE = 21, 15
-_SOCK_DIAG, _BY_FAMILY, _LISTEN, _USER = (
-    4,
-    20,
-    10,
-    64,
-)  # sock_diag(7): TCP_LISTEN, and the offset in struct inet_diag_msg
+# sock_diag(7): SOCK_DIAG_BY_FAMILY, TCP_LISTEN, and the offset of the user in struct inet_diag_msg
+_BY_FAMILY, _LISTEN, _USER = 20, 10, 64
 _KINDS: Mapping[int, str] = MappingProxyType(
     {
         1: "unicast",
@@ -57,23 +71,13 @@ _KINDS: Mapping[int, str] = MappingProxyType(
         9: "throw",
     }
 )
-_REFUSALS = (errno.EPERM, errno.EACCES)
+_NO_RIGHT = (errno.EPERM, errno.EACCES)
 _ANY = b"\xff" * 4
 
 
-def rule_of(name: bytes, *numbers: tuple[int, int]) -> bytes:
-    """The expressions of a rule with this one: NFTA_RULE_EXPRESSIONS > NFTA_LIST_ELEM > NFTA_EXPR_NAME and
-    _DATA.
-    """
-    data = b"".join(attribute(kind, struct.pack(">I", number)) for kind, number in numbers)
-    return attribute(
-        4 | NESTED, attribute(1 | NESTED, attribute(1, name + b"\x00") + attribute(2 | NESTED, data))
-    )
-
-
-# What not every kernel is built with: `socket transparent` into register 1, and `ct count 1`.
-NEEDED: Mapping[str, bytes] = MappingProxyType(
-    {"nft_socket": rule_of(b"socket", (1, 0), (2, 1)), "nft_connlimit": rule_of(b"connlimit", (1, 1))}
+# What not every kernel is built with: `socket transparent`, and `ct count 1`.
+NEEDED: Mapping[str, Expression] = MappingProxyType(
+    {"nft_socket": expression("socket", key=0, dreg=1), "nft_connlimit": expression("connlimit", count=1)}
 )
 
 
@@ -81,62 +85,49 @@ def owner_persist() -> bool:
     """Can a table have an owner and outlive it? Tried with a table that is made and removed in one
     transaction. OSError as `filters`.
     """
-    return _possible(attribute(2, struct.pack(">I", OWNER | PERSIST)))
+    return _possible(attribute(TABLE_FLAGS, struct.pack(">I", OWNER | PERSIST)))
 
 
-def missing_modules(needed: Mapping[str, bytes] = NEEDED) -> tuple[str, ...]:
+def missing_modules(needed: Mapping[str, Expression] = NEEDED) -> tuple[str, ...]:
     """The kernel modules that our rules need and that cannot be had, each tried in a table that does not
     last. OSError as `filters`.
     """
-    return tuple(module for module, expression in needed.items() if not _possible(b"", expression))
+    return tuple(module for module, needs in needed.items() if not _possible(b"", needs))
 
 
-def _possible(flags: bytes, expression: bytes | None = None) -> bool:
+def _possible(flags: bytes, in_rule: Expression | None = None) -> bool:
     """Does the kernel take a table with these flags, with a rule of this expression; it is removed in the
     same transaction.
     """
-    name = attribute(1, f"facilitator-trial-{secrets.token_hex(4)}".encode() + b"\x00")
-    inet, chain = struct.pack("=BBH", 1, 0, 0), b"trial\x00"
-    edge = struct.pack(">BBH", 0, 0, _NFTABLES >> 8)
-    made = [(_NEW_TABLE, name + flags)]
-    if expression is not None:
-        made += [
-            (_NEW_CHAIN, name + attribute(3, chain)),
-            (_NEW_RULE, name + attribute(2, chain) + expression),
-        ]
-    last = len(made) + 2
-    batch = (
-        message(_BEGIN, REQUEST | ACK, edge, 1),
-        *(
-            message(_NFTABLES | kind, REQUEST | ACK | CREATE, inet + body, number)
-            for number, (kind, body) in enumerate(made, 2)
-        ),
-        message(_NFTABLES | _DELETE_TABLE, REQUEST | ACK, inet + name, last),
-        message(_END, REQUEST, edge, last + 1),
-    )
-    with opened(_NETFILTER) as sock:
-        sock.send(b"".join(batch))
-        seen: set[int] = set()
-        while last not in seen:
-            for kind, number, body in received(sock):
-                seen.add(number)
-                code = -struct.unpack_from("=i", body)[0] if kind == ERROR else 0
-                if code in _REFUSALS:
-                    raise PermissionError(code, os.strerror(code))
-                if code:
+    table, chain = f"facilitator-trial-{secrets.token_hex(4)}", "trial"
+    requests = [nft_request(NEW_TABLE, CREATE | ACK, text_attribute(TABLE_NAME, table) + flags)]
+    if in_rule is not None:
+        names = text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, chain)
+        requests.append(nft_request(NEW_CHAIN, CREATE | ACK, names))
+        names = text_attribute(RULE_TABLE, table) + text_attribute(RULE_CHAIN, chain)
+        requests.append(nft_request(NEW_RULE, CREATE | ACK, names + expressions(in_rule)))
+    requests.append(nft_request(DELETE_TABLE, 0, text_attribute(TABLE_NAME, table)))
+    with NetlinkSocket(NETFILTER) as netlink:
+        first = netlink.send(*transaction(requests))
+        while True:
+            for message in netlink.receive():
+                error = refusal(message) if message.kind == ERROR else None
+                if error is not None and error.errno in _NO_RIGHT:
+                    raise PermissionError(error.errno, error.strerror)
+                if error is not None:
                     return False
-    return True
+                if message.number == first + len(requests):
+                    return True
 
 
 def policy_rules() -> tuple[PolicyRule, ...]:
     """The policy rules of others, of IPv4 and IPv6. Needs no right."""
     found = []
-    with opened(socket.NETLINK_ROUTE) as sock:
+    with NetlinkSocket() as netlink:
         for version, family in FAMILY.items():
-            for body in dump(sock, _GET_POLICY_RULES, struct.pack("=12B", family, *bytes(11))):
-                if body[0] == family and dict(attributes(body[_POLICY_RULE:])).get(_PROTOCOL, b"")[
-                    :1
-                ] != bytes([PROTOCOL]):
+            for body in netlink.answers(_GET_POLICY_RULES, DUMP, struct.pack("=12B", family, *bytes(11))):
+                protocol = dict(attributes(body[_POLICY_RULE:])).get(_PROTOCOL, b"")
+                if body[0] == family and protocol[:1] != bytes([PROTOCOL]):
                     found.append(_policy_rule(version, body))
     return tuple(found)
 
@@ -144,7 +135,7 @@ def policy_rules() -> tuple[PolicyRule, ...]:
 def table_routes(tables: Iterable[tuple[int, int]]) -> tuple[TableRoute, ...]:
     """The routes of these tables, each with its IP version; of a very large one the first. Needs no right."""
     return tuple(
-        route for version, table in tables for route in itertools.islice(_table(version, table), MOST)
+        route for version, table in tables for route in itertools.islice(_table(version, table), MOST_ROUTES)
     )
 
 
@@ -153,10 +144,10 @@ def _table(version: int, table: int) -> Iterator[TableRoute]:
         _ROUTE_TABLE, struct.pack("=I", table)
     )
     try:
-        with opened(socket.NETLINK_ROUTE, strict=True) as sock:
-            for body in dump(sock, _GET_ROUTES, request):
+        with NetlinkSocket(options=(STRICT_CHECK,)) as netlink:
+            for body in netlink.answers(_GET_ROUTES, DUMP, request):
                 values = dict(attributes(body[_ROUTE_HEADER:]))
-                if body[0] == FAMILY[version] and _native(values.get(_ROUTE_TABLE)) == table:
+                if body[0] == FAMILY[version] and native(values.get(_ROUTE_TABLE)) == table:
                     yield TableRoute(
                         table,
                         _network(version, values.get(1), body[1]),
@@ -176,8 +167,8 @@ def outgoing(address: IPAddress) -> str | None:
         1, address.packed
     )
     try:
-        with opened(socket.NETLINK_ROUTE) as sock:
-            body = one(sock, _GET_ROUTES, request)
+        with NetlinkSocket() as netlink:
+            (body,) = netlink.request(_GET_ROUTES, 0, request)
     except OSError:  # nowhere
         return None
     return _device(dict(attributes(body[_ROUTE_HEADER:])).get(4)) or None
@@ -185,13 +176,11 @@ def outgoing(address: IPAddress) -> str | None:
 
 def not_forwarding() -> frozenset[str]:
     """The devices that pass on no IPv4 packets that come in by them."""
-    with opened(socket.NETLINK_ROUTE) as sock:
-        found = [
-            dict(attributes(body[_NETCONF_HEADER:]))
-            for body in dump(sock, _GET_NETCONF, struct.pack("=B3x", socket.AF_INET))
-        ]
+    with NetlinkSocket() as netlink:
+        answers = netlink.answers(_GET_NETCONF, DUMP, struct.pack("=B3x", socket.AF_INET))
+        found = [dict(attributes(body[_NETCONF_HEADER:])) for body in answers]
     return frozenset(
-        _device(each[1]) for each in found if 1 in each and 2 in each and not _native(each[2])
+        _device(each[1]) for each in found if 1 in each and 2 in each and not native(each[2])
     ) - {""}
 
 
@@ -200,10 +189,10 @@ def listening() -> tuple[tuple[int, int, int], ...]:
     way.
     """
     found = []
-    with opened(_SOCK_DIAG) as sock:
+    with NetlinkSocket(SOCK_DIAG) as netlink:
         for family in FAMILY.values():
             request = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 1 << _LISTEN)
-            for body in dump(sock, _BY_FAMILY, request):
+            for body in netlink.answers(_BY_FAMILY, DUMP, request):
                 user, inode = struct.unpack_from("=II", body, _USER)
                 found.append((int.from_bytes(body[4:6]), int(inode), int(user)))
     return tuple(found)
@@ -215,7 +204,6 @@ def indexes() -> dict[str, int]:
 
 
 # --- understanding
-# ----------------------------------------------------------------------------------------------------------
 
 _SELECTORS: Mapping[int, str] = MappingProxyType(
     {
@@ -242,27 +230,27 @@ _NOT_SET = 0xFFFF_FFFF
 def _policy_rule(version: int, body: bytes) -> PolicyRule:
     _, to_length, from_length, tos, table, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", body)
     values = dict(attributes(body[_POLICY_RULE:]))
-    mark = _native(values.get(10))
-    mask = _native(values[16]) if 16 in values else (_NOT_SET if mark else 0)
+    mark = native(values.get(10))
+    mask = native(values[16]) if 16 in values else (_NOT_SET if mark else 0)
     lengths = {1: to_length, 2: from_length}
     selectors = [
         _selector(kind, word, values[kind], lengths.get(kind))
         for kind, word in _SELECTORS.items()
         if kind in values
     ]
-    number = _native(values[15]) if 15 in values else table
+    number = native(values[15]) if 15 in values else table
     what, suppressed = (
         _ACTIONS.get(action, f"action {action}"),
-        _native(values.get(14, _ANY)) if 14 in values else _NOT_SET,
+        native(values.get(14, _ANY)) if 14 in values else _NOT_SET,
     )
-    onward = _native(values.get(4))
+    onward = native(values.get(4))
     where = {"lookup": f" {_TABLES.get(number, number)}", "goto": f" {onward}"}.get(what, "")
     but = f" suppress_prefixlength {suppressed}" if suppressed != _NOT_SET else ""
     marked = [f"fwmark {mark:#x}/{mask:#x}"] if mask else []
-    narrow = bool(_NARROW & values.keys()) or tos != 0 or _native(values.get(13, _ANY)) != _NOT_SET
+    narrow = bool(_NARROW & values.keys()) or tos != 0 or native(values.get(13, _ANY)) != _NOT_SET
     return PolicyRule(
         version,
-        _native(values.get(6)),
+        native(values.get(6)),
         " ".join(["not"] * bool(flags & 2) + selectors + marked + [what + where + but]),
         mark,
         mask,
@@ -270,7 +258,7 @@ def _policy_rule(version: int, body: bytes) -> PolicyRule:
         bool(flags & 2),
         source=_network(version, values[2], from_length) if 2 in values else None,
         target=_network(version, values[1], to_length) if 1 in values else None,
-        arrives=_text(values.get(3, b"")),
+        arrives=text(values.get(3, b"")),
         action=what,
         table=number,
         onward=onward,
@@ -285,7 +273,7 @@ def _network(version: int, data: bytes | None, length: int) -> IPNetwork:
 
 def _device(data: bytes | None) -> str:
     try:
-        return socket.if_indextoname(_native(data)) if data is not None else ""
+        return socket.if_indextoname(native(data)) if data is not None else ""
     except OSError:
         return ""
 
@@ -293,12 +281,4 @@ def _device(data: bytes | None) -> str:
 def _selector(kind: int, word: str, data: bytes, length: int | None) -> str:
     if kind in (1, 2):
         return f"{word} {ip_address(data)}/{length}"
-    return f"{word} {_text(data)}" if kind in (3, 17) else word
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(b"\x00").decode(errors="replace")
-
-
-def _native(data: bytes | None) -> int:
-    return int(struct.unpack("=I", data)[0]) if data is not None else 0
+    return f"{word} {text(data)}" if kind in (3, 17) else word

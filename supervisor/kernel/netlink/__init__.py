@@ -1,3 +1,3 @@
-"""The netlink socket, the codec of its messages, and the kernel's notifications (netlink(7),
+"""Netlink on the daemon's event loop: the asyncio socket, and the kernel's notifications (netlink(7),
 rtnetlink(7)).
 """

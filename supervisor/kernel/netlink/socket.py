@@ -1,77 +1,67 @@
-"""A netlink socket: requests go out in one datagram, and what the kernel says to each of them comes back.
+"""`common.netlink.NetlinkSocket` for asyncio: requests go out in one datagram, and what the kernel says to
+each of them comes back.
 
-`bulk` and `nftables` make the requests. The kernel works while we send, so its answer is there as soon as
-that has returned: a small exchange hands the loop over to nobody, because packets may wait for what comes
-after it.
+The kernel works while we send, so its answer is there as soon as that has returned: a small exchange hands
+the loop over to nobody, because packets may wait for what comes after it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import struct
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from pyroute2 import NetlinkError
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+from common.netlink import (
+    ACK,
+    ANSWER_SECONDS,
+    CAP_ACK,
+    DONE,
+    DUMP_INTERRUPTED,
+    ERROR,
+    EXT_ACK,
+    READ_BYTES,
+    STRICT_CHECK,
+    NetlinkRequest,
+    NetlinkSocket,
+    messages,
+    refusal,
+)
 
-from supervisor.kernel.errors import TIMEOUT
-from supervisor.kernel.netlink.codec import aligned, attributes
-
-REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE, APPEND = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400, 0x800
-_ERROR, _DONE = 2, 3
-_INTERRUPTED, _WITH_TEXT, _TEXT = 0x10, 0x200, 1  # flags of an answer; NLMSGERR_ATTR_MSG
-_HEADER = struct.Struct("=IHHII")
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
-_SMALL = 1 << 12  # bytes of a datagram on which the kernel works for less than a millisecond
-_LARGE = 1 << 16  # bytes on which it works for some
-_READ = 1 << 16  # bytes of one answer
-_LAST = 1 << 31  # sequence numbers begin anew
+BUFFER_BYTES = 1 << 20  # of the largest datagram, or of the answers to one
+_SMALL_BYTES = 1 << 12  # a datagram on which the kernel works for less than a millisecond
+_LARGE_BYTES = 1 << 16  # one on which it works for some
+_DUMP_ATTEMPTS = 5  # at a dump that changes interrupt
 
 ReadT = TypeVar("ReadT")
 
 
-class NetlinkRequest(NamedTuple):
-    """A request to the kernel without its frame."""
-
-    kind: int
-    flags: int
-    body: bytes
+class DumpInterruptedError(OSError):
+    """Changes came between the parts of a dump, again and again: it may lack something (NLM_F_DUMP_INTR)."""
 
 
-class Exchange:
-    """One exchange at a time. Errors are NetlinkError (with the kernel's errno and text), OSError and
-    TimeoutError.
+class AsyncNetlink:
+    """One exchange at a time. Errors are OSError (with the kernel's errno and text), TimeoutError
+    among them.
     """
 
-    def __init__(self, protocol: int, buffer: int) -> None:
-        """`buffer`: bytes of the largest datagram, or of the answers to one."""
-        self._protocol, self._buffer = protocol, buffer
-        self._socket: socket.socket | None = None
-        self._next = 1  # sequence number
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self._protocol, self._buffer_bytes = protocol, buffer_bytes
+        self._socket: NetlinkSocket | None = None
         self._one = asyncio.Lock()
 
     def open(self) -> None:
         """Open the socket, in the network namespace of the calling thread."""
-        self._socket = sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, self._protocol
+        options = (CAP_ACK, EXT_ACK, STRICT_CHECK)
+        self._socket = NetlinkSocket(
+            self._protocol, timeout=0, options=options, buffer_bytes=self._buffer_bytes
         )
-        sock.bind((0, 0))
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT):
-            sock.setsockopt(_SOL_NETLINK, option, 1)
-        with contextlib.suppress(PermissionError):  # the first request will say it better
-            for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
-                sock.setsockopt(socket.SOL_SOCKET, option, self._buffer)
 
     @property
     def port(self) -> int:
-        """The netlink address of the socket."""
-        return int(self._opened.getsockname()[0])
+        """Its netlink address: notifications that carry it are our own doing."""
+        return self._opened.port
 
     def close(self) -> None:
         """Close the socket; a second time does nothing."""
@@ -79,91 +69,85 @@ class Exchange:
             self._socket.close()
         self._socket = None
 
-    async def talk(
-        self, messages: Sequence[NetlinkRequest], ends: Sequence[int]
-    ) -> list[NetlinkError | None]:
-        """What the kernel says to each message; None: nothing, or that it is done.
+    async def talk(self, requests: Sequence[NetlinkRequest], ends: Sequence[int]) -> list[OSError | None]:
+        """What the kernel says to each request; None: nothing, or that it is done.
 
-        `ends`: the positions of those messages after the answer to which there is no other one.
+        `ends`: the positions of those requests after the answer to which there is no other one.
         """
-        said: list[NetlinkError | None] = [None] * len(messages)
-        async with self._one, asyncio.timeout(TIMEOUT):
-            first, over = await self._send(messages), False
+        said: list[OSError | None] = [None] * len(requests)
+        async with self._one, asyncio.timeout(ANSWER_SECONDS):
+            first, over = await self._send(requests), False
             while not over:
-                for kind, flags, number, body in _answers(await self._receive()):
-                    if kind == _ERROR and first <= number < first + len(messages):
-                        at = number - first
-                        said[at] = _error(flags, body)
-                        over = over or at in ends
+                for message in messages(await self._receive()):
+                    position = message.number - first
+                    if message.kind == ERROR and 0 <= position < len(requests):
+                        said[position] = refusal(message)
+                        over = over or position in ends
         return said
 
-    async def dump(self, message: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
-        """What `read` makes of each answer, except None. NetlinkDumpInterrupted: there were changes
-        meanwhile.
+    async def change(self, requests: Sequence[NetlinkRequest]) -> list[OSError | None]:
+        """Carry out some hundred requests, each by itself; what the kernel says to each, None where it is
+        done.
+
+        The kernel takes them in order and always tells a failure; so it is enough that it confirms the last.
         """
+        last = requests[-1]
+        confirmed = [*requests[:-1], last._replace(flags=last.flags | ACK)]
+        return await self.talk(confirmed, [len(requests) - 1])
+
+    async def ask(self, request: NetlinkRequest) -> bytes:
+        """The body of the one answer to a question."""
+        (answer,) = await self._answers(request._replace(flags=request.flags | ACK), bytes)
+        return answer
+
+    async def dump(self, request: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
+        """What `read` makes of each answer, in order, but None. DumpInterruptedError: it changes all the
+        time.
+        """
+        for _ in range(_DUMP_ATTEMPTS - 1):
+            with contextlib.suppress(DumpInterruptedError):
+                return await self._answers(request, read)
+        return await self._answers(request, read)
+
+    async def _answers(self, request: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         found: list[ReadT] = []
-        async with self._one, asyncio.timeout(TIMEOUT):
-            number = await self._send([message])
+        async with self._one, asyncio.timeout(ANSWER_SECONDS):
+            number = await self._send([request])
             while True:
                 data = await self._receive()
-                if len(data) > _SMALL:
+                if len(data) > _SMALL_BYTES:
                     await asyncio.sleep(0)  # there are many, and all of them are there
-                for kind, flags, answered, body in _answers(data):
-                    if answered != number:
+                for message in messages(data):
+                    if message.number != number:
                         continue
-                    if flags & _INTERRUPTED:
-                        raise NetlinkDumpInterrupted
-                    if kind == _DONE:
+                    if message.flags & DUMP_INTERRUPTED:
+                        raise DumpInterruptedError("the kernel's state changes while it is read")
+                    if message.kind in (ERROR, DONE):
+                        if (error := refusal(message)) is not None:
+                            raise error
                         return found
-                    if kind == _ERROR and (error := _error(flags, body)) is not None:
-                        raise error
-                    if (one := read(body)) is not None:
+                    if (one := read(message.body)) is not None:
                         found.append(one)
 
     @property
-    def _opened(self) -> socket.socket:
+    def _opened(self) -> NetlinkSocket:
         assert self._socket is not None
         return self._socket
 
-    async def _send(self, messages: Sequence[NetlinkRequest]) -> int:
+    async def _send(self, requests: Sequence[NetlinkRequest]) -> int:
         """Send them in one datagram; the sequence number of the first."""
+        sock = self._opened.socket
         with contextlib.suppress(BlockingIOError):
-            while self._opened.recv(_READ):  # what an exchange left that did not come to its end
+            while sock.recv(READ_BYTES):  # what an exchange left that did not come to its end
                 pass
-        first = self._next if self._next < _LAST else 1
-        self._next = first + len(messages)
-        datagram = b"".join(
-            _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | flags, number, 0) + aligned(body)
-            for number, (kind, flags, body) in enumerate(messages, first)
-        )
-        if len(datagram) > _LARGE:
-            await asyncio.to_thread(self._opened.send, datagram)
+        first, datagram = self._opened.frame(requests)
+        if len(datagram) > _LARGE_BYTES:
+            await asyncio.to_thread(sock.send, datagram)
         else:
-            self._opened.send(datagram)
-        if len(datagram) > _SMALL:
+            sock.send(datagram)
+        if len(datagram) > _SMALL_BYTES:
             await asyncio.sleep(0)
         return first
 
     async def _receive(self) -> bytes:
-        return await asyncio.get_running_loop().sock_recv(self._opened, _READ)
-
-
-def _answers(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Type, flags, sequence number and body of each message in a datagram."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, flags, number, _ = _HEADER.unpack_from(data, at)
-        yield kind, flags, number, data[at + _HEADER.size : at + length]
-        at += max(_HEADER.size, length + 3 & ~3)
-
-
-def _error(flags: int, body: bytes) -> NetlinkError | None:
-    """The error in an answer; 0 is a success. With NETLINK_CAP_ACK only the header of the request comes
-    between errno and text.
-    """
-    code = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-    if not code:
-        return None
-    texts = dict(attributes(body[4 + _HEADER.size :])) if flags & _WITH_TEXT else {}
-    text = texts.get(_TEXT, b"").rstrip(b"\x00").decode(errors="replace")
-    return NetlinkError(code, text or os.strerror(code))
+        return await asyncio.get_running_loop().sock_recv(self._opened.socket, READ_BYTES)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
+from common.netlink import NESTED, aligned, attribute, attributes
 from supervisor.core.network.intervals import Interval, Range
 from supervisor.core.network.layout import Element, Part
-from supervisor.kernel.netlink.codec import NESTED, aligned, attribute, attributes
 from supervisor.kernel.nft.ruleset import ADDRESS, PORT, PROTOCOL, NftType, Set
 
 _LIST_ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 7, 10

@@ -1,4 +1,4 @@
-"""The expressions that nftables rules are made of, as attribute trees for pyroute2's message classes.
+"""The expressions that nftables rules are made of, packed (linux/netfilter/nf_tables.h).
 
 Each function gives the expressions of one clause of the `nft` language; a rule is their concatenation. The
 kernel keeps values in registers of 16 bytes (1, 2, ...) that also have names for each 4 bytes (8, 9, ...): 9
@@ -8,9 +8,12 @@ is the second word of register 1.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
 
-Expression = dict[str, Any]
+from common.netlink import NESTED, attribute, text_attribute
+
+Expression = bytes  # NFTA_EXPR_NAME and NFTA_EXPR_DATA
 Clause = tuple[Expression, ...]
 
 _SECOND_WORD = 9  # the word after the first 4 bytes of register 1
@@ -25,18 +28,58 @@ _META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
 _CT_STATES = {"invalid": 1, "new": 8}
 _SOCKET_TRANSPARENT = _DYNSET_ADD = 0
-_OVER = "NFT_LIMIT_F_INV"  # pyroute2's name of NFT_CONNLIMIT_F_INV
-_CT_DNAT = 1 << 5
-# Result and flags of `fib` (linux/netfilter/nf_tables.h). pyroute2 takes the result, a number, for flags: 1
-# is its first one.
-_FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = {"NFT_FIB_RESULT_UNSPEC"}, 1, 8, 32
-_PREFIX = {"numgen": "NG"}
+_OVER = 1  # NFT_CONNLIMIT_F_INV
+_NOT_IN = 1  # NFT_LOOKUP_F_INV
+_CT_DNAT = 1 << 5  # IPS_DST_NAT
+_FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = 1, 1, 8, 32  # NFT_FIB_RESULT_OIF, NFTA_FIB_F_*
+_NAT_PORTS, _NAT_PREFIX = 1 << 1, 1 << 6  # NF_NAT_RANGE_PROTO_SPECIFIED, NF_NAT_RANGE_NETMAP
+_VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2  # NFTA_DATA_*, NFTA_VERDICT_*
+
+# The attributes of each expression by their number, from 1 on: NFTA_META_DREG, NFTA_META_KEY, ...
+_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "bitwise": ("sreg", "dreg", "len", "mask", "xor"),
+        "byteorder": ("sreg", "dreg", "op", "len", "size"),
+        "cmp": ("sreg", "op", "data"),
+        "connlimit": ("count", "flags"),
+        "counter": ("bytes", "packets"),
+        "ct": ("dreg", "key", "direction", "sreg"),
+        "dynset": ("set_name", "set_id", "op", "sreg_key", "sreg_data", "timeout", "expr"),
+        "exthdr": ("dreg", "type", "offset", "len", "flags", "op", "sreg"),
+        "fib": ("dreg", "result", "flags"),
+        "immediate": ("dreg", "data"),
+        "lookup": ("set", "sreg", "dreg", "set_id", "flags"),
+        "masq": ("flags",),
+        "meta": ("dreg", "key", "sreg"),
+        "nat": ("type", "family", "reg_addr_min", "reg_addr_max", "reg_proto_min", "reg_proto_max", "flags"),
+        "payload": ("dreg", "base", "offset", "len"),
+        "redir": ("reg_proto_min", "reg_proto_max", "flags"),
+        "reject": ("type", "icmp_code"),
+        "socket": ("key", "dreg"),
+    }
+)
+_BYTES: Mapping[tuple[str, str], int] = MappingProxyType(  # of numbers; all others have 4
+    {("exthdr", "type"): 1, ("reject", "icmp_code"): 1, ("counter", "bytes"): 8, ("counter", "packets"): 8}
+)
 
 
-def expression(name: str, **attributes: Any) -> Expression:
-    """One expression of the kernel: `expression("meta", key=3, dreg=1)`."""
-    data = [(f"NFTA_{name.upper()}_{key.upper()}", value) for key, value in attributes.items()]
-    return {"attrs": [("NFTA_EXPR_NAME", name), ("NFTA_EXPR_DATA", {"attrs": data})]}
+def expression(name: str, **values: int | str | bytes) -> Expression:
+    """One expression of the kernel: `expression("meta", key=3, dreg=1)`. A number is packed in network order,
+    bytes are attributes.
+    """
+    data = b"".join([_packed(name, key, value) for key, value in values.items()])
+    return text_attribute(1, name) + attribute(2 | NESTED, data)
+
+
+def _packed(name: str, key: str, value: int | str | bytes) -> bytes:
+    kind = _ATTRIBUTES[name].index(key) + 1
+    match value:
+        case int():
+            return attribute(kind, value.to_bytes(_BYTES.get((name, key), 4), "big"))
+        case str():
+            return text_attribute(kind, value)
+        case bytes():
+            return attribute(kind | NESTED, value)
 
 
 def meta(key: str, register: int = 1) -> Clause:
@@ -93,12 +136,6 @@ def destination(version: int) -> Clause:
     return (*family(version), _payload(_NETWORK_HEADER, offset, length))
 
 
-def more_destination(version: int) -> Clause:
-    """`ip daddr` of the version as found above, loaded instead of looking anew."""
-    _, offset, length = _ADDRESS[version]
-    return (_payload(_NETWORK_HEADER, offset, length),)
-
-
 def within(name: str) -> Clause:
     """`@NAME`: what is loaded is in the set."""
     return (expression("lookup", set=name, sreg=1),)
@@ -106,7 +143,7 @@ def within(name: str) -> Clause:
 
 def outside(name: str) -> Clause:
     """`!= @NAME`: what is loaded is not in the set."""
-    return (expression("lookup", set=name, sreg=1, flags={"NFT_LOOKUP_F_INV"}),)
+    return (expression("lookup", set=name, sreg=1, flags=_NOT_IN),)
 
 
 def mapped(name: str) -> Clause:
@@ -147,7 +184,7 @@ def more_than(limit: int, name: str, version: int) -> Clause:
     port; TCP is known.
     """
     offset, _, length = _ADDRESS[version]
-    count = expression("connlimit", count=limit, flags={_OVER})
+    count = expression("connlimit", count=limit, flags=_OVER)
     return (
         *family(version),
         _payload(_TRANSPORT_HEADER, 2, 2),
@@ -261,15 +298,13 @@ def oifname(name: str) -> Clause:
 def dnat_prefix(version: int) -> Clause:
     """`dnat prefix to` the network in the register (first and last address), keeping the host part."""
     upper = _SECOND_WORD if version == 4 else 2
-    flags = {"NF_NAT_RANGE_NETMAP"}
-    return (
-        expression("nat", type=1, family=_NFPROTO[version], reg_addr_min=1, reg_addr_max=upper, flags=flags),
-    )
+    registers = {"reg_addr_min": 1, "reg_addr_max": upper}
+    return (expression("nat", type=1, family=_NFPROTO[version], **registers, flags=_NAT_PREFIX),)
 
 
 def redirect() -> Clause:
     """`redirect to :PORT` from the register."""
-    return (expression("redir", reg_proto_min=1, flags={"NF_NAT_RANGE_PROTO_SPECIFIED"}),)
+    return (expression("redir", reg_proto_min=1, flags=_NAT_PORTS),)
 
 
 def snat(version: int) -> Clause:
@@ -279,7 +314,7 @@ def snat(version: int) -> Clause:
 
 def masquerade() -> Clause:
     """`masquerade`."""
-    return ({"attrs": [("NFTA_EXPR_NAME", "masq"), ("NFTA_EXPR_DATA", {"attrs": []})]},)
+    return (expression("masq"),)
 
 
 def counter() -> Clause:
@@ -301,7 +336,7 @@ def reset() -> Clause:
 
 def jump(chain: str) -> Clause:
     """`jump CHAIN`."""
-    return _verdict(_JUMP, ("NFTA_VERDICT_CHAIN", chain))
+    return _verdict(_JUMP, text_attribute(_VERDICT_CHAIN, chain))
 
 
 def leave() -> Clause:
@@ -319,18 +354,13 @@ def accept() -> Clause:
     return _verdict(1)
 
 
-def _verdict(code: int, *more: tuple[str, str]) -> Clause:
-    return (
-        expression(
-            "immediate",
-            dreg=0,
-            data={"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code), *more]})]},
-        ),
-    )
+def _verdict(code: int, chain: bytes = b"") -> Clause:
+    verdict = attribute(_VERDICT_CODE, struct.pack(">i", code)) + chain
+    return (expression("immediate", dreg=0, data=attribute(_VERDICT | NESTED, verdict)),)
 
 
-def _value(data: bytes) -> Expression:
-    return {"attrs": [("NFTA_DATA_VALUE", data)]}
+def _value(data: bytes) -> bytes:
+    return attribute(_VALUE, data)
 
 
 def _compare(operator: int, data: bytes) -> Expression:

@@ -1,17 +1,16 @@
 """Reads the nftables tables of other programs, iptables-nft's among them, as `core.netfilter` understands
-them.
+them (linux/netfilter/nf_tables.h).
 
 Only tables that filter are read (none of NAT), and of their sets only those that a rule asks.
 """
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from common.netlink import DUMP, NETFILTER, NetlinkSocket, attributes, text, text_attribute
 from supervisor.core.netfilter.values import (
     Consequence,
     ElementSet,
@@ -22,22 +21,27 @@ from supervisor.core.netfilter.values import (
     Member,
     SetInterval,
 )
-from supervisor.kernel.netlink.blocking import dump, one, opened
-from supervisor.kernel.netlink.codec import attribute, attributes
-from supervisor.kernel.nft.rule_reader import consequence, decoded, text
+from supervisor.kernel.nft.messages import (
+    GET_CHAIN,
+    GET_ELEMENTS,
+    GET_GENERATION,
+    GET_RULE,
+    GET_SET,
+    GET_TABLE,
+    HEADER_BYTES,
+    nft_request,
+)
+from supervisor.kernel.nft.rule_reader import consequence, decoded
 from supervisor.kernel.nft.ruleset import TABLE
 
-_NETFILTER, _NFTABLES = 12, 10 << 8
-_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = 1, 4, 7, 10, 13, 16
 _FAMILIES: Mapping[int, str] = MappingProxyType({1: "inet", 2: "ip", 5: "netdev", 10: "ip6"})
 _NUMBERS: Mapping[str, int] = MappingProxyType({name: number for number, name in _FAMILIES.items()})
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 _FILTERING = ("filter", "route")
 _INTERVAL, _IS_END, _CATCH_ALL = 4, 1, 2  # flags of a set, of an element
-_NFGENMSG = 4  # bytes before the attributes
 _DROP = 0  # as policy
 _COMMENT = 0  # in a rule's user data
-MOST = 4096  # elements that are read of a set
+MOST_ELEMENTS = 4096  # that are read of a set
 
 
 @dataclass(slots=True)
@@ -51,8 +55,8 @@ class ForeignTableReader:
         """The tables of others. OSError: PermissionError without CAP_NET_ADMIN, or no nftables in the
         kernel.
         """
-        with opened(_NETFILTER) as sock:
-            generation = one(sock, _NFTABLES | _GET_GENERATION, bytes(_NFGENMSG))
+        with NetlinkSocket(NETFILTER) as netlink:
+            (generation,) = netlink.request(*nft_request(GET_GENERATION, 0, family=0))
         if generation != self._generation:
             self._known, self._generation = _read(), generation
         return self._known
@@ -60,30 +64,30 @@ class ForeignTableReader:
 
 def ours_exists() -> bool:
     """Is there a table of ours. OSError as `Reader.read`."""
-    with opened(_NETFILTER) as sock:
-        return ("inet", TABLE) in _tables(sock)
+    with NetlinkSocket(NETFILTER) as netlink:
+        return ("inet", TABLE) in _tables(netlink)
 
 
-def _tables(sock: socket.socket) -> frozenset[tuple[str, str]]:
-    return frozenset((family, text(values[1])) for family, values in _objects(sock, _GET_TABLE))
+def _tables(netlink: NetlinkSocket) -> frozenset[tuple[str, str]]:
+    return frozenset((family, text(values[1])) for family, values in _objects(netlink, GET_TABLE))
 
 
 def _read() -> Firewall:
-    with opened(_NETFILTER) as sock:
-        if _tables(sock) <= {("inet", TABLE)}:
+    with NetlinkSocket(NETFILTER) as netlink:
+        if _tables(netlink) <= {("inet", TABLE)}:
             return Firewall()
-        chains = [_chain(family, values) for family, values in _objects(sock, _GET_CHAIN)]
+        chains = [_chain(family, values) for family, values in _objects(netlink, GET_CHAIN)]
         tables = dict.fromkeys((chain.family, chain.table) for chain in chains if chain.hook)
         rules: dict[tuple[str, str, str], list[FilterRule]] = {}
         for family, table in tables:
-            for _, values in _objects(sock, _GET_RULE, family, attribute(1, table.encode() + b"\0")):
+            for _, values in _objects(netlink, GET_RULE, family, text_attribute(1, table)):
                 rules.setdefault((family, table, text(values[2])), []).append(_rule(values))
         known = [
             replace(chain, rules=tuple(rules.get((chain.family, chain.table, chain.name), ())))
             for chain in chains
             if (chain.family, chain.table) in tables
         ]
-        sets = {place: described for table in tables for place, described in _sets(sock, *table)}
+        sets = {place: described for table in tables for place, described in _sets(netlink, *table)}
     asked = {
         (c.family, c.table, each.set)
         for c in known
@@ -97,13 +101,13 @@ def _read() -> Firewall:
 
 
 def _objects(
-    sock: socket.socket, kind: int, family: str = "", filters: bytes = b""
+    netlink: NetlinkSocket, kind: int, family: str = "", filters: bytes = b""
 ) -> Iterator[tuple[str, dict[int, bytes]]]:
     """Family and attributes of every object, of the families that IP packets meet."""
-    head = struct.pack("=BBH", _NUMBERS.get(family, 0), 0, 0)
-    for body in dump(sock, _NFTABLES | kind, head + filters):
+    request = nft_request(kind, DUMP, filters, _NUMBERS.get(family, 0))
+    for body in netlink.answers(*request):
         if body[0] in _FAMILIES:
-            yield _FAMILIES[body[0]], dict(attributes(body[_NFGENMSG:]))
+            yield _FAMILIES[body[0]], dict(attributes(body[HEADER_BYTES:]))
 
 
 # --- chains and rules
@@ -158,10 +162,10 @@ def _comment(data: bytes) -> str:
 
 
 def _sets(
-    sock: socket.socket, family: str, table: str
+    netlink: NetlinkSocket, family: str, table: str
 ) -> Iterator[tuple[tuple[str, str, str], tuple[int, tuple[int, ...]]]]:
     """Flags, and sizes of the parts where it is a concatenation."""
-    for _, values in _objects(sock, _GET_SET, family, attribute(1, table.encode() + b"\0")):
+    for _, values in _objects(netlink, GET_SET, family, text_attribute(1, table)):
         described = dict(attributes(values.get(9, b"")))
         parts = tuple(_number(dict(attributes(part)).get(1)) for _, part in attributes(described.get(2, b"")))
         yield (family, table, text(values[2])), (_number(values.get(3)), parts)
@@ -169,12 +173,12 @@ def _sets(
 
 def _elements(family: str, table: str, name: str, flags: int, parts: tuple[int, ...]) -> ElementSet:
     found: list[dict[int, bytes]] = []
-    filters = attribute(1, table.encode() + b"\0") + attribute(2, name.encode() + b"\0")
+    filters = text_attribute(1, table) + text_attribute(2, name)
     try:
-        with opened(_NETFILTER) as sock:  # its own, so that a large set can be left in the middle
-            for _, values in _objects(sock, _GET_ELEMENTS, family, filters):
+        with NetlinkSocket(NETFILTER) as netlink:  # its own, so that a large set can be left in the middle
+            for _, values in _objects(netlink, GET_ELEMENTS, family, filters):
                 found += [dict(attributes(element)) for _, element in attributes(values.get(3, b""))]
-                if len(found) > MOST:
+                if len(found) > MOST_ELEMENTS:
                     return ElementSet(None, parts)
     except FileNotFoundError:  # it is gone meanwhile: the next look will tell
         return ElementSet(None, parts)

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from common.netlink import attributes, text
 from supervisor.core.netfilter.values import (
     Between,
     Compare,
@@ -20,7 +21,6 @@ from supervisor.core.netfilter.values import (
     Opaque,
     Swapped,
 )
-from supervisor.kernel.netlink.codec import attributes
 
 Values = Mapping[int, bytes]
 _VERDICTS: Mapping[int, str] = MappingProxyType(
@@ -110,11 +110,6 @@ def consequence(data: bytes) -> Consequence | None:
     values = dict(attributes(verdict))
     code = struct.unpack(">i", values[1])[0]
     return Consequence(_VERDICTS.get(code if code < 0 else code & 0xFF, "continue"), text(values.get(2, b"")))
-
-
-def text(data: bytes) -> str:
-    """A name."""
-    return data.rstrip(b"\0").decode(errors="replace")
 
 
 def _number(data: bytes | None) -> int:

@@ -1,4 +1,6 @@
-"""The nftables table `inet facilitator`: its sets, chains and rules. They are constant; only elements change.
+"""The nftables table `inet facilitator`; in the words of `nft`: tests/kernel/facilitator.nft.
+
+Its sets, chains and rules are constant; only elements change. A test proves that both are the same.
 
 The way of a packet, in the order in which its rules see it (prefixes of the rules say which packets they are
 about):

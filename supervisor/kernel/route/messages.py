@@ -1,45 +1,48 @@
-"""Routes and policy rules as rtnetlink messages, packed and read by hand, hundreds in one datagram.
+"""Routes and policy rules as rtnetlink messages (rtnetlink(7), linux/rtnetlink.h, linux/fib_rules.h).
 
-    Change -> pack() -> Message -> Rtnetlink.change() -> what the kernel says to each of them
-    Rtnetlink.dump() -> body -> read_route(), read_rule()
+    Change -> pack() -> NetlinkRequest -> AsyncNetlink.change() -> what the kernel says to each of them
+    AsyncNetlink.dump() -> body -> read_route(), read_rule()
 
-pyroute2's classes take thirty times as long for a route, which with ten thousand of them is seconds in which
-the loop stands still.
+They are packed by hand, hundreds in one datagram: pyroute2's classes take thirty times as long for a route,
+which with ten thousand of them is seconds in which the loop stands still.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-import sys
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
-from pyroute2 import NetlinkError
-
-from supervisor.core.network.layout import Change, Op, Route
+from common.netlink import (
+    CREATE,
+    DUMP,
+    EXCLUSIVE,
+    REPLACE,
+    NetlinkRequest,
+    attribute,
+    attributes,
+    native,
+    text,
+    text_attribute,
+)
+from common.rtnetlink import FAMILY
+from supervisor.core.network.changes import Change, Op
+from supervisor.core.network.layout import MAIN_TABLE, Route
 from supervisor.core.network.rules import Rule
-from supervisor.kernel.netlink.codec import attribute, attributes
-from supervisor.kernel.netlink.socket import ACK, CREATE, DUMP, EXCL, REPLACE, Exchange, NetlinkRequest
+from tunnels.settings import IPAddress
 
 PROTOCOL = 173  # of all our routes and rules
-CHUNK = 250  # messages in one datagram: about 2 ms of the kernel's time, and its answers fit any buffer
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+CHUNK = 250  # requests in one datagram: about 2 ms of the kernel's time, and its answers fit any buffer
 _VERSION = {family: version for version, family in FAMILY.items()}
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _NEW_RULE, _DELETE_RULE, _GET_RULE = 24, 25, 26, 32, 33, 34
 _ROUTE = _RULE = struct.Struct("=BBBBBBBBI")  # struct rtmsg and struct fib_rule_hdr
 _NUMBER = struct.Struct("=HHI")  # an attribute that is a number
-_DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15  # of routes
-_DEVICE, _TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = (
-    3,
-    4,
-    6,
-    10,
-    15,
-    16,
-    21,
-)  # of rules
+_DST, _SRC, _OIF, _PRIORITY, _TABLE = 1, 2, 4, 6, 15  # of routes: RTA_*
+_RTA_IIF, _RTA_MARK, _LOOKUP_TABLE = 3, 16, 0x1000  # of a query; RTM_F_LOOKUP_TABLE
+# Of rules: FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL.
+_DEVICE, _TARGET, _RULE_PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 3, 4, 6, 10, 15, 16, 21
 # A kind without a name keeps its number.
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _NUMBERS = {name: number for number, name in _KINDS.items()}
@@ -47,7 +50,8 @@ _ACTIONS = {1: "lookup", 2: "goto", 3: "nop"}
 _ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _SCOPES = {"unicast": 253, "local": 254}  # as `ip` gives them: link, host
 _ANY_SCOPE = 255  # RT_SCOPE_NOWHERE: a removal that does not look at the scope
-_BUFFER = 1 << 20  # bytes: the answers to CHUNK messages
+_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 5, 9, 18
+_NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
 
 class RawRoute(NamedTuple):
@@ -57,21 +61,17 @@ class RawRoute(NamedTuple):
     device: int  # its index; 0: none
 
 
-# --- messages
-# ----------------------------------------------------------------------------------------------------------
-
-
-def pack(change: Change, index: int = 0, take_place: bool = False) -> NetlinkRequest:
+def pack(change: Change, index: int = 0) -> NetlinkRequest:
     """The message for a change of a route (into the device with this index, if any) or of a rule."""
     add = change.op is Op.ADD
     if isinstance(change.item, Route):
-        flags = CREATE | (REPLACE if take_place else EXCL) if add else 0
+        flags = CREATE | (REPLACE if change.replaces else EXCLUSIVE) if add else 0
         return NetlinkRequest(
             _NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add)
         )
     assert isinstance(change.item, Rule)
     return NetlinkRequest(
-        _NEW_RULE if add else _DELETE_RULE, CREATE | EXCL if add else 0, _pack_rule(change.item)
+        _NEW_RULE if add else _DELETE_RULE, CREATE | EXCLUSIVE if add else 0, _pack_rule(change.item)
     )
 
 
@@ -94,7 +94,7 @@ def _pack_rule(rule: Rule) -> bytes:
     numbers = ((_RULE_TABLE, rule.table), (_MARK, rule.mark), (_MASK, rule.mask), (_TARGET, rule.target))
     body += b"".join(_NUMBER.pack(8, kind, number) for kind, number in numbers if number)
     if rule.device is not None:
-        body += attribute(_DEVICE, rule.device.encode() + b"\x00")
+        body += text_attribute(_DEVICE, rule.device)
     return body + struct.pack("=HHB3x", 5, _RULE_PROTOCOL, PROTOCOL)
 
 
@@ -115,11 +115,11 @@ def read_route(body: bytes) -> RawRoute | None:
         return None
     found = dict(attributes(body[_ROUTE.size :]))
     if _TABLE in found:
-        table = _native(found[_TABLE])
+        table = native(found[_TABLE])
     make = IPv4Network if family == socket.AF_INET else IPv6Network
     network = make((int.from_bytes(found.get(_DST, b""), "big"), length))
-    route = Route(network, table, _native(found.get(_PRIORITY, b"")), _KINDS.get(kind, str(kind)))
-    return RawRoute(route, _native(found.get(_OIF, b"")))
+    route = Route(network, table, native(found.get(_PRIORITY)), _KINDS.get(kind, str(kind)))
+    return RawRoute(route, native(found.get(_OIF)))
 
 
 def read_rule(body: bytes) -> Rule | None:
@@ -129,34 +129,64 @@ def read_rule(body: bytes) -> Rule | None:
     if found.get(_RULE_PROTOCOL) != bytes([PROTOCOL]) or family not in _VERSION:
         return None
     mark, priority, mask, target = (
-        _native(found.get(kind, b"")) for kind in (_MARK, _RULE_PRIORITY, _MASK, _TARGET)
+        native(found.get(kind)) for kind in (_MARK, _RULE_PRIORITY, _MASK, _TARGET)
     )
-    table = _native(found[_RULE_TABLE]) if _RULE_TABLE in found else table
-    device = found[_DEVICE].rstrip(b"\x00").decode(errors="replace") if _DEVICE in found else None
+    table = native(found[_RULE_TABLE]) if _RULE_TABLE in found else table
+    device = text(found[_DEVICE]) if _DEVICE in found else None
     return Rule(
         _VERSION[family], mark, table, priority, mask, _ACTIONS.get(action, str(action)), target, device
     )
 
 
-def _native(data: bytes) -> int:
-    return int.from_bytes(data, sys.byteorder)
+def next_hop_dump(version: int) -> NetlinkRequest:
+    """Asks for the routes of the main table, also those of others."""
+    return NetlinkRequest(_GET_ROUTE, DUMP, _ROUTE.pack(FAMILY[version], 0, 0, 0, MAIN_TABLE, 0, 0, 0, 0))
 
 
-# --- the socket
-# ----------------------------------------------------------------------------------------------------------
+def read_next_hops(body: bytes) -> tuple[IPAddress, ...]:
+    """The gateways of one route."""
+    return tuple(_next_hops(dict(attributes(body[_ROUTE.size :]))))
 
 
-class Rtnetlink(Exchange):
-    """A socket to the kernel's routing."""
+def _next_hops(found: dict[int, bytes]) -> Iterator[IPAddress]:
+    if _RTA_GATEWAY in found:
+        yield ip_address(found[_RTA_GATEWAY])
+    if len(via := found.get(_RTA_VIA, b"")) in (6, 18):  # struct rtvia: the family of the address comes first
+        yield ip_address(via[2:])
+    rest = found.get(_RTA_MULTIPATH, b"")
+    while len(rest) >= _NEXT_HOP.size:
+        size, *_ = _NEXT_HOP.unpack_from(rest)
+        yield from _next_hops(dict(attributes(rest[_NEXT_HOP.size : size])))
+        rest = rest[max(_NEXT_HOP.size, size + 3 & ~3) :]
 
-    def __init__(self) -> None:
-        super().__init__(socket.NETLINK_ROUTE, _BUFFER)
 
-    async def change(self, messages: Sequence[NetlinkRequest]) -> list[NetlinkError | None]:
-        """Carry out at most CHUNK messages; what the kernel says to each, None where it is done.
+class RouteLookup(NamedTuple):
+    """Where the kernel sends a packet."""
 
-        The kernel takes them in order and always tells a failure; so it is enough that it confirms the last.
-        """
-        return await self.talk(
-            [*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | ACK)], [len(messages) - 1]
-        )
+    device: int  # index of the interface; 0: none
+    gateway: IPAddress | None
+    table: int
+
+
+def route_query(
+    address: IPAddress, *, mark: int = 0, source: IPAddress | None = None, arrives: int = 0
+) -> NetlinkRequest:
+    """Asks where a packet to the address goes; with `source` and `arrives` (index of an interface): one that
+    came in there.
+    """
+    # IPv6 always says in which table the route was found, and refuses the flag.
+    flags, bits = (_LOOKUP_TABLE if address.version == 4 else 0), address.max_prefixlen
+    head = _ROUTE.pack(FAMILY[address.version], bits, bits if source is not None else 0, 0, 0, 0, 0, 0, flags)
+    body = head + attribute(_DST, address.packed)
+    body += attribute(_SRC, source.packed) if source is not None else b""
+    numbers = ((_RTA_IIF, arrives), (_RTA_MARK, mark))
+    return NetlinkRequest(
+        _GET_ROUTE, 0, body + b"".join(_NUMBER.pack(8, kind, number) for kind, number in numbers if number)
+    )
+
+
+def read_lookup(body: bytes) -> RouteLookup:
+    """The answer to `route_query`."""
+    found = dict(attributes(body[_ROUTE.size :]))
+    table = native(found[_TABLE]) if _TABLE in found else _ROUTE.unpack_from(body)[4]
+    return RouteLookup(native(found.get(_OIF)), next(_next_hops(found), None), table)

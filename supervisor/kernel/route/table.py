@@ -10,59 +10,40 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from pyroute2 import NetlinkError
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
-
-from supervisor.core.network.layout import Change, Device, HostFeatures, Op, Route
+from supervisor.core.network.changes import Change, Op
+from supervisor.core.network.layout import Device, HostFeatures, Route
 from supervisor.core.network.rules import Rule
-from supervisor.kernel.netlink.socket import NetlinkRequest
-from supervisor.kernel.offload import apart
-from supervisor.kernel.route.messages import (
-    RawRoute,
-    Rtnetlink,
-    pack,
-    read_route,
-    read_rule,
-    route_dump,
-    rule_dump,
-)
+from supervisor.kernel.netlink.socket import AsyncNetlink
+from supervisor.kernel.offload import run_offloaded
+from supervisor.kernel.route.messages import RawRoute, pack, read_route, read_rule, route_dump, rule_dump
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
 _IFF_UP = 1
 _IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
-_ATTEMPTS = 5  # at a dump that changes interrupt
-
-ReadT = TypeVar("ReadT")
 
 
 class RouteTable:
-    """The routing half of the kernel. Errors are `NetlinkError` (with the kernel's errno), OSError and
-    TimeoutError.
+    """The routing half of the kernel. Errors are OSError (with the kernel's errno), TimeoutError
+    among them.
     """
 
     def __init__(self) -> None:
-        self._rtnl = Rtnetlink()
+        self.netlink = AsyncNetlink()  # to the kernel's routing, interfaces and addresses (rtnetlink(7))
         self._query: socket.socket | None = None
         self._names: dict[int, str] = {}  # of devices that were seen
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Open the sockets, in the network namespace of the calling thread."""
         self._query = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._rtnl.open()
-
-    @property
-    def port(self) -> int:
-        """The netlink address of the socket: events that carry it are our own doing."""
-        return self._rtnl.port
+        self.netlink.open()
 
     def close(self) -> None:
-        """Close the sockets; routes and rules stay."""
-        self._rtnl.close()
+        """Close the sockets, a second time does nothing; routes and rules stay."""
+        self.netlink.close()
         if self._query is not None:
             self._query.close()
         self._query = None
@@ -89,44 +70,26 @@ class RouteTable:
 
     async def routes(self, versions: Iterable[int]) -> frozenset[Route]:
         """All routes of ours, in all tables."""
-        found = [raw for version in versions for raw in await self._dump(route_dump(version), read_route)]
-        return await apart(len(found), lambda: frozenset(map(self._named, found)))
+        found = [
+            raw for version in versions for raw in await self.netlink.dump(route_dump(version), read_route)
+        ]
+        return await run_offloaded(len(found), lambda: frozenset(map(self._named, found)))
 
     async def rules(self, versions: Iterable[int]) -> frozenset[Rule]:
         """All policy rules of ours."""
         return frozenset(
-            [rule for version in versions for rule in await self._dump(rule_dump(version), read_rule)]
+            [rule for version in versions for rule in await self.netlink.dump(rule_dump(version), read_rule)]
         )
 
-    async def change(self, change: Change, host: HostFeatures, take_place: bool = False) -> None:
-        """Add or remove a route or rule. Removing what is gone already is success; `take_place`: an added
-        route may replace ours.
+    async def change_all(self, changes: Sequence[Change], host: HostFeatures) -> list[OSError | None]:
+        """Carry out at most CHUNK changes of routes and rules, each by itself; what went wrong with each.
+        Removing what is gone already is success.
         """
-        for error in await self.change_all([change], host, [change.item] if take_place else ()):
-            if error is not None:
-                raise error
-
-    async def change_all(
-        self, changes: Sequence[Change], host: HostFeatures, take_place: Collection[object] = ()
-    ) -> list[NetlinkError | None]:
-        """Carry out at most `bulk.CHUNK` changes, each by itself; what went wrong with each. `take_place`:
-        routes that may replace ours.
-        """
-        messages = [pack(change, _index(change.item, host), change.item in take_place) for change in changes]
-        said = await self._rtnl.change(messages)
+        said = await self.netlink.change([pack(change, _index(change.item, host)) for change in changes])
         return [
-            None if error is not None and change.op is Op.REMOVE and error.code in _GONE else error
+            None if error is not None and change.op is Op.REMOVE and error.errno in _GONE else error
             for change, error in zip(changes, said, strict=True)
         ]
-
-    async def _dump(self, message: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return await self._rtnl.dump(message, read)
-            except NetlinkDumpInterrupted:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        return []
 
     def _named(self, raw: RawRoute) -> Route:
         route, index = raw

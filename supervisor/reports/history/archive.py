@@ -109,7 +109,6 @@ _READ: Mapping[str, str] = MappingProxyType(
         FROM incident WHERE :tunnel IS NULL OR name = :tunnel ORDER BY id DESC LIMIT :limit""",
     }
 )
-TABLES = tuple(_READ)
 
 _LENGTHS = """
 SELECT tunnel, lasted - (connected - started) AS seconds, reason FROM (

@@ -38,6 +38,7 @@ from supervisor.core.views.availability import (
     standing,
     worst,
 )
+from supervisor.core.views.history_json import HistoryRows
 from supervisor.reports.history import archive
 from supervisor.reports.history.archive import Archive, Now, Statement
 from supervisor.reports.history.restore import failures, timelines
@@ -204,7 +205,7 @@ class History:
             }
         return found
 
-    def read(self, tunnel: str | None, limit: int) -> dict[str, Any]:
+    def read(self, tunnel: str | None, limit: int) -> HistoryRows:
         """The last `limit` sessions, transitions and incidents, of a tunnel or of all, and a `problem` if
         they are not all there.
 
@@ -212,18 +213,11 @@ class History:
         """
         flushed = self._scribe.flush(_FLUSH_WITHIN)
         try:
-            rows: dict[str, Any] = archive.read(self._archive.path, tunnel, limit)
+            rows = archive.read(self._archive.path, tunnel, limit)
         except sqlite3.Error as error:
-            return {
-                **{name: () for name in archive.TABLES},
-                "problem": f"{self._archive.path} cannot be read: {error}",
-            }
-        return {
-            **rows,
-            "problem": None
-            if flushed
-            else f"{self._archive.path} cannot be written, the latest is missing here",
-        }
+            return HistoryRows(problem=f"{self._archive.path} cannot be read: {error}")
+        problem = None if flushed else f"{self._archive.path} cannot be written, the latest is missing here"
+        return HistoryRows(rows["sessions"], rows["transitions"], rows["incidents"], problem)
 
     def lengths(self, count: int) -> dict[str, tuple[Length, ...]]:
         """How long each tunnel's last `count` sessions were connected, oldest first; not for the event

@@ -1,7 +1,7 @@
 """The log: one JSON line per event on stdout, or readable lines where stdout is a terminal.
 
 structlog renders in the calling thread, `reports.log.sink` writes in its own. The standard library's loggers
-(aiohttp, pyroute2, urllib3, asyncio) end in the same lines.
+(aiohttp, urllib3, asyncio) end in the same lines.
 """
 
 from __future__ import annotations

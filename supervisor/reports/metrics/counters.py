@@ -22,12 +22,29 @@ _AGAIN = frozenset({Phase.STARTING, Phase.BACKOFF})
 _AUTH_SEEN = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
 
 
+class SentEvents:
+    """Attempts to send an event to PagerDuty, by action and result. For any thread."""
+
+    def __init__(self) -> None:
+        self._counting = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, action: str, result: str) -> None:
+        """One more."""
+        with self._counting:
+            self._counts[action, result] += 1
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """So far."""
+        with self._counting:
+            return dict(self._counts)
+
+
 def _replaced(transition: Transition) -> bool:
     """A session that another one had taken the place of is over, or the client begins one anew by itself."""
-    return transition.reason is Reason.PLANNED and (
-        (transition.ended is not None and transition.after is Phase.STOPPED)
-        or transition.rung is RecoveryStep.IN_PLACE
-    )
+    over = transition.ended is not None and transition.after is Phase.STOPPED
+    in_place = transition.rung is RecoveryStep.IN_PLACE
+    return transition.reason is Reason.PLANNED and (over or in_place)
 
 
 class Rising:

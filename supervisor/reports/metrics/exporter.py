@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from supervisor.core.state import Snapshot, Transition
 from supervisor.reports.metrics.counters import Tally
@@ -34,7 +32,6 @@ class _Daemon:
 
     reload_ok: bool = True
     loop_lag: float = 0.0
-    events: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Metrics:
@@ -47,18 +44,12 @@ class Metrics:
         self._tally = Tally()
         self._series = TunnelSeries(wall_offset, sources)
         self._daemon = _Daemon()
-        self._counting = threading.Lock()
         self._rendering = threading.Lock()
         self._process = ProcessCollector(registry=CollectorRegistry())
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Count a transition."""
         self._tally.record(transition, snapshot)
-
-    def pagerduty_event(self, action: str, result: str) -> None:
-        """An event was sent, or was not."""
-        with self._counting:
-            self._daemon.events[action, result] += 1
 
     def reloaded(self, successful: bool) -> None:
         """The configuration was read again."""
@@ -72,6 +63,8 @@ class Metrics:
         """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker
         thread; scrapes take turns.
         """
+        from prometheus_client.exposition import choose_encoder  # brings three HTTP servers along
+
         encode, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
         with self._rendering:
@@ -138,8 +131,8 @@ class Metrics:
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:
         if status is None:
             return
-        with self._counting:
-            events: dict[tuple[str, ...], int] = {pair: self._daemon.events[pair] for pair in _EVENTS}
+        sent = self._sources.sent_events()
+        events: dict[tuple[str, ...], int] = {pair: sent.get(pair, 0) for pair in _EVENTS}
         yield _counter(
             "pagerduty_events", "Attempts to send an event to PagerDuty.", ("action", "result"), events
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from supervisor.core.network.layout import RouteCounts
 from supervisor.core.network.traffic import Carried
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Phase, Session, Snapshot, TunnelState, up
@@ -33,18 +34,6 @@ class UsageSample(Protocol):
     @property
     def open_files(self) -> int | None:
         """File descriptors; None: not known."""
-
-
-class RouteCounts(Protocol):
-    """How many routes of a tunnel the kernel should have, and has."""
-
-    @property
-    def wanted(self) -> int:
-        """In the plan."""
-
-    @property
-    def installed(self) -> int:
-        """Of these, in the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +63,8 @@ class ScrapeSources:
     audit: Callable[[], Mapping[str, int] | None] = lambda: (
         None
     )  # entries by event, and those that were `lost`
+    # attempts to send an event to PagerDuty, by action and result
+    sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
 
 States = Mapping[str, TunnelState]

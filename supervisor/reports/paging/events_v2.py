@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
 from supervisor.reports.paging.incident import Action, dedup_key
 
 SUMMARY = 1024  # characters, PagerDuty's limit

@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from supervisor.core.alerting.verdict import Alert, Verdict
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import (
     Action,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
+from supervisor.core.views.documents import ReceiverEntry, ReceiverIncidentEntry
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import Incident, SendResult
 from supervisor.reports.paging.outbox import OutboxStatus, left_open
@@ -78,16 +78,12 @@ class Pagers:
         return self._pagerduty.status
 
     @property
-    def document(self) -> dict[str, Any]:
-        """What `facilitator alerts` and `/api/v1/alerts` say."""
+    def receivers(self) -> list[ReceiverEntry]:
+        """What `facilitator alerts` shows of them: those that are configured, or still have an incident."""
         paging = self._paging
         configured = (paging.routing_key is not None or bool(paging.tunnels), paging.webhook is not None)
         pairs = zip(configured, self._all, strict=True)
-        return {
-            "receivers": [
-                _receiver(pager, known) for known, pager in pairs if known or pager.status.incidents
-            ]
-        }
+        return [_receiver(pager, known) for known, pager in pairs if known or pager.status.incidents]
 
     def test(self) -> dict[str, Future[tuple[SendResult, SendResult]]]:
         """Open and resolve an incident of its own at each receiver that is configured; what each answers,
@@ -101,7 +97,7 @@ class Pagers:
         return {pager.name: pager.test() for pager in wanted}
 
 
-def _receiver(pager: Pager, configured: bool) -> dict[str, Any]:
+def _receiver(pager: Pager, configured: bool) -> ReceiverEntry:
     status = pager.status
     return {
         "name": pager.name,
@@ -120,7 +116,7 @@ def _receiver(pager: Pager, configured: bool) -> dict[str, Any]:
     }
 
 
-def _incident(it: Incident) -> dict[str, Any]:
+def _incident(it: Incident) -> ReceiverIncidentEntry:
     message = it.message
     return {
         "name": it.tunnel,

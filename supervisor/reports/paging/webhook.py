@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.views.status_json import iso
+from supervisor.core.humanize import iso
 from supervisor.reports.paging.incident import Action, SendResult, dedup_key
 from supervisor.reports.paging.routing import Paging, place
 

@@ -23,7 +23,8 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from tunnels.drivers.netlink import LINK_GROUPS, Netlink, address_of
+from common.netlink import NetlinkSocket
+from tunnels.drivers.netlink import ADDRESS_GROUPS, address_of
 
 ANSWERED_WITHIN = 1.0  # seconds for one target
 PAUSE = 0.2  # seconds between two targets
@@ -67,14 +68,14 @@ def _look_out(program: int, options: argparse.Namespace, notify: str) -> None:
 
 def _wait_for(device: str, ended: int) -> str | None:
     """The device's address, as soon as it is up and has one; None: the program has ended."""
-    with Netlink(groups=LINK_GROUPS) as news, Netlink() as netlink:
+    with NetlinkSocket(groups=ADDRESS_GROUPS) as changes, NetlinkSocket() as netlink:
         while True:
             if address := address_of(netlink, device):
                 return str(address)
-            if ended in select.select([news.fileno(), ended], [], [])[0]:
+            if ended in select.select([changes.fileno(), ended], [], [])[0]:
                 return None
-            with contextlib.suppress(OSError):  # some news were lost: look all the same
-                news.skip()
+            with contextlib.suppress(OSError):  # some notifications were lost: look all the same
+                changes.receive()
 
 
 def _wait_for_answer(options: argparse.Namespace, ended: int) -> None:

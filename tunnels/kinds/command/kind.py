@@ -32,7 +32,7 @@ from tunnels.base import (
 )
 from tunnels.failure_patterns import table
 from tunnels.regex import LOOKED_AT, check_sizes, compiled
-from tunnels.settings import parse_target
+from tunnels.targets import parse_target
 
 # --- patterns
 # ----------------------------------------------------------------------------------------------------------
@@ -417,5 +417,5 @@ COMMAND = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=(),
-    pairs=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
+    allows_parallel=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
 )

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
-from tunnels.driver_dialogue import INTERFACE_SETTINGS, LEAVE, RENEW, ProgramDialogue
+from tunnels.driver_dialogue import INTERFACE_SETTINGS, LOGOUT, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
 
 _SERVER = re.compile(
@@ -261,8 +261,8 @@ OPENCONNECT = Kind(
     dialogue=_dialogue,
     binaries=("openconnect",),
     renew=(RENEW,),
-    leave=(LEAVE,),
+    logout=(LOGOUT,),
     endpoint=lambda tunnel: tunnel.host,
-    door=lambda tunnel: tunnel.port,
+    tcp_port=lambda tunnel: tunnel.port,
     certificates=_certificates,
 )

@@ -16,9 +16,8 @@ import os
 import re
 import signal
 
-from tunnels.drivers.channel import Talk
-from tunnels.drivers.cli_args import parser
-from tunnels.drivers.exit_helpers import ask_to_end, end_like
+from tunnels.drivers.channel import DaemonChannel
+from tunnels.drivers.cli import ask_to_end, end_like, parser
 from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.terminal_prompts import hear, say
 
@@ -30,7 +29,7 @@ _ADDRESS = re.compile(r"Got addresses: \[([0-9.]+)\]")
 class OpenfortivpnSession:
     """One openfortivpn from its start to its end."""
 
-    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+    def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
         self._address: str | None = None
 
@@ -91,7 +90,7 @@ def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:
 
 
 async def _main(options: argparse.Namespace) -> int:
-    talk = Talk(options.talk)
+    talk = DaemonChannel(options.talk)
     await talk.listen()
     return await OpenfortivpnSession(options, talk).run()
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tunnels.base import KEY, Carrier, Input, Kind, Launch, Need, Placement, Reason, Tunnel
+from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, RequiredFile, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 
@@ -176,6 +176,6 @@ OPENFORTIVPN = Kind(
     dialogue=_dialogue,
     binaries=("openfortivpn",),
     endpoint=_endpoint,
-    door=_door,
-    needs=(Need(PPP, INSTEAD), Need(PPPD, f"apt install ppp, or: {INSTEAD}")),
+    tcp_port=_door,
+    required_files=(RequiredFile(PPP, INSTEAD), RequiredFile(PPPD, f"apt install ppp, or: {INSTEAD}")),
 )

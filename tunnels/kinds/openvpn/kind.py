@@ -17,7 +17,8 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Say, Tunnel
 from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
-from tunnels.kinds.openvpn.profile import Directive, OpenVPNProfile, read_profile
+from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
+from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, companion, of_file
 
 CONNECT_TIMEOUT = 10  # seconds that one server gets to answer at all
@@ -43,7 +44,7 @@ def _inputs(tunnel: OpenVPN) -> tuple[Input, ...]:
     return (config,) if tunnel.login.password is None else (config, Input("password", tunnel.login.password))
 
 
-def _companions(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+def _referenced_inputs(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     with of_file(tunnel.config):
         return tuple(_companion(tunnel, named) for named in read_profile(inputs["config"]).files)
 
@@ -183,9 +184,9 @@ OPENVPN = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("openvpn",),
-    companions=_companions,
+    referenced_inputs=_referenced_inputs,
     renew=(Say(f"signal {RENEW}"),),
-    renews_login=True,
+    renew_starts_new_session=True,
     endpoint=lambda tunnel: str(tunnel.config),
     certificates=_certificates,
 )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from tunnels.base import Failed, Keep, Observation, Question, Reason, Say, Wanted
 from tunnels.kinds.openvpn.patterns import refusal
-from tunnels.kinds.openvpn.profile import quote
+from tunnels.kinds.openvpn.syntax import quote
 
 Answer = Say | Observation
 

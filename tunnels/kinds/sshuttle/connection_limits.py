@@ -1,11 +1,11 @@
-"""How many connections a worker carries, and for whom: one source gets at most half of them, and the
-daemon's probes always find room.
+"""Limits the connections of a worker: one source address gets at most half of them, and the daemon's probes
+always find room.
 
-    Guests.admit -> a Guest that counts until it is closed, or None: refused
+    ConnectionLimits.admit -> a ProxiedConnection that counts until it is closed, or None: refused
 
-The daemon's rules hold a source to its share too, over all workers (chain `crowd`), so that it cannot fill
-the queue of connections that wait. Here it counts what a worker really holds: the kernel forgets a connection
-that was reset before sshuttle has closed it.
+The daemon's nftables rules limit a source too, over all workers (chain `crowd`), so that it cannot fill the
+backlog. Here is counted what a worker really holds: the kernel forgets a connection that was reset before
+sshuttle closes it.
 """
 
 from __future__ import annotations
@@ -18,79 +18,79 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 
-from tunnels.kinds.sshuttle.limits import CONNECTIONS, SHARE
-from tunnels.kinds.sshuttle.messages import say
+from tunnels.drivers.cli import say
+from tunnels.kinds.sshuttle.limits import WORKER_CONNECTIONS, WORKER_CONNECTIONS_PER_SOURCE
 
-_ENOUGH = CONNECTIONS * 7 // 8  # when so few are left it is not full any more
+_NOT_FULL_BELOW = WORKER_CONNECTIONS * 7 // 8  # connections
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
-_OWN = (
-    "127.0.0.1",
-    "::1",
-)  # where connections of this host itself are redirected to; nobody else can be there
+# local address of redirected connections of this host itself, such as probes
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 class ProxiedConnection(socket.socket):
-    """A connection that counts until it is closed."""
+    """A connection that calls back once when it is closed."""
 
-    def __init__(self, connection: socket.socket, left: Callable[[], None]) -> None:
+    def __init__(self, connection: socket.socket, on_close: Callable[[], None]) -> None:
         super().__init__(connection.family, connection.type, connection.proto, connection.detach())
-        self._left = weakref.finalize(self, left)  # also when nobody closes it
-        self._left.atexit = False
+        self._release = weakref.finalize(self, on_close)  # also if it is garbage-collected unclosed
+        self._release.atexit = False
 
     def close(self) -> None:
-        """Close it, and make room."""
+        """Close it and count it no more."""
         super().close()
-        self._left()
+        self._release()
 
 
-class Guests:
-    """The connections that a worker carries. They may be closed by any thread."""
+class ConnectionLimits:
+    """Counts the connections of a worker. Any thread may close them."""
 
-    def __init__(self, full: Callable[[bool], object]) -> None:
-        """`full` hears when there is no room any more, and when there is again."""
-        self._tell_full = full
+    def __init__(self, on_full: Callable[[bool], object]) -> None:
+        """`on_full(True)` is called when there is no more room, `on_full(False)` when there is again."""
+        self._on_full = on_full
         self._held: Counter[str] = Counter()
         self._count = 0
         self._full = False
-        self._one = threading.RLock()  # a guest that is garbage can leave at any moment
+        # reentrant: a garbage-collected connection may be released at any moment
+        self._lock = threading.RLock()
 
     def admit(self, connection: socket.socket, source: str) -> socket.socket | None:
-        """The connection to carry; None: it was reset."""
-        if connection.getsockname()[0] in _OWN:
+        """The connection to carry; None: it was over a limit, and was reset."""
+        if connection.getsockname()[0] in _LOOPBACK:
             return connection
-        _set(connection, socket.SO_KEEPALIVE, 1)  # a laptop that vanished must not hold its share for ever
-        with self._one:
+        # a host that has vanished must not hold connections for ever
+        _set(connection, socket.SO_KEEPALIVE, 1)
+        with self._lock:
             if self._has_room(source):
-                return self._enter(connection, source)
+                return self._count_in(connection, source)
         _set(connection, socket.SO_LINGER, _RESET)
         connection.close()
         return None
 
     def _has_room(self, source: str) -> bool:
-        if self._count >= CONNECTIONS and not self._full:
+        if self._count >= WORKER_CONNECTIONS and not self._full:
             self._full = True
-            self._tell_full(True)
-        return self._count < CONNECTIONS and self._held[source] < SHARE
+            self._on_full(True)
+        return self._count < WORKER_CONNECTIONS and self._held[source] < WORKER_CONNECTIONS_PER_SOURCE
 
-    def _enter(self, connection: socket.socket, source: str) -> ProxiedConnection:
+    def _count_in(self, connection: socket.socket, source: str) -> ProxiedConnection:
         self._held[source] += 1
         self._count += 1
-        if self._held[source] == SHARE:
+        if self._held[source] == WORKER_CONNECTIONS_PER_SOURCE:
             say(
-                f"{source} holds {SHARE} connections, as many as one source may hold through one process; "
+                f"{source} holds {WORKER_CONNECTIONS_PER_SOURCE} connections, as many as one source may hold through one process; "
                 f"more of its are refused"
             )
-        return ProxiedConnection(connection, lambda: self._leave(source))
+        return ProxiedConnection(connection, lambda: self._count_out(source))
 
-    def _leave(self, source: str) -> None:
-        with self._one:
+    def _count_out(self, source: str) -> None:
+        with self._lock:
             self._count -= 1
             self._held[source] -= 1
             if not self._held[source]:
                 del self._held[source]
-            if self._full and self._count <= _ENOUGH:
+            if self._full and self._count <= _NOT_FULL_BELOW:
                 self._full = False
-                self._tell_full(False)
+                self._on_full(False)
 
 
 def _set(connection: socket.socket, option: int, value: int | bytes) -> None:

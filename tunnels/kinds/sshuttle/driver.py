@@ -1,19 +1,18 @@
-"""Runs sshuttle as a plain proxy: without its firewall, without privileges, one ssh to one far side for
-each worker.
+"""Runs sshuttle as a plain proxy: without its firewall and without privileges, with one ssh to the remote
+host for each worker.
 
-    python -I sshuttle.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD [--user UID:GID]
-    [--workers N]
-        [--option NAME=VALUE]...
+    python -I driver.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD
+        [--user UID:GID] [--workers N] [--map PRESENTED=REAL]... [--option NAME=VALUE]...
 
-    one worker       this process is sshuttle (tunnels/kinds/sshuttle/patch.py)
-    several          this process launches and watches them (tunnels/kinds/sshuttle/workers.py), each is a
-    fork of it
+    one worker       this process becomes sshuttle (package.py)
+    several          this process forks and watches the workers (workers.py)
 
-The daemon redirects connections to the port with its own rules, so sshuttle's firewall half is replaced by
-nothing. The two descriptors are anonymous files with the private key and the known hosts; ssh closes
-inherited descriptors, so it opens /proc/PID/fd/FD of this process. Started as root it becomes another user
-(--user) for good. Interpreter and packages may lie where that one cannot read, so everything is imported and
-read before. READY=1 goes to NOTIFY_SOCKET when the far side answered. Exit code 99: see the output.
+The daemon's own rules redirect connections to the port, so sshuttle's firewall is replaced by nothing. The
+two descriptors are anonymous files with the private key and the known hosts; ssh closes inherited
+descriptors, so it opens /proc/PID/fd/FD of this process. If it is started as root it switches to another user
+(--user) for good. Interpreter and packages may lie where that user cannot read, so everything is imported and
+read before. READY=1 is sent to NOTIFY_SOCKET when the remote host has answered. Exit code 99: it cannot run
+or go on; the output says why.
 """
 
 from __future__ import annotations
@@ -27,39 +26,42 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Isolated, Python finds no file beside this one; nor must it, because this one is called like the package.
+# -I: Python does not look for modules beside this file, where some have common names.
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from tunnels.drivers import privileges
-from tunnels.drivers.exit_helpers import end_like
-from tunnels.kinds.sshuttle.connection_limits import Guests
-from tunnels.kinds.sshuttle.limits import CONNECTIONS, DESCRIPTORS, MEMORY, NOT_FULL
-from tunnels.kinds.sshuttle.messages import Unfit, say
-from tunnels.kinds.sshuttle.patch import FATAL, ProxyListener, SshuttlePackage, mapping
-from tunnels.kinds.sshuttle.workers import Crew, Post
+from tunnels.drivers.cli import FATAL, Unfit, end_like, say
+from tunnels.kinds.sshuttle import privileges
+from tunnels.kinds.sshuttle.connection_limits import ConnectionLimits
+from tunnels.kinds.sshuttle.limits import MAX_DATA_BYTES, MAX_DESCRIPTORS, NOT_FULL, WORKER_CONNECTIONS
+from tunnels.kinds.sshuttle.listener import ProxyListener
+from tunnels.kinds.sshuttle.package import SshuttlePackage, translation
+from tunnels.kinds.sshuttle.workers import WorkerContext, WorkerPool
 
-LATENCY = (
-    128 << 10
-)  # bytes under way before sshuttle waits for the far side: its own 32 KiB are little for 32 KiB frames
+# In flight before sshuttle waits for the remote host: its own 32 KiB are one frame of ours.
+LATENCY_BUFFER_BYTES = 128 << 10
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run until ssh or sshuttle ends; the exit code, or the negative number of a signal."""
+    """Run until ssh or sshuttle ends; returns the exit code, or the negative number of a signal."""
     options = _options(arguments)
     try:
         package = SshuttlePackage()
         notify = _notifier(os.environ.pop("NOTIFY_SOCKET", None))
         os.environ.pop("SSHUTTLE_ARGS", None)
         ciphers = _ciphers()
-        # Taken by root, the port can be shared by nobody else.
-        doors = [ProxyListener(options.port, options.workers > 1) for _ in range(options.workers)]
-        privileges.give_up((options.identity, options.known_hosts), DESCRIPTORS, MEMORY, options.user)
+        # Bound by root, the port can be shared by no other user.
+        listeners = [ProxyListener(options.port, options.workers > 1) for _ in range(options.workers)]
+        private = (options.identity, options.known_hosts)
+        privileges.drop(private, MAX_DESCRIPTORS, MAX_DATA_BYTES, options.user)
     except Unfit as error:
         say(str(error))
         return FATAL
-    post = Post(doors[0], notify, _say_full) if len(doors) == 1 else Crew(doors, notify).run()
-    if isinstance(post, int):
-        return post
+    if options.workers > 1:
+        context = WorkerPool(listeners, notify).run()
+        if isinstance(context, int):
+            return context
+    else:
+        context = WorkerContext(listeners[0], notify, _say_full)
     argv = (
         "-l",
         f"0.0.0.0:{options.port}",
@@ -68,21 +70,19 @@ def main(arguments: Sequence[str]) -> int:
         "--ssh-cmd",
         shlex.join(_ssh(options, ciphers)),
         "--latency-buffer-size",
-        str(LATENCY),
+        str(LATENCY_BUFFER_BYTES),
         "0.0.0.0/0",
     )
-    return package.run(argv, post.door, post.notify, mapping(options.map), Guests(post.full))
+    limits = ConnectionLimits(context.on_full)
+    return package.run(argv, context.listener, context.notify, translation(options.map), limits)
 
 
 def _say_full(full: bool) -> None:
-    """The daemon reads it from the output, which it reads on after a restart of its own; notices would be
-    lost meanwhile.
-    """
-    say(
-        f"full: {CONNECTIONS} connections are open, as many as it carries; new ones are refused"
-        if full
-        else NOT_FULL
+    """Printed rather than notified: a notification is lost while the daemon restarts, the output is not."""
+    full_text = (
+        f"full: {WORKER_CONNECTIONS} connections are open, as many as it carries; new ones are refused"
     )
+    say(full_text if full else NOT_FULL)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -104,8 +104,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _ssh(options: argparse.Namespace, ciphers: str) -> tuple[str, ...]:
-    """The ssh command. Of one option ssh takes the first value: ours that must be, the operator's, ours
-    that may be.
+    """The ssh command. ssh takes the first value of each option: so first what must be, then the operator's,
+    then our defaults.
     """
     here = f"/proc/{os.getpid()}/fd"
     must = (
@@ -144,7 +144,7 @@ def _ssh(options: argparse.Namespace, ciphers: str) -> tuple[str, ...]:
 
 
 def _ciphers() -> str:
-    """The fastest cipher first. Without instructions for AES that is ChaCha20, with them by far AES-GCM."""
+    """The fastest cipher first: AES-GCM if the CPU has instructions for AES, else ChaCha20."""
     with contextlib.suppress(OSError):
         if "aes" in Path("/proc/cpuinfo").read_text().split():
             return "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
@@ -152,7 +152,7 @@ def _ciphers() -> str:
 
 
 def _notifier(address: str | None) -> Callable[..., bool]:
-    """sd_notify over a socket that is connected now, while its directory can be entered."""
+    """sd_notify(3) over a socket that is connected now, while this user may still enter its directory."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     if address is None:
         return lambda *messages: False
@@ -165,7 +165,7 @@ def _notifier(address: str | None) -> Callable[..., bool]:
         try:
             return notify.send(b"\n".join(messages)) > 0
         except OSError:
-            return False  # the daemon is away; it finds out by itself when it is back
+            return False  # the daemon does not run; the next one finds out by itself
 
     return send
 

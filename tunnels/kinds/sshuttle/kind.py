@@ -32,7 +32,7 @@ from tunnels.base import (
     Tunnel,
 )
 from tunnels.failure_patterns import explanation, table
-from tunnels.kinds.sshuttle.limits import NOT_FULL, SHARE
+from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS_PER_SOURCE
 
 PROGRAM = Path(__file__).with_name("driver.py")
 
@@ -308,10 +308,10 @@ SSHUTTLE = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("ssh",),
-    gives_up_root=True,
-    door=lambda tunnel: tunnel.port,
-    share=lambda tunnel: tunnel.workers * SHARE,
-    inside=lambda tunnel: (
+    drops_root=True,
+    tcp_port=lambda tunnel: tunnel.port,
+    connections_per_source=lambda tunnel: tunnel.workers * WORKER_CONNECTIONS_PER_SOURCE,
+    inner_probe=lambda tunnel: (
         f"tcp://127.0.0.1:{tunnel.port}"
     ),  # as the far side sees itself: the very ssh server speaks first
 )

@@ -1,13 +1,11 @@
-"""The numbers of the sshuttle launcher that others must know too, and the words by which it says that one
-is reached.
-"""
+"""The limits of sshuttle's workers that others must know too, and the message about them."""
 
 from __future__ import annotations
 
-DESCRIPTORS = 1024  # of a worker: select(), which sshuttle uses, cannot see any above that
-CONNECTIONS = (
-    960  # of staff that one worker carries; the other descriptors are for itself and for the daemon's probes
+MAX_DESCRIPTORS = 1024  # of a worker: sshuttle uses select(2), which cannot watch descriptors above that
+WORKER_CONNECTIONS = (
+    960  # of staff that one worker carries; the other descriptors are for itself and for probes
 )
-SHARE = CONNECTIONS // 2  # of them for one source
-MEMORY = 512 << 20  # bytes of data of one process: several times what the limits of sshuttle_mux.py come to
-NOT_FULL = "not full any more"
+WORKER_CONNECTIONS_PER_SOURCE = WORKER_CONNECTIONS // 2
+MAX_DATA_BYTES = 512 << 20  # memory of one process: several times what the limits of ssnet_patch.py allow
+NOT_FULL = "not full any more"  # printed when a worker accepts new connections again

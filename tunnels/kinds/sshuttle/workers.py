@@ -1,14 +1,15 @@
-"""Several workers behind one port: forks them, tells the daemon when the first one serves, and starts
-again those that ended.
+"""Several workers behind one port: forks them, tells the daemon when the first one is ready, and restarts
+those that end.
 
-    Crew.run -> in the launcher: watches the workers, until none of them serves; gives how the last one ended
-             -> in each worker: returns at once with its Post
+    WorkerPool.run -> in the launcher: watches the workers until none is ready; returns how the last one ended
+                   -> in each worker: returns at once with its WorkerContext
 
-The kernel spreads new connections over the open doors by a hash of their addresses. A worker that ends costs
-its own connections only: its door is shut at once, and its share goes to the others. Workers are started one
-after the other, and by and by when that fails, so that the far side never sees all of them knock; after a
-refusal nobody knocks for an hour. What a worker and its ssh say is told as `worker N: ...`, which is no news
-of the tunnel as long as others serve. The last one's words are told once more, as the tunnel's own.
+The kernel spreads new connections over the open listeners by a hash of their addresses (SO_REUSEPORT). A
+worker that ends costs only its own connections: its listener is shut at once, and the others get its share of
+new ones. Workers start one after the other, with a backoff, so that the remote host never sees many logins at
+a time; after a refused login there is none for an hour. The output of a worker and its ssh is passed on as
+`worker N: ...`, which the daemon ignores as long as other workers serve. The last lines of the last worker
+are printed once more without that prefix.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tunnels.kinds.sshuttle.limits import CONNECTIONS, NOT_FULL
-from tunnels.kinds.sshuttle.messages import say
-from tunnels.kinds.sshuttle.patch import ProxyListener
+from tunnels.drivers.cli import say
+from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS
+from tunnels.kinds.sshuttle.listener import ProxyListener
 
-FIRST, LONGEST = 0.5, 60.0  # seconds: the longest pause before the first new start, and before any
-STABLE = 10.0  # seconds of service that make earlier failures forgotten
-REFUSED = 3600.0  # seconds before the far side is asked again when it does not want us
-START_WITHIN = 60.0  # seconds in which a worker must serve
-WORDS = 30  # lines of a worker that are kept for its obituary
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 60.0  # ceilings of the pause before a restart (full jitter)
+STABLE_SECONDS = 10.0  # a worker that was ready for so long resets the backoff
+REFUSED_SECONDS = 3600.0  # pause after a refused login
+START_SECONDS = 60.0  # in which a worker must become ready
+LAST_LINES = 30  # of a worker's output, kept for the case that it is the last one
 _PR_SET_PDEATHSIG = 1
-_FULL = b"X_FULL="  # a worker's notice to the launcher, with 1 or 0
+_FULL = b"X_FULL="  # notification of a worker to the launcher, with 1 or 0
 _REFUSAL = re.compile(
     rb"Permission denied|Host key verification failed|HOST IDENTIFICATION HAS CHANGED|Too many "
     rb"authentication failures"
@@ -43,137 +44,137 @@ _REFUSAL = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """What a worker works with."""
+class WorkerContext:
+    """What a worker runs with."""
 
-    door: ProxyListener
+    listener: ProxyListener
     notify: Callable[..., object]
-    full: Callable[[bool], object]  # hears when it can carry no more connections, and when it can again
+    on_full: Callable[[bool], object]  # True: it can carry no more connections; False: it can again
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One living worker, as the launcher sees it."""
+    """A running worker, as the launcher sees it."""
 
     number: int
     pid: int
     pidfd: int
-    output: int  # what it and its ssh print
-    notices: int  # what it would tell a service manager
-    started: float
-    served: float | None = None
+    output: int  # pipe with the output of the worker and its ssh
+    notices: int  # pipe with its notifications, one a line
+    started: float  # monotonic seconds, as is `ready_since`
+    ready_since: float | None = None
     full: bool = False
     rest: bytes = b""
-    words: collections.deque[bytes] = field(default_factory=lambda: collections.deque(maxlen=WORDS))
+    last_lines: collections.deque[bytes] = field(default_factory=lambda: collections.deque(maxlen=LAST_LINES))
 
     @property
-    def serves(self) -> bool:
-        """Its door is open, as far as we know."""
-        return self.served is not None
+    def is_ready(self) -> bool:
+        """It accepts connections, as far as we know."""
+        return self.ready_since is not None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What belongs to it here."""
+        """Descriptors of the launcher for this worker."""
         return self.pidfd, self.output, self.notices
 
-    def hear(self) -> None:
-        """Tell on what it printed since."""
+    def relay_output(self) -> None:
+        """Pass on what it has printed since."""
         *lines, self.rest = (self.rest + _read(self.output)).split(b"\n")
         for line in lines:
-            self.words.append(line)
-            _tell(self.number, line)
+            self.last_lines.append(line)
+            _relay(self.number, line)
 
     def take_notices(self) -> bool:
-        """Learn what it told; True: it serves, since just now."""
-        served = self.served
+        """Read its notifications; True: it has become ready."""
+        before = self.ready_since
         for notice in _read(self.notices).split(b"\n"):
-            if notice == b"READY=1" and self.served is None:
-                self.served = time.monotonic()
+            if notice == b"READY=1" and self.ready_since is None:
+                self.ready_since = time.monotonic()
             elif notice.startswith(_FULL):
                 self.full = notice == _FULL + b"1"
-        return self.served != served
+        return self.ready_since != before
 
-    def bury(self) -> int:
-        """Reap it; its exit code, or the negative number of the signal that ended it."""
+    def exit_status(self) -> int:
+        """Reap it; returns its exit code, or the negative number of the signal that ended it."""
         _, status = os.waitpid(self.pid, 0)
-        self.hear()
+        self.relay_output()
         if self.rest:
-            self.words.append(self.rest)
+            self.last_lines.append(self.rest)
         for descriptor in self.descriptors:
             os.close(descriptor)
         return os.waitstatus_to_exitcode(status)
 
 
-class Crew:
-    """The workers behind these doors, one each."""
+class WorkerPool:
+    """Runs one worker for each of these listeners."""
 
-    def __init__(self, doors: Sequence[ProxyListener], notify: Callable[..., object]) -> None:
-        """`notify` tells the daemon."""
-        self._doors, self._notify = tuple(doors), notify
+    def __init__(self, listeners: Sequence[ProxyListener], notify: Callable[..., object]) -> None:
+        """`notify` sends notifications to the daemon (sd_notify)."""
+        self._listeners, self._notify = tuple(listeners), notify
         self._workers: dict[int, _Worker] = {}  # by number
         self._was_ready = False
-        self._full = 0  # workers that were said to be
+        self._full = 0  # workers that were reported as full
         self._failures = 0
         self._next_start = 0.0
         self._libc = ctypes.CDLL(None)
 
-    def run(self) -> Post | int:
-        """Serve until nobody serves any more. In a worker: what it works with; in the launcher: how the
-        last worker ended.
+    def run(self) -> WorkerContext | int:
+        """Run until no worker is ready. In a worker: returns what it runs with; in the launcher: how the last
+        worker ended, as an exit code or the negative number of a signal.
         """
         while True:
-            if self._may_start() and (post := self._start()) is not None:
-                return post
+            if self._may_start() and (context := self._start()) is not None:
+                return context
             self._wait()
             for worker in list(self._workers.values()):
-                worker.hear()
+                worker.relay_output()
                 if worker.take_notices():
-                    self._welcome(worker)
+                    self._on_ready(worker)
                 if _is_readable(worker.pidfd):
                     code = self._ended(worker)
-                    if not self._serving():
-                        _write(*worker.words)
+                    if not self._ready():
+                        _write(*worker.last_lines)
                         return code
             self._tell_full()
 
     def _tell_full(self) -> None:
-        """Say how many workers carry no more, whenever that has changed. New connections that the kernel
-        gives to those are refused.
+        """Print how many workers are full whenever that has changed. They refuse connections that the kernel
+        gives to them.
         """
         full = sum(worker.full for worker in self._workers.values())
         if full != self._full:
             self._full = full
             text = (
-                f"full: {full} of {len(self._doors)} workers carry {CONNECTIONS} connections each and "
+                f"full: {full} of {len(self._listeners)} workers carry {WORKER_CONNECTIONS} connections each and "
                 f"refuse new ones"
             )
             say(text if full else NOT_FULL)
 
-    def _serving(self) -> int:
-        return sum(worker.serves for worker in self._workers.values())
+    def _ready(self) -> int:
+        return sum(worker.is_ready for worker in self._workers.values())
 
     def _starting(self) -> _Worker | None:
-        return next((worker for worker in self._workers.values() if not worker.serves), None)
+        return next((worker for worker in self._workers.values() if not worker.is_ready), None)
 
     # --- starting
     # ------------------------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
         return (
-            len(self._workers) < len(self._doors)
+            len(self._workers) < len(self._listeners)
             and self._starting() is None
             and time.monotonic() >= self._next_start
         )
 
-    def _start(self) -> Post | None:
-        """A new worker; in the worker itself: its post."""
-        number = next(n for n in range(1, len(self._doors) + 1) if n not in self._workers)
-        # none of these reaches ssh: Python closes them on exec
+    def _start(self) -> WorkerContext | None:
+        """Fork a worker. In the worker: returns its context."""
+        number = next(n for n in range(1, len(self._listeners) + 1) if n not in self._workers)
+        # none of these is inherited by ssh: Python closes them on exec
         (output, printed), (notices, noticed) = os.pipe(), os.pipe()
         launcher = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._live_and_die_with(launcher)
+            self._end_with(launcher)
             for other in (
                 output,
                 notices,
@@ -183,13 +184,15 @@ class Crew:
             for standard in (1, 2):
                 os.dup2(printed, standard)
             os.close(printed)
-            for door in self._doors[: number - 1] + self._doors[number:]:
-                door.forget()
+            for listener in self._listeners[: number - 1] + self._listeners[number:]:
+                listener.forget()
 
             def tell(*notices: bytes) -> int:
                 return os.write(noticed, b"".join(notice + b"\n" for notice in notices))
 
-            return Post(self._doors[number - 1], tell, lambda full: tell(_FULL + (b"1" if full else b"0")))
+            return WorkerContext(
+                self._listeners[number - 1], tell, lambda full: tell(_FULL + (b"1" if full else b"0"))
+            )
         for its in (printed, noticed):
             os.close(its)
         for heard in (output, notices):
@@ -197,57 +200,62 @@ class Crew:
         self._workers[number] = _Worker(number, pid, os.pidfd_open(pid), output, notices, time.monotonic())
         return None
 
-    def _live_and_die_with(self, launcher: int) -> None:
+    def _end_with(self, launcher: int) -> None:
         self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != launcher:  # it was faster
+        if os.getppid() != launcher:  # the launcher ended before prctl
             os._exit(1)
 
-    def _welcome(self, worker: _Worker) -> None:
+    def _on_ready(self, worker: _Worker) -> None:
         self._next_start = 0.0
         status = self._status()
         self._notify(*(() if self._was_ready else (b"READY=1",)), b"STATUS=" + status)
         self._was_ready = True
-        _tell(worker.number, b"facilitator: ready; " + status)
+        _relay(worker.number, b"facilitator: ready; " + status)
 
     def _status(self) -> bytes:
-        return b"%d of %d workers serve" % (self._serving(), len(self._doors))
+        return b"%d of %d workers serve" % (self._ready(), len(self._listeners))
 
     # --- watching
     # ------------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Until somebody says something or ends, or a start is due. One that starts for too long is ended."""
+        """Wait for output, a notification, an end or the next start. Kills a worker that takes too long to
+        start.
+        """
         waiting = select.poll()
         for worker in self._workers.values():
             for descriptor in worker.descriptors:
                 waiting.register(descriptor, select.POLLIN)
         starting, due = self._starting(), None
         if starting is not None:
-            due = starting.started + START_WITHIN
-        elif len(self._workers) < len(self._doors):
+            due = starting.started + START_SECONDS
+        elif len(self._workers) < len(self._listeners):
             due = self._next_start
         waiting.poll(None if due is None else max(0.0, due - time.monotonic()) * 1000)
-        if starting is not None and time.monotonic() >= starting.started + START_WITHIN:
+        if starting is not None and time.monotonic() >= starting.started + START_SECONDS:
             os.kill(starting.pid, signal.SIGKILL)
 
     def _ended(self, worker: _Worker) -> int:
-        self._doors[worker.number - 1].shut()
+        self._listeners[worker.number - 1].shut()
         del self._workers[worker.number]
-        code = worker.bury()
-        if worker.served is not None and time.monotonic() - worker.served >= STABLE:
+        code = worker.exit_status()
+        if worker.ready_since is not None and time.monotonic() - worker.ready_since >= STABLE_SECONDS:
             self._failures = 0
-        pause = self._pause(not worker.serves and any(map(_REFUSAL.search, worker.words)))
+        pause = self._pause(not worker.is_ready and any(map(_REFUSAL.search, worker.last_lines)))
         self._failures += 1
         self._next_start = time.monotonic() + pause
         status = self._status()
         self._notify(b"STATUS=" + status)
-        then = b"; the next start is in %.1f s" % pause if self._serving() else b""
-        _tell(worker.number, b"facilitator: ended with code %d; %s%s" % (code, status, then))
+        then = b"; the next start is in %.1f s" % pause if self._ready() else b""
+        _relay(worker.number, b"facilitator: ended with code %d; %s%s" % (code, status, then))
         return code
 
     def _pause(self, refused: bool) -> float:
-        """Full jitter below a ceiling that doubles."""
-        return REFUSED if refused else random.uniform(0, min(LONGEST, FIRST * 2 ** min(self._failures, 10)))
+        """Full jitter below a ceiling that doubles with each failure."""
+        if refused:
+            return REFUSED_SECONDS
+        ceiling = FIRST_BACKOFF_SECONDS * 2 ** min(self._failures, 10)
+        return random.uniform(0, min(MAX_BACKOFF_SECONDS, ceiling))
 
 
 def _is_readable(descriptor: int) -> bool:
@@ -255,16 +263,16 @@ def _is_readable(descriptor: int) -> bool:
 
 
 def _read(descriptor: int) -> bytes:
-    """What is there now."""
+    """Read what is there now, at most 64 KiB."""
     with contextlib.suppress(BlockingIOError):
         return os.read(descriptor, 1 << 16)
     return b""
 
 
-def _tell(number: int, line: bytes) -> None:
+def _relay(number: int, line: bytes) -> None:
     _write(b"worker %d: %s" % (number, line))
 
 
 def _write(*lines: bytes) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more: no reason to end
+    with contextlib.suppress(OSError):  # the daemon does not read it any more: no reason to end
         os.write(2, b"".join(line + b"\n" for line in lines))

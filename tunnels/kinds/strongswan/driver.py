@@ -26,9 +26,8 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
-from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.cli_args import parser
-from tunnels.drivers.exit_helpers import end_like
+from tunnels.drivers.channel import DaemonChannel, assigned
+from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
@@ -49,7 +48,7 @@ _PLUGINS = (
 class CharonSession:
     """One charon from its start to its end."""
 
-    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+    def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
         self._over = asyncio.Event()  # we shall end, or charon or the far side has ended the session
         self._told = False  # we shall end
@@ -332,7 +331,7 @@ def _report(error: BaseException | str | None) -> None:
 
 
 async def _main(options: argparse.Namespace) -> int:
-    talk = Talk(options.talk)
+    talk = DaemonChannel(options.talk)
     await talk.listen()
     return await CharonSession(options, talk).run()
 

@@ -59,7 +59,7 @@ def _inputs(tunnel: StrongSwan) -> tuple[Input, ...]:
     )
 
 
-def _companions(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+def _referenced_inputs(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     named = [
         companion(tunnel.config, file.name, file.option, file.line)
         for file in _configuration(tunnel, inputs).files
@@ -222,5 +222,5 @@ STRONGSWAN = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("charon-systemd", "swanctl", "setpriv"),
-    companions=_companions,
+    referenced_inputs=_referenced_inputs,
 )

@@ -3,8 +3,8 @@ its unix socket.
 
     message (nested dict) <-> encode/decode <-> packets <-> Vici <-> tunnels/kinds/strongswan/driver.py
 
-strongSwan's own Python client waits for an answer in the thread that asks, which does not fit a program with
-one event loop.
+strongSwan's own Python client (PyPI: vici) blocks the calling thread, which does not fit an event loop; its
+codec is the oracle of ours in tests.
 """
 
 from __future__ import annotations

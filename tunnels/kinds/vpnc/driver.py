@@ -19,9 +19,8 @@ import re
 import signal
 
 from tunnels.drivers import vpnc_script
-from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.cli_args import parser
-from tunnels.drivers.exit_helpers import ask_to_end, end_like
+from tunnels.drivers.channel import DaemonChannel, assigned
+from tunnels.drivers.cli import ask_to_end, end_like, parser
 from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.terminal_prompts import hear, say
 from tunnels.drivers.vpnc_script import Call, Script
@@ -39,7 +38,7 @@ _CHATTER = re.compile(
 class VpncSession:
     """One vpnc from its start to its end."""
 
-    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+    def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
         self._authorities = (
             () if options.ca_file is None else (options.ca_file,)
@@ -132,7 +131,7 @@ class VpncSession:
 
 
 async def _main(options: argparse.Namespace, config: bytes) -> int:
-    talk = Talk(options.talk)
+    talk = DaemonChannel(options.talk)
     await talk.listen()
     return await VpncSession(options, talk).run(config)
 

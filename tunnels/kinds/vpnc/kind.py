@@ -89,14 +89,14 @@ def _inputs(tunnel: Vpnc) -> tuple[Input, ...]:
     )
 
 
-def _companions(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+def _referenced_inputs(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     with of_file(tunnel.config):
         named = read_config(inputs["config"]).get(_CA_FILE)
     return () if named is None else (companion(tunnel.config, named, _CA_FILE, named.line),)
 
 
 def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
-    authorities = [inputs[item.name] for item in _companions(tunnel, inputs)]
+    authorities = [inputs[item.name] for item in _referenced_inputs(tunnel, inputs)]
     with of_file(tunnel.config):
         config = configuration(tunnel, place.device, inputs)
     return Launch(
@@ -246,5 +246,5 @@ VPNC = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("vpnc", "stdbuf"),
-    companions=_companions,
+    referenced_inputs=_referenced_inputs,
 )

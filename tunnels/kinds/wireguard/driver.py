@@ -23,27 +23,21 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.exit_helpers import end_like
+from tunnels.drivers.channel import DaemonChannel, assigned
+from tunnels.drivers.cli import end_like
 from tunnels.drivers.netlink import bring_up
-from tunnels.kinds.wireguard.device import (
-    SOCKETS,
-    DevicePeer,
-    EndedError,
-    Endpoint,
-    PeerStatus,
-    WireGuardDevice,
-    opened,
-)
+from tunnels.kinds.wireguard.device import opened
+from tunnels.kinds.wireguard.peers import DevicePeer, EndedError, Endpoint, PeerStatus, WireGuardDevice
+from tunnels.kinds.wireguard.userspace import SOCKETS
 
-SHAKEN_WITHIN = 12.0  # seconds for the first handshake; WireGuard itself tries every 5
-RESOLVED_WITHIN = 8.0  # seconds for a name
-LOOK_EVERY = 5.0  # seconds between two looks at a tunnel that is up
+FIRST_HANDSHAKE_SECONDS = 12.0  # seconds for the first handshake; WireGuard itself tries every 5
+RESOLVE_TIMEOUT_SECONDS = 8.0  # seconds for a name
+STATUS_SECONDS = 5.0  # seconds between two looks at a tunnel that is up
 # seconds without a handshake after which the name may lead elsewhere: a healthy pair renews after 120
-STALE = 135.0
-RESOLVE_EVERY = 30.0  # seconds between two questions for the name then
-EXPIRED = 180.0  # seconds after which WireGuard itself no longer uses what a handshake agreed on
-PATIENCE = 20.0  # seconds of sending without a handshake after that
+STALE_SECONDS = 135.0
+RESOLVE_AGAIN_SECONDS = 30.0  # seconds between two questions for the name then
+EXPIRED_SECONDS = 180.0  # seconds after which WireGuard itself no longer uses what a handshake agreed on
+UNANSWERED_SECONDS = 20.0  # seconds of sending without a handshake after that
 
 _NOISE = re.compile(
     r"Routine: |ing keepalive packet|UAPI: |UAPI listener|^[┌│└]|UDP bind has been updated|Interface up "
@@ -93,7 +87,7 @@ class HandshakeHints:
         if self._unsent[-1]:
             return WireGuardFailure("network", f"nothing could be sent to {where}: {self._unsent[-1]}")
         text = (
-            f"no handshake with {where} within {SHAKEN_WITHIN:g} s: it cannot be reached, or a key is "
+            f"no handshake with {where} within {FIRST_HANDSHAKE_SECONDS:g} s: it cannot be reached, or a key is "
             f"wrong (both look the same)"
         )
         return WireGuardFailure("network", text)
@@ -113,7 +107,7 @@ class Handshakes:
         for seen in peers:
             if self._last.get(seen.key, (0, 0.0))[0] != seen.handshake or seen.key not in self._last:
                 self._last[seen.key] = (seen.handshake, now)
-            if self.age(seen.key, now) <= EXPIRED:
+            if self.age(seen.key, now) <= EXPIRED_SECONDS:
                 self._waiting[seen.key] = (seen.sent, None)
                 continue
             before, since = self._waiting.get(seen.key, (seen.sent, None))
@@ -126,7 +120,9 @@ class Handshakes:
     def silent(self, now: float) -> bool:
         """Every peer that we send to has let its session expire and does not answer a new handshake."""
         since = [moment for _, moment in self._waiting.values()]
-        return bool(since) and all(moment is not None and now - moment > PATIENCE for moment in since)
+        return bool(since) and all(
+            moment is not None and now - moment > UNANSWERED_SECONDS for moment in since
+        )
 
 
 class WireGuardTunnel:
@@ -146,7 +142,7 @@ class WireGuardTunnel:
         self._handshakes = Handshakes()
         self._resolved_at = 0.0
 
-    async def run(self, talk: Talk, renew: asyncio.Event) -> None:
+    async def run(self, talk: DaemonChannel, renew: asyncio.Event) -> None:
         """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same
         device.
         """
@@ -156,7 +152,7 @@ class WireGuardTunnel:
             while not renew.is_set():
                 await self.look_after(asyncio.get_running_loop().time())
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(renew.wait(), LOOK_EVERY)
+                    await asyncio.wait_for(renew.wait(), STATUS_SECONDS)
 
     # --- the beginning
     # ------------------------------------------------------------------------------------------------------
@@ -197,7 +193,7 @@ class WireGuardTunnel:
         """
         pause = 0.005
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SHAKEN_WITHIN):
+            async with asyncio.timeout(FIRST_HANDSHAKE_SECONDS):
                 while not self._hints.hopeless:
                     peers = await self._device.look()
                     if shaken := next((seen for seen in peers if seen.handshake), None):
@@ -221,17 +217,17 @@ class WireGuardTunnel:
         if self._handshakes.silent(now):
             raise WireGuardFailure(
                 "peer-timeout",
-                f"the far side has not shaken hands for {EXPIRED + PATIENCE:g} s, though we send",
+                f"the far side has not shaken hands for {EXPIRED_SECONDS + UNANSWERED_SECONDS:g} s, though we send",
             )
         await self._follow_names(peers, now)
 
     async def _follow_names(self, peers: Sequence[PeerStatus], now: float) -> None:
         """Where handshakes have stopped, the name may lead to another address by now."""
-        if now - self._resolved_at < RESOLVE_EVERY:
+        if now - self._resolved_at < RESOLVE_AGAIN_SECONDS:
             return
         where = {bytes.fromhex(peer["public_key"]): peer["endpoint"] for peer in self._config["peers"]}
         for seen in peers:
-            if self._handshakes.age(seen.key, now) < STALE or not where.get(seen.key):
+            if self._handshakes.age(seen.key, now) < STALE_SECONDS or not where.get(seen.key):
                 continue
             self._resolved_at = now
             found = await _resolved(where[seen.key])
@@ -247,7 +243,7 @@ async def _resolved(endpoint: Sequence[Any] | None) -> list[Endpoint]:
     if endpoint is None:
         return []
     try:
-        async with asyncio.timeout(RESOLVED_WITHIN):
+        async with asyncio.timeout(RESOLVE_TIMEOUT_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(
                 endpoint[0], endpoint[1], type=socket.SOCK_DGRAM
             )
@@ -270,7 +266,7 @@ async def main(arguments: Sequence[str]) -> int:
     stopped, renew, hints = asyncio.Event(), asyncio.Event(), HandshakeHints()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    talk = Talk(options.talk, renew.set)
+    talk = DaemonChannel(options.talk, renew.set)
     await talk.listen()
     try:
         device = await opened(options.device, hints.said)
@@ -301,7 +297,7 @@ async def _attended(work: Coroutine[Any, Any, None], device: WireGuardDevice, st
         await device.close()
 
 
-async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> None:
+async def _run(tunnel: WireGuardTunnel, talk: DaemonChannel, renew: asyncio.Event) -> None:
     """After a failure the device stays as it is: the daemon decides, as soon as there is one."""
     try:
         await tunnel.run(talk, renew)
@@ -314,7 +310,7 @@ async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> Non
     await asyncio.Event().wait()
 
 
-def _refused(talk: Talk, error: OSError) -> None:
+def _refused(talk: DaemonChannel, error: OSError) -> None:
     """This host does not let us."""
     match error.errno:
         case errno.ENOENT:

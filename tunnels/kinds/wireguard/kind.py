@@ -41,7 +41,7 @@ def _inputs(tunnel: WireGuard) -> tuple[Input, ...]:
     return (Input("config", tunnel.config),)
 
 
-def _companions(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
+def _referenced_inputs(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     """None: the format has no option that names a file."""
     _profile(tunnel, inputs)
     return ()
@@ -142,8 +142,8 @@ WIREGUARD = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=(),
-    companions=_companions,
+    referenced_inputs=_referenced_inputs,
     start_timeout=START,
     renew=(RENEW,),
-    endless=True,
+    unlimited_session=True,
 )

@@ -1,0 +1,126 @@
+"""Counters of the kernel: packets that each tunnel refused, what went through each lane, bytes of each
+interface.
+
+They are read when somebody asks, in the thread of whoever asks. The socket is one of its own, so the loop
+that holds the kernel to the plan is not asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from common.netlink import DUMP, NETFILTER, NetlinkSocket, attributes
+from supervisor.core.network.access import refusals
+from supervisor.core.network.intervals import Interval
+from supervisor.core.network.layout import Part
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.network.traffic import Carried
+from supervisor.kernel.nft.elements import counted, counted_marks
+from supervisor.kernel.nft.messages import ELEMENTS_LIST, GET_ELEMENTS, HEADER_BYTES, elements_of, nft_request
+from supervisor.kernel.nft.ruleset import Ruleset, Set
+
+FRESH_SECONDS = 0.2  # one reading serves all that a scrape asks
+_ANSWER_SECONDS = 1.0
+# Of our own network namespace, unlike /sys, which shows the one that it was mounted in.
+_DEVICES = Path("/proc/self/net/dev")
+
+ReadT = TypeVar("ReadT")
+
+
+class _ReadOnce(Generic[ReadT]):
+    """Reads at most once in FRESH_SECONDS. For one thread at a time."""
+
+    def __init__(self, read: Callable[[], ReadT]) -> None:
+        self._read = read
+        self._found: tuple[float, ReadT] | None = None  # with the monotonic seconds at which it was read
+
+    def __call__(self) -> ReadT:
+        now = time.monotonic()
+        if self._found is None or now - self._found[0] > FRESH_SECONDS:
+            self._found = now, self._read()
+        return self._found[1]
+
+
+class LinkBytes:
+    """`(received, sent)` of an interface by name, or None where there is none. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._all = _ReadOnce(_link_bytes)
+
+    def __call__(self, device: str) -> tuple[int, int] | None:
+        """Bytes since the interface was made (proc(5), net/dev: columns 1 and 9)."""
+        return self._all().get(device)
+
+
+class LaneCounts:
+    """What went through each lane, by its number. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._all = _ReadOnce(_lane_counts)
+
+    def __call__(self) -> Mapping[int, Carried]:
+        """Since the table was made. Nothing when the kernel does not answer."""
+        return self._all()
+
+
+def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
+    """Packets by tunnel and segment ("": in no segment) since the table was made. Nothing when the kernel
+    does not answer.
+    """
+    owners: dict[tuple[Part, ...], tuple[str, str]] = {
+        (gate.lane, Interval(refusal.version, refusal.first, refusal.last)): (gate.tunnel, refusal.segment)
+        for gate, refusal in refusals(plan.staff, plan.segments, plan.gates)
+    }
+    if not owners:
+        return MappingProxyType({})
+    counts = dict.fromkeys(owners.values(), 0)
+    try:
+        for described in (_sets()[f"refused{version}"] for version in (4, 6)):
+            for element, packets, _ in counted(described, _element_lists(described.name)):
+                owner = owners.get(element.key)
+                if owner is not None:
+                    counts[owner] += packets
+    except OSError:
+        return MappingProxyType({})
+    return counts
+
+
+def _link_bytes() -> Mapping[str, tuple[int, int]]:
+    rows = (line.partition(":") for line in _DEVICES.read_text().splitlines()[2:])
+    columns = {name.strip(): numbers.split() for name, _, numbers in rows}
+    return {name: (int(numbers[0]), int(numbers[8])) for name, numbers in columns.items()}
+
+
+def _lane_counts() -> Mapping[int, Carried]:
+    try:
+        flows, received, sent = (
+            {
+                lane: (packets, octets)
+                for lane, packets, octets in counted_marks(_sets()[name], _element_lists(name))
+            }
+            for name in ("flows", "received", "sent")
+        )
+    except OSError:
+        return {}
+    return {
+        lane: Carried(entered, received[lane][1], sent[lane][1])
+        if lane in received and lane in sent
+        else Carried(entered)
+        for lane, (entered, _) in flows.items()
+    }
+
+
+@functools.cache
+def _sets() -> Mapping[str, Set]:
+    return {described.name: described for described in Ruleset.build().sets}
+
+
+def _element_lists(name: str) -> Iterator[bytes]:
+    with NetlinkSocket(NETFILTER, timeout=_ANSWER_SECONDS) as netlink:
+        for body in netlink.answers(*nft_request(GET_ELEMENTS, DUMP, elements_of(name))):
+            yield from (data for kind, data in attributes(body[HEADER_BYTES:]) if kind == ELEMENTS_LIST)

@@ -1,0 +1,140 @@
+"""What is ours in the kernel: what we believe it holds, how to read it and how to change it.
+
+    read(parts) -> Layout
+    carry_out(changes) -> nft.table (one transaction), route.table (hundreds in a datagram)
+
+What to change and when is `supervisor.kernel.network`'s business; commands without a daemon use it as well
+(`supervisor.kernel.maintenance`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from supervisor.core.network.changes import Change, applied, diff
+from supervisor.core.network.layout import Device, HostFeatures, Layout, wanted
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.kernel.errors import Failure
+from supervisor.kernel.nft.messages import OWNER, PERSIST
+from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.notifications import EVERYTHING, KernelPart
+from supervisor.kernel.offload import run_offloaded
+from supervisor.kernel.route.messages import CHUNK
+from supervisor.kernel.route.table import RouteTable
+
+_WITH_ROUTES = frozenset({KernelPart.ROUTES, KernelPart.DEVICES, KernelPart.ADDRESSES})
+
+
+class KernelState:
+    """Errors are OSError (with the kernel's errno), TimeoutError among them."""
+
+    def __init__(self, table_flags: int = OWNER | PERSIST) -> None:
+        self.routes = RouteTable()
+        self.nftables = Nftables(table_flags)
+        self.layout = Layout()  # as far as we know
+        self.host = HostFeatures()
+
+    def open(self) -> None:
+        """Open the sockets, in the network namespace of the calling thread."""
+        self.routes.open()
+        self.nftables.open()
+
+    def close(self) -> None:
+        """Close the sockets; a second time does nothing. What is in the kernel stays, the table without an
+        owner.
+        """
+        self.routes.close()
+        self.nftables.close()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The netlink addresses of the sockets that change something: notifications with them are our own
+        doing.
+        """
+        return self.routes.netlink.port, self.nftables.port
+
+    def look_at_devices(self, names: Iterable[str]) -> Mapping[str, Device]:
+        """Read the state of these interfaces; what was known before.
+
+        Routes over one that vanished, was made anew or went down are gone, without a word from the kernel.
+        """
+        before, self.host = self.host.devices, self.routes.host(names)
+        devices = self.host.devices
+        same = {
+            name
+            for name in devices.keys() & before.keys()
+            if devices[name].up and devices[name].index == before[name].index
+        }
+        routes = self.layout.routes
+        dead = [route for route in routes if route.device is not None and route.device not in same]
+        if dead:
+            self.layout = replace(self.layout, routes=routes.difference(dead))
+        return before
+
+    async def read(self, parts: AbstractSet[KernelPart] = EVERYTHING) -> Layout:
+        """What the kernel really holds; of other parts, what we believe."""
+        layout, versions = self.layout, self.host.versions
+        if parts & _WITH_ROUTES:
+            found = await self.routes.routes(versions)
+            if found != layout.routes:  # else the same objects stay: they are compared at once
+                layout = replace(layout, routes=found)
+        if KernelPart.RULES in parts:
+            layout = replace(layout, rules=await self.routes.rules(versions))
+        if KernelPart.TABLE in parts:
+            state = await self.nftables.read()
+            layout = replace(layout, table=state.intact, elements=state.elements)
+        return layout
+
+    async def missing(self, actual: Layout, plan: NetworkPlan) -> Sequence[Change]:
+        """What must change from `actual` to what the plan wants."""
+
+        def compare(host: HostFeatures) -> Sequence[Change]:
+            return diff(actual, wanted(plan, host))
+
+        return await run_offloaded(len(actual.elements) + len(plan.carries), compare, self.host)
+
+    async def carry_out(
+        self, changes: Sequence[Change], latest: Callable[[], bool] = lambda: True
+    ) -> tuple[list[Change], list[Failure]]:
+        """The changes that were done, and those that the kernel refuses: nftables in one transaction, the
+        others one by one. It ends early when `latest` says that a newer plan came; what was done counts.
+        """
+        done: list[Change] = []
+        failures: list[Failure] = []
+        try:
+            for block in await run_offloaded(len(changes), _blocks, changes):
+                if not latest():
+                    break
+                try:
+                    failed = await self._change(block)
+                except OSError as error:  # of nothing in the block is it known that it was done
+                    failures.append((block[0], error))
+                    continue
+                failures += failed
+                refused = {change for change, _ in failed}
+                done += [change for change in block if change not in refused] if refused else block
+        finally:
+            self.layout = await run_offloaded(len(done), applied, self.layout, done)
+        return done, failures
+
+    async def _change(self, block: Sequence[Change]) -> list[Failure]:
+        if block[0].concerns_nftables:
+            await self.nftables.commit(block)
+            return []
+        said = await self.routes.change_all(block, self.host)
+        return [(change, error) for change, error in zip(block, said, strict=True) if error is not None]
+
+
+def _blocks(changes: Sequence[Change]) -> list[Sequence[Change]]:
+    """What goes to the kernel in one piece, in order: everything of nftables, and routes and rules by the
+    hundred.
+    """
+    blocks: list[Sequence[Change]] = []
+    for nftables, group in itertools.groupby(changes, key=lambda change: change.concerns_nftables):
+        members = list(group)
+        size = len(members) if nftables else CHUNK
+        blocks += (members[start : start + size] for start in range(0, len(members), size))
+    return blocks
