@@ -124,6 +124,8 @@ bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite
 
 docs: $(READY) ## write the generated parts of docs/ anew
 	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
+	$(BIN)/python -m supervisor.control.openapi schema > docs/api.schema.json
+	$(BIN)/python -m supervisor.control.openapi routes > docs/openapi.json
 	$(BIN)/python -m tests.config.tables
 	$(BIN)/python -m tests.architecture.document
 

@@ -29,7 +29,7 @@ from common.netlink import (
 )
 
 ALIAS = (
-    "facilitator"  # IFLA_IFALIAS of the interfaces that our WireGuard driver makes: only those may be removed
+    "facilitator"  # IFLA_IFALIAS of the interfaces that our WireGuard driver makes, and that we may remove
 )
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 LINK_GROUP, IPV4_ADDRESS_GROUP, IPV6_ADDRESS_GROUP = 1, 5, 9  # RTNLGRP_*

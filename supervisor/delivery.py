@@ -18,9 +18,10 @@ from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan, lane_of
 from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Phase, Snapshot, Transition
-from supervisor.outputs import Outputs, ProbeJob
+from supervisor.outputs import Outputs
 from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel
 

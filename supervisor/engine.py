@@ -14,10 +14,10 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from supervisor.core import events as ev
-from supervisor.core.alerting.grouping import SharedCause, ties
-from supervisor.core.alerting.incidents import IncidentState, called, resumed
+from supervisor.core.alerting.grouping import SharedCause, shared_causes
+from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.conditions import Condition, of_tunnels, seen
+from supervisor.core.conditions import Condition, of_tunnels, visible
 from supervisor.core.faults import Faults
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import Carriers, contested, recalled
@@ -123,7 +123,7 @@ class Engine:
         for name in self._memory.records.keys() & shared.gateways.keys():
             pacer = pacer.recalled(shared.gateways[name], self._fleet.members[name][1])
         self._fleet = replace(self._fleet, neighbours=shared, pacer=pacer)
-        self._ties = ties(every, shared.gateways)
+        self._ties = shared_causes(every, shared.gateways)
         self._memory = PreviousRun()
         self._unkept |= every.keys()
         self._publish_plan()
@@ -166,7 +166,7 @@ class Engine:
 
     def resume(self, incidents: frozenset[str]) -> None:
         """Names of the incidents that an earlier run left open; before the first configuration."""
-        self._incidents = resumed(incidents, self._clock())
+        self._incidents = inherit(incidents, self._clock())
 
     def remember(self, known: Mapping[str, Known]) -> None:
         """What earlier runs have learned about remote gateways, by tunnel; before the first configuration."""
@@ -201,7 +201,7 @@ class Engine:
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """What is wrong and needs nobody to explain it, by name."""
-        return seen(self._noticed, self._found(), self._clock()).shown
+        return visible(self._noticed, self._found(), self._clock()).shown
 
     def _found(self) -> dict[str, Condition]:
         found = self._out.conditions | self._faults.conditions
@@ -360,12 +360,12 @@ class Engine:
         self._out.alert(self._alerts)
 
     def _judge(self) -> None:
-        visible = seen(self._noticed, self._found(), self._clock())
-        self._noticed = visible.since
-        self._incidents, self._alerts, due = called(
-            self._scope.facilitator, self._incidents, self.snapshot, visible.shown, self._ties
+        sight = visible(self._noticed, self._found(), self._clock())
+        self._noticed = sight.since
+        self._incidents, self._alerts, due = decide(
+            self._scope.facilitator, self._incidents, self.snapshot, sight.shown, self._ties
         )
-        moments = [moment for moment in (due, visible.due, self._faults.due) if moment is not None]
+        moments = [moment for moment in (due, sight.due, self._faults.due) if moment is not None]
         self._due.alerts = min(moments, default=None)
 
 

@@ -14,23 +14,10 @@ from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Snapshot, Transition
-from tunnels.settings import Probe, Tunnel
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeJob:
-    """What the prober should do for one running session."""
-
-    tunnel: str
-    session: int
-    probe: Probe
-    device: (
-        str | None
-    )  # bind to this device; None: a proxy carries the lane, where only received bytes prove anything
-    mark: int  # the lane
-    inside: str | None = None  # a target of the far side itself, for a proxy
+from tunnels.settings import Tunnel
 
 
 class ClientRunner(Protocol):

@@ -17,11 +17,12 @@ from supervisor.core.faults import Faults, Tell
 from supervisor.core.network.compose import Scope
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import PreviousRun, TunnelRecord
 from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
 from supervisor.engine import Engine
 from supervisor.inbox import Inbox
-from supervisor.outputs import Outputs, ProbeJob, Recorder
+from supervisor.outputs import Outputs, Recorder
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, slot_name
 from tunnels.settings import Tunnel
 
@@ -223,13 +224,11 @@ class FakeRunner:
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         if self.world.habits.obeys_sigterm():
-            self._later(
-                0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0))
-            )
+            self._later(0.05, tunnel, session, lambda: self.exit(tunnel, session, Exited(tunnel, session, 0)))
 
     def kill(self, tunnel: str, session: int) -> None:
         self._later(
-            0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9))
+            0.01, tunnel, session, lambda: self.exit(tunnel, session, Exited(tunnel, session, None, 9))
         )
 
     @property
@@ -254,7 +253,7 @@ class FakeRunner:
             self.world.habits.lives(),
             name,
             session,
-            lambda: self._exit(name, session, Exited(name, session, 1)),
+            lambda: self.exit(name, session, Exited(name, session, 1)),
         )
 
     def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
@@ -271,7 +270,7 @@ class FakeRunner:
             None,
         )
 
-    def _exit(self, name: str, session: int, event: Exited) -> None:
+    def exit(self, name: str, session: int, event: Exited) -> None:
         place = self._place(name, session)
         assert place is not None
         del self.alive[place]

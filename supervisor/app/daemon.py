@@ -46,13 +46,13 @@ from supervisor.clients.processes import (
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
-from supervisor.reports.history.last_failures import KEPT
+from supervisor.reports.history.last_failures import MAX_FAILURES
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
@@ -90,7 +90,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
     forbid_core_dumps()
     not_dumpable()
     raise_file_limit()
-    notifier = Notifier()
+    notifier = SystemdNotifier()
     handover = received()
     config = load(path, kinds)
     make_directory(config.facilitator.runtime_dir, "facilitator.runtime_dir", shared=True)
@@ -194,8 +194,8 @@ class Daemon:
         finally:
             left.close()
         await self._sweep(taken)
-        parts.reports.last_failures.remember(
-            await asyncio.to_thread(parts.reports.history.start, left.sessions, KEPT)
+        parts.reports.last_failures.restore(
+            await asyncio.to_thread(parts.reports.history.start, left.sessions, MAX_FAILURES)
         )
         await self._recall_reports()
         parts.stores.records.only(config.tunnels)
@@ -216,9 +216,9 @@ class Daemon:
     async def _recall_reports(self) -> None:
         """What earlier runs have learned about session lengths, and the incidents they left open."""
         parts = self._parts
-        lengths = await asyncio.to_thread(parts.reports.history.lengths, REMEMBERED_SESSIONS)
+        lengths = await asyncio.to_thread(parts.reports.history.session_lengths, REMEMBERED_SESSIONS)
         parts.engine.remember(remembered(parts.stores.second_sessions.known, lengths))
-        parts.engine.resume(await asyncio.to_thread(parts.reports.pagers.left_open))
+        parts.engine.resume(await asyncio.to_thread(parts.reports.pagers.open_incidents))
 
     def _api(self) -> HTTPApi:
         from supervisor.app.http_app import http_api  # slow to import, see there

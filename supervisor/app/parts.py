@@ -17,7 +17,7 @@ from supervisor.app.watchers.certificates import Certificates
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.runner import Runner
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.faults import Faults
 from supervisor.core.views.status_json import DaemonIdentity
@@ -26,7 +26,7 @@ from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.network import KernelNetwork
 from supervisor.probes.prober import ProbeLoop
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.paging.pagers import Pagers
@@ -57,7 +57,7 @@ class Reports:
     """What others learn from the daemon."""
 
     metrics: Metrics
-    last_failures: Deaths
+    last_failures: LastFailures
     history: History
     pagers: Pagers
     auditing: Auditing
@@ -83,7 +83,7 @@ class Parts:
     files: Files
     faults: Faults
     inbox: Inbox
-    notifier: Notifier
+    notifier: SystemdNotifier
     closing: Closing
     servers: Servers
     stores: Stores

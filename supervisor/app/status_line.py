@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.state import Snapshot, Transition, up
 from supervisor.core.views.drain_text import silence, waits_for
 
@@ -19,7 +19,7 @@ def summary(snapshot: Snapshot) -> str:
 class SystemdStatus:
     """A recorder (`supervisor.outputs`) that keeps the line of `systemctl status` up to date."""
 
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, notifier: SystemdNotifier) -> None:
         self._notifier = notifier
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:

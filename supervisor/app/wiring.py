@@ -43,7 +43,7 @@ from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
 from supervisor.clients.totp import Codes
 from supervisor.config.model import Config
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
@@ -57,17 +57,17 @@ from supervisor.kernel.network import KernelNetwork
 from supervisor.outputs import Outputs
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.history.archive import Archive
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History, HistorySources
-from supervisor.reports.history.writer_thread import Meters
+from supervisor.reports.history.session_traffic import TrafficSources
 from supervisor.reports.log.configure import TransitionLog
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics.counters import SentEvents
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
+from supervisor.reports.paging.notifier import PagerHooks
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.receiver import Hooks
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from supervisor.version import version
 from tunnels.base import AnyKind
 
@@ -81,7 +81,7 @@ class RunInputs:
     path: Path  # of the configuration
     kinds: Mapping[str, AnyKind]
     secrets: Secrets
-    notifier: Notifier
+    notifier: SystemdNotifier
     log_dropped: Callable[[], int]  # lines
     handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
 
@@ -193,8 +193,8 @@ def _watchers(base: _Base, host: HostWatch) -> Watchers:
 
 
 def _history(base: _Base) -> History:
-    meters = Meters(LinkBytes(), LaneMeter(base.engine.lane))
-    sources = HistorySources(boot_id(), meters=meters, mask=base.secrets.mask)
+    traffic = TrafficSources(LinkBytes(), LaneMeter(base.engine.lane))
+    sources = HistorySources(boot_id(), traffic=traffic, mask=base.secrets.mask)
     history = History(Archive(base.state_dir, version()), sources)
     base.closing.add("history", history.close)
     return history
@@ -215,8 +215,8 @@ def _reports(
     log_dropped: Callable[[], int],
 ) -> Reports:
     engine, runner, network = base.engine, data_plane.runner, data_plane.network
-    sent, last_failures = SentEvents(), Deaths()
-    hooks = Hooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
+    sent, last_failures = SentEvents(), LastFailures()
+    hooks = PagerHooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
     pagers = Pagers(base.state_dir, paging(base.identity, base.config), hooks, base.secrets)
     base.closing.add("alerter", pagers.close)
     sources = ScrapeSources(
@@ -239,7 +239,7 @@ def _reports(
     page_model = StatusPageModel(
         StatusPageInputs(
             lambda: engine.snapshot,
-            lambda: last_failures.last,
+            lambda: last_failures.by_tunnel,
             SessionMeter(engine.lane),
             history,
             base.identity.wall_offset,
@@ -301,14 +301,14 @@ def _utc_offset() -> float:
     return now - time.monotonic() + time.localtime(now).tm_gmtoff
 
 
-def paging(identity: DaemonIdentity, config: Config) -> Paging:
+def paging(identity: DaemonIdentity, config: Config) -> PagingConfig:
     """Which receivers are paged, and through which key."""
     own = {name: t.alert.routing_key for name, t in config.tunnels.items() if t.alert.routing_key is not None}
     pagerduty, webhook = config.alerts.pagerduty, config.alerts.webhook
     address = None if webhook is None else webhook.url
     if pagerduty is None:
-        return Paging(identity.facilitator, tunnels=own, webhook=address)
-    return Paging(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own, address)
+        return PagingConfig(identity.facilitator, tunnels=own, webhook=address)
+    return PagingConfig(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own, address)
 
 
 def _log_client_line(tunnel: str, text: str) -> None:

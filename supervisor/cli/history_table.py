@@ -123,7 +123,6 @@ def percent(ratio: float | None) -> str:
 
 
 # --- numbers
-# ----------------------------------------------------------------------------------------------------------
 
 
 def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> Rows:
@@ -207,7 +206,6 @@ def _strip(parts: Sequence[str | None]) -> Text:
 
 
 # --- what happened
-# ----------------------------------------------------------------------------------------------------------
 
 
 def _section(title: str, rows: Sequence[Record], table: Callable[[Sequence[Record]], Rows]) -> Sequence[Part]:

@@ -240,10 +240,10 @@ class HTTPApi:
         return web.json_response(await self._daemon.test_alerts())
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        tunnel = self._tunnel(request)
+        tunnel, count = self._tunnel(request), _number(request, "lines", 200)
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
-        for line in self._daemon.tail(tunnel, _number(request, "lines", 200)):
+        for line in self._daemon.tail(tunnel, count):
             await response.write(f"{line}\n".encode())
         if "follow" in request.query:
             async for line in self._daemon.follow(tunnel):

@@ -35,7 +35,7 @@ from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import Failure, Occupied, explained, is_fatal, is_passing, reason, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
 from supervisor.kernel.nft.messages import OWNER, PERSIST
-from supervisor.kernel.notifications import EVERYTHING, Heard, KernelPart, Notifications, nobody
+from supervisor.kernel.notifications import EVERYTHING, Callback, KernelPart, Notifications, ignore
 from supervisor.kernel.state import KernelState
 from supervisor.kernel.sysctl import Note, Sysctls
 
@@ -56,7 +56,7 @@ class KernelNetwork:
         post: Callable[[Event], None],
         note: Note,
         table_flags: int = OWNER | PERSIST,
-        changed: Heard = nobody,
+        changed: Callback = ignore,
     ) -> None:
         self._post = post
         self._note = note

@@ -31,7 +31,7 @@ class KernelPart(enum.Enum):
 
 
 EVERYTHING = frozenset(KernelPart) - {KernelPart.OTHERS}
-Heard = Callable[[], None]
+Callback = Callable[[], None]
 
 BUFFER_BYTES = 4 << 20  # of unread notifications
 _BURST = 64  # datagrams in one go, so that a flood cannot hold up the loop
@@ -44,7 +44,7 @@ _ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5  # offsets in struct rtmsg
 _TABLE_NAME, _PROGRAM = 1, 3  # NFTA_TABLE_NAME and so on, NFTA_GEN_PROC_NAME
 
 
-def nobody() -> None:
+def ignore() -> None:
     """Does nothing."""
 
 
@@ -60,7 +60,7 @@ class Notifications:
         self,
         hint: Callable[[frozenset[KernelPart]], None],
         ours: Callable[[], Iterable[int]],
-        heard: Heard = nobody,
+        heard: Callback = ignore,
         buffer: int = BUFFER_BYTES,
     ) -> None:
         self._heard = heard

@@ -60,6 +60,21 @@ class UplinkWatch:
         self._alive, self._contrary = True, 0
         self._doubted, self._in_doubt_since = False, 0.0
 
+    @property
+    def default_routes(self) -> frozenset[DefaultRoute]:
+        """The last default routes that this host had."""
+        return self._had
+
+    @property
+    def silent(self) -> frozenset[DefaultRoute]:
+        """Routes whose gateway does not answer."""
+        return frozenset(route for route, silent in self._silent.items() if silent)
+
+    @property
+    def settled(self) -> bool:
+        """True if it is known of every gateway whether it answers."""
+        return bool(self._silent) and not self._looking
+
     async def run(self) -> None:
         """Look, for ever. In the namespace in which it begins."""
         netlink = AsyncNetlink()

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from supervisor.core.events import Event, PathMtu, Probed
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.state import Proof
 from supervisor.probes.inner_probe import answers_inside
 from supervisor.probes.interface_activity import InterfaceActivity, LinkBytes, Meter
@@ -25,34 +25,6 @@ _SPARED = 2.0  # intervals without a round at most, while packets come out of th
 
 
 Contained = Callable[[str], AbstractContextManager[None, bool | None]]
-
-
-class Job(Protocol):
-    """What to probe: one running session (the engine's `ProbeJob`)."""
-
-    @property
-    def tunnel(self) -> str:
-        """Name of the tunnel."""
-
-    @property
-    def session(self) -> int:
-        """Number of the session."""
-
-    @property
-    def probe(self) -> Probe:
-        """Targets, interval and timeout."""
-
-    @property
-    def device(self) -> str | None:
-        """The tunnel's device; None: a proxy."""
-
-    @property
-    def mark(self) -> int:
-        """The lane."""
-
-    @property
-    def inside(self) -> str | None:
-        """A target of the far side itself, for a proxy."""
 
 
 class ProbeLoop:
@@ -83,9 +55,9 @@ class ProbeLoop:
         self._pulse = InterfaceActivity(link_bytes)
         self._lane_ready = lane_ready
         self._chance = chance
-        self._tasks: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._tasks: dict[str, tuple[ProbeJob, asyncio.Task[None]]] = {}
 
-    def set(self, jobs: Mapping[str, Job]) -> None:
+    def set(self, jobs: Mapping[str, ProbeJob]) -> None:
         """Probe exactly these; a job that is the same as before goes on undisturbed."""
         for name, (job, task) in list(self._tasks.items()):
             if jobs.get(name) != job:
@@ -103,13 +75,13 @@ class ProbeLoop:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._pulse.close()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: ProbeJob) -> None:
         while True:
             with self._contained("prober"):  # without its probes a dead session would look well for ever
                 await self._probe(job)
             await asyncio.sleep(job.probe.interval)
 
-    async def _probe(self, job: Job) -> None:
+    async def _probe(self, job: ProbeJob) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(job.probe.timeout):
                 await self._lane_ready()
@@ -119,12 +91,12 @@ class ProbeLoop:
             if job.device is not None:  # a proxy carries streams, whose packets never enter the path
                 both.create_task(self._path_mtu(job, answered))
 
-    async def _path_mtu(self, job: Job, answered: asyncio.Event) -> None:
+    async def _path_mtu(self, job: ProbeJob, answered: asyncio.Event) -> None:
         await answered.wait()
         found = await path_mtu(job.probe.targets, Path(job.device, job.mark), job.probe.timeout)
         self._post(PathMtu(job.tunnel, job.session, found))
 
-    async def _rounds(self, job: Job, answered: asyncio.Event) -> None:
+    async def _rounds(self, job: ProbeJob, answered: asyncio.Event) -> None:
         loop, hurry = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
         meter = None if job.device is None else self._pulse.watch(job.device)
         missed = True  # of a session that has yet to prove itself more wants to be known
@@ -138,7 +110,7 @@ class ProbeLoop:
                 await self._spared(job, meter, started)
             await asyncio.sleep(max(0.0, started + hurry - loop.time()))
 
-    async def _round(self, job: Job, ask_inside: bool) -> Probed:
+    async def _round(self, job: ProbeJob, ask_inside: bool) -> Probed:
         """Ask all targets, and where something is wrong the tunnel itself beside them: its answer counts
         if theirs do not come.
         """
@@ -156,10 +128,10 @@ class ProbeLoop:
         came_out = before is not None and after is not None and after > before
         return Probed(job.tunnel, job.session, None, Proof.RECEIVED if came_out else None)
 
-    def _received(self, job: Job) -> int | None:
+    def _received(self, job: ProbeJob) -> int | None:
         return None if job.device is None else self._pulse.received(job.device)
 
-    async def _spared(self, job: Job, meter: Meter | None, started: float) -> None:
+    async def _spared(self, job: ProbeJob, meter: Meter | None, started: float) -> None:
         """Wait until the next round after one that was answered."""
         loop, spread = asyncio.get_running_loop(), 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
         interval = job.probe.interval * spread
@@ -183,7 +155,7 @@ def _due(started: float, interval: float, meter: Meter | None) -> float:
     return min(lived + interval, started + _SPARED * interval)
 
 
-async def _inside(job: Job, path: Path, wanted: bool) -> bool:
+async def _inside(job: ProbeJob, path: Path, wanted: bool) -> bool:
     return wanted and await answers_inside(job.probe.targets, path, job.inside, job.probe.timeout)
 
 

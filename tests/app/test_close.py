@@ -17,7 +17,7 @@ from supervisor.app.directories import CONTROL_SOCKET, make_directory
 from supervisor.app.files import load
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.wiring import RunInputs, build
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.reports.log.redact import Secrets
 from tunnels.registry import KINDS
 
@@ -34,7 +34,7 @@ def built(directory: Path) -> Parts:
     config = load(file, KINDS)
     make_directory(config.facilitator.runtime_dir, "runtime_dir")
     make_directory(config.facilitator.state_dir, "state_dir")
-    return build(config, RunInputs(file, KINDS, Secrets(), Notifier({}), lambda: 0))
+    return build(config, RunInputs(file, KINDS, Secrets(), SystemdNotifier({}), lambda: 0))
 
 
 def each(parts: Any) -> Iterator[Any]:

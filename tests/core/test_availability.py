@@ -146,7 +146,7 @@ def test_what_is_forgotten_changes_no_later_count(kinds: list[Standing], hours: 
         short.add(StandingChange(number * step, kind, "exited"))
     for length in (3600.0, 30 * 86400.0):
         assert long.seconds(now - length, now) == pytest.approx(short.seconds(now - length, now))
-    assert len(long._moments) <= KEPT / step + 2 * 256 + 2
+    assert long.change_count <= KEPT / step + 2 * 256 + 2
 
 
 def test_a_moment_before_the_last_one_counts_as_the_last_one() -> None:

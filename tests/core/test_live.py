@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.alerting.incidents import IncidentState, called
+from supervisor.core.alerting.incidents import IncidentState, decide
 from supervisor.core.conditions import Condition
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall
 from supervisor.core.preflight.facts import (
@@ -220,12 +220,12 @@ def test_a_clock_that_was_synchronised_and_is_not(
 
 def incidents(period: float, gone_for: float, times: int) -> int:
     """How many incidents are opened for a condition that comes and goes."""
-    calls, now, opened, is_open = IncidentState(), 1000.0, 0, False
+    state, now, opened, is_open = IncidentState(), 1000.0, 0, False
     condition = {"third-party-firewall": Condition("x", clear_after=5.0)}
     for turn in range(int(times * period)):
         now = 1000.0 + turn
         there = turn % period < period - gone_for
-        calls, alerts, _ = called("vpn1", calls, Snapshot({}, now), condition if there else {}, {})
+        state, alerts, _ = decide("vpn1", state, Snapshot({}, now), condition if there else {}, {})
         opened += "third-party-firewall" in alerts and not is_open
         is_open = "third-party-firewall" in alerts
     return opened
@@ -235,9 +235,9 @@ def test_a_condition_that_goes_is_resolved_soon_and_one_that_comes_and_goes_is_n
     assert incidents(period=100, gone_for=50, times=1) == 1
     assert incidents(period=20, gone_for=10, times=50) <= 2
     assert incidents(period=120, gone_for=100, times=30) <= 4
-    calls, _, _ = called(
+    state, _, _ = decide(
         "vpn1", IncidentState(), Snapshot({}, 10.0), {"x": Condition("x", clear_after=5.0)}, {}
     )
     for moment, still in ((11.0, True), (15.0, True), (16.0, False)):
-        calls, alerts, due = called("vpn1", calls, Snapshot({}, moment), {}, {})
+        state, alerts, due = decide("vpn1", state, Snapshot({}, moment), {}, {})
         assert ("x" in alerts, due) == (still, 16.0 if still else None)

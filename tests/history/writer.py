@@ -18,9 +18,10 @@ ACME = tunnel()
 
 
 def main(directory: str) -> None:
-    history = History(Archive(Path(directory), "test"), HistorySources("boot"))
+    sources = HistorySources("boot")
+    history = History(Archive(Path(directory), "test"), sources)
     history.start()
-    clock = history._around.clock
+    clock = sources.clock
     for number in range(1, 1_000_000):
         session = Session(number, f"id-{number}", started=clock())
         starting = tunnel_state(phase=Phase.STARTING, session=session)
@@ -32,7 +33,7 @@ def main(directory: str) -> None:
                 "acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=over
             )
             history.record(told, Snapshot({"acme": (ACME, state)}, clock()))
-        if number % 10 == 0 and history._scribe.flush(10.0):
+        if number % 10 == 0 and history.flush(10.0):
             print(number, flush=True)
 
 

@@ -355,7 +355,9 @@ def setting(name: str) -> str:
 
 
 async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
-    netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=0")
+    # A new namespace has the IPv4 settings of the host.
+    settings = ("ip_forward=0", "conf.all.rp_filter=1", "conf.default.rp_filter=0")
+    netns.run("sysctl", "-qw", *(f"net.ipv4.{each}" for each in settings))
     netns.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "other")
     await make_device(netns)
     assert setting("ipv4/ip_forward") == "0"

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core.events import Event, Probed
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.state import Proof
 from supervisor.kernel.counters import LinkBytes
-from supervisor.outputs import ProbeJob
 from supervisor.probes.inner_probe import answers_inside
 from supervisor.probes.interface_activity import Meter
 from supervisor.probes.prober import ProbeLoop

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from supervisor.core.events import Event, PathMtu, Probed
-from supervisor.outputs import ProbeJob
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.probes.pmtu import path_mtu
 from supervisor.probes.prober import ProbeLoop
 from supervisor.probes.targets import Path

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from supervisor.core.events import Event, Probed
-from supervisor.outputs import ProbeJob
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.probes.prober import ProbeLoop, first_answer
 from supervisor.probes.targets import Path, probe
 from tests.netns import Namespace, link

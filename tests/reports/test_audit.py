@@ -34,7 +34,7 @@ from supervisor.core.views.audit_lines import (
 )
 from supervisor.reports.audit import writer
 from supervisor.reports.audit.rotation import RotatedFile
-from supervisor.reports.audit.writer import Trail
+from supervisor.reports.audit.writer import AuditWriter
 from tests.lab.wait import eventually
 
 PLAN = NetworkPlan(
@@ -78,9 +78,9 @@ def events(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[Trail]:
+def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[AuditWriter]:
     """One that runs."""
-    made = Trail(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
+    made = AuditWriter(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
     made.start({"version": "1"})
     try:
         yield made
@@ -89,7 +89,6 @@ def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterat
 
 
 # --- lines
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_line_of_a_flow_says_who_where_through_what_and_how_much(tmp_path: Path) -> None:
@@ -182,7 +181,6 @@ def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
 
 
 # --- the file
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_only_its_owner_may_read_it_and_it_is_rotated_by_size_between_lines(tmp_path: Path) -> None:
@@ -261,7 +259,6 @@ def test_what_is_no_ordinary_file_is_left_alone(tmp_path: Path, make: Any) -> No
 
 
 # --- the thread
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_stands_between_its_beginning_and_its_end(tmp_path: Path) -> None:
@@ -337,7 +334,7 @@ class SlowDisk(RotatedFile):
 
 def test_behind_a_disk_that_hangs_every_entry_is_a_line_or_counted_in_a_gap(tmp_path: Path) -> None:
     disk = SlowDisk(tmp_path / "a")
-    total = writer.WAITING + 12_345
+    total = writer.MAX_WAITING_ENTRIES + 12_345
     with trail(tmp_path / "a", disk) as made:
         made.put([flow(number=0), flow(number=1)])
         assert disk.hangs.wait(60)

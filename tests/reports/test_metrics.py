@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from supervisor.core.network.layout import RouteCounts
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from supervisor.reports.metrics import loop_lag
-from supervisor.reports.metrics.counters import Rising, SentEvents
+from supervisor.reports.metrics.counters import MonotonicCounter, SentEvents
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
@@ -284,9 +284,9 @@ def test_bytes_and_cpu_add_up_over_sessions(world: ScrapeWorld) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000))), st.booleans())
 def test_a_rising_counter_never_falls(readings: list[tuple[int, int]], resets: bool) -> None:
-    rising, last = Rising(resets=resets), 0.0
+    counter, last = MonotonicCounter(resets=resets), 0.0
     for source, value in readings:
-        now = rising.read(source, value)
+        now = counter.read(source, value)
         assert now >= last
         last = now
 
@@ -383,10 +383,10 @@ def test_a_scrape_of_1000_tunnels(world: ScrapeWorld) -> None:
 
 @pytest.mark.parametrize("resets", [True, False])
 def test_sources_that_overlap_are_both_counted(resets: bool) -> None:
-    rising = Rising(resets=resets)
-    rising.read(1, 1000.0)
-    assert rising.read(2, 10.0) == 1010.0
-    assert rising.read(1, 1005.0) == 1015.0
-    rising.settle({2})
-    assert rising.value == 1015.0
-    assert rising.read(2, 20.0) == 1025.0
+    counter = MonotonicCounter(resets=resets)
+    counter.read(1, 1000.0)
+    assert counter.read(2, 10.0) == 1010.0
+    assert counter.read(1, 1005.0) == 1015.0
+    counter.retire({2})
+    assert counter.value == 1015.0
+    assert counter.read(2, 20.0) == 1025.0

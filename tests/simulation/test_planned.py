@@ -175,7 +175,7 @@ def test_the_session_ends_while_its_successor_starts() -> None:
     simulated = settled(habits, 100.0)
     while state(simulated).standby is None:
         simulated.run(until=simulated.now + 1.0)
-    simulated.runner._exit("acme", 1, ev.Exited("acme", 1, 1))
+    simulated.runner.exit("acme", 1, ev.Exited("acme", 1, 1))
     simulated.run(until=simulated.now + 0.1)
     assert state(simulated).phase is Phase.STARTING
     assert len(simulated.runner.spawned) == 2, "the successor is the reconnect"
@@ -187,7 +187,7 @@ def test_the_new_session_ends_while_the_old_one_still_drains() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
     simulated.run(until=HOUR - 10.0)
     assert simulated.runner.sessions("acme") == [1, 2]
-    simulated.runner._exit("acme", 2, ev.Exited("acme", 2, 1))
+    simulated.runner.exit("acme", 2, ev.Exited("acme", 2, 1))
     never_down(simulated, simulated.now + 5.0)
     assert state(simulated).session.number == 1
     assert carrying(simulated) == FIRST_LANE

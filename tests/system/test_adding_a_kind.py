@@ -222,7 +222,9 @@ class AcmeDaemon(LabDaemon):
         eventually(lambda: self._ready(ready or 200), within, "it is ready")
 
     def cleanup(self) -> int:
-        """This checkout does not know the kind: what is left is removed with the configuration of the others."""
+        """This checkout does not know the kind: what is left is removed with the configuration of
+        the others.
+        """
         self.config_file.write_text(self.plain)
         return super().cleanup()
 

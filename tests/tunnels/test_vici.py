@@ -116,7 +116,7 @@ def serve(transport: Transport) -> None:
                 transport.send(bytes((Packet.EVENT_CONFIRM if name == "list-sa" else Packet.EVENT_UNKNOWN,)))
             elif name == "echo":
                 assert packet == Packet.request("echo", body)
-                transport.send(Packet._named_request(Packet.EVENT, "list-sa", body))
+                transport.send(bytes((Packet.EVENT,)) + Packet.register_event("list-sa")[1:] + body)
                 transport.send(bytes((Packet.CMD_RESPONSE,)) + body)
             else:
                 transport.send(bytes((Packet.CMD_UNKNOWN,)))

@@ -21,7 +21,7 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from tests.tunnels.driver import replay
 from tunnels.base import KEY, Launch, LineSource, Placement, Reason
 from tunnels.kinds.wireguard.config import KEEPALIVE, read_profile
-from tunnels.kinds.wireguard.device import _general, peer_attribute, read_device
+from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device
 from tunnels.kinds.wireguard.driver import (
     EXPIRED_SECONDS,
     RESOLVE_AGAIN_SECONDS,
@@ -485,7 +485,7 @@ def test_no_answer_upsets_it(pairs: list[tuple[str, str]]) -> None:
 
 def message(body: bytes) -> Any:
     """What pyroute2 makes of a message for the kernel."""
-    data = _general(1) + body
+    data = genl_header(1) + body
     decoded = wgmsg((16 + len(data)).to_bytes(4, "little") + bytes(12) + data)
     decoded.decode()
     return decoded
@@ -540,6 +540,6 @@ def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path
         claim = NameLock(path)
         with pytest.raises(OSError, match="in use"):
             NameLock(path)
-        os.close(claim._fd)
+        os.close(claim.fd)
     NameLock(path).release()
     assert not path.exists()

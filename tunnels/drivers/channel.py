@@ -39,7 +39,9 @@ def assigned(addresses: Iterable[object]) -> dict[str, str]:
 
 
 class DaemonChannel:
-    """Asks the daemon and reports to it. Start with `listen`; everything happens on the running event loop."""
+    """Asks the daemon and reports to it. Start with `listen`; everything happens on the running
+    event loop.
+    """
 
     def __init__(
         self, key: int, renew: Callable[[], None] = lambda: None, leave: Callable[[], None] = lambda: None

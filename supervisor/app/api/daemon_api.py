@@ -62,7 +62,7 @@ class StopStore(Protocol):
         """It may run. OSError: see `hold`."""
 
 
-class AuditLog(Protocol):
+class AuditTrail(Protocol):
     """Keeps the audit."""
 
     def document(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
@@ -87,7 +87,7 @@ class RunningDaemonAPI:
     explainer: Explainer
     page_model: StatusPageModel
     pagers: Pagers
-    auditing: AuditLog
+    auditing: AuditTrail
     stalled: Callable[[], str | None]  # why the engine counts as stuck; None: it works
     on_reload: Callable[[], Awaitable[ReloadDocument]]
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
@@ -139,7 +139,7 @@ class RunningDaemonAPI:
         rows = recorder.read(tunnel, limit)
         tunnels = (
             TunnelHistory(
-                name, kind, recorder.availability(name), recorder.slots(name, DAY_SECONDS, DAY_SLOTS)
+                name, kind, recorder.availability(name), recorder.worst_by_part(name, DAY_SECONDS, DAY_SLOTS)
             )
             for name, kind in kinds.items()
         )

@@ -25,7 +25,7 @@ from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.inspect.packet_path import Inspector, forwarding, inspector, listening, refused
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.route.table import RouteTable
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from tunnels.settings import IPAddress, IPNetwork
 
 _SETTLE_SECONDS = 0.5  # for the kernel to follow the plan that the answer is about
@@ -40,7 +40,7 @@ class Explainer:
     wall_offset: float
     engine: Engine
     network: KernelNetwork
-    deaths: Deaths
+    deaths: LastFailures
     segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
     look: Callable[[], Awaitable[HostFacts]]
 
@@ -59,7 +59,7 @@ class Explainer:
             await self._kernel(question, plan, path),
             self.wall_offset,
             self.segments(),
-            self.deaths.last,
+            self.deaths.by_tunnel,
         )
         return document(facts, explain(facts))
 

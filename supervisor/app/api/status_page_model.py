@@ -1,5 +1,5 @@
-"""What the status page shows: the status document, and beside each tunnel its last day, its measurements and
-why its sessions ended.
+"""The model of the status page (dashboard): the status document, and beside each tunnel its last day, its
+measurements and why its sessions ended.
 
 The measurements of the last minutes are kept in memory. To be notified of every change the model is one of
 the engine's alerters.
@@ -202,7 +202,7 @@ class StatusPageModel:
     def _day(self, name: str, state: TunnelState, now: float) -> _Day:
         history = self._inputs.history
         ratio = history.ratios((name,)).get((name, "24h"))
-        slots = [slot and slot.value for slot in history.slots(name, DAY_SECONDS, DAY_SLOTS)]
+        slots = [slot and slot.value for slot in history.worst_by_part(name, DAY_SECONDS, DAY_SLOTS)]
         entry: DayEntry = {"ratio": _rounded_down(ratio), "last_day": slots}
         return _Day(state.since, state.phase, state.health, now, entry)
 

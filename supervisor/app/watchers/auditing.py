@@ -25,7 +25,7 @@ from supervisor.core.views.audit_lines import Act, ChangeRequest, Requester
 from supervisor.core.views.documents import AuditDocument
 from supervisor.kernel.conntrack.flow_events import FlowEvents
 from supervisor.reports.audit.rotation import RotatedFile
-from supervisor.reports.audit.writer import Trail
+from supervisor.reports.audit.writer import AuditWriter
 
 # A reload that ends the audit is recorded when it is done, and still belongs into it.
 _LAST_RECORDS_SECONDS = 0.2
@@ -36,7 +36,7 @@ class _Running:
     """An audit that is being kept, and its configuration."""
 
     audit: Audit
-    trail: Trail
+    trail: AuditWriter
     flows: FlowEvents
 
     def end(self, details: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ class Auditing:
     def _begin(self, audit: Audit) -> _Running:
         loop = asyncio.get_running_loop()
         file = RotatedFile(audit.file, audit.max_size, audit.keep)
-        trail = Trail(file, lambda: self._engine.plan, self._sessions, lambda: self._notice(loop))
+        trail = AuditWriter(file, lambda: self._engine.plan, self._sessions, lambda: self._notice(loop))
         flows = FlowEvents(trail.put)
         trail.start({"version": self._version})
         flows.start()

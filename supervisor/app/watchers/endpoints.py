@@ -36,6 +36,32 @@ class ProbedGateway:
     port: int | None  # TCP port that answers everybody; None: echo requests
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """What earlier probes of a gateway have shown."""
+
+    probed_at: float = float("-inf")  # seconds of the loop's clock
+    unanswered: int = 0  # probes in a row
+    ever_answered: bool = False
+
+    def after(self, answered: bool, now: float) -> ProbeRecord:
+        """The record after one more probe."""
+        return ProbeRecord(now, 0 if answered else self.unanswered + 1, answered or self.ever_answered)
+
+    @property
+    def undecided(self) -> bool:
+        """True if the last probes were not answered, but too few for a verdict."""
+        return 0 < self.unanswered < SILENT_AFTER_PROBES
+
+    def due_at(self, gateway: ProbedGateway, suspect: bool, failing_seconds: float) -> float:
+        """When the gateway is probed again; `suspect`: one of its tunnels fails."""
+        if suspect and self.undecided:
+            return 0.0
+        if not suspect and gateway.port is not None:
+            return float("inf")
+        return self.probed_at + (failing_seconds if suspect else WORKING_PROBE_SECONDS)
+
+
 class EndpointWatch:
     """Posts `EndpointSeen` when the reachability of a tunnel's gateway changes. No probes while the uplink is
     dead.
@@ -47,14 +73,18 @@ class EndpointWatch:
         kinds: Mapping[str, AnyKind],
         post: Callable[[Event], None],
         interval: float = CHECK_SECONDS,
+        failing_seconds: float = FAILING_PROBE_SECONDS,
     ) -> None:
-        self._snapshot, self._kinds, self._post, self._interval = snapshot, kinds, post, interval
-        self._gateways: dict[
-            str, ProbedGateway
-        ] = {}  # by tunnel: the last one that its client was connected with
-        self._answered: set[ProbedGateway] = set()  # those that have answered
-        self._unanswered: dict[ProbedGateway, int] = {}  # questions in a row
-        self._probed_at: dict[ProbedGateway, float] = {}
+        self._snapshot, self._kinds, self._post = snapshot, kinds, post
+        self._interval, self._failing_seconds = interval, failing_seconds
+        # By tunnel: the last gateway that its client was connected with.
+        self._gateways: dict[str, ProbedGateway] = {}
+        self._records: dict[ProbedGateway, ProbeRecord] = {}  # of those that were probed
+
+    @property
+    def records(self) -> Mapping[ProbedGateway, ProbeRecord]:
+        """What is known of the gateways that were probed."""
+        return self._records
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -79,22 +109,18 @@ class EndpointWatch:
                     state.session.peer, self._kinds[tunnel.kind].tcp_port(tunnel)
                 )
         known = set(self._gateways.values())
-        self._answered &= known
-        self._unanswered = {gateway: count for gateway, count in self._unanswered.items() if gateway in known}
-        self._probed_at = {gateway: moment for gateway, moment in self._probed_at.items() if gateway in known}
+        self._records = {gateway: record for gateway, record in self._records.items() if gateway in known}
 
     def _due(self, snapshot: Snapshot, now: float) -> set[ProbedGateway]:
         """The gateways to probe now."""
-        return {gateway for gateway, suspect in self._known(snapshot) if now >= self._next(gateway, suspect)}
+        return {
+            gateway
+            for gateway, suspect in self._known(snapshot)
+            if now >= self._record(gateway).due_at(gateway, suspect, self._failing_seconds)
+        }
 
-    def _next(self, gateway: ProbedGateway, suspect: bool) -> float:
-        if suspect and 0 < self._unanswered.get(gateway, 0) < SILENT_AFTER_PROBES:
-            return 0.0
-        if not suspect and gateway.port is not None:
-            return float("inf")
-        return self._probed_at.get(gateway, float("-inf")) + (
-            FAILING_PROBE_SECONDS if suspect else WORKING_PROBE_SECONDS
-        )
+    def _record(self, gateway: ProbedGateway) -> ProbeRecord:
+        return self._records.get(gateway, ProbeRecord())
 
     def _known(self, snapshot: Snapshot) -> Iterator[tuple[ProbedGateway, bool]]:
         for name, gateway in self._gateways.items():
@@ -105,10 +131,7 @@ class EndpointWatch:
     async def _probe(self, gateway: ProbedGateway, gate: asyncio.Semaphore) -> None:
         async with gate:
             answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS)
-        self._probed_at[gateway] = asyncio.get_running_loop().time()
-        if answered:
-            self._answered.add(gateway)
-        self._unanswered[gateway] = 0 if answered else self._unanswered.get(gateway, 0) + 1
+        self._records[gateway] = self._record(gateway).after(answered, asyncio.get_running_loop().time())
 
     def _publish(self, snapshot: Snapshot) -> None:
         for name, (tunnel, state) in snapshot.tunnels.items():
@@ -121,12 +144,12 @@ class EndpointWatch:
                 self._post(EndpointSeen(name, reach=reach))
 
     def _reach(self, gateway: ProbedGateway, before: Reach) -> Reach:
-        unanswered = self._unanswered.get(gateway)
-        if unanswered is None or 0 < unanswered < SILENT_AFTER_PROBES:
+        record = self._records.get(gateway)
+        if record is None or record.undecided:
             return before
-        if unanswered == 0:
+        if record.unanswered == 0:
             return Reach.ANSWERS
-        return Reach.SILENT if gateway.port is not None or gateway in self._answered else Reach.UNKNOWN
+        return Reach.SILENT if gateway.port is not None or record.ever_answered else Reach.UNKNOWN
 
 
 def _suspect(tunnel: Tunnel, state: TunnelState) -> bool:

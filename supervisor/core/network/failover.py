@@ -20,9 +20,8 @@ class DestinationIndex:
     """Which tunnels reach which destinations: one object for each configuration (see `by_identity`)."""
 
     tunnels: tuple[Tunnel, ...]
-    ranked: Mapping[
-        IPNetwork, tuple[str, ...]
-    ]  # in the order of networks: the tunnels that reach each, best first
+    # In the order of networks: the tunnels that reach each, best first.
+    ranked: Mapping[IPNetwork, tuple[str, ...]]
     real: Mapping[tuple[str, IPNetwork], IPNetwork]  # the remote network of a destination (1:1 mapping)
 
 

@@ -27,16 +27,11 @@ from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
 FIRST_LANE = 173_001  # marks and tables from here on are ours
 NEXT_SLOT = 1_000  # between the lanes of a tunnel's two slots
 LAST_LANE = FIRST_LANE + NEXT_SLOT + MOST_TUNNELS - 1
-HOST_FLAG = (
-    1 << 30
-)  # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
-SHARES = (
-    480,
-    960,
-    1920,
-    3840,
-    7680,
-)  # connections through a proxy that one source may hold; the rules know these numbers only
+# Bit in a ct mark beside the lane: a flow of this host itself (probes), or late answers of one that was
+# moved.
+HOST_FLAG = 1 << 30
+# Connections through a proxy that one source may hold; the nftables rules know these numbers only.
+SHARES = (480, 960, 1920, 3840, 7680)
 PAUSE_SECONDS = 15.0  # that a tunnel has to come back before its destinations answer with an error
 
 
@@ -53,17 +48,14 @@ class Lane:
 
     tunnel: str
     number: int  # fwmark, ct mark and routing table
-    device: (
-        str | None
-    )  # the tunnel's interface (it may not exist at the moment); None: a proxy carries the lane
+    device: str | None  # the interface (it may not exist at the moment); None: a proxy carries the lane
     up: bool  # packets may leave now
     port: int | None = None  # local port of the proxy, while up
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
     mtu: int | None = None  # bytes of the largest packet that passes, where that is known
     draining: bool = False  # it takes no new flows; those that are in it go on
-    addresses: tuple[
-        IPAddress, ...
-    ] = ()  # assigned by the remote gateway, while up: exist in source NAT only; none: masquerade
+    # Assigned by the remote gateway, while up: they exist in source NAT only. None: masquerade.
+    addresses: tuple[IPAddress, ...] = ()
     link_mtu: int | None = None  # bytes: the MTU to give the device, where its client leaves that to us
     gateway: str | None = None  # address of the remote gateway, while up
     share: int = 0  # connections to the port that one source may hold, one of SHARES; 0: as many as it likes

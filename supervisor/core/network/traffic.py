@@ -9,7 +9,6 @@ class Carried(NamedTuple):
     """Since the counters were made."""
 
     flows: int  # that entered
-    received: int | None = (
-        None  # bytes that a proxy gave back to staff; None: the lane has a device, which counts for itself
-    )
+    # Bytes that a proxy gave back to staff; None: the lane has an interface, which counts for itself.
+    received: int | None = None
     sent: int | None = None  # bytes that staff sent to it

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from supervisor.core.backoff import Backoff
 from supervisor.core.state import Health, RetryState, SessionState
 from tunnels.base import Reason
 from tunnels.settings import Reconnect, Tunnel
@@ -90,16 +91,12 @@ def stable(tunnel: Tunnel, session: SessionState, now: float) -> bool:
 
 
 def backoff(reconnect: Reconnect, attempts: int, jitter: float) -> float:
-    """Seconds to wait: none for the first retry after a stable session, then full jitter from `first` up to a
-    doubling, capped ceiling.
-
-    `jitter` lies in [0, 1). The ceiling doubles with each attempt, so that tunnels that failed together do
-    not reconnect together (exponential backoff with full jitter, AWS Architecture Blog 2015).
+    """Seconds to wait: none for the first retry after a stable session, then exponential backoff with full
+    jitter from `reconnect.first` up to `reconnect.max`. `jitter` lies in [0, 1).
     """
     if attempts == 0:
         return 0.0
-    ceiling = min(reconnect.max, reconnect.first * 2.0 ** min(attempts - 1, 62))
-    return reconnect.first + jitter * (ceiling - reconnect.first)
+    return Backoff(reconnect.first, reconnect.first, reconnect.max).pause(attempts, jitter)
 
 
 def pause(

@@ -124,13 +124,13 @@ Take = Callable[[list[Entry]], None]
 
 def lost_kind(entry: Entry) -> str:
     """What is lost with this entry, in the words of a gap."""
-    return (
-        entry.told.value
-        if isinstance(entry, FlowRecord)
-        else "gap"
-        if isinstance(entry, Gap)
-        else entry.event
-    )
+    match entry:
+        case FlowRecord():
+            return entry.told.value
+        case Gap():
+            return "gap"
+        case Act():
+            return entry.event
 
 
 class Names:

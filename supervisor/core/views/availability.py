@@ -204,6 +204,11 @@ class Timeline:
         self._deaths: deque[tuple[float, str]] = deque()
 
     @property
+    def change_count(self) -> int:
+        """Changes of standing that are remembered."""
+        return len(self._moments)
+
+    @property
     def standing(self) -> Standing | None:
         """The last one; None: nothing is known."""
         return _ORDER[self._standings[-1]] if self._standings else None

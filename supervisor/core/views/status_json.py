@@ -52,7 +52,7 @@ def status_document(
         "upgrades": who.upgrades,
         "draining": snapshot.draining,
         "conditions": [
-            {"name": name, "text": each.text, "severity": each.severity, "incident": each.calls}
+            {"name": name, "text": each.text, "severity": each.severity, "incident": each.pages}
             for name, each in conditions.items()
         ],
         "tunnels": [

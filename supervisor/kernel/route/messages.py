@@ -80,8 +80,7 @@ def _pack_route(route: Route, index: int, add: bool) -> bytes:
     scope = _SCOPES.get(route.kind, 0) if add else _ANY_SCOPE
     body = _ROUTE.pack(FAMILY[network.version], network.prefixlen, 0, 0, 0, PROTOCOL, scope, kind, 0)
     if network.prefixlen:
-        address = network.network_address.packed
-        body += struct.pack("=HH", 4 + len(address), _DST) + address
+        body += attribute(_DST, network.network_address.packed)
     body += _NUMBER.pack(8, _PRIORITY, route.metric) + _NUMBER.pack(8, _TABLE, route.table)
     return body + _NUMBER.pack(8, _OIF, index) if index else body
 

@@ -1,4 +1,4 @@
-"""Routes, policy rules and devices: what the kernel has of ours, and one change at a time.
+"""Routes and policy rules of ours in the kernel, and the state of interfaces (netdevice(7)).
 
 Everything of ours carries the protocol number 173. Nothing that does not is ever touched: a foreign route
 that stands in our place makes the change fail with EEXIST.
@@ -21,7 +21,11 @@ from supervisor.kernel.offload import run_offloaded
 from supervisor.kernel.route.messages import RawRoute, pack, read_route, read_rule, route_dump, rule_dump
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
-_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
+_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = (
+    0x8913,
+    0x8921,
+    0x8933,
+)  # netdevice(7): quicker than netlink for few
 _IFF_UP = 1
 _IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
 

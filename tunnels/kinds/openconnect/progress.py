@@ -51,7 +51,9 @@ class Progress:
         return "the connection broke during the login" if self.broken else "the login was refused"
 
     def handshake_failure(self, hung_up: bool, has_certificate: bool) -> str:
-        """Why the server answered and then ended the connection; `hung_up`: it does so before the handshake."""
+        """Why the server answered and then ended the connection; `hung_up`: it does so before the
+        handshake.
+        """
         if hung_up:
             return "the server hangs up before a word is said"
         if not self.secured:
@@ -63,7 +65,9 @@ class Progress:
         return "the server ended the connection after the handshake; it may want a certificate"
 
     def session_end(self, up_seconds: float, lasts: float | None) -> str:
-        """Why a session that was up for `up_seconds` ended; `lasts`: seconds that the server had announced."""
+        """Why a session that was up for `up_seconds` ended; `lasts`: seconds that the server had
+        announced.
+        """
         if self.farewell is None:
             return "the connection to the server broke"
         if lasts is not None and up_seconds >= lasts - NEAR_END_SECONDS:

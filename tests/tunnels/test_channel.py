@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tunnels.drivers.channel import DaemonChannel
-from tunnels.drivers.peer_process import descends, peer
+from tunnels.drivers.peer_process import is_descendant, peer_pid
 
 KEY = b"a key\n"
 
@@ -74,9 +74,9 @@ def test_a_child_is_told_from_a_stranger(tmp_path: Path) -> None:
         server.listen()
         with subprocess.Popen(["sh", "-c", f'{sys.executable} -c "{connect}" {path}; :']) as child:
             connection, _ = server.accept()
-            grandchild = peer(connection)
+            grandchild = peer_pid(connection)
             assert grandchild != child.pid
-            assert descends(grandchild)
+            assert is_descendant(grandchild)
             connection.close()
-    assert not descends(os.getppid())
-    assert not descends(grandchild), "it has ended"
+    assert not is_descendant(os.getppid())
+    assert not is_descendant(grandchild), "it has ended"
