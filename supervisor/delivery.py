@@ -16,12 +16,13 @@ from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan, lane_of
+from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
+from supervisor.core.state import Phase, Snapshot, Transition
 from supervisor.outputs import Outputs
-from tunnels.base import AnyKind, Reason, seat_name
+from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel
 
 AGAIN = 5.0  # seconds after which what has failed by a fault of ours is tried again
@@ -69,7 +70,7 @@ class Delivery:
         match action:
             case ev.Spawn():
                 if not self._faults.run(
-                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.seat
+                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.slot
                 ):
                     text = "the client could not be started: an internal error; the log has the details"
                     return ev.SpawnFailed(tunnel.name, action.session, Reason.LOCAL, text)
@@ -115,33 +116,25 @@ def _named(role: str, part: object) -> str:
     return f"{role}:{type(part).__name__}"
 
 
-def flow_jobs(
-    states: Mapping[str, TunnelState], lanes: Mapping[str, int], idle: float
-) -> Iterator[tuple[int, FlowJob]]:
+def flow_jobs(members: Members, lanes: Mapping[str, int], idle: float) -> Iterator[tuple[int, FlowJob]]:
     """Which lanes drain."""
-    for name, state in states.items():
-        for side in state.sides:
-            if side.drain is not None:
-                yield (
-                    lane_of(lanes[name], side.session.seat),
-                    FlowJob(name, idle, None if side is state else side.session.number),
-                )
+    for name, (_, state) in members.items():
+        if state.drain is not None:
+            yield lane_of(lanes[name], state.session.slot), FlowJob(name, idle, None)
+        standby = state.standby
+        if standby is not None and standby.drain is not None:
+            yield lane_of(lanes[name], standby.session.slot), FlowJob(name, idle, standby.session.number)
 
 
 def probe_jobs(
-    tunnels: Mapping[str, Tunnel],
-    states: Mapping[str, TunnelState],
-    lanes: Mapping[str, int],
-    kinds: Mapping[str, AnyKind],
+    members: Members, lanes: Mapping[str, int], kinds: Mapping[str, AnyKind]
 ) -> Iterator[tuple[str, ProbeJob]]:
-    """Which sessions are probed, by seat."""
-    for name, tunnel in tunnels.items():
-        state = states[name]
-        pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
-        for side in state.sides if tunnel.probe.targets else ():
-            if side.phase is Phase.UP:
-                session, inside = side.session, kinds[tunnel.kind].inner_probe(tunnel)
-                job = ProbeJob(
-                    name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside
-                )
-                yield seat_name(name, session.seat), job
+    """Which sessions are probed, by slot."""
+    for name, (tunnel, state) in members.items():
+        pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
+        for each in state.sessions if tunnel.probe.targets else ():
+            if each.phase is Phase.UP:
+                session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
+                lane = lane_of(lanes[name], session.slot)
+                job = ProbeJob(name, session.number, pace, session.device, lane, inside)
+                yield slot_name(name, session.slot), job

@@ -18,6 +18,11 @@ class Inbox:
         """Put an event in; returns at once."""
         self._queue.put_nowait(event)
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is in it."""
+        return self._queue.empty()
+
     def take(self) -> list[Event]:
         """All that is in it, in order."""
         return [self._queue.get_nowait() for _ in range(self._queue.qsize())]

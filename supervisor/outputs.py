@@ -26,11 +26,11 @@ class ClientRunner(Protocol):
     """
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
-        """Start the client of this session on one of the tunnel's seats, which must be free.
+        """Start the client of this session on one of the tunnel's slots, which must be free.
 
-        It shall `resume` the seat's last session, or log in; and try which of the far side's servers first.
+        It shall `resume` the slot's last session, or log in; and try which of the far side's servers first.
         """
 
     def renew(self, tunnel: str, session: int) -> None:

@@ -50,7 +50,7 @@ __all__ = [
     "Wanted",
     "device_name",
     "inputs_of",
-    "seat_name",
+    "slot_name",
 ]
 
 
@@ -357,22 +357,22 @@ def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
     return *kind.inputs(tunnel), *seed
 
 
-def seat_name(name: str, seat: int) -> str:
+def slot_name(name: str, slot: int) -> str:
     """The name of one of a tunnel's two slots: `NAME` or `NAME~`. No tunnel's own name may end with `~`."""
-    return f"{name}~" if seat else name
+    return f"{name}~" if slot else name
 
 
-def device_name(tunnel: Tunnel, seat: int = 0) -> str:
+def device_name(tunnel: Tunnel, slot: int = 0) -> str:
     """The interface of a slot: `device:` of the configuration, else `t-NAME`; shortened to the kernel's 15
     characters, with a checksum to keep it unique.
     """
-    if tunnel.device is not None and seat == 0:
+    if tunnel.device is not None and slot == 0:
         return tunnel.device
-    name = seat_name(tunnel.device or f"t-{tunnel.name}", seat)
+    name = slot_name(tunnel.device or f"t-{tunnel.name}", slot)
     if len(name) <= 15:
         return name
     checksum, digits = zlib.crc32(tunnel.name.encode()), ""
     for _ in range(4):
         checksum, digit = divmod(checksum, 36)
         digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return f"{name[:10]}{'~' if seat else '-'}{digits}"
+    return f"{name[:10]}{'~' if slot else '-'}{digits}"

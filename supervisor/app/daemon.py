@@ -22,7 +22,7 @@ from supervisor.app.adoption import inherit
 from supervisor.app.background import BackgroundTasks
 from supervisor.app.directories import CONTROL_SOCKET, lock, make_directory, refused, tidy
 from supervisor.app.files import errors_of, load
-from supervisor.app.first_plan import first_plan
+from supervisor.app.first_plan import first_plan, scope
 from supervisor.app.listening import listen, server_tls
 from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
@@ -34,7 +34,7 @@ from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.upgrade import Upgrade
 from supervisor.app.watchers.endpoints import EndpointWatch
 from supervisor.app.watchers.idle import IdleWatch
-from supervisor.app.wiring import RunInputs, build, paging, scope
+from supervisor.app.wiring import RunInputs, build, paging
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
     become_subreaper,
@@ -48,7 +48,7 @@ from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
 from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
-from supervisor.core.session.lifetime import REMEMBERED, remembered
+from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
@@ -219,7 +219,7 @@ class Daemon:
     async def _recall_reports(self) -> None:
         """What earlier runs have learned about session lengths, and the incidents they left open."""
         parts = self._parts
-        lengths = await asyncio.to_thread(parts.reports.history.session_lengths, REMEMBERED)
+        lengths = await asyncio.to_thread(parts.reports.history.session_lengths, REMEMBERED_SESSIONS)
         parts.engine.remember(remembered(parts.stores.second_sessions.known, lengths))
         parts.engine.resume(await asyncio.to_thread(parts.reports.pagers.open_incidents))
 
@@ -243,7 +243,10 @@ class Daemon:
         parts, self._config = self._parts, config
         self._watch_inputs(config)
         parts.engine.configure(
-            scope(parts.identity, config), config.tunnels, held=parts.stores.stopped.names, restart=restart
+            scope(parts.identity.facilitator, config),
+            config.tunnels,
+            held=parts.stores.stopped.names,
+            restart=restart,
         )
         parts.watchers.certificates.set(config.tunnels)
         parts.reports.pagers.route(paging(parts.identity, config))

@@ -27,10 +27,10 @@ class DeferredRunner:
         self._waiting: set[asyncio.Task[None]] = set()
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
         """See `ClientRunner`."""
-        self._runner.spawn(tunnel, session, resume, remote, seat)
+        self._runner.spawn(tunnel, session, resume, remote, slot)
 
     def renew(self, tunnel: str, session: int) -> None:
         """See `ClientRunner`."""

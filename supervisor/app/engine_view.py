@@ -28,8 +28,8 @@ class ReadableEngine(Protocol):
     def tunnel(self, name: str) -> Tunnel:
         """Its settings. KeyError: there is no such tunnel."""
 
-    def lane(self, tunnel: str, seat: int) -> int | None:
-        """lane = fwmark = ct mark = routing table of a seat; None: there is no such tunnel."""
+    def lane(self, tunnel: str, slot: int) -> int | None:
+        """lane = fwmark = ct mark = routing table of a slot; None: there is no such tunnel."""
 
 
 class EngineView:
@@ -61,6 +61,6 @@ class EngineView:
         """See `ReadableEngine`."""
         return self._complete.tunnel(name)
 
-    def lane(self, tunnel: str, seat: int) -> int | None:
+    def lane(self, tunnel: str, slot: int) -> int | None:
         """See `ReadableEngine`."""
-        return self._complete.lane(tunnel, seat)
+        return self._complete.lane(tunnel, slot)

@@ -183,9 +183,8 @@ class Shutdown:
 
     def _kill_all(self) -> None:
         for name, (_, state) in self._parts.engine.snapshot.tunnels.items():
-            for side in state.sides:
-                if side.running:
-                    self._parts.data_plane.runner.kill(name, side.session.number)
+            for each in state.sessions:
+                self._parts.data_plane.runner.kill(name, each.session.number)
 
     async def _report_progress(self) -> None:
         """Say what the drain waits for: in the log now and then, to the service manager at each change."""
@@ -231,7 +230,7 @@ class Shutdown:
 def all_stopped(snapshot: Snapshot) -> bool:
     """No client runs and none is wanted."""
     return all(
-        state.phase is Phase.STOPPED and state.want is Want.DOWN and state.other is None
+        state.phase is Phase.STOPPED and state.want is Want.DOWN and state.standby is None
         for _, state in snapshot.tunnels.values()
     )
 

@@ -87,7 +87,8 @@ class Upgrade:
         """Wait until the inbox is empty, all clients are started, and the log is written."""
         engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.data_plane.runner
         while (events := inbox.take()) or runner.busy:
-            engine.advance(events)
+            for _ in engine.turn(events):
+                pass
             await asyncio.sleep(0)
         self._log_written()
 

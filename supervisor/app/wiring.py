@@ -49,7 +49,7 @@ from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
 from supervisor.core.session.kind_guard import guarded
 from supervisor.core.views.status_json import DaemonIdentity
-from supervisor.engine import Engine, Scope
+from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.counters import LinkBytes, refused_packets
@@ -135,7 +135,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         kinds,
         clock=time.monotonic,
         chance=random.SystemRandom().random,
-        zone=_utc_offset,
+        utc_offset=_utc_offset,
         faults=faults,
     )
     view.complete(engine)
@@ -157,7 +157,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
 
 
 def _data_plane(base: _Base, host: HostWatch, kept: Mapping[str, str]) -> DataPlane:
-    """`kept`: what spares the next login, by seat."""
+    """`kept`: what spares the next login, by slot."""
     network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed)
     base.closing.add("network", lambda: network.close(keep=True))
     private = (*base.files.directories, base.state_dir)
@@ -299,19 +299,6 @@ def _utc_offset() -> float:
     """Seconds to add to the monotonic clock for local wall-clock time."""
     now = time.time()
     return now - time.monotonic() + time.localtime(now).tm_gmtoff
-
-
-def scope(identity: DaemonIdentity, config: Config) -> Scope:
-    """The part of the configuration that all tunnels share, for the engine."""
-    drain = config.drain
-    return Scope(
-        identity.facilitator,
-        config.staff.networks,
-        config.staff.segments,
-        drain.timeout,
-        drain.idle,
-        config.audit is not None,
-    )
 
 
 def paging(identity: DaemonIdentity, config: Config) -> PagingConfig:

@@ -14,10 +14,11 @@ from typing import Any
 
 from supervisor.clients.json_store import JsonStore
 from supervisor.core.formats import parsed
-from tunnels.base import seat_name
+from tunnels.base import slot_name
 
 NAME = "journal"
-FORMAT = 1
+FORMAT = 2  # 2: `seat` became `slot`
+_KNOWN = (0, 1, FORMAT)  # formats that are read
 _MAX_PID = 1 << 22  # proc(5)
 _MAX_NUMBER = 1 << 63
 
@@ -36,7 +37,7 @@ class JournalEntry:
     port: int | None = None
     lane: int | None = None
     management: str | None = None
-    seat: int = 0
+    slot: int = 0
     kind: str = ""
     notify: bool = False  # it was given a NOTIFY_SOCKET
     key: str = ""  # that the daemon sends first on its management socket; empty: none is needed
@@ -45,7 +46,7 @@ class JournalEntry:
     @property
     def place(self) -> str:
         """Name of the slot: `NAME` or `NAME~`."""
-        return seat_name(self.tunnel, self.seat)
+        return slot_name(self.tunnel, self.slot)
 
 
 class Journal:
@@ -82,9 +83,21 @@ class Journal:
 
 def _read(content: bytes) -> JournalEntry | None:
     try:
-        return _entry(parsed(content))
+        return _entry(_upgraded(parsed(content)))
     except (ValueError, RecursionError):
         return None
+
+
+def _upgraded(value: Any) -> Any:
+    """An entry of an earlier format as one of today's; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    format = value.pop("format", 0)
+    if type(format) is int and format in _KNOWN:
+        if format < FORMAT and "seat" in value:
+            value["slot"] = value.pop("seat")
+        format = FORMAT
+    return {**value, "format": format}
 
 
 def _entry(value: Any) -> JournalEntry | None:
@@ -93,7 +106,7 @@ def _entry(value: Any) -> JournalEntry | None:
     except TypeError:
         return None
     numbers, words = (
-        (entry.start, entry.session, entry.seat),
+        (entry.start, entry.session, entry.slot),
         (entry.tunnel, entry.boot, entry.id, entry.kind, entry.key),
     )
     sound = (

@@ -41,7 +41,7 @@ from tunnels.base import AnyKind, Carrier, LineSource, Placement, Reason, Tunnel
 InBackground = Callable[[Coroutine[Any, Any, None]], object]  # runs it as a task of the runner
 
 
-def _no_lane(tunnel: str, seat: int) -> int | None:
+def _no_lane(tunnel: str, slot: int) -> int | None:
     return None
 
 
@@ -155,11 +155,11 @@ class Spawner:
         user = self._user(kind, directory)
         return user, Placement(
             directory,
-            device_name(order.tunnel, order.seat),
+            device_name(order.tunnel, order.slot),
             port,
             sys.executable,
             order.remote,
-            self._sources.lane_of(order.tunnel.name, order.seat) or 0,
+            self._sources.lane_of(order.tunnel.name, order.slot) or 0,
             None if user is None else (user.uid, user.gid),
         )
 
@@ -226,7 +226,7 @@ class Spawner:
             device=placement.device if is_device else None,
             port=None if is_device else placement.port,
             lane=placement.mark or None,
-            seat=order.seat,
+            slot=order.slot,
             management=None if launch.management is None else str(launch.management),
             kind=prepared.kind.name,
             notify=launch.notify,

@@ -39,7 +39,7 @@ class Users:
     """Assigns users to clients."""
 
     def __init__(self) -> None:
-        self._given: dict[str, int] = {}  # by seat
+        self._given: dict[str, int] = {}  # by slot
 
     def pick(self, directory: Path) -> User | None:
         """The user for the client in this directory; None: the daemon is not root. LookupError: there is

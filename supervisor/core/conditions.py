@@ -70,8 +70,9 @@ def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
 
 def _degraded(snapshot: Snapshot) -> Iterator[Condition]:
     for name, (tunnel, state) in snapshot.tunnels.items():
-        if state.degraded is not None and well(tunnel, state):
-            text = f"tunnel {name} works badly: {state.degraded}"
+        degraded = state.liveness.degraded
+        if degraded is not None and well(tunnel, state):
+            text = f"tunnel {name} works badly: {degraded}"
             further = f"facilitator status {name}; facilitator history {name}"
             yield Condition(text, "warning", further, tunnel.alert.after, UPLINK, tunnel=name)
 

@@ -198,7 +198,7 @@ class Spawn:
     session: int
     resume: bool = False  # with what the last session has kept, instead of a login
     remote: int = 0  # which of the far side's servers comes first
-    seat: int = 0  # of the tunnel's two
+    slot: int = 0  # of the tunnel's two
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from supervisor.core.state import Failure, Health, Phase, Reach, Session, Snapsh
 from supervisor.probes.gateway import answers
 from tests.fakes import KIND
 from tests.netns import Namespace
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -33,8 +34,8 @@ pytestmark = pytest.mark.root
 TUNNEL = Tunnel(
     name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
 )
-WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
-SICK = replace(
+WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
+SICK = but(
     WELL,
     phase=Phase.BACKOFF,
     health=Health.UNKNOWN,
@@ -105,13 +106,13 @@ async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespa
         await story.becomes(Reach.ANSWERS)
         mute(host)
         await story.becomes(Reach.ANSWERS, Reach.SILENT)  # the first is what was known from before
-        story.state = replace(WELL, endpoint=Reach.SILENT)
+        story.state = but(WELL, endpoint=Reach.SILENT)
         await story.becomes(Reach.ANSWERS, Reach.SILENT, Reach.UNKNOWN)
 
 
 async def test_silence_of_one_that_never_answered_says_nothing(host: Namespace) -> None:
     mute(host)
-    story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")))
     async with watched(story) as watch:
         while record(watch).unanswered < SILENT_AFTER_PROBES:
             await asyncio.sleep(0.01)
@@ -129,18 +130,18 @@ async def test_a_port_of_tcp_answers_even_by_a_refusal_and_must_answer(
         else contextlib.AsyncExitStack()
     )
     async with server:
-        story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
+        story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")))
         async with watched(story, 4443):
             await story.becomes(Reach.ANSWERS)
     mute(host)
-    story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")))
     async with watched(story, 4443):
         await story.becomes(Reach.SILENT)
 
 
 async def test_nobody_is_asked_while_the_uplink_is_dead_or_in_doubt(host: Namespace) -> None:
     for uplink in (Uplink(alive=False), Uplink(doubted=True)):
-        story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")), uplink)
+        story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")), uplink)
         async with watched(story, 4443) as watch:
             await asyncio.sleep(0.2)
             assert (watch.records, story.told) == ({}, [])

@@ -32,20 +32,21 @@ from supervisor.app.stores.upgrade_document import (
     written,
 )
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
+from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session
 from supervisor.version import version
+from tests.states import session_state, tunnel_state
 from tunnels.base import Question, Reason, Wanted
 from tunnels.registry import KINDS
 from tunnels.settings import Tunnel
 
-STATE = TunnelState(
+STATE = tunnel_state(
     phase=Phase.UP,
     health=Health.HEALTHY,
-    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), seat=1),
+    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), slot=1),
     failure=Failure(Reason.PEER_CLOSED, "gone", 1.0),
     asking=Asking(Question(Wanted.CODE, "Code?"), 9.0),
     recent=(0.1, None),
-    other=TunnelState(phase=Phase.UP, session=Session(2), drain=Drain(Reason.PLANNED, 99.0, 4)),
+    standby=session_state(Session(2), phase=Phase.UP, drain=Drain(Reason.PLANNED, 99.0, 4)),
 )
 STORED = Stored("boot", TunnelRecord(STATE, 173_001, (("acme", "other"),)), "fingerprint", "digest")
 
@@ -87,7 +88,7 @@ def test_what_is_given_is_received_once_and_descriptors_stop_at_the_next_program
         {"acme": "a cookie"},
         lock,
     )
-    assert got.tunnels["acme"].record.state.other == STATE.other
+    assert got.tunnels["acme"].record.state.standby == STATE.standby
     assert environment == {}
     assert received(environment) is None
     assert [os.get_inheritable(fd) for fd in got.descriptors()] == [False, False]

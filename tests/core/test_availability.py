@@ -21,6 +21,7 @@ from supervisor.core.views.availability import (
     standing,
     worst,
 )
+from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -211,11 +212,11 @@ def test_every_reason_has_a_class_and_only_wishes_and_progress_are_no_failures()
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (TunnelState(phase=Phase.UP, health=Health.HEALTHY), UP),
-        (TunnelState(phase=Phase.UP, health=Health.UNKNOWN), DOWN),
-        (TunnelState(phase=Phase.BACKOFF), DOWN),
-        (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.STOPPED), STOPPED),
-        (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.SHUTDOWN), UNWATCHED),
+        (tunnel_state(phase=Phase.UP, health=Health.HEALTHY), UP),
+        (tunnel_state(phase=Phase.UP, health=Health.UNKNOWN), DOWN),
+        (tunnel_state(phase=Phase.BACKOFF), DOWN),
+        (tunnel_state(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.STOPPED), STOPPED),
+        (tunnel_state(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.SHUTDOWN), UNWATCHED),
     ],
 )
 def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
@@ -227,4 +228,4 @@ def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
 
 def test_where_nothing_can_be_probed_being_connected_is_being_up() -> None:
     bare = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
-    assert standing(bare, TunnelState(phase=Phase.UP)) is UP
+    assert standing(bare, tunnel_state(phase=Phase.UP)) is UP

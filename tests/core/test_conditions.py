@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.conditions import DOWN, UPLINK, Condition, of_tunnels, visible
 from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
 NOW = 1000.0
-WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, well_since=0.0)
-GONE = TunnelState(
+WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, well_since=0.0)
+GONE = tunnel_state(
     phase=Phase.BACKOFF,
     reason=Reason.NETWORK,
     well_since=NOW - 180.0,
     failure=Failure(Reason.NETWORK, "no", NOW - 180.0),
 )
-LATE = replace(GONE, well_since=NOW - 179.0)
-OFF = TunnelState(want=Want.DOWN, reason=Reason.STOPPED)
-BAD = replace(WELL, degraded="6 of the last 24 probe rounds unanswered")
+LATE = but(GONE, well_since=NOW - 179.0)
+OFF = tunnel_state(want=Want.DOWN, reason=Reason.STOPPED)
+BAD = but(WELL, degraded="6 of the last 24 probe rounds unanswered")
 DEAD = Condition("the uplink is dead")
 
 
@@ -41,7 +40,7 @@ def snapshot(*states: TunnelState, uplink: Uplink = Uplink()) -> Snapshot:
 
 def test_tunnels_that_had_their_time_are_one_condition_with_the_part_that_is_dead() -> None:
     found = of_tunnels(
-        snapshot(WELL, GONE, LATE, OFF, replace(GONE, failure=Failure(Reason.LOCAL, "busy", NOW - 180.0)))
+        snapshot(WELL, GONE, LATE, OFF, but(GONE, failure=Failure(Reason.LOCAL, "busy", NOW - 180.0)))
     )
     assert list(found) == [DOWN]
     assert found[DOWN].text == "2 of 4 tunnels do not work: t1 (endpoint), t4"
@@ -57,7 +56,7 @@ def test_after_the_uplink_each_tunnel_has_its_time_again() -> None:
 
 
 def test_a_tunnel_that_works_badly_is_a_warning_of_its_own_after_its_time() -> None:
-    found = of_tunnels(snapshot(WELL, BAD, replace(BAD, health=Health.UNHEALTHY, well_since=NOW)))
+    found = of_tunnels(snapshot(WELL, BAD, but(BAD, health=Health.UNHEALTHY, well_since=NOW)))
     assert list(found) == ["degraded:t1"]
     condition = found["degraded:t1"]
     assert (condition.severity, condition.after, condition.tunnel, condition.pages) == (

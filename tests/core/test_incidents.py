@@ -15,6 +15,7 @@ from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.conditions import Condition
 from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 
@@ -46,10 +47,10 @@ STEPS = st.tuples(
 
 def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
     if fate == "stop":
-        return replace(before, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, well_since=now)
+        return but(before, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, well_since=now)
     was_well = before.health is Health.HEALTHY and before.phase is Phase.UP
     if fate is None:
-        return replace(
+        return but(
             before,
             want=Want.UP,
             phase=Phase.UP,
@@ -58,7 +59,7 @@ def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
             well_since=before.well_since if was_well else now,
         )
     reason, phase = (fate[0], Phase.FAILED) if isinstance(fate, tuple) else (fate, Phase.BACKOFF)
-    return replace(
+    return but(
         before,
         want=Want.UP,
         phase=phase,
@@ -72,7 +73,7 @@ def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
 @given(st.lists(STEPS, max_size=25), st.frozensets(st.sampled_from([*NAMES, "group:gateway:one", "uplink"])))
 def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, inherited: frozenset[str]) -> None:
     now, incidents = 1000.0, inherit(inherited, 1000.0)
-    states = {name: TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=now) for name in NAMES}
+    states = {name: tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=now) for name in NAMES}
     for seconds, fates, surroundings in steps:
         now += seconds
         states |= {name: state_of(states[name], fate, now) for name, fate in fates.items()}
@@ -123,7 +124,7 @@ def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(
     tunnels = {name: TUNNELS[name].model_copy(update={"login": Login()}) for name in NAMES[:count]}
     causes = shared_causes(tunnels, dict.fromkeys(tunnels, "gw"))
     down = {
-        name: TunnelState(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))
+        name: tunnel_state(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))
         for name, reason, at in zip(tunnels, reasons, falls, strict=False)
     }
     snapshot = Snapshot({name: (tunnels[name], state) for name, state in down.items()}, 2000.0)
@@ -154,7 +155,7 @@ def test_an_outage_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[f
     began, lasted, failures = 0.0, 0.0, 0
     for down, up in cycles:
         began, lasted, failures = (now, 0.0, 1) if not failures else (began, lasted, failures + 1)
-        state = TunnelState(phase=Phase.BACKOFF, well_since=now)
+        state = tunnel_state(phase=Phase.BACKOFF, well_since=now)
         for moment in (now, now + down / 2):
             outages = track_outages(outages, Snapshot({"t0": (tunnel, state)}, moment))
         found = outages["t0"]
@@ -167,7 +168,7 @@ def test_an_outage_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[f
         pages = lasted + down >= 180.0 or (failures >= FLAPPING_FAILURES and now + down - began >= 180.0)
         assert (alerts["t0"].verdict is Verdict.FIRING) == pages or abs(lasted + down - 180.0) < 1e-6
         lasted, now = lasted + down, now + down
-        state = TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=now)
+        state = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=now)
         for moment in (now, now + up):
             outages = track_outages(outages, Snapshot({"t0": (tunnel, state)}, moment))
         now += up
@@ -177,7 +178,7 @@ def test_an_outage_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[f
 
 
 def test_a_dead_uplink_ends_an_outage_and_it_begins_anew() -> None:
-    state = TunnelState(phase=Phase.BACKOFF, well_since=100.0)
+    state = tunnel_state(phase=Phase.BACKOFF, well_since=100.0)
     snapshot = Snapshot({"t0": (TUNNELS["t0"], state)}, 150.0)
     outages = track_outages({}, snapshot)
     assert outages == {"t0": OutageTracker(100.0, 100.0)}

@@ -9,14 +9,15 @@ import pytest
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.network.traffic import Carried
-from supervisor.core.state import Failure, Phase, Session, TunnelState
+from supervisor.core.state import Failure, Phase, Session
 from supervisor.core.views.availability import Standing
 from supervisor.reports.history.archive import FILE, MAX_AGE_SECONDS, Archive, ClockReading
 from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.history.session_traffic import TrafficSources
 from tests.fakes import Habits
 from tests.history.worlds import ROWS_ONLY, SimulatedHistory, SimulatedHost, surroundings, tunnel
-from tests.reports.worlds import alert, snapshot, transition, up
+from tests.reports.worlds import alert, ended, snapshot, transition, up
+from tests.states import but, tunnel_state
 from tunnels.base import Failed, Reason
 
 DAY = 86400.0
@@ -96,7 +97,7 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
             history.measure_now("acme", number)
             assert history.flush(10.0)
         ended = transition(Phase.UP, Phase.STOPPED, Reason.STOPPED, session=number)
-        history.record(ended, snapshot(acme=replace(state, phase=Phase.STOPPED)))
+        history.record(ended, snapshot(acme=but(state, phase=Phase.STOPPED)))
         assert history.flush(10.0)
 
     session(1, Carried(7, 700, 70), Carried(10, 1000, 100))
@@ -184,9 +185,12 @@ def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     history.start()
     for number in range(1, 2501):
         machine.now = float(number)
-        state = TunnelState(phase=Phase.UP, session=Session(number, f"id-{number}", started=machine.now))
+        state = tunnel_state(phase=Phase.UP, session=Session(number, f"id-{number}", started=machine.now))
         for moved in (
-            replace(transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number), ended=number - 1),
+            replace(
+                transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number),
+                ended=ended("acme", number - 1, Reason.EXITED),
+            ),
             transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number),
         ):
             history.record(moved, snapshot(acme=state))

@@ -28,6 +28,7 @@ from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
 from supervisor.reports.paging.outbox import OutboxStatus
 from tests.reports.worlds import snapshot, transition, tunnel, up
+from tests.states import tunnel_state
 from tunnels.base import Reason
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -186,8 +187,8 @@ def test_what_a_healthy_tunnel_says(world: ScrapeWorld) -> None:
         (up(), 1.0),
         (up(health=Health.UNKNOWN), 1.0),
         (up(health=Health.UNHEALTHY), 0.0),
-        (TunnelState(phase=Phase.STARTING), 0.0),
-        (TunnelState(phase=Phase.FAILED), 0.0),
+        (tunnel_state(phase=Phase.STARTING), 0.0),
+        (tunnel_state(phase=Phase.FAILED), 0.0),
     ],
 )
 def test_up_is_connected_and_not_known_to_be_sick(
@@ -206,7 +207,7 @@ def test_what_is_not_known_is_left_out(world: ScrapeWorld) -> None:
     assert "facilitator_tunnel_client_cpu_seconds_total" not in names
     assert "facilitator_tunnel_routes_wanted" not in names
     down = snapshot(
-        acme=TunnelState(
+        acme=tunnel_state(
             phase=Phase.BACKOFF, last_rtt=0.01, session=Session(1, device="t-acme", connected=95.0)
         )
     )

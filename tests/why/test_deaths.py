@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.core.events import Asked, ClientSaid, DeviceLost, Event, Exited, Probed, Tick
-from supervisor.core.session.machine import step
+from supervisor.core.session.step import step
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
 from supervisor.reports.history.last_failures import MAX_FAILURES, LastFailures
 from tests.core.moments import moment
@@ -23,7 +23,7 @@ class FailureLog:
         for event in events:
             self.now += 1.0
             before = self.state
-            self.state, _ = step(moment(ACME, self.now), before, event)
+            self.state = step(moment(ACME, self.now), before, event).tunnel
             if (before.phase, before.health, before.session) != (
                 self.state.phase,
                 self.state.health,

@@ -16,6 +16,7 @@ from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, par
 from supervisor.core.humanize import lasting, size
 from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
 from supervisor.core.network.plan import Lane
+from tests.states import but
 from tests.why.worlds import FIRST_LANE, asked, facts
 
 
@@ -317,7 +318,7 @@ def test_a_route_too_many_in_the_lane_is_shown() -> None:
 def test_how_much_fits_through_the_tunnel_is_told_where_it_is_known() -> None:
     given = facts("10.77.0.10")
     acme, state = given.snapshot.tunnels["acme"]
-    measured = replace(state, session=replace(state.session, path_mtu=1280))
+    measured = but(state, session=replace(state.session, path_mtu=1280))
     snapshot = replace(given.snapshot, tunnels={**given.snapshot.tunnels, "acme": (acme, measured)})
     expected = "t-acme is up, MTU 1400 bytes; packets of up to 1280 bytes get through the tunnel"
     assert step(asked(replace(given, snapshot=snapshot)), "device") == expected

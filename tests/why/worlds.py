@@ -22,6 +22,7 @@ from supervisor.core.network.failover import choose
 from supervisor.core.network.layout import Device, HostFeatures, wanted
 from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
 from supervisor.core.state import Drain, Failure, Health, Phase, Session, Snapshot, TunnelState, Want
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel
 
@@ -62,7 +63,7 @@ SESSION = Session(
     peer="203.0.113.2",
     address6="fd00:78::2",
 )
-HEALTHY = TunnelState(
+HEALTHY = tunnel_state(
     phase=Phase.UP,
     health=Health.HEALTHY,
     reason=Reason.HEALTHY,
@@ -73,12 +74,12 @@ HEALTHY = TunnelState(
     last_rtt=0.0123,
 )
 STATES: Mapping[str, TunnelState] = {
-    "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
-    "ipv4-only": replace(HEALTHY, session=replace(SESSION, address6=None)),
-    "unaddressed": replace(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
-    "unassigned": replace(HEALTHY, session=replace(SESSION, address=None, address6=None)),
-    "back": replace(HEALTHY, well_since=NOW - 20),
-    "backoff": TunnelState(
+    "unproven": but(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
+    "ipv4-only": but(HEALTHY, session=replace(SESSION, address6=None)),
+    "unaddressed": but(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
+    "unassigned": but(HEALTHY, session=replace(SESSION, address=None, address6=None)),
+    "back": but(HEALTHY, well_since=NOW - 20),
+    "backoff": tunnel_state(
         phase=Phase.BACKOFF,
         well_since=NOW - 125,
         since=NOW - 5,
@@ -86,7 +87,7 @@ STATES: Mapping[str, TunnelState] = {
         failure=TIMED_OUT,
         session=SESSION,
     ),
-    "dropped": TunnelState(
+    "dropped": tunnel_state(
         phase=Phase.BACKOFF,
         well_since=NOW - 4,
         since=NOW - 4,
@@ -94,7 +95,7 @@ STATES: Mapping[str, TunnelState] = {
         failure=TIMED_OUT,
         session=SESSION,
     ),
-    "alone": replace(
+    "alone": but(
         HEALTHY,
         health=Health.UNHEALTHY,
         reason=Reason.DESTINATION,
@@ -103,19 +104,19 @@ STATES: Mapping[str, TunnelState] = {
         misses=30,
         failure=Failure(Reason.DESTINATION, "the tunnel works, but nothing answers", NOW - 60),
     ),
-    "bad": replace(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
-    "starting": TunnelState(
+    "bad": but(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
+    "starting": tunnel_state(
         phase=Phase.STARTING,
         well_since=NOW - 125,
         since=NOW - 1,
         failure=TIMED_OUT,
         session=Session(4, pid=4300),
     ),
-    "failed": TunnelState(
+    "failed": tunnel_state(
         phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)
     ),
-    "draining": replace(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
-    "stopped": TunnelState(
+    "draining": but(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
+    "stopped": tunnel_state(
         want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60
     ),
 }

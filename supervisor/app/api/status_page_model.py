@@ -50,9 +50,10 @@ class _Measures:
     def sample(self, state: TunnelState, count: tuple[int, int] | None, now: float) -> None:
         """Add one sample."""
         up = state.phase is Phase.UP
-        if self.rtts or (up and state.last_rtt is not None):
-            answered = up and state.misses == 0 and state.last_rtt is not None
-            self.rtts.append(round(state.last_rtt or 0.0, 6) if answered else None)
+        rounds = state.liveness
+        if self.rtts or (up and rounds.last_rtt is not None):
+            answered = up and rounds.misses == 0 and rounds.last_rtt is not None
+            self.rtts.append(round(rounds.last_rtt or 0.0, 6) if answered else None)
         before, same_session = self.count, self.session == state.session.number
         self.rates = (
             _rates(before, count, now - self.at)

@@ -30,7 +30,7 @@ _LISTENS = "0A"
 
 def own(config: Config, resolvers: Iterable[Path]) -> tuple[HostAddress, ...]:
     """Networks, gateways and name servers of this host, without those of our tunnels."""
-    skipped = {"lo", *(device_name(tunnel, seat) for tunnel in config.tunnels.values() for seat in (0, 1))}
+    skipped = {"lo", *(device_name(tunnel, slot) for tunnel in config.tunnels.values() for slot in (0, 1))}
     return tuple(dict.fromkeys([*_networks(skipped), *_gateways(skipped), *_name_servers(resolvers)]))
 
 

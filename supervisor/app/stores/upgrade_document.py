@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from supervisor.app.files import errors_of, load
+from supervisor.app.stores import state_store
 from supervisor.app.stores.state_store import Stored
 from supervisor.config import Config, ConfigErrors
 from supervisor.core.exits import CannotStart, Exit
@@ -26,7 +28,7 @@ from supervisor.core.formats import document
 from supervisor.version import version
 from tunnels.base import AnyKind
 
-FORMAT = 2  # incremented with each change of the document, tunnel records included (`state_store.RECORD`)
+FORMAT = 3  # incremented with each change of the document, tunnel records included (`state_store.RECORD`)
 GIVEN = "FACILITATOR_HANDOVER"  # environment variable: descriptor of the document to continue from
 CHECKED = "FACILITATOR_CHECK"  # environment variable: descriptor of a document to check only
 LATER = (
@@ -46,7 +48,7 @@ class HandoverDocument:
     lock: int  # descriptor of the lock on runtime_dir
     listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # descriptors by address
     tunnels: Mapping[str, Stored] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by seat: what spares its next login
+    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by slot: what spares its next login
 
     def descriptors(self) -> Iterator[int]:
         """The descriptors that must stay open over execve."""
@@ -55,7 +57,16 @@ class HandoverDocument:
             yield from each
 
 
-DOCUMENT = document(HandoverDocument, FORMAT)
+def _upgraded(format: int, raw: Any) -> Any:
+    """What an earlier version hands over, as this version would have done it."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("tunnels"), dict):
+        return raw
+    records = {name: state_store.upgraded(_RECORDS[format], each) for name, each in raw["tunnels"].items()}
+    return {**raw, "tunnels": records}
+
+
+_RECORDS = (0, 0, 1, 2)  # the format of the tunnels' records, by that of the document
+DOCUMENT = document(HandoverDocument, FORMAT, _upgraded)
 
 
 def written(handover: HandoverDocument) -> int:

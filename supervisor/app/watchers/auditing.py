@@ -53,7 +53,7 @@ class Auditing:
     def __init__(self, version: str, engine: ReadableEngine, post: Callable[[Event], None]) -> None:
         self._version, self._engine, self._post = version, engine, post
         self._log = structlog.get_logger()
-        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and seat
+        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and slot
         self._wanted: Audit | None = None
         self._running: _Running | None = None
         self._following: asyncio.Task[None] | None = None
@@ -66,8 +66,8 @@ class Auditing:
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Remember the ids of the tunnel's sessions, which flows are recorded with."""
-        for side in snapshot.tunnels[transition.tunnel][1].sides:
-            self._sessions[transition.tunnel, side.session.seat] = side.session.id
+        for session in snapshot.tunnels[transition.tunnel][1].slots:
+            self._sessions[transition.tunnel, session.slot] = session.id
 
     def acted(self, act: ChangeRequest) -> None:
         """Record that somebody asked for a change: in the log, and in the audit if there is one."""

@@ -153,7 +153,7 @@ class EndpointWatch:
 
 
 def _suspect(tunnel: Tunnel, state: TunnelState) -> bool:
-    return state.misses > 0 or not well(tunnel, state)
+    return state.liveness.misses > 0 or not well(tunnel, state)
 
 
 def _is_address(text: str) -> bool:

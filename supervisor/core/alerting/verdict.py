@@ -10,7 +10,7 @@ from types import MappingProxyType
 from supervisor.core.alerting.flapping import OutageTracker
 from supervisor.core.conditions import Condition
 from supervisor.core.session.liveness import LOCAL, SENTENCES, dead_leg
-from supervisor.core.state import Asking, Leg, Phase, Reach, Rung, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Asking, Leg, Phase, Reach, RecoveryStep, Snapshot, TunnelState, Want, well
 from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
 
@@ -24,10 +24,10 @@ _GATEWAY_TEXTS = MappingProxyType(
 )
 _RECOVERY_TEXTS = MappingProxyType(
     {
-        Rung.IN_PLACE: "the running client was told to reconnect",
-        Rung.RESUME: "a new client continued the session at the far side",
-        Rung.LOGIN: "a new client logged in",
-        Rung.NEXT_REMOTE: "a new client logged in at another server of the far side",
+        RecoveryStep.IN_PLACE: "the running client was told to reconnect",
+        RecoveryStep.RESUME: "a new client continued the session at the far side",
+        RecoveryStep.LOGIN: "a new client logged in",
+        RecoveryStep.NEXT_REMOTE: "a new client logged in at another server of the far side",
     }
 )
 
@@ -175,7 +175,7 @@ def _details(
         "down_for_seconds": f"{now - outage.since:.0f}",
         "failures_since_then": str(outage.failures),
         "sessions_tried": str(state.session.number),
-        "attempts_in_a_row": str(state.attempts),
+        "attempts_in_a_row": str(state.retry.attempts),
         "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}; facilitator "
         f"history {tunnel.name}",
     }
@@ -183,8 +183,8 @@ def _details(
         details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
     if state.endpoint in _GATEWAY_TEXTS:
         details["gateway"] = _GATEWAY_TEXTS[state.endpoint]
-    if state.rung is not None:
-        details["last_recovery"] = _RECOVERY_TEXTS[state.rung]
+    if state.recovery is not None:
+        details["last_recovery"] = _RECOVERY_TEXTS[state.recovery]
     if state.asking is not None:
         details["asks"] = state.asking.question.text
         details["answer_with"] = _answer_with(tunnel, state.asking)

@@ -147,7 +147,7 @@ def condition(evidence: Evidence, tunnel: Tunnel, state: TunnelState) -> str:
     now = evidence.snapshot.now
     if up(state):
         if well(tunnel, state):
-            badly = "" if state.degraded is None else f", but works badly: {state.degraded}"
+            badly = "" if state.liveness.degraded is None else f", but works badly: {state.liveness.degraded}"
             return (
                 f"{'healthy' if state.health is Health.HEALTHY else 'connected'} "
                 f"{since(evidence, state.well_since)}{badly}"
@@ -208,15 +208,17 @@ def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
     yield Check("session", ", ".join(parts))
     if not path.tunnel.probe.targets:
         yield Check("probe", "no probe.targets, so being connected is all that is known", CheckStatus.WARNING)
-    elif state.misses:
-        yield Check("probe", f"{state.misses} rounds in a row without an answer", CheckStatus.WARNING)
-    elif state.last_rtt is not None:
+    elif state.liveness.misses:
+        yield Check(
+            "probe", f"{state.liveness.misses} rounds in a row without an answer", CheckStatus.WARNING
+        )
+    elif state.liveness.last_rtt is not None:
         held = (
             ""
-            if state.healthy_since is None
-            else f", healthy for {lasting(now - state.healthy_since)} in this session"
+            if state.liveness.healthy_since is None
+            else f", healthy for {lasting(now - state.liveness.healthy_since)} in this session"
         )
-        yield Check("probe", f"the last one was answered in {state.last_rtt * 1000:.1f} ms{held}")
+        yield Check("probe", f"the last one was answered in {state.liveness.last_rtt * 1000:.1f} ms{held}")
     else:
         yield Check("probe", "none was answered yet")
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from supervisor.core.network.access import AccessPolicy, Segment, refusals
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.network.intervals import Interval, Range, longest_prefix, merged
-from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats, share_set
+from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_slots, share_set
 from supervisor.core.network.rules import RETURN_TABLE, Rule, leading, returning
 from tunnels.settings import IPNetwork
 
@@ -255,7 +255,7 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     if lane.draining:
         yield Element("draining", (lane.number,))
     # Always, also while it is down: with the element its count would go.
-    yield from (Element("flows", (number,)) for number in both_seats(lane.number))
+    yield from (Element("flows", (number,)) for number in both_slots(lane.number))
     if lane.device is None:
         yield from _proxy_elements(lane)
         return
@@ -279,7 +279,7 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
 
 
 def _proxy_elements(lane: Lane) -> Iterator[Element]:
-    yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_seats(lane.number))
+    yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_slots(lane.number))
     if lane.up and lane.port is not None:
         yield Element("ports", (lane.number,), (lane.port,))
         if lane.share:
@@ -287,7 +287,7 @@ def _proxy_elements(lane: Lane) -> Iterator[Element]:
 
 
 def lanes_of(elements: Iterable[Element]) -> frozenset[int]:
-    """The lanes that these elements are about, of both seats of each tunnel."""
+    """The lanes that these elements are about, of both slots of each tunnel."""
     return frozenset(
         part
         for element in elements

@@ -65,7 +65,7 @@ def standing(tunnel: Tunnel, state: TunnelState) -> Standing:
         return Standing.UNWATCHED if state.reason is Reason.SHUTDOWN else Standing.STOPPED
     if not well(tunnel, state):
         return Standing.DOWN
-    return Standing.UP if state.degraded is None else Standing.DEGRADED
+    return Standing.UP if state.liveness.degraded is None else Standing.DEGRADED
 
 
 def failed(reason: str) -> bool:

@@ -13,12 +13,14 @@ def drains(snapshot: Snapshot) -> Mapping[str, Drain]:
     """By name, the tunnels that take no new flows and wait for the end of the others. While the whole daemon
     drains also sessions that were replaced.
     """
-    return {
-        f"{name} (replaced session)" if side is state.other else name: side.drain
-        for name, (_, state) in snapshot.tunnels.items()
-        for side in state.sides
-        if side.drain is not None and (snapshot.draining or side is state)
-    }
+    found = {}
+    for name, (_, state) in snapshot.tunnels.items():
+        if state.drain is not None:
+            found[name] = state.drain
+        standby = state.standby
+        if snapshot.draining and standby is not None and standby.drain is not None:
+            found[f"{name} (replaced session)"] = standby.drain
+    return found
 
 
 def all_counted(snapshot: Snapshot) -> bool:

@@ -84,7 +84,7 @@ def _tunnel(
         "health": state.health.value,
         "want": state.want.value,
         "leg": None if leg is None else leg.value,
-        "degraded": state.degraded,
+        "degraded": state.liveness.degraded,
         "endpoint": state.endpoint.value,
         "destinations": [str(d.staff_side) for d in tunnel.destinations],
         "carries": carries,
@@ -96,7 +96,7 @@ def _tunnel(
         "second_session": state.known.second.value,
         "planned_reconnect": None if state.planned is None else iso(who.wall_offset + state.planned),
         "learned_limit_seconds": learned(state.known.lengths, tunnel.reconnect.stable_after),
-        "probe_rtt_seconds": state.last_rtt,
+        "probe_rtt_seconds": state.liveness.last_rtt,
         "reconnects": state.reconnects,
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
@@ -106,15 +106,15 @@ def _tunnel(
 
 def _other(who: DaemonIdentity, state: TunnelState) -> OtherSessionEntry | None:
     """The session beside the one that carries: the next one, or the last one with its flows."""
-    other = state.other
-    if other is None:
+    standby = state.standby
+    if standby is None:
         return None
     return {
         "role": "coming" if state.coming else "leaving",
-        "phase": other.phase.value,
-        "health": other.health.value,
-        "drain": _drain(who, other.drain),
-        **_session(who, other.session),
+        "phase": standby.phase.value,
+        "health": standby.health.value,
+        "drain": _drain(who, standby.drain),
+        **_session(who, standby.session),
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from supervisor.core.network.plan import NetworkPlan, seat_of
+from supervisor.core.network.plan import NetworkPlan, slot_of
 from supervisor.core.views.audit_lines import (
     Accounts,
     AuditEvent,
@@ -50,7 +50,7 @@ class AuditWriter:
         changed: Changed = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`plan` and `sessions` (ids by tunnel and seat) are read in the thread, which calls `changed` when
+        """`plan` and `sessions` (ids by tunnel and slot) are read in the thread, which calls `changed` when
         `problem` has changed.
         """
         self._file, self._plan, self._sessions = file, plan, sessions
@@ -172,7 +172,7 @@ class AuditWriter:
         tunnel = names.tunnel(entry.lane)
         self.accounts.add(entry, tunnel or "")
         self.accounts.events[entry.change.value] += 1
-        session = None if tunnel is None else self._sessions.get((tunnel, seat_of(entry.lane)))
+        session = None if tunnel is None else self._sessions.get((tunnel, slot_of(entry.lane)))
         return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry))
 
     def _report(self, problem: str | None) -> None:

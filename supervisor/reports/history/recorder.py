@@ -19,7 +19,16 @@ from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.session.lifetime import ended_there
-from supervisor.core.state import Failure, Length, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import (
+    Failure,
+    Length,
+    Phase,
+    Session,
+    SessionEnded,
+    SessionState,
+    Snapshot,
+    Transition,
+)
 from supervisor.core.views.availability import (
     WINDOWS,
     Availability,
@@ -27,7 +36,6 @@ from supervisor.core.views.availability import (
     Standing,
     StandingChange,
     Timeline,
-    failed,
     standing,
     worst,
 )
@@ -38,7 +46,6 @@ from supervisor.reports.history.restore import failures, timelines
 from supervisor.reports.history.schema import Statement
 from supervisor.reports.history.session_traffic import TrafficSources
 from supervisor.reports.history.writer_thread import WriterIntervals, WriterThread
-from supervisor.reports.metrics.counters import ended_session
 from tunnels.settings import Tunnel
 
 MAX_TEXT_CHARS = 500  # of an error or a client's line
@@ -106,19 +113,19 @@ class History:
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Record a transition, and what it says about the tunnel's session."""
         tunnel, state = snapshot.tunnels[transition.tunnel]
-        reason, over = transition.reason.value, ended_session(transition)
-        side = next((side for side in state.sides if side.session.number == transition.session), None)
+        reason, ended = transition.reason.value, transition.ended
+        running = next((each for each in state.sessions if each.session.number == transition.session), None)
         change = StandingChange(transition.at, standing(tunnel, state), reason, state.phase is Phase.FAILED)
         with self._lock:
             timeline = self._timelines.setdefault(tunnel.name, Timeline())
             timeline.add(change)
-            if over:
-                timeline.died(transition.at, reason)
+            if ended is not None:
+                timeline.died(transition.at, ended.reason.value)
         rows = [self._transition_row(transition, change)]
-        if over:
-            rows += self._ended_rows(tunnel, side, transition)
-        if side is not None and side.running:
-            rows.append(self._running_row(tunnel, side))
+        if ended is not None:
+            rows.append(self._ended_row(tunnel, ended))
+        if running is not None:
+            rows.append(self._running_row(tunnel, running))
         self._writer.put(rows)
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
@@ -253,39 +260,26 @@ class History:
             rung=None if it.rung is None else it.rung.value,
         )
 
-    def _running_row(self, tunnel: Tunnel, state: TunnelState) -> Statement:
+    def _running_row(self, tunnel: Tunnel, state: SessionState) -> Statement:
         session = self._sessions[tunnel.name, state.session.number] = state.session
         self._writer.measure(tunnel.name, session)
         if state.phase is Phase.STOPPING:  # the interface goes with its client
             self._writer.measure_now(tunnel.name, session.number, last=False)
         return self._session_row(tunnel, session, ended=None, lasted=None, reason=None, text=None)
 
-    def _ended_rows(
-        self, tunnel: Tunnel, state: TunnelState | None, transition: Transition
-    ) -> list[Statement]:
-        """The row of the session that is over; `state` may hold the next one already, or none."""
-        number = transition.session if transition.ended is None else transition.ended
-        seen = self._sessions.pop((tunnel.name, number), None)
-        session = state.session if state is not None and state.session.number == number else seen
-        if session is None:
-            return []
-        self._writer.measure_now(tunnel.name, number, last=True)
-        offset, failure = self._sources.offset(), None if state is None else state.failure
-        explained = (
-            failure is not None and failed(transition.reason.value) and failure.reason is transition.reason
+    def _ended_row(self, tunnel: Tunnel, ended: SessionEnded) -> Statement:
+        """The row of a session that is over."""
+        session = ended.session
+        self._sessions.pop((tunnel.name, session.number), None)
+        self._writer.measure_now(tunnel.name, session.number, last=True)
+        return self._session_row(
+            tunnel,
+            session,
+            ended=ended.at + self._sources.offset(),
+            lasted=ended.at - session.started,
+            reason=ended.reason.value,
+            text=self._printable("" if ended.failure is None else ended.failure.text),
         )
-        text = self._printable(failure.text if explained and failure is not None else transition.text)
-        lasted = transition.at - session.started
-        return [
-            self._session_row(
-                tunnel,
-                session,
-                ended=transition.at + offset,
-                lasted=lasted,
-                reason=transition.reason.value,
-                text=text,
-            )
-        ]
 
     def _session_row(self, tunnel: Tunnel, it: Session, **end: Any) -> Statement:
         offset = self._sources.offset()

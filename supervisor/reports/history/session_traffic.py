@@ -20,7 +20,7 @@ class TrafficSources:
 
     # Bytes received and sent by an interface so far; None: there is no such interface.
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None
-    # What a tunnel's lanes have carried, by seat.
+    # What a tunnel's lanes have carried, by slot.
     carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})
 
 
@@ -28,7 +28,7 @@ class InterfaceCounter:
     """The bytes of one session. An interface that is created again in it begins at 0."""
 
     def __init__(self, tunnel: str, session: Session) -> None:
-        self.tunnel, self.number, self.seat = tunnel, session.number, session.seat
+        self.tunnel, self.number, self.slot = tunnel, session.number, session.slot
         self.device = session.device
         self._received, self._sent = MonotonicCounter(resets=True), MonotonicCounter(resets=True)
         self._written: tuple[float, float] | None = None
@@ -46,7 +46,7 @@ class InterfaceCounter:
 
 
 class LaneCounter:
-    """What passed through the lane of one seat. Its counters outlive sessions: an increase belongs to the
+    """What passed through the lane of one slot. Its counters outlive sessions: an increase belongs to the
     session that runs.
     """
 
@@ -73,7 +73,7 @@ class SessionTraffic:
 
     def __init__(self, sources: TrafficSources) -> None:
         self._sources = sources
-        self._lanes: dict[tuple[str, int], LaneCounter] = {}  # by tunnel and seat
+        self._lanes: dict[tuple[str, int], LaneCounter] = {}  # by tunnel and slot
 
     def rows(self, counters: list[InterfaceCounter]) -> list[Statement]:
         """The rows of these sessions, as far as anything has changed."""
@@ -85,8 +85,8 @@ class SessionTraffic:
         ]
 
     def _lane_row(self, counter: InterfaceCounter) -> Statement | None:
-        carried = self._sources.carried(counter.tunnel).get(counter.seat)
+        carried = self._sources.carried(counter.tunnel).get(counter.slot)
         if carried is None:
             return None
-        lane = self._lanes.setdefault((counter.tunnel, counter.seat), LaneCounter())
+        lane = self._lanes.setdefault((counter.tunnel, counter.slot), LaneCounter())
         return lane.read(counter.tunnel, counter.number, carried)

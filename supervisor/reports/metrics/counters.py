@@ -12,16 +12,12 @@ from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor.core.state import Phase, Rung, Snapshot, Transition
+from supervisor.core.state import Phase, RecoveryStep, Snapshot, Transition
 from tunnels.base import Reason
 
 CONNECT_BUCKETS_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # from start to connected, upper bounds
 
-_RUNNING = frozenset({Phase.STARTING, Phase.UP, Phase.STOPPING})
 _RECONNECTING = frozenset({Phase.STARTING, Phase.BACKOFF})
-_SESSION_OVER = frozenset(
-    {Phase.STARTING, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED}
-)  # STARTING: the next one
 _LOGIN_REFUSED = frozenset({Phase.STOPPING, Phase.BACKOFF, Phase.FAILED})
 
 
@@ -43,18 +39,13 @@ class SentEvents:
             return dict(self._counts)
 
 
-def ended_session(transition: Transition) -> bool:
-    """True if this transition ended a session."""
-    return transition.before in _RUNNING and transition.after in _SESSION_OVER
-
-
 def _planned(transition: Transition) -> bool:
     """True for the end of a session that its standby has replaced, or a planned reconnect by the client
     itself.
     """
-    return transition.reason is Reason.PLANNED and (
-        transition.after is Phase.STOPPED or transition.rung is Rung.IN_PLACE
-    )
+    over = transition.ended is not None and transition.after is Phase.STOPPED
+    in_place = transition.rung is RecoveryStep.IN_PLACE
+    return transition.reason is Reason.PLANNED and (over or in_place)
 
 
 class MonotonicCounter:
@@ -129,7 +120,8 @@ class TransitionCounters:
         with self._lock:
             counts = self._counts.setdefault(transition.tunnel, TunnelCounts())
             self._copies.pop(transition.tunnel, None)
-            if transition.before in _RUNNING and (transition.after in _RECONNECTING or _planned(transition)):
+            again = transition.ended is not None and transition.after in _RECONNECTING
+            if again or _planned(transition):
                 counts.reconnects[transition.reason.value] += 1
             if transition.rung is not None:
                 counts.recoveries[transition.rung.value] += 1
@@ -189,7 +181,7 @@ class ScrapedCounters:
         return _total(self._cpu, tunnel, readings, known, resets=False)
 
     def flows(self, tunnel: str, readings: Mapping[int, int]) -> float | None:
-        """Flows over all sessions, `readings` by seat; None before the first reading."""
+        """Flows over all sessions, `readings` by slot; None before the first reading."""
         return _total(self._flows, tunnel, readings, readings, resets=True)
 
     def retain(self, tunnels: Container[str]) -> None:

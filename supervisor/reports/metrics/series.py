@@ -14,7 +14,7 @@ from typing import Protocol
 from supervisor.core.network.layout import RouteCounts
 from supervisor.core.network.traffic import Carried
 from supervisor.core.session.liveness import dead_leg
-from supervisor.core.state import Phase, Snapshot, TunnelState, up
+from supervisor.core.state import Phase, Session, Snapshot, TunnelState, up
 from supervisor.reports.metrics.counters import CONNECT_BUCKETS_SECONDS, ScrapedCounters, TunnelCounts
 from supervisor.reports.metrics.text_format import MetricFamily, escaped, labels, simple
 from supervisor.reports.paging.outbox import OutboxStatus
@@ -61,7 +61,7 @@ class ScrapeSources:
     # Availability ratio by tunnel and window, of the given tunnels.
     availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda names: _NO_RATIOS
     history_usable: Callable[[], bool | None] = lambda: None
-    # What a tunnel's lanes have carried, by seat.
+    # What a tunnel's lanes have carried, by slot.
     carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})
     # Contained faults of the daemon, by part.
     internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})
@@ -129,21 +129,21 @@ class TunnelSeries:
         yield _gauge(
             "degraded",
             "1 if it works, but badly.",
-            ((n, s.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
+            ((n, s.liveness.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
         )
         yield _gauge(
             "probe_success",
             "1 if the last probe round was answered.",
             (
-                (n, s.misses == 0)
+                (n, s.liveness.misses == 0)
                 for n, s in states.items()
-                if s.phase is Phase.UP and (s.misses > 0 or s.last_rtt is not None)
+                if s.phase is Phase.UP and (s.liveness.misses > 0 or s.liveness.last_rtt is not None)
             ),
         )
         yield _gauge(
             "probe_rtt_seconds",
             "Time to the answer of the last answered probe.",
-            ((n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP),
+            ((n, s.liveness.last_rtt) for n, s in states.items() if s.phase is Phase.UP),
         )
         yield _gauge(
             "flows_left",
@@ -181,7 +181,7 @@ class TunnelSeries:
             "flows",
             "Connections of staff that entered the tunnel.",
             (
-                (n, self._counters.flows(n, {seat: count.flows for seat, count in counts.items()}))
+                (n, self._counters.flows(n, {slot: count.flows for slot, count in counts.items()}))
                 for n, counts in carried.items()
             ),
         )
@@ -224,22 +224,18 @@ class TunnelSeries:
     def _bytes(
         self, state: TunnelState, carried: Mapping[int, Carried]
     ) -> Mapping[int, tuple[int, int] | None]:
-        """Bytes received and sent, by the number of the session whose interface counts them, or by the seat
+        """Bytes received and sent, by the number of the session whose interface counts them, or by the slot
         whose lane does (proxies).
         """
         if not any(count.received is not None for count in carried.values()):
-            return {side.session.number: self._link_bytes(side) for side in state.sides}
+            return {each.session.number: self._link_bytes(each.session) for each in state.sessions}
         return {
-            seat: None if count.received is None or count.sent is None else (count.received, count.sent)
-            for seat, count in carried.items()
+            slot: None if count.received is None or count.sent is None else (count.received, count.sent)
+            for slot, count in carried.items()
         }
 
-    def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
-        return (
-            self._sources.link_bytes(state.session.device)
-            if state.running and state.session.device is not None
-            else None
-        )
+    def _link_bytes(self, session: Session) -> tuple[int, int] | None:
+        return None if session.device is None else self._sources.link_bytes(session.device)
 
     def _routes(self, states: States) -> Iterator[MetricFamily]:
         routes = {name: count for name, count in self._sources.routes().items() if name in states}
@@ -256,7 +252,8 @@ class TunnelSeries:
 
     def _clients(self, states: States) -> Iterator[MetricFamily]:
         usage = {
-            n: {side.session.number: self._usage(n, side) for side in s.sides} for n, s in states.items()
+            n: {each.session.number: self._usage(n, each.session) for each in s.sessions}
+            for n, s in states.items()
         }
         cpu = {
             n: self._counters.cpu(
@@ -287,8 +284,8 @@ class TunnelSeries:
             ),
         )
 
-    def _usage(self, tunnel: str, side: TunnelState) -> UsageSample | None:
-        return self._sources.usage(tunnel, side.session.number) if side.running else None
+    def _usage(self, tunnel: str, session: Session) -> UsageSample | None:
+        return self._sources.usage(tunnel, session.number)
 
 
 def _dead_legs(snapshot: Snapshot) -> MetricFamily:
