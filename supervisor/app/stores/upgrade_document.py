@@ -34,6 +34,9 @@ CHECKED = "FACILITATOR_CHECK"  # environment variable: descriptor of a document 
 LATER = (
     "supervisor.app.http_app",
     "supervisor.reports.paging.http",
+    "prometheus_client.exposition",
+    "cryptography.x509",
+    "re2",
 )  # what a daemon loads only when its clients are adopted
 
 
