@@ -1,4 +1,4 @@
-"""ProbePath-MTU probes against a real narrow link behind the tunnel: 1500 bytes to the router, fewer after
+"""Path-MTU probes against a real narrow link behind the tunnel: 1500 bytes to the router, fewer after
 it.
 """
 
