@@ -1,4 +1,4 @@
-"""`facilitator audit`: whether the audit is kept, and who used which tunnel the most since it began."""
+"""`facilitator audit`: the state of the audit log, and who used which tunnel the most since it began."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def audit(
         say_json(document)
         return
     from supervisor.cli.console import screen
-    from supervisor.cli.history_table import Rows
+    from supervisor.cli.table import ResponsiveTable
 
     say(_headline(document))
-    place = screen()
-    place.print(
-        Rows(
+    console = screen()
+    console.print(
+        ResponsiveTable(
             ("TUNNEL", "SOURCE", "FLOWS", "OPEN", "SENT", "RECEIVED"),
             (
                 (
@@ -64,7 +64,7 @@ def audit(
                 )
                 for row in document["totals"]
             ),
-        ).shown(place.width)
+        ).fitted(console.width)
     )
 
 

@@ -1,4 +1,4 @@
-"""`facilitator doctor`: what is found about this host, for a person or as JSON."""
+"""`facilitator doctor`: preflight checks of this host, as text or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about this host and the configuration file: they need no running daemon."""
+"""Commands about this host and the configuration file, which need no running daemon."""
 
 from __future__ import annotations
 

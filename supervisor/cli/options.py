@@ -1,4 +1,4 @@
-"""What all commands share: options, exit codes, and finding the daemon."""
+"""What commands share: options, errors as exit codes, and the daemon's control socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def tunnel_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A tunnel's name, as it may stand under `tunnels:`; anything else is wrong usage."""
+    """Click callback: a valid name of a tunnel, or a usage error."""
     if value is not None and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
         raise click.BadParameter(
             f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a "
@@ -32,7 +32,7 @@ def tunnel_name(context: click.Context, parameter: click.Parameter, value: str |
 
 
 def fail(code: Exit, sentence: str) -> NoReturn:
-    """One sentence on stderr, and the exit code."""
+    """Print one sentence on stderr and exit with this code."""
     say(f"facilitator: {sentence}", err=True)
     sys.exit(code)
 
@@ -57,7 +57,7 @@ def socket_option(command: AnyFunction) -> AnyFunction:
 
 
 def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path | None) -> Any:
-    """Put a request to the daemon; ends the command with one sentence when there is no good answer."""
+    """Send a request to the daemon; exits with one sentence if it cannot be reached or refuses."""
     try:
         return request(ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET))
     except Unreachable as error:
@@ -67,13 +67,13 @@ def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path
 
 
 def refused(error: Refused) -> NoReturn:
-    """End the command with the daemon's own words."""
+    """Exit with the daemon's own error message."""
     fail(Exit.NO_RIGHT if error.forbidden else Exit.FAILED, str(error))
 
 
 def runtime_dir(config: Path) -> Path:
-    """The runtime directory that the file names, else the default. Lenient: the daemon may run with an
-    older, valid file.
+    """The runtime directory from the configuration file, or the default. Lenient, because the daemon may run
+    with an older, valid version of a file that is broken now.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""`facilitator why`: the whole way of a packet, as the running daemon and its kernel see it now."""
+"""`facilitator why`: the path of a packet, as the running daemon and its kernel see it now."""
 
 from __future__ import annotations
 
