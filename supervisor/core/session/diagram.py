@@ -1,5 +1,5 @@
 """The state diagram, drawn by asking the machine itself: `python -m supervisor.core.session.diagram`
-prints it for `docs/architecture.md`.
+prints it for `docs/internals/session-life.md`.
 """
 
 from __future__ import annotations
