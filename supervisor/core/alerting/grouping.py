@@ -74,7 +74,9 @@ def failure_class(state: TunnelState, since: float) -> str | None:
     reason = failure_reason(state, since)
     if state.asking is not None or reason in LOCAL or reason is Reason.DESTINATION:
         return None
-    waits = state.retry.refusals > 0 and not is_failure(reason.value)  # the account was refused to another tunnel
+    waits = state.retry.refusals > 0 and not is_failure(
+        reason.value
+    )  # the account was refused to another tunnel
     if waits or reason in _LOGIN:
         return "login"
     return "trust" if reason in _TRUST else "reach"
