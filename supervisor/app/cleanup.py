@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
-from supervisor.app.directories import CONTROL_SOCKET, lock, refused, tidy
+from supervisor.app.directories import lock, refused, tidy
 from supervisor.app.first_plan import first_plan
 from supervisor.app.stores.state_store import forget
 from supervisor.clients.process_journal import Journal
@@ -42,7 +42,7 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
         with _explained():
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
-        disk.make_way(runtime_dir / CONTROL_SOCKET)
+        disk.make_way(runtime_dir / disk.CONTROL_SOCKET)
         forget(runtime_dir)
         return lines
     finally:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from supervisor import disk
 from supervisor.app.adoption import inherit
 from supervisor.app.background import BackgroundTasks
-from supervisor.app.directories import CONTROL_SOCKET, lock, make_directory, refused, tidy
+from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.files import errors_of, load
 from supervisor.app.first_plan import first_plan, scope
 from supervisor.app.listening import listen, server_tls
@@ -153,7 +154,7 @@ class Daemon:
             self._log.warning("configuration", text=str(warning))
         restart = await self._begin()
         await listen(
-            parts, self._api(), config.facilitator.runtime_dir / CONTROL_SOCKET, config.http.listen, tls
+            parts, self._api(), config.facilitator.runtime_dir / disk.CONTROL_SOCKET, config.http.listen, tls
         )
         self._take_over(config, restart)
         self._engine = asyncio.create_task(parts.engine.run(), name="engine")

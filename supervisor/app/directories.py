@@ -21,8 +21,6 @@ from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 from supervisor.reports.history import archive
 from supervisor.reports.paging import store, webhook
 
-CONTROL_SOCKET = "control.sock"
-_LOCK = "lock"
 _CLIENTS = "clients"
 _DATABASES = (archive.FILE, store.FILE, webhook.FILE)
 _STATE = (
@@ -52,7 +50,7 @@ def lock(runtime_dir: Path) -> int:
     """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING
     when another holds it.
     """
-    path = runtime_dir / _LOCK
+    path = runtime_dir / disk.LOCK
     try:
         disk.make_way(path)
         fd = disk.opened(path, os.O_RDWR | os.O_CREAT)
@@ -73,7 +71,7 @@ def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
     for the holder of the lock.
     """
     for name in (JOURNAL, TUNNELS, ORDERS):
-        yield from disk.tidy(runtime_dir / name, largest=disk.LARGEST)
+        yield from disk.tidy(runtime_dir / name, largest=disk.MAX_RECORD_BYTES)
     yield from disk.tidy(runtime_dir, names=(_CLIENTS,), directories=True)
     for directory in (runtime_dir / _CLIENTS).glob("*"):
         yield from disk.tidy(directory, names=(output.NAME, output.PREVIOUS, output.READ))

@@ -23,7 +23,6 @@ from supervisor import disk
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.deferred_runner import DeferredRunner
-from supervisor.app.directories import CONTROL_SOCKET
 from supervisor.app.engine_view import EngineView
 from supervisor.app.files import Files
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
@@ -120,7 +119,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     faults = Faults(time.monotonic, log_fault, lambda: inbox.post(Noticed("")))
     kinds = {name: guarded(kind, faults) for name, kind in inputs.kinds.items()}
     base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view)
-    closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / CONTROL_SOCKET))
+    closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / disk.CONTROL_SOCKET))
     history, auditing = _history(base), _auditing(base)
     host = HostWatch(view, kinds, inbox.post)
     data_plane = _data_plane(base, host, {} if handover is None else handover.kept)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.options import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
+from supervisor import disk
+from supervisor.cli.options import config_option, fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -111,7 +112,7 @@ def plan(config: Path, socket_path: Path | None) -> None:
     Example: facilitator plan
     """
     try:
-        answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET).get(
+        answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET).get(
             "/api/v1/plan"
         )
     except Refused as error:

@@ -10,13 +10,13 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from supervisor import disk
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
 from supervisor.run_arguments import default_config
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
-CONTROL_SOCKET = "control.sock"
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -59,7 +59,7 @@ def socket_option(command: AnyFunction) -> AnyFunction:
 def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path | None) -> Any:
     """Send a request to the daemon; exits with one sentence if it cannot be reached or refuses."""
     try:
-        return request(ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET))
+        return request(ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET))
     except Unreachable as error:
         fail(Exit.NO_DAEMON, str(error))
     except Refused as error:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.options import CONTROL_SOCKET, fail, refused, runtime_dir, socket_option
+from supervisor import disk
+from supervisor.cli.options import fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
@@ -30,7 +31,7 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator upgrade
     """
-    path = socket_path or runtime_dir(config) / CONTROL_SOCKET
+    path = socket_path or runtime_dir(config) / disk.CONTROL_SOCKET
     try:
         before: StatusDocument = ControlClient(path).get("/api/v1/status")
         errors = _refusals(ControlClient(path))

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from supervisor import disk
 from supervisor.app.closing import Closing
-from supervisor.app.directories import CONTROL_SOCKET, make_directory
+from supervisor.app.directories import make_directory
 from supervisor.app.files import load
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.wiring import RunInputs, build
@@ -103,7 +104,7 @@ async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -
 async def test_a_start_that_failed_half_way_closes_what_was_made(tmp_path: Path) -> None:
     parts = built(tmp_path)
     order = [part for part, _ in parts.closing.open]
-    socket = tmp_path / "run" / CONTROL_SOCKET
+    socket = tmp_path / "run" / disk.CONTROL_SOCKET
     with socketlib.socket(socketlib.AF_UNIX) as control:
         control.bind(str(socket))
     assert await parts.closing.close() is None

@@ -76,12 +76,18 @@ def test_the_generated_documents_are_up_to_date(document: Path) -> None:
     assert rendered(document) == document.read_text(), "run: make docs"
 
 
+# Files that are larger than 350 lines of code, and how large they may be.
+LARGER = {
+    "supervisor/core/views/documents.py": 370  # declarations of types only
+}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=names)
 def test_a_file_fits_in_one_reading(path: Path) -> None:
     code = [
         line for line in path.read_text().splitlines() if line.strip() and not line.strip().startswith("#")
     ]
-    assert len(code) <= 400
+    assert len(code) <= LARGER.get(names(path), 350)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=names)
@@ -139,10 +145,6 @@ def test_broad_excepts_stand_once_where_faults_are_contained() -> None:
     assert sorted(broad) == sorted(CONTAIN)
 
 
-# Still there; none may come on top.
-NESTED_CONDITIONALS = 13
-
-
 def test_no_conditional_expression_stands_in_another() -> None:
     nested = [
         f"{names(path)}:{node.lineno}"
@@ -150,7 +152,7 @@ def test_no_conditional_expression_stands_in_another() -> None:
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.IfExp) and sum(isinstance(each, ast.IfExp) for each in ast.walk(node)) > 1
     ]
-    assert len(nested) <= NESTED_CONDITIONALS, "\n".join(nested)
+    assert nested == []
 
 
 def test_nothing_is_cast() -> None:

@@ -1,4 +1,4 @@
-"""Facts about this host, for `supervisor.core.preflight`. Whatever cannot be seen is None, or said so."""
+"""Gathers all facts about this host for `supervisor.core.preflight`. What cannot be read is None."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tunnels.base import AnyKind
 def diagnose(
     path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None
 ) -> tuple[Finding, ...]:
-    """Is this host fit for the configuration that was read from `path`? Takes at most a few seconds."""
+    """Run the preflight checks for the configuration that was read from `path`. Takes seconds at most."""
     return run_checks(gather(path, config, kinds, places or Places()))
 
 
 def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places) -> HostFacts:
-    """Everything there is to know. Names are resolved while the rest is looked at."""
+    """All facts. Names are resolved in the background meanwhile."""
     running = host.running(config.facilitator.runtime_dir)
     process, environment = host.process(running), host.environment(running)
     files = Files(path.resolve().parent, lambda _: None, environment)
@@ -67,7 +67,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
 
 
 def context(config: Config, kinds: Mapping[str, AnyKind]) -> PacketContext:
-    """The packets that the configuration is about, with lanes as a daemon without a memory gives them."""
+    """The context of packets under this configuration, with the lanes that a first start would assign."""
     plan = first_plan(config, kinds)
     targets = tuple(
         (name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets

@@ -1,4 +1,4 @@
-"""The facts that the daemon itself wants again and again: those of doctor's that can change under it."""
+"""The facts that a running daemon gathers repeatedly: those that can change (`host_watch`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNT, _LIMIT = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack
 
 
 def everything(running: Running, reader: ForeignTableReader, places: Places | None = None) -> HostFacts:
-    """A full look; some milliseconds."""
+    """All of these facts; takes some milliseconds."""
     where, plan = places or Places(), running.plan
     policies = host.rules()
     context = PacketContext(
@@ -40,7 +40,7 @@ def everything(running: Running, reader: ForeignTableReader, places: Places | No
 
 
 def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None) -> HostFacts:
-    """The same facts, with those looked at again of whose change the kernel says nothing; less than a
+    """The same facts, with those read again that change without a notification; takes less than a
     millisecond.
     """
     where = places or Places()
@@ -66,7 +66,9 @@ def _kernel(reader: ForeignTableReader) -> KernelFacts | None:
 
 
 def _listeners(running: Running) -> tuple[ForeignListener, ...]:
-    """A proxy that starts has its port before the plan says so; it is known by its process."""
+    """Third-party listeners. A proxy of ours that starts, and is not in the plan yet, is known by its
+    process.
+    """
     if not running.requirements.proxies:
         return ()
     return addresses.listeners(

@@ -1,4 +1,4 @@
-"""What a configuration asks of the host that it runs on, and what the running daemon knows besides."""
+"""What a configuration requires of the host, and what only a running daemon knows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnels.settings import IPAddress
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What the daemon knows by itself."""
+    """What only a running daemon knows."""
 
     config: Config
     requirements: Requirements
@@ -24,7 +24,7 @@ class Running:
 
 
 def requirements(config: Config, kinds: Mapping[str, AnyKind]) -> Requirements:
-    """What the configuration asks of the host."""
+    """What the configuration requires of the host."""
     tunnels = config.tunnels
     devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
     return Requirements(

@@ -31,7 +31,7 @@ from tunnels.base import AnyKind
 FORMAT = 3  # incremented with each change of the document, tunnel records included (`state_store.RECORD`)
 GIVEN = "FACILITATOR_HANDOVER"  # environment variable: descriptor of the document to continue from
 CHECKED = "FACILITATOR_CHECK"  # environment variable: descriptor of a document to check only
-LATER = (
+LAZY_MODULES = (
     "supervisor.app.http_app",
     "supervisor.reports.paging.http",
     "prometheus_client.exposition",
@@ -112,7 +112,7 @@ def check_requested(
     named = environ.pop(CHECKED, None)
     if named is None:
         return None
-    for module in LATER:
+    for module in LAZY_MODULES:
         import_module(module)  # what is wrong with it, it says itself
     try:
         handover = _read(int(named))

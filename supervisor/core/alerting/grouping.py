@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from supervisor.core.alerting.verdict import Alert, Verdict, destinations, failure_reason
 from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.pacing import account
+from supervisor.core.session.reasons import is_failure
 from supervisor.core.state import Snapshot, TunnelState, Want, well
-from supervisor.core.views.availability import failed
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -74,7 +74,9 @@ def failure_class(state: TunnelState, since: float) -> str | None:
     reason = failure_reason(state, since)
     if state.asking is not None or reason in LOCAL or reason is Reason.DESTINATION:
         return None
-    waits = state.retry.refusals > 0 and not failed(reason.value)  # the account was refused to another tunnel
+    waits = state.retry.refusals > 0 and not is_failure(
+        reason.value
+    )  # the account was refused to another tunnel
     if waits or reason in _LOGIN:
         return "login"
     return "trust" if reason in _TRUST else "reach"

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from supervisor.core.session.reasons import is_failure
 from supervisor.core.session.retry import RETRY, Retry
 from supervisor.core.state import TunnelState, Want, well
 from tunnels.base import Reason
@@ -31,8 +32,6 @@ KEPT = max(WINDOWS.values()) + 3600.0  # seconds of the past that a timeline rem
 _TRIM = 256  # marks that are forgotten at a time
 
 _CLASSES = MappingProxyType({Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent"})
-_PROGRESS = (Reason.RETRY, Reason.CONNECTED, Reason.HEALTHY, Reason.DEGRADED, ADOPTED)
-_NO_FAILURE = frozenset({*(r.value for r in RETRY if RETRY[r] is Retry.NOW), *_PROGRESS})
 _BY_HAND = frozenset(
     {Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.INPUTS_CHANGED}
 )
@@ -70,7 +69,7 @@ def standing(tunnel: Tunnel, state: TunnelState) -> Standing:
 
 def failed(reason: str) -> bool:
     """The reason is a failure, neither an order nor progress."""
-    return reason not in _NO_FAILURE
+    return reason != ADOPTED and is_failure(reason)
 
 
 def death_class(reason: str) -> str:
