@@ -25,7 +25,7 @@ from supervisor.app.stores.state_store import forget
 from supervisor.config import Config
 from supervisor.control.stop_reason import StopReason, stop_reason
 from supervisor.core.events import Asked
-from supervisor.core.humanize import lasting
+from supervisor.core.humanize import duration
 from supervisor.core.state import Phase, Snapshot, Want
 from supervisor.core.views.drain_text import all_counted, drains, silence, waits_for
 from tunnels.base import Reason
@@ -150,7 +150,7 @@ class Shutdown:
         parts.notifier.stopping()
         parts.notifier.extend_timeout(EXTEND_TIMEOUT_SECONDS)
         if self._requests.deadline is None:
-            self._log.info("stopping", within=lasting(self._config.drain.timeout))
+            self._log.info("stopping", within=duration(self._config.drain.timeout))
             parts.reports.pagers.change(
                 f"{parts.identity.facilitator}: stops on request",
                 {"tunnels": ", ".join(parts.engine.snapshot.tunnels)},
@@ -158,7 +158,7 @@ class Shutdown:
         else:
             self._log.info(
                 "going on with the drain that an earlier daemon has begun",
-                within=lasting(max(0.0, deadline - time.monotonic())),
+                within=duration(max(0.0, deadline - time.monotonic())),
                 to_serve_again=HOW_TO_SERVE,
             )
 

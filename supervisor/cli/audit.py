@@ -10,7 +10,7 @@ import click
 
 from supervisor.cli.options import ask, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
-from supervisor.core.humanize import size
+from supervisor.core.humanize import byte_size
 
 if TYPE_CHECKING:
     from supervisor.core.views.documents import AuditDocument
@@ -59,8 +59,8 @@ def audit(
                     row["source"],
                     str(row["flows"]),
                     str(row["open"]),
-                    size(row["sent_bytes"]),
-                    size(row["received_bytes"]),
+                    byte_size(row["sent_bytes"]),
+                    byte_size(row["received_bytes"]),
                 )
                 for row in document["totals"]
             ),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from supervisor.cli.console import screen
 from supervisor.cli.table import ResponsiveTable
-from supervisor.core.humanize import lasting, size
+from supervisor.core.humanize import byte_size, duration
 
 if TYPE_CHECKING:
     from supervisor.core.views.documents import (
@@ -236,10 +236,10 @@ def _port(row: SessionRecord) -> str:
 
 
 def _bytes(count: int | None) -> str:
-    return _NONE if count is None else size(count)
+    return _NONE if count is None else byte_size(count)
 
 
 def _span(seconds: float | None) -> str:
     if seconds is None or seconds == 0:
         return _NONE
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else lasting(seconds)
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else duration(seconds)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from supervisor.cli.console import screen
 from supervisor.cli.table import MIN_FOLDED_WIDTH
-from supervisor.core.humanize import lasting
+from supervisor.core.humanize import duration
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _why(entry: TunnelStatus) -> str:
 
 def age(moment: str) -> str:
     """How long ago an ISO 8601 moment was, in words."""
-    return lasting((datetime.now(UTC) - _moment(moment)).total_seconds())
+    return duration((datetime.now(UTC) - _moment(moment)).total_seconds())
 
 
 def _moment(text: str) -> datetime:

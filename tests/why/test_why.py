@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from supervisor.core.diagnosis.answer import Explanation, document
 from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, parse_query, shifted
-from supervisor.core.humanize import lasting, size
+from supervisor.core.humanize import byte_size, duration
 from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
 from supervisor.core.network.plan import Lane
 from tests.states import but
@@ -433,7 +433,7 @@ def test_only_a_covering_destination_is_found(number: int) -> None:
     [(-1, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")],
 )
 def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
-    assert lasting(seconds) == words
+    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (10**13, "10.0 TB")],
 )
 def test_bytes_in_words(count: int, words: str) -> None:
-    assert size(count) == words
+    assert byte_size(count) == words
 
 
 def test_without_any_assigned_address_packets_carry_one_of_this_host() -> None:

@@ -116,8 +116,8 @@ def _follow_conditions(
     for name, alert in condition_alerts(facilitator, conditions, now).items():
         if name in followed or not snapshot.draining:
             since = followed[name].alert.since if name in followed else now
-            lasting = replace(alert, since=since, moments={"since": since})
-            followed[name] = OpenCondition(lasting, conditions[name].clear_after)
+            dated = replace(alert, since=since, moments={"since": since})
+            followed[name] = OpenCondition(dated, conditions[name].clear_after)
     return recurrences, followed
 
 

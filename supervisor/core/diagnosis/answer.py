@@ -15,7 +15,7 @@ from supervisor.core.diagnosis import checks, kernel_checks
 from supervisor.core.diagnosis.checks import Check, CheckStatus
 from supervisor.core.diagnosis.obstacles import obstacles
 from supervisor.core.diagnosis.query import Alias, Evidence, Match, PacketPath, aliases, locate, packet_path
-from supervisor.core.humanize import lasting
+from supervisor.core.humanize import duration
 from supervisor.core.network.plan import Manner, NetworkPlan
 from supervisor.core.state import Health, Snapshot, up, well
 from supervisor.core.views.documents import WhyDocument
@@ -141,10 +141,10 @@ def _well(evidence: Evidence, path: PacketPath) -> str:
     state, now = path.state, evidence.snapshot.now
     if well(path.tunnel, state):
         word = "healthy" if state.health is Health.HEALTHY else "connected"
-        return f"{word}, for {lasting(now - state.well_since)}"
+        return f"{word}, for {duration(now - state.well_since)}"
     if not up(state):
         return checks.condition(evidence, path.tunnel, state)
-    return f"connected for {lasting(now - state.since)}, not proven by a probe yet"
+    return f"connected for {duration(now - state.since)}, not proven by a probe yet"
 
 
 def _called(evidence: Evidence, match: Match) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.core.diagnosis.query import Evidence, PacketPath, aliases, candidates
-from supervisor.core.humanize import iso, lasting
+from supervisor.core.humanize import duration, iso
 from supervisor.core.network.intervals import Interval
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Health, Phase, TunnelState, up, well
@@ -163,7 +163,7 @@ def condition(evidence: Evidence, tunnel: Tunnel, state: TunnelState) -> str:
             f"connected, and its {leg} is dead {since(evidence, state.well_since)}{why}; its session goes on"
         )
     dead = "" if leg is None else f" at the {leg}"
-    wait = "" if state.deadline is None else f" in {lasting(state.deadline - now)}"
+    wait = "" if state.deadline is None else f" in {duration(state.deadline - now)}"
     return (
         f"down {since(evidence, state.well_since)}{dead}{why}; "
         f"{_NEXT[state.phase]}{wait if state.phase is Phase.BACKOFF else ''}"
@@ -186,7 +186,7 @@ def _takes_over_in(evidence: Evidence, path: PacketPath, tunnel: Tunnel, state: 
     if tunnel.name == path.tunnel.name or tunnel.priority >= path.tunnel.priority or not well(tunnel, state):
         return ""
     left = state.well_since + tunnel.reconnect.stable_after - evidence.snapshot.now
-    return f"; it takes over in {lasting(left)} if it stays so" if left > 0 else ""
+    return f"; it takes over in {duration(left)} if it stays so" if left > 0 else ""
 
 
 def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
@@ -216,7 +216,7 @@ def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         held = (
             ""
             if state.liveness.healthy_since is None
-            else f", healthy for {lasting(now - state.liveness.healthy_since)} in this session"
+            else f", healthy for {duration(now - state.liveness.healthy_since)} in this session"
         )
         yield Check("probe", f"the last one was answered in {state.liveness.last_rtt * 1000:.1f} ms{held}")
     else:
@@ -234,8 +234,8 @@ def failures(evidence: Evidence, tunnel: str) -> Iterator[Check]:
 
 def since(evidence: Evidence, moment: float, *, ago: bool = False) -> str:
     """`since TIME (DURATION)`; with `ago`: `TIME (DURATION ago)`. `moment` in monotonic seconds."""
-    duration, at = lasting(evidence.snapshot.now - moment), iso(evidence.wall_offset + moment)
-    return f"{at} ({duration} ago)" if ago else f"since {at} ({duration})"
+    spent, at = duration(evidence.snapshot.now - moment), iso(evidence.wall_offset + moment)
+    return f"{at} ({spent} ago)" if ago else f"since {at} ({spent})"
 
 
 def listed(items: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from supervisor.core.diagnosis.checks import Check, CheckStatus, listed
 from supervisor.core.diagnosis.query import Evidence, PacketPath, RouteDecision
-from supervisor.core.humanize import size
+from supervisor.core.humanize import byte_size
 from supervisor.core.network.intervals import Interval
 from supervisor.core.network.layout import MAIN_TABLE, Element, Layout, Route, wanted
 from supervisor.core.network.rules import Rule, leading
@@ -196,7 +196,7 @@ def counters(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
     """Bytes of the interface, and packets that our nftables rules refused."""
     if evidence.kernel.traffic is not None:
         received, sent = evidence.kernel.traffic
-        yield Check("bytes", f"{path.lane.device}: {size(received)} received, {size(sent)} sent")
+        yield Check("bytes", f"{path.lane.device}: {byte_size(received)} received, {byte_size(sent)} sent")
     turned_away = {
         segment: count
         for (tunnel, segment), count in sorted(evidence.kernel.turned_away.items())

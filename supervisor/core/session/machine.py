@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
-from supervisor.core.humanize import ended
+from supervisor.core.humanize import exit_text
 from supervisor.core.session.address_conflict import unusable
 from supervisor.core.session.context import StepContext
 from supervisor.core.session.health import blind, filled, nothing_behind, proven, rated
@@ -162,7 +162,7 @@ def _said_while_stopping(c: StepContext, session: SessionState, event: ev.Client
 
 def _exited(c: StepContext, session: SessionState, event: ev.Exited) -> SessionStep:
     reason = Reason.EXITED if event.signal is None else Reason.KILLED
-    return _ended(c, _failed(c, session, reason, ended(event.code, event.signal)), reason)
+    return _ended(c, _failed(c, session, reason, exit_text(event.code, event.signal)), reason)
 
 
 def _exited_stopping(c: StepContext, session: SessionState, event: ev.Exited) -> SessionStep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from supervisor.core.humanize import lasting
+from supervisor.core.humanize import duration
 from supervisor.core.state import Drain, Snapshot
 from supervisor.core.views.documents import DrainEntry
 
@@ -42,9 +42,9 @@ def flows(left: int | None) -> str:
 
 def flows_left(drain: DrainEntry) -> str:
     """A drain of the status document, such as `3 flows left, silent for at most 12 s`."""
-    return f"{flows(drain['flows_left'])} left, silent for at most {lasting(drain['longest_idle_seconds'])}"
+    return f"{flows(drain['flows_left'])} left, silent for at most {duration(drain['longest_idle_seconds'])}"
 
 
 def silence(snapshot: Snapshot) -> str:
     """For how long the flow that is idle for longest has been idle, such as `12 s`."""
-    return lasting(max((drain.idle for drain in drains(snapshot).values()), default=0.0))
+    return duration(max((drain.idle for drain in drains(snapshot).values()), default=0.0))
