@@ -92,9 +92,8 @@ class Reason(enum.StrEnum):
     HANDSHAKE = "handshake"  # the handshake failed without an explanation
     UPLINK = "uplink"  # this host has no Internet connection: nothing is tried until it is back
     LOCAL = "local"  # something on this host is busy or missing for the moment
-    SESSION_EXPIRED = (
-        "session-expired"  # a session has a time limit that is over, or cannot be resumed any more
-    )
+    # the session's time limit is over, or the remote gateway no longer accepts a kept session
+    SESSION_EXPIRED = "session-expired"
     PROTOCOL = "protocol"  # the remote gateway violates the protocol, or floods the client
     FAR_END_FULL = "far-end-full"  # the remote gateway has no room for another session
     BANNED = "banned"  # the remote gateway locks us out for a while
@@ -166,9 +165,8 @@ class Placement:
     python: str  # interpreter for drivers, the programs of ours that run a client
     remote: int = 0  # index of the remote gateway to try first: increased each time one was tried in vain
     mark: int = 0  # fwmark of packets that may enter the tunnel before it is up
-    user: tuple[int, int] | None = (
-        None  # uid and gid to switch to; None: not started as root, or may stay root
-    )
+    # uid and gid to switch to; None: not started as root, or may stay root
+    user: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +214,8 @@ class Connected:
     routes: tuple[IPNetwork, ...] = ()  # networks that the remote gateway pushed: shown, never installed
     lasts: float | None = None  # seconds from now until the remote gateway ends the session; None: unknown
     address6: str | None = None  # our IPv6 address inside the tunnel
-    on_interface: bool = (
-        False  # the client adds the addresses to its interface; else they exist in source NAT only
-    )
+    # the client adds the addresses to its interface; else they exist in source NAT only
+    on_interface: bool = False
     mtu: int | None = None  # bytes: the MTU to set on the interface; None: the client has set it
 
     def __post_init__(self) -> None:
@@ -328,9 +325,8 @@ class Kind(Generic[TunnelT]):
     start_timeout: float = 60.0  # seconds from the start of the client to Connected
     stop_timeout: float = 5.0  # seconds from SIGTERM to SIGKILL
     renew: tuple[Say, ...] = ()  # makes the client reconnect without ending; empty: it cannot
-    renew_starts_new_session: bool = (
-        False  # the remote gateway's session time limit starts again with `renew`
-    )
+    # the remote gateway's session time limit starts again with `renew`
+    renew_starts_new_session: bool = False
     # two clients of the tunnel can run at the same time (make-before-break)
     allows_parallel: Callable[[TunnelT], bool] = lambda tunnel: True
     unlimited_session: bool = False  # the protocol has no session limit: reconnects are never planned

@@ -71,12 +71,16 @@ class Settings(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False
+        frozen=True,
+        extra="forbid",
+        strict=False,
+        validate_default=False,
+        arbitrary_types_allowed=False,
+        defer_build=True,
     )
 
-    whole: ClassVar[bool] = (
-        False  # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
-    )
+    # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+    whole: ClassVar[bool] = False
 
 
 class Secret(Settings):

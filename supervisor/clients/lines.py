@@ -106,9 +106,8 @@ class Masker:
         if not text.endswith(TRUNCATED):
             return self._redactor.text(text)
         body = self._redactor.text(text.removesuffix(TRUNCATED))
-        return (
-            body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED
-        )  # the end may be the beginning of a secret
+        # the end may be the beginning of a secret
+        return body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED
 
 
 def shorten(text: str) -> str:

@@ -133,9 +133,8 @@ class Follower:
                 self._note_offset()
                 return
             self._give_up_if_late()
-            await asyncio.sleep(
-                SLICE_SECONDS if self._end is None else 0
-            )  # at most half a core for a flood; the scheduler thanks us
+            # a flooding client costs the daemon at most half a core
+            await asyncio.sleep(SLICE_SECONDS if self._end is None else 0)
 
     def _work(self) -> bool:
         """Do one slice; False: nothing is left."""

@@ -220,9 +220,8 @@ def signal_group(pidfd: int, pid: int, number: signal.Signals) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        signal.pidfd_send_signal(
-            pidfd, 0
-        )  # a kernel before 6.9: while the leader is not reaped its number means no other group
+        # Linux before 6.9. While the leader is not reaped, no other group can have its number.
+        signal.pidfd_send_signal(pidfd, 0)
         os.killpg(pid, number)
 
 

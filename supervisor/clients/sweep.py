@@ -185,9 +185,8 @@ async def _signal_and_wait(left: Sequence[Leftover], number: signal.Signals, wit
         for one in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(one.pidfd, number)
-                signal.pidfd_send_signal(
-                    one.pidfd, signal.SIGCONT
-                )  # a flooding client may have been halted when the daemon died
+                # a flooding client may have been stopped (SIGSTOP) when the daemon died
+                signal.pidfd_send_signal(one.pidfd, signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for one in left:

@@ -147,7 +147,7 @@ def _configuration(directory: Path, tunnels: int) -> dict[str, object]:
         },
         "staff": {"networks": ["10.8.0.0/16"]},
         "http": {"listen": "127.0.0.1:9464"},
-        "defaults": {"reconnect": {"first": "10ms", "max": "10ms"}},
+        "defaults": {"reconnect": {"first": "10ms", "max": "10ms", "stable_after": "10ms"}},
         "tunnels": {
             f"t{i}": {
                 "kind": "trivial",

@@ -12,7 +12,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
-from supervisor.reports.paging.receiver import Hooks
 
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
@@ -47,12 +46,13 @@ from supervisor.core.views.availability import Standing
 from supervisor.core.views.documents import AuditDocument, WhyDocument
 from supervisor.core.views.status_json import DaemonIdentity, status_document
 from supervisor.reports.history.archive import Archive
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.log.redact import Secrets
-from supervisor.reports.paging.incident import Action, There
+from supervisor.reports.paging.incident import Action, RemoteState
+from supervisor.reports.paging.notifier import PagerHooks
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from tests.control.published import DOCS, PublishedApi
 from tests.control.test_api import FakeDaemon
 from tests.fakes import Habits, World
@@ -60,7 +60,7 @@ from tests.page.sample_pages import bad_night
 from tests.simulation.test_worlds import tunnel
 from tests.why.worlds import NOW, STATES, TUNNELS, asked, facts
 from tunnels.base import Failed, Question, Reason, Wanted
-from tunnels.settings import Secret
+from tunnels.settings import Planned, Reconnect, Secret
 
 GUARD = ClientGuard(lambda pid: False, "key")
 IDENTITY = DaemonIdentity("vpn1", "0.1.0", 1, 1_790_000_000.0, 1_790_000_000.0)
@@ -112,7 +112,10 @@ def test_the_values_of_a_text_are_those_of_its_enumeration(name: str, values: ty
 
 @pytest.mark.parametrize(
     ("entry", "key", "values"),
-    [(documents.ReceiverIncidentEntry, "there", There), (documents.WaitingMessageEntry, "action", Action)],
+    [
+        (documents.ReceiverIncidentEntry, "there", RemoteState),
+        (documents.WaitingMessageEntry, "action", Action),
+    ],
 )
 def test_the_values_of_a_key_are_those_of_its_enumeration(
     entry: type, key: str, values: type[enum.Enum]
@@ -170,6 +173,23 @@ def test_the_status_of_a_tunnel_in_any_state(published: PublishedApi, state: str
     snapshot = Snapshot(tunnels, NOW, uplink=Uplink(alive=False))
     shown = status_document(IDENTITY, snapshot, facts("10.77.0.10").plan, {"uplink": Condition("it is dead")})
     assert published.document_errors("StatusDocument", json.loads(json.dumps(shown))) == []
+
+
+def test_the_status_while_one_session_replaces_another(published: PublishedApi) -> None:
+    planned = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+    habits = Habits(second=Second.ALLOWED, flows=lambda name, now: 3, connects_in=lambda: 5.0)
+    world = World({"acme": tunnel(reconnect=planned)}, habits)
+    roles = set()
+    world.run(until=1800.0)
+    while roles != {"coming", "leaving"}:
+        assert world.now < 3700.0, "it did not happen"
+        world.run(until=world.now + 4.0)
+        engine = world.engine
+        shown = status_document(IDENTITY, engine.snapshot, engine.plan, engine.conditions)
+        other = shown["tunnels"][0]["other_session"]
+        if other is not None and other["role"] not in roles:
+            roles.add(other["role"])
+            assert published.document_errors("StatusDocument", shown) == []
 
 
 @pytest.mark.parametrize("address", ["10.77.0.10", "10.0.3.4", "8.8.8.8", "100.65.3.4"])
@@ -271,26 +291,26 @@ class AnsweringDaemon:
 async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[AnsweringDaemon]:
     """Its only tunnel has lost a session and has another one; an incident waits to be sent."""
     lives = iter((100.0,))
-    deaths, worlds = Deaths(), []
+    failures, worlds = LastFailures(), []
     sources = HistorySources(
         clock=lambda: worlds[0].now if worlds else 0.0, offset=lambda: IDENTITY.wall_offset
     )
     history = History(Archive(tmp_path, "0"), sources)
     history.start()
     world = World(
-        {"acme": tunnel()}, Habits(lives=lambda: next(lives, 1e9)), recorder=Recorders(history, deaths)
+        {"acme": tunnel()}, Habits(lives=lambda: next(lives, 1e9)), recorder=Recorders(history, failures)
     )
     worlds.append(world)
     world.run(until=200.0)
-    paging = Paging("vpn1", "http://127.0.0.1:9", Secret(file="key"))
-    pagers = Pagers(tmp_path, paging, Hooks(lambda secret: "R" * 32), Secrets())
+    paging = PagingConfig("vpn1", "http://127.0.0.1:9", Secret(file="key"))
+    pagers = Pagers(tmp_path, paging, PagerHooks(lambda secret: "R" * 32), Secrets())
     pagers.start()
     alert = Alert("acme", Verdict.FIRING, "critical", "acme is down", 10.0, {})
     pagers.set({"acme": alert})
     model = StatusPageModel(
         StatusPageInputs(
             lambda: world.engine.snapshot,
-            lambda: deaths.last,
+            lambda: failures.by_tunnel,
             lambda name, session: (0, 0),
             history,
             IDENTITY.wall_offset,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
-from supervisor.kernel.uplink import ROUNDS, UplinkWatch
+from supervisor.kernel.uplink import READ_SECONDS, ROUNDS, RoutingChanges, UplinkWatch
 from tests.netns import Namespace, link
 
 pytestmark = pytest.mark.root
@@ -57,7 +57,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def change(told: asyncio.Queue[Event]) -> UplinkChanged:
-    event = await asyncio.wait_for(told.get(), 60)
+    event = await asyncio.wait_for(told.get(), READ_SECONDS / 2)
     assert isinstance(event, UplinkChanged)
     return event
 
@@ -124,3 +124,21 @@ async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(
             assert told.empty()
     finally:
         lonely.remove()
+
+
+async def test_a_change_among_more_than_the_socket_holds_is_noticed(
+    host: tuple[Namespace, Namespace],
+) -> None:
+    ours, _ = host
+    with ours.entered():
+        changes = RoutingChanges()
+    try:
+        assert not changes.take()
+        routes = "".join(f"route add 10.{n}.0.0/16 dev out\n" for n in range(200))
+        await asyncio.to_thread(ours.run, "ip", "-batch", "-", input=routes)
+        assert changes.take()
+        assert not changes.take()
+        await asyncio.to_thread(ours.run, "ip", "route", "del", "default")
+        assert changes.take()
+    finally:
+        changes.close()

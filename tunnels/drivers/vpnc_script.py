@@ -22,9 +22,8 @@ from pathlib import Path
 from tunnels.drivers.peer_process import is_descendant, peer_pid
 
 SOCKET = "script.sock"  # in the driver's working directory, which is private
-COMMAND = shlex.join(
-    (sys.executable, "-I", "-S", str(Path(__file__).with_name("vpnc_hook.py")), SOCKET)
-)  # for the client's --script
+# for the client's --script
+COMMAND = shlex.join((sys.executable, "-I", "-S", str(Path(__file__).with_name("vpnc_hook.py")), SOCKET))
 _MAX_ROUTES = 4096  # that are read of one call
 
 Address = IPv4Address | IPv6Address

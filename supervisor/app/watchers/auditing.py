@@ -21,7 +21,7 @@ from supervisor.config.model import Audit
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.state import Snapshot, Transition
-from supervisor.core.views.audit_lines import Act, ChangeRequest, Requester
+from supervisor.core.views.audit_lines import AuditEvent, ChangeRequest, Requester
 from supervisor.core.views.documents import AuditDocument
 from supervisor.kernel.conntrack.flow_events import FlowEvents
 from supervisor.reports.audit.rotation import RotatedFile
@@ -73,7 +73,7 @@ class Auditing:
         """Record that somebody asked for a change: in the log, and in the audit if there is one."""
         self._log.info("asked", **act)
         if self._running is not None:
-            self._running.trail.put([Act("control", time.time(), act)])
+            self._running.trail.put([AuditEvent("control", time.time(), act)])
 
     def signalled(self, action: str, signals: str, why: str | None = None) -> None:
         """Record that a signal asked for a change, and `why` that failed. The kernel does not say who sent

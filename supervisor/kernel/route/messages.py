@@ -64,15 +64,13 @@ class RawRoute(NamedTuple):
 def pack(change: Change, index: int = 0) -> NetlinkRequest:
     """The message for a change of a route (into the device with this index, if any) or of a rule."""
     add = change.op is Op.ADD
+    flags = CREATE | (REPLACE if change.replaces else EXCLUSIVE)
     if isinstance(change.item, Route):
-        flags = CREATE | (REPLACE if change.replaces else EXCLUSIVE) if add else 0
-        return NetlinkRequest(
-            _NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add)
-        )
+        body = _pack_route(change.item, index, add)
+        return NetlinkRequest(_NEW_ROUTE, flags, body) if add else NetlinkRequest(_DELETE_ROUTE, 0, body)
     assert isinstance(change.item, Rule)
-    return NetlinkRequest(
-        _NEW_RULE if add else _DELETE_RULE, CREATE | EXCLUSIVE if add else 0, _pack_rule(change.item)
-    )
+    body = _pack_rule(change.item)
+    return NetlinkRequest(_NEW_RULE, flags, body) if add else NetlinkRequest(_DELETE_RULE, 0, body)
 
 
 def _pack_route(route: Route, index: int, add: bool) -> bytes:

@@ -19,15 +19,15 @@ import structlog
 from supervisor.core.network.plan import NetworkPlan, slot_of
 from supervisor.core.views.audit_lines import (
     Accounts,
-    Act,
+    AuditEvent,
     Entry,
+    FlowNames,
     FlowRecord,
     Gap,
-    Names,
     flow_line,
     line,
     lost_kind,
-    unstamp,
+    parse_stamp,
 )
 from supervisor.reports.audit.rotation import RotatedFile
 
@@ -56,7 +56,7 @@ class AuditWriter:
         self._file, self._plan, self._sessions = file, plan, sessions
         self._changed, self._clock = changed, clock
         self._log = structlog.get_logger()
-        self._names = Names(plan())
+        self._names = FlowNames(plan())
         self._work = threading.Condition()
         self._entries: deque[Entry] = deque()
         self._lost: Counter[str] = Counter()  # entries by kind, since the last gap was written
@@ -74,7 +74,7 @@ class AuditWriter:
 
     def start(self, details: Mapping[str, Any]) -> None:
         """Begin, with an entry for the start and a gap for the time since the last entry."""
-        self._began: Act | None = Act("audit-start", self._clock(), details)
+        self._began: AuditEvent | None = AuditEvent("audit-start", self._clock(), details)
         self._thread.start()
 
     def put(self, entries: Iterable[Entry]) -> None:
@@ -91,7 +91,7 @@ class AuditWriter:
     def close(self, details: Mapping[str, Any], timeout: float = 2.0) -> None:
         """Write the waiting entries and one for the stop, within `timeout` seconds."""
         with self._work:
-            self._entries.append(Act("audit-stop", self._clock(), details))
+            self._entries.append(AuditEvent("audit-stop", self._clock(), details))
             self._closing = True
             self._work.notify()
         self._thread.join(timeout)
@@ -162,16 +162,16 @@ class AuditWriter:
 
     def _line(self, entry: Entry) -> str:
         if not isinstance(entry, FlowRecord):
-            self.accounts.events[entry.event if isinstance(entry, Act) else "gap"] += 1
+            self.accounts.events[entry.event if isinstance(entry, AuditEvent) else "gap"] += 1
             self.lost += sum(entry.lost.values()) if isinstance(entry, Gap) else 0
             return line(entry)
         plan = self._plan()
         if plan is not self._names.plan:
-            self._names = Names(plan, self._names)
+            self._names = FlowNames(plan, self._names)
         names = self._names
         tunnel = names.tunnel(entry.lane)
         self.accounts.add(entry, tunnel or "")
-        self.accounts.events[entry.told.value] += 1
+        self.accounts.events[entry.change.value] += 1
         session = None if tunnel is None else self._sessions.get((tunnel, slot_of(entry.lane)))
         return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry))
 
@@ -192,7 +192,7 @@ def _gap_since(last: bytes, complete: float | None, began: float) -> Gap:
     """
     try:
         said = json.loads(last)
-        event, at = str(said["event"]), unstamp(said["time"])
+        event, at = str(said["event"]), parse_stamp(said["time"])
     except (ValueError, KeyError, TypeError):
         event, at = "", complete or began
     since = at if event == "audit-stop" or complete is None else max(at, complete)

@@ -59,7 +59,9 @@ class IncidentNotifier(Protocol):
     file: str  # name of its store in state_dir
 
     def open(self) -> None:
-        """Prepare to send. Called once, in the thread that sends, and may block."""
+        """Prepare to send. Called in the thread that sends, whenever the configuration has a receiver; may
+        block.
+        """
 
     def location(self, paging: PagingConfig, tunnel: str) -> str | None:
         """Where the secret for incidents about this tunnel is stored; None: it does not get them."""

@@ -159,9 +159,9 @@ class Pager:
     # --- the thread
 
     def _run(self) -> None:
-        self._notifier.open()
         while not self._closing:
             try:
+                self._prepare()
                 idle = self.turn()
                 with self._changed:
                     self._changed.wait_for(self._has_work, idle)
@@ -174,6 +174,13 @@ class Pager:
             future.cancel()
         self._outbox.close()
         self._notifier.close()
+
+    def _prepare(self) -> None:
+        """Whatever sending takes is loaded before an incident needs it, but only where one may be sent."""
+        with self._changed:
+            paging = self._paging
+        if any(self._notifier.location(paging, tunnel) for tunnel in ("", *paging.tunnels)):
+            self._notifier.open()
 
     def _has_work(self) -> bool:
         change_due = self._changes.next_due

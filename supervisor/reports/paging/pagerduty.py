@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core.alerting.verdict import Alert
@@ -31,13 +32,15 @@ class PagerDuty:
     name = "pagerduty"
     file = FILE
 
-    _sender: Sender
-
-    def open(self) -> None:
-        """Prepare to send."""
+    @cached_property
+    def _sender(self) -> Sender:
         from supervisor.reports.paging.http import Sender
 
-        self._sender = Sender()
+        return Sender()
+
+    def open(self) -> None:
+        """Load the HTTP client."""
+        _ = self._sender
 
     def location(self, paging: PagingConfig, tunnel: str) -> str | None:
         """Where the routing key is stored."""
@@ -75,7 +78,8 @@ class PagerDuty:
 
     def close(self) -> None:
         """Close connections."""
-        self._sender.close()
+        if "_sender" in vars(self):
+            self._sender.close()
 
 
 def _trigger(facilitator: str, alert: Alert, since: float, details: dict[str, Any]) -> str:

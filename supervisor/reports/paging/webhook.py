@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,15 @@ class Webhook:
     name = "webhook"
     file = FILE
 
-    _sender: Sender
-
-    def open(self) -> None:
-        """Prepare to send."""
+    @cached_property
+    def _sender(self) -> Sender:
         from supervisor.reports.paging.http import Sender
 
-        self._sender = Sender()
+        return Sender()
+
+    def open(self) -> None:
+        """Load the HTTP client."""
+        _ = self._sender
 
     def location(self, paging: PagingConfig, tunnel: str) -> str | None:
         """Where the address is stored: the same for every tunnel."""
@@ -78,7 +81,8 @@ class Webhook:
 
     def close(self) -> None:
         """Close connections."""
-        self._sender.close()
+        if "_sender" in vars(self):
+            self._sender.close()
 
 
 def _event(action: str, key: str | None, **fields: Any) -> str:

@@ -75,9 +75,8 @@ def _checked(value: str, groups: Iterable[str]) -> str:
 # --- placeholders
 # ----------------------------------------------------------------------------------------------------------
 
-_MEMFD = (
-    "login.password"  # the name of the anonymous file; no word of the configuration can be mistaken for it
-)
+# the name of the anonymous file; no word of the configuration can be mistaken for it
+_MEMFD = "login.password"
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}|\{([a-z_]+)\}")
 _IN_ARGV = ("device", "directory", "username", "password_file")
 _IN_ENVIRONMENT = ("device", "directory", "username")

@@ -37,9 +37,8 @@ class LoginIdentity:
     username: str | None
     password: str | None = field(repr=False)
     append_code: bool = False  # a one-time code follows the password in the same field
-    kept: str = field(
-        default="", repr=False
-    )  # what `Keep` said in an earlier session: a token, and on a second line its user name
+    # of `Keep` in an earlier session: a token, and on a second line its user name
+    kept: str = field(default="", repr=False)
     passphrase: str | None = field(default=None, repr=False)  # of our private key
 
 

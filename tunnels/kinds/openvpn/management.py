@@ -40,9 +40,8 @@ _RETRYABLE = _UNSEEN | {
     Reason.PEER_TIMEOUT,
     Reason.OUR_CERTIFICATE,
 }  # another server of the profile may do better
-_MUTE = frozenset(
-    {Reason.HANDSHAKE, Reason.PEER_TIMEOUT}
-)  # looks like this when the server waits for somebody in vain
+# looks like this when the server waits for somebody in vain
+_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})
 _STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})  # it was told to end
 
 _LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)

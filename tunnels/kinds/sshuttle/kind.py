@@ -279,9 +279,8 @@ class SshuttleDialogue:
             yield Full(said[1])
         elif source is LineSource.OUTPUT and (failed := _explanation(line)):
             self._failed = True
-            broke = (
-                self._connected and failed.reason is Reason.HANDSHAKE
-            )  # the same words, but the handshake was long ago
+            # the same message, but the handshake was long ago
+            broke = self._connected and failed.reason is Reason.HANDSHAKE
             yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
 
     def answer(self, text: str) -> Iterator[Observation]:

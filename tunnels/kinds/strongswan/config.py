@@ -70,15 +70,10 @@ _CHILD: Mapping[str, str | None] = MappingProxyType(
 _FILES: Mapping[str, str] = MappingProxyType(
     {"certs": "x509", "cacerts": "x509ca", "pubkeys": "pubkey", "cacert": "x509ca"}
 )
-_LOADED_BY_CHARON = (
-    "file",
-    "handle",
-    "slot",
-    "module",
-)  # of a certificate: charon itself would load it from anywhere, or from a token
-_DPD_DELAY = (
-    "5s"  # pause of the far side after which it is asked for a sign of life, where the file says nothing
-)
+# options of a certificate by which charon itself would load it from anywhere, or from a token
+_LOADED_BY_CHARON = ("file", "handle", "slot", "module")
+# dead peer detection after so much silence, if the file says nothing
+_DPD_DELAY = "5s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +257,8 @@ def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
 
 def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
     before = tree.get(name)
-    section = tree[name] = (
-        before if isinstance(before, dict) else {}
-    )  # sections with the same name are merged
+    # sections with the same name are merged
+    section = tree[name] = before if isinstance(before, dict) else {}
     at = _statements(text, start + 1, section, depth + 1)
     if at >= len(text):
         raise _wrong(text, start, f"the section {name!r} is never closed")

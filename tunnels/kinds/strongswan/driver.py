@@ -70,9 +70,8 @@ class CharonSession:
         if gone.done():
             await _cancelled(connecting)
             return gone.result() or 1
-        begun = (
-            connecting.done()
-        )  # else charon has not answered a request yet, and there is no session to terminate
+        # else charon has not answered a request yet, and there is no session to terminate
+        begun = connecting.done()
         _report(await _cancelled(connecting) or (None if self._stopping else "the session is over"))
         if begun:
             await self._log_off()

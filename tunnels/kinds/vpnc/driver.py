@@ -29,9 +29,10 @@ SCRIPT = f"case $reason in connect) exec {vpnc_script.COMMAND};; esac"
 END = b"\x04"  # ends the configuration on standard input
 REKEY_SECONDS = 1.0  # for the gateway to negotiate new keys after it has deleted the old ones
 _PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
+# lines that `Debug 2` adds
 _CHATTER = re.compile(
     r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)"
-)  # of `Debug 2`
+)
 
 
 class VpncSession:
@@ -39,9 +40,8 @@ class VpncSession:
 
     def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
-        self._authorities = (
-            () if options.ca_file is None else (options.ca_file,)
-        )  # descriptors that vpnc reads from
+        # descriptors that vpnc inherits
+        self._authorities = () if options.ca_file is None else (options.ca_file,)
         self._call: Call | None = None
         self._started = False
         self._asked = 0  # prompts so far
@@ -120,9 +120,8 @@ class VpncSession:
             ask_to_end(vpnc)
             return
         else:
-            answer = await self._talk.ask(
-                "code", self._before or prompt
-            )  # what the far side says stands in the line before
+            # the gateway's question is the line before the prompt
+            answer = await self._talk.ask("code", self._before or prompt)
         assert vpnc.stdin is not None
         vpnc.stdin.write(answer.encode() + b"\n")
 

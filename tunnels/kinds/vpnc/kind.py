@@ -18,9 +18,8 @@ from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.profiles import ProfileError, Value, of_file, referenced_file
 
-DPD_IDLE = (
-    10  # seconds of silence after which the far side is asked for a sign of life; the least that vpnc takes
-)
+# dead peer detection after so much silence; the least that vpnc accepts
+DPD_SECONDS = 10
 
 # Names of vpnc's configuration. It compares them without regard to case, and the first line of a name counts.
 _KEPT = (
@@ -195,7 +194,7 @@ def _ours(device: str) -> tuple[str, ...]:
         "No Detach",
         "Pidfile none",
         "Local Port 0",
-        f"DPD idle timeout (our side) {DPD_IDLE}",
+        f"DPD idle timeout (our side) {DPD_SECONDS}",
         "Debug 2",
     )
 

@@ -22,9 +22,8 @@ from tunnels.profiles import ProfileError
 
 T = TypeVar("T")
 
-KEEPALIVE = (
-    25  # seconds, where the file says nothing: without packets nobody can know whether the far side lives
-)
+# if the file says nothing: without packets nobody can know whether the peer is alive
+KEEPALIVE_SECONDS = 25
 _KEY_BYTES = 32
 
 _INTERFACE = MappingProxyType({name.lower(): name for name in ("PrivateKey", "Address", "MTU", "ListenPort")})
@@ -133,7 +132,7 @@ def _peer(section: _Section) -> ConfiguredPeer:
         preshared_key=_one(section, "PresharedKey", _key, None),
         endpoint=_one(section, "Endpoint", _endpoint, None),
         allowed=tuple(_each(section, "AllowedIPs", lambda text: ip_network(text, strict=False))),
-        keepalive=_one(section, "PersistentKeepalive", _keepalive, 0) or KEEPALIVE,
+        keepalive=_one(section, "PersistentKeepalive", _keepalive, 0) or KEEPALIVE_SECONDS,
     )
 
 
