@@ -22,7 +22,7 @@ from supervisor.core.faults import Faults
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import Carriers, contested, recalled
 from supervisor.core.network.plan import NetworkPlan, assign_lanes, lane_of
-from supervisor.core.session.fault_retry import Rests
+from supervisor.core.session.fault_retry import PostponedSteps
 from supervisor.core.session.fleet import Fleet, FleetStep, fold, neighbours, next_deadline, reached
 from supervisor.core.session.handover import planning
 from supervisor.core.session.record import PreviousRun, TunnelRecord, recorded, revive, revive_nothing
@@ -82,7 +82,7 @@ class Engine:
         self._due = _Due()
         self._carriers: Carriers = {}
         self._parting: list[tuple[Tunnel, ev.Terminate]] = []
-        self._rests = Rests()
+        self._postponed = PostponedSteps()
         self._ties: dict[str, tuple[SharedCause, ...]] = {}
         self._incidents = IncidentState()
         self._alerts: Mapping[str, Alert] = {}
@@ -287,9 +287,9 @@ class Engine:
         on.
         """
         now = self._clock()
-        changed = [self._apply(event, now) for event in (*self._rests.over(now), *events)]
+        changed = [self._apply(event, now) for event in (*self._postponed.due(now), *events)]
         for name, (_, state) in self._fleet.members.items():
-            if name not in self._rests:
+            if name not in self._postponed:
                 changed += [self._apply(event, now) for event in reached(name, state, now)]
         return any(changed)
 
@@ -299,7 +299,7 @@ class Engine:
         about = (self._fleet, event, now, self._chance(), self._utc_offset())
         step = self._faults.ask(part, None, fold, *about)
         if step is None:
-            self._rests.rest(event, now)
+            self._postponed.postpone(event, now)
             return False
         self._follow(step, event.tunnel)
         return any([step.changed, *[self._apply(each, now) for each in step.events]])
@@ -317,13 +317,13 @@ class Engine:
                 self._inbox.post(failed)
         if name in before.members and name not in step.fleet.members:
             del self._lanes[name]
-            self._rests.forget(name)
+            self._postponed.forget(name)
             self._faults.forget(_part(name))
 
     def _next(self) -> float | None:
-        states = (state for name, (_, state) in self._fleet.members.items() if name not in self._rests)
+        states = (state for name, (_, state) in self._fleet.members.items() if name not in self._postponed)
         ours = (next_deadline(states), self._due.alerts, self._due.plan, self._out.again)
-        moments = [moment for moment in (*ours, *self._rests.moments) if moment is not None]
+        moments = [moment for moment in (*ours, *self._postponed.moments) if moment is not None]
         return min(moments, default=None)
 
     # --- what is published

@@ -21,7 +21,7 @@ from tunnels.settings import Tunnel
 
 
 class ClientRunner(Protocol):
-    """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed,
+    """Runs clients. Every method returns at once; the outcome is posted to the inbox (Spawned, SpawnFailed,
     ClientSaid, Exited, ...).
     """
 
@@ -30,7 +30,8 @@ class ClientRunner(Protocol):
     ) -> None:
         """Start the client of this session on one of the tunnel's slots, which must be free.
 
-        It shall `resume` the slot's last session, or log in; and try which of the far side's servers first.
+        `resume`: continue the slot's last session instead of logging in. `remote`: which of the configured
+        servers is tried first.
         """
 
     def renew(self, tunnel: str, session: int) -> None:
@@ -63,7 +64,7 @@ class Network(Protocol):
 
 
 class Watcher(Protocol):
-    """Knows of things that no tunnel's state tells."""
+    """Knows of conditions that are not part of any tunnel's state."""
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
@@ -94,7 +95,7 @@ class Alerter(Protocol):
 
 
 class Recorder(Protocol):
-    """Is told of each transition, once."""
+    """Gets each transition, once."""
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Must not block."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from supervisor.core.faults import Faults
-from supervisor.delivery import AGAIN
+from supervisor.delivery import REPUBLISH_SECONDS
 
 Task = Callable[[], Coroutine[Any, Any, None]]
 
@@ -34,5 +34,5 @@ class BackgroundTasks:
             with self._faults.contained(part):
                 await run()
                 return
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(REPUBLISH_SECONDS)
             self._faults.worked(part)  # until it fails again

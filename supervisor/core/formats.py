@@ -1,5 +1,5 @@
-"""JSON that one daemon writes and a later one reads: it names its format, and its reader accepts nothing
-that it does not know.
+"""Versioned JSON documents that one daemon writes and a later one reads. A reader accepts nothing that it
+does not know.
 
 A document of the reader's own format must have exactly the keys that the reader would write. One of an
 earlier format may lack some, which then have their defaults. `format` 0 is a document without one: version
@@ -24,7 +24,7 @@ Upgrade = Callable[[int, Any], Any]  # from the format of a document and its con
 
 
 def document(of: type[T], format: int, upgrade: Upgrade = lambda format, raw: raw) -> Document[T]:
-    """A sort of document, by its type. `upgrade` rewrites the content of one in an earlier format."""
+    """A kind of document, by its type. `upgrade` rewrites the content of one in an earlier format."""
     return Document(TypeAdapter(of), format, upgrade)
 
 

@@ -2,7 +2,7 @@
 files.
 
 Looked for in docstrings and comments of all Python files, and in docs/. A dotted name may begin anywhere in a
-module's path (`core.session.machine`, `machine.session_step`) or with a class (`Runner.busy`).
+module's path (`core.session.machine`, `step.step`) or with a class (`Runner.busy`).
 """
 
 from __future__ import annotations

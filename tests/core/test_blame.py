@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from supervisor.core import events as ev
 from supervisor.core.session.liveness import STALE_ROUNDS, UNPROVEN_ROUNDS, dead_leg
-from supervisor.core.session.quality import WINDOW
+from supervisor.core.session.quality import WINDOW_ROUNDS
 from supervisor.core.session.step import step
 from supervisor.core.state import (
     Failure,
@@ -210,7 +210,7 @@ def test_degraded_is_well_and_restarts_nothing() -> None:
         None,
     )
     assert state.liveness.degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
-    assert after(state, *rounds("." * WINDOW))[0].reason is Reason.HEALTHY
+    assert after(state, *rounds("." * WINDOW_ROUNDS))[0].reason is Reason.HEALTHY
 
 
 FULL = ev.ClientSaid("acme", 1, Full("full: 960 connections are open"))
@@ -263,5 +263,5 @@ def test_it_never_flips_to_and_fro_from_one_round_to_the_next(story: list[str]) 
             return
         flips = (before.liveness.degraded is None) is not (state.liveness.degraded is None)
         assert not (flips and flipped)
-        assert len(state.liveness.recent) <= WINDOW
+        assert len(state.liveness.recent) <= WINDOW_ROUNDS
         flipped = flips

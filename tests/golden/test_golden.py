@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from structlog.testing import capture_logs
 from supervisor.app.stores.state_store import RECORD, ends_by, recall
 from supervisor.core.formats import NotUnderstood, opened
 from supervisor.core.session.record import PreviousRun, Spent, revive
-from supervisor.core.state import Failure, Idle, Phase, RecoveryStep, RetryState
+from supervisor.core.state import Failure, Idle, Phase, RecoveryStep, RetryState, Session
 from tests.fakes import KIND
-from tests.golden.samples import BOOT, FACTS, SORTS, STANDBY, STATE, now
+from tests.golden import earlier
+from tests.golden.samples import ACTIVE, BOOT, FACTS, SORTS, STANDBY, STATE, STORED, now
 from tunnels.base import Reason
 
 HERE = Path(__file__).parent
@@ -95,6 +96,19 @@ def idle(phase: str) -> dict[str, Any]:
     raw = json.loads((HERE / "tunnel-record-1.json").read_text())
     raw["record"]["state"] |= {"phase": phase, "other": None, "numbered": 9}
     return raw
+
+
+@pytest.mark.parametrize("active", [ACTIVE, None], ids=["a session", "none"])
+@pytest.mark.parametrize("standby", [STANDBY, None], ids=["a standby", "none"])
+def test_a_record_of_today_outlives_the_way_through_the_earlier_format(active: Any, standby: Any) -> None:
+    state = replace(STATE, active=active, standby=standby)
+    if active is not None:  # the earlier format had no place for these beside it
+        of_last = {"failure": None, "resumable": False, "recovery": None, "gave_up_on_hearsay": False}
+        state = replace(state, idle=Idle(), last=Session(0), retry=replace(STATE.retry, **of_last))
+    stored = replace(STORED, record=replace(STORED.record, state=state))
+    raw = json.loads(RECORD.written(stored))
+    earlier.record(raw)
+    assert RECORD.read(json.dumps(raw).encode()) == stored
 
 
 @pytest.mark.parametrize("phase", ["backoff", "stopped", "failed"])
