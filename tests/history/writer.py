@@ -28,7 +28,8 @@ def main(directory: str) -> None:
         up = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, session=session)
         for before, state, reason in ((up, starting, Reason.EXITED), (starting, up, Reason.CONNECTED)):
             last = Session(number - 1, f"id-{number - 1}")
-            over = SessionEnded("acme", last, reason, None, clock()) if state is starting else None
+            ends = state is starting and number > 1
+            over = SessionEnded("acme", last, reason, None, clock()) if ends else None
             told = Transition(
                 "acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=over
             )
