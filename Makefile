@@ -38,7 +38,7 @@ TEST = .ci/passes 'make test' 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style ruff layers types unit slow machine together alone test demo soak bench lab docs \
+.PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo soak bench lab docs \
 	screenshots lock latest build release interpreter install uninstall clean
 
 help: ## show this list
@@ -69,10 +69,13 @@ test-programs:
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit style
 
-style: ruff layers types
+style: ruff layers types names
 
 ruff: $(READY)
 	$(BIN)/ruff check .
+
+names: $(READY)
+	$(BIN)/python .ci/class-names
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-cache
@@ -121,6 +124,8 @@ bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite
 
 docs: $(READY) ## write the generated parts of docs/ anew
 	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
+	$(BIN)/python -m supervisor.control.openapi schema > docs/api.schema.json
+	$(BIN)/python -m supervisor.control.openapi routes > docs/openapi.json
 	$(BIN)/python -m tests.config.tables
 	$(BIN)/python -m tests.architecture.document
 

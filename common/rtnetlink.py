@@ -29,10 +29,11 @@ from common.netlink import (
 )
 
 ALIAS = (
-    "facilitator"  # IFLA_IFALIAS of the interfaces that our WireGuard driver makes: only those may be removed
+    "facilitator"  # IFLA_IFALIAS of the interfaces that our WireGuard driver makes, and that we may remove
 )
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 LINK_GROUP, IPV4_ADDRESS_GROUP, IPV6_ADDRESS_GROUP = 1, 5, 9  # RTNLGRP_*
+IPV4_ROUTE_GROUP, IPV4_RULE_GROUP, IPV6_ROUTE_GROUP, IPV6_RULE_GROUP = 7, 8, 11, 19
 
 _NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 16, 17, 18, 20, 21, 22
 _LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBi")  # struct ifinfomsg, struct ifaddrmsg
@@ -41,7 +42,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _NEW_NEIGHBOUR, _GET_NEIGHBOUR = 28, 30
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg
-_NDA_DST, _NDA_IFINDEX = 1, 8
+_NDA_DST = 1
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 
@@ -174,10 +175,10 @@ def made_host_address(held: InterfaceAddress) -> tuple[NetlinkRequest, NetlinkRe
     return messages if held.address.version == 4 else (messages[1], messages[0])
 
 
-def neighbour_dump(index: int, version: int) -> NetlinkRequest:
-    """Asks for the neighbours on an interface, of one IP version (on a socket with STRICT_CHECK)."""
-    only = attribute(_NDA_IFINDEX, struct.pack("=I", index))
-    return NetlinkRequest(_GET_NEIGHBOUR, DUMP, _NEIGHBOUR.pack(FAMILY[version], 0, 0, 0, 0) + only)
+def neighbour_query(index: int, address: Address) -> NetlinkRequest:
+    """Asks for one neighbour on an interface (Linux 5.0 and later). ENOENT: there is no entry."""
+    head = _NEIGHBOUR.pack(FAMILY[address.version], index, 0, 0, 0)
+    return NetlinkRequest(_GET_NEIGHBOUR, 0, head + attribute(_NDA_DST, address.packed))
 
 
 def read_neighbour(body: bytes) -> tuple[Address, int] | None:

@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+from supervisor.run_arguments import run_arguments
+
 _OURS = "vpn-facilitator"
 _THEIRS = "supervisord.py"
 
@@ -25,13 +27,17 @@ def foreign_owner() -> str | None:
     return min(owners, default=_THEIRS)
 
 
+def prepare() -> None:
+    """What a daemon does before its imports."""
+    # What is imported stays: to look for garbage in it again and again is a fifth of the start.
+    gc.disable()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end us before app/daemon.py listens to it
+
+
 def main() -> None:
     """Run the command line; exit 1 with one sentence when another distribution shares our package."""
     if sys.argv[1:2] == ["run"]:
-        # what is imported stays: to look for garbage in it again and again is a fifth of the start (see
-        # app/daemon.py)
-        gc.disable()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end us before app/daemon.py listens to it
+        prepare()
     other = foreign_owner()
     if other is not None:
         sys.exit(
@@ -39,9 +45,14 @@ def main() -> None:
             f"beside ours; "
             f"install {_OURS} into a virtual environment of its own"
         )
-    from supervisor.cli import main as run
+    arguments = run_arguments(sys.argv[1:])
+    if arguments is not None:
+        from supervisor.app import run
 
-    run()
+        sys.exit(run(arguments.config, watch=arguments.watch))
+    from supervisor.cli import main as run_command
+
+    run_command()
 
 
 if __name__ == "__main__":

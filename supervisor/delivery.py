@@ -1,8 +1,8 @@
-"""The outputs as the engine uses them: each is told for itself, and one that raises is a fault of that
-part alone.
+"""The outputs as the engine uses them: each is called separately, and one that raises is a fault of that part
+alone.
 
-What holds a state (the kernel, the probes, the pagers and so on) is told again `AGAIN` seconds after a fault;
-an order is not repeated.
+What holds a state (kernel, prober, pagers and so on) is set again `REPUBLISH_SECONDS` after a fault; an order
+to a client is not repeated.
 """
 
 from __future__ import annotations
@@ -16,46 +16,48 @@ from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan, lane_of
+from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
-from supervisor.outputs import Outputs, ProbeJob
-from tunnels.base import AnyKind, Reason, seat_name
+from supervisor.core.state import Phase, Snapshot, Transition
+from supervisor.outputs import Outputs
+from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel
 
-AGAIN = 5.0  # seconds after which what has failed by a fault of ours is tried again
+REPUBLISH_SECONDS = 5.0  # after which everything is published again if an output has failed
 P = ParamSpec("P")
 
 
 class Delivery:
-    """Tells the outputs. Nothing here raises."""
+    """Calls the outputs. Nothing here raises."""
 
     def __init__(self, outputs: Outputs, faults: Faults, clock: Callable[[], float]) -> None:
         self._out, self._faults, self._clock = outputs, faults, clock
-        self._given = NetworkPlan()  # what the kernel's keeper was told last
-        self.again: float | None = None  # the moment at which all of it is to be told again
+        self._given = NetworkPlan()  # what the kernel was given last
+        self.again: float | None = None  # monotonic seconds at which everything is published again
 
     def due(self, now: float) -> bool:
-        """Something has failed, and its time has come; the caller tells everything again."""
+        """Whether an output had failed and it is time to publish everything again, which the caller does."""
         due = self.again is not None and self.again <= now
         self.again = None if due else self.again
         return due
 
     def publish(self, part: str, act: Callable[P, object], *about: P.args, **more: P.kwargs) -> bool:
-        """Tell an output, or find out what to tell it; False: it failed."""
+        """Call an output, or compute what it gets; False: it failed."""
         worked = self._faults.run(part, act, *about, **more)
         if not worked:
-            self.again = self._clock() + AGAIN
+            self.again = self._clock() + REPUBLISH_SECONDS
         return worked
 
     @property
     def busy(self) -> bool:
-        """See `Runner.busy`."""
+        """See `ClientRunner.busy`."""
         return self._faults.ask("runner", False, lambda: self._out.runner.busy)
 
     @property
     def conditions(self) -> dict[str, Condition]:
-        """What the outputs know to be wrong, by name."""
+        """What the outputs report to be wrong, by name."""
         of_kernel = self._faults.ask("network", {}, lambda: self._out.network.conditions)
         found = {name: Condition(text, look_further="facilitator plan") for name, text in of_kernel.items()}
         for watcher in self._out.watchers:
@@ -63,12 +65,12 @@ class Delivery:
         return found
 
     def order(self, tunnel: Tunnel, action: ev.Action) -> ev.SpawnFailed | None:
-        """Let the runner act; what the engine must hear because it could not."""
+        """Give an order to the runner; the event that follows if it failed."""
         runner = self._out.runner
         match action:
             case ev.Spawn():
                 if not self._faults.run(
-                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.seat
+                    "runner", runner.spawn, tunnel, action.session, action.resume, action.remote, action.slot
                 ):
                     text = "the client could not be started: an internal error; the log has the details"
                     return ev.SpawnFailed(tunnel.name, action.session, Reason.LOCAL, text)
@@ -81,31 +83,31 @@ class Delivery:
         return None
 
     def plan(self, plan: NetworkPlan) -> None:
-        """The latest plan, if it is another one."""
+        """Give the plan to the kernel, if it is not the one that it has."""
         if plan != self._given and self.publish("network", self._out.network.set, plan):
             self._given = plan
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """A transition, once."""
+        """Give a transition to the recorders, once."""
         for recorder in self._out.recorders:
             self._faults.run(_named("recorder", recorder), recorder.record, transition, snapshot)
 
     def keep(self, records: Mapping[str, TunnelRecord | None]) -> bool:
-        """What has changed; False: a keeper does not have it."""
+        """Give changed records to the keepers; False: one of them failed."""
         return all(
             [self.publish(_named("keeper", keeper), keeper.keep, records) for keeper in self._out.keepers]
         )
 
     def probe(self, jobs: Iterable[tuple[str, ProbeJob]]) -> None:
-        """The jobs of the prober."""
+        """Set the jobs of the prober."""
         self.publish("prober", lambda: self._out.prober.set(dict(jobs)))
 
     def count(self, jobs: Iterable[tuple[int, FlowJob]]) -> None:
-        """The jobs of the flow counter."""
+        """Set the jobs of the flow counter."""
         self.publish("flows", lambda: self._out.flows.set(dict(jobs)))
 
     def alert(self, alerts: Mapping[str, Alert]) -> None:
-        """The latest verdicts."""
+        """Set the verdicts of the alerters."""
         for alerter in self._out.alerters:
             self.publish(_named("alerter", alerter), alerter.set, alerts)
 
@@ -114,33 +116,25 @@ def _named(role: str, part: object) -> str:
     return f"{role}:{type(part).__name__}"
 
 
-def flow_jobs(
-    states: Mapping[str, TunnelState], lanes: Mapping[str, int], idle: float
-) -> Iterator[tuple[int, FlowJob]]:
-    """Which lanes drain."""
-    for name, state in states.items():
-        for side in state.sides:
-            if side.drain is not None:
-                yield (
-                    lane_of(lanes[name], side.session.seat),
-                    FlowJob(name, idle, None if side is state else side.session.number),
-                )
+def flow_jobs(members: Members, lanes: Mapping[str, int], idle: float) -> Iterator[tuple[int, FlowJob]]:
+    """The jobs of the flow counter: the lanes that drain."""
+    for name, (_, state) in members.items():
+        if state.drain is not None:
+            yield lane_of(lanes[name], state.session.slot), FlowJob(name, idle, None)
+        standby = state.standby
+        if standby is not None and standby.drain is not None:
+            yield lane_of(lanes[name], standby.session.slot), FlowJob(name, idle, standby.session.number)
 
 
 def probe_jobs(
-    tunnels: Mapping[str, Tunnel],
-    states: Mapping[str, TunnelState],
-    lanes: Mapping[str, int],
-    kinds: Mapping[str, AnyKind],
+    members: Members, lanes: Mapping[str, int], kinds: Mapping[str, AnyKind]
 ) -> Iterator[tuple[str, ProbeJob]]:
-    """Which sessions are probed, by seat."""
-    for name, tunnel in tunnels.items():
-        state = states[name]
-        pace = tunnel.probe if state.other is None else beside(tunnel.probe, state)
-        for side in state.sides if tunnel.probe.targets else ():
-            if side.phase is Phase.UP:
-                session, inside = side.session, kinds[tunnel.kind].inner_probe(tunnel)
-                job = ProbeJob(
-                    name, session.number, pace, session.device, lane_of(lanes[name], session.seat), inside
-                )
-                yield seat_name(name, session.seat), job
+    """The jobs of the prober: the sessions that are up, by slot name."""
+    for name, (tunnel, state) in members.items():
+        pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
+        for each in state.sessions if tunnel.probe.targets else ():
+            if each.phase is Phase.UP:
+                session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
+                lane = lane_of(lanes[name], session.slot)
+                job = ProbeJob(name, session.number, pace, session.device, lane, inside)
+                yield slot_name(name, session.slot), job

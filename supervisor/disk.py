@@ -1,8 +1,7 @@
-"""Files of ours, in `runtime_dir` and `state_dir`, opened so that nothing in their place can block or
-mislead us.
+"""Our files in `runtime_dir` and `state_dir`, opened so that nothing in their place can block or mislead us.
 
-A FIFO, a device, a symbolic link, a directory or a file that is far too large is no file of ours, whoever put
-it there: it is not read, and makes way for one that is.
+A FIFO, device, symbolic link, directory or far too large file is none of ours: it is not read, but removed or
+renamed, so that ours can take its name.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-LARGEST = 1 << 20  # bytes of a record
+CONTROL_SOCKET = "control.sock"  # in runtime_dir
+LOCK = "lock"  # in runtime_dir; the daemon holds an flock(2) on it
+MAX_RECORD_BYTES = 1 << 20
 _ASIDE = ".aside-"
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -27,7 +28,7 @@ _KINDS = (
 
 
 def opened(path: Path | str, flags: int, mode: int = 0o600) -> int:
-    """A descriptor of a regular file, never of another one that a link leads to. OSError; it never waits."""
+    """A descriptor of a regular file; never follows a link, never blocks. OSError."""
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC, mode)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -35,8 +36,8 @@ def opened(path: Path | str, flags: int, mode: int = 0o600) -> int:
     raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
-def read(path: Path | str, largest: int = LARGEST) -> bytes:
-    """The content of a small file. OSError: it cannot be read, or is no such file."""
+def read(path: Path | str, largest: int = MAX_RECORD_BYTES) -> bytes:
+    """The content of a small regular file. OSError."""
     with open(opened(path, os.O_RDONLY), "rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
@@ -45,9 +46,7 @@ def read(path: Path | str, largest: int = LARGEST) -> bytes:
 
 
 def replace(path: Path | str, content: bytes, mode: int = 0o600, sync: bool = False) -> None:
-    """Write a file anew in one step: after a crash at any point it is the old one or the new one. OSError:
-    the disk does not take it.
-    """
+    """Replace a file atomically: after a crash it is the old or the new one. OSError."""
     draft = f"{path}.new"
     fd = _created(draft, mode)
     with open(fd, "wb", buffering=0) as file:
@@ -73,10 +72,9 @@ def _created(draft: str, mode: int) -> int:
 
 
 def make_way(path: Path | str, *, directory: bool = False, largest: int | None = None) -> str | None:
-    """Let a regular file (or a `directory`) take this name: what was in its place, in words; None: nothing
-    was. OSError.
+    """Free this name for a regular file (or a `directory`): what was there, in words; None: nothing. OSError.
 
-    What is no directory is removed; a directory gets another name.
+    A directory is renamed, everything else is removed.
     """
     what = unlike(path, directory=directory, largest=largest)
     if what is None:
@@ -89,7 +87,7 @@ def make_way(path: Path | str, *, directory: bool = False, largest: int | None =
 
 
 def unlike(path: Path | str, *, directory: bool = False, largest: int | None = None) -> str | None:
-    """What is there instead of a regular file (or a `directory`); None: such a file, or nothing."""
+    """What is there instead of a regular file (or a `directory`), in words; None: such a file, or nothing."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -114,8 +112,8 @@ def tidy(
     directories: bool = False,
     largest: int | None = None,
 ) -> Iterator[str]:
-    """Make way for a directory, and in it for files (or `directories`) of these names, or of all: a
-    sentence for each that had to.
+    """Free the name of a directory, and in it those of files (or `directories`): these `names`, or all.
+    Yields a sentence for each that was freed.
     """
     yield from _tidied(directory, directory=True)
     for name in _names(directory) if names is None else names:

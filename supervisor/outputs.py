@@ -14,36 +14,24 @@ from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Snapshot, Transition
-from tunnels.settings import Probe, Tunnel
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeJob:
-    """What the prober should do for one running session."""
-
-    tunnel: str
-    session: int
-    probe: Probe
-    device: (
-        str | None
-    )  # bind to this device; None: a proxy carries the lane, where only received bytes prove anything
-    mark: int  # the lane
-    inside: str | None = None  # a target of the far side itself, for a proxy
+from tunnels.settings import Tunnel
 
 
 class ClientRunner(Protocol):
-    """Runs clients. Returns at once; what comes of it is posted to the inbox (Spawned, SpawnFailed,
+    """Runs clients. Every method returns at once; the outcome is posted to the inbox (Spawned, SpawnFailed,
     ClientSaid, Exited, ...).
     """
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
-        """Start the client of this session on one of the tunnel's seats, which must be free.
+        """Start the client of this session on one of the tunnel's slots, which must be free.
 
-        It shall `resume` the seat's last session, or log in; and try which of the far side's servers first.
+        `resume`: continue the slot's last session instead of logging in. `remote`: which of the configured
+        servers is tried first.
         """
 
     def renew(self, tunnel: str, session: int) -> None:
@@ -76,7 +64,7 @@ class Network(Protocol):
 
 
 class Watcher(Protocol):
-    """Knows of things that no tunnel's state tells."""
+    """Knows of conditions that are not part of any tunnel's state."""
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
@@ -107,7 +95,7 @@ class Alerter(Protocol):
 
 
 class Recorder(Protocol):
-    """Is told of each transition, once."""
+    """Gets each transition, once."""
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Must not block."""

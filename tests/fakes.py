@@ -14,14 +14,16 @@ from pydantic import TypeAdapter
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.events import ClientSaid, Event, Exited, FlowsCounted, Noticed, Probed, Spawned
 from supervisor.core.faults import Faults, Tell
+from supervisor.core.network.compose import Scope
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import PreviousRun, TunnelRecord
 from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
-from supervisor.engine import Engine, Scope
+from supervisor.engine import Engine
 from supervisor.inbox import Inbox
-from supervisor.outputs import Outputs, ProbeJob, Recorder
-from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, seat_name
+from supervisor.outputs import Outputs, Recorder
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, slot_name
 from tunnels.settings import Tunnel
 
 
@@ -128,7 +130,7 @@ class World:
     def crash(
         self, lost: Container[str] = (), restart: Container[str] = (), ends_by: float | None = None
     ) -> None:
-        """The daemon dies and another one goes on. `lost`: seats whose clients die unseen; `restart`:
+        """The daemon dies and another one goes on. `lost`: slots whose clients die unseen; `restart`:
         tunnels with other settings now.
 
         `ends_by`: of a drain that had begun.
@@ -162,15 +164,23 @@ class World:
             spins = spins + 1 if upcoming <= self.now else 0
             assert spins < self.SPIN_BUDGET, f"something spins at {self.now}"
             self.now = max(self.now, upcoming)
-            while self._heap and self._heap[0][0] <= self.now:
-                heapq.heappop(self._heap)[2]()
+            self._happens()
             due = self._drain_inbox()
 
     def _drain_inbox(self) -> float | None:
-        due = self.engine.advance(self.inbox.take())
-        while events := self.inbox.take():  # what the engine has told itself
-            due = self.engine.advance(events)
-        return due
+        """Turns of the engine, stage by stage as in production: between two stages happens what is due."""
+        self._turn()
+        while not self.inbox.empty:
+            self._turn()
+        return self.engine.due
+
+    def _turn(self) -> None:
+        for _ in self.engine.turn(self.inbox.take()):
+            self._happens()
+
+    def _happens(self) -> None:
+        while self._heap and self._heap[0][0] <= self.now:
+            heapq.heappop(self._heap)[2]()
 
     def phase(self, name: str = "acme") -> Phase:
         """The tunnel's phase now."""
@@ -179,10 +189,10 @@ class World:
 
 @dataclass
 class FakeRunner:
-    """Clients that live in virtual time. At most one per seat of a tunnel, or the test fails."""
+    """Clients that live in virtual time. At most one per slot of a tunnel, or the test fails."""
 
     world: World
-    alive: dict[str, int] = field(default_factory=dict)  # session by seat
+    alive: dict[str, int] = field(default_factory=dict)  # session by slot
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
     renewed: list[tuple[float, str, int]] = field(default_factory=list)
     dead: set[tuple[str, int]] = field(
@@ -190,14 +200,14 @@ class FakeRunner:
     )  # sessions that another one has taken the place of
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
-        place = seat_name(tunnel.name, seat)
+        place = slot_name(tunnel.name, slot)
         assert place not in self.alive, f"{place} would run twice"
         self.alive[place] = session
         self.spawned.append((self.world.now, tunnel.name, session))
         self.world.post(
-            Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, seat))
+            Spawned(tunnel.name, session, 1000 + session, f"id-{session}", device_name(tunnel, slot))
         )
         refusal, connects_in = self.world.habits.says(), self.world.habits.connects_in()
         if self.world.habits.second is Second.REFUSED and len(self.sessions(tunnel.name)) > 1:
@@ -214,13 +224,11 @@ class FakeRunner:
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         if self.world.habits.obeys_sigterm():
-            self._later(
-                0.05, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, 0))
-            )
+            self._later(0.05, tunnel, session, lambda: self.exit(tunnel, session, Exited(tunnel, session, 0)))
 
     def kill(self, tunnel: str, session: int) -> None:
         self._later(
-            0.01, tunnel, session, lambda: self._exit(tunnel, session, Exited(tunnel, session, None, 9))
+            0.01, tunnel, session, lambda: self.exit(tunnel, session, Exited(tunnel, session, None, 9))
         )
 
     @property
@@ -231,7 +239,7 @@ class FakeRunner:
     def sessions(self, name: str) -> list[int]:
         """Of the tunnel's clients that live."""
         return [
-            self.alive[place] for place in (seat_name(name, seat) for seat in (0, 1)) if place in self.alive
+            self.alive[place] for place in (slot_name(name, slot) for slot in (0, 1)) if place in self.alive
         ]
 
     def _connected(self, name: str, session: int) -> None:
@@ -245,24 +253,24 @@ class FakeRunner:
             self.world.habits.lives(),
             name,
             session,
-            lambda: self._exit(name, session, Exited(name, session, 1)),
+            lambda: self.exit(name, session, Exited(name, session, 1)),
         )
 
     def _later(self, seconds: float, name: str, session: int, act: Callable[[], None]) -> None:
         self.world.later(seconds, lambda: act() if self._place(name, session) is not None else None)
 
     def _place(self, name: str, session: int) -> str | None:
-        """The seat on which the session lives."""
+        """The slot on which the session lives."""
         return next(
             (
                 place
-                for place in (seat_name(name, seat) for seat in (0, 1))
+                for place in (slot_name(name, slot) for slot in (0, 1))
                 if self.alive.get(place) == session
             ),
             None,
         )
 
-    def _exit(self, name: str, session: int, event: Exited) -> None:
+    def exit(self, name: str, session: int, event: Exited) -> None:
         place = self._place(name, session)
         assert place is not None
         del self.alive[place]

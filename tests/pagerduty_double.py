@@ -179,6 +179,15 @@ class Double:
         """Let what hangs go on."""
         self._released.set()
 
+    def hang_again(self) -> None:
+        """Take `release` back: what hangs from now on waits for the next one."""
+        self._released.clear()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have arrived and were not answered yet."""
+        return sum(self._in_flight.values())
+
     def wait(self, condition: Callable[[Double], bool], timeout: float = 60.0) -> bool:
         """True as soon as the condition holds; it is looked at after each change."""
         with self._changed:

@@ -50,7 +50,7 @@ __all__ = [
     "Wanted",
     "device_name",
     "inputs_of",
-    "seat_name",
+    "slot_name",
 ]
 
 
@@ -92,9 +92,8 @@ class Reason(enum.StrEnum):
     HANDSHAKE = "handshake"  # the handshake failed without an explanation
     UPLINK = "uplink"  # this host has no Internet connection: nothing is tried until it is back
     LOCAL = "local"  # something on this host is busy or missing for the moment
-    SESSION_EXPIRED = (
-        "session-expired"  # a session has a time limit that is over, or cannot be resumed any more
-    )
+    # the session's time limit is over, or the remote gateway no longer accepts a kept session
+    SESSION_EXPIRED = "session-expired"
     PROTOCOL = "protocol"  # the remote gateway violates the protocol, or floods the client
     FAR_END_FULL = "far-end-full"  # the remote gateway has no room for another session
     BANNED = "banned"  # the remote gateway locks us out for a while
@@ -167,9 +166,8 @@ class Placement:
     python: str  # interpreter for drivers, the programs of ours that run a client
     remote: int = 0  # index of the remote gateway to try first: increased each time one was tried in vain
     mark: int = 0  # fwmark of packets that may enter the tunnel before it is up
-    user: tuple[int, int] | None = (
-        None  # uid and gid to switch to; None: not started as root, or may stay root
-    )
+    # uid and gid to switch to; None: not started as root, or may stay root
+    user: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +215,8 @@ class Connected:
     routes: tuple[IPNetwork, ...] = ()  # networks that the remote gateway pushed: shown, never installed
     lasts: float | None = None  # seconds from now until the remote gateway ends the session; None: unknown
     address6: str | None = None  # our IPv6 address inside the tunnel
-    on_interface: bool = (
-        False  # the client adds the addresses to its interface; else they exist in source NAT only
-    )
+    # the client adds the addresses to its interface; else they exist in source NAT only
+    on_interface: bool = False
     mtu: int | None = None  # bytes: the MTU to set on the interface; None: the client has set it
 
     def __post_init__(self) -> None:
@@ -329,9 +326,8 @@ class Kind(Generic[TunnelT]):
     start_timeout: float = 60.0  # seconds from the start of the client to Connected
     stop_timeout: float = 5.0  # seconds from SIGTERM to SIGKILL
     renew: tuple[Say, ...] = ()  # makes the client reconnect without ending; empty: it cannot
-    renew_starts_new_session: bool = (
-        False  # the remote gateway's session time limit starts again with `renew`
-    )
+    # the remote gateway's session time limit starts again with `renew`
+    renew_starts_new_session: bool = False
     # two clients of the tunnel can run at the same time (make-before-break)
     allows_parallel: Callable[[TunnelT], bool] = lambda tunnel: True
     unlimited_session: bool = False  # the protocol has no session limit: reconnects are never planned
@@ -362,22 +358,22 @@ def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
     return *kind.inputs(tunnel), *seed
 
 
-def seat_name(name: str, seat: int) -> str:
+def slot_name(name: str, slot: int) -> str:
     """The name of one of a tunnel's two slots: `NAME` or `NAME~`. No tunnel's own name may end with `~`."""
-    return f"{name}~" if seat else name
+    return f"{name}~" if slot else name
 
 
-def device_name(tunnel: Tunnel, seat: int = 0) -> str:
+def device_name(tunnel: Tunnel, slot: int = 0) -> str:
     """The interface of a slot: `device:` of the configuration, else `t-NAME`; shortened to the kernel's 15
     characters, with a checksum to keep it unique.
     """
-    if tunnel.device is not None and seat == 0:
+    if tunnel.device is not None and slot == 0:
         return tunnel.device
-    name = seat_name(tunnel.device or f"t-{tunnel.name}", seat)
+    name = slot_name(tunnel.device or f"t-{tunnel.name}", slot)
     if len(name) <= 15:
         return name
     checksum, digits = zlib.crc32(tunnel.name.encode()), ""
     for _ in range(4):
         checksum, digit = divmod(checksum, 36)
         digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return f"{name[:10]}{'~' if seat else '-'}{digits}"
+    return f"{name[:10]}{'~' if slot else '-'}{digits}"

@@ -1,11 +1,10 @@
-"""What the programs of ours that drive a client say, understood: the daemon's side of
+"""Understands what a driver reports: the daemon's end of the channel, whose other end is
 tunnels/drivers/channel.py.
 
-    lines of the socket (JSON) and of the output -> ProgramDialogue.receive -> Say | Connected | Failed |
-    Question | Keep
+    lines of the socket (JSON) and of the output -> ProgramDialogue.receive -> Say | Connected | Failed | ...
 
-Failures are read from what the client itself prints, by the kind's own table; a program adds only what it
-alone can know.
+Failures are read from the client's own output, by the kind's table; a driver adds only what it alone can
+know.
 """
 
 from __future__ import annotations
@@ -39,20 +38,18 @@ INTERFACE_SETTINGS = (Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/
 
 
 class ProgramDialogue:
-    """The understanding of one session that a program of ours drives. Says one failure and is silent after
-    it.
-    """
+    """The dialogue of one session that a driver runs. Reports one failure and is silent after it."""
 
     def __init__(self, known: Mapping[str, str], failures: Table) -> None:
-        """`known`: the answers that need nobody, by what is asked (`username`, `password`); `failures`
-        explains lines of the client.
+        """`known`: answers that need no operator, by what is asked (`username`, `password`). `failures`
+        explains lines of the client's output.
         """
         self._known, self._failures = known, failures
-        self._open: int | None = None  # number of the question that waits for an answer
+        self._open: int | None = None  # id of the open question
         self._failed = False
 
     def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
-        """Take one line and give what to answer and what it means."""
+        """Take one line and return replies and what it means."""
         if self._failed:
             return
         for answer in self._understand(source, line):
@@ -60,7 +57,7 @@ class ProgramDialogue:
             yield answer
 
     def answer(self, text: str) -> Iterator[Answer]:
-        """Hand the answer to the program."""
+        """Send the answer to the driver."""
         if self._open is not None:
             yield _reply(self._open, text)
             self._open = None

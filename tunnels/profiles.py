@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath
 
 from tunnels.base import Input, ReferencedFile
 
-COMPANION = "beside/"  # the names of such inputs begin with this; no other input's name has a slash
+PREFIX = "beside/"  # of the names of such inputs; names of other inputs have no slash
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be run: why, in which line of it, and of which file."""
+    """A profile that cannot be used: sentence, line number and file."""
 
     def __init__(self, text: str, line: int | None = None, path: Path | None = None) -> None:
         super().__init__(text, line, path)
@@ -34,7 +34,7 @@ class ProfileError(ValueError):
 
 @contextlib.contextmanager
 def of_file(path: Path) -> Iterator[None]:
-    """Let a ProfileError from inside name this file."""
+    """Add this path to a ProfileError that is raised inside."""
     try:
         yield
     except ProfileError as error:
@@ -42,30 +42,32 @@ def of_file(path: Path) -> Iterator[None]:
 
 
 class Value(str):
-    """A value of a profile that knows its line."""
+    """A value of a profile, with its line number."""
 
     line: int
 
     def __new__(cls, text: str, line: int) -> Value:
-        """The text of this line."""
+        """The text, which was found in this line."""
         value = super().__new__(cls, text)
         value.line = line
         return value
 
 
-def companion(profile: Path, name: str, option: str, line: int, secret: bool = False) -> Input:
-    """The file that an option of the profile names. ProfileError: it does not lie beside the profile."""
+def referenced_file(profile: Path, name: str, option: str, line: int, secret: bool = False) -> Input:
+    """The input for a file that an option of the profile names. ProfileError: it is not beside
+    the profile.
+    """
     below = _below(profile, name, option, line)
-    return Input(COMPANION + below, ReferencedFile(profile, below, option, line, secret))
+    return Input(PREFIX + below, ReferencedFile(profile, below, option, line, secret))
 
 
 def folder(profile: Path, name: str) -> Input:
-    """All files of a folder beside the profile, which need not exist."""
-    return Input(COMPANION + name, ReferencedFile(profile, name, folder=True))
+    """The input for all files of a folder beside the profile, which need not exist."""
+    return Input(PREFIX + name, ReferencedFile(profile, name, folder=True))
 
 
 def _below(profile: Path, name: str, option: str, line: int) -> str:
-    """The name as seen from the profile's directory."""
+    """The name relative to the profile's directory."""
     below = name.removeprefix(f"{profile.parent}/") if profile.is_absolute() else name
     parts = PurePosixPath(below).parts
     if not parts or "\0" in below or below.startswith("/") or ".." in parts:

@@ -1,8 +1,7 @@
-"""Regular expressions that a configuration may hold: RE2 takes time in proportion to the length of a line,
-whatever the pattern.
+"""Regular expressions that a configuration may contain. RE2 matches in linear time, whatever the pattern.
 
-What that leaves is the size of a pattern, which is bounded: one by its memory, and all of a tunnel together
-by their size.
+What remains is the size of patterns, which is bounded: one by its memory, and all of a tunnel together by
+their instructions.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-LOOKED_AT = 512  # characters of a line that patterns see
-# instructions of all patterns of a tunnel; the worst of them take less than a tenth of a second for a line
-LARGEST = 10_000
-_MEMORY = 256 << 10  # bytes of one pattern, with what it remembers while it looks
+MAX_MATCHED_CHARS = 512  # of a line: patterns see no more
+# of all patterns of a tunnel; the worst of them take less than 0.1 s per line
+MAX_INSTRUCTIONS = 10_000
+_MAX_MEMORY_BYTES = 256 << 10  # of one pattern, with the state of a match
 
-# RE2's words for what it does not take, and ours
+# RE2's messages, and ours
 _WHY = (
     ("invalid perl operator: (?=", "it looks ahead, which RE2 does not support; match the text itself"),
     ("invalid perl operator: (?!", "it looks ahead, which RE2 does not support; match the text itself"),
@@ -40,11 +39,11 @@ _WHY = (
 
 
 def compiled(pattern: str) -> Any:
-    """The pattern, ready to search with. ValueError says where it is wrong, and how."""
+    """The compiled pattern. ValueError says what is wrong with it, and where."""
     import re2  # most configurations have no patterns
 
     options = re2.Options()
-    options.max_mem, options.log_errors = _MEMORY, False
+    options.max_mem, options.log_errors = _MAX_MEMORY_BYTES, False
     try:
         return re2.compile(pattern, options)
     except UnicodeEncodeError as error:
@@ -59,8 +58,8 @@ def compiled(pattern: str) -> Any:
 
 
 def check_sizes(patterns: Iterable[str]) -> None:
-    """ValueError: these are too large together."""
-    if sum(compiled(pattern).programsize for pattern in patterns) > LARGEST:
+    """ValueError: these patterns are too large together."""
+    if sum(compiled(pattern).programsize for pattern in patterns) > MAX_INSTRUCTIONS:
         raise ValueError(
             "the regular expressions of this tunnel are too large together; use fewer, or smaller numbers "
             "of repetitions"
@@ -72,7 +71,7 @@ def _explained(said: str) -> str:
 
 
 def _place(pattern: str, said: str) -> str:
-    """Where the part is that RE2 complains about; nothing if that is all of it."""
+    """Where the part is that RE2 complains about; empty if that is the whole pattern."""
     part = said.partition(": ")[2]
     at = pattern.find(part) if part else -1
     return "" if at < 0 or part == pattern else f" (at character {at + 1})"

@@ -1,4 +1,4 @@
-"""The VPN kinds that the daemon can run: one file and one line each."""
+"""The VPN kinds that the daemon can run: one package and one line each."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -27,7 +27,7 @@ from tunnels.quantities import Pause, Seconds, Share
 from tunnels.targets import TargetText
 from tunnels.text import clean
 
-MOST_TUNNELS = 999  # each owns a packet mark and a routing table of a fixed range
+MOST_TUNNELS = 999  # each has two lanes (fwmark = routing table) of a fixed range
 
 IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
@@ -37,8 +37,8 @@ IPAddress = IPv4Address | IPv6Address
 
 
 def parse_network(value: Any) -> IPNetwork:
-    """An IPv4 or IPv6 network in CIDR form; host bits that are set are an error, because they hide a
-    typing mistake.
+    """An IPv4 or IPv6 network in CIDR form. Host bits that are set are an error, because they are most likely
+    a typo.
     """
     if isinstance(value, IPv4Network | IPv6Network):
         return value
@@ -68,15 +68,19 @@ Network = Annotated[
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
+    """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, validate_default=False, arbitrary_types_allowed=False
+        frozen=True,
+        extra="forbid",
+        strict=False,
+        validate_default=False,
+        arbitrary_types_allowed=False,
+        defer_build=True,
     )
 
-    whole: ClassVar[bool] = (
-        False  # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
-    )
+    # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
+    whole: ClassVar[bool] = False
 
 
 class SecretError(ValueError):
@@ -150,7 +154,7 @@ class Destination(Settings):
 
     @property
     def staff_side(self) -> IPNetwork:
-        """The network that staff address."""
+        """The network that staff use."""
         return self.presented_as or self.network
 
 
@@ -279,7 +283,7 @@ class Ports(NamedTuple):
 
 
 def parse_ports(value: str) -> Ports:
-    """Ports from `tcp/443` or `udp/8000-8100`; ValueError says how they are written."""
+    """Ports of `tcp/443` or `udp/8000-8100`; ValueError says how they are written."""
     match = _PORTS.fullmatch(value)
     first, last = (int(match[2]), int(match[3] or match[2])) if match else (0, 0)
     if match is None or not 1 <= first <= last <= 65535:

@@ -1,9 +1,8 @@
-"""Text that comes from outside, made safe to show: on a terminal, on a page, in a log, to a person who is
-called at night.
+"""Makes untrusted text safe to show: on a terminal, on a page, in a log, in an incident.
 
-Nothing in it moves a cursor, changes a colour, hides, reorders or imitates other text. Everything that
-decodes words of a client (JSON, base64) cleans them after decoding, because an escape sequence may be written
-as ordinary letters before.
+Nothing in it moves a cursor, changes a colour, hides, reorders or imitates other text. Code that decodes text
+of a client (JSON, base64) cleans it after decoding, because an escape sequence may be written as ordinary
+letters before.
 """
 
 from __future__ import annotations
@@ -33,23 +32,25 @@ _INVISIBLE = (
     (0x3164, 0x3164),
     (0xFFA0, 0xFFA0),
     (0x1BCA0, 0x1BCA3),
-    (0xFE00, 0xFE0F),  # which variant of a letter
+    (0xFE00, 0xFE0F),  # variation selectors
 )
-_LONE = (0xD800, 0xDFFF)  # half of a pair: no text can be encoded with it
+_SURROGATES = (0xD800, 0xDFFF)  # cannot be encoded
 _TABLE: dict[int, str | None] = {
     **{code: None for first, last in _INVISIBLE for code in range(first, last + 1)},
-    **dict.fromkeys(range(_LONE[0], _LONE[1] + 1), "\N{REPLACEMENT CHARACTER}"),
+    **dict.fromkeys(range(_SURROGATES[0], _SURROGATES[1] + 1), "\N{REPLACEMENT CHARACTER}"),
     **{
         0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)
-    },  # what surrogateescape makes of undecodable bytes
+    },  # undecodable bytes after surrogateescape
 }
-_UNSAFE = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in (*_INVISIBLE, _LONE)) + "]")
+_UNSAFE = re.compile(
+    "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in (*_INVISIBLE, _SURROGATES)) + "]"
+)
 _UNSAFE_ASCII = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def clean(text: str) -> str:
-    """The text without escape sequences and invisible characters; tab and newline stay. An undecodable
-    byte becomes \\xNN.
+    """The text without escape sequences and invisible characters; tab and newline stay. An undecodable byte
+    becomes \\xNN.
     """
     unsafe = _UNSAFE_ASCII if text.isascii() else _UNSAFE
     if unsafe.search(text) is None:  # most text is clean, and what follows is slow
@@ -58,7 +59,7 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The clean text with each space, tab or newline in a row as one space: it cannot pass for a line of
-    its own.
+    """The clean text with each run of whitespace as one space, so that it cannot pass for a line
+    of its own.
     """
     return " ".join(clean(text).split())

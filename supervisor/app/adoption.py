@@ -1,5 +1,4 @@
-"""How a daemon goes on where an earlier one was killed: what that one knew, and which of its clients still
-run.
+"""Takeover after a crash or an upgrade (adoption): what the earlier daemon knew, and which clients still run.
 
 recall, living -> Inheritance -> plan (the kernel stays as it is) -> take_up (clients) -> engine.adopt; what
 is left over is ended
@@ -25,7 +24,7 @@ from supervisor.clients.runner import Runner
 from supervisor.config import Config
 from supervisor.config.difference import fingerprint
 from supervisor.core.session.record import PreviousRun, Spent
-from supervisor.core.state import Phase, Session, TunnelState
+from supervisor.core.state import Phase, Session, SessionState, TunnelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,8 @@ class Inheritance:
 
     stored: Mapping[str, Stored] = field(default_factory=dict)
     found: Sequence[FoundClient] = ()  # clients of exactly the sessions that are stored
-    kept: frozenset[str] = frozenset()  # seats whose next session need not log in
-    ends_by: float | None = None  # see `memory.ends_by`
+    kept: frozenset[str] = frozenset()  # slots whose next session need not log in
+    ends_by: float | None = None  # see `state_store.ends_by`
     spent: Mapping[str, Spent] = field(default_factory=dict)  # by tunnel: of records that are not understood
 
     def close(self) -> None:
@@ -54,14 +53,11 @@ class Inheritance:
     @property
     def sessions(self) -> dict[str, tuple[Session, ...]]:
         """For the history: tunnels that go on as they were, and their sessions."""
-        states = {
-            name: each.record.state
-            for name, each in self.stored.items()
-            if each.record.state.phase is not Phase.STOPPED
-        }
+        states = {name: each.record.state for name, each in self.stored.items()}
         return {
-            name: tuple(side.session for side in state.sides if side.running)
+            name: tuple(each.session for each in state.sessions)
             for name, state in states.items()
+            if state.phase is not Phase.STOPPED
         }
 
     def changed(self, config: Config) -> frozenset[str]:
@@ -79,13 +75,10 @@ class Inheritance:
         log, taken = structlog.get_logger(), []
         for found in self.found:
             entry = found.entry
-            side = _side(self.stored[entry.tunnel].record.state, entry)
+            session = _session(self.stored[entry.tunnel].record.state, entry)
+            starting = session is not None and session.phase is Phase.STARTING
             try:
-                runner.adopt(
-                    config.tunnels[entry.tunnel],
-                    found,
-                    starting=side is not None and side.phase is Phase.STARTING,
-                )
+                runner.adopt(config.tunnels[entry.tunnel], found, starting=starting)
             except SpawnError as error:
                 log.warning(
                     "a client of an earlier daemon cannot be gone on with",
@@ -106,7 +99,9 @@ def inherit(config: Config, runtime_dir: Path, given: HandoverDocument | None = 
     stored = {name: each for name, each in known.stored.items() if name in config.tunnels}
     entries = Journal(runtime_dir).load().values()
     found = living(
-        entry for entry in entries if entry.tunnel in stored and _is_of(stored[entry.tunnel], entry)
+        entry
+        for entry in entries
+        if entry.tunnel in stored and _session(stored[entry.tunnel].record.state, entry) is not None
     )
     for each in found:
         stored[each.entry.tunnel] = _completed(stored[each.entry.tunnel], each.entry)
@@ -118,13 +113,8 @@ def _key(found: FoundClient) -> tuple[str, int]:
     return found.entry.tunnel, found.entry.session
 
 
-def _is_of(stored: Stored, entry: JournalEntry) -> bool:
-    side = _side(stored.record.state, entry)
-    return side is not None and side.running
-
-
-def _side(state: TunnelState, entry: JournalEntry) -> TunnelState | None:
-    return next((side for side in state.sides if side.session.number == entry.session), None)
+def _session(state: TunnelState, entry: JournalEntry) -> SessionState | None:
+    return next((each for each in state.sessions if each.session.number == entry.session), None)
 
 
 def _completed(stored: Stored, entry: JournalEntry) -> Stored:
@@ -134,8 +124,15 @@ def _completed(stored: Stored, entry: JournalEntry) -> Stored:
 
 
 def _with_client(state: TunnelState, entry: JournalEntry) -> TunnelState:
-    other = None if state.other is None else _with_client(state.other, entry)
-    if state.session.number != entry.session:
-        return replace(state, other=other)
-    session = replace(state.session, id=entry.id, pid=entry.pid, device=entry.device, port=entry.port)
-    return replace(state, session=session, other=other)
+    active, standby = (
+        None if each is None else _identified(each, entry) for each in (state.active, state.standby)
+    )
+    return replace(state, active=active, standby=standby)
+
+
+def _identified(session: SessionState, entry: JournalEntry) -> SessionState:
+    facts = session.session
+    if facts.number != entry.session:
+        return session
+    known = replace(facts, id=entry.id, pid=entry.pid, device=entry.device, port=entry.port)
+    return replace(session, session=known)

@@ -1,18 +1,20 @@
-"""What commands do about this host without a daemon: compare the kernel with a configuration, and remove
-everything that is ours.
+"""Commands without a daemon: compare the kernel with a configuration (`facilitator plan`), and remove
+everything of ours (`facilitator cleanup`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
 from supervisor.app.directories import lock, refused, tidy
+from supervisor.app.first_plan import first_plan
 from supervisor.app.stores.state_store import forget
-from supervisor.app.wiring import first_plan
+from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
@@ -25,7 +27,7 @@ from supervisor.kernel.maintenance import cleanup, preview, remove_devices
 from tunnels.registry import KINDS
 
 
-async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
+async def clean(runtime_dir: Path, keep: bool = False, name: str | None = None) -> list[str]:
     """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a
     daemon runs.
 
@@ -34,18 +36,18 @@ async def clean(runtime_dir: Path, keep: bool = False) -> list[str]:
     """
     locked = lock(runtime_dir) if runtime_dir.is_dir() else None
     try:
-        untidy = list(tidy(runtime_dir)) if locked is not None else []
-        lines = (
-            [f"ended process {pid} of {tunnel}" for tunnel, pid in await sweep(Journal(runtime_dir))]
-            if locked is not None
-            else []
-        )
+        lines: list[str] = []
+        if locked is not None:
+            lines += tidy(runtime_dir)
+            ended = await sweep(Journal(runtime_dir))
+            lines += [f"ended process {pid} of {tunnel}" for tunnel, pid in ended]
+            ClientGroup(name or socket.gethostname()).remove()
         with _explained():
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]
-        disk.make_way(runtime_dir / "control.sock")
+        disk.make_way(runtime_dir / disk.CONTROL_SOCKET)
         forget(runtime_dir)
-        return [*untidy, *lines]
+        return lines
     finally:
         if locked is not None:
             os.close(locked)

@@ -1,8 +1,8 @@
-"""Reads files below a directory, by names that come from outside, without ever leaving the directory.
+"""Reads files below a directory by untrusted names, without ever leaving the directory (like openat2(2) with
+RESOLVE_BENEATH, but absolute links into the directory are followed).
 
-Each step of the way is opened by itself, relative to the step before, and never through a symbolic link: a
-link is read and followed here, as long as it stays below the directory. So nobody who may write there can
-lead us away between the check and the reading.
+Each component of the path is opened relative to the one before, never through a symbolic link: links are read
+and resolved here. So whoever can write there cannot redirect us between check and read.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-LARGEST = 4 << 20  # bytes of a file
-MANY = 256  # files of a folder
-_LINKS = 40  # symbolic links on one way; the kernel's own limit
+MAX_BYTES = 4 << 20  # of a file
+MAX_FILES = 256  # of a folder
+_MAX_LINKS = 40  # symbolic links in one path: the kernel's limit, see path_resolution(7)
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -26,9 +26,9 @@ def read_regular(path: str | Path) -> bytes:
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("it is not a regular file")
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
     return content
 
 
@@ -47,8 +47,8 @@ def names_beneath(directory: Path, name: str) -> list[str]:
     with contextlib.suppress(FileNotFoundError), _found(directory, name) as fd:
         with os.scandir(f"/proc/self/fd/{fd}") as entries:
             names = sorted(entry.name for entry in entries if not entry.is_dir())
-        if len(names) > MANY:
-            raise ValueError(f"it holds more than {MANY} files")
+        if len(names) > MAX_FILES:
+            raise ValueError(f"it holds more than {MAX_FILES} files")
         return names
     return []
 
@@ -78,7 +78,7 @@ def _found(directory: Path, name: str) -> Iterator[int]:
                     way.append(fd)
                     continue
                 links += 1
-                if links > _LINKS:
+                if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 parts = _target(directory, os.readlink("", dir_fd=fd)).split("/") + parts
                 way = way[:1] if parts[0] == "" else way

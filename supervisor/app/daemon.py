@@ -1,34 +1,46 @@
-"""`facilitator run`: serves until it is told to end, and takes everything down again in the right order."""
+"""`facilitator run`: starts the parts, serves until it is asked to end, reloads, upgrades, and ends
+in order.
+
+start: kernel closed -> clients of an earlier daemon adopted, others ended -> sockets -> configuration ->
+READY
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import sys
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from supervisor import disk
 from supervisor.app.adoption import inherit
+from supervisor.app.background import BackgroundTasks
 from supervisor.app.directories import lock, make_directory, refused, tidy
+from supervisor.app.engine_view import stalled
 from supervisor.app.files import errors_of, load
+from supervisor.app.first_plan import first_plan, scope
+from supervisor.app.listening import listen, server_tls
+from supervisor.app.owner import Owner, Ownership, owner, take_lock
+from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.profiles import Weight, examine
-from supervisor.app.shutdown import Ending, Orders
-from supervisor.app.stores.state_store import forget
-from supervisor.app.stores.upgrade_document import HandoverDocument, asked, received
+from supervisor.app.shutdown import Shutdown, ShutdownRequests
+from supervisor.app.status_line import summary
+from supervisor.app.stores.last_configuration import Loaded, load_or_last_good
+from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
 from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.upgrade import Upgrade
 from supervisor.app.watchers.endpoints import EndpointWatch
-from supervisor.app.watchers.idle import QuietWatch
-from supervisor.app.wiring import Parts, build, first_plan, paging, scope, summary
-from supervisor.clients.process_journal import Journal
+from supervisor.app.watchers.idle import IdleWatch
+from supervisor.app.wiring import RunInputs, build, paging
+from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
     become_subreaper,
     forbid_core_dumps,
@@ -39,18 +51,13 @@ from supervisor.clients.processes import (
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigErrors, difference
-from supervisor.config.model import Tls
-from supervisor.config.notation import Listen
-from supervisor.control.sd_notify import Notifier
-from supervisor.control.stop_reason import StopReason, stop_reason
-from supervisor.control.tls import ServerTls
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
-from supervisor.core.session.lifetime import REMEMBERED, remembered
+from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
-from supervisor.delivery import AGAIN
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.uplink import UplinkWatch
-from supervisor.reports.history.last_failures import KEPT
+from supervisor.reports.history.last_failures import MAX_FAILURES
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
@@ -58,18 +65,21 @@ from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
 
+if TYPE_CHECKING:
+    from supervisor.control.api import HTTPApi
+
 STDOUT = 1  # by its number: a log must not depend on what Python thinks of a closed stream
-STALLED = 10.0  # seconds that the engine may be late
-LOOK = 5.0  # seconds between two looks, during a drain, what the service manager has in mind now
 
 
-def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
-    """Run the daemon with this configuration to its end; the exit code. Errors at the start are printed."""
-    if (code := asked(path, kinds)) is not None:
+def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS, *, watch: bool = False) -> int:
+    """Run the daemon until it ends; the exit code. Errors at the start are printed. `watch`: reload whenever
+    the file changes.
+    """
+    if (code := check_requested(path, kinds)) is not None:
         return code
     open_standard_streams()
     try:
-        return asyncio.run(_main(path, kinds))
+        return asyncio.run(_main(path, kinds, watch))
     except ConfigErrors as problem:
         print("\n".join(errors_of(problem)), file=sys.stderr)
         return Exit.CONFIG
@@ -78,36 +88,41 @@ def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS) -> int:
         return problem.code
 
 
-async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
-    orders = Orders()
+async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
+    requests = ShutdownRequests()
     os.umask(0o077)
     reset_sigchld()
     become_subreaper()
     forbid_core_dumps()
     not_dumpable()
     raise_file_limit()
-    notifier = Notifier()
-    given = received()
-    config = load(path, kinds)
+    notifier = SystemdNotifier()
+    handover = received()
+    gc.freeze()  # the imported code stays: what follows needs not look through it
+    loaded = load_or_last_good(path, kinds)
+    config = loaded.config
     make_directory(config.facilitator.runtime_dir, "facilitator.runtime_dir", shared=True)
     make_directory(config.facilitator.state_dir, "facilitator.state_dir")
-    locked = lock(config.facilitator.runtime_dir) if given is None else given.lock
+    owned = owner(path)
+    locked = take_lock(lock, config.facilitator.runtime_dir, owned) if handover is None else handover.lock
     secrets = Secrets()
     log = configure(STDOUT, secrets)
     for sentence in tidy(config.facilitator.runtime_dir, config.facilitator.state_dir):
         structlog.get_logger().warning("not a file of ours", text=sentence)
     say_what_is_missing()
-    parts = build(path, kinds, config, secrets, notifier, lambda: log.dropped, given)
-    daemon = Daemon(path, config, parts, orders, ProcessLifetime(locked, log.flush, given))
+    parts = build(config, RunInputs(path, kinds, secrets, notifier, lambda: log.dropped, owned, handover))
+    daemon = Daemon(path, loaded, parts, requests, ProcessLifetime(locked, log.flush, owned, handover, watch))
     try:
         await daemon.start()
-        # what is there now stays: to look through it for garbage would stop the loop for tens of milliseconds
+        # What the start left is a few milliseconds' work. All other objects of now stay: a garbage collection
+        # of them would stop the loop for tens of milliseconds.
+        gc.collect()
         gc.freeze()
         gc.enable()
         await daemon.serve()
         await daemon.end()
     finally:
-        error = await daemon.close()
+        error = await parts.closing.close()
         log.close()
         os.close(locked)
     return Exit.OK if error is None else Exit.FAILED
@@ -115,384 +130,251 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLifetime:
-    """What outlives a change of the program in this process, or ends with it."""
+    """What lives as long as this process, whatever program it runs (see `supervisor.app.upgrade`)."""
 
     lock: int  # descriptor of the lock on runtime_dir
     log_written: Callable[[], object]  # waits until the log is written
-    given: HandoverDocument | None = None  # what the program before us has left
+    owner: Owner
+    handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
+    watch: bool = False  # reload whenever the configuration file changes
 
 
 class Daemon:
-    """One run, from the first route to the last."""
+    """One run. `Parts.closing` closes what `start` has started."""
 
     def __init__(
-        self, path: Path, config: Config, parts: Parts, orders: Orders, process: ProcessLifetime
+        self, path: Path, loaded: Loaded, parts: Parts, requests: ShutdownRequests, process: ProcessLifetime
     ) -> None:
-        self._path, self._config, self._parts, self._orders, self._process = (
-            path,
-            config,
-            parts,
-            orders,
-            process,
-        )
+        self._path, self._config, self._parts = path, loaded.config, parts
+        self._errors = loaded.errors  # of the file, if another configuration is in effect
+        self._requests, self._process = requests, process
         self._log = structlog.get_logger()
-        self._control = (
-            config.facilitator.runtime_dir / "control.sock"
-        )  # where it is taken, whatever a later file says
-        self._tasks: list[asyncio.Task[None]] = []
+        self._engine: asyncio.Task[None] | None = None
         self._upgrading = asyncio.Lock()
+        self._ownership = Ownership(process.owner)
 
-    # --- the beginning
-    # ------------------------------------------------------------------------------------------------------
+    # --- start
 
     async def start(self) -> None:
-        """Up to READY: the kernel closed, leftovers ended, sockets open, engine running. CannotStart."""
+        """Start everything up to READY: kernel, adoption, sockets, engine, background tasks. CannotStart."""
         config, parts = self._config, self._parts
-        tls = _tls(config.http.tls)
-        self._log.info(
-            "starting", facilitator=parts.identity.facilitator, version=version(), tunnels=len(config.tunnels)
-        )
+        tls = server_tls(config.http.tls)
+        name = parts.identity.facilitator
+        self._log.info("starting", facilitator=name, version=version(), tunnels=len(config.tunnels))
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
         restart = await self._begin()
-        await self._listen(config.http.listen, tls)
+        await listen(
+            parts, self._api(), config.facilitator.runtime_dir / disk.CONTROL_SOCKET, config.http.listen, tls
+        )
         self._take_over(config, restart)
-        quiet = QuietWatch(parts.engine, SessionMeter(parts.engine.lane), parts.inbox.post)
-        endpoints = EndpointWatch(lambda: parts.engine.snapshot, parts.kinds, parts.inbox.post)
-        beside: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "loop lag": lambda: loop_lag.watch(parts.metrics.loop_lag),
-            "watchdog": self._feed_watchdog,
-            "certificates": parts.certificates.run,
-            "quiet": quiet.run,
-            "uplink": UplinkWatch(parts.inbox.post).run,
-            "endpoints": endpoints.run,
-            "status page samples": parts.page_model.run,
-            "host watch": parts.hostwatch.run,
-        }
-        self._tasks = [
-            asyncio.create_task(parts.engine.run(), name="engine"),
-            *(
-                asyncio.create_task(self._kept_up(f"task:{name}", run), name=name)
-                for name, run in beside.items()
-            ),
-        ]
+        self._judge_file(self._errors)
+        self._engine = asyncio.create_task(parts.engine.run(), name="engine")
+        parts.closing.add("engine", self._end_engine)
+        self._start_background()
         await parts.servers.serve()
         parts.notifier.ready(summary(parts.engine.snapshot))
         self._log.info("ready")
-        if (given := self._process.given) is not None:
-            text = f"{parts.identity.facilitator}: upgraded from version {given.version} to {version()}"
-            parts.alerter.change(text, {"tunnels": ", ".join(config.tunnels)})
+        if (handover := self._process.handover) is not None:
+            text = f"{name}: upgraded from version {handover.version} to {version()}"
+            parts.reports.pagers.change(text, {"tunnels": ", ".join(config.tunnels)})
+
+    def _start_background(self) -> None:
+        parts, post = self._parts, self._parts.inbox.post
+        engine, reports, watchers = parts.engine, parts.reports, parts.watchers
+        background = BackgroundTasks(parts.faults)
+        parts.closing.add("background tasks", background.close)
+        background.start("loop lag", lambda: loop_lag.watch(reports.metrics.loop_lag))
+        background.start("watchdog", self._feed_watchdog)
+        background.start("certificates", watchers.certificates.run)
+        background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
+        background.start("uplink", UplinkWatch(post).run)
+        background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post).run)
+        background.start("status page samples", reports.page_model.run)
+        background.start("host watch", watchers.host.run)
+        watchers.loop.start()
+        background.start("loop watchdog", watchers.loop.run)
+        if watchers.loop.last_stack:
+            self._log.error("the last daemon was stuck and was ended", stack=watchers.loop.last_stack)
+        if self._process.watch:
+            watchers.configuration.watch(self._requests.reload.set)
 
     async def _begin(self) -> frozenset[str]:
-        """Close the kernel and go on with what an earlier daemon has left. Tunnels whose settings have
+        """Close the kernel and adopt what an earlier daemon has left. Returns the tunnels whose settings have
         changed since then. CannotStart.
         """
         config, parts = self._config, self._parts
-        left = inherit(config, config.facilitator.runtime_dir, self._process.given)
+        left = inherit(config, config.facilitator.runtime_dir, self._process.handover)
         if left.ends_by is not None:
-            self._orders.resume(left.ends_by)
+            self._requests.resume(left.ends_by)
         try:
-            await parts.network.start(first_plan(config, parts.kinds, left.memory))
-            parts.runner.start()
-            taken = left.take_up(config, parts.runner)
+            group = parts.data_plane.group
+            if group is not None and not group.make():
+                self._log.warning("clients end with the daemon's control group", why=group.unavailable)
+            await parts.data_plane.network.start(first_plan(config, parts.kinds, left.memory))
+            parts.data_plane.runner.start()
+            taken = left.take_up(config, parts.data_plane.runner)
         except KernelError as error:
             raise refused(error) from error
         finally:
             left.close()
-        for tunnel, pid in await sweep(
-            Journal(config.facilitator.runtime_dir), {entry.place for entry in taken}
-        ):
-            self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
-        parts.deaths.remember(await asyncio.to_thread(parts.history.start, left.sessions, KEPT))
-        parts.engine.remember(
-            remembered(parts.learned.known, await asyncio.to_thread(parts.history.lengths, REMEMBERED))
+        await self._sweep(taken)
+        parts.reports.last_failures.restore(
+            await asyncio.to_thread(parts.reports.history.start, left.sessions, MAX_FAILURES)
         )
-        parts.engine.resume(await asyncio.to_thread(parts.alerter.left_open))
-        parts.memory.only(config.tunnels)
-        parts.watcher.start()
-        self._watch(config)
-        parts.alerter.start()
+        await self._recall_reports()
+        parts.stores.records.only(config.tunnels)
+        parts.watchers.inputs.start()
+        self._watch_inputs(config)
+        parts.reports.pagers.start()
         living = frozenset((entry.tunnel, entry.session) for entry in taken)
-        parts.engine.adopt(
-            replace(left.memory, living=living, outdated=left.outdated(parts.watcher)), config.tunnels
-        )
+        outdated = left.outdated(parts.watchers.inputs)
+        parts.engine.adopt(replace(left.memory, living=living, outdated=outdated), config.tunnels)
         return left.changed(config)
 
-    def _watch(self, config: Config) -> None:
+    async def _sweep(self, adopted: list[JournalEntry]) -> None:
+        """End the processes of an earlier daemon that were not adopted."""
+        journal = Journal(self._config.facilitator.runtime_dir)
+        for tunnel, pid in await sweep(journal, {entry.place for entry in adopted}):
+            self._log.warning("ended what an earlier daemon left running", tunnel=tunnel, pid=pid)
+
+    async def _recall_reports(self) -> None:
+        """What earlier runs have learned about session lengths, and the incidents they left open."""
         parts = self._parts
-        parts.watcher.set(
+        lengths = await asyncio.to_thread(parts.reports.history.session_lengths, REMEMBERED_SESSIONS)
+        parts.engine.remember(remembered(parts.stores.second_sessions.known, lengths))
+        parts.engine.resume(await asyncio.to_thread(parts.reports.pagers.open_incidents))
+
+    def _api(self) -> HTTPApi:
+        from supervisor.app.http_app import http_api  # slow to import, see there
+
+        requests, reload, upgrade = self._requests, self.reload, self.upgrade
+        stuck = partial(stalled, self._parts.engine)
+        return http_api(
+            self._parts, lambda: self._config, stuck, reload, requests.drain, upgrade, self._hand_over
+        )
+
+    def _watch_inputs(self, config: Config) -> None:
+        parts = self._parts
+        parts.watchers.inputs.set(
             lambda: {
-                name: parts.files.watched(parts.kinds[each.kind], each)
-                for name, each in config.tunnels.items()
+                name: parts.files.watched(parts.kinds[tunnel.kind], tunnel)
+                for name, tunnel in config.tunnels.items()
             }
         )
 
-    async def _kept_up(self, part: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a part for ever: one that fails begins anew, after a pause."""
-        while True:
-            with self._parts.faults.contained(part):
-                await run()
-                return
-            await asyncio.sleep(AGAIN)
-            self._parts.faults.worked(part)  # until it fails again
-
-    async def _listen(self, listen: Listen, tls: ServerTls | None) -> None:
-        from supervisor.app.http_app import http_api  # takes its time, and the clients are adopted now
-        from supervisor.control.client import KEY_FILE
-        from supervisor.control.peer_credentials import ClientGuard, new_key
-
-        parts = self._parts
-        api = http_api(
-            parts, lambda: self._config, self._stalled, self.reload, self._orders.drain, self.upgrade
-        )
-        with _needed(f"cannot listen on {self._control}; see facilitator.runtime_dir"):
-            gate = ClientGuard(parts.runner.is_client, new_key(self._control.with_name(KEY_FILE)))
-            await parts.servers.listen_unix(api.control(gate), self._control)
-        with _needed(f"cannot listen on {listen}; see http.listen"):
-            if tls is None:
-                await parts.servers.listen_tcp(api.public(), listen.host, listen.port, None)
-            else:
-                await parts.servers.listen_tcp(api.public(tls.refusal), listen.host, listen.port, tls.context)
-                parts.tls_renewal.start(tls)
-        parts.servers.close_unused()
-
     def _take_over(self, config: Config, restart: Container[str]) -> None:
-        parts = self._parts
-        self._config = config
-        self._watch(config)
+        """Run with this configuration from now on."""
+        parts, self._config = self._parts, config
+        self._watch_inputs(config)
         parts.engine.configure(
-            scope(parts.identity, config), config.tunnels, held=parts.held.names, restart=restart
+            scope(parts.identity.facilitator, config),
+            config.tunnels,
+            held=parts.stores.stopped.names,
+            restart=restart,
         )
-        parts.certificates.set(config.tunnels)
-        parts.alerter.route(paging(parts.identity, config))
-        parts.auditing.set(config.audit)
-        parts.hostwatch.set(config)
+        parts.watchers.certificates.set(config.tunnels)
+        parts.reports.pagers.route(paging(parts.identity, config))
+        parts.reports.auditing.set(config.audit)
+        parts.watchers.host.set(config)
+
+    def _judge_file(self, errors: Sequence[str]) -> None:
+        """The configuration file was read: kept if it is good, else shown as refused."""
+        if errors:
+            self._log.error(
+                "the configuration file is refused, the last good one is in effect", errors=errors
+            )
+        else:
+            self._parts.stores.last_configuration.keep()
+        self._parts.watchers.configuration.judged(errors)
 
     # --- while it runs
-    # ------------------------------------------------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Until the end is asked for. An engine that fails ends the daemon: the kernel stays closed, and
-        the next start begins anew.
+        """Until the end is requested. An engine that fails ends the daemon: the kernel stays closed, and the
+        next daemon adopts what runs.
         """
-        engine, orders = self._tasks[0], self._orders
-        end = asyncio.create_task(orders.end.wait())
-        while not orders.end.is_set():
-            hup = asyncio.create_task(orders.reload.wait())
+        requests, engine = self._requests, self._running_engine()
+        end = asyncio.create_task(requests.graceful.wait())
+        while not requests.graceful.is_set():
+            hup = asyncio.create_task(requests.reload.wait())
             await asyncio.wait({engine, end, hup}, return_when=asyncio.FIRST_COMPLETED)
             if engine.done():
                 await engine
             if hup.done():
-                orders.reload.clear()
+                requests.reload.clear()
                 errors = (await self.reload())["errors"]
-                self._signalled("reload", "SIGHUP", "; ".join(errors))
+                self._parts.reports.auditing.signalled("reload", "SIGHUP", "; ".join(errors))
             hup.cancel()
         end.cancel()
 
-    def _signalled(self, action: str, signals: str, why: str = "") -> None:
-        """The kernel does not say who sent a signal."""
-        result = "failed" if why else "done"
-        self._parts.auditing.acted(
-            {
-                "action": action,
-                "tunnel": None,
-                "by": {"signal": signals},
-                "result": result,
-                "why": why or None,
-            }
-        )
+    async def end(self) -> None:
+        """Shut down as requested, or hand over to the next daemon."""
+        await Shutdown(self._parts, self._config, self._requests, self._running_engine()).run()
+
+    def _hand_over(self, asks: str) -> str | None:
+        """Another daemon takes this one's place, if it has the same owner; else why not."""
+        if (refusal := self._ownership.refusal(asks)) is None:
+            self._log.info("another daemon of the same owner takes over", owner=asks)
+            self._requests.hand_over.set()
+            self._requests.graceful.set()
+        return refusal
+
+    async def _end_engine(self) -> None:
+        engine = self._running_engine()
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+
+    def _running_engine(self) -> asyncio.Task[None]:
+        assert self._engine is not None, "the daemon was not started"
+        return self._engine
 
     async def reload(self) -> ReloadDocument:
-        """Take over the file as it is now; a wrong one changes nothing. `done` lines, or `errors`."""
+        """Read the configuration again; a wrong one changes nothing. `done` and `errors`: lines to show."""
         parts = self._parts
         parts.notifier.reloading()
-        parts.tls_renewal.renew()
+        parts.watchers.tls.renew()
         result: ReloadDocument = {
             "done": [],
             "errors": ["not all of it was taken over: an internal error; the log has the details"],
         }
         with parts.faults.contained("reload"):
             result = self._reload()
-        parts.metrics.reloaded(not result["errors"])
+        parts.reports.metrics.reloaded(not result["errors"])
         parts.notifier.ready(summary(parts.engine.snapshot))
         return result
 
     def _reload(self) -> ReloadDocument:
+        parts = self._parts
         try:
-            config = load(self._path, self._parts.kinds)
+            config = load(self._path, parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
-            self._log.error("reload refused, nothing changed", errors=errors_of(problem))
-            return {"done": [], "errors": errors_of(problem)}
-        change, parts = difference(self._config, config), self._parts
+            self._judge_file(errors := errors_of(problem))
+            return {"done": [], "errors": errors}
+        self._judge_file(())
+        change = difference(self._config, config)
         self._take_over(config, change.restart)
         self._log.info("reloaded", done=change.lines())
-        wrong = [
-            each.text
-            for each in examine(config.tunnels, parts.kinds, parts.files)
-            if each.weight is Weight.ERROR
-        ]
+        remarks = examine(config.tunnels, parts.kinds, parts.files)
+        wrong = [remark.text for remark in remarks if remark.weight is Weight.ERROR]
         if wrong:
             self._log.error("a customer's file cannot be used; its tunnel would not start", errors=wrong)
         if change:
-            parts.alerter.change(
-                f"{parts.identity.facilitator}: the configuration was reloaded",
-                {"done": "; ".join(change.lines())},
-            )
+            text = f"{parts.identity.facilitator}: the configuration was reloaded"
+            parts.reports.pagers.change(text, {"done": "; ".join(change.lines())})
         return {"done": [*change.lines(), *wrong], "errors": []}
 
     async def upgrade(self) -> UpgradeDocument:
-        """Go on with the code as it is now. Does not return where it succeeds: the process has become the
-        new program; else `errors`.
+        """Continue as the program that is installed now (`supervisor.app.upgrade`). Returns only if that
+        failed: `errors`.
         """
         async with self._upgrading:
-            return {
-                "errors": await Upgrade(
-                    self._parts, self._config, self._process.lock, self._process.log_written
-                ).run()
-            }
+            upgrade = Upgrade(self._parts, self._config, self._process.lock, self._process.log_written)
+            return {"errors": await upgrade.run()}
 
     async def _feed_watchdog(self) -> None:
         interval = self._parts.notifier.watchdog_interval
         while interval is not None:
-            if self._stalled() is None:
+            if stalled(self._parts.engine) is None:
                 self._parts.notifier.watchdog()
             await asyncio.sleep(interval)
-
-    def _stalled(self) -> str | None:
-        late = self._parts.engine.overdue()
-        return None if late < STALLED else f"the engine is {late:.0f} s late"
-
-    # --- the end
-    # ------------------------------------------------------------------------------------------------------
-
-    async def end(self) -> None:
-        """What the supervisor has in mind, also when that changes on the way."""
-        verdict = await stop_reason()
-        self._log.info("asked to end", reason=verdict.reason.value, text=verdict.text)
-        if verdict.reason.hands_over:
-            self._hand_over()
-            return
-        looking = asyncio.create_task(self._look())
-        await self.stop(keep_closed=verdict.reason is StopReason.UNKNOWN)
-        looking.cancel()
-
-    async def _look(self) -> None:
-        """A host that goes down waits for us, and so does who restarts us: then the flows are not waited
-        for, also not any longer.
-        """
-        orders = self._orders
-        while not (orders.now.is_set() or orders.hand_over.is_set()):
-            reason = (await stop_reason()).reason
-            if reason is StopReason.SHUTDOWN:
-                self._log.info("the host shuts down: flows are not waited for")
-                orders.now.set()
-            elif reason.hands_over:
-                orders.hand_over.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await orders.now.wait()
-
-    def _hand_over(self) -> None:
-        """The next one takes over everything as it stands, but for a drain: it shall serve."""
-        self._log.info("handing over to the next one: clients and routes stay as they are")
-        self._parts.memory.end_by(None)
-        self._parts.notifier.stopping()
-
-    async def stop(self, *, keep_closed: bool = False) -> None:
-        """As soon as nothing is under way any more, or as soon as that is ordered. Then the kernel is left
-        as `on_exit` says, or closed for all destinations in any case (`keep_closed`).
-
-        Unless somebody wants it to go on: then nothing ends.
-        """
-        parts = self._parts
-        ending = Ending(parts, self._config, self._orders, self._tasks[0])
-        if self._orders.signalled:
-            self._signalled("stop", "SIGTERM or SIGINT")
-        await ending.drain()
-        if self._orders.hand_over.is_set() and not self._orders.now.is_set():
-            self._hand_over()
-            return
-        await ending.log_off()
-        parts.prober.set({})
-        await parts.network.close(keep=keep_closed or self._config.on_exit == "keep")
-        try:
-            forget(self._config.facilitator.runtime_dir)
-        except OSError as error:
-            self._log.error(
-                "the next daemon would end at once: the order to end cannot be removed; facilitator cleanup",
-                error=str(error),
-            )
-        self._log.info(
-            "stopped",
-            left=[name for name, (_, state) in parts.engine.snapshot.tunnels.items() if state.running],
-        )
-
-    async def close(self) -> Exception | None:
-        """Let go of everything, in this order, whatever one of them does; also after a start that failed
-        half-way.
-
-        Each error is logged; the first one is returned.
-        """
-        parts = self._parts
-        errors: list[Exception] = []
-        async with contextlib.AsyncExitStack() as stack:  # it calls the last one first
-            for part, close in reversed(
-                (
-                    ("tasks", self._end_tasks),
-                    ("servers", parts.servers.close),
-                    ("TLS renewal", parts.tls_renewal.close),
-                    ("prober", parts.prober.close),
-                    ("flows", parts.flows.close),
-                    ("watcher", parts.watcher.close),
-                    ("runner", parts.runner.close),
-                    ("network", lambda: parts.network.close(keep=True)),
-                    ("audit", parts.auditing.close),
-                    ("alerter", parts.alerter.close),
-                    ("history", parts.history.close),
-                    ("control socket", self._remove_socket),
-                )
-            ):
-                stack.push_async_callback(self._closed, part, close, errors)
-        return next(iter(errors), None)
-
-    async def _closed(
-        self, part: str, close: Callable[[], Awaitable[object] | None], errors: list[Exception]
-    ) -> None:
-        try:
-            closing = close()
-            if closing is not None:
-                await closing
-        except Exception as error:
-            self._log.error("a part could not be closed", part=part, error=repr(error))
-            errors.append(error)
-
-    async def _end_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _remove_socket(self) -> None:
-        with contextlib.suppress(OSError):
-            disk.make_way(self._control)
-
-
-def _tls(it: Tls | None) -> ServerTls | None:
-    """Before anything is touched: wrong files are a wrong configuration."""
-    if it is None:
-        return None
-    try:
-        with _needed("http.tls cannot be used", Exit.CONFIG):
-            return ServerTls(it.certificate, it.key, it.client_ca, it.client_subjects)
-    except ValueError as error:
-        raise CannotStart(Exit.CONFIG, str(error)) from None
-
-
-@contextlib.contextmanager
-def _needed(sentence: str, code: Exit = Exit.FAILED) -> Iterator[None]:
-    """Without this the daemon does not start: what the system refuses becomes a sentence and an exit code."""
-    try:
-        yield
-    except OSError as error:
-        raise CannotStart(
-            Exit.NO_RIGHT if isinstance(error, PermissionError) else code, f"{sentence} ({error})"
-        ) from None

@@ -1,4 +1,4 @@
-"""Where the daemon lives on the host: its directories, and the lock that keeps a second one out."""
+"""The daemon's directories, and the lock that prevents a second daemon in the same one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
+from supervisor.app.stores.second_sessions import NAME as SECOND_SESSIONS
 from supervisor.app.stores.state_store import NAME as TUNNELS
 from supervisor.app.stores.state_store import ORDERS
+from supervisor.app.stores.stopped_tunnels import NAME as STOPPED_TUNNELS
 from supervisor.clients import output
 from supervisor.clients.process_journal import NAME as JOURNAL
 from supervisor.control.sockets import share
@@ -19,13 +21,12 @@ from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 from supervisor.reports.history import archive
 from supervisor.reports.paging import store, webhook
 
-_LOCK = "lock"
 _CLIENTS = "clients"
 _DATABASES = (archive.FILE, store.FILE, webhook.FILE)
 _STATE = (
     "codes.json",
-    "held.json",
-    "second-sessions.json",
+    STOPPED_TUNNELS,
+    SECOND_SESSIONS,
     *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 
@@ -49,7 +50,7 @@ def lock(runtime_dir: Path) -> int:
     """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING
     when another holds it.
     """
-    path = runtime_dir / _LOCK
+    path = runtime_dir / disk.LOCK
     try:
         disk.make_way(path)
         fd = disk.opened(path, os.O_RDWR | os.O_CREAT)
@@ -66,11 +67,11 @@ def lock(runtime_dir: Path) -> int:
 
 
 def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
-    """Whatever has taken the name of a file of ours makes way: a sentence for each. For whoever holds the
-    lock.
+    """Remove what has the name of a file of ours and is none (`supervisor.disk`): a sentence for each. Only
+    for the holder of the lock.
     """
     for name in (JOURNAL, TUNNELS, ORDERS):
-        yield from disk.tidy(runtime_dir / name, largest=disk.LARGEST)
+        yield from disk.tidy(runtime_dir / name, largest=disk.MAX_RECORD_BYTES)
     yield from disk.tidy(runtime_dir, names=(_CLIENTS,), directories=True)
     for directory in (runtime_dir / _CLIENTS).glob("*"):
         yield from disk.tidy(directory, names=(output.NAME, output.PREVIOUS, output.READ))
@@ -79,14 +80,9 @@ def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:
 
 
 def refused(error: KernelError) -> CannotStart:
-    """The kernel's no as the end of a command."""
-    code = (
-        Exit.RUNNING
-        if isinstance(error, Occupied)
-        else Exit.NO_RIGHT
-        if isinstance(error, MissingRight)
-        else Exit.FAILED
-    )
+    """A refusal by the kernel as the end of a command."""
+    codes = {Occupied: Exit.RUNNING, MissingRight: Exit.NO_RIGHT}
+    code = next((code for kind, code in codes.items() if isinstance(error, kind)), Exit.FAILED)
     return CannotStart(code, str(error))
 
 

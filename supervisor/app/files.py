@@ -184,11 +184,6 @@ def _complaint(where: ReferencedFile, why: object) -> ProfileError:
 
 
 def _unreadable(error: OSError, text: str) -> OSError:
-    """The same kind of error with a sentence instead of its own words."""
-    return (
-        PermissionError(text)
-        if isinstance(error, PermissionError)
-        else FileNotFoundError(text)
-        if isinstance(error, FileNotFoundError)
-        else OSError(text)
-    )
+    """An error of the same class with this sentence."""
+    known = (each for each in (PermissionError, FileNotFoundError) if isinstance(error, each))
+    return next(known, OSError)(text)

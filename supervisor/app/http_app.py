@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.explain import Explainer
-from supervisor.app.wiring import Parts
+from supervisor.app.parts import Parts
 from supervisor.config import Config
 from supervisor.control.api import HTTPApi
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
@@ -23,32 +23,35 @@ def http_api(
     reload: Callable[[], Awaitable[ReloadDocument]],
     drain: Callable[[bool], None],
     upgrade: Callable[[], Awaitable[UpgradeDocument]],
+    hand_over: Callable[[str], str | None],
 ) -> HTTPApi:
     """`config`: the configuration that is in effect now; the others are as in `RunningDaemonAPI`."""
+    data_plane, reports = parts.data_plane, parts.reports
     explainer = Explainer(
         parts.identity.wall_offset,
         parts.engine,
-        parts.network,
-        parts.deaths,
+        data_plane.network,
+        reports.last_failures,
         lambda: config().staff.segments,
-        parts.hostwatch.look,
+        parts.watchers.host.look,
     )
     daemon = RunningDaemonAPI(
         identity=parts.identity,
         inbox=parts.inbox,
         engine=parts.engine,
-        runner=parts.runner,
-        network=parts.network,
-        metrics_exporter=parts.metrics,
-        recorder=parts.history,
-        stopped_tunnels=parts.held,
+        runner=data_plane.runner,
+        network=data_plane.network,
+        metrics_exporter=reports.metrics,
+        recorder=reports.history,
+        stopped_tunnels=parts.stores.stopped,
         explainer=explainer,
-        page_model=parts.page_model,
-        pagers=parts.alerter,
-        auditing=parts.auditing,
+        page_model=reports.page_model,
+        pagers=reports.pagers,
+        auditing=reports.auditing,
         stalled=stalled,
         on_reload=reload,
         on_drain=drain,
         on_upgrade=upgrade,
+        on_hand_over=hand_over,
     )
     return HTTPApi(daemon)

@@ -1,4 +1,4 @@
-"""What the customers' profiles read, and what is wrong with them: before a start, and without one."""
+"""Checks customers' profiles (OpenVPN configurations and others) and the files that they name."""
 
 from __future__ import annotations
 

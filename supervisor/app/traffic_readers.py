@@ -1,6 +1,4 @@
-"""What went through a tunnel, by its name: joins the counters of lanes and devices with the engine's
-knowledge of whose they are.
-"""
+"""Byte counters by tunnel: joins the counters of lanes and interfaces with the engine's table of lanes."""
 
 from __future__ import annotations
 
@@ -10,25 +8,25 @@ from supervisor.core.network.traffic import Carried
 from supervisor.core.state import Session
 from supervisor.kernel.counters import LaneCounts, LinkBytes
 
-SEATS = (0, 1)
+SLOTS = (0, 1)
 
 
 class LaneMeter:
-    """What the lanes of a tunnel's seats have carried. For one thread at a time."""
+    """What the lanes of a tunnel's slots have carried. For one thread at a time."""
 
     def __init__(self, lane: Callable[[str, int], int | None]) -> None:
-        """`lane` gives the number of a tunnel's lane by seat."""
+        """`lane` gives the number of a tunnel's lane by slot."""
         self._lane, self._counts = lane, LaneCounts()
 
     def __call__(self, tunnel: str) -> Mapping[int, Carried]:
-        """By seat; nothing when the kernel does not answer."""
+        """By slot; nothing when the kernel does not answer."""
         counts, lane = self._counts(), self._lane  # of a thousand tunnels, at each scrape
-        return {seat: count for seat in SEATS if (count := counts.get(lane(tunnel, seat) or 0)) is not None}
+        return {slot: count for slot in SLOTS if (count := counts.get(lane(tunnel, slot) or 0)) is not None}
 
 
 class SessionMeter:
-    """Received and sent bytes of whatever counts for a session: its device, or its lane where a proxy
-    carries. For one thread at a time.
+    """Received and sent bytes of a session: of its interface, or of its lane if it runs through a proxy. For
+    one thread at a time.
     """
 
     def __init__(self, lane: Callable[[str, int], int | None]) -> None:
@@ -38,7 +36,7 @@ class SessionMeter:
         """So far; None: not known."""
         if session.device is not None:
             return self._devices(session.device)
-        carried = self._lanes(tunnel).get(session.seat)
+        carried = self._lanes(tunnel).get(session.slot)
         return (
             None
             if carried is None or carried.received is None or carried.sent is None

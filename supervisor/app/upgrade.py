@@ -1,9 +1,9 @@
-"""`facilitator upgrade`: the process goes on with new code, and nothing that it runs notices.
+"""`facilitator upgrade`: the process executes the new program (execve(2)) and keeps clients, sockets and
+lock.
 
-The new code is asked first, in a process of its own, whether it can go on from what we have. Then the process
-changes its program (execve(2)): it stays the parent of its clients and keeps its sockets and its lock. For
-all else this is a crash without a loss, and the new program adopts what it finds. Until that last step
-nothing is given up: a program that cannot start leaves the old one at work.
+First the new program checks, in a process of its own, whether it can take over what we would hand over. Then
+this process becomes the new program: it stays the parent of its clients, and adopts them as after a crash,
+but without a loss. Until execve nothing is given up: if the new program cannot start, the old one goes on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import NoReturn
 
 import structlog
 
+from supervisor.app.parts import Parts
+from supervisor.app.status_line import summary
 from supervisor.app.stores.upgrade_document import CHECKED, GIVEN, HandoverDocument, written
-from supervisor.app.wiring import Parts, summary
 from supervisor.config import Config
 from supervisor.core.events import Noticed
 from supervisor.version import version
 
-ASKED_WITHIN = 60.0  # seconds for the new program to say whether it can go on
+CHECK_TIMEOUT_SECONDS = 60.0  # for the new program to say whether it can take over
 SIGNALS = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 )  # wait until the new program listens to them
@@ -50,27 +51,27 @@ class Upgrade:
         self._log = structlog.get_logger()
 
     async def run(self) -> list[str]:
-        """Does not return where it succeeds; else why it did not, and the old program goes on."""
-        newer, errors = await self._asked()
+        """Returns only if the upgrade failed: the reasons. The old program goes on then."""
+        newer, errors = await self._checked()
         if errors:
             self._log.error("upgrade refused, this version goes on", version=version(), errors=errors)
             return errors
         self._log.info("upgrading", version=version(), to=newer)
         self._parts.notifier.reloading()
-        await self._at_rest()
+        await self._drain_inbox()
         try:
-            self._become()
+            self._execute()
         except OSError as error:
             self._log.error("upgrade failed, this version goes on", version=version(), error=str(error))
             self._parts.notifier.ready(summary(self._parts.engine.snapshot))
             self._parts.inbox.post(Noticed(""))  # a turn of the engine, whose deadlines may be others by now
             return [f"{self._argv[0]} cannot be executed: {error.strerror}"]
 
-    async def _asked(self) -> tuple[str, list[str]]:
-        """The version of the new program, and what it has against going on."""
-        document = written(self._handover())
+    async def _checked(self) -> tuple[str, list[str]]:
+        """The version of the new program, and its reasons not to take over."""
+        document = written(self._document())
         try:
-            done = await asyncio.to_thread(_ask, self._argv, document)
+            done = await asyncio.to_thread(_run_check, self._argv, document)
         except (OSError, subprocess.TimeoutExpired) as error:
             return "", [f"the new program could not be asked: {error}"]
         finally:
@@ -82,17 +83,18 @@ class Upgrade:
         ]
         return "", said[-1:] if any(line.startswith("Traceback ") for line in said) else said
 
-    async def _at_rest(self) -> None:
-        """Until nothing that has happened waits to be understood, and no order to be carried out."""
-        engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.runner
+    async def _drain_inbox(self) -> None:
+        """Wait until the inbox is empty, all clients are started, and the log is written."""
+        engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.data_plane.runner
         while (events := inbox.take()) or runner.busy:
-            engine.advance(events)
+            for _ in engine.turn(events):
+                pass
             await asyncio.sleep(0)
         self._log_written()
 
-    def _become(self) -> NoReturn:
-        """OSError: the system refuses."""
-        handover = self._handover()
+    def _execute(self) -> NoReturn:
+        """Become the new program. OSError: the kernel refuses."""
+        handover = self._document()
         document = written(handover)
         environment = {**os.environ, **self._parts.notifier.environment, GIVEN: str(document)}
         self._parts.notifier.watchdog()  # the new program has all of the time that a look at us may take
@@ -102,7 +104,7 @@ class Upgrade:
             finally:
                 os.close(document)
 
-    def _handover(self) -> HandoverDocument:
+    def _document(self) -> HandoverDocument:
         parts, config = self._parts, self._config.facilitator
         records = parts.engine.records(self._config.tunnels)
         return HandoverDocument(
@@ -113,15 +115,15 @@ class Upgrade:
             lock=self._lock,
             listening=parts.servers.descriptors(),
             tunnels={
-                name: parts.memory.stored(name, record)
+                name: parts.stores.records.stored(name, record)
                 for name, record in records.items()
                 if record is not None
             },
-            kept=parts.runner.kept,
+            kept=parts.data_plane.runner.kept,
         )
 
 
-def _ask(argv: Sequence[str], document: int) -> subprocess.CompletedProcess[str]:
+def _run_check(argv: Sequence[str], document: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         argv,
         env={**os.environ, CHECKED: str(document)},
@@ -129,7 +131,7 @@ def _ask(argv: Sequence[str], document: int) -> subprocess.CompletedProcess[str]
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=ASKED_WITHIN,
+        timeout=CHECK_TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -148,7 +150,7 @@ def _inheritable(*descriptors: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _blocked() -> Iterator[None]:
-    """Signals that come while nobody can handle them wait: a blocked one outlives execve(2)."""
+    """Block signals until the new program handles them: a pending one survives execve(2)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

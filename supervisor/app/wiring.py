@@ -1,51 +1,60 @@
-"""Builds everything that one run of the daemon consists of. Nothing runs yet; nothing is looked up again
-later.
+"""The composition root: builds all parts of one run of the daemon, each before those that use it.
+
+identity, files, inbox, faults -> reports -> kernel and clients -> watchers -> engine, which drives them all
+
+Nothing runs yet. Each part that must be closed registers that when it is made (`supervisor.app.closing`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from supervisor import disk
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
+from supervisor.app.closing import Closing
+from supervisor.app.deferred_runner import DeferredRunner
+from supervisor.app.engine_view import EngineView, stalled
 from supervisor.app.files import Files
-from supervisor.app.stores.second_sessions import Learned
+from supervisor.app.owner import Owner
+from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
+from supervisor.app.preflight.host_watch import HostWatch
+from supervisor.app.status_line import SystemdStatus
+from supervisor.app.stores.last_configuration import LastConfiguration
+from supervisor.app.stores.last_end import LastEnd
+from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.stores.upgrade_document import HandoverDocument
 from supervisor.app.traffic_readers import LaneMeter, SessionMeter
 from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
-from supervisor.app.watchers.hostwatch import HostWatch
+from supervisor.app.watchers.configuration import ConfigurationFile
+from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
+from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
 from supervisor.clients.totp import Codes
 from supervisor.config.model import Config
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
-from supervisor.core.network.failover import choose, recalled
-from supervisor.core.network.plan import NetworkPlan, assign_lanes, desired, proxies
 from supervisor.core.session.kind_guard import guarded
-from supervisor.core.session.record import PreviousRun, found
-from supervisor.core.state import Snapshot, Transition, up
-from supervisor.core.views.drain_text import silence, waits_for
 from supervisor.core.views.status_json import DaemonIdentity
-from supervisor.engine import Engine, Scope
+from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.counters import LinkBytes, refused_packets
@@ -53,308 +62,291 @@ from supervisor.kernel.network import KernelNetwork
 from supervisor.outputs import Outputs
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.history.archive import Archive
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History, HistorySources
-from supervisor.reports.history.writer_thread import Meters
+from supervisor.reports.history.session_traffic import TrafficSources
 from supervisor.reports.log.configure import TransitionLog
 from supervisor.reports.log.redact import Secrets
+from supervisor.reports.metrics.counters import SentEvents
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
+from supervisor.reports.paging.notifier import PagerHooks
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.receiver import Hooks
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from supervisor.version import version
 from tunnels.base import AnyKind
-from tunnels.settings import Tunnel
 
-_LAST_LINES = 20  # of a client, in an incident
-_SETTLED_WITHIN = 2.0  # seconds for the kernel to follow; a client is ended at any rate
+INCIDENT_LINES = 20  # last lines of a client that go into an incident
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """One of each."""
+class RunInputs:
+    """What a run is built from, beside its configuration."""
 
+    path: Path  # of the configuration
+    kinds: Mapping[str, AnyKind]
+    secrets: Secrets
+    notifier: SystemdNotifier
+    log_dropped: Callable[[], int]  # lines
+    owner: Owner
+    handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What all other parts build on."""
+
+    config: Config
     identity: DaemonIdentity
     kinds: Mapping[str, AnyKind]
-    faults: Faults
     files: Files
-    held: StoppedTunnels
-    learned: Learned
-    certificates: Certificates
     inbox: Inbox
-    runner: Runner
-    watcher: InputWatcher
-    network: KernelNetwork
-    prober: ProbeLoop
-    flows: FlowWatch
-    metrics: Metrics
-    deaths: Deaths
-    history: History
-    alerter: Pagers
-    auditing: Auditing
-    engine: Engine
-    memory: MemoryFiles
-    servers: Servers
-    tls_renewal: TlsRenewal
-    page_model: StatusPageModel
-    hostwatch: HostWatch
-    notifier: Notifier
+    faults: Faults
+    secrets: Secrets
+    closing: Closing
+    engine: EngineView
+
+    @property
+    def state_dir(self) -> Path:
+        """Of the daemon."""
+        return self.config.facilitator.state_dir
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Of the daemon."""
+        return self.config.facilitator.runtime_dir
 
 
-def build(
-    path: Path,
-    kinds: Mapping[str, AnyKind],
-    config: Config,
-    secrets: Secrets,
-    notifier: Notifier,
-    log_dropped: Callable[[], int],
-    given: HandoverDocument | None = None,
-) -> Parts:
-    """The parts for the configuration that was read from `path`; `given`: what the program before us in
-    this process has left.
-    """
-    identity = _identity(config, 0 if given is None else given.upgrades + 1)
-    files = Files(path.resolve().parent, secrets.add)
-    inbox = Inbox()
+def build(config: Config, inputs: RunInputs) -> Parts:
+    """All parts for this configuration."""
+    handover = inputs.handover
+    inbox, closing, view = Inbox(), Closing(), EngineView()
+    last_end = LastEnd(config.facilitator.state_dir)
+    identity = _identity(config, 0 if handover is None else handover.upgrades + 1, last_end)
+    files = Files(inputs.path.resolve().parent, inputs.secrets.add)
     faults = Faults(time.monotonic, log_fault, lambda: inbox.post(Noticed("")))
-    kinds = {name: guarded(kind, faults) for name, kind in kinds.items()}
-    codes = Codes(config.facilitator.state_dir / "codes.json")
-
-    def lane(tunnel: str, seat: int) -> int | None:
-        return engine.lane(tunnel, seat)  # which is made later
-
-    private = (*files.directories, config.facilitator.state_dir)
-    runner = Runner(
-        config.facilitator.runtime_dir,
-        ClientSources(kinds, files.inputs, lane, private),
-        inbox.post,
-        on_line=_client_said,
-        codes=codes,
-        kept={} if given is None else given.kept,
+    kinds = {name: guarded(kind, faults) for name, kind in inputs.kinds.items()}
+    base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view)
+    closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / disk.CONTROL_SOCKET))
+    history, auditing = _history(base), _auditing(base)
+    host = HostWatch(view, kinds, inbox.post)
+    data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
+    watchers = _watchers(base, host, inputs.path)
+    reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped)
+    stores = _stores(base, watchers.inputs, inputs.path, last_end)
+    servers = Servers({} if handover is None else handover.listening)
+    closing.add("servers", servers.close)
+    engine = Engine(
+        inbox,
+        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier)),
+        kinds,
+        clock=time.monotonic,
+        chance=random.SystemRandom().random,
+        utc_offset=_utc_offset,
+        faults=faults,
     )
-    hostwatch = HostWatch(lambda: engine, kinds, inbox.post)
-    network = KernelNetwork(inbox.post, _note, changed=hostwatch.changed)
-    history = History(
-        Archive(config.facilitator.state_dir, version()),
-        HistorySources(boot_id(), meters=Meters(LinkBytes(), LaneMeter(lane)), mask=secrets.mask),
-    )
-    metrics = Metrics(
-        version(),
-        identity.wall_offset,
-        ScrapeSources(
-            link_bytes=LinkBytes(),
-            carried=LaneMeter(lane),
-            usage=runner.usage,
-            audit=lambda: auditing.counts,
-            routes=lambda: network.route_counts,
-            repairs=lambda: network.repairs,
-            availability=history.ratios,
-            history_usable=lambda: history.usable,
-            refused=lambda: refused_packets(engine.plan),
-            pagerduty=lambda: alerter.status,
-            log_dropped=log_dropped,
-            certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
-            internal_errors=lambda: faults.counts,
-        ),
-    )
-    hooks = Hooks(files.secret_text, lambda tunnel: runner.tail(tunnel, _LAST_LINES), metrics.pagerduty_event)
-    alerter = Pagers(config.facilitator.state_dir, paging(identity, config), hooks, secrets)
-    chance = random.SystemRandom().random
-    prober = ProbeLoop(inbox.post, network.settled, chance, LinkBytes(), faults.contained)
-    deaths = Deaths()
-    auditing = Auditing(version(), lambda: engine.plan, inbox.post)
-    learned = Learned(config.facilitator.state_dir)
-    recorders = (TransitionLog(), metrics, deaths, history, auditing, learned, SystemdStatus(notifier))
-    certificates = Certificates(kinds, files.inputs, inbox.post, faults)
-    page_model = StatusPageModel(
-        StatusPageInputs(
-            lambda: engine.snapshot,
-            lambda: deaths.last,
-            SessionMeter(lane),
-            history,
-            identity.wall_offset,
-            secrets.mask,
-        )
-    )
-    tls_renewal = TlsRenewal(inbox.post)
-    held, watcher = (
-        StoppedTunnels(config.facilitator.state_dir),
-        InputWatcher(_all(inbox.post, certificates.changed)),
-    )  # neither raises
-    servers = Servers({} if given is None else given.listening)
-    present = Present(boot_id(), lambda tunnel: engine.tunnel(tunnel), watcher.digest)  # noqa: PLW0108 - the engine is made later
-    memory = MemoryFiles(config.facilitator.runtime_dir, present)
-    flows = FlowWatch(inbox.post, network.settled, _note, faults.contained)
-    runs, watchers = (
-        AfterNetwork(runner, network.released, faults),
-        (certificates, tls_renewal, auditing, hostwatch),
-    )
-    outputs = Outputs(
-        runs, network, prober, flows, (alerter, history, page_model), recorders, watchers, (memory,)
-    )
-    engine = Engine(inbox, outputs, kinds, clock=time.monotonic, chance=chance, zone=_zone, faults=faults)
+    view.complete(engine)
     return Parts(
         identity,
         kinds,
-        faults,
         files,
-        held,
-        learned,
-        certificates,
+        faults,
         inbox,
-        runner,
-        watcher,
-        network,
-        prober,
-        flows,
-        metrics,
-        deaths,
-        history,
-        alerter,
-        auditing,
-        engine,
-        memory,
+        inputs.notifier,
+        closing,
         servers,
-        tls_renewal,
-        page_model,
-        hostwatch,
-        notifier,
+        stores,
+        data_plane,
+        reports,
+        watchers,
+        engine,
     )
 
 
-def _identity(config: Config, upgrades: int) -> DaemonIdentity:
+def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
+    """`kept`: what spares the next login, by slot."""
+    network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed)
+    base.closing.add("network", lambda: network.close(keep=True))
+    private = (*base.files.directories, base.state_dir)
+    group = None if owner.spares_clients else ClientGroup(base.identity.facilitator)
+    if group is not None:
+        base.closing.add("client group", group.remove)
+    runner = Runner(
+        base.runtime_dir,
+        ClientSources(base.kinds, base.files.inputs, base.engine.lane, private, group=group),
+        base.inbox.post,
+        on_line=_log_client_line,
+        codes=Codes(base.state_dir / "codes.json"),
+        kept=kept,
+    )
+    base.closing.add("runner", runner.close)
+    flows = FlowWatch(base.inbox.post, network.settled, _log_warning, base.faults.contained)
+    base.closing.add("flows", flows.close)
+    random_unit, contained = random.SystemRandom().random, base.faults.contained
+    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), contained)
+    base.closing.add("prober", prober.close)
+    return DataPlane(runner, network, prober, flows, group)
+
+
+def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
+    certificates = Certificates(base.kinds, base.files.inputs, base.inbox.post, base.faults)
+
+    def inputs_changed(event: Event) -> None:
+        base.inbox.post(event)
+        certificates.changed(event)
+
+    inputs = InputWatcher(inputs_changed)
+    base.closing.add("watcher", inputs.close)
+    tls = TlsRenewal(base.inbox.post)
+    base.closing.add("TLS renewal", tls.close)
+    configuration = ConfigurationFile(path, base.inbox.post)
+    base.closing.add("configuration file", configuration.close)
+    loop = LoopWatchdog(base.runtime_dir, lambda: stalled(base.engine), time.monotonic)
+    base.closing.add("loop watchdog", loop.stop)
+    return Watchers(inputs, certificates, tls, host, configuration, loop)
+
+
+def _history(base: _Base) -> History:
+    traffic = TrafficSources(LinkBytes(), LaneMeter(base.engine.lane))
+    sources = HistorySources(boot_id(), traffic=traffic, mask=base.secrets.mask)
+    history = History(Archive(base.state_dir, version()), sources)
+    base.closing.add("history", history.close)
+    return history
+
+
+def _auditing(base: _Base) -> Auditing:
+    auditing = Auditing(version(), base.engine, base.inbox.post)
+    base.closing.add("audit", auditing.close)
+    return auditing
+
+
+def _reports(
+    base: _Base,
+    data_plane: DataPlane,
+    certificates: Certificates,
+    history: History,
+    auditing: Auditing,
+    log_dropped: Callable[[], int],
+) -> Reports:
+    engine, runner, network = base.engine, data_plane.runner, data_plane.network
+    sent, last_failures = SentEvents(), LastFailures()
+    hooks = PagerHooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
+    pagers = Pagers(base.state_dir, paging(base.identity, base.config), hooks, base.secrets)
+    base.closing.add("alerter", pagers.close)
+    sources = ScrapeSources(
+        link_bytes=LinkBytes(),
+        carried=LaneMeter(engine.lane),
+        usage=runner.usage,
+        audit=lambda: auditing.counts,
+        routes=lambda: network.route_counts,
+        repairs=lambda: network.repairs,
+        availability=history.ratios,
+        history_usable=lambda: history.usable,
+        refused=lambda: refused_packets(engine.plan),
+        pagerduty=lambda: pagers.status,
+        sent_events=sent.counts,
+        log_dropped=log_dropped,
+        certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
+        internal_errors=lambda: base.faults.counts,
+    )
+    metrics = Metrics(version(), base.identity.wall_offset, sources)
+    page_model = StatusPageModel(
+        StatusPageInputs(
+            lambda: engine.snapshot,
+            lambda: last_failures.by_tunnel,
+            SessionMeter(engine.lane),
+            history,
+            base.identity.wall_offset,
+            base.secrets.mask,
+        )
+    )
+    return Reports(metrics, last_failures, history, pagers, auditing, page_model)
+
+
+def _stores(base: _Base, inputs: InputWatcher, path: Path, last_end: LastEnd) -> Stores:
+    present = Present(boot_id(), base.engine.tunnel, inputs.digest)
+    return Stores(
+        StoppedTunnels(base.state_dir),
+        last_end,
+        LastConfiguration(path, base.state_dir),
+        SecondSessions(base.state_dir),
+        MemoryFiles(base.runtime_dir, present),
+    )
+
+
+def _outputs(
+    base: _Base,
+    data_plane: DataPlane,
+    reports: Reports,
+    watchers: Watchers,
+    stores: Stores,
+    status: SystemdStatus,
+) -> Outputs:
+    network, metrics, auditing = data_plane.network, reports.metrics, reports.auditing
+    return Outputs(
+        DeferredRunner(data_plane.runner, network.released, base.faults),
+        network,
+        data_plane.prober,
+        data_plane.flows,
+        alerters=(reports.pagers, reports.history, reports.page_model),
+        recorders=(
+            TransitionLog(),
+            metrics,
+            reports.last_failures,
+            reports.history,
+            auditing,
+            stores.second_sessions,
+            status,
+        ),
+        watchers=(
+            watchers.certificates,
+            watchers.tls,
+            auditing,
+            watchers.host,
+            watchers.configuration,
+            watchers.loop,
+        ),
+        keepers=(stores.records,),
+    )
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        disk.make_way(path)
+
+
+def _identity(config: Config, upgrades: int, last_end: LastEnd) -> DaemonIdentity:
     name = config.facilitator.name or socket.gethostname()
-    return DaemonIdentity(name, version(), os.getpid(), time.time(), time.time() - time.monotonic(), upgrades)
+    offset = time.time() - time.monotonic()
+    return DaemonIdentity(name, version(), os.getpid(), time.time(), offset, upgrades, last_end.entry)
 
 
-def _all(*takers: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Tell each of them."""
-
-    def tell(event: Event) -> None:
-        for take in takers:
-            take(event)
-
-    return tell
-
-
-def _zone() -> float:
-    """What turns monotonic seconds into local ones."""
+def _utc_offset() -> float:
+    """Seconds to add to the monotonic clock for local wall-clock time."""
     now = time.time()
     return now - time.monotonic() + time.localtime(now).tm_gmtoff
 
 
-def scope(identity: DaemonIdentity, config: Config) -> Scope:
-    """What all tunnels have in common."""
-    drain = config.drain
-    return Scope(
-        identity.facilitator,
-        config.staff.networks,
-        config.staff.segments,
-        drain.timeout,
-        drain.idle,
-        config.audit is not None,
-    )
-
-
-def first_plan(
-    config: Config, kinds: Mapping[str, AnyKind], memory: PreviousRun | None = None
-) -> NetworkPlan:
-    """What the kernel should hold for this configuration before anything was started: what still runs
-    stays as it was.
-    """
-    tunnels, known = config.tunnels, memory or PreviousRun()
-    snapshot = found(tunnels, known, time.monotonic())
-    lanes = assign_lanes(list(tunnels), known.lanes)
-    carriers = choose(recalled(list(tunnels.values()), known.carries), snapshot)[0]
-    staff, accounting = config.staff, config.audit is not None
-    return desired(
-        staff.networks, lanes, proxies(tunnels, kinds), snapshot, carriers, staff.segments, accounting
-    )
-
-
-def paging(identity: DaemonIdentity, config: Config) -> Paging:
-    """Who is called, and through which key."""
+def paging(identity: DaemonIdentity, config: Config) -> PagingConfig:
+    """Which receivers are paged, and through which key."""
     own = {name: t.alert.routing_key for name, t in config.tunnels.items() if t.alert.routing_key is not None}
     pagerduty, webhook = config.alerts.pagerduty, config.alerts.webhook
     address = None if webhook is None else webhook.url
     if pagerduty is None:
-        return Paging(identity.facilitator, tunnels=own, webhook=address)
-    return Paging(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own, address)
+        return PagingConfig(identity.facilitator, tunnels=own, webhook=address)
+    return PagingConfig(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own, address)
 
 
-def summary(snapshot: Snapshot) -> str:
-    """One line about all tunnels."""
-    known = (
-        f"{sum(up(state) for _, state in snapshot.tunnels.values())} of {len(snapshot.tunnels)} tunnels up"
-    )
-    if left := waits_for(snapshot):
-        return f"{known}, draining: {left}, silent for at most {silence(snapshot)}"
-    return f"{known}, draining" if snapshot.draining else known
-
-
-class AfterNetwork:
-    """The runner that ends a client only when the kernel carries out the latest plan: its traffic goes
-    elsewhere first, if it can.
-    """
-
-    def __init__(self, runner: Runner, settled: Callable[[str], Awaitable[None]], faults: Faults) -> None:
-        self._runner, self._settled, self._faults = runner, settled, faults
-        self._waiting: set[asyncio.Task[None]] = set()
-
-    def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
-    ) -> None:
-        """At once."""
-        self._runner.spawn(tunnel, session, resume, remote, seat)
-
-    def renew(self, tunnel: str, session: int) -> None:
-        """At once."""
-        self._runner.renew(tunnel, session)
-
-    def kill(self, tunnel: str, session: int) -> None:
-        """At once."""
-        self._runner.kill(tunnel, session)
-
-    @property
-    def busy(self) -> bool:
-        """Clients have not been started yet."""
-        return self._runner.busy
-
-    def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
-        """Soon."""
-        task = asyncio.get_running_loop().create_task(self._terminate(tunnel, session, leave))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
-
-    async def _terminate(self, tunnel: str, session: int, leave: bool) -> None:
-        with self._faults.contained("network"), contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLED_WITHIN):
-                await self._settled(tunnel)
-        self._faults.run("runner", self._runner.terminate, tunnel, session, leave)
-
-
-class SystemdStatus:
-    """Keeps the line that `systemctl status` shows."""
-
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
-
-    def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Say how many tunnels are up."""
-        self._notifier.status(summary(snapshot))
-
-
-def _client_said(tunnel: str, text: str) -> None:
+def _log_client_line(tunnel: str, text: str) -> None:
     structlog.get_logger().info("client", tunnel=tunnel, text=text)
 
 
 def log_fault(part: str, place: str, error: BaseException) -> None:
-    """One line about a fault of the daemon itself."""
+    """Log a fault of the daemon itself."""
     structlog.get_logger().error(
         "internal error: a part has failed, the others go on", part=part, at=place, error=repr(error)
     )
 
 
-def _note(text: str, details: Mapping[str, Any]) -> None:
+def _log_warning(text: str, details: Mapping[str, Any]) -> None:
     structlog.get_logger().warning(text, **details)

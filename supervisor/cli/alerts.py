@@ -1,4 +1,4 @@
-"""`facilitator alerts`: open incidents, what waits to be sent, and whether a human can be reached at all."""
+"""`facilitator alerts`: open incidents, unsent messages, and a test of the path to each receiver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ReceiverIncidentEntry,
     )
 
-_TEST_WITHIN = 90  # seconds that the receivers may take, one after the other
+_TEST_SECONDS = 90  # that all receivers may take together
 
 
 @click.command()
@@ -44,32 +44,32 @@ def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) ->
     if as_json:
         say_json(document)
     else:
-        say("\n".join(_told(document)))
+        say("\n".join(_text(document)))
 
 
 def _test(as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Exit code 1: a receiver did not take it, or there is none."""
     document: AlertTestDocument = ask(
-        lambda client: client.post("/api/v1/alerts/test", _TEST_WITHIN), config, socket_path
+        lambda client: client.post("/api/v1/alerts/test", _TEST_SECONDS), config, socket_path
     )
     if as_json:
         say_json(document)
     else:
-        say("\n".join(_tried(document)))
+        say("\n".join(_test_text(document)))
     if not document["receivers"]:
         fail(Exit.FAILED, "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured")
     if not all(receiver["taken"] for receiver in document["receivers"]):
         sys.exit(Exit.FAILED)
 
 
-def _tried(document: AlertTestDocument) -> Iterator[str]:
+def _test_text(document: AlertTestDocument) -> Iterator[str]:
     for receiver in document["receivers"]:
         yield f"{receiver['name']}: trigger: {receiver['trigger']}"
         if receiver["resolve"] is not None:
             yield f"{receiver['name']}: resolve: {receiver['resolve']}"
 
 
-def _told(document: AlertsDocument) -> Iterator[str]:
+def _text(document: AlertsDocument) -> Iterator[str]:
     if not document["receivers"]:
         yield "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured"
     for receiver in document["receivers"]:
@@ -78,7 +78,7 @@ def _told(document: AlertsDocument) -> Iterator[str]:
         )
         yield from _problems(receiver)
         for incident in receiver["incidents"]:
-            yield f"  {incident['since']}  {incident['name']}  {_standing(incident)}"
+            yield f"  {incident['since']}  {incident['name']}  {_state(incident)}"
         for letter in receiver["refused"]:
             yield (
                 f"  refused for good at {letter['at']}: {letter['action']} of {letter['dedup_key']}: "
@@ -97,7 +97,7 @@ def _problems(receiver: ReceiverEntry) -> Iterator[str]:
         yield f"  last error: {receiver['last_error']}"
 
 
-def _standing(incident: ReceiverIncidentEntry) -> str:
+def _state(incident: ReceiverIncidentEntry) -> str:
     waits = incident["waits"]
     if waits is None:
         return incident["there"]

@@ -1,4 +1,4 @@
-"""`facilitator audit`: whether the audit is kept, and who used which tunnel the most since it began."""
+"""`facilitator audit`: the state of the audit log, and who used which tunnel the most since it began."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from supervisor.cli.options import ask, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
-from supervisor.core.humanize import size
+from supervisor.core.humanize import byte_size
 
 if TYPE_CHECKING:
     from supervisor.core.views.documents import AuditDocument
@@ -46,12 +46,12 @@ def audit(
         say_json(document)
         return
     from supervisor.cli.console import screen
-    from supervisor.cli.history_table import Rows
+    from supervisor.cli.table import ResponsiveTable
 
     say(_headline(document))
-    place = screen()
-    place.print(
-        Rows(
+    console = screen()
+    console.print(
+        ResponsiveTable(
             ("TUNNEL", "SOURCE", "FLOWS", "OPEN", "SENT", "RECEIVED"),
             (
                 (
@@ -59,12 +59,12 @@ def audit(
                     row["source"],
                     str(row["flows"]),
                     str(row["open"]),
-                    size(row["sent_bytes"]),
-                    size(row["received_bytes"]),
+                    byte_size(row["sent_bytes"]),
+                    byte_size(row["received_bytes"]),
                 )
                 for row in document["totals"]
             ),
-        ).shown(place.width)
+        ).fitted(console.width)
     )
 
 

@@ -1,4 +1,4 @@
-"""Where tables are printed: a rich console that cleans whatever stands in them."""
+"""The rich console on which tables are printed, with control characters removed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from rich.segment import Segment
 
 from tunnels.text import clean
 
-_WIDE = 200
+_NO_TERMINAL_WIDTH = 200  # characters
 
 
 class Screen(Console):
-    """Lets no character of a text control the terminal; colours are styles, and come after."""
+    """Removes control characters from all text; colours are styles, and are added after that."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of anything that is to be printed, clean."""
+        """The segments of a renderable, clean."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=clean(segment.text))
 
 
-def screen(wide: int = _WIDE) -> Screen:
-    """As wide as the terminal, or as `wide` where nobody looks at one."""
+def screen(width: int = _NO_TERMINAL_WIDTH) -> Screen:
+    """As wide as the terminal, or `width` if the output is no terminal."""
     terminal = Screen()
-    return terminal if terminal.is_terminal else Screen(width=wide)
+    return terminal if terminal.is_terminal else Screen(width=width)

@@ -1,4 +1,4 @@
-"""`facilitator doctor`: what is found about this host, for a person or as JSON."""
+"""`facilitator doctor`: preflight checks of this host, as text or JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def doctor(config: Path, as_json: bool) -> None:
     Example: sudo facilitator doctor -c /etc/facilitator/config.yaml
     """
     from supervisor.app.files import errors_of, load
-    from supervisor.app.preflight import diagnose
+    from supervisor.app.preflight.gather import diagnose
     from supervisor.config.problems import ConfigErrors
     from supervisor.core.preflight import Severity
     from tunnels.registry import KINDS
@@ -55,5 +55,5 @@ def _document(finding: Finding) -> dict[str, str]:
         "severity": finding.severity.value,
         "subject": finding.subject,
         "text": finding.text,
-        "remedy": finding.remedy,
+        "remedy": finding.hint,
     }

@@ -1,4 +1,4 @@
-"""The doctor's findings as a person wants to see them."""
+"""The findings of `facilitator doctor` as text."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _COLOURS = {
     Severity.WARNING: "yellow",
     Severity.PROBLEM: "bold red",
 }
-_INDENT = 10  # columns before a remedy
-_WIDE = 10_000  # columns where nobody looks at a terminal: one line for each finding
+_INDENT = 10  # spaces before a hint
+_NO_TERMINAL_WIDTH = 10_000  # characters: one line per finding if the output is no terminal
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Grouped by subject; a remedy stands on lines of its own, so that it can be copied whole."""
-    console = screen(_WIDE)
+    """Grouped by subject; a hint stands on lines of its own, so that it can be copied whole."""
+    console = screen(_NO_TERMINAL_WIDTH)
     for subject, group in groupby(findings, key=lambda finding: finding.subject):
         console.print(Text(subject, "bold"))
         for finding in group:
             console.print(Padding(_line(finding), (0, 0, 0, 2), expand=False))
-            if finding.remedy:
-                console.print(Text(" " * _INDENT + finding.remedy), soft_wrap=True)
+            if finding.hint:
+                console.print(Text(" " * _INDENT + finding.hint), soft_wrap=True)
     console.print(Text("\n" + _summary(findings)))
 
 

@@ -1,4 +1,4 @@
-"""`facilitator history`: how available every tunnel was, its sessions, and what happened to it."""
+"""`facilitator history`: availability, sessions, incidents and transitions."""
 
 from __future__ import annotations
 

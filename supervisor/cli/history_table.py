@@ -1,17 +1,17 @@
-"""The history as a person wants to see it: numbers first, then the last sessions and events."""
+"""`facilitator history` as text: availability first, then the last sessions, incidents and transitions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from supervisor.cli.console import screen
-from supervisor.core.humanize import lasting, size
+from supervisor.cli.table import ResponsiveTable
+from supervisor.core.humanize import byte_size, duration
 
 if TYPE_CHECKING:
     from supervisor.core.views.documents import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
-_LOOKS: Mapping[str, tuple[str, str]] = {
+_STANDING_STYLES: Mapping[str, tuple[str, str]] = {
     "up": ("█", "green"),
     "degraded": ("▓", "yellow"),
     "down": ("▁", "red"),
@@ -34,72 +34,18 @@ _LOOKS: Mapping[str, tuple[str, str]] = {
 }
 _NONE = "-"
 
-_FOLDED_WIDTH = 18  # characters that the last column needs to be readable
-_FIRST_TO_GO = (
-    "ID",
-    "LAST DAY",
-    "DEVICE",
-    "DEGRADED",
-    "UNWATCHED",
-    "STOPPED",
-    "UP",
-    "MTBF",
-    "ADDRESS",
-    "SEVERITY",
-    "HEALTH",
-    "1h",
-    "7d",
-    "BY HAND",
-)
-
-
-class Rows:
-    """A table that leaves out columns where the terminal is narrow. Words that look like markup stay
-    words.
-    """
-
-    def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-        self._columns = columns
-        self._rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
-
-    def shown(self, width: int) -> Table:
-        """The table for a terminal of this many columns; only its last column may be folded."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        places = self._fitting(width)
-        for place in places:
-            last = place == places[-1]
-            table.add_column(
-                self._columns[place], no_wrap=not last, overflow="fold", min_width=len(self._columns[place])
-            )
-        for row in self._rows:
-            table.add_row(*(row[place] for place in places))
-        return table
-
-    def _fitting(self, width: int) -> list[int]:
-        needs = [
-            max([len(column), *(row[place].cell_len for row in self._rows)])
-            for place, column in enumerate(self._columns)
-        ]
-        needs[-1] = min(needs[-1], _FOLDED_WIDTH)
-        places = list(range(len(self._columns)))
-        for column in _FIRST_TO_GO:
-            if column in self._columns and sum(needs[place] + 2 for place in places) - 2 > width:
-                places.remove(self._columns.index(column))
-        return places
-
-
-Part = Text | Rows
+Part = Text | ResponsiveTable
 
 
 def print_history(document: HistoryDocument, tunnel: str | None) -> None:
-    """Print it; of one tunnel in all detail, of all in a row each."""
-    place = screen()
-    place.print(history_view(document, tunnel, place.width))
+    """Print it: one tunnel in detail, or all in a row each."""
+    console = screen()
+    console.print(history_view(document, tunnel, console.width))
 
 
 def history_view(document: HistoryDocument, tunnel: str | None, width: int) -> Group:
-    """Headline, availability, sessions, incidents and, of one tunnel, its transitions, for a terminal of
-    this many columns.
+    """Headline, availability, sessions, incidents and, of one tunnel, its transitions, for a terminal
+    of `width` characters.
     """
     parts: list[Part] = [
         Text(f"{document['facilitator']}  availability, of the time in which a tunnel was wanted", "bold")
@@ -114,19 +60,18 @@ def history_view(document: HistoryDocument, tunnel: str | None, width: int) -> G
     parts += _section("incidents", document["incidents"], _incidents)
     if tunnel is not None:
         parts += _section("events", document["transitions"], _events)
-    return Group(*(part.shown(width) if isinstance(part, Rows) else part for part in parts))
+    return Group(*(part.fitted(width) if isinstance(part, ResponsiveTable) else part for part in parts))
 
 
 def percent(ratio: float | None) -> str:
-    """Rounded down, so that 100 % means that nothing is missing."""
+    """A ratio as text, rounded down, so that 100 % means that nothing is missing."""
     return _NONE if ratio is None else f"{math.floor(ratio * 1e5) / 1e3:g} %"
 
 
-# --- numbers
-# ----------------------------------------------------------------------------------------------------------
+# --- availability
 
 
-def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> Rows:
+def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> ResponsiveTable:
     windows = list(dict.fromkeys(window for entry in tunnels for window in entry["availability"]))
     rows: list[Sequence[str | Text]] = []
     for entry in tunnels:
@@ -136,13 +81,13 @@ def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> Rows:
             (
                 entry["name"],
                 *(percent(known[window]["ratio"] if window in known else None) for window in windows),
-                _strip(entry["last_day"]),
+                _day_strip(entry["last_day"]),
                 *_failures(longest),
                 _deaths(longest),
             )
         )
     last = windows[-1] if windows else ""
-    return Rows(
+    return ResponsiveTable(
         ("TUNNEL", *windows, "LAST DAY", f"FAILURES {last}".strip(), "BY HAND", "MTTR", "MTBF", "DEATHS"),
         rows,
     )
@@ -178,9 +123,9 @@ def _windows(entry: TunnelHistoryEntry) -> Iterator[Part]:
         "DEATHS",
     )
     yield Text(f"{entry['name']}  {entry['kind'] or 'not configured any more'}")
-    yield Rows(columns, rows)
+    yield ResponsiveTable(columns, rows)
     yield Text()
-    yield Text("last day  ").append_text(_strip(entry["last_day"]))
+    yield Text("last day  ").append_text(_day_strip(entry["last_day"]))
 
 
 def _failures(it: WindowEntry | None) -> tuple[str, ...]:
@@ -198,23 +143,24 @@ def _deaths(it: WindowEntry | None) -> str:
     )
 
 
-def _strip(parts: Sequence[str | None]) -> Text:
-    """The last day, a character for each half hour: the worst of it."""
+def _day_strip(parts: Sequence[str | None]) -> Text:
+    """The last day, one character per half hour: the worst standing in it."""
     strip = Text()
     for part in parts:
-        strip.append(*_LOOKS.get(part or "", (" ", "")))
+        strip.append(*_STANDING_STYLES.get(part or "", (" ", "")))
     return strip
 
 
-# --- what happened
-# ----------------------------------------------------------------------------------------------------------
+# --- sessions, incidents, transitions
 
 
-def _section(title: str, rows: Sequence[Record], table: Callable[[Sequence[Record]], Rows]) -> Sequence[Part]:
+def _section(
+    title: str, rows: Sequence[Record], table: Callable[[Sequence[Record]], ResponsiveTable]
+) -> Sequence[Part]:
     return (Text(), Text(title, "bold"), table(rows)) if rows else ()
 
 
-def _sessions(rows: Sequence[SessionRecord]) -> Rows:
+def _sessions(rows: Sequence[SessionRecord]) -> ResponsiveTable:
     columns = (
         "STARTED",
         "TUNNEL",
@@ -227,7 +173,7 @@ def _sessions(rows: Sequence[SessionRecord]) -> Rows:
         "SENT",
         "ENDED BY",
     )
-    return Rows(
+    return ResponsiveTable(
         columns,
         (
             (
@@ -240,15 +186,15 @@ def _sessions(rows: Sequence[SessionRecord]) -> Rows:
                 _NONE if row["flows"] is None else str(row["flows"]),
                 _bytes(row["received"]),
                 _bytes(row["sent"]),
-                _told(row),
+                _reason(row),
             )
             for row in rows
         ),
     )
 
 
-def _incidents(rows: Sequence[IncidentRecord]) -> Rows:
-    return Rows(
+def _incidents(rows: Sequence[IncidentRecord]) -> ResponsiveTable:
+    return ResponsiveTable(
         ("OPENED", "CLOSED", "ABOUT", "SEVERITY", "TEXT"),
         (
             (
@@ -263,8 +209,8 @@ def _incidents(rows: Sequence[IncidentRecord]) -> Rows:
     )
 
 
-def _events(rows: Sequence[TransitionRecord]) -> Rows:
-    return Rows(
+def _events(rows: Sequence[TransitionRecord]) -> ResponsiveTable:
+    return ResponsiveTable(
         ("AT", "FROM", "TO", "HEALTH", "AFTER", "TRIES", "WHY"),
         (
             (
@@ -274,14 +220,14 @@ def _events(rows: Sequence[TransitionRecord]) -> Rows:
                 row["health"],
                 _span(row["lasted"]),
                 row["rung"] or _NONE,
-                _told(row),
+                _reason(row),
             )
             for row in rows
         ),
     )
 
 
-def _told(row: SessionRecord | TransitionRecord) -> str:
+def _reason(row: SessionRecord | TransitionRecord) -> str:
     return ": ".join(filter(None, (row["reason"], row["text"]))) or _NONE
 
 
@@ -290,10 +236,10 @@ def _port(row: SessionRecord) -> str:
 
 
 def _bytes(count: int | None) -> str:
-    return _NONE if count is None else size(count)
+    return _NONE if count is None else byte_size(count)
 
 
 def _span(seconds: float | None) -> str:
     if seconds is None or seconds == 0:
         return _NONE
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else lasting(seconds)
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else duration(seconds)

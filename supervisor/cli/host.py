@@ -1,4 +1,4 @@
-"""Commands about this host and the configuration file: they need no running daemon."""
+"""Commands about this host and the configuration file, which need no running daemon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.options import CONTROL_SOCKET, config_option, fail, refused, runtime_dir, socket_option
+from supervisor import disk
+from supervisor.cli.options import config_option, fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
-def run(config: Path) -> None:
+@click.option("--watch", is_flag=True, help="Reload whenever the configuration file changes.")
+def run(config: Path, watch: bool) -> None:
     """Run the daemon in the foreground.
 
     Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it when nothing is under way any
@@ -34,7 +36,7 @@ def run(config: Path) -> None:
     """
     from supervisor.app import run as run_daemon
 
-    sys.exit(run_daemon(config))
+    sys.exit(run_daemon(config, watch=watch))
 
 
 @click.command()
@@ -111,7 +113,7 @@ def plan(config: Path, socket_path: Path | None) -> None:
     Example: facilitator plan
     """
     try:
-        answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET).get(
+        answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET).get(
             "/api/v1/plan"
         )
     except Refused as error:

@@ -1,8 +1,7 @@
-"""What all commands share: options, exit codes, and finding the daemon."""
+"""What commands share: options, errors as exit codes, and the daemon's control socket."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,18 +10,19 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from supervisor import disk
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
+from supervisor.run_arguments import default_config
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
-CONTROL_SOCKET = "control.sock"
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def tunnel_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A tunnel's name, as it may stand under `tunnels:`; anything else is wrong usage."""
+    """Click callback: a valid name of a tunnel, or a usage error."""
     if value is not None and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
         raise click.BadParameter(
             f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a "
@@ -32,19 +32,18 @@ def tunnel_name(context: click.Context, parameter: click.Parameter, value: str |
 
 
 def fail(code: Exit, sentence: str) -> NoReturn:
-    """One sentence on stderr, and the exit code."""
+    """Print one sentence on stderr and exit with this code."""
     say(f"facilitator: {sentence}", err=True)
     sys.exit(code)
 
 
 def config_option(command: AnyFunction) -> AnyFunction:
     """`-c FILE`, on every command."""
-    default = os.environ.get("FACILITATOR_CONFIG") or "/etc/facilitator/config.yaml"
     return click.option(
         "-c",
         "--config",
         type=click.Path(path_type=Path),
-        default=Path(default),
+        default=default_config(),
         show_default=True,
         help="The configuration file; $FACILITATOR_CONFIG names another default.",
     )(command)
@@ -58,9 +57,9 @@ def socket_option(command: AnyFunction) -> AnyFunction:
 
 
 def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path | None) -> Any:
-    """Put a request to the daemon; ends the command with one sentence when there is no good answer."""
+    """Send a request to the daemon; exits with one sentence if it cannot be reached or refuses."""
     try:
-        return request(ControlClient(socket_path or runtime_dir(config) / CONTROL_SOCKET))
+        return request(ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET))
     except Unreachable as error:
         fail(Exit.NO_DAEMON, str(error))
     except Refused as error:
@@ -68,13 +67,13 @@ def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path
 
 
 def refused(error: Refused) -> NoReturn:
-    """End the command with the daemon's own words."""
+    """Exit with the daemon's own error message."""
     fail(Exit.NO_RIGHT if error.forbidden else Exit.FAILED, str(error))
 
 
 def runtime_dir(config: Path) -> Path:
-    """The runtime directory that the file names, else the default. Lenient: the daemon may run with an
-    older, valid file.
+    """The runtime directory from the configuration file, or the default. Lenient, because the daemon may run
+    with an older, valid version of a file that is broken now.
     """
     import yaml
 

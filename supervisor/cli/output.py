@@ -1,7 +1,7 @@
-"""All that a command prints: cleaned here, whoever has written it.
+"""Everything that a command prints, with control characters removed; only our own colours pass.
 
-The daemon may be another version, and the configuration, a customer's file or this host may hold anything.
-Only colours of our own pass.
+The daemon may be of another version, and the configuration, a customer's file or this host may contain
+anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tunnels.text import clean, one_line
 
 
 class Painted(str):
-    """Clean text with colours of ours around it."""
+    """Clean text in our own colours, which `say` prints as it is."""
 
     __slots__ = ()
 
@@ -31,11 +31,11 @@ def say(*parts: str, err: bool = False) -> None:
 
 
 def say_json(document: Any) -> None:
-    """Print a document as it is: JSON writes what must not be printed in other letters."""
+    """Print a document as JSON, which escapes control characters."""
     click.echo(json.dumps(document, indent=2).replace("\x7f", "\\u007f"))
 
 
 def prompt(question: str) -> str:
-    """What a person answers, not echoed."""
+    """Ask the operator; the answer is not echoed."""
     answer: str = click.prompt(one_line(question), hide_input=True, prompt_suffix=" ")
     return answer

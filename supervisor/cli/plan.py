@@ -1,6 +1,4 @@
-"""The plan as a person wants to see it: what is wanted, grouped by what it is, and the difference at the
-end, where the eye is.
-"""
+"""`facilitator plan` as text: the desired state grouped by kind of object, then how the kernel differs."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ def _rule(rule: str) -> str:
 
 
 def _group(title: str, lines: Iterable[str]) -> Iterator[str]:
-    """The first words as a column."""
+    """A titled group, its first words aligned as a column."""
     rows = [line.partition(" ") for line in lines]
     if not rows:
         return

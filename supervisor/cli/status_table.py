@@ -1,4 +1,4 @@
-"""The status table that a person wants to see."""
+"""`facilitator status` as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from supervisor.cli.console import screen
-from supervisor.core.humanize import lasting
+from supervisor.cli.table import MIN_FOLDED_WIDTH
+from supervisor.core.humanize import duration
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
@@ -27,20 +28,20 @@ _COLOURS = {
 _HEALTHS = {"healthy": "green", "degraded": "yellow"}
 _OTHER_SESSION = {"coming": ", next session starts", "leaving": ", last session drains"}
 _COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
-_WIDE = 200
+_NO_TERMINAL_WIDTH = 200
 _FOLDED = ("CARRIES", "WHY")
-_FOLDED_WIDTH = 18  # characters that a folded column needs to be readable
-_FIRST_TO_GO = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")  # where the terminal is narrow
+# Left out where the terminal is narrow, the least important first.
+_DROPPED_FIRST = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")
 
 
 def print_status(document: StatusDocument) -> None:
     """Print the table."""
-    place = screen()
-    place.print(status_view(document, place.width))
+    console = screen()
+    console.print(status_view(document, console.width))
 
 
-def status_view(document: StatusDocument, width: int = _WIDE) -> Group:
-    """A headline and one row per tunnel, for a terminal of this many columns."""
+def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Group:
+    """A headline, the conditions, and one row per tunnel, for a terminal of `width` characters."""
     tunnels = document["tunnels"]
     up = sum(1 for entry in tunnels if entry["phase"] == "up" and entry["health"] != "unhealthy")
     headline = Text(
@@ -67,18 +68,18 @@ def _condition(each: ConditionEntry) -> Text:
 
 
 def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:
-    """The columns for which there is room."""
+    """The columns that fit."""
     needs = {column: max([len(column), *(row[column].cell_len for row in rows)]) for column in _COLUMNS}
-    needs |= {column: min(needs[column], _FOLDED_WIDTH) for column in _FOLDED}
+    needs |= {column: min(needs[column], MIN_FOLDED_WIDTH) for column in _FOLDED}
     shown = list(_COLUMNS)
-    for column in _FIRST_TO_GO:
+    for column in _DROPPED_FIRST:
         if sum(needs[name] + 2 for name in shown) - 2 > width:
             shown.remove(column)
     return shown
 
 
 def _row(entry: TunnelStatus) -> tuple[Text, ...]:
-    """One cell a column. As Text: what a client said may look like rich's markup."""
+    """One cell per column, as `Text`: a client's output may look like rich's markup."""
     session = entry["session"]
     address = None if session is None else session["address"] or session["peer"]
     rtt = entry["probe_rtt_seconds"]
@@ -132,7 +133,7 @@ def _why(entry: TunnelStatus) -> str:
 
 def age(moment: str) -> str:
     """How long ago an ISO 8601 moment was, in words."""
-    return lasting((datetime.now(UTC) - _moment(moment)).total_seconds())
+    return duration((datetime.now(UTC) - _moment(moment)).total_seconds())
 
 
 def _moment(text: str) -> datetime:

@@ -1,4 +1,4 @@
-"""Commands about tunnels: all of them are questions to the running daemon, or wishes put to it."""
+"""Commands about tunnels: each is a request to the running daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from supervisor.core.views.drain_text import flows_left
 if TYPE_CHECKING:
     from supervisor.core.views.documents import QuestionDocument, ReloadDocument, StatusDocument, TunnelStatus
 
-_WAIT = 90  # seconds that start, stop and restart wait for what comes of it
+_WAIT_SECONDS = 90  # how long start, stop and restart wait for the result
 
 
 @click.command()
@@ -72,21 +72,24 @@ def _watch(document: Callable[[], StatusDocument]) -> None:
     from supervisor.cli.console import screen
     from supervisor.cli.status_table import status_view
 
-    place = screen()
+    console = screen()
     try:
         with Live(
-            status_view(document(), place.width), console=place, auto_refresh=False, screen=place.is_terminal
+            status_view(document(), console.width),
+            console=console,
+            auto_refresh=False,
+            screen=console.is_terminal,
         ) as live:
             while True:
-                time.sleep(1.0)  # the refresh rate for a person's eye
-                live.update(status_view(document(), place.width), refresh=True)
+                time.sleep(1.0)
+                live.update(status_view(document(), console.width), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
+def _order(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
     entry: TunnelStatus = ask(
-        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT}", _WAIT),
+        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT_SECONDS}", _WAIT_SECONDS),
         config,
         socket_path,
     )
@@ -94,11 +97,11 @@ def _wish(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: 
         fail(
             Exit.FAILED, f"{tunnel} asks: {entry['asks']['text']}; give it with: facilitator answer {tunnel}"
         )
-    _tell(entry, done)
+    _report(entry, done)
 
 
-def _tell(entry: TunnelStatus, done: tuple[str, ...]) -> None:
-    """What came of it, in one line."""
+def _report(entry: TunnelStatus, done: tuple[str, ...]) -> None:
+    """Print the tunnel's state in one line; exit code 1 unless it is in one of these phases."""
     line = f"{entry['name']}: {entry['phase']} ({entry['reason']})"
     if entry["phase"] in done:
         say(line)
@@ -118,7 +121,7 @@ def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator start acme-dc
     """
-    _wish("start", tunnel, config, socket_path, ("up",))
+    _order("start", tunnel, config, socket_path, ("up",))
 
 
 @click.command()
@@ -137,15 +140,17 @@ def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> No
     Example: facilitator stop acme-dc --drain
     """
     if not drain:
-        _wish("stop", tunnel, config, socket_path, ("stopped",))
+        _order("stop", tunnel, config, socket_path, ("stopped",))
         return
     entry: TunnelStatus = ask(
-        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT}", _WAIT),
+        lambda client: client.post(
+            f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT_SECONDS}", _WAIT_SECONDS
+        ),
         config,
         socket_path,
     )
     if entry["drain"] is None:
-        _tell(entry, ("stopped",))
+        _report(entry, ("stopped",))
         return
     say(
         f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at "
@@ -187,7 +192,7 @@ def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator restart acme-dc
     """
-    _wish("restart", tunnel, config, socket_path, ("up",))
+    _order("restart", tunnel, config, socket_path, ("up",))
 
 
 @click.command()
@@ -208,13 +213,15 @@ def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
         fail(Exit.FAILED, f"{tunnel} asks nothing; see: facilitator status {tunnel}")
     text = prompt(f"{tunnel} asks: {question}") if sys.stdin.isatty() else sys.stdin.readline().strip()
     entry: TunnelStatus = ask(
-        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT}", _WAIT, text),
+        lambda client: client.post(
+            f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT_SECONDS}", _WAIT_SECONDS, text
+        ),
         config,
         socket_path,
     )
     if entry["asks"] is not None:
         fail(Exit.FAILED, f"{tunnel} asks again: {entry['asks']['text']}")
-    _tell(entry, ("up",))
+    _report(entry, ("up",))
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.options import CONTROL_SOCKET, fail, refused, runtime_dir, socket_option
+from supervisor import disk
+from supervisor.cli.options import fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
@@ -15,8 +16,8 @@ from supervisor.core.exits import Exit
 if TYPE_CHECKING:
     from supervisor.core.views.documents import StatusDocument, UpgradeDocument
 
-_ASKED_WITHIN = 75.0  # seconds for the daemon to have the new code looked at
-_BACK_WITHIN = 60.0  # seconds for the new code to answer
+_CHECK_SECONDS = 75.0  # for the daemon to check the new code
+_RESTART_SECONDS = 60.0  # for the new code to answer
 
 
 @click.command()
@@ -30,15 +31,15 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator upgrade
     """
-    path = socket_path or runtime_dir(config) / CONTROL_SOCKET
+    path = socket_path or runtime_dir(config) / disk.CONTROL_SOCKET
     try:
         before: StatusDocument = ControlClient(path).get("/api/v1/status")
-        errors = _tried(ControlClient(path))
+        errors = _refusals(ControlClient(path))
         if errors:
             for line in errors:
                 say(line, err=True)
             fail(Exit.FAILED, f"not upgraded; version {before['version']} goes on")
-        after: StatusDocument = ControlClient(path, _BACK_WITHIN).get("/api/v1/status")
+        after: StatusDocument = ControlClient(path, _RESTART_SECONDS).get("/api/v1/status")
     except Unreachable as error:
         fail(Exit.NO_DAEMON, str(error))
     except Refused as error:
@@ -53,19 +54,19 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
         say(line)
 
 
-def _tried(client: ControlClient) -> list[str]:
-    """Why the daemon refuses. A daemon that changes its program cannot answer any more: the end of the
-    connection is the success.
+def _refusals(client: ControlClient) -> list[str]:
+    """Why the daemon refuses; empty on success, when the daemon executes the new code and the connection ends
+    without an answer.
     """
     try:
-        answer: UpgradeDocument = client.post("/api/v1/upgrade", _ASKED_WITHIN)
+        answer: UpgradeDocument = client.post("/api/v1/upgrade", _CHECK_SECONDS)
     except Unreachable:
         return []
     return answer["errors"]
 
 
 def _kept(before: StatusDocument, after: StatusDocument) -> list[str]:
-    """What became of each session, in a few lines."""
+    """Lines that say how many sessions were kept, and which were not."""
     sessions = [
         {entry["name"]: entry["session"]["id"] for entry in each["tunnels"] if entry["session"]}
         for each in (before, after)

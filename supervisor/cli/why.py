@@ -1,4 +1,4 @@
-"""`facilitator why`: the whole way of a packet, as the running daemon and its kernel see it now."""
+"""`facilitator why`: the path of a packet, as the running daemon and its kernel see it now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import paint, say, say_json
-from supervisor.core.diagnosis.query import parse_question
+from supervisor.core.diagnosis.query import parse_query
 from supervisor.core.exits import Exit
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def why(
     Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443
     """
     try:
-        asked = parse_question(address, source, port)
+        asked = parse_query(address, source, port)
     except ValueError as error:
         fail(Exit.USAGE, str(error))
     parts = {"address": asked.address, "from": asked.source, "port": asked.port}

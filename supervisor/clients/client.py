@@ -14,7 +14,7 @@ from pathlib import Path
 
 from supervisor.clients import processes
 from supervisor.clients.inotify import InotifyWatches
-from supervisor.clients.lines import LINE_CAP, Masker
+from supervisor.clients.lines import MAX_LINE_CHARS, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.output import Follower
 from supervisor.clients.reaper import ProcessTree
@@ -252,7 +252,7 @@ class Client:
         """Handle and log some of the lines, until `until` (monotonic seconds). True: there were some."""
         taken = []
         for line in islice(lines, BATCH_LINES):
-            self.on_line(LineSource.OUTPUT, line[:LINE_CAP])
+            self.on_line(LineSource.OUTPUT, line[:MAX_LINE_CHARS])
             taken.append(line)
             if time.monotonic() >= until:
                 break

@@ -1,7 +1,7 @@
-"""Tells when a secret or file of a tunnel has new content, so that a tunnel that waits for it can start.
+"""Reports when a secret or file of a tunnel has new content, so that a tunnel that waits for it can start.
 
 Files are replaced in many ways: written in place, renamed over, or, as Kubernetes, Nomad and systemd do it,
-by exchanging a symlink somewhere on the way to them. So everything that may change on that way is watched,
+by exchanging a symbolic link somewhere in their path. So everything in the path that may change is watched,
 and the content decides.
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 from supervisor.clients.inotify import CHANGED, WENT_AWAY, InotifyWatches
 from supervisor.core.events import Event, InputsChanged
 
-DEBOUNCE = 0.1  # seconds of silence after a change until the content is compared
-AT_LATEST = 1.0  # seconds after the first change, silence or not
-_LINKS = 40  # symlinks on one way; the kernel's own limit
-_LARGEST = 4 << 20  # bytes that are looked at
+DEBOUNCE_SECONDS = 0.1  # without changes until the content is compared
+MAX_DELAY_SECONDS = 1.0  # from the first change until the content is compared in any case
+_MAX_LINKS = 40  # symbolic links in one path: the kernel's own limit
+_MAX_BYTES = 4 << 20  # of a file that are compared
 
 ANY = ""  # in place of a name: each entry of a directory
 
@@ -30,7 +30,7 @@ Step = tuple[
 
 
 class InputWatcher:
-    """Posts `InputsChanged(tunnel)` when one of a tunnel's files gets other content, appears, vanishes or
+    """Posts `InputsChanged(tunnel)` when one of a tunnel's files gets other content, appears, disappears or
     becomes readable.
     """
 
@@ -47,14 +47,12 @@ class InputWatcher:
         self._latest = 0.0
 
     def start(self) -> None:
-        """Begin, on the running loop."""
+        """Start, on the running event loop."""
         self._inotify.start()
 
     def set(self, files: Callable[[], Mapping[str, tuple[Path, ...]]]) -> None:
-        """Watch exactly the files and folders that this says, now and after each change: a file may name
-        others.
-
-        A file that was watched before is compared with what it was then.
+        """Watch exactly the files and folders that this function returns, now and after each change, because
+        a file may name others. Known files are compared with their earlier content.
         """
         self._say = files
         self._ask()
@@ -68,7 +66,7 @@ class InputWatcher:
         }
 
     def digest(self, tunnel: str) -> str:
-        """The same as long as the tunnel's files have the same content."""
+        """A checksum that is the same as long as the content of the tunnel's files is."""
         contents = (self._content.get(path) or b"" for path in self._files.get(tunnel, ()))
         return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
 
@@ -118,10 +116,10 @@ class InputWatcher:
     def _changed(self) -> None:
         loop = asyncio.get_running_loop()
         if self._timer is None:
-            self._latest = loop.time() + AT_LATEST
+            self._latest = loop.time() + MAX_DELAY_SECONDS
         else:
             self._timer.cancel()
-        self._timer = loop.call_at(min(loop.time() + DEBOUNCE, self._latest), self._compare)
+        self._timer = loop.call_at(min(loop.time() + DEBOUNCE_SECONDS, self._latest), self._compare)
 
     def _compare(self) -> None:
         self._timer = None
@@ -159,7 +157,7 @@ def _way(path: Path) -> Iterator[Step]:
             continue
         yield here, name
         links += 1
-        if not os.path.islink(there) or links > _LINKS:
+        if not os.path.islink(there) or links > _MAX_LINKS:
             if os.path.isdir(there):
                 yield there, ANY
             return
@@ -172,7 +170,7 @@ def _way(path: Path) -> Iterator[Step]:
 
 
 def _content(path: Path) -> bytes | None:
-    """A checksum of what can be read there, of a folder its names; None: nothing."""
+    """A checksum of what can be read there, of a folder's names; None: nothing can."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block us
     except OSError:
@@ -181,7 +179,7 @@ def _content(path: Path) -> bytes | None:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             return hashlib.sha256("\0".join(sorted(os.listdir(fd))).encode(errors="surrogateescape")).digest()
-        return hashlib.sha256(os.pread(fd, _LARGEST, 0)).digest() if stat.S_ISREG(mode) else None
+        return hashlib.sha256(os.pread(fd, _MAX_BYTES, 0)).digest() if stat.S_ISREG(mode) else None
     except OSError:
         return None
     finally:

@@ -1,5 +1,5 @@
-"""From a kind's `Launch` to a running process: inputs read, secrets into anonymous files, a minimal
-environment, no shell.
+"""From a kind's `Launch` to a running process: inputs are read, secrets go into anonymous files, the
+environment is minimal, no shell.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ from pathlib import Path
 from supervisor import disk
 from supervisor.clients.processes import TAG
 from supervisor.clients.sandbox import NotConfined, Sandbox, confined
-from supervisor.clients.sockets import LONGEST_PATH
+from supervisor.clients.sockets import MAX_PATH_BYTES
 from tunnels.base import KEY, AnyKind, Launch, Reason, Tunnel
 from tunnels.profiles import ProfileError
 from tunnels.settings import SecretError
 
-InputReader = Callable[
-    [AnyKind, Tunnel], Mapping[str, bytes]
-]  # all inputs of a tunnel; OSError or ValueError with a sentence
+# all inputs of a tunnel by name; OSError or ValueError with a sentence
+InputReader = Callable[[AnyKind, Tunnel], Mapping[str, bytes]]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# The hard bound of what a client can write, should the loop be too busy to cut its output in time: what is
-# too much is lost (EFBIG)
-# instead of filling the disk. The signal that would end the client at this limit is ignored from before its
-# first instruction.
-LARGEST_FILE = 12 << 20
-_PATIENT = ("/usr/bin/env", "--ignore-signal=XFSZ", "--")
+# RLIMIT_FSIZE of a client, in case the event loop is too busy to truncate its output in time: more is lost
+# (EFBIG) instead of filling the disk. SIGXFSZ, which would end the client, is ignored from the start.
+MAX_FILE_BYTES = 12 << 20
+_IGNORE_SIGXFSZ = ("/usr/bin/env", "--ignore-signal=XFSZ", "--")
 _PACKAGES = {
     "ssh": "openssh-client",
     "wg": "wireguard-tools",
@@ -44,7 +41,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 class SpawnError(Exception):
-    """No client process, for `reason`, in words."""
+    """The client could not be started: reason and sentence."""
 
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
@@ -53,8 +50,8 @@ class SpawnError(Exception):
 
 @contextlib.contextmanager
 def own_fault(sentence: str) -> Iterator[None]:
-    """A defect in a kind, or in us, fails its own tunnel only: a SpawnError. The text of the error could
-    hold a secret.
+    """Turn an unexpected exception into a SpawnError that fails only this tunnel. The exception's text is
+    left out because it could hold a secret.
     """
     try:
         yield
@@ -65,7 +62,7 @@ def own_fault(sentence: str) -> Iterator[None]:
 
 
 def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, bytes]:
-    """The contents by the kind's names. SpawnError(CLIENT_CONFIG): a profile is wrong;
+    """The inputs of a tunnel by name. SpawnError(CLIENT_CONFIG): a profile is wrong;
     SpawnError(SECRET), SpawnError(MISSING_INPUT).
     """
     try:
@@ -79,7 +76,7 @@ def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, b
 
 
 def require(programs: Iterable[str]) -> None:
-    """SpawnError(MISSING_BINARY) that says what to install."""
+    """SpawnError(MISSING_BINARY) if one of these programs is not installed; it says what to install."""
     for program in programs:
         if shutil.which(program, path=PATH) is None and not os.path.exists(program):
             package = _PACKAGES.get(os.path.basename(program), os.path.basename(program))
@@ -90,15 +87,13 @@ def require(programs: Iterable[str]) -> None:
 
 
 def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
-    """The tunnel's private directory; with a launch, without the socket that an earlier client left.
-    SpawnError(LOCAL).
+    """Create the private directory; with a launch, also delete the management socket that an earlier client
+    left. SpawnError(LOCAL).
     """
     try:
         disk.make_way(directory, directory=True)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (
-            directory.stat().st_uid != os.geteuid()
-        ):  # left by a daemon of another user: what a client may as root, it may here only
+        if directory.stat().st_uid != os.geteuid():  # left by a daemon of another user
             os.chown(directory, os.geteuid(), -1)
         directory.chmod(0o700)
         if launch is not None and launch.management is not None:
@@ -109,7 +104,7 @@ def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
     if (
         launch is not None
         and launch.management is not None
-        and len(os.fsencode(launch.management)) > LONGEST_PATH
+        and len(os.fsencode(launch.management)) > MAX_PATH_BYTES
     ):
         raise SpawnError(
             Reason.LOCAL,
@@ -118,9 +113,7 @@ def prepare_directory(directory: Path, launch: Launch | None = None) -> None:
 
 
 def _make(paths: Iterable[Path]) -> None:
-    """Directories that are not there yet. Where they cannot be made, the client says so better than we
-    can.
-    """
+    """Create missing directories. If that fails, the client gives the better message."""
     for path in paths:
         if not path.exists():
             with contextlib.suppress(OSError):
@@ -137,8 +130,8 @@ def start(
     sandbox: Sandbox,
     key: str = "",
 ) -> int:
-    """Start the client in a session of its own; its pid. SpawnError: it does not run. The caller watches
-    and reaps it.
+    """Start the client in a process session of its own; returns its pid. SpawnError. The caller watches and
+    reaps it.
     """
     _make(launch.writes)
     with contextlib.ExitStack() as opened:
@@ -152,7 +145,7 @@ def start(
             process = confined(
                 sandbox,
                 lambda: subprocess.Popen(
-                    [*_PATIENT, *argv],
+                    [*_IGNORE_SIGXFSZ, *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -166,14 +159,16 @@ def start(
             raise SpawnError(Reason.LOCAL, error.strerror or "") from error
         except OSError as error:
             raise _explained(argv[0], error) from error
-    process.returncode = 0  # Popen's own waiting must not get in the way of ours
+    process.returncode = 0  # keep Popen from waiting for the process
     with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
     return process.pid
 
 
 def _check_runs(program: str) -> None:
-    """Say before the start why a program cannot run: afterwards only an exit code would tell."""
+    """SpawnError that says before the start why a program cannot run: afterwards there would be only an exit
+    code.
+    """
     path = shutil.which(program, mode=os.F_OK, path=PATH)
     interpreter = _interpreter(path) if path is not None else None
     if path is None or (interpreter is not None and not os.path.exists(interpreter)):
@@ -183,8 +178,8 @@ def _check_runs(program: str) -> None:
 
 
 def _interpreter(path: str) -> str | None:
-    """What runs a script: the word behind `#!` (execve(2)); None for other programs, or where it cannot be
-    read.
+    """The interpreter of a script, the word after `#!` (execve(2)); None for other programs, or if it cannot
+    be read.
     """
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Bytes of a client -> lines that are safe to read, match, store and print. Pure.
+"""Splits the bytes of a client's output into lines that are safe to read, match, store and print. Pure.
 
 A client's output is untrusted: it may be binary, endless, or carry escape sequences and secrets.
 """
@@ -11,10 +11,9 @@ from common.token_bucket import TokenBucket
 from supervisor.core.redaction import Redactor
 from tunnels import text as texts
 
-LINE_CAP = 4096  # characters of a line that anybody sees
-RAW_CAP = (
-    2 * LINE_CAP
-)  # bytes of a line that are kept: a secret that crosses LINE_CAP must be seen whole to be masked
+MAX_LINE_CHARS = 4096  # of a line that are shown and matched
+# kept of a line: a secret that crosses MAX_LINE_CHARS must be seen whole to be masked
+MAX_RAW_LINE_BYTES = 2 * MAX_LINE_CHARS
 TRUNCATED = " [truncated]"
 MASK = "***"
 
@@ -27,20 +26,22 @@ def clean(raw: bytes) -> str:
 
 
 class LineSplitter:
-    """Cuts a stream of chunks into lines. The result does not depend on where the chunks were cut."""
+    """Splits a stream of chunks into lines. The result does not depend on the boundaries of the chunks."""
 
-    def __init__(self, cap: int = RAW_CAP) -> None:
+    def __init__(self, cap: int = MAX_RAW_LINE_BYTES) -> None:
         self._cap = cap
         self._held = bytearray()  # the beginning of a line whose end has not come
         self._lost = False  # we are inside a line whose beginning is gone
 
     @property
     def held(self) -> int:
-        """Bytes of the line whose end has not come; of a very long one only those that count."""
+        """Bytes of the unfinished line, of a very long one only those that are kept."""
         return len(self._held)
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that end in this chunk, without newline; longer than `cap` bytes are cut and marked."""
+        """The lines that end in this chunk, without newline. Lines longer than `cap` bytes are cut and
+        marked.
+        """
         head, newline, rest = data.rpartition(b"\n")
         if not newline:
             self._hold(rest)
@@ -58,14 +59,14 @@ class LineSplitter:
         return clean(b"\n".join(raw)).split("\n")
 
     def flush(self) -> list[str]:
-        """The line without a newline at the end of the stream, if there is one."""
+        """The unfinished line at the end of the stream, if there is one."""
         raw, lost = bytes(self._held), self._lost
         self._held.clear()
         self._lost = False
         return [self._cut(raw)] if raw and not lost else []
 
     def skip(self) -> None:
-        """A part of the stream is missing here: what belongs to a cut line is dropped."""
+        """A part of the stream is missing here: drop the lines that are cut by it."""
         self._held.clear()
         self._lost = True
 
@@ -90,32 +91,33 @@ class Masker:
         self._redactor.add(secret.decode("utf-8", "replace") for secret in secrets)
 
     def text(self, text: str) -> str:
-        """The text with every secret replaced, cut to LINE_CAP."""
+        """The text with every secret replaced, cut to MAX_LINE_CHARS."""
         return shorten(self._masked(text))
 
     def lines(self, lines: Sequence[str]) -> Sequence[str]:
-        """`text` for many lines; nearly free when there is nothing to do."""
+        """`text` for many lines; nearly free if nothing is to be replaced."""
         if self._redactor.finds("\n".join(lines)):
             return [self.text(line) for line in lines]
-        return [self.text(line) for line in lines] if max(map(len, lines), default=0) > LINE_CAP else lines
+        return (
+            [self.text(line) for line in lines] if max(map(len, lines), default=0) > MAX_LINE_CHARS else lines
+        )
 
     def _masked(self, text: str) -> str:
         if not text.endswith(TRUNCATED):
             return self._redactor.text(text)
         body = self._redactor.text(text.removesuffix(TRUNCATED))
-        return (
-            body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED
-        )  # the end may be the beginning of a secret
+        # the end may be the beginning of a secret
+        return body[: max(0, len(body) - self._redactor.longest)] + TRUNCATED
 
 
 def shorten(text: str) -> str:
-    """At most LINE_CAP characters, and a mark where something is missing."""
-    return text if len(text) <= LINE_CAP else text[:LINE_CAP].removesuffix(TRUNCATED) + TRUNCATED
+    """At most MAX_LINE_CHARS characters, and a mark where something is missing."""
+    return text if len(text) <= MAX_LINE_CHARS else text[:MAX_LINE_CHARS].removesuffix(TRUNCATED) + TRUNCATED
 
 
 class LineLimiter:
-    """The rate limit (a token bucket) for lines on their way to the log. Equal lines in a row, and lines too
-    many, become one sentence.
+    """The rate limit (a token bucket) for lines on their way to the daemon's log. Repeated and suppressed
+    lines become one sentence.
     """
 
     def __init__(self, rate: float = 20.0, burst: float = 100.0) -> None:
@@ -125,11 +127,11 @@ class LineLimiter:
 
     @property
     def pending(self) -> bool:
-        """`flush` has something to say."""
+        """`flush` has something to return."""
         return bool(self._repeated or self._suppressed or self._skipped)
 
     def offer(self, lines: Iterable[str], now: float) -> list[str]:
-        """Those lines that may pass now (monotonic seconds)."""
+        """The lines that may pass now (monotonic seconds)."""
         self._bucket = self._bucket.at_time(now)
         passed: list[str] = []
         for line in lines:
@@ -145,11 +147,11 @@ class LineLimiter:
         return passed
 
     def skip(self, size: int) -> None:
-        """So many bytes were not read at all."""
+        """Count bytes that were not read."""
         self._skipped += size
 
     def flush(self) -> list[str]:
-        """What was held back, in words."""
+        """What was suppressed, in words."""
         said = self._repeats()
         if self._suppressed:
             said.append(f"{self._suppressed} lines suppressed")

@@ -1,5 +1,5 @@
-"""What people see of a client's output: the last lines, a live view, and a thin stream into the daemon's
-own log. Already masked.
+"""The log of a tunnel's clients, with secrets masked: the last lines, a live view, and a rate-limited copy in
+the daemon's own log.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from supervisor.clients.lines import LineLimiter
 
-RING = 200  # lines kept per tunnel
-BEHIND = 1000  # lines that a slow reader of `follow` may be behind
-SUMMARY_AFTER = 10.0  # seconds until suppressed lines are summed up
+TAIL_LINES = 200  # kept per tunnel
+MAX_BEHIND_LINES = 1000  # that a slow reader of `follow` may be behind
+SUMMARY_SECONDS = 10.0  # until suppressed lines are summed up
 
 
 class _View:
     """One reader of `follow`."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=BEHIND)
+        self._lines: deque[str] = deque(maxlen=MAX_BEHIND_LINES)
         self._dropped = 0
         self._news = asyncio.Event()
         self._closed = False
 
     def extend(self, lines: Sequence[str]) -> None:
-        self._dropped += max(0, len(self._lines) + len(lines) - BEHIND)
+        self._dropped += max(0, len(self._lines) + len(lines) - MAX_BEHIND_LINES)
         self._lines.extend(lines)
         self._news.set()
 
@@ -48,39 +48,39 @@ class _View:
 
 
 class Log:
-    """One tunnel's lines, over all its sessions. `emit` takes what may go into the daemon's log."""
+    """The lines of one tunnel, over all its sessions. `emit` gets the lines for the daemon's log."""
 
     def __init__(self, emit: Callable[[str], None]) -> None:
         self._emit = emit
-        self._ring: deque[str] = deque(maxlen=RING)
+        self._ring: deque[str] = deque(maxlen=TAIL_LINES)
         self._limiter = LineLimiter()
         self._views: set[_View] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, lines: Sequence[str]) -> None:
-        """Lines of the client, masked."""
+        """Add masked lines of the client."""
         self._show(lines)
         for line in self._limiter.offer(lines, asyncio.get_running_loop().time()):
             self._emit(line)
         self._later()
 
     def recall(self, lines: Sequence[str]) -> None:
-        """Lines of the client that an earlier daemon has logged, masked: to be shown, and not said again."""
+        """Add masked lines that an earlier daemon has already logged: shown, but not emitted again."""
         self._ring.extend(lines)
 
     def skipped(self, size: int) -> None:
-        """So many bytes of output were never looked at."""
+        """Count bytes of output that were not read."""
         self._show([f"[{size} bytes skipped: the client writes faster than it can be read]"])
         self._limiter.skip(size)
         self._later()
 
     def note(self, text: str) -> None:
-        """Something that the daemon itself has to say about the client."""
+        """Add a remark of the daemon about the client."""
         self._show([f"[{text}]"])
         self._emit(text)
 
     def flush(self) -> None:
-        """Sum up what was suppressed, now."""
+        """Emit the summary of suppressed lines now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -92,8 +92,8 @@ class Log:
         return list(self._ring)[-count:] if count > 0 else []
 
     async def follow(self) -> AsyncIterator[str]:
-        """Lines as they come; ends when the log is closed. A reader that is too slow is told how many
-        lines it missed.
+        """Lines as they come, until the log is closed. A reader that is too slow gets the number of missed
+        lines instead.
         """
         view = _View()
         self._views.add(view)
@@ -116,4 +116,4 @@ class Log:
 
     def _later(self) -> None:
         if self._timer is None and self._limiter.pending:
-            self._timer = asyncio.get_running_loop().call_later(SUMMARY_AFTER, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(SUMMARY_SECONDS, self.flush)

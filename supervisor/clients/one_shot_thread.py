@@ -1,4 +1,4 @@
-"""Work in a thread of its own, for what changes the thread that does it for good."""
+"""Runs work in a new thread, for work that changes its thread for good (sandboxes)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Result = TypeVar("Result")
 
 
 def apart(work: Callable[[], Result]) -> Result:
-    """The result of `work`, or its OSError, ValueError or SubprocessError, from a thread that nobody uses
-    before or after.
+    """Run `work` in a new thread; returns its result, or raises its OSError, ValueError or
+    SubprocessError.
     """
     results: list[Result] = []
     errors: list[Exception] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from supervisor.clients.client import LineHandler
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.sandbox import Sandbox
-from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, seat_name
+from tunnels.base import KEY, AnyKind, Launch, Placement, Reason, Tunnel, slot_name
 
 Key = tuple[str, int]  # tunnel and session
 
@@ -25,7 +25,7 @@ class Order:
     session: int
     resume: bool
     remote: int
-    seat: int
+    slot: int
 
     @property
     def key(self) -> Key:
@@ -35,7 +35,7 @@ class Order:
     @property
     def place(self) -> str:
         """Name of the slot: `NAME` or `NAME~`."""
-        return seat_name(self.tunnel.name, self.seat)
+        return slot_name(self.tunnel.name, self.slot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,10 @@
-"""A client's stdout and stderr: a file that the client appends to and we follow, so no pipe can fill up or
-break with us.
+"""A client's stdout and stderr: a file that the client appends to and the daemon follows. A pipe would fill
+up, and break when the daemon restarts.
 
-The file is bounded: when it has grown to its limit its end is copied aside and it is cut to nothing, under
-the writer's feet (O_APPEND makes the next write start at the beginning). A client that writes faster than we
-read is halted for a millisecond at each cut, and the bytes in between are lost; they are counted. All
-followers share one lock, so that however many clients flood, one turn of the event loop does one slice of
-this work.
+The file is bounded: at its limit its end is saved to another file and it is truncated (with O_APPEND the next
+write starts at the beginning). A client that writes faster than we read is stopped (SIGSTOP) for a
+millisecond at each cut; the bytes in between are lost and counted. All followers share one lock, so that one
+turn of the event loop does one slice of this work, however many clients flood.
 """
 
 from __future__ import annotations
@@ -24,45 +23,43 @@ from supervisor.clients.log import Log
 
 NAME = "output.log"
 PREVIOUS = "output.log.1"
-READ = "output.read"  # how far NAME was read: a later daemon goes on from there
-KEEP = 1 << 20  # bytes of the end that survive a cut, in PREVIOUS
-FULL = 3 << 20  # cut here when everything is read
-OVERFULL = 4 << 20  # cut here in any case
-CHUNK = 16 << 10  # bytes cut into lines at once
-LAST_WORDS = (
-    64 << 10
-)  # bytes that are read in any case before a cut and at the end: why a client ended stands there
-SLICE = 0.002  # seconds of work in one turn of the loop
+READ = "output.read"  # offset up to which NAME was read: a later daemon continues there
+KEEP_BYTES = 1 << 20  # of the end that survive a cut, in PREVIOUS
+CUT_IF_READ_BYTES = 3 << 20  # cut at this size if everything is read
+CUT_BYTES = 4 << 20  # cut at this size in any case
+CHUNK_BYTES = 16 << 10  # split into lines at once
+# Read in any case before a cut and at the end: the last lines say why a client ended.
+LAST_LINES_BYTES = 64 << 10
+SLICE_SECONDS = 0.002  # of work in one turn of the event loop
 
 
 def open_for_client(directory: Path) -> int:
-    """A descriptor for the client's stdout and stderr. OSError: it cannot be made."""
+    """Open a descriptor for the client's stdout and stderr. OSError: it cannot be opened."""
     disk.make_way(directory / NAME)
     return disk.opened(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def read_before(directory: Path) -> bytes:
-    """The end of what an earlier daemon has read, and the newline before it, if it is still there."""
+    """The last bytes that an earlier daemon has read, starting after a newline."""
     with contextlib.suppress(OSError), open(disk.opened(directory / NAME, os.O_RDONLY), "rb") as file:
         end = _read_until(directory)
-        start = max(0, end - LAST_WORDS)
+        start = max(0, end - LAST_LINES_BYTES)
         file.seek(start)
         return file.read(end - start)
     return b""
 
 
 def _read_until(directory: Path) -> int:
-    """How far an earlier daemon has read; OSError: nobody has written that down."""
+    """The offset up to which an earlier daemon has read. OSError: it is not recorded."""
     return int.from_bytes(disk.read(directory / READ, 8), "little")
 
 
 class Follower:
-    """Follows one session's output: `take` gets lines and when (monotonic seconds) its time is over, and
-    says whether it took any.
+    """Follows the output of one session. `take(lines, until)` takes lines until a time (monotonic seconds),
+    and returns whether it took any.
 
-    `log` hears of losses, `pause` halts the client.
-
-    It begins at `offset`; None: where an earlier daemon has stopped.
+    `log` is informed of losses; `pause(True)` stops the client, `pause(False)` continues it. Reading starts
+    at `offset`; None: where an earlier daemon stopped.
     """
 
     def __init__(
@@ -82,16 +79,18 @@ class Follower:
         self._note_offset()
         self._watches, self._turn, self._take, self._log, self._pause = watches, turn, take, log, pause
         self._lines: Iterator[str] = iter(())  # split, but not taken yet
-        self._words = b""  # read before the last cut, but not split yet
-        self._gap = 0  # bytes lost between these words and what the file holds now
+        self._unsplit = b""  # read before the last cut, but not split into lines yet
+        self._gap = 0  # bytes lost between `_unsplit` and what the file holds now
         self._saving: asyncio.Future[None] | None = None
         self._written = asyncio.Event()
         self._watch: int | None = None
-        self._end: float | None = None  # loop time at which whatever is unread is given up
+        self._end: float | None = None  # event loop time after which unread output is given up
         self._task = asyncio.get_running_loop().create_task(self._follow(), name=f"follow {directory.name}")
 
     async def drain(self, within: float) -> None:
-        """Take everything that is written until now, or at least the last words, and stop."""
+        """Take everything that is written until now, or after `within` seconds at least the last lines, and
+        stop.
+        """
         self._end = asyncio.get_running_loop().time() + within
         self._written.set()
         await asyncio.wait([self._task], timeout=2 * within)
@@ -112,7 +111,7 @@ class Follower:
     async def _follow(self) -> None:
         try:
             await self._until_drained()
-        except OSError as error:  # the client goes on unheard: say so
+        except OSError as error:  # the client goes on without output
             self._log.note(f"its output cannot be followed any more: {error}")
 
     async def _until_drained(self) -> None:
@@ -121,10 +120,10 @@ class Follower:
             await self._written.wait()
             self._written.clear()
             await self._catch_up()
-        self._take(iter(self._splitter.flush()), time.monotonic() + SLICE)
+        self._take(iter(self._splitter.flush()), time.monotonic() + SLICE_SECONDS)
 
     async def _catch_up(self) -> None:
-        """Read to the end of the file, a slice in each turn of the loop."""
+        """Read to the end of the file, one slice in each turn of the event loop."""
         while True:
             async with self._turn:
                 more = self._work()
@@ -134,35 +133,34 @@ class Follower:
                 self._note_offset()
                 return
             self._give_up_if_late()
-            await asyncio.sleep(
-                SLICE if self._end is None else 0
-            )  # at most half a core for a flood; the scheduler thanks us
+            # a flooding client costs the daemon at most half a core
+            await asyncio.sleep(SLICE_SECONDS if self._end is None else 0)
 
     def _work(self) -> bool:
-        """One slice; False: nothing is left."""
-        end = time.monotonic() + SLICE
+        """Do one slice; False: nothing is left."""
+        end = time.monotonic() + SLICE_SECONDS
         while time.monotonic() < end:
             if not self._take(self._lines, end) and not self._read() and not self._arm():
                 return False
         return True
 
     def _read(self) -> bool:
-        data, self._words = self._words[:CHUNK], self._words[CHUNK:]
+        data, self._unsplit = self._unsplit[:CHUNK_BYTES], self._unsplit[CHUNK_BYTES:]
         if not data:
             gap, self._gap = self._gap, 0
             if gap:
                 self._lose(gap)
-            data = os.pread(self._fd, CHUNK, self._offset)
+            data = os.pread(self._fd, CHUNK_BYTES, self._offset)
             self._offset += len(data)
-        if not data and self._size() < self._offset:  # somebody else emptied the file
+        if not data and self._size() < self._offset:  # somebody else truncated the file
             self._offset = 0
             return self._read()
         self._lines = iter(self._splitter.feed(data)) if data else iter(())
         return bool(data)
 
     def _arm(self) -> bool:
-        """Wait for the next write; True: only just begun to, so that what was written meanwhile has to be
-        read first.
+        """Wait for the next write. True: the watch is new, so read once more for what was written
+        before it.
         """
         if self._watch is not None or self._end is not None:
             return False
@@ -174,7 +172,9 @@ class Follower:
         self._written.set()
 
     def _note_offset(self) -> None:
-        """A line whose end has not come is to be read again. A full disk costs a later daemon some lines."""
+        """Record how far the file is read. A line without its end will be read again. If the disk is full, a
+        later daemon repeats some lines.
+        """
         offset = max(0, self._offset - self._splitter.held)
         with (
             contextlib.suppress(OSError),
@@ -187,11 +187,11 @@ class Follower:
 
     def _full(self) -> bool:
         size = self._size()
-        return size > OVERFULL or (size > FULL and self._offset >= size)
+        return size > CUT_BYTES or (size > CUT_IF_READ_BYTES and self._offset >= size)
 
     async def _cut(self) -> None:
-        """Cut the file to nothing. Its end is kept aside; its last words, if they were not read before,
-        are.
+        """Truncate the file. Its end is saved to PREVIOUS; the last lines are kept in memory if they were not
+        read yet.
         """
         flood = self._offset < self._size()
         if (
@@ -203,8 +203,8 @@ class Follower:
         finally:
             if flood:
                 self._pause(False)
-        self._jump(stop - LAST_WORDS)
-        self._words += end[len(end) - (stop - self._offset) :]
+        self._jump(stop - LAST_LINES_BYTES)
+        self._unsplit += end[len(end) - (stop - self._offset) :]
         self._gap = size - stop
         self._offset = 0
         self._note_offset()
@@ -213,15 +213,13 @@ class Follower:
 
     def _give_up_if_late(self) -> None:
         if self._end is not None and asyncio.get_running_loop().time() > self._end:
-            self._jump(self._size() - LAST_WORDS)
+            self._jump(self._size() - LAST_LINES_BYTES)
 
     def _jump(self, offset: int) -> None:
-        """Go on from here, if that is ahead; what lies between, and what was read before and not split, is
-        lost.
-        """
+        """Continue at this offset if it is ahead; what is skipped is lost."""
         if offset > self._offset:
-            self._lose(offset - self._offset + len(self._words))
-            self._words = b""
+            self._lose(offset - self._offset + len(self._unsplit))
+            self._unsplit = b""
             self._offset = offset
 
     def _lose(self, size: int) -> None:
@@ -230,12 +228,12 @@ class Follower:
 
 
 def _take_away(fd: int) -> tuple[bytes, int, int]:
-    """Empty the file: its end, the offset behind that, and the size that the file had in the very end.
-    Closes `fd`.
+    """Truncate the file; returns its end, the offset after that end, and the size at the moment of
+    truncation. Closes `fd`.
     """
     try:
-        start = max(0, os.fstat(fd).st_size - KEEP)
-        end = os.pread(fd, 2 * KEEP, start)
+        start = max(0, os.fstat(fd).st_size - KEEP_BYTES)
+        end = os.pread(fd, 2 * KEEP_BYTES, start)
         size = os.fstat(fd).st_size
         os.ftruncate(fd, 0)
         return end, start + len(end), size
@@ -244,6 +242,6 @@ def _take_away(fd: int) -> tuple[bytes, int, int]:
 
 
 def _save(data: bytes, target: Path) -> None:
-    """A full disk costs the old end, nothing else."""
+    """Write the end of the output. A full disk costs only that."""
     with contextlib.suppress(OSError):
         disk.replace(target, data)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 FIRST_PORT = 17300
 LAST_PORT = 18299
-REST = 60.0  # seconds; late packets and connections of an earlier session must not reach a new one
+REUSE_SECONDS = 60.0  # late packets and connections of an earlier session must not reach a new one
 
 
 class PortPicker:
-    """Goes round the reserved range, so that a port is used again as late as possible."""
+    """Picks ports of the reserved range in turn, so that a port is used again as late as possible."""
 
     def __init__(
         self, first: int = FIRST_PORT, last: int = LAST_PORT, clock: Callable[[], float] = time.monotonic
@@ -24,13 +24,13 @@ class PortPicker:
         self._next = 0
 
     def pick(self) -> int:
-        """A port that nobody listens on and that was not picked in the last minute. OSError: there is
-        none.
+        """A port on which nobody listens and that was not picked in the last minute. OSError:
+        there is none.
         """
         now = self._clock()
         for step in range(len(self._ports)):
             port = self._ports[(self._next + step) % len(self._ports)]
-            if now - self._picked.get(port, -REST) >= REST and _free(port):
+            if now - self._picked.get(port, -REUSE_SECONDS) >= REUSE_SECONDS and _free(port):
                 self._next = (self._next + step + 1) % len(self._ports)
                 self._picked[port] = now
                 return port
@@ -38,12 +38,13 @@ class PortPicker:
 
 
 def _free(port: int) -> bool:
-    """Nobody has it, in either family: clients listen in both."""
-    return _can_bind(socket.AF_INET, "0.0.0.0", port) and _can_bind(socket.AF_INET6, "::", port)  # noqa: S104 - nothing listens
+    """Nobody uses it, neither for IPv4 nor for IPv6: clients listen on both."""
+    everywhere = "0.0.0.0"  # noqa: S104 - nothing listens
+    return _can_bind(socket.AF_INET, everywhere, port) and _can_bind(socket.AF_INET6, "::", port)
 
 
 def _can_bind(family: socket.AddressFamily, address: str, port: int) -> bool:
-    """True also where the kernel has no such family."""
+    """True also if the kernel does not have this address family."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             if family == socket.AF_INET6:

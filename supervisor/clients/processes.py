@@ -1,8 +1,8 @@
-"""What the kernel says about processes, and the few process-wide settings that supervising needs.
+"""What the kernel says about processes, and the few process-wide settings that supervision needs.
 
-Every descendant of a client inherits the tag in its environment, so whatever a crashed daemon left behind can
-be told from everything else on the host. Pids are only trusted together with a pidfd, a start time, or the
-fact that they are our own unreaped children.
+Every descendant of a client inherits a tag in its environment, so what a crashed daemon left behind can be
+told from everything else on the host. A pid is trusted only together with a pidfd, a start time, or the fact
+that it is an unreaped child of ours.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """The process's identity; None: there is no such process."""
+    """The identity of the process; None: there is no such process."""
     fields = stat_fields(pid)
     return (
         None if fields is None else Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
@@ -54,7 +54,7 @@ def stat(pid: int) -> Stat | None:
 
 
 def stat_of_new(pid: int) -> Stat | None:
-    """The identity of a child of ours that was started just now and was not reaped.
+    """The identity of a child that was started just now and is not reaped.
 
     Where /proc shows only processes that one may trace (hidepid in proc(5), systemd's ProtectProc), it hides
     a child for an instant within its exec: it shares our being not dumpable until the kernel has decided
@@ -76,7 +76,7 @@ def stat_fields(pid: int) -> list[bytes] | None:
 
 
 def tag_of(pid: int) -> str | None:
-    """The tag that the process inherited; None: it has none, is dead, or may not be looked into."""
+    """The tag that the process inherited; None: it has none, is dead, or may not be inspected."""
     try:
         environment = _read(f"/proc/{pid}/environ")
     except OSError:
@@ -89,10 +89,8 @@ def tag_of(pid: int) -> str | None:
 
 
 def children(pid: int, threads: int | None = None) -> set[int]:
-    """The direct children, dead ones included until they are reaped. Costs microseconds: all of /proc is
-    not looked through.
-
-    `threads`: how many it has, where that is known.
+    """The direct children, including zombies. Takes microseconds, because /proc is not scanned. `threads`:
+    the number of threads of the process, if known.
     """
     if not _kernel_lists_children():
         with contextlib.suppress(psutil.Error):
@@ -125,7 +123,7 @@ def descendants(pid: int) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """By what it can be told whose a process is."""
+    """What shows to which client a process belongs."""
 
     pid: int
     stat: Stat
@@ -134,32 +132,30 @@ class Traces:
 
 
 def traces(pid: int) -> Traces | None:
-    """Of a process that has not been reaped; None: there is none."""
+    """The traces of a process that is not reaped; None: there is none."""
     known = stat(pid)
     return None if known is None else Traces(pid, known, tag_of(pid), frozenset(_lineage(pid)))
 
 
 def _lineage(pid: int) -> Iterator[int]:
-    """As far as it can be seen: a parent that ends meanwhile cuts it short."""
+    """As far as visible: a parent that ends meanwhile cuts it short."""
     while pid > 0 and (known := stat(pid)) is not None:
         yield pid
         pid = known.parent
 
 
 def all_pids() -> Iterator[int]:
-    """Every process that we can see."""
+    """Every visible process."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
 def boot_id() -> str:
-    """Changes with each boot of the host: start times of two boots cannot be compared."""
+    """A value that changes with each boot of the host: start times of different boots cannot be compared."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def open_standard_streams() -> None:
-    """Give a process that was started with closed standard streams /dev/null instead, before anything else
-    takes their numbers.
-    """
+    """Open /dev/null for closed standard streams, before other files get their descriptor numbers."""
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= _LAST_STREAM:
         os.set_inheritable(fd, True)
@@ -168,8 +164,8 @@ def open_standard_streams() -> None:
 
 
 def become_subreaper() -> None:
-    """From now on descendants whose parent ends become our children, however often they forked. OSError:
-    the kernel refuses.
+    """Become the parent of descendants whose parent ends, however often they forked (PR_SET_CHILD_SUBREAPER).
+    OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -177,13 +173,13 @@ def become_subreaper() -> None:
 
 
 def reset_sigchld() -> None:
-    """An inherited SIG_IGN would make the kernel drop exit statuses."""
+    """Undo an inherited SIG_IGN, with which the kernel would drop exit statuses."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one, which is returned: each client costs a handful
-    of descriptors.
+    """Raise the soft limit of open files to the hard one, which is returned: each client needs a handful of
+    descriptors.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -191,8 +187,8 @@ def raise_file_limit() -> int:
 
 
 def forbid_core_dumps() -> None:
-    """The memory of the daemon and its clients holds secrets. A limit of 1 byte refuses dumps to files and
-    to programs alike (core(5)).
+    """Forbid core dumps, because memory holds secrets. A limit of 1 byte refuses dumps to files and to
+    programs alike (core(5)).
     """
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
@@ -216,23 +212,22 @@ def _read(path: str) -> bytes:
 
 
 def signal_group(pidfd: int, pid: int, number: signal.Signals) -> None:
-    """Signal the process group that this process leads, be it alive or not. ProcessLookupError: there is
-    none; PermissionError.
+    """Signal the process group that this process leads, dead or alive. ProcessLookupError: there is none;
+    PermissionError.
     """
     try:
         signal.pidfd_send_signal(pidfd, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        signal.pidfd_send_signal(
-            pidfd, 0
-        )  # a kernel before 6.9: while the leader is not reaped its number means no other group
+        # Linux before 6.9. While the leader is not reaped, no other group can have its number.
+        signal.pidfd_send_signal(pidfd, 0)
         os.killpg(pid, number)
 
 
 def exit_status(pidfd: int) -> int | None:
-    """How a process ended that was never our child, as wait(2) puts it; None: it was not reaped yet, or
-    the kernel is older than 6.15.
+    """The exit status of a process that is not our child, as in wait(2); None: it is not reaped yet, or the
+    kernel is older than 6.15.
     """
     info = bytearray(struct.pack("Q", _PIDFD_INFO_EXIT).ljust(_PIDFD_INFO.size, b"\0"))
     try:
@@ -244,7 +239,7 @@ def exit_status(pidfd: int) -> int | None:
 
 
 async def ended(pidfd: int) -> None:
-    """Wait until the process is dead. It need not be a child of ours."""
+    """Wait until the process is dead. It need not be our child."""
     loop = asyncio.get_running_loop()
     dead = asyncio.Event()
     loop.add_reader(pidfd, dead.set)

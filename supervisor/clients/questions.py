@@ -1,5 +1,5 @@
-"""What a client asks: a one-time code comes from the tunnel's seed, where it has one; everything else
-waits for a person.
+"""Questions of a client: a one-time code is computed from the tunnel's seed if it has one; everything else
+waits for an operator.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from supervisor.clients.totp import Codes
 from supervisor.core.events import ClientSaid, Delayed, Event
 from tunnels.base import Failed, Question, Reason, Wanted
 
-SOON = 60.0  # seconds: a session that is up for long may well be asked again
+AGAIN_SECONDS = 60.0  # later, a session that is up may well be asked again (rekeying)
 
 
 @dataclass(slots=True)
 class Questions:
-    """The questions of one session. `give` brings an answer to its client, if that still runs."""
+    """The questions of one session. `give(tunnel, session, text)` sends an answer to its client, if that
+    still runs.
+    """
 
     tunnel: str
     session: int
@@ -25,15 +27,15 @@ class Questions:
     codes: Codes
     post: Callable[[Event], None]
     give: Callable[[str, int, str], None]
-    given: float | None = None  # when (loop time) a code of the seed was given
+    given: float | None = None  # event loop time at which a code from the seed was given
 
     def ask(self, question: Question) -> None:
-        """Answer it, or post it for a person. A question that soon comes again means that the code was
-        refused: no further one is burnt.
+        """Answer the question, or post it for an operator. A second question for a code within AGAIN_SECONDS
+        means that the first code was refused, so no further one is used.
         """
         if question.wanted is not Wanted.CODE or self.seed is None:
             self.post(ClientSaid(self.tunnel, self.session, question))
-        elif self.given is not None and asyncio.get_running_loop().time() < self.given + SOON:
+        elif self.given is not None and asyncio.get_running_loop().time() < self.given + AGAIN_SECONDS:
             self._fail(
                 Reason.AUTH,
                 "the far side did not take the one-time code; is the seed right, and the clock of this host?",

@@ -1,10 +1,10 @@
-"""Orphans: what a client's main process leaves behind becomes our child (we are a subreaper), is told to
-its client, ended and reaped.
+"""Orphans: processes that a client's main process leaves behind become children of the daemon (a subreaper),
+are assigned to their client, killed and reaped.
 
-Clients run in process sessions of their own, so every child of ours in another session is a client or an
-orphan of one; children in our own session belong to other parts of the daemon and are never touched. Hence
-nothing else in the daemon may start a child in a new session. Nobody calls waitpid(-1), so the pid of a child
-of ours cannot be recycled under us.
+Clients run in process sessions of their own (setsid(2)), so every child of ours in another session is a
+client or an orphan of one. Children in our own session belong to other parts of the daemon and are never
+touched, so nothing else in the daemon may start a child in a new session. Nobody calls waitpid(-1), so the
+pid of a child cannot be reused before we reap it.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from supervisor.clients import processes
 
 @dataclass(slots=True)
 class ProcessTree:
-    """One client's processes, and how to recognise a stray member."""
+    """The processes of one client, and how to recognise its orphans."""
 
     pid: int  # main process; its session has the same number
     tag: str
-    child: bool = True  # of ours; else of whoever took over the children of an earlier daemon
+    child: bool = True  # of this daemon; False: adopted, and the child of another process
     seen: dict[int, int] = field(default_factory=dict)  # pid -> start time of descendants seen before the end
 
     def look(self) -> None:
-        """Remember the descendants while they can still be found through their parents."""
+        """Record the descendants while they can still be found through their parents."""
         for pid in processes.descendants(self.pid):
             if (known := processes.stat(pid)) is not None:
                 self.seen[pid] = known.start
 
     def includes(self, one: processes.Traces) -> bool:
-        """The process is one of the client's."""
+        """The process belongs to the client."""
         return self.pid in one.lineage or self.owns(one.pid, one.stat, one.tag)
 
     def owns(self, pid: int, known: processes.Stat, tag: str | None) -> bool:
-        """This orphan came from here."""
+        """The orphan belongs to the client."""
         return tag == self.tag or known.session == self.pid or self.seen.get(pid) == known.start
 
 
 class Reaper:
-    """Watches for orphans of all clients. Needs the main thread (SIGCHLD tells it that some child ended)."""
+    """Watches for orphans of all clients. Needs the main thread, because it handles SIGCHLD."""
 
     def __init__(self) -> None:
         self._mains: set[int] = set()
@@ -53,20 +53,20 @@ class Reaper:
         self._session = os.getsid(0)
 
     def start(self) -> None:
-        """Become the parent of all orphans, and hear of their end."""
+        """Become the parent of all orphans, and handle SIGCHLD."""
         processes.become_subreaper()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._some_child_ended)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Handle SIGCHLD no more."""
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
 
     def add(self, main: int) -> None:
-        """A client's main process: its owner reaps it."""
+        """Note a client's main process, which its owner reaps."""
         self._mains.add(main)
 
     def discard(self, main: int) -> None:
-        """The main process was reaped."""
+        """Forget a main process that was reaped."""
         self._mains.discard(main)
 
     def orphans(self) -> dict[int, processes.Stat]:
@@ -82,13 +82,13 @@ class Reaper:
         return found
 
     async def end(self, tree: ProcessTree, within: float) -> bool:
-        """Kill and reap what is left of a client whose main process ended; False: something still lives
-        after `within` seconds.
+        """Kill and reap what is left of a client whose main process ended; False: something still lives after
+        `within` seconds.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while left := self._left(tree):
-                    _kill(left)  # their children become ours, and are found in the next round
+                    _kill(left)  # their children become ours and are found in the next round
                     await self._ended.wait()
                 return True
         return False

@@ -101,14 +101,14 @@ class Runner:
         self._watch(tunnel.name, client)
 
     def spawn(
-        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, seat: int = 0
+        self, tunnel: Tunnel, session: int, resume: bool = False, remote: int = 0, slot: int = 0
     ) -> None:
         """Start the client of this session: `Spawned` or `SpawnFailed` follows. One client is started in each
         turn of the loop.
         """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._spawn_next)
-        order = Order(tunnel, session, resume, remote, seat)
+        order = Order(tunnel, session, resume, remote, slot)
         self._waiting[order.key] = order
 
     def renew(self, tunnel: str, session: int) -> None:

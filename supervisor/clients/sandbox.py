@@ -1,13 +1,12 @@
-"""What a client may do to this host beside using its network: which files it reads and writes, which
-privileges it has.
+"""The sandbox of a client: which files it may read and write, and which privileges it has.
 
-    boundary (a kind's Launch -> Sandbox, nothing is changed) -> confined (a thread that enters the sandbox,
-    starts the client, and ends)
+    boundary (a kind's Launch -> Sandbox, changes nothing)
+    confined (a thread that enters the sandbox, starts the client, and ends)
 
-A client carries a stranger's bytes, so a client that was taken over must not reach the profiles, memory and
-sockets of the others, nor the daemon's. Restrictions are the calling thread's, and every process inherits
-those of the thread that starts it: so a thread of its own costs a fraction of a millisecond, where a program
-in between would cost twenty. Nothing of this needs a privilege.
+A client handles untrusted network data, so one that was compromised must not reach the profiles, memory and
+sockets of other clients, or those of the daemon. Restrictions apply to the calling thread, and a process
+inherits those of the thread that starts it: a thread costs a fraction of a millisecond, a helper program
+would cost twenty. None of this needs a privilege.
 """
 
 from __future__ import annotations
@@ -136,8 +135,8 @@ class Sandbox:
 def boundary(
     launch: Launch, directory: Path, private: Sequence[Path] = (), user: User | None = None
 ) -> Sandbox:
-    """What this launch needs. `private`: directories of ours, which stay closed in an open one, but for
-    what is named in them.
+    """The sandbox for this launch. `private`: directories of the daemon, which stay closed below an open one,
+    except for paths in them that are named.
     """
     derived = ((path, rights) for path, rights in _common() for path in _beside(path, private))
     read = ((path, RUN) for named in launch.reads for path in _named(os.path.realpath(named), private))
@@ -151,7 +150,7 @@ def boundary(
 
 @functools.cache
 def _common() -> tuple[tuple[str, int], ...]:
-    """What is the same for all of them."""
+    """What all clients have in common."""
     programs = dict.fromkeys(map(os.path.realpath, PROGRAMS))
     return (
         *((path, RUN) for path in programs),
@@ -162,7 +161,7 @@ def _common() -> tuple[tuple[str, int], ...]:
 
 @functools.cache
 def _interpreter() -> tuple[tuple[str, int], ...]:
-    """Ours, by which programs of ours run, wherever it lies."""
+    """Our Python interpreter, which runs drivers, wherever it is installed."""
     packages = [Path(package.__file__ or "").resolve().parent for package in (common, tunnels)]
     homes = dict.fromkeys((sys.prefix, sys.base_prefix))
     parts = (os.path.join(home, part) for home in homes for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
@@ -174,14 +173,16 @@ def _interpreter() -> tuple[tuple[str, int], ...]:
 
 
 def _named(path: str, private: Sequence[Path]) -> Iterator[str]:
-    """What was named is open, also inside of a private directory; but that directory as a whole is not."""
+    """Paths that were named are open, also in a private directory; but a private directory as a
+    whole is not.
+    """
     if any(_within(str(closed), path) for closed in private):
         return _beside(path, private)
     return iter((path,))
 
 
 def _program(word: str, private: Sequence[Path]) -> Iterator[str]:
-    """A program given by its path, and what lies beside it."""
+    """A program given by its path, and the files beside it."""
     if os.path.isabs(word):
         path = os.path.realpath(word)
         yield path
@@ -189,7 +190,7 @@ def _program(word: str, private: Sequence[Path]) -> Iterator[str]:
 
 
 def _beside(path: str, private: Sequence[Path]) -> Iterator[str]:
-    """The path, or as much of what is beneath it as lies outside of the private directories."""
+    """The path, or the entries below it that are outside of the private directories."""
     if any(_within(path, str(closed)) for closed in private):
         return
     if not any(_within(str(closed), path) for closed in private):
@@ -209,7 +210,9 @@ def _within(path: str, directory: str) -> bool:
 
 
 def confined(sandbox: Sandbox, start: Callable[[], Result]) -> Result:
-    """What `start` gives, or raises, in a thread that is inside of the sandbox. NotConfined."""
+    """The result of `start`, which runs in a thread inside the sandbox. NotConfined, or what
+    `start` raises.
+    """
 
     def work() -> Result:
         enter(sandbox)
@@ -219,7 +222,7 @@ def confined(sandbox: Sandbox, start: Callable[[], Result]) -> Result:
 
 
 class NotConfined(OSError):
-    """The kernel refuses what it should offer."""
+    """The kernel refuses a restriction that it should support."""
 
 
 def enter(sandbox: Sandbox) -> None:
@@ -241,12 +244,15 @@ def _enter(sandbox: Sandbox) -> None:
             syscalls.keep_capabilities(sandbox.capabilities)
     syscalls.no_new_privileges()
     if (abi := syscalls.landlock_abi()) > 0:
-        _close_files(sandbox.files, abi)
+        close_files(sandbox.files, abi)
     with contextlib.suppress(OSError):  # a kernel without it; the doctor says so
         syscalls.filter_system_calls(seccomp.program())
 
 
-def _close_files(files: Iterable[tuple[str, int]], abi: int) -> None:
+def close_files(files: Iterable[tuple[str, int]], abi: int) -> None:
+    """Let this process open nothing but these files and folders, as far as Landlock of this ABI version can
+    (landlock(7)).
+    """
     handled = handled_by(abi)
     ruleset = syscalls.landlock_ruleset(handled, _SCOPES if abi >= _SCOPED_SINCE else 0)
     try:
@@ -271,7 +277,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def handled_by(abi: int) -> int:
-    """The accesses to files that this version of Landlock can refuse."""
+    """The file accesses that this version of Landlock can restrict."""
     return (
         _FIRST
         | (_REFER if abi >= 2 else 0)
@@ -282,7 +288,7 @@ def handled_by(abi: int) -> int:
 
 @functools.cache
 def filters() -> bool:
-    """Can system calls be refused here."""
+    """System calls can be filtered on this host (seccomp)."""
     try:
         apart(_filter)
     except OSError:

@@ -1,9 +1,9 @@
-"""The system calls that no client may make: those by which a process takes hold of others of its user, and
-those that it does not need.
+"""System calls that clients may not make: those that control other processes of the same user, and those that
+no client needs.
 
-Landlock (`clients.sandbox`) keeps a client from the files, memory and signals of others. It has no word on
-resource limits and priorities, and one of them kills: `prlimit(RLIMIT_CPU)` on the daemon. What is refused
-here is refused on every kernel that has seccomp.
+Landlock (`supervisor.clients.sandbox`) protects files, memory and signals of other processes, but not their
+resource limits and priorities, one of which kills: `prlimit(RLIMIT_CPU)` on the daemon. What is refused here
+is refused on every kernel with seccomp.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEVER = (
     "keyctl",
     "open_by_handle_at",
 )
-# For itself only: these arguments (by their index) must have these values. 0 is whoever calls.
+# Allowed for the calling process only: these arguments (by index) must have these values. 0 means the caller.
 _OWN: Mapping[str, Mapping[int, int]] = MappingProxyType(
     {
         "prlimit64": {0: 0},
@@ -56,7 +56,7 @@ _PRCTL, _PR_SET_DUMPABLE = "prctl", 4
 
 
 def _table(numbers: str) -> Mapping[str, int]:
-    """Numbers of `_NEVER`, of `_OWN` and of `_PRCTL`, in this order."""
+    """Numbers of `_NEVER`, `_OWN` and `_PRCTL`, in this order."""
     return dict(zip((*_NEVER, *_OWN, _PRCTL), map(int, numbers.split()), strict=True))
 
 
@@ -90,7 +90,7 @@ _MACHINES: Mapping[str, Mapping[int, Mapping[str, int]]] = MappingProxyType(
         ),
     }
 )
-_X86_64, _X32 = 0xC000_003E, 0x4000_0000  # its system calls of the x32 kind have this bit
+_X86_64, _X32 = 0xC000_003E, 0x4000_0000  # x32 system calls have this bit set
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE = 0x7FFF_0000, 0x0005_0000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
@@ -101,7 +101,7 @@ _Code = tuple[int, int, int, int]  # struct sock_filter: code, jump if true, jum
 
 @functools.cache
 def program(machine: str = os.uname().machine) -> bytes:
-    """The filter. On a machine that is none of these it lets everything pass."""
+    """The BPF filter. On an unknown architecture it allows everything."""
     code = [(_LOAD, 0, 0, _ARCHITECTURE)]
     for architecture, numbers in _MACHINES.get(machine, {}).items():
         judged = [*_judged(architecture, numbers)]
@@ -130,5 +130,5 @@ def _judged(architecture: int, numbers: Mapping[str, int]) -> Iterator[_Code]:
 
 
 def _is(argument: int, value: int) -> tuple[_Code, ...]:
-    """These arguments are ints: the kernel looks at the lower half only."""
+    """The arguments are ints: the kernel uses their lower 32 bits only."""
     return (_LOAD, 0, 0, _ARGUMENTS + 8 * argument), (_EQUAL, 1, 0, value), (_RETURN, 0, 0, _NOT_YOURS)

@@ -1,5 +1,5 @@
-"""The two sockets through which a client may talk to us beside its output: its management socket and its
-private NOTIFY_SOCKET.
+"""The two sockets between a client and the daemon: the client's management socket, and its private
+NOTIFY_SOCKET.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from supervisor.clients.inotify import APPEARED, InotifyWatches
 from supervisor.clients.lines import LineSplitter
 from supervisor.clients.log import Log
 
-LONGEST_PATH = 107  # bytes; sun_path in struct sockaddr_un
-_LINE = 64 << 10  # bytes of one management line
-_CHUNK = 16 << 10
+MAX_PATH_BYTES = 107  # sun_path in struct sockaddr_un (unix(7))
+_MAX_LINE_BYTES = 64 << 10  # from the management socket
+_CHUNK_BYTES = 16 << 10  # read at once
 _DATAGRAMS = 32  # read in one turn of the loop
 _SENDER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
@@ -34,10 +34,10 @@ Ancillary = tuple[int, int, bytes]
 
 
 class Management:
-    """The connection to a socket that the client makes. `receive` gets each line, and an empty one
-    whenever we have just connected.
+    """The connection to a socket that the client creates. `receive` gets each line, and an empty one after
+    each connect.
 
-    Other clients of our user can connect to it too; `key` is what the client knows us by.
+    Other clients of our user can connect to it too, so `key` is sent first.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Management:
             self._writer.write(data)
 
     async def drain(self, within: float) -> None:
-        """The client is gone: take what it has written, and stop."""
+        """Read what the ended client has written, and stop."""
         self._closing = True
         if self._writer is not None:
             await asyncio.wait([self._task], timeout=within)
@@ -118,9 +118,9 @@ class Management:
         self._unsent.clear()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        splitter = LineSplitter(_LINE)
+        splitter = LineSplitter(_MAX_LINE_BYTES)
         with contextlib.suppress(ConnectionError):
-            while data := await reader.read(_CHUNK):
+            while data := await reader.read(_CHUNK_BYTES):
                 for line in splitter.feed(data):
                     self._receive(line)
                 await asyncio.sleep(0)  # a reader with a full buffer would not give way by itself
@@ -155,7 +155,7 @@ async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 
 class NotifySocket:
-    """A private datagram socket that speaks sd_notify(3). OSError: it cannot be made."""
+    """A private datagram socket for sd_notify(3). OSError: it cannot be created."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -174,12 +174,12 @@ class NotifySocket:
             raise
 
     def listen(self, receive: Callable[[str], None], may: Callable[[int], bool]) -> None:
-        """From now on `receive` gets each field of each datagram of the processes that `may` send one."""
+        """Pass each field of each datagram to `receive`, if `may` accepts the pid of its sender."""
         self._receive, self._may = receive, may
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def drain(self) -> None:
-        """Take what has arrived, and stop."""
+        """Read what has arrived, and stop."""
         self._read()
         self.close()
 

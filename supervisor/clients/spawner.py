@@ -23,6 +23,7 @@ from typing import Any
 from supervisor.clients import launch as launching
 from supervisor.clients import output, processes
 from supervisor.clients.adoption import FoundClient
+from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.client import Client, Shared
 from supervisor.clients.inotify import InotifyWatches
 from supervisor.clients.launch import SpawnError
@@ -41,7 +42,7 @@ from tunnels.base import AnyKind, Carrier, LineSource, Placement, Reason, Tunnel
 InBackground = Callable[[Coroutine[Any, Any, None]], object]  # runs it as a task of the runner
 
 
-def _no_lane(tunnel: str, seat: int) -> int | None:
+def _no_lane(tunnel: str, slot: int) -> int | None:
     return None
 
 
@@ -54,6 +55,7 @@ class ClientSources:
     lane_of: Callable[[str, int], int | None] = _no_lane  # tunnel, slot -> fwmark of its packets
     private: tuple[Path, ...] = ()  # directories that no client may open
     ports: PortPicker = field(default_factory=PortPicker)
+    group: ClientGroup | None = None  # where clients move to; None: they stay in the daemon's group
 
 
 class Spawner:
@@ -125,7 +127,15 @@ class Spawner:
             undo.pop_all()
         if found.child:
             self._reaper.add(entry.pid)
+        self._move(entry.pid)
         return client
+
+    def _move(self, pid: int) -> None:
+        """Into the clients' group, with all that it has started before."""
+        group = self._sources.group
+        if group is not None and group.add(pid):
+            for each in processes.descendants(pid):
+                group.add(each)
 
     # --- preparing
     # ------------------------------------------------------------------------------------------------------
@@ -155,11 +165,11 @@ class Spawner:
         user = self._user(kind, directory)
         return user, Placement(
             directory,
-            device_name(order.tunnel, order.seat),
+            device_name(order.tunnel, order.slot),
             port,
             sys.executable,
             order.remote,
-            self._sources.lane_of(order.tunnel.name, order.seat) or 0,
+            self._sources.lane_of(order.tunnel.name, order.slot) or 0,
             None if user is None else (user.uid, user.gid),
         )
 
@@ -196,6 +206,7 @@ class Spawner:
                 os.close(fd)
             self._reaper.add(pid)
             undo.callback(self._undo_start, pid)
+            self._move(pid)
             client = self._client(ProcessTree(pid, marked), prepared, offset)
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, key, notify)
@@ -226,7 +237,7 @@ class Spawner:
             device=placement.device if is_device else None,
             port=None if is_device else placement.port,
             lane=placement.mark or None,
-            seat=order.seat,
+            slot=order.slot,
             management=None if launch.management is None else str(launch.management),
             kind=prepared.kind.name,
             notify=launch.notify,

@@ -1,7 +1,7 @@
 """Ends what an earlier daemon left behind: at the start of the daemon, and by `facilitator cleanup`.
 
-Only for whoever holds the lock of the runtime_dir: to everybody else the clients of a living daemon look like
-leftovers.
+Only for a process that holds the lock of the runtime_dir: to all others the clients of a running daemon look
+like leftovers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from supervisor.clients import processes
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.reaper import ProcessTree
 
-GRACE = 5.0  # seconds from SIGTERM to SIGKILL
-_ROUNDS = 10  # SIGKILLs of what appears while we look
-_ROUND = 1.0  # seconds between them
+GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
+_KILL_ROUNDS = 10  # because new processes may appear
+_ROUND_SECONDS = 1.0  # between them
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A process of an earlier daemon that still runs. Whoever gets it closes `pidfd`."""
+    """A process of an earlier daemon that still runs. The receiver closes `pidfd`."""
 
     tunnel: str
     pid: int
@@ -33,12 +33,14 @@ class Leftover:
 
 
 def tag(runtime_dir: Path, tunnel: str, session: str) -> str:
-    """What every process of a session carries in its environment. `session` is the session's id."""
+    """The value of the environment variable that every process of a session inherits. `session` is the
+    session's id.
+    """
     return f"{runtime_dir.resolve()}/{tunnel}/{session}"
 
 
 def still_runs(entry: JournalEntry) -> bool:
-    """The recorded process is alive, and is that one and no later one with its pid."""
+    """The recorded process is alive, and not a later one with the same pid."""
     known = processes.stat(entry.pid)
     return (
         known is not None
@@ -48,11 +50,11 @@ def still_runs(entry: JournalEntry) -> bool:
 
 
 def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
-    """Processes of an earlier daemon with this runtime_dir that still run, trees and strays alike. Reads
-    all of /proc, once.
+    """Processes of an earlier daemon with this runtime_dir that still run, in trees or alone. Reads all of
+    /proc, once.
 
-    `spared`: seats whose recorded client somebody goes on with. What an earlier client of theirs left is
-    found nevertheless.
+    `spared`: slots whose recorded client was adopted. What an earlier client of these slots left is found
+    nevertheless.
     """
     written = journal.load().values()
     entries = [entry for entry in written if still_runs(entry)]
@@ -72,26 +74,28 @@ def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
     return list(found.values())
 
 
-async def sweep(journal: Journal, spared: Container[str] = (), grace: float = GRACE) -> list[tuple[str, int]]:
-    """Ask all leftovers to end, kill those that do not within `grace` seconds, forget them; (tunnel, pid)
-    of what there was.
+async def sweep(
+    journal: Journal, spared: Container[str] = (), grace: float = GRACE_SECONDS
+) -> list[tuple[str, int]]:
+    """SIGTERM to all leftovers, SIGKILL after `grace` seconds, then clear the journal; returns (tunnel, pid)
+    of what was found.
     """
     there_was: dict[int, str] = {}
     patience, sent = grace, signal.SIGTERM
-    for _ in range(1 + _ROUNDS):
+    for _ in range(1 + _KILL_ROUNDS):
         left = leftovers(journal, spared)
         if not left:
             break
         there_was |= {one.pid: one.tunnel for one in left}
         await _signal_and_wait(left, sent, patience)
-        patience, sent = _ROUND, signal.SIGKILL
+        patience, sent = _ROUND_SECONDS, signal.SIGKILL
     journal.clear(keep=spared)
     return [(tunnel, pid) for pid, tunnel in there_was.items()]
 
 
 async def end_strangers(tree: ProcessTree, within: float) -> bool:
-    """Kill what is left of a client that was never our child, and whose main process ended; False: it
-    lives after `within` seconds.
+    """Kill what is left of an adopted client that was never our child, after its main process ended. False:
+    something still lives after `within` seconds.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
@@ -102,7 +106,7 @@ async def end_strangers(tree: ProcessTree, within: float) -> bool:
 
 
 def _strangers(tree: ProcessTree) -> list[Leftover]:
-    """By its tag and by what was seen of it: the number of its session may be another one's by now."""
+    """Found by tag and by recorded descendants; the session number may belong to another process by now."""
     found = []
     for pid in processes.all_pids():
         known = processes.stat(pid)
@@ -119,8 +123,8 @@ def _strangers(tree: ProcessTree) -> list[Leftover]:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The runtime_dir of a daemon, as a tag tells it: a path means one directory here and another one in
-    another mount namespace.
+    """A daemon's runtime_dir as it appears in tags: a path may mean another directory in another mount
+    namespace.
     """
 
     directory: Path
@@ -164,9 +168,7 @@ def _ours(mains: dict[int, str], home: Home) -> Iterator[tuple[int, str, int]]:
 
 
 def _pinned(pid: int, start: int) -> int | None:
-    """A pidfd, which is of that very process because it still has its start time after the pidfd was
-    opened.
-    """
+    """A pidfd of that very process: it still has its start time after the pidfd was opened."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -183,9 +185,8 @@ async def _signal_and_wait(left: Sequence[Leftover], number: signal.Signals, wit
         for one in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(one.pidfd, number)
-                signal.pidfd_send_signal(
-                    one.pidfd, signal.SIGCONT
-                )  # a flooding client may have been halted when the daemon died
+                # a flooding client may have been stopped (SIGSTOP) when the daemon died
+                signal.pidfd_send_signal(one.pidfd, signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for one in left:

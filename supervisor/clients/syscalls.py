@@ -1,5 +1,5 @@
-"""System calls that Python has no function for. Each of them changes the calling thread alone (and what it
-starts), not the process.
+"""System calls for which Python has no function. Each changes the calling thread and the processes that it
+starts, not the whole process.
 """
 
 from __future__ import annotations
@@ -55,20 +55,24 @@ def _prctl(option: int, *arguments: int, what: str) -> int:
 
 @functools.cache
 def landlock_abi() -> int:
-    """Version of the kernel's Landlock; 0: there is none, or it is switched off or forbidden here."""
+    """Version of the kernel's Landlock; 0: it has none, or Landlock is disabled or forbidden."""
     version = ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION)
     return max(0, int(_libc().syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), version)))
 
 
 def landlock_ruleset(files: int, scopes: int) -> int:
-    """A descriptor of an empty set of rules that handles these accesses to files. OSError."""
+    """Create an empty ruleset that handles these file accesses (landlock_create_ruleset(2)); returns its
+    descriptor. OSError.
+    """
     attribute = _RULESET.pack(files, 0, scopes)
     made = int(_libc().syscall(_LANDLOCK_CREATE_RULESET, attribute, ctypes.c_size_t(len(attribute)), 0))
     return _checked(made, "landlock_create_ruleset")
 
 
 def landlock_allow(ruleset: int, path: int, rights: int) -> None:
-    """Allow these accesses beneath what the descriptor `path` stands for. OSError."""
+    """Allow these accesses to the file or directory with the descriptor `path`, and below
+    (landlock_add_rule(2)). OSError.
+    """
     rule = _BENEATH.pack(rights, path)
     _checked(
         int(_libc().syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)),
@@ -77,7 +81,7 @@ def landlock_allow(ruleset: int, path: int, rights: int) -> None:
 
 
 def landlock_restrict(ruleset: int) -> None:
-    """From now on this thread has only what the rules allow, and cannot get it back. OSError."""
+    """Restrict this thread to the rules, for good (landlock_restrict_self(2)). OSError."""
     _checked(int(_libc().syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)), "landlock_restrict_self")
 
 
@@ -86,21 +90,21 @@ def landlock_restrict(ruleset: int) -> None:
 
 
 def no_new_privileges() -> None:
-    """No program gives this thread more than it has, whatever its file says (setuid, file capabilities).
+    """Programs that this thread starts gain no privileges: setuid bits and file capabilities have no effect.
     OSError.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="PR_SET_NO_NEW_PRIVS")
 
 
 def not_dumpable() -> None:
-    """The process (all of it) may not be looked into by others of its user: no ptrace, no /proc/PID/mem,
-    fd, environ. OSError.
+    """Forbid other processes of this user to inspect the process (ptrace, /proc/PID/mem, fd, environ).
+    OSError.
     """
     _prctl(_PR_SET_DUMPABLE, 0, what="PR_SET_DUMPABLE")
 
 
 def keep_capabilities(kept: Collection[int]) -> None:
-    """What this thread starts as root has these capabilities at most. OSError: without CAP_SETPCAP."""
+    """Limit the capabilities of what this thread starts as root to these. OSError: CAP_SETPCAP is missing."""
     for number in _bounding():
         if number not in kept:
             _prctl(_PR_CAPBSET_DROP, number, what="PR_CAPBSET_DROP")
@@ -109,7 +113,7 @@ def keep_capabilities(kept: Collection[int]) -> None:
 
 @functools.cache
 def _bounding() -> tuple[int, ...]:
-    """What the process may have at most. (A kernel says no for numbers that it does not know.)"""
+    """Yields the bounding set. The kernel refuses numbers that it does not know."""
     return tuple(number for number in range(64) if _libc().prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1)
 
 
@@ -125,7 +129,7 @@ def _forget_inheritable() -> None:
 
 
 def filter_system_calls(program: bytes) -> None:
-    """Let the kernel judge each system call of this thread by a BPF program. OSError."""
+    """Let a BPF program decide about each system call of this thread (seccomp(2)). OSError."""
 
     class SockFprog(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
@@ -148,9 +152,7 @@ def filter_system_calls(program: bytes) -> None:
 
 
 def own_mounts() -> None:
-    """This thread gets a mount namespace of its own, which still hears of what is unmounted outside.
-    OSError.
-    """
+    """Give this thread a mount namespace of its own, in which unmounts outside still take effect. OSError."""
     _checked(_libc().unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     _checked(
         _libc().mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount(/, MS_SLAVE)"
@@ -158,7 +160,7 @@ def own_mounts() -> None:
 
 
 def show_instead(source: str, target: str) -> None:
-    """In this thread's mount namespace `target` is `source`. OSError."""
+    """Bind-mount `source` over `target` in this thread's mount namespace. OSError."""
     _checked(
         _libc().mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(_MS_BIND), None),
         f"mount({target}, MS_BIND)",

@@ -1,8 +1,8 @@
 """One-time codes from a seed (TOTP, RFC 6238): each time step is used once per seed, over all tunnels and
 over restarts of the daemon.
 
-Most servers refuse a code that they have seen, and count that as a failed login. So a step that is used is
-written down before the code is given out, under a checksum of the seed.
+Most servers refuse a code that they have seen, and count it as a failed login. So a used step is recorded on
+disk before the code is given out, under a checksum of the seed.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from supervisor import disk
 from supervisor.core.formats import opened
 
 FORMAT = 1  # of the file; 0 was the mapping alone
-_SHORTEST = 14  # bytes of a seed
-LEFT = 1.0  # seconds that a step must still have, or the code could be late at the far side
+_MIN_SEED_BYTES = 14
+MIN_LEFT_SECONDS = 1.0  # of a time step, or the code could arrive too late
 
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """A code that is nobody else's, and the seconds until its time step begins."""
+    """A code that is used for nobody else, and the seconds until its time step begins."""
 
     code: str = field(repr=False)
     wait: float
 
 
 class Codes:
-    """Gives out codes. From one thread."""
+    """Gives out codes. Use from one thread only."""
 
     def __init__(self, used: Path, clock: Callable[[], float] = time.time) -> None:
-        """`used`: the file in which used steps are written down; `clock` gives Unix time."""
+        """`used`: the file that records used steps; `clock` returns Unix time."""
         self._path, self._clock = used, clock
         self._used: dict[str, int] | None = None
 
     def book(self, seed: bytes) -> Booking:
-        """The next code of the seed that was not used yet. ValueError: it is no seed; OSError: its use
-        cannot be written down.
+        """The next unused code of the seed. ValueError: the seed is malformed; OSError: its use cannot be
+        recorded.
         """
         totp = parse_seed(seed)
         used = self._read()
@@ -53,7 +53,7 @@ class Codes:
             hashlib.sha256(b"facilitator totp " + totp.secret.encode()).hexdigest()[:32],
             self._clock(),
         )
-        step = max(int((now + LEFT) / totp.interval), used.get(name, 0) + 1)
+        step = max(int((now + MIN_LEFT_SECONDS) / totp.interval), used.get(name, 0) + 1)
         used[name] = step
         self._write(used)
         return Booking(totp.generate_otp(step), max(0.0, step * totp.interval - now))
@@ -71,7 +71,7 @@ class Codes:
                 ValueError,
                 AttributeError,
                 TypeError,
-            ):  # not there, or damaged: the worst is one refused code
+            ):  # missing or damaged: the worst case is one refused code
                 self._used = {}
         return self._used
 
@@ -80,8 +80,8 @@ class Codes:
 
 
 def parse_seed(seed: bytes) -> pyotp.TOTP:
-    """The generator behind a base32 seed or an otpauth:// address. ValueError says what is wrong, and
-    never repeats the seed.
+    """The generator for a base32 seed or an otpauth:// address. ValueError: the seed is malformed; the text
+    never repeats it.
     """
     text = seed.decode("ascii", "replace").strip()
     try:
@@ -103,11 +103,11 @@ def _from_address(address: str) -> pyotp.TOTP | None:
 
 
 def _long_enough(seed: str) -> str:
-    """Far sides hand out 80 bits to this day, and pyotp wants 112: zeroes at the end change no code (RFC
-    2104: HMAC pads with them).
+    """Servers still use seeds of 80 bits, and pyotp wants 112: trailing zero bytes change no code, because
+    HMAC pads with them (RFC 2104).
     """
     plain = "".join(seed.split()).replace("-", "").rstrip("=").upper()
     key = base64.b32decode(plain + "=" * (-len(plain) % 8))
     if not key:
         raise ValueError("empty")
-    return base64.b32encode(key.ljust(_SHORTEST, b"\0")).decode()
+    return base64.b32encode(key.ljust(_MIN_SEED_BYTES, b"\0")).decode()

@@ -1,7 +1,6 @@
-"""What a client costs, asked when somebody scrapes the metrics and never in between.
+"""CPU, memory and descriptors of a client, read from /proc when metrics are scraped.
 
-Read straight from /proc, because a scrape asks for every client at once: a few system calls each, and no
-library between.
+No library: a scrape asks for every client at once, so it has to be a few system calls each.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 
 from supervisor.clients import processes
 
-_TICK = os.sysconf("SC_CLK_TCK")  # a second, in the kernel's accounts
+_TICK = os.sysconf("SC_CLK_TCK")  # per second (proc(5))
 _PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceUsage:
-    """Resources of a client's process tree now."""
+    """What a client's process tree uses now."""
 
     cpu_seconds: float  # user and system, descendants that have ended included
     resident_bytes: int
@@ -25,12 +24,12 @@ class ResourceUsage:
 
 
 def usage_of(pid: int) -> ResourceUsage | None:
-    """Usage of the tree below `pid`; None: it is gone. Safe in any thread; what we may not look into is
+    """Usage of the process tree below `pid`; None: it has ended. Safe in any thread; what may not be read is
     left out.
     """
     ticks = pages = files = members = 0
     tree = [pid]
-    for member in tree:  # which grows meanwhile
+    for member in tree:  # which grows during the loop
         fields = processes.stat_fields(member)
         if fields is None:
             continue
@@ -44,9 +43,9 @@ def usage_of(pid: int) -> ResourceUsage | None:
 
 
 def _open_files(pid: int) -> int:
-    """Since Linux 6.2 the directory's size is their number, and before that it is 0."""
+    """The size of the directory is their number since Linux 6.2; before, it is 0."""
     path = f"/proc/{pid}/fd"
     try:
         return os.stat(path).st_size or len(os.listdir(path))
-    except OSError:  # it is gone, or another user's
+    except OSError:  # it has ended, or belongs to another user
         return 0

@@ -1,5 +1,5 @@
-"""Users for clients that are started as root and need nothing of it: each gets a uid of its own, so that
-none can touch the others.
+"""Users for clients that are started as root and need no root privileges: each gets a uid of its own, so that
+none can affect the others.
 
 ssh insists on an entry in /etc/passwd. The client sees a copy of that file with one more line, in a mount
 namespace of its own.
@@ -18,7 +18,7 @@ from pathlib import Path
 from supervisor.clients import processes, syscalls
 from supervisor.clients.one_shot_thread import apart
 
-# where there can be no mount namespace, such as in most containers, all of them share this user
+# if mount namespaces are forbidden, as in most containers, all clients share this user
 NAME = "facilitator"
 NUMBERS = range(61184, 65520)  # as systemd's DynamicUser=: no package creates users here
 _ACCOUNTS = Path("/etc/passwd")
@@ -28,7 +28,7 @@ _LINE = "facilitator-client:x:{0}:{0}:client of facilitator:/:/usr/sbin/nologin\
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a client becomes."""
+    """The user that a client switches to."""
 
     uid: int
     gid: int
@@ -36,19 +36,19 @@ class User:
 
 
 class Users:
-    """Picks them."""
+    """Assigns users to clients."""
 
     def __init__(self) -> None:
-        self._given: dict[str, int] = {}  # by seat
+        self._given: dict[str, int] = {}  # by slot
 
     def pick(self, directory: Path) -> User | None:
-        """The user for the client in this directory; None: we are not root. LookupError says what to do;
-        OSError.
+        """The user for the client in this directory; None: the daemon is not root. LookupError: there is
+        none, with a sentence that says what to do. OSError.
         """
         if os.geteuid() != 0:
             return None
         if not _mounts():
-            return _shared()
+            return shared_user()
         others = {number for place, number in self._given.items() if place != directory.name}
         number = next(
             each
@@ -87,7 +87,8 @@ def _running() -> set[int]:
     return found
 
 
-def _shared() -> User:
+def shared_user() -> User:
+    """The user `facilitator`, where clients cannot have users of their own. LookupError: there is none."""
     try:
         account = pwd.getpwnam(NAME)
     except KeyError:

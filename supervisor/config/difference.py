@@ -1,4 +1,4 @@
-"""What a new configuration changes: which tunnels come, go, start anew or go on under new settings."""
+"""What a reload changes: tunnels that are added, removed, restarted, or go on with new settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from supervisor.config.model import Config
 from tunnels.settings import Settings, Tunnel
 
-# The client does not see these: routes, probes, alerts and pauses are the daemon's own.
+# Settings that only the daemon uses (routes, probes, alerts, pauses): a client goes on when they change.
 _LIVE = frozenset(
     {
         "description",
@@ -25,14 +25,16 @@ _LIVE = frozenset(
         "login.reconnect_on_change",
     }
 )
-# Places that the daemon took at its start.
 _GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit")
+# Used at the start of the daemon only.
 _FIXED = ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigDifference:
-    """The way from one configuration to the next. Tunnels by name; the values say which settings changed."""
+    """The changes from one configuration to the next, by name of the tunnel; the values are the changed
+    settings.
+    """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -45,7 +47,7 @@ class ConfigDifference:
         return any((self.added, self.removed, self.restart, self.updated, self.globals, self.fixed))
 
     def lines(self) -> tuple[str, ...]:
-        """For people, one change a line."""
+        """One line per change, to show."""
         return tuple(self._lines())
 
     def _lines(self) -> Iterator[str]:
@@ -75,15 +77,13 @@ def difference(old: Config, new: Config) -> ConfigDifference:
     )
 
 
-# Kinds whose clients must have been started in this way; one of an earlier version begins anew at once,
-# instead of being found dead later.
+# Part of a kind's fingerprint: clients that an earlier version has started in another way are restarted by an
+# upgrade.
 _SINCE = {"sshuttle": "transparent sockets"}
 
 
 def fingerprint(tunnel: Tunnel) -> str:
-    """The same for all settings of a tunnel between which its client goes on, and for every version with
-    which a client of it can go on.
-    """
+    """A digest of the settings that a client was started with: it is equal if the client can go on."""
     said = tunnel.model_dump(mode="json", exclude_defaults=True)
     login = {name: value for name, value in said.pop("login", {}).items() if f"login.{name}" not in _LIVE}
     plain = {name: value for name, value in said.items() if name not in _LIVE}
@@ -93,7 +93,7 @@ def fingerprint(tunnel: Tunnel) -> str:
 
 
 def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:
-    """The settings in which they differ; of `login` each by itself."""
+    """The settings that differ; those of `login` one by one."""
     if type(old) is not type(new):
         return ("kind",)
     names = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]

@@ -1,4 +1,4 @@
-"""What pydantic found, in the words of the person who wrote the file."""
+"""Turns the errors of pydantic into messages about the file: what is wrong, and what to write instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from supervisor.config.locations import find, find_key, group_of, model_at
-from supervisor.config.problems import Report, Where
+from supervisor.config.problems import KeyPath, Report
 from supervisor.config.yaml_document import Group, Listing, Node, Scalar
 from tunnels.settings import Settings
 
@@ -33,22 +33,21 @@ _WANTED: Mapping[str, str] = MappingProxyType(
         "mapping": "a group of settings",
     }
 )
-_MANY = 24  # known keys up to this number are listed when none is like the unknown one
+_MAX_LISTED_KEYS = 24  # up to this number all known keys are listed if none is similar to an unknown one
 
 
 def report_invalid(
     error: ValidationError,
     model: type[Settings],
     root: Group,
-    prefix: Where,
+    prefix: KeyPath,
     report: Report,
     hints: Mapping[str, str] = _NO_HINTS,
     partial: bool = False,
 ) -> None:
-    """Report each thing that the model refused.
+    """Report each error.
 
-    `prefix`: where the model's data stands; `hints`: what else an unknown key may be; `partial`: nothing is
-    required.
+    `prefix`: path of the model's data; `hints`: explanations of unknown keys; `partial`: nothing is required.
     """
     found = error.errors(include_url=False, include_input=False)
     misspelt = {
@@ -61,7 +60,7 @@ def report_invalid(
         if details["type"] == "extra_forbidden":
             place = find_key(root, where)
             report.error(
-                place.mark,
+                place.position,
                 place.where,
                 unknown_key(str(where[-1]), model_at(model, details["loc"][:-1]), hints),
             )
@@ -70,14 +69,14 @@ def report_invalid(
                 continue
             place = find(root, where[:-1])
             report.error(
-                place.mark, place.where, _missing(str(where[-1]), model_at(model, details["loc"][:-1]))
+                place.position, place.where, _missing(str(where[-1]), model_at(model, details["loc"][:-1]))
             )
         else:
             place = find(root, where)
-            report.error(place.mark, place.where, explain(details, place.node))
+            report.error(place.position, place.where, explain(details, place.node))
 
 
-def _has_wrong_entries(where: Where, found: Iterable[ErrorDetails]) -> bool:
+def _has_wrong_entries(where: KeyPath, found: Iterable[ErrorDetails]) -> bool:
     return any(len(other["loc"]) > len(where) and other["loc"][: len(where)] == where for other in found)
 
 
@@ -86,20 +85,20 @@ def _has_wrong_entries(where: Where, found: Iterable[ErrorDetails]) -> bool:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like this one; None when none is like it."""
+    """The known word that is most similar; None: no one is."""
     by_spelling = {name.lower().replace("-", "_"): name for name in sorted(known)}
     close = get_close_matches(word.lower().replace("-", "_"), by_spelling, 1, 0.6)
     return by_spelling[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean WORD?)` when a known word is like this one, else nothing."""
+    """` (did you mean WORD?)` if a known word is similar, else an empty text."""
     word_meant = closest(word, known)
     return f" (did you mean {word_meant}?)" if word_meant is not None else ""
 
 
 def unknown_key(key: str, model: type[Settings] | None, hints: Mapping[str, str] = _NO_HINTS) -> str:
-    """What to say about a key that the model does not know."""
+    """The message about a key that the model does not have."""
     if key in hints:
         return f"unknown key ({hints[key]})"
     if model is None:
@@ -108,12 +107,12 @@ def unknown_key(key: str, model: type[Settings] | None, hints: Mapping[str, str]
     inside = [name for name, field in known.items() if _holds(group_of(field.annotation), key)]
     if inside:
         return f"unknown key (did you mean {inside[0]}.{key}?)"
-    listed = f"; known here: {', '.join(sorted(known))}" if len(known) <= _MANY else ""
+    listed = f"; known here: {', '.join(sorted(known))}" if len(known) <= _MAX_LISTED_KEYS else ""
     return f"unknown key{did_you_mean(key, known) or listed}"
 
 
-def _meant(where: Where, model: type[Settings], hints: Mapping[str, str]) -> Where | None:
-    """The path that was probably meant by one with an unknown key."""
+def _meant(where: KeyPath, model: type[Settings], hints: Mapping[str, str]) -> KeyPath | None:
+    """The path that an unknown key was probably meant to be."""
     group, key = model_at(model, where[:-1]), str(where[-1])
     word = closest(key, group.model_fields) if group is not None and key not in hints else None
     return (*where[:-1], word) if word is not None else None
@@ -133,7 +132,7 @@ def _missing(key: str, model: type[Settings] | None) -> str:
 
 
 def explain(details: ErrorDetails, node: Node) -> str:
-    """What is wrong with the value that stands at this node."""
+    """The message about the value at this node."""
     kind, context = details["type"], details.get("ctx", {})
     if kind == "literal_secret":
         return details["msg"]
@@ -152,7 +151,7 @@ def explain(details: ErrorDetails, node: Node) -> str:
 
 
 def _with_reading(text: str, node: Node) -> str:
-    """A validator's text, told with what stands in the file instead of what Python made of it."""
+    """A validator's message, with the text of the file instead of what YAML has read."""
     if (
         not isinstance(node, Scalar)
         or isinstance(node.reading.value, str)

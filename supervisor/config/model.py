@@ -131,7 +131,7 @@ class Globals(Settings):
 
 
 class Config(Globals):
-    """A configuration that was found right. Tunnels have the defaults merged in."""
+    """A valid configuration. The defaults are merged into the tunnels."""
 
     tunnels: Mapping[str, Tunnel] = Field(default_factory=dict)
     warnings: tuple[Problem, ...] = Field((), description="what is allowed and may surprise")

@@ -1,5 +1,5 @@
-"""The words of the configuration file beside those of a tunnel: addresses to listen on, sizes, paths,
-service addresses.
+"""The notation of values in the configuration file that are not a tunnel's: listen addresses, sizes, paths,
+URLs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2*
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _SUBJECT = re.compile(r"[A-Za-z0-9.]+=[^=]*(,[A-Za-z0-9.]+=[^=]*)*")
-_SOCKET_ROOM = (
+_MAX_SOCKET_DIRECTORY_BYTES = (
     94  # bytes of a directory's path: a unix socket's path ends at 107, and control.sock goes below it
 )
 
@@ -111,9 +111,9 @@ def _absolute(value: Path) -> Path:
 
 
 def _short(value: Path) -> Path:
-    if len(str(value).encode()) > _SOCKET_ROOM:
+    if len(str(value).encode()) > _MAX_SOCKET_DIRECTORY_BYTES:
         raise ValueError(
-            f"longer than {_SOCKET_ROOM} bytes: a unix socket below it would get a path that the kernel "
+            f"longer than {_MAX_SOCKET_DIRECTORY_BYTES} bytes: a unix socket below it would get a path that the kernel "
             f"refuses"
         )
     return value

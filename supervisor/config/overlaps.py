@@ -1,7 +1,7 @@
-"""Which destinations collide, by the addresses that staff use.
+"""Finds destinations that overlap, by the addresses that staff use.
 
-Networks are nested or apart. So one walk over them in order, with the chain of networks around the current
-one, finds everything.
+Two networks are nested or disjoint. So one walk over them in order finds all overlaps, with a stack of the
+networks that contain the current one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
-from supervisor.config.problems import Position, Where, dotted
+from supervisor.config.problems import KeyPath, Position, dotted
 from tunnels.settings import IPNetwork
 
 
@@ -22,18 +22,18 @@ class DestinationClaim:
     network: IPNetwork
     tunnel: str
     priority: int
-    where: Where
-    mark: Position
+    where: KeyPath
+    position: Position
 
     @property
     def place(self) -> str:
-        """For people: where it stands."""
-        return f"{dotted(self.where)} in line {self.mark.line}"
+        """Its location, for messages."""
+        return f"{dotted(self.where)} in line {self.position.line}"
 
 
 def collisions(claims: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim, str]]:
-    """The later of each two claims that collide, and why. The same network in two tunnels of different
-    priority is failover.
+    """The later claim of each two that collide, and why. The same network in two tunnels of different
+    priority is failover, and allowed.
     """
     around: list[
         list[DestinationClaim]
@@ -50,14 +50,14 @@ def collisions(claims: Sequence[DestinationClaim]) -> Iterator[tuple[Destination
 
 
 def contains(outer: IPNetwork, inner: IPNetwork) -> bool:
-    """Does the inner network lie in the outer one?"""
+    """Is the inner network inside the outer one?"""
     if isinstance(outer, IPv4Network):
         return isinstance(inner, IPv4Network) and inner.subnet_of(outer)
     return isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
 def _order(claim: DestinationClaim) -> tuple[int, int, int, Position]:
-    return claim.network.version, int(claim.network.network_address), claim.network.prefixlen, claim.mark
+    return claim.network.version, int(claim.network.network_address), claim.network.prefixlen, claim.position
 
 
 def _twins(group: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim, str]]:
@@ -79,6 +79,6 @@ def _twins(group: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim
 
 def _nested(outer: DestinationClaim, inner: DestinationClaim) -> tuple[DestinationClaim, str]:
     """The one that comes later in the file is reported."""
-    first, second = sorted((outer, inner), key=lambda claim: claim.mark)
+    first, second = sorted((outer, inner), key=lambda claim: claim.position)
     relation = "lies inside" if second is inner else "contains"
     return second, f"{second.network} {relation} {first.network}, which is {first.place}"

@@ -40,14 +40,14 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
 
 
 class _File(Globals):
-    """The keys at the top of a file: what an unknown one there may mean."""
+    """The top-level keys of a file, known for hints about unknown ones."""
 
     tunnels: Mapping[str, Any] = Field(default_factory=dict)
     defaults: Mapping[str, Any] = Field(default_factory=dict)
 
 
 def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, Any]]:
-    """The top-level groups that are right; each is checked for itself, so that one mistake hides no other."""
+    """The valid top-level groups; each is validated on its own, so that a mistake does not hide others."""
     hints = _misplaced(kinds)
     for key, node in root.entries.items():
         if key in ("tunnels", "defaults"):
@@ -59,7 +59,7 @@ def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, 
 
 
 def _misplaced(kinds: Kinds) -> dict[str, str]:
-    """Keys that people put one level too high, and where they belong."""
+    """Hints for keys that belong one level deeper."""
     known = {field for options in all_options(kinds) for field in options.model_fields} - {"name"}
     return {key: "a setting of a tunnel; it belongs to a tunnel or under defaults:" for key in known}
 

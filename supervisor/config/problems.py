@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-Where = tuple[str | int, ...]  # a path into the file, such as ("tunnels", "acme-dc", "destinations", 0)
+KeyPath = tuple[str | int, ...]  # a path into the file, such as ("tunnels", "acme-dc", "destinations", 0)
 
-_LONGEST = 600  # characters of one text
+_MAX_TEXT_CHARACTERS = 600
 
 
 class Position(NamedTuple):
@@ -23,21 +23,21 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake, or one thing worth a warning. Never contains a secret."""
+    """An error or a warning. Never contains a secret."""
 
     file: str
-    mark: Position
-    where: Where
+    position: Position
+    where: KeyPath
     text: str
 
     def __str__(self) -> str:
         """`FILE:LINE:COLUMN: tunnels.acme-dc.destinations.0: what is wrong`."""
         path = f"{one_line(dotted(self.where))}: " if self.where else ""
-        return f"{self.file}:{self.mark.line}:{self.mark.column}: {path}{self.text}"
+        return f"{self.file}:{self.position.line}:{self.position.column}: {path}{self.text}"
 
 
 class ConfigErrors(Exception):
-    """The configuration is wrong: all of its mistakes, by position. `warnings` are what else was noticed."""
+    """The configuration is invalid: all of its errors by position, and its warnings."""
 
     def __init__(self, problems: tuple[Problem, ...], warnings: tuple[Problem, ...] = ()) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -58,13 +58,13 @@ class Report:
     _errors: dict[tuple[Position, str], Problem] = field(default_factory=dict)
     _warnings: dict[tuple[Position, str], Problem] = field(default_factory=dict)
 
-    def error(self, mark: Position, where: Where, text: str) -> None:
-        """Note a mistake."""
-        self._errors.setdefault((mark, text), Problem(self.file, mark, where, one_line(text)))
+    def error(self, position: Position, where: KeyPath, text: str) -> None:
+        """Add an error."""
+        self._errors.setdefault((position, text), Problem(self.file, position, where, one_line(text)))
 
-    def warning(self, mark: Position, where: Where, text: str) -> None:
-        """Note something that is allowed and may surprise."""
-        self._warnings.setdefault((mark, text), Problem(self.file, mark, where, one_line(text)))
+    def warning(self, position: Position, where: KeyPath, text: str) -> None:
+        """Add a warning: something that is allowed and may surprise."""
+        self._warnings.setdefault((position, text), Problem(self.file, position, where, one_line(text)))
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -79,21 +79,23 @@ class Report:
 
 
 def one_line(text: str) -> str:
-    """The text without what could upset a terminal or a log, and not longer than a person reads."""
-    clean = (
-        text
-        if text.isprintable()
-        else "".join(character if character.isprintable() else " " for character in text)
+    """The text without control characters, shortened in the middle to _MAX_TEXT_CHARACTERS."""
+    clean = text
+    if not text.isprintable():
+        clean = "".join(character if character.isprintable() else " " for character in text)
+    return (
+        clean
+        if len(clean) <= _MAX_TEXT_CHARACTERS
+        else f"{clean[: _MAX_TEXT_CHARACTERS // 2]} … {clean[-_MAX_TEXT_CHARACTERS // 2 :]}"
     )
-    return clean if len(clean) <= _LONGEST else f"{clean[: _LONGEST // 2]} … {clean[-_LONGEST // 2 :]}"
 
 
-def dotted(where: Where) -> str:
-    """The path as people write it."""
+def dotted(where: KeyPath) -> str:
+    """The path as it is written: `tunnels.acme-dc.destinations.0`."""
     return ".".join(map(str, where))
 
 
 def _sorted(problems: dict[tuple[Position, str], Problem]) -> tuple[Problem, ...]:
     return tuple(
-        sorted(problems.values(), key=lambda problem: (problem.mark, problem.where == (), str(problem)))
+        sorted(problems.values(), key=lambda problem: (problem.position, problem.where == (), str(problem)))
     )

@@ -1,4 +1,4 @@
-"""What must hold between the parts of a configuration that are right each for themselves."""
+"""Rules between the parts of a configuration: overlaps, references, limits, settings without effect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SPECIAL = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the rules look at."""
+    """What the rules are checked against."""
 
     file: Group  # as it was written
     root: Group  # with the defaults merged in
@@ -47,7 +47,7 @@ class Checked:
 
 
 def check(checked: Checked) -> None:
-    """Report everything that does not fit together."""
+    """Report all violations."""
     _check_count(checked)
     _check_http(checked)
     _check_staff(checked)
@@ -68,7 +68,7 @@ def _check_count(checked: Checked) -> None:
             f"{len(checked.entries)} tunnels; one facilitator runs at most {MOST_TUNNELS}: give the "
             f"others to a second one"
         )
-        checked.report.error(place.mark, ("tunnels",), text)
+        checked.report.error(place.position, ("tunnels",), text)
 
 
 def _check_http(checked: Checked) -> None:
@@ -77,7 +77,7 @@ def _check_http(checked: Checked) -> None:
         find(checked.root, ("http", "tls"))
     ):
         checked.report.error(
-            place.mark, place.where, "without client_ca no client shows a certificate; add client_ca"
+            place.position, place.where, "without client_ca no client shows a certificate; add client_ca"
         )
 
 
@@ -90,22 +90,24 @@ def _check_staff(checked: Checked) -> None:
         if network.prefixlen == 0:
             place = find(checked.root, ("staff", "networks", index))
             checked.report.error(
-                place.mark, place.where, f"{network} lets everybody in; name the networks of staff"
+                place.position, place.where, f"{network} lets everybody in; name the networks of staff"
             )
     if not checked.staff.networks and "networks" not in _keys(find(checked.root, ("staff",))):
         place = find(checked.root, ("staff",))
         checked.report.warning(
-            place.mark, ("staff", "networks"), "no staff networks: nobody may enter the tunnels"
+            place.position, ("staff", "networks"), "no staff networks: nobody may enter the tunnels"
         )
     for name, networks in checked.staff.segments.items():
         for index, network in enumerate(networks):
             if not _within(network, checked.staff.networks):
                 place = find(checked.root, ("staff", "segments", name, index))
-                checked.report.error(place.mark, place.where, f"{network} is not inside of staff.networks")
+                checked.report.error(
+                    place.position, place.where, f"{network} is not inside of staff.networks"
+                )
 
 
 def _within(network: IPNetwork, networks: Sequence[IPNetwork]) -> bool:
-    """All of its addresses lie in these networks, which may share it."""
+    """Are all of its addresses in these networks together?"""
     same: Any = [other for other in networks if other.version == network.version]
     return any(other.supernet_of(network) for other in collapse_addresses(same))
 
@@ -120,17 +122,19 @@ def _check_destinations(checked: Checked) -> None:
     for place, entry, destination in _destinations(checked):
         trouble = _trouble(destination, staff)
         if trouble is not None:
-            checked.report.error(place.mark, place.where, trouble)
+            checked.report.error(place.position, place.where, trouble)
             continue
         claims.append(
-            DestinationClaim(destination.staff_side, entry.name, _priority(entry), place.where, place.mark)
+            DestinationClaim(
+                destination.staff_side, entry.name, _priority(entry), place.where, place.position
+            )
         )
     for claim, text in collisions(claims):
-        checked.report.error(claim.mark, claim.where, text)
+        checked.report.error(claim.position, claim.where, text)
 
 
 def _destinations(checked: Checked) -> Iterator[tuple[Location, TunnelEntry, Destination]]:
-    """Every destination that can be read, also of tunnels in which something else is wrong."""
+    """Every valid destination, also of tunnels with other errors."""
     for entry in checked.entries:
         listing = entry.node.entries.get("destinations")
         for index, item in enumerate(listing.items if isinstance(listing, Listing) else ()):
@@ -176,7 +180,7 @@ def _check_devices(checked: Checked) -> None:
         if owner != entry.name:
             place = find(checked.root, ("tunnels", entry.name, "device"))
             checked.report.error(
-                place.mark,
+                place.position,
                 place.where,
                 f"its device {device} is also that of {owner}; set device: to another name",
             )
@@ -186,7 +190,7 @@ def _check_totp(checked: Checked, tunnel: Tunnel) -> None:
     if tunnel.login.totp is not None and tunnel.login.password is None:
         place = find_key(checked.root, ("tunnels", tunnel.name, "login", "totp"))
         checked.report.error(
-            place.mark, place.where, "a one-time code goes with a password; login.password is missing"
+            place.position, place.where, "a one-time code goes with a password; login.password is missing"
         )
 
 
@@ -196,23 +200,23 @@ def _check_segments(checked: Checked, tunnel: Tunnel) -> None:
             place = find(checked.root, ("tunnels", tunnel.name, "allow", index, "segment"))
             hint = did_you_mean(allowance.segment, checked.staff.segments)
             checked.report.error(
-                place.mark, place.where, f"no segment {allowance.segment!r} under staff.segments{hint}"
+                place.position, place.where, f"no segment {allowance.segment!r} under staff.segments{hint}"
             )
 
 
 def _warn_unreached_targets(checked: Checked, tunnel: Tunnel) -> None:
-    """A probe of an address that the tunnel does not carry proves little, and through a proxy nothing."""
+    """Warn of probe targets that the tunnel does not carry: they prove little, through a proxy nothing."""
     for index, target in enumerate(tunnel.probe.targets):
         address = parse_target(target).address
         if not any(address in d.network or address in d.staff_side for d in tunnel.destinations):
             place = find(checked.root, ("tunnels", tunnel.name, "probe", "targets", index))
             checked.report.warning(
-                place.mark, place.where, f"{address} lies in no destination of {tunnel.name}"
+                place.position, place.where, f"{address} lies in no destination of {tunnel.name}"
             )
 
 
 def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
-    """Settings of the tunnel itself that its kind has no use for. Defaults are meant for all kinds."""
+    """Warn of settings of the tunnel itself that its kind does not use; defaults are meant for all kinds."""
     assert entry.kind is not None
     unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []
     used = _secrets(entry.kind, tunnel)
@@ -227,13 +231,11 @@ def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
         where = ("tunnels", tunnel.name, *path)
         place = find_key(checked.file, where)
         if place.where == where and place.node.plain() is not None:
-            checked.report.warning(place.mark, where, f"kind {tunnel.kind} makes no use of this")
+            checked.report.warning(place.position, where, f"kind {tunnel.kind} makes no use of this")
 
 
 def _secrets(kind: AnyKind, tunnel: Tunnel) -> set[Secret] | None:
-    """Those that the kind reads; None: it cannot say, because its code has a fault, which the daemon
-    tells.
-    """
+    """The secrets that the kind reads; None: unknown, because its code has a fault (the daemon says so)."""
     try:
         return {source.where for source in kind.inputs(tunnel) if isinstance(source.where, Secret)}
     except Exception:

@@ -1,4 +1,4 @@
-"""Where a secret may lie. Only names: the caller reads."""
+"""The files that may hold a secret. Pure: the caller reads them."""
 
 from __future__ import annotations
 

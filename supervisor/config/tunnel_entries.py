@@ -25,7 +25,7 @@ _STAND_IN = "x"  # for a name or kind that is wrong, so that the other settings 
 
 @dataclass(frozen=True, slots=True)
 class TunnelEntry:
-    """One tunnel of the file. `tunnel` is None when something in it is wrong."""
+    """One tunnel of the file. `tunnel` is None if it is invalid."""
 
     name: str
     node: Group
@@ -35,8 +35,8 @@ class TunnelEntry:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The kind of a tunnel; of a misspelt one the kind that was probably meant, so that its settings can
-    be checked as well.
+    """The kind of a tunnel; if it is misspelt, the one that was probably meant, to check the other settings
+    as well.
     """
 
     kind: AnyKind | None
@@ -50,9 +50,9 @@ def read_tunnels(root: Group, kinds: Kinds, report: Report) -> tuple[Group, tupl
         _check_defaults(defaults, root, kinds, report)
     if tunnels is None:
         if "tunnels" not in root.entries:
-            report.error(root.mark, (), "tunnels is missing: the tunnels to run, by name")
+            report.error(root.position, (), "tunnels is missing: the tunnels to run, by name")
         return root, ()
-    merged, chosen = _merge_all(root, tunnels, defaults or Group(root.mark), kinds, report)
+    merged, chosen = _merge_all(root, tunnels, defaults or Group(root.position), kinds, report)
     entries = tuple(_entry(name, merged, choice, kinds, report) for name, choice in chosen.items())
     return merged, entries
 
@@ -64,7 +64,7 @@ def _group(root: Group, key: str, report: Report) -> Group | None:
     place = find(root, (key,))
     empty = isinstance(node, Scalar) and node.reading.value is None
     report.error(
-        place.mark,
+        place.position,
         (key,),
         "has no value; write {} for none" if empty else "a group of settings is wanted here",
     )
@@ -105,10 +105,8 @@ def _check_defaults(defaults: Group, root: Group, kinds: Kinds, report: Report) 
 
 
 def merge(model: type[Settings], defaults: Group, own: Group) -> Group:
-    """What the tunnel says, and under it what the defaults say; group by group, and only what the model
-    knows.
-    """
-    result = Group(own.mark)
+    """The tunnel's settings, completed by the defaults group by group, as far as the model knows them."""
+    result = Group(own.position)
     for key, node in defaults.entries.items():
         if key in model.model_fields and key not in own.entries:
             result.put(key, node, defaults.keys[key])
@@ -128,12 +126,12 @@ def _merge_entry(model: type[Settings], key: str, default: Node | None, own: Nod
 def _merge_all(
     root: Group, tunnels: Group, defaults: Group, kinds: Kinds, report: Report
 ) -> tuple[Group, dict[str, _Chosen]]:
-    result, merged = Group(root.mark, dict(root.entries), dict(root.keys)), Group(tunnels.mark)
+    result, merged = Group(root.position, dict(root.entries), dict(root.keys)), Group(tunnels.position)
     chosen: dict[str, _Chosen] = {}
     for name, own in tunnels.entries.items():
         if not isinstance(own, Group):
             report.error(
-                find(root, ("tunnels", name)).mark,
+                find(root, ("tunnels", name)).position,
                 ("tunnels", name),
                 "a group of settings is wanted here, with at least kind",
             )
@@ -156,7 +154,7 @@ def _choose(name: str, own: Group, defaults: Group, root: Group, kinds: Kinds, r
     known = ", ".join(sorted(kinds))
     if node is None:
         report.error(
-            find(root, ("tunnels", name)).mark, ("tunnels", name), f"kind is missing: one of {known}"
+            find(root, ("tunnels", name)).position, ("tunnels", name), f"kind is missing: one of {known}"
         )
         return _Chosen(None, right=False)
     word = node.text if isinstance(node, Scalar) else ""
@@ -164,7 +162,7 @@ def _choose(name: str, own: Group, defaults: Group, root: Group, kinds: Kinds, r
         return _Chosen(kinds[word], right=True)
     place = find(root, ("tunnels", name, "kind") if "kind" in own.entries else ("defaults", "kind"))
     text = f"unknown kind {word!r}{did_you_mean(word, kinds)}; this version runs {known}"
-    report.error(place.mark, place.where, text)
+    report.error(place.position, place.where, text)
     return _Chosen(kinds.get(closest(word, kinds) or ""), right=False)
 
 
@@ -174,7 +172,9 @@ def _entry(name: str, root: Group, chosen: _Chosen, kinds: Kinds, report: Report
     named = _check_name(name, root, report)
     if "name" in node.entries:
         place = find_key(root, ("tunnels", name, "name"))
-        report.error(place.mark, place.where, "unknown key (the name of a tunnel is its key under tunnels:)")
+        report.error(
+            place.position, place.where, "unknown key (the name of a tunnel is its key under tunnels:)"
+        )
     kind = chosen.kind
     data = node.plain() | {
         "name": name if named else _STAND_IN,
@@ -195,7 +195,7 @@ def _check_name(name: str, root: Group, report: Report) -> bool:
     text = (
         f"{name!r} is not a tunnel name; at most 31 lower-case letters, digits and '-', a letter first{hint}"
     )
-    report.error(place.mark, place.where, text)
+    report.error(place.position, place.where, text)
     return False
 
 
@@ -214,7 +214,7 @@ def _validated(
             f"kind {data['kind']} cannot judge this: an internal error ({type(error).__name__}); "
             f"please report it"
         )
-        report.error(place.mark, place.where, text)
+        report.error(place.position, place.where, text)
     return None
 
 

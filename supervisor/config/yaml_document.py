@@ -1,8 +1,7 @@
-"""YAML text -> a tree that knows where everything stands.
+"""YAML text -> a tree of nodes with their positions in the file.
 
-Built from the parser's events rather than with PyYAML's composer: that one recurses in C, lets the last of
-two equal keys win in silence and follows aliases without a limit. Mistakes that leave the rest readable are
-noted; those that do not end the reading.
+Built from the parser's events and not by PyYAML's composer, which recurses in C, accepts duplicate keys and
+follows aliases without a limit. An error ends the reading only if the rest cannot be understood.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from dataclasses import dataclass, field
 import yaml
 from yaml import events as ye
 
-from supervisor.config.problems import Position, Report, Where
+from supervisor.config.problems import KeyPath, Position, Report
 from supervisor.config.yaml_scalars import Reading, read
 from supervisor.config.yaml_syntax import syntax_error
 
-MAX_BYTES = 1_000_000  # size of a file
+MAX_BYTES = 1_000_000  # of a file
 MAX_DEPTH = 30  # levels of nesting
 MAX_ALIASED = 20_000  # values that come in through aliases
 
@@ -30,9 +29,9 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(slots=True, eq=False)
 class Scalar:
-    """One word or text."""
+    """A scalar: one word or text."""
 
-    mark: Position
+    position: Position
     text: str
     reading: Reading
     size: int = 1  # values in it, itself included, aliases followed
@@ -47,7 +46,7 @@ class Scalar:
 class Listing:
     """A list."""
 
-    mark: Position
+    position: Position
     items: list[Node] = field(default_factory=list)
     size: int = 1
     depth: int = 1
@@ -59,9 +58,9 @@ class Listing:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A mapping: its entries, and where their keys stand."""
+    """A mapping: its entries, and the positions of their keys."""
 
-    mark: Position
+    position: Position
     entries: dict[str, Node] = field(default_factory=dict)
     keys: dict[str, Position] = field(default_factory=dict)
     size: int = 1
@@ -71,10 +70,10 @@ class Group:
         """Its value."""
         return {key: node.plain() for key, node in self.entries.items()}
 
-    def put(self, key: str, node: Node, mark: Position) -> None:
-        """Add an entry whose key stands at `mark`."""
+    def put(self, key: str, node: Node, position: Position) -> None:
+        """Add an entry whose key stands at `position`."""
         self.entries[key] = node
-        self.keys[key] = mark
+        self.keys[key] = position
 
 
 Node = Scalar | Listing | Group
@@ -83,17 +82,17 @@ Node = Scalar | Listing | Group
 class Unreadable(Exception):
     """The rest of the file cannot be understood."""
 
-    def __init__(self, mark: Position, where: Where, text: str) -> None:
+    def __init__(self, position: Position, where: KeyPath, text: str) -> None:
         super().__init__(text)
-        self.mark, self.where, self.text = mark, where, text
+        self.position, self.where, self.text = position, where, text
 
 
 def load(text: str, report: Report, loader: type = _LOADER) -> Group | None:
-    """The file's top group; None (and at least one error in the report) when there is none."""
+    """The file's top group; None: there is none, and the report has an error."""
     try:
         return _load(text.removeprefix("\ufeff"), report, loader)
     except Unreadable as error:
-        report.error(error.mark, error.where, error.text)
+        report.error(error.position, error.where, error.text)
     return None
 
 
@@ -103,16 +102,18 @@ def _load(text: str, report: Report, loader: type) -> Group:
     bad = _UNREADABLE.search(text)
     if bad is not None:
         what = f"this is not readable text (character U+{ord(bad[0]):04X}); save the file as UTF-8"
-        raise Unreadable(_position(text, bad.start()), (), what)
+        raise Unreadable(_position_at(text, bad.start()), (), what)
     root = _root(text, report, loader)
     if root is None:
         raise Unreadable(Position(1, 1), (), "the file is empty; see config.example.yaml for how it begins")
     if not isinstance(root, Group):
-        raise Unreadable(root.mark, (), "the file must be a mapping with keys such as staff: and tunnels:")
+        raise Unreadable(
+            root.position, (), "the file must be a mapping with keys such as staff: and tunnels:"
+        )
     return root
 
 
-def _position(text: str, index: int) -> Position:
+def _position_at(text: str, index: int) -> Position:
     before = text[:index].splitlines(keepends=True) or [""]
     if before[-1].endswith(("\n", "\r")):
         before.append("")
@@ -123,9 +124,9 @@ def _root(text: str, report: Report, loader: type) -> Node | None:
     try:
         return _Builder(report).build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
-        mark, sentence = syntax_error(text, error)
+        position, sentence = syntax_error(text, error)
         _apply_limits(text[: error.problem_mark.index] if error.problem_mark is not None else "", loader)
-        raise Unreadable(mark, (), sentence) from None
+        raise Unreadable(position, (), sentence) from None
     except yaml.YAMLError:
         raise Unreadable(Position(1, 1), (), "not YAML") from None
 
@@ -144,10 +145,10 @@ def _apply_limits(text: str, loader: type) -> None:
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping whose end was not seen yet."""
+    """A list or mapping that is not complete yet."""
 
     node: Listing | Group
-    where: Where
+    where: KeyPath
     anchor: str | None
     key: tuple[str, Position] | None = None  # of the entry whose value comes next
     skip: bool = False  # that key is not usable: its value is read and dropped
@@ -168,7 +169,9 @@ class _Builder:
         for event in events:
             if isinstance(event, ye.DocumentStartEvent) and self._root is not None:
                 raise Unreadable(
-                    _mark(event), (), "a second document begins here (---); a configuration is one document"
+                    _position_of(event),
+                    (),
+                    "a second document begins here (---); a configuration is one document",
                 )
             if isinstance(event, ye.NodeEvent):
                 self._node(event)
@@ -190,7 +193,7 @@ class _Builder:
     def _expects_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].node, Group) and self._open[-1].key is None
 
-    def _where(self) -> Where:
+    def _where(self) -> KeyPath:
         """The path of the value that comes next."""
         if not self._open:
             return ()
@@ -202,28 +205,32 @@ class _Builder:
     # keys
 
     def _key(self, event: ye.NodeEvent) -> None:
-        top, mark = self._open[-1], _mark(event)
+        top, position = self._open[-1], _position_of(event)
         if not isinstance(event, ye.ScalarEvent):
             raise Unreadable(
-                mark, top.where, "a key must be a plain word; quote a text that begins with one of [ { * &"
+                position,
+                top.where,
+                "a key must be a plain word; quote a text that begins with one of [ { * &",
             )
-        top.key, top.skip = (event.value, mark), True
+        top.key, top.skip = (event.value, position), True
         assert isinstance(top.node, Group)
         first = top.node.keys.get(event.value)
         taken_for = read(event.value).taken_for if event.implicit[0] else None
         if event.implicit[0] and event.value == "<<":
             self._report.error(
-                mark,
+                position,
                 (*top.where, "<<"),
                 "merge keys are not supported; what tunnels share goes under defaults:",
             )
         elif first is not None:
             self._report.error(
-                mark, self._where(), f"this key stands here a second time; the first is in line {first.line}"
+                position,
+                self._where(),
+                f"this key stands here a second time; the first is in line {first.line}",
             )
         elif taken_for is not None:
             self._report.error(
-                mark,
+                position,
                 self._where(),
                 f'{event.value or "the key"} is read as {taken_for} by YAML; quote it: "{event.value}"',
             )
@@ -233,28 +240,30 @@ class _Builder:
     # values
 
     def _scalar(self, event: ye.ScalarEvent) -> None:
-        mark = _mark(event)
+        position = _position_of(event)
         if event.tag not in _STRING_TAGS:
-            self._bad_tag(mark)
+            self._bad_tag(position)
         bad = _UNREADABLE.search(
             event.value
         )  # an escape such as \0 brings in what the text itself may not hold
         if bad is not None:
             self._report.error(
-                mark, self._where(), f"holds the character U+{ord(bad[0]):04X}, which is not readable text"
+                position,
+                self._where(),
+                f"holds the character U+{ord(bad[0]):04X}, which is not readable text",
             )
         reading = read(event.value) if event.implicit[0] else Reading(event.value)
-        node = Scalar(mark, event.value, reading)
+        node = Scalar(position, event.value, reading)
         self._remember(event.anchor, node)
         self._add(node)
 
     def _begin(self, event: ye.NodeEvent) -> None:
-        mark, where = _mark(event), self._where()
-        self._limit_depth(mark, 1)
+        position, where = _position_of(event), self._where()
+        self._limit_depth(position, 1)
         if not getattr(event, "implicit", True):
-            self._bad_tag(mark)
+            self._bad_tag(position)
         self._remember(event.anchor, None)
-        node = Group(mark) if isinstance(event, ye.MappingStartEvent) else Listing(mark)
+        node = Group(position) if isinstance(event, ye.MappingStartEvent) else Listing(position)
         self._open.append(_Open(node, where, event.anchor))
 
     def _close(self) -> None:
@@ -285,30 +294,32 @@ class _Builder:
         """What the alias stands for. Texts never repeat its name: it may be a secret that begins with a
         star.
         """
-        mark = _mark(event)
+        position = _position_of(event)
         if event.anchor not in self._anchors:
             raise Unreadable(
-                mark, self._where(), "an alias without an anchor; a text that begins with * must be quoted"
+                position,
+                self._where(),
+                "an alias without an anchor; a text that begins with * must be quoted",
             )
         node = self._anchors[event.anchor]
         if node is None:
-            raise Unreadable(mark, self._where(), "an alias inside of what it stands for")
+            raise Unreadable(position, self._where(), "an alias inside of what it stands for")
         self._aliased += node.size
         if self._aliased > MAX_ALIASED:
-            raise Unreadable(mark, self._where(), f"aliases bring in more than {MAX_ALIASED} values")
-        self._limit_depth(mark, node.depth)
+            raise Unreadable(position, self._where(), f"aliases bring in more than {MAX_ALIASED} values")
+        self._limit_depth(position, node.depth)
         return node
 
-    def _limit_depth(self, mark: Position, more: int) -> None:
+    def _limit_depth(self, position: Position, more: int) -> None:
         if len(self._open) + more > MAX_DEPTH:
-            raise Unreadable(mark, self._where()[:3], f"nested deeper than {MAX_DEPTH} levels")
+            raise Unreadable(position, self._where()[:3], f"nested deeper than {MAX_DEPTH} levels")
 
-    def _bad_tag(self, mark: Position) -> None:
+    def _bad_tag(self, position: Position) -> None:
         self._report.error(
-            mark, self._where(), "tags are not supported; a text that begins with ! must be quoted"
+            position, self._where(), "tags are not supported; a text that begins with ! must be quoted"
         )
 
 
-def _mark(event: ye.Event) -> Position:
+def _position_of(event: ye.Event) -> Position:
     start = event.start_mark
     return Position(start.line + 1, start.column + 1) if start is not None else Position(1, 1)

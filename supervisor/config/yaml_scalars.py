@@ -1,8 +1,8 @@
-"""What YAML makes of an unquoted word.
+"""What YAML 1.1 reads in an unquoted word.
 
 YAML 1.1 reads `no`, `10:30`, `010` and `2026-01-01` as a boolean, the number 630, the number 8 and a date.
-Numbers that a person would read differently are refused (`Misread`); for the others the reading is
-remembered, so that an error can tell it.
+Numbers that a person would read differently are refused (`Misread`); for the others the reading is kept for
+error messages.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from yaml.resolver import Resolver
 
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _TAG = "tag:yaml.org,2002:"
-_LONGEST_NUMBER = 40  # characters
+_MAX_NUMBER_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Misread:
-    """Stands for a word that YAML reads as something else than a person would. Fits no setting."""
+    """A word that YAML reads differently than a person would. Valid for no setting."""
 
     text: str
 
@@ -31,9 +31,7 @@ class Misread:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The value of an unquoted word, and in words what YAML takes it for (None: a text, nothing
-    surprising).
-    """
+    """The value of an unquoted word, and what YAML takes it for, in words (None: a text)."""
 
     value: object
     taken_for: str | None = None
@@ -70,7 +68,7 @@ def _float(text: str) -> Reading:
 
 
 def _as_yaml_says(construct: object, text: str) -> str:
-    if len(text) > _LONGEST_NUMBER:
+    if len(text) > _MAX_NUMBER_CHARACTERS:
         return "a number"
     try:
         value = construct(SafeConstructor(), yaml.ScalarNode(f"{_TAG}int", text))  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""A YAML syntax error in words, with what was probably meant."""
+"""Messages for YAML syntax errors, with a hint what was probably meant."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ _HINTS = (
 
 
 def syntax_error(text: str, error: yaml.MarkedYAMLError) -> tuple[Position, str]:
-    """Where the error is and what to say about it. The text repeats at most one character of the file: it
-    may hold a secret.
+    """Position and message. The message repeats at most one character of the file, which may hold a secret.
 
-    The parser says where it gave up; the words are ours, because its own differ from version to version.
+    The parser gives the position; its own messages differ between versions.
     """
     mark = error.problem_mark or error.context_mark
     row, column = (mark.line, mark.column) if mark is not None else (0, 0)

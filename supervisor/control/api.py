@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -22,12 +22,13 @@ from supervisor.control.peer_credentials import (
     refuse_own_clients,
 )
 from supervisor.control.server_sent_events import SharedResult, StatusPageStream, StreamLimits
-from supervisor.core.diagnosis.query import PacketQuery, parse_question
+from supervisor.core.diagnosis.query import PacketQuery, parse_query
 from supervisor.core.views.audit_lines import ChangeRequest
 from supervisor.core.views.documents import (
     AlertsDocument,
     AlertTestDocument,
     AuditDocument,
+    HandOverDocument,
     HistoryDocument,
     PlanDocument,
     QuestionDocument,
@@ -64,6 +65,9 @@ class DaemonAPI(Protocol):
 
     def readiness_problem(self) -> str | None:
         """Why the daemon takes no orders; None: the configuration is loaded and nothing drains."""
+
+    def readiness_details(self) -> Sequence[str]:
+        """Lines that change nothing about the readiness: what an operator should look at."""
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Body and content type for a scraper with this Accept header."""
@@ -123,6 +127,9 @@ class DaemonAPI(Protocol):
     def record_change(self, request: ChangeRequest) -> None:
         """Note that somebody asked for a change."""
 
+    def hand_over(self, owner: str) -> HandOverDocument:
+        """End without a drain: the one that asks adopts what runs. PermissionError: another owner."""
+
     async def upgrade(self) -> UpgradeDocument:
         """Re-execute the daemon with the installed program. Returns only when that failed."""
 
@@ -174,6 +181,7 @@ class HTTPApi:
                 web.post("/api/v1/tunnels/{tunnel}/{verb}", self._command),
                 web.post("/api/v1/reload", self._reload),
                 web.post("/api/v1/upgrade", self._upgrade),
+                web.post("/api/v1/hand-over", self._hand_over),
                 web.post("/api/v1/drain", self._drain),
             ]
         )
@@ -203,7 +211,7 @@ class HTTPApi:
         return _health(self._daemon.liveness_problem())
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return _health(self._daemon.readiness_problem())
+        return _health(self._daemon.readiness_problem(), self._daemon.readiness_details())
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(self._daemon.status())
@@ -214,7 +222,7 @@ class HTTPApi:
     async def _why(self, request: web.Request) -> web.Response:
         query = request.query
         try:
-            question = parse_question(query.get("address", ""), query.get("from"), query.get("port"))
+            question = parse_query(query.get("address", ""), query.get("from"), query.get("port"))
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return web.json_response(await self._daemon.why(question))
@@ -240,10 +248,10 @@ class HTTPApi:
         return web.json_response(await self._daemon.test_alerts())
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        tunnel = self._tunnel(request)
+        tunnel, count = self._tunnel(request), _number(request, "lines", 200)
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
-        for line in self._daemon.tail(tunnel, _number(request, "lines", 200)):
+        for line in self._daemon.tail(tunnel, count):
             await response.write(f"{line}\n".encode())
         if "follow" in request.query:
             async for line in self._daemon.follow(tunnel):
@@ -290,6 +298,12 @@ class HTTPApi:
     async def _drain(self, request: web.Request) -> web.Response:
         return web.json_response(await self._daemon.drain("now" in request.query))
 
+    async def _hand_over(self, request: web.Request) -> web.Response:
+        try:
+            return web.json_response(self._daemon.hand_over((await request.text()).strip()))
+        except PermissionError as refusal:
+            raise web.HTTPConflict(text=str(refusal)) from None
+
     async def _upgrade(self, request: web.Request) -> web.Response:
         """Answers only when it failed: otherwise the connection ends with the old program."""
         self._refuse_when_ending()
@@ -310,8 +324,9 @@ class HTTPApi:
         return tunnel
 
 
-def _health(problem: str | None) -> web.Response:
-    return web.Response(text=f"{problem or 'ok'}\n", status=200 if problem is None else 503)
+def _health(problem: str | None, details: Sequence[str] = ()) -> web.Response:
+    text = "\n".join((problem or "ok", *details, ""))
+    return web.Response(text=text, status=200 if problem is None else 503)
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from supervisor.core.humanize import lasting
+from supervisor.core.humanize import duration
 
 HEIGHT = 20  # of each chart, in units of its viewBox
 # Of the bars of a day: the heights differ, because colours alone are not accessible.
@@ -43,9 +43,9 @@ def day_in_words(slots: Sequence[str | None]) -> str:
         return "Last 24 hours: nothing is known yet"
     trouble = [run for run in _runs(slots) if run[0] not in (None, "up")]
     if not trouble:
-        return f"Last 24 hours: up in all {lasting(len(known) * slot_seconds)} that are known"
+        return f"Last 24 hours: up in all {duration(len(known) * slot_seconds)} that are known"
     told = [
-        f"{what} at times in {lasting(length * slot_seconds)}, {_ago(len(slots) - start - length, slot_seconds)}"
+        f"{what} at times in {duration(length * slot_seconds)}, {_ago(len(slots) - start - length, slot_seconds)}"
         for what, start, length in trouble
     ]
     rest = f"; and {len(told) - _TOLD} times before" if len(told) > _TOLD else ""
@@ -69,7 +69,7 @@ def latency_in_words(rtts: Sequence[float | None], seconds: float) -> str:
     """The range of the times of the last `seconds`."""
     answered = [rtt for rtt in rtts if rtt is not None]
     known = f"{milliseconds(min(answered))} to {milliseconds(max(answered))}" if answered else "no answer"
-    return f"Latency over {lasting(seconds)}: {known}"
+    return f"Latency over {duration(seconds)}: {known}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -95,4 +95,4 @@ def _curves(rtts: Sequence[float | None], top: float) -> Iterator[list[str]]:
 
 
 def _ago(slots: int, slot_seconds: float) -> str:
-    return "until now" if slots == 0 else f"{lasting(slots * slot_seconds)} ago"
+    return "until now" if slots == 0 else f"{duration(slots * slot_seconds)} ago"

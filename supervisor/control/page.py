@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from supervisor.control import charts
-from supervisor.core.humanize import lasting, size
+from supervisor.core.humanize import byte_size, duration
 from supervisor.core.views.documents import (
     DayEntry,
     HeadlineEntry,
@@ -125,12 +125,12 @@ def templates() -> Environment:
         auto_reload=False,
     )
     made.filters |= {
-        "lasting": lasting,
+        "duration": duration,
         "unix": _unix,
         "day_and_time": _day_and_time,
         "clock": _clock,
         "milliseconds": charts.milliseconds,
-        "bytes": size,
+        "bytes": byte_size,
         "flows_left": flows_left,
     }
     made.globals |= {

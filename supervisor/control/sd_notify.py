@@ -1,8 +1,8 @@
 """The sd_notify protocol: how a service tells systemd that it is ready, reloading, stopping or alive.
 
-The app makes one `Notifier` before anything else starts a process. A message is one datagram of `NAME=value`
-lines to the socket in $NOTIFY_SOCKET, see sd_notify(3). No library: from a checkout `import systemd` would
-find this repository's folder of that name, and the protocol is this short.
+The app makes one `SystemdNotifier` before anything else starts a process. A message is one datagram of
+`NAME=value` lines to the socket in $NOTIFY_SOCKET, see sd_notify(3). No library: from a checkout
+`import systemd` would find this repository's folder of that name, and the protocol is this short.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MAX_STATUS_BYTES = 1000  # systemd reads at most 4096 bytes of a whole datagram
 _SEND_SECONDS = 0.2  # to wait while the service manager's queue is full
 
 
-class Notifier:
+class SystemdNotifier:
     """Sends our state to the service manager; does nothing where there is none. Every method returns True
     when the message was sent, never raises, and blocks for 0.2 s at most.
 

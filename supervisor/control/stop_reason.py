@@ -1,15 +1,8 @@
-"""Why this process is being ended: a SIGTERM looks the same for a stop, a restart and a shutdown.
-
-Whoever supervises the daemon knows: systemd (`control.systemd`) or Nomad (`control.nomad`). Without either,
-a signal means stop.
-"""
+"""Why this process is being ended: a SIGTERM looks the same for a stop, a restart and a shutdown."""
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -36,12 +29,3 @@ class StopVerdict:
 
     reason: StopReason
     text: str
-
-
-async def stop_reason(environ: Mapping[str, str] = os.environ) -> StopVerdict:
-    """Ask the supervisor. Never raises. Takes milliseconds; at most 3 s (systemd), 1 s (Nomad)."""
-    from supervisor.control import nomad, systemd  # only the end of the daemon needs them
-
-    if (task := nomad.task(environ)) is not None:
-        return await nomad.ask(task, environ)
-    return await asyncio.to_thread(systemd.ask)

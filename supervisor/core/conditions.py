@@ -1,7 +1,7 @@
-"""What is wrong, named, so that status, page, incidents and people speak of the same thing.
+"""Conditions: what is wrong now, each under one name in status, status page and incidents.
 
-what the parts of the daemon find, and `of_tunnels` -> `seen` -> what people see: what has lasted, and no
-other condition explains
+conditions of the daemon's parts, and `of_tunnels` -> `visible` -> those that lasted and that no other
+explains
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from dataclasses import dataclass
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Snapshot, Want, well
 
-UPLINK = "uplink"  # the condition that this host's own way out is dead
-DOWN = "tunnels-down"  # the one that tunnels do not work
-_NAMED = 8  # tunnels that a sentence names
+UPLINK = "uplink"  # name of the condition that this host's own uplink is dead
+DOWN = "tunnels-down"  # name of the condition that tunnels do not work
+_MAX_NAMED_TUNNELS = 8  # in a text
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is wrong now, in a sentence."""
+    """One thing that is wrong now."""
 
-    text: str
-    severity: str = "error"  # PagerDuty's word
+    text: str  # one sentence for people
+    severity: str = "error"  # PagerDuty's: critical, error, warning or info
     look_further: str = "facilitator status"  # the command that shows more
-    after: float = 0.0  # seconds for which it must last before anybody sees it
-    explained_by: str = ""  # the condition that is reason enough for it
-    calls: bool = True  # somebody is called for it; else others call for the same thing
+    after: float = 0.0  # seconds for which it must last before it is visible
+    explained_by: str = ""  # name of the condition that is its cause: while that is there, this is hidden
+    pages: bool = True  # it has an incident of its own; False: other incidents page for the same thing
     clear_after: float = 60.0  # seconds for which it must be gone before its incident is resolved
-    tunnel: str = ""  # the one tunnel that it is about: whoever is called for that is called for this
+    tunnel: str = ""  # the tunnel that it is about, whose routing key its incident uses
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleConditions:
-    """What is seen of the conditions. Moments are monotonic seconds."""
+    """The conditions that people see. Moments are monotonic seconds."""
 
-    since: Mapping[str, float]  # when each began that nothing else explains
-    shown: Mapping[str, Condition]
-    due: float | None  # when another one may be seen without any event
+    since: Mapping[str, float]  # when each began that no other explains, visible or not
+    shown: Mapping[str, Condition]  # by name
+    due: float | None  # when a further one becomes visible without any event
 
 
-def seen(since: Mapping[str, float], found: Mapping[str, Condition], now: float) -> VisibleConditions:
-    """Who sees what now; `since` is what the last sight said. What was explained begins anew when its
-    explanation is gone.
+def visible(since: Mapping[str, float], found: Mapping[str, Condition], now: float) -> VisibleConditions:
+    """The conditions that are visible now; `since` is that of the last result. A condition that was explained
+    begins when its explanation is gone.
     """
     own = {name: each for name, each in found.items() if each.explained_by not in found}
     began = {name: since.get(name, now) for name in own}
@@ -55,28 +55,30 @@ def seen(since: Mapping[str, float], found: Mapping[str, Condition], now: float)
 
 
 def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
-    """What is wrong with tunnels: those that do not work in one sentence, for they call by themselves, and
-    each that works badly.
+    """The conditions about tunnels: one for all that are down, which page by themselves, and one for each
+    that is degraded.
     """
     found = {f"degraded:{condition.tunnel}": condition for condition in _degraded(snapshot)}
     if down := list(_down(snapshot)):
         wanted = sum(state.want is Want.UP for _, state in snapshot.tunnels.values())
-        names = ", ".join(down[:_NAMED]) + (f" and {len(down) - _NAMED} more" if len(down) > _NAMED else "")
+        more = len(down) - _MAX_NAMED_TUNNELS
+        names = ", ".join(down[:_MAX_NAMED_TUNNELS]) + (f" and {more} more" if more > 0 else "")
         text = f"{len(down)} of {wanted} tunnels {'does' if len(down) == 1 else 'do'} not work: {names}"
-        found[DOWN] = Condition(text, explained_by=UPLINK, calls=False)
+        found[DOWN] = Condition(text, explained_by=UPLINK, pages=False)
     return found
 
 
 def _degraded(snapshot: Snapshot) -> Iterator[Condition]:
     for name, (tunnel, state) in snapshot.tunnels.items():
-        if state.degraded is not None and well(tunnel, state):
-            text = f"tunnel {name} works badly: {state.degraded}"
+        degraded = state.liveness.degraded
+        if degraded is not None and well(tunnel, state):
+            text = f"tunnel {name} works badly: {degraded}"
             further = f"facilitator status {name}; facilitator history {name}"
             yield Condition(text, "warning", further, tunnel.alert.after, UPLINK, tunnel=name)
 
 
 def _down(snapshot: Snapshot) -> Iterator[str]:
-    """Those that had their time to come back, and which part of their way is dead."""
+    """The tunnels that are down for longer than `alert.after`, with the leg of their path that is dead."""
     for name, (tunnel, state) in snapshot.tunnels.items():
         over = max(state.well_since, snapshot.uplink.since) + tunnel.alert.after <= snapshot.now
         if state.want is Want.UP and over and not well(tunnel, state):

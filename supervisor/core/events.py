@@ -1,4 +1,4 @@
-"""What happened (facts, past tense) and what to do about it (orders, imperative)."""
+"""Events (what happened, past tense) and actions (what to do about it, imperative)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Asked(Event):
-    """Somebody wants the tunnel up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or anew (RESTARTED,
+    """The tunnel shall be up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or restarted (RESTARTED,
     RECONFIGURED).
     """
 
@@ -33,7 +33,7 @@ class Asked(Event):
 
 @dataclass(frozen=True, slots=True)
 class FlowsCounted(Event):
-    """How many flows a lane that takes no new ones still carries."""
+    """How many flows are left in a lane that drains."""
 
     lane: int = 0
     left: int = 0  # without those that are over, or silent for too long
@@ -88,7 +88,7 @@ class Delayed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Answered(Event):
-    """A person has answered the client's question. The answer itself is nobody else's business."""
+    """A person has answered the client's question. The answer goes to the client only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Probed(Event):
 
 @dataclass(frozen=True, slots=True)
 class EndpointSeen(Event):
-    """The far side's gateway was asked past the tunnel."""
+    """The remote gateway was probed outside the tunnel."""
 
     reach: Reach = Reach.UNKNOWN
 
@@ -151,14 +151,12 @@ class Noticed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Quiet(Event):
-    """Hardly anything passes through the tunnel: a good moment for what disturbs it."""
+    """Hardly any traffic passes through the tunnel: a good moment to interrupt it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconnectDue(Event):
-    """The moment of a planned reconnect is reached; `free`: nothing that concerns other tunnels stands
-    against it.
-    """
+    """The moment of a planned reconnect is reached. `free`: no other tunnel is a reason to wait."""
 
     free: bool = True
 
@@ -197,8 +195,8 @@ class Spawn:
     tunnel: str
     session: int
     resume: bool = False  # with what the last session has kept, instead of a login
-    remote: int = 0  # which of the far side's servers comes first
-    seat: int = 0  # of the tunnel's two
+    remote: int = 0  # which of the configured servers is tried first
+    slot: int = 0  # of the tunnel's two
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""JSON that one daemon writes and a later one reads: it names its format, and its reader accepts nothing
-that it does not know.
+"""Versioned JSON documents that one daemon writes and a later one reads. A reader accepts nothing that it
+does not know.
 
 A document of the reader's own format must have exactly the keys that the reader would write. One of an
 earlier format may lack some, which then have their defaults. `format` 0 is a document without one: version
@@ -9,7 +9,7 @@ earlier format may lack some, which then have their defaults. `format` 0 is a do
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,9 +20,12 @@ _FORMAT = "format"
 _LARGEST = 1 << 63  # what the kernel and the clock take
 
 
-def document(of: type[T], format: int) -> Document[T]:
-    """A sort of document, by its type."""
-    return Document(TypeAdapter(of), format)
+Upgrade = Callable[[int, Any], Any]  # from the format of a document and its content to content of today
+
+
+def document(of: type[T], format: int, upgrade: Upgrade = lambda format, raw: raw) -> Document[T]:
+    """A kind of document, by its type. `upgrade` rewrites the content of one in an earlier format."""
+    return Document(TypeAdapter(of), format, upgrade)
 
 
 class NotUnderstood(ValueError):
@@ -37,6 +40,7 @@ class Document(Generic[T]):
 
     of: TypeAdapter[T]
     format: int
+    upgrade: Upgrade
 
     def written(self, value: T) -> bytes:
         """The value as a document."""
@@ -48,6 +52,8 @@ class Document(Generic[T]):
     def read(self, content: bytes) -> T:
         """The value in a document. NotUnderstood."""
         format, raw = opened(content, self.format)
+        if format < self.format:
+            raw = self.upgrade(format, raw)
         try:
             value = self.of.validate_json(json.dumps(raw))
         except ValidationError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 
-def lasting(seconds: float) -> str:
-    """A span of time in two units at most, such as `3 h 20 min`; a negative one counts as none."""
+def duration(seconds: float) -> str:
+    """A duration in two units at most, such as `3 h 20 min`; a negative one counts as 0."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -16,7 +16,7 @@ def lasting(seconds: float) -> str:
     return f"{hours} h {minutes % 60} min" if hours < 24 else f"{days} d {hours % 24} h"
 
 
-def size(count: int) -> str:
+def byte_size(count: int) -> str:
     """Bytes in a decimal unit, such as `4.2 MB`."""
     if count < 1000:
         return f"{count} B"
@@ -28,8 +28,8 @@ def size(count: int) -> str:
     return f"{value / 1000:.1f} TB"
 
 
-def ended(code: int | None, signal: int | None) -> str:
-    """How a client ended, as far as the kernel told us."""
+def exit_text(code: int | None, signal: int | None) -> str:
+    """How a client ended: by its exit code or the signal that killed it (wait(2)); None, None: not known."""
     if signal is not None:
         return f"client ended by signal {signal}"
     return "client ended, and nobody saw how" if code is None else f"client exited with code {code}"

@@ -1,4 +1,6 @@
-"""What is: the state of one tunnel, and the snapshot of all of them that every output is a function of."""
+"""The state of one tunnel and its sessions, and the snapshot of all of them that every output is a function
+of.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,25 @@ from tunnels.settings import IPAddress
 
 
 class Want(enum.StrEnum):
-    """What was asked for."""
+    """What an operator or the configuration asks for."""
 
     UP = "up"
     DOWN = "down"
 
 
 class Phase(enum.StrEnum):
-    """What is."""
+    """Where a tunnel is in the life cycle of its sessions."""
 
     STOPPED = "stopped"  # asked to be down
     STARTING = "starting"  # the client runs and has not come up
     UP = "up"  # the client says that it is connected
     BACKOFF = "backoff"  # waits before the next attempt
     STOPPING = "stopping"  # the client was told to end
-    FAILED = "failed"  # waits for a human, or for a changed secret or configuration
+    FAILED = "failed"  # waits for an operator, or for a changed secret or configuration
 
 
 class Health(enum.StrEnum):
-    """Does traffic pass."""
+    """Whether traffic passes."""
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
@@ -43,7 +45,7 @@ class Leg(enum.StrEnum):
     """A part of the way from here to a destination."""
 
     UPLINK = "uplink"  # this host's own way out
-    ENDPOINT = "endpoint"  # from there to the far side's gateway
+    ENDPOINT = "endpoint"  # from there to the remote gateway
     TUNNEL = "tunnel"  # the session with it
     DESTINATION = "destination"  # what lies behind it
 
@@ -51,25 +53,25 @@ class Leg(enum.StrEnum):
 class Proof(enum.StrEnum):
     """What shows that a tunnel carries packets although no probe target answers."""
 
-    ANSWERED = "answered"  # its far end answered us: both ways work
-    RECEIVED = "received"  # something came out of it: one way works, and most likely both
+    ANSWERED = "answered"  # something inside the tunnel answered us: both directions work
+    RECEIVED = "received"  # packets came out of it: one direction works, most likely both
 
 
 class Reach(enum.StrEnum):
-    """Does the far side's gateway answer, asked past the tunnel."""
+    """Whether the remote gateway answers when it is asked outside the tunnel."""
 
-    UNKNOWN = "unknown"  # many never answer; that says nothing
+    UNKNOWN = "unknown"  # many never answer, so silence alone says nothing
     ANSWERS = "answers"
-    SILENT = "silent"  # it does not, and it did, or whoever wants to connect to it must be answered
+    SILENT = "silent"  # it does not, although it did before, or although it must answer every client
 
 
-class Rung(enum.StrEnum):
-    """How far a recovery goes, from the cheapest step to the dearest."""
+class RecoveryStep(enum.StrEnum):
+    """How far a recovery goes, from the cheapest step to the most expensive one."""
 
     IN_PLACE = "in-place"  # the running client reconnects
-    RESUME = "resume"  # a new client continues the session at the far side, without a login
+    RESUME = "resume"  # a new client continues the session at the remote gateway, without a login
     LOGIN = "login"  # a new client logs in
-    NEXT_REMOTE = "next-remote"  # the same, at another server of the far side
+    NEXT_REMOTE = "next-remote"  # a new client logs in at the next of the configured servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A question of the far side that waits for a person."""
+    """A question of the remote gateway that waits for a person to answer."""
 
     question: Question
     until: float  # monotonic seconds
@@ -91,40 +93,38 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of a tunnel's client. `number` only grows and fences off events of earlier runs."""
+    """Facts about one run of a tunnel's client. `number` only grows and fences off events of earlier runs."""
 
     number: int
     id: str = ""  # unique over restarts of the daemon
     pid: int | None = None
-    device: str | None = None
-    port: int | None = None
+    device: str | None = None  # name of its network interface
+    port: int | None = None  # local TCP port, where a proxy carries the lane
     started: float = 0.0  # monotonic seconds
     connected: float | None = None  # monotonic seconds
     address: str | None = None  # ours inside the tunnel, IPv4
-    peer: str | None = None
-    pushed: tuple[IPNetwork, ...] = ()
-    path_mtu: int | None = (
-        None  # bytes of the largest packet that passes; the last session's, until this one's is found
-    )
-    expires: float | None = None  # monotonic seconds: when the far side will end it, where it says so
-    resumed: bool = False  # it continues what an earlier session had logged in for
+    peer: str | None = None  # address of the remote gateway
+    pushed: tuple[IPNetwork, ...] = ()  # routes that the remote gateway pushed
+    path_mtu: int | None = None  # bytes of the largest packet that passes; inherited until it is measured
+    expires: float | None = None  # monotonic seconds: when the remote gateway will end it, if it says so
+    resumed: bool = False  # it continues an earlier session without a login
     renewed: bool = False  # it was told to reconnect in place, and no probe was answered since
-    seat: int = 0  # of the tunnel's two: each has its own lane, device and directory
+    slot: int = 0  # 0 or 1; each slot has its own lane, interface and directory
     address6: str | None = None  # ours inside the tunnel, IPv6
-    on_interface: bool = False  # the client itself puts these addresses on the device
-    link_mtu: int | None = None  # bytes: the MTU to give the device, where the client leaves that to us
+    on_interface: bool = False  # the client itself puts these addresses on the interface
+    link_mtu: int | None = None  # bytes: the MTU to give the interface, where the client leaves that to us
 
     @property
     def assigned(self) -> Iterator[IPAddress]:
-        """The addresses that the remote gateway has assigned; what is none is left out."""
+        """The addresses that the remote gateway has assigned; what is no address is left out."""
         for text in (self.address, self.address6):
             with contextlib.suppress(ValueError):
                 yield ip_address(text or "")
 
 
 def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:
-    """The session with what its client says of it; a client that is connected and says it `again` need not
-    repeat everything.
+    """The session with what its client reports on connecting. A client that reports it `again` while
+    connected need not repeat everything.
     """
     known = session if again else Session(session.number)
     addresses = (
@@ -145,16 +145,16 @@ def connected(session: Session, what: Connected, now: float, *, again: bool) -> 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """A tunnel takes nothing new, and ends for this reason when its flows are over, or when the time is."""
+    """It takes no new flows, and ends when those that run are over, at the latest `until`."""
 
-    reason: Reason  # STOPPED, SHUTDOWN, or PLANNED of a session that was replaced
+    reason: Reason  # STOPPED, SHUTDOWN, or PLANNED for a session that was replaced
     until: float  # monotonic seconds
     left: int | None = None  # flows that are not over; None: not counted yet
     idle: float = 0.0  # seconds for which the most silent of them has been silent
 
 
 class Second(enum.StrEnum):
-    """What becomes of a session when the same tunnel begins a second one at the far side."""
+    """What becomes of a session when the same tunnel begins a second one at the remote gateway."""
 
     UNKNOWN = "unknown"  # it was never tried
     ALLOWED = "allowed"  # both live
@@ -167,99 +167,233 @@ class Length(NamedTuple):
     """How long a session was connected."""
 
     seconds: float
-    ended_there: bool  # the far side ended it; else it could have lived longer
+    ended_there: bool  # the remote gateway ended it; else it could have lived longer
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was learned about a far side; it outlives the daemon."""
+    """What was learned about a remote gateway; it outlives the daemon."""
 
     second: Second = Second.UNKNOWN
     lengths: tuple[Length, ...] = ()  # of the last sessions, oldest first
 
 
 @dataclass(frozen=True, slots=True)
+class Liveness:
+    """What the probe rounds of one session have shown."""
+
+    misses: int = 0  # rounds without an answer, in a row
+    rounds_without_traffic: int = 0  # of these, the last ones in which nothing came out of the tunnel
+    rounds_without_reply: int = 0  # of these, the last ones in which nothing answered us inside the tunnel
+    gave_up_on_hearsay: bool = False  # restarted once although packets came out of it; not a second time
+    recent: tuple[float | None, ...] = ()  # the last rounds while healthy: seconds, None: no answer
+    healthy_since: float | None = None  # monotonic seconds
+    last_rtt: float | None = None  # seconds, of the last answered probe
+    degraded: str | None = None  # what is bad about a tunnel that works
+    full: str | None = None  # its client takes no more connections
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """One run of a tunnel's client, until its process is gone. Moments are monotonic seconds."""
+
+    session: Session
+    phase: Phase = Phase.STARTING  # STARTING, UP or STOPPING
+    reason: Reason = Reason.CONFIGURED  # of its last transition
+    since: float = 0.0  # when its last transition was
+    deadline: float | None = None  # when the next Tick is due
+    health: Health = Health.UNKNOWN
+    liveness: Liveness = Liveness()
+    failure: Failure | None = None  # its last one
+    asking: Asking | None = None  # what the remote gateway wants to know from a person
+    resumable: bool = False  # the next session can continue this one without a login
+    outdated: bool = False  # the inputs have changed since the client was started
+    reconnect_by: float | None = None  # it shall reconnect at a quiet moment, at the latest then
+    recovery: RecoveryStep | None = None  # how it is tried to recover with this session
+    drain: Drain | None = (
+        None  # of a standby that was replaced (the tunnel's own drain is `TunnelState.drain`)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What a tunnel does while no session is active. Moments are monotonic seconds."""
+
+    phase: Phase = Phase.STOPPED  # STOPPED, BACKOFF or FAILED
+    reason: Reason = Reason.CONFIGURED
+    since: float = 0.0
+    deadline: float | None = None  # of a BACKOFF: when the next attempt begins
+
+
+@dataclass(frozen=True, slots=True)
+class RetryState:
+    """What ended sessions mean for the next one. Moments are monotonic seconds."""
+
+    attempts: int = 1  # sessions since the last stable one, plus one; 0 right after a stable one
+    refusals: int = 0  # logins that were refused, in a row
+    suspicions: int = 0  # handshakes that were refused without a reason, in a row
+    login_after: float = 0.0  # no login before this moment: the account was refused
+    turn: float | None = None  # when it may connect, where several tunnels connect to one gateway
+    failure: Failure | None = None  # of the last session that failed
+    proven: bool = False  # it was connected with these very inputs
+    resumable: bool = False  # the next session continues the last one without a login
+    remote: int = 0  # which server is tried first; grows with each that was tried in vain
+    recovery: RecoveryStep | None = None  # how far the next attempt goes
+    gave_up_on_hearsay: bool = False  # see `Liveness`
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelState:
-    """Everything that is remembered about one tunnel between two events. All moments are monotonic
-    seconds.
+    """What outlives the sessions of one tunnel, and the two slots for them. Moments are monotonic seconds.
+
+    `standby` is empty except during a planned reconnect: it holds the session that is to replace the active
+    one (`coming`), then the one that was replaced, until its flows are over.
     """
 
     want: Want = Want.UP
-    phase: Phase = Phase.STOPPED
-    health: Health = Health.UNKNOWN
-    reason: Reason = Reason.CONFIGURED  # of the last transition
-    since: float = 0.0  # when the last transition was
+    active: SessionState | None = None  # new flows enter its lane
+    standby: SessionState | None = None
+    idle: Idle = Idle()  # while none is active
+    last: Session = Session(0)  # the last active one that is over
     well_since: float = 0.0  # when the answer to `well` last changed
-    session: Session = Session(0)  # the current one, or the last
-    deadline: float | None = None  # when the next Tick is due
-    misses: int = 0  # probe rounds without an answer, in a row
-    silence: int = 0  # of these, the last ones in which nothing else showed that the tunnel carries packets
-    unheard: int = 0  # of these, the last ones in which nobody in the tunnel answered us
-    doubted: bool = False  # it was given up although packets came out of it; not a second time
-    endpoint: Reach = Reach.UNKNOWN  # the far side's gateway
-    recent: tuple[
-        float | None, ...
-    ] = ()  # the last probe rounds while it was healthy: seconds, None: no answer
-    degraded: str | None = None  # what is bad about a tunnel that works
-    full: str | None = None  # its client takes no more connections
-    healthy_since: float | None = None  # in this session
-    attempts: int = 1  # sessions since the last stable one, plus one; 0 right after a stable one
-    refusals: int = 0  # logins that were refused, in a row
-    failure: Failure | None = None  # the last one
-    last_rtt: float | None = None  # seconds, of the last answered probe
+    retry: RetryState = RetryState()
+    drain: Drain | None = None  # it ends when nothing goes through it any more; until then it reconnects
+    endpoint: Reach = Reach.UNKNOWN  # the remote gateway
     reconnects: int = 0  # sessions begun because an earlier one had ended, nobody having asked
-    proven: bool = False  # it was connected with these very inputs
-    outdated: bool = False  # the inputs have changed since the client was started
-    suspicions: int = 0  # handshakes that were refused without a word, in a row
-    login_after: float = 0.0  # no login before this moment: the account was refused
-    turn: float | None = None  # when it may knock, where several tunnels knock at one gateway
-    asking: Asking | None = None  # what the far side wants to know from a person
-    kept: bool = False  # the next session can continue this one at the far side, without a login
-    remote: int = 0  # which of the far side's servers comes first; grows with each that was tried in vain
-    rung: Rung | None = None  # how the last recovery was tried
-    reconnect_by: float | None = None  # it shall reconnect at a quiet moment, at the latest then
-    drain: Drain | None = None  # it shall end when nothing goes through it any more; until then it is kept up
-    single: bool = False  # when this session ends, none follows it here
-    other: TunnelState | None = (
-        None  # while one session replaces another: the one that does not carry (see `coming`)
-    )
-    numbered: int = 0  # the highest number that one of its sessions had, whichever seat that was on
     known: Known = Known()
     planned: float | None = None  # when the next planned reconnect begins
+    next_number: int = 1  # of the next session, in whichever slot
+
+    @property
+    def current(self) -> SessionState | Idle:
+        """The active session, or what the tunnel does without one."""
+        return self.active or self.idle
+
+    @property
+    def phase(self) -> Phase:
+        """Of the active session, else STOPPED, BACKOFF or FAILED."""
+        return self.current.phase
+
+    @property
+    def reason(self) -> Reason:
+        """Of the last transition."""
+        return self.current.reason
+
+    @property
+    def since(self) -> float:
+        """When the last transition was."""
+        return self.current.since
+
+    @property
+    def deadline(self) -> float | None:
+        """When the next Tick of the tunnel or of its active session is due."""
+        return self.current.deadline
+
+    @property
+    def session(self) -> Session:
+        """The active one, else the last."""
+        return self.last if self.active is None else self.active.session
+
+    @property
+    def health(self) -> Health:
+        """Does traffic pass."""
+        return Health.UNKNOWN if self.active is None else self.active.health
+
+    @property
+    def liveness(self) -> Liveness:
+        """What the probe rounds of the active session have shown."""
+        return _NO_ROUNDS if self.active is None else self.active.liveness
+
+    @property
+    def asking(self) -> Asking | None:
+        """What the remote gateway wants to know from a person."""
+        return None if self.active is None else self.active.asking
+
+    @property
+    def outdated(self) -> bool:
+        """The inputs have changed since the active session's client was started."""
+        return self.active is not None and self.active.outdated
+
+    @property
+    def reconnect_by(self) -> float | None:
+        """The active session shall reconnect at a quiet moment, at the latest then."""
+        return None if self.active is None else self.active.reconnect_by
+
+    @property
+    def recovery(self) -> RecoveryStep | None:
+        """How the last recovery was tried."""
+        return self.retry.recovery if self.active is None else self.active.recovery
+
+    @property
+    def failure(self) -> Failure | None:
+        """The last one."""
+        own, last = None if self.active is None else self.active.failure, self.retry.failure
+        if own is None or last is None:
+            return own or last
+        return own if own.at >= last.at else last
 
     @property
     def running(self) -> bool:
-        """A client process may exist."""
-        return self.phase in (Phase.STARTING, Phase.UP, Phase.STOPPING)
+        """A client process of the active session may exist."""
+        return self.active is not None
 
     @property
     def coming(self) -> bool:
-        """The other session is to replace this one, and was not given up."""
-        other = self.other
+        """The standby is to replace the active session, and was not given up."""
+        standby = self.standby
         return (
-            other is not None
-            and other.session.number > self.session.number
-            and other.phase is not Phase.STOPPING
+            standby is not None
+            and standby.session.number > self.session.number
+            and standby.phase is not Phase.STOPPING
         )
 
     @property
-    def sides(self) -> tuple[TunnelState, ...]:
-        """The session that carries, and the other one."""
-        return (self,) if self.other is None else (self, self.other)
+    def spare(self) -> bool:
+        """The standby could go on if the active session ended now."""
+        return self.standby is not None and (self.coming or self.standby.phase is Phase.UP)
+
+    @property
+    def sessions(self) -> tuple[SessionState, ...]:
+        """Those whose client may run, the active one first."""
+        return tuple([each for each in (self.active, self.standby) if each is not None])
+
+    @property
+    def slots(self) -> tuple[Session, ...]:
+        """What is in the slots that are in use: the active session or the last one, and the standby."""
+        return (self.session,) if self.standby is None else (self.session, self.standby.session)
 
 
-def up(state: TunnelState) -> bool:
+_NO_ROUNDS = Liveness()
+
+
+def up(state: TunnelState | SessionState) -> bool:
     """Connected and not known to be sick: what `facilitator_tunnel_up` says."""
     return state.phase is Phase.UP and state.health is not Health.UNHEALTHY
 
 
-def well(tunnel: Tunnel, state: TunnelState) -> bool:
+def well(tunnel: Tunnel, state: TunnelState | SessionState) -> bool:
     """Proven to work: up, and where there is something to probe, answered.
 
     A client that connects again and again while nothing passes is up for some seconds each time, and never
     well.
     """
     return up(state) and (state.health is Health.HEALTHY or not tunnel.probe.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A session whose client is gone. The core emits it once; whoever counts or records ends reads it."""
+
+    tunnel: str
+    session: Session
+    reason: Reason
+    failure: Failure | None  # what explains the reason, if anything does
+    at: float  # monotonic seconds
+
+    @property
+    def connected_for(self) -> float | None:
+        """Seconds for which it was connected; None: it never was."""
+        return None if self.session.connected is None else self.at - self.session.connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +409,9 @@ class Transition:
     text: str
     at: float  # monotonic seconds
     lasted: float  # seconds that the state before had lasted
-    rung: Rung | None = None  # the recovery that begins with it
+    rung: RecoveryStep | None = None  # the recovery that begins with it
     leg: Leg | None = None  # the part of the way that is dead, as far as that is known
-    ended: int | None = None  # the session that is over with it
+    ended: SessionEnded | None = None  # the session that is over with it
 
 
 @dataclass(frozen=True, slots=True)

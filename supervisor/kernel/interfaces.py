@@ -1,9 +1,9 @@
-"""Keeps the tunnels' interfaces as they must be: up, and without an address that concerns anybody else.
+"""Keeps the tunnels' interfaces up, and free of addresses that collide with anything else on this host.
 
 An address that a remote gateway assigns exists in source NAT only (`ruleset`): on an interface it would be
 this host's own address, and its prefix a route in the main table. What a client puts there all the same is
-removed; where the client needs it, it stays as a host of its own without a route, unless it collides with
-somebody's address: then it is removed, and the session ends.
+removed; where the client needs it, it stays as a /32 or /128 without a route, unless it collides with an
+address in use: then it is removed, and the session ends.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Interfaces:
         return await self._clear(plan, host, wrong) or changed
 
     def _down(self, lanes: Iterable[Lane], host: HostFeatures) -> Iterator[NetlinkRequest]:
-        """Some clients make an interface that is down, and leave the rest to us; and somebody may have set
-        it down.
+        """Requests for interfaces that are down or have another MTU: some clients leave that to us, and
+        somebody may have set one down.
         """
         for lane in lanes:
             device = host.devices[lane.device or ""]
@@ -125,7 +125,7 @@ class Interfaces:
     # --- what the addresses may collide with
 
     async def _surroundings(self, plan: NetworkPlan, host: HostFeatures) -> AddressesInUse:
-        """What is there whichever tunnels there are."""
+        """Addresses in use that do not depend on the tunnels."""
         ours = {
             host.devices[lane.device].index
             for lane in plan.lanes
@@ -148,20 +148,18 @@ class Interfaces:
 
 
 class Presence:
-    """Knows which interfaces of lanes that are up were there, and tells when one of them vanishes: `post`
-    takes DeviceLost.
-    """
+    """Notices when the interface of a lane that is up vanishes: `post` takes DeviceLost."""
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
         self._seen: set[int] = set()  # lanes whose interface was there since they came up
 
     def note(self, plan: NetworkPlan, host: HostFeatures) -> None:
-        """These are there now."""
+        """Remember which of them exist now."""
         self._seen |= {lane.number for lane in plan.lanes if lane.up and lane.device in host.devices}
 
     def report_lost(self, plan: NetworkPlan, host: HostFeatures) -> None:
-        """Tell of those that were there and are not any more."""
+        """Post those that existed and do not any more."""
         up = {lane.number: lane for lane in plan.lanes if lane.up}
         lost = {number for number in self._seen & up.keys() if up[number].device not in host.devices}
         self._seen = (self._seen & up.keys()) - lost

@@ -1,5 +1,5 @@
-"""What commands want from the kernel without a daemon: compare it with a plan, and remove everything that
-is ours.
+"""What commands do in the kernel without a daemon: compare it with a plan, and remove everything
+that is ours.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from supervisor.core.events import Event, Noticed
 from supervisor.core.network.changes import Change, Op, diff
 from supervisor.core.network.drift import (
     DriftGuard,
-    Fight,
+    RateLimited,
     Repair,
     follow_devices,
     is_drift,
@@ -34,8 +34,8 @@ from supervisor.core.network.plan import NetworkPlan
 from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import Failure, Occupied, explained, is_fatal, is_passing, reason, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
-from supervisor.kernel.netlink.notifications import EVERYTHING, Heard, KernelPart, Notifications, nobody
 from supervisor.kernel.nft.messages import OWNER, PERSIST
+from supervisor.kernel.notifications import EVERYTHING, Callback, KernelPart, Notifications, ignore
 from supervisor.kernel.state import KernelState
 from supervisor.kernel.sysctl import Note, Sysctls
 
@@ -56,7 +56,7 @@ class KernelNetwork:
         post: Callable[[Event], None],
         note: Note,
         table_flags: int = OWNER | PERSIST,
-        changed: Heard = nobody,
+        changed: Callback = ignore,
     ) -> None:
         self._post = post
         self._note = note
@@ -296,7 +296,7 @@ class KernelNetwork:
         changes = await self._kernel.missing(found, self._target)
         verdict = judge(believed, changes, self._guard, asyncio.get_running_loop().time())
         self._heed(verdict, author)
-        if isinstance(verdict, Fight):
+        if isinstance(verdict, RateLimited):
             return []
         self._kernel.layout = found
         done, failures = await self._carry_out(changes)
@@ -304,7 +304,7 @@ class KernelNetwork:
         self._count_devices([change for change in done if not is_drift(change, believed)])
         return failures
 
-    def _heed(self, verdict: Repair | Fight, author: str) -> None:
+    def _heed(self, verdict: Repair | RateLimited, author: str) -> None:
         """Log what was announced, look again when it is time, and tell the engine when a fight begins or
         ends.
         """

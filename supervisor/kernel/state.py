@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from supervisor.core.network.changes import Change, Op, applied, diff
-from supervisor.core.network.layout import Device, HostFeatures, Item, Layout, Route, wanted
+from supervisor.core.network.changes import Change, applied, diff
+from supervisor.core.network.layout import Device, HostFeatures, Layout, wanted
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.kernel.errors import Failure
-from supervisor.kernel.netlink.notifications import EVERYTHING, KernelPart
 from supervisor.kernel.nft.messages import OWNER, PERSIST
 from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.notifications import EVERYTHING, KernelPart
 from supervisor.kernel.offload import run_offloaded
 from supervisor.kernel.route.messages import CHUNK
 from supervisor.kernel.route.table import RouteTable
@@ -104,13 +104,12 @@ class KernelState:
         """
         done: list[Change] = []
         failures: list[Failure] = []
-        take_place = await run_offloaded(len(changes), _replacing, changes, self.layout)
         try:
             for block in await run_offloaded(len(changes), _blocks, changes):
                 if not latest():
                     break
                 try:
-                    failed = await self._change(block, take_place)
+                    failed = await self._change(block)
                 except OSError as error:  # of nothing in the block is it known that it was done
                     failures.append((block[0], error))
                     continue
@@ -121,11 +120,11 @@ class KernelState:
             self.layout = await run_offloaded(len(done), applied, self.layout, done)
         return done, failures
 
-    async def _change(self, block: Sequence[Change], take_place: AbstractSet[Item]) -> list[Failure]:
+    async def _change(self, block: Sequence[Change]) -> list[Failure]:
         if block[0].concerns_nftables:
             await self.nftables.commit(block)
             return []
-        said = await self.routes.change_all(block, self.host, take_place)
+        said = await self.routes.change_all(block, self.host)
         return [(change, error) for change, error in zip(block, said, strict=True) if error is not None]
 
 
@@ -139,16 +138,3 @@ def _blocks(changes: Sequence[Change]) -> list[Sequence[Change]]:
         size = len(members) if nftables else CHUNK
         blocks += (members[start : start + size] for start in range(0, len(members), size))
     return blocks
-
-
-def _replacing(changes: Sequence[Change], actual: Layout) -> frozenset[Item]:
-    """The new routes in whose place there is one of ours."""
-    new = {
-        change.item.place: change.item
-        for change in changes
-        if isinstance(change.item, Route) and change.op is Op.ADD
-    }
-    tables = {table for _, table, _ in new}
-    return frozenset(
-        new[route.place] for route in actual.routes if route.table in tables and route.place in new
-    )

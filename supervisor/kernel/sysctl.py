@@ -1,7 +1,8 @@
-"""Kernel settings that the routing needs: forwarding, reverse-path filters, ICMP sockets for the probes.
+"""Kernel settings that the routing needs (Documentation/networking/ip-sysctl.rst): forwarding, reverse-path
+filters, ICMP sockets for the probes.
 
-Each is left alone when it is fine already, so that a host that sets them itself (and lets us write none) is
-served as well.
+Each is left alone when it is right already, so that a host that sets them itself and forbids us to write
+works too.
 """
 
 from __future__ import annotations
@@ -93,17 +94,17 @@ class Sysctls:
         self._want(f"ipv4/conf/{device}/rp_filter", "0")
 
     def distrust(self, device: str) -> None:
-        """A remote gateway has no say in this host's addresses and routes: no router advertisement, no
-        address from one, no redirect.
+        """A remote gateway must not configure this host: no router advertisements, no addresses
+        from them, no redirects.
         """
         for setting in UNTRUSTED:
             self._want(setting.format(device), "0")
 
     def tell_of_flows(self) -> None:
-        """Have the kernel tell the end of every flow to those who listen, not only of flows that began
-        while somebody listened.
+        """Have the kernel send an event for the end of every flow, not only of flows that began while
+        somebody listened (nf_conntrack_events, Documentation/networking/nf_conntrack-sysctl.rst).
 
-        Who drains does not depend on it: it looks anyhow, only later.
+        Draining works without it, only later.
         """
         with contextlib.suppress(OSError):
             if self._get("netfilter/nf_conntrack_events") == "2":

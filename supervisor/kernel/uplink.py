@@ -1,5 +1,8 @@
 """Watches this host's own uplink: its default route, the interface behind it, and the gateway.
 
+Default routes and interfaces are read again when the kernel notifies of a change of routing, while something
+is wrong, and once a minute. Only the gateways are asked all the time.
+
 The gateway is asked by the kernel itself (ARP, RFC 826; neighbour discovery, RFC 4861): an entry that it has
 is set to PROBE, otherwise a datagram to the gateway's discard port makes it look. Its neighbour entry is the
 answer. Gateways of clouds answer that, though no ping.
@@ -9,13 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from common.rtnetlink import FAMILY, link_query, neighbour_change, neighbour_dump, read_link, read_neighbour
+from common.netlink import NetlinkSocket
+from common.rtnetlink import (
+    FAMILY,
+    IPV4_ADDRESS_GROUP,
+    IPV4_ROUTE_GROUP,
+    IPV4_RULE_GROUP,
+    IPV6_ADDRESS_GROUP,
+    IPV6_ROUTE_GROUP,
+    IPV6_RULE_GROUP,
+    LINK_GROUP,
+    Link,
+    link_query,
+    neighbour_change,
+    neighbour_query,
+    read_link,
+    read_neighbour,
+)
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.route.messages import read_lookup, route_query
@@ -26,6 +46,7 @@ ROUNDS = 3  # checks in a row that change the verdict
 # How long an unanswered gateway may suspend probe verdicts; after that the uplink counts as alive until
 # ROUNDS checks say otherwise.
 DOUBT_SECONDS = 10.0
+READ_SECONDS = 60.0  # between two readings of routes and interfaces of which no change is known
 _DISCARD = 9  # port, RFC 863
 _FAILED = 0x20  # NUD_FAILED: states of a neighbour entry, linux/neighbour.h
 _PROBE = 0x10  # NUD_PROBE
@@ -45,6 +66,44 @@ class DefaultRoute:
     gateway: IPAddress | None  # None: the peer at the other end of the interface
 
 
+class RoutingChanges:
+    """Notifications that routes, rules, addresses or interfaces changed, in the network namespace of the
+    calling thread.
+    """
+
+    _GROUPS = (
+        LINK_GROUP,
+        IPV4_ADDRESS_GROUP,
+        IPV6_ADDRESS_GROUP,  # with an interface's last address its routes go in silence
+        IPV4_ROUTE_GROUP,
+        IPV6_ROUTE_GROUP,
+        IPV4_RULE_GROUP,
+        IPV6_RULE_GROUP,
+    )
+    _BUFFER_BYTES = 4096  # a few notifications: those that get lost say the same
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(timeout=0, groups=self._GROUPS)
+        self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._BUFFER_BYTES)
+
+    def take(self) -> bool:
+        """Something changed since the last call."""
+        changed = False
+        while True:
+            try:
+                self._socket.socket.recv(1)  # the rest of the datagram is dropped
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+            changed = True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
 class UplinkWatch:
     """Posts `UplinkChanged` when every way out is dead, and when one is back, and `UplinkDoubted` at the
     first sign of it.
@@ -59,18 +118,38 @@ class UplinkWatch:
         self._looking: set[DefaultRoute] = set()
         self._alive, self._contrary = True, 0
         self._doubted, self._in_doubt_since = False, 0.0
+        self._routes: list[DefaultRoute] = []
+        self._links: dict[int, Link] = {}  # by index: the interfaces of these routes
+        self._valid_until = 0.0  # loop time until which routes and links need not be read again
+
+    @property
+    def default_routes(self) -> frozenset[DefaultRoute]:
+        """The last default routes that this host had."""
+        return self._had
+
+    @property
+    def silent(self) -> frozenset[DefaultRoute]:
+        """Routes whose gateway does not answer."""
+        return frozenset(route for route, silent in self._silent.items() if silent)
+
+    @property
+    def settled(self) -> bool:
+        """True if it is known of every gateway whether it answers."""
+        return bool(self._silent) and not self._looking
 
     async def run(self) -> None:
         """Look, for ever. In the namespace in which it begins."""
-        netlink = AsyncNetlink()
-        try:
+        async with contextlib.AsyncExitStack() as opened:
+            netlink, changes = AsyncNetlink(), RoutingChanges()
+            opened.callback(netlink.close)
+            opened.callback(changes.close)
             netlink.open()
             while True:
+                if changes.take():
+                    self._valid_until = 0.0
                 with contextlib.suppress(OSError):  # the next look will tell
                     self._judge(await self._problem(netlink))
                 await asyncio.sleep(self._interval)
-        finally:
-            netlink.close()
 
     def _judge(self, problem: str | None) -> None:
         self._doubt(self._alive and (problem is not None or self._had <= self._looking))
@@ -91,20 +170,29 @@ class UplinkWatch:
 
     async def _problem(self, netlink: AsyncNetlink) -> str | None:
         """What is wrong with every way out; None: one works, or there never was one."""
-        routes = await _default_routes(netlink)
-        self._had = routes or self._had
+        now = asyncio.get_running_loop().time()
+        if now >= self._valid_until or not self._alive or self._contrary or self._doubted:
+            self._valid_until = 0.0  # also if the reading fails
+            await self._read(netlink)
+            self._valid_until = now + READ_SECONDS
+        self._had = frozenset(self._routes) or self._had
         if not self._had:
             return None
-        if not routes:
+        if not self._routes:
             return "there is no default route any more"
-        problems = [
-            await self._trouble(netlink, route)
-            for route in sorted(routes, key=lambda each: (each.version, each.device))
-        ]
+        problems = [await self._trouble(netlink, route) for route in self._routes]
         return None if None in problems else "; ".join(dict.fromkeys(filter(None, problems)))
 
+    async def _read(self, netlink: AsyncNetlink) -> None:
+        routes = await _default_routes(netlink)
+        self._routes = sorted(routes, key=lambda route: (route.version, route.device))
+        self._links = {
+            index: read_link(await netlink.ask(link_query(index)))
+            for index in {route.device for route in routes}
+        }
+
     async def _trouble(self, netlink: AsyncNetlink, route: DefaultRoute) -> str | None:
-        link = read_link(await netlink.ask(link_query(route.device)))
+        link = self._links[route.device]
         if not link.carrier:
             return f"{link.name} has no carrier"
         if route.gateway is None:
@@ -141,8 +229,11 @@ async def _default_routes(netlink: AsyncNetlink) -> frozenset[DefaultRoute]:
 
 async def _neighbour_state(netlink: AsyncNetlink, device: int, gateway: IPAddress) -> int:
     """0: there is no entry."""
-    entries = await netlink.dump(neighbour_dump(device, gateway.version), read_neighbour)
-    return dict(entries).get(gateway, 0)
+    try:
+        entry = read_neighbour(await netlink.ask(neighbour_query(device, gateway)))
+    except FileNotFoundError:
+        return 0
+    return 0 if entry is None else entry[1]
 
 
 def _make_kernel_look(device: int, gateway: IPAddress) -> None:

@@ -1,1 +1,1 @@
-"""Does traffic pass."""
+"""Active probes: whether traffic passes through a tunnel, to its remote gateway, and in which packet size."""

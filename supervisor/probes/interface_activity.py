@@ -1,7 +1,7 @@
-"""What the counters of the tunnels' devices tell between two probe rounds, without a packet of ours.
+"""Passive liveness: what the interfaces' counters show between two probe rounds.
 
-Something came out: the path lives, the next round may wait. Something goes in and nothing comes out: it had
-better come at once.
+Received packets prove that the path works, so the next round is postponed. Sent packets without received ones
+make it start at once.
 """
 
 from __future__ import annotations
@@ -10,66 +10,65 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-LOOK = 1.0  # seconds between two looks at the counters
-STALLED = 2  # looks in a row that show packets going in and none coming out
+SAMPLE_SECONDS = 1.0  # between two samples of the counters
+STALLED_SAMPLES = 2  # in a row with packets sent and none received
 
-LinkBytes = Callable[
-    [str], tuple[int, int] | None
-]  # received and sent of a device; None: there is no such device
+# Bytes received and sent by an interface; None: there is no such interface.
+LinkBytes = Callable[[str], tuple[int, int] | None]
 
 
 @dataclass(slots=True)
-class Meter:
-    """One device."""
+class InterfaceMeter:
+    """The samples of one interface. Moments are seconds of the loop's clock."""
 
     device: str
-    count: tuple[int, int] | None = None
-    looked_at: float = 0.0  # moment on the loop's clock
-    received_at: float = float("-inf")  # the moment after which something came out last
-    unanswered: int = 0  # looks in a row
+    count: tuple[int, int] | None = None  # the last sample: bytes received and sent
+    sampled_at: float = 0.0
+    received_at: float = float("-inf")  # the last sample before something was received
+    unanswered: int = 0  # samples in a row with packets sent and none received
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, count: tuple[int, int] | None, now: float) -> None:
-        """One look."""
-        before, since = self.count, self.looked_at
-        self.count, self.looked_at = count, now
-        if before is None or count is None or count[0] < before[0]:  # a device that was made anew
+        """One sample."""
+        before, since = self.count, self.sampled_at
+        self.count, self.sampled_at = count, now
+        if before is None or count is None or count[0] < before[0]:  # an interface that was created again
             self.unanswered = 0
         elif count[0] > before[0]:
             self.received_at, self.unanswered = since, 0
         else:
             self.unanswered = self.unanswered + 1 if count[1] > before[1] else 0
-        if self.unanswered >= STALLED:
+        if self.unanswered >= STALLED_SAMPLES:
             self.stalled.set()
         else:
             self.stalled.clear()
 
 
 class InterfaceActivity:
-    """Looks at all devices that somebody wants to know about, once a second."""
+    """Samples the counters of the watched interfaces once a second."""
 
     def __init__(self, link_bytes: LinkBytes) -> None:
         self._link_bytes = link_bytes
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[str, InterfaceMeter] = {}
         self._task: asyncio.Task[None] | None = None
 
     def received(self, device: str) -> int | None:
-        """Bytes that have come out of the device until now; None: there is none."""
+        """Bytes received by the interface so far; None: there is no such interface."""
         count = self._link_bytes(device)
         return None if count is None else count[0]
 
-    def watch(self, device: str) -> Meter:
-        """The meter of a device, from now on until `forget`."""
+    def watch(self, device: str) -> InterfaceMeter:
+        """Sample this interface from now on until `forget`."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="pulse")
-        return self._meters.setdefault(device, Meter(device))
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="interface activity")
+        return self._meters.setdefault(device, InterfaceMeter(device))
 
     def forget(self, device: str) -> None:
-        """Nobody wants to know any more."""
+        """Stop sampling this interface."""
         self._meters.pop(device, None)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -80,4 +79,4 @@ class InterfaceActivity:
         while True:
             for meter in self._meters.values():
                 meter.take(self._link_bytes(meter.device), loop.time())
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(SAMPLE_SECONDS)

@@ -1,7 +1,7 @@
-"""Runs the probes of every running session and posts what came of them to the inbox; it judges nothing.
+"""Runs the probes of every running session and posts the results as events; it decides nothing.
 
-Rounds tell whether traffic passes; after a miss they also tell whether the tunnel itself lives. Once traffic
-passes, the largest packet that passes is looked for, beside them.
+`ProbeJob` -> rounds -> `Probed`: whether a target answers, and after a miss whether the tunnel itself does
+           -> path MTU -> `PathMtu`, once traffic passes
 """
 
 from __future__ import annotations
@@ -10,88 +10,58 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from supervisor.core.events import Event, PathMtu, Probed
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.state import Proof
 from supervisor.probes.inner_probe import answers_inside
-from supervisor.probes.interface_activity import InterfaceActivity, LinkBytes, Meter
+from supervisor.probes.interface_activity import InterfaceActivity, InterfaceMeter, LinkBytes
 from supervisor.probes.pmtu import path_mtu
-from supervisor.probes.targets import Path, probe
+from supervisor.probes.targets import ProbePath, probe
 from tunnels.settings import Probe
 
-_SPREAD = 0.1  # of the interval
-_SPARED = 2.0  # intervals without a round at most, while packets come out of the tunnel by themselves
-
+_JITTER = 0.1  # part of the interval
+_MAX_STRETCH = 2.0  # intervals between two rounds, while packets are received anyway
 
 Contained = Callable[[str], AbstractContextManager[None, bool | None]]
 
 
-class Job(Protocol):
-    """What to probe: one running session (the engine's `ProbeJob`)."""
-
-    @property
-    def tunnel(self) -> str:
-        """Name of the tunnel."""
-
-    @property
-    def session(self) -> int:
-        """Number of the session."""
-
-    @property
-    def probe(self) -> Probe:
-        """Targets, interval and timeout."""
-
-    @property
-    def device(self) -> str | None:
-        """The tunnel's device; None: a proxy."""
-
-    @property
-    def mark(self) -> int:
-        """The lane."""
-
-    @property
-    def inside(self) -> str | None:
-        """A target of the far side itself, for a proxy."""
-
-
 class ProbeLoop:
-    """One task per job: a round asks all targets at once, the first answer ends it.
+    """One task per job: a round probes all targets at once, the first answer ends it.
 
     Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three
     misses in a row take at most interval + 3 * timeout from the moment a path dies (11 s with the defaults).
-    The interval is shortened by chance, by up to a tenth, so that many tunnels do not probe in step. It
-    counts from the last moment at which the path was seen to live: while packets come out of the device it is
-    stretched, and when they stop though packets go in the round comes at once.
+    The interval is shortened by a jitter of up to a tenth, so that many tunnels do not probe in step. It
+    counts from the last sign of life: received packets postpone the next round, and sent packets without
+    received ones make it start at once.
     """
 
     def __init__(
         self,
         post: Callable[[Event], None],
         lane_ready: Callable[[], Awaitable[None]],
-        chance: Callable[[], float],
+        random_unit: Callable[[], float],
         link_bytes: LinkBytes = lambda device: None,
         contained: Contained = lambda part: contextlib.nullcontext(),
     ) -> None:
-        """`lane_ready` returns when the kernel carries out the latest plan; `chance` gives a number in [0,
-        1).
+        """`lane_ready` returns when the kernel has the latest plan; `random_unit` gives a number in [0, 1).
 
-        `contained` takes faults of our own: a session whose probes have one is probed anew.
+        `contained` catches faults of our own: the probes of that session start again.
         """
         self._contained = contained
         self._post = post
-        self._pulse = InterfaceActivity(link_bytes)
+        self._activity = InterfaceActivity(link_bytes)
         self._lane_ready = lane_ready
-        self._chance = chance
-        self._tasks: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._random_unit = random_unit
+        self._tasks: dict[str, tuple[ProbeJob, asyncio.Task[None]]] = {}
 
-    def set(self, jobs: Mapping[str, Job]) -> None:
-        """Probe exactly these; a job that is the same as before goes on undisturbed."""
+    def set(self, jobs: Mapping[str, ProbeJob]) -> None:
+        """Probe exactly these, by tunnel; an unchanged job goes on undisturbed."""
         for name, (job, task) in list(self._tasks.items()):
             if jobs.get(name) != job:
                 task.cancel()
                 del self._tasks[name]
-                self._pulse.forget(job.device or "")
+                self._activity.forget(job.device or "")
         for name, job in jobs.items():
             if name not in self._tasks:
                 self._tasks[name] = (job, asyncio.create_task(self._run(job), name=f"probe {name}"))
@@ -101,49 +71,49 @@ class ProbeLoop:
         tasks = [task for _, task in self._tasks.values()]
         self.set({})
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._pulse.close()
+        await self._activity.close()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: ProbeJob) -> None:
         while True:
-            with self._contained("prober"):  # without its probes a dead session would look well for ever
+            with self._contained("prober"):  # without probes a dead session would count as healthy for ever
                 await self._probe(job)
             await asyncio.sleep(job.probe.interval)
 
-    async def _probe(self, job: Job) -> None:
+    async def _probe(self, job: ProbeJob) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(job.probe.timeout):
                 await self._lane_ready()
         answered = asyncio.Event()
         async with asyncio.TaskGroup() as both:
             both.create_task(self._rounds(job, answered))
-            if job.device is not None:  # a proxy carries streams, whose packets never enter the path
+            if job.device is not None:  # a proxy carries streams: their packets do not take the path
                 both.create_task(self._path_mtu(job, answered))
 
-    async def _path_mtu(self, job: Job, answered: asyncio.Event) -> None:
+    async def _path_mtu(self, job: ProbeJob, answered: asyncio.Event) -> None:
         await answered.wait()
-        found = await path_mtu(job.probe.targets, Path(job.device, job.mark), job.probe.timeout)
+        found = await path_mtu(job.probe.targets, ProbePath(job.device, job.mark), job.probe.timeout)
         self._post(PathMtu(job.tunnel, job.session, found))
 
-    async def _rounds(self, job: Job, answered: asyncio.Event) -> None:
-        loop, hurry = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
-        meter = None if job.device is None else self._pulse.watch(job.device)
-        missed = True  # of a session that has yet to prove itself more wants to be known
+    async def _rounds(self, job: ProbeJob, answered: asyncio.Event) -> None:
+        loop, shortest = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
+        meter = None if job.device is None else self._activity.watch(job.device)
+        missed = True  # a new session has yet to prove itself
         while True:
             started = loop.time()
-            result = await self._round(job, ask_inside=missed)
+            result = await self._round(job, probe_inside=missed)
             self._post(result)
             missed = result.rtt is None
             if not missed:
                 answered.set()
-                await self._spared(job, meter, started)
-            await asyncio.sleep(max(0.0, started + hurry - loop.time()))
+                await self._next_round(job, meter, started)
+            await asyncio.sleep(max(0.0, started + shortest - loop.time()))
 
-    async def _round(self, job: Job, ask_inside: bool) -> Probed:
-        """Ask all targets, and where something is wrong the tunnel itself beside them: its answer counts
-        if theirs do not come.
+    async def _round(self, job: ProbeJob, probe_inside: bool) -> Probed:
+        """Probe all targets, and after a miss the tunnel itself too: its answer counts if no
+        target answers.
         """
-        path, before = Path(job.device, job.mark), self._received(job)
-        inside = asyncio.create_task(_inside(job, path, ask_inside))
+        path, before = ProbePath(job.device, job.mark), self._received(job)
+        inside = asyncio.create_task(_inside(job, path, probe_inside))
         try:
             rtt = await first_answer(job.probe, path)
             if rtt is not None:
@@ -153,18 +123,18 @@ class ProbeLoop:
         finally:
             inside.cancel()
         after = self._received(job)
-        came_out = before is not None and after is not None and after > before
-        return Probed(job.tunnel, job.session, None, Proof.RECEIVED if came_out else None)
+        received = before is not None and after is not None and after > before
+        return Probed(job.tunnel, job.session, None, Proof.RECEIVED if received else None)
 
-    def _received(self, job: Job) -> int | None:
-        return None if job.device is None else self._pulse.received(job.device)
+    def _received(self, job: ProbeJob) -> int | None:
+        return None if job.device is None else self._activity.received(job.device)
 
-    async def _spared(self, job: Job, meter: Meter | None, started: float) -> None:
+    async def _next_round(self, job: ProbeJob, meter: InterfaceMeter | None, started: float) -> None:
         """Wait until the next round after one that was answered."""
-        loop, spread = asyncio.get_running_loop(), 1.0 - _SPREAD * (0.2 + 0.8 * self._chance())
-        interval = job.probe.interval * spread
+        loop, jitter = asyncio.get_running_loop(), 1.0 - _JITTER * (0.2 + 0.8 * self._random_unit())
+        interval = job.probe.interval * jitter
         if meter is not None:
-            meter.stalled.clear()  # the answer came out of it
+            meter.stalled.clear()  # the answer was received through it
         while (left := _due(started, interval, meter) - loop.time()) > 0.0:
             if meter is None:
                 await asyncio.sleep(left)
@@ -175,20 +145,20 @@ class ProbeLoop:
                     return
 
 
-def _due(started: float, interval: float, meter: Meter | None) -> float:
-    """When the next round is due after one that was answered and began at `started`, if nothing happens
-    until then.
+def _due(started: float, interval: float, meter: InterfaceMeter | None) -> float:
+    """When the next round is due (loop's clock) after an answered one that began at `started`, if the
+    interface does not stall.
     """
-    lived = started if meter is None else max(started, meter.received_at)
-    return min(lived + interval, started + _SPARED * interval)
+    alive_at = started if meter is None else max(started, meter.received_at)
+    return min(alive_at + interval, started + _MAX_STRETCH * interval)
 
 
-async def _inside(job: Job, path: Path, wanted: bool) -> bool:
+async def _inside(job: ProbeJob, path: ProbePath, wanted: bool) -> bool:
     return wanted and await answers_inside(job.probe.targets, path, job.inside, job.probe.timeout)
 
 
-async def first_answer(settings: Probe, path: Path) -> float | None:
-    """One round: seconds until the first of the targets answered; None when none did within the timeout."""
+async def first_answer(settings: Probe, path: ProbePath) -> float | None:
+    """One round: seconds until the first target answered; None: none did within the timeout."""
     tasks = [asyncio.create_task(probe(target, path, settings.timeout)) for target in settings.targets]
     try:
         for finished in asyncio.as_completed(tasks):

@@ -1,6 +1,6 @@
-"""One probe of one target: seconds until an answer that proves the path, or None.
+"""One probe of one target (ICMP echo, TCP or HTTP): the round-trip time, or None.
 
-Sockets are pinned to the lane (SO_MARK, SO_BINDTODEVICE); none needs CAP_NET_RAW.
+Sockets are bound to the lane (socket(7): SO_MARK, SO_BINDTODEVICE); none needs CAP_NET_RAW.
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from urllib.parse import urlsplit
 
 ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
-_BANNER_SHARE = 0.25  # of the time limit is spent waiting for a server that speaks first
+_BANNER_SHARE = 0.25  # of the timeout, to wait for a server that speaks first (SSH, SMTP)
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """Where a probe's packets must go: out of `device`, or with `mark` into the proxy that carries it."""
+class ProbePath:
+    """The lane that a probe's packets must take (lane = fwmark = ct mark = routing table)."""
 
-    device: str | None
-    mark: int
+    device: str | None  # interface; None: the lane's proxy
+    mark: int  # the lane; 0: none
 
 
-async def probe(target: str, path: Path, timeout: float) -> float | None:
-    """Seconds until the target answered, or None when it did not within `timeout` seconds or the path is
-    closed.
-    """
+async def probe(target: str, path: ProbePath, timeout: float) -> float | None:
+    """Seconds until the target answered; None: it did not within `timeout` seconds, or there is no path."""
     url = urlsplit(target)
     host, port = url.hostname or "", url.port
     loop = asyncio.get_running_loop()
@@ -50,10 +48,10 @@ async def probe(target: str, path: Path, timeout: float) -> float | None:
 
 
 @contextlib.contextmanager
-def pinned(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Iterator[socket.socket]:
-    """A non-blocking socket that can only use the path. A device that is gone is an OSError at once
-    (ENODEV).
-    """
+def bound_socket(
+    host: str, kind: socket.SocketKind, protocol: int, path: ProbePath
+) -> Iterator[socket.socket]:
+    """A non-blocking socket that can only use this path. OSError (ENODEV): the interface does not exist."""
     family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
     with socket.socket(family, kind, protocol) as sock:
         sock.setblocking(False)
@@ -63,13 +61,13 @@ def pinned(host: str, kind: socket.SocketKind, protocol: int, path: Path) -> Ite
         yield sock
 
 
-async def _icmp(host: str, path: Path) -> None:
-    """Echo over a datagram ICMP socket (icmp(7): the kernel fills identifier and checksum; needs
-    net.ipv4.ping_group_range).
+async def _icmp(host: str, path: ProbePath) -> None:
+    """Echo through a datagram ICMP socket (icmp(7)): the kernel fills in identifier and checksum. Needs the
+    sysctl net.ipv4.ping_group_range.
     """
     loop = asyncio.get_running_loop()
     protocol = socket.IPPROTO_ICMPV6 if ip_address(host).version == 6 else socket.IPPROTO_ICMP
-    with pinned(host, socket.SOCK_DGRAM, protocol, path) as sock:
+    with bound_socket(host, socket.SOCK_DGRAM, protocol, path) as sock:
         sock.connect((host, 0))
         await loop.sock_sendall(sock, struct.pack("!BBHHH", ECHO_REQUEST[sock.family], 0, 0, 0, 1))
         while True:
@@ -78,51 +76,51 @@ async def _icmp(host: str, path: Path) -> None:
                 return
 
 
-async def _tcp(host: str, port: int, path: Path, timeout: float) -> None:
-    """Through a device a finished handshake or a refusal proves the path; through a proxy only received
-    bytes do.
+async def _tcp(host: str, port: int, path: ProbePath, timeout: float) -> None:
+    """Through an interface a finished handshake or a refusal proves the path; through a proxy, which
+    completes handshakes itself, only received bytes do.
     """
     loop = asyncio.get_running_loop()
-    with pinned(host, socket.SOCK_STREAM, 0, path) as sock:
+    with bound_socket(host, socket.SOCK_STREAM, 0, path) as sock:
         if path.device is not None:
             with contextlib.suppress(ConnectionRefusedError):
                 await loop.sock_connect(sock, (host, port))
         else:
             await loop.sock_connect(sock, (host, port))
-            await _elicit(sock, host, timeout * _BANNER_SHARE)
+            await _provoke_answer(sock, host, timeout * _BANNER_SHARE)
 
 
-async def _elicit(sock: socket.socket, host: str, patience: float) -> None:
-    """Wait for a server that speaks first; then ask one that does not, in words to which every text
-    protocol has an answer.
+async def _provoke_answer(sock: socket.socket, host: str, banner_seconds: float) -> None:
+    """Wait for the banner of a server that speaks first; then send an HTTP request, to which servers of other
+    text protocols answer by an error.
     """
     try:
-        async with asyncio.timeout(patience):
-            await _answered(sock)
+        async with asyncio.timeout(banner_seconds):
+            await _receive(sock)
     except TimeoutError:
         await asyncio.get_running_loop().sock_sendall(sock, head(host, "/"))
-        await _answered(sock)
+        await _receive(sock)
 
 
-async def _http(host: str, port: int, resource: str, path: Path) -> None:
+async def _http(host: str, port: int, resource: str, path: ProbePath) -> None:
     """Any HTTP response proves the path, whatever its status."""
     loop = asyncio.get_running_loop()
-    with pinned(host, socket.SOCK_STREAM, 0, path) as sock:
+    with bound_socket(host, socket.SOCK_STREAM, 0, path) as sock:
         await loop.sock_connect(sock, (host, port))
         await loop.sock_sendall(sock, head(host, resource))
-        await _answered(sock)
+        await _receive(sock)
 
 
-async def _answered(sock: socket.socket) -> None:
+async def _receive(sock: socket.socket) -> None:
     if not await asyncio.get_running_loop().sock_recv(sock, 64):
         raise ConnectionResetError("closed without an answer")
 
 
 def head(host: str, resource: str, length: int = 0) -> bytes:
-    """A request for a resource's header, filled up to so many bytes."""
+    """An HTTP HEAD request, padded to `length` bytes."""
     name = f"[{host}]" if ":" in host else host
     text = f"HEAD {resource} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: facilitator-probe\r\n".encode(
         "ascii", "replace"
     )
-    filling = max(0, length - len(text) - len(b"X-Filling: \r\n\r\n"))
-    return text + (b"X-Filling: " + b"x" * filling + b"\r\n" if filling else b"") + b"\r\n"
+    padding = max(0, length - len(text) - len(b"X-Filling: \r\n\r\n"))
+    return text + (b"X-Filling: " + b"x" * padding + b"\r\n" if padding else b"") + b"\r\n"

@@ -1,5 +1,7 @@
-"""SQLite files of ours: opened with a journal that survives crashes, brought to the newest schema, set
-aside when they cannot be read.
+"""The daemon's SQLite files: opened in WAL mode, migrated to the newest schema, renamed when they are
+corrupt.
+
+https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Damaged(sqlite3.DatabaseError):
-    """The file could not be read; it was set aside, and the next opening begins a new one."""
+    """The file was corrupt and has been renamed; opening it again creates a new one."""
 
 
 class Newer(sqlite3.DatabaseError):
-    """The file was written by a later version, which changed its schema."""
+    """The file was written by a later version of the daemon, with a schema that this one does not know."""
 
 
 def connect(path: Path, busy_timeout: float, synchronous: str) -> sqlite3.Connection:
     """A connection in autocommit mode to a file that only its user can read. `busy_timeout` in seconds;
-    sqlite3.Error, OSError.
+    `synchronous` is FULL (a commit survives a power cut) or NORMAL (it may not). Raises sqlite3.Error,
+    OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
@@ -41,8 +44,8 @@ def connect(path: Path, busy_timeout: float, synchronous: str) -> sqlite3.Connec
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
-    """Bring the schema from its `user_version` to the newest, all or nothing; step n leads from n to n +
-    1. Newer, sqlite3.Error.
+    """Migrate the schema from its `user_version` to the newest in one transaction; step n leads from n to n +
+    1. Raises Newer, sqlite3.Error.
     """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
@@ -53,14 +56,14 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
 
 
 def broken(error: sqlite3.Error) -> bool:
-    """Is it the file's content that cannot be used, rather than the disk or a lock."""
+    """True if the file's content is the cause, and not the disk or a lock."""
     return isinstance(error, Newer) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
 
 
 def set_aside(path: Path) -> str:
-    """Give the file and its journal another name, which is the answer."""
+    """Rename the file and its journal; gives the new name."""
     name = f"{path.name}.corrupt-{iso(time.time())}"
-    for suffix in ("-wal", "-shm", ""):  # the database last: without it a left-over journal means nothing
+    for suffix in ("-wal", "-shm", ""):  # the database last: a journal without it is ignored
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(path.with_name(name + suffix))
     return name

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from supervisor.app.watchers.certificates import Certificates, read
-from supervisor.core.alerting.verdict import Verdict, about
+from supervisor.core.alerting.verdict import Verdict, condition_alerts
 from supervisor.core.events import Event, InputsChanged, Noticed
 from supervisor.core.faults import Faults
 from tests.fakes import KIND
@@ -67,7 +67,7 @@ def test_the_first_that_expires_counts_and_is_told_two_weeks_before(files: Fixed
     assert set(watched.expiries) == {"soon", "later"}
     assert set(watched.conditions) == {"certificate:soon"}
     assert posted == [Noticed("")]
-    alert = about("vpn1", watched.conditions, 0.0)["certificate:soon"]
+    alert = condition_alerts("vpn1", watched.conditions, 0.0)["certificate:soon"]
     assert (alert.verdict, alert.severity) == (Verdict.FIRING, "warning")
     assert re.search(r"CN=leaf\) expires in 1\d days", alert.summary)
 

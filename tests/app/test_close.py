@@ -2,68 +2,119 @@
 
 from __future__ import annotations
 
-import socket
-from dataclasses import dataclass
+import dataclasses
+import inspect
+import socket as socketlib
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from supervisor.app.daemon import Daemon, ProcessLifetime
-from supervisor.app.shutdown import Orders
+from supervisor import disk
+from supervisor.app.closing import Closing
+from supervisor.app.directories import make_directory
+from supervisor.app.files import load
+from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
+from supervisor.app.wiring import RunInputs, build
+from supervisor.control.sd_notify import SystemdNotifier
+from supervisor.reports.log.redact import Secrets
+from tunnels.registry import KINDS
 
-ASYNC = ("servers", "tls_renewal", "prober", "watcher", "runner", "network", "auditing")
-PLAIN = ("flows", "alerter", "history")
-
-
-@dataclass
-class ClosablePart:
-    """Something that is closed at once."""
-
-    name: str
-    closed: list[str]
-    fails: bool = False
-
-    def close(self, **how: Any) -> None:
-        self.closed.append(self.name)
-        if self.fails:
-            raise RuntimeError(f"{self.name} does not close")
+GROUPS = (DataPlane, Reports, Stores, Watchers)
 
 
-class SlowPart(ClosablePart):
-    """One that takes its time."""
+def built(directory: Path) -> Parts:
+    """The parts of a daemon without tunnels; nothing was started."""
+    file = directory / "config.yaml"
+    file.write_text(
+        f"facilitator: {{state_dir: {directory}/state, runtime_dir: {directory}/run}}\n"
+        "staff: {networks: [10.8.0.0/16]}\ntunnels: {}\n"
+    )
+    config = load(file, KINDS)
+    make_directory(config.facilitator.runtime_dir, "runtime_dir")
+    make_directory(config.facilitator.state_dir, "state_dir")
+    return build(config, RunInputs(file, KINDS, Secrets(), SystemdNotifier({}), lambda: 0))
 
-    async def close(self, **how: Any) -> None:
-        super().close()
+
+def each(parts: Any) -> Iterator[Any]:
+    for field in dataclasses.fields(parts):
+        value = getattr(parts, field.name)
+        if isinstance(value, GROUPS):
+            yield from each(value)
+        elif not isinstance(value, Closing):
+            yield value
 
 
-def daemon(tmp_path: Path, closed: list[str], failing: tuple[str, ...]) -> Daemon:
-    parts = {
-        name: (SlowPart if name in ASYNC else ClosablePart)(name, closed, name in failing)
-        for name in ASYNC + PLAIN
-    }
-    config = SimpleNamespace(facilitator=SimpleNamespace(runtime_dir=tmp_path))
-    return Daemon(tmp_path, config, SimpleNamespace(**parts), Orders(), ProcessLifetime(0, lambda: None))  # type: ignore[arg-type]
+class ClosingRecord:
+    """Remembers what was closed, in order."""
+
+    def __init__(self, failing: tuple[str, ...]) -> None:
+        self.closed: list[str] = []
+        self.failing = failing
+
+    def close(self, name: str) -> None:
+        self.closed.append(name)
+        if name in self.failing:
+            raise RuntimeError(f"{name} does not close")
+
+    async def wait_and_close(self, name: str) -> None:
+        self.close(name)
 
 
 @pytest.mark.parametrize(
-    "failing", [(), ("servers",), ("flows",), ("network", "history"), ASYNC + PLAIN], ids="+".join
+    "failing", [(), ("history",), ("servers",), ("network", "history"), ("history", "network", "servers")]
 )
-async def test_each_part_is_closed_whatever_the_others_do(tmp_path: Path, failing: tuple[str, ...]) -> None:
-    closed: list[str] = []
-    with socket.socket(socket.AF_UNIX) as control:
-        control.bind(str(tmp_path / "control.sock"))
+async def test_each_part_is_closed_whatever_the_others_do(failing: tuple[str, ...]) -> None:
+    record, closing = ClosingRecord(failing), Closing()
+    closing.add("history", lambda: record.close("history"))
+    closing.add("network", lambda: record.wait_and_close("network"))
+    closing.add("servers", lambda: record.wait_and_close("servers"))
     with capture_logs() as logged:
-        error = await daemon(tmp_path, closed, failing).close()
-    assert set(closed) == {*ASYNC, *PLAIN}
-    assert len(closed) == len(ASYNC + PLAIN)
-    assert (
-        closed.index("servers") < closed.index("runner") < closed.index("network") < closed.index("history")
-    )
-    assert not (tmp_path / "control.sock").exists()
+        error = await closing.close()
+    assert record.closed == ["servers", "network", "history"], "the last one made is closed first"
     said = [line["error"] for line in logged if line["event"] == "a part could not be closed"]
-    assert said == [f"RuntimeError('{name} does not close')" for name in closed if name in failing]
+    assert said == [f"RuntimeError('{name} does not close')" for name in record.closed if name in failing]
     assert (error is None) == (failing == ())
     assert error is None or repr(error) == said[0], "the first one is what is reported"
+    assert await closing.close() is None, "and nothing is closed twice"
+
+
+async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -> None:
+    parts = built(tmp_path)
+    registered = {_owner(close) for _, close in parts.closing.open}
+    closable = {type(part).__name__ for part in each(parts) if hasattr(part, "close")}
+    assert closable == {
+        "Auditing",
+        "FlowWatch",
+        "History",
+        "InputWatcher",
+        "KernelNetwork",
+        "Pagers",
+        "ProbeLoop",
+        "Runner",
+        "Servers",
+        "TlsRenewal",
+    }
+    assert closable <= registered
+    assert await parts.closing.close() is None
+
+
+async def test_a_start_that_failed_half_way_closes_what_was_made(tmp_path: Path) -> None:
+    parts = built(tmp_path)
+    order = [part for part, _ in parts.closing.open]
+    socket = tmp_path / "run" / disk.CONTROL_SOCKET
+    with socketlib.socket(socketlib.AF_UNIX) as control:
+        control.bind(str(socket))
+    assert await parts.closing.close() is None
+    assert not socket.exists()
+    first = {part: order.index(part) for part in order}
+    assert first["servers"] > first["runner"] > first["network"] > first["history"] > first["control socket"]
+
+
+def _owner(close: Any) -> str:
+    """The class whose close a callable is; of a lambda, the class of what it encloses."""
+    if inspect.ismethod(close):
+        return type(close.__self__).__name__
+    return " ".join(type(cell.cell_contents).__name__ for cell in close.__closure__ or ())

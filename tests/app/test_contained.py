@@ -13,7 +13,7 @@ from supervisor.app.wiring import log_fault
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.state import Phase, Snapshot, Transition
 from supervisor.outputs import Outputs
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.log.configure import TransitionLog
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
@@ -35,7 +35,7 @@ class Broken:
 
 def test_one_line_a_metric_and_the_real_ones_go_on() -> None:
     metrics = Metrics("1", 0.0, ScrapeSources(internal_errors=lambda: world.faults.counts))
-    deaths, lives = Deaths(), iter([10.0, 10.0])
+    deaths, lives = LastFailures(), iter([10.0, 10.0])
 
     def outputs(all: Outputs) -> Outputs:
         return replace(
@@ -56,5 +56,5 @@ def test_one_line_a_metric_and_the_real_ones_go_on() -> None:
     assert 'facilitator_internal_errors_total{part="alerter:Broken"}' in text
     assert 'facilitator_tunnel_reconnects_total{tunnel="acme",reason="exited"} 2' in text
     assert [line["after"] for line in logged if line["event"] == "transition"][-1] == "up"
-    assert len(deaths.last["acme"]) == 2
+    assert len(deaths.by_tunnel["acme"]) == 2
     assert "internal-error:recorder:Broken" in world.alerter.open

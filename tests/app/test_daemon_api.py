@@ -10,8 +10,8 @@ import pytest
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.core.events import Asked
+from supervisor.core.network.compose import Scope
 from supervisor.core.views.status_json import DaemonIdentity
-from supervisor.engine import Scope
 from tests.fakes import Habits, World
 from tests.simulation.test_worlds import tunnel
 from tunnels.base import Reason

@@ -91,12 +91,12 @@ def test_a_huge_file_is_none_of_ours(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="larger than"):
         disk.read(tmp_path / "record")
-    [sentence] = disk.tidy(tmp_path, largest=disk.LARGEST)
+    [sentence] = disk.tidy(tmp_path, largest=disk.MAX_RECORD_BYTES)
     assert "a file of 1099511627776 bytes" in sentence
 
 
 def test_what_is_ours_stays(tmp_path: Path) -> None:
     disk.replace(tmp_path / "record", b"ours")
-    assert list(disk.tidy(tmp_path, largest=disk.LARGEST)) == []
+    assert list(disk.tidy(tmp_path, largest=disk.MAX_RECORD_BYTES)) == []
     assert list(disk.tidy(tmp_path / "missing", names=("record",))) == []
     assert disk.read(tmp_path / "record") == b"ours"

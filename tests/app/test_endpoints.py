@@ -12,12 +12,20 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from supervisor.app.watchers.endpoints import CALM, WORRY, EndpointWatch, ProbedGateway
+from supervisor.app.watchers.endpoints import (
+    FAILING_PROBE_SECONDS,
+    SILENT_AFTER_PROBES,
+    WORKING_PROBE_SECONDS,
+    EndpointWatch,
+    ProbedGateway,
+    ProbeRecord,
+)
 from supervisor.core.events import EndpointSeen, Event
 from supervisor.core.state import Failure, Health, Phase, Reach, Session, Snapshot, TunnelState, Uplink
 from supervisor.probes.gateway import answers
 from tests.fakes import KIND
 from tests.netns import Namespace
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -26,8 +34,8 @@ pytestmark = pytest.mark.root
 TUNNEL = Tunnel(
     name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
 )
-WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
-SICK = replace(
+WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
+SICK = but(
     WELL,
     phase=Phase.BACKOFF,
     health=Health.UNKNOWN,
@@ -61,7 +69,7 @@ class EndpointWorld:
 @contextlib.asynccontextmanager
 async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
     watch = EndpointWatch(
-        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, look=0.02
+        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, 0.02, 0.02
     )
     task = asyncio.create_task(watch.run())
     try:
@@ -69,6 +77,10 @@ async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterato
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def record(watch: EndpointWatch) -> ProbeRecord:
+    return watch.records.get(ProbedGateway("203.0.113.2", None), ProbeRecord())
 
 
 @pytest.fixture
@@ -88,22 +100,21 @@ def mute(host: Namespace) -> None:
 async def test_who_answered_before_and_does_not_any_more_is_silent(host: Namespace) -> None:
     story = EndpointWorld()
     async with watched(story) as watch:
-        while ProbedGateway("203.0.113.2", None) not in watch._answered:
+        while not record(watch).ever_answered:
             await asyncio.sleep(0.01)
         story.state = SICK
         await story.becomes(Reach.ANSWERS)
         mute(host)
-        watch._asked_at.clear()  # as if that were long ago
         await story.becomes(Reach.ANSWERS, Reach.SILENT)  # the first is what was known from before
-        story.state = replace(WELL, endpoint=Reach.SILENT)
+        story.state = but(WELL, endpoint=Reach.SILENT)
         await story.becomes(Reach.ANSWERS, Reach.SILENT, Reach.UNKNOWN)
 
 
 async def test_silence_of_one_that_never_answered_says_nothing(host: Namespace) -> None:
     mute(host)
-    story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")))
     async with watched(story) as watch:
-        while watch._unanswered.get(ProbedGateway("203.0.113.2", None), 0) < 2:
+        while record(watch).unanswered < SILENT_AFTER_PROBES:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert story.told == []
@@ -119,33 +130,31 @@ async def test_a_port_of_tcp_answers_even_by_a_refusal_and_must_answer(
         else contextlib.AsyncExitStack()
     )
     async with server:
-        story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
+        story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")))
         async with watched(story, 4443):
             await story.becomes(Reach.ANSWERS)
     mute(host)
-    story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")))
+    story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")))
     async with watched(story, 4443):
         await story.becomes(Reach.SILENT)
 
 
 async def test_nobody_is_asked_while_the_uplink_is_dead_or_in_doubt(host: Namespace) -> None:
     for uplink in (Uplink(alive=False), Uplink(doubted=True)):
-        story = EndpointWorld(replace(SICK, session=Session(2, peer="203.0.113.2")), uplink)
+        story = EndpointWorld(but(SICK, session=Session(2, peer="203.0.113.2")), uplink)
         async with watched(story, 4443) as watch:
             await asyncio.sleep(0.2)
-            assert (watch._asked_at, story.told) == ({}, [])
+            assert (watch.records, story.told) == ({}, [])
 
 
 async def test_a_stranger_does_not_knock_all_the_time() -> None:
-    watch = EndpointWatch(EndpointWorld().snapshot, {"test": KIND}, lambda event: None)
     udp, tcp = ProbedGateway("203.0.113.2", None), ProbedGateway("203.0.113.2", 443)
     for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
-        watch._asked_at, watch._unanswered = {gateway: 1000.0}, {gateway: unanswered}
-        pause = watch._next(gateway, wrong) - 1000.0
-        expected = (
-            (-1000.0 if unanswered == 1 else WORRY) if wrong else (CALM if gateway is udp else float("inf"))
-        )
-        assert pause == expected
+        due = ProbeRecord(1000.0, unanswered).due_at(gateway, wrong, FAILING_PROBE_SECONDS)
+        pause = due - 1000.0
+        known = WORKING_PROBE_SECONDS if gateway is udp else float("inf")
+        suspect = -1000.0 if unanswered == 1 else FAILING_PROBE_SECONDS
+        assert pause == (suspect if wrong else known)
 
 
 async def test_what_an_answer_is(host: Namespace) -> None:

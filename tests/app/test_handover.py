@@ -27,25 +27,26 @@ from supervisor.app.stores.upgrade_document import (
     FORMAT,
     GIVEN,
     HandoverDocument,
-    asked,
+    check_requested,
     received,
     written,
 )
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session, TunnelState
+from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session
 from supervisor.version import version
+from tests.states import session_state, tunnel_state
 from tunnels.base import Question, Reason, Wanted
 from tunnels.registry import KINDS
 from tunnels.settings import Tunnel
 
-STATE = TunnelState(
+STATE = tunnel_state(
     phase=Phase.UP,
     health=Health.HEALTHY,
-    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), seat=1),
+    session=Session(3, "abc", 42, "t-acme", connected=5.5, pushed=(ip_network("10.77.0.0/24"),), slot=1),
     failure=Failure(Reason.PEER_CLOSED, "gone", 1.0),
     asking=Asking(Question(Wanted.CODE, "Code?"), 9.0),
     recent=(0.1, None),
-    other=TunnelState(phase=Phase.UP, session=Session(2), drain=Drain(Reason.PLANNED, 99.0, 4)),
+    standby=session_state(Session(2), phase=Phase.UP, drain=Drain(Reason.PLANNED, 99.0, 4)),
 )
 STORED = Stored("boot", TunnelRecord(STATE, 173_001, (("acme", "other"),)), "fingerprint", "digest")
 
@@ -87,7 +88,7 @@ def test_what_is_given_is_received_once_and_descriptors_stop_at_the_next_program
         {"acme": "a cookie"},
         lock,
     )
-    assert got.tunnels["acme"].record.state.other == STATE.other
+    assert got.tunnels["acme"].record.state.standby == STATE.standby
     assert environment == {}
     assert received(environment) is None
     assert [os.get_inheritable(fd) for fd in got.descriptors()] == [False, False]
@@ -106,8 +107,8 @@ def test_a_document_that_says_nothing_to_us_is_as_a_crash(content: bytes) -> Non
 
 
 def test_the_question_is_answered_with_our_version(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert asked(config, KINDS, {}) is None, "nobody asks"
-    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 0
+    assert check_requested(config, KINDS, {}) is None, "nobody asks"
+    assert check_requested(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 0
     assert capsys.readouterr().out == f"{version()}\n"
 
 
@@ -118,7 +119,7 @@ def test_the_question_is_answered_with_our_version(config: Path, capsys: pytest.
 def test_what_cannot_be_gone_on_from_is_refused(
     config: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], said: str
 ) -> None:
-    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent, **change)))}) == 1
+    assert check_requested(config, KINDS, {CHECKED: str(written(handover(config.parent, **change)))}) == 1
     assert said in capsys.readouterr().err
 
 
@@ -130,7 +131,7 @@ def test_a_document_of_a_later_version_is_refused(
     config: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], said: str
 ) -> None:
     raw = json.loads(DOCUMENT.written(handover(config.parent))) | change
-    for name, got in ((CHECKED, lambda given: asked(config, KINDS, given)), (GIVEN, received)):
+    for name, got in ((CHECKED, lambda given: check_requested(config, KINDS, given)), (GIVEN, received)):
         fd = os.memfd_create("handover")
         os.write(fd, json.dumps(raw).encode())
         os.lseek(fd, 0, os.SEEK_SET)
@@ -142,7 +143,7 @@ def test_a_wrong_configuration_is_refused_with_all_its_mistakes(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(config.read_text() + "nonsense: 1\nmore: 2\n")
-    assert asked(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 1
+    assert check_requested(config, KINDS, {CHECKED: str(written(handover(config.parent)))}) == 1
     said = capsys.readouterr().err
     assert "nonsense" in said
     assert "more" in said

@@ -14,7 +14,7 @@ from supervisor.control.page import pieces, render_page
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.views.status_json import DaemonIdentity, status_document
 from supervisor.reports.history.archive import Archive
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History, HistorySources
 from tests.fakes import Habits, World
 from tests.simulation.test_worlds import tunnel
@@ -26,7 +26,7 @@ class Night:
     """A facilitator whose only tunnel goes up and down, and its status page."""
 
     def __init__(self, directory: Path, habits: Habits) -> None:
-        self.deaths = Deaths()
+        self.deaths = LastFailures()
         around = HistorySources(clock=lambda: self.world.now, offset=lambda: 1_790_000_000.0)
         self.history = History(Archive(directory, "0"), around)
         self.world = World({"acme": tunnel()}, habits, recorder=self)
@@ -34,7 +34,7 @@ class Night:
         self.model = StatusPageModel(
             StatusPageInputs(
                 lambda: self.world.engine.snapshot,
-                lambda: self.deaths.last,
+                lambda: self.deaths.by_tunnel,
                 lambda tunnel, session: self.bytes.get(session.device or ""),
                 self.history,
                 1_790_000_000.0,

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from supervisor.app.parts import Parts
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.upgrade import SIGNALS, Upgrade
-from supervisor.app.wiring import Parts
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.events import Noticed
 from supervisor.core.views.status_json import DaemonIdentity
 from tests.config.kinds import HEAD, good
@@ -40,9 +40,9 @@ class Rig:
             "identity": DaemonIdentity("test", "0", 1, 0.0, 0.0),
             "engine": self.world.engine,
             "inbox": self.world.inbox,
-            "notifier": Notifier({}),
-            "memory": MemoryFiles(directory, present),
-            "runner": SimpleNamespace(busy=False, kept={"acme": "a cookie"}),
+            "notifier": SystemdNotifier({}),
+            "stores": SimpleNamespace(records=MemoryFiles(directory, present)),
+            "data_plane": SimpleNamespace(runner=SimpleNamespace(busy=False, kept={"acme": "a cookie"})),
             "servers": SimpleNamespace(descriptors=dict),
         }
         parts = Parts(**dict.fromkeys(field.name for field in fields(Parts)) | needed)  # type: ignore[arg-type]

@@ -17,8 +17,8 @@ import pytest
 import common
 import supervisor
 import tunnels
-from supervisor.clients.lines import LINE_CAP
-from tunnels.failure_patterns import LOOKED_AT
+from supervisor.clients.lines import MAX_LINE_CHARS
+from tunnels.failure_patterns import MAX_MATCHED_CHARS
 
 LIMIT = 0.05  # seconds
 HANDED_ON = {"_PROMPT": "fullmatch"}  # tunnels/drivers/terminal_prompts.py
@@ -120,7 +120,7 @@ def test_it_takes_no_time(name: str) -> None:
     explains = (
         re.search(r"\.(?:_?[A-Z]*LINES|FATAL|HINT|STATE|_REFUSAL|_OURS|_\w+_REFUSED):", name) is not None
     )
-    for line in hostile(pattern, LOOKED_AT if explains else LINE_CAP):
+    for line in hostile(pattern, MAX_MATCHED_CHARS if explains else MAX_LINE_CHARS):
         if (spent := _seconds(pattern, uses, line)) > LIMIT:  # the machine is shared
             spent = min(spent, *(_seconds(pattern, uses, line) for _ in range(4)))
         assert spent < LIMIT, f"{spent:.3f} s for {line[:60]!r}"

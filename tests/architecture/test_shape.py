@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import functools
 from pathlib import Path
 
@@ -75,12 +76,18 @@ def test_the_generated_documents_are_up_to_date(document: Path) -> None:
     assert rendered(document) == document.read_text(), "run: make docs"
 
 
+# Files that are larger than 350 lines of code, and how large they may be.
+LARGER = {
+    "supervisor/core/views/documents.py": 370  # declarations of types only
+}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=names)
 def test_a_file_fits_in_one_reading(path: Path) -> None:
     code = [
         line for line in path.read_text().splitlines() if line.strip() and not line.strip().startswith("#")
     ]
-    assert len(code) <= 400
+    assert len(code) <= LARGER.get(names(path), 350)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=names)
@@ -122,7 +129,7 @@ CONTAIN = {
     "supervisor/clients/launch.py",
     "supervisor/kernel/network.py",
     "supervisor/reports/paging/pager.py",
-    "supervisor/app/daemon.py",
+    "supervisor/app/closing.py",
     "tunnels/kinds/sshuttle/ssnet_patch.py",
 }
 
@@ -136,6 +143,36 @@ def test_broad_excepts_stand_once_where_faults_are_contained() -> None:
         and (node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"))
     ]
     assert sorted(broad) == sorted(CONTAIN)
+
+
+def test_no_conditional_expression_stands_in_another() -> None:
+    nested = [
+        f"{names(path)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.IfExp) and sum(isinstance(each, ast.IfExp) for each in ast.walk(node)) > 1
+    ]
+    assert nested == []
+
+
+def test_nothing_is_cast() -> None:
+    called = [
+        f"{names(path)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("cast", "typing.cast")
+    ]
+    assert called == []
+
+
+def test_what_the_kinds_share_is_pure() -> None:
+    """All modules of `tunnels` but the drivers' own are under the import contract `pure`."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    pure = set(parser["importlinter:contract:pure"]["source_modules"].split())
+    shared = {f"tunnels.{path.stem}" for path in (ROOT / "tunnels").glob("*.py") if path.stem != "__init__"}
+    assert shared <= pure
+    assert "tunnels.kinds.*.kind" in pure
 
 
 def test_no_module_shares_a_name_with_supervisord() -> None:

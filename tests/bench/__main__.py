@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import audit, kernel, kinds, life, scrape, sshuttle
+from tests.bench import audit, kernel, kinds, life, scrape, sshuttle, weight
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
@@ -196,6 +196,7 @@ def main() -> None:
         bare = sorted(floor(Path(name), options.kills))
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
+    weight.main(seconds=options.idle)
     scrape.main()
     audit.main()
     kernel.main()
@@ -207,8 +208,8 @@ def main() -> None:
 TARGETS = {
     "kill to new client, median ms": "<= 10",
     "kill to new client, p95 ms": "<= 10",
-    "idle CPU, ms per s": "<= 5",
-    "PSS, MiB": "<= 80",
+    "idle CPU, ms per s": "<= 1.5",
+    "PSS, MiB": "<= 70",
 }
 
 

@@ -22,14 +22,14 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from supervisor.app.traffic_readers import SEATS, LaneMeter
+from supervisor.app.traffic_readers import SLOTS, LaneMeter
 from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
 from supervisor.control.api import HTTPApi
 from supervisor.core.network.changes import Change, Op
 from supervisor.core.network.layout import Element, RouteCounts, Table
 from supervisor.core.network.plan import FIRST_LANE, lane_of
-from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import Health, Phase, Session, Snapshot, Transition
 from supervisor.kernel.counters import LinkBytes
 from supervisor.kernel.nft.table import Nftables
 from supervisor.reports.history.archive import Archive
@@ -37,6 +37,7 @@ from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.outbox import OutboxStatus
+from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -82,11 +83,11 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
             certificates=lambda: dict.fromkeys(names, 2e9),
             availability=history.ratios,
             history_usable=lambda: history.usable,
-            carried=LaneMeter(lambda name, seat: lane_of(lanes[name], seat)),
+            carried=LaneMeter(lambda name, slot: lane_of(lanes[name], slot)),
         ),
     )
     now = time.monotonic()
-    up = TunnelState(
+    up = tunnel_state(
         phase=Phase.UP,
         health=Health.HEALTHY,
         last_rtt=0.0123,
@@ -127,9 +128,9 @@ async def serve(scraped: Scraped, lag: Path) -> None:
     table = Nftables()
     table.open()
     marks = [
-        lane_of(FIRST_LANE + number, seat)
+        lane_of(FIRST_LANE + number, slot)
         for number in range(len(scraped.snapshot.tunnels))
-        for seat in SEATS
+        for slot in SLOTS
     ]
     await table.commit(
         [Change(Op.ADD, Table()), *(Change(Op.ADD, Element("flows", (mark,))) for mark in marks)]

@@ -35,7 +35,6 @@ def test_a_host_without_ppp_is_told_what_to_do(tmp_path: Path) -> None:
 
 
 # --- the customers' files
-# ---------------------------------------------------------------------------------------------------------
 
 PROFILES = """\
 staff: {networks: [10.8.0.0/16]}

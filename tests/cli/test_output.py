@@ -251,7 +251,6 @@ def test_all_of_the_command_line_prints_in_one_place() -> None:
 
 
 # --- the cleaning itself
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_torn_or_foreign_file_is_no_trouble(tmp_path: Path, data: bytes | int)
     "content",
     [None, 7, [], {}, {"version": 1}, {"pid": 1}]
     + [{**asdict(ENTRY), **wrong} for wrong in ({"pid": 1}, {"pid": "4711"}, {"tunnel": 7}, {"more": 1}, {"boot": None},
-       {"pid": 10**400}, {"pid": 2**22 + 1}, {"pid": True}, {"start": 10**400}, {"start": -1}, {"session": 10**400}, {"seat": -1},
+       {"pid": 10**400}, {"pid": 2**22 + 1}, {"pid": True}, {"start": 10**400}, {"start": -1}, {"session": 10**400}, {"slot": -1},
        {"lane": "1"}, {"lane": 10**400}, {"port": [1]}, {"device": 7}, {"management": "a\0b"}, {"key": 7}, {"kind": None})],
 )  # fmt: skip
 def test_foreign_json(tmp_path: Path, content: object) -> None:

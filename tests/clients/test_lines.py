@@ -8,7 +8,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.clients.lines import LINE_CAP, MASK, TRUNCATED, LineLimiter, LineSplitter, Masker, clean
+from supervisor.clients.lines import MASK, MAX_LINE_CHARS, TRUNCATED, LineLimiter, LineSplitter, Masker, clean
 
 CAP = 40
 
@@ -126,7 +126,7 @@ def test_base64_is_masked_and_short_secrets_are_not() -> None:
 
 
 def test_a_secret_that_a_cut_divides_is_not_shown_in_part() -> None:
-    for at in range(LINE_CAP - 20, LINE_CAP + 5):
+    for at in range(MAX_LINE_CHARS - 20, MAX_LINE_CHARS + 5):
         assert "hun" not in Masker(SECRETS).text("x" * at + "hunter2hunter2" + "y" * 100)
     for at in range(0, 20):
         splitter = LineSplitter(30)

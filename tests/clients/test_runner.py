@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.clients.launch import LARGEST_FILE
+from supervisor.clients.launch import MAX_FILE_BYTES
 from supervisor.clients.ports import PortPicker
 from supervisor.core.events import Answered, ClientSaid, Delayed, Exited, Kept, Spawned, SpawnFailed
 from tests.clients.scripted import RunnerBench, alive, kind, shell, tagged, tunnel, until, zombies
@@ -74,11 +74,11 @@ async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp
     """Should the loop be too busy to cut: at the limit a write fails, and the client lives."""
     async with RunnerBench(tmp_path) as bench:
         limited = "while [ $(ulimit -f) = unlimited ]; do :; done"  # it is limited right after its start
-        write = f"head -c {LARGEST_FILE + 1} /dev/zero >big; head -c {LARGEST_FILE} /dev/zero >>big"
+        write = f"head -c {MAX_FILE_BYTES + 1} /dev/zero >big; head -c {MAX_FILE_BYTES} /dev/zero >>big"
         bench.runner.spawn(shell(f"{limited}; {write}; exit 7"), 1)
         await bench.next(Spawned)
         assert await bench.next(Exited) == Exited("acme", 1, 7)
-        assert (bench.directory() / "big").stat().st_size == LARGEST_FILE
+        assert (bench.directory() / "big").stat().st_size == MAX_FILE_BYTES
 
 
 async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) -> None:

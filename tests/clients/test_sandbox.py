@@ -122,7 +122,7 @@ from pathlib import Path
 from supervisor.clients import sandbox, syscalls
 from tunnels.base import Launch
 syscalls.no_new_privileges()
-sandbox._close_files(sandbox.boundary(Launch(("sh",)), Path({str(host / "clients/acme")!r})).files, {abi})
+sandbox.close_files(sandbox.boundary(Launch(("sh",)), Path({str(host / "clients/acme")!r})).files, {abi})
 print(open({str(host / "clients/acme/file")!r}).read())
 open({str(host / "elsewhere/file")!r})
 """

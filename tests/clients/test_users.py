@@ -74,6 +74,6 @@ def test_without_mount_namespaces_it_is_the_user_facilitator_or_nobody_at_all() 
         account = pwd.getpwnam(users.NAME)
     except KeyError:
         with pytest.raises(LookupError, match="useradd --system --no-create-home facilitator"):
-            users._shared()
+            users.shared_user()
     else:
-        assert users._shared().uid == account.pw_uid
+        assert users.shared_user().uid == account.pw_uid

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,7 @@ from common.netlink import (
 )
 from common.rtnetlink import address_dump, link_dump, link_query, read_address, read_link
 
+ROOT = Path(__file__).parents[2]
 requests = st.builds(NetlinkRequest, st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.binary(max_size=50))
 
 
@@ -108,3 +110,13 @@ def test_a_notification_between_the_answers_is_no_answer() -> None:
         netlink.send(link_query(name="lo"))  # its answer is read with the next one's
         (answer,) = netlink.request(*link_query(name="lo"))
         assert read_link(answer).name == "lo"
+
+
+def test_netlink_is_opened_and_framed_in_one_place() -> None:
+    sources = [
+        path for package in ("common", "supervisor", "tunnels") for path in ROOT.glob(f"{package}/**/*.py")
+    ]
+    for word in ("AF_NETLINK", "=IHHII"):
+        assert [str(path.relative_to(ROOT)) for path in sources if word in path.read_text()] == [
+            "common/netlink.py"
+        ]

@@ -127,9 +127,9 @@ def survives(text: str) -> None:
     except ConfigErrors as errors:
         problems = errors.problems
     assert problems
-    assert list(problems) == sorted(problems, key=lambda problem: problem.mark)
+    assert list(problems) == sorted(problems, key=lambda problem: problem.position)
     lines = len(text.splitlines()) + 1
-    assert all(1 <= problem.mark.line <= lines and str(problem).isprintable() for problem in problems)
+    assert all(1 <= problem.position.line <= lines and str(problem).isprintable() for problem in problems)
 
 
 @given(texts)

@@ -288,7 +288,7 @@ def test_errors_carry_the_warnings_and_their_own_text() -> None:
         parse("drain: {}\ntunnels: 5\n", "/etc/c.yaml", KINDS)
     assert str(raised.value) == "/etc/c.yaml:2:10: tunnels: a group of settings is wanted here"
     assert [str(warning) for warning in raised.value.warnings][0].startswith("/etc/c.yaml:1:1: ")
-    assert [problem.mark.line for problem in raised.value] == [2]
+    assert [problem.position.line for problem in raised.value] == [2]
 
 
 def test_the_whole_of_a_right_file() -> None:

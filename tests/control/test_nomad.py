@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.control import nomad
-from supervisor.control.stop_reason import StopReason, stop_reason
+from supervisor.control.stop_reason import StopReason
+from supervisor.control.supervisor import stop_reason
 from tests import nomad_double
 from tests.nomad_double import ENDS, FAULTS, task_api
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.control.sd_notify import Notifier
+from supervisor.control.sd_notify import SystemdNotifier
 
 
 class Manager:
@@ -45,7 +45,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 
 def test_each_message_is_what_sd_notify_says(manager: Manager) -> None:
-    notifier = Notifier({"NOTIFY_SOCKET": manager.variable})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.variable})
 
     assert notifier.ready("2 tunnels")
     assert manager.heard() == ["READY=1", "STATUS=2 tunnels"]
@@ -61,7 +61,7 @@ def test_each_message_is_what_sd_notify_says(manager: Manager) -> None:
 
 def test_reload_carries_the_monotonic_clock(manager: Manager) -> None:
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    assert Notifier({"NOTIFY_SOCKET": manager.variable}).reloading()
+    assert SystemdNotifier({"NOTIFY_SOCKET": manager.variable}).reloading()
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
     reloading, clock = manager.heard()
@@ -75,7 +75,7 @@ def test_children_do_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-    Notifier()
+    SystemdNotifier()
 
     child = subprocess.run(
         [sys.executable, "-c", "import os; print(*os.environ)"], capture_output=True, text=True, check=True
@@ -98,7 +98,7 @@ def test_children_do_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_watchdog_interval(environ: dict[str, str], interval: float | None) -> None:
-    assert Notifier(environ).watchdog_interval == interval
+    assert SystemdNotifier(environ).watchdog_interval == interval
     assert environ == {}
 
 
@@ -106,13 +106,13 @@ def test_watchdog_interval(environ: dict[str, str], interval: float | None) -> N
     "address", ["", "/nowhere/at/all", "@nobody-listens-here", "vsock:2:1234", "relative", "/" + "x" * 200]
 )
 def test_a_missing_or_broken_socket_is_no_error(address: str) -> None:
-    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": address})
     assert not notifier.ready("up")
     assert not notifier.watchdog()
 
 
 def test_a_manager_that_does_not_read_cannot_hold_us(manager: Manager) -> None:
-    notifier = Notifier({"NOTIFY_SOCKET": manager.variable})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.variable})
     while notifier.status("filling the queue"):
         pass
     begun = time.monotonic()
@@ -121,7 +121,7 @@ def test_a_manager_that_does_not_read_cannot_hold_us(manager: Manager) -> None:
 
 
 def test_a_manager_that_went_away_is_no_error(manager: Manager) -> None:
-    notifier = Notifier({"NOTIFY_SOCKET": manager.variable})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.variable})
     manager.close()
     assert not notifier.watchdog()
 
@@ -130,7 +130,7 @@ def test_a_manager_that_went_away_is_no_error(manager: Manager) -> None:
 def test_a_status_is_always_one_readable_field(text: str) -> None:
     manager = Manager(f"\0facilitator-{secrets.token_hex(8)}")
     try:
-        assert Notifier({"NOTIFY_SOCKET": manager.variable}).ready(text)
+        assert SystemdNotifier({"NOTIFY_SOCKET": manager.variable}).ready(text)
         ready, status = manager.heard()
     finally:
         manager.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.control import stop_reason as asked
 from supervisor.control.stop_reason import StopReason
+from supervisor.control.supervisor import stop_reason
 from supervisor.control.systemd import judged, unit_of
 
 UNIT = "facilitator.service"
@@ -44,7 +44,7 @@ def test_the_job_tells_the_reason(jobs: str, expected: StopReason) -> None:
 
 
 async def test_outside_of_a_service_a_signal_means_stop() -> None:
-    assert (await asked.stop_reason({})).reason is StopReason.STOP
+    assert (await stop_reason({})).reason is StopReason.STOP
 
 
 @pytest.mark.parametrize("reason", StopReason)

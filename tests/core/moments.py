@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.core.session.context import KindLimits, StepContext
+from supervisor.core.session.context import StepContext
+from tests.fakes import KIND
 from tunnels.settings import Tunnel
 
-_USUAL = {"limits": KindLimits(), "jitter": 0.5, "turn": 0.0, "uplink": True, "doubted": False, "zone": 0.0}
+_USUAL = {"kind": KIND, "jitter": 0.5, "turn": 0.0, "uplink": True, "doubted": False, "utc_offset": 0.0}
 
 
 def moment(tunnel: Tunnel, now: float, **circumstances: Any) -> StepContext:

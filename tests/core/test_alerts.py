@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Want, well
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Probe, Tunnel
 
@@ -22,13 +21,13 @@ TUNNEL = Tunnel(
     probe=Probe(targets=("icmp://10.77.0.1",)),
     alert=ALERT,
 )
-DOWN = TunnelState(
+DOWN = tunnel_state(
     phase=Phase.BACKOFF,
     reason=Reason.NETWORK,
     well_since=1000.0,
     failure=Failure(Reason.NETWORK, "no route", 1000.0),
 )
-WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=1000.0)
+WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=1000.0)
 
 
 def judge(state: TunnelState, now: float, *, draining: bool = False, tunnel: Tunnel = TUNNEL):
@@ -53,33 +52,33 @@ def test_both_edges_are_held_down(state, after, verdict, due) -> None:
 
 
 def test_a_tunnel_that_waits_for_a_human_calls_one_at_once() -> None:
-    alert, due = judge(replace(DOWN, phase=Phase.FAILED), 1000.0)
+    alert, due = judge(but(DOWN, phase=Phase.FAILED), 1000.0)
     assert (alert.verdict, due) == (Verdict.FIRING, None)
     assert "waits for a human" in alert.summary
 
 
 def test_what_an_operator_stopped_calls_nobody() -> None:
-    alert, due = judge(replace(DOWN, want=Want.DOWN, phase=Phase.STOPPED), 9999.0)
+    alert, due = judge(but(DOWN, want=Want.DOWN, phase=Phase.STOPPED), 9999.0)
     assert (alert.verdict, due) == (Verdict.CLEAR, None)
 
 
 def test_connected_but_nothing_answers_is_not_well() -> None:
-    alert, _ = judge(replace(WELL, health=Health.UNKNOWN), 1180.0)
+    alert, _ = judge(but(WELL, health=Health.UNKNOWN), 1180.0)
     assert alert.verdict is Verdict.FIRING
 
 
 def test_without_probes_being_connected_is_being_well() -> None:
     blind = TUNNEL.model_copy(update={"probe": Probe()})
-    alert, _ = judge(replace(WELL, health=Health.UNKNOWN), 1120.0, tunnel=blind)
+    alert, _ = judge(but(WELL, health=Health.UNKNOWN), 1120.0, tunnel=blind)
     assert alert.verdict is Verdict.CLEAR
 
 
 @pytest.mark.parametrize(
     "state",
     [
-        replace(DOWN, want=Want.DOWN, phase=Phase.STOPPING, reason=Reason.SHUTDOWN),
-        replace(DOWN, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.SHUTDOWN),
-        replace(DOWN, phase=Phase.FAILED),
+        but(DOWN, want=Want.DOWN, phase=Phase.STOPPING, reason=Reason.SHUTDOWN),
+        but(DOWN, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.SHUTDOWN),
+        but(DOWN, phase=Phase.FAILED),
         DOWN,
     ],
     ids=["stopping", "stopped", "failed", "down"],
@@ -95,7 +94,7 @@ def test_health_still_resolves_while_draining() -> None:
 
 
 def test_what_a_tired_engineer_is_told() -> None:
-    state = replace(DOWN, session=Session(7), deadline=1190.0)
+    state = but(DOWN, session=Session(7), deadline=1190.0)
     alert, _ = judge(state, 1180.0)
     assert alert.summary == "vpn1: tunnel acme (Frankfurt) is down: network: no route"
     assert (alert.severity, alert.since, alert.reason) == ("error", 1000.0, "network")
@@ -106,7 +105,7 @@ def test_what_a_tired_engineer_is_told() -> None:
 
 
 STATES = st.builds(
-    TunnelState,
+    tunnel_state,
     want=st.sampled_from(Want),
     phase=st.sampled_from(Phase),
     health=st.sampled_from(Health),

@@ -21,6 +21,7 @@ from supervisor.core.views.availability import (
     standing,
     worst,
 )
+from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -145,7 +146,7 @@ def test_what_is_forgotten_changes_no_later_count(kinds: list[Standing], hours: 
         short.add(StandingChange(number * step, kind, "exited"))
     for length in (3600.0, 30 * 86400.0):
         assert long.seconds(now - length, now) == pytest.approx(short.seconds(now - length, now))
-    assert len(long._moments) <= KEPT / step + 2 * 256 + 2
+    assert long.change_count <= KEPT / step + 2 * 256 + 2
 
 
 def test_a_moment_before_the_last_one_counts_as_the_last_one() -> None:
@@ -211,11 +212,11 @@ def test_every_reason_has_a_class_and_only_wishes_and_progress_are_no_failures()
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (TunnelState(phase=Phase.UP, health=Health.HEALTHY), UP),
-        (TunnelState(phase=Phase.UP, health=Health.UNKNOWN), DOWN),
-        (TunnelState(phase=Phase.BACKOFF), DOWN),
-        (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.STOPPED), STOPPED),
-        (TunnelState(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.SHUTDOWN), UNWATCHED),
+        (tunnel_state(phase=Phase.UP, health=Health.HEALTHY), UP),
+        (tunnel_state(phase=Phase.UP, health=Health.UNKNOWN), DOWN),
+        (tunnel_state(phase=Phase.BACKOFF), DOWN),
+        (tunnel_state(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.STOPPED), STOPPED),
+        (tunnel_state(phase=Phase.STOPPED, want=Want.DOWN, reason=Reason.SHUTDOWN), UNWATCHED),
     ],
 )
 def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
@@ -227,4 +228,4 @@ def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
 
 def test_where_nothing_can_be_probed_being_connected_is_being_up() -> None:
     bare = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
-    assert standing(bare, TunnelState(phase=Phase.UP)) is UP
+    assert standing(bare, tunnel_state(phase=Phase.UP)) is UP

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core import events as ev
-from supervisor.core.session.context import KindLimits
-from supervisor.core.session.liveness import HEARSAY, STALE, dead_leg
-from supervisor.core.session.machine import step
-from supervisor.core.session.quality import WINDOW
+from supervisor.core.session.liveness import STALE_ROUNDS, UNPROVEN_ROUNDS, dead_leg
+from supervisor.core.session.quality import WINDOW_ROUNDS
+from supervisor.core.session.step import step
 from supervisor.core.state import (
     Failure,
     Health,
@@ -28,7 +27,9 @@ from supervisor.core.state import (
     well,
 )
 from tests.core.moments import moment
-from tunnels.base import Full, Reason
+from tests.fakes import KIND
+from tests.states import but, tunnel_state
+from tunnels.base import AnyKind, Full, Reason, Say
 from tunnels.settings import Degraded, Probe, Tunnel
 
 TUNNEL = Tunnel(
@@ -39,7 +40,7 @@ TUNNEL = Tunnel(
         targets=("icmp://10.77.0.1", "tcp://10.77.0.2:80"), degraded=Degraded(loss="20%", rtt="300ms")
     ),
 )
-HEALTHY = TunnelState(
+HEALTHY = tunnel_state(
     phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=Session(1), healthy_since=0.0
 )
 MISS, HEARD, FELT = (
@@ -51,11 +52,11 @@ ANSWER = ev.Probed("acme", 1, 0.02)
 DEAD = Uplink(alive=False)
 
 
-def after(state: TunnelState, *events: ev.Event, limits: KindLimits = KindLimits(), uplink: bool = True):
+def after(state: TunnelState, *events: ev.Event, kind: AnyKind = KIND, uplink: bool = True):
     actions: list[ev.Action] = []
     for number, event in enumerate(events):
-        state, orders = step(moment(TUNNEL, 100.0 + number, limits=limits, uplink=uplink), state, event)
-        actions += orders
+        result = step(moment(TUNNEL, 100.0 + number, kind=kind, uplink=uplink), state, event)
+        state, actions = result.tunnel, [*actions, *result.actions]
     return state, actions
 
 
@@ -76,12 +77,16 @@ def after(state: TunnelState, *events: ev.Event, limits: KindLimits = KindLimits
         ([HEARD, HEARD, MISS], Phase.UP, None),  # one lost answer of the far end decides nothing
         ([HEARD, HEARD, MISS, HEARD], Phase.UP, Leg.DESTINATION),
         ([HEARD, HEARD, MISS, MISS], Phase.STOPPING, Leg.TUNNEL),
-        ([FELT] * HEARSAY, Phase.STOPPING, Leg.TUNNEL),
-        ([FELT] * (HEARSAY - 1), Phase.UP, Leg.DESTINATION),
-        ([HEARD] * 10 * HEARSAY, Phase.UP, Leg.DESTINATION),
-        ([HEARD] * 10 + [MISS] * (STALE - 1), Phase.UP, Leg.DESTINATION),
-        ([HEARD] * 10 + [MISS] * STALE, Phase.STOPPING, Leg.TUNNEL),
-        ([HEARD] * 10 + [MISS] * (STALE - 1) + [HEARD] + [MISS] * (STALE - 1), Phase.UP, Leg.DESTINATION),
+        ([FELT] * UNPROVEN_ROUNDS, Phase.STOPPING, Leg.TUNNEL),
+        ([FELT] * (UNPROVEN_ROUNDS - 1), Phase.UP, Leg.DESTINATION),
+        ([HEARD] * 10 * UNPROVEN_ROUNDS, Phase.UP, Leg.DESTINATION),
+        ([HEARD] * 10 + [MISS] * (STALE_ROUNDS - 1), Phase.UP, Leg.DESTINATION),
+        ([HEARD] * 10 + [MISS] * STALE_ROUNDS, Phase.STOPPING, Leg.TUNNEL),
+        (
+            [HEARD] * 10 + [MISS] * (STALE_ROUNDS - 1) + [HEARD] + [MISS] * (STALE_ROUNDS - 1),
+            Phase.UP,
+            Leg.DESTINATION,
+        ),
     ],
 )
 def test_what_rounds_without_an_answer_show(rounds, phase, leg) -> None:
@@ -98,24 +103,26 @@ def test_a_dead_destination_is_named_and_costs_no_session() -> None:
     assert "tcp://10.77.0.2:80" in state.failure.text
     assert not well(TUNNEL, state)
     back, actions = after(state, ANSWER)
-    assert (back.health, back.misses, actions) == (Health.HEALTHY, 0, [])
+    assert (back.health, back.liveness.misses, actions) == (Health.HEALTHY, 0, [])
 
 
 def test_hearsay_ends_a_session_once_until_a_target_has_answered() -> None:
-    state, _ = after(HEALTHY, *[FELT] * HEARSAY)
-    assert state.doubted
-    again, actions = after(replace(HEALTHY, health=Health.UNKNOWN, doubted=True), *[FELT] * 3 * HEARSAY)
+    state, _ = after(HEALTHY, *[FELT] * UNPROVEN_ROUNDS)
+    assert state.liveness.gave_up_on_hearsay
+    again, actions = after(
+        but(HEALTHY, health=Health.UNKNOWN, gave_up_on_hearsay=True), *[FELT] * 3 * UNPROVEN_ROUNDS
+    )
     assert (again.phase, again.reason, actions) == (Phase.UP, Reason.DESTINATION, [])
-    assert not after(again, ANSWER)[0].doubted
+    assert not after(again, ANSWER)[0].liveness.gave_up_on_hearsay
 
 
 def test_a_client_that_reconnects_in_place_has_the_time_for_it() -> None:
-    renews = KindLimits(renews=True)
-    state, actions = after(HEALTHY, *[HEARD] * 50, *[MISS] * STALE, limits=renews)
+    renews = replace(KIND, renew=(Say("renew"),))
+    state, actions = after(HEALTHY, *[HEARD] * 50, *[MISS] * STALE_ROUNDS, kind=renews)
     assert (state.phase, actions) == (Phase.UP, [ev.Renew("acme", 1)])
-    assert after(state, MISS, MISS, limits=renews)[0].phase is Phase.UP
-    assert after(state, MISS, MISS, MISS, limits=renews)[0].phase is Phase.STOPPING
-    assert after(state, MISS, MISS, HEARD, limits=renews)[0].reason is Reason.DESTINATION
+    assert after(state, MISS, MISS, kind=renews)[0].phase is Phase.UP
+    assert after(state, MISS, MISS, MISS, kind=renews)[0].phase is Phase.STOPPING
+    assert after(state, MISS, MISS, HEARD, kind=renews)[0].reason is Reason.DESTINATION
 
 
 def test_while_the_uplink_is_dead_nothing_is_given_up_and_the_uplink_is_blamed() -> None:
@@ -130,10 +137,11 @@ def test_while_the_uplink_is_dead_nothing_is_given_up_and_the_uplink_is_blamed()
 def test_while_the_uplink_is_doubted_a_silent_tunnel_is_not_judged() -> None:
     state = HEALTHY
     for _ in range(20):
-        state, actions = step(moment(TUNNEL, 100.0, doubted=True), state, MISS)
-        assert (state.health, actions) == (Health.HEALTHY, ())
-    assert step(moment(TUNNEL, 100.0), state, MISS)[0].phase is Phase.STOPPING
-    assert step(moment(TUNNEL, 100.0, uplink=False), state, MISS)[0].reason is Reason.UPLINK
+        result = step(moment(TUNNEL, 100.0, doubted=True), state, MISS)
+        state = result.tunnel
+        assert (state.health, result.actions) == (Health.HEALTHY, ())
+    assert step(moment(TUNNEL, 100.0), state, MISS).tunnel.phase is Phase.STOPPING
+    assert step(moment(TUNNEL, 100.0, uplink=False), state, MISS).tunnel.reason is Reason.UPLINK
 
 
 @pytest.mark.parametrize(
@@ -151,7 +159,7 @@ def test_while_the_uplink_is_doubted_a_silent_tunnel_is_not_judged() -> None:
     ],
 )
 def test_the_leg_of_a_tunnel_that_waits(reason: Reason, endpoint: Reach, leg: Leg | None) -> None:
-    state = TunnelState(
+    state = tunnel_state(
         phase=Phase.BACKOFF, reason=reason, failure=Failure(reason, "x", 0.0), endpoint=endpoint
     )
     assert dead_leg(TUNNEL, state, Uplink()) is leg
@@ -189,8 +197,8 @@ def rounds(text: str) -> list[ev.Event]:
 )
 def test_when_a_tunnel_that_works_is_degraded(story: str, bad: bool) -> None:
     state, _ = after(HEALTHY, *rounds(story))
-    assert (state.degraded is not None) is bad
-    assert state.degraded is None or state.reason is Reason.DEGRADED
+    assert (state.liveness.degraded is not None) is bad
+    assert state.liveness.degraded is None or state.reason is Reason.DEGRADED
 
 
 def test_degraded_is_well_and_restarts_nothing() -> None:
@@ -201,8 +209,8 @@ def test_degraded_is_well_and_restarts_nothing() -> None:
         [],
         None,
     )
-    assert state.degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
-    assert after(state, *rounds("." * WINDOW))[0].reason is Reason.HEALTHY
+    assert state.liveness.degraded == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
+    assert after(state, *rounds("." * WINDOW_ROUNDS))[0].reason is Reason.HEALTHY
 
 
 FULL = ev.ClientSaid("acme", 1, Full("full: 960 connections are open"))
@@ -211,7 +219,7 @@ ROOM = ev.ClientSaid("acme", 1, Full(None))
 
 def test_a_full_client_is_degraded_until_there_is_room() -> None:
     full, actions = after(HEALTHY, FULL, *rounds("." * 30))
-    assert (full.degraded, full.reason, full.health, actions) == (
+    assert (full.liveness.degraded, full.reason, full.health, actions) == (
         "full: 960 connections are open",
         Reason.DEGRADED,
         Health.HEALTHY,
@@ -219,15 +227,15 @@ def test_a_full_client_is_degraded_until_there_is_room() -> None:
     )
     assert well(TUNNEL, full)
     room, _ = after(full, ROOM)
-    assert (room.degraded, room.full, room.reason) == (None, None, Reason.HEALTHY)
+    assert (room.liveness.degraded, room.liveness.full, room.reason) == (None, None, Reason.HEALTHY)
     assert (
-        after(full, *rounds("x.x.x.x.x"), ROOM, ANSWER)[0].degraded
+        after(full, *rounds("x.x.x.x.x"), ROOM, ANSWER)[0].liveness.degraded
         == "5 of the last 24 probe rounds unanswered (21%, the limit is 20%)"
     )
 
 
 def test_a_full_client_is_not_taken_for_a_dead_one_but_not_for_ever() -> None:
-    state, actions = after(HEALTHY, FULL, *[MISS] * (HEARSAY - 1))
+    state, actions = after(HEALTHY, FULL, *[MISS] * (UNPROVEN_ROUNDS - 1))
     assert (state.phase, state.health, actions) == (Phase.UP, Health.HEALTHY, [])
     assert after(state, MISS)[0].phase is Phase.STOPPING
     assert after(state, ANSWER, *[MISS] * 20)[0].phase is Phase.UP
@@ -237,13 +245,13 @@ def test_a_full_client_is_not_taken_for_a_dead_one_but_not_for_ever() -> None:
 
 def test_the_next_session_is_not_full_any_more() -> None:
     state, _ = after(HEALTHY, FULL, ev.Exited("acme", 1, 1), ev.Tick("acme"))
-    assert (state.session.number, state.full, state.degraded) == (2, None, None)
+    assert (state.session.number, state.liveness.full, state.liveness.degraded) == (2, None, None)
 
 
 def test_a_tunnel_that_was_full_while_its_destination_was_dead_still_is() -> None:
     sick, _ = after(HEALTHY, FULL, *[HEARD] * 3)
-    assert sick.degraded is None
-    assert after(sick, ANSWER)[0].degraded == "full: 960 connections are open"
+    assert sick.liveness.degraded is None
+    assert after(sick, ANSWER)[0].liveness.degraded == "full: 960 connections are open"
 
 
 @given(st.lists(st.sampled_from(".sx"), max_size=200))
@@ -253,7 +261,7 @@ def test_it_never_flips_to_and_fro_from_one_round_to_the_next(story: list[str]) 
         before, (state, _) = state, after(state, event)
         if state.phase is not Phase.UP:
             return
-        flips = (before.degraded is None) is not (state.degraded is None)
+        flips = (before.liveness.degraded is None) is not (state.liveness.degraded is None)
         assert not (flips and flipped)
-        assert len(state.recent) <= WINDOW
+        assert len(state.liveness.recent) <= WINDOW_ROUNDS
         flipped = flips

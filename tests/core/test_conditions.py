@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.conditions import DOWN, UPLINK, Condition, of_tunnels, seen
+from supervisor.core.conditions import DOWN, UPLINK, Condition, of_tunnels, visible
 from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
 NOW = 1000.0
-WELL = TunnelState(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, well_since=0.0)
-GONE = TunnelState(
+WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, well_since=0.0)
+GONE = tunnel_state(
     phase=Phase.BACKOFF,
     reason=Reason.NETWORK,
     well_since=NOW - 180.0,
     failure=Failure(Reason.NETWORK, "no", NOW - 180.0),
 )
-LATE = replace(GONE, well_since=NOW - 179.0)
-OFF = TunnelState(want=Want.DOWN, reason=Reason.STOPPED)
-BAD = replace(WELL, degraded="6 of the last 24 probe rounds unanswered")
+LATE = but(GONE, well_since=NOW - 179.0)
+OFF = tunnel_state(want=Want.DOWN, reason=Reason.STOPPED)
+BAD = but(WELL, degraded="6 of the last 24 probe rounds unanswered")
 DEAD = Condition("the uplink is dead")
 
 
@@ -41,11 +40,11 @@ def snapshot(*states: TunnelState, uplink: Uplink = Uplink()) -> Snapshot:
 
 def test_tunnels_that_had_their_time_are_one_condition_with_the_part_that_is_dead() -> None:
     found = of_tunnels(
-        snapshot(WELL, GONE, LATE, OFF, replace(GONE, failure=Failure(Reason.LOCAL, "busy", NOW - 180.0)))
+        snapshot(WELL, GONE, LATE, OFF, but(GONE, failure=Failure(Reason.LOCAL, "busy", NOW - 180.0)))
     )
     assert list(found) == [DOWN]
     assert found[DOWN].text == "2 of 4 tunnels do not work: t1 (endpoint), t4"
-    assert not found[DOWN].calls
+    assert not found[DOWN].pages
     assert of_tunnels(snapshot(WELL, GONE))[DOWN].text == "1 of 2 tunnels does not work: t1 (endpoint)"
     assert of_tunnels(snapshot(*[GONE] * 10))[DOWN].text.endswith("t7 (endpoint) and 2 more")
     assert of_tunnels(snapshot(WELL, LATE)) == {}
@@ -57,28 +56,28 @@ def test_after_the_uplink_each_tunnel_has_its_time_again() -> None:
 
 
 def test_a_tunnel_that_works_badly_is_a_warning_of_its_own_after_its_time() -> None:
-    found = of_tunnels(snapshot(WELL, BAD, replace(BAD, health=Health.UNHEALTHY, well_since=NOW)))
+    found = of_tunnels(snapshot(WELL, BAD, but(BAD, health=Health.UNHEALTHY, well_since=NOW)))
     assert list(found) == ["degraded:t1"]
     condition = found["degraded:t1"]
-    assert (condition.severity, condition.after, condition.tunnel, condition.calls) == (
+    assert (condition.severity, condition.after, condition.tunnel, condition.pages) == (
         "warning",
         180.0,
         "t1",
         True,
     )
-    assert seen({}, found, NOW).shown == {}
-    sight = seen({}, found, NOW)
+    assert visible({}, found, NOW).shown == {}
+    sight = visible({}, found, NOW)
     assert sight.due == NOW + 180.0
-    assert seen(sight.since, found, NOW + 179.9).shown == {}
-    assert list(seen(sight.since, found, NOW + 180.0).shown) == ["degraded:t1"]
+    assert visible(sight.since, found, NOW + 179.9).shown == {}
+    assert list(visible(sight.since, found, NOW + 180.0).shown) == ["degraded:t1"]
 
 
 def test_what_the_uplink_explains_is_not_seen_and_begins_anew_afterwards() -> None:
     found = of_tunnels(snapshot(*[GONE] * 20, BAD))
-    assert list(seen({}, found, NOW).shown) == [DOWN]
-    during = seen(seen({}, found, NOW - 500.0).since, {UPLINK: DEAD, **found}, NOW)
+    assert list(visible({}, found, NOW).shown) == [DOWN]
+    during = visible(visible({}, found, NOW - 500.0).since, {UPLINK: DEAD, **found}, NOW)
     assert list(during.shown) == [UPLINK]
-    after = seen(during.since, found, NOW + 1.0)
+    after = visible(during.since, found, NOW + 1.0)
     assert list(after.shown) == [DOWN]
     assert after.due == NOW + 181.0
 
@@ -98,7 +97,7 @@ def test_whatever_comes_and_goes(story: list[tuple[dict[str, Condition], float]]
     since, now = {}, 0.0
     for found, passed in story:
         now += passed
-        sight = seen(since, found, now)
+        sight = visible(since, found, now)
         assert sight.shown.keys() <= sight.since.keys() <= found.keys()
         assert all(
             found[name].explained_by not in found and now - sight.since[name] >= found[name].after
@@ -106,5 +105,5 @@ def test_whatever_comes_and_goes(story: list[tuple[dict[str, Condition], float]]
         )
         assert sight.due is None or sight.due > now
         if sight.due is not None:
-            assert len(seen(sight.since, found, sight.due).shown) > len(sight.shown)
+            assert len(visible(sight.since, found, sight.due).shown) > len(sight.shown)
         since = dict(sight.since)

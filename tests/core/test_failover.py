@@ -8,6 +8,7 @@ import pytest
 
 from supervisor.core.network.failover import choose
 from supervisor.core.state import Health, Phase, Snapshot, TunnelState
+from tests.states import tunnel_state
 from tunnels.settings import Probe, Reconnect, Tunnel
 
 NETWORK = ip_network("10.77.0.0/24")
@@ -28,7 +29,7 @@ def tunnel(name: str, priority: int) -> Tunnel:
 def state(word: str, since: float = 0.0) -> TunnelState:
     phase = Phase.UP if word in ("well", "sick", "unproven") else Phase.BACKOFF
     health = {"well": Health.HEALTHY, "sick": Health.UNHEALTHY}.get(word, Health.UNKNOWN)
-    return TunnelState(phase=phase, health=health, well_since=since)
+    return tunnel_state(phase=phase, health=health, well_since=since)
 
 
 def carrier(

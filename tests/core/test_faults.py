@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.core.faults import STAYS, TOLD_AGAIN, Faults
+from supervisor.core.faults import LOG_AGAIN_SECONDS, VISIBLE_SECONDS, Faults
 
 
 class Clocked:
@@ -46,7 +46,7 @@ def test_one_kind_of_fault_is_told_once_an_hour_and_always_counted(clocked: Cloc
     clocked.faults.run("a", fails_elsewhere)
     clocked.faults.run("b", fails)
     assert [(part, error) for part, _, error in clocked.told] == [("a", "0"), ("a", "y"), ("b", "x")]
-    clocked.now = TOLD_AGAIN
+    clocked.now = LOG_AGAIN_SECONDS
     clocked.faults.run("a", fails)
     assert len(clocked.told) == 4
     assert clocked.faults.counts == {"a": 102, "b": 1}
@@ -60,7 +60,7 @@ def test_what_comes_back_is_the_answer_or_its_stand_in(clocked: Clocked) -> None
 
 def test_it_is_shown_until_the_part_works_and_a_while_has_passed(clocked: Clocked) -> None:
     clocked.faults.run("a", fails)
-    clocked.now = 10 * STAYS
+    clocked.now = 10 * VISIBLE_SECONDS
     assert clocked.shown() == ["internal-error:a"]
     assert clocked.faults.due is None, "it does not go away by itself"
     clocked.faults.run("a", int)
@@ -70,8 +70,8 @@ def test_it_is_shown_until_the_part_works_and_a_while_has_passed(clocked: Clocke
     clocked.faults.run("a", fails)
     clocked.faults.run("a", int)
     assert clocked.shown() == ["internal-error:a"]
-    assert clocked.faults.due == clocked.now + STAYS
-    clocked.now += STAYS
+    assert clocked.faults.due == clocked.now + VISIBLE_SECONDS
+    clocked.now += VISIBLE_SECONDS
     assert clocked.shown() == []
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core import events as ev
-from supervisor.core.session.machine import step
+from supervisor.core.session.step import step
 from supervisor.core.state import Phase, Proof, Reach, TunnelState, Want
 from tests.core.moments import moment
 from tunnels.base import Connected, Failed, Question, Reason, Wanted
@@ -89,7 +89,8 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
                 continue  # a client ends at most once, and one that connected was spawned
             alive = None
         before = state
-        state, actions = step(moment(tunnel, now, jitter=jitter, uplink=uplink), state, event)
+        result = step(moment(tunnel, now, jitter=jitter, uplink=uplink), state, event)
+        state, actions = result.tunnel, result.actions
 
         spawned = [a for a in actions if isinstance(a, ev.Spawn)]
         assert len(spawned) <= 1
@@ -112,5 +113,5 @@ def test_any_sequence_of_events(tunnel: Tunnel, story) -> None:
             assert state.phase in (Phase.STARTING, Phase.UP, Phase.BACKOFF, Phase.STOPPING), (
                 "nothing brings it to its end"
             )
-        assert state.attempts >= 0
-        assert 0 <= state.refusals <= tunnel.login.max_attempts
+        assert state.retry.attempts >= 0
+        assert 0 <= state.retry.refusals <= tunnel.login.max_attempts

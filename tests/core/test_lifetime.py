@@ -5,14 +5,22 @@ it is chosen.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.session.lifetime import CLOSE, ENOUGH, REMEMBERED, due, learned, lengthened, limit
+from supervisor.core.session.lifetime import (
+    CLOSE,
+    ENOUGH_SESSIONS,
+    REMEMBERED_SESSIONS,
+    due,
+    learned,
+    lengthened,
+    limit,
+)
 from supervisor.core.state import Known, Length, Phase, Session, TunnelState
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Planned, Reconnect, Tunnel
 
@@ -27,7 +35,7 @@ def tunnel(**planned: object) -> Tunnel:
 
 def up(connected: float = 0.0, expires: float | None = None, *lengths: float) -> TunnelState:
     known = Known(lengths=tuple(Length(seconds, True) for seconds in lengths))
-    return TunnelState(phase=Phase.UP, session=Session(1, connected=connected, expires=expires), known=known)
+    return tunnel_state(phase=Phase.UP, session=Session(1, connected=connected, expires=expires), known=known)
 
 
 # --- what is learned
@@ -52,13 +60,13 @@ def test_two_accidents_among_five_do_not_mislead(age: float, seed: int) -> None:
     assert learned(lengths, 60.0) == pytest.approx(age, rel=0.05)
 
 
-@given(st.lists(st.builds(Length, ages, st.booleans()), max_size=REMEMBERED))
+@given(st.lists(st.builds(Length, ages, st.booleans()), max_size=REMEMBERED_SESSIONS))
 def test_what_is_learned_is_never_outlived_and_was_seen_often_enough(lengths: list[Length]) -> None:
     found = learned(lengths, 60.0)
     if found is not None:
         assert (
             sum(length.ended_there and abs(length.seconds - found) <= 2 * CLOSE * found for length in lengths)
-            >= ENOUGH
+            >= ENOUGH_SESSIONS
         )
         assert max(length.seconds for length in lengths) <= found * (1 + 3 * CLOSE)
 
@@ -66,7 +74,8 @@ def test_what_is_learned_is_never_outlived_and_was_seen_often_enough(lengths: li
 def test_ends_without_a_rule_teach_nothing() -> None:
     dice = random.Random(7)
     wrong = sum(
-        learned([Length(dice.expovariate(1 / HOUR), True) for _ in range(REMEMBERED)], 60.0) is not None
+        learned([Length(dice.expovariate(1 / HOUR), True) for _ in range(REMEMBERED_SESSIONS)], 60.0)
+        is not None
         for _ in range(1000)
     )
     assert wrong < 20, "deaths at random look like a limit in few cases"
@@ -84,10 +93,14 @@ def test_ends_of_ours_only_show_what_a_session_outlives() -> None:
 
 def test_only_the_last_sessions_are_remembered() -> None:
     known = Known()
-    for number in range(REMEMBERED + 5):
+    for number in range(REMEMBERED_SESSIONS + 5):
         known = lengthened(known, float(number), Reason.PEER_CLOSED if number % 2 else Reason.PLANNED)
-    assert [length.seconds for length in known.lengths] == [float(n) for n in range(5, REMEMBERED + 5)]
-    assert [length.ended_there for length in known.lengths] == [n % 2 == 1 for n in range(5, REMEMBERED + 5)]
+    assert [length.seconds for length in known.lengths] == [
+        float(n) for n in range(5, REMEMBERED_SESSIONS + 5)
+    ]
+    assert [length.ended_there for length in known.lengths] == [
+        n % 2 == 1 for n in range(5, REMEMBERED_SESSIONS + 5)
+    ]
 
 
 # --- when
@@ -104,8 +117,8 @@ def test_the_earliest_limit_counts() -> None:
 
 
 @given(ages, st.floats(0.0, 0.999))
-def test_it_begins_before_the_limit_and_not_much_earlier(length: float, luck: float) -> None:
-    moment = due(tunnel(), up(100.0, 100.0 + length), luck, 0.0)
+def test_it_begins_before_the_limit_and_not_much_earlier(length: float, jitter: float) -> None:
+    moment = due(tunnel(), up(100.0, 100.0 + length), jitter, 0.0)
     assert moment is not None
     assert 100.0 + 0.75 * length <= moment < 100.0 + length
 
@@ -124,21 +137,21 @@ def test_many_tunnels_are_spread() -> None:
 
 
 def test_nothing_is_due_while_it_is_not_up() -> None:
-    assert due(tunnel(every="4h"), replace(up(), phase=Phase.STARTING), 0.0, 0.0) is None
+    assert due(tunnel(every="4h"), but(up(), phase=Phase.STARTING), 0.0, 0.0) is None
     assert due(tunnel(), up(), 0.0, 0.0) is None
 
 
 @given(st.floats(0.0, 86_400.0), st.floats(0.0, 86_400.0), st.floats(0.0, 0.999))
 def test_the_preferred_time_of_day_is_kept_where_it_can_be(
-    connected: float, zone: float, luck: float
+    connected: float, utc_offset: float, jitter: float
 ) -> None:
     """Of a day's session the window of three hours always lies in the second half or cannot be had."""
-    moment = due(tunnel(every="1d", before="10m", window="02:00-05:00"), up(connected), luck, zone)
+    moment = due(tunnel(every="1d", before="10m", window="02:00-05:00"), up(connected), jitter, utc_offset)
     assert moment is not None
     assert connected + 12 * HOUR <= moment <= connected + 24 * HOUR - 600.0
-    local = (moment + zone) % 86_400.0
+    local = (moment + utc_offset) % 86_400.0
     opened_late = [
-        (connected + 12 * HOUR + zone + offset) % 86_400.0 for offset in range(0, int(11.8 * HOUR), 60)
+        (connected + 12 * HOUR + utc_offset + offset) % 86_400.0 for offset in range(0, int(11.8 * HOUR), 60)
     ]
     if any(2 * HOUR <= hour <= 5 * HOUR - 120 for hour in opened_late):
         assert 2 * HOUR - 60 <= local <= 5 * HOUR + 60

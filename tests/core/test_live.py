@@ -9,21 +9,21 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.alerting.incidents import IncidentState, called
+from supervisor.core.alerting.incidents import IncidentState, decide
 from supervisor.core.conditions import Condition
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall
 from supervisor.core.preflight.facts import (
     ForeignListener,
+    HostAddress,
     HostFacts,
     KernelFacts,
-    Own,
     PolicyRule,
     Setting,
     TableRoute,
 )
 from supervisor.core.preflight.live import clock, conditions
 from supervisor.core.state import Snapshot
-from tests.doctor.test_fitness import CLOUD, DOCKER, PLAN, SITE, SOUND, base
+from tests.doctor.test_checks import CLOUD, DOCKER, PLAN, SITE, SOUND, base
 
 FIREWALL = {"third-party-firewall"}
 LIVE = replace(SOUND, live=True)
@@ -114,7 +114,7 @@ def test_nothing_is_wrong_on_a_sound_host() -> None:
             ("eth0 has the address 10.77.0.1",),
         ),
         (
-            replace(LIVE, own=(Own(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
+            replace(LIVE, own=(HostAddress(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
             "address-collision",
             "error",
             ("10.90.0.0/16",),
@@ -175,7 +175,7 @@ def test_each_trouble_is_one_condition_with_what_to_do(
             LIVE, rules=(PolicyRule(4, 100, "ipproto tcp lookup main", narrow=True),)
         ),  # it may, nobody knows
         replace(
-            LIVE, own=(Own(ip_network("10.0.0.0/8"), "this host's network on eth0"),)
+            LIVE, own=(HostAddress(ip_network("10.0.0.0/8"), "this host's network on eth0"),)
         ),  # neighbours, of a wide network
         replace(LIVE, legacy_tables=True),
         replace(LIVE, synchronised=False),
@@ -197,7 +197,7 @@ def test_destinations_are_named_where_not_all_are_stopped() -> None:
     two = replace(PLAN, carries=(*PLAN.carries, second))
     facts = replace(
         LIVE,
-        around=replace(LIVE.around, plan=two),
+        context=replace(LIVE.context, plan=two),
         rules=(PolicyRule(4, 9, "to x", target=SITE, action="prohibit"),),
     )
     assert "this stops acme (10.77.0.0/24);" in conditions(facts)["third-party-rule"].text
@@ -220,12 +220,12 @@ def test_a_clock_that_was_synchronised_and_is_not(
 
 def incidents(period: float, gone_for: float, times: int) -> int:
     """How many incidents are opened for a condition that comes and goes."""
-    calls, now, opened, is_open = IncidentState(), 1000.0, 0, False
+    state, now, opened, is_open = IncidentState(), 1000.0, 0, False
     condition = {"third-party-firewall": Condition("x", clear_after=5.0)}
     for turn in range(int(times * period)):
         now = 1000.0 + turn
         there = turn % period < period - gone_for
-        calls, alerts, _ = called("vpn1", calls, Snapshot({}, now), condition if there else {}, {})
+        state, alerts, _ = decide("vpn1", state, Snapshot({}, now), condition if there else {}, {})
         opened += "third-party-firewall" in alerts and not is_open
         is_open = "third-party-firewall" in alerts
     return opened
@@ -235,9 +235,9 @@ def test_a_condition_that_goes_is_resolved_soon_and_one_that_comes_and_goes_is_n
     assert incidents(period=100, gone_for=50, times=1) == 1
     assert incidents(period=20, gone_for=10, times=50) <= 2
     assert incidents(period=120, gone_for=100, times=30) <= 4
-    calls, _, _ = called(
+    state, _, _ = decide(
         "vpn1", IncidentState(), Snapshot({}, 10.0), {"x": Condition("x", clear_after=5.0)}, {}
     )
     for moment, still in ((11.0, True), (15.0, True), (16.0, False)):
-        calls, alerts, due = called("vpn1", calls, Snapshot({}, moment), {}, {})
+        state, alerts, due = decide("vpn1", state, Snapshot({}, moment), {}, {})
         assert ("x" in alerts, due) == (still, 16.0 if still else None)

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.session.context import KindLimits, StepContext
-from supervisor.core.session.handover import step
+from supervisor.core.session.context import StepContext
+from supervisor.core.session.step import step
 from supervisor.core.state import Health, Known, Phase, Session, TunnelState
 from tests.core.moments import moment
-from tunnels.base import Connected, Reason
+from tests.fakes import KIND
+from tests.states import but, tunnel_state
+from tunnels.base import Connected, Reason, Say
 from tunnels.settings import Planned, Probe, Reconnect, Tunnel
 
 TUNNEL = Tunnel(
@@ -24,24 +26,24 @@ AT_NIGHT = TUNNEL.model_copy(
 )
 NOW = 1000.0
 IDLE = TunnelState()
-STARTING = TunnelState(phase=Phase.STARTING, session=Session(1), deadline=NOW + 60)
-UP = TunnelState(
+STARTING = tunnel_state(phase=Phase.STARTING, session=Session(1), deadline=NOW + 60)
+UP = tunnel_state(
     phase=Phase.UP, health=Health.HEALTHY, session=Session(1, connected=0.0), healthy_since=0.0, known=Known()
 )
-DYING = replace(UP, misses=2, silence=2)
+DYING = but(UP, misses=2, rounds_without_traffic=2)
 START, MISS, GONE = ev.Asked("acme", reason=Reason.STARTED), ev.Probed("acme", 1), ev.Exited("acme", 1, 1)
 CONNECTED = ev.ClientSaid("acme", 1, Connected())
 
 # For each circumstance: a state, an event, and two values that lead to something different.
 EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     "tunnel": (UP, CONNECTED, TUNNEL, AT_NIGHT, {}),
-    "limits": (DYING, MISS, KindLimits(renews=False), KindLimits(renews=True), {}),
+    "kind": (DYING, MISS, KIND, replace(KIND, renew=(Say("renew"),)), {}),
     "now": (IDLE, START, NOW, NOW + 1.0, {}),
-    "jitter": (replace(STARTING, attempts=5), GONE, 0.1, 0.9, {}),
+    "jitter": (but(STARTING, attempts=5), GONE, 0.1, 0.9, {}),
     "turn": (IDLE, START, 0.0, NOW + 5.0, {}),
     "uplink": (DYING, MISS, True, False, {}),
     "doubted": (DYING, MISS, False, True, {}),
-    "zone": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
+    "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
 }
 
 
@@ -67,5 +69,5 @@ def rounds_until(end: float, doubted: bool) -> tuple[Phase, int]:
     state, now = UP, NOW
     while now < end:
         now += 1.0
-        state = step(moment(TUNNEL, now, doubted=doubted), state, MISS).state
+        state = step(moment(TUNNEL, now, doubted=doubted), state, MISS).tunnel
     return state.phase, state.session.number

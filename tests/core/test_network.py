@@ -13,7 +13,7 @@ from supervisor.core.network.failover import choose
 from supervisor.core.network.plan import (
     FIRST_LANE,
     LAST_LANE,
-    NEXT_SEAT,
+    NEXT_SLOT,
     Lane,
     Manner,
     assign_lanes,
@@ -23,6 +23,7 @@ from supervisor.core.network.plan import (
 )
 from supervisor.core.network.running_flows import taken_over
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
+from tests.states import but, tunnel_state
 from tunnels.base import device_name
 from tunnels.settings import Tunnel
 
@@ -52,14 +53,14 @@ def test_too_many_tunnels_are_refused() -> None:
 
 def test_destinations_are_carried_whether_or_not_the_tunnel_is_up() -> None:
     down = plan((tunnel("a", "10.77.0.0/24"), TunnelState()))
-    up = plan((tunnel("a", "10.77.0.0/24"), TunnelState(phase=Phase.UP)))
+    up = plan((tunnel("a", "10.77.0.0/24"), tunnel_state(phase=Phase.UP)))
     assert down.carries == up.carries
     assert down.lanes == (Lane("a", FIRST_LANE, "t-a", False, manner=Manner.REFUSE),)
     assert up.lanes == (Lane("a", FIRST_LANE, "t-a", True, manner=Manner.PAUSE),)
 
 
 def test_a_proxy_has_a_port_while_up_and_no_device() -> None:
-    state = TunnelState(phase=Phase.UP, session=Session(1, port=17301))
+    state = tunnel_state(phase=Phase.UP, session=Session(1, port=17301))
     assert plan((tunnel("a", "10.90.0.0/16"), state), proxies={"a": 480}).lanes == (
         Lane("a", FIRST_LANE, None, True, 17301, Manner.PAUSE, share=480),
     )
@@ -79,17 +80,17 @@ PROBED = {"probe": {"targets": ["icmp://10.77.0.1"]}}
 @pytest.mark.parametrize(
     ("state", "now", "manner", "due"),
     [
-        (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 114.9, Manner.PAUSE, 115.0),
-        (TunnelState(phase=Phase.BACKOFF, well_since=100.0), 115.0, Manner.REFUSE, None),
-        (TunnelState(phase=Phase.STARTING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
-        (TunnelState(phase=Phase.STOPPING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
-        (TunnelState(phase=Phase.STOPPING, want=Want.DOWN, well_since=100.0), 101.0, Manner.REFUSE, None),
-        (TunnelState(phase=Phase.STOPPED, well_since=100.0), 101.0, Manner.REFUSE, None),
-        (TunnelState(phase=Phase.FAILED, well_since=100.0), 101.0, Manner.REFUSE, None),
-        (TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=100.0), 9999.0, Manner.PAUSE, None),
-        (TunnelState(phase=Phase.UP, well_since=100.0), 101.0, Manner.PAUSE, 115.0),  # not proven
+        (tunnel_state(phase=Phase.BACKOFF, well_since=100.0), 114.9, Manner.PAUSE, 115.0),
+        (tunnel_state(phase=Phase.BACKOFF, well_since=100.0), 115.0, Manner.REFUSE, None),
+        (tunnel_state(phase=Phase.STARTING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
+        (tunnel_state(phase=Phase.STOPPING, well_since=100.0), 101.0, Manner.PAUSE, 115.0),
+        (tunnel_state(phase=Phase.STOPPING, want=Want.DOWN, well_since=100.0), 101.0, Manner.REFUSE, None),
+        (tunnel_state(phase=Phase.STOPPED, well_since=100.0), 101.0, Manner.REFUSE, None),
+        (tunnel_state(phase=Phase.FAILED, well_since=100.0), 101.0, Manner.REFUSE, None),
+        (tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=100.0), 9999.0, Manner.PAUSE, None),
+        (tunnel_state(phase=Phase.UP, well_since=100.0), 101.0, Manner.PAUSE, 115.0),  # not proven
         (
-            TunnelState(phase=Phase.UP, well_since=100.0),
+            tunnel_state(phase=Phase.UP, well_since=100.0),
             115.0,
             Manner.REFUSE,
             None,
@@ -116,9 +117,9 @@ def test_a_mapping_is_carried_under_the_presented_network() -> None:
 @pytest.mark.parametrize(
     ("main", "spare", "carrier"),
     [
-        (TunnelState(phase=Phase.UP), TunnelState(phase=Phase.UP), "main"),
-        (TunnelState(phase=Phase.BACKOFF), TunnelState(phase=Phase.UP), "spare"),
-        (TunnelState(phase=Phase.UP, health=Health.UNHEALTHY), TunnelState(phase=Phase.UP), "spare"),
+        (tunnel_state(phase=Phase.UP), tunnel_state(phase=Phase.UP), "main"),
+        (tunnel_state(phase=Phase.BACKOFF), tunnel_state(phase=Phase.UP), "spare"),
+        (tunnel_state(phase=Phase.UP, health=Health.UNHEALTHY), tunnel_state(phase=Phase.UP), "spare"),
         (TunnelState(), TunnelState(), "main"),
     ],
 )
@@ -142,10 +143,10 @@ def test_device_names_fit_the_kernel_and_differ() -> None:
     assert device_name(tunnel("acme", "10.0.0.0/24", device="vpn7")) == "vpn7"
 
 
-def test_the_devices_of_the_second_seats_fit_and_differ_too() -> None:
+def test_the_devices_of_the_second_slots_fit_and_differ_too() -> None:
     given = [tunnel(f"customer-frankfurt-{i}", "10.0.0.0/24") for i in range(50)]
     given += [tunnel(f"t{i}", "10.0.0.0/24", device=f"customers-vpn{i:02}") for i in range(50)]
-    names = [device_name(each, seat) for each in given for seat in (0, 1)]
+    names = [device_name(each, slot) for each in given for slot in (0, 1)]
     assert len(set(names)) == 200
     assert max(map(len, names)) <= 15
     assert device_name(tunnel("acme-dc", "10.0.0.0/24"), 1) == "t-acme-dc~"
@@ -155,28 +156,28 @@ def test_the_devices_of_the_second_seats_fit_and_differ_too() -> None:
 # ----------------------------------------------------------------------------------------------------------
 
 GATED = tunnel("a", "10.77.0.0/24", allow=("engineers",))
-FIRST = TunnelState(phase=Phase.UP, session=Session(1, address="10.78.0.2"))
-SECOND = TunnelState(phase=Phase.UP, session=Session(3, address="10.78.0.2", seat=1))
+FIRST = tunnel_state(phase=Phase.UP, session=Session(1, address="10.78.0.2"))
+SECOND = tunnel_state(phase=Phase.UP, session=Session(3, address="10.78.0.2", slot=1))
 
 
 def test_both_sessions_of_a_tunnel_have_a_lane_and_a_gate_and_one_carries() -> None:
-    both = plan((GATED, replace(SECOND, other=FIRST)))
+    both = plan((GATED, replace(SECOND, standby=FIRST.active)))
     assert [(lane.number, lane.device, lane.up) for lane in both.lanes] == [
-        (FIRST_LANE + NEXT_SEAT, "t-a~", True),
+        (FIRST_LANE + NEXT_SLOT, "t-a~", True),
         (FIRST_LANE, "t-a", True),
     ]
-    assert {gate.lane for gate in both.gates} == {FIRST_LANE, FIRST_LANE + NEXT_SEAT}
-    assert [carry.lane for carry in both.carries] == [FIRST_LANE + NEXT_SEAT]
+    assert {gate.lane for gate in both.gates} == {FIRST_LANE, FIRST_LANE + NEXT_SLOT}
+    assert [carry.lane for carry in both.carries] == [FIRST_LANE + NEXT_SLOT]
 
 
-def test_a_lane_is_taken_over_by_the_other_seat_with_the_same_address() -> None:
-    before = plan((GATED, replace(FIRST, other=replace(SECOND, phase=Phase.STARTING))))
-    after = plan((GATED, replace(SECOND, other=replace(FIRST, phase=Phase.STOPPING))))
+def test_a_lane_is_taken_over_by_the_other_slot_with_the_same_address() -> None:
+    before = plan((GATED, replace(FIRST, standby=but(SECOND, phase=Phase.STARTING).active)))
+    after = plan((GATED, replace(SECOND, standby=but(FIRST, phase=Phase.STOPPING).active)))
     assert [lane.number for lane in taken_over(before, after)] == [FIRST_LANE]
-    elsewhere = replace(SECOND, session=replace(SECOND.session, address="10.78.0.3"))
+    elsewhere = but(SECOND, session=replace(SECOND.session, address="10.78.0.3"))
     assert (
-        taken_over(before, plan((GATED, replace(elsewhere, other=replace(FIRST, phase=Phase.STOPPING)))))
+        taken_over(before, plan((GATED, replace(elsewhere, standby=but(FIRST, phase=Phase.STOPPING).active))))
         == ()
     )
-    assert taken_over(before, plan((GATED, replace(FIRST, phase=Phase.STOPPING)))) == ()
+    assert taken_over(before, plan((GATED, but(FIRST, phase=Phase.STOPPING)))) == ()
     assert taken_over(before, before) == ()

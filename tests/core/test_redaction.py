@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from supervisor.core.redaction import SHORTEST, Redactor
+from supervisor.core.redaction import MIN_SECRET_CHARS, Redactor
 
 MASK = "***"
 Encode = Callable[[str], str]
@@ -61,7 +61,7 @@ ENCODINGS: dict[str, Encode] = {
     "base64 in a URL": lambda text: quote(base64.b64encode(text.encode()).decode(), safe=""),
 }
 LETTERS = st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"])
-SECRETS = st.text(LETTERS, min_size=SHORTEST, max_size=24)
+SECRETS = st.text(LETTERS, min_size=MIN_SECRET_CHARS, max_size=24)
 AROUND = st.text(st.sampled_from("ab:/ =&%+\\\"'<>;,."), max_size=12)
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
+from common.netlink import text_attribute
 from supervisor.app.files import Files, load
-from supervisor.app.preflight import addresses, diagnose, programs, resolving, stores
+from supervisor.app.preflight import addresses, programs, resolving, stores
 from supervisor.app.preflight import host as machine
+from supervisor.app.preflight.gather import diagnose
 from supervisor.app.preflight.locations import Places
-from supervisor.app.preflight.requirements import demand
+from supervisor.app.preflight.requirements import requirements
 from supervisor.config import Config
 from supervisor.core.preflight import Finding, Severity
 from supervisor.kernel.inspect import foreign_rules
@@ -283,7 +285,7 @@ def test_what_the_configuration_asks_for(host: HostTree) -> None:
     host.document["tunnels"]["acme"]["destinations"] = [
         {"network": "10.0.0.0/16", "presented_as": "100.64.0.0/16"}
     ]
-    asked = demand(host.config(), KINDS)
+    asked = requirements(host.config(), KINDS)
     assert (asked.devices, asked.proxies) == (("acme",), ("own",))
     assert [str(network) for _, network in asked.destinations] == ["100.64.0.0/16", "10.90.0.0/16"]
 
@@ -321,9 +323,9 @@ def test_nothing_is_wrong_and_nothing_is_left(alone: HostTree, netns: Namespace)
     assert state() == before
     assert foreign_rules.owner_persist()
     assert foreign_rules.missing_modules() == ()
-    assert foreign_rules.missing_modules(
-        {**foreign_rules.NEEDED, "nft_none": foreign_rules.rule_of(b"none", (1, 1))}
-    ) == ("nft_none",)
+    assert foreign_rules.missing_modules({**foreign_rules.NEEDED, "nft_none": text_attribute(1, "none")}) == (
+        "nft_none",
+    )
     assert state() == before
 
 
@@ -343,10 +345,10 @@ def test_a_foreign_firewall_is_found_named_and_satisfied(
     assert finding.severity is Severity.PROBLEM
     assert f"{place}: {how}" in finding.text
     if ruleset is FIREWALLD:
-        netns.run("sh", "-c", finding.remedy)
+        netns.run("sh", "-c", finding.hint)
     else:
         assert finding.text.startswith("Docker ")
-        assert "iptables -I DOCKER-USER " in finding.remedy
+        assert "iptables -I DOCKER-USER " in finding.hint
         nft(netns, "insert rule ip filter DOCKER-USER ct mark 173001-174999 accept comment facilitator")
     assert alone.trouble() == []
 
@@ -357,7 +359,7 @@ def test_a_proxy_needs_the_hosts_own_door(alone: HostTree, netns: Namespace) -> 
     (finding,) = alone.trouble()
     assert "connections that are redirected to a proxy" in finding.text
     assert "own" in finding.text
-    netns.run("sh", "-c", finding.remedy)
+    netns.run("sh", "-c", finding.hint)
     assert alone.trouble() == []
 
 
@@ -376,7 +378,7 @@ def test_third_party_policy_rules(alone: HostTree, netns: Namespace) -> None:
     assert "`100: fwmark 0x1/0x1 lookup 77`" in caught.text
     assert "`120: from 10.8.0.0/16 iif lo lookup 78`" in narrow.text
     assert (caught.severity, narrow.severity) == (Severity.PROBLEM, Severity.WARNING)
-    netns.run("sh", "-c", caught.remedy)
+    netns.run("sh", "-c", caught.hint)
     assert alone.trouble() == [narrow]
 
 
@@ -420,7 +422,7 @@ def test_foreign_listeners(alone: HostTree) -> None:
 def test_a_container_without_tun_and_with_settings_that_nobody_may_write(
     alone: HostTree, netns: Namespace
 ) -> None:
-    netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
+    netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.ip_forward=0")
     assert alone.trouble() == []  # the daemon will see to it
     mounts = (
         "mount -t tmpfs none /dev/net && mount --bind /proc/sys /proc/sys && mount -o "
@@ -451,7 +453,8 @@ def test_a_container_without_tun_and_with_settings_that_nobody_may_write(
 
 
 @pytest.mark.root
-def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: HostTree) -> None:
+def test_an_unprivileged_user_hears_what_cannot_be_seen(alone: HostTree, netns: Namespace) -> None:
+    netns.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
     config = alone.config()
 
     async def work() -> str:

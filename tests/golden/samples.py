@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 from supervisor.app.stores import second_sessions, state_store, stopped_tunnels, upgrade_document
-from supervisor.app.stores.second_sessions import Learned
+from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import End, Stored
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.stores.upgrade_document import HandoverDocument
@@ -24,13 +24,17 @@ from supervisor.core.state import (
     Drain,
     Failure,
     Health,
+    Idle,
     Known,
     Length,
+    Liveness,
     Phase,
     Reach,
-    Rung,
+    RecoveryStep,
+    RetryState,
     Second,
     Session,
+    SessionState,
     Snapshot,
     Transition,
     TunnelState,
@@ -43,70 +47,73 @@ BOOT = "4f2c6b1e-0000-4000-8000-000000000001"
 SEED = b"JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 
 # Each field has a value that is not its default: a field that is lost on the way shows.
-OTHER = TunnelState(
+FACTS = Session(
+    7,
+    "beef",
+    4242,
+    "t-acme-dc",
+    3333,
+    3.5,
+    4.5,
+    "10.78.0.2",
+    "198.51.100.7",
+    (ip_network("10.77.0.0/24"), ip_network("fd00::/64")),
+    1400,
+    5.5,
+    True,
+    True,
+    1,
+    "fd00::2",
+    True,
+    1380,
+)
+ACTIVE = SessionState(
+    session=FACTS,
     phase=Phase.UP,
-    health=Health.HEALTHY,
-    reason=Reason.HEALTHY,
-    session=Session(6, "c0ffee", 4243, "t-acme-dc~", seat=1),
+    reason=Reason.AUTH,
+    since=1.5,
+    deadline=6.5,
+    health=Health.UNHEALTHY,
+    liveness=Liveness(1, 2, 3, True, (0.25, None), 7.5, 0.125, "20 % lost", "no more connections"),
+    failure=Failure(Reason.PEER_CLOSED, "gone", 8.5),
+    asking=Asking(Question(Wanted.CODE, "Code?"), 11.5),
+    resumable=True,
+    outdated=True,
+    reconnect_by=12.5,
+    recovery=RecoveryStep.LOGIN,
+)
+STANDBY = replace(
+    ACTIVE,
+    session=replace(FACTS, number=6, id="c0ffee", slot=0),
+    phase=Phase.STOPPING,
+    drain=Drain(Reason.PLANNED, 16.5, 9, 17.5),
 )
 STATE = TunnelState(
     want=Want.DOWN,
-    phase=Phase.STARTING,
-    health=Health.UNHEALTHY,
-    reason=Reason.AUTH,
-    since=1.5,
+    active=ACTIVE,
+    standby=STANDBY,
+    idle=Idle(Phase.BACKOFF, Reason.NETWORK, 18.5, 19.5),
+    last=replace(FACTS, number=5),
     well_since=2.5,
-    session=Session(
-        7,
-        "beef",
-        4242,
-        "t-acme-dc",
-        3333,
-        3.5,
-        4.5,
-        "10.78.0.2",
-        "198.51.100.7",
-        (ip_network("10.77.0.0/24"), ip_network("fd00::/64")),
-        1400,
-        5.5,
-        True,
-        True,
-        0,
-        "fd00::2",
-        True,
-        1380,
+    retry=RetryState(
+        attempts=4,
+        refusals=2,
+        suspicions=6,
+        login_after=9.5,
+        turn=10.5,
+        failure=Failure(Reason.DNS, "no such name", 20.5),
+        proven=True,
+        resumable=True,
+        remote=7,
+        recovery=RecoveryStep.RESUME,
+        gave_up_on_hearsay=True,
     ),
-    deadline=6.5,
-    misses=1,
-    silence=2,
-    unheard=3,
-    doubted=True,
-    endpoint=Reach.ANSWERS,
-    recent=(0.25, None),
-    degraded="20 % lost",
-    healthy_since=7.5,
-    attempts=4,
-    refusals=2,
-    failure=Failure(Reason.PEER_CLOSED, "gone", 8.5),
-    last_rtt=0.125,
-    reconnects=5,
-    proven=True,
-    outdated=True,
-    suspicions=6,
-    login_after=9.5,
-    turn=10.5,
-    asking=Asking(Question(Wanted.CODE, "Code?"), 11.5),
-    kept=True,
-    remote=7,
-    rung=Rung.LOGIN,
-    reconnect_by=12.5,
     drain=Drain(Reason.STOPPED, 13.5, 8, 14.5),
-    single=True,
-    other=OTHER,
-    numbered=9,
+    endpoint=Reach.ANSWERS,
+    reconnects=5,
     known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))),
     planned=15.5,
-    full="no more connections",
+    next_number=10,
 )
 STORED = Stored(BOOT, TunnelRecord(STATE, 173_001, (("acme-dc", "globex"),)), "fingerprint", "digest")
 HANDOVER = HandoverDocument(
@@ -173,7 +180,7 @@ def _read_held(directory: Path, content: bytes) -> frozenset[str]:
 
 
 def _learned(directory: Path) -> bytes:
-    recorder = Learned(directory)
+    recorder = SecondSessions(directory)
     for name, second in LEARNED.items():
         tunnel = Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",))
         told = Transition(name, 1, Phase.STARTING, Phase.UP, Health.UNKNOWN, Reason.CONNECTED, "", 0.0, 0.0)
@@ -183,7 +190,7 @@ def _learned(directory: Path) -> bytes:
 
 def _read_learned(directory: Path, content: bytes) -> dict[str, Second]:
     (directory / "second-sessions.json").write_bytes(content)
-    return Learned(directory).known
+    return SecondSessions(directory).known
 
 
 def _codes(directory: Path) -> bytes:

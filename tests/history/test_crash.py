@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.views.availability import LOST, Standing
 from supervisor.reports.history.archive import FILE, Archive
 from supervisor.reports.history.recorder import History
-from supervisor.reports.history.writer_thread import WAITING
+from supervisor.reports.history.writer_thread import MAX_WAITING_ROWS
 from supervisor.reports.sqlite import Newer, connect, migrate
 from tests.fakes import Habits
 from tests.history.worlds import ROWS_ONLY, SimulatedHistory, SimulatedHost, surroundings
@@ -76,7 +77,7 @@ def test_nothing_that_was_on_disk_is_lost_to_a_sigkill_and_what_was_open_is_clos
 def test_a_locked_file_keeps_nobody_waiting_and_loses_nothing(tmp_path: Path) -> None:
     life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(10.0)
-    assert life.history._scribe.flush(10.0)
+    assert life.history.flush(10.0)
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
@@ -89,7 +90,7 @@ def test_a_locked_file_keeps_nobody_waiting_and_loses_nothing(tmp_path: Path) ->
     other.execute("ROLLBACK")
     other.close()
     eventually(lambda: life.history.usable, 20, "it is written again")
-    assert life.history._scribe.flush(10.0)
+    assert life.history.flush(10.0)
     assert sessions(life.history) == [(f"id-{n}", "restarted" if n <= 100 else None) for n in range(1, 102)]
     life.history.close()
 
@@ -101,13 +102,14 @@ def test_without_a_disk_the_oldest_rows_go_and_the_numbers_stay(tmp_path: Path) 
     assert not life.history.usable
     assert life.history.availability("acme")["1h"].seconds[Standing.UP] == pytest.approx(99.5, abs=0.1)
     assert life.history.read("acme", 5).sessions == ()
-    life.history._scribe.put(life.history._scribe._rows[0] for _ in range(WAITING + 10))
-    assert len(life.history._scribe._rows) == WAITING
+    names = [f"condition-{number}" for number in range(MAX_WAITING_ROWS + 10)]
+    life.history.set({name: Alert(name, Verdict.FIRING, "info", "x", 0.0, {}) for name in names})
+    assert life.history.waiting_rows == MAX_WAITING_ROWS
     (tmp_path / FILE).rmdir()
     eventually(lambda: life.history.usable, 20, "it is written again")
     life.ask(Reason.RESTARTED)
     life.run(10.0)
-    assert life.history._scribe.flush(10.0)
+    assert life.history.flush(10.0)
     assert sessions(life.history)[-1] == ("id-2", None)
     life.history.close()
 
@@ -125,7 +127,7 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, content: bytes)
 def test_a_file_that_breaks_while_it_is_in_use_is_set_aside_too(tmp_path: Path) -> None:
     life = SimulatedHistory(tmp_path, SimulatedHost(), Habits())
     life.run(10.0)
-    assert life.history._scribe.flush(10.0)
+    assert life.history.flush(10.0)
     other = sqlite3.connect(tmp_path / FILE)
     other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
@@ -139,7 +141,7 @@ def test_a_file_that_breaks_while_it_is_in_use_is_set_aside_too(tmp_path: Path) 
             20,
             "a new file is in use",
         )
-    assert life.history._scribe.flush(10.0)
+    assert life.history.flush(10.0)
     assert sessions(life.history)[-1] == ("id-3", None)
     assert life.history.availability("acme")["1h"].seconds[Standing.UP] == pytest.approx(28.5, abs=0.5)
     life.history.close()

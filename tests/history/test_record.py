@@ -9,14 +9,15 @@ import pytest
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.network.traffic import Carried
-from supervisor.core.state import Failure, Phase, Session, TunnelState
+from supervisor.core.state import Failure, Phase, Session
 from supervisor.core.views.availability import Standing
-from supervisor.reports.history.archive import AGE, FILE, Archive, Now
+from supervisor.reports.history.archive import FILE, MAX_AGE_SECONDS, Archive, ClockReading
 from supervisor.reports.history.recorder import History, HistorySources
-from supervisor.reports.history.writer_thread import Meters
+from supervisor.reports.history.session_traffic import TrafficSources
 from tests.fakes import Habits
 from tests.history.worlds import ROWS_ONLY, SimulatedHistory, SimulatedHost, surroundings, tunnel
-from tests.reports.worlds import alert, snapshot, transition, up
+from tests.reports.worlds import alert, ended, snapshot, transition, up
+from tests.states import but, tunnel_state
 from tunnels.base import Failed, Reason
 
 DAY = 86400.0
@@ -62,15 +63,15 @@ def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_the_session_also_where_its_device_is_made_anew(tmp_path: Path) -> None:
     counters = {"t-acme": (100, 50)}
-    history = opened(tmp_path, SimulatedHost(100.0), meters=Meters(counters.get))
+    history = opened(tmp_path, SimulatedHost(100.0), traffic=TrafficSources(counters.get))
     world = snapshot(acme=up())
     history.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), world)
-    history._scribe.count_now("acme", 1, last=False)
-    assert history._scribe.flush(10.0)
+    history.measure_now("acme", 1)
+    assert history.flush(10.0)
     counters["t-acme"] = (30, 20)
     stopping = snapshot(acme=up(phase=Phase.STOPPING))
     history.record(transition(Phase.UP, Phase.STOPPING, Reason.STOPPED), stopping)
-    assert history._scribe.flush(10.0)
+    assert history.flush(10.0)
     del counters["t-acme"]
     history.record(
         transition(Phase.STOPPING, Phase.STOPPED, Reason.STOPPED), snapshot(acme=up(phase=Phase.STOPPED))
@@ -84,7 +85,7 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
     tmp_path: Path,
 ) -> None:
     carried = {0: Carried(5, 500, 50)}
-    history = opened(tmp_path, SimulatedHost(100.0), meters=Meters(carried=lambda tunnel: carried))
+    history = opened(tmp_path, SimulatedHost(100.0), traffic=TrafficSources(carried=lambda tunnel: carried))
 
     def session(number: int, *counts: Carried) -> None:
         state = up(session=replace(up(number).session, device=None))
@@ -93,11 +94,11 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
         )
         for count in counts:
             carried[0] = count
-            history._scribe.count_now("acme", number, last=False)
-            assert history._scribe.flush(10.0)
+            history.measure_now("acme", number)
+            assert history.flush(10.0)
         ended = transition(Phase.UP, Phase.STOPPED, Reason.STOPPED, session=number)
-        history.record(ended, snapshot(acme=replace(state, phase=Phase.STOPPED)))
-        assert history._scribe.flush(10.0)
+        history.record(ended, snapshot(acme=but(state, phase=Phase.STOPPED)))
+        assert history.flush(10.0)
 
     session(1, Carried(7, 700, 70), Carried(10, 1000, 100))
     session(2, Carried(11, 1100, 101), Carried(3, 30, 3))  # the table was made anew meanwhile
@@ -165,11 +166,11 @@ def test_what_is_too_old_goes_but_never_what_a_tunnel_is(tmp_path: Path) -> None
     life = SimulatedHistory(tmp_path, machine, Habits(), **tunnels)
     life.run(10.0)
     life.ask(Reason.RESTARTED)
-    life.run(2 * AGE)
+    life.run(2 * MAX_AGE_SECONDS)
     life.die()
     archive = Archive(tmp_path, "test")
-    archive.begin(Now(machine.now, machine.offset, "one"), {}, 0.0)
-    archive.prune(Now(machine.now, machine.offset, "one"))
+    archive.begin(ClockReading(machine.now, machine.offset, "one"), {}, 0.0)
+    archive.prune(ClockReading(machine.now, machine.offset, "one"))
     archive.close()
     later = SimulatedHistory(tmp_path, machine, Habits(), **tunnels)
     assert later.history.availability("quiet")["30d"].ratio == pytest.approx(1.0, abs=1e-4)
@@ -184,13 +185,16 @@ def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     history.start()
     for number in range(1, 2501):
         machine.now = float(number)
-        state = TunnelState(phase=Phase.UP, session=Session(number, f"id-{number}", started=machine.now))
+        state = tunnel_state(phase=Phase.UP, session=Session(number, f"id-{number}", started=machine.now))
         for moved in (
-            replace(transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number), ended=number - 1),
+            replace(
+                transition(Phase.UP, Phase.STARTING, Reason.EXITED, session=number),
+                ended=ended("acme", number - 1, Reason.EXITED),
+            ),
             transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, session=number),
         ):
             history.record(moved, snapshot(acme=state))
-    assert history._scribe.flush(10.0)
+    assert history.flush(10.0)
     history.close()
     before = (tmp_path / FILE).stat().st_size
     archive.prune(surroundings(machine).now())
@@ -213,11 +217,11 @@ def test_a_day_strip_and_segments_tell_the_same(tmp_path: Path) -> None:
     wall = machine.now + machine.offset
     *_, (start, end, what) = life.history.segments("acme", DAY)
     assert (start, end, what) == (pytest.approx(wall - 3600.0, abs=1.0), wall, Standing.STOPPED)
-    assert life.history.slots("acme", DAY, 24) == [None] * 20 + [
+    assert life.history.worst_by_part("acme", DAY, 24) == [None] * 20 + [
         Standing.DOWN,
         Standing.UP,
         Standing.UP,
         Standing.STOPPED,
     ]
-    assert life.history.slots("nobody", DAY, 2) == [None, None]
+    assert life.history.worst_by_part("nobody", DAY, 2) == [None, None]
     life.history.close()

@@ -16,7 +16,7 @@ from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
 ROWS_ONLY = WriterIntervals(
-    seen=3600.0, heal=0.02
+    heartbeat=3600.0, retry=0.02
 )  # real seconds: beside virtual time the thread acts on rows only
 
 
@@ -67,7 +67,7 @@ def surroundings(machine: SimulatedHost) -> HistorySources:
 
 
 class SimulatedHistory:
-    """A simulated daemon whose transitions go to a real history on disk, from `machine.now` on."""
+    """A simulated daemon whose transitions go to a real history on disk, from `SimulatedHost.now` on."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class SimulatedHistory:
     ) -> None:
         self.machine, self.truth = machine, truth or ObservedTruth()
         self.history = History(Archive(directory, "test"), surroundings(machine), ROWS_ONLY)
-        self.past = self.history.start(kept=5)
+        self.past = self.history.start(max_failures=5)
         self.world = CountedTunnel(self, tunnels or {"acme": tunnel()}, habits)
 
     def run(self, seconds: float) -> None:

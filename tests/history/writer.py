@@ -7,30 +7,34 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from supervisor.core.state import Health, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import Health, Phase, Session, SessionEnded, Snapshot, Transition
 from supervisor.reports.history.archive import Archive
 from supervisor.reports.history.recorder import History, HistorySources
 from tests.history.worlds import tunnel
+from tests.states import tunnel_state
 from tunnels.base import Reason
 
 ACME = tunnel()
 
 
 def main(directory: str) -> None:
-    history = History(Archive(Path(directory), "test"), HistorySources("boot"))
+    sources = HistorySources("boot")
+    history = History(Archive(Path(directory), "test"), sources)
     history.start()
-    clock = history._around.clock
+    clock = sources.clock
     for number in range(1, 1_000_000):
         session = Session(number, f"id-{number}", started=clock())
-        starting = TunnelState(phase=Phase.STARTING, session=session)
-        up = TunnelState(phase=Phase.UP, health=Health.HEALTHY, session=session)
+        starting = tunnel_state(phase=Phase.STARTING, session=session)
+        up = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, session=session)
         for before, state, reason in ((up, starting, Reason.EXITED), (starting, up, Reason.CONNECTED)):
-            ended = number - 1 if state is starting else None
+            last = Session(number - 1, f"id-{number - 1}")
+            ends = state is starting and number > 1
+            over = SessionEnded("acme", last, reason, None, clock()) if ends else None
             told = Transition(
-                "acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=ended
+                "acme", number, before.phase, state.phase, state.health, reason, "", clock(), 0.0, ended=over
             )
             history.record(told, Snapshot({"acme": (ACME, state)}, clock()))
-        if number % 10 == 0 and history._scribe.flush(10.0):
+        if number % 10 == 0 and history.flush(10.0):
             print(number, flush=True)
 
 

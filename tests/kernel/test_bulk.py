@@ -99,17 +99,16 @@ async def opened() -> AsyncIterator[RouteTable]:
         found.close()
 
 
-async def said(routes: RouteTable, *changes: Change, take_place: bool = False) -> list[int | None]:
+async def said(routes: RouteTable, *changes: Change) -> list[int | None]:
     """The errno of each change."""
-    place = [change.item for change in changes] if take_place else ()
     return [
         None if error is None else error.errno
-        for error in await routes.change_all(changes, routes.host(["d0"]), place)
+        for error in await routes.change_all(changes, routes.host(["d0"]))
     ]
 
 
-def add(*items: Route | Rule) -> list[Change]:
-    return [Change(Op.ADD, item) for item in items]
+def add(*items: Route | Rule, replaces: bool = False) -> list[Change]:
+    return [Change(Op.ADD, item, replaces) for item in items]
 
 
 def remove(*items: Route | Rule) -> list[Change]:
@@ -154,7 +153,7 @@ async def test_each_error_finds_its_route(netns: Namespace) -> None:
     async with opened() as routes:
         assert await said(routes, *add(fine, ACME, lost)) == [None, errno.EEXIST, errno.ENODEV]
         assert await said(routes, *add(fine)) == [errno.EEXIST]
-        assert await said(routes, *add(fine), take_place=True) == [None]
+        assert await said(routes, *add(fine, replaces=True)) == [None]
         assert await said(routes, *remove(ACME, fine, fine)) == [None] * 3  # what is gone already is success
         assert await routes.routes((4, 6)) == frozenset()
     assert "10.77.0.0/24" in netns.run("ip", "route").stdout
@@ -165,7 +164,7 @@ async def test_a_route_takes_the_place_of_another_kind(netns: Namespace) -> None
     other = ACME._replace(kind="blackhole")
     async with opened() as routes:
         assert await said(routes, *add(ACME)) == [None]
-        assert await said(routes, *add(other), take_place=True) == [None]
+        assert await said(routes, *add(other, replaces=True)) == [None]
         assert await routes.routes((4, 6)) == {other}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from supervisor.app.preflight import host
 from supervisor.core.preflight.crossing import Aim, Case, hits
-from supervisor.core.preflight.facts import Around
+from supervisor.core.preflight.facts import PacketContext
 from supervisor.kernel.inspect import foreign_rules
 from supervisor.kernel.nft.foreign_tables import MOST_ELEMENTS, ForeignTableReader
 from tests.kernel.lab import PLAN, SITE, SITE6, STAFF, STAFF6, ask, kernel, server, world
@@ -96,15 +96,15 @@ RULESETS = {
 }
 
 
-def around() -> Around:
-    return Around(PLAN, (), (), host.arrivals(PLAN.staff), foreign_rules.indexes())
+def context() -> PacketContext:
+    return PacketContext(PLAN, (), (), host.arrivals(PLAN.staff), foreign_rules.indexes())
 
 
 def dropped(source: str, target: str) -> bool:
     """Is it said of TCP to port 80."""
     aim = Aim(PLAN.lanes[0], ip_network(target), ip_network(target), port=80)
     case = Case("forwarded", aim.real.version, (aim,), (ip_network(source),), one_lane=True)
-    return any(hit.whole for hit in hits(ForeignTableReader().read(), around(), [case]))
+    return any(hit.whole for hit in hits(ForeignTableReader().read(), context(), [case]))
 
 
 async def arrives(staff: Namespace, address: str) -> bool:

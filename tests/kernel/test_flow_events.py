@@ -63,7 +63,7 @@ class FlowLog:
         self.held_up.wait()
 
     def flows(self, told: FlowChange) -> list[FlowRecord]:
-        return [entry for entry in self.entries if isinstance(entry, FlowRecord) and entry.told is told]
+        return [entry for entry in self.entries if isinstance(entry, FlowRecord) and entry.change is told]
 
     def lost(self, told: FlowChange) -> int:
         return sum(entry.lost.get(told.value, 0) for entry in self.entries if isinstance(entry, Gap))

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.network.changes import applied, diff
+from supervisor.core.network.compose import Scope
 from supervisor.core.network.layout import (
     CLOSED_METRIC,
     MAIN_TABLE,
@@ -29,7 +30,6 @@ from supervisor.core.network.layout import (
     wanted,
 )
 from supervisor.core.network.plan import Lane, NetworkPlan
-from supervisor.engine import Scope
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
 from tests.kernel.lab import (

@@ -20,9 +20,9 @@ from supervisor.core.network.layout import Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.kernel.errors import Occupied
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
-from supervisor.kernel.netlink.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.nft.table import Nftables
+from supervisor.kernel.notifications import EVERYTHING, KernelPart, Notifications
 from supervisor.kernel.route.table import RouteTable
 from tests.kernel.lab import DOWN, MANY, PLAN, KernelUnderTest, kernel, until
 from tests.netns import Namespace
@@ -355,7 +355,9 @@ def setting(name: str) -> str:
 
 
 async def test_the_host_is_opened_last_and_kept_open(netns: Namespace) -> None:
-    netns.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=0")
+    # A new namespace has the IPv4 settings of the host.
+    settings = ("ip_forward=0", "conf.all.rp_filter=1", "conf.default.rp_filter=0")
+    netns.run("sysctl", "-qw", *(f"net.ipv4.{each}" for each in settings))
     netns.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "other")
     await make_device(netns)
     assert setting("ipv4/ip_forward") == "0"

@@ -416,6 +416,10 @@ def test_the_changes_lead_there(
     assert applied(before, diff(before, after)) == after
     assert diff(after, after) == ()
     assert applied(before, diff(before, Layout())) == Layout()
+    held = {route.place for route in before.routes}
+    for change in diff(before, after):
+        replaces = isinstance(change.item, Route) and change.op is Op.ADD and change.item.place in held
+        assert change.replaces is replaces
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
-from supervisor.kernel.uplink import ROUNDS, UplinkWatch
+from supervisor.kernel.uplink import READ_SECONDS, ROUNDS, RoutingChanges, UplinkWatch
 from tests.netns import Namespace, link
 
 pytestmark = pytest.mark.root
@@ -57,7 +57,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def change(told: asyncio.Queue[Event]) -> UplinkChanged:
-    event = await asyncio.wait_for(told.get(), 60)
+    event = await asyncio.wait_for(told.get(), READ_SECONDS / 2)
     assert isinstance(event, UplinkChanged)
     return event
 
@@ -88,7 +88,7 @@ async def test_a_dead_gateway_is_told_and_its_return_too(
 async def test_doubts_come_before_the_verdict(host: tuple[Namespace, Namespace], cut: str) -> None:
     ours, gateway = host
     async with watched(ours, doubts=True) as (watch, told):
-        await until(lambda: watch._silent and not watch._looking)
+        await until(lambda: watch.settled)
         await asyncio.to_thread(gateway.run, *cut.split())
         last: list[Event] = []
         while not (last and isinstance(last[-1], UplinkChanged)):
@@ -100,7 +100,7 @@ async def test_doubts_come_before_the_verdict(host: tuple[Namespace, Namespace],
 async def test_a_default_route_that_is_gone(host: tuple[Namespace, Namespace]) -> None:
     ours, _ = host
     async with watched(ours) as (watch, told):
-        await until(lambda: watch._had)
+        await until(lambda: watch.default_routes)
         await asyncio.to_thread(ours.run, "ip", "route", "del", "default")
         assert await change(told) == UplinkChanged("", alive=False, text="there is no default route any more")
 
@@ -114,7 +114,7 @@ async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(
     ours.run("ip", "route", "add", "::/0", "via", "fd00:51::1")
     async with watched(ours) as (watch, told):
         await asyncio.to_thread(gateway.run, "ip", "address", "del", "198.51.100.1/30", "dev", "in")
-        await until(lambda: any(watch._silent.values()))
+        await until(lambda: watch.silent)
         await asyncio.sleep(ROUNDS * 0.1)  # as long as the verdict would have taken
         assert told.empty()
     lonely = Namespace("uplink-c")
@@ -124,3 +124,21 @@ async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(
             assert told.empty()
     finally:
         lonely.remove()
+
+
+async def test_a_change_among_more_than_the_socket_holds_is_noticed(
+    host: tuple[Namespace, Namespace],
+) -> None:
+    ours, _ = host
+    with ours.entered():
+        changes = RoutingChanges()
+    try:
+        assert not changes.take()
+        routes = "".join(f"route add 10.{n}.0.0/16 dev out\n" for n in range(200))
+        await asyncio.to_thread(ours.run, "ip", "-batch", "-", input=routes)
+        assert changes.take()
+        assert not changes.take()
+        await asyncio.to_thread(ours.run, "ip", "route", "del", "default")
+        assert changes.take()
+    finally:
+        changes.close()

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from supervisor.core.network.layout import RouteCounts
-from supervisor.core.state import Phase, Rung
+from supervisor.core.state import Phase, RecoveryStep
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.outbox import OutboxStatus
@@ -45,6 +45,7 @@ def exposition() -> str:
             routes=lambda: {"acme": RouteCounts(2, 1)},
             repairs=lambda: {"route": 1},
             pagerduty=OutboxStatus,
+            sent_events=lambda: {("trigger", "accepted"): 1},
             log_dropped=lambda: 3,
             refused=lambda: {("acme", "support"): 7},
             certificates=lambda: {"acme": 2e9},
@@ -55,8 +56,9 @@ def exposition() -> str:
     )
     snap = snapshot(acme=up())
     metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED), snap)
-    metrics.record(replace(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), rung=Rung.LOGIN), snap)
-    metrics.pagerduty_event("trigger", "accepted")
+    metrics.record(
+        replace(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), rung=RecoveryStep.LOGIN), snap
+    )
     return metrics.render(snap, "")[0].decode()
 
 

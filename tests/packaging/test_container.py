@@ -1,4 +1,4 @@
-"""The machinery itself, proven with a service of a few lines that speaks through our own `Notifier`."""
+"""The machinery itself, proven with a service of a few lines that uses our own `SystemdNotifier`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.nspawn
 
 _SERVICE = """
 import os, signal, time
-from sd_notify import Notifier
-notifier = Notifier()
+from sd_notify import SystemdNotifier
+notifier = SystemdNotifier()
 def reload(*_):
     notifier.reloading()
     notifier.ready("read anew")

@@ -15,6 +15,8 @@ from tests.packaging import hcl, nomad_rules
 from tests.packaging.hcl import Parsed
 from tests.packaging.nomad_rules import problems
 
+pytestmark = pytest.mark.slow  # `npm ci` may ask a registry
+
 NOMAD = Path(__file__).parents[2] / "nomad"
 JOB = (NOMAD / "facilitator.nomad.hcl").read_text()
 JOB_1_6 = (NOMAD / "facilitator-1.6.nomad.hcl").read_text()

@@ -12,17 +12,17 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core.events import Event, Probed
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.state import Proof
 from supervisor.kernel.counters import LinkBytes
-from supervisor.outputs import ProbeJob
 from supervisor.probes.inner_probe import answers_inside
-from supervisor.probes.interface_activity import Meter
+from supervisor.probes.interface_activity import InterfaceMeter
 from supervisor.probes.prober import ProbeLoop
-from supervisor.probes.targets import Path
+from supervisor.probes.targets import ProbePath
 from tests.netns import Namespace, link
 from tunnels.settings import Probe
 
-DEVICE = Path("t-site", 173001)
+DEVICE = ProbePath("t-site", 173001)
 BEHIND, BEHIND6 = "icmp://10.88.0.9", "icmp://[fd88::9]"  # nobody is there, and nobody says so
 SETTINGS = Probe(targets=(BEHIND,), interval="500ms", timeout="500ms")
 JOB = ProbeJob("acme", 3, SETTINGS, "t-site", 173001)
@@ -66,7 +66,7 @@ async def test_the_far_end_answers_whoever_the_request_is_meant_for(gateway: Nam
 async def test_silence_and_this_hosts_own_errors_prove_nothing(gateway: Namespace, netns: Namespace) -> None:
     netns.run("ip", "route", "add", "unreachable", "10.66.0.0/24")
     assert not await answers_inside(("icmp://10.66.0.1",), DEVICE, None, 0.3)
-    assert not await answers_inside(("icmp://10.66.0.1",), Path("lo", 173001), None, 0.3)
+    assert not await answers_inside(("icmp://10.66.0.1",), ProbePath("lo", 173001), None, 0.3)
     silence(gateway)
     assert not await answers_inside((BEHIND,), DEVICE, None, 0.3)
     gateway.run("ip", "link", "set", "eth0", "down")
@@ -80,7 +80,7 @@ async def test_through_a_proxy_a_service_of_the_far_side_is_asked(netns: Namespa
     async def banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-test\r\n")
 
-    proxy = Path(None, 173001)
+    proxy = ProbePath(None, 173001)
     async with await asyncio.start_server(banner, "127.0.0.1", 0) as server:
         service = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         assert await answers_inside((), proxy, service, 30.0)
@@ -138,7 +138,7 @@ async def test_a_round_is_early_when_packets_go_in_and_none_comes_out(
 
 
 def test_a_meter() -> None:
-    meter = Meter("t")
+    meter = InterfaceMeter("t")
     story = [  # received, sent: does it stall, and when did something come out last
         ((10, 10), False, float("-inf")),
         ((20, 10), False, 0.0),

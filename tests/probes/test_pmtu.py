@@ -1,4 +1,6 @@
-"""Path-MTU probes against a real narrow link behind the tunnel: 1500 bytes to the router, fewer after it."""
+"""Path-MTU probes against a real narrow link behind the tunnel: 1500 bytes to the router, fewer after
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,15 @@ from dataclasses import dataclass
 import pytest
 
 from supervisor.core.events import Event, PathMtu, Probed
-from supervisor.outputs import ProbeJob
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.probes.pmtu import path_mtu
 from supervisor.probes.prober import ProbeLoop
-from supervisor.probes.targets import Path
+from supervisor.probes.targets import ProbePath
 from tests.netns import Namespace, link
 from tunnels.settings import Probe
 
 pytestmark = pytest.mark.root
-DEVICE = Path("t-site", 173001)
+DEVICE = ProbePath("t-site", 173001)
 HOST, HOST6 = "icmp://10.77.0.10", "icmp://[fd77::10]"
 NO_ERRORS = """
 table inet silent {

@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from supervisor.core.events import Event, Probed
-from supervisor.outputs import ProbeJob
+from supervisor.core.session.jobs import ProbeJob
 from supervisor.probes.prober import ProbeLoop, first_answer
-from supervisor.probes.targets import Path, probe
+from supervisor.probes.targets import ProbePath, probe
 from tests.netns import Namespace, link
 from tunnels.settings import Probe
 
 pytestmark = pytest.mark.root
-DEVICE = Path("t-site", 173001)
-PROXY = Path(None, 173001)
+DEVICE = ProbePath("t-site", 173001)
+PROXY = ProbePath(None, 173001)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def test_probes_never_take_another_device(site: Namespace, netns: Namespac
     answered by it.
     """
     netns.run("ip", "address", "add", "10.99.0.1/32", "dev", "lo")
-    assert await probe("icmp://10.99.0.1", Path("lo", 173001), 30.0) is not None
+    assert await probe("icmp://10.99.0.1", ProbePath("lo", 173001), 30.0) is not None
     assert await probe("icmp://10.99.0.1", DEVICE, 0.2) is None
 
 

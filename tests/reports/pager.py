@@ -14,20 +14,20 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import tenacity
-
 from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.core.backoff import Backoff
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import SendResult
+from supervisor.reports.paging.notifier import PagerHooks, RetryPauses
 from supervisor.reports.paging.pager import Pager
 from supervisor.reports.paging.pagerduty import PagerDuty
-from supervisor.reports.paging.receiver import Hooks, RetryPace
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from tests.pagerduty_double import ROUTING_KEY
 from tests.reports.worlds import alert
 from tunnels.settings import Secret
 
-FAST = RetryPace(failed=tenacity.wait_fixed(0.01), throttled=tenacity.wait_fixed(0.01), heal=0.1, busy=0.1)
+SOON = Backoff(0.01, 0.01, 0.01)
+FAST = RetryPauses(SOON, SOON, resync_seconds=0.1, busy_seconds=0.1)
 
 
 def say(word: str) -> None:
@@ -61,7 +61,7 @@ class Halting(PagerDuty):
         self._halts("before the write", "resolve")
         return super().resolve(dedup_key, at)
 
-    def send(self, paging: Paging, key: str, body: str) -> SendResult:
+    def send(self, paging: PagingConfig, key: str, body: str) -> SendResult:
         action = json.loads(body)["event_action"]
         self._halts("before the send", action)
         answer = super().send(paging, key, body)
@@ -82,9 +82,9 @@ def main() -> None:
         say(f"{action} {result}")
         halts("before the answer is written", action)
 
-    paging = Paging("vpn1", options.url, Secret(file="key"))
-    hooks = Hooks(lambda _: ROUTING_KEY, count=counted)
-    pagerduty = Pager(Halting(halts), options.state, paging, hooks, Secrets(), pace=FAST)
+    paging = PagingConfig("vpn1", options.url, Secret(file="key"))
+    hooks = PagerHooks(lambda _: ROUTING_KEY, count=counted)
+    pagerduty = Pager(Halting(halts), options.state, paging, hooks, Secrets(), pauses=FAST)
     pagerduty.start()
     for line in sys.stdin:
         pagerduty.set({name: alert(Verdict(verdict), name) for name, verdict in json.loads(line).items()})

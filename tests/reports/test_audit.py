@@ -22,19 +22,19 @@ from supervisor.core.network.access import Segment
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.views.audit_lines import (
     Accounts,
-    Act,
+    AuditEvent,
     FlowChange,
+    FlowNames,
     FlowRecord,
     Gap,
-    Names,
     flow_line,
     line,
+    parse_stamp,
     stamp,
-    unstamp,
 )
 from supervisor.reports.audit import writer
 from supervisor.reports.audit.rotation import RotatedFile
-from supervisor.reports.audit.writer import Trail
+from supervisor.reports.audit.writer import AuditWriter
 from tests.lab.wait import eventually
 
 PLAN = NetworkPlan(
@@ -78,9 +78,9 @@ def events(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[Trail]:
+def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterator[AuditWriter]:
     """One that runs."""
-    made = Trail(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
+    made = AuditWriter(file or RotatedFile(path, 10**8, 3), lambda: PLAN, {("acme", 0): "s-1"}, **options)
     made.start({"version": "1"})
     try:
         yield made
@@ -89,7 +89,6 @@ def trail(path: Path, file: RotatedFile | None = None, **options: Any) -> Iterat
 
 
 # --- lines
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_line_of_a_flow_says_who_where_through_what_and_how_much(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_how_a_flow_ended(changed: dict[str, Any], end: str) -> None:
 
 
 def test_behind_a_proxy_the_destination_is_not_the_proxy() -> None:
-    names = Names(PLAN)
+    names = FlowNames(PLAN)
     direct = flow(lane=173002, destination=packed("10.91.0.7"), real=packed("10.8.0.1"), real_port=17300)
     assert names.real(direct) == (packed("10.91.0.7"), 443)
     assert names.real(direct._replace(destination=packed("100.66.0.7"))) == (packed("10.90.0.7"), 443)
@@ -149,12 +148,12 @@ def test_behind_a_proxy_the_destination_is_not_the_proxy() -> None:
 
 
 def test_a_tunnel_that_is_gone_is_still_known_when_its_flows_end() -> None:
-    names = Names(replace(PLAN, lanes=PLAN.lanes[1:]), Names(PLAN))
+    names = FlowNames(replace(PLAN, lanes=PLAN.lanes[1:]), FlowNames(PLAN))
     assert [names.tunnel(lane) for lane in (173001, 173002, 173003)] == ["acme", "own", None]
 
 
 def test_a_moment_is_read_as_it_was_written() -> None:
-    assert unstamp(stamp(AT)) == AT
+    assert parse_stamp(stamp(AT)) == AT
 
 
 def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
@@ -182,7 +181,6 @@ def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
 
 
 # --- the file
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_only_its_owner_may_read_it_and_it_is_rotated_by_size_between_lines(tmp_path: Path) -> None:
@@ -261,13 +259,16 @@ def test_what_is_no_ordinary_file_is_left_alone(tmp_path: Path, make: Any) -> No
 
 
 # --- the thread
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_stands_between_its_beginning_and_its_end(tmp_path: Path) -> None:
     with trail(tmp_path / "a") as made:
         made.put(
-            [flow(), Act("control", AT, {"action": "restart", "by": {"uid": 0}}), flow(FlowChange.CLOSE)]
+            [
+                flow(),
+                AuditEvent("control", AT, {"action": "restart", "by": {"uid": 0}}),
+                flow(FlowChange.CLOSE),
+            ]
         )
     assert events(tmp_path / "a") == ["audit-start", "open", "control", "close", "audit-stop"]
 
@@ -292,7 +293,7 @@ def test_a_run_that_died_left_a_gap_since_it_was_last_known_to_be_complete(
     tmp_path: Path, alive: bool
 ) -> None:
     dead = RotatedFile(tmp_path / "a", 10**6, 1)
-    dead.append(line(Act("control", AT, {})).encode())
+    dead.append(line(AuditEvent("control", AT, {})).encode())
     if alive:
         dead.sync(AT + 60.0)
     dead.close()
@@ -337,7 +338,7 @@ class SlowDisk(RotatedFile):
 
 def test_behind_a_disk_that_hangs_every_entry_is_a_line_or_counted_in_a_gap(tmp_path: Path) -> None:
     disk = SlowDisk(tmp_path / "a")
-    total = writer.WAITING + 12_345
+    total = writer.MAX_WAITING_ENTRIES + 12_345
     with trail(tmp_path / "a", disk) as made:
         made.put([flow(number=0), flow(number=1)])
         assert disk.hangs.wait(60)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from supervisor.core.state import Health, Leg, Phase
 from supervisor.reports.log import configure as log
-from supervisor.reports.log.redact import MASK, SHORTEST, Secrets
-from supervisor.reports.log.sink import BATCH, LineWriter
+from supervisor.reports.log.redact import MASK, MIN_SECRET_CHARS, Secrets
+from supervisor.reports.log.sink import MAX_BATCH_LINES, LineWriter
 from tests.reports.worlds import snapshot, transition, up
 from tunnels.base import Reason
 
@@ -213,7 +213,7 @@ async def test_a_reader_that_does_not_read_stalls_nobody(pipe: LogPipe) -> None:
 
 def log_capacity() -> int:
     """Lines that fit into the queue, the batch under way and the kernel's pipe."""
-    return 10_000 + 2 * BATCH + 65_536 // 100
+    return 10_000 + 2 * MAX_BATCH_LINES + 65_536 // 100
 
 
 def test_closing_gives_up_after_its_time(pipe: LogPipe) -> None:
@@ -280,7 +280,9 @@ def test_whatever_the_secrets_none_is_left(values: list[str], text: str, at: int
     for value in values:
         secrets.add(value)
     long = [
-        value.strip() for value in values if len(value.strip()) >= SHORTEST and len(value.splitlines()) == 1
+        value.strip()
+        for value in values
+        if len(value.strip()) >= MIN_SECRET_CHARS and len(value.splitlines()) == 1
     ]
     for value in long:
         masked = secrets.mask(text[:at] + value + text[at:])

@@ -22,12 +22,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from supervisor.core.network.layout import RouteCounts
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from supervisor.reports.metrics import loop_lag
-from supervisor.reports.metrics.counters import Rising
+from supervisor.reports.metrics.counters import MonotonicCounter, SentEvents
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.incident import Action, Incident, IncidentMessage
 from supervisor.reports.paging.outbox import OutboxStatus
 from tests.reports.worlds import snapshot, transition, tunnel, up
+from tests.states import tunnel_state
 from tunnels.base import Reason
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -79,6 +80,7 @@ class ScrapeWorld:
         self.links: dict[str, tuple[int, int]] = {"t-acme": (1000, 500)}
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
+        self.sent = SentEvents()
         self.metrics = Metrics(
             "0.1.0",
             1_000_000.0,
@@ -90,6 +92,7 @@ class ScrapeWorld:
                 lambda: self.outbox,
                 lambda: 3,
                 lambda: {("acme", "support"): 7, ("gone", ""): 1},
+                sent_events=self.sent.counts,
                 availability=lambda tunnels: {
                     (name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")
                 },
@@ -119,7 +122,7 @@ def busy(world: ScrapeWorld) -> Snapshot:
     snap = snapshot(acme=up())
     world.metrics.record(transition(Phase.STARTING, Phase.UP, Reason.CONNECTED, lasted=1.5), snap)
     world.metrics.record(transition(Phase.UP, Phase.BACKOFF, Reason.PEER_TIMEOUT), snap)
-    world.metrics.pagerduty_event("trigger", "accepted")
+    world.sent.count("trigger", "accepted")
     return snap
 
 
@@ -184,8 +187,8 @@ def test_what_a_healthy_tunnel_says(world: ScrapeWorld) -> None:
         (up(), 1.0),
         (up(health=Health.UNKNOWN), 1.0),
         (up(health=Health.UNHEALTHY), 0.0),
-        (TunnelState(phase=Phase.STARTING), 0.0),
-        (TunnelState(phase=Phase.FAILED), 0.0),
+        (tunnel_state(phase=Phase.STARTING), 0.0),
+        (tunnel_state(phase=Phase.FAILED), 0.0),
     ],
 )
 def test_up_is_connected_and_not_known_to_be_sick(
@@ -204,7 +207,7 @@ def test_what_is_not_known_is_left_out(world: ScrapeWorld) -> None:
     assert "facilitator_tunnel_client_cpu_seconds_total" not in names
     assert "facilitator_tunnel_routes_wanted" not in names
     down = snapshot(
-        acme=TunnelState(
+        acme=tunnel_state(
             phase=Phase.BACKOFF, last_rtt=0.01, session=Session(1, device="t-acme", connected=95.0)
         )
     )
@@ -281,9 +284,9 @@ def test_bytes_and_cpu_add_up_over_sessions(world: ScrapeWorld) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000))), st.booleans())
 def test_a_rising_counter_never_falls(readings: list[tuple[int, int]], resets: bool) -> None:
-    rising, last = Rising(resets=resets), 0.0
+    counter, last = MonotonicCounter(resets=resets), 0.0
     for source, value in readings:
-        now = rising.read(source, value)
+        now = counter.read(source, value)
         assert now >= last
         last = now
 
@@ -380,10 +383,10 @@ def test_a_scrape_of_1000_tunnels(world: ScrapeWorld) -> None:
 
 @pytest.mark.parametrize("resets", [True, False])
 def test_sources_that_overlap_are_both_counted(resets: bool) -> None:
-    rising = Rising(resets=resets)
-    rising.read(1, 1000.0)
-    assert rising.read(2, 10.0) == 1010.0
-    assert rising.read(1, 1005.0) == 1015.0
-    rising.settle({2})
-    assert rising.value == 1015.0
-    assert rising.read(2, 20.0) == 1025.0
+    counter = MonotonicCounter(resets=resets)
+    counter.read(1, 1000.0)
+    assert counter.read(2, 10.0) == 1010.0
+    assert counter.read(1, 1005.0) == 1015.0
+    counter.retire({2})
+    assert counter.value == 1015.0
+    assert counter.read(2, 20.0) == 1025.0

@@ -26,13 +26,13 @@ from supervisor.reports.paging.incident import (
     Action,
     Incident,
     IncidentMessage,
+    RemoteState,
     SendOutcome,
-    There,
-    answered,
-    needed,
-    recovered,
-    rekeyed,
-    wish,
+    after_attempt,
+    after_crash,
+    after_key_change,
+    needed_action,
+    reconcile,
 )
 from supervisor.reports.paging.store import FILE, Store
 from tests.pagerduty_double import Double, ScriptedReply
@@ -115,7 +115,6 @@ def pagers() -> Iterator[list[PagerProcess]]:
 
 
 # --- SIGKILL
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,19 +132,19 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
     tmp_path: Path, double: Double, pagers: list[PagerProcess], point: str
 ) -> None:
     """One incident, opened once and closed once, in this order, though its pager was killed twice."""
-    for action, verdict, there in (("trigger", "firing", There.OPEN), ("resolve", "clear", None)):
+    for action, verdict, there in (("trigger", "firing", RemoteState.OPEN), ("resolve", "clear", None)):
         pagers.append(killed := PagerProcess(tmp_path, double.url, "--halt", point, "--action", action))
         if point == "under way":
-            double._released.clear()
+            double.hang_again()
             double.script(ScriptedReply(hang=True, process=False))
         killed.set(acme=verdict)
         if point == "under way":
-            assert double.wait(lambda d: any(d._in_flight.values()))
+            assert double.wait(lambda d: d.in_flight > 0)
         elif point == "afterwards":
             killed.wait_for(f"{action} accepted")
             assert eventually(
                 lambda there=there: (
-                    [i.there for i in Store(tmp_path).load() if i.message is None] == [there] * bool(there)
+                    [i.remote for i in Store(tmp_path).load() if i.message is None] == [there] * bool(there)
                 )
             )
         else:
@@ -163,7 +162,6 @@ def test_killed_at_each_point_of_the_trigger_and_again_of_the_resolve(
 
 
 # --- the disk
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -293,7 +291,6 @@ def test_a_full_disk(tmp_path: Path, double: Double, pagers: list[PagerProcess])
 
 
 # --- any history
-# ----------------------------------------------------------------------------------------------------------
 
 STEPS = st.sampled_from(
     [
@@ -338,7 +335,7 @@ def test_at_quiet_what_is_open_is_what_is_wanted(
                 if isinstance(verdicts, dict):
                     office.set(**verdicts)
                     eventually(
-                        lambda: not office.pager._untaken
+                        lambda: not office.pager.has_new_verdicts
                     )  # the latest verdicts win: what was never taken does not count
                 else:
                     office.restart()
@@ -353,7 +350,6 @@ def test_at_quiet_what_is_open_is_what_is_wanted(
 
 
 # --- the rules
-# ----------------------------------------------------------------------------------------------------------
 
 FRESH = Incident(KEY, "acme", "file:key", 0.0)
 
@@ -366,36 +362,35 @@ def compose(action: Action) -> str:
 def test_a_message_is_always_the_one_that_is_needed(story: list[tuple[bool, SendOutcome | None]]) -> None:
     incident = FRESH
     for wanted, outcome in story:
-        incident = wish(incident, wanted, compose, 0.0)
-        assert (incident.message.action if incident.message else None) == needed(incident)
+        incident = reconcile(incident, wanted, compose, 0.0)
+        assert (incident.message.action if incident.message else None) == needed_action(incident)
         if outcome is not None:
-            incident = answered(incident, outcome, "", 5.0)
-    closed = answered(wish(incident, False, compose, 0.0), SendOutcome.ACCEPTED, "", 0.0)
+            incident = after_attempt(incident, outcome, "", 5.0)
+    closed = after_attempt(reconcile(incident, False, compose, 0.0), SendOutcome.ACCEPTED, "", 0.0)
     assert closed.finished
 
 
 def test_doubt_only_grows_from_what_may_have_been_taken() -> None:
-    sent = wish(FRESH, True, compose, 0.0)
-    assert answered(sent, SendOutcome.THROTTLED, "", 0.0).there is There.CLOSED
-    assert answered(sent, SendOutcome.NO_KEY, "", 0.0).there is There.CLOSED
-    assert answered(sent, SendOutcome.FAILED, "", 0.0).there is There.UNKNOWN
-    assert recovered(sent).there is There.UNKNOWN
-    assert recovered(FRESH) == FRESH
+    sent = reconcile(FRESH, True, compose, 0.0)
+    assert after_attempt(sent, SendOutcome.THROTTLED, "", 0.0).remote is RemoteState.CLOSED
+    assert after_attempt(sent, SendOutcome.NO_KEY, "", 0.0).remote is RemoteState.CLOSED
+    assert after_attempt(sent, SendOutcome.FAILED, "", 0.0).remote is RemoteState.UNKNOWN
+    assert after_crash(sent).remote is RemoteState.UNKNOWN
+    assert after_crash(FRESH) == FRESH
 
 
 def test_a_refused_key_is_not_tried_twice() -> None:
-    refused = answered(
-        replace(wish(FRESH, True, compose, 0.0), fingerprint="f1"), SendOutcome.REJECTED, "", 0.0
+    refused = after_attempt(
+        replace(reconcile(FRESH, True, compose, 0.0), fingerprint="f1"), SendOutcome.REJECTED, "", 0.0
     )
-    assert needed(refused) is None
-    assert wish(rekeyed(refused, "f1"), True, compose, 0.0).message is None
-    assert wish(rekeyed(refused, "f2"), True, compose, 0.0).message == IncidentMessage(
+    assert needed_action(refused) is None
+    assert reconcile(after_key_change(refused, "f1"), True, compose, 0.0).message is None
+    assert reconcile(after_key_change(refused, "f2"), True, compose, 0.0).message == IncidentMessage(
         Action.TRIGGER, "trigger", 0.0
     )
 
 
 # --- the double as a program
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_double_runs_as_a_program(tmp_path: Path) -> None:

@@ -11,20 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from supervisor.core.alerting.verdict import Verdict
+from supervisor.core.backoff import Backoff
 from supervisor.reports.log.redact import MASK, Secrets
-from supervisor.reports.paging import events_v2
 from supervisor.reports.paging.http import Sender
 from supervisor.reports.paging.incident import SendOutcome, SendResult, dedup_key
+from supervisor.reports.paging.notifier import PagerHooks, RetryPauses
 from supervisor.reports.paging.pager import Pager
-from supervisor.reports.paging.pagerduty import PagerDuty
-from supervisor.reports.paging.receiver import Hooks, RetryPace
-from supervisor.reports.paging.routing import Budget, Paging
+from supervisor.reports.paging.pagerduty import MAX_BODY_BYTES, PagerDuty
+from supervisor.reports.paging.routing import EventRateLimit, PagingConfig
 from tests.pagerduty_double import ROUTING_KEY, Double, ScriptedReply, problems
 from tests.reports.pager import FAST
 from tests.reports.worlds import alert
@@ -55,16 +54,16 @@ class Office:
         self.lines: list[str] = ["one", "two"]
         self.counted: list[str] = []
         self.secrets = Secrets()
-        self.budget: Budget | None = None
-        self.triggers = Budget(1000, 1.0)
-        self.pace = FAST
-        self.paging = Paging("vpn1", double.url, Secret(file="key"))
+        self.key_limit: EventRateLimit | None = None
+        self.trigger_limit = EventRateLimit(1000, 1.0)
+        self.pauses = FAST
+        self.paging = PagingConfig("vpn1", double.url, Secret(file="key"))
         self._open: Pager | None = None
 
     @property
     def pager(self) -> Pager:
         if self._open is None:
-            hooks = Hooks(
+            hooks = PagerHooks(
                 lambda secret: self.keys[secret.file],
                 lambda _: self.lines,
                 lambda *words: self.counted.append(" ".join(words)),
@@ -75,9 +74,9 @@ class Office:
                 self.paging,
                 hooks,
                 self.secrets,
-                pace=self.pace,
-                budget=self.budget,
-                triggers=self.triggers,
+                pauses=self.pauses,
+                key_limit=self.key_limit,
+                trigger_limit=self.trigger_limit,
             )
             self._open.start()
         return self._open
@@ -190,7 +189,7 @@ def test_hold_does_not_take_a_call_back(office: Office) -> None:
 
 
 def test_a_trigger_that_was_throttled_is_as_good_as_unsent(office: Office) -> None:
-    office.pace = replace(FAST, throttled=tenacity.wait_fixed(60))
+    office.pauses = replace(FAST, throttled=Backoff(60.0, 60.0, 60.0))
     office.double.script(ScriptedReply(429))
     office.set(acme=FIRING)
     assert eventually(lambda: office.counted == ["trigger throttled"])
@@ -200,7 +199,7 @@ def test_a_trigger_that_was_throttled_is_as_good_as_unsent(office: Office) -> No
 
 
 def test_a_trigger_that_may_have_been_taken_is_resolved(office: Office) -> None:
-    office.pace = replace(FAST, failed=tenacity.wait_fixed(60))
+    office.pauses = replace(FAST, failed=Backoff(60.0, 60.0, 60.0))
     office.double.script(ScriptedReply(500, process=True))
     office.set(acme=FIRING)
     assert eventually(lambda: office.counted == ["trigger failed"])
@@ -364,18 +363,18 @@ def test_a_tunnel_with_a_service_of_its_own(office: Office) -> None:
 
 
 def test_without_pagerduty_the_log_says_it_once(office: Office) -> None:
-    office.paging = Paging("vpn1")
+    office.paging = PagingConfig("vpn1")
     with capture_logs() as logs:
         for verdict in (FIRING, FIRING, CLEAR, FIRING):
             office.set(acme=verdict)
-            assert eventually(lambda: not office.pager._untaken)
+            assert eventually(lambda: not office.pager.has_new_verdicts)
         office.close()
     assert [log["tunnel"] for log in logs if "should be called" in log["event"]] == ["acme", "acme"]
     assert office.double.requests == 0
 
 
 def test_at_most_so_many_events_per_key(office: Office) -> None:
-    office.budget = Budget(5, 0.3)
+    office.key_limit = EventRateLimit(5, 0.3)
     started = time.monotonic()
     office.set(**{f"t{number}": FIRING for number in range(12)})
     assert office.settled(*(f"facilitator/vpn1/t{number}" for number in range(12)))
@@ -384,7 +383,7 @@ def test_at_most_so_many_events_per_key(office: Office) -> None:
 
 
 def test_one_key_over_its_budget_does_not_hold_up_another(office: Office) -> None:
-    office.budget = Budget(1, 3600.0)
+    office.key_limit = EventRateLimit(1, 3600.0)
     office.keys["other"] = OTHER_KEY
     office.paging = replace(office.paging, tunnels={"own": Secret(file="other")})
     office.set(acme=FIRING, acme2=FIRING, own=FIRING)
@@ -393,24 +392,24 @@ def test_one_key_over_its_budget_does_not_hold_up_another(office: Office) -> Non
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=60), st.integers(1, 5))
-def test_budget_in_any_window(moments: list[float], events: int) -> None:
-    budget, sent = Budget(events, 60.0), []
+def test_rate_limit_in_any_window(moments: list[float], events: int) -> None:
+    limit, sent = EventRateLimit(events, 60.0), []
     for moment in sorted(moments):
-        free_at = budget.free_at("key", moment)
-        if free_at <= moment:
-            budget.spend("key", moment)
+        allowed_at = limit.allowed_at("key", moment)
+        if allowed_at <= moment:
+            limit.record("key", moment)
             sent.append(moment)
         else:
-            assert budget.free_at("key", free_at) <= free_at  # the promise is kept
+            assert limit.allowed_at("key", allowed_at) <= allowed_at  # the promise is kept
     for first, beyond in zip(sent, sent[events:], strict=False):
         assert beyond - first >= 60.0 - 1e-6
 
 
 def test_silence_that_was_asked_for() -> None:
-    budget = Budget()
-    budget.silence("key", 50.0)
-    assert budget.free_at("key", 10.0) == 50.0
-    assert budget.free_at("other", 10.0) <= 10.0
+    limit = EventRateLimit()
+    limit.block("key", 50.0)
+    assert limit.allowed_at("key", 10.0) == 50.0
+    assert limit.allowed_at("other", 10.0) <= 10.0
 
 
 def test_closing_while_pagerduty_hangs(office: Office) -> None:
@@ -421,7 +420,7 @@ def test_closing_while_pagerduty_hangs(office: Office) -> None:
     office.pager.close(0.3)
     assert time.monotonic() - started < 20.0
     office.double.release()
-    assert eventually(lambda: not office.pager._thread.is_alive())
+    assert eventually(lambda: not office.pager.running)
 
 
 def test_the_end_of_the_daemon_resolves_nothing(office: Office) -> None:
@@ -445,10 +444,8 @@ def test_the_real_path_can_be_tried(office: Office) -> None:
         office.pager.test().result(10)
 
 
-def test_an_error_of_our_own_does_not_silence_the_pager(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("supervisor.reports.paging.pager.CRASH_PAUSE", 0.01)
+def test_an_error_of_our_own_does_not_silence_the_pager(office: Office) -> None:
+    office.pauses = replace(FAST, fault_seconds=0.01)
     office.lines = None  # type: ignore[assignment]      # the callable misbehaves
     with capture_logs() as logs:
         office.set(acme=FIRING)
@@ -458,7 +455,6 @@ def test_an_error_of_our_own_does_not_silence_the_pager(
 
 
 # --- what is said
-# ----------------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000)
 
@@ -467,21 +463,21 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000)
     TEXT.filter(bool), st.dictionaries(TEXT, TEXT, max_size=5), st.lists(st.text(max_size=200), max_size=30)
 )
 def test_every_body_is_valid(summary: str, details: dict[str, str], lines: list[str]) -> None:
-    body = events_v2.trigger("vpn1", alert(FIRING, summary=summary, details=details), 0.0, lines)
+    body = PagerDuty().trigger("vpn1", alert(FIRING, summary=summary, details=details), 0.0, lines)
     assert problems({"routing_key": ROUTING_KEY, **json.loads(body)}) == []
 
 
 def test_a_body_is_never_too_large() -> None:
-    body = events_v2.trigger("vpn1", alert(FIRING), 0.0, ["\u2028" * 5000] * 100)
-    assert 50_000 < len(body) <= events_v2.BODY
-    huge = events_v2.trigger("vpn1", alert(FIRING, details={"x": "y" * 1_000_000}), 0.0, [])
-    assert len(huge) <= events_v2.BODY
+    body = PagerDuty().trigger("vpn1", alert(FIRING), 0.0, ["\u2028" * 5000] * 100)
+    assert 50_000 < len(body) <= MAX_BODY_BYTES
+    huge = PagerDuty().trigger("vpn1", alert(FIRING, details={"x": "y" * 1_000_000}), 0.0, [])
+    assert len(huge) <= MAX_BODY_BYTES
     assert json.loads(huge)["payload"]["custom_details"]["note"]
 
 
 def test_the_newest_lines_stay() -> None:
     body = json.loads(
-        events_v2.trigger("vpn1", alert(FIRING), 0.0, [f"{n} {'x' * 20_000}" for n in range(20)])
+        PagerDuty().trigger("vpn1", alert(FIRING), 0.0, [f"{n} {'x' * 20_000}" for n in range(20)])
     )
     lines = body["payload"]["custom_details"]["last_lines"]
     assert lines[-1].startswith("19 ")
@@ -505,7 +501,6 @@ def test_dedup_keys_fit() -> None:
 
 
 # --- answers
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -526,21 +521,21 @@ def test_retry_after(header: str, low: float, high: float) -> None:
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600))
     with Double() as double:
         double.script(ScriptedReply(429, headers={"Retry-After": header}))
-        answer = Sender().send(double.url, ROUTING_KEY, events_v2.resolve(KEY))
+        answer = Sender().send_event(double.url, ROUTING_KEY, PagerDuty().resolve(KEY, 0.0))
     assert answer.outcome is SendOutcome.THROTTLED
     assert low <= answer.retry_after <= high
 
 
 def test_pauses_have_a_floor_jitter_and_an_end() -> None:
-    pace = RetryPace()
+    pauses = RetryPauses()
     for attempts in (1, 2, 10, 100_000):
-        failed = [pace.after(SendResult(SendOutcome.FAILED), attempts) for _ in range(50)]
-        throttled = [pace.after(SendResult(SendOutcome.THROTTLED), attempts) for _ in range(50)]
+        failed = [pauses.after(SendResult(SendOutcome.FAILED), attempts) for _ in range(50)]
+        throttled = [pauses.after(SendResult(SendOutcome.THROTTLED), attempts) for _ in range(50)]
         assert 1 <= min(failed) <= max(failed) <= 121
         assert 30 <= min(throttled) <= max(throttled) <= 300
         assert len(set(failed)) > 1
-    assert pace.after(SendResult(SendOutcome.FAILED, retry_after=500), 1) == 500
+    assert pauses.after(SendResult(SendOutcome.FAILED, retry_after=500), 1) == 500
 
 
 def test_a_wrong_address_is_an_answer_too() -> None:
-    assert Sender().send("not an address", ROUTING_KEY, "{}").outcome is SendOutcome.FAILED
+    assert Sender().send_event("not an address", ROUTING_KEY, "{}").outcome is SendOutcome.FAILED

@@ -20,10 +20,10 @@ from structlog.testing import capture_logs
 from supervisor.core.alerting.verdict import Verdict
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import SendOutcome, SendResult
+from supervisor.reports.paging.notifier import PagerClock, PagerHooks
 from supervisor.reports.paging.pager import Pager
 from supervisor.reports.paging.pagerduty import PagerDuty
-from supervisor.reports.paging.receiver import Hooks, PagerClock
-from supervisor.reports.paging.routing import TRIGGERS, TRIGGERS_WITHIN, Paging
+from supervisor.reports.paging.routing import INCIDENT_WINDOW_SECONDS, MAX_TRIGGERS_PER_INCIDENT, PagingConfig
 from tests.pagerduty_double import ROUTING_KEY, change_problems, problems
 from tests.reports.worlds import alert
 from tunnels.settings import Secret
@@ -91,12 +91,12 @@ class PagerWorld(PagerDuty):
         self._begin()
 
     def _begin(self) -> None:
-        hooks = Hooks(lambda _: ROUTING_KEY, self._lines, self._count)
+        hooks = PagerHooks(lambda _: ROUTING_KEY, self._lines, self._count)
         clock = PagerClock(lambda: self.now, lambda: self.now + 1e9)
         self.pager = Pager(
             self,
             self.state,
-            Paging("vpn1", "", Secret(file="key")),
+            PagingConfig("vpn1", "", Secret(file="key")),
             hooks,
             RoutingKeyLog(self._point),
             clock=clock,
@@ -122,7 +122,7 @@ class PagerWorld(PagerDuty):
 
     # --- PagerDuty ---
 
-    def send(self, paging: Paging, key: str, body: str) -> SendResult:
+    def send(self, paging: PagingConfig, key: str, body: str) -> SendResult:
         event = {"routing_key": key, **json.loads(body)}
         assert (problems if "event_action" in event else change_problems)(event) == []
         self._point("before it is taken")
@@ -179,7 +179,7 @@ class PagerWorld(PagerDuty):
 
     def restart(self) -> None:
         """Whatever was in memory is gone."""
-        self.pager._outbox.close()
+        self.pager.close()
         self._begin()
         said = {name: Verdict.FIRING if wanted else Verdict.CLEAR for name, wanted in self.wanted.items()}
         self.pager.set({name: alert(verdict, name) for name, verdict in said.items()})
@@ -196,8 +196,8 @@ class PagerWorld(PagerDuty):
         for name in self.edges:
             pages = self.pages.get(f"facilitator/vpn1/{name}", [])
             assert len(pages) <= self.edges[name]
-            for first, beyond in zip(pages, pages[TRIGGERS:], strict=False):
-                assert beyond - first >= TRIGGERS_WITHIN - 1e-6
+            for first, beyond in zip(pages, pages[MAX_TRIGGERS_PER_INCIDENT:], strict=False):
+                assert beyond - first >= INCIDENT_WINDOW_SECONDS - 1e-6
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ class fresh:
         return self.world
 
     def __exit__(self, *_: object) -> None:
-        self.world.pager._outbox.close()
+        self.world.pager.close()
         shutil.rmtree(self.state)
 
 
@@ -311,7 +311,7 @@ def test_at_most_three_calls_in_three_minutes_about_one_tunnel(world: PagerWorld
         world.run(5.0)
         world.set(acme=Verdict.CLEAR)
         world.run(5.0)
-    assert len(world.pages["facilitator/vpn1/acme"]) == TRIGGERS
+    assert len(world.pages["facilitator/vpn1/acme"]) == MAX_TRIGGERS_PER_INCIDENT
     world.set(acme=Verdict.FIRING, own=Verdict.FIRING)
     world.run(5.0)
     assert set(world.open) == {"facilitator/vpn1/own"}

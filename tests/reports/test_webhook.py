@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.paging.incident import SendOutcome
+from supervisor.reports.paging.notifier import PagerHooks
 from supervisor.reports.paging.pager import Pager
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.receiver import Hooks
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from supervisor.reports.paging.webhook import FILE, Webhook
 from tests.pagerduty_double import ROUTING_KEY, Double, ScriptedReply
 from tests.reports.pager import FAST
@@ -36,9 +36,14 @@ class Hook:
         self.open()
 
     def open(self) -> None:
-        hooks = Hooks(lambda _: f"{self.address}\n", lambda tunnel: [f"last of {tunnel}"])
+        hooks = PagerHooks(lambda _: f"{self.address}\n", lambda tunnel: [f"last of {tunnel}"])
         self.pager = Pager(
-            Webhook(), self.state, Paging("vpn1", webhook=Secret(file="url")), hooks, Secrets(), pace=FAST
+            Webhook(),
+            self.state,
+            PagingConfig("vpn1", webhook=Secret(file="url")),
+            hooks,
+            Secrets(),
+            pauses=FAST,
         )
         self.pager.start()
 
@@ -46,7 +51,7 @@ class Hook:
         self.pager.set({name: alert(verdict, name) for name, verdict in verdicts.items()})
 
     def quiet(self) -> bool:
-        return eventually(lambda: not self.pager._untaken and self.pager.status.pending == 0)
+        return eventually(lambda: not self.pager.has_new_verdicts and self.pager.status.pending == 0)
 
     def posts(self, count: int) -> list[dict]:
         assert self.double.wait(lambda d: len(d.posts) >= count)
@@ -123,7 +128,7 @@ def test_the_address_is_neither_logged_nor_stored(hook: Hook) -> None:
     with capture_logs() as logs:
         hook.double.script(ScriptedReply(500), ScriptedReply(404))
         hook.set(acme=FIRING)
-        assert eventually(lambda: bool(hook.pager.status.letters))
+        assert eventually(lambda: bool(hook.pager.status.dead_letters))
         hook.address = f"http://127.0.0.1:1/hook/{TOKEN}"
         hook.set(acme=FIRING)
         assert eventually(lambda: "no answer" in hook.pager.status.last_error)
@@ -137,9 +142,9 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
     keys = {"key": ROUTING_KEY}
     with Double() as double:
         keys["url"] = f"{double.url}/hook/{TOKEN}"
-        paging = Paging("vpn1", double.url, Secret(file="key"), webhook=Secret(file="url"))
-        pagers = Pagers(tmp_path, paging, Hooks(lambda secret: keys[str(secret.file)]), Secrets())
-        assert pagers.left_open() == frozenset()
+        paging = PagingConfig("vpn1", double.url, Secret(file="key"), webhook=Secret(file="url"))
+        pagers = Pagers(tmp_path, paging, PagerHooks(lambda secret: keys[str(secret.file)]), Secrets())
+        assert pagers.open_incidents() == frozenset()
         pagers.start()
         group = Alert(
             "group:gateway:gw",
@@ -169,7 +174,7 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
             (name, {"acme": "open", "group:gateway:gw": "open"}) for name in ("pagerduty", "webhook")
         ]
         pagers.close()
-        assert Pagers(tmp_path, paging, Hooks(lambda secret: ""), Secrets()).left_open() == {
+        assert Pagers(tmp_path, paging, PagerHooks(lambda secret: ""), Secrets()).open_incidents() == {
             "acme",
             "group:gateway:gw",
         }
@@ -177,7 +182,7 @@ def test_both_receivers_and_what_is_shown_of_them(tmp_path: Path) -> None:
 
 
 def test_nobody_is_told_where_nothing_is_configured(tmp_path: Path) -> None:
-    pagers = Pagers(tmp_path, Paging("vpn1"), Hooks(lambda secret: ""), Secrets())
+    pagers = Pagers(tmp_path, PagingConfig("vpn1"), PagerHooks(lambda secret: ""), Secrets())
     pagers.start()
     pagers.change("reloaded", {})
     assert (pagers.test(), pagers.receivers) == ({}, [])

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
-from supervisor.core.state import Health, Leg, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import (
+    Failure,
+    Health,
+    Leg,
+    Phase,
+    Session,
+    SessionEnded,
+    Snapshot,
+    Transition,
+    TunnelState,
+)
+from tests.states import RUNNING, but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
@@ -19,8 +29,8 @@ def up(number: int = 1, **state: Any) -> TunnelState:
     session = Session(
         number, id=f"s{number}", pid=42, device="t-acme", started=90.0, connected=95.0, path_mtu=1400
     )
-    return replace(
-        TunnelState(
+    return but(
+        tunnel_state(
             phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=session, last_rtt=0.012
         ),
         **state,
@@ -43,7 +53,25 @@ def transition(
     health: Health = Health.UNKNOWN,
     leg: Leg | None = None,
 ) -> Transition:
-    return Transition(name, session, before, after, health, reason, text, 100.0, lasted, leg=leg)
+    over = before in RUNNING and (after not in RUNNING or (before, after) == (Phase.UP, Phase.STARTING))
+    return Transition(
+        name,
+        session,
+        before,
+        after,
+        health,
+        reason,
+        text,
+        100.0,
+        lasted,
+        leg=leg,
+        ended=ended(name, session, reason, text) if over else None,
+    )
+
+
+def ended(name: str, number: int, reason: Reason, text: str = "", at: float = 100.0) -> SessionEnded:
+    """The end of the session that `up` has."""
+    return SessionEnded(name, up(number).session, reason, Failure(reason, text, at), at)
 
 
 def alert(verdict: Verdict, name: str = "acme", **fields: Any) -> Alert:

@@ -186,7 +186,8 @@ def test_draining_opens_nothing_and_still_resolves() -> None:
     simulated = world(1, habits)
     simulated.run(until=600.0)
     assert simulated.alerter.opened == ["t0"]
-    simulated.engine.draining = True
+    simulated.habits.flows = lambda name, now: 1
+    simulated.engine.drain(until=5000.0)
     simulated.network.conditions["kernel:fight"] = "it is ours to leave"
     simulated.post(ev.Noticed(""))
     simulated.run(until=2000.0)

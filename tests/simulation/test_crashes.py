@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.events import Asked
-from supervisor.core.session.context import KindLimits
 from supervisor.core.session.record import PreviousRun, TunnelRecord, revive
 from supervisor.core.state import Drain, Health, Phase, Second, Session, TunnelState, Want
 from tests.fakes import KIND, Habits, World
+from tests.states import but, tunnel_state
 from tunnels.base import Failed, Reason
 from tunnels.settings import AlertSettings, Login, Planned, Probe, Reconnect, Secret, Tunnel
 
 pytestmark = pytest.mark.slow
-LIMITS = KindLimits(start=60.0, stop=5.0)
 
 
 def tunnel(name: str = "acme", **settings: object) -> Tunnel:
@@ -45,7 +44,7 @@ def test_what_is_well_stays_well_and_nothing_happens_to_it() -> None:
     assert len(simulated.runner.spawned) == 1
     assert len(simulated.recorder.transitions) == told
     assert simulated.alerter.opened == []
-    assert after.last_rtt is not None, "it is probed"
+    assert after.liveness.last_rtt is not None, "it is probed"
 
 
 def test_a_client_that_died_meanwhile_is_started_anew_at_once() -> None:
@@ -54,7 +53,9 @@ def test_a_client_that_died_meanwhile_is_started_anew_at_once() -> None:
     simulated.crash(lost=("acme",))
     simulated.run(until=100.1)
     assert [session for _, _, session in simulated.runner.spawned] == [1, 2]
-    end = next(each for each in simulated.recorder.transitions if each.ended == 1)
+    end = next(
+        each for each in simulated.recorder.transitions if each.ended and each.ended.session.number == 1
+    )
     assert (end.reason, end.text) == (Reason.EXITED, "client ended, and nobody saw how")
 
 
@@ -125,7 +126,7 @@ def test_nobody_is_paged_for_a_crash_and_an_incident_goes_on() -> None:
 
 
 def test_a_planned_reconnect_goes_on_over_crashes() -> None:
-    """Both sessions are gone on with, on their seats, and the old one still carries its flows to their
+    """Both sessions are gone on with, on their slots, and the old one still carries its flows to their
     end.
     """
     left = {"count": 2}
@@ -152,7 +153,7 @@ def test_a_planned_reconnect_goes_on_over_crashes() -> None:
 
 @given(st.integers(0, 10_000))
 def test_whenever_the_daemon_dies(seed: int) -> None:
-    """At most one client for each seat (the double insists on it); the numbers of sessions only grow; in
+    """At most one client for each slot (the double insists on it); the numbers of sessions only grow; in
     the end all is well.
     """
     dice = random.Random(seed)
@@ -181,19 +182,19 @@ def test_whenever_the_daemon_dies(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("state", "held", "news"), [
-    (TunnelState(phase=Phase.UP), True, [Reason.STOPPED]),
-    (TunnelState(phase=Phase.UP, want=Want.DOWN), False, [Reason.CONFIGURED]),
-    (TunnelState(phase=Phase.STOPPED, want=Want.DOWN), True, []),
-    (TunnelState(phase=Phase.STOPPED, want=Want.DOWN), False, [Reason.CONFIGURED]),
-    (TunnelState(phase=Phase.UP, drain=Drain(Reason.STOPPED, 900.0)), True, []),
-    (TunnelState(phase=Phase.FAILED), False, []),
+    (tunnel_state(phase=Phase.UP), True, [Reason.STOPPED]),
+    (tunnel_state(phase=Phase.UP, want=Want.DOWN), False, [Reason.CONFIGURED]),
+    (tunnel_state(phase=Phase.STOPPED, want=Want.DOWN), True, []),
+    (tunnel_state(phase=Phase.STOPPED, want=Want.DOWN), False, [Reason.CONFIGURED]),
+    (tunnel_state(phase=Phase.UP, drain=Drain(Reason.STOPPED, 900.0)), True, []),
+    (tunnel_state(phase=Phase.FAILED), False, []),
 ])  # fmt: skip
 def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news: list[Reason]) -> None:
-    state = replace(state, session=Session(4), numbered=4)
+    state = but(state, session=Session(4), next_number=5)
     begun = revive(
         "acme",
         PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}),
-        LIMITS,
+        KIND,
         100.0,
         held=held,
         anew=False,
@@ -210,9 +211,9 @@ def test_wishes_of_a_time_without_a_daemon(state: TunnelState, held: bool, news:
 def test_what_drained_for_the_end_of_the_daemon(
     ends_by: float | None, held: bool, left: Drain | None
 ) -> None:
-    state = TunnelState(phase=Phase.UP, session=Session(4), drain=Drain(Reason.SHUTDOWN, 900.0))
+    state = tunnel_state(phase=Phase.UP, session=Session(4), drain=Drain(Reason.SHUTDOWN, 900.0))
     memory = PreviousRun({"acme": TunnelRecord(state, 173_001)}, {("acme", 4)}, ends_by=ends_by)
-    begun = revive("acme", memory, LIMITS, 100.0, held=held, anew=True)
+    begun = revive("acme", memory, KIND, 100.0, held=held, anew=True)
     assert begun.state.drain == left
     assert (Reason.SHUTDOWN in [event.reason for event in begun.events if isinstance(event, Asked)]) is (
         ends_by is not None

@@ -12,10 +12,10 @@ import pytest
 
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Asked
-from supervisor.core.faults import STAYS
-from supervisor.core.session.fault_retry import REST
+from supervisor.core.faults import VISIBLE_SECONDS
+from supervisor.core.session.fault_retry import STEP_RETRY_SECONDS
 from supervisor.core.state import Phase
-from supervisor.delivery import AGAIN
+from supervisor.delivery import REPUBLISH_SECONDS
 from supervisor.outputs import Outputs
 from tests.fakes import Habits, World
 from tunnels.base import Reason
@@ -92,7 +92,7 @@ def test_an_output_that_raises_is_told_counted_and_shown_and_the_others_go_on(na
 
     part.broken = False
     world.post(Asked("good", reason=Reason.RESTARTED))  # something to record
-    world.run(60.0 + 2 * STAYS)
+    world.run(60.0 + 2 * VISIBLE_SECONDS)
     assert f"internal-error:{name}" not in world.engine.conditions, "it works again"
     assert f"internal-error:{name}" not in world.alerter.open
 
@@ -104,7 +104,7 @@ def test_what_failed_is_told_again_soon() -> None:
     assert world.network.plans == []
     assert part.calls < 40, "it is not told all the time"
     part.broken = False
-    world.run(10.0 + AGAIN + 0.1)
+    world.run(10.0 + REPUBLISH_SECONDS + 0.1)
     assert world.network.plans[-1] == world.engine.plan
 
 
@@ -171,7 +171,9 @@ def test_a_tunnel_whose_steps_raise_stays_as_it_was_and_the_others_go_on(crashes
     world.run(200.0)
     assert [part for part, _ in world.told] == ["tunnel:bad"] * len(world.told)
     assert len(world.told) <= 4
-    assert 3 < world.faults.counts["tunnel:bad"] <= 3 * 200 / REST, "it is tried again, and nothing spins"
+    assert 3 < world.faults.counts["tunnel:bad"] <= 3 * 200 / STEP_RETRY_SECONDS, (
+        "it is tried again, and nothing spins"
+    )
     assert "internal-error:tunnel:bad" in world.engine.conditions
     assert {world.phase(name) for name in TUNNELS} == {Phase.UP}
     assert len([each for each in world.runner.spawned if each[1] == "good"]) > 3, "it reconnects as always"
@@ -179,5 +181,5 @@ def test_a_tunnel_whose_steps_raise_stays_as_it_was_and_the_others_go_on(crashes
     settings.broken = False
     world.run(300.0)
     assert world.phase("bad") is Phase.UP
-    world.run(310.0 + STAYS)
+    world.run(310.0 + VISIBLE_SECONDS)
     assert "internal-error:tunnel:bad" not in world.engine.conditions

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.session.machine import ANSWER_WITHIN, QUIET_WITHIN
-from supervisor.core.session.pacing import SPACING
-from supervisor.core.state import Health, Phase, Rung
+from supervisor.core.session.machine import ANSWER_SECONDS
+from supervisor.core.session.pacing import SPACING_SECONDS
+from supervisor.core.session.tunnel_machine import QUIET_SECONDS
+from supervisor.core.state import Health, Phase, RecoveryStep
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Question, Reason, Say, Secret, Wanted
 from tunnels.settings import Login, Probe, Tunnel
@@ -117,10 +118,12 @@ def test_secrets_that_change_while_a_login_runs_are_tried_at_once() -> None:
 
 def test_clients_of_one_gateway_knock_one_after_the_other() -> None:
     world = World(crowd(20), Habits(), kind=GATED)
-    world.run(until=20 * SPACING + 1.0)
+    world.run(until=20 * SPACING_SECONDS + 1.0)
     starts = [at for at, _, _ in world.runner.spawned]
     assert len(starts) == 20
-    assert all(later - earlier >= SPACING * 0.99 for earlier, later in zip(starts, starts[1:], strict=False))
+    assert all(
+        later - earlier >= SPACING_SECONDS * 0.99 for earlier, later in zip(starts, starts[1:], strict=False)
+    )
 
 
 def test_one_tunnel_that_drops_now_and_then_never_waits_for_its_turn() -> None:
@@ -160,9 +163,9 @@ def test_a_question_calls_a_human_at_once_and_says_what_is_asked() -> None:
 
 def test_a_question_may_take_minutes_and_ends_cleanly() -> None:
     world = asked()
-    world.run(until=1.0 + ANSWER_WITHIN - 1.0)
+    world.run(until=1.0 + ANSWER_SECONDS - 1.0)
     assert world.phase() is Phase.STARTING
-    world.run(until=1.0 + ANSWER_WITHIN + 10.0)
+    world.run(until=1.0 + ANSWER_SECONDS + 10.0)
     state = world.engine.snapshot.tunnels["acme"][1]
     assert (state.phase, state.reason, state.asking) == (Phase.FAILED, Reason.CHALLENGE, None)
     assert "Enter your code" in state.failure.text
@@ -182,7 +185,7 @@ def test_after_an_answer_the_client_has_its_ordinary_time() -> None:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def rungs(world: World) -> list[Rung]:
+def rungs(world: World) -> list[RecoveryStep]:
     return [t.rung for t in world.recorder.transitions if t.rung is not None]
 
 
@@ -196,7 +199,7 @@ def test_the_client_reconnects_in_place_before_it_is_given_up() -> None:
     assert world.engine.snapshot.tunnels["acme"][1].health is Health.UNHEALTHY
     world.run(until=200.0)
     assert len(world.runner.spawned) == 1, "that has helped"
-    assert rungs(world) == [Rung.IN_PLACE]
+    assert rungs(world) == [RecoveryStep.IN_PLACE]
 
 
 def test_each_rung_is_tried_and_then_the_next() -> None:
@@ -209,9 +212,9 @@ def test_each_rung_is_tried_and_then_the_next() -> None:
     world.run(until=50.0)
     world.post(ev.Kept("acme", 1, True))
     world.run(until=400.0)
-    assert rungs(world)[:2] == [Rung.IN_PLACE, Rung.RESUME]
-    assert Rung.NEXT_REMOTE in rungs(world)
-    assert world.engine.snapshot.tunnels["acme"][1].remote > 0
+    assert rungs(world)[:2] == [RecoveryStep.IN_PLACE, RecoveryStep.RESUME]
+    assert RecoveryStep.NEXT_REMOTE in rungs(world)
+    assert world.engine.snapshot.tunnels["acme"][1].retry.remote > 0
 
 
 def test_a_kept_session_that_the_far_side_forgot_is_followed_by_a_login_at_once() -> None:
@@ -224,7 +227,7 @@ def test_a_kept_session_that_the_far_side_forgot_is_followed_by_a_login_at_once(
     world.run(until=102.0)
     state = world.engine.snapshot.tunnels["acme"][1]
     assert (state.phase, state.session.number, state.session.resumed) == (Phase.UP, 3, False)
-    assert rungs(world) == [Rung.RESUME, Rung.LOGIN]
+    assert rungs(world) == [RecoveryStep.RESUME, RecoveryStep.LOGIN]
 
 
 def test_a_kept_session_outlives_a_long_outage() -> None:
@@ -269,9 +272,9 @@ def test_a_changed_secret_is_used_at_a_quiet_moment() -> None:
 
 def test_where_it_is_never_quiet_it_is_used_in_the_end() -> None:
     world = changed(reconnect=True)
-    world.run(until=100.0 + QUIET_WITHIN - 1.0)
+    world.run(until=100.0 + QUIET_SECONDS - 1.0)
     assert len(world.runner.spawned) == 1
-    world.run(until=100.0 + QUIET_WITHIN + 2.0)
+    world.run(until=100.0 + QUIET_SECONDS + 2.0)
     assert (len(world.runner.spawned), world.phase()) == (2, Phase.UP)
 
 

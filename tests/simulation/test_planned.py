@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.app.shutdown import all_stopped
 from supervisor.core import events as ev
-from supervisor.core.network.plan import FIRST_LANE, NEXT_SEAT
+from supervisor.core.network.plan import FIRST_LANE, NEXT_SLOT
 from supervisor.core.state import Health, Known, Phase, Second, TunnelState
 from supervisor.core.views.drain_text import waits_for
 from tests.fakes import KIND, Habits, World
@@ -61,34 +61,43 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over() -> None:
     left = {"count": 3}
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]))
     never_down(simulated, HOUR)
-    assert simulated.runner.sessions("acme") == [1, 3], "the old one carries its flows on"
-    assert carrying(simulated) == FIRST_LANE + NEXT_SEAT
+    assert simulated.runner.sessions("acme") == [1, 2], "the old one carries its flows on"
+    assert carrying(simulated) == FIRST_LANE + NEXT_SLOT
     assert [lane.up for lane in simulated.engine.plan.lanes] == [True, True]
     assert state(simulated).known.second is Second.ALLOWED
     left["count"] = 0
     never_down(simulated, HOUR + 100.0)
-    assert simulated.runner.sessions("acme") == [3]
-    assert state(simulated).other is None
+    assert simulated.runner.sessions("acme") == [2]
+    assert state(simulated).standby is None
     never_down(simulated, 2 * HOUR)
-    assert carrying(simulated) == FIRST_LANE, "the seats take turns"
+    assert carrying(simulated) == FIRST_LANE, "the slots take turns"
 
 
 def test_new_flows_enter_only_when_the_successor_has_proven_itself() -> None:
     habits = Habits(second=Second.ALLOWED, connects_in=lambda: 5.0)
     simulated = settled(habits)
-    while state(simulated).other is None:
+    while state(simulated).standby is None:
         simulated.run(until=simulated.now + 1.0)
-    while state(simulated).other.phase is not Phase.UP:
+    while state(simulated).standby.phase is not Phase.UP:
         assert carrying(simulated) == FIRST_LANE
         simulated.run(until=simulated.now + 0.001)
     simulated.run(until=simulated.now + 0.05)
-    assert carrying(simulated) == FIRST_LANE + NEXT_SEAT
+    assert carrying(simulated) == FIRST_LANE + NEXT_SLOT
+
+
+def test_a_successor_through_which_nothing_passes_never_carries() -> None:
+    simulated = settled(Habits(second=Second.ALLOWED))
+    simulated.runner.dead = {("acme", number) for number in range(2, 9)}
+    while simulated.now < HOUR:
+        simulated.run(until=simulated.now + 0.5)
+        assert (carrying(simulated), state(simulated).session.number) == (FIRST_LANE, 1)
+    assert len(simulated.runner.spawned) > 2, "it was tried"
 
 
 def test_an_address_given_again_is_taken_over_at_once() -> None:
     simulated = settled(Habits(second=Second.REPLACES, flows=lambda name, now: 5))
     never_down(simulated, HOUR)
-    assert simulated.runner.sessions("acme") == [3]
+    assert simulated.runner.sessions("acme") == [2]
     assert state(simulated).known.second is Second.REPLACES
     assert all(t.reason is not Reason.UNHEALTHY for t in simulated.recorder.transitions)
 
@@ -98,17 +107,17 @@ def test_a_far_side_that_is_known_to_take_over(kind: object) -> None:
     simulated = settled(Habits(second=Second.REPLACES), kind=kind, known={"acme": Known(Second.REPLACES)})
     never_down(simulated, HOUR)
     assert len(simulated.runner.renewed) == (kind is RENEWS)
-    assert simulated.runner.sessions("acme") == [1 if kind is RENEWS else 3]
+    assert simulated.runner.sessions("acme") == [1 if kind is RENEWS else 2]
 
 
 def test_a_far_side_that_ends_the_first_session_is_remembered() -> None:
     simulated = settled(Habits(second=Second.ENDS, flows=lambda name, now: 5), kind=RENEWS)
     never_down(simulated, HOUR)
     assert state(simulated).known.second is Second.ENDS
-    assert simulated.runner.sessions("acme") == [3]
+    assert simulated.runner.sessions("acme") == [2]
     never_down(simulated, 2 * HOUR)
-    assert [number for _, _, number in simulated.runner.renewed] == [3], "from now on in place"
-    assert simulated.runner.sessions("acme") == [3]
+    assert [number for _, _, number in simulated.runner.renewed] == [2], "from now on in place"
+    assert simulated.runner.sessions("acme") == [2]
 
 
 @pytest.mark.parametrize("kind", [KIND, RENEWS], ids=["at a quiet moment", "in place"])
@@ -157,15 +166,16 @@ def test_a_refused_login_is_not_repeated_while_the_session_lives() -> None:
     simulated = settled(habits)
     habits.says = lambda: Failed(Reason.AUTH, "no")
     never_down(simulated, 2 * HOUR)
+    simulated.run(until=10 * HOUR)
     assert len(simulated.runner.spawned) == 2
 
 
 def test_the_session_ends_while_its_successor_starts() -> None:
     habits = Habits(second=Second.ALLOWED, connects_in=lambda: 30.0)
     simulated = settled(habits, 100.0)
-    while state(simulated).other is None:
+    while state(simulated).standby is None:
         simulated.run(until=simulated.now + 1.0)
-    simulated.runner._exit("acme", 1, ev.Exited("acme", 1, 1))
+    simulated.runner.exit("acme", 1, ev.Exited("acme", 1, 1))
     simulated.run(until=simulated.now + 0.1)
     assert state(simulated).phase is Phase.STARTING
     assert len(simulated.runner.spawned) == 2, "the successor is the reconnect"
@@ -176,19 +186,19 @@ def test_the_session_ends_while_its_successor_starts() -> None:
 def test_the_new_session_ends_while_the_old_one_still_drains() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
     simulated.run(until=HOUR - 10.0)
-    assert simulated.runner.sessions("acme") == [1, 3]
-    simulated.runner._exit("acme", 3, ev.Exited("acme", 3, 1))
+    assert simulated.runner.sessions("acme") == [1, 2]
+    simulated.runner.exit("acme", 2, ev.Exited("acme", 2, 1))
     never_down(simulated, simulated.now + 5.0)
     assert state(simulated).session.number == 1
     assert carrying(simulated) == FIRST_LANE
     never_down(simulated, simulated.now + 300.0)
-    assert state(simulated).session.number > 3
+    assert state(simulated).session.number > 2
 
 
 def test_the_old_session_ends_with_its_time() -> None:
     simulated = settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 5))
     never_down(simulated, HOUR + 10.0)
-    assert simulated.runner.sessions("acme") == [3]
+    assert simulated.runner.sessions("acme") == [2]
 
 
 def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
@@ -198,7 +208,7 @@ def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
     )
     simulated.run(until=60.0)
     never_down(simulated, HOUR - 1.0)
-    assert simulated.runner.sessions("acme") == [1, 3], "its limit is an hour after it was connected"
+    assert simulated.runner.sessions("acme") == [1, 2], "its limit is an hour after it was connected"
     never_down(simulated, 3 * HOUR)
 
 
@@ -206,23 +216,22 @@ def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
 @pytest.mark.parametrize("when", ["coming", "leaving"])
 def test_what_an_operator_asks_ends_both(reason: Reason, when: str) -> None:
     simulated = settled(Habits(second=Second.ALLOWED, connects_in=lambda: 20.0, flows=lambda name, now: 5))
-    while state(simulated).other is None or state(simulated).coming is not (when == "coming"):
+    while state(simulated).standby is None or state(simulated).coming is not (when == "coming"):
         simulated.run(until=simulated.now + 1.0)
     simulated.post(ev.Asked("acme", reason=reason))
     simulated.run(until=simulated.now + 25.0)
     assert len(simulated.runner.sessions("acme")) == (reason is Reason.RESTARTED)
-    assert state(simulated).other is None
+    assert state(simulated).standby is None
     assert state(simulated).phase is (Phase.UP if reason is Reason.RESTARTED else Phase.STOPPED)
 
 
 def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
-    simulated = settled(Habits(second=Second.ALLOWED))
-    simulated.engine.draining = True
-    simulated.run(until=HOUR - 100.0)
-    simulated.engine.draining = False
-    simulated.post(ev.UplinkChanged("", alive=False, text="no carrier"))
-    simulated.run(until=HOUR)
-    assert len(simulated.runner.spawned) == 1
+    draining, cut_off = (settled(Habits(second=Second.ALLOWED, flows=lambda name, now: 1)) for _ in range(2))
+    draining.engine.drain(until=2 * HOUR)
+    cut_off.post(ev.UplinkChanged("", alive=False, text="no carrier"))
+    for simulated in (draining, cut_off):
+        simulated.run(until=HOUR)
+        assert len(simulated.runner.spawned) == 1
 
 
 # --- several tunnels
@@ -231,13 +240,12 @@ def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
 
 def test_of_a_pair_only_one_reconnects_at_a_time() -> None:
     pair = {name: tunnel(name, priority=number) for number, name in enumerate(("first", "second"))}
-    simulated = World(pair, Habits(second=Second.ALLOWED, connects_in=lambda: 200.0))
-    together = 0
-    while simulated.now < 3 * HOUR:
-        simulated.run(until=simulated.now + 5.0)
-        together += all(state(simulated, name).coming for name in pair)
-    assert together == 0
-    assert all(state(simulated, name).session.number > 1 for name in pair)
+    for seed in range(4):
+        simulated = World(pair, Habits(second=Second.ALLOWED, connects_in=lambda: 50.0), seed)
+        while simulated.now < 3 * HOUR:
+            simulated.run(until=simulated.now + 5.0)
+            assert not all(state(simulated, name).coming for name in pair)
+        assert all(state(simulated, name).session.number > 1 for name in pair)
 
 
 def test_twenty_tunnels_do_not_go_together() -> None:
@@ -273,7 +281,7 @@ def test_a_client_whose_sessions_never_end_is_left_alone() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_histories(seed: int) -> None:
-    """The doubles assert that a seat is never taken twice, and that no carry points to a lane that is
+    """The doubles assert that a slot is never taken twice, and that no carry points to a lane that is
     closed while the other is open.
     """
     dice = random.Random(seed)
@@ -312,16 +320,19 @@ def test_random_histories(seed: int) -> None:
             )
         now = state(simulated)
         assert len(simulated.runner.sessions("acme")) <= 2
-        assert now.other is None or now.other.session.seat != now.session.seat
-        assert now.other is None or now.other.session.number != now.session.number
+        assert now.standby is None or now.standby.session.slot != now.session.slot
+        assert now.standby is None or now.standby.session.number != now.session.number
     numbers = [number for _, _, number in simulated.runner.spawned]
-    assert len(set(numbers)) == len(numbers), "a number is never used again"
+    assert numbers == list(range(1, len(numbers) + 1)), "a number is never used again, and none is left out"
     habits.connects_in, habits.says, habits.obeys_sigterm = lambda: 0.5, lambda: None, lambda: True
     habits.lives = lambda: float("inf")
     simulated.post(ev.UplinkChanged("", alive=True))
     simulated.post(ev.Asked("acme", reason=Reason.STARTED))
     simulated.run(until=simulated.now + 400.0)
     assert state(simulated).phase is Phase.UP, "it always finds back"
+    ended = [told.ended.session.number for told in simulated.recorder.transitions if told.ended is not None]
+    begun = {number for _, _, number in simulated.runner.spawned}
+    assert sorted(ended) == sorted(begun - set(simulated.runner.sessions("acme"))), "each ends exactly once"
 
 
 def test_the_end_of_the_daemon_waits_for_the_flows_of_both_sessions() -> None:
@@ -330,7 +341,7 @@ def test_the_end_of_the_daemon_waits_for_the_flows_of_both_sessions() -> None:
     simulated.run(until=HOUR - 120.0)
     simulated.engine.drain()
     simulated.run(until=HOUR - 60.0)
-    assert simulated.runner.sessions("acme") == [1, 3]
+    assert simulated.runner.sessions("acme") == [1, 2]
     assert all(lane.draining for lane in simulated.engine.plan.lanes)
     assert waits_for(simulated.engine.snapshot) == "acme 3 flows, acme (replaced session) 3 flows"
     left["count"] = 0

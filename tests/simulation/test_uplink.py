@@ -74,3 +74,14 @@ def test_a_tunnel_that_does_not_come_back_has_its_own_incident_then() -> None:
     assert simulated.alerter.opened == ["uplink"]
     simulated.run(until=BACK + 6.0 + 200.0)
     assert simulated.alerter.opened == ["uplink", "t1"]
+
+
+def test_while_the_uplink_is_in_doubt_no_session_is_given_up() -> None:
+    """Fast probes of a tunnel fail before it is known that the uplink has failed."""
+    simulated = world(1, Habits(path_alive=lambda now: now < CUT))
+    simulated.post(ev.UplinkDoubted("", doubted=True))
+    simulated.run(until=CUT + 60.0)
+    assert len(simulated.runner.spawned) == 1
+    simulated.post(ev.UplinkDoubted("", doubted=False))
+    simulated.run(until=CUT + 75.0)
+    assert len(simulated.runner.spawned) > 1, "afterwards it is judged"

@@ -32,7 +32,7 @@ TUNNEL = "acme-dc"
 
 
 @dataclass(frozen=True)
-class Fight:
+class FlapRig:
     """The tunnel, and what a flap may do to it."""
 
     daemon: LabDaemon
@@ -134,7 +134,7 @@ class Fight:
 
 
 @pytest.fixture
-def fight(lab: Lab, config: Config) -> Iterator[Fight]:
+def fight(lab: Lab, config: Config) -> Iterator[FlapRig]:
     """A daemon with the one tunnel, which is tried again at once."""
     facilitator = lab.network["facilitator"]
     config = only(config, TUNNEL)
@@ -142,7 +142,7 @@ def fight(lab: Lab, config: Config) -> Iterator[Fight]:
     daemon = lab.daemon(config)
     with daemon:
         daemon.wait_well()
-        yield Fight(daemon, facilitator, lab.network["laptop"])
+        yield FlapRig(daemon, facilitator, lab.network["laptop"])
     assert daemon.leftovers() == {}
 
 
@@ -194,17 +194,17 @@ def streaming(lab: Lab, name: str) -> Iterator[None]:
 
 
 KINDS = (
-    Fight.device_destroyed,
-    Fight.client_killed,
-    Fight.daemon_killed,
-    Fight.routes_flushed,
-    Fight.ruleset_flushed,
+    FlapRig.device_destroyed,
+    FlapRig.client_killed,
+    FlapRig.daemon_killed,
+    FlapRig.routes_flushed,
+    FlapRig.ruleset_flushed,
 )
 
 
 @pytest.mark.parametrize("flap", KINDS, ids=lambda flap: flap.__name__)
 def test_flaps_leak_nothing(
-    lab: Lab, fight: Fight, flap: Callable[[Fight], None], pytestconfig: pytest.Config
+    lab: Lab, fight: FlapRig, flap: Callable[[FlapRig], None], pytestconfig: pytest.Config
 ) -> None:
     """A few in the ordinary suite; `make soak` asks for a hundred of each kind."""
     flaps = pytestconfig.getoption("--flaps")
@@ -217,7 +217,7 @@ def test_flaps_leak_nothing(
     "flush", ["nft flush ruleset", "ip route flush table all proto 173", "ip rule flush protocol 173"]
 )
 def test_either_half_of_what_a_dead_daemon_left_is_enough(
-    lab: Lab, fight: Fight, flush: str, pytestconfig: pytest.Config
+    lab: Lab, fight: FlapRig, flush: str, pytestconfig: pytest.Config
 ) -> None:
     times = max(2, pytestconfig.getoption("--flaps") // 10)
     with streaming(lab, f"{times} times, without a daemon: {flush}"):

@@ -19,7 +19,7 @@ from tests.lab.config import Config
 from tests.lab.daemon import LabPagerDuty
 from tests.lab.wait import eventually
 from tests.tunnels.test_command import HOSTILE
-from tunnels.regex import LOOKED_AT
+from tunnels.regex import MAX_MATCHED_CHARS
 from tunnels.text import clean
 
 pytestmark = pytest.mark.root
@@ -151,7 +151,9 @@ while True:
 def test_health_is_answered_whatever_pattern_and_line(lab: Lab, config: Config, patterns: list[str]) -> None:
     """Also by a daemon that takes the client over, and reads its lines again."""
     talker = lab.directory / "talker.py"
-    talker.write_text(_TALKER.format(lines=["a" * LOOKED_AT, "ab" * 256, "a=" * 256, "abba=x ü" * 64]))
+    talker.write_text(
+        _TALKER.format(lines=["a" * MAX_MATCHED_CHARS, "ab" * 256, "a=" * 256, "abba=x ü" * 64])
+    )
     config["tunnels"] = {
         "talker": {
             "kind": "command",

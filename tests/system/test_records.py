@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.golden import earlier
 from tests.lab import LabDaemon
 
 pytestmark = pytest.mark.root
@@ -23,11 +24,11 @@ def rewrite(daemon: LabDaemon, shelf: str, change: Callable[[Any], None], name: 
 
 
 def test_records_of_version_0_1_0_are_gone_on_from(daemon: LabDaemon) -> None:
-    """They had no formats."""
+    """They had no formats, and one flat state for a tunnel and its session."""
     before = daemon.sessions()
     daemon.kill9()
-    for shelf in ("tunnels", "journal"):
-        rewrite(daemon, shelf, lambda raw: raw.pop("format"))
+    rewrite(daemon, "tunnels", earlier.record)
+    rewrite(daemon, "journal", earlier.journal)
     daemon.start()
     daemon.wait_well()
     assert daemon.sessions() == before
@@ -40,7 +41,7 @@ def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(
     rewrite(
         daemon,
         "tunnels",
-        lambda raw: raw["record"]["state"].update(stage=raw["record"]["state"].pop("phase")),
+        lambda raw: raw["record"]["state"].update(wish=raw["record"]["state"].pop("want")),
         "acme-dc",
     )
     daemon.start()
@@ -51,5 +52,5 @@ def test_a_record_that_is_not_understood_costs_its_own_session_only_and_is_said(
     assert len(daemon.client_pids("openvpn")) == 1
     said = [json.loads(line) for line in daemon.log.read_text().splitlines() if "not understood" in line]
     assert [(line["tunnel"], line["why"]) for line in said] == [
-        ("acme-dc", "record.state.stage is unknown to this version")
+        ("acme-dc", "record.state.wish is unknown to this version")
     ]

@@ -1,8 +1,8 @@
 """Performs a `Launch` for real, without the daemon: anonymous files, management socket, NOTIFY_SOCKET, and
 everything written down.
 
-A run can be kept as a transcript (`Run.transcript`), which `replay` feeds to a fresh dialogue later, without
-root.
+A run can be kept as a transcript (`ClientRun.transcript`), which `replay` feeds to a fresh dialogue later,
+without root.
 """
 
 from __future__ import annotations
@@ -174,11 +174,11 @@ class ClientRun:
         for source, line in self.words(timeout):
             self.transcript.append(f"{source.value}|{line}")
             for answer in self.dialogue.receive(source, line):
-                self._take(answer)
+                self.take(answer)
             if until():
                 return
 
-    def _take(self, answer: Say | Observation) -> None:
+    def take(self, answer: Say | Observation) -> None:
         self.transcript.append(describe(answer))
         if isinstance(answer, Say):
             self.said.append(answer)
@@ -204,7 +204,7 @@ class ClientRun:
         """Answer its question."""
         self.transcript.append(f"answer|{text}")
         for answer in self.dialogue.answer(text):
-            self._take(answer)
+            self.take(answer)
 
     def tell(self, say: Say) -> None:
         """Say something to its management socket that no line of it called for."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tunnels.base import Connected, Failed, Launch, LineSource, Placement, Reason
 from tunnels.kinds.command.kind import COMMAND, PERMANENT, TRANSIENT, Command, CommandDialogue
-from tunnels.regex import LOOKED_AT
+from tunnels.regex import MAX_MATCHED_CHARS
 
 PLACE = Placement(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/python3", mark=173001)
 PROBE = {"targets": ["tcp://10.77.0.10:443", "icmp://[fd00:77::10]"]}
@@ -265,7 +265,12 @@ HOSTILE = (
     "[ab]*[ab]{900}Q",
     "(?:[^b]*b){300}!",
 )
-LINES = ("a" * LOOKED_AT, "ab" * (LOOKED_AT // 2), "abba=x ü" * (LOOKED_AT // 8), "a=" * (LOOKED_AT // 2))
+LINES = (
+    "a" * MAX_MATCHED_CHARS,
+    "ab" * (MAX_MATCHED_CHARS // 2),
+    "abba=x ü" * (MAX_MATCHED_CHARS // 8),
+    "a=" * (MAX_MATCHED_CHARS // 2),
+)
 
 
 @pytest.mark.parametrize(
@@ -360,4 +365,4 @@ def test_every_reason_can_be_named(reason: Reason) -> None:
 
 
 def test_only_the_beginning_of_a_long_line_is_looked_at() -> None:
-    assert said(" " * LOOKED_AT + "connected") == []
+    assert said(" " * MAX_MATCHED_CHARS + "connected") == []

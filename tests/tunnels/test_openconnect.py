@@ -19,7 +19,7 @@ from tests.tunnels.openconnect_scenarios import FOLDER, SCENARIOS
 from tunnels import base
 from tunnels.base import Failed, Input, Launch, LineSource, Placement, Reason, Secret
 from tunnels.driver_dialogue import ProgramDialogue
-from tunnels.kinds.openconnect.driver import _lines, _read_ticket
+from tunnels.kinds.openconnect.client_process import lines_and_prompts, read_ticket
 from tunnels.kinds.openconnect.forms import Interview, Wish
 from tunnels.kinds.openconnect.kind import OPENCONNECT, OpenConnect
 
@@ -247,7 +247,7 @@ async def test_text_without_an_end_is_a_prompt_after_a_while() -> None:
     reader = _stream(b"one\n\ntwo\r\nPass")
     reader.feed_data(b"word:")
     found = []
-    async for text, whole in _lines(reader):
+    async for text, whole in lines_and_prompts(reader):
         found.append((text, whole))
         if not whole:
             reader.feed_data(b"three")
@@ -259,10 +259,10 @@ async def test_text_without_an_end_is_a_prompt_after_a_while() -> None:
 async def test_no_output_upsets_it(data: bytes) -> None:
     reader = _stream(data)
     reader.feed_eof()
-    assert not [text async for text, whole in _lines(reader) if not whole or "\n" in text]
+    assert not [text async for text, whole in lines_and_prompts(reader) if not whole or "\n" in text]
     again = _stream(data)
     again.feed_eof()
-    assert await _read_ticket(again) == {}
+    assert await read_ticket(again) == {}
 
 
 async def test_a_ticket_is_read() -> None:
@@ -270,7 +270,7 @@ async def test_a_ticket_is_read() -> None:
         b"COOKIE='a=1; b=it'\\''s'\nHOST='192.0.2.1'\nFINGERPRINT='pin-sha256:x='\nCOOKIE\nNOISE='1'\n"
     )
     reader.feed_eof()
-    assert await _read_ticket(reader) == {
+    assert await read_ticket(reader) == {
         "COOKIE": "a=1; b=it's",
         "HOST": "192.0.2.1",
         "FINGERPRINT": "pin-sha256:x=",

@@ -20,7 +20,7 @@ from tunnels.base import Connected, Failed, LineSource, Placement, Reason
 from tunnels.kinds.strongswan.config import Tree, parse, read_swanctl, render
 from tunnels.kinds.strongswan.driver import configuration, far_side, given_addresses
 from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
-from tunnels.kinds.strongswan.vici import Value, decode, encode
+from tunnels.kinds.strongswan.vici import Value
 
 PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)
 CONFIG = """\
@@ -130,40 +130,8 @@ def test_no_file_upsets_it(data: bytes) -> None:
         read_swanctl(data)
 
 
-# --- the protocol
+# --- the driver
 # ----------------------------------------------------------------------------------------------------------
-
-MESSAGES: st.SearchStrategy[Any] = st.dictionaries(
-    st.text(max_size=20),
-    st.recursive(
-        st.one_of(st.text(max_size=30), st.lists(st.text(max_size=9), max_size=3)),
-        lambda inner: st.dictionaries(st.text(max_size=9), inner, max_size=3),
-        max_leaves=8,
-    ),
-    max_size=4,
-)
-
-
-@given(MESSAGES)
-def test_a_message_survives_the_wire(message: dict[str, Value]) -> None:
-    assert decode(encode(message)) == message
-
-
-@given(st.binary(max_size=100))
-def test_no_bytes_upset_the_reading(data: bytes) -> None:
-    with contextlib.suppress(ValueError):
-        decode(data)
-
-
-def test_an_example_of_the_protocol() -> None:
-    """As in strongSwan's own description of it."""
-    message: dict[str, Value] = {
-        "key1": "value1",
-        "section1": {"sub-section": {"key2": "value2"}, "list1": ["item1", "item2"]},
-    }
-    assert encode(message) == (
-        b"\3\4key1\0\6value1\1\10section1\1\13sub-section\3\4key2\0\6value2\2\4\5list1\5\0\5item1\5\0\5item2\6\2"
-    )
 
 
 def test_what_a_session_says_of_itself() -> None:

@@ -20,8 +20,8 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 
 from tests.tunnels.driver import replay
 from tunnels.base import KEY, Launch, LineSource, Placement, Reason
-from tunnels.kinds.wireguard.config import KEEPALIVE, read_profile
-from tunnels.kinds.wireguard.device import _general, peer_attribute, read_device
+from tunnels.kinds.wireguard.config import KEEPALIVE_SECONDS, read_profile
+from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device
 from tunnels.kinds.wireguard.driver import (
     EXPIRED_SECONDS,
     RESOLVE_AGAIN_SECONDS,
@@ -93,7 +93,7 @@ def test_a_usual_file() -> None:
 
 @pytest.mark.parametrize("line", ["", "PersistentKeepalive = off\n", "PersistentKeepalive = 0\n"])
 def test_without_a_keepalive_there_is_one(line: str) -> None:
-    assert read_profile(f"{INTERFACE}{PEER}{line}".encode()).peers[0].keepalive == KEEPALIVE
+    assert read_profile(f"{INTERFACE}{PEER}{line}".encode()).peers[0].keepalive == KEEPALIVE_SECONDS
 
 
 def test_what_would_change_this_host_is_left_out_and_said() -> None:
@@ -222,7 +222,7 @@ def test_the_program_gets_everything_in_an_anonymous_file() -> None:
                 "preshared_key": None,
                 "endpoint": ["vpn.example.net", 51820],
                 "allowed": ["10.77.0.0/24"],
-                "keepalive": KEEPALIVE,
+                "keepalive": KEEPALIVE_SECONDS,
             }
         ],
     }
@@ -485,7 +485,7 @@ def test_no_answer_upsets_it(pairs: list[tuple[str, str]]) -> None:
 
 def message(body: bytes) -> Any:
     """What pyroute2 makes of a message for the kernel."""
-    data = _general(1) + body
+    data = genl_header(1) + body
     decoded = wgmsg((16 + len(data)).to_bytes(4, "little") + bytes(12) + data)
     decoded.decode()
     return decoded
@@ -540,6 +540,6 @@ def test_a_name_is_taken_once_and_what_nobody_holds_is_taken_over(tmp_path: Path
         claim = NameLock(path)
         with pytest.raises(OSError, match="in use"):
             NameLock(path)
-        os.close(claim._fd)
+        os.close(claim.fd)
     NameLock(path).release()
     assert not path.exists()

@@ -122,7 +122,7 @@ def test_a_session_and_its_renewal(site: WireGuardSite) -> None:
             assert not [True for data in seen if text(key).encode() in data or key.hex().encode() in data]
         record("connected", run, site.device)
         begun = site.server.attempts
-        run._take(Say(RENEW.line))
+        run.take(Say(RENEW.line))
         run.pump(lambda: len(run.observations) == 2)
         assert run.observations == [connected] * 2
         assert site.server.attempts == begun + 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from supervisor.core.events import Asked, ClientSaid, DeviceLost, Event, Exited, Probed, Tick
-from supervisor.core.session.machine import step
+from supervisor.core.session.step import step
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
-from supervisor.reports.history.last_failures import KEPT, Deaths
+from supervisor.reports.history.last_failures import MAX_FAILURES, LastFailures
 from tests.core.moments import moment
 from tests.why.worlds import tunnel
 from tunnels.base import Connected, Failed, Reason
@@ -17,13 +17,13 @@ class FailureLog:
     """One tunnel, its state driven by events, and the record of its failures."""
 
     def __init__(self) -> None:
-        self.deaths, self.state, self.now = Deaths(), TunnelState(), 0.0
+        self.deaths, self.state, self.now = LastFailures(), TunnelState(), 0.0
 
     def __call__(self, *events: Event) -> FailureLog:
         for event in events:
             self.now += 1.0
             before = self.state
-            self.state, _ = step(moment(ACME, self.now), before, event)
+            self.state = step(moment(ACME, self.now), before, event).tunnel
             if (before.phase, before.health, before.session) != (
                 self.state.phase,
                 self.state.health,
@@ -51,7 +51,7 @@ class FailureLog:
 
     @property
     def told(self) -> list[tuple[str, str]]:
-        return [(str(failure.reason), failure.text) for failure in self.deaths.last["acme"]]
+        return [(str(failure.reason), failure.text) for failure in self.deaths.by_tunnel["acme"]]
 
 
 def test_a_death_is_remembered_once() -> None:
@@ -77,10 +77,10 @@ def test_an_end_that_was_asked_for_is_no_death() -> None:
 
 def test_only_the_last_ones_are_kept() -> None:
     life = FailureLog()
-    for code in range(1, KEPT + 3):
+    for code in range(1, MAX_FAILURES + 3):
         life.connected()(Exited("acme", code=code))
     assert [text for _, text in life.told] == [
-        f"client exited with code {code}" for code in range(3, KEPT + 3)
+        f"client exited with code {code}" for code in range(3, MAX_FAILURES + 3)
     ]
 
 
@@ -91,4 +91,4 @@ def test_a_removed_tunnel_takes_its_failures_along() -> None:
         "other", 1, Phase.STARTING, Phase.UP, life.state.health, Reason.CONNECTED, "", 9.0, 1.0
     )
     life.deaths.record(moved, Snapshot({"other": (other, TunnelState())}, 9.0))
-    assert dict(life.deaths.last) == {"other": ()}
+    assert dict(life.deaths.by_tunnel) == {"other": ()}

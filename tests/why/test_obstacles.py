@@ -17,10 +17,10 @@ from supervisor.core.netfilter.values import (
     LoadExpression,
 )
 from supervisor.core.preflight.facts import (
-    Around,
+    HostAddress,
     HostFacts,
     KernelFacts,
-    Own,
+    PacketContext,
     PolicyRule,
     Setting,
     TableRoute,
@@ -43,19 +43,19 @@ def answer(
     address: str, sender: str | None = None, port: int | None = None, state: str = "", **host: object
 ) -> Explanation:
     given = facts(address, sender, port, **({"acme": state} if state else {}))
-    around = Around(
+    context = PacketContext(
         given.plan,
         (("acme", "icmp://10.77.0.1"),),
         (),
         tuple((network, "vpc") for network in given.plan.staff),
         {},
     )
-    return asked(given, others=HostFacts(around=around, **{"kernel": KernelFacts(), "rules": (), **host}))  # type: ignore[arg-type]
+    return asked(given, others=HostFacts(context=context, **{"kernel": KernelFacts(), "rules": (), **host}))  # type: ignore[arg-type]
 
 
 def steps(found: Explanation) -> list[tuple[str, str]]:
     return [
-        (step.name, step.mark.value)
+        (step.name, step.status.value)
         for step in found.steps
         if step.name in ("firewall", "policy rule", "address", "kernel setting")
     ]
@@ -109,7 +109,9 @@ def steps(found: Explanation) -> list[tuple[str, str]]:
             [("address", "problem")],
         ),  # 1:1
         (
-            answer("10.77.0.10", own=(Own(ip_network("10.77.0.0/24"), "this host's network on eth0"),)),
+            answer(
+                "10.77.0.10", own=(HostAddress(ip_network("10.77.0.0/24"), "this host's network on eth0"),)
+            ),
             [("address", "warning")],
         ),
         (

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.diagnosis.answer import Explanation, document
-from supervisor.core.diagnosis.query import Evidence, Lookup, locate, parse_question, shifted
-from supervisor.core.humanize import lasting, size
+from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, parse_query, shifted
+from supervisor.core.humanize import byte_size, duration
 from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
 from supervisor.core.network.plan import Lane
+from tests.states import but
 from tests.why.worlds import FIRST_LANE, asked, facts
 
 
@@ -24,7 +25,7 @@ def step(answer: Explanation, name: str) -> str:
 
 
 def problems(answer: Explanation) -> list[str]:
-    return [each.name for each in answer.steps if each.mark == "problem"]
+    return [each.name for each in answer.steps if each.status == "problem"]
 
 
 @pytest.mark.parametrize(
@@ -132,14 +133,12 @@ def problems(answer: Explanation) -> list[str]:
 def test_a_verdict_is_one_sentence(given: Evidence, outcome: str, verdict: str) -> None:
     answer = asked(given)
     assert (answer.outcome.value, answer.verdict) == (outcome, verdict)
-    assert (problems(answer) == []) is (
-        outcome == "carried" or given.question.address == ip_address("10.0.3.4")
-    )
+    assert (problems(answer) == []) is (outcome == "carried" or given.query.address == ip_address("10.0.3.4"))
 
 
 def test_every_step_of_a_packet_that_arrives() -> None:
     answer = asked(facts("100.64.3.4", source="10.8.1.7"))
-    assert [(each.name, each.mark.value, each.text) for each in answer.steps] == [
+    assert [(each.name, each.status.value, each.text) for each in answer.steps] == [
         ("source", "ok", "10.8.1.7 is staff: 10.8.0.0/16, segment engineers"),
         ("destination", "ok", "100.64.0.0/16 of acme covers 100.64.3.4"),
         (
@@ -272,12 +271,12 @@ _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and
         ),
         ({"forwarding": False}, "forwarding", "IPv4 forwarding is switched off"),
         (
-            {"onward": Lookup("uplink", "198.51.100.1", 254)},
+            {"onward": RouteDecision("uplink", "198.51.100.1", 254)},
             "route",
             "the kernel sends it via 198.51.100.1 dev uplink (table 254)",
         ),
         (
-            {"onward": Lookup(error="nowhere: unreachable")},
+            {"onward": RouteDecision(error="nowhere: unreachable")},
             "route",
             "the kernel sends it nowhere: unreachable",
         ),
@@ -319,7 +318,7 @@ def test_a_route_too_many_in_the_lane_is_shown() -> None:
 def test_how_much_fits_through_the_tunnel_is_told_where_it_is_known() -> None:
     given = facts("10.77.0.10")
     acme, state = given.snapshot.tunnels["acme"]
-    measured = replace(state, session=replace(state.session, path_mtu=1280))
+    measured = but(state, session=replace(state.session, path_mtu=1280))
     snapshot = replace(given.snapshot, tunnels={**given.snapshot.tunnels, "acme": (acme, measured)})
     expected = "t-acme is up, MTU 1400 bytes; packets of up to 1280 bytes get through the tunnel"
     assert step(asked(replace(given, snapshot=snapshot)), "device") == expected
@@ -340,7 +339,7 @@ def test_a_proxy_that_does_not_listen_is_blamed() -> None:
 
 
 def test_an_answer_that_finds_no_way_back() -> None:
-    nowhere = Lookup(error="nowhere: there is no route")
+    nowhere = RouteDecision(error="nowhere: there is no route")
     assert problems(asked(facts("10.77.0.10", source="10.8.0.2"), back=nowhere)) == ["way back"]
     assert asked(facts("10.77.0.10"), back=nowhere).outcome == "carried"
 
@@ -403,14 +402,14 @@ def test_a_tunnel_that_was_just_removed_carries_nothing() -> None:
 )
 def test_a_bad_question_is_refused_in_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
-        parse_question(*arguments)
+        parse_query(*arguments)
     assert str(refused.value).endswith(sentence)
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
 def test_any_text_is_a_question_or_a_sentence(address: str, source: str | None, port: str | None) -> None:
     with contextlib.suppress(ValueError):
-        assert parse_question(address, source, port).address.version in (4, 6)
+        assert parse_query(address, source, port).address.version in (4, 6)
 
 
 @given(st.integers(0, 2**16 - 1))
@@ -434,7 +433,7 @@ def test_only_a_covering_destination_is_found(number: int) -> None:
     [(-1, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (11_520, "3 h 12 min"), (90_000, "1 d 1 h")],
 )
 def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
-    assert lasting(seconds) == words
+    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -442,7 +441,7 @@ def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (10**13, "10.0 TB")],
 )
 def test_bytes_in_words(count: int, words: str) -> None:
-    assert size(count) == words
+    assert byte_size(count) == words
 
 
 def test_without_any_assigned_address_packets_carry_one_of_this_host() -> None:
@@ -468,12 +467,12 @@ def test_an_address_on_the_interface_counts_where_the_client_sets_it() -> None:
 @pytest.mark.parametrize(
     ("back", "words"),
     [
-        (Lookup("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
-        (Lookup("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
-        (Lookup("lo", None, 255), "answers would stay on this host (dev lo)"),
+        (RouteDecision("t-beta", None, 254), "answers would go into tunnel beta (dev t-beta)"),
+        (RouteDecision("t-acme", None, 254), "answers would go into tunnel acme (dev t-acme)"),
+        (RouteDecision("lo", None, 255), "answers would stay on this host (dev lo)"),
     ],
 )
-def test_answers_must_leave_towards_the_staff(source: str | None, back: Lookup, words: str) -> None:
+def test_answers_must_leave_towards_the_staff(source: str | None, back: RouteDecision, words: str) -> None:
     answer = asked(facts("10.77.0.10", source=source), back=back)
     assert (answer.outcome, problems(answer)) == ("blocked", ["way back"])
     assert words in step(answer, "way back")

@@ -10,11 +10,19 @@ from ipaddress import ip_network
 from typing import Any
 
 from supervisor.core.diagnosis.answer import Explanation, explain, resolve
-from supervisor.core.diagnosis.query import Evidence, KernelView, Lookup, Match, parse_question, way
+from supervisor.core.diagnosis.query import (
+    Evidence,
+    KernelView,
+    Match,
+    RouteDecision,
+    packet_path,
+    parse_query,
+)
 from supervisor.core.network.failover import choose
 from supervisor.core.network.layout import Device, HostFeatures, wanted
 from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
 from supervisor.core.state import Drain, Failure, Health, Phase, Session, Snapshot, TunnelState, Want
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel
 
@@ -55,7 +63,7 @@ SESSION = Session(
     peer="203.0.113.2",
     address6="fd00:78::2",
 )
-HEALTHY = TunnelState(
+HEALTHY = tunnel_state(
     phase=Phase.UP,
     health=Health.HEALTHY,
     reason=Reason.HEALTHY,
@@ -66,12 +74,12 @@ HEALTHY = TunnelState(
     last_rtt=0.0123,
 )
 STATES: Mapping[str, TunnelState] = {
-    "unproven": replace(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
-    "ipv4-only": replace(HEALTHY, session=replace(SESSION, address6=None)),
-    "unaddressed": replace(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
-    "unassigned": replace(HEALTHY, session=replace(SESSION, address=None, address6=None)),
-    "back": replace(HEALTHY, well_since=NOW - 20),
-    "backoff": TunnelState(
+    "unproven": but(HEALTHY, health=Health.UNKNOWN, since=NOW - 2, healthy_since=None, last_rtt=None),
+    "ipv4-only": but(HEALTHY, session=replace(SESSION, address6=None)),
+    "unaddressed": but(HEALTHY, session=replace(SESSION, address=None, address6=None, on_interface=True)),
+    "unassigned": but(HEALTHY, session=replace(SESSION, address=None, address6=None)),
+    "back": but(HEALTHY, well_since=NOW - 20),
+    "backoff": tunnel_state(
         phase=Phase.BACKOFF,
         well_since=NOW - 125,
         since=NOW - 5,
@@ -79,7 +87,7 @@ STATES: Mapping[str, TunnelState] = {
         failure=TIMED_OUT,
         session=SESSION,
     ),
-    "dropped": TunnelState(
+    "dropped": tunnel_state(
         phase=Phase.BACKOFF,
         well_since=NOW - 4,
         since=NOW - 4,
@@ -87,7 +95,7 @@ STATES: Mapping[str, TunnelState] = {
         failure=TIMED_OUT,
         session=SESSION,
     ),
-    "alone": replace(
+    "alone": but(
         HEALTHY,
         health=Health.UNHEALTHY,
         reason=Reason.DESTINATION,
@@ -96,23 +104,23 @@ STATES: Mapping[str, TunnelState] = {
         misses=30,
         failure=Failure(Reason.DESTINATION, "the tunnel works, but nothing answers", NOW - 60),
     ),
-    "bad": replace(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
-    "starting": TunnelState(
+    "bad": but(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
+    "starting": tunnel_state(
         phase=Phase.STARTING,
         well_since=NOW - 125,
         since=NOW - 1,
         failure=TIMED_OUT,
         session=Session(4, pid=4300),
     ),
-    "failed": TunnelState(
+    "failed": tunnel_state(
         phase=Phase.FAILED, well_since=NOW - 9, failure=Failure(Reason.AUTH, "AUTH_FAILED", NOW - 9)
     ),
-    "draining": replace(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
-    "stopped": TunnelState(
+    "draining": but(HEALTHY, drain=Drain(Reason.STOPPED, NOW + 3600, 2, 12.0)),
+    "stopped": tunnel_state(
         want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, since=NOW - 60, well_since=NOW - 60
     ),
 }
-OTHER_WAY = Lookup("vpc", "10.60.0.1", 254)
+OTHER_WAY = RouteDecision("vpc", "10.60.0.1", 254)
 
 
 def facts(
@@ -132,18 +140,18 @@ def facts(
     )
     before = {ip_network(network): name for network, name in (carriers or {}).items()}
     plan = desired(STAFF, LANES, {"cloud": 480}, snapshot, choose(before, snapshot)[0])
-    asked = parse_question(address, source, port)
+    asked = parse_query(address, source, port)
     found = resolve(snapshot, plan, asked.address)
     if not isinstance(found, Match):
         return Evidence(
             asked,
             snapshot,
             plan,
-            KernelView(onward=Lookup("uplink", "198.51.100.1", 254), back=OTHER_WAY),
+            KernelView(onward=RouteDecision("uplink", "198.51.100.1", 254), back=OTHER_WAY),
             0.0,
             SEGMENTS,
         )
-    lane = way(snapshot, plan, found).lane
+    lane = packet_path(snapshot, plan, found).lane
     failures: Mapping[str, Sequence[Failure]] = {
         lane.tunnel: (TIMED_OUT, replace(TIMED_OUT, text="again", at=NOW - 60))
     }
@@ -154,13 +162,11 @@ def kernel(plan: NetworkPlan, lane: Lane) -> KernelView:
     """A kernel that follows the plan."""
     devices = {lane.device: Device(7, 1400, True, True)} if lane.device is not None and lane.up else {}
     host = HostFeatures({"lo": Device(1, 65536, True, True), **devices})
-    onward = (
-        None
-        if lane.device is None
-        else Lookup(lane.device, None, lane.number)
-        if lane.up
-        else Lookup(error="nowhere: unreachable")
-    )
+    onward = RouteDecision(error="nowhere: unreachable")
+    if lane.device is None:
+        onward = None
+    elif lane.up:
+        onward = RouteDecision(lane.device, None, lane.number)
     return KernelView(
         host=host,
         layout=wanted(plan, host),

@@ -1,15 +1,15 @@
-"""How a program of ours that drives a VPN client talks with the daemon: JSON objects, one a line, over a
-unix socket that it listens on.
+"""The driver's end of the channel to the daemon: JSON objects, one per line, over a unix socket that the
+driver listens on. The daemon's end is `tunnels.driver_dialogue`.
 
-    to the daemon      {"ask": "password", "id": 1, "text": "Password:"}   {"failed": "auth", "text": ...}
-    {"keep": "SECRET"}
+    to the daemon      {"ask": "password", "id": 1, "text": "Password:"}   {"keep": "SECRET"}
+                       {"failed": "auth", "text": ...}
                        {"connected": {"address": ..., "address6": ..., "on_interface": ..., "peer": ...,
-                       "routes": [...], "lasts": ...}}
+                                      "routes": [...], "lasts": ...}}
     from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}
 
-The daemon may go and come back at any time: whoever connects is first told everything that still holds. Other
-clients of the daemon's user can connect too, so the first line must be the key that the daemon has given us
-when it started us.
+The daemon may restart at any time: after each connection everything that still holds is sent first. Other
+clients of the daemon's user can connect too, so the first line must be the key that the daemon passed to the
+driver at its start.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-SOCKET = "management.sock"  # in the private directory that is the program's working directory
-_LINE = 256 << 10  # bytes of one line from the daemon
-_KEY_WITHIN = 5.0  # seconds for the first line
+SOCKET = "management.sock"  # in the driver's working directory, which is private
+_MAX_LINE_BYTES = 256 << 10
+_KEY_SECONDS = 5.0  # for the first line
 
 
 def assigned(addresses: Iterable[object]) -> dict[str, str]:
-    """The facts of `connected` about the addresses that the remote gateway assigned: the first one of each
-    version counts.
+    """The addresses that the remote gateway assigned, as `connected` takes them: the first IPv4 and the first
+    IPv6.
     """
     found: dict[str, str] = {}
     for address in map(str, addresses):
@@ -38,15 +38,18 @@ def assigned(addresses: Iterable[object]) -> dict[str, str]:
     return found
 
 
-class Talk:
-    """The program's side. Begin with `listen`; everything happens on the running loop."""
+class DaemonChannel:
+    """Asks the daemon and reports to it. Start with `listen`; everything happens on the running
+    event loop.
+    """
 
     def __init__(
         self, key: int, renew: Callable[[], None] = lambda: None, leave: Callable[[], None] = lambda: None
     ) -> None:
         """`key`: descriptor of a file with the key. `renew` is called when the daemon wants the client to
-        reconnect in place; `leave` when
-        the tunnel's end, which follows, is meant to last, so that the far side need not keep the session."""
+        reconnect without ending; `leave` when no other session continues this one, so the client should log
+        out.
+        """
         self._key, self._renew, self._leave = os.pread(key, 256, 0), renew, leave
         self._writer: asyncio.StreamWriter | None = None
         self._holds: dict[str, dict[str, Any]] = {}  # what still holds, by its first key
@@ -55,17 +58,18 @@ class Talk:
         self._since = 0.0  # monotonic seconds: when the tunnel came up
 
     async def listen(self, path: Path = Path(SOCKET)) -> None:
-        """Make the socket and serve one daemon after the other."""
+        """Create the socket and serve one daemon after the other."""
         path.unlink(missing_ok=True)
-        await asyncio.start_unix_server(self._serve, path, limit=_LINE)
+        await asyncio.start_unix_server(self._serve, path, limit=_MAX_LINE_BYTES)
 
     # --- to the daemon
     # ------------------------------------------------------------------------------------------------------
 
     def connected(self, **facts: Any) -> None:
-        """The tunnel is up: `assigned` addresses, peer (text), routes (list of networks), lasts (seconds
-        of the session), on_interface
-        (the client itself has put the addresses on its interface)."""
+        """The tunnel is up. Facts: `assigned` addresses, peer (text), routes (list of networks), lasts
+        (seconds until the gateway ends the session), on_interface (True: the client has put the addresses on
+        its interface).
+        """
         self._since = time.monotonic()
         self._tell("connected", {"connected": facts})
 
@@ -74,12 +78,12 @@ class Talk:
         self._tell("failed", {"failed": reason, "text": text})
 
     def keep(self, secret: str) -> None:
-        """What lets the next session begin without a login; empty: nothing does any more."""
+        """Let the daemon keep what spares the next login; empty: what it has is worthless now."""
         self._tell("keep", {"keep": secret})
 
     async def ask(self, what: str, text: str = "") -> str:
-        """The answer to a question: `username`, `password`, `code`, `text`, or `approval` (cancel it when
-        the approval came).
+        """Ask for a `username`, `password`, `code` or `text` and return the answer; for an `approval` cancel
+        this when it has come.
         """
         self._asked += 1
         number = self._asked
@@ -100,7 +104,7 @@ class Talk:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     def _aged(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The same when it is told later: a session lasts less long then."""
+        """The same message when it is sent later: `lasts` counts from now."""
         facts = message.get("connected", {})
         if facts.get("lasts") is None:
             return message
@@ -129,7 +133,7 @@ class Talk:
 
     async def _knows_key(self, reader: asyncio.StreamReader) -> bool:
         with contextlib.suppress(ConnectionError, ValueError, TimeoutError):
-            async with asyncio.timeout(_KEY_WITHIN):
+            async with asyncio.timeout(_KEY_SECONDS):
                 return await reader.readline() == self._key
         return False
 

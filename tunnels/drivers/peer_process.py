@@ -1,5 +1,5 @@
-"""Which process is at the other end of a unix socket, and whether it is one that we have started, or one
-of those.
+"""Identifies the process at the other end of a unix socket, and checks whether it is our child or a
+descendant.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import struct
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-def peer(connection: socket.socket) -> int:
-    """The process that has connected."""
+def peer_pid(connection: socket.socket) -> int:
+    """The pid of the process that has connected (SO_PEERCRED, unix(7))."""
     return int(
         _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[
             0
@@ -20,8 +20,8 @@ def peer(connection: socket.socket) -> int:
     )
 
 
-def descends(pid: int) -> bool:
-    """The living process has us among its parents."""
+def is_descendant(pid: int) -> bool:
+    """The process is alive, and this process is it or one of its ancestors."""
     while pid > 0:
         if pid == os.getpid():
             return True
@@ -30,7 +30,7 @@ def descends(pid: int) -> bool:
 
 
 def _parent(pid: int) -> int:
-    """0: there is no such process."""
+    """Its parent; 0: there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read()

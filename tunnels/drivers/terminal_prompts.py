@@ -1,8 +1,9 @@
-"""Hears a client that prints lines and asks questions on its standard output: a question is a line without
-an end.
+"""Reads a client that prints lines and asks questions on its standard output; a question is a line without an
+end.
 
-output -> hear -> on_line(line) | on_prompt(words) whose answer the caller writes to the client's standard
-input
+    output -> read_output -> on_line(line) | on_prompt(question)
+
+The caller of on_prompt writes the answer to the client's standard input.
 """
 
 from __future__ import annotations
@@ -11,35 +12,35 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
-_LARGEST = 64 << 10  # characters of a line
+_MAX_LINE_CHARS = 64 << 10
 
 
-async def hear(
+async def read_output(
     output: asyncio.StreamReader,
     prompt: re.Pattern[str],
     on_line: Callable[[str], None],
     on_prompt: Callable[[str], Awaitable[None]],
 ) -> None:
-    """Until the output ends. `prompt` is the whole of an unfinished line that is a question; `on_prompt`
-    runs beside the listening.
+    """Read until the output ends. `prompt` matches the whole of an unfinished line that is a question;
+    reading goes on while `on_prompt` runs.
     """
     answering: set[asyncio.Future[None]] = set()
     line = ""
-    while said := await output.read(_LARGEST):
+    while said := await output.read(_MAX_LINE_CHARS):
         *lines, line = (line + said.decode(errors="replace")).split("\n")
         for each in lines:
             on_line(each)
-        line = line[-_LARGEST:]
+        line = line[-_MAX_LINE_CHARS:]
         if prompt.fullmatch(line):
-            say(line)
+            relay(line)
             answering.add(asyncio.ensure_future(on_prompt(line)))
             line = ""
     if line:
-        say(line)
+        relay(line)
     for task in answering:
         task.cancel()
 
 
-def say(line: str) -> None:
-    """Pass on a line of the client, or say one of ours: those begin with `facilitator: `."""
+def relay(line: str) -> None:
+    """Pass on a line of the client."""
     print(line, flush=True)

@@ -1,11 +1,10 @@
-"""What openconnect and vpnc run in place of vpnc-script: hands its environment to the program that drives
-the client, and waits.
+"""Run by openconnect and vpnc in place of vpnc-script: sends its environment to the driver, and waits.
 
     python -I -S vpnc_hook.py SOCKET         (tunnels/drivers/vpnc_script.py listens on the socket)
 
-It decides nothing and changes nothing. Exit code 0: the program has done what was to be done; 1: it could
-not, or is gone. Each start of a tunnel waits for it, so it imports nothing that takes time: `socket` alone
-would double what it costs.
+It decides nothing and changes nothing. Exit code 0: the driver has handled the call; 1: it could not, or has
+ended. Each start of a tunnel waits for this program, so it imports nothing that takes time: `socket` alone
+would double its run time.
 """
 
 import _socket
@@ -14,7 +13,7 @@ import sys
 
 
 def main(path: str) -> int:
-    """Hand over the environment and wait for the word of the program; the exit code."""
+    """Send the environment and wait for the driver; returns the exit code."""
     program = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         program.connect(path)

@@ -1,6 +1,6 @@
-"""Our own vpnc-script, for the programs that drive openconnect and vpnc.
+"""Our own vpnc-script, for the drivers of openconnect and vpnc.
 
-    client -> vpnc_hook.py (environment) -> Script -> Call -> the driver's handler -> up -> vpnc_hook.py
+    client -> vpnc_hook.py (environment) -> Script -> Call -> the driver's handler -> answer -> vpnc_hook.py
 
 The stock vpnc-script sets the address, installs routes and rewrites resolv.conf, and leaves these behind when
 it is killed. Ours does none of that: the handler brings the interface up, and what the remote gateway pushed
@@ -19,52 +19,53 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
-from tunnels.drivers.peer_process import descends, peer
+from tunnels.drivers.peer_process import is_descendant, peer_pid
 
-SOCKET = "script.sock"  # in the private directory that is the program's working directory
-COMMAND = shlex.join(
-    (sys.executable, "-I", "-S", str(Path(__file__).with_name("vpnc_hook.py")), SOCKET)
-)  # for the client's --script
-_MANY = 4096  # routes that are read of one
+SOCKET = "script.sock"  # in the driver's working directory, which is private
+# for the client's --script
+COMMAND = shlex.join((sys.executable, "-I", "-S", str(Path(__file__).with_name("vpnc_hook.py")), SOCKET))
+_MAX_ROUTES = 4096  # that are read of one call
 
 Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the script: what happened, and what the far side has given us."""
+    """One call of the script: what happened, and what the remote gateway assigned."""
 
     reason: str  # pre-init, connect, disconnect, attempt-reconnect or reconnect
     device: str
     addresses: tuple[Address, ...]  # ours inside the tunnel, IPv4 first
     mtu: int | None  # bytes of the largest packet, as far as the client knows it
-    gateway: str | None  # address of the far side's server
-    routes: tuple[str, ...]  # networks that it wants to carry; never installed
-    lasts: float | None  # seconds that it lets the session live from now; None: it does not say
+    gateway: str | None  # address of the remote gateway
+    routes: tuple[str, ...]  # networks that it pushed; never installed
+    lasts: float | None  # seconds from now until it ends the session; None: unknown
 
 
 class Script:
-    """Listens for the calls of one client's script. Calls come one after the other: the client waits for
-    each.
+    """Listens for the calls of one client's script. They come one after the other, because the client waits
+    for each.
     """
 
     def __init__(self, called: Callable[[Call], None]) -> None:
-        """`called` does what is to be done for a call; an OSError of it is the script's failure."""
+        """`called` handles a call; if it raises OSError the script fails."""
         self._called = called
 
     async def listen(self, path: Path = Path(SOCKET)) -> None:
-        """Make the socket and serve."""
+        """Create the socket and serve."""
         path.unlink(missing_ok=True)
         await asyncio.start_unix_server(self._serve, path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Other clients of our user can connect too. The script waits for its answer, so it is alive while
-        we look who it is.
+        its pid is checked.
         """
         with contextlib.suppress(ConnectionError):
             data = await reader.read()
             writer.write(
-                b"+" if descends(peer(writer.get_extra_info("socket"))) and self._done(data) else b"-"
+                b"+"
+                if is_descendant(peer_pid(writer.get_extra_info("socket"))) and self._done(data)
+                else b"-"
             )
             await writer.drain()
         writer.close()
@@ -86,8 +87,8 @@ class Script:
 
 
 def read_call(environment: Mapping[str, str]) -> Call:
-    """What the client says; all that does not make sense is left out, for much of it is the far side's
-    word.
+    """Parse the environment; values that make no sense are left out, because much of it comes from the remote
+    gateway.
     """
     return Call(
         reason=environment.get("reason", ""),
@@ -110,7 +111,7 @@ def _addresses(environment: Mapping[str, str]) -> Iterator[Address]:
 
 def _routes(environment: Mapping[str, str]) -> Iterator[str]:
     for prefix in ("CISCO_SPLIT_INC", "CISCO_IPV6_SPLIT_INC"):
-        for number in range(min(_number(environment.get(prefix, "")) or 0, _MANY)):
+        for number in range(min(_number(environment.get(prefix, "")) or 0, _MAX_ROUTES)):
             address, length = (
                 environment.get(f"{prefix}_{number}_ADDR", ""),
                 environment.get(f"{prefix}_{number}_MASKLEN", ""),
@@ -120,8 +121,8 @@ def _routes(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _lasts(options: str) -> float | None:
-    """The shortest time that the headers of an AnyConnect session leave it; what remains counts before
-    what it has as a whole.
+    """The shortest time limit in the headers of an AnyConnect session: the remaining time if given, else the
+    whole.
     """
     for name in ("Session-Timeout-Remaining", "Session-Timeout"):
         times = [

@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from supervisor.app.api.explain import Explainer
 from supervisor.app.api.status_page_model import StatusPageModel
-from supervisor.app.stores.stopped_tunnels import StoppedTunnels
-from supervisor.app.watchers.auditing import Auditing
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
@@ -24,6 +23,7 @@ from supervisor.core.views.documents import (
     AlertsDocument,
     AlertTestDocument,
     AuditDocument,
+    HandOverDocument,
     HistoryDocument,
     PlanDocument,
     ReloadDocument,
@@ -53,6 +53,26 @@ _COUNT_FLOWS_SECONDS = 5.0  # until the flows of all tunnels that drain have bee
 _SETTLED = (Phase.UP, Phase.BACKOFF, Phase.FAILED, Phase.STOPPED)
 
 
+class StopStore(Protocol):
+    """Remembers which tunnels an operator has stopped."""
+
+    def hold(self, tunnel: str) -> None:
+        """It is stopped. OSError: that does not survive a restart of the daemon."""
+
+    def release(self, tunnel: str) -> None:
+        """It may run. OSError: see `hold`."""
+
+
+class AuditTrail(Protocol):
+    """Keeps the audit."""
+
+    def document(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
+        """What `facilitator audit` shows. LookupError: no audit is kept."""
+
+    def acted(self, act: ChangeRequest) -> None:
+        """Record that somebody asked for a change."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningDaemonAPI:
     """The `DaemonAPI` of the running daemon; what each method does is described there."""
@@ -64,15 +84,16 @@ class RunningDaemonAPI:
     network: KernelNetwork
     metrics_exporter: Metrics
     recorder: History
-    stopped_tunnels: StoppedTunnels
+    stopped_tunnels: StopStore
     explainer: Explainer
     page_model: StatusPageModel
     pagers: Pagers
-    auditing: Auditing
+    auditing: AuditTrail
     stalled: Callable[[], str | None]  # why the engine counts as stuck; None: it works
     on_reload: Callable[[], Awaitable[ReloadDocument]]
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
     on_upgrade: Callable[[], Awaitable[UpgradeDocument]]
+    on_hand_over: Callable[[str], str | None]  # the owner that asks -> why not; None: it begins
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
@@ -93,6 +114,11 @@ class RunningDaemonAPI:
     def readiness_problem(self) -> str | None:
         """Never tied to one tunnel."""
         return "draining" if self.engine.draining else None
+
+    def readiness_details(self) -> list[str]:
+        """That the configuration file is refused, while an earlier one is in effect."""
+        condition = self.engine.conditions.get("configuration-refused")
+        return [] if condition is None else [condition.text]
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Rendered in a worker thread from a snapshot taken here."""
@@ -120,7 +146,7 @@ class RunningDaemonAPI:
         rows = recorder.read(tunnel, limit)
         tunnels = (
             TunnelHistory(
-                name, kind, recorder.availability(name), recorder.slots(name, DAY_SECONDS, DAY_SLOTS)
+                name, kind, recorder.availability(name), recorder.worst_by_part(name, DAY_SECONDS, DAY_SLOTS)
             )
             for name, kind in kinds.items()
         )
@@ -204,6 +230,12 @@ class RunningDaemonAPI:
     async def reload(self) -> ReloadDocument:
         """As SIGHUP does."""
         return await self.on_reload()
+
+    def hand_over(self, owner: str) -> HandOverDocument:
+        """To a daemon of the same owner."""
+        if (refusal := self.on_hand_over(owner)) is not None:
+            raise PermissionError(refusal)
+        return {"pid": self.identity.pid}
 
     async def upgrade(self) -> UpgradeDocument:
         """Re-execute the process."""

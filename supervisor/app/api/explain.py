@@ -8,16 +8,24 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor.core.diagnosis.answer import document, explain, resolve
-from supervisor.core.diagnosis.query import Evidence, KernelView, Lookup, Match, PacketQuery, Way, way
+from supervisor.core.diagnosis.query import (
+    Evidence,
+    KernelView,
+    Match,
+    PacketPath,
+    PacketQuery,
+    RouteDecision,
+    packet_path,
+)
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.preflight import facts as fitness
+from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.views.documents import WhyDocument
 from supervisor.engine import Engine
 from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.inspect.packet_path import Inspector, forwarding, inspector, listening, refused
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.route.table import RouteTable
-from supervisor.reports.history.last_failures import Deaths
+from supervisor.reports.history.last_failures import LastFailures
 from tunnels.settings import IPAddress, IPNetwork
 
 _SETTLE_SECONDS = 0.5  # for the kernel to follow the plan that the answer is about
@@ -32,9 +40,9 @@ class Explainer:
     wall_offset: float
     engine: Engine
     network: KernelNetwork
-    deaths: Deaths
+    deaths: LastFailures
     segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
-    look: Callable[[], Awaitable[fitness.HostFacts]]
+    look: Callable[[], Awaitable[HostFacts]]
 
     async def answer(self, question: PacketQuery) -> WhyDocument:
         """What would become of the packet now. Waits for the kernel to follow the plan first."""
@@ -43,7 +51,7 @@ class Explainer:
                 await self.network.settled()
         snapshot, plan = self.engine.snapshot, self.engine.plan
         found = resolve(snapshot, plan, question.address)
-        path = way(snapshot, plan, found) if isinstance(found, Match) else None
+        path = packet_path(snapshot, plan, found) if isinstance(found, Match) else None
         facts = Evidence(
             question,
             snapshot,
@@ -51,11 +59,11 @@ class Explainer:
             await self._kernel(question, plan, path),
             self.wall_offset,
             self.segments(),
-            self.deaths.last,
+            self.deaths.by_tunnel,
         )
         return document(facts, explain(facts))
 
-    async def _kernel(self, question: PacketQuery, plan: NetworkPlan, path: Way | None) -> KernelView:
+    async def _kernel(self, question: PacketQuery, plan: NetworkPlan, path: PacketPath | None) -> KernelView:
         """What the kernel holds; where a part cannot be read, `problem` says why and the rest stays empty."""
         known = KernelView(forwarding=forwarding(question.address.version))
         try:
@@ -69,7 +77,7 @@ class Explainer:
         except OSError as error:
             return replace(known, problem=str(error) or "the kernel does not answer")
 
-    async def _of_lane(self, known: KernelView, path: Way) -> KernelView:
+    async def _of_lane(self, known: KernelView, path: PacketPath) -> KernelView:
         lane = path.lane
         routes = RouteTable()
         try:
@@ -84,7 +92,7 @@ class Explainer:
 
 
 async def _routed(
-    look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: Way | None
+    look: Inspector, known: KernelView, question: PacketQuery, plan: NetworkPlan, path: PacketPath | None
 ) -> KernelView:
     """With the kernel's routing decision for the packet. Routing comes after a 1:1 mapping, so it is asked
     about the real address; what a proxy takes is not routed onwards.
@@ -102,8 +110,8 @@ async def _routed(
 
 
 async def _onward(
-    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: Lookup | None
-) -> Lookup:
+    look: Inspector, address: IPAddress, mark: int, sender: IPAddress | None, back: RouteDecision | None
+) -> RouteDecision:
     """Routing of a packet that arrives on the interface that leads back to its sender; without such an
     interface, of a packet from this host.
     """
@@ -114,7 +122,7 @@ async def _onward(
 
 async def _sender(
     look: Inspector, question: PacketQuery, plan: NetworkPlan
-) -> tuple[IPAddress | None, Lookup | None]:
+) -> tuple[IPAddress | None, RouteDecision | None]:
     """The packet's sender and the route back to it. If the question names none: an address of staff that is
     not one of this host.
     """

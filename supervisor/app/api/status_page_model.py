@@ -1,5 +1,5 @@
-"""What the status page shows: the status document, and beside each tunnel its last day, its measurements and
-why its sessions ended.
+"""The model of the status page (dashboard): the status document, and beside each tunnel its last day, its
+measurements and why its sessions ended.
 
 The measurements of the last minutes are kept in memory. To be notified of every change the model is one of
 the engine's alerters.
@@ -50,9 +50,10 @@ class _Measures:
     def sample(self, state: TunnelState, count: tuple[int, int] | None, now: float) -> None:
         """Add one sample."""
         up = state.phase is Phase.UP
-        if self.rtts or (up and state.last_rtt is not None):
-            answered = up and state.misses == 0 and state.last_rtt is not None
-            self.rtts.append(round(state.last_rtt or 0.0, 6) if answered else None)
+        rounds = state.liveness
+        if self.rtts or (up and rounds.last_rtt is not None):
+            answered = up and rounds.misses == 0 and rounds.last_rtt is not None
+            self.rtts.append(round(rounds.last_rtt or 0.0, 6) if answered else None)
         before, same_session = self.count, self.session == state.session.number
         self.rates = (
             _rates(before, count, now - self.at)
@@ -201,7 +202,7 @@ class StatusPageModel:
     def _day(self, name: str, state: TunnelState, now: float) -> _Day:
         history = self._inputs.history
         ratio = history.ratios((name,)).get((name, "24h"))
-        slots = [slot and slot.value for slot in history.slots(name, DAY_SECONDS, DAY_SLOTS)]
+        slots = [slot and slot.value for slot in history.worst_by_part(name, DAY_SECONDS, DAY_SLOTS)]
         entry: DayEntry = {"ratio": _rounded_down(ratio), "last_day": slots}
         return _Day(state.since, state.phase, state.health, now, entry)
 

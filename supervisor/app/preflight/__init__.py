@@ -1,7 +1,6 @@
-"""`facilitator doctor`: gathers facts about this host, within a few seconds and without changing anything,
-and has them judged.
+"""Preflight checks (`facilitator doctor`): gather facts about this host, within seconds and without changing
+anything.
+
+The facts are judged by `supervisor.core.preflight`. A running daemon repeats some of the checks
+(`host_watch`).
 """
-
-from supervisor.app.preflight.gather import diagnose, gather
-
-__all__ = ["diagnose", "gather"]

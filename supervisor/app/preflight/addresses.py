@@ -1,4 +1,4 @@
-"""Facts about the addresses that this host lives by, and about who listens on our ports."""
+"""Facts about addresses that this host itself needs, and about programs that listen on our ports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 from supervisor.clients import processes
 from supervisor.clients.ports import FIRST_PORT, LAST_PORT
 from supervisor.config.model import Config
-from supervisor.core.preflight.facts import ForeignListener, Own
+from supervisor.core.preflight.facts import ForeignListener, HostAddress
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import device_name
 
@@ -28,13 +28,13 @@ _LISTENS = "0A"
 # --------------------------------------------------------------------------------------------------------
 
 
-def own(config: Config, resolvers: Iterable[Path]) -> tuple[Own, ...]:
+def own(config: Config, resolvers: Iterable[Path]) -> tuple[HostAddress, ...]:
     """Networks, gateways and name servers of this host, without those of our tunnels."""
-    skipped = {"lo", *(device_name(tunnel, seat) for tunnel in config.tunnels.values() for seat in (0, 1))}
+    skipped = {"lo", *(device_name(tunnel, slot) for tunnel in config.tunnels.values() for slot in (0, 1))}
     return tuple(dict.fromkeys([*_networks(skipped), *_gateways(skipped), *_name_servers(resolvers)]))
 
 
-def _networks(skipped: set[str]) -> Iterator[Own]:
+def _networks(skipped: set[str]) -> Iterator[HostAddress]:
     for device, entries in psutil.net_if_addrs().items():
         for entry in entries:
             if device in skipped or entry.family not in (socket.AF_INET, socket.AF_INET6):
@@ -43,25 +43,25 @@ def _networks(skipped: set[str]) -> Iterator[Own]:
             length = _length(entry.netmask)
             interface = ip_interface(f"{address}/{length}" if length is not None else address)
             if not interface.network.is_link_local:
-                yield Own(interface.network, f"this host's network on {device}", str(interface))
+                yield HostAddress(interface.network, f"this host's network on {device}", str(interface))
 
 
 def _length(netmask: str | None) -> int | None:
     return int(ip_address(netmask)).bit_count() if netmask else None
 
 
-def _gateways(skipped: set[str]) -> Iterator[Own]:
+def _gateways(skipped: set[str]) -> Iterator[HostAddress]:
     for line in _rows("route"):
         if int(line[3], 16) & _GATEWAY and line[0] not in skipped:
             address = IPv4Address(int.from_bytes(bytes.fromhex(line[2]), "little"))
-            yield Own(ip_network(address), f"this host's gateway on {line[0]}")
+            yield HostAddress(ip_network(address), f"this host's gateway on {line[0]}")
     for line in _rows("ipv6_route", skip=0):
         gateway = IPv6Address(bytes.fromhex(line[4]))
         if int(line[8], 16) & _GATEWAY and line[9] not in skipped and not gateway.is_link_local:
-            yield Own(ip_network(gateway), f"this host's gateway on {line[9]}")
+            yield HostAddress(ip_network(gateway), f"this host's gateway on {line[9]}")
 
 
-def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
+def _name_servers(files: Iterable[Path]) -> Iterator[HostAddress]:
     for file in files:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             entries = (line.split() for line in file.read_text().splitlines())
@@ -70,11 +70,11 @@ def _name_servers(files: Iterable[Path]) -> Iterator[Own]:
                     yield from _name_server(words[1].partition("%")[0])
 
 
-def _name_server(text: str) -> Iterator[Own]:
+def _name_server(text: str) -> Iterator[HostAddress]:
     with contextlib.suppress(ValueError):
         address = ip_address(text)
         if not address.is_loopback and not address.is_link_local:
-            yield Own(ip_network(address), "a name server of this host")
+            yield HostAddress(ip_network(address), "a name server of this host")
 
 
 def _rows(name: str, skip: int = 1) -> list[list[str]]:
@@ -89,10 +89,10 @@ def _rows(name: str, skip: int = 1) -> list[list[str]]:
 
 
 def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> tuple[ForeignListener, ...]:
-    """Third-party programs on the ports of the proxies, and on that of http.listen while no daemon of ours
-    has it.
+    """Third-party programs that listen on the ports of proxies, or on that of http.listen while no daemon has
+    it.
 
-    On the `known` ports a proxy of ours listens.
+    `known`: ports of our own proxies.
     """
     ours = frozenset(known)
     taken = {
@@ -112,7 +112,7 @@ def listeners(config: Config, daemon: int | None, known: Iterable[int] = ()) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Socket:
-    """One that listens."""
+    """A listening socket."""
 
     port: int
     inode: int
@@ -120,7 +120,7 @@ class _Socket:
 
 
 def _listening() -> Iterator[_Socket]:
-    """Where the kernel cannot be asked, all connections must be read through."""
+    """Listening sockets, by sock_diag(7); if that is refused, from the list of all connections."""
     try:
         yield from (_Socket(*each) for each in foreign_rules.listening())
     except OSError:
@@ -130,7 +130,7 @@ def _listening() -> Iterator[_Socket]:
 
 
 def _in_use(host: str, port: int) -> bool:
-    """Binding is what the daemon does next; nothing listens, and the socket is closed at once."""
+    """Can the address be bound? The socket does not listen, and is closed at once."""
     try:
         family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
     except ValueError:
@@ -145,7 +145,7 @@ def _in_use(host: str, port: int) -> bool:
 
 
 def _owners(inodes: set[int]) -> dict[int, int]:
-    """Pid by inode, of the sockets whose processes can be seen."""
+    """Pid by inode of the socket, as far as visible."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     return {
         wanted[target]: pid
@@ -156,7 +156,7 @@ def _owners(inodes: set[int]) -> dict[int, int]:
 
 
 def _descriptors(pid: int) -> Iterator[str]:
-    """What the open files of a process are, as far as they can be seen."""
+    """Targets of a process's open descriptors, as far as visible."""
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
@@ -164,7 +164,7 @@ def _descriptors(pid: int) -> Iterator[str]:
 
 
 def _ours(each: _Socket, pid: int | None, daemon: int | None) -> bool:
-    """Of a process that cannot be seen the user tells: it may well be ours."""
+    """Is it a process of ours? If it is not visible its user decides."""
     if pid is not None:
         return (daemon is not None and daemon in _line(pid)) or processes.tag_of(pid) is not None
     with contextlib.suppress(psutil.Error):
@@ -173,7 +173,7 @@ def _ours(each: _Socket, pid: int | None, daemon: int | None) -> bool:
 
 
 def _line(pid: int) -> Iterator[int]:
-    """The process and those that it descends from, as far as they can be seen."""
+    """The process and its ancestors, as far as visible."""
     with contextlib.suppress(psutil.Error):
         yield pid
         yield from (parent.pid for parent in psutil.Process(pid).parents())

@@ -1,4 +1,4 @@
-"""Facts about this host, for `supervisor.core.preflight`. Whatever cannot be seen is None, or said so."""
+"""Gathers all facts about this host for `supervisor.core.preflight`. What cannot be read is None."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.app.files import Files
+from supervisor.app.first_plan import first_plan
 from supervisor.app.preflight import addresses, host, programs, resolving, service, stores
 from supervisor.app.preflight.isolation import isolation
 from supervisor.app.preflight.locations import Places
-from supervisor.app.preflight.requirements import demand
-from supervisor.app.wiring import first_plan
+from supervisor.app.preflight.requirements import requirements
 from supervisor.config.model import Config
-from supervisor.core.preflight import Finding, examine
-from supervisor.core.preflight.facts import Around, HostFacts
+from supervisor.core.preflight import Finding, run_checks
+from supervisor.core.preflight.facts import HostFacts, PacketContext
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import AnyKind
 
@@ -21,24 +21,24 @@ from tunnels.base import AnyKind
 def diagnose(
     path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None
 ) -> tuple[Finding, ...]:
-    """Is this host fit for the configuration that was read from `path`? Takes at most a few seconds."""
-    return examine(gather(path, config, kinds, places or Places()))
+    """Run the preflight checks for the configuration that was read from `path`. Takes seconds at most."""
+    return run_checks(gather(path, config, kinds, places or Places()))
 
 
 def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places) -> HostFacts:
-    """Everything there is to know. Names are resolved while the rest is looked at."""
+    """All facts. Names are resolved in the background meanwhile."""
     running = host.running(config.facilitator.runtime_dir)
     process, environment = host.process(running), host.environment(running)
     files = Files(path.resolve().parent, lambda _: None, environment)
     privileged = "CAP_NET_ADMIN" in host.process(None).capabilities
-    wanted, runs_it = demand(config, kinds), service.service(environment, places)
+    wanted, runs_it = requirements(config, kinds), service.service(environment, places)
     credentials = dict(runs_it.unit.credentials if runs_it.unit else ())
     needed = [*(need.path for _, need in wanted.needs), *credentials.values()]
-    policies, packets = host.rules(), around(config, kinds)
+    policies, packets = host.rules(), context(config, kinds)
     devices = dict.fromkeys(device for _, device in packets.arrivals)
     with resolving.Resolver(resolving.names(config, files)) as resolver:
         return HostFacts(
-            demand=wanted,
+            requirements=wanted,
             process=process,
             privileged=privileged,
             tun=host.tun(places.tun),
@@ -52,7 +52,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             legacy_tables=host.legacy_tables(),
             rules=policies,
             routes=host.routes(policies or ()),
-            around=packets,
+            context=packets,
             filters=host.reverse_path(places.sysctls, devices),
             synchronised=host.synchronised(),
             own=addresses.own(config, places.resolvers),
@@ -66,10 +66,10 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
         )
 
 
-def around(config: Config, kinds: Mapping[str, AnyKind]) -> Around:
-    """The packets that the configuration is about, with lanes as a daemon without a memory gives them."""
+def context(config: Config, kinds: Mapping[str, AnyKind]) -> PacketContext:
+    """The context of packets under this configuration, with the lanes that a first start would assign."""
     plan = first_plan(config, kinds)
     targets = tuple(
         (name, target) for name, tunnel in config.tunnels.items() for target in tunnel.probe.targets
     )
-    return Around(plan, targets, (), host.arrivals(plan.staff), foreign_rules.indexes())
+    return PacketContext(plan, targets, (), host.arrivals(plan.staff), foreign_rules.indexes())

@@ -1,4 +1,4 @@
-"""Facts about the machine: rights, devices, kernel, clock, and the daemon that may be running."""
+"""Facts about the host: rights, /dev/net/tun, kernel, clock, and a daemon that runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
+from supervisor import disk
 from supervisor.clients.launch import PATH
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import leftovers
@@ -32,7 +33,7 @@ from supervisor.kernel.inspect import foreign_rules
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader, ours_exists
 from tunnels.settings import IPAddress, IPNetwork
 
-PATIENCE = 1.5  # seconds for a daemon or a program to answer
+ANSWER_TIMEOUT_SECONDS = 1.5  # of a daemon or a program
 _CAPABILITIES = (
     (5, "CAP_KILL"),
     (6, "CAP_SETGID"),
@@ -49,7 +50,7 @@ _SETTINGS = (
     "net.netfilter.nf_conntrack_count",
     "net.netfilter.nf_conntrack_max",
 )
-_LONGEST = 200  # bytes of a setting
+_MAX_SETTING_BYTES = 200
 _OF_DEVICES = (("net.ipv4", "forwarding"), ("net.ipv6", "disable_ipv6"))
 _AS_PATH = str.maketrans("./", "/.")
 _OUTSIDE = ip_address("192.0.2.1")  # nobody's address (RFC 5737): only a default route leads to it
@@ -64,12 +65,14 @@ _STA_UNSYNC = 0x40
 
 
 def running(runtime_dir: Path) -> int | None:
-    """Pid of the daemon with this runtime directory; 0 when it cannot be seen, None when there is none."""
-    holder = _lock_holder(runtime_dir / "lock")
+    """Pid of the daemon that uses this runtime directory; 0: unknown, None: none runs."""
+    holder = _lock_holder(runtime_dir / disk.LOCK)
     if holder is not None:
         return holder
     try:
-        pid = ControlClient(runtime_dir / "control.sock", PATIENCE).get("/api/v1/status")["pid"]
+        pid = ControlClient(runtime_dir / disk.CONTROL_SOCKET, ANSWER_TIMEOUT_SECONDS).get("/api/v1/status")[
+            "pid"
+        ]
     except Refused:
         return 0
     except (Unreachable, ValueError, KeyError, TypeError):
@@ -78,8 +81,8 @@ def running(runtime_dir: Path) -> int | None:
 
 
 def _lock_holder(path: Path) -> int | None:
-    """Who holds the lock, read from the kernel's list: trying to take it could keep a daemon from
-    starting.
+    """Pid of the process that holds the lock, from /proc/locks: taking the lock could prevent a daemon's
+    start.
     """
     try:
         found = path.stat()
@@ -92,7 +95,7 @@ def _lock_holder(path: Path) -> int | None:
 
 
 def daemon(runtime_dir: Path, pid: int | None) -> DaemonFacts:
-    """The running daemon, or what is left of one."""
+    """The daemon that runs, or the processes that one has left."""
     if pid is not None or not runtime_dir.is_dir():
         return DaemonFacts(pid)
     left = leftovers(Journal(runtime_dir))
@@ -102,7 +105,7 @@ def daemon(runtime_dir: Path, pid: int | None) -> DaemonFacts:
 
 
 def process(pid: int | None) -> ProcessFacts:
-    """The rights of the daemon, if there is one that can be seen, else our own."""
+    """The rights of the daemon, or of this process if none can be read."""
     try:
         status = _status(pid or os.getpid())
     except OSError:
@@ -128,7 +131,7 @@ def _unprivileged_port() -> int:
 
 
 def environment(pid: int | None) -> Mapping[str, str]:
-    """The environment of the daemon, which says where its secrets lie; our own when it cannot be read."""
+    """The environment of the daemon, which locates its secrets; our own if it cannot be read."""
     try:
         data = Path(f"/proc/{pid}/environ").read_bytes() if pid else b""
     except OSError:
@@ -142,7 +145,7 @@ def environment(pid: int | None) -> Mapping[str, str]:
 
 
 def tun(path: Path) -> str | None:
-    """ "" when it can be opened (which makes no device yet), None when it does not exist, else why not."""
+    """ "": it can be opened (which makes no interface yet); None: it does not exist; else why not."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -153,9 +156,7 @@ def tun(path: Path) -> str | None:
 
 
 def settings(root: Path, devices: Iterable[str] = ()) -> dict[str, Setting]:
-    """The kernel settings by name. Whether one can be written is tried by opening it, which changes
-    nothing.
-    """
+    """Sysctls by name. Whether one is writable is found out by opening it, which changes nothing."""
     own = (
         f"{protocol}.conf.{device.replace('.', '/')}.{word}"
         for device in devices
@@ -165,7 +166,7 @@ def settings(root: Path, devices: Iterable[str] = ()) -> dict[str, Setting]:
 
 
 def reread(root: Path, known: Mapping[str, Setting]) -> dict[str, Setting]:
-    """The same settings with their values of now; that they can be written is not tried again."""
+    """The same sysctls with their current values; `writable` is taken over."""
     return {
         name: Setting(_value(f"{root}/{name.translate(_AS_PATH)}"), each.writable)
         for name, each in known.items()
@@ -189,7 +190,7 @@ def _value(path: str) -> str | None:
     except OSError:
         return None
     try:
-        return " ".join(os.read(file, _LONGEST).decode(errors="replace").split())
+        return " ".join(os.read(file, _MAX_SETTING_BYTES).decode(errors="replace").split())
     except OSError:
         return None
     finally:
@@ -197,7 +198,7 @@ def _value(path: str) -> str | None:
 
 
 def synchronised() -> bool | None:
-    """Does the kernel hold its clock for synchronised?"""
+    """Is the clock synchronised, as the kernel says (adjtimex(2))?"""
     buffer = ctypes.create_string_buffer(512)  # struct timex with modes 0: only asks
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
@@ -209,7 +210,7 @@ def synchronised() -> bool | None:
 
 
 def maker() -> str | None:
-    """Who made the machine, as its firmware says."""
+    """The maker of the machine, from its DMI data."""
     try:
         return _MAKER.read_text().strip() or None
     except OSError:
@@ -221,7 +222,7 @@ def maker() -> str | None:
 
 
 def kernel() -> KernelFacts | None:
-    """Third-party firewalls, and what nftables can do. None without CAP_NET_ADMIN."""
+    """Third-party firewall rules and features of nftables. None: no CAP_NET_ADMIN."""
     try:
         return KernelFacts(
             ForeignTableReader().read(),
@@ -234,7 +235,7 @@ def kernel() -> KernelFacts | None:
 
 
 def legacy_tables() -> bool:
-    """Has iptables-legacy a filter table that may drop? nftables does not show it."""
+    """Does iptables-legacy, which nftables does not show, have a filter table that may drop?"""
     return any(
         "filter" in _words(Path("/proc/self/net") / name) and _may_drop(program) for name, program in _LEGACY
     )
@@ -248,7 +249,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _may_drop(program: str) -> bool:
-    """True also when it cannot be asked."""
+    """True also if the program cannot be run."""
     rules = _output(program, "-S")
     return rules is None or (("DROP" in rules or "REJECT" in rules) and OURS not in rules)
 
@@ -257,7 +258,12 @@ def _output(program: str, *arguments: str) -> str | None:
     command = (shutil.which(program, path=PATH) or program, *arguments)
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=True
+            command,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_TIMEOUT_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -265,7 +271,7 @@ def _output(program: str, *arguments: str) -> str | None:
 
 
 def rules() -> tuple[PolicyRule, ...] | None:
-    """The policy rules of others."""
+    """Third-party policy routing rules."""
     try:
         return foreign_rules.policy_rules()
     except OSError:
@@ -273,7 +279,7 @@ def rules() -> tuple[PolicyRule, ...] | None:
 
 
 def routes(found: Iterable[PolicyRule]) -> tuple[TableRoute, ...]:
-    """The routes that packets meet before ours: in the local table, and where these rules lead to."""
+    """Routes that come before ours: of the local table, and of the tables that these rules lead to."""
     first = (rule for rule in found if rule.priority <= PRIORITY and rule.action == "lookup")
     early = {(rule.version, rule.table) for rule in first if rule.table != MAIN_TABLE}
     try:
@@ -283,7 +289,7 @@ def routes(found: Iterable[PolicyRule]) -> tuple[TableRoute, ...]:
 
 
 def arrivals(networks: Iterable[IPNetwork]) -> tuple[tuple[IPNetwork, str], ...]:
-    """By which device packets of each network come in."""
+    """The interface by which packets of each network come in."""
     found = ((network, next(filter(None, map(_arrival, _examples(network))), None)) for network in networks)
     return tuple((network, device) for network, device in found if device is not None)
 

@@ -1,5 +1,5 @@
-"""What this kernel offers to keep clients apart (`clients.sandbox`): for the doctor, and for one line in
-the log at the start.
+"""What this kernel offers to confine clients (`clients.sandbox`): a fact for preflight checks, and a warning
+in the log at the start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 
 def isolation() -> Isolation:
-    """As this process may use it: what runs the daemon can forbid it too."""
+    """What this process may use: a service manager may forbid more."""
     return Isolation(syscalls.landlock_abi(), sandbox.filters(), _ptrace_scope())
 
 
@@ -27,6 +27,6 @@ def _ptrace_scope() -> int:
 
 
 def say_what_is_missing() -> None:
-    """Once, at the start of the daemon."""
-    for text, remedy in missing(isolation()):
-        structlog.get_logger().warning("clients are not kept apart", text=text, remedy=remedy)
+    """Log what is missing; once, at the start of the daemon."""
+    for text, hint in missing(isolation()):
+        structlog.get_logger().warning("clients are not kept apart", text=text, remedy=hint)

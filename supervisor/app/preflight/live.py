@@ -1,4 +1,4 @@
-"""The facts that the daemon itself wants again and again: those of doctor's that can change under it."""
+"""The facts that a running daemon gathers repeatedly: those that can change (`host_watch`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from supervisor.app.preflight import addresses, host
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import Running
 from supervisor.config.model import Config
-from supervisor.core.preflight.facts import Around, ForeignListener, HostFacts, KernelFacts, Setting
-from supervisor.core.preflight.host import FULL
+from supervisor.core.preflight.facts import ForeignListener, HostFacts, KernelFacts, PacketContext, Setting
+from supervisor.core.preflight.host import CONNTRACK_FULL_RATIO
 from supervisor.kernel.inspect import foreign_rules
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
 
@@ -18,35 +18,35 @@ _COUNT, _LIMIT = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack
 
 
 def everything(running: Running, reader: ForeignTableReader, places: Places | None = None) -> HostFacts:
-    """A full look; some milliseconds."""
+    """All of these facts; takes some milliseconds."""
     where, plan = places or Places(), running.plan
     policies = host.rules()
-    around = Around(
+    context = PacketContext(
         plan, _targets(running.config), running.peers, host.arrivals(plan.staff), foreign_rules.indexes()
     )
-    ways = [device for _, device in around.arrivals]
+    ways = [device for _, device in context.arrivals]
     tunnels = {lane.device for lane in plan.lanes if lane.up and lane.device is not None}
     facts = HostFacts(
-        demand=running.demand,
+        requirements=running.requirements,
         live=True,
         settings=host.settings(where.sysctls, sorted({*ways, *(tunnels & foreign_rules.not_forwarding())})),
         kernel=_kernel(reader),
         rules=policies,
         routes=host.routes(policies or ()),
-        around=around,
+        context=context,
         own=addresses.own(running.config, ()),
     )
     return at_a_glance(facts, running, where)
 
 
 def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None) -> HostFacts:
-    """The same facts, with those looked at again of whose change the kernel says nothing; less than a
+    """The same facts, with those read again that change without a notification; takes less than a
     millisecond.
     """
     where = places or Places()
     settings = host.reread(where.sysctls, facts.settings)
     count, limit = (int(settings[name].value or 0) for name in (_COUNT, _LIMIT))
-    if count <= FULL * limit:  # it changes all the time, and says nothing
+    if count <= CONNTRACK_FULL_RATIO * limit:  # it changes all the time, and says nothing
         settings[_COUNT] = Setting(None, False)
     return replace(
         facts,
@@ -54,7 +54,7 @@ def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None
         listeners=_listeners(running),
         tun=host.tun(where.tun),
         synchronised=host.synchronised(),
-        absent=frozenset(need.path for _, need in facts.demand.needs if not Path(need.path).exists()),
+        absent=frozenset(need.path for _, need in facts.requirements.needs if not Path(need.path).exists()),
     )
 
 
@@ -66,8 +66,10 @@ def _kernel(reader: ForeignTableReader) -> KernelFacts | None:
 
 
 def _listeners(running: Running) -> tuple[ForeignListener, ...]:
-    """A proxy that starts has its port before the plan says so; it is known by its process."""
-    if not running.demand.proxies:
+    """Third-party listeners. A proxy of ours that starts, and is not in the plan yet, is known by its
+    process.
+    """
+    if not running.requirements.proxies:
         return ()
     return addresses.listeners(
         running.config, running.pid, [lane.port for lane in running.plan.lanes if lane.port is not None]

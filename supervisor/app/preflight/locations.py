@@ -1,4 +1,4 @@
-"""Where the doctor looks on the host; tests look elsewhere."""
+"""Paths on the host that preflight checks read; tests use others."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from supervisor.app.preflight.host import PATIENCE
+from supervisor.app.preflight.host import ANSWER_TIMEOUT_SECONDS
 from supervisor.clients.launch import PATH, SpawnError, require
 from supervisor.config.model import Config
 from supervisor.core.preflight.facts import PackageFacts, ProgramFacts
@@ -23,7 +23,7 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;]*)")
 
 
 def installed(config: Config, kinds: Mapping[str, AnyKind]) -> tuple[ProgramFacts, ...]:
-    """The clients' programs of all configured kinds, asked for their versions at the same time."""
+    """The client programs of all configured kinds. Their versions are queried concurrently."""
     wanted: dict[str, list[str]] = {}
     for name, tunnel in config.tunnels.items():
         for program in kinds[tunnel.kind].binaries:
@@ -48,12 +48,12 @@ def _program(name: str, tunnels: tuple[str, ...]) -> ProgramFacts:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=PATIENCE,
+            timeout=ANSWER_TIMEOUT_SECONDS,
             check=False,
             env={"PATH": PATH, "LANG": "C.UTF-8"},
         )
     except subprocess.TimeoutExpired:
-        return ProgramFacts(name, tunnels, error=f"no answer within {PATIENCE} s")
+        return ProgramFacts(name, tunnels, error=f"no answer within {ANSWER_TIMEOUT_SECONDS} s")
     except OSError as error:
         return ProgramFacts(name, tunnels, error=error.strerror)
     text = done.stdout.decode(errors="replace")
@@ -68,7 +68,7 @@ def _program(name: str, tunnels: tuple[str, ...]) -> ProgramFacts:
 
 
 def packages() -> tuple[PackageFacts, ...]:
-    """What our distribution requires, and what is there; nothing when we run from a source tree."""
+    """The required Python packages and their installed versions; empty in a source tree."""
     try:
         lines = requires("vpn-facilitator") or []
     except PackageNotFoundError:
@@ -78,7 +78,7 @@ def packages() -> tuple[PackageFacts, ...]:
 
 
 def supervisord() -> bool:
-    """Is PyPI's supervisor in this environment?"""
+    """Is PyPI's supervisor (supervisord) installed in this environment?"""
     return _version("supervisor") is not None
 
 

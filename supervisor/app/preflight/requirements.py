@@ -1,4 +1,4 @@
-"""What a configuration asks of the host that it runs on, and what the running daemon knows besides."""
+"""What a configuration requires of the host, and what only a running daemon knows."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 from supervisor.config.model import Config
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.preflight.facts import Demand
+from supervisor.core.preflight.facts import Requirements
 from tunnels.base import AnyKind, Carrier
 from tunnels.settings import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What the daemon knows by itself."""
+    """What only a running daemon knows."""
 
     config: Config
-    demand: Demand
+    requirements: Requirements
     plan: NetworkPlan
     peers: tuple[tuple[str, IPAddress], ...]  # tunnel and the gateway that its client was last connected with
     pid: int
 
 
-def demand(config: Config, kinds: Mapping[str, AnyKind]) -> Demand:
-    """What the configuration asks of the host."""
+def requirements(config: Config, kinds: Mapping[str, AnyKind]) -> Requirements:
+    """What the configuration requires of the host."""
     tunnels = config.tunnels
     devices = tuple(name for name, tunnel in tunnels.items() if kinds[tunnel.kind].carrier is Carrier.DEVICE)
-    return Demand(
+    return Requirements(
         devices=devices,
         proxies=tuple(name for name in tunnels if name not in devices),
         destinations=tuple(

@@ -1,4 +1,4 @@
-"""Facts about the hosts that must be reached outside of every tunnel: which ones, and their addresses."""
+"""Facts about hosts that must be reached without a tunnel: remote gateways, proxies, receivers of alerts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tunnels.kinds.openvpn.syntax import split_words
 from tunnels.kinds.sshuttle.kind import Sshuttle
 from tunnels.settings import Tunnel
 
-PATIENCE = 2.0  # seconds for all names together
+RESOLVE_TIMEOUT_SECONDS = 2.0  # for all names together
 _PROXIES = ("http-proxy", "socks-proxy")
 
 Named = tuple[str, str]  # what it is, and its name or address
 
 
 def names(config: Config, files: Files) -> tuple[Named, ...]:
-    """What the clients and the alerting connect to, without repetitions. What cannot be read is left out:
-    others complain about it.
+    """The hosts that clients and alerting connect to, each once. Unreadable profiles are skipped: another
+    check reports them.
     """
     found = [
         (f"{name}: far side", host)
@@ -73,9 +73,7 @@ def _of_ssh(tunnel: Sshuttle) -> Iterator[str]:
 
 
 class Resolver:
-    """Resolves names in the background. A resolver that hangs holds up nobody: its threads end with the
-    process.
-    """
+    """Resolves names in daemon threads, so that a hanging resolver delays nothing."""
 
     def __init__(self, named: Iterable[Named]) -> None:
         self._named = tuple(named)
@@ -84,7 +82,7 @@ class Resolver:
         self._deadline = 0.0
 
     def __enter__(self) -> Self:
-        self._deadline = time.monotonic() + PATIENCE
+        self._deadline = time.monotonic() + RESOLVE_TIMEOUT_SECONDS
         for name in {name for _, name in self._named}:
             thread = threading.Thread(target=self._resolve, args=(name,), daemon=True)
             thread.start()
@@ -97,10 +95,10 @@ class Resolver:
         return None
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """What is known when all have answered or the time is over."""
+        """The results, when all have answered or RESOLVE_TIMEOUT_SECONDS are over."""
         for thread in self._threads:
             thread.join(max(0.0, self._deadline - time.monotonic()))
-        late = f"no answer from the name servers within {PATIENCE:g} s"
+        late = f"no answer from the name servers within {RESOLVE_TIMEOUT_SECONDS:g} s"
         answers = dict(self._answers)
         return tuple(
             Endpoint(what, name, answer.addresses, answer.error)

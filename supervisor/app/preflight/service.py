@@ -1,34 +1,58 @@
-"""Facts about what runs the daemon: systemd's unit as it is loaded, and what can be seen of Nomad."""
+"""Facts about the service manager: the loaded systemd unit, or what can be seen of Nomad."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from supervisor.app.preflight.host import PATIENCE
+from supervisor.app.preflight.host import ANSWER_TIMEOUT_SECONDS
 from supervisor.app.preflight.locations import Places
+from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.launch import PATH
+from supervisor.control import nomad
 from supervisor.core.preflight.facts import Service, Unit
 
 UNIT = "facilitator.service"
 _PROPERTIES = ("LoadState", "Type", "KillMode", "TimeoutStopUSec", "Restart", "RuntimeDirectoryPreserve")
-_LONGEST = re.compile(r'^\s*max_kill_timeout\s*=\s*"([^"]*)"', re.MULTILINE)
+_MAX_KILL_TIMEOUT = re.compile(r'^\s*max_kill_timeout\s*=\s*"([^"]*)"', re.MULTILINE)
 _WATCHDOG = re.compile(r"^WatchdogSec=(\S*)$", re.MULTILINE)
 _CREDENTIAL = re.compile(r"^LoadCredential(?:Encrypted)?=([^:\s]+):(/\S+)$", re.MULTILINE)
 
 
 def service(variables: Mapping[str, str], places: Places) -> Service:
-    """Who starts and stops the daemon whose environment this is."""
-    nomad = "NOMAD_ALLOC_ID" in variables
+    """The service manager of the daemon with this environment."""
+    task = nomad.task(variables)
+    unit = _unit(places) if task is None else None
     return Service(
-        nomad, _max_kill_timeout(places.nomad) if nomad else None, None if nomad else _unit(places)
+        task is not None,
+        None if task is None else _max_kill_timeout(places.nomad),
+        unit,
+        None if task is None else _task_api(task, variables),
+        _client_group() if unit is None else None,
     )
 
 
+def _task_api(task: nomad.Task, variables: Mapping[str, str]) -> str | None:
+    """Asked once, for at most a second. An event loop may run in this thread, so another one asks."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(lambda: asyncio.run(nomad.may_ask(task, variables))).result()
+
+
+def _client_group() -> str | None:
+    """Tried with a group of another name, so that nothing of a running daemon's is touched."""
+    group = ClientGroup(f"doctor-{os.getpid()}")
+    group.make()
+    group.remove()
+    return group.unavailable
+
+
 def _max_kill_timeout(directory: Path) -> str | None:
-    """What the agent's own configuration says; empty: nothing; None: it cannot be read."""
+    """`max_kill_timeout` of the agent's configuration; "": not set; None: cannot be read."""
     try:
         texts = [
             path.read_text(errors="replace")
@@ -37,7 +61,9 @@ def _max_kill_timeout(directory: Path) -> str | None:
         ]
     except OSError:
         return None
-    return next((match[1] for text in texts if (match := _LONGEST.search(text))), "") if texts else None
+    return (
+        next((match[1] for text in texts if (match := _MAX_KILL_TIMEOUT.search(text))), "") if texts else None
+    )
 
 
 def _unit(places: Places) -> Unit | None:
@@ -68,7 +94,7 @@ def _systemctl(*arguments: str) -> str | None:
             ("systemctl", *arguments),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=ANSWER_TIMEOUT_SECONDS,
             stdin=subprocess.DEVNULL,
             check=True,
             env={"PATH": PATH},

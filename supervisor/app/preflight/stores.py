@@ -1,5 +1,5 @@
-"""Facts about secrets, files of clients, and directories. What is read is dropped at once: only whether it
-can be read matters.
+"""Facts about secrets, clients' files and directories: whether they can be read or written. Contents are
+dropped.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ def secrets(
     privileged: bool,
     credentials: Container[str] = (),
 ) -> tuple[SecretFile, ...]:
-    """Each input. `privileged`: we may be who runs the daemon, so what we cannot read it cannot either.
+    """Each input. `privileged`: this process has the daemon's rights, so what it cannot read the daemon
+    cannot either.
 
-    `credentials`: names that systemd gives to the daemon alone, when it starts it.
+    `credentials`: names of systemd credentials, which only the daemon can read.
     """
     found = ((_secret(what, item, files, privileged), item) for what, item in _inputs(config, kinds, files))
     return tuple(
@@ -39,7 +40,7 @@ def secrets(
 
 
 def _inputs(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Iterator[tuple[str, Input]]:
-    """With the words for a person."""
+    """Each input with its description."""
     for name, tunnel in config.tunnels.items():
         items = list(kinds[tunnel.kind].inputs(tunnel))
         if tunnel.login.totp is not None and all(item.where != tunnel.login.totp for item in items):
@@ -75,9 +76,7 @@ def _text(path: Path | None) -> str | None:
 
 
 def directories(config: Config, privileged: bool) -> tuple[DirectoryFacts, ...]:
-    """Those that the daemon writes to. One that does not exist yet is made by the daemon, so its parent
-    counts.
-    """
+    """The directories that the daemon writes to; of one that does not exist yet, its parent is checked."""
     own = config.facilitator
     paths = {"facilitator.state_dir": own.state_dir, "facilitator.runtime_dir": own.runtime_dir}
     return tuple(_directory(setting, path, privileged) for setting, path in paths.items())

@@ -19,7 +19,9 @@ import structlog
 from supervisor.clients.json_store import JsonStore
 from supervisor.config.difference import fingerprint
 from supervisor.core.formats import NotUnderstood, document, parsed
+from supervisor.core.session import record_formats
 from supervisor.core.session.record import Spent, TunnelRecord, spent_in
+from supervisor.core.session.record_formats import NESTED_SINCE
 from tunnels.settings import Tunnel
 
 NAME = "tunnels"
@@ -37,9 +39,16 @@ class Stored:
     inputs: str  # digest of its secrets and files
 
 
+def upgraded(format: int, raw: Any) -> Any:
+    """What an earlier version has stored of a tunnel, as this version would have stored it."""
+    if format >= NESTED_SINCE or not isinstance(raw, dict) or "record" not in raw:
+        return raw
+    return {**raw, "record": record_formats.upgraded(raw["record"])}
+
+
 # The format grows with each change of what is stored, down to the fields of a tunnel's state (tests/golden
 # has one record of each).
-RECORD = document(Stored, 1)
+RECORD = document(Stored, NESTED_SINCE, upgraded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,17 @@
-"""Which tunnels an operator has stopped: a small file, so that `stop` holds over restarts of the daemon
-and of the host.
-"""
+"""The tunnels that an operator has stopped: `facilitator stop` outlives restarts of daemon and host."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from supervisor import disk
-from supervisor.core.formats import NotUnderstood, document, opened
+from supervisor.app.stores.json_file import JsonFile
+from supervisor.core.formats import NotUnderstood, document
 
-_NAME = "held.json"
+NAME = "held.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,50 +24,43 @@ class _Held:
 DOCUMENT = document(_Held, 1)
 
 
-def _read(content: bytes) -> frozenset[str]:
-    """NotUnderstood: this version cannot."""
-    format, raw = opened(content, DOCUMENT.format)
-    if format > 0:
-        return frozenset(DOCUMENT.read(content).held)
+def _format_0(raw: Any) -> _Held:
     if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
         raise NotUnderstood("it is no list of names")
-    return frozenset(raw)
+    return _Held(tuple(raw))
 
 
 class StoppedTunnels:
-    """The names, on disk in `state_dir`."""
+    """The names, in `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
-        """A missing file means: none. One that is not understood too, but then it is told: what was
-        stopped will start.
-        """
-        self._path = state_dir / _NAME
+        """Without a file no tunnel is stopped. So with one that is not understood, but that is logged."""
+        self._file = JsonFile(state_dir / NAME, DOCUMENT, _format_0)
         self._names = frozenset[str]()
         try:
-            self._names = _read(disk.read(self._path))
-        except FileNotFoundError:
-            pass
+            stored = self._file.load()
+            self._names = frozenset(() if stored is None else stored.held)
         except (OSError, ValueError) as error:
             text = "which tunnels were stopped is not known: all of them start; facilitator stop NAME"
-            structlog.get_logger().error(text, path=str(self._path), why=str(error))
+            structlog.get_logger().error(text, path=str(self._file.path), why=str(error))
         self._on_disk = self._names
 
     @property
     def names(self) -> frozenset[str]:
-        """Tunnels that stay down until `start`."""
+        """Tunnels that stay down until `facilitator start`."""
         return self._names
 
     def hold(self, tunnel: str) -> None:
-        """Remember a stop. OSError: it holds, but not over a restart."""
+        """Add a tunnel. OSError: it is stopped, but a restart of the daemon will start it."""
         self._set(self._names | {tunnel})
 
     def release(self, tunnel: str) -> None:
-        """Forget it. OSError: see `hold`."""
+        """Remove a tunnel. OSError: it may start, but a restart of the daemon will stop it again."""
         self._set(self._names - {tunnel})
 
     def _set(self, names: frozenset[str]) -> None:
         self._names = names
         if names == self._on_disk:
             return
-        disk.replace(self._path, DOCUMENT.written(_Held(tuple(sorted(names)))), sync=True)
+        self._file.save(_Held(tuple(sorted(names))), sync=True)
         self._on_disk = names

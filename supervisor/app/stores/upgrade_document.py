@@ -1,12 +1,12 @@
-"""What a daemon gives to the one that takes its place in the same process: a document in an anonymous
-file, and open descriptors.
+"""What a daemon hands over to the program that it becomes by `facilitator upgrade`: a document in a memfd,
+and open descriptors.
 
-    Handover -> memfd -> execve -> received
-    the same -> memfd -> `checked` by the new program in a process of its own, before anything is given up
+    HandoverDocument -> memfd -> execve -> received the same -> memfd -> `check_requested`: the new program,
+    in a process of its own, before anything is given up
 
-The document holds secrets (what spares the next login), so it is never anywhere else. Its shape is the
-contract between two versions of this program: a new one must understand what the old one says, or refuse
-before it is too late.
+The document holds secrets (session cookies that spare the next login), so it is never written elsewhere. It
+is the contract between two versions of this program: the new one must understand what the old one writes, or
+refuse.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from supervisor.app.files import errors_of, load
+from supervisor.app.stores import state_store
 from supervisor.app.stores.state_store import Stored
 from supervisor.config import Config, ConfigErrors
 from supervisor.core.exits import CannotStart, Exit
@@ -26,12 +28,15 @@ from supervisor.core.formats import document
 from supervisor.version import version
 from tunnels.base import AnyKind
 
-FORMAT = 2  # grows with each change of what is given, records of tunnels included (`memory.RECORD`)
-GIVEN = "FACILITATOR_HANDOVER"  # names the descriptor of the document that we go on from
-CHECKED = "FACILITATOR_CHECK"  # names the descriptor of one that we are only asked about
-LATER = (
+FORMAT = 3  # incremented with each change of the document, tunnel records included (`state_store.RECORD`)
+GIVEN = "FACILITATOR_HANDOVER"  # environment variable: descriptor of the document to continue from
+CHECKED = "FACILITATOR_CHECK"  # environment variable: descriptor of a document to check only
+LAZY_MODULES = (
     "supervisor.app.http_app",
     "supervisor.reports.paging.http",
+    "prometheus_client.exposition",
+    "cryptography.x509",
+    "re2",
 )  # what a daemon loads only when its clients are adopted
 
 
@@ -46,20 +51,29 @@ class HandoverDocument:
     lock: int  # descriptor of the lock on runtime_dir
     listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # descriptors by address
     tunnels: Mapping[str, Stored] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by seat: what spares its next login
+    kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by slot: what spares its next login
 
     def descriptors(self) -> Iterator[int]:
-        """Those that go along."""
+        """The descriptors that must stay open over execve."""
         yield self.lock
         for each in self.listening.values():
             yield from each
 
 
-DOCUMENT = document(HandoverDocument, FORMAT)
+def _upgraded(format: int, raw: Any) -> Any:
+    """What an earlier version hands over, as this version would have done it."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("tunnels"), dict):
+        return raw
+    records = {name: state_store.upgraded(_RECORDS[format], each) for name, each in raw["tunnels"].items()}
+    return {**raw, "tunnels": records}
+
+
+_RECORDS = (0, 0, 1, 2)  # the format of the tunnels' records, by that of the document
+DOCUMENT = document(HandoverDocument, FORMAT, _upgraded)
 
 
 def written(handover: HandoverDocument) -> int:
-    """The document as an anonymous file, from its beginning; the caller closes it."""
+    """The document in a memfd, positioned at its start; the caller closes it."""
     fd = os.memfd_create("handover", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(DOCUMENT.written(handover))
@@ -68,10 +82,10 @@ def written(handover: HandoverDocument) -> int:
 
 
 def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument | None:
-    """What the program before us in this process has given; None: nobody was before us, or its document
-    says nothing to us.
+    """The document of the program that this process was before; None: there was none, or it is not
+    understood.
 
-    In the latter case we go on as after a crash.
+    In the latter case the daemon starts as after a crash.
     """
     named = environ.pop(GIVEN, None)
     if named is None:
@@ -89,22 +103,20 @@ def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument
     return handover
 
 
-def asked(
+def check_requested(
     path: Path, kinds: Mapping[str, AnyKind], environ: MutableMapping[str, str] = os.environ
 ) -> int | None:
-    """Where we are only asked whether we could go on from a document: our exit code, after our version or
-    the reasons against it.
-
-    None: nobody asks, we are to run.
+    """If this process shall only check a document: its exit code, after it has printed its version, or the
+    reasons why it cannot take over. None: no check is requested, run.
     """
     named = environ.pop(CHECKED, None)
     if named is None:
         return None
-    for module in LATER:
+    for module in LAZY_MODULES:
         import_module(module)  # what is wrong with it, it says itself
     try:
         handover = _read(int(named))
-        reasons = [*_against(handover, load(path, kinds))]
+        reasons = [*_objections(handover, load(path, kinds))]
     except (ConfigErrors, CannotStart) as problem:
         reasons = errors_of(problem)
     except (OSError, ValueError) as problem:
@@ -116,7 +128,7 @@ def asked(
     return Exit.FAILED if reasons else Exit.OK
 
 
-def _against(handover: HandoverDocument, config: Config) -> Iterator[str]:
+def _objections(handover: HandoverDocument, config: Config) -> Iterator[str]:
     for name in ("runtime_dir", "state_dir"):
         before, after = getattr(handover, name), str(getattr(config.facilitator, name))
         if before != after:

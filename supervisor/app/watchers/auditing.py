@@ -1,4 +1,4 @@
-"""The audit as the configuration wants it: on, off or elsewhere, over reloads.
+"""Starts, stops and moves the audit as the configuration says, also at a reload.
 
 kernel.conntrack.flow_events (flows, gaps) +
 control socket, signals ---------+--> reports.audit.writer --> file
@@ -16,68 +16,75 @@ from typing import Any
 
 import structlog
 
+from supervisor.app.engine_view import ReadableEngine
 from supervisor.config.model import Audit
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
-from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Snapshot, Transition
-from supervisor.core.views.audit_lines import Act, ChangeRequest
+from supervisor.core.views.audit_lines import AuditEvent, ChangeRequest, Requester
 from supervisor.core.views.documents import AuditDocument
 from supervisor.kernel.conntrack.flow_events import FlowEvents
 from supervisor.reports.audit.rotation import RotatedFile
-from supervisor.reports.audit.writer import Trail
+from supervisor.reports.audit.writer import AuditWriter
 
-# seconds: who asked for a reload that ends the audit is told when it is done, and still belongs into it
-_LAST_WORDS = 0.2
+# A reload that ends the audit is recorded when it is done, and still belongs into it.
+_LAST_RECORDS_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What runs, and what for."""
+    """An audit that is being kept, and its configuration."""
 
     audit: Audit
-    trail: Trail
+    trail: AuditWriter
     flows: FlowEvents
 
     def end(self, details: Mapping[str, Any]) -> None:
-        """Write what is known, and the last line. It may wait for a disk: not for the event loop's thread."""
+        """Write what is known, and the last line. Blocks on the disk: not for the event loop's thread."""
         self.flows.close()
         self.trail.close(details)
 
 
 class Auditing:
-    """Recorder and Watcher (`supervisor.outputs`) that keeps the audit. Everything but the document
-    belongs to the event loop's thread.
+    """Recorder and Watcher (`supervisor.outputs`) that keeps the audit. All methods but `document` are for
+    the event loop's thread.
     """
 
-    def __init__(self, version: str, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
-        self._version, self._plan, self._post = version, plan, post
+    def __init__(self, version: str, engine: ReadableEngine, post: Callable[[Event], None]) -> None:
+        self._version, self._engine, self._post = version, engine, post
         self._log = structlog.get_logger()
-        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and seat
+        self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and slot
         self._wanted: Audit | None = None
         self._running: _Running | None = None
         self._following: asyncio.Task[None] | None = None
 
     def set(self, audit: Audit | None) -> None:
-        """Keep it so from now on."""
+        """Keep this audit from now on; None: none."""
         self._wanted = audit
         if self._following is None or self._following.done():
             self._following = asyncio.get_running_loop().create_task(self._follow(), name="audit")
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Remember whose session it is."""
-        for side in snapshot.tunnels[transition.tunnel][1].sides:
-            self._sessions[transition.tunnel, side.session.seat] = side.session.id
+        """Remember the ids of the tunnel's sessions, which flows are recorded with."""
+        for session in snapshot.tunnels[transition.tunnel][1].slots:
+            self._sessions[transition.tunnel, session.slot] = session.id
 
     def acted(self, act: ChangeRequest) -> None:
-        """Somebody asked for a change. It is logged, and stands in the audit where there is one."""
+        """Record that somebody asked for a change: in the log, and in the audit if there is one."""
         self._log.info("asked", **act)
         if self._running is not None:
-            self._running.trail.put([Act("control", time.time(), act)])
+            self._running.trail.put([AuditEvent("control", time.time(), act)])
+
+    def signalled(self, action: str, signals: str, why: str | None = None) -> None:
+        """Record that a signal asked for a change, and `why` that failed. The kernel does not say who sent
+        it.
+        """
+        result, by = "failed" if why else "done", Requester(signal=signals)
+        self.acted(ChangeRequest(action=action, tunnel=None, by=by, result=result, why=why or None))
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
-        """The audit is configured, and cannot be kept."""
+        """Set while the audit is configured and cannot be written."""
         trail = None if self._running is None else self._running.trail
         if trail is None or trail.problem is None:
             return {}
@@ -108,7 +115,7 @@ class Auditing:
         return None if running is None else {**running.trail.accounts.events, "lost": running.trail.lost}
 
     async def close(self) -> None:
-        """End it with a last line."""
+        """End the audit, with a last line."""
         if self._following is not None:
             await asyncio.gather(self._following, return_exceptions=True)
         self._wanted = None
@@ -117,7 +124,7 @@ class Auditing:
     async def _follow(self) -> None:
         while (None if self._running is None else self._running.audit) != self._wanted:
             if self._running is not None:
-                await asyncio.sleep(_LAST_WORDS)
+                await asyncio.sleep(_LAST_RECORDS_SECONDS)
                 ending, self._running = self._running, None
                 await asyncio.to_thread(ending.end, {})
             if self._wanted is not None:
@@ -125,14 +132,14 @@ class Auditing:
             self._post(Noticed(""))
 
     def _notice(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From the thread that writes, which may outlive the loop when a disk hangs."""
+        """Called in the thread that writes, which may outlive the loop if a disk hangs."""
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._post, Noticed(""))
 
     def _begin(self, audit: Audit) -> _Running:
         loop = asyncio.get_running_loop()
         file = RotatedFile(audit.file, audit.max_size, audit.keep)
-        trail = Trail(file, self._plan, self._sessions, lambda: self._notice(loop))
+        trail = AuditWriter(file, lambda: self._engine.plan, self._sessions, lambda: self._notice(loop))
         flows = FlowEvents(trail.put)
         trail.start({"version": self._version})
         flows.start()

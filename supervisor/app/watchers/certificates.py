@@ -1,5 +1,5 @@
-"""How long our own certificates are still good: read from the inputs of each tunnel, at each change, and
-every few hours.
+"""Warns before our own client certificates expire. They are read from the inputs of each tunnel at each
+change, and every few hours.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
 from tunnels.base import AnyKind, Tunnel
 
-WARN = 14 * 86400.0  # seconds before the end
-LOOK_AGAIN = 6 * 3600.0  # seconds
+WARN_BEFORE_SECONDS = 14 * 86400.0
+RECHECK_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """When the first certificate of a tunnel stops being good."""
+    """The certificate of a tunnel that expires first."""
 
     subject: str
     at: float  # Unix time
 
 
 class Certificates:
-    """Knows the expiry of each tunnel's certificates, and posts `Noticed` when there is something new to
-    say.
-    """
+    """Keeps the expiry of each tunnel's certificates, and posts `Noticed` when the conditions change."""
 
     def __init__(
         self, kinds: Mapping[str, AnyKind], read: InputReader, post: Callable[[Event], None], faults: Faults
@@ -42,12 +40,12 @@ class Certificates:
         self.expiries: Mapping[str, Expiry] = {}  # by tunnel; replaced as a whole
 
     def set(self, tunnels: Mapping[str, Tunnel]) -> None:
-        """Look after these."""
+        """Watch the certificates of these tunnels from now on."""
         self._tunnels = tunnels
         self._look(tunnels)
 
     def _look(self, names: Iterable[str]) -> None:
-        """Read those of these tunnels anew."""
+        """Read the certificates of these tunnels again."""
         asked = self._faults.ask
         found = {
             name: asked("certificates", None, self._expiry, self._tunnels[name])
@@ -65,30 +63,30 @@ class Certificates:
             self._post(Noticed(""))
 
     def changed(self, event: Event) -> None:
-        """An input of a tunnel has new content: perhaps the certificate that was asked for."""
+        """An input of a tunnel has changed: it may be a new certificate."""
         self._look((event.tunnel,))
 
     async def run(self) -> None:
-        """Look again from time to time, for ever: what expires does so without an event."""
+        """Check every RECHECK_SECONDS for ever: nothing notifies of an expiry."""
         while True:
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(RECHECK_SECONDS)
             self._look(self._tunnels)
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
-        """What expires soon, or has."""
+        """Certificates that expire within WARN_BEFORE_SECONDS, or have expired."""
         now = time.time()
         return {
             f"certificate:{name}": _condition(name, expiry, now)
             for name, expiry in self.expiries.items()
-            if expiry.at - now < WARN
+            if expiry.at - now < WARN_BEFORE_SECONDS
         }
 
     def _expiry(self, tunnel: Tunnel) -> Expiry | None:
         kind = self._kinds[tunnel.kind]
         try:
             texts = kind.certificates(tunnel, self._read(kind, tunnel))
-        except (OSError, ValueError):  # the tunnel's own start says what is wrong with its inputs
+        except (OSError, ValueError):  # reported when the tunnel starts
             return None
         return min(
             (expiry for text in texts for expiry in read(text)), key=lambda expiry: expiry.at, default=None
@@ -96,8 +94,8 @@ class Certificates:
 
 
 def read(text: bytes) -> Iterable[Expiry]:
-    """The certificates in a PEM text; nothing where there is none that can be read."""
-    from cryptography import x509  # costs a fifth of a second, and most tunnels have no certificate
+    """The certificates in a PEM text; none if it cannot be parsed."""
+    from cryptography import x509  # 0.2 s, and most tunnels have no certificate
 
     try:
         found = x509.load_pem_x509_certificates(text)

@@ -1,7 +1,7 @@
-"""Asks the gateways of tunnels that fail whether they answer, and those of tunnels that work from time to
-time, to know who ever does.
+"""Probes the remote gateways of tunnels that fail, to tell whether gateway or tunnel is dead; and those of
+tunnels that work now and then, to learn which ones answer at all.
 
-snapshot -> who is asked -> probes.gateway -> `EndpointSeen` -> inbox -> which leg is dead
+snapshot -> gateways that are due -> `supervisor.probes.gateway` -> `EndpointSeen` -> inbox
 """
 
 from __future__ import annotations
@@ -17,29 +17,54 @@ from supervisor.probes.gateway import answers
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
-LOOK = 3.0  # seconds between two looks at the tunnels
-CALM = 60.0  # seconds between two echo requests to a gateway whose tunnels work
-# seconds between two questions to one whose tunnels do not, when its silence is no news: strangers are soon
-# banned
-WORRY = 20.0
-TIMEOUT = 2.0  # seconds that a gateway has to answer
-SILENT = 2  # questions in a row without an answer that mean something
-_AT_ONCE = 50  # gateways
+CHECK_SECONDS = 3.0  # between two checks of the tunnels
+WORKING_PROBE_SECONDS = 60.0  # between two echo requests to a gateway whose tunnels work
+# Between two probes of a gateway whose tunnels fail, once its state is known: it may ban us for more.
+FAILING_PROBE_SECONDS = 20.0
+ANSWER_TIMEOUT_SECONDS = 2.0
+SILENT_AFTER_PROBES = 2  # unanswered in a row
+_MAX_CONCURRENT_PROBES = 50
 
 Snapshots = Callable[[], Snapshot]
 
 
 @dataclass(frozen=True, slots=True)
 class ProbedGateway:
-    """Who is asked, and how."""
+    """A remote gateway, and how it is probed."""
 
     address: str
-    port: int | None  # of TCP, where everybody is answered; None: it gets an echo request
+    port: int | None  # TCP port that answers everybody; None: echo requests
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """What earlier probes of a gateway have shown."""
+
+    probed_at: float = float("-inf")  # seconds of the loop's clock
+    unanswered: int = 0  # probes in a row
+    ever_answered: bool = False
+
+    def after(self, answered: bool, now: float) -> ProbeRecord:
+        """The record after one more probe."""
+        return ProbeRecord(now, 0 if answered else self.unanswered + 1, answered or self.ever_answered)
+
+    @property
+    def undecided(self) -> bool:
+        """True if the last probes were not answered, but too few for a verdict."""
+        return 0 < self.unanswered < SILENT_AFTER_PROBES
+
+    def due_at(self, gateway: ProbedGateway, suspect: bool, failing_seconds: float) -> float:
+        """When the gateway is probed again; `suspect`: one of its tunnels fails."""
+        if suspect and self.undecided:
+            return 0.0
+        if not suspect and gateway.port is not None:
+            return float("inf")
+        return self.probed_at + (failing_seconds if suspect else WORKING_PROBE_SECONDS)
 
 
 class EndpointWatch:
-    """Posts `EndpointSeen` when the answer of a tunnel's gateway means something new. Nobody is asked
-    while the uplink is dead.
+    """Posts `EndpointSeen` when the reachability of a tunnel's gateway changes. No probes while the uplink is
+    dead.
     """
 
     def __init__(
@@ -47,28 +72,32 @@ class EndpointWatch:
         snapshot: Snapshots,
         kinds: Mapping[str, AnyKind],
         post: Callable[[Event], None],
-        look: float = LOOK,
+        interval: float = CHECK_SECONDS,
+        failing_seconds: float = FAILING_PROBE_SECONDS,
     ) -> None:
-        self._snapshot, self._kinds, self._post, self._look = snapshot, kinds, post, look
-        self._gateways: dict[
-            str, ProbedGateway
-        ] = {}  # by tunnel: the last one that its client was connected with
-        self._answered: set[ProbedGateway] = set()  # those that have answered
-        self._unanswered: dict[ProbedGateway, int] = {}  # questions in a row
-        self._asked_at: dict[ProbedGateway, float] = {}
+        self._snapshot, self._kinds, self._post = snapshot, kinds, post
+        self._interval, self._failing_seconds = interval, failing_seconds
+        # By tunnel: the last gateway that its client was connected with.
+        self._gateways: dict[str, ProbedGateway] = {}
+        self._records: dict[ProbedGateway, ProbeRecord] = {}  # of those that were probed
+
+    @property
+    def records(self) -> Mapping[ProbedGateway, ProbeRecord]:
+        """What is known of the gateways that were probed."""
+        return self._records
 
     async def run(self) -> None:
-        """Watch, for ever."""
-        loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)
+        """Watch for ever."""
+        loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(_MAX_CONCURRENT_PROBES)
         while True:
             snapshot = self._snapshot()
             self._learn(snapshot)
             if snapshot.uplink.alive and not snapshot.uplink.doubted:
                 await asyncio.gather(
-                    *(self._ask(gateway, gate) for gateway in self._due(snapshot, loop.time()))
+                    *(self._probe(gateway, gate) for gateway in self._due(snapshot, loop.time()))
                 )
-            self._tell(self._snapshot())
-            await asyncio.sleep(self._look)
+            self._publish(self._snapshot())
+            await asyncio.sleep(self._interval)
 
     def _learn(self, snapshot: Snapshot) -> None:
         self._gateways = {
@@ -80,39 +109,34 @@ class EndpointWatch:
                     state.session.peer, self._kinds[tunnel.kind].tcp_port(tunnel)
                 )
         known = set(self._gateways.values())
-        self._answered &= known
-        self._unanswered = {gateway: count for gateway, count in self._unanswered.items() if gateway in known}
-        self._asked_at = {gateway: moment for gateway, moment in self._asked_at.items() if gateway in known}
+        self._records = {gateway: record for gateway, record in self._records.items() if gateway in known}
 
     def _due(self, snapshot: Snapshot, now: float) -> set[ProbedGateway]:
-        """Those that are asked now: because something is wrong, or because it was long ago."""
-        return {gateway for gateway, wrong in self._known(snapshot) if now >= self._next(gateway, wrong)}
+        """The gateways to probe now."""
+        return {
+            gateway
+            for gateway, suspect in self._known(snapshot)
+            if now >= self._record(gateway).due_at(gateway, suspect, self._failing_seconds)
+        }
 
-    def _next(self, gateway: ProbedGateway, wrong: bool) -> float:
-        if wrong and 0 < self._unanswered.get(gateway, 0) < SILENT:
-            return 0.0
-        if not wrong and gateway.port is not None:
-            return float("inf")
-        return self._asked_at.get(gateway, float("-inf")) + (WORRY if wrong else CALM)
+    def _record(self, gateway: ProbedGateway) -> ProbeRecord:
+        return self._records.get(gateway, ProbeRecord())
 
     def _known(self, snapshot: Snapshot) -> Iterator[tuple[ProbedGateway, bool]]:
         for name, gateway in self._gateways.items():
             tunnel, state = snapshot.tunnels[name]
             if state.want is Want.UP:
-                yield gateway, _wrong(tunnel, state)
+                yield gateway, _suspect(tunnel, state)
 
-    async def _ask(self, gateway: ProbedGateway, gate: asyncio.Semaphore) -> None:
+    async def _probe(self, gateway: ProbedGateway, gate: asyncio.Semaphore) -> None:
         async with gate:
-            answered = await answers(gateway.address, gateway.port, TIMEOUT)
-        self._asked_at[gateway] = asyncio.get_running_loop().time()
-        if answered:
-            self._answered.add(gateway)
-        self._unanswered[gateway] = 0 if answered else self._unanswered.get(gateway, 0) + 1
+            answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS)
+        self._records[gateway] = self._record(gateway).after(answered, asyncio.get_running_loop().time())
 
-    def _tell(self, snapshot: Snapshot) -> None:
+    def _publish(self, snapshot: Snapshot) -> None:
         for name, (tunnel, state) in snapshot.tunnels.items():
             gateway = self._gateways.get(name)
-            concerns = state.want is Want.UP and _wrong(tunnel, state)
+            concerns = state.want is Want.UP and _suspect(tunnel, state)
             reach = (
                 self._reach(gateway, state.endpoint) if gateway is not None and concerns else Reach.UNKNOWN
             )
@@ -120,16 +144,16 @@ class EndpointWatch:
                 self._post(EndpointSeen(name, reach=reach))
 
     def _reach(self, gateway: ProbedGateway, before: Reach) -> Reach:
-        unanswered = self._unanswered.get(gateway)
-        if unanswered is None or 0 < unanswered < SILENT:
+        record = self._records.get(gateway)
+        if record is None or record.undecided:
             return before
-        if unanswered == 0:
+        if record.unanswered == 0:
             return Reach.ANSWERS
-        return Reach.SILENT if gateway.port is not None or gateway in self._answered else Reach.UNKNOWN
+        return Reach.SILENT if gateway.port is not None or record.ever_answered else Reach.UNKNOWN
 
 
-def _wrong(tunnel: Tunnel, state: TunnelState) -> bool:
-    return state.misses > 0 or not well(tunnel, state)
+def _suspect(tunnel: Tunnel, state: TunnelState) -> bool:
+    return state.liveness.misses > 0 or not well(tunnel, state)
 
 
 def _is_address(text: str) -> bool:

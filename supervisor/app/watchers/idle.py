@@ -1,5 +1,7 @@
-"""Looks for a quiet moment of the tunnels that wait for one, and tells the engine. Costs nothing while
-none waits.
+"""Finds an idle moment for the planned reconnect of a tunnel (`reconnect.planned`), and posts it to the
+engine.
+
+Nothing runs while no tunnel waits for one.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ from supervisor.core.events import Event, Quiet
 from supervisor.core.state import Phase, Session, Snapshot
 from supervisor.engine import Engine
 
-WINDOW = 3.0  # seconds that must be quiet
-MURMUR = 1000.0  # bytes a second, both ways: keep-alives and probes, but no person at work
+WINDOW_SECONDS = 3.0  # a tunnel must be idle for this long
+MAX_IDLE_BYTES_PER_SECOND = 1000.0  # both directions: keep-alives and probes, but nobody at work
 
 Counter = Callable[[str, Session], tuple[int, int] | None]  # bytes of a session so far
 
 
-class QuietWatch:
-    """Posts `Quiet` for tunnels that wait for it, when hardly anything passes."""
+class IdleWatch:
+    """Posts `Quiet` for each tunnel that waits for it and carries hardly any traffic."""
 
     def __init__(
-        self, engine: Engine, traffic: Counter, post: Callable[[Event], None], window: float = WINDOW
+        self, engine: Engine, traffic: Counter, post: Callable[[Event], None], window: float = WINDOW_SECONDS
     ) -> None:
         self._engine, self._traffic, self._post, self._window = engine, traffic, post, window
 
@@ -32,7 +34,7 @@ class QuietWatch:
             before = self._read()
             await asyncio.sleep(self._window)
             for name, count in self._read().items():
-                if name in before and 0 <= count - before[name] <= MURMUR * self._window:
+                if name in before and 0 <= count - before[name] <= MAX_IDLE_BYTES_PER_SECOND * self._window:
                     self._post(Quiet(name))
 
     def _read(self) -> Mapping[str, int]:
@@ -43,7 +45,7 @@ class QuietWatch:
 
 
 def waiting(snapshot: Snapshot) -> dict[str, Session]:
-    """The sessions of the tunnels that wait for a quiet moment, by name."""
+    """The sessions of the tunnels that wait for an idle moment, by name of the tunnel."""
     return {
         name: state.session
         for name, (_, state) in snapshot.tunnels.items()

@@ -1,6 +1,4 @@
-"""Keeps the certificate of the HTTP server as its files are: looks at them when they change, and at every
-reload of the configuration.
-"""
+"""Reloads the HTTP server's certificate when its files change, and at every reload of the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ _CONDITION = "http-certificate"
 
 
 class TlsRenewal:
-    """Renews a `ServerTls`, and posts `Noticed` when there is something new to say about it."""
+    """Reloads a `ServerTls`, and posts `Noticed` when its condition changes."""
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
@@ -27,20 +25,20 @@ class TlsRenewal:
         self.conditions: Mapping[str, Condition] = MappingProxyType({})
 
     def start(self, tls: ServerTls) -> None:
-        """Begin to look after it, on the running loop."""
+        """Watch its files from now on."""
         self._tls, self._watcher = tls, InputWatcher(lambda _: self.renew())
         self._watcher.start()
         self._watcher.set(lambda: {_CONDITION: tls.files})
 
     def renew(self) -> None:
-        """Read the files again. Those that are not usable change nothing, but are a condition until they
-        are.
+        """Read the files again. If they are not usable the earlier ones stay in effect, and a condition says
+        so.
         """
         if self._tls is None:
             return
         try:
             self._tls.renew()
-        # also what TLS finds wrong with them; perhaps the key follows its certificate in a moment
+        # includes ssl.SSLError: the new key may not be written yet
         except OSError as error:
             structlog.get_logger().warning("new certificate of the HTTP server not used", error=str(error))
             self._say(
@@ -55,7 +53,7 @@ class TlsRenewal:
             self._say({})
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._watcher is not None:
             await self._watcher.close()
 

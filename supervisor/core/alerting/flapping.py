@@ -1,5 +1,8 @@
-"""How long a tunnel has been in trouble: what incidents count, so that one that comes and goes is neither
-many incidents nor none.
+"""Flap damping: how long and how often a tunnel has been in trouble, so that one that fails and recovers
+again and again is neither many incidents nor none.
+
+An outage begins with the first failure and ends when the tunnel was well for `alert.clear_after` without a
+break. Within it the seconds of all failures add up (compare BGP route flap damping, RFC 2439).
 """
 
 from __future__ import annotations
@@ -10,64 +13,66 @@ from dataclasses import dataclass, replace
 from supervisor.core.state import Snapshot, TunnelState, Want, well
 from tunnels.settings import Tunnel
 
-FLAPS = (
-    5  # failures without a well stretch of `alert.clear_after` between them that make a tunnel one that flaps
-)
+FLAPPING_FAILURES = 5  # failures within one outage from which on the tunnel counts as flapping
 
 
 @dataclass(frozen=True, slots=True)
 class OutageTracker:
-    """From the first failure until the tunnel was well for `alert.clear_after`. All moments are monotonic
-    seconds.
-    """
+    """One outage of a tunnel. All moments are monotonic seconds."""
 
     since: float  # the first failure
-    down_from: float | None  # the present one; None: it is well for the moment
-    drops: int = 1  # failures so far
-    before: float = 0.0  # seconds that the earlier ones lasted
+    down_since: float | None  # the present failure; None: it is well at the moment
+    failures: int = 1
+    earlier_down_seconds: float = 0.0  # how long the failures before the present one lasted, summed up
 
-    def due(self, after: float, not_before: float) -> float:
-        """When somebody is called: after so many seconds in which it was not well, or, where it flaps, of
-        trouble.
+    @property
+    def flapping(self) -> bool:
+        """True if it has failed often enough to count as flapping."""
+        return self.failures >= FLAPPING_FAILURES
+
+    def pages_at(self, after: float, not_before: float) -> float:
+        """The moment at which the outage pages: after it was down for `after` seconds in sum, or, if it is
+        flapping, `after` seconds after it began. Downtime before `not_before` does not count.
         """
-        if self.down_from is None:
+        if self.down_since is None:
             return float("inf")
-        down_long_enough = max(self.down_from, not_before) + max(0.0, after - self.before)
-        return min(down_long_enough, self.since + after) if self.drops >= FLAPS else down_long_enough
+        missing = max(0.0, after - self.earlier_down_seconds)
+        down_long_enough = max(self.down_since, not_before) + missing
+        return min(down_long_enough, self.since + after) if self.flapping else down_long_enough
 
 
-def follow(before: Mapping[str, OutageTracker], snapshot: Snapshot) -> dict[str, OutageTracker]:
-    """The troubles that go on or begin. A dead uplink is none of a tunnel's own: it ends them, and they
-    begin anew when it is back.
+def track_outages(before: Mapping[str, OutageTracker], snapshot: Snapshot) -> dict[str, OutageTracker]:
+    """The outages that go on or begin, by tunnel. A dead uplink is not the tunnels' fault: it ends their
+    outages, and they begin anew when it is back.
     """
-    found = {}
-    if snapshot.uplink.alive:
-        for name, (tunnel, state) in snapshot.tunnels.items():
-            if (
-                state.want is Want.UP
-                and (trouble := _follow(before.get(name), tunnel, state, snapshot)) is not None
-            ):
-                found[name] = trouble
-    return found
+    if not snapshot.uplink.alive:
+        return {}
+    tracked = (
+        (name, _track(before.get(name), tunnel, state, snapshot))
+        for name, (tunnel, state) in snapshot.tunnels.items()
+        if state.want is Want.UP
+    )
+    return {name: outage for name, outage in tracked if outage is not None}
 
 
-def _follow(
+def _track(
     before: OutageTracker | None, tunnel: Tunnel, state: TunnelState, snapshot: Snapshot
 ) -> OutageTracker | None:
     since = max(state.well_since, snapshot.uplink.since)
     if not well(tunnel, state):
         if before is None:
             return OutageTracker(since, since)
-        if before.down_from is not None and before.down_from >= since:
+        if before.down_since is not None and before.down_since >= since:
             return before
-        return replace(_ended(before, since), down_from=since, drops=before.drops + 1)
+        return replace(_recovered(before, since), down_since=since, failures=before.failures + 1)
     if before is None or snapshot.now >= since + tunnel.alert.clear_after:
         return None
-    return _ended(before, since)
+    return _recovered(before, since)
 
 
-def _ended(trouble: OutageTracker, at: float) -> OutageTracker:
-    """The same when its present failure is over."""
-    if trouble.down_from is None:
-        return trouble
-    return replace(trouble, down_from=None, before=trouble.before + max(0.0, at - trouble.down_from))
+def _recovered(outage: OutageTracker, at: float) -> OutageTracker:
+    """The outage after its present failure is over."""
+    if outage.down_since is None:
+        return outage
+    down_seconds = outage.earlier_down_seconds + max(0.0, at - outage.down_since)
+    return replace(outage, down_since=None, earlier_down_seconds=down_seconds)

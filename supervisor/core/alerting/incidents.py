@@ -1,141 +1,140 @@
-"""Which incidents there shall be: the tunnels' verdicts, gathered where they have a common cause, and the
-conditions beside them.
+"""Which incidents there should be: the tunnels' verdicts, grouped by common cause, and the conditions that
+page.
 
-The engine folds `called` over its publications. What must be remembered between two of them is in
-`IncidentState`: an incident that is open stays the one incident for its tunnels until they are well, whatever
-happens around them.
+    snapshot -> `flapping.track_outages` -> `verdict.verdicts` -> `grouping.assign`, `group` -> alerts by name
+
+`decide` is a fold over the engine's publications: `IncidentState` is what it remembers from one to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor.core.alerting.flapping import OutageTracker, follow
-from supervisor.core.alerting.grouping import PREFIX, SharedCause, cover, gathered
-from supervisor.core.alerting.verdict import Alert, Verdict, about, verdicts
+from supervisor.core.alerting.flapping import OutageTracker, track_outages
+from supervisor.core.alerting.grouping import GROUP_PREFIX, Causes, assign, group
+from supervisor.core.alerting.verdict import Alert, Verdict, condition_alerts, verdicts
 from supervisor.core.conditions import Condition
 from supervisor.core.state import Snapshot
 
-# Seconds for which a condition that came back so often must be gone before its incident is resolved: one that
-# flaps stays one.
-PATIENCE = (0.0, 60.0, 300.0, 900.0)
-FORGOTTEN = 1800.0  # seconds after which it no longer counts that a condition was there before
-# seconds after the start of the daemon in which a condition of before is noticed again, if it lasts
-FOUND_AGAIN = 120.0
+# Flap damping of conditions: how long one must be gone before its incident is resolved, by how often it has
+# come back lately; the last entry also for more.
+CLEAR_SECONDS_BY_RECURRENCE = (0.0, 60.0, 300.0, 900.0)
+RECURRENCE_MEMORY_SECONDS = 1800.0  # a disappearance longer ago does not count as a recurrence
+# After a restart of the daemon, how long incidents of conditions stay open that it has not found again yet.
+REDISCOVERY_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCondition:
+    """A condition with an open incident."""
+
+    alert: Alert  # as of the last time at which the condition was there
+    clear_after: float  # seconds for which it must be gone before the incident is resolved
+    resolve_at: float | None = None  # monotonic seconds; None: the condition is there
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentState:
     """What is remembered between two publications. Moments are monotonic seconds."""
 
-    troubles: Mapping[str, OutageTracker] = field(default_factory=dict)
-    under: Mapping[str, str] = field(
-        default_factory=dict
-    )  # tunnels for which somebody is called: by which incident
-    conditions: Mapping[str, Alert] = field(
-        default_factory=dict
-    )  # those with an incident, as they were last seen
-    gone: Mapping[str, float] = field(default_factory=dict)  # those of them that are gone: when they are over
-    clear_after: Mapping[str, float] = field(
-        default_factory=dict
-    )  # seconds for which each of these must be gone
-    returns: Mapping[str, tuple[int, float]] = field(
-        default_factory=dict
-    )  # how often one has gone lately, and until when that counts
-    left: frozenset[str] = frozenset()  # names of incidents that an earlier run left open
-    left_until: float = 0.0  # after that a condition among them is over
+    outages: Mapping[str, OutageTracker] = field(default_factory=dict)  # by tunnel
+    covered_by: Mapping[str, str] = field(default_factory=dict)  # firing tunnel -> name of its incident
+    conditions: Mapping[str, OpenCondition] = field(default_factory=dict)  # by name
+    recurrences: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # how often gone, valid until
+    inherited: frozenset[str] = frozenset()  # names of incidents that an earlier run left open
+    inherited_until: float = 0.0  # after that an inherited condition is resolved
 
 
-def resumed(names: Collection[str], now: float) -> IncidentState:
-    """Where to begin when an earlier run left these incidents open."""
-    return IncidentState(left=frozenset(names), left_until=now + FOUND_AGAIN)
+def inherit(names: Collection[str], now: float) -> IncidentState:
+    """The state to begin with when an earlier run of the daemon left these incidents open."""
+    return IncidentState(inherited=frozenset(names), inherited_until=now + REDISCOVERY_SECONDS)
 
 
-def called(
+def decide(
     facilitator: str,
-    calls: IncidentState,
+    state: IncidentState,
     snapshot: Snapshot,
     conditions: Mapping[str, Condition],
-    ties: Mapping[str, tuple[SharedCause, ...]],
+    causes: Causes,
 ) -> tuple[IncidentState, dict[str, Alert], float | None]:
-    """What to remember, the alerts by name (one that is not named is over), and the moment at which they
-    may change by themselves.
+    """The next state, the alerts by name (an incident that is not named is over), and the monotonic moment at
+    which they may change without any event.
     """
-    troubles = follow(calls.troubles, snapshot)
-    own, due = verdicts(facilitator, snapshot, troubles)
-    under = cover({**{n: n for n in calls.left if n in own}, **calls.under}, own, snapshot, ties, calls.left)
-    conditions = {name: each for name, each in conditions.items() if each.calls}
-    left = frozenset(
-        n for n in calls.left if n not in own and n not in under.values() and n not in conditions
+    now = snapshot.now
+    outages = track_outages(state.outages, snapshot)
+    own, due = verdicts(facilitator, snapshot, outages)
+    known = {**{name: name for name in state.inherited if name in own}, **state.covered_by}
+    covered_by = assign(known, own, snapshot, causes, state.inherited)
+    paging = {name: condition for name, condition in conditions.items() if condition.pages}
+    found_again = {*own, *covered_by.values(), *paging}
+    recurrences, open_conditions = _follow_conditions(facilitator, state, snapshot, paging)
+    after = replace(
+        state,
+        outages=outages,
+        covered_by=covered_by,
+        conditions=open_conditions,
+        recurrences=recurrences,
+        inherited=state.inherited - found_again,
     )
-    after = _conditions(
-        facilitator, replace(calls, troubles=troubles, under=under, left=left), snapshot, conditions
-    )
-    alerts = gathered(facilitator, own, under, snapshot) | _of_conditions(after, conditions)
-    alerts |= {
-        name: _held(name, snapshot.now) for name in left if _may_last(name, after, own, snapshot, ties)
-    }
-    moments = [
-        due,
-        *after.gone.values(),
-        after.left_until if any(not n.startswith(PREFIX) for n in left) else None,
-    ]
-    return (
-        after,
-        alerts,
-        min((moment for moment in moments if moment is not None and moment > snapshot.now), default=None),
-    )
+    alerts = group(facilitator, own, covered_by, snapshot) | _condition_alerts(open_conditions)
+    for name in after.inherited:
+        if _stays_open(name, after, own, snapshot, causes):
+            alerts[name] = Alert(name, Verdict.HOLD, "info", "", now, {}, name)
+    return after, alerts, min((each for each in _moments(after, due) if each > now), default=None)
 
 
-def _conditions(
-    facilitator: str, calls: IncidentState, snapshot: Snapshot, conditions: Mapping[str, Condition]
-) -> IncidentState:
-    """While the daemon drains nobody is called for a new one; what was open is over some time after it is
-    gone.
+def _moments(state: IncidentState, due: float | None) -> Iterator[float]:
+    """The moments at which the alerts may change without any event."""
+    if due is not None:
+        yield due
+    for each in state.conditions.values():
+        if each.resolve_at is not None:
+            yield each.resolve_at
+    if any(not name.startswith(GROUP_PREFIX) for name in state.inherited):
+        yield state.inherited_until
+
+
+def _follow_conditions(
+    facilitator: str, state: IncidentState, snapshot: Snapshot, conditions: Mapping[str, Condition]
+) -> tuple[dict[str, tuple[int, float]], dict[str, OpenCondition]]:
+    """The recurrences and the conditions with an open incident. While the daemon drains no new one is opened;
+    an open one is resolved some time after the condition is gone.
     """
-    now, known = snapshot.now, dict(calls.conditions)
-    returns = {name: each for name, each in calls.returns.items() if each[1] > now}
-    gone = {name: calls.gone[name] for name in known if name not in conditions and name in calls.gone}
-    for name in [name for name in known if name not in conditions and name not in calls.gone]:
-        times, _ = returns.get(name, (0, 0.0))
-        gone[name] = now + max(calls.clear_after[name], PATIENCE[min(times, len(PATIENCE) - 1)])
-        returns[name] = times + 1, now + FORGOTTEN
-    for name in [name for name, over in gone.items() if over <= now]:
-        del known[name], gone[name]
-    for name, alert in about(facilitator, conditions, now).items():
-        if name in known or not snapshot.draining:
-            since = known[name].since if name in known else now
-            known[name] = replace(alert, since=since, moments={"since": since})
-    clear_after = {
-        name: conditions[name].clear_after if name in conditions else calls.clear_after[name]
-        for name in known
-    }
-    return replace(calls, conditions=known, gone=gone, clear_after=clear_after, returns=returns)
+    now = snapshot.now
+    recurrences = {name: each for name, each in state.recurrences.items() if each[1] > now}
+    followed: dict[str, OpenCondition] = {}
+    for name, known in state.conditions.items():
+        gone = known
+        if known.resolve_at is None and name not in conditions:
+            times, _ = recurrences.get(name, (0, 0.0))
+            damping = CLEAR_SECONDS_BY_RECURRENCE[min(times, len(CLEAR_SECONDS_BY_RECURRENCE) - 1)]
+            gone = replace(known, resolve_at=now + max(known.clear_after, damping))
+            recurrences[name] = times + 1, now + RECURRENCE_MEMORY_SECONDS
+        if name in conditions or gone.resolve_at is None or gone.resolve_at > now:
+            followed[name] = gone
+    for name, alert in condition_alerts(facilitator, conditions, now).items():
+        if name in followed or not snapshot.draining:
+            since = followed[name].alert.since if name in followed else now
+            dated = replace(alert, since=since, moments={"since": since})
+            followed[name] = OpenCondition(dated, conditions[name].clear_after)
+    return recurrences, followed
 
 
-def _of_conditions(calls: IncidentState, conditions: Mapping[str, Condition]) -> dict[str, Alert]:
+def _condition_alerts(conditions: Mapping[str, OpenCondition]) -> dict[str, Alert]:
     return {
-        n: alert if n in conditions else replace(alert, verdict=Verdict.HOLD)
-        for n, alert in calls.conditions.items()
+        name: each.alert if each.resolve_at is None else replace(each.alert, verdict=Verdict.HOLD)
+        for name, each in conditions.items()
     }
 
 
-def _held(name: str, now: float) -> Alert:
-    return Alert(name, Verdict.HOLD, "info", "", now, {}, name)
-
-
-def _may_last(
-    name: str,
-    calls: IncidentState,
-    own: Mapping[str, Alert],
-    snapshot: Snapshot,
-    ties: Mapping[str, tuple[SharedCause, ...]],
+def _stays_open(
+    name: str, state: IncidentState, own: Mapping[str, Alert], snapshot: Snapshot, causes: Causes
 ) -> bool:
-    """Is an incident of an earlier run kept open: a group while one of its tunnels may be of it, a
-    condition for a while.
+    """True if an inherited incident is kept open: a group while one of its tunnels may belong to it, a
+    condition for some time.
     """
-    if not name.startswith(PREFIX):
-        return snapshot.now < calls.left_until
-    tied = (n for n in own if any(tie.incident == name for tie in ties.get(n, ())))
-    return any(own[n].verdict is not Verdict.CLEAR and n not in calls.under for n in tied)
+    if not name.startswith(GROUP_PREFIX):
+        return snapshot.now < state.inherited_until
+    dependants = (each for each in own if any(cause.incident == name for cause in causes.get(each, ())))
+    return any(own[each].verdict is not Verdict.CLEAR and each not in state.covered_by for each in dependants)

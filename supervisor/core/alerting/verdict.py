@@ -1,4 +1,4 @@
-"""Who should be called: one verdict per tunnel, a function of the snapshot."""
+"""Whether a tunnel should have an open incident: one verdict per tunnel, a function of the snapshot."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from supervisor.core.alerting.flapping import FLAPS, OutageTracker
+from supervisor.core.alerting.flapping import OutageTracker
 from supervisor.core.conditions import Condition
 from supervisor.core.session.liveness import LOCAL, SENTENCES, dead_leg
-from supervisor.core.state import Asking, Leg, Phase, Reach, Rung, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Asking, Leg, Phase, Reach, RecoveryStep, Snapshot, TunnelState, Want, well
 from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-_NO_TROUBLE: Mapping[str, OutageTracker] = MappingProxyType({})
-_REACHES = MappingProxyType(
+_NO_DETAILS: Mapping[str, str] = MappingProxyType({})
+_NO_OUTAGES: Mapping[str, OutageTracker] = MappingProxyType({})
+_GATEWAY_TEXTS = MappingProxyType(
     {
         Reach.ANSWERS: "it answers, asked past the tunnel",
         Reach.SILENT: "it does not answer, asked past the tunnel",
     }
 )
-_RUNGS = MappingProxyType(
+_RECOVERY_TEXTS = MappingProxyType(
     {
-        Rung.IN_PLACE: "the running client was told to reconnect",
-        Rung.RESUME: "a new client continued the session at the far side",
-        Rung.LOGIN: "a new client logged in",
-        Rung.NEXT_REMOTE: "a new client logged in at another server of the far side",
+        RecoveryStep.IN_PLACE: "the running client was told to reconnect",
+        RecoveryStep.RESUME: "a new client continued the session at the far side",
+        RecoveryStep.LOGIN: "a new client logged in",
+        RecoveryStep.NEXT_REMOTE: "a new client logged in at another server of the far side",
     }
 )
 
@@ -37,48 +37,46 @@ class Verdict(enum.Enum):
 
     FIRING = "firing"  # open it, if it is not open
     CLEAR = "clear"  # resolve it, if it is open
-    HOLD = "hold"  # leave it as it is: not bad for long enough, not well for long enough, or not known
+    HOLD = "hold"  # leave it as it is: neither down nor well for long enough, or not known
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """The verdict on one tunnel, and, where somebody is called, what a tired engineer must be told."""
+    """The verdict on one tunnel, group or condition, and, if it is FIRING, the content of the page."""
 
-    tunnel: str  # or the name of the group or of the condition that it is about
+    tunnel: str  # or the name of the group or condition
     verdict: Verdict
-    severity: str
-    summary: str
-    since: float  # monotonic seconds: when it became what it is
-    details: Mapping[str, str]
-    reason: str = ""  # the word for why it is down
-    moments: Mapping[str, float] = field(
-        default_factory=dict
-    )  # monotonic seconds; people are told the time of day
-    members: tuple[str, ...] = ()  # of a group or a condition: the tunnels that it speaks for
+    severity: str  # PagerDuty's: critical, error, warning or info
+    summary: str  # empty unless FIRING
+    since: float  # monotonic seconds: when it became down or well
+    details: Mapping[str, str]  # PagerDuty's custom_details
+    reason: str = ""  # machine-readable word for why it is down
+    # More details, monotonic seconds, shown as time of day.
+    moments: Mapping[str, float] = field(default_factory=dict)
+    members: tuple[str, ...] = ()  # the tunnels of a group, or the tunnel of a condition
 
 
 def verdicts(
-    facilitator: str, snapshot: Snapshot, troubles: Mapping[str, OutageTracker] = _NO_TROUBLE
+    facilitator: str, snapshot: Snapshot, outages: Mapping[str, OutageTracker] = _NO_OUTAGES
 ) -> tuple[dict[str, Alert], float | None]:
     """A verdict for each tunnel, and the monotonic moment at which one may change without any event (None:
     never).
 
-    `troubles` says how a tunnel that is not well came there; without it, it has been so since it last
-    changed.
+    A tunnel that is down and not in `outages` counts as down since its last change.
     """
     alerts = {}
     moments = []
     for name, (tunnel, state) in snapshot.tunnels.items():
-        trouble = troubles.get(name) or OutageTracker(state.well_since, state.well_since)
-        verdict, due = _judge(tunnel, state, trouble, snapshot)
+        outage = outages.get(name) or OutageTracker(state.well_since, state.well_since)
+        verdict, due = _judge(tunnel, state, outage, snapshot)
         if due is not None:
             moments.append(due)
-        alerts[name] = _alert(facilitator, tunnel, state, trouble, verdict, snapshot)
+        alerts[name] = _alert(facilitator, tunnel, state, outage, verdict, snapshot)
     return alerts, min(moments, default=None)
 
 
-def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> dict[str, Alert]:
-    """An alert for each condition that calls somebody, by its name."""
+def condition_alerts(facilitator: str, conditions: Mapping[str, Condition], now: float) -> dict[str, Alert]:
+    """A FIRING alert for each condition that pages, by its name."""
     return {
         name: Alert(
             name,
@@ -92,7 +90,7 @@ def about(facilitator: str, conditions: Mapping[str, Condition], now: float) -> 
             (each.tunnel,) if each.tunnel else (),
         )
         for name, each in conditions.items()
-        if each.calls
+        if each.pages
     }
 
 
@@ -100,72 +98,70 @@ def _alert(
     facilitator: str,
     tunnel: Tunnel,
     state: TunnelState,
-    trouble: OutageTracker,
+    outage: OutageTracker,
     verdict: Verdict,
     snapshot: Snapshot,
 ) -> Alert:
-    since = state.well_since if well(tunnel, state) else trouble.since
-    reason = why(state, since).value
+    since = state.well_since if well(tunnel, state) else outage.since
+    reason = failure_reason(state, since).value
     if verdict is not Verdict.FIRING:
-        return Alert(tunnel.name, verdict, tunnel.alert.severity, "", since, _NOTHING, reason)
+        return Alert(tunnel.name, verdict, tunnel.alert.severity, "", since, _NO_DETAILS, reason)
     leg = dead_leg(tunnel, state, snapshot.uplink)
-    summary, details = (
-        _summary(facilitator, tunnel, state, trouble, leg),
-        _details(tunnel, state, trouble, snapshot.now, leg),
-    )
+    summary = _summary(facilitator, tunnel, state, outage, leg)
+    details = _details(tunnel, state, outage, snapshot.now, leg)
     return Alert(
         tunnel.name, verdict, tunnel.alert.severity, summary, since, details, reason, _moments(state, since)
     )
 
 
-def why(state: TunnelState, since: float) -> Reason:
-    """The word for what is wrong: that of the failure, unless it is an old one and something else happened
-    since.
-    """
+def failure_reason(state: TunnelState, since: float) -> Reason:
+    """Why the tunnel is down since that moment: the last failure's reason, unless that failure is older."""
     failure = state.failure
     return state.reason if failure is None or failure.at < since else failure.reason
 
 
 def _judge(
-    tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, snapshot: Snapshot
+    tunnel: Tunnel, state: TunnelState, outage: OutageTracker, snapshot: Snapshot
 ) -> tuple[Verdict, float | None]:
-    """While the daemon or a tunnel drains nobody is called for what is to end, and its end proves nothing
-    well: only health still resolves.
+    """The verdict, and the monotonic moment at which it changes without an event.
 
-    While the uplink is dead that is the one incident; afterwards each tunnel has its ordinary time to come
-    back.
+    While the daemon or the tunnel drains, no incident is opened, and only a tunnel that is well resolves its
+    own. While the uplink is dead that is the one incident, and each tunnel has `alert.after` again
+    afterwards.
     """
     if state.want is Want.DOWN:
         return (Verdict.HOLD if snapshot.draining else Verdict.CLEAR), None
     is_well = well(tunnel, state)
     if (snapshot.draining or state.drain is not None) and not is_well:
         return Verdict.HOLD, None
-    if state.phase is Phase.FAILED or (state.asking is not None and not is_well):  # only a human can help
+    if state.phase is Phase.FAILED or (state.asking is not None and not is_well):  # needs a person
         return Verdict.FIRING, None
     if is_well:
         due, verdict = state.well_since + tunnel.alert.clear_after, Verdict.CLEAR
     elif snapshot.uplink.alive:
-        due, verdict = trouble.due(tunnel.alert.after, snapshot.uplink.since), Verdict.FIRING
+        due, verdict = outage.pages_at(tunnel.alert.after, snapshot.uplink.since), Verdict.FIRING
     else:
         return Verdict.HOLD, None
     return (verdict, None) if snapshot.now >= due else (Verdict.HOLD, due)
 
 
 def _summary(
-    facilitator: str, tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, leg: Leg | None
+    facilitator: str, tunnel: Tunnel, state: TunnelState, outage: OutageTracker, leg: Leg | None
 ) -> str:
     subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
     if state.asking is not None:
         return f"{facilitator}: tunnel {subject} asks: {state.asking.question.text}"
     failure = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
-    flaps = f"keeps failing ({trouble.drops} times)"
+    flaps = f"keeps failing ({outage.failures} times)"
     down = "works, but its destination is dead" if leg is Leg.DESTINATION else "is down"
-    what = "waits for a human" if state.phase is Phase.FAILED else flaps if trouble.drops >= FLAPS else down
+    what = flaps if outage.flapping else down
+    if state.phase is Phase.FAILED:
+        what = "waits for a human"
     return f"{facilitator}: tunnel {subject} {what}{failure}"
 
 
 def _details(
-    tunnel: Tunnel, state: TunnelState, trouble: OutageTracker, now: float, leg: Leg | None
+    tunnel: Tunnel, state: TunnelState, outage: OutageTracker, now: float, leg: Leg | None
 ) -> dict[str, str]:
     details = {
         "tunnel": tunnel.name,
@@ -176,19 +172,19 @@ def _details(
         "health": state.health.value,
         "reason": state.reason.value,
         "dead_leg": _leg(state, leg),
-        "down_for_seconds": f"{now - trouble.since:.0f}",
-        "failures_since_then": str(trouble.drops),
+        "down_for_seconds": f"{now - outage.since:.0f}",
+        "failures_since_then": str(outage.failures),
         "sessions_tried": str(state.session.number),
-        "attempts_in_a_row": str(state.attempts),
+        "attempts_in_a_row": str(state.retry.attempts),
         "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}; facilitator "
         f"history {tunnel.name}",
     }
     if state.failure is not None:
         details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
-    if state.endpoint in _REACHES:
-        details["gateway"] = _REACHES[state.endpoint]
-    if state.rung is not None:
-        details["last_recovery"] = _RUNGS[state.rung]
+    if state.endpoint in _GATEWAY_TEXTS:
+        details["gateway"] = _GATEWAY_TEXTS[state.endpoint]
+    if state.recovery is not None:
+        details["last_recovery"] = _RECOVERY_TEXTS[state.recovery]
     if state.asking is not None:
         details["asks"] = state.asking.question.text
         details["answer_with"] = _answer_with(tunnel, state.asking)
@@ -208,12 +204,12 @@ def _moments(state: TunnelState, since: float) -> dict[str, float]:
 
 
 def destinations(tunnel: Tunnel) -> str:
-    """The networks that staff cannot reach without it."""
+    """The networks that staff reach through it, as text."""
     return ", ".join(str(d.staff_side) for d in tunnel.destinations)
 
 
 def _staff(tunnel: Tunnel) -> str:
-    """For whom it is."""
+    """The segments of staff that may use it, as text."""
     if tunnel.allow is None:
         return "everybody"
     return ", ".join(
@@ -223,7 +219,7 @@ def _staff(tunnel: Tunnel) -> str:
 
 
 def _leg(state: TunnelState, leg: Leg | None) -> str:
-    """Between here and the destination: what is known to be dead."""
+    """The part of the path that is known to be dead, as text."""
     if leg is not None:
         return f"{leg}: {SENTENCES[leg]}"
     reason = state.failure.reason if state.failure is not None else state.reason

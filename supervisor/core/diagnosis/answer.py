@@ -1,5 +1,8 @@
-"""Why does a packet arrive, or not: a verdict in one sentence, and the steps that lead to it. The pure
-part of `facilitator why`.
+"""`facilitator why`: would a packet arrive, and if not, what stops it: a verdict in one sentence, and the
+checks that lead to it.
+
+PacketQuery -> Evidence (gathered by `supervisor.app.api.explain`) -> checks, kernel_checks, obstacles ->
+Explanation
 """
 
 from __future__ import annotations
@@ -8,11 +11,11 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor.core.diagnosis import checks
+from supervisor.core.diagnosis import checks, kernel_checks
 from supervisor.core.diagnosis.checks import Check, CheckStatus
 from supervisor.core.diagnosis.obstacles import obstacles
-from supervisor.core.diagnosis.query import Alias, Evidence, Match, Way, aliases, locate, way
-from supervisor.core.humanize import lasting
+from supervisor.core.diagnosis.query import Alias, Evidence, Match, PacketPath, aliases, locate, packet_path
+from supervisor.core.humanize import duration
 from supervisor.core.network.plan import Manner, NetworkPlan
 from supervisor.core.state import Health, Snapshot, up, well
 from supervisor.core.views.documents import WhyDocument
@@ -20,7 +23,7 @@ from tunnels.settings import IPAddress
 
 
 class PacketOutcome(enum.StrEnum):
-    """What would become of the packet now."""
+    """What would happen to the packet now."""
 
     CARRIED = "carried"
     DOWN = "down"  # the tunnel that should carry it is not up
@@ -31,7 +34,7 @@ class PacketOutcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What `why` says."""
+    """The answer: outcome, verdict, and the checks in the order of the packet's path."""
 
     outcome: PacketOutcome
     verdict: str
@@ -41,8 +44,8 @@ class Explanation:
 
 
 def resolve(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match | tuple[Alias, ...]:
-    """The destination that an address belongs to; else the names that staff use for it, if that is not
-    exactly one.
+    """The destination that covers an address. If there is none: the addresses that 1:1 mappings give to it,
+    unless exactly one of them leads to a destination.
     """
     found = locate(snapshot, plan, address)
     if found is not None:
@@ -52,17 +55,17 @@ def resolve(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match 
     return only if only is not None else names
 
 
-def explain(facts: Evidence) -> Explanation:
-    """The answer to the facts' question."""
-    found = resolve(facts.snapshot, facts.plan, facts.question.address)
+def explain(evidence: Evidence) -> Explanation:
+    """The answer to the query."""
+    found = resolve(evidence.snapshot, evidence.plan, evidence.query.address)
     if isinstance(found, Match):
-        return _on_its_way(facts, way(facts.snapshot, facts.plan, found))
-    return _ambiguous(facts, found) if found else _nowhere(facts)
+        return _on_its_way(evidence, packet_path(evidence.snapshot, evidence.plan, found))
+    return _ambiguous(evidence, found) if found else _nowhere(evidence)
 
 
-def document(facts: Evidence, answer: Explanation) -> WhyDocument:
+def document(evidence: Evidence, answer: Explanation) -> WhyDocument:
     """The answer as JSON (`why --json`, /api/v1/why)."""
-    asked, match = facts.question, answer.match
+    asked, match = evidence.query, answer.match
     return {
         "address": str(asked.address),
         "from": None if asked.source is None else str(asked.source),
@@ -73,49 +76,51 @@ def document(facts: Evidence, answer: Explanation) -> WhyDocument:
         "destination": None if match is None else str(match.carry.network),
         "staff_address": None if match is None else str(match.address),
         "real_address": None if match is None else str(match.real),
-        "steps": [{"name": step.name, "state": step.mark.value, "text": step.text} for step in answer.steps],
+        "steps": [
+            {"name": step.name, "state": step.status.value, "text": step.text} for step in answer.steps
+        ],
     }
 
 
-def _on_its_way(facts: Evidence, way: Way) -> Explanation:
-    sender = (checks.source(facts), *checks.allowed(facts, way.tunnel))
-    kernel = tuple(_kernel(facts, way))
+def _on_its_way(evidence: Evidence, path: PacketPath) -> Explanation:
+    sender = (checks.source(evidence), *checks.allowed(evidence, path.tunnel))
+    kernel = tuple(_kernel(evidence, path))
     steps = (
         sender[0],
-        *checks.destination(facts, way),
+        *checks.destination(evidence, path),
         *sender[1:],
-        *checks.tunnels(facts, way),
-        *checks.session(facts, way),
+        *checks.tunnels(evidence, path),
+        *checks.session(evidence, path),
         *kernel,
-        *checks.counters(facts, way),
-        *checks.failures(facts, way.tunnel.name),
+        *kernel_checks.counters(evidence, path),
+        *checks.failures(evidence, path.tunnel.name),
     )
-    outcome, verdict = _judged(facts, way, sender, kernel)
-    return Explanation(outcome, verdict, steps, way.tunnel.name, way.match)
+    outcome, verdict = _judged(evidence, path, sender, kernel)
+    return Explanation(outcome, verdict, steps, path.tunnel.name, path.match)
 
 
-def _kernel(facts: Evidence, way: Way) -> Iterator[Check]:
-    yield from checks.held(facts, way)
-    yield from obstacles(facts, way)
-    yield from checks.carrier(facts, way)
-    yield from checks.routing(facts, way)
+def _kernel(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
+    yield from kernel_checks.held(evidence, path)
+    yield from obstacles(evidence, path)
+    yield from kernel_checks.carrier(evidence, path)
+    yield from kernel_checks.routing(evidence, path)
 
 
 def _judged(
-    facts: Evidence, way: Way, sender: tuple[Check, ...], kernel: tuple[Check, ...]
+    evidence: Evidence, path: PacketPath, sender: tuple[Check, ...], kernel: tuple[Check, ...]
 ) -> tuple[PacketOutcome, str]:
-    """The first thing that stands in the way decides."""
-    name = _called(facts, way.match)
-    tunnel = f"{way.tunnel.name} ({way.tunnel.kind})"
+    """The first problem decides."""
+    name = _called(evidence, path.match)
+    tunnel = f"{path.tunnel.name} ({path.tunnel.kind})"
     if (problem := _first_problem(sender)) is not None:
         return PacketOutcome.REFUSED, f"{name} would be refused: {problem.text}"
-    if not checks.takes(way.state):
-        fate = "have to wait" if way.lane.manner is Manner.PAUSE else "be refused"
+    if not checks.takes(path.state):
+        fate = "have to wait" if path.lane.manner is Manner.PAUSE else "be refused"
         return (
             PacketOutcome.DOWN,
-            f"{name} would {fate}: {tunnel} is {checks.condition(facts, way.tunnel, way.state)}",
+            f"{name} would {fate}: {tunnel} is {checks.condition(evidence, path.tunnel, path.state)}",
         )
-    if way.state.drain is not None:
+    if path.state.drain is not None:
         return (
             PacketOutcome.REFUSED,
             f"{name} would be refused: {tunnel} drains, and only what is under way goes on",
@@ -125,62 +130,64 @@ def _judged(
             PacketOutcome.BLOCKED,
             f"{name} should be carried by {tunnel}, but would not arrive: {problem.name}: {problem.text}",
         )
-    return PacketOutcome.CARRIED, f"{name} is carried by {tunnel}, {_well(facts, way)}"
+    return PacketOutcome.CARRIED, f"{name} is carried by {tunnel}, {_well(evidence, path)}"
 
 
 def _first_problem(steps: tuple[Check, ...]) -> Check | None:
-    return next((step for step in steps if step.mark is CheckStatus.PROBLEM), None)
+    return next((step for step in steps if step.status is CheckStatus.PROBLEM), None)
 
 
-def _well(facts: Evidence, way: Way) -> str:
-    state, now = way.state, facts.snapshot.now
-    if well(way.tunnel, state):
+def _well(evidence: Evidence, path: PacketPath) -> str:
+    state, now = path.state, evidence.snapshot.now
+    if well(path.tunnel, state):
         word = "healthy" if state.health is Health.HEALTHY else "connected"
-        return f"{word}, for {lasting(now - state.well_since)}"
+        return f"{word}, for {duration(now - state.well_since)}"
     if not up(state):
-        return checks.condition(facts, way.tunnel, state)
-    return f"connected for {lasting(now - state.since)}, not proven by a probe yet"
+        return checks.condition(evidence, path.tunnel, state)
+    return f"connected for {duration(now - state.since)}, not proven by a probe yet"
 
 
-def _called(facts: Evidence, match: Match) -> str:
-    """The address as it was asked for, with the other name where there is one."""
-    asked = facts.question.address
+def _called(evidence: Evidence, match: Match) -> str:
+    """The address as it was asked for, and its other address if there is a 1:1 mapping."""
+    asked = evidence.query.address
     if asked != match.address:
         return f"{asked}, which staff reach as {match.address},"
     return f"{asked}" if match.real == match.address else f"{asked}, which is {match.real} at the far side,"
 
 
-def _ambiguous(facts: Evidence, names: tuple[Alias, ...]) -> Explanation:
+def _ambiguous(evidence: Evidence, names: tuple[Alias, ...]) -> Explanation:
     listed = ", ".join(f"{alias.address} through {alias.tunnel}" for alias in names)
     verdict = (
-        f"{facts.question.address} is an address of the far side; staff reach it as {listed}: ask "
+        f"{evidence.query.address} is an address of the far side; staff reach it as {listed}: ask "
         f"for one of these"
     )
     steps = tuple(
         Check("address", f"staff reach it as {alias.address} through {alias.tunnel}") for alias in names
     )
-    return Explanation(PacketOutcome.NOTHING, verdict, (checks.source(facts), *steps, *_unmarked(facts)))
+    return Explanation(
+        PacketOutcome.NOTHING, verdict, (checks.source(evidence), *steps, *_unmarked(evidence))
+    )
 
 
-def _nowhere(facts: Evidence) -> Explanation:
-    lanes = {lane.number: lane.tunnel for lane in facts.plan.lanes}
+def _nowhere(evidence: Evidence) -> Explanation:
+    lanes = {lane.number: lane.tunnel for lane in evidence.plan.lanes}
     near = checks.nearest(
-        ((carry.network, lanes[carry.lane]) for carry in facts.plan.carries), facts.question.address
+        ((carry.network, lanes[carry.lane]) for carry in evidence.plan.carries), evidence.query.address
     )
     text = "no destination covers it" + (
         f"; the nearest: {', '.join(f'{n} ({tunnel})' for n, tunnel in near)}" if near else ""
     )
-    onward = facts.kernel.onward
+    onward = evidence.kernel.onward
     then = "" if onward is None else f"; this host would send it {onward}"
-    verdict = f"{facts.question.address} is carried by no tunnel{then}"
+    verdict = f"{evidence.query.address} is carried by no tunnel{then}"
     return Explanation(
         PacketOutcome.NOTHING,
         verdict,
-        (checks.source(facts), Check("destination", text, CheckStatus.PROBLEM), *_unmarked(facts)),
+        (checks.source(evidence), Check("destination", text, CheckStatus.PROBLEM), *_unmarked(evidence)),
     )
 
 
-def _unmarked(facts: Evidence) -> Iterator[Check]:
-    if facts.kernel.onward is not None:
-        where = ", past all tunnels and in clear" if facts.kernel.onward.device else ""
-        yield Check("route", f"the kernel sends it {facts.kernel.onward}{where}", CheckStatus.WARNING)
+def _unmarked(evidence: Evidence) -> Iterator[Check]:
+    if evidence.kernel.onward is not None:
+        where = ", past all tunnels and in clear" if evidence.kernel.onward.device else ""
+        yield Check("route", f"the kernel sends it {evidence.kernel.onward}{where}", CheckStatus.WARNING)

@@ -1,5 +1,5 @@
-"""What other programs have put in the way of one packet, for `facilitator why`: a step for each that stops
-it, or some like it.
+"""`facilitator why`: what other programs on this host have configured that stops the packet: firewall rules,
+policy routing rules, addresses and sysctls.
 """
 
 from __future__ import annotations
@@ -8,71 +8,76 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from supervisor.core.diagnosis.checks import Check, CheckStatus, takes
-from supervisor.core.diagnosis.query import Evidence, Way
+from supervisor.core.diagnosis.query import Evidence, PacketPath
 from supervisor.core.netfilter.values import Truth
-from supervisor.core.preflight import facts as fitness
 from supervisor.core.preflight.crossing import Aim, Case, cases, hits
-from supervisor.core.preflight.firewalls import remedies, sentence, stopped
+from supervisor.core.preflight.facts import HostFacts
+from supervisor.core.preflight.firewalls import hints, sentence, stopped
 from supervisor.core.preflight.host import of_devices
-from supervisor.core.preflight.routing import Course, catches, first, removal, taken
+from supervisor.core.preflight.routing import RoutedPackets, catches, first, removal, taken
 from tunnels.settings import IPNetwork
 
 
-def obstacles(facts: Evidence, way: Way) -> Iterator[Check]:
-    """Firewalls, policy rules, addresses and settings, in this order."""
-    host = facts.kernel.others
+def obstacles(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
+    """A check for each firewall rule, policy routing rule, address and sysctl in the way, in this order."""
+    host = evidence.kernel.others
     if host is None:
         return
-    yield from _firewalls(facts, way, host)
-    if way.lane.device is not None:
-        yield from _rules(facts, way, host)
-        yield from _addresses(way, host)
-        version = way.match.address.version
+    yield from _firewalls(evidence, path, host)
+    if path.lane.device is not None:
+        yield from _rules(evidence, path, host)
+        yield from _addresses(path, host)
+        version = path.match.address.version
         yield from (
-            Check("kernel setting", f"{each.text}; to do: {each.remedy}", CheckStatus.PROBLEM)
+            Check("kernel setting", f"{each.text}; to do: {each.hint}", CheckStatus.PROBLEM)
             for each in of_devices(host, version)
         )
 
 
-def _staff(facts: Evidence, way: Way) -> tuple[IPNetwork, ...]:
-    asked, version = facts.question.source, way.match.address.version
+def _staff(evidence: Evidence, path: PacketPath) -> tuple[IPNetwork, ...]:
+    asked, version = evidence.query.source, path.match.address.version
     return (
-        tuple(n for n in facts.plan.staff if n.version == version) if asked is None else (ip_network(asked),)
+        tuple(n for n in evidence.plan.staff if n.version == version)
+        if asked is None
+        else (ip_network(asked),)
     )
 
 
-def _firewalls(facts: Evidence, way: Way, host: fitness.HostFacts) -> Iterator[Check]:
+def _firewalls(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterator[Check]:
     if host.kernel is None:
         yield Check("firewall", "third-party firewall rules cannot be read", CheckStatus.WARNING)
         return
-    firewall, match = host.kernel.firewall, way.match
-    aim = Aim(way.lane, ip_network(match.address), ip_network(match.real), port=facts.question.port)
-    what = "forwarded" if way.lane.device is not None else "proxied"
-    packet = Case(what, match.address.version, (aim,), _staff(facts, way), one_lane=True)
-    for blow in stopped(hits(firewall, host.around, [packet])):
-        text = f"{sentence(blow, firewall, facts.plan)}; to do: {remedies(blow, firewall, host)}"
-        yield Check("firewall", text, CheckStatus.PROBLEM if blow.whole else CheckStatus.WARNING)
-    # What the tunnel itself lives by: while it works although it is stopped, that has not had its effect yet.
-    mark = CheckStatus.WARNING if takes(way.state) else CheckStatus.PROBLEM
-    own = (case for case in cases(host.around) if case.what in ("probe", "gateway"))
-    for blow in stopped(
-        hit for hit in hits(firewall, host.around, own) if way.tunnel.name in hit.case.tunnels
+    firewall, match = host.kernel.firewall, path.match
+    aim = Aim(path.lane, ip_network(match.address), ip_network(match.real), port=evidence.query.port)
+    what = "forwarded" if path.lane.device is not None else "proxied"
+    packet = Case(what, match.address.version, (aim,), _staff(evidence, path), one_lane=True)
+    for dropping in stopped(hits(firewall, host.context, [packet])):
+        text = f"{sentence(dropping, firewall, evidence.plan)}; to do: {hints(dropping, firewall, host)}"
+        yield Check("firewall", text, CheckStatus.PROBLEM if dropping.whole else CheckStatus.WARNING)
+    # Packets that the tunnel itself needs: while it works although they are dropped, its session will still
+    # die.
+    status = CheckStatus.WARNING if takes(path.state) else CheckStatus.PROBLEM
+    own = (case for case in cases(host.context) if case.what in ("probe", "gateway"))
+    for dropping in stopped(
+        hit for hit in hits(firewall, host.context, own) if path.tunnel.name in hit.case.tunnels
     ):
         yield Check(
             "firewall",
-            f"{sentence(blow, firewall, facts.plan)}; to do: {remedies(blow, firewall, host)}",
-            mark,
+            f"{sentence(dropping, firewall, evidence.plan)}; to do: {hints(dropping, firewall, host)}",
+            status,
         )
 
 
-def _rules(facts: Evidence, way: Way, host: fitness.HostFacts) -> Iterator[Check]:
-    match = way.match
+def _rules(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterator[Check]:
+    match = path.match
     arrivals = tuple(
-        name for network, name in host.around.arrivals if network.version == match.address.version
+        name for network, name in host.context.arrivals if network.version == match.address.version
     )
-    course = Course(way.lane, ip_network(match.address), ip_network(match.real), _staff(facts, way), arrivals)
+    packets = RoutedPackets(
+        path.lane, ip_network(match.address), ip_network(match.real), _staff(evidence, path), arrivals
+    )
     for rule in filter(first, host.rules or ()):
-        truth, _ = catches(rule, course, host.routes)
+        truth, _ = catches(rule, packets, host.routes)
         if truth is not Truth.NO:
             verb = "leads it elsewhere" if truth is Truth.YES else "may lead it elsewhere"
             text = (
@@ -84,10 +89,10 @@ def _rules(facts: Evidence, way: Way, host: fitness.HostFacts) -> Iterator[Check
             )
 
 
-def _addresses(way: Way, host: fitness.HostFacts) -> Iterator[Check]:
-    real = way.match.real
-    for route, course in taken(host.around, host.routes):
-        if course.lane.number == way.lane.number and real in route.network:
+def _addresses(path: PacketPath, host: HostFacts) -> Iterator[Check]:
+    real = path.match.real
+    for route, packets in taken(host.context, host.routes):
+        if packets.lane.number == path.lane.number and real in route.network:
             taken_by = (
                 f"{route.device} has the address {route.network}: this host takes the packet for itself"
             )

@@ -1,6 +1,7 @@
-"""A packet that somebody asks about, and what is known about its way: the values behind `facilitator why`.
+"""`facilitator why`: the packet that is asked about, and everything that is known about its path.
 
-Question -> locate -> Match -> (supervisor.app gathers) -> Facts -> supervisor.core.diagnosis.answer
+PacketQuery -> locate -> Match -> packet_path -> PacketPath; `supervisor.app.api.explain` adds what the kernel
+says -> Evidence -> `supervisor.core.diagnosis.answer`
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from ipaddress import ip_address
 
 from supervisor.core.network.layout import HostFeatures, Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
-from supervisor.core.preflight import facts as fitness
+from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.state import Failure, Snapshot, TunnelState
 from tunnels.settings import IPAddress, IPNetwork, Tunnel
 
 
 @dataclass(frozen=True, slots=True)
 class PacketQuery:
-    """A packet to `address`, as staff or the far side call it. Without a source: from anybody in
-    staff.networks. `port` is of TCP.
+    """A packet to `address`: the address that staff use, or the real one behind a 1:1 mapping.
+
+    `source` None: anybody in staff.networks. `port`: a TCP port.
     """
 
     address: IPAddress
@@ -27,8 +29,8 @@ class PacketQuery:
     port: int | None = None
 
 
-def parse_question(address: str, source: str | None = None, port: str | int | None = None) -> PacketQuery:
-    """The question from what a person typed; ValueError with one sentence."""
+def parse_query(address: str, source: str | None = None, port: str | int | None = None) -> PacketQuery:
+    """The query from command line arguments. ValueError with one sentence."""
     asked = PacketQuery(
         _address(address),
         None if source is None else _address(source),
@@ -58,28 +60,29 @@ def _port(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The destination that covers an address, with both names of the address."""
+    """The destination that covers an address."""
 
     carry: Carry
-    address: IPAddress  # what staff use
+    address: IPAddress  # the one that staff use
 
     @property
     def real(self) -> IPAddress:
-        """What the address is at the far side."""
+        """The address behind the remote gateway, after a 1:1 mapping."""
         return shifted(self.address, self.carry.network, self.carry.real)
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A name under which staff reach an address of the far side (1:1 mapping)."""
+    """An address under which staff reach a real address behind a 1:1 mapping."""
 
     tunnel: str
     address: IPAddress
 
 
 def locate(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match | None:
-    """The smallest destination, as staff address them, around the address. The plan may lag behind a
-    tunnel that was just removed.
+    """The smallest destination network that contains the address staff use; None: there is none.
+
+    The plan may still name a tunnel that was just removed: that is ignored.
     """
     lanes = {lane.number for lane in plan.lanes if lane.tunnel in snapshot.tunnels}
     covering = (carry for carry in plan.carries if address in carry.network and carry.lane in lanes)
@@ -88,9 +91,7 @@ def locate(snapshot: Snapshot, plan: NetworkPlan, address: IPAddress) -> Match |
 
 
 def aliases(snapshot: Snapshot, address: IPAddress) -> tuple[Alias, ...]:
-    """The names that staff use for an address of the far side; tunnels that present the same name give it
-    once.
-    """
+    """The addresses that 1:1 mappings give to a real address, each once."""
     found: dict[IPAddress, Alias] = {}
     for tunnel, _ in snapshot.tunnels.values():
         for destination in tunnel.destinations:
@@ -101,13 +102,13 @@ def aliases(snapshot: Snapshot, address: IPAddress) -> tuple[Alias, ...]:
 
 
 def shifted(address: IPAddress, old: IPNetwork, new: IPNetwork) -> IPAddress:
-    """The address at the same place of another network of the same size."""
+    """The address with the same host part in another network of the same size."""
     return new[int(address) - int(old.network_address)]
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """What the kernel's routing says about one packet. An error is in words, and then there is no device."""
+class RouteDecision:
+    """The kernel's routing decision for one packet (RTM_GETROUTE). With an `error` (a sentence) no device."""
 
     device: str | None = None
     gateway: str | None = None
@@ -122,15 +123,13 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """What was read from the kernel for one question. None: it could not be read, or there was no reason
-    to.
-    """
+    """What was read from the kernel for one query. None: could not be read, or does not apply."""
 
     host: HostFeatures = field(default_factory=HostFeatures)
-    layout: Layout | None = None  # all that is ours
+    layout: Layout | None = None  # all rules, routes and nftables elements of ours
     forwarding: bool | None = None  # of the packet's IP version
-    onward: Lookup | None = None  # the packet itself, marked as our rules would
-    back: Lookup | None = None  # its answers
+    onward: RouteDecision | None = None  # the packet itself, marked as our rules would
+    back: RouteDecision | None = None  # its answers
     addresses: tuple[str, ...] = ()  # of the tunnel's device, of the packet's IP version
     listening: bool | None = None  # on the proxy's port
     traffic: tuple[int, int] | None = None  # bytes received and sent by the device
@@ -138,15 +137,15 @@ class KernelView:
     turned_away: Mapping[tuple[str, str], int] = field(
         default_factory=dict
     )  # packets, by tunnel and segment ("": in none)
-    others: fitness.HostFacts | None = None  # what other programs have put there
+    others: HostFacts | None = None  # what other programs have put there
     problem: str | None = None  # why something could not be read
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that an answer is made of."""
+    """Everything that the answer to a query follows from."""
 
-    question: PacketQuery
+    query: PacketQuery
     snapshot: Snapshot
     plan: NetworkPlan
     kernel: KernelView
@@ -158,8 +157,8 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """The way of a packet that a tunnel carries."""
+class PacketPath:
+    """The lane and the tunnel that carry a packet."""
 
     match: Match
     lane: Lane
@@ -167,14 +166,14 @@ class Way:
     state: TunnelState
 
 
-def way(snapshot: Snapshot, plan: NetworkPlan, match: Match) -> Way:
-    """Who carries the destination now, and how."""
+def packet_path(snapshot: Snapshot, plan: NetworkPlan, match: Match) -> PacketPath:
+    """The tunnel that carries the destination now."""
     lane = next(lane for lane in plan.lanes if lane.number == match.carry.lane)
-    return Way(match, lane, *snapshot.tunnels[lane.tunnel])
+    return PacketPath(match, lane, *snapshot.tunnels[lane.tunnel])
 
 
 def candidates(snapshot: Snapshot, network: IPNetwork) -> Iterator[tuple[Tunnel, TunnelState]]:
-    """The tunnels that could carry a destination, as staff address it, by priority."""
+    """The tunnels that could carry a destination network (of the addresses that staff use), by priority."""
     able = (
         pair
         for pair in snapshot.tunnels.values()

@@ -180,7 +180,7 @@ class Registers:
 def _compared(bits: Bits, compare: Compare) -> Truth:
     if compare.operator in ("==", "!="):
         differs = any((v ^ w) & k for v, k, w in zip(bits.value, bits.known, compare.value, strict=True))
-        equal = Truth.NO if differs else Truth.YES if all(k == 0xFF for k in bits.known) else Truth.MAYBE
+        equal = _judge(all(k == 0xFF for k in bits.known), differs)
         return equal if compare.operator == "==" else Truth(2 - equal)
     low, high, value = *_span(bits), int.from_bytes(compare.value)
     below, above = {
@@ -189,7 +189,13 @@ def _compared(bits: Bits, compare: Compare) -> Truth:
         ">": (low > value, high <= value),
         ">=": (low >= value, high < value),
     }[compare.operator]
-    return Truth.YES if below else Truth.NO if above else Truth.MAYBE
+    return _judge(below, above)
+
+
+def _judge(certain: bool, impossible: bool) -> Truth:
+    if impossible:
+        return Truth.NO
+    return Truth.YES if certain else Truth.MAYBE
 
 
 def _span(bits: Bits) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What nftables holds of other programs, and what is known about a packet that meets it: values only."""
+"""nftables rules of other programs, and what is known about a packet that meets them: values only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 from tunnels.settings import IPAddress, IPNetwork
 
-# a rule with this word in its comment was made for us: it does what it says to all of our packets
+# A rule with this word in its comment was made for us: it is taken to apply to all of our packets.
 OURS = "facilitator"
 
 
 class Truth(enum.IntEnum):
-    """Does a rule match all packets that are meant, some of them perhaps, or none."""
+    """Whether a rule matches all of the packets in question (YES), perhaps some of them (MAYBE),
+    or none (NO).
+    """
 
     NO = 0
     MAYBE = 1
@@ -136,7 +138,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """Something that is not understood: a register gets nobody knows what; without one the rule may also
+    """An expression that is not understood: a register gets an unknown value; without one the rule may also
     end here.
     """
 
@@ -165,7 +167,7 @@ class FilterRule:
 
     @property
     def ours(self) -> bool:
-        """Somebody made it for us."""
+        """It was made for us (OURS in its comment)."""
         return OURS in self.comment
 
 

@@ -1,11 +1,11 @@
-"""Who of staff may enter a tunnel: what `staff.segments` and a tunnel's `allow` mean, as disjoint ranges
-of source addresses.
+"""Access control: which staff may use a tunnel. What `staff.segments` and a tunnel's `allow` mean, as
+disjoint ranges of source addresses.
 
-    Gate (from the configuration) -> refusals(...) -> elements of the table (`core.network.layout`), and whose
-    counter is whose (`kernel.nft.counters`)
+    AccessPolicy (from the configuration) -> refusals(...) -> elements of the table (`core.network.layout`),
+    and whose counter is whose (`kernel.counters`)
 
-Segments may overlap: whom one allowance lets in is in. A refused packet counts for the smallest network
-around its source.
+Segments may overlap: a source that one rule allows is allowed. A refused packet is counted for the smallest
+network around its source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tunnels.settings import Allowance, IPNetwork, Ports, Tunnel, parse_ports
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A named part of staff."""
+    """A named group of staff networks (`staff.segments`)."""
 
     name: str
     networks: tuple[IPNetwork, ...]
@@ -28,15 +28,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class AccessRule:
-    """A segment that may enter."""
+    """A segment that is allowed to use the tunnel."""
 
     segment: str
-    ports: tuple[Ports, ...] | None  # only to these; None: whatever it wants
+    ports: tuple[Ports, ...] | None  # only these; None: all ports and protocols
 
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """The limits of one tunnel: nobody enters but by an entry."""
+    """The allow list of one tunnel: what no entry allows is refused."""
 
     tunnel: str
     lane: int
@@ -45,7 +45,7 @@ class AccessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """All staff from address `first` to `last` (numbers): these may not enter, except to some ports."""
+    """Source addresses from `first` to `last` (as numbers) that are refused, except to some ports."""
 
     version: int
     first: int
@@ -56,7 +56,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Area:
-    """Addresses of staff that are in the same segments."""
+    """A range of source addresses that are all in the same segments."""
 
     version: int
     first: int
@@ -67,7 +67,7 @@ class _Area:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A network, of a segment or ("") of staff."""
+    """A network of a segment, or of staff in general (segment "")."""
 
     first: int
     after: int
@@ -76,7 +76,7 @@ class _Span:
 
 
 def gate(tunnel: Tunnel, lane: int) -> AccessPolicy | None:
-    """The gate of a tunnel; None: everybody in `staff.networks` may enter."""
+    """The access policy of a tunnel; None: all of `staff.networks` is allowed."""
     return None if tunnel.allow is None else AccessPolicy(tunnel.name, lane, tuple(map(_entry, tunnel.allow)))
 
 
@@ -89,8 +89,8 @@ def _entry(allowance: Allowance) -> AccessRule:
 def refusals(
     staff: Sequence[IPNetwork], segments: Sequence[Segment], gates: Iterable[AccessPolicy]
 ) -> Iterator[tuple[AccessPolicy, Refusal]]:
-    """What each gate refuses, in disjoint ranges that together are all of staff but those who may enter
-    without limits.
+    """What each policy refuses, as disjoint ranges of sources: all of staff except those allowed
+    to all ports.
     """
     areas = [area for version in (4, 6) for area in _areas(version, staff, segments)]
     for each in gates:
@@ -106,7 +106,7 @@ def _refused(each: AccessPolicy, areas: Iterable[_Area]) -> Iterator[Refusal]:
 
 
 def _joined(refusals: Iterable[Refusal]) -> Iterator[Refusal]:
-    """Neighbours that are refused alike as one."""
+    """Merges adjacent ranges that are refused in the same way."""
     before: Refusal | None = None
     for refusal in refusals:
         if (
@@ -124,7 +124,7 @@ def _joined(refusals: Iterable[Refusal]) -> Iterator[Refusal]:
 
 
 def _merged(ports: Iterable[Ports]) -> tuple[Ports, ...]:
-    """The same ports in disjoint ranges."""
+    """The same ports as disjoint ranges."""
     found: list[Ports] = []
     for each in sorted(ports):
         if found and found[-1].protocol == each.protocol and each.first <= found[-1].last + 1:
@@ -135,7 +135,7 @@ def _merged(ports: Iterable[Ports]) -> tuple[Ports, ...]:
 
 
 def _areas(version: int, staff: Sequence[IPNetwork], segments: Sequence[Segment]) -> Iterator[_Area]:
-    """Sweep over the addresses; where a network begins or ends an area does."""
+    """Splits the address space where any network begins or ends."""
     opening: defaultdict[int, list[_Span]] = defaultdict(list)
     closing: defaultdict[int, list[_Span]] = defaultdict(list)
     for span in _spans(version, (Segment("", tuple(staff)), *segments)):

@@ -21,7 +21,7 @@ _OF_NFTABLES = (Table, Element)
 class Op(enum.Enum):
     """What a change does."""
 
-    ADD = "+"  # a route takes the place of another one of ours
+    ADD = "+"
     REMOVE = "-"
 
 
@@ -30,6 +30,7 @@ class Change(NamedTuple):
 
     op: Op
     item: Item
+    replaces: bool = False  # the route takes the place of another one of ours
 
     @property
     def concerns_nftables(self) -> bool:
@@ -52,14 +53,16 @@ def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
     want = target.elements if target.table else frozenset()
     new = _ordered(target.routes - actual.routes)
     places = {route.place for route in new}
-    old = [route for route in _ordered(actual.routes - target.routes) if route.place not in places]
+    gone = actual.routes - target.routes
+    taken = {route.place for route in gone} & places
+    old = _ordered(route for route in gone if route.place not in taken)
     return (
-        *_changes(Op.ADD, [route for route in new if _closes(route)]),
+        *(Change(Op.ADD, route, route.place in taken) for route in new if _closes(route)),
         *_changes(Op.ADD, _ordered(target.rules - actual.rules)),
         *_changes(Op.ADD, [Table()] if target.table and not actual.table else []),
         *_changes(Op.REMOVE, _ordered_elements(have - want)),
         *_changes(Op.ADD, _ordered_elements(want - have)),
-        *_changes(Op.ADD, [route for route in new if not _closes(route)]),
+        *(Change(Op.ADD, route, route.place in taken) for route in new if not _closes(route)),
         *_changes(Op.REMOVE, [route for route in old if not _closes(route)]),
         *_changes(Op.REMOVE, _ordered(actual.rules - target.rules)),
         *_changes(Op.REMOVE, [Table()] if actual.table and not target.table else []),
@@ -72,7 +75,7 @@ def applied(layout: Layout, changes: Sequence[Change]) -> Layout:
     rules: dict[Rule, Op] = {}
     elements: dict[Element, Op] = {}
     table, before = layout.table, layout.elements
-    for op, item in changes:
+    for op, item, _ in changes:
         match item:
             case Element():
                 elements[item] = op

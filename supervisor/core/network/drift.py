@@ -1,6 +1,6 @@
 """Drift: what others changed of ours in the kernel, and whether it is put back now.
 
-    judge(what was believed, the changes from what was found to what is wanted, guard, now) -> Repair | Fight
+    judge(believed, changes (from what was found to what is wanted), guard, now) -> Repair | RateLimited
 
 Repairs are rate-limited (`common.token_bucket`). Another program that changes the same thing again and again
 would otherwise keep this host busy for ever: that is a fight, which people are told of, and which is over
@@ -50,7 +50,7 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
-class Fight:
+class RateLimited:
     """Carry out nothing before the rate limit lets us."""
 
     guard: DriftGuard
@@ -64,7 +64,7 @@ def is_drift(change: Change, believed: Layout) -> bool:
     return (change.item in believed) is (change.op is Op.ADD)
 
 
-def judge(believed: Layout, changes: Iterable[Change], guard: DriftGuard, now: float) -> Repair | Fight:
+def judge(believed: Layout, changes: Iterable[Change], guard: DriftGuard, now: float) -> Repair | RateLimited:
     """What to do about the changes that a reading shows to be necessary. `now`: monotonic seconds."""
     drift = tuple(change for change in changes if is_drift(change, believed))
     if not drift:
@@ -75,7 +75,7 @@ def judge(believed: Layout, changes: Iterable[Change], guard: DriftGuard, now: f
         return _repair(replace(guard, bucket=rest), drift, now)
     about = f"{FIGHT}: {', '.join(map(str, drift[:SHOWN_CHANGES]))}"
     announcement = "" if guard.fighting else FIGHT
-    return Fight(replace(guard, fighting=about), drift, announcement, guard.bucket.wait_seconds)
+    return RateLimited(replace(guard, fighting=about), drift, announcement, guard.bucket.wait_seconds)
 
 
 def _repair(guard: DriftGuard, drift: tuple[Change, ...], now: float) -> Repair:

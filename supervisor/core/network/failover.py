@@ -1,4 +1,4 @@
-"""Which tunnel carries a destination that several can reach."""
+"""Failover: which tunnel carries a destination that several can reach."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ Carriers = Mapping[IPNetwork, str]  # destination, as staff address it -> name o
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DestinationIndex:
-    """Which tunnels reach which destinations. One and the same object for one and the same configuration."""
+    """Which tunnels reach which destinations: one object for each configuration (see `by_identity`)."""
 
     tunnels: tuple[Tunnel, ...]
-    ranked: Mapping[
-        IPNetwork, tuple[str, ...]
-    ]  # in the order of networks: the tunnels that reach each, best first
-    real: Mapping[tuple[str, IPNetwork], IPNetwork]  # what a destination is at a tunnel's far side
+    # In the order of networks: the tunnels that reach each, best first.
+    ranked: Mapping[IPNetwork, tuple[str, ...]]
+    real: Mapping[tuple[str, IPNetwork], IPNetwork]  # the remote network of a destination (1:1 mapping)
 
 
 def directory(tunnels: Sequence[Tunnel], last: Carriers) -> DestinationIndex:
-    """The directory of these tunnels, at once where it is the one that `last` was chosen with."""
+    """The index of these tunnels; without any work where it is the one that `last` was chosen with."""
     if isinstance(last, Chosen):
         known = last.directory
         if len(tunnels) == len(known.tunnels) and all(map(operator.is_, tunnels, known.tunnels)):
@@ -53,7 +52,9 @@ def _in_order(network: IPNetwork) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Destinations that the same tunnels, more than one, reach and the same one carries: they go together."""
+    """Destinations that the same two or more tunnels reach, and the same one carries: they fail
+    over together.
+    """
 
     ranked: tuple[str, ...]
     carrier: str  # "": none yet
@@ -61,7 +62,7 @@ class _Group:
 
 
 class Chosen(dict[IPNetwork, str]):
-    """Carriers in the order of networks, with what makes the next choice quick."""
+    """Carriers in the order of networks, with the groups that the next choice has to look at."""
 
     def __init__(self, known: DestinationIndex, carriers: Carriers, groups: Sequence[_Group]) -> None:
         super().__init__(carriers)
@@ -70,7 +71,7 @@ class Chosen(dict[IPNetwork, str]):
 
     @classmethod
     def of(cls, known: DestinationIndex, before: Carriers) -> Chosen:
-        """As it was before, for a configuration that is new."""
+        """The earlier choice, for a new configuration."""
         groups: dict[tuple[tuple[str, ...], str], list[IPNetwork]] = {}
         carriers = {
             network: ranked[0] if len(ranked) == 1 else before.get(network, "")

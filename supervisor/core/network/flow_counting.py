@@ -1,5 +1,4 @@
-"""Which flows of a lane that drains are not over: what the entries of connection tracking tell from one
-look to the next.
+"""Counts the live flows of draining lanes from successive dumps of conntrack.
 
     entries (`kernel.conntrack.flow_counter`) -> count(...) -> FlowsCounted per lane, and what to remember for
     the next look
@@ -17,14 +16,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 from typing import NamedTuple
 
-GRAIN_SECONDS = 1.5  # seconds: the kernel tells whole ones, and a look takes a moment
+GRAIN_SECONDS = 1.5  # timeouts are whole seconds in the kernel, and a dump takes a moment
 
 
 @dataclass(frozen=True, slots=True)
 class FlowJob:
-    """A lane whose flows are to be counted, because it takes no new ones and waits for the end of those
-    that are in it.
-    """
+    """A draining lane: it takes no new flows, and its tunnel stops when those in it have ended."""
 
     tunnel: str
     idle: float  # seconds without a packet after which a flow does not count any more
@@ -32,10 +29,12 @@ class FlowJob:
 
 
 class TrackedFlow(NamedTuple):
-    """A flow in connection tracking. Moments are monotonic seconds."""
+    """A conntrack entry. Times are monotonic seconds."""
 
     lane: int
-    way: bytes  # its addresses, protocol and ports: what tells it from others
+    way: (
+        bytes  # its original tuple (addresses, protocol, ports), as the kernel packed it: the key of the flow
+    )
     over: bool  # TCP that both sides have closed, or one has reset: the entry is only a memory
     seen: float  # when this was read
     expires: float  # when the entry goes, if no packet comes
@@ -43,7 +42,7 @@ class TrackedFlow(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What is remembered of a flow."""
+    """What is remembered of a flow from one dump to the next. Times are monotonic seconds."""
 
     lane: int
     expires: float  # as it was when the last packet was noticed
@@ -52,10 +51,10 @@ class Trace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a lane still carries."""
+    """The live flows of a lane."""
 
     flows: int = 0
-    idle: float = 0.0  # seconds for which the most silent of them has been silent
+    idle: float = 0.0  # seconds without a packet, of the longest idle one
 
 
 Memory = Mapping[bytes, Trace]
@@ -64,10 +63,10 @@ Memory = Mapping[bytes, Trace]
 def count(
     before: Memory, entries: Iterable[TrackedFlow], limits: Mapping[int, float], now: float
 ) -> tuple[Memory, dict[int, Left]]:
-    """What is left in each lane of `limits`, which says after how many silent seconds a flow does not
-    count; and the new memory.
+    """The new memory, and the live flows of each lane in `limits` (idle seconds after which a flow does not
+    count).
 
-    `entries` are all that there are of these lanes at the moment `now` (monotonic seconds).
+    `entries`: all conntrack entries of these lanes at `now` (monotonic seconds).
     """
     gone = dict(before)
     memory: dict[bytes, Trace] = {}
@@ -102,9 +101,7 @@ def _left(silences: Collection[float]) -> Left:
 
 
 def blocks(lanes: Iterable[int]) -> list[tuple[int, int]]:
-    """Marks and masks (32 bits) that fit these lanes and no others, as few as possible: lanes stand side
-    by side.
-    """
+    """As few (mark, mask) pairs (32 bits) as possible that match these lanes and no others."""
     return [
         (int(each.network_address), int(each.netmask))
         for each in collapse_addresses(IPv4Network(lane) for lane in lanes)
@@ -112,9 +109,7 @@ def blocks(lanes: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def prefix(lanes: Collection[int]) -> tuple[int, int]:
-    """A mark and a mask (32 bits) that all of these lanes fit, and few others: what the kernel is asked
-    for.
-    """
+    """One mark and mask (32 bits) that match all of these lanes and few others: the filter of a dump."""
     first = min(lanes)
     differing = 0
     for lane in lanes:

@@ -1,4 +1,4 @@
-"""Ranges of addresses and of ports, and which of several networks an address belongs to."""
+"""Ranges of addresses and of ports, and longest prefix match over a list of networks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Range:
 
 
 def merged(intervals: Iterable[Interval]) -> Iterator[Interval]:
-    """The same addresses in as few intervals as there can be."""
+    """The same addresses in as few intervals as possible."""
     grown: Interval | None = None
     for interval in sorted(intervals):
         if grown is not None and interval.version == grown.version and interval.first <= grown.last + 1:
@@ -58,8 +58,8 @@ def merged(intervals: Iterable[Interval]) -> Iterator[Interval]:
 
 
 def longest_prefix(networks: Iterable[tuple[IPNetwork, ValueT]]) -> list[tuple[Interval, ValueT]]:
-    """Disjoint intervals that give each address the value of the smallest network around it (of equal
-    networks: the first).
+    """Disjoint intervals that give each address the value of its longest matching prefix (of equal networks:
+    the first).
     """
     first: dict[Interval, ValueT] = {}
     for network, value in networks:
@@ -84,7 +84,7 @@ def _leave(
     at: int,
     until: Interval | None,
 ) -> int:
-    """Settle the networks that end before `until` begins; the first address that is not settled yet."""
+    """Close the networks that end before `until` begins; the first address that is not covered yet."""
     while around and (
         until is None or until.version != around[-1][0].version or around[-1][0].last < until.first
     ):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from supervisor.core.network.access import AccessPolicy, Segment, refusals
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.network.intervals import Interval, Range, longest_prefix, merged
-from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_seats, share_set
+from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, Manner, NetworkPlan, both_slots, share_set
 from supervisor.core.network.rules import RETURN_TABLE, Rule, leading, returning
 from tunnels.settings import IPNetwork
 
@@ -32,9 +32,9 @@ MSS_OVERHEAD: Mapping[int, int] = {4: 40, 6: 60}  # bytes of IP and TCP headers 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A network device that exists."""
+    """A network interface that exists."""
 
-    index: int  # the kernel's number: a device that is made anew gets another one
+    index: int  # ifindex: an interface that is made anew gets another one
     mtu: int  # bytes
     up: bool  # administratively
     ipv6: bool  # it takes IPv6 routes
@@ -53,7 +53,8 @@ class HostFeatures:
         return (4, 6) if self.ipv6 else (4,)
 
 
-# What there is by the ten thousand is a named tuple: made, hashed and compared five times as fast.
+# Of routes, elements and changes there are ten thousands: named tuples are made, hashed and compared five
+# times as fast as dataclasses.
 Part = int | str | Interval | Range
 
 
@@ -133,7 +134,7 @@ class Layout:
 def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
     """The layout that carries out the plan on this host as it is now."""
     parts = [
-        _of_destinations(ByIdentity(plan.staff), ByIdentity(plan.carries), host.versions),
+        _of_destinations(plan.staff, ByIdentity(plan.carries), host.versions),
         _of_gates(plan.staff, plan.segments, plan.gates),
     ]
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
@@ -150,12 +151,10 @@ def _rules(plan: NetworkPlan, versions: tuple[int, ...]) -> frozenset[Rule]:
     return leading(tuple([lane.number for lane in plan.lanes]), versions) | returning(devices, versions)
 
 
-# A session's change concerns one lane; what all others contribute is remembered, together with its hashes.
+# Why these are cached: see `core.network.by_identity`.
 @functools.lru_cache(maxsize=4)
 def _of_destinations(
-    staff: ByIdentity[tuple[IPNetwork, ...]],
-    carries: ByIdentity[tuple[Carry, ...]],
-    versions: tuple[int, ...],
+    staff: tuple[IPNetwork, ...], carries: ByIdentity[tuple[Carry, ...]], versions: tuple[int, ...]
 ) -> Layout:
     ground = _ground(staff, tuple([carry.network for carry in carries.value]), versions)
     return Layout(
@@ -173,7 +172,7 @@ class _Ground(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _ground(
-    staff: ByIdentity[tuple[IPNetwork, ...]], networks: tuple[IPNetwork, ...], versions: tuple[int, ...]
+    staff: tuple[IPNetwork, ...], networks: tuple[IPNetwork, ...], versions: tuple[int, ...]
 ) -> _Ground:
     closed = [
         Route(network, MAIN_TABLE, CLOSED_METRIC) for network in networks if network.version in versions
@@ -181,10 +180,10 @@ def _ground(
     closed += [Route(ANYWHERE[version], RETURN_TABLE, CLOSED_METRIC) for version in versions]
     closed += [
         Route(network, RETURN_TABLE, TUNNEL_METRIC, "throw")
-        for network in staff.value
+        for network in staff
         if network.version in versions
     ]
-    elements = frozenset((*_networks("staff", staff.value), *_networks("destinations", networks)))
+    elements = frozenset((*_networks("staff", staff), *_networks("destinations", networks)))
     return _Ground(
         frozenset(closed), elements, tuple(longest_prefix(zip(networks, itertools.count(), strict=False)))
     )
@@ -208,8 +207,8 @@ def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> La
 
 
 def open_routes(lane: Lane, host: HostFeatures) -> Iterator[Route]:
-    """The routes that lead packets of a lane that is up out of its table; none while the device is missing
-    or down.
+    """The routes into the tunnel, in the lane's own table; none while the lane or its interface
+    is down or missing.
     """
     return _opening(lane, host.devices.get(lane.device or "lo"), host.versions)
 
@@ -255,9 +254,8 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
         yield Element("refusing", (lane.number,))
     if lane.draining:
         yield Element("draining", (lane.number,))
-    yield from (
-        Element("flows", (number,)) for number in both_seats(lane.number)
-    )  # always: with an element its count goes
+    # Always, also while it is down: with the element its count would go.
+    yield from (Element("flows", (number,)) for number in both_slots(lane.number))
     if lane.device is None:
         yield from _proxy_elements(lane)
         return
@@ -273,16 +271,15 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
             (Interval(address.version, int(address), int(address)),),
         )
     yield Element("tunnels", (lane.device,))
-    mtu = (
-        0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)
-    )  # a device alone changes nothing
+    # An interface of a lane that is down changes nothing.
+    mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)
     for version, overhead in MSS_OVERHEAD.items():
         if mtu > overhead:
             yield Element(f"mss{version}", (lane.device,), (mtu - overhead,))
 
 
 def _proxy_elements(lane: Lane) -> Iterator[Element]:
-    yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_seats(lane.number))
+    yield from (Element(way, (number,)) for way in ("sent", "received") for number in both_slots(lane.number))
     if lane.up and lane.port is not None:
         yield Element("ports", (lane.number,), (lane.port,))
         if lane.share:
@@ -290,7 +287,7 @@ def _proxy_elements(lane: Lane) -> Iterator[Element]:
 
 
 def lanes_of(elements: Iterable[Element]) -> frozenset[int]:
-    """The lanes that these elements are about, of both seats of each tunnel."""
+    """The lanes that these elements are about, of both slots of each tunnel."""
     return frozenset(
         part
         for element in elements

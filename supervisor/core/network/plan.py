@@ -5,8 +5,8 @@ get the fwmark of the lane that carries it; the lane's routing table leads into 
 nowhere otherwise: for some seconds packets vanish, so that people see a pause, then they are answered with an
 error. A lane outlives its sessions, so a flow survives a reconnect that keeps its address.
 
-A tunnel has two *seats* for sessions, with a lane each. One is enough, except while a session replaces
-another one: then new flows enter the lane of one seat, and the flows that run go on in the lane of the other.
+A tunnel has two *slots* for sessions, with a lane each. One is enough, except while a session replaces
+another one: then new flows enter the lane of one slot, and the flows that run go on in the lane of the other.
 """
 
 from __future__ import annotations
@@ -14,29 +14,24 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor.core.network.access import AccessPolicy, Segment, gate
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.network.failover import Carriers, Chosen, DestinationIndex, directory
-from supervisor.core.state import Phase, Snapshot, TunnelState, Want, well
+from supervisor.core.state import Phase, Session, Snapshot, TunnelState, Want, well
 from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
 from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
 
 FIRST_LANE = 173_001  # marks and tables from here on are ours
-NEXT_SEAT = 1_000  # between the lanes of a tunnel's two seats
-LAST_LANE = FIRST_LANE + NEXT_SEAT + MOST_TUNNELS - 1
-HOST_FLAG = (
-    1 << 30
-)  # bit in a connection mark beside the lane: a flow of this host itself (probes), or the rest of one that was moved
-SHARES = (
-    480,
-    960,
-    1920,
-    3840,
-    7680,
-)  # connections through a proxy that one source may hold; the rules know these numbers only
+NEXT_SLOT = 1_000  # between the lanes of a tunnel's two slots
+LAST_LANE = FIRST_LANE + NEXT_SLOT + MOST_TUNNELS - 1
+# Bit in a ct mark beside the lane: a flow of this host itself (probes), or late answers of one that was
+# moved.
+HOST_FLAG = 1 << 30
+# Connections through a proxy that one source may hold; the nftables rules know these numbers only.
+SHARES = (480, 960, 1920, 3840, 7680)
 PAUSE_SECONDS = 15.0  # that a tunnel has to come back before its destinations answer with an error
 
 
@@ -53,17 +48,14 @@ class Lane:
 
     tunnel: str
     number: int  # fwmark, ct mark and routing table
-    device: (
-        str | None
-    )  # the tunnel's interface (it may not exist at the moment); None: a proxy carries the lane
+    device: str | None  # the interface (it may not exist at the moment); None: a proxy carries the lane
     up: bool  # packets may leave now
     port: int | None = None  # local port of the proxy, while up
     manner: Manner = Manner.REFUSE  # while it is not up, or its device is gone
     mtu: int | None = None  # bytes of the largest packet that passes, where that is known
     draining: bool = False  # it takes no new flows; those that are in it go on
-    addresses: tuple[
-        IPAddress, ...
-    ] = ()  # assigned by the remote gateway, while up: exist in source NAT only; none: masquerade
+    # Assigned by the remote gateway, while up: they exist in source NAT only. None: masquerade.
+    addresses: tuple[IPAddress, ...] = ()
     link_mtu: int | None = None  # bytes: the MTU to give the device, where its client leaves that to us
     gateway: str | None = None  # address of the remote gateway, while up
     share: int = 0  # connections to the port that one source may hold, one of SHARES; 0: as many as it likes
@@ -98,7 +90,7 @@ NO_SEGMENTS: Segments = MappingProxyType({})
 
 
 def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
-    """The first seat's lane of each tunnel: the one it had, else the lowest free one. ValueError: more
+    """The first slot's lane of each tunnel: the one it had, else the lowest free one. ValueError: more
     tunnels than lanes.
     """
     lanes = {name: known[name] for name in names if name in known}
@@ -132,19 +124,19 @@ def share_of(connections: int) -> int:
     return max((share for share in SHARES if share <= connections), default=0)
 
 
-def lane_of(first: int, seat: int) -> int:
-    """The lane of a tunnel's seat; `first`: that of its first one."""
-    return first + seat * NEXT_SEAT
+def lane_of(first: int, slot: int) -> int:
+    """The lane of a tunnel's slot; `first`: that of its first one."""
+    return first + slot * NEXT_SLOT
 
 
-def seat_of(lane: int) -> int:
-    """Which of its tunnel's seats the lane belongs to."""
-    return (lane - FIRST_LANE) // NEXT_SEAT
+def slot_of(lane: int) -> int:
+    """Which of its tunnel's slots the lane belongs to."""
+    return (lane - FIRST_LANE) // NEXT_SLOT
 
 
-def both_seats(lane: int) -> tuple[int, int]:
-    """The lanes of both seats of the tunnel that this lane belongs to, in their order."""
-    first = lane - seat_of(lane) * NEXT_SEAT
+def both_slots(lane: int) -> tuple[int, int]:
+    """The lanes of both slots of the tunnel that this lane belongs to, in their order."""
+    first = lane - slot_of(lane) * NEXT_SLOT
     return first, lane_of(first, 1)
 
 
@@ -161,26 +153,20 @@ def desired(
     which destination.
     """
     plan_lanes = [
-        _lane(
-            tunnel,
-            side,
-            lane_of(lanes[name], side.session.seat),
-            proxies.get(name),
-            _manner(tunnel, state, snapshot.now),
-        )
+        lane
         for name, (tunnel, state) in snapshot.tunnels.items()
-        for side in state.sides
+        for lane in _lanes(tunnel, state, lanes[name], proxies.get(name), snapshot.now)
     ]
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
     carrying = tuple(
-        [(name, lane_of(lanes[name], state.session.seat)) for name, (_, state) in snapshot.tunnels.items()]
+        [(name, lane_of(lanes[name], state.session.slot)) for name, (_, state) in snapshot.tunnels.items()]
     )
     carries = _carries(known, carrying, ByIdentity(carriers))
     gates = (
-        gate(tunnel, lane_of(lanes[name], side.session.seat))
+        gate(tunnel, lane_of(lanes[name], session.slot))
         for name, (tunnel, state) in snapshot.tunnels.items()
         if tunnel.allow is not None
-        for side in state.sides
+        for session in state.slots
     )
     return NetworkPlan(
         staff,
@@ -236,21 +222,31 @@ def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
     return Manner.REFUSE if given_up or state.well_since + PAUSE_SECONDS <= now else Manner.PAUSE
 
 
-def _lane(tunnel: Tunnel, state: TunnelState, number: int, share: int | None, manner: Manner) -> Lane:
-    up, draining = state.phase is Phase.UP, state.drain is not None
+def _lanes(tunnel: Tunnel, state: TunnelState, first: int, share: int | None, now: float) -> list[Lane]:
+    """The lane of the active slot, and that of the standby if there is one."""
+    manner = _manner(tunnel, state, now)
+    active = _lane(tunnel, state.session, first, share, manner, up=state.phase is Phase.UP)
+    lanes = [replace(active, draining=True) if state.drain is not None else active]
+    if (standby := state.standby) is not None:
+        lane = _lane(tunnel, standby.session, first, share, manner, up=standby.phase is Phase.UP)
+        lanes.append(replace(lane, draining=True) if standby.drain is not None else lane)
+    return lanes
+
+
+def _lane(
+    tunnel: Tunnel, session: Session, first: int, share: int | None, manner: Manner, *, up: bool
+) -> Lane:
+    number = lane_of(first, session.slot)
     if share is not None:
-        port = state.session.port if up else None
-        return Lane(tunnel.name, number, None, up, port, manner, draining=draining, share=share)
-    session = state.session
+        return Lane(tunnel.name, number, None, up, session.port if up else None, manner, share=share)
     assigned = tuple(session.assigned) if up and not session.on_interface else ()
     return Lane(
         tunnel.name,
         number,
-        device_name(tunnel, session.seat),
+        device_name(tunnel, session.slot),
         up,
         manner=manner,
         mtu=session.path_mtu,
-        draining=draining,
         addresses=assigned,
         link_mtu=session.link_mtu if up else None,
         gateway=session.peer if up else None,

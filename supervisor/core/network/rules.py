@@ -1,4 +1,5 @@
-"""Policy rules: how packets of a lane come to look into its table. A part of `core.network.layout`.
+"""Policy routing: the `ip rule`s that lead packets with a lane's fwmark to its routing table. A part of
+`core.network.layout`.
 
 Every packet walks the list of rules, those without a mark too, at some nanoseconds each, up to four times for
 a packet and its answer. Few lanes need one rule each and no more. Of many, packets jump over those that
@@ -9,9 +10,9 @@ cannot be meant:
     102 - 172  the groups: one rule for each lane
     173        nothing: behind it come the rules for packets out of tunnels, and everybody else's
 
-A jump only saves time. Whoever does not jump, because somebody deleted that rule, walks the rest and finds
-the same lane; and a jump never leaves the stretch of rules that is ours, so foreign rules and the main table
-are looked at as ever.
+A jump (`goto`) only saves time. Where somebody deleted it, the packet walks the other rules and finds the
+same lane; and no jump leaves the range of our priorities, so foreign rules and the main table are consulted
+as usual.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Rule:
 
 @functools.lru_cache(maxsize=4)
 def returning(devices: tuple[str, ...], versions: tuple[int, ...]) -> frozenset[Rule]:
-    """The rules by which what comes out of these tunnels' devices is routed to staff and nowhere else,
-    also without our packet filter.
+    """The rules by which packets from these tunnels' interfaces are routed to staff and nowhere else, even
+    without our packet filter.
     """
     return frozenset(
         Rule(version, 0, RETURN_TABLE, RETURN_PRIORITY, 0, device=device)
@@ -69,7 +70,7 @@ def returning(devices: tuple[str, ...], versions: tuple[int, ...]) -> frozenset[
 
 @functools.lru_cache(maxsize=4)
 def leading(lanes: tuple[int, ...], versions: tuple[int, ...]) -> frozenset[Rule]:
-    """The rules by which each of these lanes' packets look into the table with their number."""
+    """The rules that lead packets with each of these fwmarks to the routing table of that number."""
     return frozenset(
         rule
         for version in versions

@@ -35,7 +35,7 @@ def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
 
 
 def taken_over(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:
-    """The open lanes that are closed from one plan to the other while the tunnel's other seat has come up
+    """The open lanes that are closed from one plan to the other while the tunnel's other slot has come up
     with the same address.
     """
     addresses = {(lane.tunnel, lane.addresses) for lane in after.lanes if lane.up and lane.addresses}

@@ -1,6 +1,4 @@
-"""What went through a lane, as its counters say: they only grow, except that they begin anew with the
-table.
-"""
+"""Counters of a lane: they only grow, and start from zero when the nftables table is made anew."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ class Carried(NamedTuple):
     """Since the counters were made."""
 
     flows: int  # that entered
-    received: int | None = (
-        None  # bytes that a proxy gave back to staff; None: the lane has a device, which counts for itself
-    )
+    # Bytes that a proxy gave back to staff; None: the lane has an interface, which counts for itself.
+    received: int | None = None
     sent: int | None = None  # bytes that staff sent to it

@@ -1,8 +1,9 @@
-"""Is this host fit for the configuration? Facts in, findings out; `supervisor.app.preflight` gathers the
-facts.
+"""Preflight checks (`facilitator doctor`): is this host fit for the configuration? Facts in, findings out.
+
+Pure: `supervisor.app.preflight` gathers the facts.
 """
 
-from supervisor.core.preflight.checklist import examine
+from supervisor.core.preflight.checklist import run_checks
 from supervisor.core.preflight.finding import Finding, Severity
 
-__all__ = ["Finding", "Severity", "examine"]
+__all__ = ["Finding", "Severity", "run_checks"]

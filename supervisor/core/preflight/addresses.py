@@ -1,4 +1,4 @@
-"""Judges addresses that collide with destinations, and what only the cloud's network sees."""
+"""Preflight checks: addresses that collide with destinations, and what only the cloud's network sees."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from types import MappingProxyType
 
 from supervisor.core.network.intervals import Interval
-from supervisor.core.preflight.facts import Endpoint, HostFacts, Own
+from supervisor.core.preflight.facts import Endpoint, HostAddress, HostFacts
 from supervisor.core.preflight.finding import Finding, info, ok, perhaps, problem
 from supervisor.core.preflight.routing import local
 from tunnels.settings import IPAddress, IPNetwork
@@ -17,7 +17,7 @@ from tunnels.settings import IPAddress, IPNetwork
 
 
 def endpoints(facts: HostFacts) -> Iterator[Finding]:
-    """Can the far sides be found, and reached from outside of every tunnel?"""
+    """Can the remote gateways be resolved, and reached without a tunnel?"""
     for endpoint in facts.endpoints:
         inside = list(_inside(endpoint, facts))
         yield from inside
@@ -30,14 +30,16 @@ def endpoints(facts: HostFacts) -> Iterator[Finding]:
 
 def _inside(endpoint: Endpoint, facts: HostFacts) -> Iterator[Finding]:
     for address in endpoint.addresses:
-        for tunnel, network in facts.demand.destinations:
+        for tunnel, network in facts.requirements.destinations:
             if address in network:
                 text = (
                     f"{endpoint.what}: {_named(endpoint.name, address)} lies inside {network}, a "
                     f"destination of {tunnel}: "
                     "nothing leaves for it but through that tunnel, so it can never be reached"
                 )
-                yield problem("endpoints", text, _without(network, Own(ip_network(address), endpoint.name)))
+                yield problem(
+                    "endpoints", text, _without(network, HostAddress(ip_network(address), endpoint.name))
+                )
 
 
 def _named(name: str, *addresses: IPAddress) -> str:
@@ -46,7 +48,7 @@ def _named(name: str, *addresses: IPAddress) -> str:
 
 
 def addresses(facts: HostFacts) -> Iterator[Finding]:
-    """Does a destination take away what this host itself lives by?"""
+    """Does a destination cover an address that this host itself needs?"""
     found = [
         *local(facts),
         *(_collision(own, tunnel, network) for own, tunnel, network in _overlapping(facts)),
@@ -56,9 +58,9 @@ def addresses(facts: HostFacts) -> Iterator[Finding]:
         yield ok("addresses", "no destination covers this host's own networks, gateways or name servers")
 
 
-def _overlapping(facts: HostFacts) -> Iterator[tuple[Own, str, IPNetwork]]:
-    """With ten thousand destinations numbers are compared, not networks."""
-    spans = [(Interval.of(network), tunnel, network) for tunnel, network in facts.demand.destinations]
+def _overlapping(facts: HostFacts) -> Iterator[tuple[HostAddress, str, IPNetwork]]:
+    """Compares integers, not networks: there may be ten thousand destinations."""
+    spans = [(Interval.of(network), tunnel, network) for tunnel, network in facts.requirements.destinations]
     for own in facts.own:
         version, first, last = Interval.of(own.network)
         for span, tunnel, network in spans:
@@ -66,7 +68,7 @@ def _overlapping(facts: HostFacts) -> Iterator[tuple[Own, str, IPNetwork]]:
                 yield own, tunnel, network
 
 
-def _collision(own: Own, tunnel: str, network: IPNetwork) -> Finding:
+def _collision(own: HostAddress, tunnel: str, network: IPNetwork) -> Finding:
     if own.network.prefixlen >= network.prefixlen:
         text = (
             f"{network}, a destination of {tunnel}, covers {own.what} ({_short(own.network)}): this "
@@ -88,13 +90,13 @@ def _short(network: IPNetwork) -> str:
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
 
 
-_MANY = 8
+_MAX_SPLIT_BITS = 8
 
 
-def _without(network: IPNetwork, own: Own) -> str:
-    """How to configure the destination so that it leaves something out."""
+def _without(network: IPNetwork, own: HostAddress) -> str:
+    """How to configure the destination without the address."""
     steps = own.network.prefixlen - network.prefixlen
-    if not 0 < steps <= _MANY:
+    if not 0 < steps <= _MAX_SPLIT_BITS:
         return (
             f"destinations: "
             f"[{{network: {network}, presented_as: ANOTHER-NETWORK/{network.prefixlen}}}]   # or "
@@ -119,7 +121,7 @@ _SWITCHES: Mapping[str, str] = MappingProxyType(
 
 
 def cloud(facts: HostFacts) -> Iterator[Finding]:
-    """What no program on the host can see."""
+    """What cannot be seen from this host."""
     made = facts.cloud or ""
     switch = next((text for maker, text in _SWITCHES.items() if maker in made.lower()), None)
     where = f"this machine is made by {made}: its" if switch else "in a cloud, the network's"

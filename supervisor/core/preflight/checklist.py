@@ -1,4 +1,4 @@
-"""Facts about a host -> findings, in the order in which a person wants to read them."""
+"""All preflight checks, in the order in which their findings are shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from supervisor.core.preflight import addresses, firewalls, host, inputs, routin
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding
 
-_JUDGES = (
+_CHECKS = (
     host.daemon,
     service.nomad,
     service.unit,
@@ -31,6 +31,6 @@ _JUDGES = (
 )
 
 
-def examine(facts: HostFacts) -> tuple[Finding, ...]:
-    """Everything that can be said."""
-    return tuple(finding for judge in _JUDGES for finding in judge(facts))
+def run_checks(facts: HostFacts) -> tuple[Finding, ...]:
+    """The findings of all checks, in that order."""
+    return tuple(finding for judge in _CHECKS for finding in judge(facts))

@@ -1,10 +1,9 @@
-"""Which packets of ours a third-party firewall drops: all kinds of them that there are, walked through its
-chains.
+"""Which packets of ours a third-party firewall drops: every kind of packet is walked through its chains.
 
     Case (packets of some lanes, staff, destinations) -> a packet at each hook -> core.netfilter.walk -> Hit
 
-A case stands for many packets at first. Where a rule tells some of them from others the case is divided, by
-lane, destination and staff. TCP is judged; of probes what they send.
+A case stands for many packets at first. If a rule matches only some of them, the case is divided: by lane,
+destination and staff network. Only TCP is considered; for probes, what they send.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from urllib.parse import urlsplit
 from supervisor.core.netfilter.values import Bits, FilterChain, Firewall, SymbolicPacket, Truth
 from supervisor.core.netfilter.walk import Stop, walk
 from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, NetworkPlan
-from supervisor.core.preflight.facts import Around
+from supervisor.core.preflight.facts import PacketContext
 from tunnels.settings import IPNetwork
 
-MANY = 4000  # walks through chains in one judgement; what is not known then is not told
-_PARTS = 16  # into which many destinations are divided at once
+MAX_WALKS = 4000  # through chains in one check; what is not known then is not reported
+_MAX_PARTS = 16  # into which many destinations are divided at once
 ADDRESSES = frozenset({"staff", "destination"})
 _FAMILIES: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
@@ -62,13 +61,13 @@ class Case:
     one_lane: bool = False
 
     def parts(self, open: frozenset[str]) -> tuple[Case, ...]:
-        """Smaller cases, divided by what the judgement depends on; none where it cannot be divided."""
+        """Smaller cases, divided by one of the `open` properties; none if it cannot be divided."""
         if "lane" in open and not self.one_lane:
             return tuple(
                 replace(self, aims=tuple(aims), one_lane=True) for aims in _by_lane(self.aims).values()
             )
         if "destination" in open and len(self.aims) > 1:
-            size = -(-len(self.aims) // _PARTS)
+            size = -(-len(self.aims) // _MAX_PARTS)
             slices = (self.aims[start : start + size] for start in range(0, len(self.aims), size))
             return tuple(
                 replace(self, aims=aims, one_lane=self.one_lane or len(aims) == 1) for aims in slices
@@ -79,11 +78,11 @@ class Case:
 
     @property
     def tunnels(self) -> frozenset[str]:
-        """Whose packets these are, by name."""
+        """Names of the tunnels."""
         return frozenset(aim.lane.tunnel for aim in self.aims)
 
     def lanes(self) -> list[Lane]:
-        """Whose packets these are."""
+        """The lanes of the packets."""
         return (
             [self.aims[0].lane] if self.one_lane else [aims[0].lane for aims in _by_lane(self.aims).values()]
         )
@@ -98,7 +97,7 @@ def _by_lane(aims: Iterable[Aim]) -> dict[int, list[Aim]]:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Packets that are dropped: all of the case, or some of them."""
+    """Packets that are dropped: the whole case, or some of it."""
 
     case: Case
     stop: Stop
@@ -106,14 +105,14 @@ class Hit:
 
     @property
     def whole(self) -> bool:
-        """Is it all of them."""
+        """All packets of the case are dropped."""
         return self.stop.truth is Truth.YES
 
 
-def cases(around: Around) -> Iterator[Case]:
-    """Everything that a tunnel lives by."""
-    plan, lanes = around.plan, {lane.number: lane for lane in around.plan.lanes}
-    probed = [aim for name, target in around.targets for aim in _probes(plan, name, target)]
+def cases(context: PacketContext) -> Iterator[Case]:
+    """Every kind of packet that a tunnel needs: forwarded, proxied, probes, its own to the gateway."""
+    plan, lanes = context.plan, {lane.number: lane for lane in context.plan.lanes}
+    probed = [aim for name, target in context.targets for aim in _probes(plan, name, target)]
     for version in (4, 6):
         staff = tuple(network for network in plan.staff if network.version == version)
         carried = sorted(
@@ -128,7 +127,7 @@ def cases(around: Around) -> Iterator[Case]:
             yield Case("probe", version, found)
         gates = (
             Aim(lane, ip_network(peer), ip_network(peer))
-            for name, peer in around.peers
+            for name, peer in context.peers
             for lane in _lanes_of(plan, name)
         )
         if found := tuple(aim for aim in gates if aim.real.version == version):
@@ -136,7 +135,7 @@ def cases(around: Around) -> Iterator[Case]:
 
 
 def _place(carry: Carry) -> int:
-    """What lies together is judged together."""
+    """Neighbouring networks are checked together."""
     return int(carry.real.network_address)
 
 
@@ -145,7 +144,7 @@ def _lanes_of(plan: NetworkPlan, tunnel: str) -> Iterator[Lane]:
 
 
 def _probes(plan: NetworkPlan, tunnel: str, target: str) -> Iterator[Aim]:
-    """Through a device; what goes through a proxy stays on this host."""
+    """Probes through an interface; those through a proxy stay on this host."""
     split = urlsplit(target)
     network = ip_network(ip_address(split.hostname or ""))
     port = None if split.scheme == "icmp" else split.port or 80
@@ -156,22 +155,24 @@ def _probes(plan: NetworkPlan, tunnel: str, target: str) -> Iterator[Aim]:
     )
 
 
-def hits(firewall: Firewall, around: Around, asked: Iterable[Case]) -> Iterator[Hit]:
-    """What is dropped of these packets and of their answers."""
-    judgement = _Judgement(firewall, around)
+def hits(firewall: Firewall, context: PacketContext, asked: Iterable[Case]) -> Iterator[Hit]:
+    """Which of these packets, and of the answers to them, are dropped."""
+    search = _FirewallWalk(firewall, context)
     for case in asked:
         for base in firewall.base:
             if base.family in _FAMILIES[case.version]:
                 for answers in (False, True):
-                    yield from judgement.hits(base, case, answers)
+                    yield from search.hits(base, case, answers)
 
 
-class _Judgement:
-    def __init__(self, firewall: Firewall, around: Around) -> None:
-        self._firewall, self._around, self._left = firewall, around, MANY
+class _FirewallWalk:
+    """Walks cases through a firewall, at most MAX_WALKS times."""
+
+    def __init__(self, firewall: Firewall, context: PacketContext) -> None:
+        self._firewall, self._around, self._left = firewall, context, MAX_WALKS
 
     def hits(self, base: FilterChain, case: Case, answers: bool) -> Iterator[Hit]:
-        packet = _Maker(self._around, case, base, answers, case.lanes()).packet()
+        packet = _PacketBuilder(self._around, case, base, answers, case.lanes()).packet()
         if packet is None:
             return
         self._left -= 1
@@ -186,8 +187,8 @@ class _Judgement:
 
 
 def _matters(case: Case, stop: Stop) -> bool:
-    """It is certain, for all of the packets or for some addresses. The port of a gateway is not known: no
-    rule may accept any packet.
+    """The drop is certain, for all packets or for some addresses. A gateway's port is unknown: there it
+    counts only if no rule accepts any packet.
     """
     certain = stop.truth is Truth.YES or stop.open <= ADDRESSES
     return certain and not (case.what == "gateway" and (stop.exceptions or stop.truth is not Truth.YES))
@@ -210,17 +211,17 @@ _HOOKS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes the packet that a base chain sees of a case."""
+class _PacketBuilder:
+    """Builds the symbolic packet that a base chain sees of a case."""
 
-    around: Around
+    context: PacketContext
     case: Case
     base: FilterChain
     answers: bool
     lanes: Sequence[Lane]
 
     def packet(self) -> SymbolicPacket | None:
-        """None: it does not come to this chain."""
+        """None: the packet does not pass this chain."""
         hook, coming, leaving = self.base.hook, self._coming(), self._leaving()
         if hook not in _HOOKS[self.case.what][self.answers]:
             return None
@@ -256,11 +257,11 @@ class _Maker:
 
     @property
     def _own(self) -> bool:
-        """It is a packet of this host itself."""
+        """Is it a packet that this host itself sends?"""
         return self.case.what in ("probe", "gateway") or (self.case.what == "proxied" and self.answers)
 
     def _device(self) -> Bits:
-        """The tunnels' side; of a gateway the uplink, which is not known."""
+        """The tunnels' interface; for a gateway the uplink, which is unknown."""
         if self.case.what in ("gateway", "proxied"):
             return Bits.unknown(16)
         return Bits.common([_named(lane.device or "", "lane") for lane in self.lanes], 16, "lane")
@@ -268,7 +269,7 @@ class _Maker:
     def _staff_device(self) -> Bits:
         names = [
             device
-            for network, device in self.around.arrivals
+            for network, device in self.context.arrivals
             if any(network.overlaps(each) for each in self.case.staff)
         ]
         return Bits.common([_named(name, "staff") for name in names], 16, "staff" if names else "other")
@@ -282,7 +283,7 @@ class _Maker:
     def _index(self, name: Bits, about: str) -> Bits:
         if not any(name.value) and all(known == 0xFF for known in name.known):
             return Bits.exactly(bytes(4))
-        known = self.around.indexes.get(name.value.rstrip(b"\0").decode(errors="replace"))
+        known = self.context.indexes.get(name.value.rstrip(b"\0").decode(errors="replace"))
         whole = all(each == 0xFF for each in name.known)
         return (
             Bits.exactly(known.to_bytes(4, sys.byteorder), name.about)
@@ -291,9 +292,7 @@ class _Maker:
         )
 
     def _near(self) -> Bits:
-        """The staff's address; of what this host itself sends, and of answers that are not turned round
-        yet, it is not known.
-        """
+        """The staff's address; unknown for what this host sends, and for answers before NAT is reversed."""
         masked = (
             self.answers and self.base.hook in ("ingress", "prerouting") and self.base.priority < _MAPPING
         )
@@ -312,7 +311,7 @@ class _Maker:
 
     @property
     def _early(self) -> str:
-        """What is not known yet in a chain before routing: the flow, or the mark."""
+        """What is unknown yet in a chain before routing: the flow, or the mark; "": nothing."""
         if self.base.hook == "ingress" or (
             self.base.hook == "prerouting" and self.base.priority < _CONNTRACK
         ):
@@ -341,7 +340,7 @@ class _Maker:
         }
 
     def _flow_mark(self) -> Bits:
-        """A probe's flow gets its mark in our chain of output, before or after the third party's."""
+        """A probe's flow gets its mark in our output chain: before or after the third party's chain."""
         if self.case.what in ("forwarded", "proxied") and (self.answers or not self._early):
             return self._lane_mark()
         if self.case.what == "probe":
@@ -349,7 +348,7 @@ class _Maker:
         return Bits.exactly(bytes(4))
 
     def _reverse_path(self) -> Bits:
-        """Is the sender routed back by the device: a tunnel's destinations are not, in the main table."""
+        """Would the main table route answers out by the interface of arrival? Not those of destinations."""
         if self.case.what in ("forwarded", "probe") and self.answers:
             return Bits.exactly(b"\0")
         return Bits.exactly(b"\1") if self.case.staff and not self.answers else Bits.unknown(1)

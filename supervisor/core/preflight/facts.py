@@ -1,5 +1,5 @@
-"""What the doctor knows: values only, gathered by `supervisor.app.preflight`. None means: it could not be
-seen.
+"""Facts for the preflight checks: values only, gathered by `supervisor.app.preflight`. None: could not be
+read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tunnels.settings import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """What the configuration asks of the host."""
+class Requirements:
+    """What the configuration requires of the host."""
 
     devices: tuple[str, ...] = ()  # tunnels that run through a network device
     proxies: tuple[str, ...] = ()  # tunnels that run through a local port
@@ -39,7 +39,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """Whose rights are judged: the running daemon's, else this command's."""
+    """The process whose rights are checked: the running daemon, else this command."""
 
     who: str = "this process"
     uid: int = 0
@@ -61,7 +61,7 @@ class ProgramFacts:
 
 @dataclass(frozen=True, slots=True)
 class PackageFacts:
-    """A Python package that we need."""
+    """A Python package that is required."""
 
     name: str
     wanted: str  # such as <3,>=1.3.2
@@ -125,8 +125,8 @@ class KernelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """What the judgement about packets needs to know of this host and of the tunnels."""
+class PacketContext:
+    """What the checks of packets need to know about this host and the tunnels."""
 
     plan: NetworkPlan = field(default_factory=NetworkPlan)
     targets: tuple[tuple[str, str], ...] = ()  # tunnel and a probe target
@@ -150,8 +150,8 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """An address or network that this host itself lives by."""
+class HostAddress:
+    """An address or network that this host itself needs."""
 
     network: IPNetwork
     what: str  # such as "this host's network on eth0"
@@ -210,6 +210,10 @@ class Service:
     nomad: bool = False
     max_kill_timeout: str | None = None  # of Nomad's client; empty: not set; None: cannot be seen
     unit: Unit | None = None  # None: there is no such unit, or it does not run us
+    task_api: str | None = None  # why Nomad's task API cannot be asked, and what helps; None: it can
+    client_group: str | None = (
+        None  # why clients get no control group of their own; None: they do, or need none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,7 @@ class DaemonFacts:
 class HostFacts:
     """Everything."""
 
-    demand: Demand = field(default_factory=Demand)
+    requirements: Requirements = field(default_factory=Requirements)
     process: ProcessFacts = field(default_factory=ProcessFacts)
     privileged: bool = True  # this command has CAP_NET_ADMIN: what it cannot write, the daemon cannot either
     tun: str | None = ""  # "": usable; None: no such file; else why it cannot be opened
@@ -238,12 +242,12 @@ class HostFacts:
     legacy_tables: bool = False  # of iptables-legacy, which nftables does not show
     rules: tuple[PolicyRule, ...] | None = None
     routes: tuple[TableRoute, ...] = ()  # in the tables where those rules look, and in the local one
-    around: Around = field(default_factory=Around)
+    context: PacketContext = field(default_factory=PacketContext)
     filters: tuple[ReversePath, ...] = ()  # of the devices that are no tunnels
     live: bool = False  # the daemon asks: what it repairs by itself was repaired
     synchronised: bool | None = None
     endpoints: tuple[Endpoint, ...] = ()
-    own: tuple[Own, ...] = ()
+    own: tuple[HostAddress, ...] = ()
     secrets: tuple[SecretFile, ...] = ()
     directories: tuple[DirectoryFacts, ...] = ()
     listeners: tuple[ForeignListener, ...] = ()

@@ -1,6 +1,4 @@
-"""Judges third-party firewalls: Docker's, ufw's, firewalld's, or somebody's own, as far as they drop
-packets of ours.
-"""
+"""Preflight checks: third-party firewall rules (Docker, ufw, firewalld) that drop packets of ours."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from supervisor.core.preflight.finding import Finding, info, ok, perhaps, proble
 from tunnels.settings import IPNetwork
 
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # chains of iptables
-_NAMED = 8  # tunnels, or networks of one, that a sentence names
-_MARKED = -150  # priority in prerouting from which on packets and flows carry our marks
+_MAX_NAMED = 8  # tunnels, or networks of one, that a sentence names
+_MARKED_PRIORITY = -150  # priority in prerouting from which on packets and flows carry our marks
 _WHAT: Mapping[tuple[str, bool], str] = MappingProxyType(
     {
         ("forwarded", False): "forwarded packets",
@@ -33,7 +31,7 @@ _WHAT: Mapping[tuple[str, bool], str] = MappingProxyType(
 
 
 def firewalls(facts: HostFacts) -> Iterator[Finding]:
-    """Each rule and each policy that stops packets of ours."""
+    """Each rule and each chain policy that drops packets of ours."""
     if facts.legacy_tables:
         yield perhaps(
             "firewall",
@@ -48,10 +46,10 @@ def firewalls(facts: HostFacts) -> Iterator[Finding]:
         )
         return
     firewall = facts.kernel.firewall
-    found = stopped(hits(firewall, facts.around, cases(facts.around)))
-    for blow in found:
-        yield _finding(blow, firewall, facts)
-    closed = [blow.base for blow in found]
+    found = stopped(hits(firewall, facts.context, cases(facts.context)))
+    for dropping in found:
+        yield _finding(dropping, firewall, facts)
+    closed = [dropping.base for dropping in found]
     opened = [
         c
         for c in firewall.base
@@ -64,8 +62,8 @@ def firewalls(facts: HostFacts) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
-    """One rule or policy, with everything of ours that it drops."""
+class DroppingRule:
+    """One rule or chain policy, with all packets of ours that it drops."""
 
     hits: tuple[Hit, ...]
 
@@ -76,49 +74,49 @@ class Blow:
 
     @property
     def kinds(self) -> tuple[tuple[str, bool], ...]:
-        """Which sorts of packets, and whether it is their answers. Where the packets are dropped the
-        answers are not worth a word.
+        """Kinds of packets, and whether their answers are meant. Answers are left out if the packets are
+        dropped.
         """
         found = dict.fromkeys((hit.case.what, hit.answers) for hit in self.hits)
         return tuple((what, answers) for what, answers in found if not answers or (what, False) not in found)
 
     @property
     def whole(self) -> bool:
-        """It drops all packets of some destination, not only those of some addresses."""
+        """Does it drop all packets of some destination, and not only those of some addresses?"""
         return any(hit.whole for hit in self.hits)
 
 
-def stopped(found: Iterable[Hit]) -> list[Blow]:
-    """The hits, rule by rule."""
+def stopped(found: Iterable[Hit]) -> list[DroppingRule]:
+    """The hits, grouped by the rule that drops."""
     groups: dict[object, list[Hit]] = {}
     for hit in found:
         stop = hit.stop
         groups.setdefault(
             (stop.base.family, stop.base.table, stop.base.name, stop.chain, stop.how, stop.handle), []
         ).append(hit)
-    return [Blow(tuple(each)) for each in groups.values()]
+    return [DroppingRule(tuple(each)) for each in groups.values()]
 
 
-def _finding(blow: Blow, firewall: Firewall, facts: HostFacts) -> Finding:
-    text, remedy = sentence(blow, firewall, facts.around.plan), remedies(blow, firewall, facts)
-    return problem("firewall", text, remedy) if blow.whole else warning("firewall", text, remedy)
+def _finding(dropping: DroppingRule, firewall: Firewall, facts: HostFacts) -> Finding:
+    text, hint = sentence(dropping, firewall, facts.context.plan), hints(dropping, firewall, facts)
+    return problem("firewall", text, hint) if dropping.whole else warning("firewall", text, hint)
 
 
-def sentence(blow: Blow, firewall: Firewall, plan: NetworkPlan) -> str:
-    """What drops what, and which tunnels are stopped by that."""
-    what = " and ".join(_WHAT[kind] for kind in blow.kinds)
-    by_default = blow.hits[0].stop.handle is None or any(hit.stop.exceptions for hit in blow.hits)
+def sentence(dropping: DroppingRule, firewall: Firewall, plan: NetworkPlan) -> str:
+    """What drops which packets, and which tunnels that stops."""
+    what = " and ".join(_WHAT[kind] for kind in dropping.kinds)
+    by_default = dropping.hits[0].stop.handle is None or any(hit.stop.exceptions for hit in dropping.hits)
     accepted = " unless a rule of its own accepts them" if by_default else ""
-    part = "" if blow.whole else "some "
+    part = "" if dropping.whole else "some "
     return (
-        f"{_owner(blow.base, firewall)} drops {part}{what}{accepted} ({place(blow, firewall)}); this "
-        f"stops {_tunnels(blow, plan)}"
+        f"{_owner(dropping.base, firewall)} drops {part}{what}{accepted} ({place(dropping, firewall)}); this "
+        f"stops {_tunnels(dropping, plan)}"
     )
 
 
-def place(blow: Blow, firewall: Firewall) -> str:
+def place(dropping: DroppingRule, firewall: Firewall) -> str:
     """Where: `table ip filter, chain FORWARD: policy drop`."""
-    stop = blow.hits[0].stop
+    stop = dropping.hits[0].stop
     if stop.handle is None:
         return f"{stop.base}: {stop.how}"
     (chain,) = (each for each in _reached(firewall, stop.base) if each.name == stop.chain)
@@ -143,15 +141,17 @@ def _reached(firewall: Firewall, base: FilterChain) -> list[FilterChain]:
     ]
 
 
-def _tunnels(blow: Blow, plan: NetworkPlan) -> str:
-    """Their names, with the destinations where not all of them are concerned."""
+def _tunnels(dropping: DroppingRule, plan: NetworkPlan) -> str:
+    """Names of the tunnels, with the destinations if not all are affected."""
     networks: dict[str, dict[IPNetwork, None]] = {}
-    for hit in blow.hits:
+    for hit in dropping.hits:
         for aim in hit.case.aims:
             networks.setdefault(aim.lane.tunnel, {})[aim.network] = None
     numbers = {lane.number: lane.tunnel for lane in plan.lanes}
     sizes: dict[str, int] = {}
-    for carry in plan.carries if any(hit.case.what in ("forwarded", "proxied") for hit in blow.hits) else ():
+    for carry in (
+        plan.carries if any(hit.case.what in ("forwarded", "proxied") for hit in dropping.hits) else ()
+    ):
         sizes[numbers.get(carry.lane, "")] = sizes.get(numbers.get(carry.lane, ""), 0) + 1
     return _listed(
         [
@@ -162,18 +162,20 @@ def _tunnels(blow: Blow, plan: NetworkPlan) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(names[:_MAX_NAMED]) + (
+        f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    )
 
 
-# --- remedies
+# --- hints
 # ----------------------------------------------------------------------------------------------------------
 
 
-def remedies(blow: Blow, firewall: Firewall, facts: HostFacts) -> str:
-    """The commands that let these packets through, and how they last."""
-    base = blow.base
+def hints(dropping: DroppingRule, firewall: Firewall, facts: HostFacts) -> str:
+    """The commands that let these packets through, also after a reboot."""
+    base = dropping.base
     if base.table == "firewalld" and all(
-        what in ("forwarded", "proxied") and base.hook in ("forward", "input") for what, _ in blow.kinds
+        what in ("forwarded", "proxied") and base.hook in ("forward", "input") for what, _ in dropping.kinds
     ):
         return _firewalld(facts)
     if base.family in ("ip", "ip6") and base.name in _BUILT_IN:
@@ -181,12 +183,15 @@ def remedies(blow: Blow, firewall: Firewall, facts: HostFacts) -> str:
         tool = "iptables" if base.family == "ip" else "ip6tables"
         table = "" if base.table == "filter" else f" -t {base.table}"
         done = [
-            f"{tool}{table} -I {into} {_selection(blow, kind, True)} -m comment --comment {OURS} -j ACCEPT"
-            for kind in blow.kinds
+            f"{tool}{table} -I {into} {_selection(dropping, kind, True)} -m comment --comment {OURS} -j ACCEPT"
+            for kind in dropping.kinds
         ]
         return f"{' && '.join(dict.fromkeys(done))}   # {keep}"
     insert = f"nft insert rule {base.family} {base.table} {base.name}"
-    done = [f"{insert} {_selection(blow, kind, False)} counter accept comment {OURS}" for kind in blow.kinds]
+    done = [
+        f"{insert} {_selection(dropping, kind, False)} counter accept comment {OURS}"
+        for kind in dropping.kinds
+    ]
     return f"{' && '.join(dict.fromkeys(done))}   # and the same in /etc/nftables.conf"
 
 
@@ -202,7 +207,7 @@ def _owner(base: FilterChain, firewall: Firewall) -> str:
 
 
 def _iptables(base: FilterChain, firewall: Firewall) -> tuple[str, str]:
-    """Into which chain a rule belongs, and how it lasts."""
+    """The chain that a rule belongs into, and how to make it persistent."""
     ufw = f"{'ufw' if base.family == 'ip' else 'ufw6'}-before-{base.hook}"
     reach = firewall.reach(base)
     if base.table == "filter" and ufw in reach:
@@ -218,7 +223,7 @@ def _iptables(base: FilterChain, firewall: Firewall) -> tuple[str, str]:
 
 def _firewalld(facts: HostFacts) -> str:
     zone = f"firewall-cmd --permanent --zone={OURS}"
-    sources = " && ".join(f"{zone} --add-source={network}" for network in facts.demand.staff)
+    sources = " && ".join(f"{zone} --add-source={network}" for network in facts.requirements.staff)
     opened = (
         f"firewall-cmd --permanent --new-zone={OURS} && {zone} --set-target=ACCEPT && {sources} && "
         f"firewall-cmd --reload"
@@ -226,23 +231,23 @@ def _firewalld(facts: HostFacts) -> str:
     return f"{opened}   # staff may then also reach this host's own ports"
 
 
-def _selection(blow: Blow, kind: tuple[str, bool], iptables: bool) -> str:
-    """Which packets to let through, in the words of iptables or nft."""
+def _selection(dropping: DroppingRule, kind: tuple[str, bool], iptables: bool) -> str:
+    """The match for these packets, in the syntax of iptables or nft."""
     what, answers = kind
-    base, (mark, mask) = blow.base, mark_and_mask()
-    unmarked = base.hook == "ingress" or (base.hook == "prerouting" and base.priority < _MARKED)
+    base, (mark, mask) = dropping.base, mark_and_mask()
+    unmarked = base.hook == "ingress" or (base.hook == "prerouting" and base.priority < _MARKED_PRIORITY)
     if what in ("forwarded", "proxied") and not unmarked:
         return f"-m connmark --mark {mark:#x}/{mask:#x}" if iptables else f"ct mark {FIRST_LANE}-{LAST_LANE}"
     if what == "probe" and not answers:
         return f"-m mark --mark {mark:#x}/{mask:#x}" if iptables else f"meta mark {FIRST_LANE}-{LAST_LANE}"
     if answers and base.hook == "input":
         return "-m conntrack --ctstate ESTABLISHED,RELATED" if iptables else "ct state established,related"
-    return _by_address(blow, kind, iptables)
+    return _by_address(dropping, kind, iptables)
 
 
-def _by_address(blow: Blow, kind: tuple[str, bool], iptables: bool) -> str:
+def _by_address(dropping: DroppingRule, kind: tuple[str, bool], iptables: bool) -> str:
     what, answers = kind
-    mine = [hit for hit in blow.hits if (hit.case.what, hit.answers) == kind]
+    mine = [hit for hit in dropping.hits if (hit.case.what, hit.answers) == kind]
     staff = what in ("forwarded", "proxied") and not answers
     networks = dict.fromkeys(
         n for hit in mine for n in (hit.case.staff if staff else [aim.real for aim in hit.case.aims])

@@ -1,5 +1,5 @@
-"""Judges the machine: rights, /dev/net/tun, kernel settings and features, the clock, and whether a daemon
-runs.
+"""Preflight checks: rights, /dev/net/tun, sysctls, kernel features, the clock, and a daemon that runs
+already.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from supervisor.core.preflight.facts import Demand, HostFacts, ProcessFacts, Setting
+from supervisor.core.preflight.facts import HostFacts, ProcessFacts, Requirements, Setting
 from supervisor.core.preflight.finding import Finding, info, ok, problem, warning
 from supervisor.core.preflight.isolation import missing
 
@@ -19,7 +19,7 @@ _AS_ROOT = "sudo facilitator doctor"
 
 
 def daemon(facts: HostFacts) -> Iterator[Finding]:
-    """Does one run, and did one crash?"""
+    """Does a daemon run, or has one crashed?"""
     found = facts.daemon
     if found.pid is not None:
         name = f"pid {found.pid}" if found.pid else "its pid cannot be seen from here"
@@ -40,65 +40,65 @@ def daemon(facts: HostFacts) -> Iterator[Finding]:
 
 
 def rights(facts: HostFacts) -> Iterator[Finding]:
-    """Each missing capability, with what does not work for want of it."""
+    """Missing capabilities, and what does not work without them."""
     process = facts.process
-    needed = _needed(facts.demand, process)
+    needed = _needed(facts.requirements, process)
     missing = [name for name in needed if name not in process.capabilities]
     for name in missing:
-        remedy = (
+        hint = (
             f"systemd: AmbientCapabilities={name} and CapabilityBoundingSet={name}; Docker: --cap-add "
             f"{name.removeprefix('CAP_')}; "
             "by hand: run it as root"
         )
-        yield problem("rights", f"{process.who} (uid {process.uid}) lacks {name}: {needed[name]}", remedy)
+        yield problem("rights", f"{process.who} (uid {process.uid}) lacks {name}: {needed[name]}", hint)
     if not missing:
         yield ok("rights", f"{process.who} (uid {process.uid}) has {', '.join(needed)}, and needs no more")
 
 
-def _needed(demand: Demand, process: ProcessFacts) -> dict[str, str]:
+def _needed(requirements: Requirements, process: ProcessFacts) -> dict[str, str]:
     """Capabilities, each with what does not work without it."""
     needed = {"CAP_NET_ADMIN": "no route, no firewall rule and no tunnel device can be made"}
-    if process.uid == 0 and demand.proxies:
-        names = ", ".join(demand.proxies)
+    if process.uid == 0 and requirements.proxies:
+        names = ", ".join(requirements.proxies)
         needed |= {
             "CAP_SETUID": f"sshuttle cannot give up root, which it must ({names})",
             "CAP_SETGID": f"sshuttle cannot give up root's groups, which it must ({names})",
             "CAP_KILL": f"clients that have given up root cannot be ended ({names})",
         }
-    if demand.http_port < process.unprivileged_port:
-        needed["CAP_NET_BIND_SERVICE"] = f"nobody can listen on port {demand.http_port} (http.listen)"
+    if requirements.http_port < process.unprivileged_port:
+        needed["CAP_NET_BIND_SERVICE"] = f"nobody can listen on port {requirements.http_port} (http.listen)"
     return needed
 
 
 def tun(facts: HostFacts) -> Iterator[Finding]:
     """Can tunnel devices be made?"""
-    if not facts.demand.devices:
+    if not facts.requirements.devices:
         return
-    names = ", ".join(facts.demand.devices)
+    names = ", ".join(facts.requirements.devices)
     if facts.tun == "":
         yield ok("devices", "/dev/net/tun can be opened")
     elif facts.tun is None:
-        remedy = (
+        hint = (
             "modprobe tun && echo tun > /etc/modules-load.d/tun.conf   # in a container: --device "
             "/dev/net/tun"
         )
-        yield problem("devices", f"/dev/net/tun does not exist: these tunnels cannot start: {names}", remedy)
+        yield problem("devices", f"/dev/net/tun does not exist: these tunnels cannot start: {names}", hint)
     else:
-        remedy = (
+        hint = (
             "chmod 0666 /dev/net/tun   # as udev makes it; under systemd: DeviceAllow=/dev/net/tun "
             "rw; Docker: --device /dev/net/tun"
         )
         yield problem(
             "devices",
             f"/dev/net/tun cannot be opened ({facts.tun}): these tunnels cannot start: {names}",
-            remedy,
+            hint,
         )
 
 
 def files(facts: HostFacts) -> Iterator[Finding]:
-    """Is there what some clients need besides?"""
-    for need in dict.fromkeys(need for _, need in facts.demand.needs):
-        names = ", ".join(name for name, each in facts.demand.needs if each == need)
+    """Do the other files exist that clients need?"""
+    for need in dict.fromkeys(need for _, need in facts.requirements.needs):
+        names = ", ".join(name for name, each in facts.requirements.needs if each == need)
         if need.path in facts.absent:
             yield problem(
                 "devices", f"{need.path} does not exist: these tunnels cannot start: {names}", need.otherwise
@@ -112,8 +112,8 @@ def files(facts: HostFacts) -> Iterator[Finding]:
 
 
 def settings(facts: HostFacts) -> Iterator[Finding]:
-    """The kernel settings that routing and probing need."""
-    versions = facts.demand.versions
+    """The sysctls that routing and probing need."""
+    versions = facts.requirements.versions
     if 4 in versions or not versions:
         yield _wanted(facts, "net.ipv4.ip_forward", "1", "no packet of the staff passes this host")
         yield _wanted(facts, "net.ipv4.conf.all.rp_filter", "0", "replies out of tunnels are dropped")
@@ -121,18 +121,18 @@ def settings(facts: HostFacts) -> Iterator[Finding]:
         yield _wanted(
             facts, "net.ipv6.conf.all.forwarding", "1", "no IPv6 packet of the staff passes this host"
         )
-    for version in facts.demand.versions:
+    for version in facts.requirements.versions:
         yield from of_devices(facts, version)
-    if facts.demand.icmp:
+    if facts.requirements.icmp:
         yield _ping(facts.settings.get("net.ipv4.ping_group_range"), facts)
 
 
 def of_devices(facts: HostFacts, version: int) -> Iterator[Finding]:
-    """What the setting for all devices sets for each, until somebody changes one of them."""
+    """Sysctls of single interfaces that differ from what `all` has set."""
     on = facts.settings.get("net.ipv4.ip_forward", Setting(None, False)).value == "1"
     for name, setting in facts.settings.items():
         *_, device, word = name.split(".")
-        remedy = _sysctl(name, "1" if word == "forwarding" else "0")
+        hint = _sysctl(name, "1" if word == "forwarding" else "0")
         if (
             version == 4
             and word == "forwarding"
@@ -143,19 +143,17 @@ def of_devices(facts: HostFacts, version: int) -> Iterator[Finding]:
             yield problem(
                 "kernel settings",
                 f"{name} is 0, must be 1: no packet that comes in by {device} is forwarded",
-                remedy,
+                hint,
             )
         if version == 6 and word == "disable_ipv6" and setting.value == "1":
-            yield problem(
-                "kernel settings", f"{name} is 1, must be 0: no IPv6 packet passes {device}", remedy
-            )
+            yield problem("kernel settings", f"{name} is 1, must be 0: no IPv6 packet passes {device}", hint)
 
 
 def _wanted(facts: HostFacts, name: str, value: str, otherwise: str) -> Finding:
     setting = facts.settings.get(name, Setting(None, False))
     if setting.value is None:
-        remedy = "cat /proc/cmdline   # a kernel with this protocol, not switched off at boot"
-        return problem("kernel settings", f"the kernel has no {name}: {otherwise}", remedy)
+        hint = "cat /proc/cmdline   # a kernel with this protocol, not switched off at boot"
+        return problem("kernel settings", f"the kernel has no {name}: {otherwise}", hint)
     if setting.value == value:
         return ok("kernel settings", f"{name} is {value}")
     return _unlike(
@@ -163,15 +161,15 @@ def _wanted(facts: HostFacts, name: str, value: str, otherwise: str) -> Finding:
     )
 
 
-def _unlike(facts: HostFacts, setting: Setting, text: str, otherwise: str, remedy: str) -> Finding:
-    """It is not what it must be; mostly the daemon sees to that."""
+def _unlike(facts: HostFacts, setting: Setting, text: str, otherwise: str, hint: str) -> Finding:
+    """A sysctl is not as it must be: a problem only if the daemon cannot change it."""
     if facts.live and setting.writable:
-        return problem("kernel settings", f"{text}: {otherwise}", remedy)
+        return problem("kernel settings", f"{text}: {otherwise}", hint)
     if setting.writable:
         return info("kernel settings", f"{text}; the daemon will see to it")
     if not facts.privileged:
         return info("kernel settings", f"{text}; whether the daemon can change it is not known", _AS_ROOT)
-    return problem("kernel settings", f"{text}, and cannot be written from here: {otherwise}", remedy)
+    return problem("kernel settings", f"{text}, and cannot be written from here: {otherwise}", hint)
 
 
 def _sysctl(name: str, value: str) -> str:
@@ -189,7 +187,7 @@ def _ping(setting: Setting | None, facts: HostFacts) -> Finding:
     wide = f"{min(low, group)} {max(high, group)}" if low <= high else f"{group} {group}"
     text, otherwise = (
         f"{name} is {low} {high}, must cover group {group}",
-        f"icmp probes fail ({', '.join(facts.demand.icmp)})",
+        f"icmp probes fail ({', '.join(facts.requirements.icmp)})",
     )
     return _unlike(facts, setting, text, otherwise, _sysctl(name, wide))
 
@@ -197,7 +195,7 @@ def _ping(setting: Setting | None, facts: HostFacts) -> Finding:
 # --- features
 # ----------------------------------------------------------------------------------------------------------
 
-FULL = 0.8  # of the connection table: from here on new connections are at risk
+CONNTRACK_FULL_RATIO = 0.8  # of the connection table: from here on new connections are at risk
 
 
 def features(facts: HostFacts) -> Iterator[Finding]:
@@ -255,7 +253,7 @@ def _conntrack(found: Mapping[str, Setting]) -> Iterator[Finding]:
 
 
 def tracked(facts: HostFacts) -> Iterator[Finding]:
-    """Is there room for new connections."""
+    """Is there room for new connections in the connection table?"""
     return _fill(facts.settings)
 
 
@@ -264,14 +262,14 @@ def _fill(found: Mapping[str, Setting]) -> Iterator[Finding]:
     count, limit = (
         found.get(f"net.netfilter.nf_conntrack_{word}", nothing).value for word in ("count", "max")
     )
-    if count is not None and limit is not None and int(count) > FULL * int(limit):
+    if count is not None and limit is not None and int(count) > CONNTRACK_FULL_RATIO * int(limit):
         text = f"the connection table is nearly full ({count} of {limit}): new connections will be dropped"
         yield warning("kernel", text, _sysctl("net.netfilter.nf_conntrack_max", str(2 * int(limit))))
 
 
 def isolation(facts: HostFacts) -> Iterator[Finding]:
-    """What a client that was taken over could do to the others."""
-    wanting = [warning("isolation", text, remedy) for text, remedy in missing(facts.isolation)]
+    """What a compromised client could do to the others."""
+    wanting = [warning("isolation", text, hint) for text, hint in missing(facts.isolation)]
     yield from wanting or [
         ok("isolation", "each client is confined to its own files and processes (Landlock, seccomp)")
     ]
@@ -287,7 +285,7 @@ _CODES: Mapping[bool, str] = MappingProxyType(
 
 def clock(facts: HostFacts) -> Iterator[Finding]:
     """Is the time right?"""
-    totp = facts.demand.totp
+    totp = facts.requirements.totp
     if facts.synchronised is None:
         yield info("clock", "whether the clock is synchronised cannot be seen", "timedatectl")
     elif facts.synchronised:
@@ -306,9 +304,7 @@ _FILTERS: Mapping[int, str] = MappingProxyType({0: "off", 1: "strict", 2: "loose
 
 
 def reverse_path(facts: HostFacts) -> Iterator[Finding]:
-    """Does the kernel itself refuse senders that are routed elsewhere, where the staff and the internet
-    come in.
-    """
+    """Is reverse path filtering strict on the interfaces of staff and of the internet?"""
     for each in facts.filters:
         name = f"net.ipv4.conf.{each.device.replace('.', '/')}.rp_filter"
         if each.value == 1:

@@ -1,4 +1,4 @@
-"""Judges what the daemon reads, runs and writes: programs, packages, secrets, directories, ports."""
+"""Preflight checks: programs, Python packages, secrets, directories and ports."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from supervisor.core.preflight.finding import Finding, info, ok, problem, warnin
 # The oldest version whose options we use.
 _OLDEST: Mapping[str, str] = MappingProxyType({"openvpn": "2.4", "ssh": "8.0"})
 _SPECIFIER = re.compile(r"(>=|<=|==|!=|<|>)\s*([0-9][0-9.]*)")
-_TOO_OPEN = 0o027  # beyond rw-r-----
-_LITTLE = 100_000_000  # bytes of free space
+_FORBIDDEN_MODE_BITS = 0o027  # beyond rw-r-----
+_LOW_SPACE_BYTES = 100_000_000
 _DISTRIBUTION = "vpn-facilitator"
 
 
@@ -26,9 +26,9 @@ def _program(program: ProgramFacts) -> Finding:
     names = ", ".join(program.tunnels)
     oldest = _OLDEST.get(program.name)
     if program.missing is not None:
-        sentence, _, remedy = program.missing.partition(" (Debian and Ubuntu: ")
-        remedy = remedy.removesuffix(")") or f"install {program.name}"
-        return problem("programs", f"{sentence}: these tunnels cannot start: {names}", remedy)
+        sentence, _, hint = program.missing.partition(" (Debian and Ubuntu: ")
+        hint = hint.removesuffix(")") or f"install {program.name}"
+        return problem("programs", f"{sentence}: these tunnels cannot start: {names}", hint)
     if program.error is not None:
         text = (
             f"{program.name} is there and does not run ({program.error}): these tunnels cannot start: {names}"
@@ -47,7 +47,7 @@ def _program(program: ProgramFacts) -> Finding:
 
 
 def packages(facts: HostFacts) -> Iterator[Finding]:
-    """Are the Python packages the ones we were written for?"""
+    """Are the Python packages of the required versions?"""
     if facts.supervisord:
         text = (
             "PyPI's supervisor (supervisord) is installed in this Python environment: its package has "
@@ -111,7 +111,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def secrets(facts: HostFacts) -> Iterator[Finding]:
-    """Can everything be read, and by nobody else?"""
+    """Can all secrets be read, and by nobody else?"""
     found = [finding for secret in facts.secrets if (finding := _secret(secret)) is not None]
     yield from found
     sound = len(facts.secrets) - len(found)
@@ -135,13 +135,13 @@ def _secret(secret: SecretFile) -> Finding | None:
             "sudo facilitator doctor",
         )
     if secret.error is not None:
-        remedy = (
+        hint = (
             f"install -m 0640 -g facilitator /dev/stdin {secret.path}   # paste it, Ctrl-D"
             if secret.path
             else "Environment= in the unit, env in the Nomad task"
         )
-        return problem("secrets", f"{secret.what}: {secret.error}", remedy)
-    if secret.mode is not None and secret.mode & _TOO_OPEN:
+        return problem("secrets", f"{secret.what}: {secret.error}", hint)
+    if secret.mode is not None and secret.mode & _FORBIDDEN_MODE_BITS:
         text = f"{secret.what}: {secret.path} has mode {secret.mode:04o}, wider than 0640"
         return warning("secrets", text, f"chmod 0640 {secret.path}")
     return None
@@ -158,12 +158,12 @@ def _directory(directory: DirectoryFacts) -> Finding:
         return info("directories", text, "sudo facilitator doctor")
     if directory.error is not None:
         text = f"{directory.path} cannot be written ({directory.error}); see {directory.setting}"
-        remedy = (
+        hint = (
             f"install -d -m 0700 -o facilitator -g facilitator {directory.path}   # or "
             f"StateDirectory=, RuntimeDirectory= in the unit"
         )
-        return problem("directories", text, remedy)
-    if directory.free is not None and directory.free < _LITTLE:
+        return problem("directories", text, hint)
+    if directory.free is not None and directory.free < _LOW_SPACE_BYTES:
         text = (
             f"{directory.path} has only {directory.free // 1_000_000} MB left; incidents that cannot "
             f"be written down are not sent"
@@ -173,16 +173,16 @@ def _directory(directory: DirectoryFacts) -> Finding:
 
 
 def ports(facts: HostFacts) -> Iterator[Finding]:
-    """Does a foreign program sit on a port of ours?"""
+    """Does another program listen on a port that we need?"""
     free = True
     for listener in facts.listeners:
         program = listener.program or "a program that cannot be seen from here"
         look = f"ss -ltnp 'sport = :{listener.port}'"
-        if listener.port == facts.demand.http_port:
+        if listener.port == facts.requirements.http_port:
             free = False
             text = f"{program} listens on port {listener.port}, which http.listen names"
             yield problem("ports", text, f"{look}   # end it, or change http.listen")
-        elif facts.demand.proxies:
+        elif facts.requirements.proxies:
             free = False
             text = (
                 f"{program} listens on port {listener.port}; the ports of the proxies (17300 to 18299) "

@@ -1,13 +1,11 @@
-"""What a client that was taken over could do to the others, by what the kernel offers to keep it away from
-them.
-"""
+"""What a compromised client could do to the others, given what the kernel offers to confine it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_SIGNALS = 6  # the version of Landlock that knows of them
+_SIGNALS_VERSION = 6  # version of Landlock (Linux 6.12) that can restrict signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +18,7 @@ class Isolation:
 
 
 def missing(found: Isolation) -> Iterator[tuple[str, str]]:
-    """Sentences, each with what to do."""
+    """What is missing: pairs of a sentence and a hint."""
     if found.landlock == 0:
         text = (
             "this kernel offers no Landlock: a client that is taken over can read the other tunnels' "
@@ -40,7 +38,7 @@ def missing(found: Isolation) -> Iterator[tuple[str, str]]:
                 "sysctl -w kernel.yama.ptrace_scope=1 && echo kernel.yama.ptrace_scope=1 >> "
                 "/etc/sysctl.d/90-facilitator.conf",
             )
-    elif found.landlock < _SIGNALS:
+    elif found.landlock < _SIGNALS_VERSION:
         text = (
             f"this kernel's Landlock (version {found.landlock}) stops no signals: a client that is "
             f"taken over can end the others"

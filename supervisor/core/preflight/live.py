@@ -1,9 +1,9 @@
-"""What the daemon watches of what doctor judges: kernel state that can change under it. Facts in,
-conditions out.
+"""The preflight checks that a running daemon repeats, because their facts can change: facts in, conditions
+out.
 
-Doctor alone tells what does not change by itself while the daemon runs, or what others tell better: rights,
-programs, packages, secrets and directories, the service manager, names of gateways, reverse path filters, and
-a clock that was never synchronised.
+Only `facilitator doctor` checks what does not change while the daemon runs, or what other parts report:
+rights, programs, packages, secrets, directories, the service manager, names of gateways, reverse path
+filters, and a clock that was never synchronised.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from supervisor.core.preflight import addresses, firewalls, host, inputs, routin
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding, Severity
 
-CLEAR_AFTER = 5.0  # seconds for which it must be gone: the kernel itself was read, so there is no doubt
-_TOLD = 4  # findings in one condition
+CLEAR_AFTER_SECONDS = 5.0  # short, because the facts come from the kernel itself
+_MAX_FINDINGS = 4  # findings in one condition
 _LOOK_FURTHER = "facilitator doctor"
 _SEVERITIES: Mapping[str, str] = MappingProxyType(
     {"third-party-firewall": "critical", "third-party-rule": "critical"}
 )
-Judge = Callable[[HostFacts], Iterator[Finding]]
+PreflightCheck = Callable[[HostFacts], Iterator[Finding]]
 
-_JUDGES: Mapping[str, Judge] = MappingProxyType(
+_CHECKS: Mapping[str, PreflightCheck] = MappingProxyType(
     {
         "third-party-firewall": firewalls.firewalls,
         "third-party-rule": routing.rules,
@@ -39,15 +39,15 @@ _JUDGES: Mapping[str, Judge] = MappingProxyType(
 
 
 def conditions(facts: HostFacts) -> dict[str, Condition]:
-    """One for each sort of trouble, however many findings it has: so a firewall with a chain for each IP
-    version calls once.
+    """One condition per check, whatever the number of its findings: a firewall with a chain for each IP
+    version pages once.
     """
-    found = {name: [each for each in judge(facts) if _counts(each)] for name, judge in _JUDGES.items()}
+    found = {name: [each for each in judge(facts) if _counts(each)] for name, judge in _CHECKS.items()}
     return {name: _condition(name, findings) for name, findings in found.items() if findings}
 
 
 def clock(synchronised: bool | None, before: bool) -> dict[str, Condition]:
-    """The clock, where it was synchronised `before`."""
+    """The condition that the clock is not synchronised any more; none if it never was (`before`)."""
     found = list(host.clock(HostFacts(synchronised=synchronised))) if before and synchronised is False else []
     return {"clock": _condition("clock", found)} if found else {}
 
@@ -59,12 +59,19 @@ def _counts(finding: Finding) -> bool:
 def _condition(name: str, findings: list[Finding]) -> Condition:
     bad = any(finding.severity is Severity.PROBLEM for finding in findings)
     severity = _SEVERITIES.get(name, "error") if bad else "warning"
-    more = f"; and {len(findings) - _TOLD} more: {_LOOK_FURTHER}" if len(findings) > _TOLD else ""
+    more = (
+        f"; and {len(findings) - _MAX_FINDINGS} more: {_LOOK_FURTHER}"
+        if len(findings) > _MAX_FINDINGS
+        else ""
+    )
     return Condition(
-        "; ".join(map(_told, findings[:_TOLD])) + more, severity, _LOOK_FURTHER, clear_after=CLEAR_AFTER
+        "; ".join(map(_summary, findings[:_MAX_FINDINGS])) + more,
+        severity,
+        _LOOK_FURTHER,
+        clear_after=CLEAR_AFTER_SECONDS,
     )
 
 
-def _told(finding: Finding) -> str:
-    command = finding.remedy.partition("   #")[0]
+def _summary(finding: Finding) -> str:
+    command = finding.hint.partition("   #")[0]
     return f"{finding.text}; to do: {command}" if command else finding.text

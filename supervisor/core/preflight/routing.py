@@ -1,6 +1,4 @@
-"""Judges what routing meets before it comes to our rules: third-party policy rules, and routes of the
-local table.
-"""
+"""Preflight checks: third-party policy routing rules before ours, and routes of the local table."""
 
 from __future__ import annotations
 
@@ -12,19 +10,19 @@ from supervisor.core.network.intervals import Interval
 from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.plan import Lane
 from supervisor.core.network.rules import PRIORITY
-from supervisor.core.preflight.facts import Around, HostFacts, Own, PolicyRule, TableRoute
+from supervisor.core.preflight.facts import HostAddress, HostFacts, PacketContext, PolicyRule, TableRoute
 from supervisor.core.preflight.finding import Finding, info, ok, perhaps, problem, warning
 from tunnels.settings import IPNetwork
 
 LOCAL_TABLE = 255
-_NAMED = 8  # tunnels that a sentence names
+_MAX_NAMED = 8  # tunnels that a sentence names
 _STOPPING = ("blackhole", "unreachable", "prohibit")
 _ADDRESSES = frozenset({"staff", "destination"})
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """Packets that routing is asked about: of a lane, from some networks, to one."""
+class RoutedPackets:
+    """Packets of a lane, from some networks to one network."""
 
     lane: Lane
     network: IPNetwork  # as it is addressed
@@ -33,29 +31,31 @@ class Course:
     arrivals: tuple[str, ...] = ()  # devices by which they come in
 
 
-def courses(around: Around) -> Iterator[Course]:
+def routed_packets(context: PacketContext) -> Iterator[RoutedPackets]:
     """All packets that are forwarded into tunnels. A proxy's packets are not routed onwards."""
-    lanes = {lane.number: lane for lane in around.plan.lanes if lane.device is not None}
+    lanes = {lane.number: lane for lane in context.plan.lanes if lane.device is not None}
     staff = {
-        version: tuple(network for network in around.plan.staff if network.version == version)
+        version: tuple(network for network in context.plan.staff if network.version == version)
         for version in (4, 6)
     }
     arrivals = {
-        version: tuple(name for network, name in around.arrivals if network.version == version)
+        version: tuple(name for network, name in context.arrivals if network.version == version)
         for version in (4, 6)
     }
-    for carry in around.plan.carries:
+    for carry in context.plan.carries:
         if carry.lane in lanes and staff[carry.network.version]:
             version = carry.network.version
-            yield Course(lanes[carry.lane], carry.network, carry.real, staff[version], arrivals[version])
+            yield RoutedPackets(
+                lanes[carry.lane], carry.network, carry.real, staff[version], arrivals[version]
+            )
 
 
 def rules(facts: HostFacts) -> Iterator[Finding]:
-    """Third-party rules that look at our packets before ours do."""
+    """Third-party rules that come before ours and match our packets."""
     if facts.rules is None:
         yield info("routing rules", "policy rules cannot be read", "ip rule")
         return
-    if not facts.demand.devices:
+    if not facts.requirements.devices:
         return
     found = [finding for rule in facts.rules if first(rule) and (finding := _rule(rule, facts)) is not None]
     yield from found
@@ -67,15 +67,15 @@ def rules(facts: HostFacts) -> Iterator[Finding]:
 
 
 def first(rule: PolicyRule) -> bool:
-    """Is it looked at before ours, and not the kernel's own for this host's addresses."""
+    """Does the rule come before ours? The kernel's own rule for the local table does not count."""
     return rule.priority <= PRIORITY and rule.table != LOCAL_TABLE
 
 
 def _rule(rule: PolicyRule, facts: HostFacts) -> Finding | None:
     caught = [
-        (course, *truth)
-        for course in courses(facts.around)
-        if (truth := catches(rule, course, facts.routes))[0] is not Truth.NO
+        (packets, *truth)
+        for packets in routed_packets(facts.context)
+        if (truth := catches(rule, packets, facts.routes))[0] is not Truth.NO
     ]
     if not caught:
         return None
@@ -89,18 +89,18 @@ def _rule(rule: PolicyRule, facts: HostFacts) -> Finding | None:
         f"{command} add pref {1000 + rule.priority} {rule.text} && {command} del pref {rule.priority} "
         f"{rule.text}"
     )
-    remedy = f"{move}   # and so wherever it is made at boot"
+    hint = f"{move}   # and so wherever it is made at boot"
     if certain:
         return problem(
             "routing rules",
-            f"{text}leads our packets elsewhere: {_stopped(course for course, *_ in certain)}",
-            remedy,
+            f"{text}leads our packets elsewhere: {_stopped(packets for packets, *_ in certain)}",
+            hint,
         )
     if some:
         return warning(
             "routing rules",
-            f"{text}leads some of our packets elsewhere: {_stopped(course for course, *_ in some)}",
-            remedy,
+            f"{text}leads some of our packets elsewhere: {_stopped(packets for packets, *_ in some)}",
+            hint,
         )
     return perhaps(
         "routing rules",
@@ -109,60 +109,62 @@ def _rule(rule: PolicyRule, facts: HostFacts) -> Finding | None:
     )
 
 
-def _stopped(found: Iterable[Course]) -> str:
+def _stopped(found: Iterable[RoutedPackets]) -> str:
     networks: dict[str, list[str]] = {}
-    for course in found:
-        networks.setdefault(course.lane.tunnel, []).append(str(course.network))
+    for packets in found:
+        networks.setdefault(packets.lane.tunnel, []).append(str(packets.network))
     names = [f"{name} ({_listed(of)})" for name, of in networks.items()]
     return f"this stops {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(names[:_MAX_NAMED]) + (
+        f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    )
 
 
-def catches(rule: PolicyRule, course: Course, routes: Iterable[TableRoute]) -> tuple[Truth, frozenset[str]]:
-    """Does the rule lead these packets away from our table; what it depends on where that is not certain
-    for all of them.
-    """
+def catches(
+    rule: PolicyRule, packets: RoutedPackets, routes: Iterable[TableRoute]
+) -> tuple[Truth, frozenset[str]]:
+    """Does the rule lead these packets away from our table? And what that depends on, if uncertain."""
     if (
-        rule.version != course.real.version
+        rule.version != packets.real.version
         or rule.action == "nop"
         or (rule.action == "goto" and rule.onward <= PRIORITY)
     ):
         return Truth.NO, frozenset()
-    parts = [*_selects(rule, course)]
+    parts = [*_selects(rule, packets)]
     matched = min((truth for truth, _ in parts), default=Truth.YES)
     open = {about for truth, about in parts if truth is Truth.MAYBE}
     if rule.inverted:
         matched = Truth(2 - matched)
     if rule.action == "lookup":
-        taken = _takes(rule, course, routes)
+        taken = _takes(rule, packets, routes)
         matched, open = min(matched, taken), open | ({"destination"} if taken is Truth.MAYBE else set())
     return matched, frozenset(open)
 
 
-def _selects(rule: PolicyRule, course: Course) -> Iterator[tuple[Truth, str]]:
-    """What the rule looks at, one by one."""
+def _selects(rule: PolicyRule, packets: RoutedPackets) -> Iterator[tuple[Truth, str]]:
+    """Does each selector of the rule match, and which property of the packets does it look at?"""
     if rule.mask:
-        yield Truth.YES if course.lane.number & rule.mask == rule.mark & rule.mask else Truth.NO, "lane"
+        yield Truth.YES if packets.lane.number & rule.mask == rule.mark & rule.mask else Truth.NO, "lane"
     if rule.source is not None:
-        inside = [_covers(rule.source, network) for network in course.staff]
+        inside = [_covers(rule.source, network) for network in packets.staff]
         yield inside[0] if len(set(inside)) == 1 else Truth.MAYBE, "staff"
     if rule.target is not None:
-        yield _covers(rule.target, course.real), "destination"
+        yield _covers(rule.target, packets.real), "destination"
     if rule.arrives:
-        met = {rule.arrives == name for name in course.arrivals}
-        yield (
-            Truth.YES
-            if met == {True}
-            else Truth.NO
-            if met == {False} and rule.arrives != "lo"
-            else Truth.MAYBE,
-            "device",
-        )
+        yield _arrives(rule, packets), "device"
     if rule.narrow:
         yield Truth.MAYBE, "other"
+
+
+def _arrives(rule: PolicyRule, packets: RoutedPackets) -> Truth:
+    """Do the packets come in by the interface that the rule names?"""
+    matches = {rule.arrives == name for name in packets.arrivals}
+    if matches == {True}:
+        return Truth.YES
+    return Truth.NO if matches == {False} and rule.arrives != "lo" else Truth.MAYBE
 
 
 def _covers(outer: IPNetwork, inner: IPNetwork) -> Truth:
@@ -171,16 +173,16 @@ def _covers(outer: IPNetwork, inner: IPNetwork) -> Truth:
     return Truth.YES if outer.prefixlen <= inner.prefixlen else Truth.MAYBE
 
 
-def _takes(rule: PolicyRule, course: Course, routes: Iterable[TableRoute]) -> Truth:
-    """Has the rule's table a route for them. The main one has: ours, which closes the destination."""
+def _takes(rule: PolicyRule, packets: RoutedPackets, routes: Iterable[TableRoute]) -> Truth:
+    """Has the rule's table a route for them? The main table has one: ours, which closes the destination."""
     if rule.table == MAIN_TABLE:
         return (
             Truth.YES
-            if course.real.prefixlen > rule.suppresses or course.real != course.network
+            if packets.real.prefixlen > rule.suppresses or packets.real != packets.network
             else Truth.NO
         )
     found = [
-        _covers(route.network, course.real)
+        _covers(route.network, packets.real)
         for route in routes
         if route.table == rule.table and route.kind != "throw" and route.network.prefixlen > rule.suppresses
     ]
@@ -192,18 +194,18 @@ def _takes(rule: PolicyRule, course: Course, routes: Iterable[TableRoute]) -> Tr
 
 
 def local(facts: HostFacts) -> Iterator[Finding]:
-    """Addresses of this host inside destinations: it takes their packets for itself."""
-    for route, course in taken(facts.around, facts.routes):
+    """Addresses of this host inside destinations: packets to them end here."""
+    for route, packets in taken(facts.context, facts.routes):
         text = (
-            f"{route.device} has the address {_short(route.network)}, which lies inside {course.network}, "
+            f"{route.device} has the address {_short(route.network)}, which lies inside {packets.network}, "
             f"a destination of "
-            f"{course.lane.tunnel}: packets to it end at this host"
+            f"{packets.lane.tunnel}: packets to it end at this host"
         )
         yield problem("addresses", text, removal(route, facts.own))
 
 
-def removal(route: TableRoute, own: Iterable[Own]) -> str:
-    """The command that takes the address away; it must be named with the length of its prefix."""
+def removal(route: TableRoute, own: Iterable[HostAddress]) -> str:
+    """The command that removes the address; `ip address del` needs its prefix length."""
     address, version = str(route.network.network_address), route.network.version
     named = next((each.address for each in own if each.address.partition("/")[0] == address), None)
     if named is None:
@@ -211,20 +213,18 @@ def removal(route: TableRoute, own: Iterable[Own]) -> str:
     return f"ip -{version} address del {named} dev {route.device}"
 
 
-def taken(around: Around, routes: Iterable[TableRoute]) -> Iterator[tuple[TableRoute, Course]]:
-    """Routes of the local table inside destinations. With ten thousand destinations numbers are compared,
-    not networks.
-    """
-    tunnels = {lane.device for lane in around.plan.lanes}
+def taken(context: PacketContext, routes: Iterable[TableRoute]) -> Iterator[tuple[TableRoute, RoutedPackets]]:
+    """Routes of the local table inside destinations. Compares integers, for ten thousand destinations."""
+    tunnels = {lane.device for lane in context.plan.lanes}
     mine = [
         (Interval.of(route.network), route)
         for route in routes
         if route.table == LOCAL_TABLE and route.kind in ("local", "anycast") and route.device not in tunnels
     ]
-    for course in courses(around) if mine else ():
-        version, first, last = Interval.of(course.real)
+    for packets in routed_packets(context) if mine else ():
+        version, first, last = Interval.of(packets.real)
         yield from (
-            (route, course)
+            (route, packets)
             for span, route in mine
             if span.first >= first and span.last <= last and span.version == version
         )

@@ -1,5 +1,5 @@
-"""Judges what runs the daemon, systemd's unit or Nomad's task: will it be started again, told in time, and
-given time to end?
+"""Preflight checks: the systemd unit or Nomad task that runs the daemon. Does it restart it, and give it time
+to end?
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from types import MappingProxyType
 from supervisor.core.preflight.facts import HostFacts, Unit
 from supervisor.core.preflight.finding import Finding, info, ok, problem, warning
 
-_LOG_OFF = 20.0  # seconds that the end of the clients may take
-_MARGIN = 300.0  # seconds that Nomad should have beyond the drain
-_NOMAD_DEFAULT = 30.0  # of max_kill_timeout
-_AGAIN = ("on-failure", "on-abnormal", "always")
+_LOG_OFF_SECONDS = 20.0  # that the end of the clients may take
+_NOMAD_MARGIN_SECONDS = 300.0  # that Nomad should grant beyond the drain
+_NOMAD_DEFAULT_SECONDS = 30.0  # of max_kill_timeout
+_RESTARTING = ("on-failure", "on-abnormal", "always")
 _SPAN = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(us|ms|s|min|m|h|d|w)")
 _UNITS: Mapping[str, float] = MappingProxyType(
     {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -31,12 +31,27 @@ _KILLS: Mapping[str, str] = MappingProxyType(
 
 
 def nomad(facts: HostFacts) -> Iterator[Finding]:
-    """Does Nomad wait for the drain? The task's own kill_timeout cannot be seen from inside."""
+    """Does Nomad say why it ends the task, and wait for the drain? Do the clients outlive the task?
+
+    The task's own kill_timeout cannot be seen from inside.
+    """
     found = facts.service
+    if found.client_group is not None:
+        text = (
+            f"clients get no control group of their own ({found.client_group}): a kill of the task ends them"
+        )
+        yield warning(
+            "service", text, "run the daemon as root, with a cgroup file system that it can write to"
+        )
     if not found.nomad:
         return
-    wanted = span(facts.demand.drain + _MARGIN)
-    remedy = (
+    if found.task_api is not None:
+        text = f"a restart or a new version of the job is taken for a stop: {found.task_api}"
+        yield warning("service", text, "identity { file = true } in the task; docs/deployment.md, Nomad")
+    else:
+        yield ok("service", "Nomad's task API says why it ends the task")
+    wanted = span(facts.requirements.drain + _NOMAD_MARGIN_SECONDS)
+    hint = (
         f'kill_timeout = "{wanted}" in the task and client {{ max_kill_timeout = "{wanted}" }} in '
         f"/etc/nomad.d, then restart the agent"
     )
@@ -46,14 +61,16 @@ def nomad(facts: HostFacts) -> Iterator[Finding]:
             "Nomad stops the daemon; its client's max_kill_timeout (30s unless raised; not visible "
             "from here) shortens kill_timeout"
         )
-        yield info("service", text, remedy)
-    elif (_NOMAD_DEFAULT if not longest else seconds(longest)) < facts.demand.drain + _LOG_OFF:
+        yield info("service", text, hint)
+    elif (
+        _NOMAD_DEFAULT_SECONDS if not longest else seconds(longest)
+    ) < facts.requirements.drain + _LOG_OFF_SECONDS:
         text = (
             f"Nomad's client has max_kill_timeout {longest or '30s (its default)'}, drain.timeout is "
-            f"{span(facts.demand.drain)}: "
+            f"{span(facts.requirements.drain)}: "
             "Nomad kills the daemon and every client before the drain may be over"
         )
-        yield warning("service", text, f"{remedy}; or a shorter drain.timeout")
+        yield warning("service", text, f"{hint}; or a shorter drain.timeout")
     else:
         yield ok(
             "service",
@@ -63,7 +80,7 @@ def nomad(facts: HostFacts) -> Iterator[Finding]:
 
 
 def unit(facts: HostFacts) -> Iterator[Finding]:
-    """Is the unit that systemd has loaded one that drops no tunnel?"""
+    """Does the unit that systemd has loaded keep the tunnels up?"""
     found = facts.service.unit
     if found is None:
         return
@@ -89,13 +106,15 @@ def _kind(found: Unit, facts: HostFacts) -> Iterator[Finding]:
             f"cannot be asked for time to drain"
         )
         yield warning("service", text, _drop_in("Type=notify"))
-        if seconds(found.stop_timeout) < facts.demand.drain:
+        if seconds(found.stop_timeout) < facts.requirements.drain:
             text = (
                 f"systemd kills the daemon after {found.stop_timeout}, drain.timeout is "
-                f"{span(facts.demand.drain)}"
+                f"{span(facts.requirements.drain)}"
             )
             yield warning(
-                "service", text, _drop_in(f"TimeoutStopSec={math.ceil(facts.demand.drain + _LOG_OFF)}")
+                "service",
+                text,
+                _drop_in(f"TimeoutStopSec={math.ceil(facts.requirements.drain + _LOG_OFF_SECONDS)}"),
             )
 
 
@@ -109,16 +128,16 @@ def _killing(found: Unit, facts: HostFacts) -> Iterator[Finding]:
             "clients is lost with the daemon"
         )
         yield warning("service", text, _drop_in("RuntimeDirectoryPreserve=yes"))
-    if seconds(found.stop_timeout) < _LOG_OFF:
+    if seconds(found.stop_timeout) < _LOG_OFF_SECONDS:
         text = (
             f"systemd kills the daemon {found.stop_timeout} after it asked it to stop; to log its "
-            f"clients off it may need {_LOG_OFF:g} s"
+            f"clients off it may need {_LOG_OFF_SECONDS:g} s"
         )
         yield warning("service", text, _drop_in("TimeoutStopSec=60s"))
 
 
 def _restarting(found: Unit, facts: HostFacts) -> Iterator[Finding]:
-    if found.restart not in _AGAIN:
+    if found.restart not in _RESTARTING:
         text = f"the unit has Restart={found.restart}: after a crash nobody starts the daemon"
         yield warning("service", text, _drop_in("Restart=on-failure"))
     elif found.restart == "always":
@@ -164,9 +183,7 @@ def _drop_in(line: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """A time span as `systemctl show` (`1min 30s`) or Nomad (`1m30s`) words it; endless when it is no such
-    thing.
-    """
+    """A time span of `systemctl show` (`1min 30s`) or Nomad (`1m30s`) in seconds; infinite if it is none."""
     if not re.fullmatch(rf"\s*({_SPAN.pattern}\s*)+", text):
         return math.inf
     return sum(float(number) * _UNITS[word] for number, word in _SPAN.findall(text))

@@ -1,37 +1,33 @@
-"""The circumstances of one step, beside state and event: a part of `core.session.machine` and
-`core.session.handover`.
-"""
+"""What a step needs to know beside the state of its tunnel and the event; and what comes out of a step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.core.events import Action
+from supervisor.core.state import SessionEnded, TunnelState
+from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
 
 @dataclass(frozen=True, slots=True)
-class KindLimits:
-    """The kind's own deadlines, in seconds."""
+class StepContext:
+    """The circumstances of one step. Nothing has a default, so that no caller can forget one."""
 
-    start: float = 60.0
-    stop: float = 5.0
-    renews: bool = False  # its client can reconnect in place
-    renews_login: bool = False  # and begins a session anew with that
-    pairs: bool = True  # two clients of one tunnel can run beside each other
-    endless: bool = False  # its sessions have no end that one could come before
+    tunnel: Tunnel
+    kind: AnyKind
+    now: float  # monotonic seconds
+    jitter: float  # in [0, 1)
+    turn: float  # monotonic seconds: before this moment no client may start (`core.session.pacing`)
+    uplink: bool  # whether this host's way out works; without it nothing is started or given up
+    doubted: bool  # the uplink may be dead: no missed probe is judged until that is known
+    utc_offset: float  # seconds that turn a monotonic moment into local time
 
 
 @dataclass(frozen=True, slots=True)
-class StepContext:
-    """The circumstances of one step. Moments are monotonic seconds. Nothing has a default: nothing can be
-    forgotten.
-    """
+class Step:
+    """What comes of one event: the tunnel's state, orders to its clients, and the sessions that are over."""
 
-    tunnel: Tunnel
-    limits: KindLimits
-    now: float
-    jitter: float  # in [0, 1)
-    turn: float  # before this moment no client may start
-    uplink: bool  # without it nothing is started and no session is given up
-    doubted: bool  # while the uplink is in doubt no probe is judged
-    zone: float  # seconds that turn a monotonic moment into local time
+    tunnel: TunnelState
+    actions: tuple[Action, ...] = ()
+    ended: tuple[SessionEnded, ...] = ()

@@ -1,21 +1,41 @@
 """The state diagram, drawn by asking the machine itself: `python -m supervisor.core.session.diagram`
-prints it for `docs/architecture.md`.
+prints it for `docs/internals/session-life.md`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from supervisor.core import events as ev
-from supervisor.core.session.context import KindLimits, StepContext
+from supervisor.core.session.context import StepContext
 from supervisor.core.session.liveness import ROUNDS
-from supervisor.core.session.machine import step
-from supervisor.core.state import Phase, Session, TunnelState, Want
-from tunnels.base import Connected, Failed, Reason
+from supervisor.core.session.step import step
+from supervisor.core.state import Idle, Liveness, Phase, Session, SessionState, TunnelState, Want
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch, LineSource, Reason
 from tunnels.settings import Tunnel
 
 _NAME = "t"
+
+
+class _Silent:
+    """A dialogue that understands nothing."""
+
+    def receive(self, source: LineSource, line: str) -> tuple[()]:
+        return ()
+
+    def answer(self, text: str) -> tuple[()]:
+        return ()
+
+
+_KIND = Kind(
+    "any",
+    Tunnel,
+    Carrier.DEVICE,
+    lambda tunnel: (),
+    lambda tunnel, placement, inputs: Launch(()),
+    lambda tunnel, inputs: _Silent(),
+    (),
+)
 
 
 def diagram() -> str:
@@ -23,13 +43,13 @@ def diagram() -> str:
     events.
     """
     arrows: dict[tuple[Phase, Phase], list[str]] = {}
-    moment = StepContext(
-        _tunnel(), KindLimits(), now=1000.0, jitter=0.5, turn=0.0, uplink=True, doubted=False, zone=0.0
+    context = StepContext(
+        _tunnel(), _KIND, now=1000.0, jitter=0.5, turn=0.0, uplink=True, doubted=False, utc_offset=0.0
     )
     for phase in Phase:
         for state in _states(phase):
             for label, event in _events():
-                after, _ = step(moment, state, event)
+                after = step(context, state, event).tunnel
                 labels = arrows.setdefault((phase, after.phase), [])
                 if after.phase is not phase and label not in labels:
                     labels.append(label)
@@ -50,13 +70,20 @@ def _tunnel() -> Tunnel:
 
 def _states(phase: Phase) -> Iterable[TunnelState]:
     """The phase in the circumstances that decide where an event leads."""
-    plain = TunnelState(
-        phase=phase, session=Session(1), reason=Reason.UNHEALTHY, misses=ROUNDS - 1, silence=ROUNDS - 1
-    )
-    yield plain
-    yield replace(plain, healthy_since=0.0)  # the session was stable
-    yield replace(plain, reason=Reason.KEY)  # it ends for a permanent cause
-    yield replace(plain, want=Want.DOWN, reason=Reason.STOPPED)
+    circumstances = [(Want.UP, Reason.UNHEALTHY), (Want.UP, Reason.KEY)]
+    if phase not in (Phase.STARTING, Phase.UP):
+        circumstances.append((Want.DOWN, Reason.STOPPED))
+    for want, reason in circumstances:
+        for healthy_since in (None, 0.0):  # since then the session was stable
+            yield _state(phase, want, reason, healthy_since)
+
+
+def _state(phase: Phase, want: Want, reason: Reason, healthy_since: float | None) -> TunnelState:
+    if phase in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED):
+        return TunnelState(want, idle=Idle(phase, reason), last=Session(1), next_number=2)
+    rounds = Liveness(ROUNDS - 1, ROUNDS - 1, healthy_since=healthy_since)
+    active = SessionState(Session(1), phase, reason, liveness=rounds)
+    return TunnelState(want, active, next_number=2)
 
 
 def _events() -> Iterator[tuple[str, ev.Event]]:

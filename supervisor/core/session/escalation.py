@@ -1,6 +1,6 @@
-"""How far the next attempt goes: from rung to rung, because what did not help is not tried again.
+"""The escalation ladder: what did not help is not tried again.
 
-in place (the machine's `_renew`) -> resume: a new client continues the session -> login -> login at the next
+in place (`core.session.machine`) -> resume: a new client continues the session -> login -> login at the next
 server
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from supervisor.core.session.retry import RETRY, Retry
-from supervisor.core.state import Health, Rung, TunnelState
+from supervisor.core.state import Health, RecoveryStep, RetryState, SessionState
 from tunnels.base import Reason
 
-# after these the session may still live at the far side
+# after these the session may still live at the remote gateway
 _RESUMABLE = frozenset(
     {
         Reason.DEVICE_LOST,
@@ -27,7 +27,7 @@ _RESUMABLE = frozenset(
         Reason.UNHEALTHY,
     }
 )
-# after these another server of the far side may do better
+# after these another server may do better
 _ELSEWHERE = frozenset(
     {
         Reason.DNS,
@@ -43,19 +43,16 @@ _ELSEWHERE = frozenset(
 )
 
 
-def climb(state: TunnelState, reason: Reason) -> TunnelState:
-    """The state with the rung of the next attempt, after a session that ended for `reason`."""
+def escalate(retry: RetryState, session: SessionState) -> RetryState:
+    """How the next attempt is made after this session, which ended for its `reason`."""
+    facts, reason = session.session, session.reason
     if RETRY[reason] is Retry.NOW:
-        return state
-    worked = (
-        state.session.connected is not None and reason is not Reason.UNHEALTHY
-    ) or state.health is Health.HEALTHY
-    unheard = reason in (
-        Reason.NETWORK,
-        Reason.DNS,
-    )  # the far side was never asked whether the session still lives
-    if state.kept and reason in _RESUMABLE and (worked or unheard or not state.session.resumed):
-        return replace(state, rung=Rung.RESUME)
-    if worked or state.session.resumed or reason not in _ELSEWHERE:
-        return replace(state, kept=False, rung=Rung.LOGIN)
-    return replace(state, kept=False, rung=Rung.NEXT_REMOTE, remote=state.remote + 1)
+        return retry
+    connected = facts.connected is not None and reason is not Reason.UNHEALTHY
+    worked = connected or session.health is Health.HEALTHY
+    unasked = reason in (Reason.NETWORK, Reason.DNS)  # whether the session still lives was never asked
+    if retry.resumable and reason in _RESUMABLE and (worked or unasked or not facts.resumed):
+        return replace(retry, recovery=RecoveryStep.RESUME)
+    if worked or facts.resumed or reason not in _ELSEWHERE:
+        return replace(retry, resumable=False, recovery=RecoveryStep.LOGIN)
+    return replace(retry, resumable=False, recovery=RecoveryStep.NEXT_REMOTE, remote=retry.remote + 1)

@@ -1,5 +1,5 @@
-"""What is tried again when the step of a tunnel has failed by a fault of ours: the tunnel stays as it was,
-and nothing spins.
+"""Steps of a tunnel that have failed by a fault of this program: the tunnel stays as it was, and the step is
+tried again after a pause, so that nothing spins.
 """
 
 from __future__ import annotations
@@ -8,45 +8,45 @@ from collections.abc import Iterator
 
 from supervisor.core.events import Asked, Event, Exited, ReconnectDue, SpawnFailed, Tick
 
-REST = 5.0  # seconds
+STEP_RETRY_SECONDS = 5.0
 
 
-class Rests:
-    """Tunnels whose deadlines wait, and ends of clients that are told once more. Moments are monotonic
+class PostponedSteps:
+    """Tunnels whose deadlines are postponed, and events that are delivered again. Moments are monotonic
     seconds.
     """
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
-        self._missed: list[tuple[float, Event]] = []
+        self._again: list[tuple[float, Event]] = []
 
     def __contains__(self, tunnel: str) -> bool:
-        """Its deadlines wait."""
+        """Its deadlines are postponed."""
         return tunnel in self._until
 
-    def rest(self, event: Event, now: float) -> None:
-        """The step at this event has failed. A deadline comes again by itself; that a client is gone
-        nobody says again.
+    def postpone(self, event: Event, now: float) -> None:
+        """The step at this event has failed. A deadline comes again by itself; the end of a client does not,
+        so it is delivered again.
         """
         if isinstance(event, Tick | Asked | ReconnectDue):
-            self._until[event.tunnel] = now + REST
+            self._until[event.tunnel] = now + STEP_RETRY_SECONDS
         elif isinstance(event, Exited | SpawnFailed):
-            self._missed.append((now + REST, event))
+            self._again.append((now + STEP_RETRY_SECONDS, event))
 
-    def over(self, now: float) -> list[Event]:
-        """Deadlines that have waited count again; what is to be told now."""
+    def due(self, now: float) -> list[Event]:
+        """The events to deliver again now; deadlines that were postponed until now count again."""
         self._until = {name: until for name, until in self._until.items() if until > now}
-        due = [event for at, event in self._missed if at <= now]
-        self._missed = [(at, event) for at, event in self._missed if at > now]
-        return due
+        events = [event for at, event in self._again if at <= now]
+        self._again = [(at, event) for at, event in self._again if at > now]
+        return events
 
     def forget(self, tunnel: str) -> None:
-        """There is no such tunnel any more."""
+        """The tunnel does not exist any more."""
         self._until.pop(tunnel, None)
-        self._missed = [(at, event) for at, event in self._missed if event.tunnel != tunnel]
+        self._again = [(at, event) for at, event in self._again if event.tunnel != tunnel]
 
     @property
     def moments(self) -> Iterator[float]:
         """When something is tried again."""
         yield from self._until.values()
-        yield from (at for at, _ in self._missed)
+        yield from (at for at, _ in self._again)

@@ -1,8 +1,7 @@
-"""What probe rounds make of a session that goes on: healthy, degraded, or unhealthy for a reason that no
-new session would help.
+"""What probe rounds make of a session that goes on: healthy, degraded, or unhealthy for a reason that no new
+session would help.
 
-Probed -> machine -> the functions here, which change only the state; what ends or renews a session is the
-machine's
+The functions here change only the session's state; ending or renewing it is up to `core.session.machine`.
 """
 
 from __future__ import annotations
@@ -10,73 +9,77 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from supervisor.core.session.liveness import dead_destination, heard
+from supervisor.core.session.liveness import dead_destination, forgotten
 from supervisor.core.session.quality import judged, remembered
-from supervisor.core.state import Failure, Health, TunnelState, well
+from supervisor.core.state import Failure, Health, SessionState, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
 
-def proven(tunnel: Tunnel, state: TunnelState, rtt: float, now: float) -> TunnelState:
+def proven(tunnel: Tunnel, session: SessionState, rtt: float, now: float) -> SessionState:
     """After a round that was answered within `rtt` seconds."""
-    since = state.healthy_since if state.healthy_since is not None else now
-    session = replace(state.session, renewed=False) if state.session.renewed else state.session
-    state = replace(heard(state), last_rtt=rtt, healthy_since=since, session=session)
-    if state.health is Health.HEALTHY:
-        return state
-    deadline = min(since + tunnel.reconnect.stable_after, state.reconnect_by or math.inf)
-    return replace(state, health=Health.HEALTHY, reason=Reason.HEALTHY, since=now, deadline=deadline)
+    known = session.liveness
+    since = known.healthy_since if known.healthy_since is not None else now
+    liveness = replace(forgotten(known), gave_up_on_hearsay=False, last_rtt=rtt, healthy_since=since)
+    facts = replace(session.session, renewed=False) if session.session.renewed else session.session
+    session = replace(session, liveness=liveness, session=facts)
+    if session.health is Health.HEALTHY:
+        return session
+    deadline = min(since + tunnel.reconnect.stable_after, session.reconnect_by or math.inf)
+    return replace(session, health=Health.HEALTHY, reason=Reason.HEALTHY, since=now, deadline=deadline)
 
 
-def rated(tunnel: Tunnel, state: TunnelState, rtt: float | None, now: float) -> TunnelState:
+def rated(tunnel: Tunnel, session: SessionState, rtt: float | None, now: float) -> SessionState:
     """How well it works after one more round, as long as it does."""
-    if state.health is not Health.HEALTHY:
-        return state
-    recent = remembered(state.recent, rtt)
-    degraded = state.full or judged(tunnel.probe.degraded, recent, state.degraded)
-    return _called(replace(state, recent=recent), degraded, now)
+    if session.health is not Health.HEALTHY:
+        return session
+    liveness = session.liveness
+    recent = remembered(liveness.recent, rtt)
+    degraded = liveness.full or judged(tunnel.probe.degraded, recent, liveness.degraded)
+    return _degraded(replace(session, liveness=replace(liveness, recent=recent)), degraded, now)
 
 
-def filled(tunnel: Tunnel, state: TunnelState, text: str | None, now: float) -> TunnelState:
+def filled(tunnel: Tunnel, session: SessionState, text: str | None, now: float) -> SessionState:
     """After its client said that it takes no more connections, or (None) that it does again."""
-    state = replace(state, full=text)
-    return _called(state, text, now) if well(tunnel, state) else state
+    session = replace(session, liveness=replace(session.liveness, full=text))
+    return _degraded(session, text, now) if well(tunnel, session) else session
 
 
-def _called(state: TunnelState, degraded: str | None, now: float) -> TunnelState:
-    """It works; what is bad about it is this, None: nothing."""
-    if degraded == state.degraded:
-        return state
+def _degraded(session: SessionState, degraded: str | None, now: float) -> SessionState:
+    """It works; `degraded` says what is bad about it, None: nothing."""
+    if degraded == session.liveness.degraded:
+        return session
     return replace(
-        state, degraded=degraded, reason=Reason.DEGRADED if degraded else Reason.HEALTHY, since=now
+        session,
+        liveness=replace(session.liveness, degraded=degraded),
+        reason=Reason.DEGRADED if degraded else Reason.HEALTHY,
+        since=now,
     )
 
 
-def nothing_behind(tunnel: Tunnel, state: TunnelState, now: float) -> TunnelState:
-    """The tunnel does its part: it stays as it is for whoever reaches something else through it, and until
-    the destination is back.
+def nothing_behind(tunnel: Tunnel, session: SessionState, now: float) -> SessionState:
+    """The tunnel does its part: it is kept as it is for other hosts behind it, and until the destination is
+    back.
     """
-    if state.health is Health.UNHEALTHY and state.reason is Reason.DESTINATION:
-        return state
-    return _sick(state, Failure(Reason.DESTINATION, dead_destination(tunnel, state), now))
+    if session.health is Health.UNHEALTHY and session.reason is Reason.DESTINATION:
+        return session
+    return _sick(session, Failure(Reason.DESTINATION, dead_destination(tunnel, session.liveness), now))
 
 
-def blind(state: TunnelState, now: float) -> TunnelState:
-    """Nothing can be known about the tunnel while the host's own way out is dead; it may well live on."""
-    if state.health is Health.UNHEALTHY:
-        return state
-    return _sick(state, Failure(Reason.UPLINK, "the uplink of this host is dead", now))
+def blind(session: SessionState, now: float) -> SessionState:
+    """Nothing can be known about the tunnel while the host's own uplink is dead; it may well live on."""
+    if session.health is Health.UNHEALTHY:
+        return session
+    return _sick(session, Failure(Reason.UPLINK, "the uplink of this host is dead", now))
 
 
-def _sick(state: TunnelState, failure: Failure) -> TunnelState:
+def _sick(session: SessionState, failure: Failure) -> SessionState:
     return replace(
-        state,
+        session,
         health=Health.UNHEALTHY,
         reason=failure.reason,
         since=failure.at,
         failure=failure,
-        healthy_since=None,
-        deadline=state.reconnect_by,
-        recent=(),
-        degraded=None,
+        deadline=session.reconnect_by,
+        liveness=replace(session.liveness, healthy_since=None, recent=(), degraded=None),
     )

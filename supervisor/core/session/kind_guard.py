@@ -1,4 +1,4 @@
-"""A VPN kind whose code is contained: what it raises against its promise is a fault of that kind, and ends
+"""A VPN kind whose code is contained: an exception that it must not raise is a fault of that kind, and ends
 nothing else.
 
 Questions get the answer that does least. What cannot be answered for it (`launch`, `dialogue`, what a

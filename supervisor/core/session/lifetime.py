@@ -1,5 +1,4 @@
-"""When a session is replaced before the far side ends it: what was announced, what was configured, and
-what was learned.
+"""When a session is replaced before the remote gateway ends it: what was announced, configured or learned.
 
     Session, settings, lengths of earlier sessions -> limit(...) -> due(...), the moment for
     `core.session.handover`
@@ -16,16 +15,16 @@ from supervisor.core.state import Known, Length, Phase, Second, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Planned, Tunnel
 
-DAY = 86_400.0
-REMEMBERED = 12  # sessions whose length is remembered
-ENOUGH = 3  # of these must have ended at the same age
+DAY_SECONDS = 86_400.0
+REMEMBERED_SESSIONS = 12  # sessions whose length is remembered
+ENOUGH_SESSIONS = 3  # of these must have ended at the same age
 CLOSE = 0.05  # ages that differ by no more than this part are the same
-MARGIN = 600.0  # seconds before the limit, where nobody has said how many
+MARGIN_SECONDS = 600.0  # seconds before the limit, where nobody has said how many
 SHARE = (
     0.1  # of a session's length: the margin of short ones, and the stretch over which reconnects are spread
 )
 
-# Ends that a far side's time limit may look like.
+# Ends that a remote gateway's time limit may look like.
 _ENDED_THERE = frozenset(
     {
         Reason.SESSION_EXPIRED,
@@ -40,7 +39,7 @@ _ENDED_THERE = frozenset(
 
 
 def remembered(seconds: Mapping[str, Second], lengths: Mapping[str, tuple[Length, ...]]) -> dict[str, Known]:
-    """What was written down about each tunnel's far side."""
+    """What was written down about each tunnel's remote gateway."""
     return {
         name: Known(seconds.get(name, Second.UNKNOWN), lengths.get(name, ())) for name in {*seconds, *lengths}
     }
@@ -48,17 +47,19 @@ def remembered(seconds: Mapping[str, Second], lengths: Mapping[str, tuple[Length
 
 def lengthened(known: Known, seconds: float, reason: Reason) -> Known:
     """With one more session, which was connected for so long and ended for this reason."""
-    return replace(known, lengths=(*known.lengths, Length(seconds, ended_there(reason)))[-REMEMBERED:])
+    return replace(
+        known, lengths=(*known.lengths, Length(seconds, ended_there(reason)))[-REMEMBERED_SESSIONS:]
+    )
 
 
 def ended_there(reason: str) -> bool:
-    """Does this word say that the far side ended the session, or may have."""
+    """Does this word say that the remote gateway ended the session, or may have."""
     return reason in _ENDED_THERE
 
 
 def learned(lengths: Sequence[Length], shortest: float) -> float | None:
-    """The age in seconds at which the far side ends sessions; None: it has shown no such habit. Sessions
-    below `shortest` say nothing.
+    """The age in seconds at which the remote gateway ends sessions; None: it has shown no such habit.
+    Sessions below `shortest` say nothing.
 
     A limit is what no session outlives: so it is looked for among the longest. Those that ended earlier had
     other reasons, as long as they are not the most.
@@ -69,7 +70,7 @@ def learned(lengths: Sequence[Length], shortest: float) -> float | None:
         return None
     same = [seconds for seconds in ends if seconds >= ends[0] * (1.0 - CLOSE)]
     outlived = max(length.seconds for length in told) > ends[0] * (1.0 + CLOSE)
-    if len(same) < ENOUGH or 2 * len(same) < len(ends) or outlived:
+    if len(same) < ENOUGH_SESSIONS or 2 * len(same) < len(ends) or outlived:
         return None
     return same[len(same) // 2]
 
@@ -87,10 +88,11 @@ def limit(tunnel: Tunnel, state: TunnelState) -> float | None:
     return min(moments if session.expires is None else [*moments, session.expires], default=None)
 
 
-def due(tunnel: Tunnel, state: TunnelState, luck: float, zone: float) -> float | None:
-    """When a planned reconnect begins; None: never. `luck` in [0, 1) spreads those of many tunnels.
+def due(tunnel: Tunnel, state: TunnelState, jitter: float, utc_offset: float) -> float | None:
+    """When a planned reconnect begins; None: never. `jitter` in [0, 1) spreads those of many tunnels.
 
-    `zone` is what turns monotonic seconds into local ones, of which each day has 86,400 from midnight on.
+    `utc_offset` is what turns monotonic seconds into local ones, of which each day has 86,400 from midnight
+    on.
     """
     end = limit(tunnel, state)
     if (
@@ -101,28 +103,31 @@ def due(tunnel: Tunnel, state: TunnelState, luck: float, zone: float) -> float |
     ):
         return None
     planned, length = tunnel.reconnect.planned, end - state.session.connected
-    margin = (
-        min(MARGIN, SHARE * length)
-        if planned is None
-        else planned.before
-        if planned.before < length
-        else length / 2
-    )
+    margin = _margin(planned, length)
     latest = end - margin
-    preferred = (
-        None
-        if planned is None
-        else _in_window(planned, state.session.connected + length / 2, latest, luck, zone)
-    )
-    return latest - luck * min(margin, SHARE * length) if preferred is None else preferred
+    if planned is not None:
+        earliest = state.session.connected + length / 2
+        preferred = _in_window(planned, earliest, latest, jitter, utc_offset)
+        if preferred is not None:
+            return preferred
+    return latest - jitter * min(margin, SHARE * length)
 
 
-def _in_window(planned: Planned, earliest: float, latest: float, luck: float, zone: float) -> float | None:
+def _margin(planned: Planned | None, length: float) -> float:
+    """Seconds before the end of a session of this length by which its successor should have begun."""
+    if planned is None:
+        return min(MARGIN_SECONDS, SHARE * length)
+    return planned.before if planned.before < length else length / 2
+
+
+def _in_window(
+    planned: Planned, earliest: float, latest: float, jitter: float, utc_offset: float
+) -> float | None:
     """A moment in the last stretch of the preferred time of day between these two."""
     if planned.window is None or latest <= earliest:
         return None
     begin, end = (60.0 * (60 * int(hour[:2]) + int(hour[3:])) for hour in planned.window.split("-"))
-    length = (end - begin) % DAY
-    opened = latest - (latest + zone - begin) % DAY  # when the window opened for the last time
+    length = (end - begin) % DAY_SECONDS
+    opened = latest - (latest + utc_offset - begin) % DAY_SECONDS  # when the window opened for the last time
     start, stop = max(opened, earliest), min(opened + length, latest)
-    return stop - luck * (stop - start) / 2 if start < stop else None
+    return stop - jitter * (stop - start) / 2 if start < stop else None

@@ -1,11 +1,11 @@
-"""Which part of the way is dead: what missed probe rounds mean, and the one word that says it.
+"""Which part of the way is dead: what unanswered probe rounds mean, and the one word that says it.
 
-    Probed -> machine -> `missed`, `blamed` -> reason and health of the tunnel's state -> `dead_leg` ->
-    status, log, metric, incident
+    Probed -> machine -> `missed`, `blamed` -> reason and health of the session -> `dead_leg` -> status, log,
+    metric, incident
 
-An answer of a target proves the whole way. Without one, what else came out of the tunnel tells a dead
-destination from a dead tunnel: the one is not helped by a new session, and whoever uses another host behind
-the tunnel would only lose his.
+An answer of a probe target proves the whole way. Without one, packets that come out of the tunnel tell a dead
+destination from a dead tunnel. A dead destination is not helped by a new session, which would only interrupt
+those who use other hosts behind the tunnel.
 """
 
 from __future__ import annotations
@@ -14,18 +14,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from supervisor.core.state import Health, Leg, Phase, Proof, Reach, TunnelState, Uplink, Want, well
+from supervisor.core.state import (
+    Health,
+    Leg,
+    Liveness,
+    Phase,
+    Proof,
+    Reach,
+    SessionState,
+    TunnelState,
+    Uplink,
+    Want,
+    well,
+)
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
-ROUNDS = (
-    3  # probe rounds without any answer after which something is dead (reference: any-of targets, 3 rounds)
-)
-SILENT = ROUNDS - 1  # of these, the last ones in which nothing came out of the tunnel: then it is dead
-STALE = 2 * ROUNDS  # the same where the destination was known to be dead and the tunnel to work
-# rounds (some five minutes) for which packets that are no answer to ours save a tunnel; then it is tried
-# anew, once
-HEARSAY = 150
+ROUNDS = 3  # probe rounds in a row without any answer after which something is dead
+SILENT_ROUNDS = ROUNDS - 1  # of these, the last ones in which nothing came out of a dead tunnel
+STALE_ROUNDS = 2 * ROUNDS  # the same where the destination was known to be dead and the tunnel to work
+# After this many rounds (about 5 min) with inbound packets but no reply to us, restart the session once.
+UNPROVEN_ROUNDS = 150
 
 LOCAL = frozenset(
     {
@@ -38,10 +47,8 @@ LOCAL = frozenset(
         Reason.KILLED,
         Reason.UPLINK,
     }
-)  # what the far side has no part in
-_UNREACHED = frozenset(
-    {Reason.NETWORK, Reason.DNS}
-)  # the client itself says that it did not get as far as the gateway
+)  # causes on this host: the remote gateway has no part in them
+_UNREACHED = frozenset({Reason.NETWORK, Reason.DNS})  # the client says that it did not reach the gateway
 _IN_UP: Mapping[Reason, Leg] = MappingProxyType(
     {Reason.UPLINK: Leg.UPLINK, Reason.DESTINATION: Leg.DESTINATION}
 )
@@ -56,50 +63,50 @@ SENTENCES: Mapping[Leg, str] = MappingProxyType(
 )
 
 
-def missed(state: TunnelState, proof: Proof | None) -> TunnelState:
-    """After one more round in which no target answered."""
+def missed(liveness: Liveness, evidence: Proof | None) -> Liveness:
+    """After one more round in which no target answered; `evidence` that packets pass all the same."""
     return replace(
-        state,
-        misses=state.misses + 1,
-        silence=state.silence + 1 if proof is None else 0,
-        unheard=0 if proof is Proof.ANSWERED else state.unheard + 1,
+        liveness,
+        misses=liveness.misses + 1,
+        rounds_without_traffic=liveness.rounds_without_traffic + 1 if evidence is None else 0,
+        rounds_without_reply=0 if evidence is Proof.ANSWERED else liveness.rounds_without_reply + 1,
     )
 
 
-def heard(state: TunnelState) -> TunnelState:
-    """After a round that was answered."""
-    return replace(state, misses=0, silence=0, unheard=0, doubted=False)
+def forgotten(liveness: Liveness) -> Liveness:
+    """The missed rounds do not count any more."""
+    return replace(liveness, misses=0, rounds_without_traffic=0, rounds_without_reply=0)
 
 
-def blamed(state: TunnelState) -> Leg | None:
+def blamed(session: SessionState) -> Leg | None:
     """What the rounds so far show to be dead, destination or tunnel; None: it is too early to say, or
     nothing has changed.
     """
-    if state.misses < ROUNDS:
+    liveness = session.liveness
+    if liveness.misses < ROUNDS:
         return None
-    if state.silence == 0:
-        return Leg.TUNNEL if state.unheard >= HEARSAY and not state.doubted else Leg.DESTINATION
-    return Leg.TUNNEL if state.silence >= _patience(state) else None
+    if liveness.rounds_without_traffic == 0:
+        unproven = liveness.rounds_without_reply >= UNPROVEN_ROUNDS and not liveness.gave_up_on_hearsay
+        return Leg.TUNNEL if unproven else Leg.DESTINATION
+    return Leg.TUNNEL if liveness.rounds_without_traffic >= _silent_rounds(session) else None
 
 
-def _patience(state: TunnelState) -> int:
-    """Rounds of silence that end a session: a client that was told to reconnect in place has the time for
-    that.
-    """
-    if state.health is Health.UNHEALTHY and state.reason is Reason.DESTINATION:
-        return STALE
-    return ROUNDS if state.session.renewed else SILENT
+def _silent_rounds(session: SessionState) -> int:
+    """Rounds of silence that end a session. A client that was told to reconnect in place gets some more."""
+    if session.health is Health.UNHEALTHY and session.reason is Reason.DESTINATION:
+        return STALE_ROUNDS
+    return ROUNDS if session.session.renewed else SILENT_ROUNDS
 
 
-def dead_destination(tunnel: Tunnel, state: TunnelState) -> str:
+def dead_destination(tunnel: Tunnel, liveness: Liveness) -> str:
     """The sentence about a destination that is dead behind a tunnel that works."""
-    shows = "packets come out of it" if state.unheard else "its far end answers"
+    shows = "packets come out of it" if liveness.rounds_without_reply else "its far end answers"
     return f"the tunnel works ({shows}), but nothing behind it answers: {', '.join(tunnel.probe.targets)}"
 
 
 def dead_leg(tunnel: Tunnel, state: TunnelState, uplink: Uplink) -> Leg | None:
-    """The part of the way that is known to be dead; None: none is, or nobody can say which, or it is this
-    host that fails.
+    """The part of the way that is known to be dead; None: none is, nobody can say which, or this host is
+    at fault.
     """
     if state.want is Want.DOWN or well(tunnel, state):
         return None

@@ -1,522 +1,309 @@
-"""What to decide when something happens to a tunnel: one table over phase and event, and the small
-functions in it.
+"""The state machine of one session: a table over phase and event, and the small functions in it.
 
-    state, actions = step(moment, state, event)
+    session, actions, outcome = session_step(context, session, event)
 
-A pair of phase and event stands in `TABLE` or changes nothing. An event of an earlier session changes
-nothing. After a Tick the deadline is gone or later than now. At most one client process exists per seat: only
-`begin` spawns, and only `_ended` leads to it.
+A session is STARTING, UP or STOPPING. What its end means for the tunnel is decided in
+`core.session.tunnel_machine` (the active session) and `core.session.handover` (the standby). A pair of phase
+and event that is not in `TABLE` changes nothing. After a Tick the deadline is gone or later than now.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from supervisor.core import events as ev
-from supervisor.core.humanize import ended
+from supervisor.core.humanize import exit_text
 from supervisor.core.session.address_conflict import unusable
 from supervisor.core.session.context import StepContext
-from supervisor.core.session.escalation import climb
 from supervisor.core.session.health import blind, filled, nothing_behind, proven, rated
-from supervisor.core.session.liveness import HEARSAY, ROUNDS, blamed, missed
-from supervisor.core.session.retry import RETRY, Retry, pause, stable
-from supervisor.core.state import (
-    Asking,
-    Drain,
-    Failure,
-    Health,
-    Leg,
-    Phase,
-    Rung,
-    Session,
-    TunnelState,
-    Want,
-    connected,
-    well,
-)
+from supervisor.core.session.liveness import ROUNDS, UNPROVEN_ROUNDS, blamed, forgotten, missed
+from supervisor.core.session.retry import stable
+from supervisor.core.state import Asking, Failure, Health, Leg, Phase, RecoveryStep, SessionState, connected
 from tunnels.base import Connected, Failed, Full, Question, Reason
 
-ANSWER_WITHIN = 300.0  # seconds that a person has to answer a question of the far side
-QUIET_WITHIN = 900.0  # seconds that a reconnect which somebody wants waits for a quiet moment
-LOOK_AGAIN = 30.0  # seconds between two looks at a dead uplink; its return is told by an event
-SPREAD = 5.0  # seconds over which the starts after a dead uplink are spread
-KILL_INTERVAL = 2.0  # seconds between two SIGKILLs of a tree that does not go
+ANSWER_SECONDS = 300.0  # that a person has to answer a question of the remote gateway
+KILL_INTERVAL_SECONDS = 2.0  # between two SIGKILLs of a process tree that does not end
 
-Result = tuple[TunnelState, tuple[ev.Action, ...]]
+# Reasons to end a session for good. PLANNED: this session, because another one has replaced it.
+DOWN = (Reason.STOPPED, Reason.SHUTDOWN, Reason.PLANNED)
 
 
-def step(m: StepContext, state: TunnelState, event: ev.Event) -> Result:
-    """The state after the event, and what to do."""
-    if event.session is not None and event.session != state.session.number:
-        return state, ()
-    handler = TABLE.get((state.phase, type(event)))
-    if handler is None:
-        return state, ()
-    after, actions = handler(m, state, event)
-    return (
-        after if well(m.tunnel, after) == well(m.tunnel, state) else replace(after, well_since=m.now)
-    ), actions
+class Outcome(enum.Enum):
+    """What a step of a session means for its tunnel."""
+
+    GOES_ON = enum.auto()
+    CONNECTED = enum.auto()  # the client has (again) reported that it is connected
+    STABLE = enum.auto()  # earlier failures do not count any more
+    RECONNECTS = enum.auto()  # it ends because its time is over; the next one begins from nothing
+    ENDED = enum.auto()  # its client is gone, for the session's `reason`
 
 
-# --- asked for
-# ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SessionStep:
+    """What comes of one event for one session."""
 
-DOWN = (
-    Reason.STOPPED,
-    Reason.SHUTDOWN,
-    Reason.PLANNED,
-)  # PLANNED: this session, because another one has replaced it
-
-
-def _ask_idle(m: StepContext, state: TunnelState, event: ev.Asked) -> Result:
-    """Nothing runs: a wish is fulfilled at once, but for flows that wait for the tunnel to come back."""
-    if event.reason in DOWN:
-        waits = event.until is not None and state.phase is Phase.BACKOFF
-        return _drain(state, event) if waits else _rest(m, replace(state, want=Want.DOWN), event.reason)
-    return begin(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
+    session: SessionState
+    actions: tuple[ev.Action, ...] = ()
+    outcome: Outcome = Outcome.GOES_ON
 
 
-def _ask_running(m: StepContext, state: TunnelState, event: ev.Asked) -> Result:
-    """A client runs: start is fulfilled already, anything else ends it first."""
-    if event.reason in DOWN:
-        return (
-            _drain(state, event) if event.until is not None else _terminate(m, _unwanted(state), event.reason)
-        )
-    if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
-        return _terminate(m, _anew(replace(state, want=Want.UP, drain=None)), event.reason)
-    return replace(state, want=Want.UP, drain=None), ()
-
-
-def _ask_stopping(m: StepContext, state: TunnelState, event: ev.Asked) -> Result:
-    """The client ends anyhow; only what follows may change."""
-    if event.until is not None:
-        return (state, ()) if state.want is Want.DOWN else _drain(state, event)
-    want = Want.DOWN if event.reason in DOWN else Want.UP
-    return replace(state, want=want, reason=event.reason, drain=None), ()
-
-
-def _drain(state: TunnelState, event: ev.Asked) -> Result:
-    """It goes on as it is, reconnects included, until its flows are over."""
-    assert event.until is not None
-    return replace(state, drain=Drain(event.reason, event.until)), ()
-
-
-def _flows_counted(m: StepContext, state: TunnelState, event: ev.FlowsCounted) -> Result:
-    """Without flows a tunnel that drains is simply unwanted."""
-    if state.drain is None:
-        return state, ()
-    if event.left:
-        return replace(state, drain=replace(state.drain, left=event.left, idle=event.idle)), ()
-    asked = ev.Asked(m.tunnel.name, reason=state.drain.reason)
-    return TABLE[state.phase, ev.Asked](m, state, asked)
-
-
-def _unwanted(state: TunnelState) -> TunnelState:
-    return replace(state, want=Want.DOWN, kept=False, drain=None)
-
-
-def _inputs_changed(m: StepContext, state: TunnelState, event: ev.InputsChanged) -> Result:
-    """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its
-    pause is not cut short.
+def session_step(c: StepContext, session: SessionState, event: ev.Event, *, alone: bool) -> SessionStep:
+    """The session after the event. `alone`: no other session could go on if this one ended, so that its
+    client should rather reconnect in place.
     """
-    transient = RETRY[state.reason] not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and state.refusals == 0
-    if state.phase is Phase.BACKOFF and transient and state.proven:
-        return replace(state, proven=False, kept=False), ()
-    return begin(m, _anew(replace(state, proven=False)), Reason.INPUTS_CHANGED)
+    if isinstance(event, ev.Probed) and session.phase is Phase.UP:
+        return _probed(c, session, event, alone=alone)
+    handler = TABLE.get((session.phase, type(event)))
+    return SessionStep(session) if handler is None else handler(c, session, event)
 
 
-def _inputs_changed_meanwhile(m: StepContext, state: TunnelState, event: ev.InputsChanged) -> Result:
-    """The running client goes on with the old ones; if these make it fail, the new ones are tried at once."""
-    outdated = replace(state, proven=False, kept=False, outdated=True)
-    if state.phase is not Phase.UP or not m.tunnel.login.reconnect_on_change or state.drain is not None:
-        return outdated, ()
-    by = m.now + QUIET_WITHIN
-    return replace(
-        outdated, reconnect_by=by, deadline=by if state.deadline is None else min(by, state.deadline)
-    ), ()
+def terminated(c: StepContext, session: SessionState, reason: Reason) -> SessionStep:
+    """The client is asked to end; it logs off unless the session is to be continued."""
+    ending = _entered(c, replace(session, deadline=c.now + c.kind.stop_timeout), Phase.STOPPING, reason)
+    leave = ev.Terminate(c.tunnel.name, session.session.number, not session.resumable)
+    return SessionStep(ending, (leave,))
 
 
-def _quiet(m: StepContext, state: TunnelState, event: ev.Quiet) -> Result:
-    """The moment that a reconnect has waited for."""
-    return (state, ()) if state.reconnect_by is None else _reconnect(m, state)
+def reconnecting(c: StepContext, session: SessionState) -> SessionStep:
+    """It ends so that another one can begin: in time, or with other inputs."""
+    reason = Reason.INPUTS_CHANGED if session.outdated else Reason.PLANNED
+    return replace(terminated(c, replace(session, resumable=False), reason), outcome=Outcome.RECONNECTS)
 
 
-def _reconnect(m: StepContext, state: TunnelState) -> Result:
-    return _terminate(m, _anew(state), Reason.INPUTS_CHANGED if state.outdated else Reason.PLANNED)
+def _entered(c: StepContext, session: SessionState, phase: Phase, reason: Reason) -> SessionState:
+    liveness = replace(session.liveness, recent=(), degraded=None)
+    return replace(session, phase=phase, reason=reason, since=c.now, liveness=liveness)
 
 
-def _anew(state: TunnelState) -> TunnelState:
-    """Earlier failures do not count any more, and nothing of an earlier session is used again."""
-    return replace(state, attempts=1, refusals=0, suspicions=0, login_after=0.0, kept=False, rung=None)
+def _failed(c: StepContext, session: SessionState, reason: Reason, text: str) -> SessionState:
+    return replace(session, failure=Failure(reason, text, c.now))
+
+
+def _ended(c: StepContext, session: SessionState, reason: Reason) -> SessionStep:
+    return SessionStep(replace(session, reason=reason), outcome=Outcome.ENDED)
 
 
 # --- the client
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _spawned(m: StepContext, state: TunnelState, event: ev.Spawned) -> Result:
-    session = replace(state.session, pid=event.pid, id=event.id, device=event.device, port=event.port)
-    return replace(state, session=session), ()
+def _spawned(c: StepContext, session: SessionState, event: ev.Spawned) -> SessionStep:
+    facts = replace(session.session, pid=event.pid, id=event.id, device=event.device, port=event.port)
+    return SessionStep(replace(session, session=facts))
 
 
-def _spawn_failed(m: StepContext, state: TunnelState, event: ev.SpawnFailed) -> Result:
-    return _ended(m, replace(state, failure=Failure(event.reason, event.text, m.now)), event.reason)
+def _spawn_failed(c: StepContext, session: SessionState, event: ev.SpawnFailed) -> SessionStep:
+    return _ended(c, _failed(c, session, event.reason, event.text), event.reason)
 
 
-def _said(m: StepContext, state: TunnelState, event: ev.ClientSaid) -> Result:
-    if isinstance(event.what, Connected):
-        return _connected(m, state, event.what)
-    if isinstance(event.what, Question):
-        return _asked(m, state, event.what)
-    if isinstance(event.what, Full):
-        return filled(m.tunnel, state, event.what.text, m.now), ()
-    if not isinstance(event.what, Failed):
-        return state, ()
-    return _terminate(
-        m, replace(state, failure=Failure(event.what.reason, event.what.text, m.now)), event.what.reason
-    )
+def _said(c: StepContext, session: SessionState, event: ev.ClientSaid) -> SessionStep:
+    match event.what:
+        case Connected():
+            return _connected(c, session, event.what)
+        case Question():
+            return _asked(c, session, event.what)
+        case Full():
+            return SessionStep(filled(c.tunnel, session, event.what.text, c.now))
+        case Failed():
+            failed = _failed(c, session, event.what.reason, event.what.text)
+            return terminated(c, failed, event.what.reason)
+        case _:
+            return SessionStep(session)
 
 
-def _asked(m: StepContext, state: TunnelState, question: Question) -> Result:
+def _connected(c: StepContext, session: SessionState, what: Connected) -> SessionStep:
+    again = session.phase is Phase.UP
+    facts = connected(session.session, what, c.now, again=again)
+    if text := next((text for address in facts.assigned if (text := unusable(address))), None):
+        return _conflict(c, session, text)
+    begun_anew = session.session.connected is None
+    session = replace(session, session=facts, asking=None)
+    if not again:
+        up = replace(session, deadline=c.now + c.tunnel.reconnect.stable_after, reconnect_by=None)
+        session = _entered(c, up, Phase.UP, Reason.CONNECTED)
+    elif begun_anew and session.reason is Reason.PLANNED:  # in place
+        session = replace(session, reason=Reason.CONNECTED, since=c.now)
+    return SessionStep(session, outcome=Outcome.CONNECTED)
+
+
+def _asked(c: StepContext, session: SessionState, question: Question) -> SessionStep:
     """A person has some time to answer; a session that is up goes on meanwhile."""
-    until = m.now + ANSWER_WITHIN
-    return replace(
-        state,
-        asking=Asking(question, until),
-        deadline=until if state.phase is Phase.STARTING else state.deadline,
-    ), ()
+    until = c.now + ANSWER_SECONDS
+    deadline = until if session.phase is Phase.STARTING else session.deadline
+    return SessionStep(replace(session, asking=Asking(question, until), deadline=deadline))
 
 
-def _answered(m: StepContext, state: TunnelState, event: ev.Answered) -> Result:
-    return replace(
-        state,
-        asking=None,
-        deadline=m.now + m.limits.start if state.phase is Phase.STARTING else state.deadline,
-    ), ()
+def _answered(c: StepContext, session: SessionState, event: ev.Answered) -> SessionStep:
+    starting = session.phase is Phase.STARTING
+    deadline = c.now + c.kind.start_timeout if starting else session.deadline
+    return SessionStep(replace(session, asking=None, deadline=deadline))
 
 
-def _delayed(m: StepContext, state: TunnelState, event: ev.Delayed) -> Result:
-    return replace(state, deadline=m.now + event.seconds + m.limits.start), ()
+def _delayed(c: StepContext, session: SessionState, event: ev.Delayed) -> SessionStep:
+    return SessionStep(replace(session, deadline=c.now + event.seconds + c.kind.start_timeout))
 
 
-def _kept(m: StepContext, state: TunnelState, event: ev.Kept) -> Result:
-    return replace(state, kept=event.kept), ()
+def _kept(c: StepContext, session: SessionState, event: ev.Kept) -> SessionStep:
+    return SessionStep(replace(session, resumable=event.kept))
 
 
-def _said_while_stopping(m: StepContext, state: TunnelState, event: ev.ClientSaid) -> Result:
-    """Last words of a client whose end was not asked for may explain it better than we could."""
-    if not isinstance(event.what, Failed) or state.reason not in (
-        Reason.START_TIMEOUT,
-        Reason.UNHEALTHY,
-        Reason.DEVICE_LOST,
-    ):
-        return state, ()
-    return replace(
-        state, reason=event.what.reason, failure=Failure(event.what.reason, event.what.text, m.now)
-    ), ()
+def _said_while_stopping(c: StepContext, session: SessionState, event: ev.ClientSaid) -> SessionStep:
+    """The last words of a client whose end was not requested may explain it better than we could."""
+    ours = (Reason.START_TIMEOUT, Reason.UNHEALTHY, Reason.DEVICE_LOST)
+    if not isinstance(event.what, Failed) or session.reason not in ours:
+        return SessionStep(session)
+    failed = _failed(c, session, event.what.reason, event.what.text)
+    return SessionStep(replace(failed, reason=event.what.reason))
 
 
-def _connected(m: StepContext, state: TunnelState, what: Connected) -> Result:
-    session = connected(state.session, what, m.now, again=state.phase is Phase.UP)
-    if text := next((text for address in session.assigned if (text := unusable(address))), None):
-        return _conflict(m, state, text)
-    state = replace(
-        state, session=session, refusals=0, suspicions=0, login_after=0.0, proven=True, asking=None
-    )
-    if state.phase is Phase.UP:
-        return state, ()
-    up = replace(state, deadline=m.now + m.tunnel.reconnect.stable_after, reconnect_by=None)
-    return _enter(m, up, Phase.UP, Reason.CONNECTED), ()
-
-
-def _exited(m: StepContext, state: TunnelState, event: ev.Exited) -> Result:
+def _exited(c: StepContext, session: SessionState, event: ev.Exited) -> SessionStep:
     reason = Reason.EXITED if event.signal is None else Reason.KILLED
-    return _ended(m, replace(state, failure=Failure(reason, ended(event.code, event.signal), m.now)), reason)
+    return _ended(c, _failed(c, session, reason, exit_text(event.code, event.signal)), reason)
 
 
-def _exited_stopping(m: StepContext, state: TunnelState, event: ev.Exited) -> Result:
-    if state.want is Want.DOWN:
-        return _rest(m, state, state.reason)
+def _exited_stopping(c: StepContext, session: SessionState, event: ev.Exited) -> SessionStep:
     if (
-        state.reason is Reason.DEVICE_LOST
-    ):  # a device goes with its process: how that ended explains it better
-        return _exited(m, state, event)
-    return _ended(m, state, state.reason)
+        session.reason is Reason.DEVICE_LOST
+    ):  # it vanishes with its process: how that ended explains it better
+        return _exited(c, session, event)
+    return _ended(c, session, session.reason)
 
 
-def _never_spawned(m: StepContext, state: TunnelState, event: ev.SpawnFailed) -> Result:
-    return _exited_stopping(m, state, ev.Exited(event.tunnel, event.session))
+def _never_spawned(c: StepContext, session: SessionState, event: ev.SpawnFailed) -> SessionStep:
+    return _exited_stopping(c, session, ev.Exited(event.tunnel, event.session))
 
 
-def _device_lost(m: StepContext, state: TunnelState, event: ev.DeviceLost) -> Result:
-    text = f"device {state.session.device} vanished"
-    return _terminate(m, replace(state, failure=Failure(Reason.DEVICE_LOST, text, m.now)), Reason.DEVICE_LOST)
+def _device_lost(c: StepContext, session: SessionState, event: ev.DeviceLost) -> SessionStep:
+    text = f"device {session.session.device} vanished"
+    return terminated(c, _failed(c, session, Reason.DEVICE_LOST, text), Reason.DEVICE_LOST)
 
 
-def _address_conflict(m: StepContext, state: TunnelState, event: ev.AddressConflict) -> Result:
-    return _conflict(m, state, event.text)
+def _address_conflict(c: StepContext, session: SessionState, event: ev.AddressConflict) -> SessionStep:
+    return _conflict(c, session, event.text)
 
 
-def _conflict(m: StepContext, state: TunnelState, text: str) -> Result:
-    return _terminate(
-        m, replace(state, failure=Failure(Reason.ADDRESS_CONFLICT, text, m.now)), Reason.ADDRESS_CONFLICT
-    )
+def _conflict(c: StepContext, session: SessionState, text: str) -> SessionStep:
+    return terminated(c, _failed(c, session, Reason.ADDRESS_CONFLICT, text), Reason.ADDRESS_CONFLICT)
 
 
-def _probed(m: StepContext, state: TunnelState, event: ev.Probed) -> Result:
+def _path_mtu(c: StepContext, session: SessionState, event: ev.PathMtu) -> SessionStep:
+    return SessionStep(replace(session, session=replace(session.session, path_mtu=event.mtu)))
+
+
+# --- probes
+# ----------------------------------------------------------------------------------------------------------
+
+
+def _probed(c: StepContext, session: SessionState, event: ev.Probed, *, alone: bool) -> SessionStep:
     """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped
     by a new session.
     """
     if event.rtt is not None:
-        return rated(m.tunnel, proven(m.tunnel, state, event.rtt, m.now), event.rtt, m.now), ()
-    state = missed(state, event.proof)
-    dead = blamed(state)
+        well = proven(c.tunnel, session, event.rtt, c.now)
+        return SessionStep(rated(c.tunnel, well, event.rtt, c.now))
+    session = replace(session, liveness=missed(session.liveness, event.proof))
+    dead = blamed(session)
     if dead is None:
-        return rated(m.tunnel, state, None, m.now), ()
+        return SessionStep(rated(c.tunnel, session, None, c.now))
     if dead is Leg.DESTINATION:
-        return nothing_behind(m.tunnel, state, m.now), ()
-    if not m.uplink:
-        return blind(state, m.now), ()
-    crowded = (
-        state.full is not None and state.misses < HEARSAY
-    )  # no room, which is no sign of death; not for ever
-    return (state, ()) if m.doubted or crowded else _silent(m, state)
+        return SessionStep(nothing_behind(c.tunnel, session, c.now))
+    if not c.uplink:
+        return SessionStep(blind(session, c.now))
+    # A client without room for more connections may be alive all the same, but not for ever.
+    crowded = session.liveness.full is not None and session.liveness.misses < UNPROVEN_ROUNDS
+    return SessionStep(session) if c.doubted or crowded else _silent(c, session, alone=alone)
 
 
-def _silent(m: StepContext, state: TunnelState) -> Result:
-    """Nothing passes: the client reconnects in place if it can, else it is given up."""
-    text = f"no probe target answered in {state.misses} rounds"
-    failure = Failure(Reason.UNHEALTHY, text, m.now)
+def _silent(c: StepContext, session: SessionState, *, alone: bool) -> SessionStep:
+    """Nothing passes: the client reconnects in place if it can, else the session is given up."""
+    liveness = session.liveness
+    hearsay = liveness.gave_up_on_hearsay or liveness.rounds_without_traffic == 0
     sick = replace(
-        state,
+        _failed(c, session, Reason.UNHEALTHY, f"no probe target answered in {liveness.misses} rounds"),
         health=Health.UNHEALTHY,
-        failure=failure,
-        doubted=state.doubted or state.silence == 0,
-        recent=(),
-        degraded=None,
+        liveness=replace(liveness, gave_up_on_hearsay=hearsay, recent=(), degraded=None),
     )
-    if m.limits.renews and not state.session.renewed:
-        return _renew(m, sick)
-    return _terminate(m, sick, Reason.UNHEALTHY)
+    if alone and c.kind.renew and not session.session.renewed:
+        return _renewed(c, sick)
+    return terminated(c, sick, Reason.UNHEALTHY)
 
 
-def _uplink_back(m: StepContext, state: TunnelState, event: ev.UplinkBack) -> Result:
-    """A session gets some rounds to prove itself; what waited begins within some seconds, not all at once."""
-    if state.phase is Phase.UP:
-        return replace(state, misses=0, silence=0, unheard=0), ()
-    soon = m.now + m.jitter * SPREAD
-    if RETRY[state.reason] is not Retry.BACKOFF or (state.deadline is not None and state.deadline < soon):
-        return state, ()
-    return replace(state, deadline=soon), ()
-
-
-def _renew(m: StepContext, state: TunnelState) -> Result:
+def _renewed(c: StepContext, session: SessionState) -> SessionStep:
+    """The client is told to reconnect in place, and has until `ROUNDS` more rounds have passed in silence."""
+    liveness = replace(forgotten(session.liveness), misses=ROUNDS, healthy_since=None)
     renewing = replace(
-        state,
-        session=replace(state.session, renewed=True),
-        rung=Rung.IN_PLACE,
+        session,
+        session=replace(session.session, renewed=True),
+        recovery=RecoveryStep.IN_PLACE,
         reason=Reason.UNHEALTHY,
-        since=m.now,
-        healthy_since=None,
-        deadline=state.reconnect_by,
-        misses=ROUNDS,
-        silence=0,
-        unheard=0,
+        since=c.now,
+        deadline=session.reconnect_by,
+        liveness=liveness,
     )
-    return renewing, (ev.Renew(m.tunnel.name, state.session.number),)
+    return SessionStep(renewing, (ev.Renew(c.tunnel.name, session.session.number),))
 
 
-def _endpoint_seen(m: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Result:
-    return replace(state, endpoint=event.reach), ()
-
-
-def _path_mtu(m: StepContext, state: TunnelState, event: ev.PathMtu) -> Result:
-    return replace(state, session=replace(state.session, path_mtu=event.mtu)), ()
+def _uplink_back(c: StepContext, session: SessionState, event: ev.UplinkBack) -> SessionStep:
+    """The session gets some rounds to prove itself."""
+    return SessionStep(replace(session, liveness=forgotten(session.liveness)))
 
 
 # --- deadlines
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _start_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Result:
-    if state.asking is not None:
-        text = f"nobody answered within {ANSWER_WITHIN / 60:g} minutes: {state.asking.question.text}"
-        return _terminate(m, replace(state, failure=Failure(Reason.CHALLENGE, text, m.now)), Reason.CHALLENGE)
-    text = f"not connected {m.limits.start:g} s after its start"
-    return _terminate(
-        m, replace(state, failure=Failure(Reason.START_TIMEOUT, text, m.now)), Reason.START_TIMEOUT
-    )
+def _start_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:
+    if session.asking is not None:
+        minutes = f"{ANSWER_SECONDS / 60:g}"
+        text = f"nobody answered within {minutes} minutes: {session.asking.question.text}"
+        return terminated(c, _failed(c, session, Reason.CHALLENGE, text), Reason.CHALLENGE)
+    text = f"not connected {c.kind.start_timeout:g} s after its start"
+    return terminated(c, _failed(c, session, Reason.START_TIMEOUT, text), Reason.START_TIMEOUT)
 
 
-def _stable_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Result:
-    attempts = 0 if stable(m.tunnel, state, m.now) else state.attempts
-    if state.reconnect_by is not None and state.reconnect_by <= m.now:
-        return _reconnect(m, state)
-    return replace(state, deadline=state.reconnect_by, attempts=attempts), ()
+def _stable_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:
+    if session.reconnect_by is not None and session.reconnect_by <= c.now:
+        return reconnecting(c, session)
+    outcome = Outcome.STABLE if stable(c.tunnel, session, c.now) else Outcome.GOES_ON
+    return SessionStep(replace(session, deadline=session.reconnect_by), outcome=outcome)
 
 
-def _stop_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Result:
-    return replace(state, deadline=m.now + KILL_INTERVAL), (ev.Kill(m.tunnel.name, state.session.number),)
+def _stop_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:
+    later = replace(session, deadline=c.now + KILL_INTERVAL_SECONDS)
+    return SessionStep(later, (ev.Kill(c.tunnel.name, session.session.number),))
 
 
-def _backoff_deadline(m: StepContext, state: TunnelState, event: ev.Tick) -> Result:
-    """The pause is over; what only waited for its turn begins for the reason that it had."""
-    return begin(m, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
-
-
-# --- where it leads
-# ----------------------------------------------------------------------------------------------------------
-
-
-def _enter(m: StepContext, state: TunnelState, phase: Phase, reason: Reason) -> TunnelState:
-    return replace(state, phase=phase, reason=reason, since=m.now, recent=(), degraded=None)
-
-
-def begin(m: StepContext, state: TunnelState, reason: Reason) -> Result:
-    """A session begins, or waits for its turn to."""
-    if state.refusals >= m.tunnel.login.max_attempts:
-        return _give_up(m, replace(state, turn=None, failure=_spent(m, state)), Reason.AUTH)
-    if not m.uplink:
-        waiting = replace(state, deadline=m.now + LOOK_AGAIN)
-        known = state.phase is Phase.BACKOFF and state.reason is Reason.UPLINK
-        return (waiting if known else _enter(m, waiting, Phase.BACKOFF, Reason.UPLINK)), ()
-    if max(m.turn, state.login_after) > m.now:
-        return _enter(
-            m, replace(state, deadline=max(m.turn, state.login_after), turn=m.turn), Phase.BACKOFF, reason
-        ), ()
-    number = max(state.session.number, state.numbered) + 1
-    last = state.session  # most likely it is the same path again
-    session = Session(number, started=m.now, path_mtu=last.path_mtu, resumed=state.kept, seat=last.seat)
-    fresh = replace(
-        state,
-        session=session,
-        health=Health.UNKNOWN,
-        misses=0,
-        silence=0,
-        unheard=0,
-        healthy_since=None,
-        last_rtt=None,
-        turn=None,
-        outdated=False,
-        full=None,
-        deadline=m.now + m.limits.start,
-        reconnects=state.reconnects + (RETRY[reason] is not Retry.NOW),
-    )
-    return _enter(m, fresh, Phase.STARTING, reason), (
-        ev.Spawn(m.tunnel.name, number, state.kept, state.remote, last.seat),
-    )
-
-
-def _spent(m: StepContext, state: TunnelState) -> Failure:
-    """Why a tunnel does not even try: its own refusal, or those that other tunnels with its account have
-    met.
-    """
-    if state.failure is not None and state.failure.reason is Reason.AUTH:
-        return state.failure
-    text = (
-        f"not tried: the far side has refused the account {m.tunnel.login.username} {state.refusals} "
-        f"times, for tunnels that share it"
-    )
-    return Failure(Reason.AUTH, text, m.now)
-
-
-def _terminate(m: StepContext, state: TunnelState, reason: Reason) -> Result:
-    ending = replace(state, deadline=m.now + m.limits.stop)
-    return _enter(m, ending, Phase.STOPPING, reason), (
-        ev.Terminate(m.tunnel.name, state.session.number, not state.kept),
-    )
-
-
-def _rest(m: StepContext, state: TunnelState, reason: Reason) -> Result:
-    idle = replace(state, health=Health.UNKNOWN, deadline=None, asking=None, kept=False, drain=None)
-    return _enter(m, idle, Phase.STOPPED, reason), ()
-
-
-def _give_up(m: StepContext, state: TunnelState, reason: Reason) -> Result:
-    """Only a human can help; nobody is needed for a tunnel that is to end."""
-    if state.drain is not None:
-        return _rest(m, _unwanted(state), state.drain.reason)
-    return _enter(m, replace(state, deadline=None), Phase.FAILED, reason), ()
-
-
-def _ended(m: StepContext, state: TunnelState, reason: Reason) -> Result:
-    """No client runs any more, though the tunnel is wanted."""
-    state = replace(
-        state,
-        attempts=0 if stable(m.tunnel, state, m.now) else state.attempts,
-        refusals=state.refusals + 1 if reason is Reason.AUTH else state.refusals,
-        suspicions=state.suspicions + 1 if reason is Reason.HANDSHAKE else 0,
-    )
-    if state.single:
-        return _rest(m, state, reason)
-    wait = pause(m.tunnel, state, reason, m.now, m.jitter)
-    if state.outdated and RETRY[reason] is not Retry.BACKOFF:
-        return begin(m, _anew(state), Reason.INPUTS_CHANGED)
-    state = replace(
-        climb(state, reason),
-        attempts=state.attempts + 1,
-        health=Health.UNKNOWN,
-        healthy_since=None,
-        asking=None,
-        login_after=m.now + (wait or 0.0) if reason is Reason.AUTH else state.login_after,
-    )
-    if wait is None:
-        return _give_up(m, state, reason)
-    if wait <= 0.0:
-        return begin(m, state, reason)
-    return _enter(m, replace(state, deadline=m.now + wait), Phase.BACKOFF, reason), ()
-
-
-Handler = Callable[[StepContext, TunnelState, Any], Result]
+Handler = Callable[[StepContext, SessionState, Any], SessionStep]
 
 TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
     {
-        (Phase.STOPPED, ev.Asked): _ask_idle,
-        (Phase.STARTING, ev.Asked): _ask_running,
         (Phase.STARTING, ev.Spawned): _spawned,
         (Phase.STARTING, ev.SpawnFailed): _spawn_failed,
-        (Phase.STARTING, ev.InputsChanged): _inputs_changed_meanwhile,
         (Phase.STARTING, ev.ClientSaid): _said,
         (Phase.STARTING, ev.Kept): _kept,
         (Phase.STARTING, ev.Delayed): _delayed,
         (Phase.STARTING, ev.Answered): _answered,
         (Phase.STARTING, ev.Exited): _exited,
         (Phase.STARTING, ev.AddressConflict): _address_conflict,
-        (Phase.STARTING, ev.FlowsCounted): _flows_counted,
         (Phase.STARTING, ev.Tick): _start_deadline,
-        (Phase.UP, ev.Asked): _ask_running,
-        (Phase.UP, ev.InputsChanged): _inputs_changed_meanwhile,
         (Phase.UP, ev.ClientSaid): _said,
         (Phase.UP, ev.Kept): _kept,
         (Phase.UP, ev.Answered): _answered,
         (Phase.UP, ev.Exited): _exited,
         (Phase.UP, ev.DeviceLost): _device_lost,
         (Phase.UP, ev.AddressConflict): _address_conflict,
-        (Phase.UP, ev.Probed): _probed,
         (Phase.UP, ev.PathMtu): _path_mtu,
         (Phase.UP, ev.UplinkBack): _uplink_back,
-        (Phase.UP, ev.Quiet): _quiet,
-        (Phase.UP, ev.FlowsCounted): _flows_counted,
         (Phase.UP, ev.Tick): _stable_deadline,
-        (Phase.BACKOFF, ev.Asked): _ask_idle,
-        (Phase.BACKOFF, ev.InputsChanged): _inputs_changed,
-        (Phase.BACKOFF, ev.UplinkBack): _uplink_back,
-        (Phase.BACKOFF, ev.FlowsCounted): _flows_counted,
-        (Phase.BACKOFF, ev.Tick): _backoff_deadline,
-        (Phase.STOPPING, ev.Asked): _ask_stopping,
-        (Phase.STOPPING, ev.InputsChanged): _inputs_changed_meanwhile,
         (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,
         (Phase.STOPPING, ev.Kept): _kept,
         (Phase.STOPPING, ev.Spawned): _spawned,
         (Phase.STOPPING, ev.SpawnFailed): _never_spawned,
         (Phase.STOPPING, ev.Exited): _exited_stopping,
-        (Phase.STOPPING, ev.FlowsCounted): _flows_counted,
         (Phase.STOPPING, ev.Tick): _stop_deadline,
-        (Phase.FAILED, ev.Asked): _ask_idle,
-        (Phase.FAILED, ev.InputsChanged): _inputs_changed,
-        **{(phase, ev.EndpointSeen): _endpoint_seen for phase in Phase},
     }
 )

@@ -1,22 +1,25 @@
-"""Whose turn it is to knock: clients of one gateway, and logins with one account, begin one after the other.
+"""Login pacing against lockout: clients of one gateway, and logins with one account, begin one by one.
 
-A far side that sees twenty clients of one address in the same second takes them for an attack, and an account
-whose password is wrong must not be tried by each of its tunnels.
+A gateway that sees twenty clients from one address in the same second takes them for an attack, and an
+account whose password is wrong must not be tried by each of its tunnels: it would be locked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from supervisor.core.session.retry import SLOWEST
+from supervisor.core.events import Spawn
+from supervisor.core.session.context import Step
+from supervisor.core.session.retry import SLOWEST_SECONDS
 from supervisor.core.state import Phase, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
-SPACING = 0.5  # seconds between two clients that knock at one gateway
-LOOK_AGAIN = 1.0  # seconds until a tunnel looks again whether another one's login has succeeded
-LOGIN_WITHIN = 10.0  # seconds that the others wait for the first login with their account
+SPACING_SECONDS = 0.5  # between two clients that connect to one gateway
+RECHECK_SECONDS = 1.0  # until a tunnel looks again whether another one's login has succeeded
+FIRST_LOGIN_SECONDS = 10.0  # that the others wait for the first login with their account
 
 
 class Account(NamedTuple):
@@ -34,7 +37,7 @@ def account(tunnel: Tunnel) -> Account | None:
     return Account(login.username, login.password.file or f"${login.password.env}")
 
 
-def partners(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
+def same_account(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
     """For each tunnel that shares its account with others: these."""
     by_account: dict[Account, list[str]] = {}
     for name, tunnel in tunnels.items():
@@ -48,56 +51,58 @@ def partners(tunnels: Mapping[str, Tunnel]) -> dict[str, tuple[str, ...]]:
     }
 
 
+@dataclass(frozen=True, slots=True)
 class GatewayPacer:
-    """When each gateway may be knocked at next. Moments are monotonic seconds."""
+    """When the next client may connect to each gateway. Moments are monotonic seconds."""
 
-    def __init__(self) -> None:
-        self._free: dict[str, float] = {}
-        self._banned: dict[str, float] = {}
+    free: Mapping[str, float] = field(default_factory=dict)
+    banned: Mapping[str, float] = field(default_factory=dict)
 
-    def turn(self, gateway: str, held: float | None) -> float:
-        """The first moment for a client that has been promised `held` (None: nothing yet)."""
-        promised = self._free.get(gateway, 0.0) if held is None else held
-        return max(promised, self._banned.get(gateway, 0.0))
+    def turn(self, gateway: str, promised: float | None) -> float:
+        """The first moment for a client that has been promised one (None: not yet)."""
+        moment = self.free.get(gateway, 0.0) if promised is None else promised
+        return max(moment, self.banned.get(gateway, 0.0))
 
-    def note(self, gateway: str, before: TunnelState, after: TunnelState) -> None:
-        """What a step of a tunnel at the gateway means for the others."""
-        if after.session.number != before.session.number:
-            self.take(gateway, after.session.started)
-        elif after.turn is not None and after.turn != before.turn:
-            self.take(gateway, after.turn)
-        if after.reason is Reason.BANNED and after.phase is Phase.BACKOFF and after.deadline is not None:
-            self.ban(gateway, after.deadline)
-        elif (
-            after.reason is Reason.BANNED and after.phase is Phase.STOPPED and before.running
-        ):  # beside another session
-            self.ban(gateway, after.since + SLOWEST[0])
+    def after(self, gateway: str, before: TunnelState, step: Step, now: float) -> GatewayPacer:
+        """After a step of a tunnel that connects to this gateway."""
+        pacer, state = self, step.tunnel
+        if any(isinstance(action, Spawn) for action in step.actions):
+            pacer = pacer.taken(gateway, now)
+        elif state.retry.turn is not None and state.retry.turn != before.retry.turn:
+            pacer = pacer.taken(gateway, state.retry.turn)
+        if any(ended.reason is Reason.BANNED for ended in step.ended):
+            waits = state.reason is Reason.BANNED and state.phase is Phase.BACKOFF
+            until = state.deadline if waits and state.deadline is not None else now + SLOWEST_SECONDS[0]
+            pacer = pacer.shut(gateway, until)
+        return pacer
 
-    def take(self, gateway: str, moment: float) -> None:
-        """A client knocks at this moment, or is promised to: the next one comes later."""
-        self._free[gateway] = max(self._free.get(gateway, 0.0), moment + SPACING)
+    def taken(self, gateway: str, moment: float) -> GatewayPacer:
+        """A client connects at this moment, or is promised to: the next one comes later."""
+        free = max(self.free.get(gateway, 0.0), moment + SPACING_SECONDS)
+        return replace(self, free={**self.free, gateway: free})
 
-    def ban(self, gateway: str, until: float) -> None:
-        """The far side shuts us out: nobody knocks before."""
-        self._banned[gateway] = max(self._banned.get(gateway, 0.0), until)
+    def shut(self, gateway: str, until: float) -> GatewayPacer:
+        """The gateway has banned us: nobody connects before."""
+        banned = max(self.banned.get(gateway, 0.0), until)
+        return replace(self, banned={**self.banned, gateway: banned})
 
-    def recall(self, gateway: str, state: TunnelState) -> None:
-        """What an earlier daemon has promised to a tunnel at the gateway, and for how long it is shut out
+    def recalled(self, gateway: str, state: TunnelState) -> GatewayPacer:
+        """What an earlier daemon has promised to a tunnel at the gateway, and for how long it is banned
         there.
         """
-        if state.turn is not None:
-            self.take(gateway, state.turn)
-        if state.reason is Reason.BANNED and state.deadline is not None:
-            self.ban(gateway, state.deadline)
+        pacer = self if state.retry.turn is None else self.taken(gateway, state.retry.turn)
+        banned = state.reason is Reason.BANNED and state.phase is Phase.BACKOFF
+        return pacer.shut(gateway, state.deadline) if banned and state.deadline is not None else pacer
 
 
 def login_turn(others: Iterable[TunnelState], now: float) -> float:
-    """The first moment for a login, given the states of the other tunnels with this account: the first one
+    """The first moment for a login, given the states of the other tunnels with this account: the first login
     shows whether it is accepted.
     """
     trying = False
     for state in others:
         if state.phase is Phase.UP:
             return 0.0
-        trying = trying or (state.phase is Phase.STARTING and now - state.session.started < LOGIN_WITHIN)
-    return now + LOOK_AGAIN if trying else 0.0
+        begun = now - state.session.started < FIRST_LOGIN_SECONDS
+        trying = trying or (state.phase is Phase.STARTING and begun)
+    return now + RECHECK_SECONDS if trying else 0.0

@@ -1,5 +1,5 @@
-"""How good a tunnel is that works: too few answers, or late ones, make it degraded, which calls somebody
-and restarts nothing.
+"""How good a tunnel is that works: too few answers, or late ones, make it degraded, which pages and
+restarts nothing.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from collections.abc import Sequence
 
 from tunnels.settings import Degraded
 
-WINDOW = 24  # probe rounds that are looked at: two minutes with the default interval
-# of the limit, at or below which the loss must fall before all is well again: nothing flips at the edge
+WINDOW_ROUNDS = 24  # probe rounds that are looked at: two minutes with the default interval
+# fraction of the limit to which loss or RTT must fall before it counts as good again (hysteresis)
 _LOSS_AGAIN = 0.5
-_RTT_AGAIN = 0.8  # the same of the round-trip time
+_RTT_AGAIN = 0.8
 
 Rounds = tuple[float | None, ...]  # seconds until the answer, None: there was none
 
 
 def remembered(recent: Rounds, rtt: float | None) -> Rounds:
     """The rounds that count after one more."""
-    return (*recent[1 - WINDOW :], rtt)
+    return (*recent[1 - WINDOW_ROUNDS :], rtt)
 
 
 def loss(recent: Sequence[float | None]) -> float:
     """The part of the window that was not answered; what lies before the first round counts as answered."""
-    return sum(rtt is None for rtt in recent) / WINDOW
+    return sum(rtt is None for rtt in recent) / WINDOW_ROUNDS
 
 
 def judged(limits: Degraded, recent: Rounds, before: str | None) -> str | None:
@@ -42,7 +42,9 @@ def _lossy(limits: Degraded, recent: Rounds, share: float) -> list[str]:
         return []
     missing = sum(rtt is None for rtt in recent)
     return (
-        [f"{missing} of the last {WINDOW} probe rounds unanswered ({lost:.0%}, the limit is {limit:.0%})"]
+        [
+            f"{missing} of the last {WINDOW_ROUNDS} probe rounds unanswered ({lost:.0%}, the limit is {limit:.0%})"
+        ]
         if missing
         else []
     )
@@ -52,7 +54,7 @@ def _slow(limits: Degraded, recent: Rounds, share: float) -> list[str]:
     answered = [rtt for rtt in recent if rtt is not None]
     if (
         limits.rtt is None
-        or len(answered) < WINDOW // 2
+        or len(answered) < WINDOW_ROUNDS // 2
         or (median := statistics.median(answered)) < limits.rtt * share
     ):
         return []

@@ -1,4 +1,4 @@
-"""When a tunnel is tried again: the policy of each reason and the pause before an attempt."""
+"""Retry and backoff: the policy of each reason, and the pause before the next attempt."""
 
 from __future__ import annotations
 
@@ -6,32 +6,29 @@ import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from supervisor.core.state import Health, TunnelState
+from supervisor.core.backoff import Backoff
+from supervisor.core.state import Health, RetryState, SessionState
 from tunnels.base import Reason
 from tunnels.settings import Reconnect, Tunnel
 
-SLOWEST = (600.0, 1200.0)  # seconds between attempts where each one makes it worse
-SUSPECTED = (
-    60.0,
-    300.0,
-)  # seconds after the first and second refused handshake of a tunnel that never worked; then it is no accident
-HOURLY = (3600.0, 5400.0)  # seconds between attempts then: most likely our certificate or key is wrong
-SHORTEST_LIFE = (
-    5.0  # seconds that a session must have lived for its end to count as the far side's ordinary time limit
-)
+SLOWEST_SECONDS = (600.0, 1200.0)  # between attempts where each one makes it worse
+# after the first and second refused handshake of a tunnel that never worked; then it is no accident
+SUSPECTED_SECONDS = (60.0, 300.0)
+HOURLY_SECONDS = (3600.0, 5400.0)  # between attempts then: most likely our certificate or key is wrong
+SHORTEST_LIFE_SECONDS = 5.0  # that a session must live for its end to count as an ordinary time limit
 
 
 class Retry(enum.Enum):
     """What a reason for an ended session means for the next one."""
 
     NOW = "now"  # asked for: no pause
-    BACKOFF = "backoff"  # transient: again and again, for ever
-    EXPIRED = "expired"  # the far side's time limit: no pause after a session that had lived
+    BACKOFF = "backoff"  # transient: tried again, without an end
+    EXPIRED = "expired"  # the remote gateway's time limit: no pause after a session that had lived
     # transient if the tunnel has worked before; else most likely our own fault: ever slower, for ever
     SUSPECT = "suspect"
     SLOW = "slow"  # every attempt makes it worse: slowly, for ever
     LOGIN = "login"  # a few times, then never: an account may be locked
-    NEVER = "never"  # waits for a human, a changed secret or a changed configuration
+    NEVER = "never"  # waits for an operator, a changed secret or a changed configuration
 
 
 RETRY: Mapping[Reason, Retry] = MappingProxyType(
@@ -81,63 +78,63 @@ RETRY: Mapping[Reason, Retry] = MappingProxyType(
 )
 
 
-def stable(tunnel: Tunnel, state: TunnelState, now: float) -> bool:
-    """Was this session well for long enough to forget the failures before it? Without probes, being
+def stable(tunnel: Tunnel, session: SessionState, now: float) -> bool:
+    """Whether this session was well for long enough to forget the failures before it. Without probes, being
     connected counts as health.
     """
-    well = state.healthy_since if tunnel.probe.targets else state.session.connected
+    probed = bool(tunnel.probe.targets)
+    well = session.liveness.healthy_since if probed else session.session.connected
     return (
         well is not None
-        and state.health is not Health.UNHEALTHY
+        and session.health is not Health.UNHEALTHY
         and now - well >= tunnel.reconnect.stable_after
     )
 
 
 def backoff(reconnect: Reconnect, attempts: int, jitter: float) -> float:
-    """Seconds to wait: none for the first retry after a stable session, then full jitter from `first` up
-    to a doubling, capped ceiling.
-
-    `jitter` lies in [0, 1). The ceiling doubles with each attempt, so that tunnels that fell together do not
-    knock together (exponential backoff with full jitter, AWS Architecture Blog 2015).
+    """Seconds to wait: none for the first retry after a stable session, then exponential backoff with full
+    jitter from `reconnect.first` up to `reconnect.max`. `jitter` lies in [0, 1).
     """
     if attempts == 0:
         return 0.0
-    ceiling = min(reconnect.max, reconnect.first * 2.0 ** min(attempts - 1, 62))
-    return reconnect.first + jitter * (ceiling - reconnect.first)
+    return Backoff(reconnect.first, reconnect.first, reconnect.max).pause(attempts, jitter)
 
 
-def pause(tunnel: Tunnel, state: TunnelState, reason: Reason, now: float, jitter: float) -> float | None:
-    """Seconds before the next attempt after a session that ended for `reason`; None: it takes a human or a
-    change.
+def pause(
+    tunnel: Tunnel, retry: RetryState, session: SessionState, now: float, jitter: float
+) -> float | None:
+    """Seconds before the next attempt after this session, which ended for its `reason`; None: it takes an
+    operator or a change.
     """
+    transient = backoff(tunnel.reconnect, retry.attempts, jitter)
     wait: float | None = None
-    match RETRY[reason]:
+    match RETRY[session.reason]:
         case Retry.NOW:
             wait = 0.0
         case Retry.BACKOFF:
-            wait = backoff(tunnel.reconnect, state.attempts, jitter)
+            wait = transient
         case Retry.EXPIRED:
-            lived = state.session.resumed or (
-                state.session.connected is not None and now - state.session.connected >= SHORTEST_LIFE
-            )
-            wait = 0.0 if lived else backoff(tunnel.reconnect, state.attempts, jitter)
+            wait = 0.0 if _lived(session, now) else transient
         case Retry.SUSPECT:
-            wait = (
-                backoff(tunnel.reconnect, state.attempts, jitter)
-                if state.proven
-                else _suspected(state.suspicions, jitter)
-            )
+            wait = transient if retry.proven else _suspected(retry.suspicions, jitter)
         case Retry.SLOW:
-            wait = _between(SLOWEST, jitter)
-        case Retry.LOGIN:
-            wait = tunnel.login.pause * state.refusals if state.refusals < tunnel.login.max_attempts else None
-        case Retry.NEVER:
+            wait = _between(SLOWEST_SECONDS, jitter)
+        case Retry.LOGIN if retry.refusals < tunnel.login.max_attempts:
+            wait = tunnel.login.pause * retry.refusals
+        case Retry.LOGIN | Retry.NEVER:
             wait = None
     return wait
 
 
+def _lived(session: SessionState, now: float) -> bool:
+    facts = session.session
+    connected = facts.connected is not None and now - facts.connected >= SHORTEST_LIFE_SECONDS
+    return facts.resumed or connected
+
+
 def _suspected(suspicions: int, jitter: float) -> float:
-    return SUSPECTED[suspicions - 1] if suspicions <= len(SUSPECTED) else _between(HOURLY, jitter)
+    first = suspicions <= len(SUSPECTED_SECONDS)
+    return SUSPECTED_SECONDS[suspicions - 1] if first else _between(HOURLY_SECONDS, jitter)
 
 
 def _between(bounds: tuple[float, float], jitter: float) -> float:

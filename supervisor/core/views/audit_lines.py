@@ -1,10 +1,10 @@
-"""What the audit says, as values and as JSON lines: who connected where through which tunnel, who asked
-the daemon for what, and what is
-missing in between.
+"""The entries of the audit and their JSON lines: flows through tunnels, changes that somebody asked for, and
+gaps.
 
-    kernel.conntrack.flow_events -> Flow, Gap +
-    control socket, signals -> Act -+--> reports.audit.writer: Names tells what the numbers of a flow mean ->
-    lines of the file
+    kernel.conntrack.flow_events -> FlowRecord, Gap -+
+    control socket, signals ------> AuditEvent ------+-> reports.audit.writer -> lines of the file
+
+The writer looks up tunnel, session and segment of a flow in `FlowNames`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ _PROTOCOLS: Mapping[int, str] = {
     136: "udplite",
 }
 _TCP = 6
-# How a TCP connection ended, by the state in which connection tracking forgot it (nf_conntrack_tcp.h, enum
-# tcp_conntrack).
+# How a TCP connection ended, by its last state (nf_conntrack_tcp.h, enum tcp_conntrack).
 _ENDS: Mapping[int, str] = {
     1: "unanswered",
     2: "unanswered",
@@ -45,25 +44,25 @@ _ENDS: Mapping[int, str] = {
     7: "closed",
     8: "reset",
 }
-_REMEMBERED = 4096  # sources whose segment is remembered
-OTHERS = "others"  # in the totals: the sources beyond MOST_SOURCES
-MOST_SOURCES = 4096  # pairs of tunnel and source that are counted one by one
+_CACHED_SOURCES = 4096  # whose segments are kept
+OTHERS = "others"  # in the totals: all sources beyond MAX_SOURCES
+MAX_SOURCES = 4096  # pairs of tunnel and source that are counted one by one
 
 
 class FlowChange(enum.StrEnum):
-    """What is said about a flow."""
+    """What happened to a flow."""
 
-    OPEN = "open"  # its first packet passed
-    ALREADY = "already-open"  # it was there when the audit began
-    CLOSE = "close"  # the kernel has forgotten it; only now its bytes are known
+    OPEN = "open"  # its first packet has passed
+    ALREADY = "already-open"  # it existed when the audit began
+    CLOSE = "close"  # connection tracking has removed it; its counters are final
 
 
 class FlowRecord(NamedTuple):
-    """What connection tracking says about a flow at one moment. Addresses are packed; ports are 0 where
-    the protocol has none.
+    """A flow as connection tracking reported it. Addresses are packed; ports are 0 where the protocol has
+    none.
     """
 
-    told: FlowChange
+    change: FlowChange
     at: float  # Unix time
     lane: int
     id: int  # the kernel's number; the same when it opens and when it closes
@@ -72,18 +71,16 @@ class FlowRecord(NamedTuple):
     source_port: int
     destination: bytes  # as staff address it
     destination_port: int
-    real: bytes  # who answers: the destination behind a 1:1 mapping, or a proxy of ours
+    real: bytes  # source of the answers: the address behind a 1:1 mapping, or our proxy
     real_port: int
-    sent: tuple[int, int] | None = None  # packets and bytes from staff; None: the kernel did not count
+    sent: tuple[int, int] | None = None  # packets and bytes from staff; None: not counted (nf_conntrack_acct)
     received: tuple[int, int] | None = None  # those of the answers
-    began: float | None = None  # Unix time; None: the kernel did not note it
-    state: int = 0  # of TCP, as the kernel numbers them; 0: not known
+    began: float | None = None  # Unix time; None: not recorded (nf_conntrack_timestamp)
+    state: int = 0  # of TCP, from enum tcp_conntrack; 0: not known
 
 
 class Gap(NamedTuple):
-    """Something is missing between two moments (Unix time). `lost` counts it by what it was; empty: nobody
-    knows how much.
-    """
+    """Entries between two moments (Unix time) are missing. `lost`: how many, by kind; empty: not known."""
 
     cause: str
     since: float
@@ -91,8 +88,8 @@ class Gap(NamedTuple):
     lost: Mapping[str, int] = {}
 
 
-class Act(NamedTuple):
-    """Somebody asked the daemon for something, or the daemon itself says what it does."""
+class AuditEvent(NamedTuple):
+    """A change that somebody asked for, or the start or end of the audit."""
 
     event: str  # control, audit-start, audit-stop
     at: float  # Unix time
@@ -118,26 +115,26 @@ class ChangeRequest(TypedDict):
     why: str | None
 
 
-Entry = FlowRecord | Gap | Act
+Entry = FlowRecord | Gap | AuditEvent
 Take = Callable[[list[Entry]], None]
 
 
 def lost_kind(entry: Entry) -> str:
-    """What is lost with this entry, in the words of a gap."""
-    return (
-        entry.told.value
-        if isinstance(entry, FlowRecord)
-        else "gap"
-        if isinstance(entry, Gap)
-        else entry.event
-    )
+    """The kind under which a gap counts this entry."""
+    match entry:
+        case FlowRecord():
+            return entry.change.value
+        case Gap():
+            return "gap"
+        case AuditEvent():
+            return entry.event
 
 
-class Names:
-    """What lanes and addresses mean under one plan. Pure but for what it remembers; for one thread."""
+class FlowNames:
+    """Tunnels by lane, segments by address, and real addresses under one plan. For one thread."""
 
-    def __init__(self, plan: NetworkPlan, before: Names | None = None) -> None:
-        """`before`: what holds for lanes of tunnels that are gone; their flows may still end."""
+    def __init__(self, plan: NetworkPlan, before: FlowNames | None = None) -> None:
+        """`before`: names under the plan before, for flows in lanes that this one has no longer."""
         self.plan = plan
         earlier = {} if before is None else before._lanes
         self._lanes: Mapping[int, Lane] = {**earlier, **{lane.number: lane for lane in plan.lanes}}
@@ -147,22 +144,22 @@ class Names:
         self._segments: dict[bytes, str] = {}
 
     def tunnel(self, lane: int) -> str | None:
-        """Whose lane it is; None: of a tunnel that an earlier daemon had."""
+        """The tunnel of a lane; None: a tunnel of an earlier daemon."""
         found = self._lanes.get(lane)
         return None if found is None else found.tunnel
 
     def segment(self, source: bytes) -> str:
-        """The segment of staff with the smallest network around the source; "": in none."""
+        """The staff segment with the smallest network that contains the source; "": none does."""
         found = self._segments.get(source)
         if found is None:
-            if len(self._segments) >= _REMEMBERED:
+            if len(self._segments) >= _CACHED_SOURCES:
                 self._segments.clear()
             found = self._segments[source] = _segment(self.plan.segments, source)
         return found
 
     def real(self, flow: FlowRecord) -> tuple[bytes, int]:
-        """Who is really spoken to. Behind a proxy that is not the one who answers, and the proxy maps
-        addresses by itself.
+        """The real destination. Through a proxy that is not the source of the answers; the mapped address is
+        computed here, as the proxy does.
         """
         lane = self._lanes.get(flow.lane)
         if lane is None or lane.device is not None:
@@ -189,28 +186,28 @@ def _segment(segments: tuple[Segment, ...], source: bytes) -> str:
 def flow_line(
     flow: FlowRecord, tunnel: str | None, session: str | None, segment: str, real: tuple[bytes, int]
 ) -> str:
-    """The line about a flow. Put together by hand, because there are thousands a second; every part is a
-    number or a checked word.
+    """The line about a flow. Formatted by hand, because there are thousands a second; every part is a number
+    or a validated name.
     """
     head = (
-        f'{{"time":"{stamp(flow.at)}","event":"{flow.told.value}","tunnel":{_text(tunnel)},"session":{_text(session)},"flow":{flow.id}'
+        f'{{"time":"{stamp(flow.at)}","event":"{flow.change.value}","tunnel":{_text(tunnel)},"session":{_text(session)},"flow":{flow.id}'
         f',"protocol":"{_PROTOCOLS.get(flow.protocol) or flow.protocol}","source":"{_address(flow.source)}"'
         f',"source_port":{flow.source_port},"segment":{_text(segment or None)},"destination":"{_address(flow.destination)}"'
         f',"destination_port":{flow.destination_port},"real":"{_address(real[0])}","real_port":{real[1]}'
     )
-    if flow.told is FlowChange.OPEN:
+    if flow.change is FlowChange.OPEN:
         return head + "}\n"
     began = "null" if flow.began is None else f'"{stamp(flow.began)}"'
     counted = f'{_counted("sent", flow.sent)}{_counted("received", flow.received)},"began":{began}'
-    if flow.told is FlowChange.ALREADY:
+    if flow.change is FlowChange.ALREADY:
         return f"{head}{counted}}}\n"
     duration = "null" if flow.began is None else f"{max(0.0, flow.at - flow.began):.3f}"
     return f'{head}{counted},"duration":{duration},"end":"{_end(flow)}"}}\n'
 
 
-def line(entry: Gap | Act) -> str:
-    """The line about anything but a flow."""
-    if isinstance(entry, Act):
+def line(entry: Gap | AuditEvent) -> str:
+    """The line about a gap or an event."""
+    if isinstance(entry, AuditEvent):
         return _json({"time": stamp(entry.at), "event": entry.event, **entry.details})
     return _json(
         {
@@ -225,12 +222,12 @@ def line(entry: Gap | Act) -> str:
 
 
 def stamp(at: float) -> str:
-    """A moment of Unix time as ISO 8601 in UTC, to the millisecond."""
+    """Unix time as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def unstamp(text: str) -> float:
-    """The moment that `stamp` wrote; ValueError."""
+def parse_stamp(text: str) -> float:
+    """Unix time of a text by `stamp`; ValueError."""
     return datetime.fromisoformat(text).timestamp()
 
 
@@ -263,7 +260,7 @@ def _end(flow: FlowRecord) -> str:
 
 @dataclass(slots=True)
 class Total:
-    """What one source did through one tunnel."""
+    """Counters of one source through one tunnel."""
 
     opened: int = 0
     closed: int = 0
@@ -276,20 +273,20 @@ class Accounts:
     """Totals by tunnel and staff source since the audit began; bounded, for one thread."""
 
     totals: dict[tuple[str, bytes], Total] = field(default_factory=dict)
-    others: dict[str, Total] = field(default_factory=dict)  # by tunnel: the sources that found no room
+    others: dict[str, Total] = field(default_factory=dict)  # by tunnel: all sources beyond MAX_SOURCES
     events: Counter[str] = field(default_factory=Counter)
 
     def add(self, flow: FlowRecord, tunnel: str) -> None:
-        """Count what is said about a flow."""
+        """Count a flow."""
         total = self.totals.get((tunnel, flow.source))
         if total is None:
-            roomy = len(self.totals) < MOST_SOURCES
+            has_room = len(self.totals) < MAX_SOURCES
             total = (
                 self.totals.setdefault((tunnel, flow.source), Total())
-                if roomy
+                if has_room
                 else self.others.setdefault(tunnel, Total())
             )
-        if flow.told is not FlowChange.CLOSE:
+        if flow.change is not FlowChange.CLOSE:
             total.opened += 1
             return
         total.closed += 1

@@ -144,8 +144,19 @@ class DaemonStatus(TypedDict):
     started: Timestamp
     upgrades: int
     """How often this process has changed its program (`facilitator upgrade`)."""
+    last_end: EndEntry | None
+    """Why the last daemon ended; null: it crashed, or there was none."""
     draining: bool
     conditions: list[ConditionEntry]
+
+
+class EndEntry(TypedDict):
+    """Why a daemon ended, as its supervisor (systemd, Nomad) said."""
+
+    reason: str
+    """`stop drain shutdown restart update lost`, or `unknown`: the supervisor did not answer."""
+    text: str
+    at: Timestamp
 
 
 class StatusDocument(DaemonStatus):
@@ -521,6 +532,13 @@ class ReloadDocument(TypedDict):
 
     done: list[str]
     errors: list[str]
+
+
+class HandOverDocument(TypedDict):
+    """`POST /api/v1/hand-over`: the daemon ends, and leaves everything to the one that asks."""
+
+    pid: int
+    """Of the daemon that ends."""
 
 
 class UpgradeDocument(TypedDict):

@@ -13,6 +13,7 @@ from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, Uplink
 from supervisor.core.views.documents import (
     DrainEntry,
+    EndEntry,
     OtherSessionEntry,
     PlanDocument,
     QuestionEntry,
@@ -33,6 +34,7 @@ class DaemonIdentity:
     started: float  # Unix time in seconds
     wall_offset: float  # what turns monotonic seconds into Unix time
     upgrades: int = 0  # how often this process has changed its program
+    last_end: EndEntry | None = None  # of the daemon before
 
 
 def status_document(
@@ -50,9 +52,10 @@ def status_document(
         "pid": who.pid,
         "started": iso(who.started),
         "upgrades": who.upgrades,
+        "last_end": who.last_end,
         "draining": snapshot.draining,
         "conditions": [
-            {"name": name, "text": each.text, "severity": each.severity, "incident": each.calls}
+            {"name": name, "text": each.text, "severity": each.severity, "incident": each.pages}
             for name, each in conditions.items()
         ],
         "tunnels": [
@@ -84,7 +87,7 @@ def _tunnel(
         "health": state.health.value,
         "want": state.want.value,
         "leg": None if leg is None else leg.value,
-        "degraded": state.degraded,
+        "degraded": state.liveness.degraded,
         "endpoint": state.endpoint.value,
         "destinations": [str(d.staff_side) for d in tunnel.destinations],
         "carries": carries,
@@ -96,7 +99,7 @@ def _tunnel(
         "second_session": state.known.second.value,
         "planned_reconnect": None if state.planned is None else iso(who.wall_offset + state.planned),
         "learned_limit_seconds": learned(state.known.lengths, tunnel.reconnect.stable_after),
-        "probe_rtt_seconds": state.last_rtt,
+        "probe_rtt_seconds": state.liveness.last_rtt,
         "reconnects": state.reconnects,
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
@@ -106,15 +109,15 @@ def _tunnel(
 
 def _other(who: DaemonIdentity, state: TunnelState) -> OtherSessionEntry | None:
     """The session beside the one that carries: the next one, or the last one with its flows."""
-    other = state.other
-    if other is None:
+    standby = state.standby
+    if standby is None:
         return None
     return {
         "role": "coming" if state.coming else "leaving",
-        "phase": other.phase.value,
-        "health": other.health.value,
-        "drain": _drain(who, other.drain),
-        **_session(who, other.session),
+        "phase": standby.phase.value,
+        "health": standby.health.value,
+        "drain": _drain(who, standby.drain),
+        **_session(who, standby.session),
     }
 
 

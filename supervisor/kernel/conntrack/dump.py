@@ -37,7 +37,7 @@ def entries(netlink: NetlinkSocket, mark: int, mask: int = _WHOLE) -> Iterator[b
 
 
 def forget(netlink: NetlinkSocket, mark: int, mask: int = _WHOLE) -> None:
-    """End the memory of all flows with this mark, as far as the mask goes. OSError."""
+    """Delete all entries with this mark, as far as the mask goes. OSError."""
     netlink.send(request(DELETE, 0, socket.AF_UNSPEC, _marked(mark, mask)))
 
 

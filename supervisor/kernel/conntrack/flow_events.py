@@ -219,9 +219,9 @@ def parse(data: bytes | bytearray, start: int, end: int, told: FlowChange, now: 
     source, destination, protocol, source_port, destination_port = _tuple(data, at[_ORIGINAL])
     real, _, _, real_port, _ = _tuple(data, at[_REPLY])
     began, *ended = _numbers(data, at[_TIMES]) if _TIMES in at else (0,)
-    event = (
-        _MOMENT.unpack_from(data, at[_EVENT_TIME] + 4)[0] if _EVENT_TIME in at else ended[0] if ended else 0
-    )
+    event = ended[0] if ended else 0
+    if _EVENT_TIME in at:
+        event = _MOMENT.unpack_from(data, at[_EVENT_TIME] + 4)[0]
     sent = _numbers(data, at[_SENT]) if _SENT in at else ()
     received = _numbers(data, at[_RECEIVED]) if _RECEIVED in at else ()
     return FlowRecord(

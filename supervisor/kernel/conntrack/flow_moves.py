@@ -1,11 +1,9 @@
-"""Flows that change their tunnel while both work: no packet is lost, neither of those that are sent nor of
-the answers on their way.
+"""Moves running flows from one working tunnel to another without losing a packet in either direction.
 
-Source NAT ties a flow to the address that it left with: through another tunnel it must begin anew, with that
-one's address. So the flow is forgotten (its connection entry, of the conntrack table) between two packets.
-Answers that are still on their way to the old tunnel's address get an entry of their own for a moment. Both
-entries would claim the packets that staff send; so the claim of the short-lived one is made in a zone of
-connection tracking in which no packet is.
+Source NAT ties a flow to the address that it left with: through another tunnel it must start anew, with that
+tunnel's address. So its conntrack entry is deleted between two packets. Answers that are still on their way
+to the old address get an entry of their own for some seconds. Both entries would match the packets that staff
+send; so that direction of the short-lived one is put into a conntrack zone that no packet uses.
 
     flow, lane 1:   staff:5000 -> site:80,  answers: site:80 -> tunnel 1:5000
     forgotten, and for a moment:            site:80 -> tunnel 1:5000 becomes site:80 -> staff:5000
@@ -32,7 +30,7 @@ _ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _ID, _NAT_DESTINATION = 1, 2,
 _ADDRESSES, _PROTOCOL, _TUPLE_ZONE = 1, 2, 3
 _SEEN_REPLY, _ASSURED, _CONFIRMED = 1 << 1, 1 << 2, 1 << 3
 _TCP, _UDP = 6, 17
-_ZONE = 173  # of connection tracking, for the claims that are to catch nothing
+_ZONE = 173  # conntrack zone for tuples that must match no packet
 _BATCH = 100  # flows in one datagram, so that other threads have their turn
 
 
@@ -46,14 +44,14 @@ class Endpoints(NamedTuple):
     destination_port: bytes
 
     def turned(self) -> Endpoints:
-        """The other direction, if nobody translates."""
+        """The other direction, without NAT."""
         return Endpoints(
             self.destination, self.source, self.protocol, self.destination_port, self.source_port
         )
 
 
 class FlowTuple(NamedTuple):
-    """An entry: what packets and answers look like before they are translated."""
+    """A conntrack entry: its tuples in both directions."""
 
     family: int
     original: bytes  # as the kernel packed it
@@ -63,9 +61,7 @@ class FlowTuple(NamedTuple):
 
 
 async def forget(marks: Iterable[int]) -> None:
-    """End the memory of all flows with these connection marks, in a thread. OSError when the kernel cannot
-    do that.
-    """
+    """Delete the conntrack entries with these marks, in a thread. OSError when the kernel cannot do that."""
     for mark in marks:
         # The sockets are made here, in the network namespace of this thread.
         await asyncio.to_thread(_forget, ct.conntrack_socket(), ct.conntrack_socket(), mark)

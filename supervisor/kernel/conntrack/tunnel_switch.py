@@ -1,8 +1,9 @@
-"""Gives up a tunnel for another one without a loss: nothing new enters it, what is short ends, the rest is
-moved, answers are waited for.
+"""Make-before-break for running flows when destinations move from one working tunnel to another: no new flow
+enters the old lane, short ones end, the others are moved, and late answers are waited for before the old
+client stops.
 
-plan -> keep_open() -> plan with the lanes that are being given up -> the kernel -> reached() -> ... ->
-answered() -> the client ends
+    plan -> keep_open() -> plan with the old lanes still open -> the kernel -> reached() -> answered() -> the
+    client stops
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ ANSWERS_SECONDS = 0.25  # for which it then waits for answers: a long round trip
 
 
 class TunnelSwitch:
-    """Knows which lanes are being given up. `wake` is called when it is time for the next step."""
+    """`wake` is called when it is time for the next step."""
 
     def __init__(self, wake: Callable[[], None], note: Note) -> None:
         self._wake = wake
         self._note = note
         self._reached: NetworkPlan | None = None
-        self._inherited: frozenset[int] = frozenset()  # lanes that an earlier daemon has left
+        self._inherited: frozenset[int] = frozenset()  # lanes of an earlier daemon
         self._addresses: dict[int, tuple[IPAddress, ...]] = {}  # that each lane had when it was last up
-        self._behind: set[int] = set()  # lanes with flows to what another lane may carry now
+        self._behind: set[int] = set()  # lanes with flows to destinations that another lane may carry now
         self._due: dict[int, float] = {}  # loop times at which the flows of these lanes are moved
         self._conntrack: NetlinkSocket | None = None  # kept: the kernel takes its time to close one
         # Loop times until which tunnels whose flows were moved may bring answers to them.
@@ -48,19 +49,18 @@ class TunnelSwitch:
 
     @property
     def under_way(self) -> bool:
-        """A lane is being given up."""
+        """A lane is kept open until its flows are moved."""
         return bool(self._due)
 
     def inherit(self, left: Layout) -> None:
-        """An earlier daemon has left these lanes, and flows in them."""
+        """Take over the lanes of an earlier daemon, and the flows in them."""
         self._inherited = lanes_of(left.elements)
 
     def reached(self, plan: NetworkPlan) -> None:
-        """The kernel was told to carry out this plan. Flows that cannot go on as they are begin anew with
-        their next packet.
+        """The kernel carries out this plan now. conntrack forgets the flows that cannot go on as they are:
+        they start anew with their next packet.
 
-        Before the first plan little is known: what it finds open is as an earlier daemon has left it, flows
-        included.
+        Before the first plan little is known: open lanes are as an earlier daemon left them, flows included.
         """
         before, self._reached = self._reached, plan
         self._behind |= overshadowed(plan) if before is None else left_behind(before, plan)
@@ -79,8 +79,8 @@ class TunnelSwitch:
             self._note(f"running flows lose a packet, because they cannot be moved: {error}", {})
 
     async def keep_open(self, plan: NetworkPlan, host: HostFeatures) -> NetworkPlan:
-        """The plan, with the lanes still open that are being given up; moves the flows of those whose time
-        has come.
+        """The plan with the old lanes still open; moves the flows of those that were open for
+        DRAIN_SECONDS.
         """
         loop = asyncio.get_running_loop()
         before = self._reached or NetworkPlan()
@@ -106,7 +106,7 @@ class TunnelSwitch:
             self._answers[lane.tunnel] = asyncio.get_running_loop().time() + ANSWERS_SECONDS
 
     def end_all(self) -> None:
-        """Forget all flows of ours. OSError when the kernel cannot do that."""
+        """Make conntrack forget all flows of ours. OSError when the kernel cannot do that."""
         self._end(ALL_LANES, flagged=True)
 
     def close(self) -> None:
@@ -121,5 +121,5 @@ class TunnelSwitch:
         end(self._conntrack, lanes, flagged)
 
     async def answered(self, tunnel: str) -> None:
-        """Wait until answers to what went through the tunnel have had their time."""
+        """Wait until late answers to what went through the tunnel had ANSWERS_SECONDS."""
         await asyncio.sleep(max(0.0, self._answers.pop(tunnel, 0.0) - asyncio.get_running_loop().time()))

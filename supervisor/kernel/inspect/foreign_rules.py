@@ -225,13 +225,14 @@ _ACTIONS: Mapping[int, str] = MappingProxyType(
 )
 _TABLES: Mapping[int, str] = MappingProxyType({253: "default", 254: "main", 255: "local"})
 _NOT_SET = 0xFFFF_FFFF
+_ADDRESS_BYTES = {4: 4, 6: 16}
 
 
 def _policy_rule(version: int, body: bytes) -> PolicyRule:
     _, to_length, from_length, tos, table, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", body)
     values = dict(attributes(body[_POLICY_RULE:]))
     mark = native(values.get(10))
-    mask = native(values[16]) if 16 in values else (_NOT_SET if mark else 0)
+    mask = native(values[16]) if 16 in values else _NOT_SET * bool(mark)
     lengths = {1: to_length, 2: from_length}
     selectors = [
         _selector(kind, word, values[kind], lengths.get(kind))
@@ -267,7 +268,7 @@ def _policy_rule(version: int, body: bytes) -> PolicyRule:
 
 
 def _network(version: int, data: bytes | None, length: int) -> IPNetwork:
-    address = ip_address(data if data is not None else bytes(4 if version == 4 else 16))
+    address = ip_address(data or bytes(_ADDRESS_BYTES[version]))
     return ip_network(f"{address}/{length}", strict=False)
 
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from common.netlink import DUMP, NETFILTER, attributes, text, text_attribute
 from common.rtnetlink import address_dump, read_address
-from supervisor.core.diagnosis.query import Lookup
+from supervisor.core.diagnosis.query import RouteDecision
 from supervisor.kernel.errors import reason
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.nft.messages import (
@@ -56,7 +56,7 @@ class Inspector:
 
     async def lookup(
         self, address: IPAddress, *, mark: int = 0, source: IPAddress | None = None, device: str | None = None
-    ) -> Lookup:
+    ) -> RouteDecision:
         """Where a packet to the address goes: one of our own, or with `source` and `device` one that came
         in there.
         """
@@ -68,10 +68,10 @@ class Inspector:
         except TimeoutError:
             raise
         except OSError as error:
-            return Lookup(error=_REFUSALS.get(error.errno or 0, f"nowhere: {reason(error)}"))
+            return RouteDecision(error=_REFUSALS.get(error.errno or 0, f"nowhere: {reason(error)}"))
         found = read_lookup(body)
         gateway = None if found.gateway is None else str(found.gateway)
-        return Lookup(_name(found.device), gateway, found.table)
+        return RouteDecision(_name(found.device), gateway, found.table)
 
     async def addresses(self, device: str, version: int) -> tuple[str, ...]:
         """The interface's addresses that others can answer to; none when it does not exist."""

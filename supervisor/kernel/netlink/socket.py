@@ -23,6 +23,7 @@ from common.netlink import (
     EXT_ACK,
     READ_BYTES,
     STRICT_CHECK,
+    NetlinkMessage,
     NetlinkRequest,
     NetlinkSocket,
     messages,
@@ -112,22 +113,16 @@ class AsyncNetlink:
     async def _answers(self, request: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         found: list[ReadT] = []
         async with self._one, asyncio.timeout(ANSWER_SECONDS):
-            number = await self._send([request])
-            while True:
+            number, over = await self._send([request]), False
+            while not over:
                 data = await self._receive()
                 if len(data) > _SMALL_BYTES:
                     await asyncio.sleep(0)  # there are many, and all of them are there
-                for message in messages(data):
-                    if message.number != number:
-                        continue
-                    if message.flags & DUMP_INTERRUPTED:
-                        raise DumpInterruptedError("the kernel's state changes while it is read")
-                    if message.kind in (ERROR, DONE):
-                        if (error := refusal(message)) is not None:
-                            raise error
-                        return found
-                    if (one := read(message.body)) is not None:
-                        found.append(one)
+                answers = [message for message in messages(data) if message.number == number]
+                over = any([_is_last(message) for message in answers])
+                objects = answers[:-1] if over else answers
+                found += [one for message in objects if (one := read(message.body)) is not None]
+        return found
 
     @property
     def _opened(self) -> NetlinkSocket:
@@ -151,3 +146,14 @@ class AsyncNetlink:
 
     async def _receive(self) -> bytes:
         return await asyncio.get_running_loop().sock_recv(self._opened.socket, READ_BYTES)
+
+
+def _is_last(answer: NetlinkMessage) -> bool:
+    """No other answer follows to this request. OSError: it is refused."""
+    if answer.flags & DUMP_INTERRUPTED:
+        raise DumpInterruptedError("the kernel's state changes while it is read")
+    if answer.kind not in (ERROR, DONE):
+        return False
+    if (error := refusal(answer)) is not None:
+        raise error
+    return True

@@ -136,12 +136,6 @@ def destination(version: int) -> Clause:
     return (*family(version), _payload(_NETWORK_HEADER, offset, length))
 
 
-def more_destination(version: int) -> Clause:
-    """`ip daddr` of the version as found above, loaded instead of looking anew."""
-    _, offset, length = _ADDRESS[version]
-    return (_payload(_NETWORK_HEADER, offset, length),)
-
-
 def within(name: str) -> Clause:
     """`@NAME`: what is loaded is in the set."""
     return (expression("lookup", set=name, sreg=1),)

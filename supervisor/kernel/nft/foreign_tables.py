@@ -63,7 +63,7 @@ class ForeignTableReader:
 
 
 def ours_exists() -> bool:
-    """Is there a table of ours. OSError as `Reader.read`."""
+    """Is there a table of ours. OSError as `ForeignTableReader.read`."""
     with NetlinkSocket(NETFILTER) as netlink:
         return ("inet", TABLE) in _tables(netlink)
 

@@ -81,10 +81,8 @@ _ENDING_TARGETS: Mapping[str, str] = MappingProxyType(
     }
 )
 _ANY_PORT = (0, 0xFFFF)
-_BY_STATE, _AS_STATE = (
-    1,
-    1 << 13,
-)  # match flags of conntrack: it looks at the state, and was written as `-m state`
+# XT_CONNTRACK_STATE, XT_CONNTRACK_STATE_ALIAS: it looks at the state, and was written as `-m state`.
+_BY_STATE, _AS_STATE = 1, 1 << 13
 _STATES = 0x4F  # those that nft numbers alike: invalid, established, related, new, untracked
 _STATE_OFFSETS = (146, 148, 150)  # in struct xt_conntrack_mtinfo3: flags, those inverted, states
 
@@ -192,9 +190,8 @@ def _fib(values: Values) -> Expression:
 
 
 def _dynset(values: Values) -> Expression | tuple[()]:
-    return (
-        () if 7 not in values and 10 not in values else Opaque()
-    )  # with an expression (a limit) it may end the rule
+    # With an expression (a limit) it may end the rule.
+    return Opaque() if 7 in values or 10 in values else ()
 
 
 def _target(values: Values) -> Expression | tuple[()]:

@@ -97,9 +97,7 @@ class Set:
     value_interval: bool = False  # values are
     counter: bool = False  # each element counts the packets that were looked up successfully
     size: int = 0  # most elements; a number lets the kernel take a quicker kind of hash table
-    dynamic: bool = (
-        False  # the rules add elements, and the kernel takes them out when their connections are over
-    )
+    dynamic: bool = False  # rules add elements; the kernel removes them when their connections are over
     typeof: bytes = b""  # nft's user data where the kinds do not say it all
 
     @property
@@ -177,9 +175,8 @@ def _back() -> Iterator[ex.Clause]:
     Packets that are new, invalid or untracked (router advertisements) carry no mark and end here.
     """
     yield _join(ex.ct_mark_and_iifname(), ex.within("own"), ex.accept())
-    yield _join(
-        ex.neighbour_discovery(), ex.accept()
-    )  # of devices with a link layer; it concerns nothing but that device
+    # Of interfaces with a link layer; it concerns nothing but that interface.
+    yield _join(ex.neighbour_discovery(), ex.accept())
     yield _join(ex.counter(), ex.drop())
 
 
@@ -224,9 +221,8 @@ def _enter() -> Iterator[ex.Clause]:
     # go through another lane.
     yield _join(_ours(ex.ct("mark")), ex.ct_mark_and_mark(), ex.outside("unmoved"), ex.counter(), ex.drop())
     yield _join(ex.meta("mark"), ex.within("draining"), ex.jump("fresh"))
-    yield _join(
-        ex.meta("mark"), ex.within("up"), ex.within("flows")
-    )  # counts each flow once: its next packet has its mark
+    # Counts each flow once: its next packet has its mark.
+    yield _join(ex.meta("mark"), ex.within("up"), ex.within("flows"))
     yield _join(ex.meta("mark"), ex.set_ct_mark())
 
 
@@ -306,9 +302,8 @@ def _forward() -> Iterator[ex.Clause]:
 
 def _output() -> Iterator[ex.Clause]:
     yield _join(ex.oifname("lo"), ex.accept())
-    yield _join(
-        ex.ct_direction("reply"), ex.ct("mark"), ex.within("received")
-    )  # counts: what a proxy gives back
+    # Counts what a proxy gives back.
+    yield _join(ex.ct_direction("reply"), ex.ct("mark"), ex.within("received"))
     # Flows of the host itself carry a mark of their own, so that draining neither counts nor waits for
     # probes.
     yield _join(

@@ -61,18 +61,16 @@ class RawRoute(NamedTuple):
     device: int  # its index; 0: none
 
 
-def pack(change: Change, index: int = 0, take_place: bool = False) -> NetlinkRequest:
+def pack(change: Change, index: int = 0) -> NetlinkRequest:
     """The message for a change of a route (into the device with this index, if any) or of a rule."""
     add = change.op is Op.ADD
+    flags = CREATE | (REPLACE if change.replaces else EXCLUSIVE)
     if isinstance(change.item, Route):
-        flags = CREATE | (REPLACE if take_place else EXCLUSIVE) if add else 0
-        return NetlinkRequest(
-            _NEW_ROUTE if add else _DELETE_ROUTE, flags, _pack_route(change.item, index, add)
-        )
+        body = _pack_route(change.item, index, add)
+        return NetlinkRequest(_NEW_ROUTE, flags, body) if add else NetlinkRequest(_DELETE_ROUTE, 0, body)
     assert isinstance(change.item, Rule)
-    return NetlinkRequest(
-        _NEW_RULE if add else _DELETE_RULE, CREATE | EXCLUSIVE if add else 0, _pack_rule(change.item)
-    )
+    body = _pack_rule(change.item)
+    return NetlinkRequest(_NEW_RULE, flags, body) if add else NetlinkRequest(_DELETE_RULE, 0, body)
 
 
 def _pack_route(route: Route, index: int, add: bool) -> bytes:
@@ -80,8 +78,7 @@ def _pack_route(route: Route, index: int, add: bool) -> bytes:
     scope = _SCOPES.get(route.kind, 0) if add else _ANY_SCOPE
     body = _ROUTE.pack(FAMILY[network.version], network.prefixlen, 0, 0, 0, PROTOCOL, scope, kind, 0)
     if network.prefixlen:
-        address = network.network_address.packed
-        body += struct.pack("=HH", 4 + len(address), _DST) + address
+        body += attribute(_DST, network.network_address.packed)
     body += _NUMBER.pack(8, _PRIORITY, route.metric) + _NUMBER.pack(8, _TABLE, route.table)
     return body + _NUMBER.pack(8, _OIF, index) if index else body
 

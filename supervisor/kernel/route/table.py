@@ -1,4 +1,4 @@
-"""Routes, policy rules and devices: what the kernel has of ours, and one change at a time.
+"""Routes and policy rules of ours in the kernel, and the state of interfaces (netdevice(7)).
 
 Everything of ours carries the protocol number 173. Nothing that does not is ever touched: a foreign route
 that stands in our place makes the change fail with EEXIST.
@@ -10,7 +10,7 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from supervisor.core.network.changes import Change, Op
@@ -21,7 +21,11 @@ from supervisor.kernel.offload import run_offloaded
 from supervisor.kernel.route.messages import RawRoute, pack, read_route, read_rule, route_dump, rule_dump
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
-_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8933
+_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFINDEX = (
+    0x8913,
+    0x8921,
+    0x8933,
+)  # netdevice(7): quicker than netlink for few
 _IFF_UP = 1
 _IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
 
@@ -81,22 +85,11 @@ class RouteTable:
             [rule for version in versions for rule in await self.netlink.dump(rule_dump(version), read_rule)]
         )
 
-    async def change(self, change: Change, host: HostFeatures, take_place: bool = False) -> None:
-        """Add or remove a route or rule. Removing what is gone already is success; `take_place`: an added
-        route may replace ours.
+    async def change_all(self, changes: Sequence[Change], host: HostFeatures) -> list[OSError | None]:
+        """Carry out at most CHUNK changes of routes and rules, each by itself; what went wrong with each.
+        Removing what is gone already is success.
         """
-        for error in await self.change_all([change], host, [change.item] if take_place else ()):
-            if error is not None:
-                raise error
-
-    async def change_all(
-        self, changes: Sequence[Change], host: HostFeatures, take_place: Collection[object] = ()
-    ) -> list[OSError | None]:
-        """Carry out at most CHUNK changes, each by itself; what went wrong with each. `take_place`:
-        routes that may replace ours.
-        """
-        requests = [pack(change, _index(change.item, host), change.item in take_place) for change in changes]
-        said = await self.netlink.change(requests)
+        said = await self.netlink.change([pack(change, _index(change.item, host)) for change in changes])
         return [
             None if error is not None and change.op is Op.REMOVE and error.errno in _GONE else error
             for change, error in zip(changes, said, strict=True)

@@ -1,8 +1,7 @@
-"""A file of lines that is rotated by size: `NAME`, `NAME.1` (the newest before it), ... For one thread,
-which may wait for a disk.
+"""A file of lines that is rotated by size: `NAME`, `NAME.1` (the previous one), ... For one thread, which may
+block on the disk.
 
-Lines are in the kernel's hands when `append` returns (they survive a SIGKILL), and on the disk after `sync`
-(they survive a power cut).
+Lines survive a SIGKILL when `append` has returned (write(2)), and a power cut when `sync` has (fsync(2)).
 """
 
 from __future__ import annotations
@@ -13,22 +12,22 @@ from pathlib import Path
 
 from supervisor import disk
 
-_TAIL = 1 << 16  # bytes: the last line is within these
+_MAX_LINE_BYTES = 1 << 16  # the last line is looked for in so much of the end
 
 
 class RotatedFile:
     """Appends to a file that only its owner may read. Every method but `close` may raise OSError; the next
-    call goes on from there.
+    call continues where that one failed.
     """
 
     def __init__(self, path: Path, max_size: int, keep: int) -> None:
-        """`max_size` in bytes; `keep`: how many older files stay."""
+        """`max_size` in bytes; `keep` is the number of older files that are kept."""
         self.path, self._max_size, self._keep = path, max_size, keep
         self._fd: int | None = None
-        self._rest = memoryview(b"")  # of what was to be written, when the disk took only a part
+        self._rest = memoryview(b"")  # what is left of a partial write
 
     def open(self) -> None:
-        """Open it, if it is not open. A line that was left unfinished is ended."""
+        """Open the file, if it is not open. An unfinished last line gets its newline."""
         if self._fd is not None:
             return
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,22 +43,22 @@ class RotatedFile:
         self._fd = fd
 
     def last(self) -> tuple[bytes, float | None] | None:
-        """The last whole line, and until when `sync` said that nothing was to be added (Unix time); None:
-        nothing was ever written.
+        """The last whole line, and the Unix time until which `sync` declared the file complete (None: it did
+        not); None: nothing was ever written.
         """
         for path in (self.path, _older(self.path, 1)):
             with contextlib.suppress(FileNotFoundError), open(disk.opened(path, os.O_RDONLY), "rb") as file:
                 about = os.fstat(file.fileno())
-                file.seek(max(0, about.st_size - _TAIL))
+                file.seek(max(0, about.st_size - _MAX_LINE_BYTES))
                 lines = file.read().split(b"\n")
-                # Both times are equal only where `sync` has set them, and nothing was written or read since.
+                # Both times are equal only if `sync` has set them, and nothing was written or read since.
                 if len(lines) > 1:
                     return lines[-2], about.st_mtime if about.st_mtime_ns == about.st_atime_ns else None
         return None
 
     def append(self, data: bytes) -> None:
-        """Write whole lines. What an earlier call could not write comes first; so whoever gets an OSError
-        calls again, with nothing.
+        """Write whole lines, after what an earlier call could not write. After an OSError call again with
+        `b""`.
         """
         self.open()
         between_lines = not self._rest
@@ -71,26 +70,26 @@ class RotatedFile:
             self._rest = self._rest[os.write(self._fd, self._rest) :]
 
     def sync(self, until: float) -> None:
-        """Bring everything to the disk, and note that nothing is missing until this moment (Unix time):
-        the file's own times say so.
+        """fsync the file, and declare it complete until this moment (Unix time) by its access and
+        modification times.
         """
         self.open()
         assert self._fd is not None
-        if self._gone():
+        if self._replaced():
             self.close()
             self.open()
         os.utime(self._fd, (until, until))
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
         self._fd = None
 
-    def _gone(self) -> bool:
-        """Did somebody else move or remove the file."""
+    def _replaced(self) -> bool:
+        """True if another process has moved or removed the file (logrotate, an operator)."""
         assert self._fd is not None
         ours = os.fstat(self._fd)
         try:
@@ -100,7 +99,7 @@ class RotatedFile:
         return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
 
     def _rotate(self) -> None:
-        """Every file becomes one older; the oldest goes. Only between lines."""
+        """Rename each file to the next older name; the oldest is deleted. Only between lines."""
         assert self._fd is not None
         os.fsync(self._fd)
         self.close()

@@ -1,8 +1,7 @@
-"""The audit on disk: takes what is told of flows and of control actions, and writes it as JSON lines, from
-a thread of its own.
+"""The audit log on disk: writes flows and control actions as JSON lines, from a thread of its own.
 
-Whoever tells never waits. What the disk does not take waits for it, up to a bound; what finds no room is
-counted and becomes a gap in the record. Lines leave our memory at once, and are forced to the disk every ten
+`put` never blocks. Entries that the disk does not accept are kept in memory up to a bound; beyond that they
+are counted and become a gap in the log. Lines are written at once, and forced to the disk (fsync) every ten
 seconds, at each rotation and at the end.
 """
 
@@ -17,30 +16,30 @@ from typing import Any
 
 import structlog
 
-from supervisor.core.network.plan import NetworkPlan, seat_of
+from supervisor.core.network.plan import NetworkPlan, slot_of
 from supervisor.core.views.audit_lines import (
     Accounts,
-    Act,
+    AuditEvent,
     Entry,
+    FlowNames,
     FlowRecord,
     Gap,
-    Names,
     flow_line,
     line,
     lost_kind,
-    unstamp,
+    parse_stamp,
 )
 from supervisor.reports.audit.rotation import RotatedFile
 
-WAITING = 50_000  # entries that wait for the disk at most
-SIGN_OF_LIFE = 10.0  # seconds: so long before a crash, or a power cut, the record may be unfinished
-HEAL = 1.0  # seconds between attempts to use a disk that refused
-_BATCH = 200  # entries in one writing, so that other threads have their turn
+MAX_WAITING_ENTRIES = 50_000  # in memory; beyond that new ones are lost
+SYNC_SECONDS = 10.0  # between two fsyncs: a power cut loses as much
+RETRY_SECONDS = 1.0  # between attempts to write to a disk that failed
+_MAX_BATCH_ENTRIES = 200  # in one write, so that other threads get the GIL in between
 
 Changed = Callable[[], None]
 
 
-class Trail:
+class AuditWriter:
     """Writes to a file from a thread of its own. `put` may be called in any thread."""
 
     def __init__(
@@ -51,43 +50,38 @@ class Trail:
         changed: Changed = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`plan` and `sessions` (ids by tunnel and seat) are looked at in the thread; it says when
-        `problem` has `changed`.
+        """`plan` and `sessions` (ids by tunnel and slot) are read in the thread, which calls `changed` when
+        `problem` has changed.
         """
-        self._file, self._plan, self._sessions, self._changed, self._clock = (
-            file,
-            plan,
-            sessions,
-            changed,
-            clock,
-        )
+        self._file, self._plan, self._sessions = file, plan, sessions
+        self._changed, self._clock = changed, clock
         self._log = structlog.get_logger()
-        self._names = Names(plan())
+        self._names = FlowNames(plan())
         self._work = threading.Condition()
         self._entries: deque[Entry] = deque()
-        self._lost: Counter[str] = Counter()  # that found no room, since the last gap was written
-        self._lost_at = (0.0, 0.0)  # the first and the last of them, Unix time
+        self._lost: Counter[str] = Counter()  # entries by kind, since the last gap was written
+        self._lost_at = (0.0, 0.0)  # Unix time of the first and the last of them
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self.accounts = Accounts()
-        self.lost = 0  # entries that were lost, as far as they are counted, since the beginning
-        self.problem: str | None = None  # why the file cannot be written
+        self.lost = 0  # entries in all gaps
+        self.problem: str | None = None  # why the file cannot be written; None: it can
 
     @property
     def path(self) -> str:
-        """Of the file."""
+        """The file's path."""
         return str(self._file.path)
 
     def start(self, details: Mapping[str, Any]) -> None:
-        """Begin, with a line about that and about what was missed since the last one."""
-        self._began: Act | None = Act("audit-start", self._clock(), details)
+        """Begin, with an entry for the start and a gap for the time since the last entry."""
+        self._began: AuditEvent | None = AuditEvent("audit-start", self._clock(), details)
         self._thread.start()
 
     def put(self, entries: Iterable[Entry]) -> None:
-        """Write these soon. Returns at once."""
+        """Write these entries soon. Never blocks."""
         with self._work:
             for entry in entries:
-                if len(self._entries) < WAITING:
+                if len(self._entries) < MAX_WAITING_ENTRIES:
                     self._entries.append(entry)
                 else:
                     self._lose(entry)
@@ -95,9 +89,9 @@ class Trail:
                 self._work.notify()
 
     def close(self, details: Mapping[str, Any], timeout: float = 2.0) -> None:
-        """Write what waits and a last line, for at most `timeout` seconds."""
+        """Write the waiting entries and one for the stop, within `timeout` seconds."""
         with self._work:
-            self._entries.append(Act("audit-stop", self._clock(), details))
+            self._entries.append(AuditEvent("audit-stop", self._clock(), details))
             self._closing = True
             self._work.notify()
         self._thread.join(timeout)
@@ -111,23 +105,22 @@ class Trail:
             self._lost[lost_kind(entry)] += 1
 
     # --- the thread
-    # ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         synced = time.monotonic()
         closing = False
         while not closing:
             with self._work:
-                self._work.wait_for(self._due, HEAL if self.problem else SIGN_OF_LIFE)
+                self._work.wait_for(self._has_work, RETRY_SECONDS if self.problem else SYNC_SECONDS)
                 closing = self._closing
             synced = self._round(synced, closing)
         self._file.close()
 
-    def _due(self) -> bool:
+    def _has_work(self) -> bool:
         return self._closing or (self.problem is None and bool(self._entries or self._began))
 
     def _round(self, synced: float, closing: bool) -> float:
-        """Write everything that waits. The monotonic moment at which the file was last complete on disk."""
+        """Write everything that waits. Gives the monotonic moment of the last sync."""
         try:
             self._begin()
             self._file.append(b"")
@@ -137,50 +130,52 @@ class Trail:
                 if not batch:
                     break
                 self._file.append("".join(map(self._line, batch)).encode())
-            if closing or time.monotonic() - synced >= SIGN_OF_LIFE:
+            if closing or time.monotonic() - synced >= SYNC_SECONDS:
                 self._file.sync(alive)
                 synced = time.monotonic()
         except OSError as error:
-            self._say(str(error))
+            self._report(str(error))
         else:
-            self._say(None)
+            self._report(None)
         return synced
 
     def _begin(self) -> None:
-        """Once, as soon as the file can be used."""
+        """Queue the first entries, once, as soon as the file can be read."""
         if self._began is None:
             return
         last = self._file.last()
-        first: list[Entry] = [self._began] if last is None else [self._began, _pause(*last, self._began.at)]
+        first: list[Entry] = (
+            [self._began] if last is None else [self._began, _gap_since(*last, self._began.at)]
+        )
         self._began = None
         with self._work:
             self._entries.extendleft(reversed(first))
 
     def _take(self) -> list[Entry]:
-        """The next entries; when there are none left, what was lost."""
+        """The next entries; after the last of them a gap for what was lost."""
         with self._work:
-            batch = [self._entries.popleft() for _ in range(min(_BATCH, len(self._entries)))]
-            if self._lost and len(self._entries) < WAITING:
+            batch = [self._entries.popleft() for _ in range(min(_MAX_BATCH_ENTRIES, len(self._entries)))]
+            if self._lost and len(self._entries) < MAX_WAITING_ENTRIES:
                 batch.append(Gap("queue", *self._lost_at, dict(self._lost)))
                 self._lost = Counter()
         return batch
 
     def _line(self, entry: Entry) -> str:
         if not isinstance(entry, FlowRecord):
-            self.accounts.events[entry.event if isinstance(entry, Act) else "gap"] += 1
+            self.accounts.events[entry.event if isinstance(entry, AuditEvent) else "gap"] += 1
             self.lost += sum(entry.lost.values()) if isinstance(entry, Gap) else 0
             return line(entry)
         plan = self._plan()
         if plan is not self._names.plan:
-            self._names = Names(plan, self._names)
+            self._names = FlowNames(plan, self._names)
         names = self._names
         tunnel = names.tunnel(entry.lane)
         self.accounts.add(entry, tunnel or "")
-        self.accounts.events[entry.told.value] += 1
-        session = None if tunnel is None else self._sessions.get((tunnel, seat_of(entry.lane)))
+        self.accounts.events[entry.change.value] += 1
+        session = None if tunnel is None else self._sessions.get((tunnel, slot_of(entry.lane)))
         return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry))
 
-    def _say(self, problem: str | None) -> None:
+    def _report(self, problem: str | None) -> None:
         if problem == self.problem:
             return
         if problem is not None:
@@ -191,11 +186,13 @@ class Trail:
         self._changed()
 
 
-def _pause(last: bytes, complete: float | None, began: float) -> Gap:
-    """What lies between an earlier record and this one: nothing was seen, by nobody."""
+def _gap_since(last: bytes, complete: float | None, began: float) -> Gap:
+    """The gap between the last entry of an earlier run and the start of this one, in which nothing was
+    recorded.
+    """
     try:
         said = json.loads(last)
-        event, at = str(said["event"]), unstamp(said["time"])
+        event, at = str(said["event"]), parse_stamp(said["time"])
     except (ValueError, KeyError, TypeError):
         event, at = "", complete or began
     since = at if event == "audit-stop" or complete is None else max(at, complete)

@@ -1,6 +1,4 @@
-"""The last failures of each tunnel, in memory, for `facilitator why`: fed by transitions, and by the
-history at the start.
-"""
+"""The last failures of each tunnel, in memory, for `facilitator why` and the status page."""
 
 from __future__ import annotations
 
@@ -9,32 +7,32 @@ from collections.abc import Mapping, Sequence
 
 from supervisor.core.state import Failure, Phase, Snapshot, Transition
 
-KEPT = 5  # per tunnel
+MAX_FAILURES = 5  # per tunnel
 
 
-class Deaths:
-    """The recorder that remembers why sessions ended. A removed tunnel takes its failures along."""
+class LastFailures:
+    """The `Recorder` (`supervisor.outputs`) that remembers why sessions ended. For the engine's thread."""
 
     def __init__(self) -> None:
-        self._last: dict[str, deque[Failure]] = {}
+        self._by_tunnel: dict[str, deque[Failure]] = {}
 
     @property
-    def last(self) -> Mapping[str, Sequence[Failure]]:
-        """At most `KEPT` failures by tunnel, oldest first."""
-        return {name: tuple(failures) for name, failures in self._last.items()}
+    def by_tunnel(self) -> Mapping[str, Sequence[Failure]]:
+        """At most `MAX_FAILURES` per tunnel, oldest first."""
+        return {name: tuple(failures) for name, failures in self._by_tunnel.items()}
 
-    def remember(self, failures: Mapping[str, Sequence[Failure]]) -> None:
-        """What earlier runs of the daemon left, oldest first."""
+    def restore(self, failures: Mapping[str, Sequence[Failure]]) -> None:
+        """Begin with the failures of earlier runs of the daemon, oldest first."""
         for tunnel, known in failures.items():
-            self._last[tunnel] = deque(known, maxlen=KEPT)
+            self._by_tunnel[tunnel] = deque(known, maxlen=MAX_FAILURES)
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Remember the failure behind a transition, once; what a client says while it ends replaces what
-        we had made of it.
+        """Remember the failure behind a transition, once. What a client says while it ends replaces the
+        reason that was known before. The failures of removed tunnels are dropped.
         """
-        for gone in self._last.keys() - snapshot.tunnels.keys():
-            del self._last[gone]
-        known = self._last.setdefault(transition.tunnel, deque(maxlen=KEPT))
+        for removed in self._by_tunnel.keys() - snapshot.tunnels.keys():
+            del self._by_tunnel[removed]
+        known = self._by_tunnel.setdefault(transition.tunnel, deque(maxlen=MAX_FAILURES))
         failure = snapshot.tunnels[transition.tunnel][1].failure
         if failure is None or (known and known[-1] == failure):
             return

@@ -1,8 +1,9 @@
-"""The one record of what happened: sessions, transitions, incidents, and how available each tunnel was.
+"""The history: sessions, transitions, incidents, and the availability of each tunnel.
 
-`record` and `set` come from the engine. What is asked for at any time stays in memory
-(`core.views.availability`); rows go to `reports.history.writer_thread`, whose thread writes them to
-`history.db` (`reports.history.archive`). `facilitator history`, the metrics and `why` read the same record.
+    engine -> `History.record`, `History.set` -> timelines in memory (`core.views.availability`)
+                                              -> rows -> `writer_thread` -> `archive` -> `history.db`
+
+`facilitator history`, the metrics and `facilitator why` read it here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.session.lifetime import ended_there
-from supervisor.core.state import Failure, Length, Phase, Session, Snapshot, Transition, TunnelState
+from supervisor.core.state import (
+    Failure,
+    Length,
+    Phase,
+    Session,
+    SessionEnded,
+    SessionState,
+    Snapshot,
+    Transition,
+)
 from supervisor.core.views.availability import (
     WINDOWS,
     Availability,
@@ -26,169 +36,180 @@ from supervisor.core.views.availability import (
     Standing,
     StandingChange,
     Timeline,
-    failed,
     standing,
     worst,
 )
 from supervisor.core.views.history_json import HistoryRows
-from supervisor.reports.history import archive
-from supervisor.reports.history.archive import Archive, Now, Statement
+from supervisor.reports.history import queries, schema
+from supervisor.reports.history.archive import Archive, ClockReading
 from supervisor.reports.history.restore import failures, timelines
-from supervisor.reports.history.writer_thread import HistoryThread, Meters, WriterIntervals
-from supervisor.reports.metrics.counters import ended_session
+from supervisor.reports.history.schema import Statement
+from supervisor.reports.history.session_traffic import TrafficSources
+from supervisor.reports.history.writer_thread import WriterIntervals, WriterThread
 from tunnels.settings import Tunnel
 
-TEXT = 500  # characters of a text that are kept
-NOBODY: Mapping[str, tuple[Session, ...]] = MappingProxyType({})
-_FLUSH_WITHIN = 1.0  # seconds that a reader waits for the latest rows
+MAX_TEXT_CHARS = 500  # of an error or a client's line
+NO_SESSIONS: Mapping[str, tuple[Session, ...]] = MappingProxyType({})
+_FLUSH_SECONDS = 1.0  # how long a reader waits for the latest rows
 
 
 @dataclass(frozen=True, slots=True)
 class HistorySources:
-    """What the record asks of the rest; every callable must be safe in another thread."""
+    """What the history needs from the daemon; each callable must be thread-safe."""
 
-    boot: str = ""  # names what monotonic time counts from
+    boot: str = ""  # id of the boot that monotonic seconds count from
     clock: Callable[[], float] = time.monotonic
-    offset: Callable[[], float] = lambda: (
-        time.time() - time.monotonic()
-    )  # what turns monotonic seconds into Unix time
-    meters: Meters = Meters()
-    mask: Callable[[str], str] = str  # a text without secrets
+    offset: Callable[[], float] = lambda: time.time() - time.monotonic()  # Unix time minus monotonic seconds
+    traffic: TrafficSources = TrafficSources()
+    mask: Callable[[str], str] = str  # replaces secrets in a text
 
-    def now(self) -> Now:
-        """This moment."""
-        return Now(self.clock(), self.offset(), self.boot)
+    def now(self) -> ClockReading:
+        """This moment on both clocks."""
+        return ClockReading(self.clock(), self.offset(), self.boot)
 
 
 class History:
-    """Recorder and Alerter (`supervisor.engine`) that remember. `record` and `set` belong to the engine's
-    thread, questions to any.
+    """A `Recorder` and an `Alerter` (`supervisor.outputs`). `record` and `set` are for the engine's thread;
+    every other method may be called in any thread.
     """
 
-    def __init__(self, archive: Archive, around: HistorySources, pace: WriterIntervals | None = None) -> None:
-        self._archive, self._around = archive, around
-        self._scribe = HistoryThread(archive, around.now, around.meters, pace or WriterIntervals())
+    def __init__(
+        self, archive: Archive, sources: HistorySources, intervals: WriterIntervals | None = None
+    ) -> None:
+        self._archive, self._sources = archive, sources
+        self._writer = WriterThread(archive, sources.now, sources.traffic, intervals or WriterIntervals())
         self._lock = threading.Lock()
         self._timelines: dict[str, Timeline] = {}
-        self._sessions: dict[tuple[str, int], Session] = {}  # running ones, as they were last seen
-        self._incidents: frozenset[str] = frozenset()  # open ones
+        self._sessions: dict[tuple[str, int], Session] = {}  # running, by tunnel and number
+        self._open_incidents: frozenset[str] = frozenset()  # names
 
     def start(
-        self, adopted: Mapping[str, tuple[Session, ...]] = NOBODY, kept: int = 0
+        self, adopted: Mapping[str, tuple[Session, ...]] = NO_SESSIONS, max_failures: int = 0
     ) -> dict[str, list[Failure]]:
-        """Read what earlier runs left, and begin to write; not for the event loop's thread. `adopted`:
-        tunnels that go on as they were.
+        """Read what earlier runs of the daemon left, and begin to write. Blocks: not for the event loop's
+        thread.
 
-        Gives the last failures of each tunnel, at most `kept`. A file that cannot be used is worth a line in
-        the log, and nothing more.
+        `adopted` are the sessions, by tunnel, with which this run goes on. Gives the last failures of each
+        tunnel, at most `max_failures`. A file that cannot be used is only logged.
         """
-        past = self._scribe.start(
+        earlier = self._writer.start(
             {tunnel: tuple(session.id for session in sessions) for tunnel, sessions in adopted.items()}
         ).result()
         self._sessions = {
             (tunnel, session.number): session for tunnel, sessions in adopted.items() for session in sessions
         }
         for (tunnel, _), session in self._sessions.items():
-            self._scribe.count(tunnel, session)
-        now = self._around.now()
-        self._timelines, self._incidents = timelines(past, now), past.incidents
-        return failures(past, now, kept) if kept else {}
+            self._writer.measure(tunnel, session)
+        now = self._sources.now()
+        self._timelines, self._open_incidents = timelines(earlier, now), earlier.open_incidents
+        return failures(earlier, now, max_failures) if max_failures else {}
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what waits, for at most `timeout` seconds."""
-        self._scribe.close(timeout)
+        """Write the waiting rows and stop, within `timeout` seconds."""
+        self._writer.close(timeout)
 
     # --- what goes in
-    # ----------------------------------------------------------------------------------------------------
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Remember a transition, and what it says about the tunnel's session."""
+        """Record a transition, and what it says about the tunnel's session."""
         tunnel, state = snapshot.tunnels[transition.tunnel]
-        reason, over = transition.reason.value, ended_session(transition)
-        side = next((side for side in state.sides if side.session.number == transition.session), None)
-        mark = StandingChange(transition.at, standing(tunnel, state), reason, state.phase is Phase.FAILED)
+        reason, ended = transition.reason.value, transition.ended
+        running = next((each for each in state.sessions if each.session.number == transition.session), None)
+        change = StandingChange(transition.at, standing(tunnel, state), reason, state.phase is Phase.FAILED)
         with self._lock:
             timeline = self._timelines.setdefault(tunnel.name, Timeline())
-            timeline.add(mark)
-            if over:
-                timeline.died(transition.at, reason)
-        rows = [self._transition(transition, mark)]
-        if over:
-            rows += self._ended(tunnel, side, transition)
-        if side is not None and side.running:
-            rows.append(self._goes_on(tunnel, side))
-        self._scribe.put(rows)
+            timeline.add(change)
+            if ended is not None:
+                timeline.died(transition.at, ended.reason.value)
+        rows = [self._transition_row(transition, change)]
+        if ended is not None:
+            rows.append(self._ended_row(tunnel, ended))
+        if running is not None:
+            rows.append(self._running_row(tunnel, running))
+        self._writer.put(rows)
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
-        """Remember which incidents are open: those that fire, and those that did and are on hold."""
+        """Record which incidents are open: those that are FIRING, and those on HOLD that were open before."""
         verdicts = {name: alert.verdict for name, alert in alerts.items()}
-        before = self._incidents
+        before = self._open_incidents
         after = frozenset(
             n for n, v in verdicts.items() if v is Verdict.FIRING or (v is Verdict.HOLD and n in before)
         )
         if after == before:
             return
-        self._incidents, wall = after, self._around.now().wall
+        self._open_incidents, wall = after, self._sources.now().wall
         opened = (alerts[name] for name in sorted(after - before))
-        self._scribe.put(
+        self._writer.put(
             [
-                *(archive.incident_closed(name, wall) for name in sorted(before - after)),
+                *(schema.incident_closed(name, wall) for name in sorted(before - after)),
                 *(
-                    archive.incident_opened(a.tunnel, a.severity, self._clean(a.summary), wall)
+                    schema.incident_opened(a.tunnel, a.severity, self._printable(a.summary), wall)
                     for a in opened
                 ),
             ]
         )
 
     # --- what comes out
-    # --------------------------------------------------------------------------------------------------
 
     @property
     def usable(self) -> bool:
-        """The disk takes what is recorded."""
-        return self._scribe.usable
+        """True if the last write to the disk succeeded."""
+        return self._writer.usable
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that are not on disk yet."""
+        return self._writer.waiting_rows
+
+    def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Wait until everything recorded by now is on disk. False: `timeout` seconds are over, or the disk
+        fails.
+        """
+        return self._writer.flush(timeout)
+
+    def measure_now(self, tunnel: str, number: int) -> None:
+        """Read the traffic counters of a running session at once instead of at the next heartbeat."""
+        self._writer.measure_now(tunnel, number, last=False)
 
     def availability(self, tunnel: str) -> dict[str, Availability]:
-        """What the tunnel was over each of `WINDOWS` that ends now; empty: nothing is known of it."""
-        now = self._around.clock()
+        """The tunnel's availability over each of `WINDOWS`, up to now; empty: the tunnel is not known."""
+        now = self._sources.clock()
         with self._lock:
             timeline = self._timelines.get(tunnel)
-            return (
-                {}
-                if timeline is None
-                else {name: timeline.over(now - length, now) for name, length in WINDOWS.items()}
-            )
+            if timeline is None:
+                return {}
+            return {name: timeline.over(now - length, now) for name, length in WINDOWS.items()}
 
     def segments(self, tunnel: str, seconds: float) -> list[Segment]:
-        """What the tunnel was when, in so many seconds until now: stretches in Unix time, without a gap."""
-        now = self._around.now()
+        """The tunnel's standing over the last `seconds`: contiguous segments in Unix time."""
+        now = self._sources.now()
         with self._lock:
             timeline = self._timelines.get(tunnel, Timeline())
             found = timeline.segments(now.at - seconds, now.at)
         return [(start + now.offset, end + now.offset, what) for start, end, what in found]
 
-    def slots(self, tunnel: str, seconds: float, count: int) -> list[Standing | None]:
-        """The same in so many equal parts, each with the worst that was in it."""
-        end = self._around.now().wall
+    def worst_by_part(self, tunnel: str, seconds: float, count: int) -> list[Standing | None]:
+        """The worst standing in each of `count` equal parts of the last `seconds`."""
+        end = self._sources.now().wall
         return worst(self.segments(tunnel, seconds), end - seconds, end, count)
 
     @property
     def tunnels(self) -> list[str]:
-        """Everything that is known by name, be it configured or not."""
+        """The names of all tunnels that the history knows, configured or not."""
         with self._lock:
             return sorted(self._timelines)
 
     @property
     def offset(self) -> float:
-        """What turns the moments of `availability` into Unix time."""
-        return self._around.offset()
+        """Unix time minus monotonic seconds, for the moments of `availability`."""
+        return self._sources.offset()
 
     def ratios(self, tunnels: Iterable[str]) -> dict[tuple[str, str], float]:
-        """The available part of each window, by tunnel and window; what is not known is left out."""
+        """The availability ratio by tunnel and window; unknown ones are left out."""
         found: dict[tuple[str, str], float] = {}
         for tunnel in tunnels:
-            now = self._around.clock()
-            with self._lock:  # for one tunnel at a time: the engine must not wait for all of them
+            now = self._sources.clock()
+            with self._lock:  # per tunnel, so that the engine never waits for all of them
                 timeline = self._timelines.get(tunnel)
                 ratios = () if timeline is None else timeline.ratios(WINDOWS.values(), now)
             found |= {
@@ -199,83 +220,70 @@ class History:
         return found
 
     def read(self, tunnel: str | None, limit: int) -> HistoryRows:
-        """The last `limit` sessions, transitions and incidents, of a tunnel or of all, and a `problem` if
-        they are not all there.
-
-        Not for the event loop's thread. Moments are Unix time.
+        """The last `limit` sessions, transitions and incidents, of a tunnel or of all, moments as Unix time;
+        and a `problem` if some are missing. Blocks: not for the event loop's thread.
         """
-        flushed = self._scribe.flush(_FLUSH_WITHIN)
+        path, problem = self._archive.path, None
+        if not self.flush():
+            problem = f"{path} cannot be written, the latest is missing here"
         try:
-            rows = archive.read(self._archive.path, tunnel, limit)
+            rows = queries.latest(path, tunnel, limit)
         except sqlite3.Error as error:
-            return HistoryRows(problem=f"{self._archive.path} cannot be read: {error}")
-        problem = None if flushed else f"{self._archive.path} cannot be written, the latest is missing here"
+            return HistoryRows(problem=f"{path} cannot be read: {error}")
         return HistoryRows(rows["sessions"], rows["transitions"], rows["incidents"], problem)
 
-    def lengths(self, count: int) -> dict[str, tuple[Length, ...]]:
-        """How long each tunnel's last `count` sessions were connected, oldest first; not for the event
-        loop's thread.
+    def session_lengths(self, count: int) -> dict[str, tuple[Length, ...]]:
+        """How long each tunnel's last `count` sessions were connected, oldest first. Blocks: not for the
+        event loop's thread.
         """
         found: dict[str, list[Length]] = {}
         with contextlib.suppress(sqlite3.Error):
-            for tunnel, seconds, reason in archive.lengths(self._archive.path, count):
+            for tunnel, seconds, reason in queries.session_lengths(self._archive.path, count):
                 found.setdefault(tunnel, []).append(Length(seconds, ended_there(reason)))
         return {tunnel: tuple(each) for tunnel, each in found.items()}
 
     # --- rows
-    # ------------------------------------------------------------------------------------------------------
 
-    def _transition(self, it: Transition, mark: StandingChange) -> Statement:
-        return archive.transition(
+    def _transition_row(self, it: Transition, change: StandingChange) -> Statement:
+        return schema.transition(
             at=it.at,
-            wall=it.at + self._around.offset(),
+            wall=it.at + self._sources.offset(),
             tunnel=it.tunnel,
             session=it.session,
             before=it.before.value,
             after=it.after.value,
             health=it.health.value,
-            standing=mark.standing.value,
-            reason=mark.reason,
-            text=self._clean(it.text),
+            standing=change.standing.value,
+            reason=change.reason,
+            text=self._printable(it.text),
             lasted=it.lasted,
             rung=None if it.rung is None else it.rung.value,
         )
 
-    def _goes_on(self, tunnel: Tunnel, state: TunnelState) -> Statement:
+    def _running_row(self, tunnel: Tunnel, state: SessionState) -> Statement:
         session = self._sessions[tunnel.name, state.session.number] = state.session
-        self._scribe.count(tunnel.name, session)
-        if state.phase is Phase.STOPPING:  # the device goes with its client
-            self._scribe.count_now(tunnel.name, session.number, last=False)
-        return self._session(tunnel, session, ended=None, lasted=None, reason=None, text=None)
+        self._writer.measure(tunnel.name, session)
+        if state.phase is Phase.STOPPING:  # the interface goes with its client
+            self._writer.measure_now(tunnel.name, session.number, last=False)
+        return self._session_row(tunnel, session, ended=None, lasted=None, reason=None, text=None)
 
-    def _ended(self, tunnel: Tunnel, state: TunnelState | None, transition: Transition) -> list[Statement]:
-        """The session that is over; the state may hold the next one already, or none any more."""
-        number = transition.session if transition.ended is None else transition.ended
-        seen = self._sessions.pop((tunnel.name, number), None)
-        session = state.session if state is not None and state.session.number == number else seen
-        if session is None:
-            return []
-        self._scribe.count_now(tunnel.name, number, last=True)
-        offset, failure = self._around.offset(), None if state is None else state.failure
-        explained = (
-            failure is not None and failed(transition.reason.value) and failure.reason is transition.reason
+    def _ended_row(self, tunnel: Tunnel, ended: SessionEnded) -> Statement:
+        """The row of a session that is over."""
+        session = ended.session
+        self._sessions.pop((tunnel.name, session.number), None)
+        self._writer.measure_now(tunnel.name, session.number, last=True)
+        return self._session_row(
+            tunnel,
+            session,
+            ended=ended.at + self._sources.offset(),
+            lasted=ended.at - session.started,
+            reason=ended.reason.value,
+            text=self._printable("" if ended.failure is None else ended.failure.text),
         )
-        text = self._clean(failure.text if explained and failure is not None else transition.text)
-        lasted = transition.at - session.started
-        return [
-            self._session(
-                tunnel,
-                session,
-                ended=transition.at + offset,
-                lasted=lasted,
-                reason=transition.reason.value,
-                text=text,
-            )
-        ]
 
-    def _session(self, tunnel: Tunnel, it: Session, **end: Any) -> Statement:
-        offset = self._around.offset()
-        return archive.session(
+    def _session_row(self, tunnel: Tunnel, it: Session, **end: Any) -> Statement:
+        offset = self._sources.offset()
+        return schema.session(
             tunnel=tunnel.name,
             number=it.number,
             id=it.id,
@@ -289,7 +297,9 @@ class History:
             **end,
         )
 
-    def _clean(self, text: str) -> str:
-        """A text that may stand in a file and on a terminal."""
-        masked = self._around.mask(text)[:TEXT]
+    def _printable(self, text: str) -> str:
+        """The text, shortened, secrets masked (defence in depth, see `reports.log.redact`), safe for a
+        terminal.
+        """
+        masked = self._sources.mask(text)[:MAX_TEXT_CHARS]
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in masked)

@@ -1,5 +1,5 @@
-"""What earlier runs left, as the present run goes on with it: timelines on the present axis of time, and
-the last failures.
+"""What earlier runs of the daemon left in the history, in the terms of the present run: availability
+timelines on the present monotonic clock, and the last failures. Pure.
 """
 
 from __future__ import annotations
@@ -11,61 +11,63 @@ from collections.abc import Iterator
 
 from supervisor.core.state import Failure, Phase
 from supervisor.core.views.availability import ADOPTED, LOST, Standing, StandingChange, Timeline
-from supervisor.reports.history.archive import DaemonRun, Now, Past
+from supervisor.reports.history.archive import ClockReading, DaemonRun, EarlierRuns
 from tunnels.base import Reason
 
 
-def timelines(past: Past, now: Now) -> dict[str, Timeline]:
-    """What each tunnel was until now. Where no daemon ran it was unwatched, unless nobody wanted it or a
-    later daemon went on with it.
+def timelines(earlier: EarlierRuns, now: ClockReading) -> dict[str, Timeline]:
+    """The timeline of each tunnel until now. Between two runs of the daemon a tunnel is UNWATCHED, unless it
+    was stopped or the later run adopted it.
     """
     found: dict[str, Timeline] = {}
-    for tunnel, rows in itertools.groupby(past.transitions, key=lambda row: str(row["tunnel"])):
+    for tunnel, rows in itertools.groupby(earlier.transitions, key=lambda row: str(row["tunnel"])):
         timeline = found[tunnel] = Timeline()
-        for mark in _marks(past, list(rows), now):
-            timeline.add(mark)
-    for row in past.ends:
+        for change in _changes(earlier, list(rows), now):
+            timeline.add(change)
+    for row in earlier.ends:
         if row["tunnel"] in found:
             found[row["tunnel"]].died(row["ended"] - now.offset, row["reason"])
     return found
 
 
-def failures(past: Past, now: Now, count: int) -> dict[str, list[Failure]]:
-    """The last failures of each tunnel, at most `count`, the oldest first."""
+def failures(earlier: EarlierRuns, now: ClockReading, count: int) -> dict[str, list[Failure]]:
+    """The last failures of each tunnel, at most `count`, oldest first."""
     found: dict[str, deque[Failure]] = {}
-    for row in past.ends:
+    for row in earlier.ends:
         failure = _failure(row, now)
         if failure is not None:
             found.setdefault(row["tunnel"], deque(maxlen=count)).append(failure)
     return {tunnel: list(known) for tunnel, known in found.items()}
 
 
-def _marks(past: Past, rows: list[sqlite3.Row], now: Now) -> Iterator[StandingChange]:
+def _changes(earlier: EarlierRuns, rows: list[sqlite3.Row], now: ClockReading) -> Iterator[StandingChange]:
     for row, following in itertools.zip_longest(rows, rows[1:]):
-        run = past.runs[row["run"]]
-        mark = StandingChange(
+        run = earlier.runs[row["run"]]
+        change = StandingChange(
             row["at"] + _shift(run, now),
             Standing(row["standing"]),
             row["reason"],
             row["after"] == Phase.FAILED,
         )
-        yield mark
-        present = row["run"] == max(past.runs)
+        yield change
+        present = row["run"] == max(earlier.runs)
         went_on = present or (
             following is not None and (following["run"] == row["run"] or following["reason"] == ADOPTED)
         )
-        if not went_on and mark.standing not in (Standing.STOPPED, Standing.UNWATCHED):
+        if not went_on and change.standing not in (Standing.STOPPED, Standing.UNWATCHED):
             yield StandingChange(run.seen + _shift(run, now), Standing.UNWATCHED, LOST)
 
 
-def _shift(run: DaemonRun, now: Now) -> float:
-    """What turns the run's monotonic time into ours: nothing within one boot, else the clocks must do."""
+def _shift(run: DaemonRun, now: ClockReading) -> float:
+    """What must be added to the run's monotonic seconds: 0 within one boot, else what the wall clocks say."""
     return 0.0 if run.boot == now.boot else run.offset - now.offset
 
 
-def _failure(row: sqlite3.Row, now: Now) -> Failure | None:
-    """None: it was asked for, or is of a kind that this version does not know."""
+def _failure(row: sqlite3.Row, now: ClockReading) -> Failure | None:
+    """None if the end was asked for, or has a reason that this version does not know."""
+    if not row["text"]:
+        return None
     try:
-        return Failure(Reason(row["reason"]), row["text"], row["ended"] - now.offset) if row["text"] else None
+        return Failure(Reason(row["reason"]), row["text"], row["ended"] - now.offset)
     except ValueError:
         return None

@@ -1,8 +1,8 @@
-"""The thread behind the history: commits rows in batches, reads the bytes of running sessions, forgets
-what is too old.
+"""The thread behind the history: writes rows in batches, reads the traffic counters of running sessions,
+deletes what is too old.
 
-Whoever puts rows in never waits. Rows that the disk does not take wait for it, up to a bound; a file that
-cannot be read any more is set aside by `reports.history.archive`, and a new one is begun.
+`put` never blocks. Rows that the disk does not accept are kept in memory up to a bound; a corrupt file is
+renamed by `reports.history.archive`, and a new one is begun.
 """
 
 from __future__ import annotations
@@ -13,129 +13,70 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import structlog
 
-from supervisor.core.network.traffic import Carried
 from supervisor.core.state import Session
 from supervisor.core.views.availability import KEPT
-from supervisor.reports.history.archive import Archive, Now, Past, Statement, more, traffic
-from supervisor.reports.metrics.counters import Rising
+from supervisor.reports.history.archive import Archive, ClockReading, EarlierRuns
+from supervisor.reports.history.schema import Statement
+from supervisor.reports.history.session_traffic import InterfaceCounter, SessionTraffic, TrafficSources
 from supervisor.reports.sqlite import Damaged
 
-WAITING = 20_000  # rows that wait for the disk at most
+MAX_WAITING_ROWS = 20_000  # in memory; beyond that the oldest are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class WriterIntervals:
-    """Seconds between regular duties."""
+    """Seconds between the thread's regular duties."""
 
-    seen: float = (
-        10.0  # bytes are read and a sign of life is written: so much of a time before a crash may be unknown
-    )
-    heal: float = 10.0  # attempts to use a disk that refused
+    heartbeat: float = 10.0  # counters are read and a sign of life is written: a crash loses as much
+    retry: float = 10.0  # attempts to write to a disk that failed
     prune: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Meters:
-    """Who knows what went through a tunnel. Called in the history's thread."""
-
-    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: (
-        None
-    )  # received and sent by a device so far
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by seat
-
-
-class Counted:
-    """The bytes of one session. A device that is made anew in it begins at 0 again."""
-
-    def __init__(self, tunnel: str, session: Session) -> None:
-        self.tunnel, self.number, self.seat, self.device = (
-            tunnel,
-            session.number,
-            session.seat,
-            session.device,
-        )
-        self._received, self._sent = Rising(resets=True), Rising(resets=True)
-        self._told = (-1.0, -1.0)
-
-    def read(self, meters: Meters) -> Statement | None:
-        """The row with what the device says now; None: nothing new."""
-        reading = None if self.device is None else meters.link_bytes(self.device)
-        if reading is None:
-            return None
-        totals = (self._received.read(0, reading[0]), self._sent.read(0, reading[1]))
-        if totals == self._told:
-            return None
-        self._told = totals
-        return traffic(self.tunnel, self.number, *totals)
-
-
-class Passed:
-    """What passed through the lane of one seat, as its counters say. They outlive sessions: what is new
-    belongs to the one that runs.
-    """
-
-    def __init__(self) -> None:
-        self._flows, self._received, self._sent = (
-            Rising(resets=True),
-            Rising(resets=True),
-            Rising(resets=True),
-        )
-
-    def more(self, tunnel: str, number: int, now: Carried) -> Statement | None:
-        """The row with what is new; None: nothing."""
-        flows = _grown(self._flows, now.flows)
-        if now.received is None or now.sent is None:
-            return more(tunnel, number, flows, None) if flows else None
-        through_proxy = _grown(self._received, now.received), _grown(self._sent, now.sent)
-        return more(tunnel, number, flows, through_proxy) if flows or any(through_proxy) else None
-
-
-def _grown(counter: Rising, value: int) -> float:
-    before = counter.value
-    return counter.read(0, value) - before
-
-
-class HistoryThread:
-    """Writes to an archive from a thread of its own. Every method may be called in any thread."""
+class WriterThread:
+    """Writes to an archive from a thread of its own. Every public method may be called in any thread."""
 
     def __init__(
         self,
         archive: Archive,
-        now: Callable[[], Now],
-        meters: Meters,
-        pace: WriterIntervals = WriterIntervals(),
+        now: Callable[[], ClockReading],
+        sources: TrafficSources,
+        intervals: WriterIntervals = WriterIntervals(),
     ) -> None:
-        self._archive, self._now, self._meters, self._pace = archive, now, meters, pace
+        self._archive, self._now, self._intervals = archive, now, intervals
         self._log = structlog.get_logger()
         self._changed = threading.Condition()
         self._rows: deque[Statement] = deque()
-        self._put = self._settled = self._lost = (
-            0  # rows ever put in; of these on disk or given up; of these lost
-        )
-        self._counted: dict[tuple[str, int], Counted] = {}  # running sessions
-        self._urgent: list[Counted] = []  # whose device may be gone in a moment
-        self._passed: dict[tuple[str, int], Passed] = {}  # by tunnel and seat
+        self._put_count = 0  # rows ever put in
+        self._settled_count = 0  # of these on disk or dropped
+        self._lost_count = 0  # of these dropped
+        self._traffic = SessionTraffic(sources)
+        self._measured: dict[tuple[str, int], InterfaceCounter] = {}  # running sessions, by tunnel and number
+        self._urgent: list[InterfaceCounter] = []  # whose interface may be gone in a moment
         self._closing = False
-        self._began = False
-        self._prune_at = self._read_at = float("-inf")  # monotonic seconds
-        self._past: Future[Past] = Future()
+        self._begun = False
+        self._prune_at = self._measure_at = float("-inf")  # monotonic seconds
+        self._earlier: Future[EarlierRuns] = Future()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-        self.usable = True  # the disk takes what is put in
+        self.usable = True  # the last write succeeded
 
-    def start(self, adopted: Mapping[str, tuple[str, ...]]) -> Future[Past]:
-        """Open the archive and begin. What earlier runs left, or nothing if that cannot be read; these
-        tunnels go on (ids of sessions).
+    def start(self, adopted: Mapping[str, tuple[str, ...]]) -> Future[EarlierRuns]:
+        """Open the archive and begin. The future gives what earlier runs left, or nothing if that cannot be
+        read. `adopted` are the sessions (ids by tunnel) with which this run goes on.
         """
         self._adopted = adopted
         self._thread.start()
-        return self._past
+        return self._earlier
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that are not on disk yet."""
+        return len(self._rows)
 
     def close(self, timeout: float) -> None:
-        """Write what waits, for at most `timeout` seconds."""
+        """Write the waiting rows and stop, within `timeout` seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -143,40 +84,42 @@ class HistoryThread:
             self._thread.join(timeout)
 
     def put(self, rows: Iterable[Statement]) -> None:
-        """Write these soon. Returns at once."""
+        """Write these rows soon. Never blocks."""
         with self._changed:
             before = len(self._rows)
             self._rows.extend(rows)
-            self._put += len(self._rows) - before
+            self._put_count += len(self._rows) - before
             self._drop_excess()
             self._changed.notify_all()
 
-    def count(self, tunnel: str, session: Session) -> None:
-        """Read what this session carries from now on."""
+    def measure(self, tunnel: str, session: Session) -> None:
+        """Read the traffic counters of this session from now on."""
         with self._changed:
-            known = self._counted.get((tunnel, session.number))
+            known = self._measured.get((tunnel, session.number))
             if known is None or known.device != session.device:
-                self._counted[tunnel, session.number] = Counted(tunnel, session)
+                self._measured[tunnel, session.number] = InterfaceCounter(tunnel, session)
 
-    def count_now(self, tunnel: str, number: int, *, last: bool) -> None:
-        """Read the bytes of this session at once: its device goes soon; `last`: and never again."""
+    def measure_now(self, tunnel: str, number: int, *, last: bool) -> None:
+        """Read the traffic counters of this session at once, because its interface is about to go; `last`:
+        and never again.
+        """
+        key = tunnel, number
         with self._changed:
-            known = self._counted.pop((tunnel, number), None) if last else self._counted.get((tunnel, number))
+            known = self._measured.pop(key, None) if last else self._measured.get(key)
             if known is not None:
                 self._urgent.append(known)
                 self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until what was put in by now is on disk; False: it is not, after that many seconds or
-        because of a disk that refuses.
+        """Wait until all rows put in by now are on disk. False: `timeout` seconds are over, or the disk
+        fails.
         """
         with self._changed:
-            target = self._put
-            self._changed.wait_for(lambda: self._settled >= target or not self.usable, timeout)
-            return self._settled >= target
+            target = self._put_count
+            self._changed.wait_for(lambda: self._settled_count >= target or not self.usable, timeout)
+            return self._settled_count >= target
 
     # --- the thread
-    # ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
@@ -185,91 +128,84 @@ class HistoryThread:
             if closing:
                 break
             with self._changed:
-                self._changed.wait_for(self._due, self._pace.seen if self.usable else self._pace.heal)
+                self._changed.wait_for(self._has_work, self._pause)
         self._archive.close()
 
-    def _due(self) -> bool:
+    @property
+    def _pause(self) -> float:
+        return self._intervals.heartbeat if self.usable else self._intervals.retry
+
+    def _has_work(self) -> bool:
         return self._closing or (self.usable and bool(self._rows or self._urgent))
 
     def _round(self) -> None:
-        """Write everything that waits, in one transaction."""
+        """Write everything that waits in one transaction."""
         now = self._now()
-        rows = [*self._take(), *self._bytes(now)]
+        rows = [*self._take_rows(), *self._traffic.rows(self._take_measured(now))]
         try:
             self._begin(now)
             self._archive.write(rows, now)
             rows = []
             self._prune(now)
         except (sqlite3.OperationalError, Damaged, OSError) as error:
-            self._trouble(error)
-        except sqlite3.Error as error:  # a row that no file can hold must not stand in the way of all others
+            self._disk_failed(error)
+        except sqlite3.Error as error:  # rows that SQLite rejects must not block the later ones
             self._log.error("rows of the history were refused", rows=len(rows), error=str(error))
             rows = []
         else:
-            self._recovered()
+            self._disk_works()
         finally:
-            if not self._past.done():
-                self._past.set_result(Past())
+            if not self._earlier.done():
+                self._earlier.set_result(EarlierRuns())
         self._settle(rows)
 
-    def _begin(self, now: Now) -> None:
-        """Once, as soon as the file can be used."""
-        if self._began:
+    def _begin(self, now: ClockReading) -> None:
+        """Begin the run in the file, once, as soon as the file can be used."""
+        if self._begun:
             return
         try:
-            past = self._archive.begin(now, self._adopted, now.wall - KEPT)
+            earlier = self._archive.begin(now, self._adopted, now.wall - KEPT)
         except Damaged as damage:
             self._report_damage(damage)
-            past = self._archive.begin(now, {}, now.wall - KEPT)
-        self._began = True
-        if not self._past.done():
-            self._past.set_result(past)
+            earlier = self._archive.begin(now, {}, now.wall - KEPT)
+        self._begun = True
+        if not self._earlier.done():
+            self._earlier.set_result(earlier)
 
-    def _prune(self, now: Now) -> None:
+    def _prune(self, now: ClockReading) -> None:
         if now.at >= self._prune_at:
-            self._prune_at = now.at + self._pace.prune
+            self._prune_at = now.at + self._intervals.prune
             self._archive.prune(now)
 
-    def _take(self) -> list[Statement]:
+    def _take_rows(self) -> list[Statement]:
         with self._changed:
             rows = list(self._rows)
             self._rows.clear()
         return rows
 
-    def _bytes(self, now: Now) -> list[Statement]:
-        """What the devices say: all of them from time to time, some at once."""
+    def _take_measured(self, now: ClockReading) -> list[InterfaceCounter]:
+        """The sessions to measure in this round: the urgent ones, and all of them once per heartbeat."""
         with self._changed:
             urgent, self._urgent = self._urgent, []
-            regular = now.at >= self._read_at
-            counted = [*urgent, *self._counted.values()] if regular else urgent
-        if regular:
-            self._read_at = now.at + self._pace.seen
-        return [
-            row for one in counted for row in (one.read(self._meters), self._more(one)) if row is not None
-        ]
-
-    def _more(self, one: Counted) -> Statement | None:
-        now = self._meters.carried(one.tunnel).get(one.seat)
-        return (
-            None
-            if now is None
-            else self._passed.setdefault((one.tunnel, one.seat), Passed()).more(one.tunnel, one.number, now)
-        )
+            if now.at < self._measure_at:
+                return urgent
+            self._measure_at = now.at + self._intervals.heartbeat
+            return [*urgent, *self._measured.values()]
 
     def _settle(self, refused: list[Statement]) -> None:
-        """Rows that were refused wait on, before those that came meanwhile."""
+        """Put rows that the disk refused back, before those that came meanwhile."""
         with self._changed:
             self._rows.extendleft(reversed(refused))
             self._drop_excess()
-            self._settled = self._put - len(self._rows)
+            self._settled_count = self._put_count - len(self._rows)
             self._changed.notify_all()
 
     def _drop_excess(self) -> None:
-        while len(self._rows) > WAITING:
+        while len(self._rows) > MAX_WAITING_ROWS:
             self._rows.popleft()
-            self._lost += 1
+            self._lost_count += 1
 
-    def _trouble(self, error: Exception) -> None:
+    def _disk_failed(self, error: Exception) -> None:
         if isinstance(error, Damaged):
             self._report_damage(error)
         elif self.usable:
@@ -283,7 +219,9 @@ class HistoryThread:
             error=str(damage),
         )
 
-    def _recovered(self) -> None:
+    def _disk_works(self) -> None:
         if not self.usable:
-            self._log.info("the history is written again", path=str(self._archive.path), lost=self._lost)
+            self._log.info(
+                "the history is written again", path=str(self._archive.path), lost=self._lost_count
+            )
         self.usable = True

@@ -1,7 +1,7 @@
-"""The log: one JSON line per event on stdout, or readable lines where stdout is a terminal.
+"""The daemon's log: one JSON line per event on stdout, or readable lines if stdout is a terminal.
 
-structlog renders in the calling thread, `reports.log.sink` writes in its own. The standard library's loggers
-(aiohttp, pyroute2, urllib3, asyncio) end in the same lines.
+structlog renders in the calling thread, `reports.log.sink` writes in its own. Records of the standard
+library's loggers (aiohttp, urllib3, asyncio) become lines of the same form.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 def configure(fd: int, secrets: Secrets, *, level: str = "info", terminal: bool | None = None) -> LineWriter:
-    """Send every log event of this process to `fd` as lines. `level`: debug, info, warning or error.
-    `close` the writer at the end.
+    """Send every log event of this process to `fd` as lines. `level`: debug, info, warning or error. The
+    caller closes the writer.
     """
     terminal = os.isatty(fd) if terminal is None else terminal
     shared = _shared(secrets, terminal)
@@ -37,7 +37,7 @@ def configure(fd: int, secrets: Secrets, *, level: str = "info", terminal: bool 
         if terminal
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    writer = LineWriter(fd, _notice(shared, render))
+    writer = LineWriter(fd, _dropped_line(shared, render))
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -57,17 +57,17 @@ def configure(fd: int, secrets: Secrets, *, level: str = "info", terminal: bool 
 
 
 class TransitionLog:
-    """The recorder that writes one line per transition, in the words that metric, history, status and
-    incident use too.
+    """The `Recorder` (`supervisor.outputs`) that logs one line per transition, in the same words as metrics,
+    history, status and incidents.
     """
 
     def __init__(self) -> None:
         self._log = structlog.get_logger()
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Queue the line; `lasted` is in seconds, and tells how long the state before had lasted."""
+        """Queue the line; `lasted` is how long the state before had lasted, in seconds."""
         self._log.log(
-            _weight(transition),
+            _level(transition),
             "transition",
             tunnel=transition.tunnel,
             session=transition.session,
@@ -81,7 +81,7 @@ class TransitionLog:
         )
 
 
-def _weight(transition: Transition) -> int:
+def _level(transition: Transition) -> int:
     if transition.after is Phase.FAILED:
         return logging.ERROR
     if (
@@ -94,7 +94,7 @@ def _weight(transition: Transition) -> int:
 
 
 class _Lines:
-    """What structlog calls a logger: every level ends in the writer."""
+    """The logger that structlog wraps: every level writes a line."""
 
     def __init__(self, writer: LineWriter) -> None:
         self.msg = self.debug = self.info = self.warning = self.error = self.critical = self.log = (
@@ -108,12 +108,12 @@ class _StructlogHandler(logging.Handler):
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line for a record of the standard library; one that cannot be rendered is named rather than
-        lost.
+        """Write one line for a record of the standard library, also if its arguments do not fit
+        its message.
         """
         try:
             line = self.format(record)
-        except (TypeError, ValueError) as error:  # its arguments do not fit its message
+        except (TypeError, ValueError) as error:
             self._writer.write(
                 self.format(
                     logging.makeLogRecord(
@@ -131,10 +131,9 @@ class _StructlogHandler(logging.Handler):
 
 
 def _shared(secrets: Secrets, terminal: bool) -> list[Processor]:
-    """What happens to every event, native or foreign, before it is rendered."""
-    plain = structlog.tracebacks.ExceptionDictTransformer(
-        show_locals=False, max_frames=20
-    )  # locals may hold secrets
+    """The processors of every event, of structlog or the standard library, before it is rendered."""
+    # Local variables may contain secrets.
+    plain = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
     return [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -146,7 +145,7 @@ def _shared(secrets: Secrets, terminal: bool) -> list[Processor]:
 
 
 class _Redaction:
-    """Masks secrets in every value, and puts the fields that a reader looks for first in front."""
+    """Masks secrets in every value, and moves timestamp, level and event to the front."""
 
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
@@ -167,14 +166,14 @@ def _foreign(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 
 def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """A client's words must not steer the terminal of the one who reads them."""
+    """Escapes control characters: a client's output must not control the reader's terminal."""
     return {
         key: _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", value) if isinstance(value, str) else value
         for key, value in event.items()
     }
 
 
-def _notice(shared: list[Processor], render: Processor) -> Callable[[int], str]:
+def _dropped_line(shared: list[Processor], render: Processor) -> Callable[[int], str]:
     def line(dropped: int) -> str:
         event: Any = {
             "event": "log lines dropped, nobody read them in time",

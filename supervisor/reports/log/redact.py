@@ -1,19 +1,30 @@
-"""Keeps registered secrets out of everything that leaves: log lines and incidents."""
+"""Secret masking, defence in depth: keeps registered secrets out of everything that leaves the daemon.
+
+What a client says is masked four times, and none of these is redundant:
+
+1. in `clients.lines`, where its output enters: from there on its lines, errors and questions are clean; 2. in
+`reports.history.recorder`, before a text is stored; 3. in `reports.paging`, before it is sent to another
+company; 4. in `app.api.status_page_model`, before it is shown to everybody who may read the status page.
+
+The first place knows the client's own secrets, the later ones (and every log event) all secrets of the
+daemon. They repeat it on purpose: a mistake in one of them must not publish a secret. All of them search by
+`core.redaction`.
+"""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
-from supervisor.core.redaction import SHORTEST, Redactor
+from supervisor.core.redaction import MIN_SECRET_CHARS, Redactor
 
-__all__ = ["MASK", "SHORTEST", "Secrets"]
+__all__ = ["MASK", "MIN_SECRET_CHARS", "Secrets"]
 
 MASK = "[secret]"
 
 
 class Secrets:
-    """The values that must never be shown. From any thread."""
+    """The values that must never be shown. Thread-safe."""
 
     def __init__(self) -> None:
         self._redactor = Redactor(MASK)
@@ -21,7 +32,9 @@ class Secrets:
         self._lock = threading.Lock()
 
     def add(self, value: str) -> None:
-        """Mask this value from now on, each line of it by itself, and however it is encoded."""
+        """Mask this value from now on, each of its lines by itself, in every encoding that `core.redaction`
+        knows.
+        """
         with self._lock:
             if value not in self._known:
                 self._known.add(value)
@@ -32,8 +45,8 @@ class Secrets:
         return self._redactor.text(text)
 
     def masked(self, value: Any) -> Any:
-        """The same for anything made of mappings, sequences and text; other things than plain values
-        become their masked text.
+        """A copy of a structure of mappings, sequences and text with every registered value replaced; objects
+        that are not plain values become their masked text.
         """
         match value:
             case str():

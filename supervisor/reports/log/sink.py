@@ -1,7 +1,7 @@
-"""The only thing that writes log lines: a bounded queue and one daemon thread, so that a reader which does
-not read stalls nobody.
+"""Writes log lines to one file descriptor, through a bounded queue and a thread of its own, so that a reader
+that stalls (journald, a full pipe) never blocks the daemon.
 
-Lines come from `reports.log.configure` in any thread and leave through one file descriptor.
+`reports.log.configure` renders the lines, in any thread.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-LIMIT = 10_000  # lines that wait at most
-BATCH = 256  # lines in one write
+MAX_WAITING_LINES = 10_000  # beyond that new lines are dropped
+MAX_BATCH_LINES = 256  # in one write
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own. What finds the queue full is dropped,
-    counted and reported later.
+    """Writes lines to a file descriptor from a thread of its own. Lines that find the queue full are dropped,
+    counted and reported later. Thread-safe.
     """
 
-    def __init__(self, fd: int, notice: Callable[[int], str], limit: int = LIMIT) -> None:
-        """`notice` renders the line that says how many lines were dropped."""
+    def __init__(self, fd: int, notice: Callable[[int], str], limit: int = MAX_WAITING_LINES) -> None:
+        """`notice` renders the line that reports how many lines were dropped; `limit` in lines."""
         self._fd = fd
         self._notice = notice
         self._limit = limit
@@ -36,7 +36,7 @@ class LineWriter:
         self._thread.start()
 
     def write(self, line: str) -> None:
-        """Queue one line (no newline). From any thread; never waits for the reader."""
+        """Queue one line, without its newline. Never blocks."""
         with self._changed:
             if len(self._lines) >= self._limit or self._closing:
                 self.dropped += 1
@@ -46,12 +46,12 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, timeout: float = 1.0) -> None:
-        """Wait until what was put in by now is written, for at most `timeout` seconds."""
+        """Wait until all queued lines are written, for at most `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines and not self._writing, timeout)
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Write what waits, for at most `timeout` seconds; True when all of it was written."""
+        """Write the queued lines and stop, within `timeout` seconds; True if all of them were written."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -62,26 +62,26 @@ class LineWriter:
         while batch := self._take():
             try:
                 _write(self._fd, "".join(f"{line}\n" for line in batch).encode("utf-8", "backslashreplace"))
-            except OSError:  # nobody reads any more: lines are of no use to anyone, the daemon goes on
+            except OSError:  # the reader is gone: drop the lines, the daemon goes on
                 with self._changed:
                     self.dropped += len(batch)
                     self._unreported += len(batch)
 
     def _take(self) -> list[str]:
-        """The next lines, at least one; empty at the end."""
+        """The next lines, at least one; none at the end."""
         with self._changed:
             self._writing = False
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._lines or self._closing)
             self._writing = bool(self._lines)
-            batch = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
+            batch = [self._lines.popleft() for _ in range(min(MAX_BATCH_LINES, len(self._lines)))]
             dropped, self._unreported = (self._unreported, 0) if batch else (0, self._unreported)
         return [*batch, self._notice(dropped)] if dropped else batch
 
 
 def _write(fd: int, data: bytes) -> None:
-    """All of it, also where the descriptor happens to be non-blocking (it is shared with whoever gave it
-    to us).
+    """Write all of it, also to a non-blocking descriptor: O_NONBLOCK belongs to the open file description,
+    which other processes share (open(2)).
     """
     rest = memoryview(data)
     while rest:

@@ -1,25 +1,23 @@
-"""Metrics: what `/metrics` says, as a function of one snapshot and of what is counted
+"""The Prometheus exporter: `/metrics` as a function of one snapshot and of what was counted
 (`reports.metrics.counters`).
 
-The loop takes the snapshot, a worker thread calls `render`: device statistics and process usage are read
-there, at scrape time only. A tunnel that left the configuration leaves with its series.
+The event loop takes the snapshot, a worker thread calls `render`: interface statistics and process usage are
+read there, at scrape time only. The series of a tunnel end when it leaves the configuration.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from supervisor.core.state import Snapshot, Transition
-from supervisor.reports.metrics.counters import Tally
+from supervisor.reports.metrics.counters import TransitionCounters
 from supervisor.reports.metrics.series import ScrapeSources, TunnelSeries
 from supervisor.reports.paging.incident import Action, SendOutcome
 from supervisor.reports.paging.outbox import OutboxStatus
@@ -29,55 +27,51 @@ _EVENTS = tuple((action.value, outcome.value) for action in Action for outcome i
 
 
 @dataclass(slots=True)
-class _Daemon:
-    """What is known about the daemon as a whole."""
+class _DaemonValues:
+    """Values of the daemon as a whole."""
 
     reload_ok: bool = True
-    loop_lag: float = 0.0
-    events: Counter[tuple[str, str]] = field(default_factory=Counter)
+    loop_lag: float = 0.0  # seconds
 
 
 class Metrics:
-    """Counts what happens (also as a recorder), and renders it."""
+    """The `Recorder` (`supervisor.outputs`) that counts, and renders what it counted. Thread-safe."""
 
     def __init__(self, version: str, wall_offset: float, sources: ScrapeSources) -> None:
         """`wall_offset` is Unix time minus monotonic time."""
         self._version = version
         self._sources = sources
-        self._tally = Tally()
+        self._transitions = TransitionCounters()
         self._series = TunnelSeries(wall_offset, sources)
-        self._daemon = _Daemon()
-        self._counting = threading.Lock()
+        self._daemon = _DaemonValues()
         self._rendering = threading.Lock()
         self._process = ProcessCollector(registry=CollectorRegistry())
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Count a transition."""
-        self._tally.record(transition, snapshot)
-
-    def pagerduty_event(self, action: str, result: str) -> None:
-        """An event was sent, or was not."""
-        with self._counting:
-            self._daemon.events[action, result] += 1
+        self._transitions.record(transition, snapshot)
 
     def reloaded(self, successful: bool) -> None:
-        """The configuration was read again."""
+        """Remember whether the last reload was successful."""
         self._daemon.reload_ok = successful
 
     def loop_lag(self, seconds: float) -> None:
-        """How late the event loop was."""
+        """Remember how late the event loop was (`reports.metrics.loop_lag`)."""
         self._daemon.loop_lag = seconds
 
     def render(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-        """Body and content type for a scraper that accepts `accept` (text or OpenMetrics). For a worker
+        """Body and content type for a scraper with this `Accept` header, in Prometheus' text format or
+        OpenMetrics (https://prometheus.io/docs/instrumenting/exposition_formats/). Blocks: for a worker
         thread; scrapes take turns.
         """
+        from prometheus_client.exposition import choose_encoder  # brings three HTTP servers along
+
         encode, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
         with self._rendering:
             of_tunnels = [
                 family.written(openmetrics)
-                for family in self._series.collect(snapshot, self._tally.take(snapshot.tunnels))
+                for family in self._series.collect(snapshot, self._transitions.take(snapshot.tunnels))
             ]
             return "".join(of_tunnels).encode() + encode(
                 _Families(list(self._others(snapshot)))
@@ -138,8 +132,8 @@ class Metrics:
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:
         if status is None:
             return
-        with self._counting:
-            events: dict[tuple[str, ...], int] = {pair: self._daemon.events[pair] for pair in _EVENTS}
+        sent = self._sources.sent_events()
+        events: dict[tuple[str, ...], int] = {pair: sent.get(pair, 0) for pair in _EVENTS}
         yield _counter(
             "pagerduty_events", "Attempts to send an event to PagerDuty.", ("action", "result"), events
         )
@@ -156,7 +150,7 @@ class Metrics:
 
 
 class _Families(Collector):
-    """One scrape, as the encoders want it."""
+    """One scrape, as the encoders of `prometheus_client` expect it."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""How late the event loop is: the one number that tells that something blocks it."""
+"""Event loop lag: how late timers fire, which tells that something blocks the loop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-INTERVAL = 1.0  # seconds between two measurements
-WINDOW = 60  # measurements
+INTERVAL_SECONDS = 1.0  # between two measurements
+WINDOW_MEASUREMENTS = 60
 
 
-async def watch(report: Callable[[float], None], interval: float = INTERVAL, window: int = WINDOW) -> None:
-    """For ever: report the worst delay (seconds) among the last `window` measurements, after each one."""
+async def watch(
+    report: Callable[[float], None], interval: float = INTERVAL_SECONDS, window: int = WINDOW_MEASUREMENTS
+) -> None:
+    """Measure until cancelled; after each measurement report the worst delay (seconds) of the last `window`
+    ones.
+    """
     loop = asyncio.get_running_loop()
     late: deque[float] = deque(maxlen=window)
     while True:

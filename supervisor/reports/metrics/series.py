@@ -1,4 +1,6 @@
-"""The series of each tunnel: one function of the snapshot, the counts and what a scrape reads."""
+"""The metric families with the label `tunnel`, as a function of the snapshot, the counts, and what a scrape
+reads.
+"""
 
 from __future__ import annotations
 
@@ -9,89 +11,82 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from supervisor.core.network.layout import RouteCounts
 from supervisor.core.network.traffic import Carried
 from supervisor.core.session.liveness import dead_leg
-from supervisor.core.state import Phase, Snapshot, TunnelState, up
-from supervisor.reports.metrics.counters import BUCKETS, Counts, Readings
+from supervisor.core.state import Phase, Session, Snapshot, TunnelState, up
+from supervisor.reports.metrics.counters import CONNECT_BUCKETS_SECONDS, ScrapedCounters, TunnelCounts
 from supervisor.reports.metrics.text_format import MetricFamily, escaped, labels, simple
 from supervisor.reports.paging.outbox import OutboxStatus
 
-_ANY = "\0"  # stands for the tunnel in lines that many have in common
+_NO_RATIOS: Mapping[tuple[str, str], float] = MappingProxyType({})
+_ANY = "\0"  # placeholder for the tunnel's name in lines that many tunnels share
 
 
 class UsageSample(Protocol):
-    """What a client's process tree uses."""
+    """Resources used by a client's process tree (`clients.usage`)."""
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time since the session's start."""
+        """CPU time since the session's start."""
 
     @property
     def resident_bytes(self) -> int:
-        """Memory."""
+        """Resident memory."""
 
     @property
     def open_files(self) -> int | None:
-        """File descriptors; None: not known."""
-
-
-class RouteCounts(Protocol):
-    """How many routes of a tunnel the kernel should have, and has."""
-
-    @property
-    def wanted(self) -> int:
-        """In the plan."""
-
-    @property
-    def installed(self) -> int:
-        """Of these, in the kernel."""
+        """Open file descriptors; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrapeSources:
-    """What is asked at scrape time, in the scrape's thread; None as an answer leaves the series out."""
+    """What is read at scrape time, in the scrape's thread. A source that gives None leaves the series out."""
 
-    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None  # received, sent
+    # Bytes received and sent by an interface.
+    link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None
+    # Of the client of a tunnel's session, by the session's number.
     usage: Callable[[str, int], UsageSample | None] = lambda tunnel, session: None
-    routes: Callable[[], Mapping[str, RouteCounts]] = lambda: MappingProxyType({})  # by tunnel
-    repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType(
-        {}
-    )  # things of ours put back into the kernel, by what
+    # Routes in the plan and in the kernel, by tunnel.
+    routes: Callable[[], Mapping[str, RouteCounts]] = lambda: MappingProxyType({})
+    # Kernel objects of ours that were put back, by kind of object.
+    repairs: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})
     pagerduty: Callable[[], OutboxStatus | None] = lambda: None
-    log_dropped: Callable[[], int] = lambda: 0  # lines
-    refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType(
-        {}
-    )  # packets, by tunnel and segment
-    certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType(
-        {}
-    )  # Unix time at which a tunnel's first one expires
-    availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda tunnels: (
-        MappingProxyType({})
-    )  # by tunnel and window
+    # Log lines dropped.
+    log_dropped: Callable[[], int] = lambda: 0
+    # Packets refused by access rules, by tunnel and segment.
+    refused: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
+    # Unix time at which a tunnel's first certificate expires.
+    certificates: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({})
+    # Availability ratio by tunnel and window, of the given tunnels.
+    availability: Callable[[Iterable[str]], Mapping[tuple[str, str], float]] = lambda names: _NO_RATIOS
     history_usable: Callable[[], bool | None] = lambda: None
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})  # by seat
-    internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})  # by part
-    audit: Callable[[], Mapping[str, int] | None] = lambda: (
-        None
-    )  # entries by event, and those that were `lost`
+    # What a tunnel's lanes have carried, by slot.
+    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})
+    # Contained faults of the daemon, by part.
+    internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})
+    # Audit entries by event, and those `lost`.
+    audit: Callable[[], Mapping[str, int] | None] = lambda: None
+    # Attempts to send an event to PagerDuty, by action and result.
+    sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
 
 States = Mapping[str, TunnelState]
-Row = tuple[str, float | None]  # tunnel and value; None: left out
+Row = tuple[str, float | None]  # tunnel and value; None leaves the sample out
 
 
 class TunnelSeries:
-    """All families with the label `tunnel`. What is not known is left out, not made up."""
+    """All families with the label `tunnel`. Unknown values are left out."""
 
     def __init__(self, wall_offset: float, sources: ScrapeSources) -> None:
         """`wall_offset` is Unix time minus monotonic time."""
         self._wall_offset = wall_offset
         self._sources = sources
-        self._readings = Readings()
+        self._counters = ScrapedCounters()
 
-    def collect(self, snapshot: Snapshot, counts: Mapping[str, Counts]) -> Iterator[MetricFamily]:
-        """One scrape. Reads device statistics and process usage; one thread at a time."""
-        self._readings.keep(snapshot.tunnels)
+    def collect(self, snapshot: Snapshot, counts: Mapping[str, TunnelCounts]) -> Iterator[MetricFamily]:
+        """One scrape. Reads interface statistics and process usage; one thread at a time."""
+        self._counters.retain(snapshot.tunnels)
         states = {name: state for name, (_, state) in snapshot.tunnels.items()}
         yield simple(
             "facilitator_tunnel",
@@ -101,7 +96,7 @@ class TunnelSeries:
         )
         yield from self._states(states)
         yield _dead_legs(snapshot)
-        nothing = Counts()
+        nothing = TunnelCounts()
         yield from _counted({name: counts.get(name, nothing) for name in states})
         yield from self._traffic(states)
         yield from self._routes(states)
@@ -134,21 +129,21 @@ class TunnelSeries:
         yield _gauge(
             "degraded",
             "1 if it works, but badly.",
-            ((n, s.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
+            ((n, s.liveness.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
         )
         yield _gauge(
             "probe_success",
             "1 if the last probe round was answered.",
             (
-                (n, s.misses == 0)
+                (n, s.liveness.misses == 0)
                 for n, s in states.items()
-                if s.phase is Phase.UP and (s.misses > 0 or s.last_rtt is not None)
+                if s.phase is Phase.UP and (s.liveness.misses > 0 or s.liveness.last_rtt is not None)
             ),
         )
         yield _gauge(
             "probe_rtt_seconds",
             "Time to the answer of the last answered probe.",
-            ((n, s.last_rtt) for n, s in states.items() if s.phase is Phase.UP),
+            ((n, s.liveness.last_rtt) for n, s in states.items() if s.phase is Phase.UP),
         )
         yield _gauge(
             "flows_left",
@@ -168,7 +163,7 @@ class TunnelSeries:
     def _traffic(self, states: States) -> Iterator[MetricFamily]:
         carried = {name: self._sources.carried(name) for name in states}
         totals = {
-            name: self._readings.bytes(name, self._bytes(state, carried[name]))
+            name: self._counters.bytes(name, self._bytes(state, carried[name]))
             for name, state in states.items()
         }
         known = {name: total for name, total in totals.items() if total is not None}
@@ -186,7 +181,7 @@ class TunnelSeries:
             "flows",
             "Connections of staff that entered the tunnel.",
             (
-                (n, self._readings.flows(n, {seat: count.flows for seat, count in counts.items()}))
+                (n, self._counters.flows(n, {slot: count.flows for slot, count in counts.items()}))
                 for n, counts in carried.items()
             ),
         )
@@ -229,20 +224,18 @@ class TunnelSeries:
     def _bytes(
         self, state: TunnelState, carried: Mapping[int, Carried]
     ) -> Mapping[int, tuple[int, int] | None]:
-        """By what counts them: the device of a session, or the lane of a proxy's seat."""
+        """Bytes received and sent, by the number of the session whose interface counts them, or by the slot
+        whose lane does (proxies).
+        """
         if not any(count.received is not None for count in carried.values()):
-            return {side.session.number: self._link_bytes(side) for side in state.sides}
+            return {each.session.number: self._link_bytes(each.session) for each in state.sessions}
         return {
-            seat: None if count.received is None or count.sent is None else (count.received, count.sent)
-            for seat, count in carried.items()
+            slot: None if count.received is None or count.sent is None else (count.received, count.sent)
+            for slot, count in carried.items()
         }
 
-    def _link_bytes(self, state: TunnelState) -> tuple[int, int] | None:
-        return (
-            self._sources.link_bytes(state.session.device)
-            if state.running and state.session.device is not None
-            else None
-        )
+    def _link_bytes(self, session: Session) -> tuple[int, int] | None:
+        return None if session.device is None else self._sources.link_bytes(session.device)
 
     def _routes(self, states: States) -> Iterator[MetricFamily]:
         routes = {name: count for name, count in self._sources.routes().items() if name in states}
@@ -259,10 +252,11 @@ class TunnelSeries:
 
     def _clients(self, states: States) -> Iterator[MetricFamily]:
         usage = {
-            n: {side.session.number: self._usage(n, side) for side in s.sides} for n, s in states.items()
+            n: {each.session.number: self._usage(n, each.session) for each in s.sessions}
+            for n, s in states.items()
         }
         cpu = {
-            n: self._readings.cpu(
+            n: self._counters.cpu(
                 n, {number: None if use is None else use.cpu_seconds for number, use in of.items()}
             )
             for n, of in usage.items()
@@ -290,8 +284,8 @@ class TunnelSeries:
             ),
         )
 
-    def _usage(self, tunnel: str, side: TunnelState) -> UsageSample | None:
-        return self._sources.usage(tunnel, side.session.number) if side.running else None
+    def _usage(self, tunnel: str, session: Session) -> UsageSample | None:
+        return self._sources.usage(tunnel, session.number)
 
 
 def _dead_legs(snapshot: Snapshot) -> MetricFamily:
@@ -306,7 +300,7 @@ def _dead_legs(snapshot: Snapshot) -> MetricFamily:
     )
 
 
-def _counted(counts: Mapping[str, Counts]) -> Iterator[MetricFamily]:
+def _counted(counts: Mapping[str, TunnelCounts]) -> Iterator[MetricFamily]:
     yield simple(
         "facilitator_tunnel_reconnects",
         "counter",
@@ -353,10 +347,11 @@ def _phases(now: Phase) -> str:
     )
 
 
-@functools.lru_cache(maxsize=4096)  # it changes with a tunnel's connecting, and is scraped far more often
+# A tunnel's histogram changes when it connects, and is scraped far more often.
+@functools.lru_cache(maxsize=4096)
 def _histogram(connects: tuple[int, ...], seconds: float) -> str:
     start, where = "facilitator_tunnel_connect_seconds", f'tunnel="{_ANY}"'
-    bounds = zip([*BUCKETS, "+Inf"], itertools.accumulate(connects), strict=True)
+    bounds = zip([*CONNECT_BUCKETS_SECONDS, "+Inf"], itertools.accumulate(connects), strict=True)
     buckets = [f'{start}_bucket{{{where},le="{bound}"}} {total}\n' for bound, total in bounds]
     return f"{''.join(buckets)}{start}_count{{{where}}} {sum(connects)}\n{start}_sum{{{where}}} {seconds!r}\n"
 

@@ -1,9 +1,11 @@
-"""Families of samples as text, in both formats of Prometheus: written in one go, because a thousand
-tunnels are 35,000 lines.
+"""Metric families as text, in Prometheus' text format and in OpenMetrics.
 
-The lines of the samples are the same in both formats, only the two lines above them differ.
-`prometheus_client` writes the same text from an object per sample, in ten times the time, which the event
-loop would feel. What there is little of is left to it (`reports.metrics.exporter`).
+https://prometheus.io/docs/instrumenting/exposition_formats/,
+https://prometheus.io/docs/specs/om/open_metrics_spec/
+
+The samples are the same in both formats, only the HELP and TYPE lines above them differ. `prometheus_client`
+writes the same text from one object per sample in ten times the time; a thousand tunnels are 35,000 lines. It
+is used for the few other families (`reports.metrics.exporter`).
 """
 
 from __future__ import annotations
@@ -12,39 +14,35 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_SUFFIXES: Mapping[str, str] = {"counter": "_total", "info": "_info"}  # of the samples' names
-_KEPT = 16384  # labels that are remembered: each scrape has the same ones
-_TYPES: Mapping[str, str] = {"info": "gauge"}  # what the older format calls them
+_SUFFIXES: Mapping[str, str] = {"counter": "_total", "info": "_info"}  # of sample names, by type
+_MAX_CACHED_LABELS = 16384  # each scrape has the same ones
+_TEXT_TYPES: Mapping[str, str] = {"info": "gauge"}  # types that the text format lacks, and what it uses
 
 
 @dataclass(frozen=True, slots=True)
 class MetricFamily:
-    """One metric: its name without suffix, its type (gauge, counter, info or histogram), what it says, and
-    its lines.
-    """
+    """One metric family."""
 
-    name: str
-    kind: str
-    text: str
-    lines: str
+    name: str  # without the suffix of its samples
+    kind: str  # gauge, counter, info or histogram
+    text: str  # the HELP text
+    lines: str  # its samples
 
     def written(self, openmetrics: bool) -> str:
-        """As it stands in an answer."""
-        name, kind = (
-            (self.name, self.kind)
-            if openmetrics
-            else (sample_name(self.name, self.kind), _TYPES.get(self.kind, self.kind))
-        )
+        """The family with its HELP and TYPE lines, in OpenMetrics or in the text format."""
+        name, kind = self.name, self.kind
+        if not openmetrics:
+            name, kind = sample_name(name, kind), _TEXT_TYPES.get(kind, kind)
         return f"# HELP {name} {self.text}\n# TYPE {name} {kind}\n{self.lines}"
 
 
 def sample_name(name: str, kind: str) -> str:
-    """The name of the samples of a family that is no histogram."""
+    """The name of a family's samples; not for histograms."""
     return name + _SUFFIXES.get(kind, "")
 
 
 def simple(name: str, kind: str, text: str, rows: Iterable[tuple[str, float | None]]) -> MetricFamily:
-    """A family with one sample for each row: its labels (as `labels` writes them) and its value. None
+    """A family with one sample per row, which is its labels (as `labels` writes them) and its value; None
     leaves the sample out.
     """
     start = sample_name(name, kind)
@@ -54,13 +52,13 @@ def simple(name: str, kind: str, text: str, rows: Iterable[tuple[str, float | No
     return MetricFamily(name, kind, text, "".join(lines))
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_MAX_CACHED_LABELS)
 def labels(**values: str) -> str:
-    """The labels of a sample, in braces."""
+    """The labels of a sample, escaped, in braces."""
     return "{" + ",".join([f'{name}="{escaped(value)}"' for name, value in values.items()]) + "}"
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_MAX_CACHED_LABELS)
 def escaped(value: str) -> str:
-    """The value of a label as it stands between quotes."""
+    """A label value, escaped as it must be between quotes."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,8 +1,8 @@
-"""What an incident is between a verdict and PagerDuty: pure rules, no I/O.
+"""The state of one incident between a verdict and its receiver (PagerDuty, webhook): pure rules, no I/O.
 
-`wanted` is what the verdicts ask for, `there` is what PagerDuty has as far as anybody can know. The message
-to send follows from the two; it is replaced when they change before it was sent, so there is never more than
-one per incident.
+Each incident has a desired state (`wanted`, from the verdicts) and a remote state (`remote`, what the
+receiver has as far as is known). The message to send follows from the two, and is replaced when they change
+before it was sent, so there is never more than one unsent message per incident.
 """
 
 from __future__ import annotations
@@ -12,98 +12,99 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-DEDUP_KEY = 255  # characters, PagerDuty's limit
+MAX_DEDUP_KEY_CHARS = 255  # PagerDuty Events API v2, field `dedup_key`
 
 
-class There(enum.StrEnum):
-    """What PagerDuty has."""
+class RemoteState(enum.StrEnum):
+    """What the receiver has under our dedup key."""
 
-    CLOSED = "closed"  # nothing open under our key
-    OPEN = "open"  # it took a trigger
+    CLOSED = "closed"  # no open incident
+    OPEN = "open"  # it accepted a trigger
     UNKNOWN = "unknown"  # something was sent, or may have been, and no answer came
 
 
 class Action(enum.StrEnum):
-    """What an event asks of PagerDuty."""
+    """What an event asks of the receiver (PagerDuty Events API v2, field `event_action`)."""
 
     TRIGGER = "trigger"
     RESOLVE = "resolve"
 
 
 class SendOutcome(enum.StrEnum):
-    """What became of one attempt to send."""
+    """Result of one attempt to send."""
 
-    ACCEPTED = "accepted"  # 202
-    REJECTED = "rejected"  # refused for good: the message or the routing key is wrong
-    THROTTLED = "throttled"  # 429: certainly not taken, come back later
-    FAILED = "failed"  # 5xx, or no answer: may have been taken
+    ACCEPTED = "accepted"  # 202 from PagerDuty, any 2xx from a webhook
+    REJECTED = "rejected"  # permanent: the message or the routing key is wrong
+    THROTTLED = "throttled"  # 429: certainly not accepted, retry later
+    FAILED = "failed"  # 5xx or no answer: may have been accepted
     NO_KEY = "no_key"  # the routing key cannot be read: nothing was sent
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What came of one attempt."""
+    """One attempt to send, and what the receiver answered."""
 
     outcome: SendOutcome
-    text: str = ""  # for people
-    retry_after: float = 0.0  # seconds that the far side asked for
+    text: str = ""  # the answer, for people
+    retry_after: float = 0.0  # seconds, from the Retry-After header
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentMessage:
-    """One event on its way to PagerDuty."""
+    """One event that has not been accepted yet."""
 
     action: Action
     body: str  # JSON, without the routing key
     created: float  # Unix time
     attempts: int = 0
     error: str = ""  # of the last attempt
-    due: float = 0.0  # monotonic seconds: not to be sent before
+    due: float = 0.0  # monotonic seconds: do not send earlier
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One tunnel's incident."""
+    """The incident of one tunnel, group of tunnels or condition."""
 
     dedup_key: str
-    tunnel: str
-    location: str  # where the routing key lies (never the key itself)
-    since: float  # Unix time of the first wish
+    tunnel: str  # or the name of the group or condition
+    location: str  # where the routing key is stored (never the key itself)
+    since: float  # Unix time at which it was first wanted
     wanted: bool = False
-    there: There = There.CLOSED
-    fingerprint: str = ""  # of the routing key that PagerDuty knows it by
-    refused: str = ""  # fingerprint of a routing key that was refused: no second try with the same
+    remote: RemoteState = RemoteState.CLOSED
+    fingerprint: str = ""  # of the routing key under which the receiver knows it
+    refused_fingerprint: str = ""  # of a routing key that was rejected: never tried again
     message: IncidentMessage | None = None
 
     @property
     def finished(self) -> bool:
-        """Nothing to remember any more."""
-        return not self.wanted and self.there is There.CLOSED and self.message is None
+        """True if the incident can be forgotten."""
+        return not self.wanted and self.remote is RemoteState.CLOSED and self.message is None
 
 
 def dedup_key(facilitator: str, tunnel: str) -> str:
-    """The name of a tunnel's incident: the same for ever, whatever happens to the daemon."""
+    """The stable identity of a tunnel's incident, the same across restarts of the daemon."""
     key = f"facilitator/{facilitator}/{tunnel}"
-    return key if len(key) <= DEDUP_KEY else f"facilitator/{sha256(key.encode()).hexdigest()}"
+    return key if len(key) <= MAX_DEDUP_KEY_CHARS else f"facilitator/{sha256(key.encode()).hexdigest()}"
 
 
-Compose = Callable[[Action], str]
+Compose = Callable[[Action], str]  # renders the body of an event
 
 
-def needed(incident: Incident) -> Action | None:
-    """What must be sent so that PagerDuty has what is wanted."""
+def needed_action(incident: Incident) -> Action | None:
+    """What must be sent so that the remote state becomes the desired one; None: they agree."""
     if incident.wanted:
-        return None if incident.there is There.OPEN or incident.refused else Action.TRIGGER
-    return None if incident.there is There.CLOSED else Action.RESOLVE
+        settled = incident.remote is RemoteState.OPEN or incident.refused_fingerprint
+        return None if settled else Action.TRIGGER
+    return None if incident.remote is RemoteState.CLOSED else Action.RESOLVE
 
 
-def wish(incident: Incident, wanted: bool, compose: Compose, now: float) -> Incident:
-    """The incident after a verdict. A message that is still right stays; one that no longer is goes
-    unsent.
+def reconcile(incident: Incident, wanted: bool, compose: Compose, now: float) -> Incident:
+    """The incident after a verdict, with the message that it now needs. An unsent message stays if it is
+    still the right one, and is dropped otherwise. `now` is Unix time.
     """
     if wanted != incident.wanted:
-        incident = replace(incident, wanted=wanted, refused="")
-    action = needed(incident)
+        incident = replace(incident, wanted=wanted, refused_fingerprint="")
+    action = needed_action(incident)
     if action is None:
         return replace(incident, message=None)
     if incident.message is not None and incident.message.action is action:
@@ -111,37 +112,36 @@ def wish(incident: Incident, wanted: bool, compose: Compose, now: float) -> Inci
     return replace(incident, message=IncidentMessage(action, compose(action), now))
 
 
-def answered(incident: Incident, outcome: SendOutcome, text: str, due: float) -> Incident:
-    """The incident after an attempt to send its message; a further attempt, where there is one, comes at
-    `due` (monotonic seconds).
+def after_attempt(incident: Incident, outcome: SendOutcome, text: str, due: float) -> Incident:
+    """The incident after an attempt to send its message; a retry, if needed, is due at `due` (monotonic
+    seconds).
     """
     message = incident.message
     if message is None:
         return incident
+    trigger = message.action is Action.TRIGGER
     if outcome is SendOutcome.ACCEPTED:
-        return replace(
-            incident, message=None, there=There.OPEN if message.action is Action.TRIGGER else There.CLOSED
-        )
+        return replace(incident, message=None, remote=RemoteState.OPEN if trigger else RemoteState.CLOSED)
     if outcome is SendOutcome.REJECTED:
-        gone = replace(incident, message=None)
-        if message.action is Action.TRIGGER:
-            return replace(gone, refused=incident.fingerprint)
-        return replace(
-            gone, there=There.CLOSED
-        )  # it will never be taken: a human was told by the log and closes it
-    there = There.UNKNOWN if outcome is SendOutcome.FAILED else incident.there
-    return replace(
-        incident, there=there, message=replace(message, attempts=message.attempts + 1, error=text, due=due)
-    )
+        unsent = replace(incident, message=None)
+        if trigger:
+            return replace(unsent, refused_fingerprint=incident.fingerprint)
+        # A resolve that will never be accepted: the log asks the operator to close the incident by hand.
+        return replace(unsent, remote=RemoteState.CLOSED)
+    remote = RemoteState.UNKNOWN if outcome is SendOutcome.FAILED else incident.remote
+    retried = replace(message, attempts=message.attempts + 1, error=text, due=due)
+    return replace(incident, remote=remote, message=retried)
 
 
-def rekeyed(incident: Incident, fingerprint: str) -> Incident:
-    """After a refusal another routing key lies there: the wish is new again."""
-    if not incident.refused or incident.refused == fingerprint:
+def after_key_change(incident: Incident, fingerprint: str) -> Incident:
+    """The incident when `fingerprint` is the routing key now: if another one was refused, it may be triggered
+    again.
+    """
+    if not incident.refused_fingerprint or incident.refused_fingerprint == fingerprint:
         return incident
-    return replace(incident, refused="", there=There.CLOSED, fingerprint="")
+    return replace(incident, refused_fingerprint="", remote=RemoteState.CLOSED, fingerprint="")
 
 
-def recovered(incident: Incident) -> Incident:
-    """As it must be taken after a crash: what waited to be sent may have been sent."""
-    return incident if incident.message is None else replace(incident, there=There.UNKNOWN)
+def after_crash(incident: Incident) -> Incident:
+    """The incident as read from disk by the next run: an unsent message may have been sent."""
+    return incident if incident.message is None else replace(incident, remote=RemoteState.UNKNOWN)

@@ -1,4 +1,4 @@
-"""All receivers of incidents as one Alerter, and what `facilitator alerts` shows of them."""
+"""All receivers of incidents as one `Alerter`, and the document of `facilitator alerts`."""
 
 from __future__ import annotations
 
@@ -8,62 +8,62 @@ from pathlib import Path
 
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.humanize import iso
-from supervisor.core.views.documents import ReceiverEntry, ReceiverIncidentEntry
+from supervisor.core.views.documents import ReceiverEntry, ReceiverIncidentEntry, WaitingMessageEntry
 from supervisor.reports.log.redact import Secrets
-from supervisor.reports.paging.incident import Incident, SendResult
-from supervisor.reports.paging.outbox import OutboxStatus, left_open
-from supervisor.reports.paging.pager import Pager
+from supervisor.reports.paging.incident import Incident
+from supervisor.reports.paging.notifier import PagerHooks
+from supervisor.reports.paging.outbox import OutboxStatus, open_incidents
+from supervisor.reports.paging.pager import Pager, TestResults
 from supervisor.reports.paging.pagerduty import PagerDuty
-from supervisor.reports.paging.receiver import Hooks
-from supervisor.reports.paging.routing import Paging
+from supervisor.reports.paging.routing import PagingConfig
 from supervisor.reports.paging.store import FILE, Store
 from supervisor.reports.paging.webhook import FILE as WEBHOOK_FILE
 from supervisor.reports.paging.webhook import Webhook
 
 
 class Pagers:
-    """PagerDuty and the webhook, each with its own store and thread: one that cannot be reached does not
-    hold up the other.
+    """PagerDuty and the webhook, each with its own store and thread: one that is unreachable does not delay
+    the other. Thread-safe.
     """
 
-    def __init__(self, state_dir: Path, paging: Paging, hooks: Hooks, secrets: Secrets) -> None:
+    def __init__(self, state_dir: Path, paging: PagingConfig, hooks: PagerHooks, secrets: Secrets) -> None:
         self._state_dir = state_dir
         self._paging = paging
         self._pagerduty = Pager(PagerDuty(), state_dir, paging, hooks, secrets)
         self._webhook = Pager(
-            Webhook(), state_dir, paging, Hooks(hooks.read_secret, hooks.last_lines), secrets
+            Webhook(), state_dir, paging, PagerHooks(hooks.read_secret, hooks.last_lines), secrets
         )
         self._all = (self._pagerduty, self._webhook)
 
-    def left_open(self) -> frozenset[str]:
-        """The names of the incidents that an earlier run left open; not for the event loop's thread, and
-        before `start`.
+    def open_incidents(self) -> frozenset[str]:
+        """The names of the incidents that an earlier run left open. Reads the disk; to be called before
+        `start`, not in the event loop's thread.
         """
         stores = (
             Store(self._state_dir, file=file)
             for file in (FILE, WEBHOOK_FILE)
             if (self._state_dir / file).exists()
         )
-        return frozenset[str]().union(*(left_open(store) for store in stores))
+        return frozenset[str]().union(*(open_incidents(store) for store in stores))
 
     def start(self) -> None:
-        """Send what an earlier run left, then what `set` brings."""
+        """Send what an earlier run left unsent, then what `set` brings."""
         for pager in self._all:
             pager.start()
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
-        """Tell each of them."""
+        """The verdicts by tunnel, for each receiver."""
         for pager in self._all:
             pager.set(alerts)
 
-    def route(self, paging: Paging) -> None:
-        """Take over a reloaded configuration."""
+    def route(self, paging: PagingConfig) -> None:
+        """Use a reloaded configuration."""
         self._paging = paging
         for pager in self._all:
             pager.route(paging)
 
     def change(self, summary: str, details: Mapping[str, str]) -> None:
-        """Tell each of them that something was done on purpose; nobody is called."""
+        """Send a change event to each receiver: something was done on purpose. It pages nobody."""
         for pager in self._all:
             pager.change(summary, details)
 
@@ -74,27 +74,24 @@ class Pagers:
 
     @property
     def status(self) -> OutboxStatus:
-        """Of PagerDuty."""
+        """PagerDuty's outbox."""
         return self._pagerduty.status
 
     @property
     def receivers(self) -> list[ReceiverEntry]:
-        """What `facilitator alerts` shows of them: those that are configured, or still have an incident."""
+        """What `facilitator alerts` shows: the receivers that are configured, or still have an incident."""
         paging = self._paging
         configured = (paging.routing_key is not None or bool(paging.tunnels), paging.webhook is not None)
         pairs = zip(configured, self._all, strict=True)
         return [_receiver(pager, known) for known, pager in pairs if known or pager.status.incidents]
 
-    def test(self) -> dict[str, Future[tuple[SendResult, SendResult]]]:
-        """Open and resolve an incident of its own at each receiver that is configured; what each answers,
-        by its name.
+    def test(self) -> dict[str, Future[TestResults]]:
+        """Open and resolve a test incident at each configured receiver; its results, by the
+        receiver's name.
         """
-        paging = self._paging
-        wanted = [
-            *([self._pagerduty] if paging.routing_key is not None else []),
-            *([self._webhook] if paging.webhook is not None else []),
-        ]
-        return {pager.name: pager.test() for pager in wanted}
+        secrets = (self._paging.routing_key, self._paging.webhook)
+        pairs = zip(secrets, self._all, strict=True)
+        return {pager.name: pager.test() for secret, pager in pairs if secret is not None}
 
 
 def _receiver(pager: Pager, configured: bool) -> ReceiverEntry:
@@ -111,20 +108,21 @@ def _receiver(pager: Pager, configured: bool) -> ReceiverEntry:
         ],
         "refused": [
             {"at": iso(each.at), "dedup_key": each.dedup_key, "action": each.action, "error": each.error}
-            for each in status.letters
+            for each in status.dead_letters
         ],
     }
 
 
 def _incident(it: Incident) -> ReceiverIncidentEntry:
     message = it.message
+    waits: WaitingMessageEntry | None = None
+    if message is not None:
+        waits = {"action": message.action.value, "attempts": message.attempts, "error": message.error}
     return {
         "name": it.tunnel,
         "dedup_key": it.dedup_key,
         "since": iso(it.since),
         "wanted": "open" if it.wanted else "closed",
-        "there": it.there.value,
-        "waits": None
-        if message is None
-        else {"action": message.action.value, "attempts": message.attempts, "error": message.error},
+        "there": it.remote.value,
+        "waits": waits,
     }

@@ -1,8 +1,8 @@
-"""Incidents on disk: SQLite in `state_dir`, written before anything is sent. Used by one thread only
-(`reports.paging.pagerduty`).
+"""Incidents on disk: a SQLite file in `state_dir`, written before anything is sent (transactional outbox).
+Used by the pager's thread only.
 
-A file that SQLite cannot read any more is set aside under another name and a new one is begun; every other
-trouble is the caller's to bear (`reports.paging.outbox` goes on from memory and comes back).
+A corrupt file is renamed and a new one is begun. Every other error is raised: `reports.paging.outbox` goes on
+from memory and resynchronizes later.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.reports.paging.incident import Action, Incident, IncidentMessage, There
+from supervisor.reports.paging.incident import Action, Incident, IncidentMessage, RemoteState
 from supervisor.reports.sqlite import Damaged, broken, connect, set_aside
 
 FILE = "facilitator.db"
-DEAD_LETTERS = 200  # kept at most
+MAX_DEAD_LETTERS = 200  # rows kept
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS incident (
@@ -33,8 +33,8 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message that was refused for good."""
+class DeadLetter:
+    """A message that was rejected permanently."""
 
     at: float  # Unix time
     dedup_key: str
@@ -48,13 +48,13 @@ class Store:
     """
 
     def __init__(self, directory: Path, busy_timeout: float = 1.0, file: str = FILE) -> None:
-        """`busy_timeout` in seconds: how long to wait for somebody else's lock."""
+        """`busy_timeout` in seconds: how long to wait for another process's lock."""
         self.path = directory / file
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
 
     def load(self) -> list[Incident]:
-        """Everything that was left open."""
+        """All incidents that are not finished."""
         with self._transaction() as db:
             messages = {
                 row[0]: IncidentMessage(Action(row[1]), *row[2:])
@@ -67,7 +67,7 @@ class Store:
                     location,
                     since,
                     bool(wanted),
-                    There(there),
+                    RemoteState(there),
                     fingerprint,
                     message=messages.get(key),
                 )
@@ -77,20 +77,20 @@ class Store:
             ]
 
     def save(self, incident: Incident) -> None:
-        """This incident and its message, in one transaction; a finished one is forgotten."""
+        """Write this incident and its message in one transaction; a finished one is deleted."""
         with self._transaction() as db:
             _put(db, incident)
 
-    def replace(self, incidents: Iterable[Incident]) -> None:
-        """Exactly these, in one transaction."""
+    def replace_all(self, incidents: Iterable[Incident]) -> None:
+        """Replace the whole content by these, in one transaction."""
         with self._transaction() as db:
             db.execute("DELETE FROM incident")
             db.execute("DELETE FROM outbox")
             for incident in incidents:
                 _put(db, incident)
 
-    def bury(self, incident: Incident, error: str) -> None:
-        """Keep a message that will never be taken, for a human to look at."""
+    def add_dead_letter(self, incident: Incident, error: str) -> None:
+        """Keep the incident's message, which was rejected permanently, for the operator to look at."""
         message = incident.message
         if message is None:
             return
@@ -102,28 +102,30 @@ class Store:
             db.execute(
                 "DELETE FROM dead_letter WHERE id NOT IN (SELECT id FROM dead_letter ORDER BY id DESC "
                 "LIMIT ?)",
-                (DEAD_LETTERS,),
+                (MAX_DEAD_LETTERS,),
             )
 
-    def letters(self, limit: int) -> list[Letter]:
-        """The latest dead letters, the newest first."""
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """The latest dead letters, newest first."""
         with self._transaction() as db:
             return [
-                Letter(*row)
+                DeadLetter(*row)
                 for row in db.execute(
                     "SELECT at, dedup_key, action, error FROM dead_letter ORDER BY id DESC LIMIT ?", (limit,)
                 )
             ]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, on disk when it returns. After an error the file is opened anew the next time."""
+        """A transaction that is on disk when the block ends. After an error the next call opens the file
+        again.
+        """
         try:
             if self._connection is None:
                 self._connection = _open(self.path, self._busy_timeout)
@@ -163,7 +165,7 @@ def _put(db: sqlite3.Connection, incident: Incident) -> None:
             incident.location,
             incident.since,
             incident.wanted,
-            incident.there.value,
+            incident.remote.value,
             incident.fingerprint,
         ),
     )

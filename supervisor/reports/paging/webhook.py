@@ -1,8 +1,8 @@
-"""A webhook as a receiver of incidents (`reports.paging.pager`): the same that PagerDuty is told, as plain
-JSON to an address of your own.
+"""A webhook as a receiver of incidents: the same content as for PagerDuty, as plain JSON, posted to an
+address of your own.
 
-An event is sent until any 2xx status says that it was taken, so it may arrive twice; both have the same `id`.
-Events about one incident arrive in order. The address usually holds a token: it is a secret, and neither
+An event is sent until any 2xx status accepts it (at-least-once delivery); duplicates have the same `id`.
+Events about one incident arrive in order. The address usually contains a token: it is a secret, and neither
 logged nor stored.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.humanize import iso
 from supervisor.reports.paging.incident import Action, SendResult, dedup_key
-from supervisor.reports.paging.routing import Paging, place
+from supervisor.reports.paging.routing import PagingConfig, location_of
 
 if TYPE_CHECKING:
     from supervisor.reports.paging.http import Sender
@@ -25,29 +26,31 @@ FILE = "webhook.db"
 
 
 class Webhook:
-    """The `Receiver`; what it goes through is the address."""
+    """The `IncidentNotifier`; its secret is the address."""
 
     name = "webhook"
     file = FILE
 
-    _sender: Sender
-
-    def open(self) -> None:
-        """Make ready to send."""
+    @cached_property
+    def _sender(self) -> Sender:
         from supervisor.reports.paging.http import Sender
 
-        self._sender = Sender()
+        return Sender()
 
-    def location(self, paging: Paging, tunnel: str) -> str | None:
-        """Where the address lies: the same for every tunnel."""
-        return None if paging.webhook is None else place(paging.webhook)
+    def open(self) -> None:
+        """Load the HTTP client."""
+        _ = self._sender
 
-    def wanted(self, paging: Paging) -> bool:
-        """Nobody needs to have one."""
+    def location(self, paging: PagingConfig, tunnel: str) -> str | None:
+        """Where the address is stored: the same for every tunnel."""
+        return None if paging.webhook is None else location_of(paging.webhook)
+
+    def required(self, paging: PagingConfig) -> bool:
+        """A webhook is optional."""
         return False
 
     def trigger(self, facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
-        """What opens an incident."""
+        """The body of the event that opens an incident."""
         return _event(
             Action.TRIGGER.value,
             dedup_key(facilitator, alert.tunnel),
@@ -63,22 +66,23 @@ class Webhook:
         )
 
     def resolve(self, dedup_key: str, at: float) -> str:
-        """What closes it."""
+        """The body of the event that closes it."""
         return _event(Action.RESOLVE.value, dedup_key, at=iso(at))
 
     def change(self, facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
-        """Something that was done on purpose."""
+        """The body of a change event: something was done on purpose."""
         return _event(
             "change", None, facilitator=facilitator, summary=summary, at=iso(at), details=dict(details)
         )
 
-    def send(self, paging: Paging, key: str, body: str) -> SendResult:
-        """See `posting.Sender.tell`."""
-        return self._sender.tell(key, body)
+    def send(self, paging: PagingConfig, key: str, body: str) -> SendResult:
+        """See `reports.paging.http.Sender.post_webhook`."""
+        return self._sender.post_webhook(key, body)
 
     def close(self) -> None:
-        """Let go of connections."""
-        self._sender.close()
+        """Close connections."""
+        if "_sender" in vars(self):
+            self._sender.close()
 
 
 def _event(action: str, key: str | None, **fields: Any) -> str:

@@ -1,13 +1,11 @@
-"""Runs a program, and tells the daemon when its device is up, and if asked so when a target answers
-through it.
+"""Runs a program, and notifies the daemon when its interface is up, or when a target answers through it.
 
     python -I -m tunnels.kinds.command.driver --device NAME [--mark N] [--probe TARGET]... -- PROGRAM
     [ARGUMENT]...
 
-This process becomes the program itself, so that its pid, its exit code and its signals are the program's own.
-Who looks out is an orphan beside it, which the program does not know of: it belongs to the same process
-group, and the daemon reaps it. READY=1 and X_ADDRESS=... go to NOTIFY_SOCKET, which the program itself does
-not get: what it would say there is not what was asked for.
+This process becomes the program itself (exec), so that its pid, exit code and signals are the program's own.
+What watches the interface is an orphan beside it: it belongs to the same process group, and the daemon reaps
+it. READY=1 and X_ADDRESS=... go to NOTIFY_SOCKET, which the program itself does not get.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ from urllib.parse import urlsplit
 from common.netlink import NetlinkSocket
 from tunnels.drivers.netlink import ADDRESS_GROUPS, address_of
 
-ANSWERED_WITHIN = 1.0  # seconds for one target
-PAUSE = 0.2  # seconds between two targets
+ANSWER_SECONDS = 1.0  # for one target
+PAUSE_SECONDS = 0.2  # between two targets
 _ECHO = struct.pack("!BBHHH", 8, 0, 0, 0, 1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Become the program; the exit code if that cannot be."""
+    """Become the program; returns an exit code if that fails."""
     split = arguments.index("--")
     options, argv = _options(arguments[:split]), arguments[split + 1 :]
     notify = os.environ.pop("NOTIFY_SOCKET", "")
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     program = os.getpid()
     if notify and not os.fork():
         if not os.fork():
-            _look_out(program, options, notify)
+            _watch(program, options, notify)
         os._exit(0)
     if notify:
         os.wait()
@@ -51,12 +49,12 @@ def main(arguments: Sequence[str]) -> int:
         return 127
 
 
-def _look_out(program: int, options: argparse.Namespace, notify: str) -> None:
-    """Tell once that the tunnel is up, and end; also with the program."""
+def _watch(program: int, options: argparse.Namespace, notify: str) -> None:
+    """Notify once that the tunnel is up, and end; end also with the program."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
-    os.closerange(3, 1 << 16)  # the program's secrets are none of its business
+    os.closerange(3, 1 << 16)  # this process needs none of the program's secrets
     ended = os.pidfd_open(program)
     address = _wait_for(options.device, ended)
     if options.probe and address is not None:
@@ -67,7 +65,7 @@ def _look_out(program: int, options: argparse.Namespace, notify: str) -> None:
 
 
 def _wait_for(device: str, ended: int) -> str | None:
-    """The device's address, as soon as it is up and has one; None: the program has ended."""
+    """The interface's address, as soon as it is up and has one; None: the program has ended."""
     with NetlinkSocket(groups=ADDRESS_GROUPS) as changes, NetlinkSocket() as netlink:
         while True:
             if address := address_of(netlink, device):
@@ -83,7 +81,7 @@ def _wait_for_answer(options: argparse.Namespace, ended: int) -> None:
         with contextlib.suppress(OSError):
             if _answers(target, options.device, options.mark):
                 return
-        if _readable(ended, PAUSE):
+        if _readable(ended, PAUSE_SECONDS):
             return
 
 
@@ -92,9 +90,11 @@ def _readable(descriptor: int, within: float = 0.0) -> bool:
 
 
 def _answers(target: str, device: str, mark: int) -> bool:
-    """The target answers through the device; also a refusal is an answer. OSError: it cannot be asked at all.
+    """The target answers through the interface; a refused connection is an answer too. OSError: it cannot be
+    asked.
 
-    No route leads into a tunnel that is not up, but a socket that is bound to a device needs none (for IPv4).
+    No route leads into a tunnel that is not up, but a socket that is bound to an interface needs none (for
+    IPv4).
     """
     url = urlsplit(target)
     echo = url.scheme == "icmp"
@@ -102,7 +102,7 @@ def _answers(target: str, device: str, mark: int) -> bool:
     with socket.socket(socket.AF_INET, kind, protocol) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)  # the daemon's rules let nothing else in
-        sock.settimeout(ANSWERED_WITHIN)
+        sock.settimeout(ANSWER_SECONDS)
         try:
             sock.connect((url.hostname or "", url.port or 80))
             return not echo or _echoed(sock)

@@ -1,9 +1,9 @@
-"""A command: any program that makes a tunnel device, described by the configuration instead of by a file
-of this package.
+"""command: any program that creates a tunnel interface, described by the configuration instead of by a
+package.
 
-How it is known to be up is said under `up:`: by a line of its output, by its device, by sd_notify(3), or by
-the first answered probe. For a device or a probe, tunnels/kinds/command/driver.py looks out beside it.
-Patterns tell which lines mean that it failed, and how.
+`up:` says how it is known to be up: by a line of its output, by its interface, by sd_notify(3), or by the
+first answered probe. For an interface or a probe, tunnels/kinds/command/driver.py watches beside it. Regular
+expressions say which lines mean that it failed, and how.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tunnels.base import (
     Tunnel,
 )
 from tunnels.failure_patterns import table
-from tunnels.regex import LOOKED_AT, check_sizes, compiled
+from tunnels.regex import MAX_MATCHED_CHARS, check_sizes, compiled
 from tunnels.targets import parse_target
 
 # --- patterns
 # ----------------------------------------------------------------------------------------------------------
 
-# A named group says which reason it is; without one it is the first.
+# The name of a matching group is the reason; without one it is the first.
 PERMANENT = (
     Reason.CLIENT_CONFIG,
     Reason.AUTH,
@@ -66,7 +66,7 @@ def _group(reason: Reason) -> str:
 
 
 def _checked(value: str, groups: Iterable[str]) -> str:
-    """The pattern, if it is one and names no other groups."""
+    """The pattern. ValueError: it is malformed, or has a group with another name."""
     for name in compiled(value).groupindex.keys() - set(groups):
         raise ValueError(f"{value!r}: a group here can be called {', '.join(sorted(groups))}, not {name}")
     return value
@@ -75,9 +75,8 @@ def _checked(value: str, groups: Iterable[str]) -> str:
 # --- placeholders
 # ----------------------------------------------------------------------------------------------------------
 
-_MEMFD = (
-    "login.password"  # the name of the anonymous file; no word of the configuration can be mistaken for it
-)
+# the name of the anonymous file; no word of the configuration can be mistaken for it
+_MEMFD = "login.password"
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}|\{([a-z_]+)\}")
 _IN_ARGV = ("device", "directory", "username", "password_file")
 _IN_ENVIRONMENT = ("device", "directory", "username")
@@ -181,7 +180,7 @@ class Command(Tunnel):
     @model_validator(mode="before")
     @classmethod
     def _one_device(cls, value: Any) -> Any:
-        """What `up.device` names is the tunnel's device."""
+        """`up.device` is the tunnel's device."""
         named = (
             value["up"].get("device")
             if isinstance(value, dict) and isinstance(value.get("up"), dict)
@@ -283,7 +282,7 @@ def _launch(tunnel: Command, place: Placement, inputs: Mapping[str, bytes]) -> L
 
 
 def _paths(words: Iterable[str]) -> Iterator[Path]:
-    """What the words name by an absolute path, as in `/etc/acme.conf` and `--config=/etc/acme.conf`."""
+    """Absolute paths in these words, as in `/etc/acme.conf` and `--config=/etc/acme.conf`."""
     for word in words:
         path = word if word.startswith("/") else word.partition("=")[2]
         if path.startswith("/") and "{" not in path and "\0" not in path:
@@ -291,7 +290,7 @@ def _paths(words: Iterable[str]) -> Iterator[Path]:
 
 
 def _watched(tunnel: Command, place: Placement) -> tuple[str, ...]:
-    """What runs the program where somebody has to look out for its device."""
+    """The driver's command line, if somebody has to watch the interface."""
     if tunnel.up.device is None and not tunnel.up.probe:
         return ()
     targets = (
@@ -330,7 +329,7 @@ Explain = Callable[[str], Failed | None]
 
 
 class CommandDialogue:
-    """The understanding of one program. Says one failure and is silent after it."""
+    """The dialogue of one program. Reports one failure and is silent after it."""
 
     def __init__(self, tunnel: Command) -> None:
         self._up = None if tunnel.up.line is None else compiled(tunnel.up.line)
@@ -341,16 +340,16 @@ class CommandDialogue:
         self._facts: dict[str, str] = {}
 
     def receive(self, source: LineSource, line: str) -> Iterator[Observation]:
-        """Take one line and give what it means."""
+        """Take one line and return what it means."""
         if self._failed:
             return
         if source is LineSource.NOTIFY:
             yield from self._notified(line)
         elif source is LineSource.OUTPUT:
-            yield from self._printed(line[:LOOKED_AT])
+            yield from self._printed(line[:MAX_MATCHED_CHARS])
 
     def answer(self, text: str) -> Iterator[Observation]:
-        """A program that nobody knows asks nothing."""
+        """An unknown program asks nothing."""
         return iter(())
 
     def _notified(self, line: str) -> Iterator[Observation]:

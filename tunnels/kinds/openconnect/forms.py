@@ -1,9 +1,9 @@
-"""What openconnect asks on its terminal, told apart by the words of the far side's forms (sans I/O).
+"""Classifies what openconnect asks on its terminal, by the texts of the gateway's forms (sans I/O).
 
     lines -> Interview.hear                 a prompt (text without an end of line) -> Interview.wanted -> Wish
 
 Every server words its forms as it likes, and two prompts may look the same: the second "Password:" of a form
-is most often a one-time code. What was said since the last request to the server decides, then whether the
+is most often a one-time code. What decides is the text since the last request to the server, then whether the
 same was asked and answered before.
 """
 
@@ -29,17 +29,17 @@ _OUR_KEY = re.compile(
     r"^(?>.*?(?:PEM|PKCS|TPM|private key)).* (?:pass ?phrase|password|PIN)|^PIN required", re.IGNORECASE
 )
 _CHOICE = re.compile(r" \[[^]]*\]: ?$")
-_KEPT = 20  # lines of a form that are read
+_MAX_FORM_LINES = 20  # that are read
 
 
 class Wish(enum.Enum):
-    """What a prompt wants."""
+    """What a prompt asks for."""
 
     USERNAME = "username"
     PASSWORD = "password"
     CODE = "code"
-    TEXT = "text"  # something that only a person knows
-    REFUSED = "refused"  # what was answered before: the far side did not like it
+    TEXT = "text"  # something that only an operator knows
+    REFUSED = "refused"  # asked again: the server refused the answer
     TRUST = "trust"  # whether an unknown certificate may be trusted
     PASSPHRASE = "passphrase"  # of our private key
 
@@ -56,7 +56,7 @@ _CERTAIN = (
 
 @dataclass(frozen=True, slots=True)
 class FormPrompt:
-    """One prompt: what it wants, and the far side's words about it."""
+    """One prompt: what it asks for, and the gateway's text about it."""
 
     wish: Wish
     text: str
@@ -72,14 +72,14 @@ class Interview:
         self._asked: set[tuple[Wish, str]] = set()  # what was answered before this form, and its prompts
 
     def hear(self, line: str) -> None:
-        """A line that stands between the prompts."""
+        """Take a line between prompts."""
         if _REQUEST.match(line):
             self._said.clear()
-        elif line.strip() and len(self._said) < _KEPT:
+        elif line.strip() and len(self._said) < _MAX_FORM_LINES:
             self._said.append(line.strip())
 
     def wanted(self, prompt: str) -> FormPrompt:
-        """What this prompt wants. It counts as answered from now on."""
+        """What this prompt asks for. It counts as answered from now on."""
         wish = self._wish(prompt)
         key = (wish, "" if wish is Wish.CODE else prompt)
         text = (
@@ -101,8 +101,8 @@ class Interview:
         return Wish.USERNAME if _USERNAME.search(prompt) else Wish.TEXT
 
     def _password(self, prompt: str) -> Wish:
-        """A second password prompt that says what it means, or has another label than the first, is for a
-        code.
+        """A second password prompt is for a code if a hint says so, or if its label differs from the first
+        one.
         """
         passwords = {label for wish, label in self._asked if wish is Wish.PASSWORD and not self._appended}
         hinted = any(_CODE.search(line) for line in self._said)

@@ -1,8 +1,8 @@
 """openconnect: the SSL VPNs of Cisco (and ocserv), Palo Alto, Pulse, F5, Fortinet, Array and Juniper.
 
-It runs through tunnels/kinds/openconnect/driver.py, which logs in once for a cookie and then runs the session
-with it. The cookie is kept, so that a short break needs no second login. Routes and names are the daemon's:
-the program gives the device its address and brings it up.
+Runs tunnels/kinds/openconnect/driver.py, which logs in once for a cookie and then runs the session with it.
+The cookie is kept, so that a short outage needs no second login. Routes and DNS are the daemon's: the driver
+only brings the interface up.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ class OpenConnect(Tunnel):
 
     @property
     def host(self) -> str:
-        """The far side's name or address."""
+        """Name or address of the gateway."""
         match = _SERVER.fullmatch(self.server)
         return match["host"].strip("[]") if match else self.server
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Its TCP port."""
         match = _SERVER.fullmatch(self.server)
         return int((match and match["port"]) or 443)
 

@@ -1,11 +1,11 @@
-"""Drives one openfortivpn: sees first that this host has PPP, gives it what it asks for, and says when the
-tunnel is up.
+"""Drives openfortivpn: checks first that this host has PPP, answers its prompts, and reports when the tunnel
+is up.
 
     python -I -m tunnels.kinds.openfortivpn.driver --device NAME --config FD --talk FD [--mtu N]
     [--append-code]
 
-pppd addresses the device. A login on a host without PPP would be wasted, and many gateways count sessions: so
-PPP is looked at first.
+pppd puts the addresses on the interface. A login on a host without PPP would be wasted, and many gateways
+count sessions, so PPP is checked before.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import os
 import re
 import signal
 
-from tunnels.drivers.channel import Talk
-from tunnels.drivers.cli import ask_to_end, end_like, parser
+from tunnels.drivers.channel import DaemonChannel
+from tunnels.drivers.cli import ask_to_end, end_like, parser, say
 from tunnels.drivers.netlink import bring_up
-from tunnels.drivers.terminal_prompts import hear, say
+from tunnels.drivers.terminal_prompts import read_output, relay
 
 _PROMPT = re.compile(r"[^\n]*[:?]\s*")
 _PASSWORD = "VPN account password:"
@@ -29,12 +29,12 @@ _ADDRESS = re.compile(r"Got addresses: \[([0-9.]+)\]")
 class OpenfortivpnSession:
     """One openfortivpn from its start to its end."""
 
-    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+    def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
         self._address: str | None = None
 
     async def run(self) -> int:
-        """Run openfortivpn; its exit code, or the negative number of the signal that ended it."""
+        """Run openfortivpn; returns its exit code, or the negative number of a signal."""
         fd = self._options.config
         client = await asyncio.create_subprocess_exec(
             "openfortivpn",
@@ -53,7 +53,7 @@ class OpenfortivpnSession:
         async def answer(prompt: str) -> None:
             stdin.write((await self._answer(prompt)).encode() + b"\n")
 
-        await hear(client.stdout, _PROMPT, self._heard, answer)
+        await read_output(client.stdout, _PROMPT, self._heard, answer)
         return await client.wait()
 
     async def _answer(self, prompt: str) -> str:
@@ -67,7 +67,7 @@ class OpenfortivpnSession:
         )
 
     def _heard(self, line: str) -> None:
-        say(line)
+        relay(line)
         if match := _ADDRESS.search(line):
             self._address = match[1]
         elif "Tunnel is up and running" in line:
@@ -77,7 +77,7 @@ class OpenfortivpnSession:
 
 
 def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:
-    """Why there can be no PPP on this host; None: there can."""
+    """Why PPP is not possible on this host; None: it is."""
     if not os.path.exists(pppd):
         return f"{pppd} is missing"
     try:
@@ -90,7 +90,7 @@ def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:
 
 
 async def _main(options: argparse.Namespace) -> int:
-    talk = Talk(options.talk)
+    talk = DaemonChannel(options.talk)
     await talk.listen()
     return await OpenfortivpnSession(options, talk).run()
 
@@ -98,6 +98,6 @@ async def _main(options: argparse.Namespace) -> int:
 if __name__ == "__main__":
     given = parser().parse_args()
     if (why := unfit()) is not None:
-        say(f"facilitator: {why}")
+        say(why)
         end_like(1)
     end_like(asyncio.run(_main(given)))

@@ -1,8 +1,8 @@
 """openfortivpn: Fortinet's SSL VPN over pppd, driven by tunnels/kinds/openfortivpn/driver.py.
 
-It needs PPP in the kernel (/dev/ppp) and pppd. Where either is missing, openconnect with `protocol: fortinet`
-reaches the same servers. The settings go through an anonymous file; password and codes are given when it asks
-for them.
+It needs PPP in the kernel (/dev/ppp) and pppd. Without them, openconnect with `protocol: fortinet` reaches
+the same servers. The settings go through an anonymous file; password and codes are sent when it asks for
+them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _launch(tunnel: OpenFortiVpn, place: Placement, inputs: Mapping[str, bytes])
 
 
 def configuration(tunnel: OpenFortiVpn, username: str, device: str) -> str:
-    """The whole configuration: it asks for the password, tries once, and leaves routes and names alone."""
+    """The whole configuration: ask for the password, try once, leave routes and names alone."""
     if not username.isprintable() or username != username.strip():
         raise ValueError("login.username has characters that openfortivpn cannot be given")
     host, _, port = tunnel.server.partition(":")

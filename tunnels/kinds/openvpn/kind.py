@@ -1,9 +1,9 @@
-"""OpenVPN: one process per session, in the foreground, driven through its management socket.
+"""OpenVPN: one process per session, in the foreground, controlled through its management socket.
 
 The customer's .ovpn and the files that it names go through tunnels.kinds.openvpn.profile into one anonymous
-file: a private key touches neither disk nor argv, and OpenVPN opens no path that a customer has chosen. The
-words of the process go to tunnels.kinds.openvpn.management. Addresses, routes and names are the daemon's:
-OpenVPN only makes its interface.
+file: a private key is written neither to disk nor to argv, and OpenVPN opens no path that a customer has
+chosen. Its messages go to tunnels.kinds.openvpn.management. Addresses, routes and DNS are the daemon's:
+OpenVPN only creates its interface.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
-from tunnels.profiles import ProfileError, companion, of_file
+from tunnels.profiles import ProfileError, of_file, referenced_file
 
-CONNECT_TIMEOUT = 10  # seconds that one server gets to answer at all
-HAND_WINDOW = 20  # seconds for the TLS handshake with it, and until it has pushed its settings
-LOGIN_WINDOW = (
-    50  # the same where somebody may have to approve the login elsewhere; below the kind's start timeout
-)
-LOG_CACHE = 1000  # lines of its log that a restarted daemon finds again
+CONNECT_SECONDS = 10  # for one server to answer at all
+HANDSHAKE_SECONDS = 20  # for the TLS handshake with it, and until it has pushed its settings
+# the same if somebody may have to approve the login elsewhere; below the kind's start timeout
+LOGIN_SECONDS = 50
+LOG_CACHE_LINES = 1000  # of its log, for a daemon that reconnects
 
 
 class OpenVPN(Tunnel):
@@ -50,7 +49,9 @@ def _referenced_inputs(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[In
 
 
 def _companion(tunnel: OpenVPN, named: Directive) -> Input:
-    return companion(tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass")
+    return referenced_file(
+        tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass"
+    )
 
 
 def _reader(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Callable[[Directive], bytes]:
@@ -58,7 +59,7 @@ def _reader(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Callable[[Directive
 
 
 def _profile(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> tuple[OpenVPNProfile, str]:
-    """It, and what OpenVPN gets of it."""
+    """The profile, and its text for OpenVPN."""
     with of_file(tunnel.config):
         profile = read_profile(inputs["config"], place.remote)
         return profile, profile.complete(_reader(tunnel, inputs))
@@ -83,7 +84,7 @@ def _launch(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> L
             "--config",
             "/proc/self/fd/{config}",
             *_network(tunnel, place),
-            *_process(management, LOGIN_WINDOW if asks_login else HAND_WINDOW),
+            *_process(management, LOGIN_SECONDS if asks_login else HANDSHAKE_SECONDS),
             *(("--auth-user-pass",) if asks_login else ()),
         ),
         files={"config": text.encode()},
@@ -92,7 +93,7 @@ def _launch(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> L
 
 
 def _network(tunnel: OpenVPN, place: Placement) -> tuple[str, ...]:
-    """Its device is ours to name; its routes are read, never installed."""
+    """Options about the interface: the daemon names it; pushed routes are read, never installed."""
     mtu = () if tunnel.mtu is None else ("--tun-mtu", str(tunnel.mtu), "--pull-filter", "ignore", "tun-mtu")
     return (
         "--dev",
@@ -104,7 +105,7 @@ def _network(tunnel: OpenVPN, place: Placement) -> tuple[str, ...]:
         # the address that the server assigns exists in source NAT only; the daemon brings the interface up
         "--ifconfig-noexec",
         *mtu,
-        "--persist-tun",  # the device stays when it reconnects in place
+        "--persist-tun",  # the interface stays when it reconnects without ending
         # a kernel (DCO) device outlives a killed process; a tun device goes with it
         "--ignore-unknown-option",
         "disable-dco",
@@ -113,7 +114,9 @@ def _network(tunnel: OpenVPN, place: Placement) -> tuple[str, ...]:
 
 
 def _process(management: Path, window: int) -> tuple[str, ...]:
-    """One bounded pass over the profile's servers; it never asks, retries or runs anything by itself."""
+    """Options about the process: one pass over the profile's servers; it never asks on a terminal, retries or
+    runs anything by itself.
+    """
     return (
         "--management",
         str(management),
@@ -122,17 +125,17 @@ def _process(management: Path, window: int) -> tuple[str, ...]:
         "--management-hold",
         "--management-query-passwords",
         "--management-log-cache",
-        str(LOG_CACHE),
+        str(LOG_CACHE_LINES),
         "--auth-nocache",
         "--auth-retry",
         "interact",
         "--script-security",
-        "1",  # a challenge is answered after the refusal; we hold it
+        "1",  # a challenge is answered after the refusal; --management-hold stops it until then
         "--setenv",
         "IV_SSO",
-        "crtext,openurl,webauth",  # what a server may ask while the connection stands
+        "crtext,openurl,webauth",  # what a server may ask during the connection
         "--connect-timeout",
-        str(CONNECT_TIMEOUT),
+        str(CONNECT_SECONDS),
         "--hand-window",
         str(window),
         "--connect-retry-max",

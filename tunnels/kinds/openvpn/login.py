@@ -1,10 +1,10 @@
-"""How OpenVPN's questions for a login are answered: password, one-time code, challenge, approval
-elsewhere, or a kept session.
+"""Answers OpenVPN's questions for a login: password, one-time code, challenge, approval elsewhere, or a token
+of an earlier session.
 
     >PASSWORD, >INFOMSG -> Credentials -> Say (user name, password, response) | Question | Keep | Failed
 
-Part of tunnels.kinds.openvpn.management, which knows when OpenVPN may go on. A login that was refused is
-never tried again here.
+Used by tunnels.kinds.openvpn.management, which decides when OpenVPN may go on. A refused login is never
+retried here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from tunnels.kinds.openvpn.syntax import quote
 
 Answer = Say | Observation
 
-_ROUNDS = (
-    3  # questions in a row that one login may have: a server that asks on for ever must not use up our codes
-)
+_ROUNDS = 3  # questions in a row in one login: a server that asks for ever must not use up our codes
 
 _CHALLENGE = re.compile(r"CRV1:(?P<flags>[^:]*):(?P<state>[^:]*):(?P<user>[^:]*):(?P<text>.*)")
 _TEXT_CHALLENGE = re.compile(r"CR_TEXT:(?P<flags>[^:]*):(?P<text>.*)")
@@ -34,20 +32,21 @@ _NOT_A_CODE = re.compile(r"(?i)\bnew (?:pin|password)|\b(?:choose|select|questio
 
 @dataclass(frozen=True, slots=True)
 class LoginIdentity:
-    """Who we are at the far side."""
+    """The account and its secrets."""
 
     username: str | None
     password: str | None = field(repr=False)
     append_code: bool = False  # a one-time code follows the password in the same field
-    kept: str = field(
-        default="", repr=False
-    )  # what `Keep` said in an earlier session: a token, and on a second line its user name
+    # of `Keep` in an earlier session: a token, and on a second line its user name
+    kept: str = field(default="", repr=False)
     passphrase: str | None = field(default=None, repr=False)  # of our private key
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What a server asks after the password (CRV1): its state and its user name come back with the answer."""
+    """What a server asks after the password (CRV1): its state id and its user name come back with
+    the answer.
+    """
 
     needs_answer: bool
     state: str
@@ -61,20 +60,20 @@ class Credentials:
     def __init__(self, account: LoginIdentity) -> None:
         self._account = account
         self._token, _, self._token_user = account.kept.partition("\n")
-        self._resumed = False  # the server is judging a token, not a password
+        self._resumed = False  # the login used a token, not a password
         self._challenge: Challenge | None = None
-        self._reply: tuple[Say, ...] = ()  # ready for the next time that OpenVPN asks
-        self._given: tuple[Say, ...] = ()  # what it got the last time
-        self._asked: list[str] = []  # what this login was asked so far
-        self.unanswered: str | None = None  # what somebody was told to do, and may not have done
+        self._reply: tuple[Say, ...] = ()  # for the next time that OpenVPN asks
+        self._given: tuple[Say, ...] = ()  # what was sent the last time
+        self._asked: list[str] = []  # questions of this login so far
+        self.unanswered: str | None = None  # an approval that somebody was asked for and may not have given
         self._answering: Callable[[str], Iterator[Answer]] | None = None
-        self.waits = False  # OpenVPN must not go on before the answer is there
+        self.waits = False  # OpenVPN must not go on before the answer
 
     # --- what OpenVPN says
     # ---------------------------------------------------------------------------------------------------
 
     def need(self, what: str, kind: str, flags: int, challenge: str | None) -> Iterator[Answer]:
-        """It asks for a login; `challenge` is the text of a static challenge, whose answer goes with the
+        """OpenVPN asks for a login; `challenge` is the text of a static challenge, whose answer goes with the
         password.
         """
         if what == "Private Key" and self._account.passphrase is not None:
@@ -101,7 +100,7 @@ class Credentials:
             yield from self._need_account(flags, challenge)
 
     def challenged(self, text: str) -> bool:
-        """Take note of a refusal that is a question; False: it is none."""
+        """Note a refusal that contains a challenge; False: it contains none."""
         match = _CHALLENGE.fullmatch(text)
         if match is not None:
             user = _decoded(match["user"]) or self._account.username
@@ -109,12 +108,12 @@ class Credentials:
         return match is not None
 
     def ask_challenge(self) -> Iterator[Answer] | None:
-        """Pass the noted question on; None: there is none."""
+        """Ask the noted challenge; None: there is none."""
         challenge, self._challenge = self._challenge, None
         return None if challenge is None else self._ask_challenge(challenge)
 
     def refused(self, what: str, text: str) -> Iterator[Answer]:
-        """The server did not accept what it got."""
+        """The server refused the login."""
         failed = refusal(what, text)
         if self._resumed and failed.reason is Reason.AUTH:
             failed = Failed(
@@ -126,7 +125,7 @@ class Credentials:
         yield failed
 
     def pending(self, text: str) -> Iterator[Answer]:
-        """The server asks for more while the connection stands (INFOMSG)."""
+        """The server asks for more during the connection (INFOMSG)."""
         if match := _TEXT_CHALLENGE.fullmatch(text):
             if "R" in match["flags"].split(","):
                 yield from self._ask(Question(_wanted(match["text"]), match["text"]), self._respond)
@@ -138,9 +137,7 @@ class Credentials:
             yield from self._ask(Question(Wanted.APPROVAL, match["text"]), None)
 
     def undecided(self) -> Iterator[Answer]:
-        """The server has our login and takes its time: as far as can be seen from here, somebody has to
-        approve it.
-        """
+        """The server has our login and does not decide: most likely somebody has to approve it."""
         if self._given and not self._asked:
             yield from self._ask(
                 Question(
@@ -148,27 +145,25 @@ class Credentials:
                 ),
                 None,
             )
-            self.unanswered = None  # it may as well have died
+            self.unanswered = None  # the server may have died instead
 
     def token(self, token: str, user: str | None) -> Iterator[Answer]:
-        """The server gives a token that spares the next login; `user`, in base64, goes with it."""
+        """The server sent a token that spares the next login, and a user name for it (base64)."""
         self._token, self._token_user, self._resumed = token, _decoded(user or ""), True
         yield Keep("\n".join(filter(None, (self._token, self._token_user))))
 
     @property
     def spent(self) -> bool:
-        """Somebody's answer went into this login: another server needs another one."""
+        """A person's answer was used for this login: another server needs another one."""
         return bool(self._asked)
 
     def unused(self) -> None:
-        """The attempt ended before the server could see the login, so that its one-time code is still
-        good.
-        """
+        """The attempt ended before the server saw the login, so its one-time code is still valid."""
         if not self._resumed:
             self._reply = self._given
 
     def accepted(self) -> None:
-        """The server let us in."""
+        """The server accepted the login."""
         self._asked, self._given, self._reply, self._answering, self._challenge = [], (), (), None, None
         self.unanswered, self.waits = None, False
 
@@ -176,7 +171,7 @@ class Credentials:
     # --------------------------------------------------------------------------------------------------
 
     def answer(self, text: str) -> Iterator[Answer]:
-        """Pass the answer on; without an open question: nothing."""
+        """Send the answer; nothing without an open question."""
         answering, self._answering, self.waits = self._answering, None, False
         if answering is not None:
             self.unanswered = None
@@ -243,7 +238,7 @@ class Credentials:
         return iter(())
 
     def _respond(self, code: str) -> Iterator[Answer]:
-        yield Say("verb 2")  # or the next command would stand in its log
+        yield Say("verb 2")  # else its log would contain the next command
         yield Say(f"cr-response {_encoded(code)}", secret=True)
         yield Say("verb 3")
 
@@ -258,7 +253,7 @@ def _wanted(text: str) -> Wanted:
 
 
 def _one_line(text: str) -> bool:
-    """A line break would be a command of its own."""
+    """Remove line breaks: what follows one would be a command of its own."""
     return not set(text) & set("\r\n\0")
 
 
@@ -267,7 +262,7 @@ def _encoded(text: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """The text, or an empty one for what is no text in base64."""
+    """The decoded text; empty if it is not base64 of text."""
     with contextlib.suppress(ValueError):
         return base64.b64decode(text, validate=True).decode()
     return ""

@@ -1,12 +1,12 @@
-"""What OpenVPN says on its management socket and in its log, and what we answer.
+"""Understands OpenVPN's management socket and log, and controls it.
 
-    lines -> OpenVPNDialogue.receive -> Say (back to the socket) | Connected | Failed | Question | Keep
+    lines -> OpenVPNDialogue.receive -> Say (to the socket) | Connected | Failed | Question | Keep
 
-OpenVPN's exit code proves nothing, so everything is read from the STATE lines. Under `--management-hold` it
-waits for us before each attempt: we release it while servers that were not tried yet may be better, for the
-answer to a challenge, and when we told it to reconnect in place; never after it was connected and never after
-a refusal. The log comes over the socket too (`log on`), in order with the states; what it says before the
-socket is there comes as OUTPUT.
+OpenVPN's exit code proves nothing, so everything is read from the STATE lines. With `--management-hold` it
+waits for us before each attempt. It is released while untried servers are left, for the answer to a
+challenge, and when we told it to reconnect; never after it was connected and never after a refusal. The log
+comes over the socket too (`log on`), in order with the states; what it prints before the socket exists comes
+as OUTPUT. The protocol: doc/management-notes.txt of OpenVPN.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ TUN_MTU = 1500  # bytes: OpenVPN's default
 # requests for the server's settings, one each five seconds, before its silence is taken for a wait for
 # somebody
 PATIENCE = 4
-RENEW = "SIGUSR1"  # told to OpenVPN, and given by it as the reason of the end of an attempt
+RENEW = "SIGUSR1"  # sent to OpenVPN, and reported by it as the reason why an attempt ended
 
-_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})  # the server saw nothing of us
+_UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})  # the server did not see the login
 _RETRYABLE = _UNSEEN | {
     Reason.HANDSHAKE,
     Reason.PEER_TIMEOUT,
     Reason.OUR_CERTIFICATE,
 }  # another server of the profile may do better
-_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})  # how it looks when the server waits in vain
-_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})  # somebody asked for its end
+# looks like this when the server waits for somebody in vain
+_MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})
+_STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})  # it was told to end
 
 _LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
 # Time, state, detail, assigned IPv4 address, server's address and port, our address and port, assigned IPv6
@@ -61,13 +62,13 @@ _TOKEN, _INFO = ">PASSWORD:Auth-Token:", ">INFOMSG:"
 
 @dataclass(slots=True)
 class _Pushed:
-    """What the server of the attempt that runs has pushed."""
+    """What the server has pushed in the current attempt."""
 
     routes: tuple[IPNetwork, ...] = ()
     limit: int | None = None
     mtu: int | None = None
     user: str | None = None
-    requests: int = 0  # how often we had to ask for it
+    requests: int = 0  # how often OpenVPN has asked for it
     seen: bool = False  # it has pushed something
 
     def read(self, reply: str) -> None:
@@ -80,7 +81,7 @@ class _Pushed:
 
 
 class OpenVPNDialogue:
-    """The understanding of one OpenVPN process. Says each failure once and is silent after it."""
+    """The dialogue of one OpenVPN process. Reports each failure once and is silent after it."""
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class OpenVPNDialogue:
         mtu: int | None = None,
         fixed_mtu: bool = False,
     ) -> None:
-        """`limit`: the seconds after which the profile itself ends a session; `mtu`: of the interface, in
-        bytes, `fixed_mtu`: whatever
-        the server pushes."""
+        """`limit`: seconds after which the profile itself ends a session. `mtu`: of the interface in bytes;
+        `fixed_mtu`: whatever the server pushes.
+        """
         self._login, self._limit, self._mtu, self._fixed_mtu = (
             Credentials(account),
             limit,
@@ -103,19 +104,19 @@ class OpenVPNDialogue:
         self._lost: Failed | None = None  # why the last attempt ended, if another may follow
         self._connected = False
         self._failed = False
-        self._replies = 0  # END lines still to come: the histories that we asked for
+        self._replies = 0  # END lines still to come, of the histories that we asked for
         self._latest: tuple[
             Answer, ...
         ] = ()  # what the latest state of the history means: earlier ones are over
-        self._held = False  # it waits for our release
-        self._now = 0  # its clock: Unix seconds of its latest words
+        self._held = False  # it waits for `hold release`
+        self._now = 0  # Unix time of its latest line
 
     def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
-        """Take one line and give what to answer and what it means."""
+        """Take one line and return replies and what it means."""
         yield from self._until_failed(self._understand(source, line))
 
     def answer(self, text: str) -> Iterator[Answer]:
-        """Take the answer to the latest question, and let it go on."""
+        """Take the answer to the latest question, and let OpenVPN go on."""
         yield from self._until_failed(self._login.answer(text))
         yield from self._release()
 
@@ -147,7 +148,7 @@ class OpenVPNDialogue:
             yield from self._notice(line)
 
     def _attached(self) -> Iterator[Answer]:
-        """Ask for the histories too: it may run already, when a restarted daemon finds it again."""
+        """Ask for the histories too: after a restart of the daemon OpenVPN runs already."""
         self._replies = 2
         yield Say("log on all")
         yield Say("state on all")
@@ -203,7 +204,7 @@ class OpenVPNDialogue:
     # ------------------------------------------------------------------------------------------------------
 
     def _release(self) -> Iterator[Answer]:
-        """Let it begin an attempt, once we know its history and the answer to its question."""
+        """Release the next attempt, once its history and the answer to its question are known."""
         if self._held and self._replies <= 0 and not self._login.waits and not self._failed:
             self._held = False
             yield Say("hold release")

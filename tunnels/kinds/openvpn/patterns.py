@@ -1,7 +1,7 @@
-"""OpenVPN's words for failures, and what a server says in its PUSH_REPLY: the tables behind
+"""OpenVPN's messages about failures, and what a server says in its PUSH_REPLY: the tables for
 tunnels.kinds.openvpn.management.
 
-a line of the log, the word of a STATE, the text of a refusal -> explanation(table, words) -> Failed
+    a line of the log, the word of a STATE, the text of a refusal -> explanation(table, text) -> Failed
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ _TEMPORARY = re.compile(r"TEMP(?:\[[^\]]*\])?(?::(.*))?")
 
 
 def refusal(what: str, text: str) -> Failed:
-    """Why a login was not accepted: `what` was asked for, and the server's own text, which may be empty."""
+    """Why a login was refused: `what` was asked for, and the server's own text, which may be empty."""
     if what == "Private Key":
         return Failed(Reason.KEY, "the passphrase of the private key is wrong")
     if temporary := _TEMPORARY.fullmatch(text):
@@ -133,7 +133,7 @@ def refusal(what: str, text: str) -> Failed:
 
 
 def pushed_routes(reply: str) -> Iterator[IPNetwork]:
-    """The networks in a PUSH_REPLY; what is not a plain network (a name, a keyword) is left out."""
+    """The networks in a PUSH_REPLY; entries that are no plain network (a name, a keyword) are left out."""
     for name, words in _options(reply):
         reader = _ROUTE_OPTIONS.get(name)
         if reader is not None:
@@ -142,7 +142,7 @@ def pushed_routes(reply: str) -> Iterator[IPNetwork]:
 
 
 def pushed_limit(reply: str) -> int | None:
-    """How many seconds the server lets a session last (`session-timeout`); None: it does not say."""
+    """Seconds that the server lets a session last (`session-timeout`); None: not pushed."""
     limits = [
         int(words[0])
         for name, words in _options(reply)
@@ -152,7 +152,7 @@ def pushed_limit(reply: str) -> int | None:
 
 
 def pushed_mtu(reply: str) -> int | None:
-    """The MTU in bytes that the server wants the interface to have (`tun-mtu`); None: it does not say."""
+    """MTU in bytes that the server wants for the interface (`tun-mtu`); None: not pushed."""
     sizes = [
         int(words[0])
         for name, words in _options(reply)
@@ -162,7 +162,7 @@ def pushed_mtu(reply: str) -> int | None:
 
 
 def pushed_user(reply: str) -> str | None:
-    """The user name that belongs to the pushed token, still in base64; None: ours."""
+    """The user name that belongs to the pushed token, in base64; None: ours."""
     return next((words[0] for name, words in _options(reply) if name == "auth-token-user" and words), None)
 
 

@@ -128,9 +128,8 @@ def _sort(
     if directive.name == "connection" and directive.block is not None:
         kept.append(_connection(directive, optional, dropped))
     elif directive.name == "port":
-        kept.append(
-            Directive(directive.line, ("rport", *directive.words[1:]))
-        )  # `port` would also bind a local port
+        # `port` would also bind a local port
+        kept.append(Directive(directive.line, ("rport", *directive.words[1:])))
     elif _wanted(directive):
         kept.append(directive)
     elif directive.name in OWNED_BY_DAEMON | KEPT | optional | {"setenv", "ignore-unknown-option"}:
@@ -144,9 +143,8 @@ def _sort(
 def _wanted(directive: Directive) -> bool:
     match directive.words:
         case ("setenv", name, *_):
-            return name.startswith(
-                "UV_"
-            )  # told to the server by push-peer-info; other variables are for scripts
+            # sent to the server by push-peer-info; other variables are for scripts
+            return name.startswith("UV_")
         case ("askpass", *files):
             return files not in ([], ["stdin"])  # without a file it would ask on a terminal
         case (name, *_):

@@ -1,9 +1,9 @@
-"""sshuttle: connections of the staff carried over one ssh to a host of our own, as a proxy without a
-network device.
+"""sshuttle: staff's TCP connections, carried over one ssh to a host of our own, as a proxy without an
+interface.
 
-It runs through tunnels/kinds/sshuttle/driver.py, a process without privileges; the key and the known hosts
-reach it as anonymous files. READY=1 on its NOTIFY_SOCKET says that the far side answered. Why it ends is read
-from what ssh and sshuttle print.
+Runs tunnels/kinds/sshuttle/driver.py, a process without privileges; the private key and the known hosts reach
+it as anonymous files. READY=1 on its NOTIFY_SOCKET means that the remote host has answered. Why it ends is
+read from the output of ssh and sshuttle.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REMOTE = re.compile(
     r"(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
 )
 
-# What an operator may tune. Everything else would break the tunnel, weaken it, or run something beside it.
+# What operators may set. Everything else would break the tunnel, weaken it, or run something beside it.
 SSH_OPTIONS = frozenset(
     {
         "AddressFamily",
@@ -114,19 +114,19 @@ class Sshuttle(Tunnel):
 
     @property
     def host(self) -> str:
-        """The far side's name or address."""
+        """Name or address of the remote host."""
         match = _REMOTE.fullmatch(self.remote)
         return match["host"].strip("[]") if match else self.remote
 
     @property
     def port(self) -> int:
-        """Where its ssh server listens."""
+        """TCP port of its ssh server."""
         match = _REMOTE.fullmatch(self.remote)
         return int((match and match["port"]) or 22)
 
 
 def _ssh_option(option: str) -> str:
-    """The option as Name=value, if it may be set."""
+    """The option as Name=value. ValueError: it may not be set."""
     name, separator, value = re.sub(r"^\s*(\w+)(?:\s*=\s*|\s+)", r"\1=", option).partition("=")
     if not separator or not value.strip() or not value.isprintable():
         raise ValueError(f"{option!r} is not an ssh option; write it as Name=value")
@@ -162,7 +162,7 @@ def _launch(tunnel: Sshuttle, place: Placement, inputs: Mapping[str, bytes]) -> 
             "--workers",
             str(tunnel.workers),
             *(() if place.user is None else ("--user", "{}:{}".format(*place.user))),
-            *(word for option in (*tunnel.ssh_options, *_patience(tunnel)) for word in ("--option", option)),
+            *(word for option in (*tunnel.ssh_options, *_keepalive(tunnel)) for word in ("--option", option)),
             *(
                 word
                 for d in tunnel.destinations
@@ -177,11 +177,9 @@ def _launch(tunnel: Sshuttle, place: Placement, inputs: Mapping[str, bytes]) -> 
     )
 
 
-def _patience(tunnel: Sshuttle) -> tuple[str, ...]:
-    """Where probes tell sooner that it is dead, ssh shall not give up by itself: a session outlives a
-    minute without an uplink.
-
-    Of several workers only ssh itself tells which one is dead.
+def _keepalive(tunnel: Sshuttle) -> tuple[str, ...]:
+    """If probes detect a dead tunnel sooner, ssh shall not give up by itself: then a session survives a
+    minute without an uplink. Of several workers only ssh itself tells which one is dead.
     """
     return ("ServerAliveCountMax=12",) if tunnel.probe.targets and tunnel.workers == 1 else ()
 
@@ -189,10 +187,9 @@ def _patience(tunnel: Sshuttle) -> tuple[str, ...]:
 # --- what they print
 # ----------------------------------------------------------------------------------------------------------
 
-# pattern, reason, text ({0} is the match). First match wins. ssh speaks before sshuttle does, and knows more;
-# when neither explains why
-# there was no far side, the launcher's last words do: 255 is ssh's own failure, any other code comes from the
-# far side's shell.
+# Pattern, reason, sentence ({0} is the match); the first match counts. ssh prints before sshuttle does, and
+# knows more. If neither explains why the remote host did not answer, the driver's last line does: exit code
+# 255 is ssh's own failure, any other comes from the remote shell.
 _LINES = table(
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -259,12 +256,12 @@ _LINES = table(
 
 _FULL = re.compile(rf"facilitator: (?:(full: .*)|{NOT_FULL})")
 
-# the far side speaking of its own connections; one worker of several, as long as others serve
+# output of the remote end about its connections; output of one worker of several, as long as others are ready
 _NO_NEWS = re.compile(r" s: |worker \d+: ")
 
 
 class SshuttleDialogue:
-    """The understanding of one sshuttle process. Says each failure once and is silent after it."""
+    """The dialogue of one sshuttle process. Reports each failure once and is silent after it."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -272,7 +269,7 @@ class SshuttleDialogue:
         self._failed = False
 
     def receive(self, source: LineSource, line: str) -> Iterator[Observation]:
-        """Take one line and give what it means."""
+        """Take one line and return what it means."""
         if self._failed:
             return
         if source is LineSource.NOTIFY and line == "READY=1":
@@ -282,13 +279,12 @@ class SshuttleDialogue:
             yield Full(said[1])
         elif source is LineSource.OUTPUT and (failed := _explanation(line)):
             self._failed = True
-            broke = (
-                self._connected and failed.reason is Reason.HANDSHAKE
-            )  # the same words, but the handshake was long ago
+            # the same message, but the handshake was long ago
+            broke = self._connected and failed.reason is Reason.HANDSHAKE
             yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
 
     def answer(self, text: str) -> Iterator[Observation]:
-        """ssh asks nothing: it is told to fail instead."""
+        """ssh asks nothing: it is told to fail instead (BatchMode)."""
         return iter(())
 
 

@@ -1,11 +1,10 @@
-"""A swanctl.conf, made fit for one tunnel of the daemon: read by strongSwan's own rules, changed where the
-daemon decides, written anew.
+"""A swanctl.conf, made safe: parsed by strongSwan's own rules, changed where the daemon decides, and written
+anew.
 
-    bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (the memfd that
-    tunnels.kinds.strongswan.kind hands to swanctl)
+    bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (an anonymous file for swanctl)
 
-Who may use the tunnel, when it is tried again and what runs on this host is the daemon's; how the session is
-made is the customer's.
+The daemon decides who may use the tunnel, when it is retried and what runs on this host; the customer decides
+how the session is made.
 """
 
 from __future__ import annotations
@@ -71,15 +70,10 @@ _CHILD: Mapping[str, str | None] = MappingProxyType(
 _FILES: Mapping[str, str] = MappingProxyType(
     {"certs": "x509", "cacerts": "x509ca", "pubkeys": "pubkey", "cacert": "x509ca"}
 )
-_LOADED_BY_CHARON = (
-    "file",
-    "handle",
-    "slot",
-    "module",
-)  # of a certificate: charon itself would load it from anywhere, or from a token
-_DPD_DELAY = (
-    "5s"  # pause of the far side after which it is asked for a sign of life, where the file says nothing
-)
+# options of a certificate by which charon itself would load it from anywhere, or from a token
+_LOADED_BY_CHARON = ("file", "handle", "slot", "module")
+# dead peer detection after so much silence, if the file says nothing
+_DPD_DELAY = "5s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +81,24 @@ class File:
     """A file that a configuration names."""
 
     option: str
-    name: str  # as seen from the directory of the swanctl.conf
+    name: str  # relative to the directory of the swanctl.conf
     line: int
 
 
 @dataclass(frozen=True, slots=True)
 class Swanctl:
-    """A configuration that is fit to run."""
+    """A configuration that is safe to run."""
 
     text: str  # for swanctl --file
     children: tuple[tuple[str, str], ...]  # what to initiate: (connection, child)
-    certificate: bool  # we prove by a certificate who we are
-    addresses: tuple[str, ...]  # those that we bring along, where the far side is not asked for any
-    files: tuple[File, ...]  # what it names, beside the folders of which swanctl loads everything
+    certificate: bool  # we authenticate with a certificate
+    addresses: tuple[str, ...]  # our own ones, if the gateway assigns none
+    files: tuple[File, ...]  # that it names, besides the folders of which swanctl loads everything
 
 
 def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
-    """The fit configuration in a swanctl.conf. `username` logs in where it names nobody. ValueError says
-    why it cannot be run.
+    """The safe configuration in a swanctl.conf. `username` is the account where the file names none.
+    ProfileError says why it cannot be run.
     """
     try:
         tree = parse(data.decode("utf-8-sig"))
@@ -124,7 +118,7 @@ def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
 
 
 def _own(name: str, connection: Tree, username: str | None) -> None:
-    """Put the daemon's decisions into a connection."""
+    """Write the daemon's decisions into a connection."""
     children = _sections(connection.get("children"))
     if not children:
         raise ProfileError(f"connection {name} has no child (children {{ NAME {{ ... }} }})")
@@ -143,7 +137,9 @@ def _own(name: str, connection: Tree, username: str | None) -> None:
 
 
 def _files(tree: str | Tree) -> Iterator[File]:
-    """The files that are named in a section or below. ProfileError for what charon would read by itself."""
+    """The files that are named in a section or below. ProfileError for options by which charon would read
+    something itself.
+    """
     for key, value in tree.items() if isinstance(tree, dict) else ():
         if isinstance(value, dict):
             yield from _files(value)
@@ -152,7 +148,7 @@ def _files(tree: str | Tree) -> Iterator[File]:
 
 
 def _named(key: str, value: Value) -> Iterator[File]:
-    """What one option names; a name that begins with 0x or 0s is the content itself."""
+    """The files that one option names; a value that starts with 0x or 0s is the content itself."""
     folder = _FILES.get(key)
     names = [name.strip(" ") for name in value.split(",")] if folder is not None else []
     if key in _LOADED_BY_CHARON or any(name.startswith("/") for name in names):
@@ -186,7 +182,7 @@ def _override(section: Tree, ours: Mapping[str, str | None]) -> None:
 
 
 def _log_in(connection: Tree, username: str) -> None:
-    """Name the account in the rounds of authentication that want one."""
+    """Add the account to the authentication rounds that need one."""
     for name, section in connection.items():
         if name.startswith("local") and isinstance(section, dict):
             auth = str(section.get("auth", ""))
@@ -234,7 +230,7 @@ def parse(text: str) -> Tree:
 
 
 def _statements(text: str, at: int, tree: Tree, depth: int) -> int:
-    """Read the statements from here to a closing } or the end into the tree; where that is."""
+    """Read statements into the tree, up to a closing } or the end; returns where that is."""
     while (at := _skip(_BLANK, text, at)) < len(text) and text[at] != "}":
         match = _NAME.match(text, at)
         if match is None:
@@ -246,7 +242,7 @@ def _statements(text: str, at: int, tree: Tree, depth: int) -> int:
 
 
 def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
-    """Read what follows a name into the tree; where it ends."""
+    """Read what follows a name into the tree; returns where it ends."""
     at = _skip(_BLANK, text, name.end())
     match text[at : at + 1]:
         case "=":
@@ -261,7 +257,8 @@ def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
 
 def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
     before = tree.get(name)
-    section = tree[name] = before if isinstance(before, dict) else {}  # what is said twice is one section
+    # sections with the same name are merged
+    section = tree[name] = before if isinstance(before, dict) else {}
     at = _statements(text, start + 1, section, depth + 1)
     if at >= len(text):
         raise _wrong(text, start, f"the section {name!r} is never closed")
@@ -269,7 +266,7 @@ def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
 
 
 def _value(text: str, start: int) -> tuple[Value, int]:
-    """The value from here to the end of the line; parts stand one space apart."""
+    """The value from here to the end of the line, its parts separated by one space."""
     parts: list[str] = []
     at = start
     while (at := _skip(_GAP, text, at)) < len(text) and text[at] not in "\n#}":
@@ -296,7 +293,7 @@ def _wrong(text: str, at: int, what: str) -> ProfileError:
 
 
 def render(tree: Tree) -> str:
-    """The text that `parse` reads as this tree; values hold no carriage return."""
+    """The text that `parse` reads as this tree; values contain no carriage return."""
     return "\n".join(_rendered(tree)) + "\n"
 
 

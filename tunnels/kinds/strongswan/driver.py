@@ -1,15 +1,14 @@
 """Drives one charon, strongSwan's daemon, for one tunnel: loads its configuration, initiates it, and ends
 with it.
 
-    python -I -m tunnels.kinds.strongswan.driver --device NAME --config FD --talk FD [--file NAME=FD]...
-    [--mtu N] [--address A]... [--psk]
-        [--login] [--append-code] CONNECTION/CHILD...
+    python -I -m tunnels.kinds.strongswan.driver --device NAME --config FD --talk FD
+        [--file NAME=FD]... [--mtu N] [--address A]... [--psk] [--login] [--append-code] CONNECTION/CHILD...
 
-charon has its own strongswan.conf, vici socket and ports, all of this working directory, so that any number
+charon has its own strongswan.conf, vici socket and ports, all in this working directory, so that any number
 of them run side by side. ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and
-the device goes with the process. charon insists on routes of its own; they go into a table that no rule
-names. It makes its device as ipsec0, or with the next free number, and knows it by that name until the
-session is up; then the device is renamed.
+the interface is deleted with the process. charon insists on routes of its own; they go into a table that no
+rule refers to. It creates its interface as ipsec0, or with the next free number, and knows it by that name
+until the session is up; then the interface is renamed.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
-from tunnels.drivers.channel import Talk, assigned
+from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
-CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive us
-MTU = 1400  # bytes that fit into a UDP-encapsulated ESP packet on any usual path
-INITIATE = 30_000  # ms for one child
-LOG_OFF = 1_000  # ms for the far side to confirm the end
-TABLES = 0x46000000  # plus our process id: a table of routes that no rule names
-_NEVER = "0x7fabcdef/0xffffffff"  # a mark that no packet has: for the moment until charon's rule is gone
+CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive the driver
+MTU_BYTES = 1400  # fits into a UDP-encapsulated ESP packet on any usual path
+INITIATE_MS = 30_000  # for one child
+LOGOUT_MS = 1_000  # for the gateway to confirm the end
+FIRST_TABLE = 0x46000000  # plus our pid: a routing table that no rule refers to
+_NEVER = "0x7fabcdef/0xffffffff"  # no packet has this mark: for the moment until charon's rule is deleted
 _PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 "
     "md5 mgf1 hmac kdf gcm xcbc cmac"
@@ -48,16 +47,16 @@ _PLUGINS = (
 class CharonSession:
     """One charon from its start to its end."""
 
-    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+    def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
-        self._over = asyncio.Event()  # we shall end, or charon or the far side has ended the session
-        self._told = False  # we shall end
+        self._over = asyncio.Event()  # SIGTERM has come, or charon or the gateway has ended the session
+        self._stopping = False  # SIGTERM has come
         self._vici: Vici | None = None
-        self._sessions: list[Message] = []  # what charon told of them when it was asked
+        self._sessions: list[Message] = []  # as charon has listed them (list-sa)
 
     async def run(self) -> int:
-        """Be connected until the far side, charon or SIGTERM ends it; the exit code, or the negative
-        number of the signal.
+        """Stay connected until the gateway, charon or SIGTERM ends it; returns the exit code, or the negative
+        number of a signal.
         """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         charon = await _start_charon()
@@ -71,37 +70,35 @@ class CharonSession:
         if gone.done():
             await _cancelled(connecting)
             return gone.result() or 1
-        begun = (
-            connecting.done()
-        )  # else there is a request that charon has not answered yet, and nothing to log off from
-        _report(await _cancelled(connecting) or (None if self._told else "the session is over"))
+        # else charon has not answered a request yet, and there is no session to terminate
+        begun = connecting.done()
+        _report(await _cancelled(connecting) or (None if self._stopping else "the session is over"))
         if begun:
             await self._log_off()
-        charon.kill()  # it knows of nothing any more, and its own way out takes two seconds
+        charon.kill()  # its own shutdown takes two seconds, and it has nothing to do any more
         await gone
-        return 0 if self._told else 1
+        return 0 if self._stopping else 1
 
     def _stop(self) -> None:
-        self._told = True
+        self._stopping = True
         self._over.set()
 
     async def _connect(self, pid: int) -> None:
-        """Load, initiate, and hand over the device. ViciError, OSError: it cannot be."""
+        """Load the configuration, initiate, and rename the interface. ViciError, OSError."""
         self._vici = await Vici.connect(Path("charon.vici"), self._hear)
         for event in ("ike-updown", "child-updown", "list-sa"):
             await self._vici.register(event)
         await self._load()
         device = _device(pid)
-        bring_up(device, self._options.mtu or MTU)
-        # charon refuses a policy without an address of ours on an interface: what is ours from the beginning
-        # has to be there when it
-        # makes its routes, what the remote gateway assigns it adds itself
+        bring_up(device, self._options.mtu or MTU_BYTES)
+        # charon refuses a policy without an address of ours on an interface. It adds assigned addresses
+        # itself; our own ones must be there when it makes its routes.
         for address in self._options.address:
             add_address(device, ip_address(address))
         for name in self._options.children:
             connection, _, child = name.partition("/")
             await self._vici.request(
-                "initiate", {"ike": connection, "child": child, "timeout": str(INITIATE)}
+                "initiate", {"ike": connection, "child": child, "timeout": str(INITIATE_MS)}
             )
         await self._vici.request("list-sas")
         addresses = [*given_addresses(self._sessions), *self._options.address]
@@ -144,9 +141,7 @@ class CharonSession:
             raise ViciError("swanctl could not load the configuration")
         for secret in await self._secrets():
             await self._vici.request("load-shared", secret)
-        Path(
-            "charon.vici"
-        ).unlink()  # charon takes orders from whoever connects: from now on that is nobody but us
+        Path("charon.vici").unlink()  # charon obeys everybody who connects: from now on nobody else can
 
     async def _secrets(self) -> list[Message]:
         secrets: list[Message] = []
@@ -163,12 +158,12 @@ class CharonSession:
         return secrets
 
     async def _log_off(self) -> None:
-        """End the sessions at the far side, as far as it listens."""
+        """Terminate the sessions at the gateway, if it answers."""
         with contextlib.suppress(ViciError, ConnectionError, asyncio.TimeoutError):
             if self._vici is not None:
                 for connection in dict.fromkeys(name.partition("/")[0] for name in self._options.children):
-                    order = {"ike": connection, "timeout": str(LOG_OFF), "force": "yes"}
-                    await asyncio.wait_for(self._vici.request("terminate", order), 2 * LOG_OFF / 1000)
+                    order = {"ike": connection, "timeout": str(LOGOUT_MS), "force": "yes"}
+                    await asyncio.wait_for(self._vici.request("terminate", order), 2 * LOGOUT_MS / 1000)
 
 
 # --- charon
@@ -176,8 +171,8 @@ class CharonSession:
 
 
 async def _start_charon() -> asyncio.subprocess.Process:
-    """Start charon and wait until it serves or is gone."""
-    table = TABLES + os.getpid()
+    """Start charon and wait until it is ready or has ended."""
+    table = FIRST_TABLE + os.getpid()
     Path("strongswan.conf").write_text(configuration(Path("charon.vici").absolute(), table))
     for name in ("charon.ready", "charon.vici"):
         Path(name).unlink(missing_ok=True)
@@ -191,7 +186,7 @@ async def _start_charon() -> asyncio.subprocess.Process:
             *CHARON,
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **own},
-            process_group=0,  # so that a SIGTERM to all of us leaves it alive until it has logged off
+            process_group=0,  # so that a SIGTERM to our group leaves it alive until it has logged out
         )
         told, gone = asyncio.create_task(_ready(ready)), asyncio.create_task(charon.wait())
         await asyncio.wait((told, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -202,15 +197,13 @@ async def _start_charon() -> asyncio.subprocess.Process:
 
 
 async def _ready(listener: socket.socket) -> None:
-    """Wait until charon says that it is ready (sd_notify(3))."""
+    """Wait until charon notifies that it is ready (sd_notify(3))."""
     while b"READY=1" not in await asyncio.get_running_loop().sock_recv(listener, 4096):
         pass
 
 
 def configuration(vici: Path, table: int) -> str:
-    """The strongswan.conf of a charon that shares this host with others and decides nothing about its
-    routes or names.
-    """
+    """The strongswan.conf of a charon that shares this host with others and changes no routes or DNS."""
     return f"""\
 charon-systemd {{
   load = {_PLUGINS}
@@ -260,7 +253,7 @@ def _linked(folder: Path, files: Mapping[str, int]) -> Path:
 
 
 def _device(pid: int) -> str:
-    """The tun device that the process holds."""
+    """The tun interface of the process."""
     for file in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):
             for line in file.read_text().splitlines():
@@ -274,7 +267,7 @@ def _device(pid: int) -> str:
 
 
 def given_addresses(sessions: Sequence[Message]) -> list[str]:
-    """The addresses that the far side has given us."""
+    """The addresses that the gateway has assigned."""
     return [
         address
         for session in sessions
@@ -284,7 +277,9 @@ def given_addresses(sessions: Sequence[Message]) -> list[str]:
 
 
 def far_side(sessions: Sequence[Message]) -> dict[str, object]:
-    """Where the sessions lead: the server's address, what it lets us reach, and how long it lets us stay."""
+    """Facts about the sessions: the gateway's address, the networks that it lets us reach, and the seconds
+    that it lets us stay.
+    """
     ikes = [ike for session in sessions for ike in _mappings(session)]
     peers = [ike["remote-host"] for ike in ikes if isinstance(ike.get("remote-host"), str)]
     ends = [int(end) for ike in ikes if isinstance(end := ike.get("reauth-time"), str) and end.isdecimal()]
@@ -303,8 +298,8 @@ def _mappings(message: Message) -> list[Message]:
 
 
 def _network(selector: str) -> IPv4Network | IPv6Network | None:
-    """The network of a traffic selector, such as 10.77.0.0/24 or 10.77.0.0/24[tcp/443]; None for a range
-    that is none.
+    """The network of a traffic selector, such as 10.77.0.0/24 or 10.77.0.0/24[tcp/443]; None for an address
+    range that is none.
     """
     try:
         return ip_network(selector.partition("[")[0])
@@ -319,7 +314,7 @@ def _texts(value: object) -> list[str]:
 async def _cancelled(
     task: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[int],
 ) -> BaseException | None:
-    """End a task; the exception that it had ended with."""
+    """Cancel a task; returns the exception with which it had ended."""
     task.cancel()
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
     return outcome if isinstance(outcome, Exception) else None
@@ -331,7 +326,7 @@ def _report(error: BaseException | str | None) -> None:
 
 
 async def _main(options: argparse.Namespace) -> int:
-    talk = Talk(options.talk)
+    talk = DaemonChannel(options.talk)
     await talk.listen()
     return await CharonSession(options, talk).run()
 

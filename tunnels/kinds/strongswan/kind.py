@@ -2,9 +2,9 @@
 tunnels/kinds/strongswan/driver.py.
 
 The swanctl.conf goes through tunnels.kinds.strongswan.config into an anonymous file, from which swanctl loads
-it into charon, and so does each key and certificate beside it: neither of the two opens a path that a
-customer has chosen. The pre-shared key and the login go from the daemon to charon through sockets only.
-Routes are the daemon's: charon's own end in a table that nobody looks up.
+it into charon; so does each key and certificate beside it: neither program opens a path that a customer has
+chosen. The pre-shared key and the login go from the daemon to charon over sockets only. Routes are the
+daemon's: charon's own are in a table that no rule refers to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, S
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.strongswan.config import Swanctl, read_swanctl
-from tunnels.profiles import COMPANION, companion, folder, of_file
+from tunnels.profiles import PREFIX, folder, of_file, referenced_file
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
 FOLDERS = (
@@ -61,7 +61,7 @@ def _inputs(tunnel: StrongSwan) -> tuple[Input, ...]:
 
 def _referenced_inputs(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     named = [
-        companion(tunnel.config, file.name, file.option, file.line)
+        referenced_file(tunnel.config, file.name, file.option, file.line)
         for file in _configuration(tunnel, inputs).files
     ]
     return (*(folder(tunnel.config, name) for name in FOLDERS), *named)
@@ -76,7 +76,7 @@ def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -
     config = _configuration(tunnel, inputs)
     beside = {
         f"file{number}": name
-        for number, name in enumerate(name for name in inputs if name.startswith(COMPANION))
+        for number, name in enumerate(name for name in inputs if name.startswith(PREFIX))
     }
     logs_in = "password" in inputs or tunnel.login.append_code
     if logs_in and tunnel.login.username is None:
@@ -96,7 +96,7 @@ def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -
             *(
                 word
                 for number, name in beside.items()
-                for word in ("--file", f"{name.removeprefix(COMPANION)}={{{number}}}")
+                for word in ("--file", f"{name.removeprefix(PREFIX)}={{{number}}}")
             ),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(word for address in dict.fromkeys(config.addresses) for word in ("--address", address)),

@@ -1,10 +1,10 @@
-"""The protocol by which charon, strongSwan's daemon, is driven: requests, their responses and events, over
-its unix socket.
+"""The vici protocol, by which charon (strongSwan's daemon) is controlled: requests, responses and events over
+its unix socket (src/libcharon/plugins/vici/README.md of strongSwan).
 
     message (nested dict) <-> encode/decode <-> packets <-> Vici <-> tunnels/kinds/strongswan/driver.py
 
-strongSwan's own Python client waits for an answer in the thread that asks, which does not fit a program with
-one event loop.
+strongSwan's own Python client (PyPI: vici) blocks the calling thread, which does not fit an event loop; its
+codec is the oracle of ours in tests.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 Value = str | Sequence[str] | Mapping[str, "Value"]
 Message = Mapping[str, Value]
 
-_LARGEST = 512 << 10  # bytes of one packet, by the protocol
-_DEEPEST = 32  # sections within sections that are read
+_MAX_PACKET_BYTES = 512 << 10  # by the protocol
+_MAX_DEPTH = 32  # of nested sections
 
 
 class _Packet(enum.IntEnum):
@@ -51,7 +51,7 @@ class ViciError(Exception):
 
 
 def encode(message: Message) -> bytes:
-    """The message as charon reads it. ValueError: a name is longer than 255 bytes or a value than 65535."""
+    """The bytes of a message. ValueError: a name is longer than 255 bytes or a value than 65535."""
     return b"".join(_encoded(message))
 
 
@@ -84,7 +84,7 @@ def _blob(value: str) -> bytes:
 
 
 class _Reader:
-    """Takes a packet apart; ValueError when it ends too soon."""
+    """Reads the elements of a message; ValueError when it ends too soon."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
@@ -110,7 +110,7 @@ class _Reader:
 
 
 def decode(data: bytes) -> dict[str, Value]:
-    """The message in these bytes. ValueError: they are none."""
+    """The message in these bytes. ValueError: they are malformed."""
     return _section(_Reader(data), 0)
 
 
@@ -126,7 +126,7 @@ def _section(reader: _Reader, depth: int) -> dict[str, Value]:
                 found[name] = reader.value()
             case _Element.LIST_START:
                 found[name] = _list(reader)
-            case _Element.SECTION_START if depth < _DEEPEST:
+            case _Element.SECTION_START if depth < _MAX_DEPTH:
                 found[name] = _section(reader, depth + 1)
             case _:
                 raise ValueError(f"{element.name} is out of place")
@@ -168,9 +168,7 @@ class Vici:
         return cls(*await asyncio.open_unix_connection(path), on_event)
 
     async def request(self, command: str, message: Message | None = None) -> Message:
-        """The response to a command. ViciError: charon says that it failed; ConnectionError: charon is
-        gone.
-        """
+        """Send a command; returns its response. ViciError: it failed; ConnectionError: charon has ended."""
         _, data = await self._ask(_Packet.REQUEST, command, encode(message or {}))
         response = decode(data)
         if response.get("success", "yes") != "yes":
@@ -178,7 +176,7 @@ class Vici:
         return response
 
     async def register(self, event: str) -> None:
-        """From now on hear of this event. ViciError: charon does not know it."""
+        """Get this event from now on. ViciError: charon does not know it."""
         await self._ask(_Packet.REGISTER, event, b"")
 
     async def _ask(self, kind: _Packet, name: str, data: bytes) -> tuple[_Packet, bytes]:
@@ -196,7 +194,7 @@ class Vici:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError):
-                while (length := int.from_bytes(await reader.readexactly(4), "big")) <= _LARGEST:
+                while (length := int.from_bytes(await reader.readexactly(4), "big")) <= _MAX_PACKET_BYTES:
                     self._take(await reader.readexactly(length))
         finally:
             self._writer.close()

@@ -1,13 +1,12 @@
-"""Drives one vpnc: gives it its configuration and what it asks for, and tells the daemon when packets can
-pass.
+"""Drives vpnc: sends it its configuration, answers its prompts, and reports when the tunnel is up.
 
-    python -I -m tunnels.kinds.vpnc.driver --device NAME --config FD --talk FD [--ca-file FD] [--mtu N]
-    [--append-code]
+    python -I -m tunnels.kinds.vpnc.driver --device NAME --config FD --talk FD
+        [--ca-file FD] [--mtu N] [--append-code]
 
-vpnc reads its configuration from standard input up to a line that begins with ^D, and its passwords from what
-follows. It runs our own script (tunnels/drivers/vpnc_script.py) when it has its device; packets pass when it
-has said that it started. The configuration has to say `Debug 2`: then vpnc tells its steps, and nothing
-secret.
+vpnc reads its configuration from standard input up to a line that starts with ^D, and its passwords from what
+follows. It runs our script (tunnels/drivers/vpnc_script.py) when its interface exists; packets pass after it
+has printed that it started. The configuration must contain `Debug 2`: then vpnc prints its steps, and no
+secrets.
 """
 
 from __future__ import annotations
@@ -19,41 +18,39 @@ import re
 import signal
 
 from tunnels.drivers import vpnc_script
-from tunnels.drivers.channel import Talk, assigned
-from tunnels.drivers.cli import ask_to_end, end_like, parser
+from tunnels.drivers.channel import DaemonChannel, assigned
+from tunnels.drivers.cli import ask_to_end, end_like, parser, say
 from tunnels.drivers.netlink import bring_up
-from tunnels.drivers.terminal_prompts import hear, say
+from tunnels.drivers.terminal_prompts import read_output, relay
 from tunnels.drivers.vpnc_script import Call, Script
 
-# a shell runs it; what else it is called for needs nothing done
+# run by a shell; the other reasons need no action
 SCRIPT = f"case $reason in connect) exec {vpnc_script.COMMAND};; esac"
 END = b"\x04"  # ends the configuration on standard input
-RENEWAL = 1.0  # seconds for the far side to answer when the keys that it has taken away are to be made anew
+REKEY_SECONDS = 1.0  # for the gateway to negotiate new keys after it has deleted the old ones
 _PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
+# lines that `Debug 2` adds
 _CHATTER = re.compile(
     r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)"
-)  # of `Debug 2`
+)
 
 
 class VpncSession:
     """One vpnc from its start to its end."""
 
-    def __init__(self, options: argparse.Namespace, talk: Talk) -> None:
+    def __init__(self, options: argparse.Namespace, talk: DaemonChannel) -> None:
         self._options, self._talk = options, talk
-        self._authorities = (
-            () if options.ca_file is None else (options.ca_file,)
-        )  # descriptors that vpnc reads from
+        # descriptors that vpnc inherits
+        self._authorities = () if options.ca_file is None else (options.ca_file,)
         self._call: Call | None = None
         self._started = False
         self._asked = 0  # prompts so far
         self._before = ""  # the line before the current one
-        self._renewal: asyncio.TimerHandle | None = None
-        self._deserted = False  # the far side has ended the session
+        self._rekey_timer: asyncio.TimerHandle | None = None
+        self._ended_by_gateway = False  # the gateway has deleted its keys
 
     async def run(self, config: bytes) -> int:
-        """Run vpnc with this configuration; its exit code, or the negative number of the signal that ended
-        it.
-        """
+        """Run vpnc with this configuration; returns its exit code, or the negative number of a signal."""
         await Script(self._called).listen()
         vpnc = await asyncio.create_subprocess_exec(
             "stdbuf",
@@ -70,17 +67,17 @@ class VpncSession:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ask_to_end, vpnc)
         ours = (f"Script {SCRIPT}\n", *(f"CA-File /proc/self/fd/{fd}\n" for fd in self._authorities))
         vpnc.stdin.write(config + "".join(ours).encode() + END)
-        await hear(
+        await read_output(
             vpnc.stdout,
             _PROMPT,
             lambda line: self._heard(line, vpnc),
             lambda prompt: self._answer(vpnc, prompt),
         )
         code = await vpnc.wait()
-        return 1 if self._deserted else code
+        return 1 if self._ended_by_gateway else code
 
     def _called(self, call: Call) -> None:
-        """Our script was run."""
+        """Handle a call of our script."""
         if call.reason == "connect":
             bring_up(call.device, self._options.mtu or call.mtu)
             self._call = call
@@ -88,7 +85,7 @@ class VpncSession:
     def _heard(self, line: str, vpnc: asyncio.subprocess.Process) -> None:
         if _CHATTER.match(line):
             return
-        say(line)
+        relay(line)
         self._before = line
         if line.startswith("VPNC started") and self._call is not None:
             self._started = True
@@ -96,42 +93,41 @@ class VpncSession:
                 **assigned(self._call.addresses), peer=self._call.gateway, routes=list(self._call.routes)
             )
         elif line.startswith("S7.1 ") and self._started:
-            self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._desert, vpnc)
-        elif self._renewal is not None and line.startswith("S7.7 "):
-            self._renewal.cancel()
-        elif self._renewal is not None and "got delete for old connection" in line:
-            self._desert(vpnc)  # it has ended all of the session, and vpnc overlooks that
+            self._rekey_timer = asyncio.get_running_loop().call_later(REKEY_SECONDS, self._end, vpnc)
+        elif self._rekey_timer is not None and line.startswith("S7.7 "):
+            self._rekey_timer.cancel()
+        elif self._rekey_timer is not None and "got delete for old connection" in line:
+            self._end(vpnc)  # the whole session has ended, which vpnc ignores
 
-    def _desert(self, vpnc: asyncio.subprocess.Process) -> None:
-        """The far side has deleted its keys and makes no new ones: packets cannot pass, but vpnc would try
-        for a quarter of a minute.
+    def _end(self, vpnc: asyncio.subprocess.Process) -> None:
+        """The gateway has deleted its keys and negotiates no new ones: packets cannot pass, but vpnc would
+        try for 15 s.
         """
-        say("facilitator: the far side has deleted the session")
-        self._deserted = True
+        say("the far side has deleted the session")
+        self._ended_by_gateway = True
         with contextlib.suppress(ProcessLookupError):
             vpnc.kill()
 
     async def _answer(self, vpnc: asyncio.subprocess.Process, prompt: str) -> None:
-        """Answer a prompt: first with the password, later with whatever else the far side wants to know."""
+        """Answer a prompt: the first with the password, later ones with a code."""
         self._asked += 1
         if self._asked == 1:
             answer = await self._talk.ask("password", prompt)
             if self._options.append_code:
                 answer += await self._talk.ask("code", "One-time code")
         elif prompt.startswith("Password"):
-            say("facilitator: the password was asked for again")
+            say("the password was asked for again")
             ask_to_end(vpnc)
             return
         else:
-            answer = await self._talk.ask(
-                "code", self._before or prompt
-            )  # what the far side says stands in the line before
+            # the gateway's question is the line before the prompt
+            answer = await self._talk.ask("code", self._before or prompt)
         assert vpnc.stdin is not None
         vpnc.stdin.write(answer.encode() + b"\n")
 
 
 async def _main(options: argparse.Namespace, config: bytes) -> int:
-    talk = Talk(options.talk)
+    talk = DaemonChannel(options.talk)
     await talk.listen()
     return await VpncSession(options, talk).run(config)
 

@@ -1,8 +1,8 @@
 """vpnc: Cisco's IPsec (IKEv1, aggressive mode, XAuth), driven by tunnels/kinds/vpnc/driver.py.
 
-The customer's configuration is rebuilt with what the daemon decides and goes through an anonymous file to
-vpnc's standard input, so that neither group secret nor password touches disk or argv. Passwords and codes are
-given when vpnc asks for them.
+The customer's configuration is rebuilt with the daemon's own settings and passed through an anonymous file,
+so that neither group secret nor password is written to disk or argv. Passwords and codes are sent when vpnc
+asks for them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
-from tunnels.profiles import ProfileError, Value, companion, of_file
+from tunnels.profiles import ProfileError, Value, of_file, referenced_file
 
-DPD_IDLE = (
-    10  # seconds of silence after which the far side is asked for a sign of life; the least that vpnc takes
-)
+# dead peer detection after so much silence; the least that vpnc accepts
+DPD_SECONDS = 10
 
 # Names of vpnc's configuration. It compares them without regard to case, and the first line of a name counts.
 _KEPT = (
@@ -92,7 +91,7 @@ def _inputs(tunnel: Vpnc) -> tuple[Input, ...]:
 def _referenced_inputs(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
     with of_file(tunnel.config):
         named = read_config(inputs["config"]).get(_CA_FILE)
-    return () if named is None else (companion(tunnel.config, named, _CA_FILE, named.line),)
+    return () if named is None else (referenced_file(tunnel.config, named, _CA_FILE, named.line),)
 
 
 def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
@@ -126,7 +125,7 @@ def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Laun
 
 
 def read_config(data: bytes) -> dict[str, Value]:
-    """What a vpnc configuration says that is not the daemon's: value by name, empty for a switch.
+    """The options of a vpnc configuration that are not the daemon's: value by name, empty for a switch.
     ProfileError.
     """
     try:
@@ -147,7 +146,7 @@ def read_config(data: bytes) -> dict[str, Value]:
 
 
 def _taken_apart(line: str, number: int) -> tuple[str, str]:
-    """Name and value of a line, by vpnc's own rules. The error does not repeat the line: it may hold a
+    """Name and value of a line, by vpnc's own rules. The error does not repeat the line, which may contain a
     secret.
     """
     for name in (*_KEPT, *_OWNED, _CA_FILE, _CA_FOLDER):
@@ -161,7 +160,7 @@ def _taken_apart(line: str, number: int) -> tuple[str, str]:
 
 
 def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str:
-    """The whole configuration of one session but its script. ValueError says what is missing."""
+    """The whole configuration of one session, except for its script. ValueError says what is missing."""
     said: dict[str, str] = {
         name: value for name, value in read_config(inputs["config"]).items() if name != _CA_FILE
     }
@@ -195,7 +194,7 @@ def _ours(device: str) -> tuple[str, ...]:
         "No Detach",
         "Pidfile none",
         "Local Port 0",
-        f"DPD idle timeout (our side) {DPD_IDLE}",
+        f"DPD idle timeout (our side) {DPD_SECONDS}",
         "Debug 2",
     )
 

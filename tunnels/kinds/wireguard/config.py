@@ -1,10 +1,9 @@
-"""A customer's WireGuard .conf, understood: what makes the tunnel is taken, what would change this host is
-left out and said so.
+"""A customer's WireGuard .conf: what describes the tunnel is taken; what would change this host is left out
+and reported.
 
-    bytes of the .conf -> read_profile -> Profile -> tunnels.kinds.wireguard.kind, which hands it to the
-    program as an anonymous file
+    bytes of the .conf -> read_profile -> WireGuardProfile -> kind -> an anonymous file for the driver
 
-The format is that of wg(8) and wg-quick(8). No text of an error repeats a value: any of them may be a key.
+The format is that of wg(8) and wg-quick(8). No error text repeats a value, because any of them may be a key.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from tunnels.profiles import ProfileError
 
 T = TypeVar("T")
 
-KEEPALIVE = (
-    25  # seconds, where the file says nothing: without packets nobody can know whether the far side lives
-)
-_KEY = 32  # bytes
+# if the file says nothing: without packets nobody can know whether the peer is alive
+KEEPALIVE_SECONDS = 25
+_KEY_BYTES = 32
 
 _INTERFACE = MappingProxyType({name.lower(): name for name in ("PrivateKey", "Address", "MTU", "ListenPort")})
 _PEER = MappingProxyType(
@@ -55,13 +53,13 @@ _ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredPeer:
-    """One far side."""
+    """One peer."""
 
     public_key: bytes = field(repr=False)
     preshared_key: bytes | None = field(repr=False)
-    endpoint: tuple[str, int] | None  # name or address, and UDP port; None: only it knows where we are
-    allowed: tuple[IPNetwork, ...]  # what may come from it, and what goes to it
-    keepalive: int  # seconds between two signs of life
+    endpoint: tuple[str, int] | None  # name or address, and UDP port; None: the peer connects to us
+    allowed: tuple[IPNetwork, ...]  # AllowedIPs
+    keepalive: int  # seconds between two keepalive packets
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,10 @@ class WireGuardProfile:
     mtu: int | None  # bytes
     listen_port: int  # 0: any
     peers: tuple[ConfiguredPeer, ...]
-    left_out: tuple[str, ...]  # what the file says and we do not do, a sentence each
+    left_out: tuple[str, ...]  # settings that are ignored, a sentence each
 
     def uncovered(self, network: IPNetwork) -> bool:
-        """Some address of the network belongs to no peer: packets to it would be thrown away."""
+        """Some address of the network belongs to no peer: packets to it would be dropped."""
         allowed: Any = [
             each for peer in self.peers for each in peer.allowed if each.version == network.version
         ]
@@ -134,7 +132,7 @@ def _peer(section: _Section) -> ConfiguredPeer:
         preshared_key=_one(section, "PresharedKey", _key, None),
         endpoint=_one(section, "Endpoint", _endpoint, None),
         allowed=tuple(_each(section, "AllowedIPs", lambda text: ip_network(text, strict=False))),
-        keepalive=_one(section, "PersistentKeepalive", _keepalive, 0) or KEEPALIVE,
+        keepalive=_one(section, "PersistentKeepalive", _keepalive, 0) or KEEPALIVE_SECONDS,
     )
 
 
@@ -169,7 +167,7 @@ def _sections(lines: Sequence[str], left_out: list[str]) -> list[_Section]:
 
 
 def _take(sections: Sequence[_Section], number: int, line: str, left_out: list[str]) -> None:
-    """One `Name = value`."""
+    """Take one `Name = value`."""
     name, separator, value = (part.strip() for part in line.partition("="))
     if not separator or not _WORD.fullmatch(name):
         raise ProfileError("not of the form Name = value", number)
@@ -236,7 +234,7 @@ def _key(text: str) -> bytes:
         key = base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ValueError from None
-    if len(key) != _KEY:
+    if len(key) != _KEY_BYTES:
         raise ValueError
     return key
 

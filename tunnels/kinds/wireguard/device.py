@@ -49,16 +49,8 @@ _CONTROL, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
 _GET_DEVICE, _SET_DEVICE = 0, 1
 _IFNAME, _PRIVATE_KEY, _FLAGS, _LISTEN_PORT, _PEERS = 2, 3, 5, 6, 8
 _REPLACE_PEERS, _UPDATE_ONLY = 1, 4
-_P_KEY, _P_PRESHARED, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE, _P_HANDSHAKE, _P_SENT, _P_ALLOWED = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    8,
-    9,
-)
+_P_KEY, _P_PRESHARED, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE = 1, 2, 3, 4, 5
+_P_HANDSHAKE, _P_SENT, _P_ALLOWED = 6, 8, 9
 _A_FAMILY, _A_ADDRESS, _A_LENGTH = 1, 2, 3
 _NETWORKS_PER_MESSAGE = 500  # an attribute holds 64 KiB
 
@@ -106,12 +98,12 @@ class KernelDevice:
         self._send(_SET_DEVICE, 0, body)
 
     def _send(self, command: int, flags: int, body: bytes) -> list[bytes]:
-        whole = _general(command) + text_attribute(_IFNAME, self._name) + body
+        whole = genl_header(command) + text_attribute(_IFNAME, self._name) + body
         return self._netlink.request(self._family, flags, whole)
 
     def _resolved(self) -> int:
         (answer,) = self._netlink.request(
-            _CONTROL, 0, _general(_GET_FAMILY) + text_attribute(_FAMILY_NAME, "wireguard")
+            _CONTROL, 0, genl_header(_GET_FAMILY) + text_attribute(_FAMILY_NAME, "wireguard")
         )
         (number,) = struct.unpack("=H", dict(attributes(answer[4:]))[_FAMILY_ID])
         return int(number)
@@ -174,7 +166,8 @@ def _address(data: bytes) -> str:
     return str(ip_address(data[4:8] if family == socket.AF_INET else data[8:24]))
 
 
-def _general(command: int) -> bytes:
+def genl_header(command: int) -> bytes:
+    """`struct genlmsghdr` (linux/genetlink.h): command and version."""
     return struct.pack("=BBH", command, 1, 0)
 
 

@@ -1,11 +1,11 @@
-"""Runs one WireGuard tunnel: makes the device, resolves the far side, waits for the first handshake, and
-watches those that follow.
+"""Runs one WireGuard tunnel: creates the interface, resolves the peers' names, waits for the first handshake,
+and watches the later ones.
 
-    python -I -m tunnels.kinds.wireguard.driver --device NAME --config FD [--remote N]
+    python -I -m tunnels.kinds.wireguard.driver --device NAME --config FD --talk FD [--remote N]
 
 The descriptor is an anonymous file with what tunnels/kinds/wireguard/kind.py made of the customer's .conf.
-Neither wg(8) nor wg-quick(8) is used. WireGuard has no session and says nothing about failures: a handshake
-that happened is the only proof that the far side takes our key.
+Neither wg(8) nor wg-quick(8) is used. WireGuard has no session and reports no failures: a completed handshake
+is the only proof that the peer accepts our key.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from tunnels.drivers.channel import Talk, assigned
+from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like
 from tunnels.drivers.netlink import bring_up
 from tunnels.kinds.wireguard.device import opened
 from tunnels.kinds.wireguard.peers import DevicePeer, EndedError, Endpoint, PeerStatus, WireGuardDevice
 from tunnels.kinds.wireguard.userspace import SOCKETS
 
-FIRST_HANDSHAKE_SECONDS = 12.0  # seconds for the first handshake; WireGuard itself tries every 5
-RESOLVE_TIMEOUT_SECONDS = 8.0  # seconds for a name
-STATUS_SECONDS = 5.0  # seconds between two looks at a tunnel that is up
-# seconds without a handshake after which the name may lead elsewhere: a healthy pair renews after 120
+FIRST_HANDSHAKE_SECONDS = 12.0  # WireGuard itself tries every 5
+RESOLVE_TIMEOUT_SECONDS = 8.0  # for a name
+STATUS_SECONDS = 5.0  # between two checks of a tunnel that is up
+# without a handshake, then the name is resolved again: a healthy pair renews after 120
 STALE_SECONDS = 135.0
-RESOLVE_AGAIN_SECONDS = 30.0  # seconds between two questions for the name then
-EXPIRED_SECONDS = 180.0  # seconds after which WireGuard itself no longer uses what a handshake agreed on
-UNANSWERED_SECONDS = 20.0  # seconds of sending without a handshake after that
+RESOLVE_AGAIN_SECONDS = 30.0  # between two resolutions then
+EXPIRED_SECONDS = 180.0  # after a handshake: WireGuard uses its keys no longer (REJECT_AFTER_TIME)
+UNANSWERED_SECONDS = 20.0  # of sending without a handshake after that
 
 _NOISE = re.compile(
     r"Routine: |ing keepalive packet|UAPI: |UAPI listener|^[┌│└]|UDP bind has been updated|Interface up "
@@ -48,7 +48,7 @@ _UNSENT = re.compile(r"Failed to send handshake initiation: (.*)")
 
 
 class WireGuardFailure(Exception):
-    """The tunnel cannot go on: a word of `tunnels.base.Reason`, and why."""
+    """The tunnel cannot go on: a word of `tunnels.base.Reason`, and a sentence."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -56,13 +56,13 @@ class WireGuardFailure(Exception):
 
 
 class HandshakeHints:
-    """What the lines of wireguard-go tell about a handshake that does not come. The kernel says nothing."""
+    """What wireguard-go's output shows about a missing handshake. The kernel says nothing."""
 
     def __init__(self) -> None:
         self._answers, self._unsent = 0, [""]
 
     def said(self, line: str) -> None:
-        """One line; those that matter to a person are printed."""
+        """Take one line; lines that matter to operators are printed."""
         self._answers += _ANSWERED in line
         if match := _UNSENT.search(line):
             self._unsent.append(match[1])
@@ -71,8 +71,8 @@ class HandshakeHints:
 
     @property
     def hopeless(self) -> bool:
-        """It happened twice: waiting longer will not help. Once, an answer may have come late, or an
-        uplink may have been away.
+        """It happened twice, so waiting longer will not help. Once may be a late answer, or a short outage of
+        the uplink.
         """
         return self._answers > 1 or len(self._unsent) > 2
 
@@ -94,7 +94,7 @@ class HandshakeHints:
 
 
 class Handshakes:
-    """How old each peer's last handshake is, by a clock that does not jump."""
+    """The age of each peer's last handshake, by a monotonic clock."""
 
     def __init__(self) -> None:
         self._last: dict[bytes, tuple[int, float]] = {}  # handshake, and when it was first seen
@@ -103,7 +103,7 @@ class Handshakes:
         ] = {}  # bytes sent when it expired, and when more were sent
 
     def note(self, peers: Sequence[PeerStatus], now: float) -> None:
-        """What the device says at this moment (monotonic seconds)."""
+        """Take the status of the peers at this moment (monotonic seconds)."""
         for seen in peers:
             if self._last.get(seen.key, (0, 0.0))[0] != seen.handshake or seen.key not in self._last:
                 self._last[seen.key] = (seen.handshake, now)
@@ -114,11 +114,11 @@ class Handshakes:
             self._waiting[seen.key] = (before, now if since is None and seen.sent > before else since)
 
     def age(self, key: bytes, now: float) -> float:
-        """Seconds since the peer's last handshake, or since it was first looked at."""
+        """Seconds since the peer's last handshake, or since its first status."""
         return now - self._last[key][1] if key in self._last else 0.0
 
     def silent(self, now: float) -> bool:
-        """Every peer that we send to has let its session expire and does not answer a new handshake."""
+        """Every peer that we send to has let its session expire and answers no new handshake."""
         since = [moment for _, moment in self._waiting.values()]
         return bool(since) and all(
             moment is not None and now - moment > UNANSWERED_SECONDS for moment in since
@@ -126,7 +126,7 @@ class Handshakes:
 
 
 class WireGuardTunnel:
-    """The tunnel on its device."""
+    """The tunnel on its interface."""
 
     def __init__(
         self,
@@ -142,9 +142,9 @@ class WireGuardTunnel:
         self._handshakes = Handshakes()
         self._resolved_at = 0.0
 
-    async def run(self, talk: Talk, renew: asyncio.Event) -> None:
-        """Connect, and watch until the tunnel cannot go on (Failure). `renew`: begin anew on the same
-        device.
+    async def run(self, talk: DaemonChannel, renew: asyncio.Event) -> None:
+        """Connect, and watch until the tunnel cannot go on (WireGuardFailure). `renew`: connect again on the
+        same interface.
         """
         while True:
             renew.clear()
@@ -158,14 +158,14 @@ class WireGuardTunnel:
     # ------------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> str:
-        """The address of the far side, after the first handshake with it."""
+        """Returns the address of the peer, after the first handshake with it."""
         peers = [await self._peer(peer) for peer in self._config["peers"]]
         if not any(peer.endpoint for peer in peers):
             hosts = " ".join(peer["endpoint"][0] for peer in self._config["peers"] if peer["endpoint"])
             raise WireGuardFailure("dns", f"{hosts} cannot be resolved")
         self._handshakes = Handshakes()
         await self._configure(peers)
-        return (await self._shaken()).endpoint
+        return (await self._first_handshake()).endpoint
 
     async def _peer(self, peer: Mapping[str, Any]) -> DevicePeer:
         found = await _resolved(peer["endpoint"])
@@ -187,10 +187,8 @@ class WireGuardTunnel:
                 ) from error
             raise
 
-    async def _shaken(self) -> PeerStatus:
-        """The first peer that has shaken hands. WireGuard tells nobody of a handshake, so this looks again
-        and again.
-        """
+    async def _first_handshake(self) -> PeerStatus:
+        """The first peer with a handshake. WireGuard notifies nobody of one, so its status is polled."""
         pause = 0.005
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_HANDSHAKE_SECONDS):
@@ -211,7 +209,7 @@ class WireGuardTunnel:
     # ------------------------------------------------------------------------------------------------------
 
     async def look_after(self, now: float) -> None:
-        """One look at a tunnel that is up, at this moment (monotonic seconds). Failure."""
+        """Check a tunnel that is up, at this moment (monotonic seconds). WireGuardFailure."""
         peers = await self._device.look()
         self._handshakes.note(peers, now)
         if self._handshakes.silent(now):
@@ -222,7 +220,7 @@ class WireGuardTunnel:
         await self._follow_names(peers, now)
 
     async def _follow_names(self, peers: Sequence[PeerStatus], now: float) -> None:
-        """Where handshakes have stopped, the name may lead to another address by now."""
+        """Resolve a name again if handshakes have stopped: it may point to another address by now."""
         if now - self._resolved_at < RESOLVE_AGAIN_SECONDS:
             return
         where = {bytes.fromhex(peer["public_key"]): peer["endpoint"] for peer in self._config["peers"]}
@@ -237,9 +235,7 @@ class WireGuardTunnel:
 
 
 async def _resolved(endpoint: Sequence[Any] | None) -> list[Endpoint]:
-    """All addresses of an endpoint, in the order in which this host prefers them; none when it cannot be
-    resolved.
-    """
+    """All addresses of an endpoint, in the order that this host prefers; empty if it cannot be resolved."""
     if endpoint is None:
         return []
     try:
@@ -258,15 +254,15 @@ async def _resolved(endpoint: Sequence[Any] | None) -> list[Endpoint]:
 
 
 async def main(arguments: Sequence[str]) -> int:
-    """Run until the device cannot serve any more or SIGTERM comes; the exit code, or a signal's negative
-    number.
+    """Run until the interface fails or SIGTERM comes; returns the exit code, or the negative number of a
+    signal.
     """
     options = _options(arguments)
     config = _configuration(options.config)
     stopped, renew, hints = asyncio.Event(), asyncio.Event(), HandshakeHints()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    talk = Talk(options.talk, renew.set)
+    talk = DaemonChannel(options.talk, renew.set)
     await talk.listen()
     try:
         device = await opened(options.device, hints.said)
@@ -297,8 +293,8 @@ async def _attended(work: Coroutine[Any, Any, None], device: WireGuardDevice, st
         await device.close()
 
 
-async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> None:
-    """After a failure the device stays as it is: the daemon decides, as soon as there is one."""
+async def _run(tunnel: WireGuardTunnel, talk: DaemonChannel, renew: asyncio.Event) -> None:
+    """After a failure keep the interface as it is: the daemon decides, as soon as there is one."""
     try:
         await tunnel.run(talk, renew)
     except WireGuardFailure as failure:
@@ -306,12 +302,12 @@ async def _run(tunnel: WireGuardTunnel, talk: Talk, renew: asyncio.Event) -> Non
     except OSError as error:
         _refused(talk, error)
     except EndedError:
-        pass  # its exit code says more
+        pass  # its exit code explains it
     await asyncio.Event().wait()
 
 
-def _refused(talk: Talk, error: OSError) -> None:
-    """This host does not let us."""
+def _refused(talk: DaemonChannel, error: OSError) -> None:
+    """Report an OSError of this host as a reason and a sentence."""
     match error.errno:
         case errno.ENOENT:
             install = "Debian and Ubuntu: apt install wireguard-go"
@@ -350,7 +346,7 @@ async def _whole(arguments: Sequence[str]) -> None:
     if code < 0:
         end_like(code)
     sys.stdout.flush()
-    os._exit(code)  # a name that is still being resolved must not hold us up
+    os._exit(code)  # do not wait for a name that is still being resolved
 
 
 if __name__ == "__main__":

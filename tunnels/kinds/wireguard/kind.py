@@ -1,8 +1,8 @@
-"""WireGuard: a program of ours makes the device, configures it and watches the handshakes.
+"""WireGuard: a driver creates the interface, configures it and watches the handshakes.
 
-The customer's .conf goes through tunnels.kinds.wireguard.config into an anonymous file, so its keys touch
-neither disk nor argv; tunnels/kinds/wireguard/driver.py does the rest, with the kernel's WireGuard or, where
-that is missing, with wireguard-go.
+The customer's .conf goes through tunnels.kinds.wireguard.config into an anonymous file, so its keys are
+written neither to disk nor to argv. tunnels/kinds/wireguard/driver.py does the rest, with the kernel's
+WireGuard or, if that is missing, with wireguard-go.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
 from tunnels.profiles import of_file
 
-MTU = 1420  # bytes: what fits into a path of 1500, also where the far side is reached over IPv6
-SOCKETS = Path("/run/wireguard")  # where wireguard-go insists on a file for each of its devices
-START = 30.0  # seconds; the program itself gives up earlier, and says why
+MTU_BYTES = 1420  # fits into a path of 1500, also if the peer is reached over IPv6
+SOCKETS = Path("/run/wireguard")  # wireguard-go insists on a file for each interface here
+START_SECONDS = 30.0  # the driver itself gives up earlier, and says why
 
 
 class WireGuard(Tunnel):
@@ -42,7 +42,7 @@ def _inputs(tunnel: WireGuard) -> tuple[Input, ...]:
 
 
 def _referenced_inputs(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> tuple[Input, ...]:
-    """None: the format has no option that names a file."""
+    """The format has no option that names a file."""
     _profile(tunnel, inputs)
     return ()
 
@@ -77,14 +77,14 @@ def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) ->
             "--remote",
             str(place.remote),
         ),
-        files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU)},
+        files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU_BYTES)},
         management=place.directory / "management.sock",
         writes=(SOCKETS, *INTERFACE_SETTINGS),
     )
 
 
 def _document(profile: WireGuardProfile, mtu: int) -> bytes:
-    """The profile as the program reads it."""
+    """The profile as the driver reads it."""
     return json.dumps(
         {
             "private_key": profile.private_key.hex(),
@@ -143,7 +143,7 @@ WIREGUARD = Kind(
     dialogue=_dialogue,
     binaries=(),
     referenced_inputs=_referenced_inputs,
-    start_timeout=START,
+    start_timeout=START_SECONDS,
     renew=(RENEW,),
     unlimited_session=True,
 )

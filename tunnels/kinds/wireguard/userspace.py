@@ -38,17 +38,17 @@ class NameLock:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         with contextlib.suppress(FileNotFoundError):
             _remove_stale_socket(path)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._fd)
+            os.close(self.fd)
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path)) from None
 
     def release(self) -> None:
         """Delete the file, after the interface."""
         self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def _remove_stale_socket(path: Path) -> None:

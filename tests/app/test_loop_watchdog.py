@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.watchdog import FILE, SHOWN_SECONDS, LoopWatchdog
+from supervisor.app.watchers.loop_watchdog import FILE, SHOWN_SECONDS, LoopWatchdog
 from supervisor.core.conditions import Condition
 
 PROGRAM = """
 import asyncio, sys, threading, time
 from pathlib import Path
-from supervisor.app.watchdog import LoopWatchdog
+from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 
 def stuck_in_here():
     {blocking}

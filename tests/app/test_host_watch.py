@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import pytest
 
-from supervisor.app.watchers.hostwatch import DEBOUNCE, FIRST, HostWatch
-from supervisor.app.wiring import first_plan
+from supervisor.app.first_plan import first_plan
+from supervisor.app.preflight.host_watch import DEBOUNCE_SECONDS, FIRST_CHECK_SECONDS, HostWatch
 from supervisor.core.events import Event, Noticed
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Snapshot
@@ -27,11 +27,12 @@ class WatchedDaemon:
     """What the watch wants of the engine; it is asked once for each look."""
 
     def __init__(self, plan: NetworkPlan) -> None:
-        self.snapshot, self.plan, self.looks = Snapshot(MappingProxyType({}), 0.0), plan, 0
+        self.plan, self.looks = plan, 0
 
-    def asked(self) -> WatchedDaemon:
+    @property
+    def snapshot(self) -> Snapshot:
         self.looks += 1
-        return self
+        return Snapshot(MappingProxyType({}), 0.0)
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +49,7 @@ async def watching(
     )
     config = host.config()
     daemon, posted = WatchedDaemon(first_plan(config, KINDS)), list[Event]()
-    watch = HostWatch(daemon.asked, KINDS, posted.append)  # type: ignore[arg-type]
+    watch = HostWatch(daemon, KINDS, posted.append)  # type: ignore[arg-type]
     watch.set(config)
     task = asyncio.create_task(watch.run())
     try:
@@ -63,13 +64,13 @@ async def test_it_looks_once_where_nothing_happens_and_not_much_oftener_where_ve
     tmp_path: Path, netns: Namespace
 ) -> None:
     async with watching(HostTree(tmp_path), netns) as (watch, daemon, posted):
-        await asyncio.sleep(FIRST + 3 * DEBOUNCE)
+        await asyncio.sleep(FIRST_CHECK_SECONDS + 3 * DEBOUNCE_SECONDS)
         assert (daemon.looks, dict(watch.conditions), posted) == (1, {}, [])
         before = daemon.looks
         for _ in range(300):
             watch.changed()
             await asyncio.sleep(0.01)
-        assert 2 <= daemon.looks - before <= 2 + 3.0 / DEBOUNCE
+        assert 2 <= daemon.looks - before <= 2 + 3.0 / DEBOUNCE_SECONDS
         assert posted == []
 
 

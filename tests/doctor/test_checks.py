@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
 from supervisor.core.network.plan import FIRST_LANE, LAST_LANE, Carry, Lane, NetworkPlan
-from supervisor.core.preflight import Finding, Severity, examine
+from supervisor.core.preflight import Finding, Severity, run_checks
 from supervisor.core.preflight.facts import (
-    Around,
     DaemonFacts,
-    Demand,
     DirectoryFacts,
     Endpoint,
     ForeignListener,
+    HostAddress,
     HostFacts,
     KernelFacts,
-    Own,
     PackageFacts,
+    PacketContext,
     PolicyRule,
     ProcessFacts,
     ProgramFacts,
+    Requirements,
     ReversePath,
     SecretFile,
     Service,
@@ -39,7 +39,7 @@ from supervisor.core.preflight.facts import (
 from supervisor.core.preflight.firewalls import mark_and_mask
 from supervisor.core.preflight.inputs import fits, numbers
 from supervisor.core.preflight.isolation import Isolation
-from supervisor.core.preflight.routing import Course, catches
+from supervisor.core.preflight.routing import RoutedPackets, catches
 from supervisor.core.preflight.service import seconds, span
 from tunnels.base import RequiredFile
 
@@ -50,7 +50,9 @@ STAFF = ip_network("10.8.0.0/16")
 ACME, OWN = Lane("acme", FIRST_LANE, "t-acme", True), Lane("own", FIRST_LANE + 1, None, True, 17300)
 PLAN = NetworkPlan((STAFF,), (ACME, OWN), (Carry(SITE, ACME.number, SITE), Carry(CLOUD, OWN.number, CLOUD)))
 SOUND = HostFacts(
-    demand=Demand(("acme",), ("own",), (("acme", SITE), ("own", CLOUD)), icmp=("acme",), staff=(STAFF,)),
+    requirements=Requirements(
+        ("acme",), ("own",), (("acme", SITE), ("own", CLOUD)), icmp=("acme",), staff=(STAFF,)
+    ),
     process=ProcessFacts(capabilities=CAPABILITIES),
     programs=(ProgramFacts("openvpn", ("acme",), "2.6.14"), ProgramFacts("ssh", ("own",), "9.2p1")),
     packages=(PackageFacts("sshuttle", "<3,>=1.3.2", "2.0.0"),),
@@ -63,7 +65,7 @@ SOUND = HostFacts(
     kernel=KernelFacts(owner_persist=True),
     rules=(),
     synchronised=True,
-    around=Around(
+    context=PacketContext(
         PLAN,
         (("acme", "icmp://10.77.0.1"),),
         (),
@@ -71,7 +73,7 @@ SOUND = HostFacts(
         {"lo": 1, "eth0": 2, "eth1": 3, "t-acme": 7},
     ),
     endpoints=(Endpoint("acme: far side", "vpn.acme.example", (ip_address("192.0.2.7"),)),),
-    own=(Own(ip_network("172.31.0.0/20"), "this host's network on eth0"),),
+    own=(HostAddress(ip_network("172.31.0.0/20"), "this host's network on eth0"),),
     secrets=(SecretFile("acme: password", "/etc/facilitator/acme-password", mode=0o640),),
     directories=(DirectoryFacts("facilitator.state_dir", "/var/lib/facilitator", free=10**9),),
 )
@@ -115,18 +117,18 @@ UFW = base("ip", "filter", "INPUT", "input", "ufw-before-input")
 
 
 def bad(facts: HostFacts) -> list[Finding]:
-    return [finding for finding in examine(facts) if finding.severity in (WARNING, PROBLEM)]
+    return [finding for finding in run_checks(facts) if finding.severity in (WARNING, PROBLEM)]
 
 
 def only(facts: HostFacts) -> Finding:
     (finding,) = bad(facts)
-    assert finding.remedy
+    assert finding.hint
     return finding
 
 
 def test_nothing_is_wrong_with_a_sound_host() -> None:
     assert bad(SOUND) == []
-    assert {finding.subject for finding in examine(SOUND)} >= {
+    assert {finding.subject for finding in run_checks(SOUND)} >= {
         "rights",
         "devices",
         "kernel",
@@ -136,12 +138,12 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
         "cloud",
     }
     assert "check must be off" in next(
-        finding.text for finding in examine(SOUND) if finding.subject == "cloud"
+        finding.text for finding in run_checks(SOUND) if finding.subject == "cloud"
     )
 
 
 @pytest.mark.parametrize(
-    ("facts", "severity", "text", "remedy"),
+    ("facts", "severity", "text", "hint"),
     [
         (
             host(process=replace(SOUND.process, capabilities=CAPABILITIES - {"CAP_NET_ADMIN"})),
@@ -157,7 +159,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
         ),
         (
             host(
-                demand=replace(SOUND.demand, http_port=80),
+                requirements=replace(SOUND.requirements, http_port=80),
                 process=ProcessFacts(capabilities=CAPABILITIES - {"CAP_NET_BIND_SERVICE"}),
             ),
             PROBLEM,
@@ -178,7 +180,9 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
         ),
         (
             host(
-                demand=replace(SOUND.demand, needs=(("acme", RequiredFile("/dev/ppp", "another kind")),)),
+                requirements=replace(
+                    SOUND.requirements, needs=(("acme", RequiredFile("/dev/ppp", "another kind")),)
+                ),
                 absent=frozenset({"/dev/ppp"}),
             ),
             PROBLEM,
@@ -331,19 +335,19 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
             "10.77.0.128/25]",
         ),
         (
-            host(own=(Own(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
+            host(own=(HostAddress(ip_network("10.90.1.0/24"), "this host's network on eth0"),)),
             PROBLEM,
             "covers this host's network on eth0 (10.90.1.0/24)",
             "10.90.0.0/24, 10.90.2.0/23",
         ),
         (
-            host(own=(Own(ip_network("10.90.0.2/32"), "a name server of this host"),)),
+            host(own=(HostAddress(ip_network("10.90.0.2/32"), "a name server of this host"),)),
             PROBLEM,
             "covers a name server of this host (10.90.0.2)",
             "presented_as",
         ),
         (
-            host(own=(Own(ip_network("10.0.0.0/8"), "this host's network on eth0"),)),
+            host(own=(HostAddress(ip_network("10.0.0.0/8"), "this host's network on eth0"),)),
             WARNING,
             "lies inside this host's network",
             "",
@@ -351,13 +355,13 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
     ],
 )
 def test_each_trouble_is_said_once_with_what_to_do(
-    facts: HostFacts, severity: Severity, text: str, remedy: str
+    facts: HostFacts, severity: Severity, text: str, hint: str
 ) -> None:
     found = bad(facts)
     assert {finding.severity for finding in found} == {severity}
     assert text in found[0].text
-    assert remedy in found[0].remedy
-    assert all(finding.remedy for finding in found)
+    assert hint in found[0].hint
+    assert all(finding.hint for finding in found)
 
 
 @pytest.mark.parametrize(
@@ -377,14 +381,16 @@ def test_a_wrong_setting_is_a_problem_only_where_the_daemon_cannot_set_it(
     assert bad(facts(writable=True)) == bad(facts(writable=False, privileged=False)) == []
     finding = only(facts(writable=False))
     assert (finding.severity, otherwise in finding.text) == (PROBLEM, True)
-    assert finding.remedy.startswith("sysctl -w ")
-    assert name in finding.remedy
+    assert finding.hint.startswith("sysctl -w ")
+    assert name in finding.hint
 
 
 def test_ipv6_forwarding_matters_with_ipv6_destinations() -> None:
     off = host(settings={**SOUND.settings, "net.ipv6.conf.all.forwarding": Setting("0", False)})
     assert bad(off) == []
-    asked = replace(off, demand=replace(off.demand, destinations=(("acme", ip_network("fd00:77::/64")),)))
+    asked = replace(
+        off, requirements=replace(off.requirements, destinations=(("acme", ip_network("fd00:77::/64")),))
+    )
     assert "net.ipv6.conf.all.forwarding is 0" in only(asked).text
 
 
@@ -397,7 +403,7 @@ def test_a_full_connection_table_is_seen_before_it_hurts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("firewall", "owner", "place", "remedy"),
+    ("firewall", "owner", "place", "hint"),
     [
         (
             DOCKER,
@@ -441,22 +447,22 @@ def test_a_full_connection_table_is_seen_before_it_hurts() -> None:
     ],
 )
 def test_a_third_party_firewall_is_named_with_its_own_kind_of_remedy(
-    firewall: Firewall, owner: str, place: str, remedy: str
+    firewall: Firewall, owner: str, place: str, hint: str
 ) -> None:
     found = bad(walled(firewall))
     assert [finding.severity for finding in found] == [PROBLEM]
     assert found[0].text.startswith(f"{owner} drops ")
     assert place in found[0].text
-    assert remedy in found[0].remedy
+    assert hint in found[0].hint
 
 
 @pytest.mark.parametrize(
     "facts",
     [
-        walled(base("ip", "filter", "FORWARD", "forward", rules=(ACCEPTS,))),  # the remedy was applied
+        walled(base("ip", "filter", "FORWARD", "forward", rules=(ACCEPTS,))),  # the hint was applied
         walled(base("ip6", "filter", "FORWARD", "forward")),  # no IPv6 destination
         walled(
-            DOCKER, around=replace(SOUND.around, plan=replace(PLAN, lanes=(OWN,)))
+            DOCKER, context=replace(SOUND.context, plan=replace(PLAN, lanes=(OWN,)))
         ),  # proxies are not forwarded
         walled(base("ip", "filter", "FORWARD", "forward", drops=False)),
     ],
@@ -512,7 +518,7 @@ def test_third_party_rules_before_ours(rule: PolicyRule, severity: Severity | No
     found = bad(host(rules=(rule,), routes=routes))
     assert [finding.severity for finding in found] == ([severity] if severity else [])
     assert all(
-        f"`{rule.priority}: {rule.text}`" in finding.text and "rule" in finding.remedy for finding in found
+        f"`{rule.priority}: {rule.text}`" in finding.text and "rule" in finding.hint for finding in found
     )
 
 
@@ -521,7 +527,9 @@ def test_a_rule_that_matches_a_lane_is_never_missed(mark: int, mask: int, lane: 
     if lane & mask == mark & mask:
         assert (
             catches(
-                PolicyRule(4, 1, "", mark, mask), Course(replace(ACME, number=lane), SITE, SITE, (STAFF,)), ()
+                PolicyRule(4, 1, "", mark, mask),
+                RoutedPackets(replace(ACME, number=lane), SITE, SITE, (STAFF,)),
+                (),
             )[0]
             is Truth.YES
         )
@@ -540,20 +548,23 @@ def test_a_rule_that_matches_a_lane_is_never_missed(mark: int, mask: int, lane: 
 def test_an_address_of_this_host_inside_a_destination(route: TableRoute, told: bool) -> None:
     found = bad(host(routes=(route,)))
     assert [
-        f"ip -4 route del local {route.network} dev {route.device} table local" == finding.remedy
+        f"ip -4 route del local {route.network} dev {route.device} table local" == finding.hint
         for finding in found
     ] == [True] * told
     named = bad(
-        host(routes=(route,), own=(Own(ip_network("10.7.0.0/16"), "this host's network", "10.77.0.1/16"),))
+        host(
+            routes=(route,),
+            own=(HostAddress(ip_network("10.7.0.0/16"), "this host's network", "10.77.0.1/16"),),
+        )
     )
     if str(route.network) == "10.77.0.1/32" and told:
-        assert [finding.remedy for finding in named] == ["ip -4 address del 10.77.0.1/16 dev dummy0"]
+        assert [finding.hint for finding in named] == ["ip -4 address del 10.77.0.1/16 dev dummy0"]
 
 
 @pytest.mark.parametrize(("value", "fine"), [(1, True), (0, False), (2, False)])
 def test_a_reverse_path_filter_that_is_not_strict_is_told(value: int, fine: bool) -> None:
     found = bad(host(filters=(ReversePath("eth0.7", value),)))
-    assert [(finding.severity, finding.remedy.split(" &&")[0]) for finding in found] == (
+    assert [(finding.severity, finding.hint.split(" &&")[0]) for finding in found] == (
         [] if fine else [(WARNING, "sysctl -w net.ipv4.conf.eth0/7.rp_filter=1")]
     )
 
@@ -570,7 +581,9 @@ def test_what_cannot_be_seen_is_no_trouble() -> None:
         directories=(DirectoryFacts("facilitator.state_dir", "/s", "no permission", unseen=True),),
     )
     assert bad(blind) == []
-    assert sum("cannot be" in finding.text or "not known" in finding.text for finding in examine(blind)) >= 6
+    assert (
+        sum("cannot be" in finding.text or "not known" in finding.text for finding in run_checks(blind)) >= 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -592,10 +605,11 @@ def test_a_unit_like_ours_and_a_patient_nomad_are_fine() -> None:
 
 def test_nomad_and_the_cloud_are_told_what_no_program_sees() -> None:
     said = {
-        finding.subject: finding for finding in examine(host(service=Service(nomad=True), cloud="Amazon EC2"))
+        finding.subject: finding
+        for finding in run_checks(host(service=Service(nomad=True), cloud="Amazon EC2"))
     }
-    assert "max_kill_timeout" in said["service"].remedy
-    assert "--no-source-dest-check" in said["cloud"].remedy
+    assert "max_kill_timeout" in said["service"].hint
+    assert "--no-source-dest-check" in said["cloud"].hint
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Netlink notifications as hints: something of this sort changed, and it was not us. What is there now
-must be read.
+"""Netlink notifications as hints that somebody else changed a part of the kernel's state. What it is now must
+be read.
 
 The kernel says nothing when routes vanish with their device or its last address, so those count as hints
 about routes too.
@@ -27,11 +27,11 @@ class KernelPart(enum.Enum):
     ROUTES = "routes"
     RULES = "rules"
     TABLE = "table"
-    OTHERS = "others"  # what other programs have there and packets of ours may meet
+    OTHERS = "others"  # state of other programs that packets of ours may meet
 
 
 EVERYTHING = frozenset(KernelPart) - {KernelPart.OTHERS}
-Heard = Callable[[], None]
+Callback = Callable[[], None]
 
 BUFFER_BYTES = 4 << 20  # of unread notifications
 _BURST = 64  # datagrams in one go, so that a flood cannot hold up the loop
@@ -44,8 +44,8 @@ _ROUTE_TABLE, _ROUTE_PROTOCOL = 4, 5  # offsets in struct rtmsg
 _TABLE_NAME, _PROGRAM = 1, 3  # NFTA_TABLE_NAME and so on, NFTA_GEN_PROC_NAME
 
 
-def nobody() -> None:
-    """Takes no notice."""
+def ignore() -> None:
+    """Does nothing."""
 
 
 class Notifications:
@@ -60,7 +60,7 @@ class Notifications:
         self,
         hint: Callable[[frozenset[KernelPart]], None],
         ours: Callable[[], Iterable[int]],
-        heard: Heard = nobody,
+        heard: Callback = ignore,
         buffer: int = BUFFER_BYTES,
     ) -> None:
         self._heard = heard
@@ -72,7 +72,7 @@ class Notifications:
         self._sockets: list[NetlinkSocket] = []
 
     def open(self) -> None:
-        """Listen from now on. PermissionError without CAP_NET_ADMIN."""
+        """Listen from now on. OSError."""
         self._listen(socket.NETLINK_ROUTE, _ROUTE_GROUPS, self._routing)
         self._listen(NETFILTER, (_NFTABLES_GROUP,), self.nftables)
 

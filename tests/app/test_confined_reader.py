@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.confined_reader import LARGEST, MANY, names_beneath, read_beneath, read_regular
+from supervisor.app.confined_reader import MAX_BYTES, MAX_FILES, names_beneath, read_beneath, read_regular
 
 INSIDE = (
     "ca.crt",
@@ -108,7 +108,7 @@ def test_a_fifo_a_socket_and_a_device_hold_up_nobody(profile: Path) -> None:
 
 
 def test_a_file_of_an_insane_size(profile: Path) -> None:
-    os.truncate(profile / "ca.crt", LARGEST + 1)
+    os.truncate(profile / "ca.crt", MAX_BYTES + 1)
     with pytest.raises(ValueError, match="larger than 4 MiB"):
         read_beneath(profile, "ca.crt")
 
@@ -118,9 +118,9 @@ def test_the_files_of_a_folder(profile: Path) -> None:
     assert names_beneath(profile, "none") == []
     with pytest.raises(ValueError, match="leads out"):
         names_beneath(profile, "folder")
-    for number in range(MANY):
+    for number in range(MAX_FILES):
         (profile / "keys" / str(number)).touch()
-    with pytest.raises(ValueError, match=f"more than {MANY}"):
+    with pytest.raises(ValueError, match=f"more than {MAX_FILES}"):
         names_beneath(profile, "keys")
 
 

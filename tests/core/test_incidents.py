@@ -9,12 +9,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.alerting.flapping import FLAPS, OutageTracker, follow
-from supervisor.core.alerting.grouping import PREFIX, SEVERITIES, SharedCause, cover, ties
-from supervisor.core.alerting.incidents import IncidentState, called, resumed
+from supervisor.core.alerting.flapping import FLAPPING_FAILURES, OutageTracker, track_outages
+from supervisor.core.alerting.grouping import GROUP_PREFIX, SEVERITIES, SharedCause, assign, shared_causes
+from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.conditions import Condition
 from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
+from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 
@@ -31,7 +32,7 @@ TUNNELS = {
     for n, name in enumerate(NAMES)
 }
 GATEWAYS = {name: "one" if n < 4 else "two" for n, name in enumerate(NAMES[:6])}
-TIES = ties(TUNNELS, GATEWAYS)
+CAUSES = shared_causes(TUNNELS, GATEWAYS)
 REASONS = [Reason.NETWORK, Reason.AUTH, Reason.CERTIFICATE, Reason.MISSING_BINARY, Reason.START_TIMEOUT]
 
 # One step of a history: seconds that pass, and what becomes of some tunnels (None: well; "stop": stopped;
@@ -46,10 +47,10 @@ STEPS = st.tuples(
 
 def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
     if fate == "stop":
-        return replace(before, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, well_since=now)
+        return but(before, want=Want.DOWN, phase=Phase.STOPPED, reason=Reason.STOPPED, well_since=now)
     was_well = before.health is Health.HEALTHY and before.phase is Phase.UP
     if fate is None:
-        return replace(
+        return but(
             before,
             want=Want.UP,
             phase=Phase.UP,
@@ -58,7 +59,7 @@ def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
             well_since=before.well_since if was_well else now,
         )
     reason, phase = (fate[0], Phase.FAILED) if isinstance(fate, tuple) else (fate, Phase.BACKOFF)
-    return replace(
+    return but(
         before,
         want=Want.UP,
         phase=phase,
@@ -70,9 +71,9 @@ def state_of(before: TunnelState, fate: object, now: float) -> TunnelState:
 
 
 @given(st.lists(STEPS, max_size=25), st.frozensets(st.sampled_from([*NAMES, "group:gateway:one", "uplink"])))
-def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, left: frozenset[str]) -> None:
-    now, calls = 1000.0, resumed(left, 1000.0)
-    states = {name: TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=now) for name in NAMES}
+def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, inherited: frozenset[str]) -> None:
+    now, incidents = 1000.0, inherit(inherited, 1000.0)
+    states = {name: tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=now) for name in NAMES}
     for seconds, fates, surroundings in steps:
         now += seconds
         states |= {name: state_of(states[name], fate, now) for name, fate in fates.items()}
@@ -82,30 +83,34 @@ def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, left:
             surroundings == "drain",
             Uplink(surroundings != "uplink"),
         )
-        before = calls
-        calls, alerts, due = called("vpn1", before, snapshot, {}, TIES)
-        own, _ = verdicts("vpn1", snapshot, calls.troubles)
+        before = incidents
+        incidents, alerts, due = decide("vpn1", before, snapshot, {}, CAUSES)
+        own, _ = verdicts("vpn1", snapshot, incidents.outages)
         assert due is None or due > now
         firing = {name for name, alert in alerts.items() if alert.verdict is Verdict.FIRING}
         for name in NAMES:
             covering = [n for n in firing if n == name or name in alerts[n].members]
             assert len(covering) <= 1
             if own[name].verdict is Verdict.FIRING:
-                assert covering == [calls.under[name]]
+                assert covering == [incidents.covered_by[name]]
             if own[name].verdict is Verdict.CLEAR:
-                assert name not in calls.under
-            elif name in before.under:
-                assert calls.under[name] == before.under[name]  # nobody is called twice for one trouble
+                assert name not in incidents.covered_by
+            elif name in before.covered_by:
+                assert (
+                    incidents.covered_by[name] == before.covered_by[name]
+                )  # nobody is called twice for one trouble
         for name in firing:
             members = alerts[name].members
-            if name.startswith(PREFIX):
-                assert all(any(tie.incident == name for tie in TIES[member]) for member in members)
+            if name.startswith(GROUP_PREFIX):
+                assert all(any(cause.incident == name for cause in CAUSES[member]) for member in members)
                 assert alerts[name].severity == min(
                     (TUNNELS[m].alert.severity for m in members), key=SEVERITIES.index
                 )
                 assert all(alerts[member].verdict is Verdict.CLEAR for member in members)
         if surroundings == "drain":
-            assert {n for n in calls.under.values() if n not in before.under.values()} <= left
+            assert {
+                n for n in incidents.covered_by.values() if n not in before.covered_by.values()
+            } <= inherited
 
 
 @given(
@@ -117,15 +122,15 @@ def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(
     count: int, reasons: list[Reason], falls: list[float]
 ) -> None:
     tunnels = {name: TUNNELS[name].model_copy(update={"login": Login()}) for name in NAMES[:count]}
-    tied = ties(tunnels, dict.fromkeys(tunnels, "gw"))
+    causes = shared_causes(tunnels, dict.fromkeys(tunnels, "gw"))
     down = {
-        name: TunnelState(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))
+        name: tunnel_state(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))
         for name, reason, at in zip(tunnels, reasons, falls, strict=False)
     }
     snapshot = Snapshot({name: (tunnels[name], state) for name, state in down.items()}, 2000.0)
     own, _ = verdicts("vpn1", snapshot)
-    under = cover({}, own, snapshot, tied)
-    assert under.keys() == own.keys()
+    covered_by = assign({}, own, snapshot, causes)
+    assert covered_by.keys() == own.keys()
     classes = dict(zip(tunnels, reasons, strict=False))
 
     def peers(name: str) -> int:
@@ -134,73 +139,77 @@ def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(
             for n in tunnels
         )
 
-    for name, incident in under.items():
+    for name, incident in covered_by.items():
         if incident != name:
             assert classes[name] is not None
-            assert max(peers(n) for n in tunnels if under[n] == incident) >= min(3, count)
+            assert max(peers(n) for n in tunnels if covered_by[n] == incident) >= min(3, count)
     if all(peers(name) < min(3, count) for name in tunnels):
-        assert all(under[name] == name for name in tunnels)
+        assert all(covered_by[name] == name for name in tunnels)
     if all(peers(name) == count for name in tunnels):
-        assert set(under.values()) == {"group:gateway:gw"}
+        assert set(covered_by.values()) == {"group:gateway:gw"}
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 300), st.floats(0.5, 300)), min_size=1, max_size=20))
-def test_trouble_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[float, float]]) -> None:
-    tunnel, now, troubles = TUNNELS["t0"], 1000.0, {}
-    began, lasted, drops = 0.0, 0.0, 0
+def test_an_outage_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[float, float]]) -> None:
+    tunnel, now, outages = TUNNELS["t0"], 1000.0, {}
+    began, lasted, failures = 0.0, 0.0, 0
     for down, up in cycles:
-        began, lasted, drops = (now, 0.0, 1) if not drops else (began, lasted, drops + 1)
-        state = TunnelState(phase=Phase.BACKOFF, well_since=now)
+        began, lasted, failures = (now, 0.0, 1) if not failures else (began, lasted, failures + 1)
+        state = tunnel_state(phase=Phase.BACKOFF, well_since=now)
         for moment in (now, now + down / 2):
-            troubles = follow(troubles, Snapshot({"t0": (tunnel, state)}, moment))
-        found = troubles["t0"]
-        assert (found.since, found.drops, round(found.before, 3)) == (began, drops, round(lasted, 3))
-        alerts, _ = verdicts("vpn1", Snapshot({"t0": (tunnel, state)}, now + down), troubles)
-        called_for = lasted + down >= 180.0 or (drops >= FLAPS and now + down - began >= 180.0)
-        assert (alerts["t0"].verdict is Verdict.FIRING) == called_for or abs(lasted + down - 180.0) < 1e-6
+            outages = track_outages(outages, Snapshot({"t0": (tunnel, state)}, moment))
+        found = outages["t0"]
+        assert (found.since, found.failures, round(found.earlier_down_seconds, 3)) == (
+            began,
+            failures,
+            round(lasted, 3),
+        )
+        alerts, _ = verdicts("vpn1", Snapshot({"t0": (tunnel, state)}, now + down), outages)
+        pages = lasted + down >= 180.0 or (failures >= FLAPPING_FAILURES and now + down - began >= 180.0)
+        assert (alerts["t0"].verdict is Verdict.FIRING) == pages or abs(lasted + down - 180.0) < 1e-6
         lasted, now = lasted + down, now + down
-        state = TunnelState(phase=Phase.UP, health=Health.HEALTHY, well_since=now)
+        state = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=now)
         for moment in (now, now + up):
-            troubles = follow(troubles, Snapshot({"t0": (tunnel, state)}, moment))
+            outages = track_outages(outages, Snapshot({"t0": (tunnel, state)}, moment))
         now += up
         if up >= 120.0:
-            drops = 0
-        assert ("t0" in troubles) == bool(drops)
+            failures = 0
+        assert ("t0" in outages) == bool(failures)
 
 
-def test_a_dead_uplink_ends_a_trouble_and_it_begins_anew() -> None:
-    state = TunnelState(phase=Phase.BACKOFF, well_since=100.0)
+def test_a_dead_uplink_ends_an_outage_and_it_begins_anew() -> None:
+    state = tunnel_state(phase=Phase.BACKOFF, well_since=100.0)
     snapshot = Snapshot({"t0": (TUNNELS["t0"], state)}, 150.0)
-    troubles = follow({}, snapshot)
-    assert troubles == {"t0": OutageTracker(100.0, 100.0)}
-    troubles = follow(troubles, replace(snapshot, uplink=Uplink(False, 160.0), now=160.0))
-    assert troubles == {}
-    assert follow(troubles, replace(snapshot, uplink=Uplink(True, 200.0), now=200.0)) == {
+    outages = track_outages({}, snapshot)
+    assert outages == {"t0": OutageTracker(100.0, 100.0)}
+    outages = track_outages(outages, replace(snapshot, uplink=Uplink(False, 160.0), now=160.0))
+    assert outages == {}
+    assert track_outages(outages, replace(snapshot, uplink=Uplink(True, 200.0), now=200.0)) == {
         "t0": OutageTracker(200.0, 200.0)
     }
 
 
-def test_ties_are_what_is_shared() -> None:
-    assert TIES["t0"] == (SharedCause("account", "svc:account0"), SharedCause("gateway", "one"))
-    assert TIES["t6"] == (SharedCause("account", "svc:account0"),)
+def test_causes_are_what_is_shared() -> None:
+    assert CAUSES["t0"] == (SharedCause("account", "svc:account0"), SharedCause("gateway", "one"))
+    assert CAUSES["t6"] == (SharedCause("account", "svc:account0"),)
     alone = {"t0": TUNNELS["t0"], "t1": TUNNELS["t1"]}
-    assert ties(alone, {"t0": "one", "t1": "two"}) == {}
+    assert shared_causes(alone, {"t0": "one", "t1": "two"}) == {}
     assert SharedCause("gateway", "gw", "team1").incident == "group:gateway:gw:team1"
 
 
 def test_a_condition_keeps_its_beginning_and_fades() -> None:
     snapshot = Snapshot({}, 100.0)
     fight = {"kernel:fight": Condition("somebody else changes it")}
-    calls, alerts, due = called("vpn1", IncidentState(), snapshot, fight, {})
+    incidents, alerts, due = decide("vpn1", IncidentState(), snapshot, fight, {})
     assert (alerts["kernel:fight"].since, due) == (100.0, None)
-    calls, alerts, due = called("vpn1", calls, replace(snapshot, now=200.0), {}, {})
+    incidents, alerts, due = decide("vpn1", incidents, replace(snapshot, now=200.0), {}, {})
     assert (alerts["kernel:fight"].verdict, due) == (Verdict.HOLD, 260.0)
-    calls, alerts, due = called("vpn1", calls, replace(snapshot, now=230.0), fight, {})
+    incidents, alerts, due = decide("vpn1", incidents, replace(snapshot, now=230.0), fight, {})
     assert (alerts["kernel:fight"].verdict, alerts["kernel:fight"].since, due) == (
         Verdict.FIRING,
         100.0,
         None,
     )
-    calls, alerts, due = called("vpn1", calls, replace(snapshot, now=300.0), {}, {})
-    calls, alerts, due = called("vpn1", calls, replace(snapshot, now=360.0), {}, {})
-    assert (alerts, due, calls.conditions) == ({}, None, {})
+    incidents, alerts, due = decide("vpn1", incidents, replace(snapshot, now=300.0), {}, {})
+    incidents, alerts, due = decide("vpn1", incidents, replace(snapshot, now=360.0), {}, {})
+    assert (alerts, due, incidents.conditions) == ({}, None, {})

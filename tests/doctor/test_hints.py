@@ -1,4 +1,4 @@
-"""The remedies, on real packets: what the doctor calls a problem stops traffic, and what it says to do
+"""The hints, on real packets: what the doctor calls a problem stops traffic, and what it says to do
 lets it through.
 """
 
@@ -13,7 +13,7 @@ from supervisor.app.preflight import host
 from supervisor.core.preflight import Finding
 from supervisor.core.preflight.firewalls import firewalls, mark_and_mask
 from supervisor.core.preflight.routing import rules
-from tests.doctor.test_fitness import SOUND
+from tests.doctor.test_checks import SOUND
 from tests.doctor.test_host import DOCKER, FIREWALLD
 from tests.kernel.lab import PLAN, SITE, STAFF, TUNNEL, ask, kernel, server, world
 from tests.netns import Namespace
@@ -26,15 +26,15 @@ def said() -> Finding:
     return finding
 
 
-def apply(namespace: Namespace, remedy: str) -> None:
-    """The remedy itself; where iptables is not installed, the rule that it makes."""
-    if remedy.startswith("iptables") and shutil.which("iptables") is None:
+def apply(namespace: Namespace, hint: str) -> None:
+    """The hint itself; where iptables is not installed, the rule that it makes."""
+    if hint.startswith("iptables") and shutil.which("iptables") is None:
         mark, mask = mark_and_mask()
-        remedy = (
+        hint = (
             f"nft insert rule ip filter DOCKER-USER ct mark and {mask:#x} == {mark:#x} counter "
             f"accept comment facilitator"
         )
-    namespace.run("sh", "-c", remedy)
+    namespace.run("sh", "-c", hint)
 
 
 @pytest.mark.parametrize("ruleset", [DOCKER, FIREWALLD], ids=["docker", "last-rule-rejects"])
@@ -47,7 +47,7 @@ async def test_the_remedy_lets_the_staff_through(netns: Namespace, ruleset: str)
             assert finding.severity == "problem"
             with pytest.raises((OSError, TimeoutError)):
                 await ask(lab.staff, SITE, seconds=0.5)
-            apply(netns, finding.remedy)
+            apply(netns, finding.hint)
             assert said().severity == "ok"
             assert await ask(lab.staff, SITE) == TUNNEL
 
@@ -67,7 +67,7 @@ async def test_a_proxied_connection_needs_the_input_chain(netns: Namespace) -> N
             assert "redirected to a proxy" in finding.text
             with pytest.raises((OSError, TimeoutError)):
                 await ask(lab.staff, "10.90.0.10", seconds=0.5)
-            apply(netns, finding.remedy)
+            apply(netns, finding.hint)
             assert await ask(lab.staff, "10.90.0.10") == STAFF
 
 
@@ -79,6 +79,6 @@ async def test_a_foreign_policy_rule_moves_behind_ours(netns: Namespace) -> None
             assert "`100: lookup main`" in finding.text
             with pytest.raises((OSError, TimeoutError)):
                 await ask(lab.staff, SITE, seconds=0.5)
-            apply(netns, finding.remedy)
+            apply(netns, finding.hint)
             assert await ask(lab.staff, SITE) == TUNNEL
             assert [each.severity for each in rules(replace(SOUND, rules=host.rules()))] == ["ok"]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from supervisor.app.watchers.idle import MURMUR, QuietWatch
+from supervisor.app.watchers.idle import MAX_IDLE_BYTES_PER_SECOND, IdleWatch
 from supervisor.core import events as ev
 from supervisor.core.state import Session
 from tests.fakes import Habits, World
@@ -28,7 +28,10 @@ def waiting() -> World:
     return world
 
 
-@pytest.mark.parametrize(("rate", "told"), [(0.0, True), (MURMUR / 4, True), (MURMUR * 1e4, False)])
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [(0.0, True), (MAX_IDLE_BYTES_PER_SECOND / 4, True), (MAX_IDLE_BYTES_PER_SECOND * 1e4, False)],
+)
 async def test_it_is_quiet_when_hardly_anything_passes(rate: float, told: bool) -> None:
     world, posted, passed = waiting(), asyncio.Queue[ev.Event](), [0.0]
 
@@ -36,7 +39,7 @@ async def test_it_is_quiet_when_hardly_anything_passes(rate: float, told: bool) 
         passed[0] += rate * WINDOW
         return int(passed[0]), 0
 
-    task = asyncio.create_task(QuietWatch(world.engine, traffic, posted.put_nowait, WINDOW).run())
+    task = asyncio.create_task(IdleWatch(world.engine, traffic, posted.put_nowait, WINDOW).run())
     try:
         if told:
             assert await asyncio.wait_for(posted.get(), 30) == ev.Quiet("acme")
@@ -52,7 +55,7 @@ async def test_nothing_is_counted_while_none_waits() -> None:
     world.post(ev.Quiet("acme"))
     world.run(until=20.0)
     task = asyncio.create_task(
-        QuietWatch(world.engine, lambda *what: asked.append(what), lambda event: None, WINDOW).run()
+        IdleWatch(world.engine, lambda *what: asked.append(what), lambda event: None, WINDOW).run()
     )
     await asyncio.sleep(WINDOW * 3)
     task.cancel()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tunnels.drivers.channel import Talk
-from tunnels.drivers.peer_process import descends, peer
+from tunnels.drivers.channel import DaemonChannel
+from tunnels.drivers.peer_process import is_descendant, peer_pid
 
 KEY = b"a key\n"
 
@@ -43,7 +43,7 @@ async def told(path: Path, *lines: bytes) -> bytes:
 
 async def test_only_who_knows_the_key_is_told_anything(tmp_path: Path, key: int) -> None:
     renewed: list[bool] = []
-    talk, path = Talk(key, lambda: renewed.append(True)), tmp_path / "s"
+    talk, path = DaemonChannel(key, lambda: renewed.append(True)), tmp_path / "s"
     await talk.listen(path)
     talk.keep("a secret cookie")
     renew = b'{"renew": true}\n'
@@ -54,7 +54,7 @@ async def test_only_who_knows_the_key_is_told_anything(tmp_path: Path, key: int)
 
 
 async def test_a_stranger_does_not_take_the_daemons_place(tmp_path: Path, key: int) -> None:
-    talk, path = Talk(key), tmp_path / "s"
+    talk, path = DaemonChannel(key), tmp_path / "s"
     await talk.listen(path)
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(KEY)
@@ -74,9 +74,9 @@ def test_a_child_is_told_from_a_stranger(tmp_path: Path) -> None:
         server.listen()
         with subprocess.Popen(["sh", "-c", f'{sys.executable} -c "{connect}" {path}; :']) as child:
             connection, _ = server.accept()
-            grandchild = peer(connection)
+            grandchild = peer_pid(connection)
             assert grandchild != child.pid
-            assert descends(grandchild)
+            assert is_descendant(grandchild)
             connection.close()
-    assert not descends(os.getppid())
-    assert not descends(grandchild), "it has ended"
+    assert not is_descendant(os.getppid())
+    assert not is_descendant(grandchild), "it has ended"

@@ -1,0 +1,105 @@
+"""The last good configuration, kept in `state_dir` (0600). Secrets are references in it, as in the file.
+
+A daemon that finds the configuration file broken while clients of the last daemon run goes on with this one:
+to end without it would leave these clients without anybody who watches over them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from supervisor.app.files import errors_of, load
+from supervisor.app.stores.json_file import JsonFile
+from supervisor.clients.process_journal import Journal
+from supervisor.clients.sweep import still_runs
+from supervisor.config import Config, ConfigErrors, parse
+from supervisor.config.model import Facilitator
+from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.formats import NotUnderstood, document
+from tunnels.base import AnyKind
+
+NAME = "last-configuration.json"
+_STATE_DIR = re.compile(r"^\s*state_dir:\s*[\"']?([^\"'\s#{}\[\],]+)", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class _LastGood:
+    path: str  # of the file that it was read from
+    text: str
+
+
+DOCUMENT = document(_LastGood, 1)
+
+
+def _format_0(raw: Any) -> _LastGood:
+    raise NotUnderstood("version 0.1.0 wrote no such file")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration to run with, and why it is not the file's (nothing: it is)."""
+
+    config: Config
+    errors: tuple[str, ...] = ()
+
+
+def load_or_last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded:
+    """The file, or the last good one if the file is broken and clients run. ConfigErrors, CannotStart."""
+    try:
+        return Loaded(load(path, kinds))
+    except (ConfigErrors, CannotStart) as problem:
+        if isinstance(problem, CannotStart) and problem.code is not Exit.CONFIG:
+            raise
+        config = _last_good(path, kinds)
+        if config is None or not _clients_run(config.facilitator.runtime_dir):
+            raise
+        return Loaded(config, tuple(errors_of(problem)))
+
+
+def _last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Config | None:
+    for directory in _state_dirs(path):
+        try:
+            last = JsonFile(directory / NAME, DOCUMENT, _format_0).load()
+            if last is not None and last.path == str(path.resolve()):
+                return parse(last.text, str(path), kinds)
+        except (OSError, ValueError, ConfigErrors):  # no help: the file's own errors are told
+            continue
+    return None
+
+
+def _state_dirs(path: Path) -> list[Path]:
+    """Where it may lie: what the broken file says, as far as it can be read, and the default."""
+    try:
+        said = _STATE_DIR.findall(path.read_text(errors="replace"))
+    except OSError:
+        said = []
+    return [*map(Path, said), Facilitator.model_fields["state_dir"].get_default()]
+
+
+def _clients_run(runtime_dir: Path) -> bool:
+    return any(still_runs(entry) for entry in Journal(runtime_dir).load().values())
+
+
+class LastConfiguration:
+    """Keeps the text of the configuration file whenever it was accepted."""
+
+    def __init__(self, path: Path, state_dir: Path) -> None:
+        self._path = path
+        self._file = JsonFile(state_dir / NAME, DOCUMENT, _format_0)
+        self._writable = True  # as far as the last write tells
+
+    def keep(self) -> None:
+        """The file as it is now is good."""
+        try:
+            self._file.save(_LastGood(str(self._path.resolve()), self._path.read_text()), sync=True)
+            self._writable = True
+        except (OSError, ValueError) as error:
+            if self._writable:
+                structlog.get_logger().warning("the configuration is not kept for a crash", error=str(error))
+            self._writable = False

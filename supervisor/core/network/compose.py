@@ -1,0 +1,48 @@
+"""The one place that composes the plan: for the engine at every turn, and for the first plan before it runs.
+
+scope, snapshot, lanes, who carried what -> compose -> plan, who carries what, when that changes by itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from supervisor.core.network.failover import Carriers, choose
+from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_refusal, proxies
+from supervisor.core.state import Snapshot
+from tunnels.base import AnyKind, IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What all tunnels have in common."""
+
+    facilitator: str  # name of this facilitator
+    staff: tuple[IPNetwork, ...]  # whose traffic may enter
+    segments: Segments = field(default_factory=dict)  # named parts of staff
+    timeout: float = 8 * 3600.0  # longest time (seconds) that a tunnel which drains waits for its flows
+    idle: float = 900.0  # seconds without a packet after which a flow is not waited for
+    accounting: bool = False  # of each flow's bytes, for the audit
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A plan, and what the next one depends on."""
+
+    plan: NetworkPlan
+    carriers: Carriers
+    due: float | None  # the monotonic moment at which the plan changes without any event
+
+
+def compose(
+    scope: Scope, snapshot: Snapshot, lanes: Mapping[str, int], kinds: Mapping[str, AnyKind], before: Carriers
+) -> Composed:
+    """The plan for this snapshot; `before`: who carried each destination until now."""
+    carriers, due = choose(before, snapshot)
+    tunnels = {name: tunnel for name, (tunnel, _) in snapshot.tunnels.items()}
+    plan = desired(
+        scope.staff, lanes, proxies(tunnels, kinds), snapshot, carriers, scope.segments, scope.accounting
+    )
+    moments = [moment for moment in (due, next_refusal(snapshot)) if moment is not None]
+    return Composed(plan, carriers, min(moments, default=None))

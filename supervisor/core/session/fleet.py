@@ -1,0 +1,246 @@
+"""All tunnels together, and what each must respect of the others: a pure fold over (fleet, event).
+
+    fleet, actions, transitions = fold(fleet, event, now, jitter, utc_offset)
+
+A step of one tunnel (`core.session.step`) knows nothing of the others. Here is what it is told of them: the
+pace of logins at a shared gateway (`core.session.pacing`), refusals of a shared account, rivals for a
+destination of which only one may be disturbed at a time, and the host's uplink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor.core import events as ev
+from supervisor.core.session.context import Step, StepContext
+from supervisor.core.session.handover import rivals, unsettled
+from supervisor.core.session.pacing import GatewayPacer, login_turn, same_account
+from supervisor.core.session.step import step
+from supervisor.core.session.transitions import public, transitions
+from supervisor.core.state import Phase, SessionState, Snapshot, Transition, TunnelState, Uplink
+from tunnels.base import AnyKind, Reason
+from tunnels.settings import Tunnel
+
+Members = Mapping[str, tuple[Tunnel, TunnelState]]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What tunnels share, by their names."""
+
+    gateways: Mapping[str, str] = field(default_factory=dict)  # the gateway that each connects to
+    same_account: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # others with its account
+    rivals: Mapping[str, frozenset[str]] = field(default_factory=dict)  # others with one of its destinations
+
+
+def neighbours(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> Neighbours:
+    """What these tunnels share."""
+    found = {name: kinds[tunnel.kind].endpoint(tunnel) for name, tunnel in tunnels.items()}
+    gateways = {name: gateway for name, gateway in found.items() if gateway is not None}
+    return Neighbours(gateways, same_account(tunnels), rivals(tunnels.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All tunnels at one moment."""
+
+    kinds: Mapping[str, AnyKind]
+    members: Members = field(default_factory=dict)
+    leaving: frozenset[str] = frozenset()  # not configured any more; each is forgotten when it has stopped
+    neighbours: Neighbours = Neighbours()
+    pacer: GatewayPacer = GatewayPacer()
+    uplink: Uplink = Uplink()
+    draining: bool = False
+
+    @property
+    def tunnels(self) -> dict[str, Tunnel]:
+        """The settings by name."""
+        return {name: tunnel for name, (tunnel, _) in self.members.items()}
+
+    @property
+    def states(self) -> dict[str, TunnelState]:
+        """The states by name."""
+        return {name: state for name, (_, state) in self.members.items()}
+
+    def snapshot(self, now: float) -> Snapshot:
+        """The read model of everything that goes out."""
+        return Snapshot(self.members, now, self.draining, self.uplink)
+
+    def with_state(self, name: str, state: TunnelState) -> Fleet:
+        """The fleet with another state of this tunnel."""
+        return replace(self, members={**self.members, name: (self.members[name][0], state)})
+
+    def without(self, name: str) -> Fleet:
+        """The fleet without this tunnel."""
+        members = {other: pair for other, pair in self.members.items() if other != name}
+        return replace(self, members=members, leaving=self.leaving - {name})
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStep:
+    """What comes of one event."""
+
+    fleet: Fleet
+    actions: tuple[ev.Action, ...] = ()
+    transitions: tuple[tuple[Transition, Snapshot], ...] = ()  # each with all tunnels right after it
+    events: tuple[ev.Event, ...] = ()  # that follow from it, to be folded at once
+    touched: frozenset[str] = frozenset()  # tunnels whose record must be written anew
+    changed: bool = False  # something that outputs depend on
+
+
+def fold(fleet: Fleet, event: ev.Event, now: float, jitter: float, utc_offset: float) -> FleetStep:
+    """The fleet after the event. `now` in monotonic seconds, `jitter` in [0, 1), `utc_offset`: seconds that
+    turn the former into local time.
+    """
+    match event:
+        case ev.Noticed():
+            return FleetStep(fleet, changed=True)
+        case ev.UplinkDoubted():
+            return FleetStep(replace(fleet, uplink=replace(fleet.uplink, doubted=event.doubted)))
+        case ev.UplinkChanged():
+            back = tuple([ev.UplinkBack(name) for name in fleet.members]) if event.alive else ()
+            uplink = Uplink(event.alive, now, event.text)
+            return FleetStep(replace(fleet, uplink=uplink), events=back, changed=True)
+        case _:
+            return _of_tunnel(fleet, event, now, jitter, utc_offset)
+
+
+def _of_tunnel(fleet: Fleet, event: ev.Event, now: float, jitter: float, utc_offset: float) -> FleetStep:
+    member = fleet.members.get(event.tunnel)
+    if member is None or _too_late(fleet, event):
+        return FleetStep(fleet)
+    tunnel, before = member
+    if isinstance(event, ev.ReconnectDue):
+        event = replace(event, free=event.free and not _hindered(fleet, tunnel.name))
+    context = StepContext(
+        tunnel,
+        fleet.kinds[tunnel.kind],
+        now,
+        jitter,
+        _turn(fleet, tunnel.name, before, now),
+        fleet.uplink.alive,
+        fleet.uplink.doubted,
+        utc_offset,
+    )
+    result = step(context, before, event)
+    moved = transitions(context, before, result, fleet.uplink)
+    changed = bool(moved) or public(before) != public(result.tunnel)
+    touched = {tunnel.name} if changed else set[str]()
+    after = fleet.with_state(tunnel.name, result.tunnel)
+    recorded = tuple([(each, after.snapshot(now)) for each in moved])
+    after = _paced(after, tunnel.name, before, result, now)
+    after, woken = _shared(after, tunnel.name, before, result, touched)
+    if _is_gone(after, tunnel.name, result.tunnel):
+        after, changed = after.without(tunnel.name), True
+        touched.add(tunnel.name)
+    return FleetStep(after, result.actions, recorded, woken, frozenset(touched), changed)
+
+
+def _too_late(fleet: Fleet, event: ev.Event) -> bool:
+    """A tunnel that is being removed cannot be started again; only a configuration that names it again
+    brings it back.
+    """
+    return (
+        event.tunnel in fleet.leaving
+        and isinstance(event, ev.Asked)
+        and event.reason not in (Reason.STOPPED, Reason.SHUTDOWN)
+    )
+
+
+def _is_gone(fleet: Fleet, name: str, state: TunnelState) -> bool:
+    return name in fleet.leaving and state.phase is Phase.STOPPED and state.standby is None
+
+
+def _hindered(fleet: Fleet, name: str) -> bool:
+    """A tunnel that could carry the same destinations is not to be relied on at this moment."""
+    others = (fleet.members.get(rival) for rival in fleet.neighbours.rivals.get(name, ()))
+    return fleet.draining or any(other is not None and unsettled(other[1]) for other in others)
+
+
+def _turn(fleet: Fleet, name: str, state: TunnelState, now: float) -> float:
+    """Before this moment no client of the tunnel starts, out of regard for those of others."""
+    shared = fleet.neighbours
+    others = (fleet.members.get(other) for other in shared.same_account.get(name, ()))
+    login = login_turn((other[1] for other in others if other is not None), now)
+    gateway = shared.gateways.get(name)
+    return login if gateway is None else max(login, fleet.pacer.turn(gateway, state.retry.turn))
+
+
+def _paced(fleet: Fleet, name: str, before: TunnelState, result: Step, now: float) -> Fleet:
+    """Note what other tunnels at the gateway must know."""
+    gateway = fleet.neighbours.gateways.get(name)
+    if gateway is None:
+        return fleet
+    pacer = fleet.pacer.after(gateway, before, result, now)
+    return fleet if pacer is fleet.pacer else replace(fleet, pacer=pacer)
+
+
+def _shared(
+    fleet: Fleet, name: str, before: TunnelState, result: Step, touched: set[str]
+) -> tuple[Fleet, tuple[ev.Event, ...]]:
+    """An account is refused, or accepted, for all tunnels that use it. Those that had given up because of it
+    try again.
+    """
+    partners = fleet.neighbours.same_account.get(name, ())
+    if not partners:
+        return fleet, ()
+    accepted, retry = _comes_up(before, result.tunnel), result.tunnel.retry
+    if retry.refusals == before.retry.refusals and not accepted:
+        return fleet, ()
+    woken = []
+    for other in partners:
+        member = fleet.members.get(other)
+        if member is None:
+            continue
+        theirs = member[1]
+        told = replace(theirs.retry, refusals=retry.refusals, login_after=retry.login_after)
+        fleet = fleet.with_state(other, replace(theirs, retry=told))
+        touched.add(other)
+        if accepted and theirs.phase is Phase.FAILED and theirs.reason is Reason.AUTH:
+            woken.append(ev.InputsChanged(other))
+    return fleet, tuple(woken)
+
+
+def _comes_up(before: TunnelState, after: TunnelState) -> bool:
+    up = {each.session.number for each in before.sessions if each.phase is Phase.UP}
+    return any(each.phase is Phase.UP and each.session.number not in up for each in after.sessions)
+
+
+# --- deadlines
+# ----------------------------------------------------------------------------------------------------------
+
+
+def next_deadline(states: Iterable[TunnelState]) -> float | None:
+    """When (monotonic seconds) a deadline of these tunnels is reached; None: they have none."""
+    return min((moment for state in states for moment in _deadlines(state)), default=None)
+
+
+def _deadlines(state: TunnelState) -> Iterator[float]:
+    for one in (state, state.standby):
+        if one is not None:
+            if one.deadline is not None:
+                yield one.deadline
+            if one.drain is not None:
+                yield one.drain.until
+    if state.planned is not None:
+        yield state.planned
+
+
+def reached(name: str, state: TunnelState, now: float) -> Iterator[ev.Event]:
+    """The events of this tunnel's deadlines that are reached."""
+    if state.standby is not None:
+        number = state.standby.session.number
+        yield from _reached(name, state.standby, now, number, number)
+    yield from _reached(name, state, now, state.session.number, None)
+    if state.planned is not None and state.planned <= now:
+        yield ev.ReconnectDue(name)
+
+
+def _reached(
+    name: str, one: TunnelState | SessionState, now: float, number: int, about: int | None
+) -> Iterator[ev.Event]:
+    if one.deadline is not None and one.deadline <= now:
+        yield ev.Tick(name, number)
+    if one.drain is not None and one.drain.until <= now:
+        yield ev.Asked(name, about, one.drain.reason)

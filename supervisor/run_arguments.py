@@ -1,0 +1,36 @@
+"""The command line of `facilitator run`, read without click: the daemon never imports that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def default_config(environ: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file where no option names one."""
+    return Path(environ.get("FACILITATOR_CONFIG") or "/etc/facilitator/config.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class RunArguments:
+    """What `facilitator run` is told."""
+
+    config: Path
+    watch: bool = False  # reload whenever the file changes
+
+
+def run_arguments(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> RunArguments | None:
+    """How the daemon is to run; None: click has to read this command line, because it is another command,
+    asks for help, or is wrong.
+    """
+    watch = list(arguments[1:2]) == ["--watch"]
+    match [*arguments[:1], *arguments[1 + watch :]]:
+        case ["run"]:
+            return RunArguments(default_config(environ), watch)
+        case ["run", "-c" | "--config", path] if path and not path.startswith("-"):
+            return RunArguments(Path(path), watch)
+        case ["run", option] if option.startswith("--config=") and option != "--config=":
+            return RunArguments(Path(option.removeprefix("--config=")), watch)
+    return None

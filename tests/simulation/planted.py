@@ -1,0 +1,305 @@
+"""Bugs that the tests must catch: each a small change of the source, and the test that fails because of it.
+
+`python -m tests.simulation.planted` plants each into a copy of the source tree and runs its test there; it
+says which were not caught. Each text must occur exactly once in its file, so that the table stays true.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SESSION = "supervisor/core/session"
+TEST_SECONDS = 240.0  # for one test in the copy
+_FAILED = 1  # pytest's exit code when tests ran and some failed
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mistake that somebody could make."""
+
+    name: str
+    file: str
+    good: str
+    bad: str
+    test: str  # the test that must fail
+
+
+BUGS = (
+    Bug(
+        "doubt about the uplink is forgotten",
+        f"{SESSION}/fleet.py",
+        "        fleet.uplink.doubted,\n",
+        "        False,\n",
+        "tests/simulation/test_uplink.py::test_while_the_uplink_is_in_doubt_no_session_is_given_up",
+    ),
+    Bug(
+        "the uplink counts as alive",
+        f"{SESSION}/fleet.py",
+        "        fleet.uplink.alive,\n",
+        "        True,\n",
+        "tests/simulation/test_uplink.py::test_one_incident_names_the_uplink_and_no_client_is_restarted",
+    ),
+    Bug(
+        "nobody is told that the uplink is back",
+        f"{SESSION}/fleet.py",
+        "if event.alive else ()",
+        "if not event.alive else ()",
+        "tests/simulation/test_uplink.py::test_clients_that_ended_meanwhile_wait_and_then_do_not_all_start_at_once",
+    ),
+    Bug(
+        "two rivals reconnect at the same time",
+        f"{SESSION}/fleet.py",
+        "event = replace(event, free=event.free and not _hindered(fleet, tunnel.name))",
+        "pass",
+        "tests/simulation/test_planned.py::test_of_a_pair_only_one_reconnects_at_a_time",
+    ),
+    Bug(
+        "a gateway sees all clients at once",
+        f"{SESSION}/fleet.py",
+        "return fleet if pacer is fleet.pacer else replace(fleet, pacer=pacer)",
+        "return fleet",
+        "tests/simulation/test_logins.py::test_clients_of_one_gateway_knock_one_after_the_other",
+    ),
+    Bug(
+        "each tunnel of an account counts its refusals for itself",
+        f"{SESSION}/fleet.py",
+        "told = replace(theirs.retry, refusals=retry.refusals, login_after=retry.login_after)",
+        "told = theirs.retry",
+        "tests/simulation/test_logins.py::test_what_cannot_work_is_not_tried_again_and_again",
+    ),
+    Bug(
+        "an accepted login does not wake the other tunnels of the account",
+        f"{SESSION}/fleet.py",
+        "woken.append(ev.InputsChanged(other))",
+        "pass",
+        "tests/simulation/test_logins.py::test_the_success_of_one_wakes_the_others",
+    ),
+    Bug(
+        "a tunnel that is removed can be started again",
+        f"{SESSION}/fleet.py",
+        "if member is None or _too_late(fleet, event):",
+        "if member is None:",
+        "tests/simulation/test_worlds.py::test_a_tunnel_that_is_being_removed_cannot_be_wished_back",
+    ),
+    Bug(
+        "a tunnel that was removed is never forgotten",
+        f"{SESSION}/fleet.py",
+        "return name in fleet.leaving and state.phase is Phase.STOPPED and state.standby is None",
+        "return False",
+        "tests/simulation/test_worlds.py::test_a_removed_tunnel_is_stopped_and_then_forgotten_everywhere",
+    ),
+    Bug(
+        "the deadlines of the standby are never reached",
+        f"{SESSION}/fleet.py",
+        "        yield from _reached(name, state.standby, now, number, number)\n",
+        "        pass\n",
+        "tests/simulation/test_planned.py::test_random_histories",
+    ),
+    Bug(
+        "the first login with an account is not awaited",
+        f"{SESSION}/pacing.py",
+        "    return now + RECHECK_SECONDS if trying else 0.0",
+        "    return 0.0",
+        "tests/simulation/test_logins.py::test_the_first_login_with_an_account_is_awaited",
+    ),
+    Bug(
+        "a ban does not outlive the daemon",
+        f"{SESSION}/pacing.py",
+        "        return pacer.shut(gateway, state.deadline) if",
+        "        return pacer.shut(gateway, 0.0) if",
+        "tests/simulation/test_crashes.py::test_a_ban_and_a_backoff_outlive_the_daemon",
+    ),
+    Bug(
+        "a client that ignores SIGKILL is killed only once",
+        f"{SESSION}/machine.py",
+        "later = replace(session, deadline=c.now + KILL_INTERVAL_SECONDS)",
+        "later = replace(session, deadline=None)",
+        "tests/core/test_machine.py::test_a_client_that_ignores_sigterm_is_killed_again_and_again",
+    ),
+    Bug(
+        "a session is restarted again and again because of hearsay",
+        f"{SESSION}/machine.py",
+        "gave_up_on_hearsay=hearsay, ",
+        "",
+        "tests/simulation/test_blame.py::"
+        "test_packets_that_answer_nobody_save_a_session_for_five_minutes_and_the_next_one_for_good",
+    ),
+    Bug(
+        "a dead destination costs the session",
+        f"{SESSION}/machine.py",
+        "if dead is Leg.DESTINATION:",
+        "if False:",
+        "tests/simulation/test_blame.py::test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once",
+    ),
+    Bug(
+        "the client is not asked to reconnect in place",
+        f"{SESSION}/machine.py",
+        "if alone and c.kind.renew and not session.session.renewed:",
+        "if False:",
+        "tests/simulation/test_logins.py::test_the_client_reconnects_in_place_before_it_is_given_up",
+    ),
+    Bug(
+        "a question is not waited for",
+        f"{SESSION}/machine.py",
+        "    deadline = until if session.phase is Phase.STARTING else session.deadline\n",
+        "    deadline = session.deadline\n",
+        "tests/simulation/test_logins.py::test_a_question_may_take_minutes_and_ends_cleanly",
+    ),
+    Bug(
+        "attempts never slow down",
+        f"{SESSION}/tunnel_machine.py",
+        "attempts=retry.attempts + 1)",
+        "attempts=retry.attempts)",
+        "tests/simulation/test_worlds.py::test_a_dead_far_side_is_knocked_at_ever_more_rarely_but_for_ever",
+    ),
+    Bug(
+        "a wrong password is tried for ever",
+        f"{SESSION}/tunnel_machine.py",
+        "refusals=retry.refusals + (reason is Reason.AUTH),",
+        "refusals=retry.refusals,",
+        "tests/simulation/test_worlds.py::"
+        "test_a_wrong_password_means_three_attempts_in_a_simulated_day_and_one_incident_at_once",
+    ),
+    Bug(
+        "a session number is used again",
+        f"{SESSION}/handover.py",
+        "    number = standby.session.number + 1\n",
+        "    number = standby.session.number\n",
+        "tests/simulation/test_planned.py::test_random_histories",
+    ),
+    Bug(
+        "new flows enter a session that is not proven",
+        f"{SESSION}/handover.py",
+        "if _same_address(active, standby) or well(c.tunnel, standby):",
+        "if True:",
+        "tests/simulation/test_planned.py::test_a_successor_through_which_nothing_passes_never_carries",
+    ),
+    Bug(
+        "a standby is no reconnect when the active session ends",
+        f"{SESSION}/handover.py",
+        "    if state.spare and state.phase is not Phase.UP and state.want is Want.UP:\n",
+        "    if False:\n",
+        "tests/simulation/test_planned.py::test_the_session_ends_while_its_successor_starts",
+    ),
+    Bug(
+        "the flows of the replaced session are cut",
+        f"{SESSION}/handover.py",
+        "    if replaced := _same_address(active, standby):\n",
+        "    if replaced := True:\n",
+        "tests/simulation/test_planned.py::test_both_sessions_live_until_the_flows_of_the_first_are_over",
+    ),
+    Bug(
+        "a gateway that ends the first session is not remembered",
+        f"{SESSION}/handover.py",
+        "return Step(_taught(state, Second.ENDS) if own_end and soon else state, ended=over)",
+        "return Step(state, ended=over)",
+        "tests/simulation/test_planned.py::test_a_far_side_that_ends_the_first_session_is_remembered",
+    ),
+    Bug(
+        "a refused login is repeated while the session lives",
+        f"{SESSION}/handover.py",
+        "if state.retry.refusals:  #",
+        "if False:  #",
+        "tests/simulation/test_planned.py::test_a_refused_login_is_not_repeated_while_the_session_lives",
+    ),
+    Bug(
+        "what an operator asks does not end the standby",
+        f"{SESSION}/handover.py",
+        "    if event.until is not None and not state.coming:\n",
+        "    if True:\n",
+        "tests/simulation/test_planned.py::test_what_an_operator_asks_ends_both",
+    ),
+    Bug(
+        "the end of a session is told twice",
+        f"{SESSION}/transitions.py",
+        "ended.pop(before.active.session.number, None)",
+        "ended.get(before.active.session.number)",
+        "tests/simulation/test_planned.py::test_random_histories",
+    ),
+    Bug(
+        "nothing is learned about how long sessions last",
+        f"{SESSION}/step.py",
+        "            known = lengthened(known, c.now - connected, reasons[number])\n",
+        "            pass\n",
+        "tests/simulation/test_planned.py::test_a_limit_that_nobody_has_told_is_learned_and_met",
+    ),
+    Bug(
+        "planned reconnects are not spread",
+        f"{SESSION}/lifetime.py",
+        "return latest - jitter * min(margin, SHARE * length)",
+        "return latest",
+        "tests/simulation/test_planned.py::test_twenty_tunnels_do_not_go_together",
+    ),
+    Bug(
+        "a replaced daemon's clients are started a second time",
+        f"{SESSION}/record.py",
+        "        active=active,\n        standby=standby,\n        retry=replace(state.retry, resumable=kept)",
+        "        active=active,\n        standby=None,\n        retry=replace(state.retry, resumable=kept)",
+        "tests/simulation/test_crashes.py::test_a_planned_reconnect_goes_on_over_crashes",
+    ),
+    Bug(
+        "refused logins are forgotten with a crash",
+        f"{SESSION}/record.py",
+        "retry=replace(state.retry, resumable=kept)",
+        "retry=replace(state.retry, refusals=0)",
+        "tests/simulation/test_crashes.py::test_a_crash_loop_does_not_multiply_logins",
+    ),
+    Bug(
+        "a client ends before its traffic has moved",
+        "supervisor/engine.py",
+        "                self._parting.append((tunnel, action))\n",
+        "                self._out.order(tunnel, action)\n",
+        "tests/simulation/test_order.py::test_traffic_moves_to_another_tunnel_before_a_client_ends",
+    ),
+)
+
+
+def copied(directory: Path) -> Path:
+    """The source tree, as far as the tests above need it."""
+    for part in ("supervisor", "tunnels", "common", "tests"):
+        shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__", "lab"))
+    shutil.copy(ROOT / "pyproject.toml", directory)
+    return directory
+
+
+def caught(bug: Bug, directory: Path) -> bool:
+    """Plant the bug into a copy of the tree, and see whether its test fails there."""
+    file = directory / bug.file
+    text = file.read_text()
+    assert text.count(bug.good) == 1, f"{bug.name}: {bug.file} has the text {text.count(bug.good)} times"
+    file.write_text(text.replace(bug.good, bug.bad))
+    try:
+        run = subprocess.run(  # noqa: S603 - our own tests
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0", bug.test],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            timeout=TEST_SECONDS,
+            check=False,
+        )
+    finally:
+        file.write_text(text)
+    return run.returncode == _FAILED
+
+
+def main() -> int:
+    """Say of each bug whether it is caught; 1 if one is not."""
+    missed = 0
+    with tempfile.TemporaryDirectory() as directory:
+        tree = copied(Path(directory))
+        for bug in BUGS:
+            found = caught(bug, tree)
+            missed += not found
+            print("caught" if found else "MISSED", f"{bug.name}: {bug.test}", flush=True)
+    print(f"{len(BUGS) - missed} of {len(BUGS)} caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
