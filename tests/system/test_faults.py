@@ -64,7 +64,10 @@ def faulty(lab: Lab, config: Config, tmp_path: Path) -> Iterator[FaultyDaemon]:
             "kind": "faulty",
             "destinations": [f"10.99.{number}.0/24"],
             "where": str(where),
-            "reconnect": {"planned": {"every": "1d"}},
+            # whether two sessions may run is asked when a planned reconnect is due
+            "reconnect": {
+                "planned": {"every": "10s", "before": "4s"} if entry == "allows-parallel" else {"every": "1d"}
+            },
             "probe": {
                 "targets": [f"tcp://10.99.{number}.1:80"] if entry == "inner-probe" else []
             },  # who is probed is asked for it
