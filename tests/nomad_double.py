@@ -118,7 +118,7 @@ def task_api(secrets: Path, end: str = "restart", **how: Any) -> Iterator[TaskAP
     (secrets / "nomad_token").write_text(TOKEN)
     api = TaskAPI(secrets, end, **how)
 
-    class Asked(BaseHTTPRequestHandler):
+    class TaskAPIHandler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             _answer(self, api)
 
@@ -128,10 +128,10 @@ def task_api(secrets: Path, end: str = "restart", **how: Any) -> Iterator[TaskAP
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    class TaskAPIServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
 
-    with Server(str(secrets / "api.sock"), Asked) as server:
+    with TaskAPIServer(str(secrets / "api.sock"), TaskAPIHandler) as server:
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
         try:

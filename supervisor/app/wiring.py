@@ -170,7 +170,7 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
     private = (*base.files.directories, base.state_dir)
     group = None if owner.spares_clients else ClientGroup(base.identity.facilitator)
     if group is not None:
-        base.closing.add("client group", group.remove)
+        base.closing.add("client group", group.close)
     runner = Runner(
         base.runtime_dir,
         ClientSources(base.kinds, base.files.inputs, base.engine.lane, private, group=group),

@@ -1,6 +1,6 @@
 """A control group for the clients, so that they outlive the group of whoever started the daemon.
 
-A scheduler kills a task by its control group (`cgroup.kill`, cgroups(7)). Clients that live in the task's
+A scheduler kills a task by its control group (cgroup.kill, cgroups(7)). Clients that live in the task's
 group would end with every restart of the task. Here they move to `facilitator.slice/NAME` directly below the
 root of each hierarchy:
 
@@ -13,10 +13,13 @@ daemon alone (KillMode=process). There nothing is moved.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import re
+import select
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ MEMORY_HIGH_SHARE, MEMORY_MAX_SHARE = (
     0.65,
     0.75,
 )  # of the host's memory, as MemoryHigh= and MemoryMax= of the unit
+EMPTY_SECONDS = 2.0  # for the last processes of the group to be gone
 MAX_PIDS = 8192  # threads count, too
 _MOUNTS = Path("/proc/self/mountinfo")
 _SELF = Path("/proc/self/cgroup")
@@ -93,7 +97,7 @@ class ClientGroup:
 
     def __init__(self, name: str, found: Iterable[Hierarchy] | None = None) -> None:
         self._name = group_name(name)
-        every = list(_of_this_host() if found is None else found)
+        every = list(of_this_host() if found is None else found)
         self._hierarchies = [each for each in every if each.unified or each.own != "/"]
         self._made = False
         self.unavailable = None if self._hierarchies else "no cgroup hierarchy is mounted"
@@ -133,6 +137,24 @@ class ClientGroup:
         """Pids of the processes in it."""
         return frozenset(pid for path in self.paths for pid in _pids(path))
 
+    async def close(self) -> None:
+        """Wait a moment for the last processes in it to be gone, and remove it."""
+        if self._made:
+            await asyncio.to_thread(self._emptied)
+            self.remove()
+
+    def _emptied(self) -> None:
+        """The kernel tells when a group of v2 becomes empty: an event of its cgroup.events (cgroups(7))."""
+        deadline = time.monotonic() + EMPTY_SECONDS
+        for each in self._hierarchies:
+            path = each.mount / SLICE / self._name / "cgroup.events"
+            with contextlib.suppress(OSError), open(path) as events:
+                poll = select.poll()
+                poll.register(events, select.POLLPRI)
+                while "populated 1" in events.read() and time.monotonic() < deadline:
+                    poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                    events.seek(0)
+
     def remove(self) -> None:
         """Remove it, if nothing is left in it, and the slice, if no other facilitator has one there."""
         for path in self.paths:
@@ -147,7 +169,8 @@ def group_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:64] or "facilitator"
 
 
-def _of_this_host() -> Iterator[Hierarchy]:
+def of_this_host() -> Iterator[Hierarchy]:
+    """The hierarchies that are mounted here; none where that cannot be read."""
     try:
         return hierarchies(_MOUNTS.read_text().splitlines(), _SELF.read_text().splitlines())
     except OSError:

@@ -16,6 +16,7 @@ from supervisor import disk
 from supervisor.app.closing import Closing
 from supervisor.app.directories import make_directory
 from supervisor.app.files import load
+from supervisor.app.owner import Owner
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.wiring import RunInputs, build
 from supervisor.control.sd_notify import SystemdNotifier
@@ -35,7 +36,10 @@ def built(directory: Path) -> Parts:
     config = load(file, KINDS)
     make_directory(config.facilitator.runtime_dir, "runtime_dir")
     make_directory(config.facilitator.state_dir, "state_dir")
-    return build(config, RunInputs(file, KINDS, Secrets(), SystemdNotifier({}), lambda: 0))
+    return build(
+        config,
+        RunInputs(file, KINDS, Secrets(), SystemdNotifier({}), lambda: 0, Owner("a test", supervised=False)),
+    )
 
 
 def each(parts: Any) -> Iterator[Any]:
@@ -87,6 +91,7 @@ async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -
     closable = {type(part).__name__ for part in each(parts) if hasattr(part, "close")}
     assert closable == {
         "Auditing",
+        "ConfigurationFile",
         "FlowWatch",
         "History",
         "InputWatcher",

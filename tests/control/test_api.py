@@ -32,6 +32,7 @@ class FakeDaemon:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, float]] = []
         self.problem: str | None = None
+        self.details: list[str] = []
         self.gone = False
         self.lines: asyncio.Queue[str] = asyncio.Queue()
         self.changes: list[ChangeRequest] = []
@@ -53,6 +54,9 @@ class FakeDaemon:
 
     def readiness_problem(self) -> str | None:
         return self.problem
+
+    def readiness_details(self) -> list[str]:
+        return self.details
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         return b"facilitator_draining 0\n", "text/plain; version=0.0.4; charset=utf-8"
@@ -152,6 +156,14 @@ async def test_readiness_says_why_not(served) -> None:
     async with ClientSession() as http:
         answer = await http.get(base + "/readyz")
         assert (answer.status, (await answer.text()).strip()) == (503, "draining")
+
+
+async def test_details_change_nothing_about_readiness(served) -> None:
+    daemon, _, base = served
+    daemon.details = ["the configuration file is refused: a.yaml:3:1: unknown key"]
+    async with ClientSession() as http:
+        answer = await http.get(base + "/readyz")
+        assert (answer.status, (await answer.text()).splitlines()) == (200, ["ok", *daemon.details])
 
 
 async def test_commands_reach_the_daemon(served) -> None:

@@ -235,6 +235,9 @@ class ExplainedFacts:
         return document(given, asked(given))
 
 
+OWNER = "the Nomad job facilitator (namespace default)"
+
+
 @dataclass
 class CountedFlows:
     """An audit that has counted one flow."""
@@ -336,6 +339,7 @@ async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[An
         on_reload=refused,
         on_drain=lambda now: world.engine.drain(),
         on_upgrade=not_upgraded,
+        on_hand_over=lambda owner: None if owner == OWNER else "this daemon belongs to another",
     )
     await servers.listen_unix(HTTPApi(daemon, StreamLimits(pause_seconds=0.01)).control(GUARD), path)
     await servers.serve()
@@ -361,6 +365,7 @@ async def test_answers_are_as_published(answering: AnsweringDaemon) -> None:
         await check("POST", f"/api/v1/tunnels/acme/{verb}")
     await check("POST", "/api/v1/reload")
     await check("POST", "/api/v1/upgrade")
+    await check("POST", "/api/v1/hand-over", body=OWNER)
 
 
 async def test_a_tunnel_that_asks_and_is_answered(answering: AnsweringDaemon) -> None:

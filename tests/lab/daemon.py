@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import itertools
 import json
@@ -12,9 +13,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -84,6 +85,12 @@ class LabDaemon:
         argv = [*FACILITATOR, "run", "-c", str(self.config_file)]
         if self.user is not None:
             argv = self._unprivileged(self.user, argv)
+        self.launch(argv)
+        if ready is not None:
+            self.wait_ready(within, ready)
+
+    def launch(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start this program as the daemon, with these variables besides; it logs into `log`."""
         with self.log.open("a") as log:
             self._process = self.namespace.popen(
                 *argv,
@@ -91,10 +98,19 @@ class LabDaemon:
                 stdout=log,
                 stderr=log,
                 cwd=REPOSITORY,
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-        if ready is not None:
-            eventually(lambda: self._ready(ready), within, f"GET /readyz is answered with {ready}")
+
+    def wait_ready(self, within: float = 15.0, code: int = 200) -> None:
+        """Wait until it answers that it is ready, or with another code."""
+        eventually(lambda: self._ready(code), within, f"GET /readyz is answered with {code}")
+
+    def successor(self) -> Self:
+        """Another daemon with the same files and directories; not started."""
+        other = copy.copy(self)
+        other._process = None
+        return other
 
     def stop(self, within: float = PATIENCE) -> int:
         """SIGTERM, and once more where it waits for flows that some test has left open; its exit code."""

@@ -123,7 +123,7 @@ class HostileCustomer:
         """What comes to it out of our tunnel meanwhile; complete when the context has ended."""
         packets: list[CapturedPacket] = []
         with self.namespace.entered():
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS))
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)  # no protocol: nothing before `bind`
         with sock:
             sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
             sock.bind((self.device, _ALL_PROTOCOLS))

@@ -19,16 +19,16 @@ NAME = "last-end.json"
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class _StoredEnd:
     reason: str
     text: str
     at: float  # Unix time in seconds
 
 
-DOCUMENT = document(_End, 1)
+DOCUMENT = document(_StoredEnd, 1)
 
 
-def _format_0(raw: Any) -> _End:
+def _format_0(raw: Any) -> _StoredEnd:
     raise NotUnderstood("version 0.1.0 wrote no such file")
 
 
@@ -38,7 +38,7 @@ class LastEnd:
     def __init__(self, state_dir: Path) -> None:
         """A file that cannot be understood is no file. One that was read is gone: a crash leaves none."""
         self._file = JsonFile(state_dir / NAME, DOCUMENT, _format_0)
-        self._read: _End | None = None
+        self._read: _StoredEnd | None = None
         with contextlib.suppress(OSError, ValueError):
             self._read = self._file.load()
         with contextlib.suppress(OSError):
@@ -53,6 +53,6 @@ class LastEnd:
     def write(self, verdict: StopVerdict, now: float) -> None:
         """This daemon ends for this reason. `now`: Unix time in seconds."""
         try:
-            self._file.save(_End(verdict.reason.value, verdict.text, now))
+            self._file.save(_StoredEnd(verdict.reason.value, verdict.text, now))
         except OSError as error:
             structlog.get_logger().warning("why this daemon ends cannot be written down", error=str(error))

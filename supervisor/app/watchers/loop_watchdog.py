@@ -87,7 +87,8 @@ class LoopWatchdog:
                 self._path.unlink()
 
     def _arm(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self._stuck_seconds)
+        if self._file is not None:
+            signal.setitimer(signal.ITIMER_REAL, self._stuck_seconds)
 
     def _left(self) -> str:
         """The stacks that the last daemon has left; empty if it was not stuck."""

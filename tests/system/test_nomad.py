@@ -1,0 +1,245 @@
+"""Under Nomad: a restart, an update, a lost contact, a kill of the task or an orphan costs no tunnel."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from supervisor.clients.cgroup import ClientGroup, of_this_host
+from supervisor.core.exits import Exit
+from tests.lab import DATACENTRE_WEB, Lab, LabDaemon
+from tests.lab.config import Config
+from tests.lab.daemon import FACILITATOR
+from tests.lab.wait import eventually
+from tests.nomad_double import TaskAPI, task_api
+
+pytestmark = pytest.mark.root
+
+
+# A namespace of `ip netns exec` has a /sys of its own, without control groups.
+IN_GROUP = """
+mount -t cgroup2 cgroup2 /sys/fs/cgroup && echo $$ > "/sys/fs/cgroup/$1/cgroup.procs" && shift && exec "$@"
+"""
+
+
+class Task(LabDaemon):
+    """The daemon as a Nomad task: with Nomad's environment, in a control group that is killed with it."""
+
+    environment: Mapping[str, str]
+    group: Path | None = None
+    options: tuple[str, ...] = ()
+
+    def start(self, within: float = 15.0, ready: int | None = 200) -> None:
+        """Start it, and wait until it answers that it is ready; `ready` None: do not wait."""
+        argv = [*FACILITATOR, "run", *self.options, "-c", str(self.config_file)]
+        if self.group is not None:
+            argv = ["sh", "-c", IN_GROUP, "sh", self.group.name, *argv]
+        self.launch(argv, self.environment)
+        if ready is not None:
+            self.wait_ready(within, ready)
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[TaskAPI]:
+    with task_api(tmp_path / "secrets") as api:
+        yield api
+        assert not api.problems
+
+
+@pytest.fixture
+def task(lab: Lab, config: Config, api: TaskAPI) -> Iterator[Task]:
+    config["facilitator"]["name"] = f"test-{secrets.token_hex(4)}"
+    task = Task(lab.network["facilitator"], lab.directory, config)
+    task.environment = api.environment
+    with task:
+        task.wait_well()
+        yield task
+    assert task.leftovers() == {}
+
+
+def closed(task: Task) -> bool:
+    """The kernel refuses the destinations, whoever runs."""
+    return "facilitator" in task.namespace.run("nft", "list", "tables", check=False).stdout
+
+
+@pytest.mark.parametrize("end", ["restart", "update", "lost"])
+def test_another_daemon_follows_and_goes_on_with_everything(
+    lab: Lab, task: Task, api: TaskAPI, end: str
+) -> None:
+    clients = task.client_pids()
+    with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+        api.end = end
+        began = time.monotonic()
+        task.signal(signal.SIGTERM)
+        assert task.ended(10) == 0
+        assert time.monotonic() - began < 2.0 * 3  # 2 s on a quiet machine
+        assert closed(task)
+        task.start()
+        task.wait_well()
+    assert flood.sent == flood.echoed > 0
+    assert task.client_pids() == clients
+    assert task.status()["last_end"]["reason"] == end
+
+
+@pytest.mark.parametrize("end", ["stop", "drain"])
+def test_no_daemon_follows(task: Task, api: TaskAPI, end: str) -> None:
+    api.end = end
+    task.signal(signal.SIGTERM)
+    assert task.ended(20) == 0
+    assert not task.client_pids()
+    assert not closed(task)
+    task.start()
+    assert task.status()["last_end"]["reason"] == end
+
+
+@pytest.mark.parametrize("fault", ["403", "silence", "half"])
+def test_nobody_says_why(task: Task, api: TaskAPI, fault: str) -> None:
+    """As a stop, but what is closed stays so."""
+    api.fault = fault
+    task.signal(signal.SIGTERM)
+    assert task.ended(20) == 0
+    assert not task.client_pids()
+    assert closed(task)
+    task.start()
+    end = task.status()["last_end"]
+    assert end["reason"] == "unknown"
+    assert end["text"].startswith("Nomad")
+
+
+def test_the_task_is_killed_with_its_group(lab: Lab, config: Config, api: TaskAPI) -> None:
+    config["facilitator"]["name"] = f"test-{secrets.token_hex(4)}"
+    unified = [each for each in of_this_host() if each.unified]
+    clients_group = ClientGroup(config["facilitator"]["name"], unified)
+    group = clients_group.paths[0].parent.parent / f"task-{secrets.token_hex(4)}"
+    group.mkdir()
+    task = Task(lab.network["facilitator"], lab.directory, config)
+    task.environment, task.group = api.environment, group
+    try:
+        with task:
+            task.wait_well()
+            clients = task.client_pids()
+            assert set(clients) <= clients_group.members()
+            with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+                (group / "cgroup.kill").write_text("1")
+                task.ended(10)
+                began = time.monotonic()
+                task.start()
+                print(f"ready {time.monotonic() - began:.2f} s after its start")
+                task.wait_well()
+            assert flood.sent == flood.echoed > 0
+            assert task.client_pids() == clients
+            api.end = "stop"
+            assert task.stop() == 0
+        assert task.leftovers() == {}
+        assert not any(path.exists() for path in clients_group.paths)
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def test_an_orphan_is_taken_over(lab: Lab, task: Task) -> None:
+    """SIGTERM reaches the daemon that the supervisor knows: at the end of the fixture."""
+    clients, other = task.client_pids(), task.successor()
+    began = time.monotonic()
+    with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+        other.start(ready=None)
+        assert task.ended(15) == 0
+        eventually(
+            lambda: other.get("/readyz")[0] == 200 and other.status()["pid"] == other.pid, 15, "it serves"
+        )
+        assert time.monotonic() - began < 5.0 * 3  # 5 s on a quiet machine
+        other.wait_well()
+    assert flood.sent == flood.echoed > 0
+    assert other.client_pids() == clients
+    other.signal(signal.SIGTERM)
+    assert other.ended(20) == 0
+
+
+def test_a_foreign_owner_does_not_get_it(task: Task) -> None:
+    other = task.successor()
+    other.environment = {**task.environment, "NOMAD_JOB_ID": "another-job"}
+    other.start(ready=None)
+    assert other.ended(15) == Exit.RUNNING
+    said = task.log.read_text().splitlines()[-1]
+    assert "the Nomad job facilitator" in said
+    assert "the Nomad job another-job" in said
+    assert task.status()["pid"] == task.pid
+
+
+def test_a_person_does_not_get_it_either(task: Task) -> None:
+    done = task.cli("run")
+    assert done.returncode == Exit.RUNNING
+    assert "belongs to the Nomad job facilitator" in done.stderr
+
+
+def test_a_refused_configuration_is_shown_and_survived(lab: Lab, config: Config, api: TaskAPI) -> None:
+    config["facilitator"]["name"] = f"test-{secrets.token_hex(4)}"
+    task = Task(lab.network["facilitator"], lab.directory, config)
+    task.environment, task.options = api.environment, ("--watch",)
+    with task:
+        task.wait_well()
+        clients, good = task.client_pids(), task.config_file.read_text()
+
+        def refused() -> bool:
+            return "configuration-refused" in [each["name"] for each in task.status()["conditions"]]
+
+        task.config_file.write_text(good.replace("staff:", "stuff:"))
+        eventually(refused, 10, "the changed file is refused, without a signal")
+        code, text = task.get("/readyz")
+        assert (code, text.splitlines()[0]) == (200, "ok")
+        assert f"{task.config_file}:" in text
+        task.kill9()
+        task.start()
+        assert refused()
+        assert task.client_pids() == clients
+        task.wait_well()
+        task.config_file.write_text(good)
+        eventually(lambda: not refused(), 10, "the good file is taken over, without a signal")
+        assert task.client_pids() == clients
+    assert task.leftovers() == {}
+
+
+def test_a_first_start_with_a_broken_file_is_refused(lab: Lab, config: Config, api: TaskAPI) -> None:
+    task = Task(lab.network["facilitator"], lab.directory, config)
+    task.environment = api.environment
+    task.config_file.write_text(task.config_file.read_text().replace("staff:", "stuff:"))
+    task.start(ready=None)
+    assert task.ended(15) == Exit.CONFIG
+
+
+@pytest.mark.timed
+def test_a_stuck_loop_is_ended_by_nobody_else(lab: Lab, tmp_path: Path) -> None:
+    with lab.pagerduty() as pagerduty:
+        config = lab.configuration(pagerduty)
+        config["facilitator"]["name"] = f"test-{secrets.token_hex(4)}"
+        daemon = lab.daemon(config)
+        blocked = tmp_path / "blocked"
+        daemon.launch([sys.executable, "-m", "tests.system.stuck", str(daemon.config_file), str(blocked)])
+        try:
+            daemon.wait_ready()
+            daemon.wait_well()
+            clients = daemon.client_pids()
+            blocked.touch()
+            daemon.signal(signal.SIGHUP)  # reads the certificates again
+            began = time.monotonic()
+            assert daemon.ended(60) == -signal.SIGALRM
+            assert 29 < time.monotonic() - began < 36
+            blocked.unlink()
+            daemon.start()
+            daemon.wait_well()
+            assert daemon.client_pids() == clients
+            keys = [
+                alert["dedup_key"]
+                for alert in eventually(lambda: pagerduty.state()["alerts"], 20, "one page")
+            ]
+            assert len(keys) == 1
+            assert keys[0].endswith("/event-loop-stuck")
+        finally:
+            daemon.end()
