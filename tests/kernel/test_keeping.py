@@ -153,7 +153,7 @@ async def test_what_others_change_is_put_right(netns: Namespace, what: str, comm
 
 
 @pytest.mark.parametrize(
-    "command", ["del priority 100", "del priority 101", "del priority 173", "flush protocol 173"]
+    "command", [*(f"del priority {place}" for place in (99, 100, 101, 173, 174, 176)), "flush protocol 173"]
 )
 async def test_rules_among_many_lanes_are_put_right(netns: Namespace, command: str) -> None:
     async with kernel(MANY) as held:
@@ -161,10 +161,13 @@ async def test_rules_among_many_lanes_are_put_right(netns: Namespace, command: s
             await run(netns, f"ip {family} rule {command}")
         await until(lambda: held.network.repairs["rule"] >= 2)
         await held.in_place()
-        jump = show(netns, "ip rule").splitlines()[1]
-        assert (
-            jump.replace("/0xffffffff", "") == "100:\tfrom all fwmark 0 goto 173 proto 173"
-        )  # not [unresolved]
+        listed = show(netns, "ip rule").replace("/0xffffffff", "").splitlines()
+        jumps = [line for line in listed if line.split(":")[0] in ("99", "100", "174")]
+        assert jumps == [  # none is [unresolved]
+            "99:\tfrom all fwmark 0x20000000/0x20000000 goto 176 proto 173",
+            "100:\tfrom all fwmark 0 goto 173 proto 173",
+            "174:\tfrom all iif lo goto 176 proto 173",
+        ]
         await held.holds(PLAN)
         assert show(netns, "ip rule").count("fwmark") == len(PLAN.lanes)
         await held.network.close(keep=False)

@@ -129,8 +129,8 @@ def test_first_plan_closes_before_it_opens() -> None:
 + route ::/0 unreachable table 173001 metric 20000
 + route 0.0.0.0/0 unreachable table 173002 metric 20000
 + route ::/0 unreachable table 173002 metric 20000
-+ rule iif t-acme lookup 173000 priority 174
-+ rule -6 iif t-acme lookup 173000 priority 174
++ rule iif t-acme lookup 173000 priority 175
++ rule -6 iif t-acme lookup 173000 priority 175
 + rule fwmark 173001 lookup 173001
 + rule -6 fwmark 173001 lookup 173001
 + rule fwmark 173002 lookup 173002

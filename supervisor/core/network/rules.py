@@ -5,10 +5,14 @@ Every packet walks the list of rules, those without a mark too, at some nanoseco
 a packet and its answer. Few lanes need one rule each and no more. Of many, packets jump over those that
 cannot be meant:
 
+     99        an answer out of a tunnel that our packet filter let through (RETURN_FLAG): on to 176
     100        without a mark: on to 173
     101        a mark of a group: on to the group
     102 - 172  the groups: one rule for each lane
-    173        nothing: behind it come the rules for packets out of tunnels, and everybody else's
+    173        nothing
+    174        from this host itself: on to 176
+    175        by interface: what comes out of a tunnel
+    176        nothing: behind it come everybody else's
 
 A jump (`goto`) only saves time. Where somebody deleted it, the packet walks the other rules and finds the
 same lane; and no jump leaves the range of our priorities, so foreign rules and the main table are consulted
@@ -22,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PRIORITY = 173  # the last of our rules for lanes
-RETURN_PRIORITY = 174  # of the rules for what comes out of tunnels
+RETURN_PRIORITY = 175  # of the rules for what comes out of tunnels
+RETURN_FLAG = 1 << 29  # mark of a packet out of a tunnel that belongs to a flow of that very lane
 RETURN_TABLE = 173_000  # says "look on" for staff, and "unreachable" for everything else
 NO_MASK = 0xFFFF_FFFF
 FEW_LANES = 16  # lanes for which jumps would cost more than they save
@@ -61,11 +66,21 @@ def returning(devices: tuple[str, ...], versions: tuple[int, ...]) -> frozenset[
     """The rules by which packets from these tunnels' interfaces are routed to staff and nowhere else, even
     without our packet filter.
     """
-    return frozenset(
+    by_interface = (
         Rule(version, 0, RETURN_TABLE, RETURN_PRIORITY, 0, device=device)
         for version in versions
         for device in devices
     )
+    jumps = (jump for version in versions for jump in _around_interfaces(version))
+    return frozenset(by_interface) | frozenset(jumps if len(devices) > FEW_LANES else ())
+
+
+def _around_interfaces(version: int) -> Iterator[Rule]:
+    """Packets that need none of the rules by interface. Without the packet filter nothing has the mark."""
+    end = RETURN_PRIORITY + 1
+    yield Rule(version, RETURN_FLAG, 0, _UNMARKED - 1, RETURN_FLAG, "goto", end)
+    yield Rule(version, 0, 0, RETURN_PRIORITY - 1, 0, "goto", end, "lo")
+    yield Rule(version, 0, 0, end, 0, "nop")
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from supervisor.core.netfilter.values import Bits, FilterChain, Firewall, SymbolicPacket, Truth
 from supervisor.core.netfilter.walk import Stop, walk
 from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, NetworkPlan
+from supervisor.core.network.rules import RETURN_FLAG
 from supervisor.core.preflight.facts import PacketContext
 from tunnels.settings import IPNetwork
 
@@ -326,6 +327,8 @@ class _PacketBuilder:
         )
 
     def _mark(self) -> Bits:
+        if self.answers and not self._early and self.case.what in ("forwarded", "probe"):
+            return _native(RETURN_FLAG)
         unmarked = self.answers or self._early or self.case.what == "gateway"
         return Bits.exactly(bytes(4)) if unmarked else self._lane_mark()
 

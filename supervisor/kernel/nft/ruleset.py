@@ -37,6 +37,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from supervisor.core.network.plan import FIRST_LANE, HOST_FLAG, LAST_LANE, SHARES, share_set
+from supervisor.core.network.rules import RETURN_FLAG
 from supervisor.kernel.nft import expressions as ex
 
 TABLE = "facilitator"
@@ -174,7 +175,8 @@ def _back() -> Iterator[ex.Clause]:
 
     Packets that are new, invalid or untracked (router advertisements) carry no mark and end here.
     """
-    yield _join(ex.ct_mark_and_iifname(), ex.within("own"), ex.accept())
+    own = _join(ex.ct_mark_and_iifname(), ex.within("own"))
+    yield _join(own, ex.meta("mark"), ex.with_bit(RETURN_FLAG), ex.set_meta_mark(), ex.accept())
     # Of interfaces with a link layer; it concerns nothing but that interface.
     yield _join(ex.neighbour_discovery(), ex.accept())
     yield _join(ex.counter(), ex.drop())
