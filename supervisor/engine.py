@@ -22,8 +22,9 @@ from supervisor.core.faults import Faults
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import Carriers, contested, recalled
 from supervisor.core.network.plan import NetworkPlan, assign_lanes, lane_of
+from supervisor.core.session.deadlines import reached
 from supervisor.core.session.fault_retry import PostponedSteps
-from supervisor.core.session.fleet import Fleet, FleetStep, fold, neighbours, next_deadline, reached
+from supervisor.core.session.fleet import Fleet, FleetStep, fold, neighbours
 from supervisor.core.session.handover import planning
 from supervisor.core.session.record import PreviousRun, TunnelRecord, recorded, revive, revive_nothing
 from supervisor.core.state import Known, Phase, Snapshot, Transition
@@ -135,7 +136,7 @@ class Engine:
         if name not in members:
             self._begin(tunnel, now, held=held, anew=anew)
         else:
-            self._fleet = replace(self._fleet, members={**members, name: (tunnel, members[name][1])})
+            self._fleet = self._fleet.with_member(tunnel, members[name][1])
             if anew and not held:
                 self._inbox.post(ev.Asked(name, reason=Reason.RECONFIGURED))
         state = self._fleet.members[name][1]
@@ -150,7 +151,7 @@ class Engine:
         begun = ask(_part(name), None, revive, name, memory, kind, now, held=held, anew=anew)
         begun = begun or revive_nothing(name, memory, now, held=held)
         state = replace(begun.state, known=self._known.get(name, begun.state.known))
-        self._fleet = replace(self._fleet, members={**self._fleet.members, name: (tunnel, state)})
+        self._fleet = self._fleet.with_member(tunnel, state)
         self._parting += [(tunnel, order) for order in begun.orders]
         for event in begun.events:
             self._inbox.post(event)
@@ -288,9 +289,10 @@ class Engine:
         """
         now = self._clock()
         changed = [self._apply(event, now) for event in (*self._postponed.due(now), *events)]
-        for name, (_, state) in self._fleet.members.items():
+        members, due = self._fleet.members, self._fleet.deadlines.due(now)
+        for name in [name for name in members if name in due] if due else ():
             if name not in self._postponed:
-                changed += [self._apply(event, now) for event in reached(name, state, now)]
+                changed += [self._apply(event, now) for event in reached(name, members[name][1], now)]
         return any(changed)
 
     def _apply(self, event: ev.Event, now: float) -> bool:
@@ -321,8 +323,12 @@ class Engine:
             self._faults.forget(_part(name))
 
     def _next(self) -> float | None:
-        states = (state for name, (_, state) in self._fleet.members.items() if name not in self._postponed)
-        ours = (next_deadline(states), self._due.alerts, self._due.plan, self._out.again)
+        ours = (
+            self._fleet.deadlines.next(self._postponed.tunnels),
+            self._due.alerts,
+            self._due.plan,
+            self._out.again,
+        )
         moments = [moment for moment in (*ours, *self._postponed.moments) if moment is not None]
         return min(moments, default=None)
 

@@ -18,6 +18,12 @@ class LaneMeter:
         """`lane` gives the number of a tunnel's lane by slot."""
         self._lane, self._counts = lane, LaneCounts()
 
+    def of_slot(self, tunnel: str, slot: int) -> Carried | None:
+        """What the lane of this slot has carried; None: not known. The same object as long as nothing
+        passes.
+        """
+        return self._counts().get(self._lane(tunnel, slot) or 0)
+
     def __call__(self, tunnel: str) -> Mapping[int, Carried]:
         """By slot; nothing when the kernel does not answer."""
         counts, lane = self._counts(), self._lane  # of a thousand tunnels, at each scrape
@@ -36,7 +42,7 @@ class SessionMeter:
         """So far; None: not known."""
         if session.device is not None:
             return self._devices(session.device)
-        carried = self._lanes(tunnel).get(session.slot)
+        carried = self._lanes.of_slot(tunnel, session.slot)
         return (
             None
             if carried is None or carried.received is None or carried.sent is None

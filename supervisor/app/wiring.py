@@ -207,7 +207,7 @@ def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
 
 
 def _history(base: _Base) -> History:
-    traffic = TrafficSources(LinkBytes(), LaneMeter(base.engine.lane))
+    traffic = TrafficSources(LinkBytes(), LaneMeter(base.engine.lane).of_slot)
     sources = HistorySources(boot_id(), traffic=traffic, mask=base.secrets.mask)
     history = History(Archive(base.state_dir, version()), sources)
     base.closing.add("history", history.close)

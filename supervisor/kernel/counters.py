@@ -26,6 +26,7 @@ from supervisor.kernel.nft.ruleset import Ruleset, Set
 
 FRESH_SECONDS = 0.2  # one reading serves all that a scrape asks
 _ANSWER_SECONDS = 1.0
+_LANE_SETS = ("flows", "received", "sent")  # of our table: sets of lanes, with counters
 # Of our own network namespace, unlike /sys, which shows the one that it was mounted in.
 _DEVICES = Path("/proc/self/net/dev")
 
@@ -61,11 +62,24 @@ class LaneCounts:
     """What went through each lane, by its number. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._all = _ReadOnce(_lane_counts)
+        self._all = _ReadOnce(self._read)
+        self._data: Mapping[str, list[bytes]] = MappingProxyType({})  # what was last parsed, by set
+        self._counts: Mapping[int, Carried] = MappingProxyType({})
 
     def __call__(self) -> Mapping[int, Carried]:
-        """Since the table was made. Nothing when the kernel does not answer."""
+        """Since the table was made; the same object as long as nothing passes. Nothing when the kernel does
+        not answer.
+        """
         return self._all()
+
+    def _read(self) -> Mapping[int, Carried]:
+        try:
+            data = {name: list(_element_lists(name)) for name in _LANE_SETS}
+        except OSError:
+            return MappingProxyType({})
+        if data != self._data:
+            self._data, self._counts = data, _lane_counts(data)
+        return self._counts
 
 
 def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
@@ -96,17 +110,11 @@ def _link_bytes() -> Mapping[str, tuple[int, int]]:
     return {name: (int(numbers[0]), int(numbers[8])) for name, numbers in columns.items()}
 
 
-def _lane_counts() -> Mapping[int, Carried]:
-    try:
-        flows, received, sent = (
-            {
-                lane: (packets, octets)
-                for lane, packets, octets in counted_marks(_sets()[name], _element_lists(name))
-            }
-            for name in ("flows", "received", "sent")
-        )
-    except OSError:
-        return {}
+def _lane_counts(data: Mapping[str, list[bytes]]) -> Mapping[int, Carried]:
+    flows, received, sent = (
+        {lane: (packets, octets) for lane, packets, octets in counted_marks(_sets()[name], data[name])}
+        for name in _LANE_SETS
+    )
     return {
         lane: Carried(entered, received[lane][1], sent[lane][1])
         if lane in received and lane in sent

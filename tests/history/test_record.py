@@ -85,7 +85,9 @@ def test_flows_and_a_proxys_bytes_are_those_of_the_session_though_their_counters
     tmp_path: Path,
 ) -> None:
     carried = {0: Carried(5, 500, 50)}
-    history = opened(tmp_path, SimulatedHost(100.0), traffic=TrafficSources(carried=lambda tunnel: carried))
+    history = opened(
+        tmp_path, SimulatedHost(100.0), traffic=TrafficSources(carried=lambda tunnel, slot: carried.get(slot))
+    )
 
     def session(number: int, *counts: Carried) -> None:
         state = up(session=replace(up(number).session, device=None))

@@ -96,7 +96,7 @@ BUGS = (
     ),
     Bug(
         "the deadlines of the standby are never reached",
-        f"{SESSION}/fleet.py",
+        f"{SESSION}/deadlines.py",
         "        yield from _reached(name, state.standby, now, number, number)\n",
         "        pass\n",
         "tests/simulation/test_planned.py::test_random_histories",

@@ -35,42 +35,13 @@ DAY_SLOTS = 96  # of the last day: a quarter of an hour each
 _DAY_VALID_SECONDS = 60.0  # for which a tunnel's last day is not computed again unless its state changes
 
 
-@dataclass(slots=True)
-class _Measures:
-    """The latest samples of one tunnel."""
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """The bytes that the running sessions had carried at one moment."""
 
-    rtts: deque[float | None] = field(
-        default_factory=lambda: deque(maxlen=SAMPLES)
-    )  # seconds; None: no answer
-    session: int = 0
-    at: float = 0.0  # monotonic seconds of the last count
-    count: tuple[int, int] | None = None  # bytes received and sent
-    rates: tuple[float, float] | None = None  # bytes per second between the last two counts
-
-    def sample(self, state: TunnelState, count: tuple[int, int] | None, now: float) -> None:
-        """Add one sample."""
-        up = state.phase is Phase.UP
-        rounds = state.liveness
-        if self.rtts or (up and rounds.last_rtt is not None):
-            answered = up and rounds.misses == 0 and rounds.last_rtt is not None
-            self.rtts.append(round(rounds.last_rtt or 0.0, 6) if answered else None)
-        before, same_session = self.count, self.session == state.session.number
-        self.rates = (
-            _rates(before, count, now - self.at)
-            if same_session and before is not None and count is not None
-            else None
-        )
-        self.session, self.at, self.count = state.session.number, now, count
-
-    def entry(self) -> MeasuresEntry:
-        """For the document."""
-        received, sent = self.rates or (None, None)
-        return {
-            "seconds": SAMPLE_SECONDS * SAMPLES,
-            "rtts": list(self.rtts),
-            "received_per_second": received,
-            "sent_per_second": sent,
-        }
+    at: float = 0.0  # monotonic seconds
+    # By tunnel: the number of its session, bytes received and sent.
+    counts: Mapping[str, tuple[int, tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +78,9 @@ class StatusPageModel:
 
     def __init__(self, inputs: StatusPageInputs) -> None:
         self._inputs = inputs
-        self._measures: dict[str, _Measures] = {}
+        # By tunnel: seconds of the latest samples, oldest first; None: no answer.
+        self._rtts: dict[str, deque[float | None]] = {}
+        self._traffic = (_Traffic(), _Traffic())  # the last two samples, the latest one last
         self._open: dict[str, Alert] = {}  # incidents
         self._days: dict[str, _Day] = {}
         self._changed = asyncio.Event()
@@ -135,17 +108,14 @@ class StatusPageModel:
         while True:
             snapshot = self._inputs.snapshot()
             counts = await asyncio.to_thread(self._count, snapshot)
-            now = time.monotonic()
-            known, self._measures = self._measures, {}
-            for name, (_, state) in snapshot.tunnels.items():
-                self._measures[name] = known.get(name) or _Measures()
-                self._measures[name].sample(state, counts.get(name), now)
+            self._traffic = (self._traffic[1], _Traffic(time.monotonic(), counts))
+            self._sample_rtts(snapshot)
             self._notify()
             await asyncio.sleep(interval)
 
     async def document(self, status: StatusDocument, snapshot: Snapshot) -> StatusPageDocument:
         """The status document of this snapshot with everything else that the page shows."""
-        measures = {name: each.entry() for name, each in self._measures.items()}
+        measures = {name: self._entry(name) for name in snapshot.tunnels}
         failures, incidents = self._inputs.failures(), list(self._open.values())
         return await asyncio.to_thread(self._document, status, snapshot, measures, failures, incidents)
 
@@ -153,7 +123,7 @@ class StatusPageModel:
         self,
         status: StatusDocument,
         snapshot: Snapshot,
-        measures: Mapping[str, MeasuresEntry],
+        measures: dict[str, MeasuresEntry],
         failures: Mapping[str, Sequence[Failure]],
         incidents: Sequence[Alert],
     ) -> StatusPageDocument:
@@ -172,7 +142,7 @@ class StatusPageModel:
         return {
             **status,
             "tunnels": [tunnel(entry) for entry in status["tunnels"]],
-            "measures": {name: measures.get(name) or _Measures().entry() for name in snapshot.tunnels},
+            "measures": measures,
             "now": time.time(),
             "incidents": [self._incident(alert) for alert in incidents],
         }
@@ -181,11 +151,34 @@ class StatusPageModel:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _count(self, snapshot: Snapshot) -> dict[str, tuple[int, int] | None]:
+    def _count(self, snapshot: Snapshot) -> dict[str, tuple[int, tuple[int, int]]]:
+        """In a worker thread."""
+        running = ((name, state.active) for name, (_, state) in snapshot.tunnels.items())
         return {
-            name: self._inputs.traffic(name, state.session)
-            for name, (_, state) in snapshot.tunnels.items()
-            if state.running
+            name: (active.session.number, count)
+            for name, active in running
+            if active is not None and (count := self._inputs.traffic(name, active.session)) is not None
+        }
+
+    def _sample_rtts(self, snapshot: Snapshot) -> None:
+        """Add one sample of each tunnel that was ever probed with success."""
+        known, self._rtts = self._rtts, {}
+        for name, (_, state) in snapshot.tunnels.items():
+            rounds = state.liveness
+            answering = rounds.last_rtt is not None and state.phase is Phase.UP
+            if name in known or answering:
+                rtts = self._rtts[name] = known.get(name) or deque(maxlen=SAMPLES)
+                answered = answering and rounds.misses == 0
+                rtts.append(round(rounds.last_rtt or 0.0, 6) if answered else None)
+
+    def _entry(self, name: str) -> MeasuresEntry:
+        before, latest = self._traffic
+        received, sent = _rates(before, latest, name) or (None, None)
+        return {
+            "seconds": SAMPLE_SECONDS * SAMPLES,
+            "rtts": list(self._rtts.get(name, ())),
+            "received_per_second": received,
+            "sent_per_second": sent,
         }
 
     def _compute_days(self, snapshot: Snapshot) -> dict[str, _Day]:
@@ -227,11 +220,17 @@ def _opened(alert: Alert, before: Alert | None) -> Alert:
     return alert if before is None else replace(alert, since=before.since)
 
 
-def _rates(before: tuple[int, int], after: tuple[int, int], seconds: float) -> tuple[float, float] | None:
-    """Bytes per second; None: the counters were reset, because the interface was made anew."""
-    if after[0] < before[0] or after[1] < before[1] or seconds <= 0:
+def _rates(before: _Traffic, latest: _Traffic, tunnel: str) -> tuple[float, float] | None:
+    """Bytes received and sent per second between two samples of a session; None: not known, or the counters
+    were reset because the interface was made anew.
+    """
+    if tunnel not in before.counts or tunnel not in latest.counts:
         return None
-    return round((after[0] - before[0]) / seconds), round((after[1] - before[1]) / seconds)
+    (earlier, start), (number, end) = before.counts[tunnel], latest.counts[tunnel]
+    seconds = latest.at - before.at
+    if earlier != number or end[0] < start[0] or end[1] < start[1] or seconds <= 0:
+        return None
+    return round((end[0] - start[0]) / seconds), round((end[1] - start[1]) / seconds)
 
 
 def _rounded_down(ratio: float | None) -> float | None:

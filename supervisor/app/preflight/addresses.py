@@ -56,8 +56,10 @@ def _gateways(skipped: set[str]) -> Iterator[HostAddress]:
             address = IPv4Address(int.from_bytes(bytes.fromhex(line[2]), "little"))
             yield HostAddress(ip_network(address), f"this host's gateway on {line[0]}")
     for line in _rows("ipv6_route", skip=0):
+        if not int(line[8], 16) & _GATEWAY or line[9] in skipped:
+            continue
         gateway = IPv6Address(bytes.fromhex(line[4]))
-        if int(line[8], 16) & _GATEWAY and line[9] not in skipped and not gateway.is_link_local:
+        if not gateway.is_link_local:
             yield HostAddress(ip_network(gateway), f"this host's gateway on {line[9]}")
 
 

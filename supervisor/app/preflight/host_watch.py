@@ -21,9 +21,10 @@ from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.preflight.facts import HostFacts, Requirements
 from supervisor.core.preflight.live import clock, conditions
+from supervisor.core.state import TunnelState
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
 from tunnels.base import AnyKind
-from tunnels.settings import IPAddress
+from tunnels.settings import IPAddress, Tunnel
 
 FIRST_CHECK_SECONDS = 1.0  # after the start
 RECHECK_SECONDS = 60.0  # between two checks of everything
@@ -50,6 +51,8 @@ class HostWatch:
         self._requirements = Requirements()
         # by tunnel: the gateway that its client was last connected with
         self._peers: dict[str, IPAddress] = {}
+        # those that the peers were last taken from
+        self._tunnels: Mapping[str, tuple[Tunnel, TunnelState]] = {}
         self._reader, self._facts = ForeignTableReader(), HostFacts()
         self._synchronised = False  # the clock was synchronised at some time
         self._cost = 0.0  # seconds of processor time of the latest check
@@ -66,6 +69,7 @@ class HostWatch:
     def set(self, config: Config) -> None:
         """Check for this configuration from now on."""
         self._config, self._requirements = config, requirements(config, self._kinds)
+        self._tunnels = {}
         self._changed.set()
 
     def changed(self) -> None:
@@ -134,11 +138,13 @@ class HostWatch:
         return facts, said, time.thread_time() - began
 
     def _running(self, config: Config) -> Running:
-        snapshot, names = self._engine.snapshot, config.tunnels.keys()
-        self._peers = {name: peer for name, peer in self._peers.items() if name in names}
-        for name, (_, state) in snapshot.tunnels.items():
-            if name in names and (peer := _address(state.session.peer)) is not None:
-                self._peers[name] = peer
+        tunnels, names = self._engine.snapshot.tunnels, config.tunnels.keys()
+        if tunnels is not self._tunnels:  # the engine replaces what changes
+            self._tunnels = tunnels
+            self._peers = {name: peer for name, peer in self._peers.items() if name in names}
+            for name, (_, state) in tunnels.items():
+                if name in names and (peer := _address(state.session.peer)) is not None:
+                    self._peers[name] = peer
         return Running(config, self._requirements, self._engine.plan, tuple(self._peers.items()), os.getpid())
 
 

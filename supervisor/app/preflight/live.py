@@ -48,13 +48,14 @@ def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None
     count, limit = (int(settings[name].value or 0) for name in (_COUNT, _LIMIT))
     if count <= CONNTRACK_FULL_RATIO * limit:  # it changes all the time, and says nothing
         settings[_COUNT] = Setting(None, False)
+    needed = {need.path for _, need in facts.requirements.needs}
     return replace(
         facts,
         settings=settings,
         listeners=_listeners(running),
         tun=host.tun(where.tun),
         synchronised=host.synchronised(),
-        absent=frozenset(need.path for _, need in facts.requirements.needs if not Path(need.path).exists()),
+        absent=frozenset(path for path in needed if not Path(path).exists()),
     )
 
 

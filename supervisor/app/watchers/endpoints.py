@@ -80,6 +80,9 @@ class EndpointWatch:
         # By tunnel: the last gateway that its client was connected with.
         self._gateways: dict[str, ProbedGateway] = {}
         self._records: dict[ProbedGateway, ProbeRecord] = {}  # of those that were probed
+        # Nothing is to be done before `_due_at` (loop's clock) as long as the snapshot is this one.
+        self._settled: Snapshot | None = None
+        self._due_at = 0.0
 
     @property
     def records(self) -> Mapping[ProbedGateway, ProbeRecord]:
@@ -91,13 +94,19 @@ class EndpointWatch:
         loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(_MAX_CONCURRENT_PROBES)
         while True:
             snapshot = self._snapshot()
-            self._learn(snapshot)
-            if snapshot.uplink.alive and not snapshot.uplink.doubted:
-                await asyncio.gather(
-                    *(self._probe(gateway, gate) for gateway in self._due(snapshot, loop.time()))
-                )
-            self._publish(self._snapshot())
+            if loop.time() >= self._due_at or not _same(snapshot, self._settled):
+                await self._check(snapshot, gate)
             await asyncio.sleep(self._interval)
+
+    async def _check(self, snapshot: Snapshot, gate: asyncio.Semaphore) -> None:
+        self._learn(snapshot)
+        may_probe = snapshot.uplink.alive and not snapshot.uplink.doubted
+        if may_probe:
+            now = asyncio.get_running_loop().time()
+            await asyncio.gather(*(self._probe(gateway, gate) for gateway in self._due(snapshot, now)))
+        published = self._publish(self._snapshot())
+        self._settled = None if published else snapshot
+        self._due_at = self._next_due(snapshot) if may_probe else float("inf")
 
     def _learn(self, snapshot: Snapshot) -> None:
         self._gateways = {
@@ -119,6 +128,16 @@ class EndpointWatch:
             if now >= self._record(gateway).due_at(gateway, suspect, self._failing_seconds)
         }
 
+    def _next_due(self, snapshot: Snapshot) -> float:
+        """When the next gateway is to be probed, as long as no tunnel changes."""
+        return min(
+            (
+                self._record(gateway).due_at(gateway, suspect, self._failing_seconds)
+                for gateway, suspect in self._known(snapshot)
+            ),
+            default=float("inf"),
+        )
+
     def _record(self, gateway: ProbedGateway) -> ProbeRecord:
         return self._records.get(gateway, ProbeRecord())
 
@@ -133,7 +152,9 @@ class EndpointWatch:
             answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS)
         self._records[gateway] = self._record(gateway).after(answered, asyncio.get_running_loop().time())
 
-    def _publish(self, snapshot: Snapshot) -> None:
+    def _publish(self, snapshot: Snapshot) -> bool:
+        """Post what has changed; False: nothing has."""
+        published = False
         for name, (tunnel, state) in snapshot.tunnels.items():
             gateway = self._gateways.get(name)
             concerns = state.want is Want.UP and _suspect(tunnel, state)
@@ -142,6 +163,8 @@ class EndpointWatch:
             )
             if reach is not state.endpoint:
                 self._post(EndpointSeen(name, reach=reach))
+                published = True
+        return published
 
     def _reach(self, gateway: ProbedGateway, before: Reach) -> Reach:
         record = self._records.get(gateway)
@@ -150,6 +173,11 @@ class EndpointWatch:
         if record.unanswered == 0:
             return Reach.ANSWERS
         return Reach.SILENT if gateway.port is not None or record.ever_answered else Reach.UNKNOWN
+
+
+def _same(snapshot: Snapshot, before: Snapshot | None) -> bool:
+    """All tunnels and the uplink are as they were: the engine replaces what changes."""
+    return before is not None and snapshot.tunnels is before.tunnels and snapshot.uplink is before.uplink
 
 
 def _suspect(tunnel: Tunnel, state: TunnelState) -> bool:

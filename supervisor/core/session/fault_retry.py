@@ -4,7 +4,7 @@ tried again after a pause, so that nothing spins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from supervisor.core.events import Asked, Event, Exited, ReconnectDue, SpawnFailed, Tick
 
@@ -23,6 +23,11 @@ class PostponedSteps:
     def __contains__(self, tunnel: str) -> bool:
         """Its deadlines are postponed."""
         return tunnel in self._until
+
+    @property
+    def tunnels(self) -> Set[str]:
+        """Those whose deadlines are postponed."""
+        return self._until.keys()
 
     def postpone(self, event: Event, now: float) -> None:
         """The step at this event has failed. A deadline comes again by itself; the end of a client does not,

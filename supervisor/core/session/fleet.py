@@ -9,16 +9,17 @@ destination of which only one may be disturbed at a time, and the host's uplink.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
+from supervisor.core.session.deadlines import Deadlines
 from supervisor.core.session.handover import rivals, unsettled
 from supervisor.core.session.pacing import GatewayPacer, login_turn, same_account
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
-from supervisor.core.state import Phase, SessionState, Snapshot, Transition, TunnelState, Uplink
+from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink
 from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 
@@ -47,6 +48,7 @@ class Fleet:
 
     kinds: Mapping[str, AnyKind]
     members: Members = field(default_factory=dict)
+    deadlines: Deadlines = Deadlines()  # of the members
     leaving: frozenset[str] = frozenset()  # not configured any more; each is forgotten when it has stopped
     neighbours: Neighbours = Neighbours()
     pacer: GatewayPacer = GatewayPacer()
@@ -69,12 +71,18 @@ class Fleet:
 
     def with_state(self, name: str, state: TunnelState) -> Fleet:
         """The fleet with another state of this tunnel."""
-        return replace(self, members={**self.members, name: (self.members[name][0], state)})
+        return self.with_member(self.members[name][0], state)
+
+    def with_member(self, tunnel: Tunnel, state: TunnelState) -> Fleet:
+        """The fleet with this tunnel, or with other settings and another state of it."""
+        members = {**self.members, tunnel.name: (tunnel, state)}
+        return replace(self, members=members, deadlines=self.deadlines.after(tunnel.name, state))
 
     def without(self, name: str) -> Fleet:
         """The fleet without this tunnel."""
         members = {other: pair for other, pair in self.members.items() if other != name}
-        return replace(self, members=members, leaving=self.leaving - {name})
+        deadlines = self.deadlines.after(name, None)
+        return replace(self, members=members, deadlines=deadlines, leaving=self.leaving - {name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,42 +213,3 @@ def _shared(
 def _comes_up(before: TunnelState, after: TunnelState) -> bool:
     up = {each.session.number for each in before.sessions if each.phase is Phase.UP}
     return any(each.phase is Phase.UP and each.session.number not in up for each in after.sessions)
-
-
-# --- deadlines
-# ----------------------------------------------------------------------------------------------------------
-
-
-def next_deadline(states: Iterable[TunnelState]) -> float | None:
-    """When (monotonic seconds) a deadline of these tunnels is reached; None: they have none."""
-    return min((moment for state in states for moment in _deadlines(state)), default=None)
-
-
-def _deadlines(state: TunnelState) -> Iterator[float]:
-    for one in (state, state.standby):
-        if one is not None:
-            if one.deadline is not None:
-                yield one.deadline
-            if one.drain is not None:
-                yield one.drain.until
-    if state.planned is not None:
-        yield state.planned
-
-
-def reached(name: str, state: TunnelState, now: float) -> Iterator[ev.Event]:
-    """The events of this tunnel's deadlines that are reached."""
-    if state.standby is not None:
-        number = state.standby.session.number
-        yield from _reached(name, state.standby, now, number, number)
-    yield from _reached(name, state, now, state.session.number, None)
-    if state.planned is not None and state.planned <= now:
-        yield ev.ReconnectDue(name)
-
-
-def _reached(
-    name: str, one: TunnelState | SessionState, now: float, number: int, about: int | None
-) -> Iterator[ev.Event]:
-    if one.deadline is not None and one.deadline <= now:
-        yield ev.Tick(name, number)
-    if one.drain is not None and one.drain.until <= now:
-        yield ev.Asked(name, about, one.drain.reason)

@@ -126,10 +126,15 @@ def policy_rules() -> tuple[PolicyRule, ...]:
     with NetlinkSocket() as netlink:
         for version, family in FAMILY.items():
             for body in netlink.answers(_GET_POLICY_RULES, DUMP, struct.pack("=12B", family, *bytes(11))):
-                protocol = dict(attributes(body[_POLICY_RULE:])).get(_PROTOCOL, b"")
-                if body[0] == family and protocol[:1] != bytes([PROTOCOL]):
+                if body[0] == family and not _is_ours(body):
                     found.append(_policy_rule(version, body))
     return tuple(found)
+
+
+def _is_ours(body: bytes) -> bool:
+    """The policy rule is one of ours; the kernel says so among its first attributes."""
+    found = (data for kind, data in attributes(body[_POLICY_RULE:]) if kind == _PROTOCOL)
+    return next(found, b"")[:1] == bytes([PROTOCOL])
 
 
 def table_routes(tables: Iterable[tuple[int, int]]) -> tuple[TableRoute, ...]:

@@ -4,9 +4,8 @@ bytes) of their lane (lane = fwmark = ct mark = routing table).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from supervisor.core.network.traffic import Carried
 from supervisor.core.state import Session
@@ -20,8 +19,8 @@ class TrafficSources:
 
     # Bytes received and sent by an interface so far; None: there is no such interface.
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None
-    # What a tunnel's lanes have carried, by slot.
-    carried: Callable[[str], Mapping[int, Carried]] = lambda tunnel: MappingProxyType({})
+    # What the lane of a tunnel's slot has carried; None: not known.
+    carried: Callable[[str, int], Carried | None] = lambda tunnel, slot: None
 
 
 class InterfaceCounter:
@@ -53,9 +52,13 @@ class LaneCounter:
     def __init__(self) -> None:
         self._flows = MonotonicCounter(resets=True)
         self._received, self._sent = MonotonicCounter(resets=True), MonotonicCounter(resets=True)
+        self._before: Carried | None = None
 
     def read(self, tunnel: str, number: int, carried: Carried) -> Statement | None:
         """The row with the increase since the last reading; None: there is none."""
+        if carried == self._before:
+            return None
+        self._before = carried
         flows = _increase(self._flows, carried.flows)
         if carried.received is None or carried.sent is None:
             return lane_traffic(tunnel, number, flows, None) if flows else None
@@ -85,8 +88,10 @@ class SessionTraffic:
         ]
 
     def _lane_row(self, counter: InterfaceCounter) -> Statement | None:
-        carried = self._sources.carried(counter.tunnel).get(counter.slot)
+        carried = self._sources.carried(counter.tunnel, counter.slot)
         if carried is None:
             return None
-        lane = self._lanes.setdefault((counter.tunnel, counter.slot), LaneCounter())
+        lane = self._lanes.get(key := (counter.tunnel, counter.slot))
+        if lane is None:
+            lane = self._lanes[key] = LaneCounter()
         return lane.read(counter.tunnel, counter.number, carried)
