@@ -91,6 +91,7 @@ async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -
     closable = {type(part).__name__ for part in each(parts) if hasattr(part, "close")}
     assert closable == {
         "Auditing",
+        "ClientGroup",
         "ConfigurationFile",
         "FlowWatch",
         "History",

@@ -19,6 +19,8 @@ import asyncio, sys, threading, time
 from pathlib import Path
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 
+pytestmark = pytest.mark.slow
+
 def stuck_in_here():
     {blocking}
 

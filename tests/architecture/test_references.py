@@ -22,6 +22,8 @@ import pytest
 
 from tests.architecture.document import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("common", "supervisor", "tunnels", "tests")
 MODULES = {
     path: path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))

@@ -109,8 +109,12 @@ class LabDaemon:
     def successor(self) -> Self:
         """Another daemon with the same files and directories; not started."""
         other = copy.copy(self)
-        other._process = None
+        other.forget()
         return other
+
+    def forget(self) -> None:
+        """Leave the process to whoever else knows it."""
+        self._process = None
 
     def stop(self, within: float = PATIENCE) -> int:
         """SIGTERM, and once more where it waits for flows that some test has left open; its exit code."""

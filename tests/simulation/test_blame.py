@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from supervisor.core.state import Health, Phase, Proof
 from tests.fakes import Habits, World
 from tunnels.base import Reason
@@ -28,6 +30,7 @@ def between(begin: float, end: float) -> Callable[[float], bool]:
     return lambda now: not begin <= now < end
 
 
+@pytest.mark.slow
 def test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once() -> None:
     simulated = world(Habits(path_alive=between(1000.0, 87_400.0), proof=lambda now: Proof.ANSWERED))
     simulated.run(until=87_000.0)

@@ -198,6 +198,7 @@ def test_the_time_counts_from_its_beginning() -> None:
     assert all_stopped(simulated.engine.snapshot)
 
 
+@pytest.mark.slow
 def test_whatever_the_moments_nothing_new_is_taken() -> None:
     dice = random.Random(1)
     for _ in range(50):

@@ -201,6 +201,7 @@ def test_the_old_session_ends_with_its_time() -> None:
     assert simulated.runner.sessions("acme") == [2]
 
 
+@pytest.mark.slow
 def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
     early = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "55m"}))
     simulated = World(

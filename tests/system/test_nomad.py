@@ -29,7 +29,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup && echo $$ > "/sys/fs/cgroup/$1/cgroup.p
 """
 
 
-class Task(LabDaemon):
+class TaskDaemon(LabDaemon):
     """The daemon as a Nomad task: with Nomad's environment, in a control group that is killed with it."""
 
     environment: Mapping[str, str]
@@ -54,9 +54,9 @@ def api(tmp_path: Path) -> Iterator[TaskAPI]:
 
 
 @pytest.fixture
-def task(lab: Lab, config: Config, api: TaskAPI) -> Iterator[Task]:
+def task(lab: Lab, config: Config, api: TaskAPI) -> Iterator[TaskDaemon]:
     config["facilitator"]["name"] = f"test-{secrets.token_hex(4)}"
-    task = Task(lab.network["facilitator"], lab.directory, config)
+    task = TaskDaemon(lab.network["facilitator"], lab.directory, config)
     task.environment = api.environment
     with task:
         task.wait_well()
@@ -64,14 +64,14 @@ def task(lab: Lab, config: Config, api: TaskAPI) -> Iterator[Task]:
     assert task.leftovers() == {}
 
 
-def closed(task: Task) -> bool:
+def closed(task: TaskDaemon) -> bool:
     """The kernel refuses the destinations, whoever runs."""
     return "facilitator" in task.namespace.run("nft", "list", "tables", check=False).stdout
 
 
 @pytest.mark.parametrize("end", ["restart", "update", "lost"])
 def test_another_daemon_follows_and_goes_on_with_everything(
-    lab: Lab, task: Task, api: TaskAPI, end: str
+    lab: Lab, task: TaskDaemon, api: TaskAPI, end: str
 ) -> None:
     clients = task.client_pids()
     with lab.flood(DATACENTRE_WEB, rate=100) as flood:
@@ -89,7 +89,7 @@ def test_another_daemon_follows_and_goes_on_with_everything(
 
 
 @pytest.mark.parametrize("end", ["stop", "drain"])
-def test_no_daemon_follows(task: Task, api: TaskAPI, end: str) -> None:
+def test_no_daemon_follows(task: TaskDaemon, api: TaskAPI, end: str) -> None:
     api.end = end
     task.signal(signal.SIGTERM)
     assert task.ended(20) == 0
@@ -100,7 +100,7 @@ def test_no_daemon_follows(task: Task, api: TaskAPI, end: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["403", "silence", "half"])
-def test_nobody_says_why(task: Task, api: TaskAPI, fault: str) -> None:
+def test_nobody_says_why(task: TaskDaemon, api: TaskAPI, fault: str) -> None:
     """As a stop, but what is closed stays so."""
     api.fault = fault
     task.signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ def test_the_task_is_killed_with_its_group(lab: Lab, config: Config, api: TaskAP
     clients_group = ClientGroup(config["facilitator"]["name"], unified)
     group = clients_group.paths[0].parent.parent / f"task-{secrets.token_hex(4)}"
     group.mkdir()
-    task = Task(lab.network["facilitator"], lab.directory, config)
+    task = TaskDaemon(lab.network["facilitator"], lab.directory, config)
     task.environment, task.group = api.environment, group
     try:
         with task:
@@ -144,7 +144,7 @@ def test_the_task_is_killed_with_its_group(lab: Lab, config: Config, api: TaskAP
             group.rmdir()
 
 
-def test_an_orphan_is_taken_over(lab: Lab, task: Task) -> None:
+def test_an_orphan_is_taken_over(lab: Lab, task: TaskDaemon) -> None:
     """SIGTERM reaches the daemon that the supervisor knows: at the end of the fixture."""
     clients, other = task.client_pids(), task.successor()
     began = time.monotonic()
@@ -162,7 +162,7 @@ def test_an_orphan_is_taken_over(lab: Lab, task: Task) -> None:
     assert other.ended(20) == 0
 
 
-def test_a_foreign_owner_does_not_get_it(task: Task) -> None:
+def test_a_foreign_owner_does_not_get_it(task: TaskDaemon) -> None:
     other = task.successor()
     other.environment = {**task.environment, "NOMAD_JOB_ID": "another-job"}
     other.start(ready=None)
@@ -173,7 +173,7 @@ def test_a_foreign_owner_does_not_get_it(task: Task) -> None:
     assert task.status()["pid"] == task.pid
 
 
-def test_a_person_does_not_get_it_either(task: Task) -> None:
+def test_a_person_does_not_get_it_either(task: TaskDaemon) -> None:
     done = task.cli("run")
     assert done.returncode == Exit.RUNNING
     assert "belongs to the Nomad job facilitator" in done.stderr
@@ -181,7 +181,7 @@ def test_a_person_does_not_get_it_either(task: Task) -> None:
 
 def test_a_refused_configuration_is_shown_and_survived(lab: Lab, config: Config, api: TaskAPI) -> None:
     config["facilitator"]["name"] = f"test-{secrets.token_hex(4)}"
-    task = Task(lab.network["facilitator"], lab.directory, config)
+    task = TaskDaemon(lab.network["facilitator"], lab.directory, config)
     task.environment, task.options = api.environment, ("--watch",)
     with task:
         task.wait_well()
@@ -207,7 +207,7 @@ def test_a_refused_configuration_is_shown_and_survived(lab: Lab, config: Config,
 
 
 def test_a_first_start_with_a_broken_file_is_refused(lab: Lab, config: Config, api: TaskAPI) -> None:
-    task = Task(lab.network["facilitator"], lab.directory, config)
+    task = TaskDaemon(lab.network["facilitator"], lab.directory, config)
     task.environment = api.environment
     task.config_file.write_text(task.config_file.read_text().replace("staff:", "stuff:"))
     task.start(ready=None)
