@@ -14,12 +14,12 @@ import pytest
 from supervisor.app.watchers.loop_watchdog import FILE, SHOWN_SECONDS, LoopWatchdog
 from supervisor.core.conditions import Condition
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, sys, threading, time
 from pathlib import Path
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
-
-pytestmark = pytest.mark.slow
 
 def stuck_in_here():
     {blocking}
