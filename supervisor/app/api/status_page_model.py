@@ -28,6 +28,7 @@ from supervisor.core.views.documents import (
 )
 from supervisor.core.views.history_json import DAY_SECONDS
 from supervisor.reports.history.recorder import History
+from tunnels.settings import Tunnel
 
 SAMPLE_SECONDS = 5.0  # between two samples
 SAMPLES = 60  # that are kept of each tunnel
@@ -80,6 +81,7 @@ class StatusPageModel:
         self._inputs = inputs
         # By tunnel: seconds of the latest samples, oldest first; None: no answer.
         self._rtts: dict[str, deque[float | None]] = {}
+        self._sampled: Mapping[str, tuple[Tunnel, TunnelState]] = {}  # the tunnels at the latest sample
         self._traffic = (_Traffic(), _Traffic())  # the last two samples, the latest one last
         self._open: dict[str, Alert] = {}  # incidents
         self._days: dict[str, _Day] = {}
@@ -163,7 +165,10 @@ class StatusPageModel:
     def _sample_rtts(self, snapshot: Snapshot) -> None:
         """Add one sample of each tunnel that was ever probed with success."""
         known, self._rtts = self._rtts, {}
-        for name, (_, state) in snapshot.tunnels.items():
+        unchanged = snapshot.tunnels is self._sampled  # then no further tunnel has been probed
+        self._sampled = snapshot.tunnels
+        for name in known if unchanged else snapshot.tunnels:
+            state = snapshot.tunnels[name][1]
             rounds = state.liveness
             answering = rounds.last_rtt is not None and state.phase is Phase.UP
             if name in known or answering:
