@@ -84,7 +84,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -n 3 -m '$(QUICK)'
+	$(BIN)/python -m pytest -n 2 -m '$(QUICK)'
 
 slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m 'slow and not root'
