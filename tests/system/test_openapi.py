@@ -40,6 +40,7 @@ ORDERS = (
     "tunnels/own-cloud/stop?wait=20",
 )
 REFUSED = (
+    ("POST", "hand-over", 409),
     ("GET", "why?address=here", 400),
     ("GET", "history?tunnel=nobody", 404),
     ("GET", "tunnels/acme-dc/logs?lines=many", 400),
