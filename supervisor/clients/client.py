@@ -118,7 +118,7 @@ class Client:
         kind: AnyKind,
         pidfd: int,
     ) -> None:
-        """Owns `pidfd` from now on. `offset`: where in the output file this session begins; None: where an
+        """Owns `pidfd` from now on. `offset`: from where on the output file is read; None: where an
         earlier daemon stopped reading. OSError: the file cannot be read.
         """
         self.tree, self.session, self.kind, self.place = tree, handler.session, kind, directory.name

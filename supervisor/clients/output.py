@@ -39,10 +39,23 @@ def open_for_client(directory: Path) -> int:
     return disk.opened(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
-def read_before(directory: Path) -> bytes:
-    """The last bytes that an earlier daemon has read, starting after a newline."""
+def unsure_from(directory: Path, begin: int | None) -> int | None:
+    """Where to read on the output of a session that begins at this offset and may have said more than its
+    state shows: a daemon records what it has read before it records what followed from that.
+
+    None: where the earlier daemon stopped, because the beginning is not known or was cut off.
+    """
+    with contextlib.suppress(OSError):
+        return begin if begin is not None and begin <= _read_until(directory) else None
+    return None
+
+
+def read_before(directory: Path, end: int | None = None) -> bytes:
+    """The last bytes before an offset, starting after a newline. None: before where an earlier daemon stopped
+    reading.
+    """
     with contextlib.suppress(OSError), open(disk.opened(directory / NAME, os.O_RDONLY), "rb") as file:
-        end = _read_until(directory)
+        end = _read_until(directory) if end is None else end
         start = max(0, end - LAST_LINES_BYTES)
         file.seek(start)
         return file.read(end - start)

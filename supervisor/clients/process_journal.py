@@ -41,6 +41,7 @@ class JournalEntry:
     kind: str = ""
     notify: bool = False  # it was given a NOTIFY_SOCKET
     key: str = ""  # that the daemon sends first on its management socket; empty: none is needed
+    output: int | None = None  # offset at which this session begins in the output file of its slot
     format: int = FORMAT  # entries of other formats are ignored
 
     @property
@@ -119,7 +120,7 @@ def _entry(value: Any) -> JournalEntry | None:
 
 
 def _is_carrier(entry: JournalEntry) -> bool:
-    paths, numbers = (entry.device, entry.management), (entry.port, entry.lane)
+    paths, numbers = (entry.device, entry.management), (entry.port, entry.lane, entry.output)
     return all(path is None or (isinstance(path, str) and "\0" not in path) for path in paths) and all(
         number is None or (type(number) is int and 0 <= number < _MAX_NUMBER) for number in numbers
     )

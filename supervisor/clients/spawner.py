@@ -16,7 +16,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ class Spawner:
             prepared = self._prepare(order)
             id, key = uuid.uuid4().hex, secrets.token_hex(16) if prepared.asks_key else ""
             with local_trouble():
-                client = self._run(prepared, id, key)
-            return client, self._entry(order, client, prepared, id, key)
+                client, offset = self._run(prepared, id, key)
+            return client, replace(self._entry(order, client, prepared, id, key), output=offset)
 
     def adopt(self, tunnel: Tunnel, found: FoundClient, *, starting: bool) -> Client:
         """Go on with the client of an earlier daemon; `starting`: it is not connected yet.
@@ -117,8 +117,11 @@ class Spawner:
         tree = ProcessTree(entry.pid, tag(self._directory, entry.tunnel, entry.id), found.child)
         with contextlib.ExitStack() as undo:
             notify = _notify_socket(directory, undo) if entry.notify else None
-            handler.log.recall(handler.masker.lines(LineSplitter().feed(output.read_before(directory))))
-            client = Client(tree, handler, self._shared, directory, None, kind, os.dup(found.pidfd))
+            offset = output.unsure_from(directory, entry.output) if starting else None
+            handler.log.recall(
+                handler.masker.lines(LineSplitter().feed(output.read_before(directory, offset)))
+            )
+            client = Client(tree, handler, self._shared, directory, offset, kind, os.dup(found.pidfd))
             undo.callback(lambda: self._in_background(client.close()))
             if notify is not None:
                 client.replay(LineSource.NOTIFY, "READY=1")
@@ -190,8 +193,10 @@ class Spawner:
     # --- starting
     # ------------------------------------------------------------------------------------------------------
 
-    def _run(self, prepared: Prepared, id: str, key: str) -> Client:
-        """Start the process and everything that listens to it; undo all of it if that fails."""
+    def _run(self, prepared: Prepared, id: str, key: str) -> tuple[Client, int]:
+        """Start the process and everything that listens to it; undo all of it if that fails. The client, and
+        the offset at which its output begins.
+        """
         directory, launch = prepared.placement.directory, prepared.launch
         launching.prepare_directory(directory, launch)
         marked = tag(self._directory, prepared.handler.tunnel, id)
@@ -211,7 +216,7 @@ class Spawner:
             undo.callback(lambda: self._in_background(client.close()))
             client.attach(launch.management, key, notify)
             undo.pop_all()
-        return client
+        return client, offset
 
     def _client(self, tree: ProcessTree, prepared: Prepared, offset: int) -> Client:
         directory, pidfd = prepared.placement.directory, os.pidfd_open(tree.pid)

@@ -130,6 +130,27 @@ async def test_its_output_is_read_on_without_a_gap_and_its_end_is_noticed(tmp_pa
         assert Journal(tmp_path).load() == {}
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["an earlier session", "the first session"])
+async def test_what_a_starting_client_has_said_is_heard_again(tmp_path: Path, before: bool) -> None:
+    """The daemon may be killed after it has read that the client is up, and before its state says so."""
+    directory = tmp_path / "clients" / "acme"
+    directory.mkdir(parents=True)
+    if before:
+        (directory / "output.log").write_text("fail of an earlier session\n")
+    client = shell("echo hello; echo up; exec sleep 1000")
+    with killed(tmp_path, client):
+        log, read = directory / "output.log", directory / "output.read"
+        await until(lambda: log.exists() and log.read_text().endswith("up\n"))
+        await until(lambda: int.from_bytes(read.read_bytes(), "little") == log.stat().st_size)
+    async with RunnerBench(tmp_path) as bench:
+        one = found(tmp_path)
+        bench.runner.adopt(client, one, starting=True)
+        os.close(one.pidfd)
+        assert await bench.next(ClientSaid) == ClientSaid("acme", 3, Connected(address="10.0.0.2"))
+        shown = ["fail of an earlier session"] if before else []
+        await until(lambda: bench.runner.tail("acme", 50) == [*shown, "hello", "up"])
+
+
 async def test_what_it_has_left_is_ended_with_it(tmp_path: Path) -> None:
     script = "(setsid setsid sleep 1000 & echo $! >stray); exec sleep 1000"
     with killed(tmp_path, shell(script)):

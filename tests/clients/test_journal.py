@@ -169,6 +169,7 @@ async def test_the_journal_follows_the_clients(tmp_path: Path) -> None:
             173_001,
             management,
             kind="scripted",
+            output=0,
         )
         bench.runner.terminate("acme", 5)
         await bench.next(Exited)

@@ -140,6 +140,7 @@ ENTRY = JournalEntry(
     0,
     "openvpn",
     True,
+    output=4096,
 )
 END = End(BOOT, 900.5)
 HELD = frozenset({"acme-dc", "globex"})
