@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +26,12 @@ from supervisor.kernel.maintenance import cleanup, preview, remove_devices
 from tunnels.registry import KINDS
 
 
-async def clean(runtime_dir: Path, keep: bool = False, name: str | None = None) -> list[str]:
+async def clean(runtime_dir: Path, name: str, keep: bool = False) -> list[str]:
     """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a
     daemon runs.
 
-    `keep`: the kernel's part stays. Without clients it leads nowhere, so the destinations are closed, as
-    `on_exit: keep` wants it.
+    `name`: the facilitator's. `keep`: the kernel's part stays. Without clients it leads nowhere, so the
+    destinations are closed, as `on_exit: keep` wants it.
     """
     locked = lock(runtime_dir) if runtime_dir.is_dir() else None
     try:
@@ -41,7 +40,7 @@ async def clean(runtime_dir: Path, keep: bool = False, name: str | None = None) 
             lines += tidy(runtime_dir)
             ended = await sweep(Journal(runtime_dir))
             lines += [f"ended process {pid} of {tunnel}" for tunnel, pid in ended]
-            ClientGroup(name or socket.gethostname()).remove()
+            ClientGroup(name).remove()
         with _explained():
             lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
             lines += [f"removed device {name}" for name in await remove_devices()]

@@ -24,7 +24,7 @@ from supervisor.app.adoption import inherit
 from supervisor.app.background import BackgroundTasks
 from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.engine_view import stalled
-from supervisor.app.files import errors_of, load
+from supervisor.app.files import errors_of
 from supervisor.app.first_plan import first_plan, scope
 from supervisor.app.listening import listen, server_tls
 from supervisor.app.owner import Owner, Ownership, owner, take_lock
@@ -33,7 +33,7 @@ from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.profiles import Weight, examine
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
-from supervisor.app.stores.last_configuration import Loaded, load_or_last_good
+from supervisor.app.stores.last_configuration import Loaded, load_or_last_good, loaded
 from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
 from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.upgrade import Upgrade
@@ -99,8 +99,8 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
     notifier = SystemdNotifier()
     handover = received()
     gc.freeze()  # the imported code stays: what follows needs not look through it
-    loaded = load_or_last_good(path, kinds)
-    config = loaded.config
+    start = load_or_last_good(path, kinds)
+    config = start.config
     make_directory(config.facilitator.runtime_dir, "facilitator.runtime_dir", shared=True)
     make_directory(config.facilitator.state_dir, "facilitator.state_dir")
     owned = owner(path)
@@ -111,7 +111,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
         structlog.get_logger().warning("not a file of ours", text=sentence)
     say_what_is_missing()
     parts = build(config, RunInputs(path, kinds, secrets, notifier, lambda: log.dropped, owned, handover))
-    daemon = Daemon(path, loaded, parts, requests, ProcessLifetime(locked, log.flush, owned, handover, watch))
+    daemon = Daemon(path, start, parts, requests, ProcessLifetime(locked, log.flush, owned, handover, watch))
     try:
         await daemon.start()
         # What the start left is a few milliseconds' work. All other objects of now stay: a garbage collection
@@ -143,10 +143,10 @@ class Daemon:
     """One run. `Parts.closing` closes what `start` has started."""
 
     def __init__(
-        self, path: Path, loaded: Loaded, parts: Parts, requests: ShutdownRequests, process: ProcessLifetime
+        self, path: Path, start: Loaded, parts: Parts, requests: ShutdownRequests, process: ProcessLifetime
     ) -> None:
-        self._path, self._config, self._parts = path, loaded.config, parts
-        self._errors = loaded.errors  # of the file, if another configuration is in effect
+        self._path, self._config, self._parts = path, start.config, parts
+        self._start = start
         self._requests, self._process = requests, process
         self._log = structlog.get_logger()
         self._engine: asyncio.Task[None] | None = None
@@ -168,7 +168,10 @@ class Daemon:
             parts, self._api(), config.facilitator.runtime_dir / disk.CONTROL_SOCKET, config.http.listen, tls
         )
         self._take_over(config, restart)
-        self._judge_file(self._errors)
+        if self._start.errors:
+            self._refused(self._start.errors)
+        else:
+            self._accepted(self._start.text)
         self._engine = asyncio.create_task(parts.engine.run(), name="engine")
         parts.closing.add("engine", self._end_engine)
         self._start_background()
@@ -210,7 +213,10 @@ class Daemon:
         try:
             group = parts.data_plane.group
             if group is not None and not group.make():
-                self._log.warning("clients end with the daemon's control group", why=group.unavailable)
+                self._log.warning(
+                    "clients stay in the daemon's control group: whoever kills that ends them",
+                    why=group.unavailable,
+                )
             await parts.data_plane.network.start(first_plan(config, parts.kinds, left.memory))
             parts.data_plane.runner.start()
             taken = left.take_up(config, parts.data_plane.runner)
@@ -278,14 +284,14 @@ class Daemon:
         parts.reports.auditing.set(config.audit)
         parts.watchers.host.set(config)
 
-    def _judge_file(self, errors: Sequence[str]) -> None:
-        """The configuration file was read: kept if it is good, else shown as refused."""
-        if errors:
-            self._log.error(
-                "the configuration file is refused, the last good one is in effect", errors=errors
-            )
-        else:
-            self._parts.stores.last_configuration.keep()
+    def _accepted(self, text: str) -> None:
+        """The configuration file had this text and is good."""
+        self._parts.stores.last_configuration.keep(text)
+        self._parts.watchers.configuration.judged(())
+
+    def _refused(self, errors: Sequence[str]) -> None:
+        """The configuration file has these errors; an earlier configuration is in effect."""
+        self._log.error("the configuration file is refused, the last good one is in effect", errors=errors)
         self._parts.watchers.configuration.judged(errors)
 
     # --- while it runs
@@ -347,11 +353,12 @@ class Daemon:
     def _reload(self) -> ReloadDocument:
         parts = self._parts
         try:
-            config = load(self._path, parts.kinds)
+            new = loaded(self._path, parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
-            self._judge_file(errors := errors_of(problem))
+            self._refused(errors := errors_of(problem))
             return {"done": [], "errors": errors}
-        self._judge_file(())
+        self._accepted(new.text)
+        config = new.config
         change = difference(self._config, config)
         self._take_over(config, change.restart)
         self._log.info("reloaded", done=change.lines())

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
+from supervisor.app.stores.last_configuration import NAME as LAST_CONFIGURATION
+from supervisor.app.stores.last_end import NAME as LAST_END
 from supervisor.app.stores.second_sessions import NAME as SECOND_SESSIONS
 from supervisor.app.stores.state_store import NAME as TUNNELS
 from supervisor.app.stores.state_store import ORDERS
@@ -27,6 +30,8 @@ _STATE = (
     "codes.json",
     STOPPED_TUNNELS,
     SECOND_SESSIONS,
+    LAST_END,
+    LAST_CONFIGURATION,
     *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 
@@ -46,9 +51,9 @@ def make_directory(path: Path, setting: str, *, shared: bool = False) -> None:
         raise CannotStart(_code(error), f"cannot write to {path} ({error.strerror}); see {setting}") from None
 
 
-def lock(runtime_dir: Path) -> int:
+def lock(runtime_dir: Path, within: float = 0.0) -> int:
     """Take the lock of the runtime directory for as long as the descriptor is open. CannotStart: RUNNING
-    when another holds it.
+    when another still holds it after so many seconds.
     """
     path = runtime_dir / disk.LOCK
     try:
@@ -61,9 +66,21 @@ def lock(runtime_dir: Path) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        raise CannotStart(Exit.RUNNING, f"another facilitator runs with {runtime_dir}") from None
+        if not _released(fd, within):
+            os.close(fd)
+            raise CannotStart(Exit.RUNNING, f"another facilitator runs with {runtime_dir}") from None
     return fd
+
+
+def _released(fd: int, within: float) -> bool:
+    """Wait for a lock that another process holds; True: it is ours now. flock(2) has no timeout, so another
+    thread waits; it ends with this process.
+    """
+    waiting = threading.Thread(target=fcntl.flock, args=(fd, fcntl.LOCK_EX), daemon=True)
+    if within > 0.0:
+        waiting.start()
+        waiting.join(within)
+    return within > 0.0 and not waiting.is_alive()
 
 
 def tidy(runtime_dir: Path, state_dir: Path | None = None) -> Iterator[str]:

@@ -18,15 +18,19 @@ from tunnels.settings import SecretError
 
 def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
     """The configuration in a file. ConfigErrors: all its mistakes; CannotStart: it cannot be read."""
+    return parse(text_of(path), str(path), kinds)
+
+
+def text_of(path: Path) -> str:
+    """The text of a configuration file. CannotStart: it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise CannotStart(Exit.CONFIG, f"{path} is not text in UTF-8") from None
     except OSError as error:
         raise CannotStart(
             Exit.CONFIG, f"cannot read the configuration {path}: {error.strerror}; name another with -c"
         ) from None
-    return parse(text, str(path), kinds)
 
 
 def errors_of(problem: ConfigErrors | CannotStart) -> list[str]:

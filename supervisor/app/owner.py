@@ -8,10 +8,10 @@ different owners nobody gives way: exit 75, with a sentence that names both.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -68,9 +68,16 @@ class Ownership:
         return None
 
 
-def take_lock(lock: Callable[[Path], int], runtime_dir: Path, asks: Owner) -> int:
+class Lock(Protocol):
+    """`supervisor.app.directories.lock`."""
+
+    def __call__(self, runtime_dir: Path, within: float = 0.0) -> int:
+        """The descriptor that holds the lock. CannotStart."""
+
+
+def take_lock(lock: Lock, runtime_dir: Path, asks: Owner) -> int:
     """The lock on `runtime_dir`; where another daemon of the same owner holds it, that one is asked to hand
-    over. CannotStart(RUNNING): it does not.
+    over: it releases the lock as its last act. CannotStart(RUNNING): it does not.
     """
     try:
         return lock(runtime_dir)
@@ -78,7 +85,7 @@ def take_lock(lock: Callable[[Path], int], runtime_dir: Path, asks: Owner) -> in
         if problem.code is not Exit.RUNNING:
             raise
         _ask(runtime_dir, asks, problem)
-    return _locked_within(lock, runtime_dir)
+    return lock(runtime_dir, HAND_OVER_SECONDS)
 
 
 def _ask(runtime_dir: Path, asks: Owner, problem: CannotStart) -> None:
@@ -90,14 +97,3 @@ def _ask(runtime_dir: Path, asks: Owner, problem: CannotStart) -> None:
     except Unreachable:  # it is starting, or ending, or of a version that cannot be asked
         raise problem from None
     structlog.get_logger().info("the daemon that runs hands over", owner=asks.name)
-
-
-def _locked_within(lock: Callable[[Path], int], runtime_dir: Path) -> int:
-    """Wait for the lock: the other daemon releases it as its last act."""
-    waiting = threading.Event()
-    for _ in range(round(HAND_OVER_SECONDS / 0.05)):
-        try:
-            return lock(runtime_dir)
-        except CannotStart:
-            waiting.wait(0.05)
-    return lock(runtime_dir)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor import disk
-from supervisor.cli.options import config_option, fail, refused, runtime_dir, socket_option
+from supervisor.cli.options import config_option, facilitator_name, fail, refused, runtime_dir, socket_option
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -139,7 +139,13 @@ def cleanup(config: Path, on_exit: bool) -> None:
     from supervisor.app.cleanup import clean
 
     try:
-        removed = asyncio.run(clean(runtime_dir(config), keep=on_exit and _load(config).on_exit == "keep"))
+        removed = asyncio.run(
+            clean(
+                runtime_dir(config),
+                facilitator_name(config),
+                keep=on_exit and _load(config).on_exit == "keep",
+            )
+        )
     except CannotStart as problem:
         fail(problem.code, str(problem))
     for line in removed or ["nothing was left"]:

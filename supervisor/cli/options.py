@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,14 +73,23 @@ def refused(error: Refused) -> NoReturn:
 
 
 def runtime_dir(config: Path) -> Path:
-    """The runtime directory from the configuration file, or the default. Lenient, because the daemon may run
-    with an older, valid version of a file that is broken now.
+    """The runtime directory from the configuration file, or the default."""
+    return Path(_of_facilitator(config, "runtime_dir") or DEFAULT_RUNTIME_DIR)
+
+
+def facilitator_name(config: Path) -> str:
+    """The facilitator's name from the configuration file, or the host's."""
+    return _of_facilitator(config, "name") or socket.gethostname()
+
+
+def _of_facilitator(config: Path, key: str) -> str | None:
+    """A text below `facilitator:`, if there is one. Lenient, because the daemon may run with an older, valid
+    version of a file that is broken now.
     """
     import yaml
 
     try:
-        document = yaml.safe_load(config.read_text())
-        named = document["facilitator"]["runtime_dir"]
+        found = yaml.safe_load(config.read_text())["facilitator"][key]
     except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, RecursionError):
-        named = None
-    return Path(named if isinstance(named, str) else DEFAULT_RUNTIME_DIR)
+        return None
+    return found if isinstance(found, str) else None

@@ -38,7 +38,7 @@ def ask() -> StopVerdict:
     except (OSError, subprocess.SubprocessError) as error:
         return StopVerdict(StopReason.UNKNOWN, f"systemd cannot be asked: {_LIST_JOBS[0]} failed ({error})")
     reason = judged(unit, done.stdout.splitlines())
-    return StopVerdict(reason, f"systemd: {unit} is part of a {reason}")
+    return StopVerdict(reason, f"systemd works on a {reason} of {unit}")
 
 
 def unit_of(cgroups: Iterable[str]) -> str | None:

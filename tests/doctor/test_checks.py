@@ -88,6 +88,30 @@ def task(max_kill_timeout: str | None) -> HostFacts:
     return host(service=Service(nomad=True, max_kill_timeout=max_kill_timeout))
 
 
+def in_nomad(**differs: Any) -> HostFacts:
+    return host(service=Service(nomad=True, max_kill_timeout="9h", **differs))
+
+
+def test_nomad_says_why_it_ends_the_task() -> None:
+    texts = [finding.text for finding in run_checks(in_nomad())]
+    assert "Nomad's task API says why it ends the task" in texts
+
+
+@pytest.mark.parametrize(
+    ("differs", "part"),
+    [
+        (
+            {"task_api": "Nomad's task API refused (403)"},
+            "is taken for a stop: Nomad's task API refused (403)",
+        ),
+        ({"client_group": "/sys/fs/cgroup: Read-only file system"}, "a kill of the task ends them"),
+    ],
+)
+def test_what_a_task_lacks(differs: dict[str, str], part: str) -> None:
+    found = [finding for finding in run_checks(in_nomad(**differs)) if part in finding.text]
+    assert [finding.severity for finding in found] == [Severity.WARNING]
+
+
 def jump(name: str) -> FilterRule:
     return FilterRule(3, (Consequence("jump", name),))
 

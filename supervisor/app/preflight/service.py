@@ -33,7 +33,7 @@ def service(variables: Mapping[str, str], places: Places) -> Service:
         None if task is None else _max_kill_timeout(places.nomad),
         unit,
         None if task is None else _task_api(task, variables),
-        _client_group() if unit is None else None,
+        None if task is None else _client_group(),
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from supervisor.app.files import errors_of, load
+from supervisor.app.files import errors_of, text_of
 from supervisor.app.stores.json_file import JsonFile
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import still_runs
@@ -43,31 +43,38 @@ def _format_0(raw: Any) -> _LastGood:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The configuration to run with, and why it is not the file's (nothing: it is)."""
+    """A configuration, the text that it was read from, and why that is not the file's (nothing: it is)."""
 
     config: Config
+    text: str
     errors: tuple[str, ...] = ()
+
+
+def loaded(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded:
+    """The file as it is now. ConfigErrors, CannotStart."""
+    text = text_of(path)
+    return Loaded(parse(text, str(path), kinds), text)
 
 
 def load_or_last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded:
     """The file, or the last good one if the file is broken and clients run. ConfigErrors, CannotStart."""
     try:
-        return Loaded(load(path, kinds))
+        return loaded(path, kinds)
     except (ConfigErrors, CannotStart) as problem:
         if isinstance(problem, CannotStart) and problem.code is not Exit.CONFIG:
             raise
-        config = _last_good(path, kinds)
-        if config is None or not _clients_run(config.facilitator.runtime_dir):
+        last = _last_good(path, kinds)
+        if last is None or not _clients_run(last.config.facilitator.runtime_dir):
             raise
-        return Loaded(config, tuple(errors_of(problem)))
+        return replace(last, errors=tuple(errors_of(problem)))
 
 
-def _last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Config | None:
+def _last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded | None:
     for directory in _state_dirs(path):
         try:
             last = JsonFile(directory / NAME, DOCUMENT, _format_0).load()
             if last is not None and last.path == str(path.resolve()):
-                return parse(last.text, str(path), kinds)
+                return Loaded(parse(last.text, str(path), kinds), last.text)
         except (OSError, ValueError, ConfigErrors):  # no help: the file's own errors are told
             continue
     return None
@@ -94,12 +101,12 @@ class LastConfiguration:
         self._file = JsonFile(state_dir / NAME, DOCUMENT, _format_0)
         self._writable = True  # as far as the last write tells
 
-    def keep(self) -> None:
-        """The file as it is now is good."""
+    def keep(self, text: str) -> None:
+        """This text of the file was good. Without sync: after a power failure no clients run."""
         try:
-            self._file.save(_LastGood(str(self._path.resolve()), self._path.read_text()), sync=True)
+            self._file.save(_LastGood(str(self._path.resolve()), text))
             self._writable = True
-        except (OSError, ValueError) as error:
+        except OSError as error:
             if self._writable:
                 structlog.get_logger().warning("the configuration is not kept for a crash", error=str(error))
             self._writable = False

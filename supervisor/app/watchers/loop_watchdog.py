@@ -20,6 +20,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from supervisor import disk
 from supervisor.core.conditions import Condition
 
@@ -57,14 +59,20 @@ class LoopWatchdog:
             return {}
         text = (
             f"the event loop of the last daemon was stuck for {STUCK_SECONDS:.0f} s, in {_innermost(self.last_stack)}; "
-            "it was ended, and this daemon went on with its clients"
+            "it was ended, and this daemon adopted its clients; the log of this daemon's start has all stacks"
         )
-        return {"event-loop-stuck": Condition(text, "warning", "journalctl -u facilitator", clear_after=0.0)}
+        return {"event-loop-stuck": Condition(text, "warning", clear_after=0.0)}
 
     def start(self) -> None:
-        """From now on a loop that is stuck ends the process. OSError: `runtime_dir` cannot be written."""
-        disk.make_way(self._path)
-        self._file = disk.opened(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        """From now on a loop that is stuck ends the process. Its stacks are lost where `runtime_dir` takes no
+        file.
+        """
+        try:
+            disk.make_way(self._path)
+            self._file = disk.opened(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        except OSError as error:
+            structlog.get_logger().warning("a stuck event loop would leave no stacks", error=str(error))
+            self._file = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         faulthandler.register(signal.SIGALRM, file=self._file, all_threads=True, chain=True)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
         self._arm()
