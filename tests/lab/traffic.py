@@ -113,18 +113,28 @@ class Poller:
         return longest
 
     def _attempts(self) -> list[_Attempt]:
+        return self._seen()[0]
+
+    def _seen(self) -> tuple[list[_Attempt], float]:
+        """The attempts that are over, and when the oldest of the others began."""
         lines = self._file.read_text().splitlines(keepends=True)
-        parts = (line.split() for line in lines if line.endswith("\n"))
-        return sorted(
-            (_Attempt(float(start), float(end), ok == "1") for start, end, ok in parts), key=lambda a: a.start
-        )
+        parts = [line.split() for line in lines if line.endswith("\n")]
+        over = {
+            line[0]: _Attempt(float(line[0]), float(line[1]), line[2] == "1")
+            for line in parts
+            if len(line) > 1
+        }
+        waiting = min((float(line[0]) for line in parts if line[0] not in over), default=float("inf"))
+        return sorted(over.values(), key=lambda a: a.start), waiting
 
     def _settled(self, since: float) -> float | None:
+        """None as well while an attempt from before the first good one may still fail."""
+        attempts, waiting = self._seen()
         good: list[_Attempt] = []
-        for attempt in self._attempts():
+        for attempt in attempts:
             if attempt.start >= since:
                 good = [*good, attempt] if attempt.ok else []
-        if not good or good[-1].start - good[0].start < SETTLED:
+        if not good or good[-1].start - good[0].start < SETTLED or since <= waiting < good[0].start:
             return None
         return good[0].end
 

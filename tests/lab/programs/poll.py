@@ -1,6 +1,6 @@
-"""Ask for http://ADDRESS/ every 10 ms and print one line for each attempt: `start end ok` in monotonic
-seconds, in order of their ends.
+"""Ask for http://ADDRESS/ every 10 ms; print `start` when an attempt begins, `start end ok` when it is over.
 
+All times are in monotonic seconds.
 An attempt has PATIENCE seconds. Half a second tells how long a tunnel is away: a longer one would measure the
 client's own SYN retransmission. Whether a request gets lost tells only a long one: on a busy machine an
 answer may take its time.
@@ -31,6 +31,7 @@ async def ask() -> bool:
 
 async def attempt() -> None:
     start = time.monotonic()
+    print(f"{start:.4f}", flush=True)
     ok = await ask()
     print(f"{start:.4f} {time.monotonic():.4f} {int(ok)}", flush=True)
 
