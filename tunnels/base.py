@@ -25,6 +25,7 @@ __all__ = [
     "Destination",
     "Dialogue",
     "Failed",
+    "FileFinding",
     "Full",
     "IPNetwork",
     "Input",
@@ -50,6 +51,7 @@ __all__ = [
     "Wanted",
     "device_name",
     "inputs_of",
+    "place_of",
     "slot_name",
 ]
 
@@ -154,6 +156,21 @@ class Input:
         return isinstance(self.where, Secret) or (
             isinstance(self.where, ReferencedFile) and self.where.secret
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FileFinding:
+    """What an examination of a tunnel's files finds, before any client starts."""
+
+    text: str  # one sentence: what is wrong or left out, and what to do; never a secret
+    where: Path | Secret | None = None  # the file; None: the tunnel's settings
+    line: int = 1  # of the file as the customer sent it
+    fatal: bool = True  # no session can start with it; False: it works without, and that may matter
+
+    def __str__(self) -> str:
+        if self.where is None:
+            return self.text
+        return f"{place_of(self.where)}:{self.line}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +338,9 @@ class Kind(Generic[TunnelT]):
     # a new dialogue for each session; ValueError as above
     dialogue: Callable[[TunnelT, Inputs], Dialogue]
     binaries: tuple[str, ...]  # programs that must be installed
+    # what is to be said about the contents of the inputs besides what `launch` and `dialogue` refuse; secrets
+    # and referenced files may be missing. ProfileError: a finding too (tunnels/examination.py).
+    examine: Callable[[TunnelT, Inputs], Iterable[FileFinding]] = lambda tunnel, inputs: ()
     # further inputs that the contents of the first ones refer to, such as `ca ca.pem` in a profile
     referenced_inputs: Callable[[TunnelT, Inputs], tuple[Input, ...]] = lambda tunnel, inputs: ()
     start_timeout: float = 60.0  # seconds from the start of the client to Connected
@@ -356,6 +376,13 @@ def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
     """
     seed = () if tunnel.login.totp is None else (Input("totp", tunnel.login.totp),)
     return *kind.inputs(tunnel), *seed
+
+
+def place_of(where: Path | Secret) -> str:
+    """The file as messages name it; a secret may come from an environment variable."""
+    if isinstance(where, Path):
+        return str(where)
+    return where.file or f"${where.env}"
 
 
 def slot_name(name: str, slot: int) -> str:

@@ -14,31 +14,37 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from tunnels.base import Input, ReferencedFile
+from tunnels.base import FileFinding, Input, ReferencedFile, Secret, place_of
 
 PREFIX = "beside/"  # of the names of such inputs; names of other inputs have no slash
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used: sentence, line number and file."""
+    """A file that cannot be used: sentence, line number and file."""
 
-    def __init__(self, text: str, line: int | None = None, path: Path | None = None) -> None:
+    def __init__(self, text: str, line: int | None = None, path: Path | Secret | None = None) -> None:
         super().__init__(text, line, path)
         self.text, self.line, self.path = text, line, path
+
+    @property
+    def finding(self) -> FileFinding:
+        """The same as a finding of an examination."""
+        return FileFinding(self.text, self.path, self.line or 1)
 
     def __str__(self) -> str:
         if self.path is None:
             return self.text if self.line is None else f"line {self.line}: {self.text}"
-        return f"{self.path}: {self.text}" if self.line is None else f"{self.path}:{self.line}: {self.text}"
+        place = place_of(self.path)
+        return f"{place}: {self.text}" if self.line is None else f"{place}:{self.line}: {self.text}"
 
 
 @contextlib.contextmanager
-def of_file(path: Path) -> Iterator[None]:
-    """Add this path to a ProfileError that is raised inside."""
+def of_file(path: Path | Secret) -> Iterator[None]:
+    """Add this path to a ProfileError that is raised inside and has none."""
     try:
         yield
     except ProfileError as error:
-        raise ProfileError(error.text, error.line, path) from None
+        raise ProfileError(error.text, error.line, error.path or path) from None
 
 
 class Value(str):

@@ -57,16 +57,13 @@ def check(config: Path, no_files: bool) -> None:
 
     valid = _load(config)
     remarks = [] if no_files else _files(config, valid)
-    for warning in (
-        *valid.warnings,
-        *_missing(valid),
-        *(each.text for each in remarks if each.weight is Weight.WARNING),
-    ):
+    warnings = (str(each) for each in remarks if each.weight is Weight.WARNING)
+    for warning in (*valid.warnings, *_missing(valid), *warnings):
         say(str(warning), err=True)
     for remark in remarks:
         if remark.weight is Weight.READS:
-            say(remark.text)
-    errors = [each.text for each in remarks if each.weight is Weight.ERROR]
+            say(str(remark))
+    errors = [str(each) for each in remarks if each.weight is Weight.ERROR]
     for error in errors:
         say(error, err=True)
     if errors:

@@ -17,7 +17,7 @@ from supervisor import disk
 from supervisor.clients.processes import TAG
 from supervisor.clients.sandbox import NotConfined, Sandbox, confined
 from supervisor.clients.sockets import MAX_PATH_BYTES
-from tunnels.base import KEY, AnyKind, Launch, Reason, Tunnel
+from tunnels.base import KEY, AnyKind, FileFinding, Launch, Reason, Tunnel
 from tunnels.profiles import ProfileError
 from tunnels.settings import SecretError
 
@@ -73,6 +73,18 @@ def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, b
         raise SpawnError(Reason.SECRET, str(error)) from error
     except (OSError, ValueError) as error:
         raise SpawnError(Reason.MISSING_INPUT, str(error)) from error
+
+
+def examined(kind: AnyKind, tunnel: Tunnel, inputs: Mapping[str, bytes]) -> tuple[FileFinding, ...]:
+    """What is to be noted about the inputs. SpawnError(CLIENT_CONFIG): a file cannot be used."""
+    try:
+        found = tuple(kind.examine(tunnel, inputs))
+    except ValueError as error:
+        raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+    fatal = next((each for each in found if each.fatal), None)
+    if fatal is not None:
+        raise SpawnError(Reason.CLIENT_CONFIG, str(fatal))
+    return found
 
 
 def require(programs: Iterable[str]) -> None:

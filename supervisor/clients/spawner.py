@@ -149,6 +149,7 @@ class Spawner:
         if not order.resume:
             self._handlers.forget(order.place)
         inputs = self._inputs(tunnel, kind, order.place)
+        notes = launching.examined(kind, tunnel, inputs)
         launching.require(kind.binaries)
         user, placement = self._placement(order, kind)
         try:
@@ -158,6 +159,8 @@ class Spawner:
         launching.require(launch.argv[:1])
         sandbox = boundary(launch, placement.directory, self._private, user)
         handler = self._handlers.make(kind, tunnel, order.session, order.place, inputs)
+        for note in notes:
+            handler.log.note(str(note))
         return Prepared(placement, launch, handler, kind, sandbox)
 
     def _placement(self, order: Order, kind: AnyKind) -> tuple[User | None, Placement]:

@@ -53,7 +53,7 @@ FILES = {
     "}\n children { net { } } } }\n",
     "globex/x509/ours.pem": "PEM",
     "globex/private/ours.pem": "KEY",
-    "initech.vpnc": "IPSec gateway 192.0.2.1\nIPSec ID staff\nCA-File ca.crt\n",
+    "initech.vpnc": "IPSec gateway 192.0.2.1\nIPSec ID staff\nCA-File ca.crt\nIPSec secret s\nXauth username u\n",
     "hooli.conf": f"[Interface]\nAddress=10.86.0.2\nPrivateKey={'A' * 43}=\n[Peer]\nAllowedIPs=10.153.0.0/16\n"
     f"Endpoint=192.0.2.1:51820\nPublicKey={'A' * 43}=\n",
 }
@@ -152,7 +152,7 @@ def test_a_profile_that_cannot_be_run_is_refused_with_its_line(
 ) -> None:
     code, lines = checked(tmp_path, **{name: text})
     assert code == 78
-    assert [line for line in lines if line.startswith(said)], lines
+    assert [line for line in lines if line.partition(": ")[2].startswith(said)], lines
     assert checked(tmp_path, "--no-files", **{name: text}) == (0, ["config.yaml: fine, 4 tunnels"])
 
 
@@ -162,7 +162,7 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     code, lines = checked(tmp_path)
     assert code == 78
     assert (
-        "globex/swanctl.conf: cannot read x509ca: a symbolic link leads out of the profile's directory; "
+        "globex: globex/swanctl.conf: cannot read x509ca: a symbolic link leads out of the profile's directory; "
         "copy the file" in lines
     )
 

@@ -1,8 +1,8 @@
 """A VPN kind whose code is contained: an exception that it must not raise is a fault of that kind, and ends
 nothing else.
 
-Questions get the answer that does least. What cannot be answered for it (`launch`, `dialogue`, what a
-dialogue makes of a line) raises on, and fails the one client that it is about.
+Questions get the answer that does least. What cannot be answered for it (`examine`, `launch`, `dialogue`,
+what a dialogue makes of a line) raises on, and fails the one client that it is about.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from supervisor.core.faults import Faults
-from tunnels.base import AnyKind, Dialogue, LineSource, Observation, Say, Tunnel
+from tunnels.base import AnyKind, Dialogue, FileFinding, LineSource, Observation, Say, Tunnel
 
 T = TypeVar("T")
 
@@ -39,6 +39,9 @@ def guarded(kind: AnyKind, faults: Faults) -> AnyKind:
     def dialogue(*about: Any) -> Dialogue:
         return _Contained(told(kind.dialogue)(*about), functools.partial(_told, faults, part, ()))
 
+    def examine(tunnel: Tunnel, inputs: Mapping[str, bytes]) -> tuple[FileFinding, ...]:
+        return tuple(kind.examine(tunnel, inputs))  # a generator would fail later
+
     return replace(
         kind,
         inputs=asked(kind.inputs, ()),
@@ -48,6 +51,7 @@ def guarded(kind: AnyKind, faults: Faults) -> AnyKind:
         inner_probe=asked(kind.inner_probe, None),
         certificates=asked(certificates, ()),
         referenced_inputs=told(kind.referenced_inputs),
+        examine=told(examine),
         launch=told(kind.launch),
         dialogue=dialogue,
     )
