@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from tunnels.profiles import ProfileError
-from tunnels.recognition import Format, recognised_bytes, recognised_text
+from tunnels.recognition import ProfileFormat, recognised_bytes, recognised_text
 
 _BYTE_ORDER_MARKS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -24,7 +24,7 @@ _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 _CP850_LETTERS = frozenset(b"\x81\x82\x84\x8e\x94\x99\x9a\xe1")
 
 
-def text_of(data: bytes, wanted: Format, comments: str = "#") -> str:
+def text_of(data: bytes, wanted: ProfileFormat, comments: str = "#") -> str:
     """The text, with \\n between lines. In comments, which begin with one of these characters, bytes that
     cannot be decoded do not matter. ProfileError: it is no text, or a file of another format; the sentence
     says what it is and what to do.

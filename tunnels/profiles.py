@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tunnels.base import FileFinding, Input, ReferencedFile, Secret, place_of
+from tunnels.recognition import windows_path
 
 PREFIX = "beside/"  # of the names of such inputs; names of other inputs have no slash
 
@@ -76,9 +77,10 @@ def _below(profile: Path, name: str, option: str, line: int) -> str:
     """The name relative to the profile's directory."""
     below = name.removeprefix(f"{profile.parent}/") if profile.is_absolute() else name
     parts = PurePosixPath(below).parts
-    if not parts or "\0" in below or below.startswith("/") or ".." in parts:
-        remedy = "copy it there, and name it without a path"
-        raise ProfileError(
-            f"{option} names {name!r}, a file that does not lie beside the profile; {remedy}", line, profile
-        )
+    if not parts or "\0" in below or below.startswith("/") or ".." in parts or windows_path(name):
+        why = "a file that does not lie beside the profile; copy it there, and name it without a path"
+        if windows_path(name):
+            own = PureWindowsPath(name).name
+            why = f"a path of Windows; copy the file beside the profile, and write: {option} {own}"
+        raise ProfileError(f"{option} names {name!r}, {why}", line, profile)
     return "/".join(parts)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 
-class Format(enum.Enum):
+class ProfileFormat(enum.Enum):
     """A format that some kind reads."""
 
     OPENVPN = "an OpenVPN profile (.ovpn)"
@@ -85,12 +85,12 @@ class _Signature:
     what: str
     remedy: str  # {wanted} is the format that was expected
     patterns: tuple[re.Pattern[str], ...]
-    format: Format | None = None
+    format: ProfileFormat | None = None
     beginning: bool = False  # the first pattern must match where the text begins
 
 
 def _signature(
-    what: str, remedy: str, *patterns: str, format: Format | None = None, beginning: bool = False
+    what: str, remedy: str, *patterns: str, format: ProfileFormat | None = None, beginning: bool = False
 ) -> _Signature:
     compiled = tuple(re.compile(rf"^[ \t]*(?:{each})", re.MULTILINE | re.IGNORECASE) for each in patterns)
     return _Signature(what, remedy, compiled, format, beginning)
@@ -150,11 +150,11 @@ _SIGNATURES = (
         r"!?(?:Host|GroupName|enc_GroupPwd|AuthType)\s*=",
     ),
     _signature(
-        Format.WIREGUARD.value,
+        ProfileFormat.WIREGUARD.value,
         _OTHER_KIND.replace("{kind}", "wireguard"),
         r"\[Interface\]|\[Peer\]",
         r"(?:PrivateKey|PublicKey)\s*=",
-        format=Format.WIREGUARD,
+        format=ProfileFormat.WIREGUARD,
     ),
     _signature(
         "a connection of NetworkManager",
@@ -184,16 +184,16 @@ _SIGNATURES = (
         r"exchange_mode|pfs_group|encryption_algorithm|proposal",
     ),
     _signature(
-        Format.SWANCTL.value,
+        ProfileFormat.SWANCTL.value,
         _OTHER_KIND.replace("{kind}", "strongswan"),
         r"connections[ \t]*\{|connections\.\w|secrets[ \t]*\{",
-        format=Format.SWANCTL,
+        format=ProfileFormat.SWANCTL,
     ),
     _signature(
-        Format.VPNC.value,
+        ProfileFormat.VPNC.value,
         _OTHER_KIND.replace("{kind}", "vpnc"),
         r"IPSec (?:gateway|ID)\b",
-        format=Format.VPNC,
+        format=ProfileFormat.VPNC,
     ),
     _signature(
         "the configuration of a router",
@@ -214,11 +214,11 @@ _SIGNATURES = (
         r"HostName[ \t]+\S|IdentityFile[ \t]+\S|ProxyJump[ \t]+\S",
     ),
     _signature(
-        Format.OPENVPN.value,
+        ProfileFormat.OPENVPN.value,
         _OTHER_KIND.replace("{kind}", "openvpn"),
         r"(?:remote|proto|dev|dev-type|ifconfig|tls-remote)[ \t]+\S|client[ \t]*$|<(?:ca|connection)>",
         r"(?:dev|proto|client|tls-client|remote-cert-tls|cipher|auth-user-pass|verb|ca|secret|nobind)\b|<ca>|<secret>",
-        format=Format.OPENVPN,
+        format=ProfileFormat.OPENVPN,
     ),
     _signature(
         "a private key of PuTTY",
@@ -241,7 +241,7 @@ _SIGNATURES = (
 )
 
 
-def recognised_text(text: str, wanted: Format) -> Recognised | None:
+def recognised_text(text: str, wanted: ProfileFormat) -> Recognised | None:
     """What a text is, if it is not in the wanted format and is known for another."""
     own = next(each for each in _SIGNATURES if each.format is wanted)
     if _match_of(own, text) is not None:
@@ -272,7 +272,7 @@ _PLACEHOLDER = re.compile(
     r"|(?i:.*\b_*your[_ -]?(?:own[_ -]?)?(?:server|vpn|public|private|pre|key|ip|host|address|domain|gateway|"
     r"endpoint|name|user|fqdn|port|peer|psk|secret|password)(?![a-z]).*)"
     r"|(?i:.*\b(?:change|replace|edit|fix)[_-]?(?:me|this)\b.*)|(?i:(?:replace|insert|enter|put|fill)[_-].*here.*)"
-    r"|(?i:x{1,3}(?:\.x{1,3}){3})|[A-Z]+(?:_[A-Z]+)+|(?i:xxx+)|\.\.\.|(?i:to[_-]?do|tbd|placeholder)"
+    r"|(?i:x{1,3}(?:\.x{1,3}){3})|[A-Z]+(?:_[A-Z]+)+|(?i:x{3,10})|\.\.\.|my-server-\d|(?i:to[_-]?do|tbd|placeholder)"
 )
 
 
@@ -300,25 +300,29 @@ class Pem(enum.Enum):
     PKCS7 = "a PKCS#7 bundle"
 
 
+# by the end of the label; the first counts
 _LABELS = (
-    (re.compile(r"(?:TRUSTED |X509 )?CERTIFICATE"), Pem.CERTIFICATE),
-    (re.compile(r"(?:NEW )?CERTIFICATE REQUEST"), Pem.REQUEST),
-    (re.compile(r"[A-Z0-9 ]*PRIVATE KEY"), Pem.PRIVATE_KEY),
-    (re.compile(r"[A-Z0-9 ]*PUBLIC KEY"), Pem.PUBLIC_KEY),
-    (re.compile(r"OpenVPN Static key V1"), Pem.STATIC_KEY),
-    (re.compile(r"OpenVPN tls-crypt-v2 client key"), Pem.TLS_CRYPT_V2),
-    (re.compile(r"OpenVPN tls-crypt-v2 server key"), Pem.TLS_CRYPT_V2_SERVER),
-    (re.compile(r"X509 CRL"), Pem.REVOCATION_LIST),
-    (re.compile(r"PKCS7|CMS"), Pem.PKCS7),
+    ("CERTIFICATE REQUEST", Pem.REQUEST),
+    ("CERTIFICATE", Pem.CERTIFICATE),
+    ("PRIVATE KEY", Pem.PRIVATE_KEY),
+    ("PUBLIC KEY", Pem.PUBLIC_KEY),
+    ("OpenVPN Static key V1", Pem.STATIC_KEY),
+    ("OpenVPN tls-crypt-v2 client key", Pem.TLS_CRYPT_V2),
+    ("OpenVPN tls-crypt-v2 server key", Pem.TLS_CRYPT_V2_SERVER),
+    ("X509 CRL", Pem.REVOCATION_LIST),
+    ("PKCS7", Pem.PKCS7),
+    ("CMS", Pem.PKCS7),
 )
-_BEGIN = re.compile(r"^[ \t]*-----BEGIN ([^-\n]+)-----", re.MULTILINE)
-_BEGIN_OR_END = re.compile(r"^[ \t]*-----(BEGIN|END) ([^-\n]+)-----", re.MULTILINE)
+_BEGIN = re.compile(r"^[ \t]*-----BEGIN ([^\n]+?)-----", re.MULTILINE)
+_BEGIN_OR_END = re.compile(r"^[ \t]*-----(BEGIN|END) ([^\n]+?)-----", re.MULTILINE)
 
 
 def pem_parts(text: str) -> Iterator[Pem]:
     """What a PEM text holds, in order; unknown labels are left out."""
     for label in _BEGIN.findall(text):
-        yield from (pem for pattern, pem in _LABELS if pattern.fullmatch(label))
+        found = next((pem for end, pem in _LABELS if label.endswith(end)), None)
+        if found is not None:
+            yield found
 
 
 def pem_problem(text: str, wanted: Pem) -> str | None:

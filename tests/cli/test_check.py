@@ -47,8 +47,8 @@ tunnels:
 FILES = {
     "acme.ovpn": "client\nremote 192.0.2.1 1194\nca ca.crt\n<connection>\nremote 192.0.2.2 1194\ntls-auth "
     "keys/ta.key 1\n</connection>\n",
-    "ca.crt": "CA",
-    "keys/ta.key": "TA",
+    "ca.crt": "-----BEGIN CERTIFICATE-----\nCA\n-----END CERTIFICATE-----\n",
+    "keys/ta.key": "-----BEGIN OpenVPN Static key V1-----\nTA\n-----END OpenVPN Static key V1-----\n",
     "globex/swanctl.conf": "connections { globex { remote_addrs = 192.0.2.1\n local { certs = ours.pem "
     "}\n children { net { } } } }\n",
     "globex/x509/ours.pem": "PEM",

@@ -33,7 +33,8 @@ from tunnels.registry import KINDS
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))
-PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + SECRET + b"\n</key>\n"
+PEM_KEY = b"-----BEGIN PRIVATE KEY-----\n" + SECRET + b"\n-----END PRIVATE KEY-----\n"
+PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + PEM_KEY + b"</key>\n"
 
 EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
     "command": (

@@ -202,7 +202,7 @@ def test_a_key_without_its_block_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"client\n", b"\n\n# nothing\n", b"client\n<connection>\nproto udp\n</connection>\n"]
+    "data", [b"client\n", b"\n\n# nothing\n", b"client\n<connection>\nproto udp\n</connection>\n"]
 )
 def test_no_remote(data: bytes) -> None:
     with pytest.raises(ValueError, match="no remote"):

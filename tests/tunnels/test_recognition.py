@@ -6,17 +6,22 @@ import pytest
 
 from tunnels.profile_text import text_of
 from tunnels.profiles import ProfileError
-from tunnels.recognition import Format, Pem, pem_problem, placeholder, recognised_text, windows_path
+from tunnels.recognition import Pem, ProfileFormat, pem_problem, placeholder, recognised_text, windows_path
 
 OPENVPN = "client\ndev tun\nremote 192.0.2.1 1194\n"
 WIREGUARD = "[Interface]\nPrivateKey = AAAA\n[Peer]\nPublicKey = BBBB\n"
 SWANCTL = "connections {\n  acme {\n  }\n}\n"
 VPNC = "IPSec gateway 192.0.2.1\nIPSec ID staff\n"
-OWN = {Format.OPENVPN: OPENVPN, Format.WIREGUARD: WIREGUARD, Format.SWANCTL: SWANCTL, Format.VPNC: VPNC}
+OWN = {
+    ProfileFormat.OPENVPN: OPENVPN,
+    ProfileFormat.WIREGUARD: WIREGUARD,
+    ProfileFormat.SWANCTL: SWANCTL,
+    ProfileFormat.VPNC: VPNC,
+}
 
 
 @pytest.mark.parametrize("wanted", OWN)
-def test_each_format_passes_where_it_is_wanted_and_is_recognised_elsewhere(wanted: Format) -> None:
+def test_each_format_passes_where_it_is_wanted_and_is_recognised_elsewhere(wanted: ProfileFormat) -> None:
     for format, text in OWN.items():
         found = recognised_text(text, wanted)
         if format is wanted:
@@ -61,7 +66,7 @@ def test_each_format_passes_where_it_is_wanted_and_is_recognised_elsewhere(wante
 )
 def test_the_wrong_thing_is_named(data: bytes, line: int, said: str) -> None:
     with pytest.raises(ProfileError) as caught:
-        text_of(data, Format.OPENVPN)
+        text_of(data, ProfileFormat.OPENVPN)
     assert said in caught.value.text
     assert caught.value.line == line
 
@@ -69,12 +74,12 @@ def test_the_wrong_thing_is_named(data: bytes, line: int, said: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_encodings_and_line_ends(encoding: str, newline: str) -> None:
-    assert text_of(OPENVPN.replace("\n", newline).encode(encoding), Format.OPENVPN) == OPENVPN
+    assert text_of(OPENVPN.replace("\n", newline).encode(encoding), ProfileFormat.OPENVPN) == OPENVPN
 
 
 def test_bytes_in_comments_do_not_matter_and_elsewhere_the_line_and_encoding_are_named() -> None:
     comment = OPENVPN.encode() + b"; B\xfcro\nport 1 # \xe4\n"
-    assert "remote 192.0.2.1" in text_of(comment, Format.OPENVPN, "#;")
+    assert "remote 192.0.2.1" in text_of(comment, ProfileFormat.OPENVPN, "#;")
     for value, encoding in (
         ("Büro".encode("cp1252"), "Windows-1252"),
         ("Büro".encode("cp850"), "CP850"),
@@ -82,7 +87,7 @@ def test_bytes_in_comments_do_not_matter_and_elsewhere_the_line_and_encoding_are
         (b'"a # \xe4"', "Windows-1252"),  # no comment: within a quotation
     ):
         with pytest.raises(ProfileError, match=encoding) as caught:
-            text_of(OPENVPN.encode() + b"setenv UV_X " + value, Format.OPENVPN, "#;")
+            text_of(OPENVPN.encode() + b"setenv UV_X " + value, ProfileFormat.OPENVPN, "#;")
         assert caught.value.line == 4
 
 

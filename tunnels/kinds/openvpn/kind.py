@@ -8,13 +8,16 @@ OpenVPN only creates its interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Say, Tunnel
+from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Say, Tunnel
+from tunnels.kinds.openvpn.judging import left_out
 from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
@@ -26,6 +29,7 @@ HANDSHAKE_SECONDS = 20  # for the TLS handshake with it, and until it has pushed
 # the same if somebody may have to approve the login elsewhere; below the kind's start timeout
 LOGIN_SECONDS = 50
 LOG_CACHE_LINES = 1000  # of its log, for a daemon that reconnects
+_OUR_TEXT = re.compile(r"/proc/self/fd/\d+:(\d{1,6})")  # as its messages name a line of --config
 
 
 class OpenVPN(Tunnel):
@@ -58,6 +62,16 @@ def _reader(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Callable[[Directive
     return lambda named: inputs[_companion(tunnel, named).name]
 
 
+def _examine(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Iterator[FileFinding]:
+    """What is left out and may matter, and files and blocks that do not hold what belongs there."""
+    with of_file(tunnel.config):
+        profile = read_profile(inputs["config"])
+        for option, sentence in left_out(profile.dropped):
+            yield FileFinding(sentence, tunnel.config, option.line, fatal=False)
+        for option, problem in profile.wrong_contents(_reader(tunnel, inputs)):
+            raise ProfileError(problem, option.line)
+
+
 def _profile(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> tuple[OpenVPNProfile, str]:
     """The profile, and its text for OpenVPN."""
     with of_file(tunnel.config):
@@ -70,9 +84,10 @@ def _launch(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> L
     if profile.asks_login and (
         tunnel.login.username is None or ("password" not in inputs and not tunnel.login.append_code)
     ):
-        raise ValueError(
-            "the profile asks for a user name and a password (auth-user-pass); set login.username and "
-            "login.password"
+        raise ProfileError(
+            "auth-user-pass asks for a user name and a password; set login.username and login.password",
+            profile.login_line,
+            tunnel.config,
         )
     if "�" in _text(inputs.get("password", b"")):
         raise ValueError("login.password is not UTF-8 text")
@@ -84,8 +99,8 @@ def _launch(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> L
             "--config",
             "/proc/self/fd/{config}",
             *_network(tunnel, place),
-            *_process(management, LOGIN_SECONDS if asks_login else HANDSHAKE_SECONDS),
-            *(("--auth-user-pass",) if asks_login else ()),
+            *_process(management),
+            *(() if profile.static_key else _handshake(asks_login)),
         ),
         files={"config": text.encode()},
         management=management,
@@ -113,7 +128,13 @@ def _network(tunnel: OpenVPN, place: Placement) -> tuple[str, ...]:
     )
 
 
-def _process(management: Path, window: int) -> tuple[str, ...]:
+def _handshake(asks_login: bool) -> tuple[str, ...]:
+    """Options about TLS, which are not allowed where both ends have one static key."""
+    window = LOGIN_SECONDS if asks_login else HANDSHAKE_SECONDS
+    return "--hand-window", str(window), *(("--auth-user-pass",) if asks_login else ())
+
+
+def _process(management: Path) -> tuple[str, ...]:
     """Options about the process: one pass over the profile's servers; it never asks on a terminal, retries or
     runs anything by itself.
     """
@@ -136,8 +157,6 @@ def _process(management: Path, window: int) -> tuple[str, ...]:
         "crtext,openurl,webauth",  # what a server may ask during the connection
         "--connect-timeout",
         str(CONNECT_SECONDS),
-        "--hand-window",
-        str(window),
         "--connect-retry-max",
         "1",
         "--resolv-retry",
@@ -164,8 +183,22 @@ def _dialogue(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> OpenVPNDialogue:
         passphrases[-1] if passphrases else None,
     )
     return OpenVPNDialogue(
-        account, profile.limit, tunnel.mtu or profile.mtu, fixed_mtu=tunnel.mtu is not None
+        account,
+        profile.limit,
+        tunnel.mtu or profile.mtu,
+        fixed_mtu=tunnel.mtu is not None,
+        named=functools.partial(_named, tunnel.config, profile.origins(read)),
     )
+
+
+def _named(config: Path, origins: Sequence[int], line: str) -> str:
+    """A line of OpenVPN with the customer's file and line in place of those of our text."""
+
+    def place(found: re.Match[str]) -> str:
+        number = int(found[1])
+        return f"{config}:{origins[number - 1]}" if 0 < number <= len(origins) else str(config)
+
+    return _OUR_TEXT.sub(place, line)
 
 
 def _certificates(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[bytes, ...]:
@@ -187,6 +220,7 @@ OPENVPN = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("openvpn",),
+    examine=_examine,
     referenced_inputs=_referenced_inputs,
     renew=(Say(f"signal {RENEW}"),),
     renew_starts_new_session=True,

@@ -12,7 +12,7 @@ as OUTPUT. The protocol: doc/management-notes.txt of OpenVPN.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tunnels.base import Connected, Failed, IPNetwork, LineSource, Reason, Say
@@ -89,9 +89,11 @@ class OpenVPNDialogue:
         limit: int | None = None,
         mtu: int | None = None,
         fixed_mtu: bool = False,
+        named: Callable[[str], str] = lambda line: line,
     ) -> None:
         """`limit`: seconds after which the profile itself ends a session. `mtu`: of the interface in bytes;
-        `fixed_mtu`: whatever the server pushes.
+        `fixed_mtu`: whatever the server pushes. `named` puts the customer's file and line into a message
+        about our text of the profile.
         """
         self._login, self._limit, self._mtu, self._fixed_mtu = (
             Credentials(account),
@@ -99,6 +101,7 @@ class OpenVPNDialogue:
             mtu or TUN_MTU,
             fixed_mtu,
         )
+        self._named = named
         self._pushed = _Pushed()
         self._hint: Failed | None = None  # what the log said about the attempt that runs
         self._lost: Failed | None = None  # why the last attempt ended, if another may follow
@@ -113,7 +116,7 @@ class OpenVPNDialogue:
 
     def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
         """Take one line and return replies and what it means."""
-        yield from self._until_failed(self._understand(source, line))
+        yield from self._until_failed(self._understand(source, self._named(line)))
 
     def answer(self, text: str) -> Iterator[Answer]:
         """Take the answer to the latest question, and let OpenVPN go on."""

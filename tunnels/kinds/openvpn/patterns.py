@@ -24,7 +24,7 @@ FATAL = table(
     (r"ERROR: Cannot ioctl TUNSETIFF .*not permitted.*", Reason.MISSING_RIGHT, "{0}"),
     (r"ERROR: Cannot open TUN/TAP dev .*", Reason.MISSING_RIGHT, "{0}"),
     (r"cd to '.*' failed: .*", Reason.MISSING_INPUT, "{0}"),
-    (r"MANAGEMENT: Socket bind failed .*", Reason.LOCAL, "{0}"),
+    (r"MANAGEMENT: Socket bind\S* failed .*", Reason.LOCAL, "{0}"),
     (r"sitnl_send: rtnl: generic error \(-1\): Operation not permitted", Reason.MISSING_RIGHT, "{0}"),
     (
         r"Error: private key password verification failed",

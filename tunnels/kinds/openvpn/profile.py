@@ -14,29 +14,20 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tunnels.kinds.openvpn.options import (
-    ASKPASS,
-    BLOCKS,
-    FOLDERS,
-    INLINE,
-    KEPT,
-    LOADS_CODE,
-    OWNED_BY_DAEMON,
-    PROXY_LOGIN_PROMPTS,
-    REFUSED,
-    SAFE_PROVIDERS,
-    SENT_TO_PROXY,
-    SERVER,
-    WITH_KEY_DIRECTION,
-)
+from tunnels.kinds.openvpn.judging import contents_problem, known, refuse, unknown, wanted
+from tunnels.kinds.openvpn.options import ASKPASS, BLOCKS, INLINE, SOME_VERSIONS, WITH_KEY_DIRECTION
 from tunnels.kinds.openvpn.syntax import CONTROL, Directive, check_length, directives_of, render
+from tunnels.profile_text import text_of
 from tunnels.profiles import ProfileError
+from tunnels.recognition import ProfileFormat
 
-_OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+# what OpenVPN 2.5 and later offer by themselves, and what OpenSSL 3 has in its legacy provider only
+_DATA_CIPHERS = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
+_LEGACY_CIPHER = re.compile(r"(?i)(?:BF|DES|CAST5|RC2|RC5|IDEA|SEED)-(?!EDE3)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +35,7 @@ class OpenVPNProfile:
     """A profile that is safe to run."""
 
     kept: tuple[Directive, ...]
-    asks_login: bool  # it needs a user name and a password
+    login_line: int | None  # of auth-user-pass: it needs a user name and a password; None: it does not
     remotes: int  # number of servers that it names
     limit: int | None  # seconds after which OpenVPN ends a session by itself
     mtu: int | None  # bytes: the MTU that it gives the interface
@@ -60,11 +51,37 @@ class OpenVPNProfile:
         """The options that name a file."""
         return tuple(each for each in _all(self.kept) if each.file is not None)
 
+    @property
+    def static_key(self) -> bool:
+        """Both ends have one key, and there is no TLS and no handshake."""
+        names = {each.name for each in self.kept}
+        return "secret" in names and names.isdisjoint({"client", "tls-client"})
+
+    @property
+    def asks_login(self) -> bool:
+        """It needs a user name and a password."""
+        return self.login_line is not None
+
+    def wrong_contents(self, read: Callable[[Directive], bytes]) -> Iterator[tuple[Directive, str]]:
+        """The options whose block or file does not hold what belongs there, and a sentence."""
+        for each in _all(self.kept):
+            problem = None if _elsewhere(each) else contents_problem(each, read)
+            if problem is not None:
+                yield each, problem
+
     def complete(self, read: Callable[[Directive], bytes]) -> str:
         """The text for OpenVPN's --config, with the content of each file in it. ProfileError: a content
         cannot be embedded.
         """
-        return "".join(render(each) for each in _embedded(self.kept, read))
+        return "".join(render(each) for each in self._written(read))
+
+    def origins(self, read: Callable[[Directive], bytes]) -> tuple[int, ...]:
+        """The line of the customer's file from which each line of that text comes."""
+        return tuple(line for each in self._written(read) for line in _origins(each))
+
+    def _written(self, read: Callable[[Directive], bytes]) -> Iterator[Directive]:
+        yield from _additions(self.kept)
+        yield from _embedded(self.kept, read)
 
     def certificates(self, read: Callable[[Directive], bytes]) -> Iterator[bytes]:
         """Our own certificates, as PEM."""
@@ -82,20 +99,15 @@ def read_profile(data: bytes, turn: int = 0) -> OpenVPNProfile:
     """
     kept: list[Directive] = []
     dropped: list[Directive] = []
-    try:
-        lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError:
-        raise ProfileError("the file is not UTF-8 text") from None
+    lines = text_of(data, ProfileFormat.OPENVPN, comments="#;").split("\n")
     directives = list(directives_of(lines, 1))
-    optional = frozenset(
-        word for d in directives if d.name == "ignore-unknown-option" for word in d.words[1:]
-    )
+    optional = _optional(directives)
     for directive in directives:
         _sort(directive, optional, kept, dropped)
     remotes = _remotes(kept)
     if remotes == 0:
         raise ProfileError("no remote: the file names no server to connect to", max(1, len(lines)))
-    asks_login = any(d.name == "auth-user-pass" for d in dropped)
+    login_line = next((d.line for d in dropped if d.name == "auth-user-pass"), None)
     seed = data if any(d.name == "remote-random" for d in dropped) else None
     for name in ("remote", "connection"):
         kept = _turned(kept, name, turn, seed)
@@ -104,7 +116,7 @@ def read_profile(data: bytes, turn: int = 0) -> OpenVPNProfile:
         check_length(each)
     return OpenVPNProfile(
         tuple(kept),
-        asks_login,
+        login_line,
         remotes,
         _last_number(kept, "session-timeout"),
         _last_number(kept, "tun-mtu"),
@@ -116,82 +128,39 @@ def read_profile(data: bytes, turn: int = 0) -> OpenVPNProfile:
 # ----------------------------------------------------------------------------------------------------------
 
 
+def _optional(directives: Sequence[Directive]) -> Container[str]:
+    """The options that the profile lets a client ignore."""
+    if any(d.words[:3] == ("setenv", "FORWARD_COMPATIBLE", "1") for d in directives):
+        return _Everything()
+    return frozenset(word for d in directives if d.name == "ignore-unknown-option" for word in d.words[1:])
+
+
+class _Everything:
+    """All options."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 def _sort(
-    directive: Directive, optional: frozenset[str], kept: list[Directive], dropped: list[Directive]
+    directive: Directive, optional: Container[str], kept: list[Directive], dropped: list[Directive]
 ) -> None:
     """Append one option to `kept` or `dropped`. ProfileError: it is refused."""
     if directive.words[:2] == ("setenv", "opt") and len(directive.words) > 2:
         directive = Directive(directive.line, directive.words[2:], directive.block)
-        optional = optional | {directive.name}
-    _refuse(directive)
-    _refuse_files(directive)
+        optional = frozenset({directive.name})
+    refuse(directive)
     if directive.name == "connection" and directive.block is not None:
         kept.append(_connection(directive, optional, dropped))
     elif directive.name == "port":
         # `port` would also bind a local port
         kept.append(Directive(directive.line, ("rport", *directive.words[1:])))
-    elif _wanted(directive):
+    elif wanted(directive):
         kept.append(directive)
-    elif directive.name in OWNED_BY_DAEMON | KEPT | optional | {"setenv", "ignore-unknown-option"}:
+    elif known(directive) or directive.name in optional:
         dropped.append(directive)
     else:
-        # what does not look like an option may be part of a key whose block was not opened
-        shown = repr(directive.name) if _OPTION.fullmatch(directive.name) else "this"
-        raise ProfileError(f"{shown} is not an option that a client profile can have", directive.line)
-
-
-def _wanted(directive: Directive) -> bool:
-    match directive.words:
-        case ("setenv", name, *_):
-            # sent to the server by push-peer-info; other variables are for scripts
-            return name.startswith("UV_")
-        case ("askpass", *files):
-            return files not in ([], ["stdin"])  # without a file it would ask on a terminal
-        case (name, *_):
-            return name in KEPT
-    return False
-
-
-def _refuse(directive: Directive) -> None:
-    """ProfileError for what cannot be run as a client tunnel."""
-    why = REFUSED.get(directive.name)
-    match directive.words:
-        case ("dev" | "dev-type", kind, *_) if kind.startswith("tap"):
-            why = "asks for a tap device (Ethernet); only tun (IP) can be routed"
-        case ("mode", "server", *_) | ("proto", "tcp-server" | "tcp4-server" | "tcp6-server", *_):
-            why = SERVER
-        case ("remote", _, _, proto, *_) if proto.endswith("server"):
-            why = SERVER
-        case ("remote",):
-            why = "names no server"
-        case ("providers", *names) if not SAFE_PROVIDERS.issuperset(names):
-            why = LOADS_CODE
-    if why is not None:
-        raise ProfileError(f"{directive.name} {why}", directive.line)
-
-
-def _refuse_files(directive: Directive) -> None:
-    """ProfileError for what would make OpenVPN read more than a file, or send it to somebody."""
-    why = None
-    match directive.words:
-        case (name, *_) if directive.block is not None:
-            if name in KEPT - BLOCKS:
-                why = "cannot be a block; write it as one line"
-        case (name, *_) if name in FOLDERS:
-            why = "names a directory; put its certificates into one file and say ca"
-        case ("crl-verify", _, "dir", *_):
-            why = "names a directory; put its lists into one file and leave out the word dir"
-        case ("http-proxy-user-pass", file, *_) if file not in INLINE:
-            why = SENT_TO_PROXY
-        case ("http-proxy", _, _, file, *_) if file not in PROXY_LOGIN_PROMPTS:
-            why = SENT_TO_PROXY
-        case ("socks-proxy", _, _, _, *_):
-            why = (
-                "names a file, whose first lines would be sent to the proxy; only a SOCKS proxy without "
-                "a login can be used"
-            )
-    if why is not None:
-        raise ProfileError(f"{directive.name} {why}", directive.line)
+        raise unknown(directive)
 
 
 def _check_inline(kept: Sequence[Directive]) -> None:
@@ -211,7 +180,7 @@ def _elsewhere(directive: Directive) -> bool:
     )
 
 
-def _connection(directive: Directive, optional: frozenset[str], dropped: list[Directive]) -> Directive:
+def _connection(directive: Directive, optional: Container[str], dropped: list[Directive]) -> Directive:
     """A <connection> block holds options itself."""
     inner: list[Directive] = []
     for each in directives_of(directive.block or (), directive.line + 1):
@@ -254,6 +223,40 @@ def _last_number(directives: Iterable[Directive], name: str) -> int | None:
 
 # --- writing
 # ----------------------------------------------------------------------------------------------------------
+
+
+def _additions(kept: Sequence[Directive]) -> Iterator[Directive]:
+    """What the installed version needs besides, whichever it is."""
+    for each in kept:
+        if each.name in SOME_VERSIONS:
+            yield Directive(each.line, ("ignore-unknown-option", each.name))
+    ciphers = [each for each in kept if each.name == "cipher" and len(each.words) > 1]
+    if ciphers and not any(each.name == "secret" for each in kept):
+        yield from _negotiable(ciphers[-1], kept)
+
+
+def _negotiable(cipher: Directive, kept: Sequence[Directive]) -> Iterator[Directive]:
+    """The profile's only cipher is offered to the server too, and used with one that does not negotiate: as
+    OpenVPN 2.5 did; 2.6 ignores it.
+    """
+    name, legacy = cipher.words[1], any("legacy" in d.words for d in kept if d.name == "providers")
+    lists = [d for d in kept if d.name in ("data-ciphers", "ncp-ciphers") and len(d.words) > 1]
+    offered = lists[-1].words[1] if lists else _DATA_CIPHERS
+    if (_LEGACY_CIPHER.match(name) and not legacy) or name.upper() in offered.upper().split(":"):
+        return
+    yield Directive(cipher.line, ("ignore-unknown-option", "data-ciphers", "data-ciphers-fallback"))
+    yield Directive(cipher.line, ("data-ciphers", f"{offered}:{name}"))
+    if not any(d.name == "data-ciphers-fallback" for d in kept):
+        yield Directive(cipher.line, ("data-ciphers-fallback", name))
+
+
+def _origins(directive: Directive) -> Iterator[int]:
+    """The line of the customer's file for each line of the rendered option."""
+    yield directive.line
+    if directive.block is not None:
+        yield from (directive.line + 1 + offset for offset in range(len(directive.block)))
+        yield from (line for each in directive.inner for line in _origins(each))
+        yield directive.line + len(directive.block) + 1
 
 
 def _embedded(directives: Iterable[Directive], read: Callable[[Directive], bytes]) -> Iterator[Directive]:

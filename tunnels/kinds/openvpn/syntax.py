@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 
 from tunnels.kinds.openvpn.options import ASKPASS, EMBEDDED, INLINE
 from tunnels.profiles import ProfileError
+from tunnels.recognition import windows_path
 
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f]")
 _TAG = re.compile(r"<([a-z0-9-]+)>")
@@ -68,12 +70,27 @@ def split_words(line: str, number: int = 1) -> tuple[str, ...]:
     words: list[str] = []
     rest = line.lstrip()
     while rest and rest[0] not in "#;":
-        word, rest = _word(rest, number)
+        try:
+            word, rest = _word(rest, number)
+        except ProfileError as error:
+            raise _of_windows(words, rest, number) or error from None
         words.append(word)
         rest = rest.lstrip()
     if any(map(CONTROL.search, words)):
         raise ProfileError("control characters", number)
     return tuple(words)
+
+
+def _of_windows(words: Sequence[str], rest: str, number: int) -> ProfileError | None:
+    """The better sentence, if the word is a path of Windows with single backslashes."""
+    path = rest.strip().strip("\"'")
+    if not words or not windows_path(path):
+        return None
+    name = PureWindowsPath(path).name
+    return ProfileError(
+        f"{words[0]} names a path of Windows; copy the file beside the profile, and write: {words[0]} {name}",
+        number,
+    )
 
 
 def _word(text: str, number: int) -> tuple[str, str]:
