@@ -30,7 +30,6 @@ from supervisor.app.listening import listen, server_tls
 from supervisor.app.owner import Owner, Ownership, owner, take_lock
 from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
-from supervisor.app.profiles import Weight, examine
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
 from supervisor.app.stores.last_configuration import Loaded, load_or_last_good, loaded
@@ -280,6 +279,7 @@ class Daemon:
             restart=restart,
         )
         parts.watchers.certificates.set(config.tunnels)
+        parts.watchers.client_files.set(config.tunnels)
         parts.reports.pagers.route(paging(parts.identity, config))
         parts.reports.auditing.set(config.audit)
         parts.watchers.host.set(config)
@@ -343,6 +343,7 @@ class Daemon:
         result: ReloadDocument = {
             "done": [],
             "errors": ["not all of it was taken over: an internal error; the log has the details"],
+            "problems": [],
         }
         with parts.faults.contained("reload"):
             result = self._reload()
@@ -356,20 +357,19 @@ class Daemon:
             new = loaded(self._path, parts.kinds)
         except (ConfigErrors, CannotStart) as problem:
             self._refused(errors := errors_of(problem))
-            return {"done": [], "errors": errors}
+            return {"done": [], "errors": errors, "problems": []}
         self._accepted(new.text)
         config = new.config
         change = difference(self._config, config)
         self._take_over(config, change.restart)
         self._log.info("reloaded", done=change.lines())
-        remarks = examine(config.tunnels, parts.kinds, parts.files)
-        wrong = [remark.text for remark in remarks if remark.weight is Weight.ERROR]
-        if wrong:
-            self._log.error("a customer's file cannot be used; its tunnel would not start", errors=wrong)
+        problems = [f"{name}: {text}" for name, text in parts.watchers.client_files.problems.items()]
+        if problems:
+            self._log.error("files cannot be used; their tunnels could not start", problems=problems)
         if change:
             text = f"{parts.identity.facilitator}: the configuration was reloaded"
             parts.reports.pagers.change(text, {"done": "; ".join(change.lines())})
-        return {"done": [*change.lines(), *wrong], "errors": []}
+        return {"done": [*change.lines()], "errors": [], "problems": problems}
 
     async def upgrade(self) -> UpgradeDocument:
         """Continue as the program that is installed now (`supervisor.app.upgrade`). Returns only if that

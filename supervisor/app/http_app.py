@@ -48,6 +48,7 @@ def http_api(
         page_model=reports.page_model,
         pagers=reports.pagers,
         auditing=reports.auditing,
+        file_problem=parts.watchers.client_files.look,
         stalled=stalled,
         on_reload=reload,
         on_drain=drain,

@@ -16,6 +16,7 @@ from supervisor.app.stores.state_store import MemoryFiles
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
+from supervisor.app.watchers.client_files import ClientFiles
 from supervisor.app.watchers.configuration import ConfigurationFile
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
@@ -77,6 +78,7 @@ class Watchers:
     """What notices changes that come from outside the tunnels."""
 
     inputs: InputWatcher
+    client_files: ClientFiles
     certificates: Certificates
     tls: TlsRenewal
     host: HostWatch

@@ -58,6 +58,15 @@ def remarks(tunnel: Tunnel, kind: AnyKind, files: Files) -> Iterator[Remark]:
         yield Remark(Weight.ERROR if found.fatal else Weight.WARNING, tunnel.name, str(found))
 
 
+def start_problem(tunnel: Tunnel, kind: AnyKind, files: Files) -> str | None:
+    """Why the tunnel could not start with its files as they are now; None: it could."""
+    try:
+        inputs = files.inputs(kind, tunnel)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return next((str(found) for found in findings(kind, tunnel, inputs, complete=True) if found.fatal), None)
+
+
 class Contents:
     """The inputs of one tunnel, as far as they can be read."""
 

@@ -38,6 +38,7 @@ from supervisor.app.stores.upgrade_document import HandoverDocument
 from supervisor.app.traffic_readers import LaneMeter, SessionMeter
 from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
+from supervisor.app.watchers.client_files import ClientFiles
 from supervisor.app.watchers.configuration import ConfigurationFile
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
@@ -191,8 +192,10 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
 def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
     certificates = Certificates(base.kinds, base.files.inputs, base.inbox.post, base.faults)
 
+    client_files = ClientFiles(base.kinds, base.files, base.engine, base.inbox.post, base.faults)
+
     def inputs_changed(event: Event) -> None:
-        base.inbox.post(event)
+        base.inbox.post(client_files.changed(event))
         certificates.changed(event)
 
     inputs = InputWatcher(inputs_changed)
@@ -203,7 +206,7 @@ def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
     base.closing.add("configuration file", configuration.close)
     loop = LoopWatchdog(base.runtime_dir, lambda: stalled(base.engine), time.monotonic)
     base.closing.add("loop watchdog", loop.stop)
-    return Watchers(inputs, certificates, tls, host, configuration, loop)
+    return Watchers(inputs, client_files, certificates, tls, host, configuration, loop)
 
 
 def _history(base: _Base) -> History:
@@ -300,6 +303,7 @@ def _outputs(
         ),
         watchers=(
             watchers.certificates,
+            watchers.client_files,
             watchers.tls,
             auditing,
             watchers.host,

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@click.option("--no-files", is_flag=True, help="Leave out the customers' files.")
 @config_option
-def doctor(config: Path, as_json: bool) -> None:
+def doctor(config: Path, as_json: bool, no_files: bool) -> None:
     """Say whether this host is fit for the configuration, and what to do where it is not.
 
     Needs no daemon and no rights, but sees more as root. Changes nothing. Exit code 1: there are problems.
@@ -39,7 +40,7 @@ def doctor(config: Path, as_json: bool) -> None:
         for line in errors_of(problem):
             say(line, err=True)
         sys.exit(Exit.CONFIG)
-    findings = diagnose(config, valid, KINDS)
+    findings = diagnose(config, valid, KINDS, with_files=not no_files)
     fit = all(finding.severity is not Severity.PROBLEM for finding in findings)
     if as_json:
         say_json({"fit": fit, "findings": [_document(finding) for finding in findings]})

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from supervisor.core.views.documents import PlanDocument
 
 
+_no_files_option = click.option(
+    "--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files."
+)
+
+
 @click.command()
 @config_option
 @click.option("--watch", is_flag=True, help="Reload whenever the configuration file changes.")
@@ -40,9 +45,7 @@ def run(config: Path, watch: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files."
-)
+@_no_files_option
 @config_option
 def check(config: Path, no_files: bool) -> None:
     """Validate the configuration: every mistake in one run, each with line and column. Needs no rights,
@@ -100,8 +103,9 @@ def _missing(config: Config) -> list[str]:
 
 
 @click.command()
+@_no_files_option
 @socket_option
-def plan(config: Path, socket_path: Path | None) -> None:
+def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
     """Show the routes, rules and NAT that are wanted, and how the kernel differs.
 
     Asks the running daemon; without one, says what the file would bring with no tunnel up.
@@ -116,7 +120,13 @@ def plan(config: Path, socket_path: Path | None) -> None:
     except Refused as error:
         refused(error)
     except Unreachable:
-        answer = _plan_from(_load(config))
+        from supervisor.app.profiles import Weight
+
+        valid = _load(config)
+        answer = _plan_from(valid)
+        for remark in () if no_files else _files(config, valid):
+            if remark.weight is Weight.ERROR:  # its part of the plan stays without a tunnel
+                say(str(remark), err=True)
     say(*plan_text(answer))
 
 

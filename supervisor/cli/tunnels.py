@@ -87,9 +87,13 @@ def _watch(document: Callable[[], StatusDocument]) -> None:
         return
 
 
-def _order(verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...]) -> None:
+def _order(
+    verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...], how: str = ""
+) -> None:
     entry: TunnelStatus = ask(
-        lambda client: client.post(f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT_SECONDS}", _WAIT_SECONDS),
+        lambda client: client.post(
+            f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT_SECONDS}{how}", _WAIT_SECONDS
+        ),
         config,
         socket_path,
     )
@@ -185,14 +189,16 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
+@click.option("--force", is_flag=True, help="Even if its files cannot be used, and no new session can start.")
 @socket_option
-def restart(tunnel: str, config: Path, socket_path: Path | None) -> None:
-    """Connect a tunnel anew, and wait until it is up.
+def restart(tunnel: str, force: bool, config: Path, socket_path: Path | None) -> None:
+    """Connect a tunnel anew, and wait until it is up. Its files are read first: a session that works is not
+    ended for files with which no new one could start.
 
     \b
     Example: facilitator restart acme-dc
     """
-    _order("restart", tunnel, config, socket_path, ("up",))
+    _order("restart", tunnel, config, socket_path, ("up",), "&force=1" if force else "")
 
 
 @click.command()
@@ -258,7 +264,9 @@ def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path 
 @click.command()
 @socket_option
 def reload(config: Path, socket_path: Path | None) -> None:
-    """Read the configuration again and say what was done. A wrong file changes nothing.
+    """Read the configuration again and say what was done. A wrong configuration changes nothing.
+
+    Exit code 1: it was taken over, and tunnels are named that could not start with the files they have.
 
     \b
     Example: facilitator reload
@@ -270,3 +278,8 @@ def reload(config: Path, socket_path: Path | None) -> None:
         fail(Exit.CONFIG, "the configuration is wrong; nothing was changed")
     for line in answer["done"] or ["nothing changed"]:
         say(line)
+    problems = answer.get("problems", ())
+    for line in problems:
+        say(line, err=True)
+    if problems:
+        fail(Exit.FAILED, "these tunnels could not start with their files; all else was done")

@@ -91,11 +91,14 @@ class DaemonAPI(Protocol):
     def follow(self, tunnel: str) -> AsyncIterator[str]:
         """Every further line."""
 
-    async def command(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> TunnelStatus:
+    async def command(
+        self, tunnel: str, verb: str, wait: float, drain: bool = False, force: bool = False
+    ) -> TunnelStatus:
         """`start`, `stop` or `restart` a tunnel, and wait up to `wait` seconds for the outcome.
 
-        `drain`: stop it when its flows are over; the outcome is then that they have been counted.
-        LookupError: the tunnel is gone meanwhile.
+        `drain`: stop it when its flows are over; the outcome is then that they have been counted. `force`:
+        restart it even if its files cannot be used. LookupError: the tunnel is gone meanwhile;
+        PermissionError: a good session would end, and no new one could start.
         """
 
     def question(self, tunnel: str) -> str | None:
@@ -269,9 +272,13 @@ class HTTPApi:
             verb == "stop" and "drain" in request.query,
         )
         try:
-            return web.json_response(await self._daemon.command(tunnel, verb, wait, drain))
+            return web.json_response(
+                await self._daemon.command(tunnel, verb, wait, drain, force="force" in request.query)
+            )
         except LookupError as gone:
             raise web.HTTPNotFound(text=str(gone)) from None
+        except PermissionError as refusal:
+            raise web.HTTPConflict(text=str(refusal)) from None
 
     async def _question(self, request: web.Request) -> web.Response:
         document: QuestionDocument = {"text": self._daemon.question(self._tunnel(request))}

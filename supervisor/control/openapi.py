@@ -200,12 +200,21 @@ OPERATIONS = (
         "POST",
         "/api/v1/tunnels/{tunnel}/{verb}",
         "Start, stop or restart a tunnel.",
-        {200: _json(docs.TunnelStatus), 400: _BAD_REQUEST, 404: _NO_TUNNEL, 503: _ENDING},
+        {
+            200: _json(docs.TunnelStatus),
+            400: _BAD_REQUEST,
+            404: _NO_TUNNEL,
+            409: Answer("A restart would end a good session, and its files cannot start a new one."),
+            503: _ENDING,
+        },
         (
             _TUNNEL,
             Parameter("verb", "The order.", {"type": "string", "enum": ["start", "stop", "restart"]}, True),
             _WAIT,
             Parameter("drain", "If present: stop when the last flow is over.", {"type": "string"}),
+            Parameter(
+                "force", "If present: restart even if the tunnel's files cannot be used.", {"type": "string"}
+            ),
         ),
     ),
     Operation(

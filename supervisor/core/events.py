@@ -44,6 +44,8 @@ class FlowsCounted(Event):
 class InputsChanged(Event):
     """A secret or file of the client has new content."""
 
+    usable: bool = True  # a client could start with it
+
 
 @dataclass(frozen=True, slots=True)
 class Spawned(Event):

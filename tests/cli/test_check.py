@@ -200,3 +200,46 @@ def test_what_who_asks_may_not_read_is_a_warning(open_path: Path) -> None:
         f"acme: {open_path}/acme.ovpn:6: tls-auth: cannot read keys/ta.key: Permission denied" in done.output
     )
     assert f"initech: config: cannot read {open_path}/initech.vpnc: Permission denied" in done.output
+
+
+# --- ten customers, each with another mistake
+
+BROKEN = {
+    "a.ovpn": ("openvpn", "client\nremote vpn.a.example:1194\n", 2),
+    "b.ovpn": ("openvpn", "client\nremote YOUR_SERVER 1194\n", 2),
+    "c.ovpn": ("openvpn", "client\nremote 192.0.2.1 1194\n\nca C:\\vpn\\ca.crt\n", 4),
+    "d.ovpn": ("openvpn", "\n<html><body>Please log in</body></html>\n", 2),
+    "e.ovpn": ("openvpn", "[Interface]\nPrivateKey = AAAA\n[Peer]\n", 1),
+    "f.conf": ("wireguard", "[Interface]\nFrob = 1\n", 2),
+    "g.conf": ("strongswan", "connections {\n  g {\n", 2),
+    "h.vpnc": ("vpnc", "IPSec gateway 192.0.2.1\nFrob 1\n", 2),
+    "i.ovpn": ("openvpn", "client\nremote 192.0.2.1 1194\n<ca>\nnothing\n</ca>\n", 3),
+    "j.ovpn": ("openvpn", "client\nremote 192.0.2.1 1194\n# B\xfcro\nsetenv UV_X B\xfcro\n", 4),
+}
+
+
+def test_ten_broken_files_are_ten_lines_with_tunnel_file_and_line(tmp_path: Path) -> None:
+    lines = ["staff: {networks: [10.8.0.0/16]}", "tunnels:"]
+    for number, (name, (kind, text, _)) in enumerate(BROKEN.items()):
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+        entry = f"kind: {kind}, destinations: [172.20.{number}.0/24], config: {tmp_path / name}"
+        lines.append(f"  {name[0]}x: {{{entry}}}")
+    (tmp_path / "config.yaml").write_text("\n".join(lines) + "\n")
+    config = str(tmp_path / "config.yaml")
+    done = CliRunner().invoke(main, ["check", "-c", config])
+    assert done.exit_code == 78, done.output
+    said = done.output.splitlines()
+    assert len(said) == 10, done.output
+    for line, (name, (_, _, number)) in zip(said, BROKEN.items(), strict=True):
+        assert line.startswith(f"{name[0]}x: {tmp_path / name}:{number}: "), line
+    assert CliRunner().invoke(main, ["check", "-c", config, "--no-files"]).exit_code == 0
+
+
+def test_what_a_profile_loses_is_said_and_is_no_mistake(tmp_path: Path) -> None:
+    code, lines = checked(
+        tmp_path,
+        **{"acme.ovpn": "client\nremote a 1\nlport 1194\nup /etc/x\nshaper 100\ndhcp-option DNS 10.0.0.1\n"},
+    )
+    assert code == 0, lines
+    for start in ("3: lport is", "4: up is", "5: shaper is", "6: dhcp-option is"):
+        assert [line for line in lines if line.startswith(f"acme: acme.ovpn:{start} left out: ")], lines

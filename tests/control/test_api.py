@@ -80,7 +80,7 @@ class FakeDaemon:
         self.asked.append(("", "drain", float(now)))
         return {"tunnels": []}
 
-    async def command(self, tunnel: str, verb: str, wait: float, drain: bool) -> dict[str, Any]:
+    async def command(self, tunnel: str, verb: str, wait: float, drain: bool, force: bool) -> dict[str, Any]:
         if self.gone:
             raise LookupError(f"{tunnel} was taken out of the configuration meanwhile")
         self.asked.append((tunnel, f"{verb} --drain" if drain else verb, wait))

@@ -335,6 +335,7 @@ async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[An
         page_model=model,
         pagers=pagers,
         auditing=auditing,
+        file_problem=lambda tunnel: None,
         stalled=lambda: None,
         on_reload=refused,
         on_drain=lambda now: world.engine.drain(),

@@ -17,7 +17,7 @@ from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
-from supervisor.core.state import Phase, Snapshot, TunnelState
+from supervisor.core.state import Phase, Snapshot, TunnelState, well
 from supervisor.core.views.audit_lines import ChangeRequest
 from supervisor.core.views.documents import (
     AlertsDocument,
@@ -89,6 +89,9 @@ class RunningDaemonAPI:
     page_model: StatusPageModel
     pagers: Pagers
     auditing: AuditTrail
+    file_problem: Callable[
+        [str], str | None
+    ]  # tunnel -> why it could not start with its files; None: it could
     stalled: Callable[[], str | None]  # why the engine counts as stuck; None: it works
     on_reload: Callable[[], Awaitable[ReloadDocument]]
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
@@ -180,8 +183,12 @@ class RunningDaemonAPI:
         """From the runner."""
         return self.runner.follow(tunnel)
 
-    async def command(self, tunnel: str, verb: str, wait: float, drain: bool = False) -> TunnelStatus:
+    async def command(
+        self, tunnel: str, verb: str, wait: float, drain: bool = False, force: bool = False
+    ) -> TunnelStatus:
         """Post an event to the inbox and wait for its outcome."""
+        if verb == "restart" and not force:
+            self._refuse_to_end_for_nothing(tunnel)
         self._remember(tunnel, verb)
         before = self.engine.snapshot.tunnels[tunnel][1]
         self.inbox.post(
@@ -193,6 +200,15 @@ class RunningDaemonAPI:
             left: Mapping[str, object] = entry["drain"] or {}
             structlog.get_logger().info("draining", tunnel=tunnel, **left)
         return entry
+
+    def _refuse_to_end_for_nothing(self, tunnel: str) -> None:
+        """PermissionError: the session is good, and no new one can start with the files as they are."""
+        settings, state = self.engine.snapshot.tunnels[tunnel]
+        if well(settings, state) and (problem := self.file_problem(tunnel)) is not None:
+            raise PermissionError(
+                f"{tunnel} is up and could not start again: {problem}; correct it first, or end the session all "
+                f"the same: facilitator restart --force {tunnel}"
+            )
 
     async def drain(self, now: bool) -> StatusDocument:
         """As SIGTERM does, or a second one; answered when the flows that are left have been counted."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from supervisor.app.files import Files
@@ -11,18 +12,40 @@ from supervisor.app.preflight import addresses, host, programs, resolving, servi
 from supervisor.app.preflight.isolation import isolation
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import requirements
+from supervisor.app.profiles import Weight, examine
 from supervisor.config.model import Config
 from supervisor.core.preflight import Finding, run_checks
-from supervisor.core.preflight.facts import HostFacts, PacketContext
+from supervisor.core.preflight.facts import ClientFileRemark, HostFacts, PacketContext
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import AnyKind
 
 
 def diagnose(
-    path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places | None = None
+    path: Path,
+    config: Config,
+    kinds: Mapping[str, AnyKind],
+    places: Places | None = None,
+    *,
+    with_files: bool = True,
 ) -> tuple[Finding, ...]:
-    """Run the preflight checks for the configuration that was read from `path`. Takes seconds at most."""
-    return run_checks(gather(path, config, kinds, places or Places()))
+    """Run the preflight checks for the configuration that was read from `path`. Takes seconds at most.
+    `with_files`: those of the customers too.
+    """
+    facts = gather(path, config, kinds, places or Places())
+    if with_files:
+        files = Files(
+            path.resolve().parent,
+            lambda _: None,
+            host.environment(host.running(config.facilitator.runtime_dir)),
+        )
+        facts = replace(facts, client_files=tuple(_file_remarks(config, kinds, files)))
+    return run_checks(facts)
+
+
+def _file_remarks(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Iterator[ClientFileRemark]:
+    for remark in examine(config.tunnels, kinds, files):
+        if remark.weight is not Weight.READS:
+            yield ClientFileRemark(str(remark), fatal=remark.weight is Weight.ERROR)
 
 
 def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Places) -> HostFacts:

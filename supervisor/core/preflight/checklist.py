@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.core.preflight import addresses, firewalls, host, inputs, routing, service
+from supervisor.core.preflight import addresses, client_files, firewalls, host, inputs, routing, service
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding
 
@@ -21,6 +21,7 @@ _CHECKS = (
     inputs.programs,
     inputs.packages,
     inputs.secrets,
+    client_files.files,
     inputs.directories,
     inputs.ports,
     firewalls.firewalls,

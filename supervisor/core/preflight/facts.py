@@ -225,6 +225,14 @@ class DaemonFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientFileRemark:
+    """What is to be said about a file of a tunnel."""
+
+    text: str  # tunnel, file, line and sentence
+    fatal: bool  # the tunnel cannot start with it
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """Everything."""
 
@@ -249,6 +257,7 @@ class HostFacts:
     endpoints: tuple[Endpoint, ...] = ()
     own: tuple[HostAddress, ...] = ()
     secrets: tuple[SecretFile, ...] = ()
+    client_files: tuple[ClientFileRemark, ...] | None = None  # None: not looked at
     directories: tuple[DirectoryFacts, ...] = ()
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)

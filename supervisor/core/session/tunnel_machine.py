@@ -156,9 +156,12 @@ def _inputs_changed_idle(c: StepContext, state: TunnelState, event: ev.InputsCha
 def _inputs_changed(
     c: StepContext, state: TunnelState, active: SessionState, event: ev.InputsChanged
 ) -> Step:
-    """The running client goes on with the old ones; if these make it fail, the new ones are tried at once."""
+    """The running client goes on with the old ones; if these make it fail, the new ones are tried at once.
+    Its session is not ended for inputs that cannot be used.
+    """
     active = replace(active, resumable=False, outdated=True)
-    if active.phase is Phase.UP and c.tunnel.login.reconnect_on_change and state.drain is None:
+    wanted = event.usable and c.tunnel.login.reconnect_on_change
+    if active.phase is Phase.UP and wanted and state.drain is None:
         active = reconnect_at(active, c.now + QUIET_SECONDS)
     return Step(replace(state, active=active, retry=replace(state.retry, proven=False)))
 

@@ -532,6 +532,8 @@ class ReloadDocument(TypedDict):
 
     done: list[str]
     errors: list[str]
+    problems: list[str]
+    """Of tunnels that could not start with their files: tunnel, file, line, sentence. All was taken over."""
 
 
 class HandOverDocument(TypedDict):
