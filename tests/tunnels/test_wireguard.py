@@ -21,7 +21,7 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from tests.tunnels.driver import replay
 from tunnels.base import KEY, Launch, LineSource, Placement, Reason
 from tunnels.kinds.wireguard.config import KEEPALIVE_SECONDS, read_profile
-from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device
+from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device, read_port
 from tunnels.kinds.wireguard.driver import (
     EXPIRED_SECONDS,
     RESOLVE_AGAIN_SECONDS,
@@ -401,6 +401,9 @@ class Still:
     async def look(self) -> list[PeerStatus]:
         return [seen(1, 100, self._endpoint)]
 
+    async def port(self) -> int:
+        return 0
+
     async def ended(self) -> int:
         return 0
 
@@ -507,6 +510,7 @@ def test_the_kernel_is_told_a_peer(address: str) -> None:
 def test_the_kernel_tells_its_peers() -> None:
     told = wgmsg()
     told["attrs"] = [
+        ["WGDEVICE_A_LISTEN_PORT", 51999],
         [
             "WGDEVICE_A_PEERS",
             [
@@ -521,9 +525,11 @@ def test_the_kernel_tells_its_peers() -> None:
                 },
                 {"attrs": [["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}]]},
             ],
-        ]
+        ],
     ]
     told.encode()
+    assert read_port(bytes(told.data[20:])) == 51999
+    assert read_port(b"") == 0
     assert list(read_device(bytes(told.data[20:]))) == [
         PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)
     ]

@@ -188,15 +188,16 @@ def test_why_there_is_no_handshake(site: WireGuardSite) -> None:
 
 
 def test_a_local_port_that_is_taken(site: WireGuardSite) -> None:
+    """Several at the same time, so that some find the port taken only when their interface comes up."""
     with site.network["facilitator"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", 51999))
-        run = site.start(site.config().replace("DNS = ", "ListenPort = 51999\nDNS = "))
-        why = failed(run)
-    assert (why.reason, why.text) == (
-        Reason.LOCAL,
-        "UDP port 51999 of the file's ListenPort is taken on this host",
-    )
-    record("port-taken", run, site.device)
+        config = site.config().replace("DNS = ", "ListenPort = 51999\nDNS = ")
+        runs = [site.start(config, f"p{number}") for number in range(6)]
+        failures = [failed(run) for run in runs]
+    assert {(why.reason, why.text) for why in failures} == {
+        (Reason.LOCAL, "UDP port 51999 of the file's ListenPort is taken on this host")
+    }
+    record("port-taken", runs[0], f"{site.device}p0")
 
 
 def test_a_device_name_that_is_taken(site: WireGuardSite) -> None:

@@ -182,10 +182,20 @@ class WireGuardTunnel:
             bring_up(self._name, self._config["mtu"])
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise WireGuardFailure(
-                    "local", f"UDP port {port} of the file's ListenPort is taken on this host"
-                ) from error
+                raise self._port_taken() from error
             raise
+
+    def _port_taken(self) -> WireGuardFailure:
+        port = self._config["listen_port"]
+        return WireGuardFailure("local", f"UDP port {port} of the file's ListenPort is taken on this host")
+
+    async def _check_port(self) -> None:
+        """wireguard-go binds when it sees that its interface is up, which may be after we have set it up.
+        Then nobody gets the error, and it goes on with another port.
+        """
+        wanted = self._config["listen_port"]
+        if wanted and await self._device.port() != wanted:
+            raise self._port_taken()
 
     async def _first_handshake(self) -> PeerStatus:
         """The first peer with a handshake. WireGuard notifies nobody of one, so its status is polled."""
@@ -194,6 +204,7 @@ class WireGuardTunnel:
             async with asyncio.timeout(FIRST_HANDSHAKE_SECONDS):
                 while not self._hints.hopeless:
                     peers = await self._device.look()
+                    await self._check_port()
                     if shaken := next((seen for seen in peers if seen.handshake), None):
                         return shaken
                     await asyncio.sleep(pause)
