@@ -21,6 +21,7 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from tests.tunnels.driver import replay
 from tunnels.base import KEY, Launch, LineSource, Placement, Reason
 from tunnels.kinds.wireguard.config import KEEPALIVE_SECONDS, read_profile
+from tunnels.kinds.wireguard.cryptokey_routing import owners
 from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device, read_port
 from tunnels.kinds.wireguard.driver import (
     EXPIRED_SECONDS,
@@ -223,6 +224,7 @@ def test_the_program_gets_everything_in_an_anonymous_file() -> None:
                 "endpoint": ["vpn.example.net", 51820],
                 "allowed": ["10.77.0.0/24"],
                 "keepalive": KEEPALIVE_SECONDS,
+                "owner": True,
             }
         ],
     }
@@ -271,6 +273,62 @@ def test_destinations_that_could_not_be_reached(allowed: str, destination: str, 
     with pytest.raises(ValueError) as caught:
         launched(INTERFACE + PEER.replace("10.77.0.0/24", allowed), destination)
     assert str(caught.value) == wanted
+
+
+def allowed_peer(number: int, *allowed: str) -> str:
+    key = b64encode(bytes([number]) * 32).decode()
+    return f"[Peer]\nPublicKey = {key}\nEndpoint = 192.0.2.{number}:1\nAllowedIPs = {', '.join(allowed)}\n"
+
+
+@pytest.mark.parametrize(
+    ("peers", "destination", "owning"),
+    [
+        ({4: ["10.77.0.0/24"], 5: ["10.99.0.0/24"]}, "10.77.0.0/24", {4}),
+        ({4: ["10.77.0.0/24"], 5: ["10.77.0.0/24"]}, "10.77.0.0/24", {5}),
+        ({4: ["0.0.0.0/0"], 5: ["10.77.0.0/24"]}, "10.77.0.0/24", {5}),
+        ({4: ["0.0.0.0/0"], 5: ["10.77.0.0/24"]}, "10.77.0.0/16", {4, 5}),
+        ({4: ["10.77.0.0/24"], 5: ["10.77.0.0/25"], 6: ["10.77.0.128/25"]}, "10.77.0.0/24", {5, 6}),
+        ({4: ["10.77.0.0/24"], 5: ["10.77.0.0/25"], 6: ["10.77.0.128/25"]}, "10.77.0.7/32", {5}),
+        ({4: ["::/0"], 5: ["0.0.0.0/0"]}, "10.77.0.0/24", {5}),
+    ],
+)
+def test_the_peers_that_own_a_destination(
+    peers: dict[int, list[str]], destination: str, owning: set[int]
+) -> None:
+    text = INTERFACE + "".join(allowed_peer(number, *allowed) for number, allowed in peers.items())
+    told = document(launched(text, destination))["peers"]
+    assert {int(peer["public_key"][:2], 16) for peer in told if peer["owner"]} == owning
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 255), st.integers(24, 32), st.integers(4, 8)), min_size=1, max_size=8),
+    st.integers(24, 32),
+)
+def test_owners_are_who_the_addresses_belong_to(routes: list[tuple[int, int, int]], length: int) -> None:
+    """Against a look-up of every single address."""
+    nets = [(ip_network(f"10.77.0.{last}/{prefix}", strict=False), key) for last, prefix, key in routes]
+    destination = ip_network(f"10.77.0.0/{length}")
+    table = {net: key for key in range(4, 9) for net, owner in nets if owner == key}
+    wanted = set()
+    for address in destination:
+        holding = [net for net in table if address in net]
+        if holding:
+            wanted.add(table[max(holding, key=lambda net: net.prefixlen)])
+    text = INTERFACE + "".join(
+        allowed_peer(key, *(str(net) for net, owner in nets if owner == key)) for key in range(4, 9)
+    )
+    found = owners(read_profile(text.encode()).peers, [destination])
+    assert {key[0] for key in found} == wanted
+
+
+def test_a_network_of_two_peers_is_said() -> None:
+    text = INTERFACE + allowed_peer(4, "10.77.0.0/24", "10.78.0.0/24") + allowed_peer(5, "10.77.0.7/24")
+    assert read_profile(text.encode()).left_out == (
+        "line 7: AllowedIPs 10.77.0.0/24 has no effect, because line 11 gives it to another [Peer]; "
+        "WireGuard uses the last one",
+    )
+    again = INTERFACE + allowed_peer(4, "10.77.0.0/24", "10.77.0.0/24")
+    assert read_profile(again.encode()).left_out == ()
 
 
 def test_a_mapping_counts_with_the_network_at_the_far_side() -> None:
@@ -359,14 +417,14 @@ def test_a_far_side_that_we_send_to_in_vain_is_silent_after_its_session_expired(
     handshakes = Handshakes()
     for second in range(0, 400, 5):
         handshakes.note([seen(1, 100 + second)], second)
-        assert handshakes.silent(second) == (second > EXPIRED_SECONDS + 5 + UNANSWERED_SECONDS)
+        assert handshakes.silent([PEER_KEY], second) == (second > EXPIRED_SECONDS + 5 + UNANSWERED_SECONDS)
 
 
 def test_a_far_side_to_which_nothing_was_sent_is_not_silent() -> None:
     handshakes = Handshakes()
     for second in range(0, 1000, 5):
         handshakes.note([seen(1, 100)], second)
-    assert not handshakes.silent(1000)
+    assert not handshakes.silent([PEER_KEY], 1000)
 
 
 def test_a_new_handshake_ends_the_silence() -> None:
@@ -374,15 +432,16 @@ def test_a_new_handshake_ends_the_silence() -> None:
     for second in range(0, 200, 5):
         handshakes.note([seen(1, 100 + second)], second)
     handshakes.note([seen(2, 900)], 200)
-    assert not handshakes.silent(200)
+    assert not handshakes.silent([PEER_KEY], 200)
     assert handshakes.age(PEER_KEY, 210) == 10
 
 
-def test_one_living_peer_of_two_is_enough() -> None:
+def test_one_living_peer_of_two_is_enough_if_it_owns_a_destination() -> None:
     handshakes = Handshakes()
     for second in range(0, 400, 5):
         handshakes.note([seen(1, 100 + second), PeerStatus(b"other", "", second, 100 + second)], second)
-        assert not handshakes.silent(second)
+        assert not handshakes.silent([PEER_KEY, b"other"], second)
+    assert handshakes.silent([PEER_KEY], 400)
 
 
 class Still:
@@ -416,7 +475,7 @@ class Still:
 )
 async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: object) -> None:
     device = Still(at)
-    config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
+    config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820], "owner": True}]}
     tunnel = WireGuardTunnel(config, "t-acme", 0, device, HandshakeHints())
     start = 1000.0
     for age in (0.0, STALE_SECONDS - 1):
@@ -436,7 +495,7 @@ async def test_silence_is_a_failure() -> None:
             return [seen(1, self.sent, "127.0.0.1")]
 
     tunnel = WireGuardTunnel(
-        {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]},
+        {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820], "owner": True}]},
         "t-acme",
         0,
         Sending("x"),

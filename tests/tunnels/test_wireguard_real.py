@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.lab.network import CUSTOMER, LabNetwork
-from tests.lab.wireguard import CLIENT_ADDRESS, WireGuardServer, text
+from tests.lab.network import CUSTOMER, DATACENTRE, LabNetwork
+from tests.lab.wireguard import CLIENT_ADDRESS, Key, WireGuardServer, text
 from tests.tunnels.driver import ClientRun, wait_for
 from tunnels.base import Failed, Placement, Reason, Say
 from tunnels.driver_dialogue import RENEW
@@ -185,6 +185,21 @@ def test_why_there_is_no_handshake(site: WireGuardSite) -> None:
         why = failed(run)
         assert (why.reason, why.text) == cases[name][1:]
         record(name, run, f"{site.device}{number}")
+
+
+def test_a_handshake_with_a_peer_that_owns_no_destination_proves_nothing(site: WireGuardSite) -> None:
+    """Its AllowedIPs are those of the second peer too, which is the one that gets them."""
+    dead = f"\n[Peer]\nPublicKey = {text(Key().public)}\nEndpoint = {CUSTOMER}:51999\nAllowedIPs = {DATACENTRE}\n"
+    begun = site.server.attempts
+    run = site.start(site.config() + dead)
+    why = failed(run)
+    assert site.server.attempts > begun  # the first peer did shake hands
+    assert (why.reason, why.text) == (
+        Reason.NETWORK,
+        f"no handshake with {CUSTOMER} port 51999 within 12 s: it cannot be reached, or a key is wrong (both "
+        f"look the same)",
+    )
+    assert any("AllowedIPs 10.77.0.0/24 has no effect, because line" in line for line in run.transcript)
 
 
 def test_a_local_port_that_is_taken(site: WireGuardSite) -> None:

@@ -71,7 +71,7 @@ class WireGuardProfile:
     mtu: int | None  # bytes
     listen_port: int  # 0: any
     peers: tuple[ConfiguredPeer, ...]
-    left_out: tuple[str, ...]  # settings that are ignored, a sentence each
+    left_out: tuple[str, ...]  # settings that have no effect, a sentence each
 
     def uncovered(self, network: IPNetwork) -> bool:
         """Some address of the network belongs to no peer: packets to it would be dropped."""
@@ -122,7 +122,7 @@ def _profile(section: _Section, peers: Sequence[_Section], left_out: tuple[str, 
         mtu=_one(section, "MTU", _number(576, 65535), None),
         listen_port=_one(section, "ListenPort", _number(0, 65535), 0),
         peers=_peers(peers),
-        left_out=left_out,
+        left_out=(*left_out, *_shared_networks(peers)),
     )
 
 
@@ -146,6 +146,26 @@ def _peers(sections: Sequence[_Section]) -> tuple[ConfiguredPeer, ...]:
     if not any(peer.endpoint for peer in peers.values()):
         raise ProfileError("no [Peer] has an Endpoint: there is nobody to connect to")
     return tuple(peers.values())
+
+
+def _shared_networks(sections: Sequence[_Section]) -> Iterator[str]:
+    """A sentence for each network that two peers have: WireGuard itself accepts that."""
+    taken: dict[IPNetwork, tuple[int, int]] = {}  # where it stands: the line, and that of its [Peer]
+    for section in sections:
+        for setting in section.settings:
+            for network in _networks(setting):
+                line, peer = taken.get(network, (setting.line, section.line))
+                if peer != section.line:
+                    yield (
+                        f"line {line}: AllowedIPs {network} has no effect, because line {setting.line} gives "
+                        f"it to another [Peer]; WireGuard uses the last one"
+                    )
+                taken[network] = setting.line, section.line
+
+
+def _networks(setting: _Setting) -> Iterator[IPNetwork]:
+    if setting.name == "AllowedIPs":
+        yield from _values(setting, lambda text: ip_network(text, strict=False))
 
 
 # --- lines
@@ -200,8 +220,13 @@ def _one(section: _Section, name: str, read: Callable[[str], T], missing: T) -> 
 
 def _each(section: _Section, name: str, read: Callable[[str], T]) -> Iterator[T]:
     for setting in section.settings:
-        parts = [part.strip() for part in setting.value.split(",")] if setting.name == name else []
-        yield from (_read(setting, part, read) for part in parts if part)
+        if setting.name == name:
+            yield from _values(setting, read)
+
+
+def _values(setting: _Setting, read: Callable[[str], T]) -> Iterator[T]:
+    parts = [part.strip() for part in setting.value.split(",")]
+    yield from (_read(setting, part, read) for part in parts if part)
 
 
 # --- values

@@ -18,6 +18,7 @@ from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, T
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
+from tunnels.kinds.wireguard.cryptokey_routing import owners
 from tunnels.profiles import of_file
 
 MTU_BYTES = 1420  # fits into a path of 1500, also if the peer is reached over IPv6
@@ -77,20 +78,21 @@ def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) ->
             "--remote",
             str(place.remote),
         ),
-        files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU_BYTES)},
+        files={"config": _document(profile, tunnel)},
         management=place.directory / "management.sock",
         writes=(SOCKETS, *INTERFACE_SETTINGS),
     )
 
 
-def _document(profile: WireGuardProfile, mtu: int) -> bytes:
+def _document(profile: WireGuardProfile, tunnel: WireGuard) -> bytes:
     """The profile as the driver reads it."""
+    owning = owners(profile.peers, [destination.network for destination in tunnel.destinations])
     return json.dumps(
         {
             "private_key": profile.private_key.hex(),
             "listen_port": profile.listen_port,
             "addresses": [str(address) for address in profile.addresses],
-            "mtu": mtu,
+            "mtu": tunnel.mtu or profile.mtu or MTU_BYTES,
             "left_out": profile.left_out,
             "peers": [
                 {
@@ -99,6 +101,7 @@ def _document(profile: WireGuardProfile, mtu: int) -> bytes:
                     "endpoint": peer.endpoint,
                     "allowed": [str(network) for network in peer.allowed],
                     "keepalive": peer.keepalive,
+                    "owner": peer.public_key in owning,
                 }
                 for peer in profile.peers
             ],
