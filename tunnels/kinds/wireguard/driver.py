@@ -296,8 +296,6 @@ async def main(arguments: Sequence[str]) -> int:
 def _configuration(descriptor: int) -> dict[str, Any]:
     with open(descriptor, "rb") as file:
         config: dict[str, Any] = json.load(file)
-    for text in config["left_out"]:
-        print(f"facilitator: {text}", flush=True)
     return config
 
 
