@@ -128,7 +128,15 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("", "line 1: no [Interface]"),
+        ("", "line 1: the file is empty; ask for it again"),
+        (
+            f"[Interface]\nAddress=10.0.0.1\nPrivateKey = <your private key>\n{PEER}",
+            "line 3: PrivateKey is not filled in; put in a key (44 characters of base64)",
+        ),
+        (
+            f"{INTERFACE}{PEER}PresharedKey =\n",
+            "line 8: PresharedKey is not filled in; put in a key (44 characters of base64)",
+        ),
         (PEER, "line 4: no [Interface]"),
         (INTERFACE, "no [Peer] has an Endpoint: there is nobody to connect to"),
         (INTERFACE + PEER + INTERFACE, "line 8: a second [Interface]"),
@@ -143,7 +151,11 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
         ("PrivateKey = secret-word\n", "line 1: PrivateKey stands before the first section"),
         ("[Server]\n", "line 1: only [Interface] and [Peer] are known"),
         ("[Interface]\nsecret-word\n", "line 2: not of the form Name = value"),
-        ("[Interface]\nJc = 4\n", "line 2: Jc is no setting of [Interface]"),
+        (
+            "[Interface]\nJc = 4\n",
+            "line 2: Jc is AmneziaWG's, which WireGuard cannot speak; ask for a plain WireGuard configuration",
+        ),
+        ("[Interface]\nFoo = 4\n", "line 2: Foo is no setting of [Interface]"),
         ("[Interface]\nEndpoint = a:1\n", "line 2: Endpoint is no setting of [Interface]"),
         (f"[Interface]\nPrivateKey={OURS}\nPrivateKey={OURS}\n", "line 3: PrivateKey again"),
         (

@@ -18,7 +18,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tunnels.base import FileFinding, IPNetwork
+from tunnels.profile_text import text_of
 from tunnels.profiles import ProfileError
+from tunnels.recognition import ProfileFormat, placeholder
 
 T = TypeVar("T")
 
@@ -98,10 +100,7 @@ class _Section:
 
 def read_profile(data: bytes) -> WireGuardProfile:
     """The tunnel that a .conf describes. ProfileError says why it cannot be run."""
-    try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ProfileError("the file is not UTF-8 text") from None
+    lines = text_of(data, ProfileFormat.WIREGUARD).removesuffix("\n").split("\n")
     notes: list[FileFinding] = []
     sections = _sections(lines, notes)
     interfaces = [section for section in sections if section.name == "interface"]
@@ -204,10 +203,16 @@ def _take(sections: Sequence[_Section], number: int, line: str, notes: list[File
         return
     proper = (_INTERFACE if section.name == "interface" else _PEER).get(name.lower())
     if proper is None:
-        raise ProfileError(f"{name} is no setting of [{section.name.title()}]", number)
+        raise ProfileError(_unknown(name, section.name.title()), number)
     if proper not in _MANY and any(setting.name == proper for setting in section.settings):
         raise ProfileError(f"{proper} again", number)
     section.settings.append(_Setting(number, proper, value))
+
+
+def _unknown(name: str, section: str) -> str:
+    if re.fullmatch(r"(?:jc|jmin|jmax|[sh][1-4]|i[1-5]|j[1-3]|itime)", name.lower()):
+        return f"{name} is AmneziaWG's, which WireGuard cannot speak; ask for a plain WireGuard configuration"
+    return f"{name} is no setting of [{section}]"
 
 
 def _required(section: _Section, name: str, read: Callable[[str], T]) -> T:
@@ -256,7 +261,13 @@ def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:
     try:
         return read(text)
     except ValueError:
-        raise ProfileError(f"{setting.name} is not {_WANTED[setting.name]}", setting.line) from None
+        raise ProfileError(_complaint(setting, text), setting.line) from None
+
+
+def _complaint(setting: _Setting, text: str) -> str:
+    if not text or placeholder(text):
+        return f"{setting.name} is not filled in; put in {_WANTED[setting.name]}"
+    return f"{setting.name} is not {_WANTED[setting.name]}"
 
 
 def _key(text: str) -> bytes:
