@@ -235,6 +235,8 @@ class Connected:
     # the client adds the addresses to its interface; else they exist in source NAT only
     on_interface: bool = False
     mtu: int | None = None  # bytes: the MTU to set on the interface; None: the client has set it
+    # the only networks to which packets pass, as the remote gateway has agreed; empty: any
+    agreed: tuple[IPNetwork, ...] = ()
 
     def __post_init__(self) -> None:
         _clean(self, "address", "address6", "peer")

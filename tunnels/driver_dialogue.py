@@ -110,6 +110,7 @@ def _connected(facts: Mapping[str, Any]) -> Connected:
         float(lasts) if isinstance(lasts, int | float) and lasts > 0 else None,
         address6=_text(facts.get("address6")),
         on_interface=facts.get("on_interface") is True,
+        agreed=tuple(_networks(facts.get("agreed"))),
     )
 
 

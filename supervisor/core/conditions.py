@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from supervisor.core.session.liveness import dead_leg
-from supervisor.core.state import Snapshot, Want, well
+from supervisor.core.state import Phase, Snapshot, Want, not_agreed, well
 
 UPLINK = "uplink"  # name of the condition that this host's own uplink is dead
 DOWN = "tunnels-down"  # name of the condition that tunnels do not work
@@ -56,9 +56,10 @@ def visible(since: Mapping[str, float], found: Mapping[str, Condition], now: flo
 
 def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
     """The conditions about tunnels: one for all that are down, which page by themselves, and one for each
-    that is degraded.
+    that is degraded or whose remote gateway does not carry all destinations.
     """
     found = {f"degraded:{condition.tunnel}": condition for condition in _degraded(snapshot)}
+    found |= {f"not-carried:{condition.tunnel}": condition for condition in _not_carried(snapshot)}
     if down := list(_down(snapshot)):
         wanted = sum(state.want is Want.UP for _, state in snapshot.tunnels.values())
         more = len(down) - _MAX_NAMED_TUNNELS
@@ -74,6 +75,18 @@ def _degraded(snapshot: Snapshot) -> Iterator[Condition]:
         if degraded is not None and well(tunnel, state):
             text = f"tunnel {name} works badly: {degraded}"
             further = f"facilitator status {name}; facilitator history {name}"
+            yield Condition(text, "warning", further, tunnel.alert.after, UPLINK, tunnel=name)
+
+
+def _not_carried(snapshot: Snapshot) -> Iterator[Condition]:
+    for name, (tunnel, state) in snapshot.tunnels.items():
+        if state.phase is Phase.UP and (networks := not_agreed(tunnel, state.session)):
+            text = (
+                f"tunnel {name}: the remote gateway agreed to carry only "
+                f"{', '.join(map(str, state.session.agreed))}, which is not all of "
+                f"{', '.join(map(str, networks))} in destinations; have it changed there, or change destinations"
+            )
+            further = f"facilitator status {name}; facilitator why {networks[0][0]}"
             yield Condition(text, "warning", further, tunnel.alert.after, UPLINK, tunnel=name)
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
-from typing import NamedTuple
+from ipaddress import collapse_addresses, ip_address
+from typing import Any, NamedTuple
 
 from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
 from tunnels.settings import IPAddress
@@ -105,6 +105,7 @@ class Session:
     address: str | None = None  # ours inside the tunnel, IPv4
     peer: str | None = None  # address of the remote gateway
     pushed: tuple[IPNetwork, ...] = ()  # routes that the remote gateway pushed
+    agreed: tuple[IPNetwork, ...] = ()  # the only networks that the remote gateway carries; empty: any
     path_mtu: int | None = None  # bytes of the largest packet that passes; inherited until it is measured
     expires: float | None = None  # monotonic seconds: when the remote gateway will end it, if it says so
     resumed: bool = False  # it continues an earlier session without a login
@@ -120,6 +121,19 @@ class Session:
         for text in (self.address, self.address6):
             with contextlib.suppress(ValueError):
                 yield ip_address(text or "")
+
+
+def not_agreed(tunnel: Tunnel, session: Session) -> tuple[IPNetwork, ...]:
+    """The destinations of which the remote gateway carries nothing, or only a part, in this session."""
+    if not session.agreed:
+        return ()
+    return tuple(each.network for each in tunnel.destinations if not _within(each.network, session.agreed))
+
+
+def _within(network: Any, others: Iterable[Any]) -> bool:
+    """Together, these networks hold every address of this one."""
+    same = [each for each in others if each.version == network.version]
+    return any(network.subnet_of(each) for each in collapse_addresses(same))
 
 
 def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:
@@ -138,6 +152,7 @@ def connected(session: Session, what: Connected, now: float, *, again: bool) -> 
         link_mtu=what.mtu or known.link_mtu,
         peer=what.peer or known.peer,
         pushed=what.routes or known.pushed,
+        agreed=what.agreed or known.agreed,
         connected=session.connected or now,
         expires=known.expires if what.lasts is None else now + what.lasts,
     )

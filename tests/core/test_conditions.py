@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.conditions import DOWN, UPLINK, Condition, of_tunnels, visible
-from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
+from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Uplink, Want
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
@@ -107,3 +109,17 @@ def test_whatever_comes_and_goes(story: list[tuple[dict[str, Condition], float]]
         if sight.due is not None:
             assert len(visible(sight.since, found, sight.due).shown) > len(sight.shown)
         since = dict(sight.since)
+
+
+def test_a_gateway_that_does_not_carry_all_destinations() -> None:
+    narrow = but(WELL, session=Session(1, agreed=(ip_network("10.0.0.0/25"),)))
+    found = of_tunnels(snapshot(narrow))
+    assert list(found) == ["not-carried:t0"]
+    assert found["not-carried:t0"].text == (
+        "tunnel t0: the remote gateway agreed to carry only 10.0.0.0/25, which is not all of 10.0.0.0/24 in "
+        "destinations; have it changed there, or change destinations"
+    )
+    assert found["not-carried:t0"].pages
+    halves = (ip_network("10.0.0.0/25"), ip_network("10.0.0.128/25"))
+    assert of_tunnels(snapshot(but(WELL, session=Session(1, agreed=halves)))) == {}
+    assert of_tunnels(snapshot(but(GONE, session=Session(1, agreed=halves[:1]), well_since=NOW))) == {}

@@ -48,10 +48,15 @@ class IpsecLab:
         self.client.remove()
         self.server.remove()
 
-    def run(self, kind: str, config: str, device: str = "", **secrets: str | None) -> ClientRun:
-        """A client with this configuration; secrets are `password`, `psk` and `group_secret`."""
+    def run(
+        self, kind: str, config: str, device: str = "", *, remote: int = 0, **secrets: str | None
+    ) -> ClientRun:
+        """A client with this configuration, which tries the gateway with number `remote` first; secrets are
+        `password`, `psk` and `group_secret`.
+        """
         self._runs += 1
-        place = Placement(self.directory / f"run-{self._runs}", device or f"t-{kind}", 0, sys.executable)
+        directory = self.directory / f"run-{self._runs}"
+        place = Placement(directory, device or f"t-{kind}", 0, sys.executable, remote=remote)
         place.directory.mkdir(mode=0o700)
         path = self.directory / "client.conf"
         path.write_text(config)

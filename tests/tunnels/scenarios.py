@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.tunnels.driver import ClientRun
 from tests.tunnels.openvpn_lab import CODE, PASSWORD, SERVER, USER, OpenVPNLab
-from tests.tunnels.ssh_lab import BASTION, SshLab
+from tests.tunnels.ssh_lab import BASTION, FACTORS_PORT, JUMP_PORT, PASSWORD_PORT, SITE, SshLab
 from tunnels.base import Reason
 from tunnels.kinds.openvpn.kind import OPENVPN as KIND
 
@@ -303,11 +303,55 @@ class SshScenario:
         return run
 
 
+def _jumping(
+    lab: SshLab,
+    *,
+    jump: str = f"root@{BASTION}:{JUMP_PORT}",
+    identity: str = "jump",
+    remote: str = f"root@{SITE}",
+    key: str = "identity",
+) -> Mapping[str, object]:
+    """The site itself is not to be reached from the facilitator; its host key is known under its own name."""
+    return {
+        "remote": remote,
+        "identity": key,
+        "jump": jump,
+        "jump_identity": {"file": "jump"},
+        "beside": {"jump_identity": (lab.directory / identity).read_bytes()},
+    }
+
+
 SSHUTTLE = (
     SshScenario("connected", None),
     SshScenario("key-refused", Reason.KEY, lambda lab: {"identity": "stranger"}),
     SshScenario("account-unknown", Reason.KEY, lambda lab: {"remote": f"nosuch@{BASTION}"}),
-    SshScenario("key-garbage", Reason.KEY, lambda lab: {"identity": "garbage"}),
+    SshScenario("second-factor", Reason.CHALLENGE, lambda lab: {"remote": f"root@{BASTION}:{FACTORS_PORT}"}),
+    SshScenario("passwords-only", Reason.KEY, lambda lab: {"remote": f"root@{BASTION}:{PASSWORD_PORT}"}),
+    SshScenario(
+        "certificate",
+        None,
+        lambda lab: {
+            "remote": f"root@{BASTION}:{JUMP_PORT}",
+            "identity": "stranger",
+            "certificate": "id-cert.pub",
+            "beside": {"certificate": lab.certificate()},
+        },
+    ),
+    SshScenario(
+        "certificate-refused",
+        Reason.KEY,
+        lambda lab: {
+            "remote": f"root@{BASTION}:{JUMP_PORT}",
+            "identity": "stranger",
+            "certificate": "id-cert.pub",
+            "beside": {"certificate": lab.certificate("alice", validity="20260101:20260201")},
+        },
+    ),
+    SshScenario("jump", None, _jumping),
+    SshScenario("jump-key-refused", Reason.KEY, lambda lab: _jumping(lab, identity="stranger")),
+    SshScenario("jump-closed", Reason.NETWORK, lambda lab: _jumping(lab, jump=f"root@{BASTION}:23")),
+    SshScenario("behind-jump-closed", Reason.NETWORK, lambda lab: _jumping(lab, remote=f"root@{SITE}:23")),
+    SshScenario("behind-jump-refused", Reason.KEY, lambda lab: _jumping(lab, key="stranger")),
     SshScenario("host-unknown", Reason.CERTIFICATE, lambda lab: {"known_hosts": b""}),
     SshScenario("host-changed", Reason.CERTIFICATE, lambda lab: {"known_hosts": lab.known_hosts("stranger")}),
     SshScenario("closed", Reason.NETWORK, lambda lab: {"remote": f"root@{BASTION}:23"}),

@@ -12,7 +12,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tests import echo
 from tests.netns import Namespace, link
@@ -22,6 +24,11 @@ from tunnels.registry import KINDS
 
 FACILITATOR, BASTION, SITE, SITE6 = "198.18.1.1", "198.18.1.2", "10.90.0.10", "fd00:90::10"
 SSH_PORT, ECHO_PORT = 22, 7
+FACTORS_PORT, PASSWORD_PORT, JUMP_PORT = (
+    2201,
+    2202,
+    2203,
+)  # sshds that want more, other logins, and a jump host
 _RULES = """
 table inet t {{
   chain pre {{
@@ -50,6 +57,14 @@ PermitRootLogin prohibit-password
 PasswordAuthentication no
 StrictModes no
 """
+# What a remote host may print before a login and after it: none of that is ssh's own.
+BANNER = """Permission denied (publickey).
+Host key verification failed.
+ssh: connect to host this port 22: No route to host
+jump: Permission denied (publickey).
+facilitator: ssh ended with code 255
+c : fatal: server died with error code 97
+"""
 
 
 class SshLab:
@@ -57,7 +72,7 @@ class SshLab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("host", "identity", "forced", "hostile", "stranger"):
+        for name in ("host", "identity", "forced", "hostile", "stranger", "jump", "authority"):
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name],
                 check=True,
@@ -77,7 +92,17 @@ class SshLab:
         link(self.hub, "eth0", self.facilitator, "hub0")
         link(self.facilitator, "eth0", self.bastion, "eth0")
         self._addresses()
-        self._sshd = self._start_sshd()
+        (directory / "banner").write_text(BANNER)
+        self._start_sshd(SSH_PORT, f"Banner {directory}/banner")
+        self._start_sshd(
+            FACTORS_PORT, "PasswordAuthentication yes", "AuthenticationMethods publickey,password"
+        )
+        self._start_sshd(PASSWORD_PORT, "PasswordAuthentication yes", "PubkeyAuthentication no")
+        self._start_sshd(
+            JUMP_PORT,
+            f"AuthorizedKeysFile {directory}/jump.pub",
+            f"TrustedUserCAKeys {directory}/authority.pub",
+        )
         self._web = [self._start_web(address) for address in (SITE, SITE6)]
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(echo.serving(self.bastion, ECHO_PORT))
@@ -101,17 +126,19 @@ class SshLab:
         self.hub.run("ip", "route", "add", "fd00:90::/64", "via", "fd00:91::2")
         self.facilitator.run("ip", "route", "add", "unreachable", "10.90.0.0/16")
 
-    def _start_sshd(self) -> subprocess.Popen[bytes]:
+    def _start_sshd(self, port: int, *lines: str) -> None:
+        """sshd takes the first value of each option, so the lines come before the common ones."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        (self.directory / "sshd_config").write_text(_SSHD.format(port=SSH_PORT, directory=self.directory))
-        process = subprocess.Popen(
-            self.bastion.argv("/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "sshd_config")),
+        config, log = self.directory / f"sshd-{port}.conf", self.directory / f"sshd-{port}.log"
+        common = _SSHD.format(port=port, directory=self.directory)
+        config.write_text("\n".join((*lines, common)))
+        subprocess.Popen(
+            self.bastion.argv("/usr/sbin/sshd", "-D", "-e", "-f", str(config)),
             stdout=subprocess.DEVNULL,
-            stderr=(self.directory / "sshd.log").open("wb"),
+            stderr=log.open("wb"),
             env=ENVIRONMENT,
         )
-        wait_for(lambda: "listening on" in (self.directory / "sshd.log").read_text())
-        return process
+        wait_for(lambda: "listening on" in log.read_text())
 
     def _start_web(self, address: str) -> subprocess.Popen[bytes]:
         site = self.directory / "site"
@@ -142,7 +169,28 @@ class SshLab:
 
     def known_hosts(self, key: str = "host") -> bytes:
         kind, public, _ = (self.directory / f"{key}.pub").read_text().split()
-        return f"{BASTION} {kind} {public}\n".encode()
+        return f"{BASTION},{SITE} {kind} {public}\n".encode()
+
+    def certificate(self, principal: str = "root", key: str = "stranger", validity: str = "+1d") -> bytes:
+        """A certificate that the authority gives to a key, which nobody else knows."""
+        subprocess.run(
+            [
+                "ssh-keygen",
+                "-q",
+                "-s",
+                "authority",
+                "-I",
+                "test",
+                "-n",
+                principal,
+                "-V",
+                validity,
+                f"{key}.pub",
+            ],
+            cwd=self.directory,
+            check=True,
+        )
+        return (self.directory / f"{key}-cert.pub").read_bytes()
 
     def redirect(self, port: int) -> None:
         """What the daemon's own rules do."""
@@ -163,8 +211,9 @@ class SshLab:
         self,
         *,
         remote: str = f"root@{BASTION}",
-        identity: str = "identity",
+        identity: str = "identity",  # a file of the lab's directory
         known_hosts: bytes | None = None,
+        beside: Mapping[str, bytes] = MappingProxyType({}),
         port: int | None = None,
         python: str = sys.executable,
         prefix: tuple[str, ...] = (),
@@ -172,7 +221,7 @@ class SshLab:
         **settings: object,
     ) -> ClientRun:
         """Start the kind `sshuttle` in the facilitator's namespace, on a port of its own, with its
-        directory as the user `owner`'s.
+        directory as the user `owner`'s. `beside`: more inputs.
         """
         place = self.place(next(self._ports) if port is None else port, python)
         os.chown(place.directory, owner, owner)
@@ -190,5 +239,6 @@ class SshLab:
         inputs = {
             "identity": (self.directory / identity).read_bytes(),
             "known_hosts": self.known_hosts() if known_hosts is None else known_hosts,
+            **beside,
         }
         return ClientRun(kind, tunnel, place, inputs, self.facilitator, *prefix)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 import psutil
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, SITE
 from tests.tunnels.driver import ClientRun, translate
-from tests.tunnels.ipsec_lab import IpsecLab
+from tests.tunnels.ipsec_lab import CLIENT, SERVER, IpsecLab
+from tunnels.base import Failed, Reason
 from tunnels.drivers.netlink import forget_rules, rename
 from tunnels.kinds.strongswan.kind import STRONGSWAN
 
@@ -99,6 +101,55 @@ def test_a_selector_of_one_address_is_our_address(lab: IpsecLab) -> None:
         assert lab.passes("t-psk")
     finally:
         assert run.stop() == 0
+
+
+def test_of_several_gateways_each_is_tried_in_turn(lab: IpsecLab) -> None:
+    config = lab.gateway.swanctl_config("psk").replace(SERVER, f"198.18.2.77, {SERVER}")
+    lab.client.run("ip", "route", "add", "198.18.2.77/32", "dev", "wan")
+    for number, reason in ((0, Reason.NETWORK), (1, None), (2, Reason.NETWORK)):
+        since = time.monotonic()
+        run = lab.run("strongswan", config, "t-several", psk=PRESHARED_KEY, remote=number)
+        try:
+            if reason is None:
+                assert run.connected().peer == SERVER
+            else:
+                assert run.failed(30).reason is reason
+                assert time.monotonic() - since < 15
+        finally:
+            run.stop()
+
+
+def test_an_address_of_ours_that_this_host_does_not_have(lab: IpsecLab) -> None:
+    config = lab.gateway.swanctl_config("psk").replace(
+        "version = 2", "local_addrs = 203.0.113.50\nlocal_port = 500"
+    )
+    run = start(lab, "strongswan", config=config)
+    try:
+        why = run.failed()
+    finally:
+        run.stop()
+    path = lab.directory / "client.conf"
+    assert why == Failed(
+        Reason.CLIENT_CONFIG,
+        f"{path}:3: local_addrs 203.0.113.50 is no address of this host (an Elastic IP is not one: it is "
+        "translated on the way); remove local_addrs, and set id = 203.0.113.50 in local { } if the far side "
+        "knows us by it",
+    )
+    run = start(lab, "strongswan", config=config.replace("203.0.113.50", CLIENT))
+    try:
+        assert run.connected().peer == SERVER
+    finally:
+        run.stop()
+
+
+def test_what_the_gateway_agrees_to_carry_may_be_less_than_we_asked_for(lab: IpsecLab) -> None:
+    config = lab.gateway.swanctl_config("psk")
+    run = start(lab, "strongswan", config=config.replace("10.77.0.0/24", "10.77.0.0/16, 10.78.0.0/24"))
+    try:
+        connected = run.connected()
+        assert connected.agreed == (ip_network("10.77.0.0/24"),)
+    finally:
+        run.stop()
 
 
 def test_a_device_is_renamed_while_it_is_up(lab: IpsecLab) -> None:

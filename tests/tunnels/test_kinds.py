@@ -33,6 +33,12 @@ from tunnels.registry import KINDS
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))
+# an ASN.1 SEQUENCE: more of a PEM key is not looked at
+IDENTITY = (
+    b"-----BEGIN PRIVATE KEY-----\n"
+    + b64encode(bytes([0x30, len(SECRET)]) + SECRET)
+    + b"\n-----END PRIVATE KEY-----\n"
+)
 PEM_KEY = b"-----BEGIN PRIVATE KEY-----\n" + SECRET + b"\n-----END PRIVATE KEY-----\n"
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + PEM_KEY + b"</key>\n"
 
@@ -76,10 +82,7 @@ EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
             "identity": {"file": "key"},
             "known_hosts": "/etc/facilitator/known_hosts",
         },
-        {
-            "identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + SECRET,
-            "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n",
-        },
+        {"identity": IDENTITY, "known_hosts": b"bastion.example.net ssh-ed25519 AAAA\n"},
     ),
     "strongswan": (
         {

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from supervisor.core.network.plan import SHARES
+from tests.tunnels.test_kinds import IDENTITY
 from tunnels.base import Connected, Failed, Full, LineSource, Placement, Reason
+from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.kinds.sshuttle.kind import Sshuttle, SshuttleDialogue
 from tunnels.kinds.sshuttle.limits import NOT_FULL
 from tunnels.registry import KINDS
@@ -42,14 +44,19 @@ def settings(**changes: object) -> Sshuttle:
     ],
 )
 def test_remotes(remote: str, host: str) -> None:
-    assert settings(remote=remote).host == host
+    assert settings(remote=remote).first_hop.host == host
+
+
+@pytest.mark.parametrize("user", ["ops@example.net", "EXAMPLE\\ops", "host$", "a.b-c_d+e"])
+def test_users_of_a_directory(user: str) -> None:
+    assert SshAccount.parse(f"{user}@b:2222") == SshAccount(user, "b", 2222)
 
 
 @pytest.mark.parametrize(
     ("said", "patient"), [({}, False), ({"probe": PROBE}, True), ({"probe": PROBE, "workers": 2}, False)]
 )
 def test_ssh_is_patient_where_probes_tell_that_it_is_dead(said: dict[str, object], patient: bool) -> None:
-    inputs = {"identity": b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "known_hosts": b""}
+    inputs = {"identity": IDENTITY, "known_hosts": b""}
     place = Placement(Path("/run/x"), "", 17000, "python3")
     argv = (
         KINDS["sshuttle"].launch(settings(ssh_options=["ServerAliveCountMax=7"], **said), place, inputs).argv
@@ -138,7 +145,7 @@ def test_a_ping_cannot_pass_a_proxy() -> None:
 def test_an_identity_that_is_no_key() -> None:
     from tests.tunnels.test_kinds import PLACE
 
-    with pytest.raises(ValueError, match="private ssh key"):
+    with pytest.raises(ValueError, match="this is the public key"):
         KINDS["sshuttle"].launch(
             settings(), PLACE, {"identity": b"ssh-ed25519 AAAA me\n", "known_hosts": b""}
         )

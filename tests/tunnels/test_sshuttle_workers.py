@@ -13,7 +13,7 @@ import pytest
 
 from tests.echo import echoes
 from tests.tunnels.driver import ClientRun, wait_for
-from tests.tunnels.ssh_lab import SshLab
+from tests.tunnels.ssh_lab import SSH_PORT, SshLab
 from tunnels.base import Connected, Reason
 
 pytestmark = pytest.mark.root
@@ -129,7 +129,7 @@ def test_a_refused_worker_does_not_knock_again_and_again(lab: SshLab, two: Clien
 
 
 def test_a_wrong_key_is_tried_once(lab: SshLab) -> None:
-    log = lab.directory / "sshd.log"
+    log = lab.directory / f"sshd-{SSH_PORT}.log"
     before = len(log.read_text())
     run = lab.run(workers=4, identity="stranger")
     try:

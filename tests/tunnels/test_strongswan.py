@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.tunnels.driver import replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import Connected, Failed, LineSource, Placement, Reason
+from tunnels.examination import findings
 from tunnels.kinds.strongswan.config import Tree, parse, read_swanctl, render
 from tunnels.kinds.strongswan.driver import configuration, far_side, given_addresses
 from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
@@ -59,7 +60,7 @@ def test_what_the_daemon_owns_is_the_daemons() -> None:
     assert (acme["keyingtries"], acme["reauth_time"], acme["dpd_delay"]) == ("1", "0", "5s")
     assert (acme["local"]["eap_id"], acme["local-2"]["xauth_id"]) == ("svc", "svc")
     assert acme["remote"]["id"] == 'CN=gateway, O="ACME"'
-    assert acme["remote_addrs"] == "192.0.2.1, 192.0.2.2"
+    assert acme["remote_addrs"] == "192.0.2.1"
     assert acme["children"]["a"] == {
         "remote_ts": "10.77.0.0/24",
         "start_action": "none",
@@ -72,7 +73,12 @@ def test_what_the_daemon_owns_is_the_daemons() -> None:
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ("", "no connection"),
+        ("secrets { }", "no connection"),
+        ("", "the file is empty"),
+        (
+            "conn acme\n  left=%defaultroute\n  right=192.0.2.1\n",
+            "this is an ipsec.conf, strongSwan's old format",
+        ),
         ("connections { a { remote_addrs = b } }", "connection a has no child"),
         ("connections { a { children { b { } } } }", "names no remote_addrs"),
         (
@@ -90,6 +96,60 @@ def test_what_the_daemon_owns_is_the_daemons() -> None:
 def test_what_cannot_be_run_is_said(config: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         read_swanctl(config.encode())
+
+
+GATEWAYS = "connections { a { remote_addrs = %s\n children { c { remote_ts = 10.77.0.0/24 } } } }"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "tried"),
+    [
+        ("192.0.2.1", ["192.0.2.1"] * 4),
+        ("192.0.2.1, 192.0.2.2, 2001:db8::1", ["192.0.2.1", "192.0.2.2", "2001:db8::1", "192.0.2.1"]),
+        ("192.0.2.1, vpn.example.net", ["192.0.2.1", "gateway-0.invalid", "192.0.2.1", "gateway-0.invalid"]),
+        ("%any", ["%any"] * 4),
+        ("192.0.2.0/24", ["192.0.2.0/24"] * 4),
+    ],
+)
+def test_each_gateway_is_tried_in_turn(addresses: str, tried: list[str]) -> None:
+    configs = [read_swanctl((GATEWAYS % addresses).encode(), remote=number) for number in range(4)]
+    assert [section(config.text, "connections", "a")["remote_addrs"] for config in configs] == tried
+    named = {name for config in configs for _, name in config.gateways}
+    assert named == ({"vpn.example.net"} if "vpn" in addresses else set())
+
+
+def section(text: str, *names: str) -> Any:
+    tree: Any = parse(text)
+    for name in names:
+        tree = tree[name]
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("local_port = 500", "2: local_port is left out: each tunnel sends from a port of its own"),
+        (
+            "local_addrs = 203.0.113.50",
+            "2: local_addrs 203.0.113.50 works only as long as this host itself has this address; an Elastic IP "
+            "is translated on the way: remove local_addrs then",
+        ),
+        ("local_addrs = %any", None),
+        (
+            "children { c { remote_ts = 10.77.0.0/25 } }",
+            "2: 10.77.0.0/24 of destinations is in no remote_ts, so no packet to it would be carried; add it there",
+        ),
+        ("children { c { remote_ts = 10.77.0.0/25, 10.77.0.128/25 } }", None),
+        ("children { c { remote_ts = 0.0.0.0/0 } }", None),
+        ("children { c { remote_ts = dynamic } }", None),
+        ("children { c { remote_ts = 10.77.0.0/24[tcp/443] } }", None),
+    ],
+)
+def test_what_check_says(lines: str, said: str | None) -> None:
+    rest = "" if "children" in lines else "children { c { remote_ts = 10.77.0.0/24 } }"
+    text = f"connections {{ a {{ remote_addrs = 192.0.2.1\n{lines}\n{rest} }} }}"
+    found = findings(STRONGSWAN, swan(), {"config": text.encode()}, complete=True)
+    assert [str(each).partition(":")[2] for each in found] == ([] if said is None else [said])
 
 
 def test_an_address_that_we_bring_along() -> None:
@@ -143,17 +203,14 @@ def test_what_a_session_says_of_itself() -> None:
             "child-sas": {
                 "a-1": {
                     "local-ts": ["10.9.0.1/32"],
-                    "remote-ts": ["10.77.0.0/24", "10.78.0.0/24[tcp/443]", "10.0.0.1-10.0.0.9"],
+                    "remote-ts": ["10.77.0.0/24", "10.78.0.0/24[tcp/443]", "10.0.0.1..10.0.0.4"],
                 }
             },
         }
     }
     assert given_addresses([session]) == ["10.9.0.1"]
-    assert far_side([session]) == {
-        "peer": "192.0.2.1",
-        "routes": ["10.77.0.0/24", "10.78.0.0/24"],
-        "lasts": 3000,
-    }
+    networks = ["10.77.0.0/24", "10.78.0.0/24", "10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/32"]
+    assert far_side([session]) == {"peer": "192.0.2.1", "routes": networks, "agreed": networks, "lasts": 3000}
     assert given_addresses([{"acme": {"child-sas": {"a": {"local-ts": ["10.9.0.0/24"]}}}}]) == []
 
 

@@ -31,7 +31,8 @@ def dialogue_of(name: str) -> Dialogue:
         return OpenVPNDialogue(
             LoginIdentity(username, played.password, played.append_code, played.kept or ""), limit
         )
-    return SshuttleDialogue("198.18.1.2")
+    refused = ", with its certificate for alice that is valid until 2026-02-01 00:00 UTC"
+    return SshuttleDialogue("198.18.1.2", refused if name == "sshuttle-certificate-refused" else "")
 
 
 def test_every_scenario_has_its_transcript() -> None:

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
 from tests.tunnels.driver import replay
-from tunnels.base import KEY, Launch, LineSource, Placement, Reason
+from tunnels.base import KEY, FileFinding, Launch, LineSource, Placement, Reason
+from tunnels.examination import findings
 from tunnels.kinds.wireguard.config import KEEPALIVE_SECONDS, read_profile
-from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device
+from tunnels.kinds.wireguard.cryptokey_routing import owners
+from tunnels.kinds.wireguard.device import genl_header, peer_attribute, read_device, read_port
 from tunnels.kinds.wireguard.driver import (
     EXPIRED_SECONDS,
     RESOLVE_AGAIN_SECONDS,
@@ -56,6 +58,13 @@ def launched(text: str, *destinations: str, **options: Any) -> Launch:
     return WIREGUARD.launch(tunnel, PLACE, {"config": text.encode()})
 
 
+def examined(text: str) -> tuple[FileFinding, ...]:
+    tunnel = WIREGUARD.options.model_validate(
+        {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
+    )
+    return findings(WIREGUARD, tunnel, {"config": text.encode()}, complete=True)
+
+
 def document(launch: Launch) -> Any:
     return json.loads(launch.files["config"])
 
@@ -80,7 +89,7 @@ def test_a_usual_file() -> None:
     )
     assert profile.private_key == bytes([1]) * 32
     assert profile.addresses == tuple(map(ip_address, ("10.86.0.2", "fd00:86::2", "10.86.1.2")))
-    assert (profile.mtu, profile.listen_port, profile.left_out) == (1380, 51821, ())
+    assert (profile.mtu, profile.listen_port, profile.notes) == (1380, 51821, ())
     (peer,) = profile.peers
     assert (peer.public_key, peer.preshared_key, peer.endpoint) == (
         bytes([2]) * 32,
@@ -101,8 +110,8 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
         "DNS = 10.0.0.53\nTable = off\nFwMark = 51820\nSaveConfig = true\n"
         "PreUp = a\nPostUp = b; PostUp\nPreDown = c\nPostDown = secret-word\n"
     )
-    left_out = read_profile(f"{INTERFACE}{owned}{PEER}".encode()).left_out
-    assert [text.split()[2] for text in left_out] == [
+    notes = examined(f"{INTERFACE}{owned}{PEER}")
+    assert [note.text.split()[0] for note in notes] == [
         "DNS",
         "Table",
         "FwMark",
@@ -112,14 +121,22 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
         "PreDown",
         "PostDown",
     ]
-    assert left_out[0] == "line 4: DNS is left out: names are resolved as this host does it"
-    assert "secret-word" not in "".join(left_out)
+    assert str(notes[0]) == "acme.conf:4: DNS is left out: names are resolved as this host does it"
+    assert not any(note.fatal or "secret-word" in note.text for note in notes)
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("", "line 1: no [Interface]"),
+        ("", "line 1: the file is empty; ask for it again"),
+        (
+            f"[Interface]\nAddress=10.0.0.1\nPrivateKey = <your private key>\n{PEER}",
+            "line 3: PrivateKey is not filled in; put in a key (44 characters of base64)",
+        ),
+        (
+            f"{INTERFACE}{PEER}PresharedKey =\n",
+            "line 8: PresharedKey is not filled in; put in a key (44 characters of base64)",
+        ),
         (PEER, "line 4: no [Interface]"),
         (INTERFACE, "no [Peer] has an Endpoint: there is nobody to connect to"),
         (INTERFACE + PEER + INTERFACE, "line 8: a second [Interface]"),
@@ -134,7 +151,11 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
         ("PrivateKey = secret-word\n", "line 1: PrivateKey stands before the first section"),
         ("[Server]\n", "line 1: only [Interface] and [Peer] are known"),
         ("[Interface]\nsecret-word\n", "line 2: not of the form Name = value"),
-        ("[Interface]\nJc = 4\n", "line 2: Jc is no setting of [Interface]"),
+        (
+            "[Interface]\nJc = 4\n",
+            "line 2: Jc is AmneziaWG's, which WireGuard cannot speak; ask for a plain WireGuard configuration",
+        ),
+        ("[Interface]\nFoo = 4\n", "line 2: Foo is no setting of [Interface]"),
         ("[Interface]\nEndpoint = a:1\n", "line 2: Endpoint is no setting of [Interface]"),
         (f"[Interface]\nPrivateKey={OURS}\nPrivateKey={OURS}\n", "line 3: PrivateKey again"),
         (
@@ -215,7 +236,6 @@ def test_the_program_gets_everything_in_an_anonymous_file() -> None:
         "listen_port": 0,
         "addresses": ["10.86.0.2"],
         "mtu": 1420,
-        "left_out": [],
         "peers": [
             {
                 "public_key": "02" * 32,
@@ -223,6 +243,7 @@ def test_the_program_gets_everything_in_an_anonymous_file() -> None:
                 "endpoint": ["vpn.example.net", 51820],
                 "allowed": ["10.77.0.0/24"],
                 "keepalive": KEEPALIVE_SECONDS,
+                "owner": True,
             }
         ],
     }
@@ -270,7 +291,62 @@ def test_destinations_within_allowed_ips(allowed: str, destination: str) -> None
 def test_destinations_that_could_not_be_reached(allowed: str, destination: str, wanted: str) -> None:
     with pytest.raises(ValueError) as caught:
         launched(INTERFACE + PEER.replace("10.77.0.0/24", allowed), destination)
-    assert str(caught.value) == wanted
+    assert str(caught.value).partition(": ")[2] == wanted
+
+
+def allowed_peer(number: int, *allowed: str) -> str:
+    key = b64encode(bytes([number]) * 32).decode()
+    return f"[Peer]\nPublicKey = {key}\nEndpoint = 192.0.2.{number}:1\nAllowedIPs = {', '.join(allowed)}\n"
+
+
+@pytest.mark.parametrize(
+    ("peers", "destination", "owning"),
+    [
+        ({4: ["10.77.0.0/24"], 5: ["10.99.0.0/24"]}, "10.77.0.0/24", {4}),
+        ({4: ["10.77.0.0/24"], 5: ["10.77.0.0/24"]}, "10.77.0.0/24", {5}),
+        ({4: ["0.0.0.0/0"], 5: ["10.77.0.0/24"]}, "10.77.0.0/24", {5}),
+        ({4: ["0.0.0.0/0"], 5: ["10.77.0.0/24"]}, "10.77.0.0/16", {4, 5}),
+        ({4: ["10.77.0.0/24"], 5: ["10.77.0.0/25"], 6: ["10.77.0.128/25"]}, "10.77.0.0/24", {5, 6}),
+        ({4: ["10.77.0.0/24"], 5: ["10.77.0.0/25"], 6: ["10.77.0.128/25"]}, "10.77.0.7/32", {5}),
+        ({4: ["::/0"], 5: ["0.0.0.0/0"]}, "10.77.0.0/24", {5}),
+    ],
+)
+def test_the_peers_that_own_a_destination(
+    peers: dict[int, list[str]], destination: str, owning: set[int]
+) -> None:
+    text = INTERFACE + "".join(allowed_peer(number, *allowed) for number, allowed in peers.items())
+    told = document(launched(text, destination))["peers"]
+    assert {int(peer["public_key"][:2], 16) for peer in told if peer["owner"]} == owning
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 255), st.integers(24, 32), st.integers(4, 8)), min_size=1, max_size=8),
+    st.integers(24, 32),
+)
+def test_owners_are_who_the_addresses_belong_to(routes: list[tuple[int, int, int]], length: int) -> None:
+    """Against a look-up of every single address."""
+    nets = [(ip_network(f"10.77.0.{last}/{prefix}", strict=False), key) for last, prefix, key in routes]
+    destination = ip_network(f"10.77.0.0/{length}")
+    table = {net: key for key in range(4, 9) for net, owner in nets if owner == key}
+    wanted = set()
+    for address in destination:
+        holding = [net for net in table if address in net]
+        if holding:
+            wanted.add(table[max(holding, key=lambda net: net.prefixlen)])
+    text = INTERFACE + "".join(
+        allowed_peer(key, *(str(net) for net, owner in nets if owner == key)) for key in range(4, 9)
+    )
+    found = owners(read_profile(text.encode()).peers, [destination])
+    assert {key[0] for key in found} == wanted
+
+
+def test_a_network_of_two_peers_is_said() -> None:
+    text = INTERFACE + allowed_peer(4, "10.77.0.0/24", "10.78.0.0/24") + allowed_peer(5, "10.77.0.7/24")
+    assert list(map(str, examined(text))) == [
+        "acme.conf:7: AllowedIPs 10.77.0.0/24 has no effect: line 11 gives it to another [Peer], and WireGuard "
+        "uses the last one; remove one of the two"
+    ]
+    assert examined(INTERFACE + allowed_peer(4, "10.77.0.0/24", "10.77.0.0/24")) == ()
 
 
 def test_a_mapping_counts_with_the_network_at_the_far_side() -> None:
@@ -359,14 +435,14 @@ def test_a_far_side_that_we_send_to_in_vain_is_silent_after_its_session_expired(
     handshakes = Handshakes()
     for second in range(0, 400, 5):
         handshakes.note([seen(1, 100 + second)], second)
-        assert handshakes.silent(second) == (second > EXPIRED_SECONDS + 5 + UNANSWERED_SECONDS)
+        assert handshakes.silent([PEER_KEY], second) == (second > EXPIRED_SECONDS + 5 + UNANSWERED_SECONDS)
 
 
 def test_a_far_side_to_which_nothing_was_sent_is_not_silent() -> None:
     handshakes = Handshakes()
     for second in range(0, 1000, 5):
         handshakes.note([seen(1, 100)], second)
-    assert not handshakes.silent(1000)
+    assert not handshakes.silent([PEER_KEY], 1000)
 
 
 def test_a_new_handshake_ends_the_silence() -> None:
@@ -374,15 +450,16 @@ def test_a_new_handshake_ends_the_silence() -> None:
     for second in range(0, 200, 5):
         handshakes.note([seen(1, 100 + second)], second)
     handshakes.note([seen(2, 900)], 200)
-    assert not handshakes.silent(200)
+    assert not handshakes.silent([PEER_KEY], 200)
     assert handshakes.age(PEER_KEY, 210) == 10
 
 
-def test_one_living_peer_of_two_is_enough() -> None:
+def test_one_living_peer_of_two_is_enough_if_it_owns_a_destination() -> None:
     handshakes = Handshakes()
     for second in range(0, 400, 5):
         handshakes.note([seen(1, 100 + second), PeerStatus(b"other", "", second, 100 + second)], second)
-        assert not handshakes.silent(second)
+        assert not handshakes.silent([PEER_KEY, b"other"], second)
+    assert handshakes.silent([PEER_KEY], 400)
 
 
 class Still:
@@ -401,6 +478,9 @@ class Still:
     async def look(self) -> list[PeerStatus]:
         return [seen(1, 100, self._endpoint)]
 
+    async def port(self) -> int:
+        return 0
+
     async def ended(self) -> int:
         return 0
 
@@ -413,7 +493,7 @@ class Still:
 )
 async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: object) -> None:
     device = Still(at)
-    config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]}
+    config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820], "owner": True}]}
     tunnel = WireGuardTunnel(config, "t-acme", 0, device, HandshakeHints())
     start = 1000.0
     for age in (0.0, STALE_SECONDS - 1):
@@ -433,7 +513,7 @@ async def test_silence_is_a_failure() -> None:
             return [seen(1, self.sent, "127.0.0.1")]
 
     tunnel = WireGuardTunnel(
-        {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820]}]},
+        {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820], "owner": True}]},
         "t-acme",
         0,
         Sending("x"),
@@ -507,6 +587,7 @@ def test_the_kernel_is_told_a_peer(address: str) -> None:
 def test_the_kernel_tells_its_peers() -> None:
     told = wgmsg()
     told["attrs"] = [
+        ["WGDEVICE_A_LISTEN_PORT", 51999],
         [
             "WGDEVICE_A_PEERS",
             [
@@ -521,9 +602,11 @@ def test_the_kernel_tells_its_peers() -> None:
                 },
                 {"attrs": [["WGPEER_A_PUBLIC_KEY", {"value": THEIRS}]]},
             ],
-        ]
+        ],
     ]
     told.encode()
+    assert read_port(bytes(told.data[20:])) == 51999
+    assert read_port(b"") == 0
     assert list(read_device(bytes(told.data[20:]))) == [
         PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)
     ]

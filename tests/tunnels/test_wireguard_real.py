@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.lab.network import CUSTOMER, LabNetwork
-from tests.lab.wireguard import CLIENT_ADDRESS, WireGuardServer, text
+from tests.lab.network import CUSTOMER, DATACENTRE, LabNetwork
+from tests.lab.wireguard import CLIENT_ADDRESS, Key, WireGuardServer, text
 from tests.tunnels.driver import ClientRun, wait_for
 from tunnels.base import Failed, Placement, Reason, Say
 from tunnels.driver_dialogue import RENEW
@@ -187,16 +187,31 @@ def test_why_there_is_no_handshake(site: WireGuardSite) -> None:
         record(name, run, f"{site.device}{number}")
 
 
+def test_a_handshake_with_a_peer_that_owns_no_destination_proves_nothing(site: WireGuardSite) -> None:
+    """Its AllowedIPs are those of the second peer too, which is the one that gets them."""
+    dead = f"\n[Peer]\nPublicKey = {text(Key().public)}\nEndpoint = {CUSTOMER}:51999\nAllowedIPs = {DATACENTRE}\n"
+    begun = site.server.attempts
+    run = site.start(site.config() + dead)
+    why = failed(run)
+    assert site.server.attempts > begun  # the first peer did shake hands
+    assert (why.reason, why.text) == (
+        Reason.NETWORK,
+        f"no handshake with {CUSTOMER} port 51999 within 12 s: it cannot be reached, or a key is wrong (both "
+        f"look the same)",
+    )
+
+
 def test_a_local_port_that_is_taken(site: WireGuardSite) -> None:
+    """Several at the same time, so that some find the port taken only when their interface comes up."""
     with site.network["facilitator"].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", 51999))
-        run = site.start(site.config().replace("DNS = ", "ListenPort = 51999\nDNS = "))
-        why = failed(run)
-    assert (why.reason, why.text) == (
-        Reason.LOCAL,
-        "UDP port 51999 of the file's ListenPort is taken on this host",
-    )
-    record("port-taken", run, site.device)
+        config = site.config().replace("DNS = ", "ListenPort = 51999\nDNS = ")
+        runs = [site.start(config, f"p{number}") for number in range(6)]
+        failures = [failed(run) for run in runs]
+    assert {(why.reason, why.text) for why in failures} == {
+        (Reason.LOCAL, "UDP port 51999 of the file's ListenPort is taken on this host")
+    }
+    record("port-taken", runs[0], f"{site.device}p0")
 
 
 def test_a_device_name_that_is_taken(site: WireGuardSite) -> None:

@@ -67,9 +67,10 @@ def _of_profile(tunnel: OpenVPN, files: Files) -> Iterator[str]:
 
 
 def _of_ssh(tunnel: Sshuttle) -> Iterator[str]:
-    options = dict(option.split("=", 1) for option in tunnel.ssh_options)
-    if "ProxyCommand" not in options:  # else it says by itself where it connects to
-        yield options.get("HostName", tunnel.host)
+    if tunnel.jump is not None:
+        yield tunnel.first_hop.host
+    elif tunnel.option("ProxyCommand") is None:  # else it says by itself where it connects to
+        yield tunnel.option("HostName") or tunnel.first_hop.host
 
 
 class Resolver:

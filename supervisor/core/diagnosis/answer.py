@@ -100,6 +100,7 @@ def _on_its_way(evidence: Evidence, path: PacketPath) -> Explanation:
 
 
 def _kernel(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
+    yield from checks.agreement(path)
     yield from kernel_checks.held(evidence, path)
     yield from obstacles(evidence, path)
     yield from kernel_checks.carrier(evidence, path)

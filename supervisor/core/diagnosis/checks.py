@@ -223,6 +223,17 @@ def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         yield Check("probe", "none was answered yet")
 
 
+def agreement(path: PacketPath) -> Iterator[Check]:
+    """Whether the remote gateway has agreed to carry packets to this address."""
+    agreed = path.state.session.agreed
+    if agreed and takes(path.state) and not any(path.match.real in network for network in agreed):
+        yield Check(
+            "remote gateway",
+            f"it agreed to carry only {listed(agreed)}; to do: have {path.match.real} added there",
+            CheckStatus.PROBLEM,
+        )
+
+
 def failures(evidence: Evidence, tunnel: str) -> Iterator[Check]:
     """Why the last sessions ended, newest first."""
     known = evidence.failures.get(tunnel, ())

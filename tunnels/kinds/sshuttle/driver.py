@@ -2,13 +2,14 @@
 host for each worker.
 
     python -I driver.py --port N --remote USER@HOST[:PORT] --identity FD --known-hosts FD
-        [--user UID:GID] [--workers N] [--map PRESENTED=REAL]... [--option NAME=VALUE]...
+        [--certificate FD] [--jump USER@HOST[:PORT] [--jump-identity FD]] [--user UID:GID] [--workers N]
+        [--map PRESENTED=REAL]... [--option NAME=VALUE]...
 
     one worker       this process becomes sshuttle (package.py)
     several          this process forks and watches the workers (workers.py)
 
 The daemon's own rules redirect connections to the port, so sshuttle's firewall is replaced by nothing. The
-two descriptors are anonymous files with the private key and the known hosts; ssh closes inherited
+descriptors are anonymous files with private keys, a certificate and the known hosts; ssh closes inherited
 descriptors, so it opens /proc/PID/fd/FD of this process. If it is started as root it switches to another user
 (--user) for good. Interpreter and packages may lie where that user cannot read, so everything is imported and
 read before. READY=1 is sent to NOTIFY_SOCKET when the remote host has answered. Exit code 99: it cannot run
@@ -30,11 +31,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from tunnels.drivers.cli import FATAL, Unfit, end_like, say
-from tunnels.kinds.sshuttle import privileges
+from tunnels.kinds.sshuttle import privileges, ssh_command
+from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.kinds.sshuttle.connection_limits import ConnectionLimits
 from tunnels.kinds.sshuttle.limits import MAX_DATA_BYTES, MAX_DESCRIPTORS, NOT_FULL, WORKER_CONNECTIONS
 from tunnels.kinds.sshuttle.listener import ProxyListener
 from tunnels.kinds.sshuttle.package import SshuttlePackage, translation
+from tunnels.kinds.sshuttle.ssh_output import SshOutput
 from tunnels.kinds.sshuttle.workers import WorkerContext, WorkerPool
 
 # In flight before sshuttle waits for the remote host: its own 32 KiB are one frame of ours.
@@ -51,8 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         ciphers = _ciphers()
         # Bound by root, the port can be shared by no other user.
         listeners = [ProxyListener(options.port, options.workers > 1) for _ in range(options.workers)]
-        private = (options.identity, options.known_hosts)
-        privileges.drop(private, MAX_DESCRIPTORS, MAX_DATA_BYTES, options.user)
+        privileges.drop(_private(options), MAX_DESCRIPTORS, MAX_DATA_BYTES, options.user)
+        ssh_command.check(options, ciphers)
     except Unfit as error:
         say(str(error))
         return FATAL
@@ -62,19 +65,27 @@ def main(arguments: Sequence[str]) -> int:
             return context
     else:
         context = WorkerContext(listeners[0], notify, _say_full)
+    output = SshOutput()
+    remote = SshAccount.parse(options.remote)
     argv = (
         "-l",
         f"0.0.0.0:{options.port}",
         "-r",
-        options.remote,
+        remote.address,
         "--ssh-cmd",
-        shlex.join(_ssh(options, ciphers)),
+        shlex.join(ssh_command.to_remote(options, ciphers, output)),
         "--latency-buffer-size",
         str(LATENCY_BUFFER_BYTES),
         "0.0.0.0/0",
     )
     limits = ConnectionLimits(context.on_full)
-    return package.run(argv, context.listener, context.notify, translation(options.map), limits)
+    return package.run(argv, context.listener, output, context.notify, translation(options.map), limits)
+
+
+def _private(options: argparse.Namespace) -> tuple[int, ...]:
+    """The descriptors that ssh reads."""
+    given = (options.identity, options.known_hosts, options.certificate, options.jump_identity)
+    return tuple(descriptor for descriptor in given if descriptor is not None)
 
 
 def _say_full(full: bool) -> None:
@@ -91,6 +102,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--remote", required=True, help="USER@HOST[:PORT]")
     parser.add_argument("--identity", type=int, required=True, help="descriptor of the private key")
     parser.add_argument("--known-hosts", type=int, required=True, help="descriptor of the known hosts")
+    parser.add_argument("--certificate", type=int, help="descriptor of the certificate of the private key")
+    parser.add_argument("--jump", help="USER@HOST[:PORT] of a host on the way")
+    parser.add_argument("--jump-identity", type=int, help="descriptor of the private key for that host")
     parser.add_argument("--user", type=privileges.user, help="UID:GID to become, where it is started as root")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
     parser.add_argument("--option", action="append", default=[], help="an ssh option, NAME=VALUE")
@@ -101,46 +115,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help="1:1 mapping, PRESENTED=REAL: connections to the one go to the other",
     )
     return parser.parse_args(arguments)
-
-
-def _ssh(options: argparse.Namespace, ciphers: str) -> tuple[str, ...]:
-    """The ssh command. ssh takes the first value of each option: so first what must be, then the operator's,
-    then our defaults.
-    """
-    here = f"/proc/{os.getpid()}/fd"
-    must = (
-        "BatchMode=yes",
-        "StrictHostKeyChecking=yes",
-        f"UserKnownHostsFile={here}/{options.known_hosts}",
-        "GlobalKnownHostsFile=/dev/null",
-        "UpdateHostKeys=no",
-        "CheckHostIP=no",
-        f"IdentityFile={here}/{options.identity}",
-        "IdentitiesOnly=yes",
-        "IdentityAgent=none",
-        "PreferredAuthentications=publickey",
-        "ControlMaster=no",
-        "ControlPath=none",
-        "PermitLocalCommand=no",
-        "ClearAllForwardings=yes",
-        "ForwardAgent=no",
-        "ForwardX11=no",
-        "RequestTTY=no",
-        "LogLevel=INFO",
-    )
-    may = (
-        f"Ciphers={ciphers}",
-        "ConnectTimeout=10",
-        "ConnectionAttempts=1",
-        "ServerAliveInterval=5",
-        "ServerAliveCountMax=3",
-    )
-    return (
-        "ssh",
-        "-F",
-        "none",
-        *(word for option in (*must, *options.option, *may) for word in ("-o", option)),
-    )
 
 
 def _ciphers() -> str:

@@ -9,7 +9,8 @@ read from the output of ssh and sshuttle.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
@@ -20,8 +21,10 @@ from tunnels.base import (
     Carrier,
     Connected,
     Failed,
+    FileFinding,
     Full,
     Input,
+    Inputs,
     Kind,
     Launch,
     LineSource,
@@ -31,14 +34,14 @@ from tunnels.base import (
     Secret,
     Tunnel,
 )
-from tunnels.failure_patterns import explanation, table
+from tunnels.kinds.sshuttle.account import SshAccount
+from tunnels.kinds.sshuttle.failures import explained
+from tunnels.kinds.sshuttle.keys import UserCertificate, read_certificate, read_private_key, text_of_key
+from tunnels.kinds.sshuttle.known_hosts import knows, read_known_hosts
 from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS_PER_SOURCE
+from tunnels.profiles import of_file
 
 PROGRAM = Path(__file__).with_name("driver.py")
-
-_REMOTE = re.compile(
-    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
-)
 
 # What operators may set. Everything else would break the tunnel, weaken it, or run something beside it.
 SSH_OPTIONS = frozenset(
@@ -77,7 +80,19 @@ class Sshuttle(Tunnel):
         description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3"
     )
     identity: Secret = Field(description="where the private ssh key lies; without a passphrase")
-    known_hosts: Path = Field(description="file with the far side's host key, as ssh-keyscan prints it")
+    known_hosts: Path = Field(
+        description="file with the far side's host key, and that of `jump`, as ssh-keyscan prints them"
+    )
+    certificate: Path | None = Field(
+        None, description="OpenSSH user certificate of `identity` (NAME-cert.pub, as ssh-keygen -s makes it)"
+    )
+    jump: str | None = Field(
+        None,
+        description="USER@HOST[:PORT] of a host on the way, where the far side is reached only from there",
+    )
+    jump_identity: Secret | None = Field(
+        None, description="where the private ssh key for `jump` lies; default: `identity`, also for it"
+    )
     workers: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(
         1,
         description="processes that share the load, each with an ssh of its own and for 960 connections; "
@@ -87,15 +102,11 @@ class Sshuttle(Tunnel):
         (), description="options of ssh to tune, as Name=value, such as Compression=yes"
     )
 
-    @field_validator("remote")
+    @field_validator("remote", "jump")
     @classmethod
-    def _is_remote(cls, value: str) -> str:
-        match = _REMOTE.fullmatch(value)
-        if match is None or not 0 < int(match["port"] or 22) < 65536:
-            raise ValueError(
-                f"{value!r} is not a remote; write it as facilitator@bastion.example.net or "
-                f"facilitator@192.0.2.1:2222"
-            )
+    def _is_account(cls, value: str | None) -> str | None:
+        if value is not None:
+            SshAccount.parse(value)
         return value
 
     @field_validator("ssh_options")
@@ -112,17 +123,23 @@ class Sshuttle(Tunnel):
                 )
         return self
 
-    @property
-    def host(self) -> str:
-        """Name or address of the remote host."""
-        match = _REMOTE.fullmatch(self.remote)
-        return match["host"].strip("[]") if match else self.remote
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.jump_identity is not None and self.jump is None:
+            raise ValueError("a jump_identity without a jump is of no use; set jump too")
+        if self.jump is not None and self.option("ProxyCommand") is not None:
+            raise ValueError("jump and the ssh option ProxyCommand are two ways to the far side; remove one")
+        return self
 
     @property
-    def port(self) -> int:
-        """TCP port of its ssh server."""
-        match = _REMOTE.fullmatch(self.remote)
-        return int((match and match["port"]) or 22)
+    def first_hop(self) -> SshAccount:
+        """The account to which the first connection goes."""
+        return SshAccount.parse(self.jump or self.remote)
+
+    def option(self, name: str) -> str | None:
+        """The value of an ssh option, by its canonical name."""
+        pairs = (option.partition("=") for option in self.ssh_options)
+        return next((value for each, _, value in pairs if each == name), None)
 
 
 def _ssh_option(option: str) -> str:
@@ -139,12 +156,17 @@ def _ssh_option(option: str) -> str:
 
 
 def _inputs(tunnel: Sshuttle) -> tuple[Input, ...]:
-    return Input("identity", tunnel.identity), Input("known_hosts", tunnel.known_hosts)
+    where: dict[str, Secret | Path | None] = {
+        "identity": tunnel.identity,
+        "known_hosts": tunnel.known_hosts,
+        "certificate": tunnel.certificate,
+        "jump_identity": tunnel.jump_identity,
+    }
+    return tuple(Input(name, place) for name, place in where.items() if place is not None)
 
 
-def _launch(tunnel: Sshuttle, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
-    if b"PRIVATE KEY" not in inputs["identity"]:
-        raise ValueError("identity is not a private ssh key")
+def _launch(tunnel: Sshuttle, place: Placement, inputs: Inputs) -> Launch:
+    files = _files(tunnel, inputs)
     return Launch(
         argv=(
             # isolated: the program is called like the package that it imports
@@ -155,10 +177,8 @@ def _launch(tunnel: Sshuttle, place: Placement, inputs: Mapping[str, bytes]) -> 
             str(place.port),
             "--remote",
             tunnel.remote,
-            "--identity",
-            "{identity}",
-            "--known-hosts",
-            "{known_hosts}",
+            *(word for name in files for word in (f"--{name.replace('_', '-')}", f"{{{name}}}")),
+            *(() if tunnel.jump is None else ("--jump", tunnel.jump)),
             "--workers",
             str(tunnel.workers),
             *(() if place.user is None else ("--user", "{}:{}".format(*place.user))),
@@ -170,11 +190,77 @@ def _launch(tunnel: Sshuttle, place: Placement, inputs: Mapping[str, bytes]) -> 
                 for word in ("--map", f"{d.presented_as}={d.network}")
             ),
         ),
-        # ssh wants a newline at the end of a key
-        files={"identity": inputs["identity"].rstrip() + b"\n", "known_hosts": inputs["known_hosts"]},
+        files=files,
         notify=True,
         capabilities=("chown", "setgid", "setpcap", "setuid"),  # until it has given up root
     )
+
+
+def _files(tunnel: Sshuttle, inputs: Inputs) -> dict[str, bytes]:
+    """The inputs as ssh takes them. ProfileError."""
+    files = {"known_hosts": text_of_key(inputs["known_hosts"]).encode()}
+    for name, where in (("identity", tunnel.identity), ("jump_identity", tunnel.jump_identity)):
+        if where is not None and name in inputs:
+            with of_file(where):
+                files[name] = read_private_key(inputs[name]).text.encode()
+    if (certificate := _certificate(tunnel, inputs)) is not None:
+        files["certificate"] = certificate.text.encode()
+    return files
+
+
+def _certificate(tunnel: Sshuttle, inputs: Inputs) -> UserCertificate | None:
+    if tunnel.certificate is None or "certificate" not in inputs:
+        return None
+    with of_file(tunnel.certificate):
+        return read_certificate(inputs["certificate"])
+
+
+def _examine(tunnel: Sshuttle, inputs: Inputs) -> Iterator[FileFinding]:
+    if "known_hosts" in inputs:
+        yield from _unknown_hosts(tunnel, inputs["known_hosts"])
+    for name, where in (("identity", tunnel.identity), ("jump_identity", tunnel.jump_identity)):
+        if where is not None and name in inputs:
+            with of_file(where):
+                if read_private_key(inputs[name]).repaired:
+                    text = "the private key has lost its line breaks; it is used as if they were there"
+                    yield FileFinding(text, where, fatal=False)
+    if (certificate := _certificate(tunnel, inputs)) is not None:
+        yield from _doubtful(certificate, tunnel, inputs)
+
+
+def _unknown_hosts(tunnel: Sshuttle, data: bytes) -> Iterator[FileFinding]:
+    """A finding for each host that we connect to and the file does not know."""
+    with of_file(tunnel.known_hosts):
+        patterns = read_known_hosts(data)
+    remote = SshAccount.parse(tunnel.remote)
+    name = tunnel.option("HostKeyAlias") or tunnel.option("HostName") or remote.host
+    for host, port in (
+        (name, remote.port),
+        *(((h := tunnel.first_hop).host, h.port),) * (tunnel.jump is not None),
+    ):
+        if not knows(patterns, host, port):
+            text = (
+                f"the file has no key of {host}; add what `ssh-keyscan -p {port} {host}` prints, after its "
+                f"owner has confirmed the fingerprint"
+            )
+            yield FileFinding(text, tunnel.known_hosts)
+
+
+def _doubtful(certificate: UserCertificate, tunnel: Sshuttle, inputs: Inputs) -> Iterator[FileFinding]:
+    """Why the remote host will not, or may not, accept the certificate."""
+    public = read_private_key(inputs["identity"]).public if "identity" in inputs else None
+    if public is not None and public != certificate.public:
+        yield FileFinding(
+            "the certificate is for another key than `identity`; ask for one of that key", tunnel.certificate
+        )
+    user = SshAccount.parse(tunnel.remote).user
+    if certificate.principals and user not in certificate.principals:
+        names = ", ".join(certificate.principals)
+        yield FileFinding(
+            f"the certificate is for {names}; the far side may refuse it for {user}",
+            tunnel.certificate,
+            fatal=False,
+        )
 
 
 def _keepalive(tunnel: Sshuttle) -> tuple[str, ...]:
@@ -187,84 +273,15 @@ def _keepalive(tunnel: Sshuttle) -> tuple[str, ...]:
 # --- what they print
 # ----------------------------------------------------------------------------------------------------------
 
-# Pattern, reason, sentence ({0} is the match); the first match counts. ssh prints before sshuttle does, and
-# knows more. If neither explains why the remote host did not answer, the driver's last line does: exit code
-# 255 is ssh's own failure, any other comes from the remote shell.
-_LINES = table(
-    (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        Reason.CERTIFICATE,
-        "the far side's host key is not the known one",
-    ),
-    (r"No \S+ host key is known for \S+", Reason.CERTIFICATE, "{0}"),
-    (
-        r"Host key verification failed|Certificate invalid: .*",
-        Reason.CERTIFICATE,
-        "the far side's host key is not known",
-    ),
-    (r"Load key .*", Reason.KEY, "the private key cannot be used"),
-    (r"Permission denied \(.*\)", Reason.KEY, "the far side refused our key"),
-    (r"No user exists for uid \d+", Reason.MISSING_RIGHT, "{0} on this host, which ssh insists on"),
-    (r"Too many authentication failures", Reason.KEY, "the far side refused our key"),
-    (r"Could not resolve hostname .*", Reason.DNS, "{0}"),
-    (r"ssh: connect to host \S+ port \d+: .*", Reason.NETWORK, "{0}"),
-    (r"Connection timed out during banner exchange", Reason.NETWORK, "{0}"),
-    (r"Unable to negotiate with .*", Reason.CLIENT_CONFIG, "{0}"),
-    (
-        r"Bad configuration option: .*|command-line:? line \d+: .*|keyword \S+ extra arguments.*",
-        Reason.CLIENT_CONFIG,
-        "ssh: {0}",
-    ),
-    (r"Timeout, server \S+ not responding", Reason.PEER_TIMEOUT, "{0}"),
-    (r"kex_exchange_identification: .*|Connection (?:closed|reset) by \S+ port \d+", Reason.HANDSHAKE, "{0}"),
-    (r"Connection to \S+ closed by remote host", Reason.PEER_CLOSED, "{0}"),
-    (r"client_loop: send disconnect: .*|Received disconnect from .*", Reason.PEER_CLOSED, "{0}"),
-    (
-        r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*",
-        Reason.MISSING_BINARY,
-        "{0}",
-    ),
-    (r"(?<=facilitator: )this version of sshuttle .*", Reason.MISSING_BINARY, "{0}"),
-    (
-        r"(?<=facilitator: )(?:started as root|cannot become|cannot give up|cannot mark).*",
-        Reason.MISSING_RIGHT,
-        "{0}",
-    ),
-    (r"cannot listen on port .*|facilitator: NOTIFY_SOCKET.*", Reason.LOCAL, "{0}"),
-    (r"(?<=fatal: )the other end (?:floods|breaks) .*", Reason.PROTOCOL, "{0}"),
-    (r"(?<=fatal: )the other end has ended the session", Reason.PEER_CLOSED, "{0}"),
-    (r"sshuttle: error: .*", Reason.CLIENT_CONFIG, "{0}"),
-    (
-        r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
-        Reason.HANDSHAKE,
-        "ssh ended before the far side answered",
-    ),
-    (
-        r"(?:server died with error|facilitator: ssh ended with) code \d+|expected server init string .* "
-        r"got b(?:'.+'|\".+\")",
-        Reason.CLIENT_CONFIG,
-        "the far side cannot run Python 3 for us: is it installed, and has the account a shell?",
-    ),
-    (r"facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
-    (
-        r"ssh connection to server \(pid \d+\) exited|fatal: ssh is gone|facilitator: (?:ssh is "
-        r"gone|sshuttle ended)",
-        Reason.PEER_CLOSED,
-        "ssh ended",
-    ),
-)
-
 _FULL = re.compile(rf"facilitator: (?:(full: .*)|{NOT_FULL})")
-
-# output of the remote end about its connections; output of one worker of several, as long as others are ready
-_NO_NEWS = re.compile(r" s: |worker \d+: ")
 
 
 class SshuttleDialogue:
     """The dialogue of one sshuttle process. Reports each failure once and is silent after it."""
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, host: str, certificate: str = "") -> None:
+        """`host`: where our connection goes. `certificate`: what is to be added where the key is refused."""
+        self._host, self._certificate = host, certificate
         self._connected = False
         self._failed = False
 
@@ -277,10 +294,12 @@ class SshuttleDialogue:
             yield Connected(peer=self._host)
         elif source is LineSource.OUTPUT and (said := _FULL.fullmatch(line)):
             yield Full(said[1])
-        elif source is LineSource.OUTPUT and (failed := _explanation(line)):
+        elif source is LineSource.OUTPUT and (failed := explained(line)):
             self._failed = True
             # the same message, but the handshake was long ago
             broke = self._connected and failed.reason is Reason.HANDSHAKE
+            if failed.reason is Reason.KEY:
+                failed = replace(failed, text=failed.text + self._certificate)
             yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
 
     def answer(self, text: str) -> Iterator[Observation]:
@@ -288,12 +307,21 @@ class SshuttleDialogue:
         return iter(())
 
 
-def _explanation(line: str) -> Failed | None:
-    return None if _NO_NEWS.match(line) else explanation(_LINES, line)
+def _dialogue(tunnel: Sshuttle, inputs: Inputs) -> SshuttleDialogue:
+    certificate = _certificate(tunnel, inputs)
+    return SshuttleDialogue(tunnel.first_hop.host, "" if certificate is None else _described(certificate))
 
 
-def _dialogue(tunnel: Sshuttle, inputs: Mapping[str, bytes]) -> SshuttleDialogue:
-    return SshuttleDialogue(tunnel.host)
+def _described(certificate: UserCertificate) -> str:
+    """The facts for which a certificate may be refused."""
+    end = (
+        "for ever"
+        if certificate.valid_before is None
+        else f"until {certificate.valid_before:%Y-%m-%d %H:%M} UTC"
+    )
+    return (
+        f", with its certificate for {', '.join(certificate.principals) or 'any account'} that is valid {end}"
+    )
 
 
 SSHUTTLE = Kind(
@@ -304,10 +332,11 @@ SSHUTTLE = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("ssh",),
+    examine=_examine,
     drops_root=True,
-    tcp_port=lambda tunnel: tunnel.port,
+    tcp_port=lambda tunnel: tunnel.first_hop.port,
     connections_per_source=lambda tunnel: tunnel.workers * WORKER_CONNECTIONS_PER_SOURCE,
     inner_probe=lambda tunnel: (
-        f"tcp://127.0.0.1:{tunnel.port}"
+        f"tcp://127.0.0.1:{SshAccount.parse(tunnel.remote).port}"
     ),  # as the far side sees itself: the very ssh server speaks first
 )

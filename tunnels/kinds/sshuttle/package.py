@@ -24,6 +24,7 @@ from tunnels.drivers.cli import FATAL, Unfit, say
 from tunnels.kinds.sshuttle import compatibility, ssnet_patch
 from tunnels.kinds.sshuttle.connection_limits import ConnectionLimits
 from tunnels.kinds.sshuttle.listener import ProxyListener
+from tunnels.kinds.sshuttle.ssh_output import SshOutput
 from tunnels.kinds.sshuttle.ssh_process import SshProcess
 
 ACCEPT_BATCH = 64  # connections accepted in one turn of the loop
@@ -47,12 +48,14 @@ class SshuttlePackage:
         self,
         argv: Sequence[str],
         listener: ProxyListener,
+        output: SshOutput,
         notify: Notify,
         translate: Translate,
         limits: ConnectionLimits,
     ) -> int:
         """Run sshuttle's own main with these arguments, until it or its ssh ends; returns the exit code."""
-        ssh = SshProcess(self._modules["ssh"].connect, listener.shut)
+        ssh = SshProcess(self._modules["ssh"].connect, output, listener.shut)
+        output.begin()
         self._replace(listener, notify, ssh, translate, limits)
         sys.argv = ["sshuttle", *argv]
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunnels.drivers.cli import FATAL, say
+from tunnels.kinds.sshuttle.ssh_output import SshOutput
 
 GRACE_SECONDS = 0.5  # in which sshuttle may notice by itself that its ssh has ended
 
@@ -19,15 +20,16 @@ GRACE_SECONDS = 0.5  # in which sshuttle may notice by itself that its ssh has e
 class SshProcess:
     """Replaces `sshuttle.ssh.connect`: starts ssh with it, once, and watches the process."""
 
-    def __init__(self, connect: Callable[..., Any], on_end: Callable[[], None]) -> None:
-        """`connect`: sshuttle's own. `on_end` is called from any thread when ssh has ended or closed its
-        output.
+    def __init__(self, connect: Callable[..., Any], output: SshOutput, on_end: Callable[[], None]) -> None:
+        """`connect`: sshuttle's own. `output`: where ssh's stderr goes. `on_end` is called from any thread
+        when ssh has ended or closed its output.
         """
-        self._connect, self._on_end = connect, on_end
+        self._connect, self._output, self._on_end = connect, output, on_end
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Start ssh and watch it: an idle sshuttle may wait for ever after its ssh has ended."""
+        named["stderr"] = self._output.stderr
         self._process, stream, *rest = self._connect(*arguments, **named)
         threading.Thread(target=self._watch, args=(os.pidfd_open(self._process.pid),), daemon=True).start()
         return self._process, _ReadStream(stream, self._on_end), *rest
@@ -37,7 +39,9 @@ class SshProcess:
         if self._process is None:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
-            say(f"ssh ended with code {self._process.wait(GRACE_SECONDS)}")
+            code = self._process.wait(GRACE_SECONDS)
+            self._output.drain(last=True)
+            say(f"ssh ended with code {code}")
 
     def _watch(self, pidfd: int) -> None:
         waiting = select.poll()

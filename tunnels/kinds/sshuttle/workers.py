@@ -38,8 +38,8 @@ LAST_LINES = 30  # of a worker's output, kept for the case that it is the last o
 _PR_SET_PDEATHSIG = 1
 _FULL = b"X_FULL="  # notification of a worker to the launcher, with 1 or 0
 _REFUSAL = re.compile(
-    rb"Permission denied|Host key verification failed|HOST IDENTIFICATION HAS CHANGED|Too many "
-    rb"authentication failures"
+    rb"(?!remote: ).*(?:Permission denied|Host key verification failed|HOST IDENTIFICATION HAS CHANGED|Too many "
+    rb"authentication failures)"
 )
 
 
@@ -241,7 +241,7 @@ class WorkerPool:
         code = worker.exit_status()
         if worker.ready_since is not None and time.monotonic() - worker.ready_since >= STABLE_SECONDS:
             self._failures = 0
-        pause = self._pause(not worker.is_ready and any(map(_REFUSAL.search, worker.last_lines)))
+        pause = self._pause(not worker.is_ready and any(map(_REFUSAL.match, worker.last_lines)))
         self._failures += 1
         self._next_start = time.monotonic() + pause
         status = self._status()

@@ -13,10 +13,14 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import collapse_addresses, ip_address, ip_network
 from types import MappingProxyType
+from typing import Any
 
+from tunnels.base import FileFinding, IPNetwork
+from tunnels.profile_text import text_of
 from tunnels.profiles import ProfileError, Value
+from tunnels.recognition import ProfileFormat
 
 Tree = dict[str, "str | Tree"]
 
@@ -35,6 +39,7 @@ _CONNECTION: Mapping[str, str | None] = MappingProxyType(
         "keyingtries": "1",
         "reauth_time": "0",
         "unique": "never",
+        "local_port": None,
         "if_id_in": None,
         "if_id_out": None,
         "mediation": None,
@@ -94,27 +99,44 @@ class Swanctl:
     certificate: bool  # we authenticate with a certificate
     addresses: tuple[str, ...]  # our own ones, if the gateway assigns none
     files: tuple[File, ...]  # that it names, besides the folders of which swanctl loads everything
+    locals: tuple[Value, ...]  # addresses of this host that it wants to send from
+    gateways: tuple[tuple[str, str], ...]  # what stands in the text for the name of a gateway, and the name
+    several: bool  # some connection has more than one gateway
+    notes: tuple[FileFinding, ...]  # on settings that have no effect or may not work
+    selectors: tuple[Value, ...]  # remote_ts of all children
 
 
-def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
-    """The safe configuration in a swanctl.conf. `username` is the account where the file names none.
-    ProfileError says why it cannot be run.
+def read_swanctl(data: bytes, username: str | None = None, remote: int = 0) -> Swanctl:
+    """The safe configuration in a swanctl.conf. `username` is the account where the file names none; `remote`
+    is the number of the gateway to try. ProfileError says why it cannot be run.
     """
-    try:
-        tree = parse(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ProfileError("the file is not UTF-8 text") from None
+    tree = parse(text_of(data, ProfileFormat.SWANCTL))
     connections = _sections(tree.get("connections"))
     if not connections:
         raise ProfileError("the file has no connection (connections { NAME { ... } })")
+    notes = tuple(note for connection in connections.values() for note in _notes(connection))
+    gateways: dict[str, str] = {}
+    several = False
     for name, connection in connections.items():
         _own(name, connection, username)
+        several = _choose_gateway(connection, remote, gateways) or several
     kept: Tree = {name: tree[name] for name in ("connections", "secrets", "authorities") if name in tree}
     children = tuple((name, child) for name, c in connections.items() for child in _sections(c["children"]))
     certified = any(_certified(connection) for connection in connections.values())
     files = tuple(_files(kept["connections"])) + tuple(_files(kept.get("authorities", {})))
     _refuse_tokens(kept.get("secrets"))
-    return Swanctl(render(kept), children, certified, tuple(_own_addresses(connections.values())), files)
+    return Swanctl(
+        render(kept),
+        children,
+        certified,
+        tuple(_own_addresses(connections.values())),
+        files,
+        tuple(_locals(connections.values())),
+        tuple(gateways.items()),
+        several,
+        notes,
+        tuple(_selectors(connections.values())),
+    )
 
 
 def _own(name: str, connection: Tree, username: str | None) -> None:
@@ -134,6 +156,75 @@ def _own(name: str, connection: Tree, username: str | None) -> None:
         _override(child, _CHILD)
     if username is not None:
         _log_in(connection, username)
+
+
+def _choose_gateway(connection: Tree, remote: int, gateways: dict[str, str]) -> bool:
+    """Keep one of the gateways in remote_addrs, of which charon would only ever try the first; returns
+    whether there are more. A name becomes a token, which the driver replaces by one of its addresses.
+    """
+    value = connection["remote_addrs"]
+    assert isinstance(value, str)
+    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
+    if not entries or "%" in value:
+        return False
+    chosen = entries[remote % len(entries)]
+    if not _is_address(chosen):
+        token = f"gateway-{len(gateways)}.invalid"
+        gateways[token], chosen = chosen, token
+    connection["remote_addrs"] = chosen
+    return len(entries) > 1
+
+
+def _is_address(text: str) -> bool:
+    """An address, or a range or network of them."""
+    return re.fullmatch(r"[0-9.]+(?:[/-][0-9.]+)?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:[/-].*)?", text) is not None
+
+
+def _locals(connections: Iterable[Tree]) -> Iterator[Value]:
+    """The first of each connection's local_addrs, if it is an address."""
+    for connection in connections:
+        value = connection.get("local_addrs")
+        first = str(value).partition(",")[0].strip()
+        with contextlib.suppress(ValueError):
+            if isinstance(value, Value):
+                yield Value(str(ip_address(first)), value.line)
+
+
+def _notes(connection: Tree) -> Iterator[FileFinding]:
+    if isinstance(port := connection.get("local_port"), Value):
+        text = "local_port is left out: each tunnel sends from a port of its own"
+        yield FileFinding(text, line=port.line, fatal=False)
+    for local in _locals([connection]):
+        text = (
+            f"local_addrs {local} works only as long as this host itself has this address; an Elastic IP is "
+            f"translated on the way: remove local_addrs then"
+        )
+        yield FileFinding(text, line=local.line, fatal=False)
+
+
+def _selectors(connections: Iterable[Tree]) -> Iterator[Value]:
+    for connection in connections:
+        for child in _sections(connection["children"]).values():
+            if isinstance(value := child.get("remote_ts"), Value):
+                yield value
+            else:
+                yield Value("dynamic", 1)
+
+
+def not_asked_for(config: Swanctl, networks: Iterable[IPNetwork]) -> Iterator[tuple[IPNetwork, int]]:
+    """The networks that no remote_ts of the file covers, with the line of the last one: the gateway is not
+    asked to carry them. None if a remote_ts depends on the gateway (dynamic).
+    """
+    asked: list[Any] = []
+    for text in ",".join(config.selectors).split(","):
+        try:
+            asked.append(ip_network(text.partition("[")[0].strip(), strict=False))
+        except ValueError:
+            return
+    for network in networks:
+        same = [each for each in asked if each.version == network.version]
+        if not any(each.supernet_of(network) for each in collapse_addresses(same)):
+            yield network, config.selectors[-1].line
 
 
 def _files(tree: str | Tree) -> Iterator[File]:

@@ -2,7 +2,8 @@
 with it.
 
     python -I -m tunnels.kinds.strongswan.driver --device NAME --config FD --talk FD
-        [--file NAME=FD]... [--mtu N] [--address A]... [--psk] [--login] [--append-code] CONNECTION/CHILD...
+        [--file NAME=FD]... [--mtu N] [--address A]... [--local FILE:LINE=A]... [--gateway TOKEN=NAME]...
+        [--remote N] [--psk] [--login] [--append-code] CONNECTION/CHILD...
 
 charon has its own strongswan.conf, vici socket and ports, all in this working directory, so that any number
 of them run side by side. ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and
@@ -21,8 +22,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 from pathlib import Path
 
 from tunnels.drivers.channel import DaemonChannel, assigned
@@ -33,6 +34,8 @@ from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive the driver
 MTU_BYTES = 1400  # fits into a UDP-encapsulated ESP packet on any usual path
 INITIATE_MS = 30_000  # for one child
+RETRIES = 4  # of a packet: a dead gateway is given up after 11 s
+RETRIES_OF_SEVERAL = 3  # after 7 s, where others are left to be tried
 LOGOUT_MS = 1_000  # for the gateway to confirm the end
 FIRST_TABLE = 0x46000000  # plus our pid: a routing table that no rule refers to
 _NEVER = "0x7fabcdef/0xffffffff"  # no packet has this mark: for the moment until charon's rule is deleted
@@ -59,7 +62,7 @@ class CharonSession:
         number of a signal.
         """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
-        charon = await _start_charon()
+        charon = await _start_charon(RETRIES_OF_SEVERAL if self._options.several else RETRIES)
         gone = asyncio.create_task(charon.wait())
         connecting = asyncio.create_task(self._connect(charon.pid))
         gone.add_done_callback(lambda _: self._over.set())
@@ -120,8 +123,10 @@ class CharonSession:
     async def _load(self) -> None:
         """Let swanctl load the configuration, then add the secrets that only the daemon knows."""
         assert self._vici is not None
+        for local in self._options.local:
+            _require_own(*local.rpartition("=")[::2])
         files = {
-            "swanctl.conf": self._options.config,
+            "swanctl.conf": await self._with_gateways(),
             **{name: int(fd) for name, _, fd in (f.rpartition("=") for f in self._options.file)},
         }
         folder = _linked(Path("swanctl").absolute(), files)
@@ -142,6 +147,17 @@ class CharonSession:
         for secret in await self._secrets():
             await self._vici.request("load-shared", secret)
         Path("charon.vici").unlink()  # charon obeys everybody who connects: from now on nobody else can
+
+    async def _with_gateways(self) -> int:
+        """A descriptor of the configuration in which names of gateways are replaced by one of their
+        addresses: charon would only try the first one.
+        """
+        text = _content(self._options.config)
+        for token, _, name in (gateway.partition("=") for gateway in self._options.gateway):
+            text = text.replace(token.encode(), (await _one_address(name, self._options.remote)).encode())
+        descriptor = os.memfd_create("swanctl.conf")
+        os.write(descriptor, text)
+        return descriptor
 
     async def _secrets(self) -> list[Message]:
         secrets: list[Message] = []
@@ -170,10 +186,10 @@ class CharonSession:
 # ----------------------------------------------------------------------------------------------------------
 
 
-async def _start_charon() -> asyncio.subprocess.Process:
+async def _start_charon(retries: int) -> asyncio.subprocess.Process:
     """Start charon and wait until it is ready or has ended."""
     table = FIRST_TABLE + os.getpid()
-    Path("strongswan.conf").write_text(configuration(Path("charon.vici").absolute(), table))
+    Path("strongswan.conf").write_text(configuration(Path("charon.vici").absolute(), table, retries))
     for name in ("charon.ready", "charon.vici"):
         Path(name).unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ready:
@@ -202,7 +218,7 @@ async def _ready(listener: socket.socket) -> None:
         pass
 
 
-def configuration(vici: Path, table: int) -> str:
+def configuration(vici: Path, table: int, retries: int = RETRIES) -> str:
     """The strongswan.conf of a charon that shares this host with others and changes no routes or DNS."""
     return f"""\
 charon-systemd {{
@@ -215,7 +231,7 @@ charon-systemd {{
   routing_table_prio = 32000
   retransmit_timeout = 1.0
   retransmit_base = 1.4
-  retransmit_tries = 4
+  retransmit_tries = {retries}
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
   plugins {{
     vici {{
@@ -240,6 +256,35 @@ charon-systemd {{
   }}
 }}
 """
+
+
+def _content(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read()
+
+
+def _require_own(where: str, address: str) -> None:
+    """ViciError: no packet can be sent from this address, which the configuration wants."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            raise ViciError(
+                f"{where}: local_addrs {address} is no address of this host (an Elastic IP is not one: it is "
+                f"translated on the way); remove local_addrs, and set id = {address} in local {{ }} if the far side "
+                f"knows us by it"
+            ) from None
+
+
+async def _one_address(name: str, number: int) -> str:
+    """The address with this number of all that the name has; the name itself if it cannot be resolved."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, 500, type=socket.SOCK_DGRAM)
+    except OSError:
+        return name  # charon will say why
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return addresses[number % len(addresses)]
 
 
 def _linked(folder: Path, files: Mapping[str, int]) -> Path:
@@ -284,8 +329,13 @@ def far_side(sessions: Sequence[Message]) -> dict[str, object]:
     peers = [ike["remote-host"] for ike in ikes if isinstance(ike.get("remote-host"), str)]
     ends = [int(end) for ike in ikes if isinstance(end := ike.get("reauth-time"), str) and end.isdecimal()]
     selectors = [ts for ike in ikes for child in _children(ike) for ts in _texts(child.get("remote-ts"))]
-    routes = dict.fromkeys(str(net) for ts in selectors if (net := _network(ts)) is not None)
-    return {"peer": peers[0] if peers else None, "routes": list(routes), "lasts": min(ends, default=None)}
+    routes = list(dict.fromkeys(str(network) for selector in selectors for network in _networks(selector)))
+    return {
+        "peer": peers[0] if peers else None,
+        "routes": routes,
+        "agreed": routes,
+        "lasts": min(ends, default=None),
+    }
 
 
 def _children(ike: Message) -> list[Message]:
@@ -297,14 +347,14 @@ def _mappings(message: Message) -> list[Message]:
     return [value for value in message.values() if isinstance(value, Mapping)]
 
 
-def _network(selector: str) -> IPv4Network | IPv6Network | None:
-    """The network of a traffic selector, such as 10.77.0.0/24 or 10.77.0.0/24[tcp/443]; None for an address
-    range that is none.
-    """
-    try:
-        return ip_network(selector.partition("[")[0])
-    except ValueError:
-        return None
+def _networks(selector: str) -> Iterator[IPv4Network | IPv6Network]:
+    """The networks of a traffic selector: 10.77.0.0/24, 10.77.0.0/24[tcp/443] or 10.77.0.5..10.77.0.9."""
+    first, _, last = selector.partition("[")[0].partition("..")
+    with contextlib.suppress(ValueError, TypeError):
+        if last:
+            yield from summarize_address_range(ip_address(first), ip_address(last))
+        else:
+            yield ip_network(first)
 
 
 def _texts(value: object) -> list[str]:
@@ -335,6 +385,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     words = parser()
     words.add_argument("--file", action="append", default=[])
     words.add_argument("--address", action="append", default=[])
+    words.add_argument(
+        "--local", action="append", default=[], help="an address to send from, and where it stands"
+    )
+    words.add_argument("--gateway", action="append", default=[], help="what stands for a name in the text")
+    words.add_argument("--remote", type=int, default=0, help="which of the addresses of a name to use")
+    words.add_argument("--several", action="store_true", help="there are other gateways: give up sooner")
     for flag in ("--psk", "--login"):
         words.add_argument(flag, action="store_true")
     words.add_argument("children", nargs="+")

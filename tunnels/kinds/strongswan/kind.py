@@ -9,16 +9,17 @@ daemon's: charon's own are in a table that no rule refers to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
+from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
-from tunnels.kinds.strongswan.config import Swanctl, read_swanctl
+from tunnels.kinds.strongswan.config import Swanctl, not_asked_for, read_swanctl
 from tunnels.profiles import PREFIX, folder, of_file, referenced_file
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
@@ -67,13 +68,22 @@ def _referenced_inputs(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple
     return (*(folder(tunnel.config, name) for name in FOLDERS), *named)
 
 
-def _configuration(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> Swanctl:
+def _configuration(tunnel: StrongSwan, inputs: Mapping[str, bytes], remote: int = 0) -> Swanctl:
     with of_file(tunnel.config):
-        return read_swanctl(inputs["config"], tunnel.login.username)
+        return read_swanctl(inputs["config"], tunnel.login.username, remote)
+
+
+def _examine(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> Iterator[FileFinding]:
+    if "config" in inputs:
+        config = _configuration(tunnel, inputs)
+        yield from (replace(note, where=tunnel.config) for note in config.notes)
+        for network, line in not_asked_for(config, (each.network for each in tunnel.destinations)):
+            text = f"{network} of destinations is in no remote_ts, so no packet to it would be carried; add it there"
+            yield FileFinding(text, tunnel.config, line)
 
 
 def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
-    config = _configuration(tunnel, inputs)
+    config = _configuration(tunnel, inputs, place.remote)
     beside = {
         f"file{number}": name
         for number, name in enumerate(name for name in inputs if name.startswith(PREFIX))
@@ -100,6 +110,11 @@ def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -
             ),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(word for address in dict.fromkeys(config.addresses) for word in ("--address", address)),
+            *(word for at in config.locals for word in ("--local", f"{tunnel.config}:{at.line}={at}")),
+            *(word for pair in config.gateways for word in ("--gateway", "=".join(pair))),
+            *(("--several",) if config.several else ()),
+            "--remote",
+            str(place.remote),
             *(("--psk",) if "psk" in inputs else ()),
             *(("--login",) if logs_in else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
@@ -134,6 +149,7 @@ _LINES = table(
         Reason.CLIENT_CONFIG,
         "{0}",
     ),
+    (r"(?<=facilitator: ).*: local_addrs .* is no address of this host.*", Reason.CLIENT_CONFIG, "{0}"),
     (r"facilitator: the far side gives us no address.*", Reason.CLIENT_CONFIG, "{0}"),
     (r"resolving '.*' failed: .*|unable to resolve \S+, initiate aborted", Reason.DNS, "{0}"),
     (
@@ -222,5 +238,6 @@ STRONGSWAN = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=("charon-systemd", "swanctl", "setpriv"),
+    examine=_examine,
     referenced_inputs=_referenced_inputs,
 )

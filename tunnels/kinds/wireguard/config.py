@@ -17,8 +17,10 @@ from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_address, 
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from tunnels.base import IPNetwork
+from tunnels.base import FileFinding, IPNetwork
+from tunnels.profile_text import text_of
 from tunnels.profiles import ProfileError
+from tunnels.recognition import ProfileFormat, placeholder
 
 T = TypeVar("T")
 
@@ -55,6 +57,7 @@ _ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])
 class ConfiguredPeer:
     """One peer."""
 
+    line: int  # of its [Peer]
     public_key: bytes = field(repr=False)
     preshared_key: bytes | None = field(repr=False)
     endpoint: tuple[str, int] | None  # name or address, and UDP port; None: the peer connects to us
@@ -71,7 +74,7 @@ class WireGuardProfile:
     mtu: int | None  # bytes
     listen_port: int  # 0: any
     peers: tuple[ConfiguredPeer, ...]
-    left_out: tuple[str, ...]  # settings that are ignored, a sentence each
+    notes: tuple[FileFinding, ...]  # on settings that have no effect
 
     def uncovered(self, network: IPNetwork) -> bool:
         """Some address of the network belongs to no peer: packets to it would be dropped."""
@@ -97,22 +100,17 @@ class _Section:
 
 def read_profile(data: bytes) -> WireGuardProfile:
     """The tunnel that a .conf describes. ProfileError says why it cannot be run."""
-    try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ProfileError("the file is not UTF-8 text") from None
-    left_out: list[str] = []
-    sections = _sections(lines, left_out)
+    lines = text_of(data, ProfileFormat.WIREGUARD).removesuffix("\n").split("\n")
+    notes: list[FileFinding] = []
+    sections = _sections(lines, notes)
     interfaces = [section for section in sections if section.name == "interface"]
     if len(interfaces) != 1:
         where = interfaces[1].line if interfaces else max(1, len(lines))
         raise ProfileError(f"{'a second' if interfaces else 'no'} [Interface]", where)
-    return _profile(
-        interfaces[0], [section for section in sections if section.name == "peer"], tuple(left_out)
-    )
+    return _profile(interfaces[0], [section for section in sections if section.name == "peer"], notes)
 
 
-def _profile(section: _Section, peers: Sequence[_Section], left_out: tuple[str, ...]) -> WireGuardProfile:
+def _profile(section: _Section, peers: Sequence[_Section], notes: Sequence[FileFinding]) -> WireGuardProfile:
     addresses = tuple(_each(section, "Address", lambda text: ip_interface(text).ip))
     if not addresses:
         raise ProfileError("[Interface] has no Address", section.line)
@@ -122,12 +120,13 @@ def _profile(section: _Section, peers: Sequence[_Section], left_out: tuple[str, 
         mtu=_one(section, "MTU", _number(576, 65535), None),
         listen_port=_one(section, "ListenPort", _number(0, 65535), 0),
         peers=_peers(peers),
-        left_out=left_out,
+        notes=(*notes, *_shared_networks(peers)),
     )
 
 
 def _peer(section: _Section) -> ConfiguredPeer:
     return ConfiguredPeer(
+        line=section.line,
         public_key=_required(section, "PublicKey", _key),
         preshared_key=_one(section, "PresharedKey", _key, None),
         endpoint=_one(section, "Endpoint", _endpoint, None),
@@ -148,11 +147,36 @@ def _peers(sections: Sequence[_Section]) -> tuple[ConfiguredPeer, ...]:
     return tuple(peers.values())
 
 
+def _shared_networks(sections: Sequence[_Section]) -> Iterator[FileFinding]:
+    """A note on each network that two peers have: WireGuard itself accepts that silently."""
+    taken: dict[IPNetwork, tuple[int, int]] = {}  # where it stands: the line, and that of its [Peer]
+    for section in sections:
+        for setting in section.settings:
+            for network in _networks(setting):
+                line, peer = taken.get(network, (setting.line, section.line))
+                if peer != section.line:
+                    text = (
+                        f"AllowedIPs {network} has no effect: line {setting.line} gives it to another [Peer], "
+                        f"and WireGuard uses the last one; remove one of the two"
+                    )
+                    yield _note(text, line)
+                taken[network] = setting.line, section.line
+
+
+def _note(text: str, line: int) -> FileFinding:
+    return FileFinding(text, line=line, fatal=False)
+
+
+def _networks(setting: _Setting) -> Iterator[IPNetwork]:
+    if setting.name == "AllowedIPs":
+        yield from _values(setting, lambda text: ip_network(text, strict=False))
+
+
 # --- lines
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _sections(lines: Sequence[str], left_out: list[str]) -> list[_Section]:
+def _sections(lines: Sequence[str], notes: list[FileFinding]) -> list[_Section]:
     sections: list[_Section] = []
     for number, raw in enumerate(lines, 1):
         line = raw.partition("#")[0].strip()
@@ -162,11 +186,11 @@ def _sections(lines: Sequence[str], left_out: list[str]) -> list[_Section]:
                 raise ProfileError("only [Interface] and [Peer] are known", number)
             sections.append(_Section(number, name.strip("[]"), []))
         elif line:
-            _take(sections, number, line, left_out)
+            _take(sections, number, line, notes)
     return sections
 
 
-def _take(sections: Sequence[_Section], number: int, line: str, left_out: list[str]) -> None:
+def _take(sections: Sequence[_Section], number: int, line: str, notes: list[FileFinding]) -> None:
     """Take one `Name = value`."""
     name, separator, value = (part.strip() for part in line.partition("="))
     if not separator or not _WORD.fullmatch(name):
@@ -175,14 +199,20 @@ def _take(sections: Sequence[_Section], number: int, line: str, left_out: list[s
         raise ProfileError(f"{name} stands before the first section", number)
     section = sections[-1]
     if section.name == "interface" and name.lower() in _OWNED:
-        left_out.append(f"line {number}: {name} is left out: {_OWNED[name.lower()]}")
+        notes.append(_note(f"{name} is left out: {_OWNED[name.lower()]}", number))
         return
     proper = (_INTERFACE if section.name == "interface" else _PEER).get(name.lower())
     if proper is None:
-        raise ProfileError(f"{name} is no setting of [{section.name.title()}]", number)
+        raise ProfileError(_unknown(name, section.name.title()), number)
     if proper not in _MANY and any(setting.name == proper for setting in section.settings):
         raise ProfileError(f"{proper} again", number)
     section.settings.append(_Setting(number, proper, value))
+
+
+def _unknown(name: str, section: str) -> str:
+    if re.fullmatch(r"(?:jc|jmin|jmax|[sh][1-4]|i[1-5]|j[1-3]|itime)", name.lower()):
+        return f"{name} is AmneziaWG's, which WireGuard cannot speak; ask for a plain WireGuard configuration"
+    return f"{name} is no setting of [{section}]"
 
 
 def _required(section: _Section, name: str, read: Callable[[str], T]) -> T:
@@ -200,8 +230,13 @@ def _one(section: _Section, name: str, read: Callable[[str], T], missing: T) -> 
 
 def _each(section: _Section, name: str, read: Callable[[str], T]) -> Iterator[T]:
     for setting in section.settings:
-        parts = [part.strip() for part in setting.value.split(",")] if setting.name == name else []
-        yield from (_read(setting, part, read) for part in parts if part)
+        if setting.name == name:
+            yield from _values(setting, read)
+
+
+def _values(setting: _Setting, read: Callable[[str], T]) -> Iterator[T]:
+    parts = [part.strip() for part in setting.value.split(",")]
+    yield from (_read(setting, part, read) for part in parts if part)
 
 
 # --- values
@@ -226,7 +261,13 @@ def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:
     try:
         return read(text)
     except ValueError:
-        raise ProfileError(f"{setting.name} is not {_WANTED[setting.name]}", setting.line) from None
+        raise ProfileError(_complaint(setting, text), setting.line) from None
+
+
+def _complaint(setting: _Setting, text: str) -> str:
+    if not text or placeholder(text):
+        return f"{setting.name} is not filled in; put in {_WANTED[setting.name]}"
+    return f"{setting.name} is not {_WANTED[setting.name]}"
 
 
 def _key(text: str) -> bytes:

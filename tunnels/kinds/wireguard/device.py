@@ -85,6 +85,10 @@ class KernelDevice:
         """See WireGuardDevice."""
         return [seen for message in self._send(_GET_DEVICE, DUMP, b"") for seen in read_device(message[4:])]
 
+    async def port(self) -> int:
+        """See WireGuardDevice."""
+        return max(read_port(message[4:]) for message in self._send(_GET_DEVICE, DUMP, b""))
+
     async def ended(self) -> int:
         """See WireGuardDevice. The kernel does not end; the daemon notices if the interface vanishes."""
         return await self._never
@@ -123,6 +127,12 @@ def peer_attribute(peer: DevicePeer, allowed: Sequence[str]) -> bytes:
             _P_ALLOWED | NESTED, b"".join(attribute(NESTED, _allowed(network)) for network in allowed)
         )
     )
+
+
+def read_port(data: bytes) -> int:
+    """The UDP port in one message of a dump; 0: it holds none."""
+    (port,) = struct.unpack("=H", dict(attributes(data)).get(_LISTEN_PORT, bytes(2)))
+    return int(port)
 
 
 def read_device(data: bytes) -> Iterator[PeerStatus]:

@@ -20,7 +20,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from tunnels.drivers.channel import DaemonChannel, assigned
@@ -117,9 +117,9 @@ class Handshakes:
         """Seconds since the peer's last handshake, or since its first status."""
         return now - self._last[key][1] if key in self._last else 0.0
 
-    def silent(self, now: float) -> bool:
-        """Every peer that we send to has let its session expire and answers no new handshake."""
-        since = [moment for _, moment in self._waiting.values()]
+    def silent(self, keys: Collection[bytes], now: float) -> bool:
+        """Each of these peers has let its session expire, and answers no new handshake though we send."""
+        since = [moment for key, (_, moment) in self._waiting.items() if key in keys]
         return bool(since) and all(
             moment is not None and now - moment > UNANSWERED_SECONDS for moment in since
         )
@@ -139,6 +139,8 @@ class WireGuardTunnel:
         """`remote`: which of the addresses of a name comes first."""
         self._config, self._name, self._remote = config, name, remote
         self._device, self._hints = device, hints
+        # the peers that get packets to our destinations: the others prove nothing
+        self._owners = frozenset(bytes.fromhex(p["public_key"]) for p in config["peers"] if p["owner"])
         self._handshakes = Handshakes()
         self._resolved_at = 0.0
 
@@ -160,9 +162,10 @@ class WireGuardTunnel:
     async def _connect(self) -> str:
         """Returns the address of the peer, after the first handshake with it."""
         peers = [await self._peer(peer) for peer in self._config["peers"]]
-        if not any(peer.endpoint for peer in peers):
-            hosts = " ".join(peer["endpoint"][0] for peer in self._config["peers"] if peer["endpoint"])
-            raise WireGuardFailure("dns", f"{hosts} cannot be resolved")
+        # a peer without an Endpoint connects to us
+        named = [peer["endpoint"] for peer in self._config["peers"] if peer["owner"]]
+        if all(named) and not any(peer.endpoint for peer in peers if peer.key in self._owners):
+            raise WireGuardFailure("dns", f"{' '.join(host for host, _ in named)} cannot be resolved")
         self._handshakes = Handshakes()
         await self._configure(peers)
         return (await self._first_handshake()).endpoint
@@ -182,27 +185,43 @@ class WireGuardTunnel:
             bring_up(self._name, self._config["mtu"])
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise WireGuardFailure(
-                    "local", f"UDP port {port} of the file's ListenPort is taken on this host"
-                ) from error
+                raise self._port_taken() from error
             raise
 
+    def _port_taken(self) -> WireGuardFailure:
+        port = self._config["listen_port"]
+        return WireGuardFailure("local", f"UDP port {port} of the file's ListenPort is taken on this host")
+
+    async def _check_port(self) -> None:
+        """wireguard-go binds when it sees that its interface is up, which may be after we have set it up.
+        Then nobody gets the error, and it goes on with another port.
+        """
+        wanted = self._config["listen_port"]
+        if wanted and await self._device.port() != wanted:
+            raise self._port_taken()
+
     async def _first_handshake(self) -> PeerStatus:
-        """The first peer with a handshake. WireGuard notifies nobody of one, so its status is polled."""
+        """The first owner of a destination with a handshake. WireGuard notifies nobody of one, so its status
+        is polled.
+        """
         pause = 0.005
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_HANDSHAKE_SECONDS):
                 while not self._hints.hopeless:
                     peers = await self._device.look()
-                    if shaken := next((seen for seen in peers if seen.handshake), None):
+                    await self._check_port()
+                    if shaken := next((s for s in peers if s.handshake and s.key in self._owners), None):
                         return shaken
                     await asyncio.sleep(pause)
                     pause = min(0.2, pause * 1.5)
-        raise self._hints.explained(" or ".join(f"{host} port {port}" for host, port in self._endpoints()))
+        raise self._hints.explained(" or ".join(self._places()))
 
-    def _endpoints(self) -> list[tuple[str, int]]:
+    def _places(self) -> list[str]:
+        """Where the owners of our destinations are."""
+        endpoints = [peer["endpoint"] for peer in self._config["peers"] if peer["owner"]]
         return [
-            (peer["endpoint"][0], peer["endpoint"][1]) for peer in self._config["peers"] if peer["endpoint"]
+            f"{endpoint[0]} port {endpoint[1]}" if endpoint else "the [Peer] without an Endpoint"
+            for endpoint in endpoints
         ]
 
     # --- what follows
@@ -212,7 +231,7 @@ class WireGuardTunnel:
         """Check a tunnel that is up, at this moment (monotonic seconds). WireGuardFailure."""
         peers = await self._device.look()
         self._handshakes.note(peers, now)
-        if self._handshakes.silent(now):
+        if self._handshakes.silent(self._owners, now):
             raise WireGuardFailure(
                 "peer-timeout",
                 f"the far side has not shaken hands for {EXPIRED_SECONDS + UNANSWERED_SECONDS:g} s, though we send",
@@ -277,8 +296,6 @@ async def main(arguments: Sequence[str]) -> int:
 def _configuration(descriptor: int) -> dict[str, Any]:
     with open(descriptor, "rb") as file:
         config: dict[str, Any] = json.load(file)
-    for text in config["left_out"]:
-        print(f"facilitator: {text}", flush=True)
     return config
 
 

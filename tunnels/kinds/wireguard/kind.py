@@ -8,17 +8,19 @@ WireGuard or, if that is missing, with wireguard-go.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Tunnel
+from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
-from tunnels.profiles import of_file
+from tunnels.kinds.wireguard.cryptokey_routing import owners
+from tunnels.profiles import ProfileError, of_file
 
 MTU_BYTES = 1420  # fits into a path of 1500, also if the peer is reached over IPv6
 SOCKETS = Path("/run/wireguard")  # wireguard-go insists on a file for each interface here
@@ -52,16 +54,30 @@ def _profile(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> WireGuardProfile
         return read_profile(inputs["config"])
 
 
-def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
-    profile = _profile(tunnel, inputs)
+def _examine(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> Iterator[FileFinding]:
+    if "config" in inputs:
+        yield from (replace(note, where=tunnel.config) for note in _profile(tunnel, inputs).notes)
+
+
+def _require_reachable(profile: WireGuardProfile, tunnel: WireGuard) -> None:
+    """ProfileError: WireGuard would drop all packets to some destination."""
     for destination in tunnel.destinations:
         network = destination.network
         if profile.uncovered(network):
-            raise ValueError(f"{network} is not within AllowedIPs: WireGuard would throw its packets away")
+            raise ProfileError(
+                f"{network} is not within AllowedIPs: WireGuard would throw its packets away",
+                profile.peers[0].line,
+            )
         if not any(address.version == network.version for address in profile.addresses):
-            raise ValueError(
+            raise ProfileError(
                 f"{network} cannot be reached: the file gives us no Address of IPv{network.version}"
             )
+
+
+def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
+    profile = _profile(tunnel, inputs)
+    with of_file(tunnel.config):
+        _require_reachable(profile, tunnel)
     return Launch(
         argv=(
             place.python,
@@ -77,21 +93,21 @@ def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) ->
             "--remote",
             str(place.remote),
         ),
-        files={"config": _document(profile, tunnel.mtu or profile.mtu or MTU_BYTES)},
+        files={"config": _document(profile, tunnel)},
         management=place.directory / "management.sock",
         writes=(SOCKETS, *INTERFACE_SETTINGS),
     )
 
 
-def _document(profile: WireGuardProfile, mtu: int) -> bytes:
+def _document(profile: WireGuardProfile, tunnel: WireGuard) -> bytes:
     """The profile as the driver reads it."""
+    owning = owners(profile.peers, [destination.network for destination in tunnel.destinations])
     return json.dumps(
         {
             "private_key": profile.private_key.hex(),
             "listen_port": profile.listen_port,
             "addresses": [str(address) for address in profile.addresses],
-            "mtu": mtu,
-            "left_out": profile.left_out,
+            "mtu": tunnel.mtu or profile.mtu or MTU_BYTES,
             "peers": [
                 {
                     "public_key": peer.public_key.hex(),
@@ -99,6 +115,7 @@ def _document(profile: WireGuardProfile, mtu: int) -> bytes:
                     "endpoint": peer.endpoint,
                     "allowed": [str(network) for network in peer.allowed],
                     "keepalive": peer.keepalive,
+                    "owner": peer.public_key in owning,
                 }
                 for peer in profile.peers
             ],
@@ -142,6 +159,7 @@ WIREGUARD = Kind(
     launch=_launch,
     dialogue=_dialogue,
     binaries=(),
+    examine=_examine,
     referenced_inputs=_referenced_inputs,
     start_timeout=START_SECONDS,
     renew=(RENEW,),

@@ -46,6 +46,9 @@ class WireGuardDevice(Protocol):
     async def look(self) -> list[PeerStatus]:
         """The status of all peers."""
 
+    async def port(self) -> int:
+        """The UDP port that it listens on; 0: none."""
+
     async def ended(self) -> int:
         """Wait until the device serves no more: an exit code, or the negative number of a signal."""
 

@@ -136,6 +136,12 @@ class UserspaceDevice:
         """See WireGuardDevice."""
         return read_status(await self._ask("get=1"))
 
+    async def port(self) -> int:
+        """See WireGuardDevice. It forgets a port that was taken when the interface came up, and takes
+        another one.
+        """
+        return int(dict(await self._ask("get=1")).get("listen_port", "0"))
+
     async def ended(self) -> int:
         """See WireGuardDevice."""
         code = await self._process.wait()
