@@ -198,7 +198,8 @@ class Daemon:
         watchers.loop.start()
         background.start("loop watchdog", watchers.loop.run)
         if watchers.loop.last_stack:
-            self._log.error("the last daemon was stuck and was ended", stack=watchers.loop.last_stack)
+            how = "was stuck and was ended" if watchers.loop.was_stuck else "crashed"
+            self._log.error(f"the last daemon {how}", stack=watchers.loop.last_stack)
         if self._process.watch:
             watchers.configuration.watch(self._requests.reload.set)
 

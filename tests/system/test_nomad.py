@@ -14,9 +14,10 @@ import pytest
 
 from supervisor.clients.cgroup import ClientGroup, of_this_host
 from supervisor.core.exits import Exit
-from tests.lab import DATACENTRE_WEB, Lab, LabDaemon
+from tests.lab import CLOUD_WEB, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.daemon import FACILITATOR
+from tests.lab.traffic import Streams, watched
 from tests.lab.wait import eventually
 from tests.nomad_double import TaskAPI, task_api
 
@@ -64,6 +65,23 @@ def task(lab: Lab, config: Config, api: TaskAPI) -> Iterator[TaskDaemon]:
     assert task.leftovers() == {}
 
 
+@contextlib.contextmanager
+def undisturbed(lab: Lab) -> Iterator[None]:
+    """Meanwhile no datagram is lost, no stream breaks in either tunnel, and nothing leaves in clear."""
+    with (
+        watched(lab.capture()) as in_clear,
+        Streams(lab.network["laptop"], DATACENTRE_WEB, count=3) as openvpn,
+        Streams(lab.network["laptop"], CLOUD_WEB, count=3) as sshuttle,
+        lab.flood(DATACENTRE_WEB, rate=100) as flood,
+    ):
+        yield
+    for streams in (openvpn, sshuttle):
+        assert streams.broken == 0
+        assert streams.sent == streams.echoed > 0
+    assert flood.sent == flood.echoed > 0
+    assert in_clear == []
+
+
 def closed(task: TaskDaemon) -> bool:
     """The kernel refuses the destinations, whoever runs."""
     return "facilitator" in task.namespace.run("nft", "list", "tables", check=False).stdout
@@ -74,7 +92,7 @@ def test_another_daemon_follows_and_goes_on_with_everything(
     lab: Lab, task: TaskDaemon, api: TaskAPI, end: str
 ) -> None:
     clients = task.client_pids()
-    with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+    with undisturbed(lab):
         api.end = end
         began = time.monotonic()
         task.signal(signal.SIGTERM)
@@ -83,7 +101,6 @@ def test_another_daemon_follows_and_goes_on_with_everything(
         assert closed(task)
         task.start()
         task.wait_well()
-    assert flood.sent == flood.echoed > 0
     assert task.client_pids() == clients
     assert task.status()["last_end"]["reason"] == end
 
@@ -126,14 +143,13 @@ def test_the_task_is_killed_with_its_group(lab: Lab, config: Config, api: TaskAP
             task.wait_well()
             clients = task.client_pids()
             assert set(clients) <= clients_group.members()
-            with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+            with undisturbed(lab):
                 (group / "cgroup.kill").write_text("1")
                 task.ended(10)
                 began = time.monotonic()
                 task.start()
-                print(f"ready {time.monotonic() - began:.2f} s after its start")
+                assert time.monotonic() - began < 1.0 * 3  # 1 s on a quiet machine
                 task.wait_well()
-            assert flood.sent == flood.echoed > 0
             assert task.client_pids() == clients
             api.end = "stop"
             assert task.stop() == 0
@@ -148,7 +164,7 @@ def test_an_orphan_is_taken_over(lab: Lab, task: TaskDaemon) -> None:
     """SIGTERM reaches the daemon that the supervisor knows: at the end of the fixture."""
     clients, other = task.client_pids(), task.successor()
     began = time.monotonic()
-    with lab.flood(DATACENTRE_WEB, rate=100) as flood:
+    with undisturbed(lab):
         other.start(ready=None)
         assert task.ended(15) == 0
         eventually(
@@ -156,7 +172,6 @@ def test_an_orphan_is_taken_over(lab: Lab, task: TaskDaemon) -> None:
         )
         assert time.monotonic() - began < 5.0 * 3  # 5 s on a quiet machine
         other.wait_well()
-    assert flood.sent == flood.echoed > 0
     assert other.client_pids() == clients
     other.signal(signal.SIGTERM)
     assert other.ended(20) == 0

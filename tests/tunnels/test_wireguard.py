@@ -119,6 +119,7 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
+        ("# nothing", "line 1: no [Interface]"),
         ("", "line 1: no [Interface]"),
         (PEER, "line 4: no [Interface]"),
         (INTERFACE, "no [Peer] has an Endpoint: there is nobody to connect to"),

@@ -197,7 +197,7 @@ class Unit:
     kill_mode: str = "process"
     stop_timeout: str = "1min"
     restart: str = "on-failure"
-    watchdog: str = "30s"
+    watchdog: str = "60s"
     preserved: str = "yes"  # RuntimeDirectoryPreserve
     bus: bool = True  # there is a D-Bus to ask systemd over
     credentials: tuple[tuple[str, str], ...] = ()  # name, and the file it is loaded from

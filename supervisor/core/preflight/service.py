@@ -150,7 +150,7 @@ def _watching(found: Unit, facts: HostFacts) -> Iterator[Finding]:
         yield warning(
             "service",
             "the unit has no WatchdogSec=: a daemon that is stuck stays so",
-            _drop_in("WatchdogSec=30s"),
+            _drop_in("WatchdogSec=60s"),
         )
 
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Say, Tunnel
 from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
+from tunnels.kinds.openvpn.options import SECRETS
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, of_file, referenced_file
@@ -50,7 +51,7 @@ def _referenced_inputs(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[In
 
 def _companion(tunnel: OpenVPN, named: Directive) -> Input:
     return referenced_file(
-        tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass"
+        tunnel.config, named.file or "", named.name, named.line, secret=named.name in SECRETS
     )
 
 

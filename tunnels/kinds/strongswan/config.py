@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from types import MappingProxyType
 
-from tunnels.profiles import ProfileError, Value
+from tunnels.profiles import EmptySecret, ProfileError, Value
 
 Tree = dict[str, "str | Tree"]
 
@@ -114,6 +114,7 @@ def read_swanctl(data: bytes, username: str | None = None) -> Swanctl:
     certified = any(_certified(connection) for connection in connections.values())
     files = tuple(_files(kept["connections"])) + tuple(_files(kept.get("authorities", {})))
     _refuse_tokens(kept.get("secrets"))
+    _refuse_empty(kept.get("secrets"))
     return Swanctl(render(kept), children, certified, tuple(_own_addresses(connections.values())), files)
 
 
@@ -171,6 +172,14 @@ def _refuse_tokens(secrets: str | Tree | None) -> None:
                 f"{name} is a key on a smart card, which cannot be used; put the key into the folder private",
                 line,
             )
+
+
+def _refuse_empty(secrets: str | Tree | None) -> None:
+    """EmptySecret: a section below `secrets` has an empty one (swanctl.conf(5))."""
+    for section in _sections(secrets).values():
+        value = section.get("secret")
+        if isinstance(value, Value) and not value.strip():
+            raise EmptySecret("secret is empty", value.line)
 
 
 def _override(section: Tree, ours: Mapping[str, str | None]) -> None:

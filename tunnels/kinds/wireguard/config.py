@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tunnels.base import IPNetwork
-from tunnels.profiles import ProfileError
+from tunnels.profiles import EmptySecret, ProfileError
 
 T = TypeVar("T")
 
@@ -207,6 +207,7 @@ def _each(section: _Section, name: str, read: Callable[[str], T]) -> Iterator[T]
 # --- values
 # ----------------------------------------------------------------------------------------------------------
 
+_SECRETS = ("PrivateKey", "PresharedKey")
 _WANTED: Mapping[str, str] = MappingProxyType(
     {
         "PrivateKey": "a key (44 characters of base64)",
@@ -223,6 +224,8 @@ _WANTED: Mapping[str, str] = MappingProxyType(
 
 
 def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:
+    if not text and setting.name in _SECRETS:
+        raise EmptySecret(f"{setting.name} is empty", setting.line)
     try:
         return read(text)
     except ValueError:
