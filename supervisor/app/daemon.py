@@ -151,7 +151,8 @@ class Daemon:
         self._log = structlog.get_logger()
         self._engine: asyncio.Task[None] | None = None
         self._upgrading = asyncio.Lock()
-        self._ownership = Ownership(process.owner)
+        before = process.handover
+        self._ownership = Ownership(process.owner, None if before is None else before.parent)
 
     # --- start
 
@@ -377,7 +378,8 @@ class Daemon:
         failed: `errors`.
         """
         async with self._upgrading:
-            upgrade = Upgrade(self._parts, self._config, self._process.lock, self._process.log_written)
+            process, parent = self._process, self._ownership.parent
+            upgrade = Upgrade(self._parts, self._config, process.lock, process.log_written, parent)
             return {"errors": await upgrade.run()}
 
     async def _feed_watchdog(self) -> None:
