@@ -113,10 +113,18 @@ def test_another_daemon_follows_and_goes_on_with_everything(
 
 
 @pytest.mark.parametrize("end", ["stop", "drain"])
-def test_no_daemon_follows(task: TaskDaemon, api: TaskAPI, end: str) -> None:
+def test_no_daemon_follows(lab: Lab, task: TaskDaemon, api: TaskAPI, end: str) -> None:
+    """What is under way goes on to its end, and nothing new is let in."""
     api.end = end
-    task.signal(signal.SIGTERM)
-    assert task.ended(20) == 0
+    with watched(lab.capture()) as in_clear:
+        with Streams(lab.network["laptop"], DATACENTRE_WEB, count=1) as stream:
+            task.signal(signal.SIGTERM)
+            eventually(lambda: task.get("/readyz")[0] == 503, 10, "it drains")
+            assert lab.request(f"http://{DATACENTRE_WEB}/", timeout=2.0).status == 0
+            assert task.running
+        assert (stream.broken, stream.sent) == (0, stream.echoed)
+        assert task.ended(20) == 0
+    assert in_clear == []
     assert not task.client_pids()
     assert not closed(task)
     task.start()
@@ -124,17 +132,26 @@ def test_no_daemon_follows(task: TaskDaemon, api: TaskAPI, end: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["403", "silence", "half"])
-def test_nobody_says_why(task: TaskDaemon, api: TaskAPI, fault: str) -> None:
-    """As a stop, but what is closed stays so."""
+def test_nobody_says_why(lab: Lab, task: TaskDaemon, api: TaskAPI, fault: str) -> None:
+    """As a stop, but what is closed stays so until the next start, or `cleanup`."""
     api.fault = fault
-    task.signal(signal.SIGTERM)
-    assert task.ended(20) == 0
-    assert not task.client_pids()
+    with watched(lab.capture()) as in_clear:
+        task.signal(signal.SIGTERM)
+        assert task.ended(20) == 0
+        assert not task.client_pids()
+        assert lab.request(f"http://{DATACENTRE_WEB}/", timeout=2.0).status == 0
+        assert closed(task)
+        task.start()
+        end = task.status()["last_end"]
+        assert end["reason"] == "unknown"
+        assert end["text"].startswith("Nomad")
+        task.wait_well()
+        task.signal(signal.SIGTERM)
+        assert task.ended(20) == 0
+    assert in_clear == []
     assert closed(task)
-    task.start()
-    end = task.status()["last_end"]
-    assert end["reason"] == "unknown"
-    assert end["text"].startswith("Nomad")
+    assert task.cleanup() == 0
+    assert not closed(task)
 
 
 @pytest.mark.timed
