@@ -39,13 +39,17 @@ class ProfileError(ValueError):
         return f"{place}: {self.text}" if self.line is None else f"{place}:{self.line}: {self.text}"
 
 
+class EmptySecret(ProfileError):
+    """A secret in a profile is empty, which counts as missing: nothing is tried with it."""
+
+
 @contextlib.contextmanager
 def of_file(path: Path | Secret) -> Iterator[None]:
     """Add this path to a ProfileError that is raised inside and has none."""
     try:
         yield
     except ProfileError as error:
-        raise ProfileError(error.text, error.line, error.path or path) from None
+        raise type(error)(error.text, error.line, error.path or path) from None
 
 
 class Value(str):
@@ -68,9 +72,9 @@ def referenced_file(profile: Path, name: str, option: str, line: int, secret: bo
     return Input(PREFIX + below, ReferencedFile(profile, below, option, line, secret))
 
 
-def folder(profile: Path, name: str) -> Input:
+def folder(profile: Path, name: str, secret: bool = False) -> Input:
     """The input for all files of a folder beside the profile, which need not exist."""
-    return Input(PREFIX + name, ReferencedFile(profile, name, folder=True))
+    return Input(PREFIX + name, ReferencedFile(profile, name, secret=secret, folder=True))
 
 
 def _below(profile: Path, name: str, option: str, line: int) -> str:

@@ -150,7 +150,8 @@ class Daemon:
         self._log = structlog.get_logger()
         self._engine: asyncio.Task[None] | None = None
         self._upgrading = asyncio.Lock()
-        self._ownership = Ownership(process.owner)
+        before = process.handover
+        self._ownership = Ownership(process.owner, None if before is None else before.parent)
 
     # --- start
 
@@ -197,7 +198,8 @@ class Daemon:
         watchers.loop.start()
         background.start("loop watchdog", watchers.loop.run)
         if watchers.loop.last_stack:
-            self._log.error("the last daemon was stuck and was ended", stack=watchers.loop.last_stack)
+            how = "was stuck and was ended" if watchers.loop.was_stuck else "crashed"
+            self._log.error(f"the last daemon {how}", stack=watchers.loop.last_stack)
         if self._process.watch:
             watchers.configuration.watch(self._requests.reload.set)
 
@@ -376,7 +378,8 @@ class Daemon:
         failed: `errors`.
         """
         async with self._upgrading:
-            upgrade = Upgrade(self._parts, self._config, self._process.lock, self._process.log_written)
+            process, parent = self._process, self._ownership.parent
+            upgrade = Upgrade(self._parts, self._config, process.lock, process.log_written, parent)
             return {"errors": await upgrade.run()}
 
     async def _feed_watchdog(self) -> None:

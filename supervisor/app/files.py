@@ -69,9 +69,9 @@ class Files:
     def read(self, item: Input) -> bytes:
         """The content of an input. OSError or ValueError with a sentence."""
         if isinstance(item.where, Path):
-            return _content(item.where, item.name)
+            return _filled(_content(item.where, item.name), item.name, item.where)
         content = (
-            _beside(item.where)
+            _referenced(item.where)
             if isinstance(item.where, ReferencedFile)
             else self._secret(item.where, item.name)
         )
@@ -143,9 +143,7 @@ class Files:
                 place, content = str(path), _content(path, name)
             except (OSError, ValueError) as error:
                 raise SecretError(str(error)) from error
-        if not content.strip():
-            raise SecretError(f"{name}: {place} is empty")
-        return content
+        return _filled(content, name, place)
 
 
 def _content(path: Path, name: str) -> bytes:
@@ -155,6 +153,19 @@ def _content(path: Path, name: str) -> bytes:
         raise _unreadable(error, f"{name}: cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{name}: cannot read {path}: {error}") from None
+
+
+def _referenced(where: ReferencedFile) -> bytes:
+    """SecretError: it is a secret, and empty."""
+    content, name = _beside(where), where.option or where.name
+    return _filled(content, name, where.profile.parent / where.name) if where.secret else content
+
+
+def _filled(content: bytes, name: str, place: object) -> bytes:
+    """The content. SecretError: it is empty. Profiles hold keys and passwords, so this goes for them, too."""
+    if not content.strip():
+        raise SecretError(f"{name}: {place} is empty")
+    return content
 
 
 def _beside(where: ReferencedFile) -> bytes:
@@ -177,7 +188,10 @@ def _files_of(item: Input) -> Iterable[Input]:
     except ValueError as error:
         raise _complaint(item.where, error) from None
     return [
-        Input(f"{item.name}/{name}", ReferencedFile(item.where.profile, f"{item.where.name}/{name}"))
+        Input(
+            f"{item.name}/{name}",
+            ReferencedFile(item.where.profile, f"{item.where.name}/{name}", secret=item.where.secret),
+        )
         for name in names
     ]
 

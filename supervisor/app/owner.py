@@ -56,14 +56,15 @@ def _lines() -> list[str]:
 class Ownership:
     """Whether another daemon may take this one's place: the side that is asked."""
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner, self._parent = owner, os.getppid()
+    def __init__(self, owner: Owner, parent: int | None = None) -> None:
+        """`parent`: pid of the process that started this one, which may be gone (after an upgrade)."""
+        self._owner, self.parent = owner, parent or os.getppid()
 
     def refusal(self, asks: str) -> str | None:
         """Why it may not; None: it may. A person's daemon gives way only when its parent process is gone."""
         if asks != self._owner.name:
             return f"this daemon belongs to {self._owner}, not to {asks}"
-        if not self._owner.supervised and os.getppid() == self._parent:
+        if not self._owner.supervised and os.getppid() == self.parent:
             return f"another facilitator runs: {self._owner}; its parent process lives"
         return None
 

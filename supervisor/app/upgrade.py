@@ -41,11 +41,13 @@ class Upgrade:
         config: Config,
         lock: int,
         log_written: Callable[[], object],
+        parent: int,
         program: str = sys.executable,
     ) -> None:
         """`lock`: descriptor of the lock on runtime_dir; `log_written` waits until the log is written;
-        `program`: what runs our code.
+        `parent`: pid of whoever started this process; `program`: what runs our code.
         """
+        self._parent = parent
         self._parts, self._config, self._lock, self._log_written = parts, config, lock, log_written
         self._argv = [program, *sys.orig_argv[1:]]  # the command line that this process was started with
         self._log = structlog.get_logger()
@@ -113,6 +115,7 @@ class Upgrade:
             runtime_dir=str(config.runtime_dir),
             state_dir=str(config.state_dir),
             lock=self._lock,
+            parent=self._parent,
             listening=parts.servers.descriptors(),
             tunnels={
                 name: parts.stores.records.stored(name, record)

@@ -18,7 +18,7 @@ from supervisor.clients.processes import TAG
 from supervisor.clients.sandbox import NotConfined, Sandbox, confined
 from supervisor.clients.sockets import MAX_PATH_BYTES
 from tunnels.base import KEY, AnyKind, FileFinding, Launch, Reason, Tunnel
-from tunnels.profiles import ProfileError
+from tunnels.profiles import EmptySecret, ProfileError
 from tunnels.settings import SecretError
 
 # all inputs of a tunnel by name; OSError or ValueError with a sentence
@@ -62,25 +62,27 @@ def own_fault(sentence: str) -> Iterator[None]:
 
 
 def read_inputs(kind: AnyKind, tunnel: Tunnel, read: InputReader) -> dict[str, bytes]:
-    """The inputs of a tunnel by name. SpawnError(CLIENT_CONFIG): a profile is wrong;
-    SpawnError(SECRET), SpawnError(MISSING_INPUT).
-    """
+    """The inputs of a tunnel by name. SpawnError: see `unusable`; SpawnError(MISSING_INPUT)."""
     try:
         return dict(read(kind, tunnel))
-    except ProfileError as error:
-        raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
-    except SecretError as error:
-        raise SpawnError(Reason.SECRET, str(error)) from error
+    except (ProfileError, SecretError) as error:
+        raise unusable(error) from error
     except (OSError, ValueError) as error:
         raise SpawnError(Reason.MISSING_INPUT, str(error)) from error
 
 
+def unusable(error: ValueError) -> SpawnError:
+    """What is wrong with inputs: a secret is missing or empty (SECRET), or a profile (CLIENT_CONFIG)."""
+    secret = isinstance(error, SecretError | EmptySecret)
+    return SpawnError(Reason.SECRET if secret else Reason.CLIENT_CONFIG, str(error))
+
+
 def examined(kind: AnyKind, tunnel: Tunnel, inputs: Mapping[str, bytes]) -> tuple[FileFinding, ...]:
-    """What is to be noted about the inputs. SpawnError(CLIENT_CONFIG): a file cannot be used."""
+    """What is to be noted about the inputs. SpawnError(CLIENT_CONFIG or SECRET): a file cannot be used."""
     try:
         found = tuple(kind.examine(tunnel, inputs))
     except ValueError as error:
-        raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+        raise unusable(error) from error
     fatal = next((each for each in found if each.fatal), None)
     if fatal is not None:
         raise SpawnError(Reason.CLIENT_CONFIG, str(fatal))

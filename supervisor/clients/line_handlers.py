@@ -8,13 +8,13 @@ import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from supervisor.clients.client import LineHandler
-from supervisor.clients.launch import SpawnError
+from supervisor.clients.launch import unusable
 from supervisor.clients.lines import Masker
 from supervisor.clients.log import Log
 from supervisor.clients.questions import Questions
 from supervisor.clients.totp import Codes
 from supervisor.core.events import Event, Kept
-from tunnels.base import AnyKind, Reason, Tunnel, inputs_of
+from tunnels.base import AnyKind, Tunnel, inputs_of
 
 Answer = Callable[[str, int, str], None]  # tunnel, session, text: send it to the client, if it still runs
 
@@ -63,9 +63,14 @@ class LineHandlers:
         try:
             dialogue = kind.dialogue(tunnel, inputs)
         except ValueError as error:
-            raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+            raise unusable(error) from error
         items = (*inputs_of(kind, tunnel), *kind.referenced_inputs(tunnel, inputs))
-        secrets = [inputs[item.name] for item in items if item.secret]
+        names = {item.name for item in items if item.secret}
+        secrets = [
+            content
+            for name, content in inputs.items()
+            if name in names or name.rpartition("/")[0] in names  # a file of a folder
+        ]
         masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
         questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._answer)
         keep = functools.partial(self._keep, tunnel.name, session, slot, masker)

@@ -155,7 +155,7 @@ class Spawner:
         try:
             launch = kind.launch(tunnel, placement, inputs)
         except ValueError as error:
-            raise SpawnError(Reason.CLIENT_CONFIG, str(error)) from error
+            raise launching.unusable(error) from error
         launching.require(launch.argv[:1])
         sandbox = boundary(launch, placement.directory, self._private, user)
         handler = self._handlers.make(kind, tunnel, order.session, order.place, inputs)

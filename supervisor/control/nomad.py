@@ -24,6 +24,7 @@ MAX_ANSWER_BYTES = 8 << 20
 _SOCKET, _TOKEN = "api.sock", "nomad_token"
 _OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
 _STAYS_ON_ITS_NODE = ("system", "sysbatch", None)  # types of jobs whose next allocation is on this node
+IDENTITY = "in the task of the job file: identity { file = true }"
 POLICY = 'namespace "{namespace}" {{ capabilities = ["read-job"] }}'
 
 
@@ -60,26 +61,36 @@ def task(environ: Mapping[str, str] = os.environ) -> Task | None:
 
 
 class NotAnswered(Exception):
-    """The task API gave no usable answer; the text says why and what to do."""
+    """The task API gave no usable answer; the text says why, `remedy` is what to paste ("": nothing)."""
+
+    def __init__(self, text: str, remedy: str = "") -> None:
+        super().__init__(text)
+        self.text, self.remedy = text, remedy
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.remedy}" if self.remedy else self.text
 
 
 async def ask(about: Task, environ: Mapping[str, str] = os.environ) -> StopVerdict:
     """Why this task is being ended. Never raises; takes at most `TIMEOUT_SECONDS`."""
     try:
+        return await _in_time(about, environ)
+    except NotAnswered as error:
+        return StopVerdict(StopReason.UNKNOWN, str(error))
+
+
+async def _in_time(about: Task, environ: Mapping[str, str]) -> StopVerdict:
+    try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             return await _asked(about, environ)
     except TimeoutError:
-        return StopVerdict(
-            StopReason.UNKNOWN, f"Nomad's task API did not answer within {TIMEOUT_SECONDS:g} s"
-        )
-    except NotAnswered as error:
-        return StopVerdict(StopReason.UNKNOWN, str(error))
+        raise NotAnswered(f"Nomad's task API did not answer within {TIMEOUT_SECONDS:g} s") from None
 
 
 async def _asked(about: Task, environ: Mapping[str, str]) -> StopVerdict:
     token = about.token(environ)
     if token is None:
-        raise NotAnswered("Nomad's task API cannot be asked: the task has no identity block in the job file")
+        raise NotAnswered("Nomad's task API cannot be asked: the task has no identity", IDENTITY)
     socket = about.secrets / _SOCKET
     path = f"/v1/job/{quote(about.job, safe='')}?namespace={quote(about.namespace, safe='')}"
     allocation, job = await asyncio.gather(
@@ -132,10 +143,13 @@ def _of_stopped(allocation: Mapping[str, Any], said: str) -> tuple[StopReason, s
     return StopReason.UPDATE, "the allocation is replaced"
 
 
-async def may_ask(about: Task, environ: Mapping[str, str] = os.environ) -> str | None:
+async def may_ask(about: Task, environ: Mapping[str, str] = os.environ) -> NotAnswered | None:
     """Why the task API cannot be asked, with the command that helps; None: it can."""
-    found = await ask(about, environ)
-    return found.text if found.reason is StopReason.UNKNOWN else None
+    try:
+        found = await _in_time(about, environ)
+    except NotAnswered as error:
+        return error
+    return NotAnswered(found.text) if found.reason is StopReason.UNKNOWN else None
 
 
 async def _get(socket: Path, token: str, about: Task, path: str) -> dict[str, Any] | None:
@@ -158,7 +172,7 @@ async def _get(socket: Path, token: str, about: Task, path: str) -> dict[str, An
     if status == _NOT_FOUND:
         return None
     if status != _OK:
-        raise NotAnswered(_refusal(status, body, about))
+        raise _refusal(status, body, about)
     try:
         document = json.loads(body)
     except ValueError as error:
@@ -194,13 +208,14 @@ def _parsed(answer: bytes) -> tuple[int, bytes]:
     return int(words[1]), body
 
 
-def _refusal(status: int, body: bytes, about: Task) -> str:
+def _refusal(status: int, body: bytes, about: Task) -> NotAnswered:
     said = body.decode(errors="replace").strip()[:200]
     text = f"Nomad's task API refused ({status}{f': {said}' if said else ''})"
     if status == _FORBIDDEN or "Unknown allocation" in said or "Permission denied" in said:
         rule = POLICY.format(namespace=about.namespace)
-        return (
-            f"{text}; give the job the right to read itself: echo '{rule}' | nomad acl policy apply "
-            f"-namespace {about.namespace} -job {about.job} facilitator-read-job -"
+        return NotAnswered(
+            f"{text}: the job has no right to read itself",
+            f"echo '{rule}' | nomad acl policy apply -namespace {about.namespace} -job {about.job} "
+            "facilitator-read-job -",
         )
-    return text
+    return NotAnswered(text)

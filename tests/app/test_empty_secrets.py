@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from supervisor.app.files import Files
-from supervisor.clients.launch import SpawnError, read_inputs
+from supervisor.clients.launch import SpawnError, read_inputs, unusable
 from supervisor.config import parse
-from tunnels.base import AnyKind, Input, Reason, Secret, Tunnel, inputs_of
+from tunnels.base import AnyKind, Input, Placement, Reason, Secret, Tunnel, inputs_of
 from tunnels.registry import KINDS
 from tunnels.settings import SecretError
 
@@ -32,6 +32,10 @@ tunnels:
     destinations: [10.7.0.0/16]}
   command: {kind: command, argv: [/bin/true, "{device}", "{password_file}"], up: {notify: true}, destinations: [10.9.0.0/16],
     login: {username: u, password: {file: S}}}
+"""
+MORE = """
+  vpnc-inline: {kind: vpnc, config: e.conf, destinations: [10.10.0.0/16]}
+  openvpn-inline: {kind: openvpn, config: f.ovpn, destinations: [10.11.0.0/16]}
 """
 
 
@@ -67,6 +71,58 @@ def test_no_kind_starts_with_it(tmp_path: Path, tunnel: str, item: str, secret: 
         read_inputs(kind, settings, read)
     assert refused.value.reason is Reason.SECRET
     assert refused.value.text == f"{item}: {empty} is empty"
+
+
+WIREGUARD = (
+    "[Interface]\nPrivateKey = {0}\nAddress = 10.6.0.1/32\n[Peer]\nPublicKey = {1}\nPresharedKey = {2}\n"
+)
+KEY = "A" * 43 + "="
+VPNC = "IPSec gateway 192.0.2.1\nIPSec ID x\nXauth username u\nIPSec secret {0}\nXauth password {1}\n"
+SWANCTL = "connections {{ x {{ remote_addrs = 192.0.2.1\n children {{ y {{ }} }} }} }}\nsecrets {{ ike {{ secret = {0}\n}} }}"
+OPENVPN = "client\nremote 192.0.2.1\ndev tun\nca ca.pem\ncert cert.pem\nkey key.pem\n"
+INLINE = [
+    ("wireguard", "d.conf", WIREGUARD.format("", KEY, KEY), "d.conf:2: PrivateKey is empty"),
+    ("wireguard", "d.conf", WIREGUARD.format(KEY, KEY, " "), "d.conf:6: PresharedKey is empty"),
+    ("wireguard", "d.conf", "\n", "config: {0}/d.conf is empty"),
+    ("vpnc-inline", "e.conf", VPNC.format("", "x"), "e.conf:4: IPSec secret is empty"),
+    ("vpnc-inline", "e.conf", VPNC.format("x", ""), "e.conf:5: Xauth password is empty"),
+    ("strongswan", "c.conf", SWANCTL.format('""'), "c.conf:3: secret is empty"),
+    ("openvpn-inline", "f.ovpn", OPENVPN, "key: {0}/key.pem is empty"),
+]
+
+
+@pytest.mark.parametrize(("tunnel", "file", "content", "said"), INLINE)
+def test_a_secret_in_a_profile_or_beside_it(
+    tmp_path: Path, tunnel: str, file: str, content: str, said: str
+) -> None:
+    config = parse(CONFIG + MORE, str(tmp_path / "config.yaml"), KINDS)
+    settings = config.tunnels[tunnel]
+    kind = KINDS[settings.kind]
+    for each in inputs_of(kind, settings):
+        where = each.where if isinstance(each.where, Path) else tmp_path / str(each.where.file)  # type: ignore[union-attr]
+        where.write_text("something\n")
+    for name in ("ca.pem", "cert.pem"):
+        (tmp_path / name).write_text("something\n")
+    (tmp_path / "key.pem").write_text("\n")
+    (tmp_path / file).write_text(content)
+    place = Placement(tmp_path, "t-x", 1, "python3")
+
+    def read(kind: AnyKind, tunnel: Tunnel) -> dict[str, bytes]:
+        return Files(tmp_path, lambda _: None, {}).inputs(kind, tunnel)
+
+    def start() -> None:
+        inputs = read_inputs(kind, settings, read)
+        try:
+            kind.launch(settings, place, inputs)
+        except ValueError as error:
+            raise unusable(error) from error
+
+    with pytest.raises(SpawnError) as refused:
+        start()
+    assert (refused.value.reason, refused.value.text.removeprefix(f"{tmp_path}/")) == (
+        Reason.SECRET,
+        said.format(tmp_path),
+    )
 
 
 def test_every_kind_that_logs_in_is_here() -> None:

@@ -91,6 +91,25 @@ def test_a_daemon_that_was_killed_was_not_stuck(tmp_path: Path) -> None:
     assert LoopWatchdog(tmp_path, lambda: None, lambda: 100.0).conditions == {}
 
 
+def test_the_watchdog_of_systemd_leaves_stacks_too(tmp_path: Path) -> None:
+    blocking = "import os, signal; os.kill(os.getpid(), signal.SIGABRT); time.sleep(60)"
+    done = run(tmp_path, "stuck_in_here()", blocking)
+    assert done.returncode == -signal.SIGABRT
+    following = LoopWatchdog(tmp_path, lambda: None, lambda: 100.0)
+    assert following.was_stuck
+    assert "stuck_in_here" in following.conditions["event-loop-stuck"].text
+
+
+def test_native_code_that_crashes_leaves_stacks_and_is_no_stuck_loop(tmp_path: Path) -> None:
+    done = run(tmp_path, "stuck_in_here()", "import ctypes; ctypes.string_at(0)")
+    assert done.returncode == -signal.SIGSEGV
+    following = LoopWatchdog(tmp_path, lambda: None, lambda: 100.0)
+    assert following.last_stack.startswith("Fatal Python error: Segmentation fault")
+    assert "stuck_in_here" in following.last_stack
+    assert not following.was_stuck
+    assert following.conditions == {}
+
+
 def test_it_is_shown_for_a_while(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('Current thread 0x1 (most recent call first):\n  File "x.py", line 7 in y\n')
     now = 100.0

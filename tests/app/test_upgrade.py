@@ -46,7 +46,7 @@ class Rig:
             "servers": SimpleNamespace(descriptors=dict),
         }
         parts = Parts(**dict.fromkeys(field.name for field in fields(Parts)) | needed)  # type: ignore[arg-type]
-        self.upgrade = Upgrade(parts, good(HEAD), self.lock, lambda: None, str(self.program))
+        self.upgrade = Upgrade(parts, good(HEAD), self.lock, lambda: None, os.getppid(), str(self.program))
 
 
 @pytest.mark.parametrize(("script", "said"), [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.clients.cgroup import SLICE, ClientGroup, Hierarchy, group_name, hierarchies
+from supervisor.clients.cgroup import MAX_PIDS, SLICE, ClientGroup, Hierarchy, group_name, hierarchies
 from tests.lab.wait import eventually
 
 UNIFIED = "31 24 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -47,6 +47,46 @@ def test_clients_move_where_the_daemon_was_put_somewhere() -> None:
         Path("/sys/fs/cgroup/unified", SLICE, "fac-1"),
         Path("/sys/fs/cgroup/memory", SLICE, "fac-1"),
     ]
+
+
+def as_the_kernel_would(hierarchy: Hierarchy, name: str) -> Path:
+    """The group's directory, in no cgroup file system, with the files that the kernel puts there."""
+    path = hierarchy.mount / SLICE / name
+    path.mkdir(parents=True)
+    files = (
+        {"memory.high", "memory.max", "pids.max"}
+        if hierarchy.unified
+        else {"memory.limit_in_bytes", "pids.max"}
+    )
+    for file in (*files, "cgroup.procs"):
+        (path / file).touch()
+    for parent in (hierarchy.mount, hierarchy.mount / SLICE):
+        (parent / "cgroup.subtree_control").touch()
+    return path
+
+
+def test_a_client_moves_in_every_hierarchy_of_a_hybrid_host(tmp_path: Path) -> None:
+    """One of v1 and one of v2; that in which the daemon is in the root is left alone."""
+    unified = Hierarchy(tmp_path / "unified", frozenset(), "/nomad/task")
+    memory = Hierarchy(tmp_path / "memory", frozenset({"memory"}), "/nomad/task")
+    freezer = Hierarchy(tmp_path / "freezer", frozenset({"freezer"}), "/")
+    new, old = as_the_kernel_would(unified, "x"), as_the_kernel_would(memory, "x")
+    group = ClientGroup("x", [unified, memory, freezer])
+    assert group.add(4242)
+    assert group.unavailable is None
+    assert [(path / "cgroup.procs").read_text() for path in (new, old)] == ["4242", "4242"]
+    assert group.members() == {4242}
+    assert int((old / "memory.limit_in_bytes").read_text()) == int((new / "memory.max").read_text()) > 1 << 20
+    assert {(path / "pids.max").read_text() for path in (new, old)} == {str(MAX_PIDS)}
+    assert not freezer.mount.exists()
+
+
+def test_a_v1_hierarchy_that_refuses_says_which(tmp_path: Path) -> None:
+    memory = Hierarchy(tmp_path / "memory", frozenset({"memory"}), "/nomad/task")
+    group = ClientGroup("x", [memory])
+    assert group.make()
+    assert not group.add(4242)
+    assert group.unavailable == f"{group.paths[0]}/cgroup.procs: No such file or directory"
 
 
 def test_a_bind_mount_of_one_group_does_not_count() -> None:

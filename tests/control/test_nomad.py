@@ -43,10 +43,11 @@ async def test_a_missing_right_names_the_command_that_gives_it(tmp_path: Path) -
     with task_api(tmp_path / "secrets", fault="403") as api:
         task = nomad.task(api.environment)
         assert task is not None
-        text = await nomad.may_ask(task, api.environment)
-        assert text is not None
-        assert 'namespace "default" { capabilities = ["read-job"] }' in text
-        assert "nomad acl policy apply -namespace default -job facilitator" in text
+        problem = await nomad.may_ask(task, api.environment)
+        assert problem is not None
+        assert 'namespace "default" { capabilities = ["read-job"] }' in problem.remedy
+        assert "nomad acl policy apply -namespace default -job facilitator" in problem.remedy
+        assert problem.remedy in (await stop_reason(api.environment)).text
         api.fault = None
         assert await nomad.may_ask(task, api.environment) is None
 

@@ -315,7 +315,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
             "what `facilitator drain` ended is started again",
             "Restart=on-failure",
         ),
-        (unit(watchdog="0"), WARNING, "a daemon that is stuck stays so", "WatchdogSec=30s"),
+        (unit(watchdog="0"), WARNING, "a daemon that is stuck stays so", "WatchdogSec=60s"),
         (unit(bus=False), WARNING, "no D-Bus", "apt install dbus"),
         (
             unit(type="simple", stop_timeout="infinity"),

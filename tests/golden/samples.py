@@ -122,6 +122,7 @@ HANDOVER = HandoverDocument(
     runtime_dir="/run/facilitator",
     state_dir="/var/lib/facilitator",
     lock=3,
+    parent=1,
     listening={"control": (4,), "127.0.0.1:9464": (5, 6)},
     tunnels={"acme-dc": STORED},
     kept={"acme-dc": "a cookie"},

@@ -137,6 +137,7 @@ def test_what_would_change_this_host_is_left_out_and_said() -> None:
             f"{INTERFACE}{PEER}PresharedKey =\n",
             "line 8: PresharedKey is not filled in; put in a key (44 characters of base64)",
         ),
+        ("# nothing", "line 1: no [Interface]"),
         (PEER, "line 4: no [Interface]"),
         (INTERFACE, "no [Peer] has an Endpoint: there is nobody to connect to"),
         (INTERFACE + PEER + INTERFACE, "line 8: a second [Interface]"),

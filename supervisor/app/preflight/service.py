@@ -27,17 +27,19 @@ _CREDENTIAL = re.compile(r"^LoadCredential(?:Encrypted)?=([^:\s]+):(/\S+)$", re.
 def service(variables: Mapping[str, str], places: Places) -> Service:
     """The service manager of the daemon with this environment."""
     task = nomad.task(variables)
-    unit = _unit(places) if task is None else None
+    if task is None:
+        return Service(unit=_unit(places))
+    problem = _task_api(task, variables)
     return Service(
-        task is not None,
-        None if task is None else _max_kill_timeout(places.nomad),
-        unit,
-        None if task is None else _task_api(task, variables),
-        None if task is None else _client_group(),
+        nomad=True,
+        max_kill_timeout=_max_kill_timeout(places.nomad),
+        task_api=None if problem is None else problem.text,
+        task_api_remedy="" if problem is None else problem.remedy,
+        client_group=_client_group(),
     )
 
 
-def _task_api(task: nomad.Task, variables: Mapping[str, str]) -> str | None:
+def _task_api(task: nomad.Task, variables: Mapping[str, str]) -> nomad.NotAnswered | None:
     """Asked once, for at most a second. An event loop may run in this thread, so another one asks."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(lambda: asyncio.run(nomad.may_ask(task, variables))).result()

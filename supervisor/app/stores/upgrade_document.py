@@ -28,7 +28,7 @@ from supervisor.core.formats import document
 from supervisor.version import version
 from tunnels.base import AnyKind
 
-FORMAT = 3  # incremented with each change of the document, tunnel records included (`state_store.RECORD`)
+FORMAT = 4  # incremented with each change of the document, tunnel records included (`state_store.RECORD`)
 GIVEN = "FACILITATOR_HANDOVER"  # environment variable: descriptor of the document to continue from
 CHECKED = "FACILITATOR_CHECK"  # environment variable: descriptor of a document to check only
 LAZY_MODULES = (
@@ -49,6 +49,7 @@ class HandoverDocument:
     runtime_dir: str
     state_dir: str
     lock: int  # descriptor of the lock on runtime_dir
+    parent: int = 0  # pid of whoever started the process; 0: not known
     listening: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # descriptors by address
     tunnels: Mapping[str, Stored] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict, repr=False)  # by slot: what spares its next login
@@ -68,7 +69,7 @@ def _upgraded(format: int, raw: Any) -> Any:
     return {**raw, "tunnels": records}
 
 
-_RECORDS = (0, 0, 1, 2)  # the format of the tunnels' records, by that of the document
+_RECORDS = (0, 0, 1, 2, 2)  # the format of the tunnels' records, by that of the document
 DOCUMENT = document(HandoverDocument, FORMAT, _upgraded)
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
+from supervisor.core.humanize import iso
 
 CONDITION = "configuration-refused"
 _SHOWN_ERRORS = 3
@@ -40,9 +41,18 @@ class ConfigurationFile:
             return
         more = f" (and {len(errors) - _SHOWN_ERRORS} more)" if len(errors) > _SHOWN_ERRORS else ""
         said = "; ".join(errors[:_SHOWN_ERRORS])
-        text = f"the configuration file is refused, the last good one is in effect: {said}{more}"
+        text = (
+            f"the configuration file is refused{self._since()}, the last good one is in effect: {said}{more}"
+        )
         further = f"facilitator check -c {self._path}"
         self._say({CONDITION: Condition(text, "warning", further, clear_after=0.0)})
+
+    def _since(self) -> str:
+        """When the file became what it is, which does not change over crashes and restarts."""
+        try:
+            return f" since {iso(self._path.stat().st_ctime)}"
+        except OSError:
+            return ""
 
     def _say(self, conditions: Mapping[str, Condition]) -> None:
         if conditions != self.conditions:

@@ -6,6 +6,10 @@ without the interpreter's lock (faulthandler), and then ends the process, as is 
 the process has to work for that, no thread, no other process. The clients go on, and the next daemon adopts
 them; it finds the stacks and says so.
 
+The unit's WatchdogSec= is longer than this. Where somebody has made it shorter, systemd is first: its SIGABRT
+leaves the stacks, too. So does a crash of native code (SIGSEGV and the like), which the next daemon tells
+from a stuck loop.
+
 A stopped process (SIGSTOP) is not ended by it: its timer waits, too.
 """
 
@@ -30,6 +34,8 @@ ARM_SECONDS = 1.5  # between two signs of life
 SHOWN_SECONDS = 900.0  # for which the next daemon shows that the last one was stuck
 MAX_STACK_BYTES = 64 << 10
 FILE = "stuck"
+_FATAL = "Fatal Python error: "  # what faulthandler writes before the stacks at a signal of `enable`
+_ABORTED = f"{_FATAL}Aborted"  # SIGABRT, which systemd's watchdog sends
 _LIBRARY = os.path.dirname(os.__file__)
 
 
@@ -53,13 +59,19 @@ class LoopWatchdog:
         self._shown_until = clock() + SHOWN_SECONDS if self.last_stack else 0.0
 
     @property
+    def was_stuck(self) -> bool:
+        """The last daemon was ended because its loop did not come back; else its stacks are of a crash."""
+        first = self.last_stack.partition("\n")[0]
+        return bool(first) and (not first.startswith(_FATAL) or first == _ABORTED)
+
+    @property
     def conditions(self) -> dict[str, Condition]:
         """That the last daemon was stuck, for a while after the start."""
-        if self._clock() >= self._shown_until:
+        if not self.was_stuck or self._clock() >= self._shown_until:
             return {}
         text = (
-            f"the event loop of the last daemon was stuck for {STUCK_SECONDS:.0f} s, in {_innermost(self.last_stack)}; "
-            "it was ended, and this daemon adopted its clients; the log of this daemon's start has all stacks"
+            f"the event loop of the last daemon was stuck, in {_innermost(self.last_stack)}; it was ended, "
+            "and this daemon adopted its clients; the log of this daemon's start has all stacks"
         )
         return {"event-loop-stuck": Condition(text, "warning", clear_after=0.0)}
 
@@ -74,6 +86,7 @@ class LoopWatchdog:
             structlog.get_logger().warning("a stuck event loop would leave no stacks", error=str(error))
             self._file = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         faulthandler.register(signal.SIGALRM, file=self._file, all_threads=True, chain=True)
+        faulthandler.enable(self._file, all_threads=True)  # SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
         self._arm()
 
@@ -89,6 +102,7 @@ class LoopWatchdog:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         if self._file is not None:
             faulthandler.unregister(signal.SIGALRM)
+            faulthandler.disable()
             os.close(self._file)
             self._file = None
             with contextlib.suppress(OSError):
@@ -112,7 +126,8 @@ def _innermost(stack: str) -> str:
     """Where the thread that runs the loop was, which faulthandler writes last: the innermost frame, and the
     first one that is not of Python's library.
     """
-    frames = [line.strip() for line in stack.rpartition("hread 0x")[2].splitlines()[1:]]
+    lines = (line.strip() for line in stack.rpartition("hread 0x")[2].splitlines()[1:])
+    frames = [line for line in lines if line.startswith('File "')]
     ours = (frame for frame in frames if not frame.startswith(f'File "{_LIBRARY}'))
     found = dict.fromkeys((*frames[:1], *itertools.islice(ours, 1)))
     return ", called from ".join(found) or "an unknown place"

@@ -197,7 +197,7 @@ class Unit:
     kill_mode: str = "process"
     stop_timeout: str = "1min"
     restart: str = "on-failure"
-    watchdog: str = "30s"
+    watchdog: str = "60s"
     preserved: str = "yes"  # RuntimeDirectoryPreserve
     bus: bool = True  # there is a D-Bus to ask systemd over
     credentials: tuple[tuple[str, str], ...] = ()  # name, and the file it is loaded from
@@ -210,7 +210,8 @@ class Service:
     nomad: bool = False
     max_kill_timeout: str | None = None  # of Nomad's client; empty: not set; None: cannot be seen
     unit: Unit | None = None  # None: there is no such unit, or it does not run us
-    task_api: str | None = None  # why Nomad's task API cannot be asked, and what helps; None: it can
+    task_api: str | None = None  # why Nomad's task API cannot be asked; None: it can
+    task_api_remedy: str = ""  # what to paste, where that helps
     client_group: str | None = (
         None  # why clients get no control group of their own; None: they do, or need none
     )

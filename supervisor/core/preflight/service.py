@@ -47,7 +47,7 @@ def nomad(facts: HostFacts) -> Iterator[Finding]:
         return
     if found.task_api is not None:
         text = f"a restart or a new version of the job is taken for a stop: {found.task_api}"
-        yield warning("service", text, "identity { file = true } in the task; docs/deployment.md, Nomad")
+        yield warning("service", text, found.task_api_remedy or "docs/deployment.md, Nomad")
     else:
         yield ok("service", "Nomad's task API says why it ends the task")
     wanted = span(facts.requirements.drain + _NOMAD_MARGIN_SECONDS)
@@ -150,7 +150,7 @@ def _watching(found: Unit, facts: HostFacts) -> Iterator[Finding]:
         yield warning(
             "service",
             "the unit has no WatchdogSec=: a daemon that is stuck stays so",
-            _drop_in("WatchdogSec=30s"),
+            _drop_in("WatchdogSec=60s"),
         )
 
 

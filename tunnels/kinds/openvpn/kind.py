@@ -20,6 +20,7 @@ from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placeme
 from tunnels.kinds.openvpn.judging import left_out
 from tunnels.kinds.openvpn.login import LoginIdentity
 from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
+from tunnels.kinds.openvpn.options import SECRETS
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, of_file, referenced_file
@@ -54,7 +55,7 @@ def _referenced_inputs(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> tuple[In
 
 def _companion(tunnel: OpenVPN, named: Directive) -> Input:
     return referenced_file(
-        tunnel.config, named.file or "", named.name, named.line, secret=named.name == "askpass"
+        tunnel.config, named.file or "", named.name, named.line, secret=named.name in SECRETS
     )
 
 

@@ -126,6 +126,8 @@ MAY_MATTER = MappingProxyType(
 # OpenVPN asks for it.
 EMBEDDED = _names("ca cert crl-verify extra-certs key pkcs12 secret tls-auth tls-crypt tls-crypt-v2")
 WITH_KEY_DIRECTION = _names("secret tls-auth")
+# whose files are secrets
+SECRETS = frozenset({"askpass", "key", "pkcs12", "secret", "tls-auth", "tls-crypt", "tls-crypt-v2"})
 ASKPASS = "askpass"  # the content of its file is sent over the management socket
 FOLDERS = _names("capath")
 # kept options that can be a block

@@ -19,7 +19,7 @@ from typing import Any
 
 from tunnels.base import FileFinding, IPNetwork
 from tunnels.profile_text import text_of
-from tunnels.profiles import ProfileError, Value
+from tunnels.profiles import EmptySecret, ProfileError, Value
 from tunnels.recognition import ProfileFormat
 
 Tree = dict[str, "str | Tree"]
@@ -125,6 +125,7 @@ def read_swanctl(data: bytes, username: str | None = None, remote: int = 0) -> S
     certified = any(_certified(connection) for connection in connections.values())
     files = tuple(_files(kept["connections"])) + tuple(_files(kept.get("authorities", {})))
     _refuse_tokens(kept.get("secrets"))
+    _refuse_empty(kept.get("secrets"))
     return Swanctl(
         render(kept),
         children,
@@ -262,6 +263,14 @@ def _refuse_tokens(secrets: str | Tree | None) -> None:
                 f"{name} is a key on a smart card, which cannot be used; put the key into the folder private",
                 line,
             )
+
+
+def _refuse_empty(secrets: str | Tree | None) -> None:
+    """EmptySecret: a section below `secrets` has an empty one (swanctl.conf(5))."""
+    for section in _sections(secrets).values():
+        value = section.get("secret")
+        if isinstance(value, Value) and not value.strip():
+            raise EmptySecret("secret is empty", value.line)
 
 
 def _override(section: Tree, ours: Mapping[str, str | None]) -> None:

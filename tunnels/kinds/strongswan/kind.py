@@ -23,6 +23,7 @@ from tunnels.kinds.strongswan.config import Swanctl, not_asked_for, read_swanctl
 from tunnels.profiles import PREFIX, folder, of_file, referenced_file
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
+PRIVATE_FOLDERS = frozenset({"bliss", "ecdsa", "pkcs12", "pkcs8", "private", "rsa"})  # of keys
 FOLDERS = (
     "bliss",
     "ecdsa",
@@ -65,7 +66,8 @@ def _referenced_inputs(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> tuple
         referenced_file(tunnel.config, file.name, file.option, file.line)
         for file in _configuration(tunnel, inputs).files
     ]
-    return (*(folder(tunnel.config, name) for name in FOLDERS), *named)
+    folders = (folder(tunnel.config, name, secret=name in PRIVATE_FOLDERS) for name in FOLDERS)
+    return (*folders, *named)
 
 
 def _configuration(tunnel: StrongSwan, inputs: Mapping[str, bytes], remote: int = 0) -> Swanctl:

@@ -16,7 +16,7 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
-from tunnels.profiles import ProfileError, Value, of_file, referenced_file
+from tunnels.profiles import EmptySecret, ProfileError, Value, of_file, referenced_file
 
 # dead peer detection after so much silence; the least that vpnc accepts
 DPD_SECONDS = 10
@@ -161,9 +161,8 @@ def _taken_apart(line: str, number: int) -> tuple[str, str]:
 
 def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str:
     """The whole configuration of one session, except for its script. ValueError says what is missing."""
-    said: dict[str, str] = {
-        name: value for name, value in read_config(inputs["config"]).items() if name != _CA_FILE
-    }
+    read = read_config(inputs["config"])
+    said: dict[str, str] = {name: value for name, value in read.items() if name != _CA_FILE}
     if "group_secret" in inputs:
         said = {name: value for name, value in said.items() if name not in _SECRETS}
         said["IPSec secret"] = _text(inputs["group_secret"], "group_secret")
@@ -172,6 +171,7 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
     asks = tunnel.login.password is not None or not any(name in said for name in _PASSWORDS)
     if asks:
         said = {name: value for name, value in said.items() if name not in _PASSWORDS}
+    _refuse_empty(read, said)
     for name, instead in (("IPSec gateway", ""), ("IPSec ID", ""), ("Xauth username", " or login.username")):
         if not said.get(name):
             raise ProfileError(f"the configuration has no {name}{instead}")
@@ -180,6 +180,13 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
     return "".join(
         f"{line}\n" for line in (*_lines(said), *_ours(device), *(("Xauth interactive",) if asks else ()))
     )
+
+
+def _refuse_empty(read: Mapping[str, Value], said: Mapping[str, str]) -> None:
+    """EmptySecret: one of the secrets that are said is empty in the configuration."""
+    for name in (*_PASSWORDS, *_SECRETS):
+        if said.get(name) == "":
+            raise EmptySecret(f"{name} is empty", read[name].line)
 
 
 def _lines(said: Mapping[str, str]) -> Iterator[str]:

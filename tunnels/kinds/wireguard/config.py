@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from tunnels.base import FileFinding, IPNetwork
 from tunnels.profile_text import text_of
-from tunnels.profiles import ProfileError
+from tunnels.profiles import EmptySecret, ProfileError
 from tunnels.recognition import ProfileFormat, placeholder
 
 T = TypeVar("T")
@@ -242,6 +242,7 @@ def _values(setting: _Setting, read: Callable[[str], T]) -> Iterator[T]:
 # --- values
 # ----------------------------------------------------------------------------------------------------------
 
+_SECRETS = ("PrivateKey", "PresharedKey")
 _WANTED: Mapping[str, str] = MappingProxyType(
     {
         "PrivateKey": "a key (44 characters of base64)",
@@ -258,6 +259,8 @@ _WANTED: Mapping[str, str] = MappingProxyType(
 
 
 def _read(setting: _Setting, text: str, read: Callable[[str], T]) -> T:
+    if not text and setting.name in _SECRETS:
+        raise EmptySecret(_complaint(setting, text), setting.line)
     try:
         return read(text)
     except ValueError:
