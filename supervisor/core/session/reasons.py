@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from supervisor.core.session.retry import RETRY, Retry
-from tunnels.base import Reason
+from supervisor.core.session.retry import POLICIES, Page
 
-_PROGRESS = (Reason.RETRY, Reason.CONNECTED, Reason.HEALTHY, Reason.DEGRADED)
-_NO_FAILURE = frozenset({*(reason.value for reason in RETRY if RETRY[reason] is Retry.NOW), *_PROGRESS})
+_NO_FAILURE = frozenset({reason.value for reason, policy in POLICIES.items() if policy.page is Page.NO})
 
 
 def is_failure(reason: str) -> bool:

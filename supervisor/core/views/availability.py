@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor.core.session.reasons import is_failure
-from supervisor.core.session.retry import RETRY, Retry
+from supervisor.core.session.retry import POLICIES, Retry
 from supervisor.core.state import TunnelState, Want, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
@@ -31,7 +31,9 @@ WINDOWS: Mapping[str, float] = MappingProxyType(
 KEPT = max(WINDOWS.values()) + 3600.0  # seconds of the past that a timeline remembers
 _TRIM = 256  # marks that are forgotten at a time
 
-_CLASSES = MappingProxyType({Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent"})
+_CLASSES = MappingProxyType(
+    {Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent", Retry.CURABLE: "permanent"}
+)
 _BY_HAND = frozenset(
     {Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.INPUTS_CHANGED}
 )
@@ -77,7 +79,7 @@ def death_class(reason: str) -> str:
     ended with a daemon that was killed.
     """
     try:
-        return _CLASSES.get(RETRY[Reason(reason)], "transient")
+        return _CLASSES.get(POLICIES[Reason(reason)].retry, "transient")
     except ValueError:  # LOST, or a reason of another version
         return "daemon" if reason == LOST else "transient"
 
