@@ -23,6 +23,7 @@ from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
 LOST = "daemon-lost"  # the reason of sessions that ended with a daemon that was killed
+NOT_MONITORED = "not-monitored"  # the whole host stood still, and this daemon with it
 ADOPTED = "adopted"  # a daemon has adopted the session of an earlier one
 
 WINDOWS: Mapping[str, float] = MappingProxyType(
@@ -45,7 +46,7 @@ class Standing(enum.StrEnum):
     UP = "up"  # proven to work
     DEGRADED = "degraded"  # works, but badly
     DOWN = "down"  # wanted, and not proven to work
-    UNWATCHED = "unwatched"  # wanted, and no daemon ran
+    UNWATCHED = "unwatched"  # wanted, and no daemon ran, or the whole host stood still
     STOPPED = "stopped"  # an operator had stopped it, or it was not configured
 
 
