@@ -250,6 +250,8 @@ class HostFacts:
     own: tuple[HostAddress, ...] = ()
     secrets: tuple[SecretFile, ...] = ()
     directories: tuple[DirectoryFacts, ...] = ()
+    # settings of directories that nothing can be written into any more, because they are full, and their paths
+    full: tuple[tuple[str, str], ...] = ()
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)
     daemon: DaemonFacts = field(default_factory=DaemonFacts)
